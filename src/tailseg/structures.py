@@ -1,0 +1,193 @@
+"""The data that flows through tailseg.
+
+Shape legend used throughout the package:
+
+    N  objects (ground truth) in one image      C  foreground classes
+    R  regions of interest                      L  logits per region: C, C + 1 or C + 2
+    D  detections in one image                  A  anchors
+
+Coordinates are absolute pixels, continuous: a box is ``x1, y1, x2, y2`` with ``x2 - x1`` its width, and pixel (0, 0)
+covers the unit square from (0, 0) to (1, 1). Labels are ``0 .. C-1``; ``C`` is background.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal, TypedDict
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+Group = Literal["r", "c", "f"]
+"""LVIS frequency group: rare (1-10 training images), common (11-100), frequent (more than 100)."""
+
+
+class RunLengths(TypedDict):
+    """A mask as COCO run lengths: ``size`` is ``[height, width]``, ``counts`` the compressed string."""
+
+    size: list[int]
+    counts: bytes | str
+
+
+Polygons = tuple[np.ndarray, ...]
+"""A mask as the union of polygons, each a float64 array ``[K, 2]`` of x, y in pixels of the annotated file."""
+
+Segmentation = Polygons | RunLengths
+
+
+@dataclass(frozen=True)
+class Frame:
+    """How pixels of the annotated file map to the image at hand: ``x' = scale_x * x + shift_x``, the same for y.
+
+    A horizontal flip has a negative ``scale_x``. Boxes are moved by the transforms; masks stay as annotated, and the
+    frame says where they are, so that no mask is rasterised before the mask head asks for its 28 x 28 target.
+    """
+
+    scale_x: float = 1.0
+    scale_y: float = 1.0
+    shift_x: float = 0.0
+    shift_y: float = 0.0
+
+
+@dataclass(frozen=True)
+class Target:
+    """Ground truth of one image.
+
+    Attributes:
+        boxes: absolute xyxy in the image at hand.
+        labels: ``0 .. C-1``.
+        masks: one segmentation an object, in pixels of the annotated file (see ``frame``).
+        frame: maps the annotated file's pixels to the image at hand.
+        ignore_boxes: crowd and ignore regions: no region inside one of them serves as background.
+    """
+
+    boxes: Float[Tensor, "N 4"]
+    labels: Int64[Tensor, " N"]
+    masks: tuple[Segmentation, ...]
+    frame: Frame
+    ignore_boxes: Float[Tensor, "K 4"]
+
+    def __post_init__(self) -> None:
+        if not len(self.boxes) == len(self.labels) == len(self.masks):
+            raise ValueError(
+                f"a target needs as many boxes as labels and masks, got {len(self.boxes)} boxes, "
+                f"{len(self.labels)} labels, {len(self.masks)} masks"
+            )
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def to(self, device: torch.device | str) -> "Target":
+        """The same target with its tensors on ``device``; masks stay in main memory until they are rasterised."""
+        return replace(
+            self,
+            boxes=self.boxes.to(device, non_blocking=True),
+            labels=self.labels.to(device, non_blocking=True),
+            ignore_boxes=self.ignore_boxes.to(device, non_blocking=True),
+        )
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """Where an image came from: its id in the annotation file, its file, and the file's height and width."""
+
+    image_id: int
+    file: str
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images (uint8 RGB ``[3, h, w]``, each of its own size), their targets and their origin."""
+
+    images: tuple[Tensor, ...]
+    targets: tuple[Target, ...]
+    infos: tuple[ImageInfo, ...]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch with its tensors on ``device``."""
+        return replace(
+            self,
+            images=tuple(image.to(device, non_blocking=True) for image in self.images),
+            targets=tuple(target.to(device) for target in self.targets),
+        )
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What a model found in one image, best score first, in pixels of the original file.
+
+    Attributes:
+        boxes: absolute xyxy.
+        scores: in ``[0, 1]``.
+        labels: ``0 .. C-1``.
+        masks: run lengths of the whole image, one a detection; ``None`` from a detector without masks.
+        height, width: of the original file.
+    """
+
+    boxes: Float[Tensor, "D 4"]
+    scores: Float[Tensor, " D"]
+    labels: Int64[Tensor, " D"]
+    masks: tuple[RunLengths, ...] | None
+    height: int
+    width: int
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+
+@dataclass(frozen=True)
+class ClassFrequency:
+    """How often each class occurs in the training set: all that a loss may know about the data.
+
+    Attributes:
+        image_counts: training images in which the class occurs.
+        instance_counts: training objects of the class.
+        num_images: training images that carry at least one annotation (99,388 for LVIS v1).
+        groups: LVIS frequency group of each class.
+    """
+
+    image_counts: Int64[Tensor, " C"]
+    instance_counts: Int64[Tensor, " C"]
+    num_images: int
+    groups: tuple[Group, ...]
+
+    def __post_init__(self) -> None:
+        if not len(self.image_counts) == len(self.instance_counts) == len(self.groups):
+            raise ValueError(
+                f"class frequency needs one entry a class, got {len(self.image_counts)} image counts, "
+                f"{len(self.instance_counts)} instance counts, {len(self.groups)} groups"
+            )
+
+    @classmethod
+    def from_counts(
+        cls,
+        image_counts: Tensor,
+        instance_counts: Tensor,
+        num_images: int,
+        groups: tuple[Group, ...] | None = None,
+    ) -> "ClassFrequency":
+        """Frequencies with LVIS's groups derived from the image counts unless given."""
+        if groups is None:
+            groups = tuple(frequency_group(int(count)) for count in image_counts)
+        return cls(image_counts.long(), instance_counts.long(), num_images, groups)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.image_counts)
+
+    @property
+    def image_fraction(self) -> Float[Tensor, " C"]:
+        """f_j = image_count_j / num_images, the frequency that EQL, DropLoss and repeat factors speak of."""
+        return self.image_counts.double() / max(self.num_images, 1)
+
+
+def frequency_group(image_count: int) -> Group:
+    """LVIS's group of a class seen in ``image_count`` training images (a class never seen counts as rare)."""
+    if image_count <= 10:
+        return "r"
+    return "c" if image_count <= 100 else "f"
