@@ -1,0 +1,70 @@
+"""Recipes for the embedded data set: a small Mask R-CNN that learns on two CPU cores.
+
+The network has Mask R-CNN's parts at a sixteenth of the usual cost: ResNet-18 at half width, 64 channels where 256 are
+usual, images of 160 pixels. It starts from the small backbone carried by tailseg (``tools/pretrain_backbone.py``),
+trained on shapes and surfaces that ``tiny_tail`` does not hold.
+"""
+
+from dataclasses import replace
+
+from tailseg.losses import GumbelCEConfig, LossConfig, SigmoidCEConfig, SoftmaxCEConfig
+from tailseg.models.config import BackboneConfig, BoxHeadConfig, FPNConfig, MaskHeadConfig, ModelConfig, RPNConfig
+from tailseg.recipes.recipe import DataConfig, OptimConfig, Recipe, RunConfig
+
+
+def small_mask_rcnn() -> ModelConfig:
+    """Mask R-CNN with 5 million parameters for images of about 160 pixels."""
+    return ModelConfig(
+        backbone=BackboneConfig(depth=18, base_width=32, weights="tiny", frozen_stages=1),
+        fpn=FPNConfig(channels=64),
+        rpn=RPNConfig(
+            anchors_per_image=128, train_pre_nms=400, train_post_nms=200, test_pre_nms=200, test_post_nms=200
+        ),
+        box=BoxHeadConfig(hidden=256, rois_per_image=96),
+        mask=MaskHeadConfig(channels=64, num_convs=2),
+    )
+
+
+def _tiny(name: str, loss: LossConfig) -> Recipe:
+    return Recipe(
+        name=name,
+        data=DataConfig(
+            train="tiny_tail",
+            val="tiny_tail",
+            short_sides=(144, 152, 160, 168, 176),
+            test_short_side=160,
+            max_long_side=256,
+            batch_size=8,
+            workers=1,
+        ),
+        model=small_mask_rcnn(),
+        loss=loss,
+        optim=OptimConfig(lr=0.04, epochs=6, steps=(4, 5), warmup_iterations=200, clip_norm=10.0),
+        run=RunConfig(eval_every=0),
+    )
+
+
+def tiny_gumbel() -> Recipe:
+    """The small Mask R-CNN with the Gumbel loss on tiny_tail: ``tailseg train tiny_gumbel``, two CPU cores."""
+    return _tiny("tiny_gumbel", GumbelCEConfig())
+
+
+def tiny_sigmoid() -> Recipe:
+    """The same with the sigmoid loss, tested with the sigmoid (the published baseline was tested with softmax)."""
+    return _tiny("tiny_sigmoid", SigmoidCEConfig())
+
+
+def tiny_softmax() -> Recipe:
+    """The same with softmax cross entropy."""
+    return _tiny("tiny_softmax", SoftmaxCEConfig())
+
+
+def demo_gumbel() -> Recipe:
+    """What ``tailseg demo`` trains: tiny_gumbel on the smaller ``demo`` draw of tiny_tail."""
+    recipe = tiny_gumbel()
+    return replace(
+        recipe,
+        name="demo_gumbel",
+        data=replace(recipe.data, train="tiny_tail:demo", val="tiny_tail:demo"),
+        optim=replace(recipe.optim, epochs=8, steps=(6, 7)),
+    )
