@@ -1,0 +1,25 @@
+"""What every test shares: the data beside the repository, shape checks, one thread a worker."""
+
+import os
+from pathlib import Path
+
+import jaxtyping
+import pytest
+
+# Shapes and types of every annotated function are checked while the tests run (never for users). The hook has to be in
+# place before the first import of tailseg.
+jaxtyping.install_import_hook("tailseg", "beartype.beartype")
+
+import torch  # noqa: E402
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder ``shared`` beside the repository: data and golden files too large or not free enough to carry."""
+    folder = Path(__file__).resolve().parents[2] / "shared"
+    if not folder.is_dir():
+        pytest.skip("needs the folder ../shared beside the repository (test data that is not part of it)")
+    return folder
