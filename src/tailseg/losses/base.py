@@ -5,6 +5,7 @@ Shapes: R regions, C foreground classes, L logits per region. Labels are ``0 .. 
 
 from abc import ABC, abstractmethod
 
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
@@ -38,3 +39,27 @@ class ClassificationLoss(nn.Module, ABC):
     @abstractmethod
     def scores(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, "R C"]:
         """Scores in ``[0, 1]`` of the foreground classes, in float32 or wider."""
+
+    def check(self, logits: Tensor, labels: Tensor) -> None:
+        """Refuses logits and labels that do not fit this loss; on a GPU the range of the labels costs one sync.
+
+        Raises:
+            ValueError: a label lies outside ``0 .. C``, or shapes or types disagree.
+        """
+        if logits.ndim != 2 or logits.shape[1] != self.num_logits or labels.shape != logits.shape[:1]:
+            raise ValueError(
+                f"{type(self).__name__} of {self.num_classes} classes wants logits [R, {self.num_logits}] and labels "
+                f"[R], got logits {list(logits.shape)} and labels {list(labels.shape)}"
+            )
+        if labels.dtype != torch.int64:
+            raise ValueError(f"labels must be int64, got {labels.dtype}: convert them with labels.long()")
+        if bool(((labels < 0) | (labels > self.num_classes)).any()):
+            raise ValueError(
+                f"labels must lie in 0 .. {self.num_classes} ({self.num_classes} is background), "
+                f"got {int(labels.min())} .. {int(labels.max())}: use contiguous labels, not category ids"
+            )
+
+
+def at_least_float32(tensor: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+    """The same values in float32, or as they are if wider: losses and scores are never computed in half precision."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -1,0 +1,92 @@
+"""Gumbel cross entropy (K. P. Alexandridis et al., "Long-tailed Instance Segmentation using Gumbel Optimized Loss",
+ECCV 2022): binary cross entropy over p = exp(-exp(-q))."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from tailseg.losses.base import ClassificationLoss, at_least_float32
+from tailseg.losses.binary import binary_costs
+from tailseg.losses.links import Gumbel
+from tailseg.structures import ClassFrequency
+
+
+class GumbelCE(ClassificationLoss):
+    """Binary cross entropy over the Gumbel link, background being an ordinary channel: L = C + 1.
+
+    With p = exp(-exp(-q)) and y one-hot over the C classes and background::
+
+        loss = weight / R * sum over regions and logits of  -y log p - (1 - y) log(1 - p)
+             -log p       = exp(-q)                   gradient -exp(-q)
+             -log(1 - p)  = -log(-expm1(-exp(-q)))    gradient exp(-q) / expm1(exp(-q))
+
+    Exact in float32 for every q >= -11, linear below (see `tailseg.losses.links.Gumbel`).
+
+    Args:
+        num_classes: C.
+        init_bias: the classifier's bias before training; -2 means p = 6.2e-4.
+        weight: multiplies the loss.
+        parity: computes the published code's loss instead, to reproduce its numbers: q clamped to [-4, 10], binary
+            cross entropy on float32 probabilities, the loss clamped to [0, 20] before ``weight``. Then a label's own
+            logit gets no useful gradient below q = -3.4, no logit gets any above 10, and none gets any once the loss
+            passes 20. Scores are the same in both.
+    """
+
+    def __init__(self, num_classes: int, *, init_bias: float = -2.0, weight: float = 1.0, parity: bool = False) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.num_logits = num_classes + 1
+        self.bias = init_bias
+        self.weight = weight
+        self.parity = parity
+        self.link = Gumbel()
+
+    def init_bias(self) -> Float[Tensor, " L"]:
+        """``init_bias`` for every class and for background."""
+        return torch.full((self.num_logits,), self.bias)
+
+    def forward(self, logits: Float[Tensor, "R L"], labels: Int64[Tensor, " R"]) -> dict[str, Float[Tensor, ""]]:
+        """``{"loss_cls": loss}``; 0 for R = 0.
+
+        Raises:
+            ValueError: a label lies outside ``0 .. C``, or shapes disagree.
+        """
+        self.check(logits, labels)
+        if self.parity:
+            return {"loss_cls": self.weight * _published_loss(logits, labels)}
+        costs = binary_costs(at_least_float32(logits), labels, self.link)
+        return {"loss_cls": self.weight * costs.sum() / max(len(labels), 1)}
+
+    def scores(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, "R C"]:
+        """p of the foreground classes; in float32 every q below -4.64 scores exactly 0."""
+        return self.link.probability(at_least_float32(logits[:, :-1]))
+
+
+def _published_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """The published loss, its order of operations and its float32 included: its dead zones come from them."""
+    p = 1 / torch.exp(torch.exp(-logits.float().clamp(-4, 10)))
+    target = F.one_hot(labels, logits.shape[1]).to(p.dtype)
+    with torch.autocast(logits.device.type, enabled=False):  # which refuses binary cross entropy on probabilities
+        # NaN would be refused here, on a GPU by ending the process; the training loop reports it better.
+        total = F.binary_cross_entropy(p.nan_to_num(0.5), target, reduction="sum")
+    total = torch.where(p.isnan().any(), torch.nan, total)
+    return (total / max(len(labels), 1)).clamp(0, 20)
+
+
+@dataclass(frozen=True)
+class GumbelCEConfig:
+    """Gumbel cross entropy."""
+
+    init_bias: float = -2.0
+    """The classifier's bias before training."""
+    weight: float = 1.0
+    """Multiplies the loss."""
+    parity: bool = False
+    """Compute the published code's loss, its clamps and dead zones included."""
+
+    def build(self, frequency: ClassFrequency) -> GumbelCE:
+        """The loss for these classes."""
+        return GumbelCE(frequency.num_classes, init_bias=self.init_bias, weight=self.weight, parity=self.parity)

@@ -1,0 +1,68 @@
+"""Sigmoid cross entropy: one yes-no question a class, the plain baseline."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from tailseg.losses.base import ClassificationLoss, at_least_float32
+from tailseg.losses.binary import binary_costs
+from tailseg.losses.links import Sigmoid
+from tailseg.structures import ClassFrequency
+
+
+class SigmoidCE(ClassificationLoss):
+    """Binary cross entropy over the sigmoid; background is "no" to every class: L = C.
+
+    With p = 1 / (1 + exp(-q)) and y one-hot over the C classes, all zero for background::
+
+        loss = weight / R * sum over regions and classes of  -y log p - (1 - y) log(1 - p)
+
+    Scores are p: the published baseline was tested with a softmax by mistake.
+
+    Args:
+        num_classes: C.
+        init_bias: the classifier's bias before training; -6.5 means p = 1.5e-3.
+        weight: multiplies the loss.
+    """
+
+    def __init__(self, num_classes: int, *, init_bias: float = -6.5, weight: float = 1.0) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.num_logits = num_classes
+        self.bias = init_bias
+        self.weight = weight
+        self.link = Sigmoid()
+
+    def init_bias(self) -> Float[Tensor, " L"]:
+        """``init_bias`` for every class."""
+        return torch.full((self.num_logits,), self.bias)
+
+    def forward(self, logits: Float[Tensor, "R L"], labels: Int64[Tensor, " R"]) -> dict[str, Float[Tensor, ""]]:
+        """``{"loss_cls": loss}``; 0 for R = 0.
+
+        Raises:
+            ValueError: a label lies outside ``0 .. C``, or shapes disagree.
+        """
+        self.check(logits, labels)
+        costs = binary_costs(at_least_float32(logits), labels, self.link)
+        return {"loss_cls": self.weight * costs.sum() / max(len(labels), 1)}
+
+    def scores(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, "R C"]:
+        """p of every class."""
+        return self.link.probability(at_least_float32(logits))
+
+
+@dataclass(frozen=True)
+class SigmoidCEConfig:
+    """Sigmoid cross entropy."""
+
+    init_bias: float = -6.5
+    """The classifier's bias before training."""
+    weight: float = 1.0
+    """Multiplies the loss."""
+
+    def build(self, frequency: ClassFrequency) -> SigmoidCE:
+        """The loss for these classes."""
+        return SigmoidCE(frequency.num_classes, init_bias=self.init_bias, weight=self.weight)
