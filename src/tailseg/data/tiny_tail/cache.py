@@ -1,0 +1,54 @@
+"""tiny_tail on demand: drawn once, then read from the cache."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from tailseg.data.tiny_tail.write import find_preset, generate
+
+VERSION: Final = 1
+"""Part of a cached folder's name: goes up whenever the drawn files change."""
+
+
+def is_tiny_tail(spec: str) -> bool:
+    """Whether a data setting names the embedded data set instead of an annotation file."""
+    return spec.split(":")[0] == "tiny_tail"
+
+
+def prepare(spec: str, *, home: Path | None = None, progress: bool = False) -> tuple[Path, Path]:
+    """The annotation files ``train.json`` and ``val.json`` of tiny_tail, drawn when they are asked for first.
+
+    Processes that ask at the same time each draw into a folder of their own; the first to finish gives its folder the
+    final name, and all return that one.
+
+    Args:
+        spec: ``tiny_tail[:preset[:seed]]``; preset ``full`` and seed 0 unless given.
+        home: folder of the caches; ``$TAILSEG_HOME`` unless given, else ``~/.cache/tailseg``.
+        progress: shows a progress bar while drawing.
+
+    Raises:
+        ValueError: a spec of another form, or an unknown preset.
+    """
+    preset, seed = _parse(spec)
+    caches = home or Path(os.environ.get("TAILSEG_HOME") or Path.home() / ".cache" / "tailseg")
+    folder = Path(caches) / f"tiny_tail-{preset}-{seed}-v{VERSION}"
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".tiny_tail-", dir=folder.parent) as scratch:
+            drawn = generate(Path(scratch) / "drawn", preset=preset, seed=seed, progress=progress)
+            try:
+                drawn.rename(folder)
+            except OSError:  # another process was faster: its files are the same
+                if not folder.is_dir():
+                    raise
+    return folder / "train.json", folder / "val.json"
+
+
+def _parse(spec: str) -> tuple[str, int]:
+    name, *rest = spec.split(":")
+    preset, seed = (*rest, *("full", "0")[len(rest) :])[:2] if len(rest) <= 2 else ("", "")
+    if name != "tiny_tail" or len(rest) > 2 or not (seed.isascii() and seed.isdigit()):
+        raise ValueError(f"the embedded data set is named tiny_tail[:preset[:seed]], such as tiny_tail:demo:0; got {spec!r}")
+    find_preset(preset)
+    return preset, int(seed)

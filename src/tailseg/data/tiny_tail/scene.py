@@ -1,0 +1,230 @@
+"""One image of tiny_tail: a cluttered background, objects on it, and the exact mask of what is seen of each."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFilter
+from pycocotools import mask as coco_mask
+
+from tailseg.data.tiny_tail.shapes import Outline, Points, Pose, blob, draw_pose, outline
+from tailseg.data.tiny_tail.surfaces import PRETRAIN_SURFACES, SURFACES, Field, Grid
+from tailseg.structures import RunLengths
+
+_SUPERSAMPLING: Final = 3
+_SIDES: Final = (128, 177)  # of an image, in pixels
+_SIZES: Final = (22.0, 75.0)  # longer side of an object, in pixels
+_LEAST_VISIBLE: Final = 0.4  # share of an object that others and the image's border must leave
+_ALL_SURFACES: Final = SURFACES | PRETRAIN_SURFACES
+
+Bitmap = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Thing:
+    """An object in its place: what is drawn, and the pixels that it covers and that are seen of it."""
+
+    surface: str
+    contours: tuple[Points, ...]
+    """In pixels, rounded as they are written to the annotation file."""
+    pose: Pose
+    covered: Bitmap
+    visible: Bitmap
+    full_area: float
+    """Area of the outline in pixels, parts beyond the border included."""
+
+
+def draw_scene(
+    objects: list[tuple[str, str]], surfaces: tuple[str, ...], rng: np.random.Generator
+) -> tuple[Image.Image, list[Thing]]:
+    """An image with the given objects (shape, surface), from back to front, and where they are.
+
+    ``surfaces`` are those that the background's blobs may have.
+    """
+    height, width = (int(side) for side in rng.integers(*_SIDES, size=2))
+    things = _place(objects, height, width, rng)
+    canvas = _background(height, width, surfaces, rng)
+    for thing in things:
+        _paint(canvas, thing.contours, thing.pose, thing.surface, rng)
+    return _expose(canvas, rng), things
+
+
+def segmentation(thing: Thing) -> list[list[float]] | RunLengths:
+    """The visible mask as LVIS stores it: a polygon when all of a simple outline is seen, else run lengths."""
+    height, width = thing.visible.shape
+    (low_x, low_y), (high_x, high_y) = thing.contours[0].min(axis=0), thing.contours[0].max(axis=0)
+    inside = low_x >= 0 and low_y >= 0 and high_x <= width and high_y <= height
+    if inside and len(thing.contours) == 1 and thing.visible.sum() == thing.covered.sum():
+        return [thing.contours[0].ravel().tolist()]
+    encoded = coco_mask.encode(np.asfortranarray(thing.visible, dtype=np.uint8))
+    return RunLengths(size=[height, width], counts=encoded["counts"].decode("ascii"))
+
+
+# ---- where things are
+
+
+def _place(objects: list[tuple[str, str]], height: int, width: int, rng: np.random.Generator) -> list[Thing]:
+    """Positions for all objects; sizes shrink little by little while they do not fit."""
+    things: list[Thing] = []
+    largest = _SIZES[1]
+    while len(things) < len(objects):
+        shape, surface = objects[len(things)]
+        contours = outline(shape)
+        size = math.exp(rng.uniform(math.log(_SIZES[0]), math.log(largest)))
+        pose = draw_pose(rng, contours, size)
+        moved = replace(pose, centre=(float(rng.uniform(0, width)), float(rng.uniform(0, height))))
+        thing = _rasterise(surface, contours, moved, height, width)
+        behind = [replace(other, visible=other.visible & ~thing.covered) for other in things]
+        if all(_seen_enough(each) for each in [*behind, thing]):
+            things = [*behind, thing]
+        else:
+            largest = max(_SIZES[0] * 1.2, largest * 0.98)
+    return things
+
+
+def _rasterise(surface: str, contours: Outline, pose: Pose, height: int, width: int) -> Thing:
+    placed = tuple(np.round(pose.to_image(contour), 2) for contour in contours)
+    runs = coco_mask.frPyObjects([contour.ravel().tolist() for contour in placed], height, width)
+    outside, *holes = np.moveaxis(coco_mask.decode(runs).astype(bool), 2, 0)
+    covered = outside & ~np.logical_or.reduce(holes) if holes else outside
+    area = _area(placed[0]) - sum(_area(hole) for hole in placed[1:])
+    return Thing(surface, placed, pose, covered, covered, area)
+
+
+def _seen_enough(thing: Thing) -> bool:
+    return float(thing.visible.sum()) >= max(60.0, _LEAST_VISIBLE * thing.full_area)
+
+
+def _area(points: Points) -> float:
+    x, y = points.T
+    return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
+
+
+# ---- how they look
+
+
+def _paint(
+    canvas: Field, contours: tuple[Points, ...], pose: Pose, surface: str, rng: np.random.Generator, opacity: float = 1.0
+) -> None:
+    """Paints an object into the canvas ``[h, w, 3]`` (0..1), its edge anti-aliased by supersampling."""
+    height, width = canvas.shape[:2]
+    low = np.maximum(np.floor(contours[0].min(axis=0)).astype(int) - 1, 0)
+    high = np.minimum(np.ceil(contours[0].max(axis=0)).astype(int) + 1, (width, height))
+    if (high <= low).any():
+        return
+    (left, top), (columns, rows) = low.tolist(), (high - low).tolist()
+    fine = [(contour - low) * _SUPERSAMPLING - 0.5 for contour in contours]  # pixel centres have whole coordinates
+    size = (columns * _SUPERSAMPLING, rows * _SUPERSAMPLING)
+    x = (np.arange(size[0], dtype=np.float32) + 0.5) / _SUPERSAMPLING + left
+    y = (np.arange(size[1], dtype=np.float32) + 0.5) / _SUPERSAMPLING + top
+    u, v = pose.to_local(x[None, :], y[:, None])
+
+    def rim(band: float) -> Field:
+        return _draw_lines(fine, size, band * 2 * pose.scale * _SUPERSAMPLING)
+
+    pitch = max(0.42 * rng.uniform(0.85, 1.2), 5.5 / pose.scale)
+    mix = _ALL_SURFACES[surface](Grid(u, v, pitch, 1 / pose.scale, rim), rng)
+    under = canvas[top : top + rows, left : left + columns]
+    first, second = _colours(rng, rimmed=surface == "rimmed", avoid=under.mean(axis=(0, 1)))
+    light = 1 + rng.uniform(-0.18, 0.18) * u + rng.uniform(-0.18, 0.18) * v
+    alpha = _fill(fine, size) * opacity
+    weight, share = _shrink(alpha), _shrink(alpha * light * mix)
+    colour = (_shrink(alpha * light) - share)[..., None] * first + share[..., None] * second
+    under *= 1 - weight[..., None]
+    under += colour
+
+
+def _shrink(fine: Field) -> Field:
+    rows, columns = fine.shape
+    return fine.reshape(rows // _SUPERSAMPLING, _SUPERSAMPLING, columns // _SUPERSAMPLING, _SUPERSAMPLING).mean(axis=(1, 3))
+
+
+def _fill(contours: list[Points], size: tuple[int, int]) -> Field:
+    image = Image.new("L", size)
+    pen = ImageDraw.Draw(image)
+    for i, contour in enumerate(contours):
+        pen.polygon(contour.ravel().tolist(), fill=255 if i == 0 else 0)
+    return np.asarray(image, dtype=np.float32) / 255
+
+
+def _draw_lines(contours: list[Points], size: tuple[int, int], width: float) -> Field:
+    image = Image.new("L", size)
+    pen = ImageDraw.Draw(image)
+    for contour in contours:
+        closed = np.concatenate([contour, contour[:2]])
+        pen.line(closed.ravel().tolist(), fill=255, width=max(1, round(width)), joint="curve")
+    return np.asarray(image, dtype=np.float32) / 255
+
+
+def _colour(rng: np.random.Generator) -> NDArray[np.float32]:
+    """Any hue, any lightness."""
+    hue = (rng.random() + np.array([0.0, 1 / 3, 2 / 3])) % 1.0
+    vivid = np.clip(np.abs(hue * 6 - 3) - 1, 0, 1)
+    return ((1 - rng.uniform(0.1, 0.9) * (1 - vivid)) * rng.uniform(0.15, 1.0)).astype(np.float32)
+
+
+def _luminance(colour: NDArray[np.float32]) -> float:
+    return float(colour @ np.array([0.299, 0.587, 0.114], dtype=np.float32))
+
+
+def _colours(
+    rng: np.random.Generator, *, rimmed: bool, avoid: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Two colours that can be told apart from each other, the first (a plain object's) also from what lies below."""
+    while True:
+        first, second = _colour(rng), _colour(rng)
+        if rimmed:
+            second = second * np.float32(0.2)
+        apart = abs(_luminance(first) - _luminance(second)) > 0.35
+        if apart and float(np.abs(first - avoid).max()) > 0.22:
+            return first, second
+
+
+def _background(height: int, width: int, surfaces: tuple[str, ...], rng: np.random.Generator) -> Field:
+    """A gradient with stains and grain, and on it lumps (some with a class's surface) and lines."""
+    tone, other = _colour(rng), _colour(rng)
+    angle = rng.uniform(0, 2 * math.pi)
+    y, x = np.mgrid[-0.5 : 0.5 : height * 1j, -0.5 : 0.5 : width * 1j].astype(np.float32)
+    ramp = 0.5 + 0.6 * (math.cos(angle) * x + math.sin(angle) * y) * rng.uniform(0, 1)
+    for cells in (4, 9, 30):
+        ramp = ramp + rng.uniform(0.05, 0.35) * _stains(cells, height, width, rng)
+    ramp = np.clip(ramp, 0, 1)[..., None]
+    canvas = (1 - ramp) * tone + ramp * (0.5 * tone + 0.5 * other)
+    for _ in range(int(rng.integers(1, 5))):
+        contours = blob(rng)
+        pose = draw_pose(rng, contours, rng.uniform(20, 90))
+        pose = replace(pose, centre=(float(rng.uniform(0, width)), float(rng.uniform(0, height))))
+        surface = str(rng.choice(surfaces)) if rng.random() < 0.35 else "plain"
+        _paint(canvas, (pose.to_image(contours[0]),), pose, surface, rng, opacity=float(rng.uniform(0.35, 0.9)))
+    return _scribble(canvas, rng)
+
+
+def _scribble(canvas: Field, rng: np.random.Generator) -> Field:
+    height, width = canvas.shape[:2]
+    image = Image.fromarray((np.clip(canvas, 0, 1) * 255).astype(np.uint8))
+    pen = ImageDraw.Draw(image)
+    for _ in range(int(rng.integers(1, 6))):
+        start, end = rng.uniform(-0.1, 1.1, 2), rng.uniform(-0.1, 1.1, 2)
+        middle = (start + end) / 2 + rng.uniform(-0.3, 0.3, 2)
+        t = np.linspace(0, 1, 12)[:, None]
+        curve = ((1 - t) ** 2 * start + 2 * t * (1 - t) * middle + t**2 * end) * (width, height)
+        colour = tuple(int(value * 255) for value in _colour(rng))
+        pen.line(curve.ravel().tolist(), fill=colour, width=int(rng.integers(1, 5)), joint="curve")
+    return np.asarray(image, dtype=np.float32) / 255
+
+
+def _stains(cells: int, height: int, width: int, rng: np.random.Generator) -> Field:
+    """Smooth noise of about ``cells`` x ``cells`` spots, mean 0."""
+    coarse = Image.fromarray(rng.normal(0, 1, (cells, cells)).astype(np.float32))
+    return np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def _expose(canvas: Field, rng: np.random.Generator) -> Image.Image:
+    """Overall light, blur of the lens, and grain of the sensor."""
+    canvas = (canvas - 0.5) * rng.uniform(0.75, 1.1) + 0.5 + rng.uniform(-0.08, 0.08)
+    image = Image.fromarray((np.clip(canvas, 0, 1) * 255).astype(np.uint8))
+    image = image.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.2, 0.8))))
+    noise = rng.normal(0, rng.uniform(1, 7), canvas.shape).astype(np.float32)
+    return Image.fromarray(np.clip(np.asarray(image, dtype=np.float32) + noise, 0, 255).astype(np.uint8))

@@ -1,0 +1,242 @@
+"""Outlines of tiny_tail's shapes, and the pose that puts one into an image.
+
+An outline is a tuple of closed contours ``[K, 2]`` in local coordinates ``u, v``, each within ``[-1, 1]``: the outside
+first, then holes. Straight edges carry points in between, so that a bent outline stays smooth.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Points = NDArray[np.float64]
+Outline = tuple[Points, ...]
+
+_EDGE = 0.16  # longest edge in local units: about three pixels of an object of middle size
+
+
+def _polygon(*corners: tuple[float, float]) -> Points:
+    """A closed polygon with points added along its edges."""
+    points = np.array(corners, dtype=np.float64)
+    pieces = []
+    for start, end in zip(points, np.roll(points, -1, axis=0), strict=True):
+        steps = max(1, math.ceil(float(np.linalg.norm(end - start)) / _EDGE))
+        pieces.append(start + (end - start) * (np.arange(steps) / steps)[:, None])
+    return np.concatenate(pieces)
+
+
+def _polar(radii: Callable[[Points], Points], count: int = 48) -> Points:
+    angles = np.linspace(0, 2 * math.pi, count, endpoint=False)
+    radius = radii(angles)
+    return np.stack([radius * np.cos(angles), radius * np.sin(angles)], axis=1)
+
+
+def _arc(radius: float, start: float, end: float, centre: float = 0.0, count: int = 24) -> Points:
+    angles = np.linspace(start, end, count)
+    return np.stack([centre + radius * np.cos(angles), radius * np.sin(angles)], axis=1)
+
+
+def _spiked(*radii: float, spikes: int) -> Points:
+    """Corners at the given radii in turn, as often as there are spikes."""
+    angles = np.linspace(0, 2 * math.pi, spikes * len(radii), endpoint=False)
+    corners = np.tile(radii, spikes)[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    return _polygon(*map(tuple, corners))
+
+
+def _disc() -> Outline:
+    return (_polar(np.ones_like, 36),)
+
+
+def _square() -> Outline:
+    return (_polygon((-1, -1), (1, -1), (1, 1), (-1, 1)),)
+
+
+def _triangle() -> Outline:
+    return (_spiked(1, spikes=3),)
+
+
+def _star() -> Outline:
+    return (_spiked(1, 0.42, spikes=5),)
+
+
+def _cross() -> Outline:
+    a = 0.33
+    return (_polygon((a, a), (a, 1), (-a, 1), (-a, a), (-1, a), (-1, -a), (-a, -a), (-a, -1), (a, -1), (a, -a), (1, -a), (1, a)),)
+
+
+def _heart() -> Outline:
+    t = np.linspace(0, 2 * math.pi, 44, endpoint=False)
+    v = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
+    return (np.stack([16 * np.sin(t) ** 3, v], axis=1),)
+
+
+def _crescent() -> Outline:
+    distance, radius = 0.55, 0.8  # of the disc that is cut out
+    u = (distance**2 + 1 - radius**2) / (2 * distance)
+    outer, inner = math.acos(u), math.atan2(math.sqrt(1 - u * u), u - distance)
+    bite = _arc(radius, 2 * math.pi - inner, inner, centre=distance)
+    return (np.concatenate([_arc(1, outer, 2 * math.pi - outer, count=32), bite[1:-1]]),)
+
+
+def _ring() -> Outline:
+    disc = _polar(np.ones_like, 36)
+    return disc, disc * 0.5
+
+
+def _arrow() -> Outline:
+    return (_polygon((1, 0), (0.1, 0.8), (0.1, 0.3), (-1, 0.3), (-1, -0.3), (0.1, -0.3), (0.1, -0.8)),)
+
+
+def _hexagon() -> Outline:
+    return (_spiked(1, spikes=6),)
+
+
+def _drop() -> Outline:
+    t = np.linspace(0, 2 * math.pi, 40, endpoint=False)
+    return (np.stack([np.cos(t), 0.85 * np.sin(t) * np.sin(t / 2) ** 1.6], axis=1),)
+
+
+def _gear() -> Outline:
+    return (_spiked(1, 1, 0.68, 0.68, spikes=8),)
+
+
+def _bolt() -> Outline:
+    return (_polygon((0.1, 1), (-0.6, -0.1), (-0.05, -0.1), (-0.3, -1), (0.6, 0.25), (0.1, 0.25), (0.5, 1)),)
+
+
+def _leaf() -> Outline:
+    u = np.linspace(-1, 1, 20)
+    half = 0.48 * (1 - u * u)
+    lower = np.stack([u, -half], axis=1)
+    return (np.concatenate([lower, np.stack([u, half], axis=1)[-2:0:-1]]),)
+
+
+def _dome() -> Outline:
+    return (np.concatenate([_arc(1, 0, math.pi, count=26), _polygon((-1, 0), (1, 0))[1:13]]),)
+
+
+def _tee() -> Outline:
+    return (_polygon((-1, 1), (-1, 0.4), (-0.32, 0.4), (-0.32, -1), (0.32, -1), (0.32, 0.4), (1, 0.4), (1, 1)),)
+
+
+def _ell() -> Outline:
+    return (_polygon((-0.8, 1), (-0.8, -1), (0.8, -1), (0.8, -0.35), (-0.15, -0.35), (-0.15, 1)),)
+
+
+def _hourglass() -> Outline:
+    return (_polygon((-0.8, 1), (-0.15, 0), (-0.8, -1), (0.8, -1), (0.15, 0), (0.8, 1)),)
+
+
+def _clover() -> Outline:
+    return (_polar(lambda angle: 0.68 + 0.32 * np.cos(4 * angle), 56),)
+
+
+def _pacman() -> Outline:
+    arc = _arc(1, 0.6, 2 * math.pi - 0.6, count=32)
+    return (np.concatenate([arc, [[0.4, -0.25], [-0.05, 0.0], [0.4, 0.25]]]),)
+
+
+def _house() -> Outline:
+    return (_polygon((-0.75, -1), (0.75, -1), (0.75, 0.1), (1, 0.1), (0, 1), (-1, 0.1), (-0.75, 0.1)),)
+
+
+def _frame() -> Outline:
+    square = _polygon((-1, -1), (1, -1), (1, 1), (-1, 1))
+    return square, square * 0.55
+
+
+SHAPES: Final[dict[str, Callable[[], Outline]]] = {
+    "disc": _disc,
+    "square": _square,
+    "triangle": _triangle,
+    "star": _star,
+    "cross": _cross,
+    "heart": _heart,
+    "crescent": _crescent,
+    "ring": _ring,
+    "arrow": _arrow,
+    "hexagon": _hexagon,
+    "drop": _drop,
+    "gear": _gear,
+    "bolt": _bolt,
+    "leaf": _leaf,
+}
+"""The shapes of tiny_tail's classes."""
+
+PRETRAIN_SHAPES: Final[dict[str, Callable[[], Outline]]] = {
+    "dome": _dome,
+    "tee": _tee,
+    "ell": _ell,
+    "hourglass": _hourglass,
+    "clover": _clover,
+    "pacman": _pacman,
+    "house": _house,
+    "frame": _frame,
+}
+"""The shapes that only the preset ``pretrain`` uses."""
+
+
+@lru_cache(maxsize=None)
+def outline(shape: str) -> Outline:
+    """The outline of a shape, its bounding box centred on the origin and its longer side 2."""
+    contours = (SHAPES | PRETRAIN_SHAPES)[shape]()
+    low, high = contours[0].min(axis=0), contours[0].max(axis=0)
+    return tuple((contour - (low + high) / 2) / ((high - low).max() / 2) for contour in contours)
+
+
+def blob(rng: np.random.Generator) -> Outline:
+    """A lumpy outline that resembles no shape: background clutter."""
+    waves, phases = np.array([2, 3, 4, 5]), rng.uniform(0, 2 * math.pi, 4)
+    heights = rng.uniform(0.1, 0.3, 4)
+    return (_polar(lambda angle: 0.7 + 0.5 * (heights * np.cos(np.outer(angle, waves) + phases)).sum(axis=1), 40),)
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Where an object is and how it is turned, stretched and bent: an invertible map of ``u, v`` to pixels."""
+
+    centre: tuple[float, float]
+    matrix: NDArray[np.float64]
+    """``[2, 2]``: rotation, mirroring, the sides' ratio and the scale in pixels a local unit."""
+    taper: float
+    bend: float
+    wave: float
+    phase: float
+
+    @property
+    def scale(self) -> float:
+        """Pixels a local unit (the geometric mean of both directions)."""
+        return math.sqrt(abs(float(np.linalg.det(self.matrix))))
+
+    def to_image(self, points: Points) -> Points:
+        """Local ``[K, 2]`` to pixels ``[K, 2]``."""
+        u, v = points[:, 0], points[:, 1]
+        u = u * (1 + self.taper * v)
+        v = v + self.bend * (u * u - 0.4)
+        u = u + self.wave * np.sin(2.5 * v + self.phase)
+        return np.stack([u, v], axis=1) @ self.matrix.T + self.centre
+
+    def to_local(self, x: NDArray[np.float32], y: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Pixels to local ``u, v``: the inverse of ``to_image``, step by step."""
+        (a, b), (c, d) = np.linalg.inv(self.matrix).astype(np.float32)
+        x, y = x - np.float32(self.centre[0]), y - np.float32(self.centre[1])
+        u, v = a * x + b * y, c * x + d * y
+        u = u - self.wave * np.sin(2.5 * v + self.phase)
+        v = v - self.bend * (u * u - 0.4)
+        return u / (1 + self.taper * v), v
+
+
+def draw_pose(rng: np.random.Generator, contours: Outline, size: float) -> Pose:
+    """A random pose at the origin whose outline's longer side is ``size`` pixels."""
+    angle, ratio = rng.uniform(0, 2 * math.pi), math.exp(rng.uniform(-0.15, 0.15))
+    mirror = rng.choice([-1.0, 1.0])
+    rotation = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    matrix = rotation @ np.diag([mirror * ratio, 1 / ratio])
+    taper, bend, wave = rng.uniform(-0.22, 0.22), rng.uniform(-0.28, 0.28), rng.uniform(0, 0.09)
+    phase = rng.uniform(0, 2 * math.pi)
+    extent = np.ptp(Pose((0.0, 0.0), matrix, taper, bend, wave, phase).to_image(contours[0]), axis=0).max()
+    return Pose((0.0, 0.0), matrix * (size / float(extent)), taper, bend, wave, phase)

@@ -1,0 +1,171 @@
+"""Surfaces of tiny_tail's classes: patterns that mix two colours.
+
+A surface maps every point of an object to ``[0, 1]``: 0 shows the first colour, 1 the second. It is drawn in the
+object's own coordinates, so it turns and bends with the outline. Colours are free: they tell nothing about a class.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Field = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The points of an object that are to be painted.
+
+    Attributes:
+        u, v: local coordinates, the object within about ``[-1, 1]``.
+        pitch: a pattern's period in local units: about a fifth of the object, and wide enough to be seen.
+        pixel: the side of an image's pixel in local units.
+        rim: draws a band of the given width (local units) along the outline, 1 inside the band.
+    """
+
+    u: Field
+    v: Field
+    pitch: float
+    pixel: float
+    rim: Callable[[float], Field]
+
+    def turned(self, rng: np.random.Generator) -> tuple[Field, Field]:
+        """The coordinates in a random direction and from a random origin, in periods."""
+        angle, shift = rng.uniform(0, 2 * math.pi), rng.uniform(0, 1, 2)
+        x, y = math.cos(angle) * self.u + math.sin(angle) * self.v, math.cos(angle) * self.v - math.sin(angle) * self.u
+        return x / self.pitch + shift[0], y / self.pitch + shift[1]
+
+    def across(self, rng: np.random.Generator) -> Field:
+        """The coordinate along a random direction through the middle, about -1 to 1."""
+        angle = rng.uniform(0, 2 * math.pi)
+        return math.cos(angle) * self.u + math.sin(angle) * self.v
+
+
+Surface = Callable[[Grid, np.random.Generator], Field]
+
+
+def _where(condition: NDArray[np.bool_]) -> Field:
+    return condition.astype(np.float32)
+
+
+def _triangle_wave(x: Field) -> Field:
+    return np.abs(2 * (x - np.floor(x)) - 1)
+
+
+def _plain(grid: Grid, rng: np.random.Generator) -> Field:
+    del rng  # every surface has the same signature; this one has nothing to draw
+    return np.zeros_like(grid.u)
+
+
+def _striped(grid: Grid, rng: np.random.Generator) -> Field:
+    x, _ = grid.turned(rng)
+    return _where(x - np.floor(x) < 0.5)
+
+
+def _dotted(grid: Grid, rng: np.random.Generator) -> Field:
+    x, y = grid.turned(rng)
+    x, y = x - np.floor(x) - 0.5, y - np.floor(y) - 0.5
+    return _where(x * x + y * y < 0.33**2)
+
+
+def _checked(grid: Grid, rng: np.random.Generator) -> Field:
+    x, y = grid.turned(rng)
+    return _where((np.floor(x * 1.6) + np.floor(y * 1.6)) % 2 == 0)
+
+
+def _shaded(grid: Grid, rng: np.random.Generator) -> Field:
+    return np.clip(0.5 + 0.65 * grid.across(rng), 0, 1)
+
+
+def _rimmed(grid: Grid, rng: np.random.Generator) -> Field:
+    return grid.rim(max(rng.uniform(0.15, 0.22), 2.2 * grid.pixel))
+
+
+def _zigzag(grid: Grid, rng: np.random.Generator) -> Field:
+    x, y = grid.turned(rng)
+    x = x + 1.1 * _triangle_wave(y * 0.6)
+    return _where(x - np.floor(x) < 0.5)
+
+
+def _grainy(grid: Grid, rng: np.random.Generator) -> Field:
+    cell, grains = max(0.11, 2.0 * grid.pixel), rng.random((64, 64), dtype=np.float32)
+    column, row = (np.floor(axis / cell).astype(np.int64) % 64 for axis in (grid.u, grid.v))
+    return grains[row, column]
+
+
+def _ringed(grid: Grid, rng: np.random.Generator) -> Field:
+    radius = np.hypot(grid.u, grid.v) / grid.pitch + rng.uniform(0, 1)
+    return _where(radius - np.floor(radius) < 0.5)
+
+
+def _hatched(grid: Grid, rng: np.random.Generator) -> Field:
+    x, y = grid.turned(rng)
+    return _where((x - np.floor(x) < 0.3) | (y - np.floor(y) < 0.3))
+
+
+def _halved(grid: Grid, rng: np.random.Generator) -> Field:
+    return _where(grid.across(rng) > rng.uniform(-0.12, 0.12))
+
+
+def _wavy(grid: Grid, rng: np.random.Generator) -> Field:
+    x, y = grid.turned(rng)
+    x = x + 0.35 * np.sin(2 * math.pi * 0.5 * y)
+    return _where(x - np.floor(x) < 0.5)
+
+
+def _spoked(grid: Grid, rng: np.random.Generator) -> Field:
+    spokes = int(rng.integers(4, 7))
+    return _where(np.sin(spokes * np.arctan2(grid.v, grid.u) + rng.uniform(0, 2 * math.pi)) > 0)
+
+
+def _marbled(grid: Grid, rng: np.random.Generator) -> Field:
+    total = np.zeros_like(grid.u)
+    for _ in range(4):
+        x, _ = grid.turned(rng)
+        total += np.sin(2 * math.pi * rng.uniform(0.35, 0.7) * x)
+    return _where(total > 0)
+
+
+def _bricked(grid: Grid, rng: np.random.Generator) -> Field:
+    x, y = grid.turned(rng)
+    row = np.floor(y * 1.1)
+    x = x * 0.6 + 0.5 * (row % 2)
+    return _where((y * 1.1 - row < 0.28) | (x - np.floor(x) < 0.17))
+
+
+def _spiral(grid: Grid, rng: np.random.Generator) -> Field:
+    turn = np.arctan2(grid.v, grid.u) / (2 * math.pi) + np.hypot(grid.u, grid.v) / grid.pitch + rng.uniform(0, 1)
+    return _where(turn - np.floor(turn) < 0.5)
+
+
+def _belted(grid: Grid, rng: np.random.Generator) -> Field:
+    return _where(np.abs(grid.across(rng) + rng.uniform(-0.1, 0.1)) < rng.uniform(0.2, 0.3))
+
+
+SURFACES: Final[dict[str, Surface]] = {
+    "plain": _plain,
+    "striped": _striped,
+    "dotted": _dotted,
+    "checked": _checked,
+    "shaded": _shaded,
+    "rimmed": _rimmed,
+    "zigzag": _zigzag,
+    "grainy": _grainy,
+    "ringed": _ringed,
+    "hatched": _hatched,
+    "halved": _halved,
+}
+"""The surfaces of tiny_tail's classes."""
+
+PRETRAIN_SURFACES: Final[dict[str, Surface]] = {
+    "wavy": _wavy,
+    "spoked": _spoked,
+    "marbled": _marbled,
+    "bricked": _bricked,
+    "spiral": _spiral,
+    "belted": _belted,
+}
+"""The surfaces that only the preset ``pretrain`` uses."""
