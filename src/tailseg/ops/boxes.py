@@ -1,0 +1,97 @@
+"""Box coding and box arithmetic.
+
+Shapes: N boxes, K regions. Boxes are absolute xyxy; deltas are ``dx, dy, dw, dh``.
+"""
+
+import math
+from typing import Final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torchvision.ops import box_iou
+
+__all__ = [
+    "MAX_LOG_RATIO",
+    "box_iou",
+    "clip_boxes",
+    "decode_boxes",
+    "encode_boxes",
+    "intersection_over_area",
+    "scale_boxes",
+]
+
+MAX_LOG_RATIO: Final = math.log(1000 / 16)
+"""Largest |dw| and |dh| that is decoded, as published: a box grows or shrinks at most 62.5 times."""
+
+Deviations = tuple[float, float, float, float]
+
+_SMALLEST_SIDE: Final = 1e-6  # pixels; keeps the logarithm of a degenerate box finite
+
+
+def encode_boxes(
+    boxes: Float[Tensor, "N 4"], references: Float[Tensor, "N 4"], *, stds: Deviations = (1.0, 1.0, 1.0, 1.0)
+) -> Float[Tensor, "N 4"]:
+    """The deltas that move each reference onto its box: the regression targets.
+
+    ``dx = (x - x_ref) / w_ref / std_x`` between centres and ``dw = log(w / w_ref) / std_w``, the same for y and h.
+    Sides below 1e-6 pixels count as 1e-6.
+
+    Source: Girshick et al. 2014, R-CNN, appendix C; the stds as in Fast R-CNN.
+    """
+    centre, side = _centre_and_side(boxes)
+    reference_centre, reference_side = _centre_and_side(references)
+    deltas = torch.cat([(centre - reference_centre) / reference_side, (side / reference_side).log()], dim=1)
+    return deltas / deltas.new_tensor(stds)
+
+
+def decode_boxes(
+    deltas: Float[Tensor, "N D"],
+    references: Float[Tensor, "N 4"],
+    *,
+    stds: Deviations = (1.0, 1.0, 1.0, 1.0),
+    max_log_ratio: float = MAX_LOG_RATIO,
+) -> Float[Tensor, "N D"]:
+    """The boxes that the deltas make of the references; undoes ``encode_boxes``.
+
+    Args:
+        deltas: one set of four a reference, or D = 4 C of them, class by class.
+        references: proposals or anchors.
+        stds: those of ``encode_boxes``.
+        max_log_ratio: dw and dh are clamped to plus and minus this.
+
+    Returns:
+        Absolute xyxy in the layout of ``deltas``, not clipped to any image.
+
+    Source: the inverse of ``encode_boxes``; both ends are clamped as published (torchvision clamps the upper one).
+    """
+    centre, side = _centre_and_side(references)
+    scaled = deltas.reshape(len(deltas), deltas.shape[1] // 4, 4) * deltas.new_tensor(stds)
+    centre = centre[:, None] + side[:, None] * scaled[..., :2]
+    half = side[:, None] * scaled[..., 2:].clamp(-max_log_ratio, max_log_ratio).exp() / 2
+    return torch.cat([centre - half, centre + half], dim=-1).flatten(1)
+
+
+def _centre_and_side(boxes: Float[Tensor, "N 4"]) -> tuple[Float[Tensor, "N 2"], Float[Tensor, "N 2"]]:
+    corner, opposite = boxes[:, :2], boxes[:, 2:]
+    return (corner + opposite) / 2, (opposite - corner).clamp(min=_SMALLEST_SIDE)
+
+
+def clip_boxes(boxes: Float[Tensor, "*N 4"], height: float, width: float) -> Float[Tensor, "*N 4"]:
+    """The boxes' parts inside an image; a box wholly outside becomes empty, on the border."""
+    x, y = boxes[..., 0::2].clamp(0, width), boxes[..., 1::2].clamp(0, height)
+    return torch.stack([x, y], dim=-1).flatten(-2)
+
+
+def scale_boxes(boxes: Float[Tensor, "*N 4"], scale_x: float, scale_y: float) -> Float[Tensor, "*N 4"]:
+    """The same boxes in an image resized by these factors."""
+    return boxes * boxes.new_tensor([scale_x, scale_y, scale_x, scale_y])
+
+
+def intersection_over_area(boxes: Float[Tensor, "N 4"], regions: Float[Tensor, "K 4"]) -> Float[Tensor, "N K"]:
+    """The share of each box's area that lies inside each region, in ``[0, 1]``; 0 for a box without area."""
+    corner = torch.maximum(boxes[:, None, :2], regions[:, :2])
+    opposite = torch.minimum(boxes[:, None, 2:], regions[:, 2:])
+    intersection = (opposite - corner).clamp(min=0).prod(-1)
+    area = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(-1, keepdim=True)
+    return intersection / area.clamp(min=torch.finfo(boxes.dtype).tiny)
