@@ -1,0 +1,90 @@
+"""What an evaluation found."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from rich import box
+from rich.table import Table
+
+from tailseg.structures import Group
+
+IouType = Literal["bbox", "segm"]
+COLUMNS = ("AP", "AP50", "AP75", "APr", "APc", "APf", "APs", "APm", "APl", "AR")
+ROW_NAMES: dict[IouType, str] = {"bbox": "boxes", "segm": "masks"}
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """One class: the number of its objects in the annotation file, its AP (IoU 0.50 to 0.95), AP50 and AR in 0..1.
+
+    The scores are None for a class without objects: nothing can be found, nothing is scored.
+    """
+
+    category_id: int
+    name: str
+    group: Group | None
+    num_objects: int
+    AP: float | None
+    AP50: float | None
+    AR: float | None
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Scores in 0..1: ``metrics["segm"]["APr"]``; tables show them times 100.
+
+    Of each kind of overlap (``"bbox"``, ``"segm"``) there are AP (mean over classes and IoU 0.50, 0.55 .. 0.95), AP50,
+    AP75; APr, APc, APf (rare, common, frequent classes); APs, APm, APl (objects below 32², up to 96², above); AR, ARs,
+    ARm, ARl; AP50f (AP50 of frequent classes). None where the annotation file holds no object to score.
+
+    Attributes:
+        scores: kind of overlap -> name -> value.
+        per_class: kind of overlap -> one entry a category of the annotation file, in order of id.
+        protocol: whose definition of AP.
+        max_detections: kept for each image (lvis), or for each image and class (coco).
+        num_images, num_detections: of the annotation file, of the results.
+        notes: what the reader should know about the input, such as the number of masks without a pixel.
+    """
+
+    scores: dict[IouType, dict[str, float | None]]
+    per_class: dict[IouType, tuple[ClassScore, ...]]
+    protocol: Literal["lvis", "coco"]
+    max_detections: int
+    num_images: int
+    num_detections: int
+    notes: tuple[str, ...] = ()
+
+    def __getitem__(self, key: str) -> dict[str, float | None]:
+        for iou_type, scores in self.scores.items():
+            if iou_type == key:
+                return scores
+        raise KeyError(f"no scores for {key!r}, only for {', '.join(self.scores)}")
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.scores
+
+    def table(self) -> Table:
+        """Rows boxes and masks, the scores in percent, notes below; 76 characters wide."""
+        per = "an image" if self.protocol == "lvis" else "an image and class"
+        origin = (
+            f"{self.protocol.upper()} protocol, {self.num_images:,} images, {self.num_detections:,} detections "
+            f"(at most {self.max_detections} {per}); AP and AR in percent"
+        )
+        caption = "\n".join((origin, *self.notes))
+        table = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", padding=(0, 1, 0, 0))
+        table.add_column("", min_width=5, no_wrap=True)
+        for column in COLUMNS:
+            table.add_column(column, justify="right", min_width=5, no_wrap=True)
+        for iou_type, scores in self.scores.items():
+            table.add_row(ROW_NAMES[iou_type], *(percent(scores[column]) for column in COLUMNS))
+        return table
+
+    def to_json(self) -> str:
+        """All of it as a JSON object, indented."""
+        return json.dumps(asdict(self), indent=1)
+
+
+def percent(value: float | None) -> str:
+    """``42.7`` for 0.4268, ``-`` for None."""
+    return "-" if value is None else f"{100 * value:.1f}"
