@@ -1,0 +1,62 @@
+"""From images of any size to one normalised, padded batch.
+
+Shapes: B images, each ``[3, h, w]`` with its own h and w; ``H``, ``W`` of the batch are multiples of 32.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+IMAGE_MEAN = (123.675, 116.28, 103.53)
+"""RGB mean of ImageNet, in 0 .. 255, as published."""
+IMAGE_STD = (58.395, 57.12, 57.375)
+"""RGB standard deviation of ImageNet, in 0 .. 255, as published."""
+SIZE_DIVISOR = 32
+"""Coarsest stride of the backbone: every map halves evenly down to it."""
+
+
+class ImageBatch(NamedTuple):
+    """Normalised images padded with zeros on the right and below, and the sizes that they had."""
+
+    tensors: Tensor
+    """``[B, 3, H, W]``."""
+    sizes: tuple[tuple[int, int], ...]
+    """``(h, w)`` of each image before padding."""
+
+
+def padded_size(size: tuple[int, int]) -> tuple[int, int]:
+    """The smallest multiples of 32 that hold ``(height, width)``."""
+    height, width = size
+    return -(-height // SIZE_DIVISOR) * SIZE_DIVISOR, -(-width // SIZE_DIVISOR) * SIZE_DIVISOR
+
+
+class ImageBatcher(nn.Module):
+    """Normalises RGB images in 0 .. 255 with the published mean and deviation and pads them with zeros to one size."""
+
+    mean: Tensor
+    inverse_std: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(IMAGE_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("inverse_std", 1 / torch.tensor(IMAGE_STD).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: Sequence[Tensor]) -> ImageBatch:
+        """Batches images ``[3, h, w]``, uint8 or float in 0 .. 255.
+
+        Raises:
+            ValueError: there is no image, or one of them is not ``[3, h, w]`` with h and w at least 1.
+        """
+        if len(images) == 0:
+            raise ValueError("a batch needs at least one image, got none")
+        for i, image in enumerate(images):
+            if image.ndim != 3 or image.shape[0] != 3 or image.numel() == 0:
+                raise ValueError(f"image {i}: expected an RGB image [3, height, width], got {list(image.shape)}")
+        sizes = tuple((int(image.shape[1]), int(image.shape[2])) for image in images)
+        height, width = padded_size((max(h for h, _ in sizes), max(w for _, w in sizes)))
+        batch = self.mean.new_zeros(len(images), 3, height, width)
+        for row, image, (h, w) in zip(batch, images, sizes, strict=True):
+            row[:, :h, :w].copy_(image).sub_(self.mean).mul_(self.inverse_std)
+        return ImageBatch(batch, sizes)

@@ -1,0 +1,152 @@
+"""ResNet in torchvision's weight layout.
+
+Shapes: B images; stage s of 4 has stride ``4 * 2**s`` and ``base_width * 2**s`` channels, times 4 with bottlenecks.
+"""
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tailseg.models.config import BackboneConfig
+
+STAGE_BLOCKS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+STRIDES = (4, 8, 16, 32)
+"""Pixels of the image for one cell of C2, C3, C4, C5."""
+
+
+def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
+    """``norm(conv(x))``, in one convolution while the norm uses its stored statistics.
+
+    A fixed norm is the affine map ``y * scale + shift``, folded here into the kernel: one pass over the features less
+    in the forward and in the backward, and one map less to keep. Gradients reach ``norm.weight`` and ``norm.bias``.
+    """
+    if norm.training or norm.running_mean is None or norm.running_var is None:
+        return norm(conv(x))
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    weight = conv.weight * scale.view(-1, 1, 1, 1)
+    return F.conv2d(x, weight, norm.bias - norm.running_mean * scale, conv.stride, conv.padding)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut."""
+
+    expansion = 1
+
+    def __init__(self, in_channels: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, width, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.downsample = _shortcut(in_channels, width, stride)
+
+    def forward(self, x: Float[Tensor, "B C_in H W"]) -> Float[Tensor, "B C_out H_out W_out"]:
+        out = conv_norm(x, self.conv1, self.bn1).relu_()
+        out = conv_norm(out, self.conv2, self.bn2)
+        return out.add_(_project(x, self.downsample)).relu_()
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 (with the stride, as torchvision) and 1x1 convolutions and a shortcut."""
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, width * 4, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(width * 4)
+        self.downsample = _shortcut(in_channels, width * 4, stride)
+
+    def forward(self, x: Float[Tensor, "B C_in H W"]) -> Float[Tensor, "B C_out H_out W_out"]:
+        out = conv_norm(x, self.conv1, self.bn1).relu_()
+        out = conv_norm(out, self.conv2, self.bn2).relu_()
+        out = conv_norm(out, self.conv3, self.bn3)
+        return out.add_(_project(x, self.downsample)).relu_()
+
+
+def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential | None:
+    if stride == 1 and in_channels == out_channels:
+        return None
+    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels))
+
+
+def _project(x: Tensor, shortcut: nn.Sequential | None) -> Tensor:
+    if shortcut is None:
+        return x
+    conv, norm = shortcut
+    assert isinstance(conv, nn.Conv2d)
+    assert isinstance(norm, nn.BatchNorm2d)
+    return conv_norm(x, conv, norm)
+
+
+class ResNet(nn.Module):
+    """ResNet-18, -50 or -101 without its classifier; parameter names are torchvision's.
+
+    Frozen stages take no gradient and keep their batch-norm statistics; with ``fixed_norm`` every stage keeps them,
+    while scale and shift are trained. Starts at random (He, fan out); see ``tailseg.models.weights.load_backbone``.
+
+    Attributes:
+        out_channels: channels of C2, C3, C4, C5.
+
+    Source: He et al. 2016, "Deep Residual Learning for Image Recognition".
+    """
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        if config.depth not in STAGE_BLOCKS:
+            raise ValueError(f"backbone depth is one of {sorted(STAGE_BLOCKS)}, got {config.depth}")
+        if not 0 <= config.frozen_stages <= 4:
+            raise ValueError(f"frozen_stages is 0 .. 4, got {config.frozen_stages}")
+        self.config = config
+        width = config.base_width
+        block = BasicBlock if config.depth < 50 else Bottleneck
+        self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        channels = width
+        for stage, num_blocks in enumerate(STAGE_BLOCKS[config.depth]):
+            layers = []
+            for i in range(num_blocks):
+                stride = 2 if stage > 0 and i == 0 else 1
+                layers.append(block(channels, width * 2**stage, stride))
+                channels = width * 2**stage * block.expansion
+            self.add_module(f"layer{stage + 1}", nn.Sequential(*layers))
+        self.out_channels = tuple(width * 2**stage * block.expansion for stage in range(4))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        for module in self.frozen_modules():
+            module.requires_grad_(requires_grad=False)
+        self.train()
+
+    def stages(self) -> list[nn.Module]:
+        """The four stages, ``layer1`` to ``layer4``."""
+        return [self.get_submodule(f"layer{s}") for s in (1, 2, 3, 4)]
+
+    def frozen_modules(self) -> list[nn.Module]:
+        """The stem and the stages that are not trained."""
+        if self.config.frozen_stages == 0:
+            return []
+        return [self.conv1, self.bn1, *self.stages()[: self.config.frozen_stages]]
+
+    def train(self, mode: bool = True) -> "ResNet":
+        """Training mode, except for batch norms whose statistics are fixed or frozen."""
+        super().train(mode)
+        for module in [self] if self.config.fixed_norm else self.frozen_modules():
+            for norm in module.modules():
+                if isinstance(norm, nn.BatchNorm2d):
+                    norm.eval()
+        return self
+
+    def forward(self, images: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B _ _ _"]]:
+        """C2, C3, C4, C5: maps of stride 4, 8, 16, 32."""
+        x = conv_norm(images, self.conv1, self.bn1).relu_()
+        x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
+        maps = []
+        for stage in self.stages():
+            x = stage(x)
+            maps.append(x)
+        return maps

@@ -1,0 +1,175 @@
+"""Region proposal network.
+
+Shapes: B images, T anchors of an image over all levels (order: level, row, column, ratio), S sampled anchors.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import box_iou
+
+from tailseg.models.config import RPNConfig
+from tailseg.models.fpn import FPN_STRIDES
+from tailseg.models.images import padded_size
+from tailseg.models.sampling import ignore_crowds
+from tailseg.ops.anchors import grid_anchors
+from tailseg.ops.boxes import clip_boxes, decode_boxes, encode_boxes
+from tailseg.ops.matching import IGNORED, match, sample
+from tailseg.ops.nms import level_nms
+from tailseg.structures import Target
+
+
+class RPNOutput(NamedTuple):
+    """What the RPN says about every anchor."""
+
+    logits: Tensor
+    """Objectness, ``[B, T]``."""
+    deltas: Tensor
+    """Box regression, ``[B, T, 4]``."""
+    anchors: Tensor
+    """``[T, 4]``."""
+    level_sizes: tuple[int, ...]
+    """Anchors of each level; they sum to T."""
+
+
+class RPN(nn.Module):
+    """A 3x3 convolution, then objectness and box deltas of every anchor, shared by the five levels.
+
+    Source: Ren et al. 2015, "Faster R-CNN", with FPN's levels.
+    """
+
+    def __init__(self, channels: int, config: RPNConfig) -> None:
+        super().__init__()
+        self.config = config
+        num_anchors = len(config.anchor_ratios)
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.objectness = nn.Conv2d(channels, num_anchors, 1)
+        self.box_deltas = nn.Conv2d(channels, num_anchors * 4, 1)
+        for conv in (self.conv, self.objectness, self.box_deltas):
+            nn.init.normal_(conv.weight, std=0.01)
+            assert conv.bias is not None
+            nn.init.zeros_(conv.bias)
+
+    def forward(self, pyramid: Sequence[Float[Tensor, "B C _ _"]]) -> RPNOutput:
+        """Objectness and deltas of every anchor of P2 .. P6."""
+        logits, deltas, anchors = [], [], []
+        for feature, stride in zip(pyramid, FPN_STRIDES, strict=True):
+            hidden = self.conv(feature).relu_()
+            logits.append(self.objectness(hidden).permute(0, 2, 3, 1).flatten(1))
+            deltas.append(self.box_deltas(hidden).permute(0, 2, 3, 1).reshape(len(feature), -1, 4))
+            anchors.append(
+                grid_anchors(
+                    feature.shape[2],
+                    feature.shape[3],
+                    stride,
+                    scale=self.config.anchor_scale,
+                    ratios=self.config.anchor_ratios,
+                    device=feature.device,
+                )
+            )
+        sizes = tuple(len(level) for level in anchors)
+        # float32 from here on: under autocast the sums over anchors and the decoded pixels need it
+        return RPNOutput(torch.cat(logits, 1).float(), torch.cat(deltas, 1).float(), torch.cat(anchors), sizes)
+
+    @torch.no_grad()
+    def proposals(self, output: RPNOutput, sizes: Sequence[tuple[int, int]]) -> list[Float[Tensor, "_ 4"]]:
+        """The best boxes of each image after NMS within each level, best first, clipped to the image.
+
+        Args:
+            output: of ``forward``.
+            sizes: ``(height, width)`` of each image without its padding.
+        """
+        training = self.training
+        pre_nms = self.config.train_pre_nms if training else self.config.test_pre_nms
+        post_nms = self.config.train_post_nms if training else self.config.test_post_nms
+        best, levels, start = [], [], 0
+        for level, size in enumerate(output.level_sizes):
+            kept = min(pre_nms, size)
+            best.append(output.logits[:, start : start + size].topk(kept, dim=1).indices + start)
+            levels.append(torch.full((kept,), level, device=output.logits.device))
+            start += size
+        index = torch.cat(best, 1)
+        level_of = torch.cat(levels)
+        scores = output.logits.gather(1, index)
+        deltas = output.deltas.gather(1, index.unsqueeze(-1).expand(-1, -1, 4))
+        boxes = decode_boxes(deltas.reshape(-1, 4), output.anchors[index.flatten()]).view_as(deltas)
+        proposals = []
+        for image_boxes, image_scores, (height, width) in zip(boxes, scores, sizes, strict=True):
+            clipped = clip_boxes(image_boxes, height, width)
+            solid = (clipped[:, 2:] > clipped[:, :2]).all(1)
+            clipped, solid_scores, solid_levels = clipped[solid], image_scores[solid], level_of[solid]
+            keep = level_nms(
+                clipped,
+                solid_scores,
+                solid_levels,
+                iou_threshold=self.config.nms_iou,
+                max_proposals=post_nms,
+            )
+            proposals.append(clipped[keep])
+        return proposals
+
+    def losses(
+        self, output: RPNOutput, targets: Sequence[Target], sizes: Sequence[tuple[int, int]]
+    ) -> dict[str, Float[Tensor, ""]]:
+        """``loss_rpn_cls``: binary cross entropy of the sampled anchors; ``loss_rpn_box``: L1 of the positive ones.
+
+        Both are sums divided by the number of sampled anchors of all images, where an image without positives
+        (or without negatives) counts one more, as published.
+        """
+        num_anchors = len(output.anchors)
+        positives, negatives, box_targets, num_sampled = [], [], [], 0
+        for i, (target, size) in enumerate(zip(targets, sizes, strict=True)):
+            matches = self.match_anchors(output.anchors, target, _reachable(output.anchors, size, sizes))
+            positive, negative = sample(
+                matches, num=self.config.anchors_per_image, positive_fraction=self.config.positive_fraction
+            )
+            positives.append(positive + i * num_anchors)
+            negatives.append(negative + i * num_anchors)
+            box_targets.append(encode_boxes(target.boxes[matches[positive]], output.anchors[positive]))
+            num_sampled += max(len(positive), 1) + max(len(negative), 1)
+        positive = torch.cat(positives)
+        logits = output.logits.flatten()[torch.cat([positive, *negatives])]
+        labels = torch.zeros_like(logits)
+        labels[: len(positive)] = 1
+        deltas = output.deltas.view(-1, 4)[positive]
+        return {
+            "loss_rpn_cls": F.binary_cross_entropy_with_logits(logits, labels, reduction="sum") / num_sampled,
+            "loss_rpn_box": F.l1_loss(deltas, torch.cat(box_targets), reduction="sum") / num_sampled,
+        }
+
+    @torch.no_grad()
+    def match_anchors(
+        self, anchors: Float[Tensor, "T 4"], target: Target, reachable: Bool[Tensor, " T"] | None
+    ) -> Tensor:
+        """The object of each anchor, or NEGATIVE, or IGNORED (between the thresholds, in a crowd, out of reach)."""
+        overlap = box_iou(target.boxes, anchors)
+        if reachable is not None:
+            overlap = overlap * reachable
+        matches = match(
+            overlap,
+            positive=self.config.positive_iou,
+            negative=self.config.negative_iou,
+            minimum_positive=self.config.minimum_positive_iou,
+            low_quality=True,
+        )
+        matches = ignore_crowds(matches, anchors, target.ignore_boxes)
+        return matches if reachable is None else matches.masked_fill(~reachable, IGNORED)
+
+
+def _reachable(
+    anchors: Float[Tensor, "T 4"], size: tuple[int, int], sizes: Sequence[tuple[int, int]]
+) -> Bool[Tensor, " T"] | None:
+    """Anchors centred inside the image padded alone; those that only a larger neighbour in the batch brings are out.
+
+    None when that is all of them.
+    """
+    height, width = padded_size(size)
+    if all(padded_size(other) <= (height, width) and padded_size(other)[1] <= width for other in sizes):
+        return None
+    centres = (anchors[:, :2] + anchors[:, 2:]) / 2
+    # centres are multiples of 4 up to rounding: the half pixel keeps rounding from deciding
+    return (centres[:, 0] < width - 0.5) & (centres[:, 1] < height - 0.5)
