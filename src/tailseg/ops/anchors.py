@@ -1,6 +1,6 @@
 """Anchors: the boxes that the region proposal network starts from.
 
-Shapes: H x W positions of a feature map, A anchors a position.
+Shapes: H x W positions of a feature map, A anchors a position, T = H W A anchors.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ def base_anchors(stride: int, *, scale: float, ratios: Sequence[float]) -> Float
 
 def grid_anchors(
     height: int, width: int, stride: int, *, scale: float, ratios: Sequence[float], device: torch.device | str = "cpu"
-) -> Float[Tensor, "H*W*A 4"]:
+) -> Float[Tensor, "T 4"]:
     """The anchors of a feature map of ``height x width``, in the order row, column, ratio.
 
     Position (0, 0) is centred on pixel coordinate (0, 0), not on half a stride, as published.

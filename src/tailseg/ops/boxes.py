@@ -77,7 +77,7 @@ def _centre_and_side(boxes: Float[Tensor, "N 4"]) -> tuple[Float[Tensor, "N 2"],
     return (corner + opposite) / 2, (opposite - corner).clamp(min=_SMALLEST_SIDE)
 
 
-def clip_boxes(boxes: Float[Tensor, "*N 4"], height: float, width: float) -> Float[Tensor, "*N 4"]:
+def clip_boxes(boxes: Float[Tensor, "*N 4"], height: int, width: int) -> Float[Tensor, "*N 4"]:
     """The boxes' parts inside an image; a box wholly outside becomes empty, on the border."""
     x, y = boxes[..., 0::2].clamp(0, width), boxes[..., 1::2].clamp(0, height)
     return torch.stack([x, y], dim=-1).flatten(-2)
