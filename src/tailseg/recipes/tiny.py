@@ -8,7 +8,7 @@ trained on shapes and surfaces that ``tiny_tail`` does not hold.
 from dataclasses import replace
 
 from tailseg.losses import GumbelCEConfig, LossConfig, SigmoidCEConfig, SoftmaxCEConfig
-from tailseg.models.config import BackboneConfig, BoxHeadConfig, FPNConfig, MaskHeadConfig, ModelConfig, RPNConfig
+from tailseg.models.config import BackboneConfig, BoxHeadConfig, FPNConfig, MaskHeadConfig, ModelConfig, RPNConfig, TestConfig
 from tailseg.recipes.recipe import DataConfig, OptimConfig, Recipe, RunConfig
 
 
@@ -18,10 +18,11 @@ def small_mask_rcnn() -> ModelConfig:
         backbone=BackboneConfig(depth=18, base_width=32, weights="tiny", frozen_stages=1),
         fpn=FPNConfig(channels=64),
         rpn=RPNConfig(
-            anchors_per_image=128, train_pre_nms=400, train_post_nms=200, test_pre_nms=200, test_post_nms=200
+            anchors_per_image=128, train_pre_nms=400, train_post_nms=200, test_pre_nms=200, test_post_nms=100
         ),
-        box=BoxHeadConfig(hidden=256, rois_per_image=96),
+        box=BoxHeadConfig(hidden=256, rois_per_image=64),
         mask=MaskHeadConfig(channels=64, num_convs=2),
+        test=TestConfig(max_detections=100),
     )
 
 

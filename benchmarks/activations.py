@@ -1,0 +1,119 @@
+"""Sigmoid, softmax and Gumbel on tiny_tail: AP by frequency group over several seeds.
+
+    uv run python benchmarks/activations.py
+
+Every loss trains the same network on the same images in the same order; only the classifier's loss differs, and each
+is tested with its own activation. Runs stand in ``runs/activations``; a finished one is not repeated, a stopped one is
+resumed. The table goes to benchmarks/results.
+"""
+
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+
+import torch
+import tyro
+from rich.console import Console
+
+RESULTS = Path(__file__).parent / "results"
+COLUMNS = {
+    "AP": ("segm", "AP"),
+    "APr": ("segm", "APr"),
+    "APc": ("segm", "APc"),
+    "APf": ("segm", "APf"),
+    "AP50": ("segm", "AP50"),
+    "APb": ("bbox", "AP"),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to train."""
+
+    losses: tuple[str, ...] = ("sigmoid", "softmax", "gumbel")
+    seeds: tuple[int, ...] = (0, 1, 2)
+    parallel: int = 2
+    """Runs at a time, each on one thread."""
+    out: Path = Path("runs/activations")
+    results: Path = RESULTS
+    report_only: bool = False
+    """Only make the table of the runs that are finished."""
+    extra: tuple[str, ...] = ()
+    """More options of ``tailseg train`` for every run, such as ``--optim.epochs=1``."""
+
+
+def run_folder(options: Options, loss: str, seed: int) -> Path:
+    return options.out / f"{loss}_{seed}"
+
+
+def finished(folder: Path) -> bool:
+    return (folder / "done").exists()
+
+
+def train(options: Options, loss: str, seed: int) -> None:
+    """Trains one model in a process of its own."""
+    folder = run_folder(options, loss, seed)
+    if finished(folder):
+        return
+    command = [sys.executable, "-m", "tailseg", "train", f"tiny_{loss}"]
+    command += ["--run.out", str(folder), "--run.seed", str(seed), "--data.workers", "0", *options.extra]
+    if (folder / "recipe.json").exists():
+        command.append("--resume")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (options.out / f"{folder.name}.log").open("a") as log:
+        subprocess.run(command, check=True, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    (folder / "done").touch()
+    print(f"{loss}, seed {seed}: done", flush=True)
+
+
+def figures(options: Options, loss: str) -> dict[str, list[float]]:
+    """The finished runs' values of each column, in percent."""
+    values: dict[str, list[float]] = {column: [] for column in COLUMNS}
+    for seed in options.seeds:
+        folder = run_folder(options, loss, seed)
+        if finished(folder):
+            scores = json.loads((folder / "metrics.json").read_text())
+            for column, (kind, name) in COLUMNS.items():
+                values[column].append(100 * scores[kind][name])
+    return values
+
+
+def table(options: Options) -> str:
+    """The comparison as Markdown: mean and standard deviation over seeds."""
+    lines = ["| Loss | seeds | " + " | ".join(COLUMNS) + " |", "|---|---|" + "---|" * len(COLUMNS)]
+    for loss in options.losses:
+        values = figures(options, loss)
+        count = len(values["AP"])
+        cells = [f"{mean(v):.1f} ± {stdev(v) if count > 1 else 0:.1f}" for v in values.values()] if count else []
+        lines.append(f"| {loss} | {count} | " + " | ".join(cells or ["-"] * len(COLUMNS)) + " |")
+    return "\n".join(lines)
+
+
+def main(options: Options) -> None:
+    if not options.report_only:
+        jobs = [(loss, seed) for seed in options.seeds for loss in options.losses]
+        with ThreadPoolExecutor(options.parallel) as pool:
+            list(pool.map(lambda job: train(options, *job), jobs))
+    made = table(options)
+    today = datetime.date.today().isoformat()
+    options.results.mkdir(parents=True, exist_ok=True)
+    path = options.results / f"activations-{today}.md"
+    command = "uv run python benchmarks/activations.py"
+    path.write_text(
+        f"# Activations on tiny_tail, {today}\n\n`{command}`; torch {torch.__version__}, {platform.processor()} "
+        f"{os.cpu_count()} cores. Masks unless said (APb: boxes); mean ± standard deviation over seeds, in percent.\n\n"
+        f"{made}\n"
+    )
+    Console().print(made)
+    print(path)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
