@@ -99,8 +99,8 @@ def _survivors(
         kept = _suppress(order, *candidates(order), iou_threshold)
         if len(kept) >= limit:
             return kept[:limit]
-    # Too few survive: every candidate counts. Group by group, for one pass would compare each survivor with all of
-    # them (70 times slower at 120,000 candidates of 1,203 classes).
+    # Too few survive: every candidate counts. Group by group, for one pass over all of them compares each of perhaps
+    # thousands of survivors with every candidate of every group.
     order = _best(scores, len(scores))
     if len(order) <= PREFIXES[0]:
         return _suppress(order, *candidates(order), iou_threshold)[:limit]
