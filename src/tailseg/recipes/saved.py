@@ -1,7 +1,7 @@
 """Recipes as JSON, so that a run can be tested, resumed and drawn without the command line that started it.
 
-The file holds ``{"recipe": name, "resolved": {...}}``: every field of the recipe, nested as its dataclasses are. A field
-that may hold one of several dataclasses (the loss) carries the chosen one's name under ``"type"``.
+The file holds ``{"recipe": name, "resolved": {...}}``: every field of the recipe, nested as its dataclasses are. A
+field that may hold one of several dataclasses (the loss) carries the chosen one's name under ``"type"``.
 """
 
 import dataclasses
@@ -38,7 +38,9 @@ def from_plain(saved: Plain, *, base: Recipe | None = None, source: str = "the s
     """
     from tailseg.recipes import RECIPES  # the registry imports this module
 
-    if not (isinstance(saved, dict) and isinstance(saved.get("resolved"), dict) and isinstance(saved.get("recipe"), str)):
+    if not (
+        isinstance(saved, dict) and isinstance(saved.get("resolved"), dict) and isinstance(saved.get("recipe"), str)
+    ):
         raise ValueError(f'{source} is not a recipe: expected {{"recipe": name, "resolved": {{...}}}}')
     if base is None and saved["recipe"] in RECIPES:
         base = RECIPES[saved["recipe"]]()
@@ -66,7 +68,7 @@ def differences(recipe: Recipe, saved: Plain) -> list[str]:
     return _differences(to_plain(recipe)["resolved"], saved["resolved"], "")
 
 
-def _plain(value: Any, annotation: Any) -> Any:
+def _plain(value: object, annotation: object) -> object:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         hints = get_type_hints(type(value))
         fields = {f.name: _plain(getattr(value, f.name), hints[f.name]) for f in dataclasses.fields(value)}
@@ -76,7 +78,7 @@ def _plain(value: Any, annotation: Any) -> Any:
     return value
 
 
-def _typed(value: Any, annotation: Any, base: Any, where: str) -> Any:
+def _typed(value: object, annotation: object, base: object, where: str) -> object:
     """``value`` from JSON as ``annotation`` says; ``base`` is the current value of the same field, or None."""
     origin = get_origin(annotation)
     if origin in (Union, types.UnionType):
@@ -91,7 +93,7 @@ def _typed(value: Any, annotation: Any, base: Any, where: str) -> Any:
         if isinstance(value, list) and (items[-1] is Ellipsis or len(value) == len(items)):
             kinds = [items[0]] * len(value) if items[-1] is Ellipsis else list(items)
             return tuple(_typed(item, kind, None, where) for item, kind in zip(value, kinds, strict=True))
-    elif annotation is float and type(value) in (int, float):
+    elif annotation is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     elif annotation is type(None) and value is None:
         return None
@@ -101,7 +103,7 @@ def _typed(value: Any, annotation: Any, base: Any, where: str) -> Any:
     raise ValueError(f"{where}: expected {name}, got {value!r}")
 
 
-def _one_of(value: Any, members: tuple[Any, ...], base: Any, where: str) -> Any:
+def _one_of(value: object, members: tuple[Any, ...], base: object, where: str) -> object:
     if value is None and type(None) in members:
         return None
     classes = {member.__name__: member for member in members if dataclasses.is_dataclass(member)}
@@ -121,11 +123,11 @@ def _one_of(value: Any, members: tuple[Any, ...], base: Any, where: str) -> Any:
     return _dataclass(fields, chosen, base if type(base) is chosen else None, where)
 
 
-def _dataclass(value: Any, kind: type, base: Any, where: str) -> Any:
+def _dataclass(value: object, kind: type, base: object, where: str) -> object:
     if not isinstance(value, dict):
         raise ValueError(f"{where}: expected the fields of {kind.__name__}, got {value!r}")
     hints = get_type_hints(kind)
-    fields = {field.name: field for field in dataclasses.fields(kind)}
+    fields = {field.name: field for field in dataclasses.fields(cast("Any", kind))}
     for key in value.keys() - fields.keys():
         close = difflib.get_close_matches(str(key), fields, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
@@ -143,7 +145,7 @@ def _dataclass(value: Any, kind: type, base: Any, where: str) -> Any:
 
 
 def _differences(ours: Plain, theirs: Plain, prefix: str) -> list[str]:
-    found = []
+    found: list[str] = []
     for key in sorted(ours.keys() | theirs.keys()):
         mine, other = ours.get(key), theirs.get(key)
         if isinstance(mine, dict) and isinstance(other, dict):

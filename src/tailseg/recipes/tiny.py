@@ -8,7 +8,15 @@ trained on shapes and surfaces that ``tiny_tail`` does not hold.
 from dataclasses import replace
 
 from tailseg.losses import GumbelCEConfig, LossConfig, SigmoidCEConfig, SoftmaxCEConfig
-from tailseg.models.config import BackboneConfig, BoxHeadConfig, FPNConfig, MaskHeadConfig, ModelConfig, RPNConfig, TestConfig
+from tailseg.models.config import (
+    BackboneConfig,
+    BoxHeadConfig,
+    FPNConfig,
+    MaskHeadConfig,
+    ModelConfig,
+    RPNConfig,
+    TestConfig,
+)
 from tailseg.recipes.recipe import DataConfig, OptimConfig, Recipe, RunConfig
 
 

@@ -40,4 +40,4 @@ def learning_rate(config: OptimConfig, *, step: int, epoch: int, batch_size: int
     rate *= config.gamma ** sum(epoch >= decay_epoch for decay_epoch in config.steps)
     if step < config.warmup_iterations:
         rate *= 1 - (1 - step / config.warmup_iterations) * (1 - config.warmup_ratio)
-    return rate
+    return float(rate)

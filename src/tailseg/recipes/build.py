@@ -1,0 +1,71 @@
+"""From a recipe to its data and its model."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from tailseg.data.annotations import Annotations
+from tailseg.data.coco import read_dataset
+from tailseg.data.hold_out import hold_out
+from tailseg.data.tiny_tail import prepare
+from tailseg.losses import build_loss
+from tailseg.models.build import build_detector
+from tailseg.models.detector import Detector
+from tailseg.recipes.recipe import Recipe
+from tailseg.structures import ClassFrequency
+
+TINY_TAIL = "tiny_tail"
+
+
+def run_folder(recipe: Recipe) -> Path:
+    """The folder of the recipe's run."""
+    return Path(recipe.run.out.format(name=recipe.name))
+
+
+def build_data(recipe: Recipe) -> tuple[Annotations, Annotations]:
+    """The training and the validation set; the latter has the former's frequency groups unless it states its own.
+
+    ``tiny_tail`` is generated when it is not there yet. Without a validation set, a tenth of the training images is
+    held out: both parts are written into ``<run>/data`` as files of their own, the same ones every time.
+
+    Raises:
+        ValueError: no training set is named, the files are missing or malformed (see `read_dataset`), or the two sets
+            have different classes.
+    """
+    data = recipe.data
+    if not data.train:
+        raise ValueError(f"recipe {recipe.name} needs a training set: give data.train an annotation file")
+    train = read_dataset(_file(data.train, 0), images=data.train_images)
+    if data.val is None:
+        return _held_out(train, run_folder(recipe) / "data")
+    val = read_dataset(_file(data.val, 1), images=data.val_images, frequency_from=train)
+    ours, theirs = [[(category.id, category.name) for category in part.categories] for part in (train, val)]
+    if ours != theirs:
+        different = sorted(set(ours) ^ set(theirs))[:5]
+        raise ValueError(
+            f"{train.path} and {val.path} need the same categories, ids and names alike; they have {len(ours)} and "
+            f"{len(theirs)}, and in one only are {different}"
+        )
+    return train, val
+
+
+def build_model(recipe: Recipe, frequency: ClassFrequency, *, load_weights: bool = True) -> Detector:
+    """The recipe's detector for the classes of ``frequency``.
+
+    Args:
+        recipe: settings of the detector and of its loss.
+        frequency: of the classes in the training set.
+        load_weights: start the backbone from the weights that the recipe names; False where a checkpoint follows.
+    """
+    return build_detector(recipe.model, build_loss(recipe.loss, frequency), load_weights=load_weights)
+
+
+def _file(spec: str, part: int) -> Path:
+    """The annotation file that ``data.train`` (part 0) or ``data.val`` (part 1) stands for."""
+    return prepare(spec)[part] if spec.split(":")[0] == TINY_TAIL else Path(spec)
+
+
+def _held_out(annotations: Annotations, folder: Path) -> tuple[Annotations, Annotations]:
+    """The two parts of one data set; their images lie where the whole's do."""
+    train_file, val_file = hold_out(annotations.path, folder)
+    train = replace(read_dataset(train_file), finder=annotations.finder)
+    return train, replace(read_dataset(val_file, frequency_from=train), finder=annotations.finder)

@@ -1,0 +1,203 @@
+"""Checkpoints: everything that a run needs to go on exactly, and that a model needs to be used without its data set.
+
+A file holds tensors and plain types only, so that it loads with ``weights_only=True``: reading somebody's checkpoint
+never runs their code.
+"""
+
+import dataclasses
+import os
+import pickle
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tailseg.data.annotations import Category
+from tailseg.recipes.recipe import Recipe
+from tailseg.recipes.saved import Plain, differences
+from tailseg.structures import ClassFrequency
+
+FORMAT = "tailseg checkpoint 1"
+
+CARRIED_OUT = {
+    "run.out",
+    "run.device",
+    "run.log_every",
+    "run.eval_every",
+    "run.checkpoint_every",
+    "run.keep_checkpoints",
+}
+"""Settings that may differ when a run goes on: they do not change what is learned."""
+CARRIED_OUT |= {"data.workers", "data.train_images", "data.val_images"}
+
+
+class CheckpointError(ValueError):
+    """A file is not a usable checkpoint, or is one of another recipe; the message says what to do."""
+
+
+@dataclass
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+        epoch: epochs done, their evaluation included.
+        step_in_epoch: steps done since then. When these are all of the epoch's, its evaluation is still to come.
+        step: steps done since the start.
+        best: the best AP in evaluation so far, in ``[0, 1]``.
+        window: sums of what was measured since the last line of the log, by name; ``steps`` counts the steps.
+    """
+
+    epoch: int = 0
+    step_in_epoch: int = 0
+    step: int = 0
+    best: float | None = None
+    window: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint file holds.
+
+    There are no random states among it: the loop seeds every step by its number.
+
+    Attributes:
+        recipe: as `tailseg.recipes.saved.to_plain` gives it.
+        categories: of the data set, in the order of the labels.
+        frequency: of the classes in the training set.
+        model: the detector's state dict.
+        optimizer: the optimiser's state dict.
+        progress: where the run stood.
+    """
+
+    recipe: Plain
+    categories: tuple[Category, ...]
+    frequency: ClassFrequency
+    model: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    progress: Progress
+
+
+def save(checkpoint: Checkpoint, path: Path) -> None:
+    """Writes the file whole or not at all: under another name first, renamed once it is on the disk."""
+    content = {
+        "format": FORMAT,
+        "recipe": checkpoint.recipe,
+        "categories": [dataclasses.asdict(category) for category in checkpoint.categories],
+        "frequency": {
+            "image_counts": checkpoint.frequency.image_counts,
+            "instance_counts": checkpoint.frequency.instance_counts,
+            "num_images": checkpoint.frequency.num_images,
+            "groups": list(checkpoint.frequency.groups),
+        },
+        "model": checkpoint.model,
+        "optimizer": checkpoint.optimizer,
+        "progress": dataclasses.asdict(checkpoint.progress),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".unfinished")
+    with unfinished.open("wb") as file:
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+
+
+def load(path: Path, *, device: torch.device | str = "cpu") -> Checkpoint:
+    """Reads a checkpoint.
+
+    Raises:
+        CheckpointError: no such file, a truncated one, or one that tailseg did not write.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}")
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise CheckpointError(
+            f"{path} cannot be read as a checkpoint: truncated, or not written by tailseg ({reason}). "
+            "Remove it to use the one before it"
+        ) from None
+    if not (isinstance(content, dict) and content.get("format") == FORMAT):
+        found = sorted(map(str, content))[:5] if isinstance(content, dict) else type(content).__name__
+        raise CheckpointError(f"{path} is not a tailseg checkpoint: expected format {FORMAT!r}, found {found}")
+    frequency = content["frequency"]
+    return Checkpoint(
+        recipe=content["recipe"],
+        categories=tuple(Category(**category) for category in content["categories"]),
+        frequency=ClassFrequency(
+            image_counts=frequency["image_counts"],
+            instance_counts=frequency["instance_counts"],
+            num_images=frequency["num_images"],
+            groups=tuple(frequency["groups"]),
+        ),
+        model=content["model"],
+        optimizer=content["optimizer"],
+        progress=Progress(**content["progress"]),
+    )
+
+
+def check_recipe(checkpoint: Checkpoint, recipe: Recipe, path: Path) -> None:
+    """Refuses to go on with a recipe that learns something else.
+
+    Raises:
+        CheckpointError: a setting differs that changes what is learned; the message lists them.
+    """
+    different = [line for line in differences(recipe, checkpoint.recipe) if line.split(":")[0] not in CARRIED_OUT]
+    if different:
+        raise CheckpointError(
+            f"{path} belongs to another recipe ({checkpoint.recipe['recipe']}). Different are {'; '.join(different)}. "
+            "Resume with the settings of that run, or train into another folder with --run.out"
+        )
+
+
+def check_classes(checkpoint: Checkpoint, categories: Sequence[Category], path: Path) -> None:
+    """Refuses a data set whose classes are not those that the model knows.
+
+    Raises:
+        CheckpointError: ids, names or their order differ.
+    """
+    ours = [(category.id, category.name) for category in categories]
+    theirs = [(category.id, category.name) for category in checkpoint.categories]
+    if ours != theirs:
+        pairs = zip(theirs + [None] * len(ours), ours + [None] * len(theirs), strict=False)
+        first = next(f"{known} in the checkpoint, {given} in the data" for known, given in pairs if known != given)
+        raise CheckpointError(
+            f"{path} knows {len(theirs)} classes and the data set has {len(ours)}; the first difference is {first}"
+        )
+
+
+def step_path(run: Path, step: int) -> Path:
+    """Where the checkpoint after ``step`` steps lies."""
+    return run / "checkpoints" / f"step_{step:07d}.pt"
+
+
+def best_path(run: Path) -> Path:
+    """Where the checkpoint with the best AP in evaluation lies."""
+    return run / "checkpoints" / "best.pt"
+
+
+def in_order(run: Path) -> list[Path]:
+    """The run's checkpoints, oldest first, without the best one."""
+    return sorted((run / "checkpoints").glob("step_*.pt"))
+
+
+def latest(run: Path) -> Path | None:
+    """The run's newest checkpoint."""
+    return next(reversed(in_order(run)), None)
+
+
+def best(run: Path) -> Path | None:
+    """The run's checkpoint with the best AP in evaluation, if it was evaluated."""
+    path = best_path(run)
+    return path if path.is_file() else None
+
+
+def keep_newest(run: Path, count: int) -> None:
+    """Removes all but the newest ``count`` checkpoints (at least one stays)."""
+    for path in in_order(run)[: -max(count, 1)]:
+        path.unlink()

@@ -1,0 +1,131 @@
+"""What a run says while it goes: a progress bar on a terminal, a line now and then elsewhere."""
+
+import time
+from collections import deque
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
+
+PLAIN_INTERVAL = 20.0
+"""Seconds that lie at least between two plain lines."""
+
+
+class Speed:
+    """Images a second over the last steps, and what time the rest takes at that speed."""
+
+    def __init__(self, batch_size: int, *, window: int = 50) -> None:
+        self.batch_size = batch_size
+        self._times: deque[float] = deque(maxlen=window)
+
+    def step(self) -> None:
+        """A step is done."""
+        self._times.append(time.monotonic())
+
+    def pause(self) -> None:
+        """What comes before the next step is not training."""
+        self._times.clear()
+
+    @property
+    def images_per_second(self) -> float:
+        """0 until two steps are done."""
+        if len(self._times) < 2:
+            return 0.0
+        return (len(self._times) - 1) * self.batch_size / max(self._times[-1] - self._times[0], 1e-9)
+
+    def seconds_left(self, steps: int) -> float | None:
+        """Seconds that ``steps`` more steps take; None while that is unknown."""
+        return steps * self.batch_size / self.images_per_second if self.images_per_second else None
+
+
+class TrainingConsole:
+    """Progress on standard error.
+
+    Args:
+        epochs: of the whole run.
+        total_steps: of the whole run, as far as known.
+        done_steps: that a resumed run has behind it.
+        speed: kept up to date by the loop.
+        console: where to write.
+    """
+
+    def __init__(
+        self, *, epochs: int, total_steps: int, done_steps: int, speed: Speed, console: Console | None = None
+    ) -> None:
+        self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+        self.speed = speed
+        self._epochs = epochs
+        self._total = total_steps
+        self._last_line = -PLAIN_INTERVAL
+        self._losses = Text()
+        self._progress = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rest]}")
+        )
+        self._training = self._progress.add_task("training", total=total_steps, completed=done_steps, rest="")
+        self._evaluation = self._progress.add_task("evaluating", visible=False, rest="images")
+        self._live = Live(Group(self._progress, self._losses), console=self.console, transient=True)
+
+    def __enter__(self) -> Self:
+        if self.console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def say(self, line: str) -> None:
+        """One line that stays."""
+        self.console.print(line, markup=False)
+
+    def step(self, *, epoch: int, step: int, losses: Mapping[str, float]) -> None:
+        """Moves the bar after a step; ``epoch`` counts from 0, ``step`` the steps done."""
+        if not self.console.is_terminal:
+            return
+        self._progress.update(
+            self._training,
+            description=f"epoch {epoch + 1}/{self._epochs}",
+            completed=step,
+            rest=f"{self.speed.images_per_second:.1f} images/s, {self._left(step)}",
+        )
+        self._losses.plain = describe_losses(losses)
+
+    def log(self, *, epoch: int, step: int, losses: Mapping[str, float], rate: float) -> None:
+        """Says the mean losses, where no bar shows them and the last line is a while ago."""
+        if self.console.is_terminal or time.monotonic() - self._last_line < PLAIN_INTERVAL:
+            return
+        self._last_line = time.monotonic()
+        self.say(
+            f"epoch {epoch + 1}/{self._epochs}  step {step}/{self._total}  {describe_losses(losses)}  "
+            f"lr {rate:.3g}  {self.speed.images_per_second:.1f} images/s  {self._left(step)}"
+        )
+
+    def evaluating(self, done: int, total: int) -> None:
+        """Moves the evaluation's bar; it goes away when all is done."""
+        self._progress.update(self._evaluation, completed=done, total=total, visible=done < total)
+
+    def _left(self, step: int) -> str:
+        seconds = self.speed.seconds_left(max(self._total - step, 0))
+        return "time left unknown" if seconds is None else f"{describe_seconds(seconds)} left"
+
+
+def describe_losses(losses: Mapping[str, float]) -> str:
+    """``loss 2.31 (rpn_cls 0.21, cls 1.10, ...)``."""
+    parts = ", ".join(f"{name.removeprefix('loss_')} {value:.3g}" for name, value in losses.items())
+    return f"loss {sum(losses.values()):.3f} ({parts})"
+
+
+def describe_seconds(seconds: float) -> str:
+    """``45 s``, ``12 min``, ``3 h 05 min``, ``2 d 4 h``."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"

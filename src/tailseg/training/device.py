@@ -1,0 +1,43 @@
+"""Where a run computes, how precisely, and with which random numbers."""
+
+import random
+from typing import Literal
+
+import numpy as np
+import torch
+
+Precision = Literal["float32", "bfloat16"]
+
+
+def seed_everything(*numbers: int) -> None:
+    """Seeds torch, NumPy and Python from the numbers.
+
+    The loop does so before every step, with the run's seed and the step's number. A resumed run then needs no saved
+    random states, and neither evaluations nor loader processes change what is drawn.
+    """
+    seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
+    torch.manual_seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 -- for losses and transforms that are not ours
+    random.seed(seed)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called ``name``; ``auto`` is cuda when there is one, else cpu.
+
+    Raises:
+        ValueError: no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"run.device: {name!r} is no device ({str(error).splitlines()[0]})") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("run.device is cuda, but torch finds no GPU here: use auto or cpu, or install a driver")
+    return device
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """bfloat16 where the recipe asks for it."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")

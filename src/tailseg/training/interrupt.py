@@ -1,0 +1,55 @@
+"""Stopping a run between two steps, so that nothing is lost."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class TrainingStopped(KeyboardInterrupt):
+    """Ctrl-C or a termination signal ended the run after a complete step; the state is saved."""
+
+
+class StopRequest:
+    """Within this context Ctrl-C and SIGTERM ask for a stop at the next safe place; the second one stops at once.
+
+    Loader processes forked meanwhile inherit the handler and do nothing: a Ctrl-C in the terminal reaches them too, and
+    they have batches to finish. Signals can be handled in the main thread only: elsewhere the context does nothing.
+    """
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._process = os.getpid()
+        self._previous: dict[signal.Signals, Callable[[int, FrameType | None], Any] | int | None] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._ask) for number in SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def check(self) -> None:
+        """Call where the run can be stopped.
+
+        Raises:
+            TrainingStopped: a stop was asked for.
+        """
+        if self._asked:
+            raise TrainingStopped("the run was asked to stop")
+
+    def _ask(self, _number: int, _frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            return
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+        os.write(2, b"\nstopping after this step, with everything saved (once more: at once, without)\n")
