@@ -1,5 +1,7 @@
-"""Gumbel cross entropy (K. P. Alexandridis et al., "Long-tailed Instance Segmentation using Gumbel Optimized Loss",
-ECCV 2022): binary cross entropy over p = exp(-exp(-q))."""
+"""Gumbel cross entropy: binary cross entropy over p = exp(-exp(-q)).
+
+K. P. Alexandridis et al., "Long-tailed Instance Segmentation using Gumbel Optimized Loss", ECCV 2022.
+"""
 
 from dataclasses import dataclass
 
@@ -61,7 +63,7 @@ class GumbelCE(ClassificationLoss):
         return {"loss_cls": self.weight * costs.sum() / max(len(labels), 1)}
 
     def scores(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, "R C"]:
-        """p of the foreground classes; in float32 every q below -4.64 scores exactly 0."""
+        """The probability p of the foreground classes; in float32 every q below -4.64 scores exactly 0."""
         return self.link.probability(at_least_float32(logits[:, :-1]))
 
 

@@ -6,11 +6,13 @@ and has a finite gradient for every finite logit.
 
 import math
 from abc import ABC, abstractmethod
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction
 
 
 class Link(ABC):
@@ -18,30 +20,30 @@ class Link(ABC):
 
     @abstractmethod
     def probability(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
-        """p, in ``[0, 1]``."""
+        """The probability p, in ``[0, 1]``."""
 
     @abstractmethod
     def log_probability(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
-        """log p, finite where p underflows to 0."""
+        """The logarithm log p, finite where p underflows to 0."""
 
     @abstractmethod
     def log_complement(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
-        """log(1 - p), finite where p rounds to 1."""
+        """The logarithm log(1 - p), finite where p rounds to 1."""
 
 
 class Sigmoid(Link):
-    """p = 1 / (1 + exp(-q)): the logistic distribution's CDF."""
+    """The probability p = 1 / (1 + exp(-q)): the logistic distribution's CDF."""
 
     def probability(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
-        """p = 1 / (1 + exp(-q))."""
+        """The probability p = 1 / (1 + exp(-q))."""
         return torch.sigmoid(q)
 
     def log_probability(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
-        """log p = -log(1 + exp(-q)); its gradient lies in ``[0, 1]``."""
+        """The logarithm log p = -log(1 + exp(-q)); its gradient lies in ``[0, 1]``."""
         return F.logsigmoid(q)
 
     def log_complement(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
-        """log(1 - p) = -log(1 + exp(q)); its gradient lies in ``[-1, 0]``."""
+        """The logarithm log(1 - p) = -log(1 + exp(q)); its gradient lies in ``[-1, 0]``."""
         return F.logsigmoid(-q)
 
 
@@ -55,38 +57,44 @@ class Gumbel(Link):
     floor = -11.0
 
     def probability(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
-        """p = exp(-exp(-q)); exactly 0 below q = -4.64 in float32 and below q = -6.61 in float64."""
+        """The probability p = exp(-exp(-q)); exactly 0 below q = -4.64 in float32 and below q = -6.61 in float64."""
         # The clamp changes no value (p is 0 there) but spares the gradient 0 * inf.
         return torch.exp(-torch.exp(-q.clamp(min=self.floor)))
 
     def log_probability(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
-        """log p = -exp(-q); for q < floor its tangent, -exp(-floor) * (1 + floor - q)."""
-        return -torch.exp(-q.clamp(min=self.floor)) * (1 + F.relu(self.floor - q))
+        """The logarithm log p = -exp(-q); for q < floor its tangent, -exp(-floor) * (1 + floor - q)."""
+        floored = q.clamp(min=self.floor)
+        # Written so that the gradient at q = floor is right whichever side of it clamp's own gradient takes.
+        return -torch.exp(-floored) * (1 + (floored - q))
 
     def log_complement(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
-        """log(1 - p) = log(-expm1(-exp(-q))); its gradient lies in ``[-1, 0]``."""
-        return _GumbelLogComplement.apply(q)
+        """The logarithm log(1 - p) = log(-expm1(-exp(-q))); its gradient lies in ``[-1, 0]``."""
+        return cast(Tensor, _GumbelLogComplement.apply(q))
 
 
 class _GumbelLogComplement(torch.autograd.Function):
-    """log(1 - p) with t = exp(-q); keeps q alone for the backward pass and computes t again."""
+    """The logarithm log(1 - p) with t = exp(-q).
+
+    Keeps q alone for the backward pass and computes t again; in place, for fresh memory costs more than arithmetic.
+    """
 
     @staticmethod
     def _t(q: Tensor) -> Tensor:
         # Below the floor log(1 - p) = log(1 - exp(-t)) is 0 in any precision. Above 60 it is -q - t / 2 = -q, and
         # t must not underflow.
-        return torch.exp(-q.clamp(Gumbel.floor, 60.0))
+        return q.clamp(Gumbel.floor, 60.0).neg_().exp_()
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, q: Tensor) -> Tensor:
+    def forward(ctx: BackwardCFunction, q: Tensor) -> Tensor:
         ctx.save_for_backward(q)
         t = _GumbelLogComplement._t(q)
         # Either form loses all digits where the other is right (Maechler, "Accurately computing log(1 - exp(-|a|))").
-        inside = torch.where(t > math.log(2), torch.log1p(-torch.exp(-t)), torch.log(-torch.expm1(-t)))
-        return inside - F.relu(q - 60.0)
+        small = t.neg().expm1_().neg_().log_()
+        large = t.neg().exp_().neg_().log1p_()
+        return torch.where(t > math.log(2), large, small).sub_(F.relu(q - 60.0))
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> Tensor:
+    def backward(ctx: BackwardCFunction, *grads: Tensor) -> Tensor:
         (q,) = ctx.saved_tensors
         t = _GumbelLogComplement._t(q)
-        return -grad * t / torch.expm1(t)  # t / inf = 0 is the limit
+        return t.div_(torch.expm1(t)).mul_(grads[0]).neg_()  # t / inf = 0 is the limit

@@ -50,7 +50,7 @@ class SigmoidCE(ClassificationLoss):
         return {"loss_cls": self.weight * costs.sum() / max(len(labels), 1)}
 
     def scores(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, "R C"]:
-        """p of every class."""
+        """The probability p of every class."""
         return self.link.probability(at_least_float32(logits))
 
 
