@@ -1,0 +1,1 @@
+"""Reading LVIS and COCO files, sampling, augmentation, loading."""

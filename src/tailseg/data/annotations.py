@@ -1,0 +1,206 @@
+"""A data set's annotations in memory: flat arrays that loader processes share without a copy.
+
+Shapes: N objects and K crowd regions of one image, C classes.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64
+
+from tailseg.data.images import ImageFinder
+from tailseg.data.packed import Ragged
+from tailseg.structures import ClassFrequency, Group, ImageInfo, Polygons, RunLengths, Segmentation
+
+
+@dataclass(frozen=True)
+class Category:
+    """A class: its id in the annotation file (any integer), its name, its frequency group in the training set."""
+
+    id: int
+    name: str
+    group: Group
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """What the file says about one image.
+
+    Attributes:
+        boxes: absolute xyxy, within the image.
+        labels: ``0 .. C-1``, in the order of ``Annotations.categories``.
+        segmentations: one an object; a rectangle where the file has none (see ``Annotations.has_masks``).
+        annotation_ids: the objects' ids in the file.
+        ignore_boxes: of crowd and ignore regions.
+        negative_ids: ids of the classes that are known to be absent (LVIS).
+        not_exhaustive_ids: ids of the classes of which not every object is annotated (LVIS).
+    """
+
+    boxes: Float32[np.ndarray, "N 4"]
+    labels: Int64[np.ndarray, " N"]
+    segmentations: tuple[Segmentation, ...]
+    annotation_ids: Int64[np.ndarray, " N"]
+    ignore_boxes: Float32[np.ndarray, "K 4"]
+    negative_ids: tuple[int, ...]
+    not_exhaustive_ids: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+
+@dataclass(frozen=True, eq=False)
+class Objects:
+    """All annotated objects and regions, ordered by image; one row each unless said.
+
+    Attributes:
+        boxes: float32 ``[M, 4]`` xyxy.
+        labels: int64 ``[M]``.
+        ids: int64 ``[M]``, ids of the annotations.
+        ignored: bool ``[M]``: a crowd or ignore region.
+        offsets: int64 ``[images + 1]``: image ``i`` has rows ``offsets[i] : offsets[i + 1]``.
+        polygons: one row a polygon, float64 ``x, y, x, y ...``.
+        polygon_offsets: int64 ``[M + 1]``: object ``m`` has polygons ``polygon_offsets[m] : polygon_offsets[m + 1]``.
+        run_lengths: one row an object, the compressed counts; empty for an object of polygons.
+    """
+
+    boxes: np.ndarray
+    labels: np.ndarray
+    ids: np.ndarray
+    ignored: np.ndarray
+    offsets: np.ndarray
+    polygons: Ragged
+    polygon_offsets: np.ndarray
+    run_lengths: Ragged
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    @property
+    def trainable(self) -> np.ndarray:
+        """Which rows are trained on, bool ``[M]``: neither ignored nor below one pixel in width or height (as in mmdetection)."""
+        sides = self.boxes[:, 2:] - self.boxes[:, :2]
+        return ~self.ignored & (sides >= 1).all(axis=1)
+
+    @property
+    def images(self) -> np.ndarray:
+        """Each row's image, as its position in the file, int64 ``[M]``."""
+        return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
+
+
+@dataclass(frozen=True, eq=False)
+class Annotations:
+    """An annotation file in memory, made by `tailseg.data.coco.read_dataset`.
+
+    Images are addressed by their position ``0 .. num_images-1`` in the file, classes by labels ``0 .. C-1``: the
+    categories ordered by id. All that is large lies in NumPy arrays, so that forked loader processes share it.
+
+    Attributes:
+        path: the annotation file.
+        format: ``lvis`` when the images say which classes were checked, else ``coco``.
+        categories: in the order of the labels.
+        frequency: of the classes in the training set: this file, unless it was read with ``frequency_from``.
+        image_ids: int64 ``[num_images]``.
+        sizes: int64 ``[num_images, 2]``: height and width.
+        objects: the objects of all images.
+        negative: category ids a row, one row an image.
+        not_exhaustive: category ids a row, one row an image.
+        names: names of the images' files, one row an image, separated by line feeds.
+        finder: finds those files.
+        notes: what was repaired in reading, one sentence each.
+    """
+
+    path: Path
+    format: Literal["lvis", "coco"]
+    categories: tuple[Category, ...]
+    frequency: ClassFrequency
+    image_ids: np.ndarray
+    sizes: np.ndarray
+    objects: Objects
+    negative: Ragged
+    not_exhaustive: Ragged
+    names: Ragged
+    finder: ImageFinder
+    notes: tuple[str, ...] = ()
+
+    @property
+    def num_images(self) -> int:
+        return len(self.image_ids)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.categories)
+
+    @property
+    def num_objects(self) -> int:
+        """Annotated objects, without crowd and ignore regions."""
+        return int((~self.objects.ignored).sum())
+
+    @cached_property
+    def has_masks(self) -> bool:
+        """Whether every object has a segmentation; a mask head has nothing to learn from otherwise."""
+        masked = (np.diff(self.objects.polygon_offsets) > 0) | (np.diff(self.objects.run_lengths.offsets) > 0)
+        return bool(masked[~self.objects.ignored].all())
+
+    def info(self, index: int) -> ImageInfo:
+        """Id, file and size of image ``index``.
+
+        Raises:
+            ImageError: the file is nowhere to be found; says where it looked.
+        """
+        file = self.finder.find(self.names.text(index).split("\n"))
+        height, width = self.sizes[index]
+        return ImageInfo(int(self.image_ids[index]), str(file), int(height), int(width))
+
+    def record(self, index: int) -> Record:
+        """What the file says about image ``index``."""
+        objects = self.objects
+        rows = np.arange(objects.offsets[index], objects.offsets[index + 1])
+        kept, ignored = rows[~objects.ignored[rows]], rows[objects.ignored[rows]]
+        return Record(
+            boxes=objects.boxes[kept],
+            labels=objects.labels[kept],
+            segmentations=tuple(self._segmentation(row, index) for row in kept),
+            annotation_ids=objects.ids[kept],
+            ignore_boxes=objects.boxes[ignored],
+            negative_ids=tuple(self.negative[index].tolist()),
+            not_exhaustive_ids=tuple(self.not_exhaustive[index].tolist()),
+        )
+
+    def classes_of(self, index: int) -> Int64[np.ndarray, " K"]:
+        """Labels of the classes with an object in image ``index``, ascending, each once."""
+        rows = slice(self.objects.offsets[index], self.objects.offsets[index + 1])
+        return np.unique(self.objects.labels[rows][~self.objects.ignored[rows]])
+
+    def _segmentation(self, row: int, index: int) -> Segmentation:
+        objects = self.objects
+        if len(counts := objects.run_lengths[row]):
+            return RunLengths(size=self.sizes[index].tolist(), counts=counts.tobytes().decode("ascii"))
+        first, last = objects.polygon_offsets[row], objects.polygon_offsets[row + 1]
+        polygons: Polygons = tuple(objects.polygons[i].reshape(-1, 2) for i in range(first, last))
+        return polygons or (_rectangle(objects.boxes[row]),)
+
+
+def _rectangle(box: Float32[np.ndarray, " 4"]) -> np.ndarray:
+    x1, y1, x2, y2 = box.astype(np.float64)
+    return np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]])
+
+
+def count_classes(objects: Objects, num_classes: int) -> tuple[Int64[np.ndarray, " C"], Int64[np.ndarray, " C"], int]:
+    """Images and objects of each class, and the images with at least one object; crowd and ignore regions left out."""
+    kept = ~objects.ignored
+    labels, images = objects.labels[kept], objects.images[kept]
+    pairs = np.unique(images * num_classes + labels)
+    image_counts = np.bincount(pairs % num_classes, minlength=num_classes)
+    return image_counts, np.bincount(labels, minlength=num_classes), len(np.unique(images))
+
+
+def count_frequency(objects: Objects, num_classes: int, groups: tuple[Group, ...] | None) -> ClassFrequency:
+    """The objects' class frequencies; groups follow from the image counts unless given."""
+    image_counts, instance_counts, num_images = count_classes(objects, num_classes)
+    return ClassFrequency.from_counts(
+        torch.from_numpy(image_counts), torch.from_numpy(instance_counts), num_images, groups
+    )

@@ -1,0 +1,123 @@
+"""Finding image files and reading them."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_image, read_file
+from torchvision.transforms.v2.functional import to_dtype
+
+from tailseg.structures import ImageInfo
+
+ROOT_VARIABLES: Final = {"TAILSEG_DATA": ("", "coco"), "DETECTRON2_DATASETS": ("coco",)}
+"""Environment variables that name folders of data sets, and where in those the images of COCO and LVIS lie."""
+
+
+class ImageError(ValueError):
+    """An image is missing, cannot be decoded or is not the one annotated; the message names the file."""
+
+
+class ImageFinder:
+    """Finds the files of a data set's images under a few root folders.
+
+    Args:
+        annotation_file: images lie in its folder, in the ``images`` folder there, or in the folder above
+            (``coco/annotations/x.json`` and ``coco/train2017``), or where the environment says.
+        folder: look only here; relative to the working directory like every path a user gives.
+    """
+
+    def __init__(self, annotation_file: Path, folder: Path | None = None) -> None:
+        self.roots = [folder] if folder is not None else _default_roots(annotation_file)
+        self._last: tuple[Path, int] | None = None  # which root and which name succeeded: one look for most images
+
+    def find(self, names: Sequence[str]) -> Path:
+        """The first file that exists, trying each of the names (best first) under each root.
+
+        Raises:
+            ImageError: there is none; says where it looked.
+        """
+        if self._last is not None and self._last[1] < len(names):
+            path = self._last[0] / names[self._last[1]]
+            if path.is_file():
+                return path
+        for root in self.roots:
+            for i, name in enumerate(names):
+                if (root / name).is_file():
+                    self._last = (root, i)
+                    return root / name
+        raise ImageError(
+            f"image {names[0]} not found. Looked for {' and '.join(dict.fromkeys(names))} in "
+            f"{', '.join(str(root) for root in self.roots)}. Name the folder of the images (images=..., "
+            "--data.train-images, --data.val-images), or set TAILSEG_DATA to it"
+        )
+
+
+def _default_roots(annotation_file: Path) -> list[Path]:
+    folder = annotation_file.resolve().parent
+    roots = [folder, folder / "images", folder.parent, folder.parent / "images"]
+    for variable, subfolders in ROOT_VARIABLES.items():
+        if value := os.environ.get(variable):
+            roots += [Path(value).expanduser() / sub for sub in subfolders]
+    return list(dict.fromkeys(roots))
+
+
+def candidate_names(file_name: str | None, coco_url: str | None) -> list[str]:
+    """Names under which an image may be found below a root, best first.
+
+    LVIS v1 has no ``file_name``: the tail of ``coco_url`` (``train2017/000000391895.jpg``) says which of COCO's folders
+    holds the image. LVIS v0.5 has a ``file_name`` of COCO 2014, and the ``coco_url`` of 2017.
+    """
+    tail = "/".join(coco_url.split("/")[-2:]) if coco_url else None
+    names = [file_name, tail, tail and PurePosixPath(tail).name, file_name and PurePosixPath(file_name).name]
+    return list(dict.fromkeys(name for name in names if name))
+
+
+def leaves_root(name: str) -> bool:
+    """Whether a file name is absolute or climbs out of the folder it is looked for in."""
+    parts = name.replace("\\", "/").split("/")
+    return ".." in parts or name.startswith(("/", "\\")) or (len(name) > 1 and name[1] == ":")
+
+
+def read_image(info: ImageInfo) -> UInt8[Tensor, "3 h w"]:
+    """The image as RGB, its pixels as stored: annotations refer to those, so an EXIF orientation is not applied.
+
+    Raises:
+        ImageError: the file cannot be read or decoded, or its size is not the annotated one.
+    """
+    image = load_image(info.file)
+    height, width = image.shape[-2:]
+    if (height, width) == (info.height, info.width):
+        return image
+    swapped = (width, height) == (info.height, info.width)
+    raise ImageError(
+        f"image {info.file} (id {info.image_id}) is {width} x {height} pixels (width x height), the annotation file "
+        f"says {info.width} x {info.height}"
+        + (
+            ": it may have been annotated after an EXIF rotation; rotate the stored pixels"
+            if swapped
+            else ": use the original image, or correct width and height and the annotations with them"
+        )
+    )
+
+
+def load_image(path: str | Path) -> UInt8[Tensor, "3 h w"]:
+    """A JPEG, PNG, WebP or GIF file as RGB; grey images get three equal channels, transparency is dropped.
+
+    Raises:
+        ImageError: the file is missing, truncated or not an image.
+    """
+    try:
+        image = decode_image(read_file(str(path)), mode=ImageReadMode.RGB)
+    except RuntimeError as error:
+        reason = str(error).rsplit(".cpp:", 1)[-1].partition(", ")[2] or str(error)
+        raise ImageError(
+            f"image {path} cannot be read: {reason.strip()}. Replace the file (JPEG, PNG, WebP or GIF), or remove the "
+            "image from the annotation file"
+        ) from error
+    if image.dtype != torch.uint8:  # 16-bit PNG
+        image = to_dtype(image, torch.uint8, scale=True)
+    return image[0] if image.ndim == 4 else image  # an animated GIF's first frame

@@ -1,0 +1,209 @@
+"""From annotations to batches."""
+
+import multiprocessing
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
+
+from tailseg.data.annotations import Annotations
+from tailseg.data.images import read_image
+from tailseg.data.sampler import Sample, TestSampler
+from tailseg.data.transforms import TransformSample, frame_of, make_sample
+from tailseg.structures import Batch, Frame, ImageInfo, Segmentation, Target
+
+Item = tuple[Tensor, Target, ImageInfo]
+"""An image, uint8 RGB ``[3, h, w]``, its target and its origin."""
+
+Transform = Callable[[TransformSample], TransformSample]
+"""Any chain of torchvision.transforms.v2 that resizes, flips, crops, pads or changes colours."""
+
+
+class DetectionDataset(Dataset[Item]):
+    """Images with their targets, after a transform whose randomness depends on the sample's seed alone.
+
+    Objects below one pixel in width or height (in the file, as in mmdetection, or after a crop) are left out.
+
+    Args:
+        annotations: of `read_dataset`.
+        transform: takes and returns a sample as described in `tailseg.data.transforms`.
+
+    Raises:
+        ImageError: the first image is not to be found: the folder is most likely wrong.
+    """
+
+    def __init__(self, annotations: Annotations, transform: Transform) -> None:
+        annotations.info(0)
+        self.annotations = annotations
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return self.annotations.num_images
+
+    def __getitem__(self, sample: Sample) -> Item:
+        """Image ``index`` augmented with random seed ``seed``, for ``sample = (index, seed)``.
+
+        Raises:
+            ImageError: the image is missing, unreadable, or not of the annotated size; names the file.
+            ValueError: the transform rotates or shears, or drops boxes.
+        """
+        index, seed = sample
+        info = self.annotations.info(index)
+        record = self.annotations.record(index)
+        boxes = torch.from_numpy(record.boxes)
+        with seeded(seed):
+            moved = self.transform(make_sample(read_image(info), boxes, torch.from_numpy(record.ignore_boxes)))
+        image = moved["image"].as_subclass(Tensor)
+        height, width = image.shape[-2:]
+        if len(moved["boxes"]) != len(boxes):
+            raise ValueError(
+                f"a transform must keep all boxes, got {len(moved['boxes'])} of {len(boxes)}: leave out "
+                "SanitizeBoundingBoxes, boxes outside the image are dropped afterwards"
+            )
+        clipped = _clip(moved["boxes"].as_subclass(Tensor), height, width)
+        ignored = _clip(moved["ignore"].as_subclass(Tensor), height, width)
+        kept = (_large_enough(boxes) & _large_enough(clipped)).nonzero()[:, 0]
+        target = Target(
+            boxes=clipped[kept],
+            labels=torch.from_numpy(record.labels)[kept],
+            masks=tuple(record.segmentations[i] for i in kept.tolist()),
+            frame=frame_of(moved["frame"].as_subclass(Tensor), info.height, info.width),
+            ignore_boxes=ignored[_large_enough(ignored)],
+        )
+        return image, target, info
+
+
+def _clip(boxes: Tensor, height: int, width: int) -> Tensor:
+    limit = torch.tensor([width, height, width, height], dtype=boxes.dtype)
+    return torch.minimum(boxes.clamp(min=0), limit)
+
+
+def _large_enough(boxes: Tensor) -> Tensor:
+    return (boxes[:, 2:] - boxes[:, :2] >= 1).all(dim=1)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Within, torch's default generator of the CPU (the one that transforms draw from) starts at ``seed``.
+
+    Not ``torch.manual_seed``: that would also set the generators of every accelerator, which belong to the model.
+    """
+    state = torch.get_rng_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
+
+
+class Loader:
+    """Batches in the order of a sampler, made ahead by worker processes.
+
+    Workers are forked on Linux, so that they share the annotations' arrays instead of copying them: their memory does
+    not grow with the data set. They use one thread each and never draw from the main process's random generators.
+
+    Args:
+        dataset: what the samples index.
+        sampler: yields samples; iterated in the main process, anew for each pass.
+        batch_size: images a batch on this process.
+        workers: processes; 0 makes the batches in the main process.
+
+    Raises:
+        ValueError: a batch size below 1 or a negative number of workers.
+    """
+
+    def __init__(self, dataset: DetectionDataset, sampler: Sampler[Sample], batch_size: int, workers: int) -> None:
+        if batch_size < 1 or workers < 0:
+            raise ValueError(f"expected a batch of 1 or more and 0 or more workers, got {batch_size} and {workers}")
+        self.sampler = sampler
+        self._batches = BatchSampler(sampler, batch_size, drop_last=False)
+        self._loader = DataLoader(
+            _Guarded(dataset),
+            batch_sampler=self._batches,
+            num_workers=workers,
+            collate_fn=_collate,
+            worker_init_fn=_ignore_interrupt if workers else None,
+            persistent_workers=workers > 0,
+            generator=torch.Generator(),
+            multiprocessing_context=multiprocessing.get_context(_start_method()) if workers else None,
+        )
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches.
+
+        Raises:
+            ImageError: an image cannot be used; names the file, also when a worker met it.
+        """
+        for made in self._loader:
+            if isinstance(made, Exception):
+                raise made
+            images, targets, infos = made
+            yield Batch(images, tuple(_unpacked(target) for target in targets), infos)
+
+
+def train_loader(dataset: DetectionDataset, sampler: Sampler[Sample], batch_size: int, workers: int) -> Loader:
+    """Batches of ``batch_size`` images on this process, in the sampler's order; see `Loader`."""
+    return Loader(dataset, sampler, batch_size, workers)
+
+
+def test_loader(  # noqa: PT028 - not a test
+    dataset: DetectionDataset, batch_size: int, workers: int, rank: int = 0, world_size: int = 1
+) -> Loader:
+    """Every image once, in order, on process ``rank`` every ``world_size``-th; see `Loader`."""
+    return Loader(dataset, TestSampler(len(dataset), rank=rank, world_size=world_size), batch_size, workers)
+
+
+test_loader.__test__ = False  # ty: ignore[missing-attribute]  # not a test case of pytest
+
+
+class _Guarded(Dataset[Item | Exception]):
+    """Hands a user's error over as a value: DataLoader would bury its message in a worker's stack trace."""
+
+    def __init__(self, dataset: DetectionDataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, sample: Sample) -> Item | Exception:
+        try:
+            return self.dataset[sample]
+        except ValueError as error:
+            return error.with_traceback(None)
+
+
+_Packed = tuple[np.ndarray, np.ndarray, tuple[Segmentation, ...], Frame, np.ndarray]
+_Made = tuple[tuple[Tensor, ...], tuple[_Packed, ...], tuple[ImageInfo, ...]]
+
+
+def _collate(items: Sequence[Item | Exception]) -> _Made | Exception:
+    """What travels to the main process: every tensor takes a shared memory file, so only images stay tensors."""
+    good = [item for item in items if not isinstance(item, Exception)]
+    if len(good) < len(items):
+        return next(item for item in items if isinstance(item, Exception))
+    images, targets, infos = zip(*good, strict=True)
+    return images, tuple(_packed(target) for target in targets), infos
+
+
+def _packed(target: Target) -> _Packed:
+    return target.boxes.numpy(), target.labels.numpy(), target.masks, target.frame, target.ignore_boxes.numpy()
+
+
+def _unpacked(packed: _Packed) -> Target:
+    boxes, labels, masks, frame, ignore = packed
+    return Target(torch.from_numpy(boxes), torch.from_numpy(labels), masks, frame, torch.from_numpy(ignore))
+
+
+def _start_method() -> str | None:
+    """Fork where it is safe and shares memory; None is the platform's own way."""
+    return "fork" if sys.platform == "linux" else None
+
+
+def _ignore_interrupt(_worker: int) -> None:
+    """Ctrl-C reaches every process of the terminal: the main process decides, workers end with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

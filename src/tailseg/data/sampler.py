@@ -1,0 +1,113 @@
+"""Which training images, in which order, with which random seed."""
+
+from collections.abc import Iterator
+from math import ceil
+
+import numpy as np
+import torch.utils.data
+
+from tailseg.data.annotations import Annotations
+from tailseg.data.repeat_factor import Rounding, image_repeat_factors, repeat_indices
+
+Sample = tuple[int, int]
+"""Position of an image in the data set, and the seed of its augmentation."""
+
+
+class TrainSampler(torch.utils.data.Sampler[Sample]):
+    """Shuffled images of an epoch, repeated by their repeat factors; yields this process's samples, step by step.
+
+    Step ``s`` takes the samples ``s * batch_size ... (s + 1) * batch_size - 1`` of the epoch's order; of P processes,
+    process p takes every P-th of them from the p-th on. So what a step sees does not depend on the number of processes,
+    nor a sample's seed on the number of loader workers. Every epoch has ``steps_per_epoch`` full steps: a last step
+    that is not full takes images from the epoch's beginning.
+
+    Args:
+        annotations: the training set.
+        batch_size: images a step, over all processes.
+        seed: of the order and of the augmentation.
+        repeat_threshold: t of repeat factor sampling; 0 is plain random sampling.
+        rounding: of the repeat factors, see `repeat_indices`; ``stochastic`` is drawn anew each epoch.
+        rank: this process, ``0 .. world_size-1``.
+        world_size: number of processes.
+        filter_empty: leave out images without an object to learn from.
+
+    Raises:
+        ValueError: the batch cannot be shared equally by the processes, or no image is left.
+    """
+
+    def __init__(
+        self,
+        annotations: Annotations,
+        *,
+        batch_size: int,
+        seed: int,
+        repeat_threshold: float = 0.0,
+        rounding: Rounding = "ceil",
+        rank: int = 0,
+        world_size: int = 1,
+        filter_empty: bool = True,
+    ) -> None:
+        if batch_size < 1 or batch_size % world_size:
+            raise ValueError(
+                f"the batch size must be a positive multiple of the number of processes ({world_size}), got "
+                f"{batch_size}: change data.batch_size"
+            )
+        if not 0 <= rank < world_size:
+            raise ValueError(f"the rank must lie in 0 .. {world_size - 1}, got {rank}")
+        if seed < 0:
+            raise ValueError(f"the seed must be 0 or more, got {seed}")
+        objects = annotations.objects
+        trainable = np.unique(objects.images[objects.trainable])
+        self.images = trainable if filter_empty else np.arange(annotations.num_images)
+        if not len(self.images):
+            raise ValueError(
+                f"{annotations.path}: no image has an object to learn from (crowd regions and boxes below one pixel do "
+                "not count). Annotate objects, or pass filter_empty=False to train on background alone"
+            )
+        self.factors = image_repeat_factors(annotations, repeat_threshold)[self.images]
+        self.batch_size, self.seed, self.rounding = batch_size, seed, rounding
+        self.rank, self.world_size = rank, world_size
+        total = np.ceil(self.factors).sum() if rounding == "ceil" else self.factors.sum()
+        self.steps_per_epoch = max(1, ceil(total / batch_size))
+        self.epoch = self.start_step = 0
+
+    def set_epoch(self, epoch: int, *, start_step: int = 0) -> None:
+        """The next iteration yields the samples of ``epoch`` (from 0), leaving out its first ``start_step`` steps."""
+        if epoch < 0 or not 0 <= start_step <= self.steps_per_epoch:
+            raise ValueError(
+                f"expected an epoch of 0 or more and a step in 0 .. {self.steps_per_epoch}, got epoch {epoch} and "
+                f"step {start_step}"
+            )
+        self.epoch, self.start_step = epoch, start_step
+
+    def __len__(self) -> int:
+        return (self.steps_per_epoch - self.start_step) * self.batch_size // self.world_size
+
+    def __iter__(self) -> Iterator[Sample]:
+        order = self.order()
+        for position in range(self.start_step * self.batch_size + self.rank, len(order), self.world_size):
+            seed = np.random.SeedSequence([self.seed, self.epoch, position]).generate_state(1, np.uint64)
+            yield int(order[position]), int(seed[0] >> np.uint64(1))  # torch takes seeds of 63 bits everywhere
+
+    def order(self) -> np.ndarray:
+        """The epoch's images over all processes, int64 ``[steps_per_epoch * batch_size]``."""
+        generator = np.random.default_rng([self.seed, self.epoch])
+        drawn = generator.permutation(self.images[repeat_indices(self.factors, self.rounding, generator)])
+        return np.resize(drawn, self.steps_per_epoch * self.batch_size)  # cut, or filled up from the beginning
+
+
+class TestSampler(torch.utils.data.Sampler[Sample]):
+    """Every image once, in order; process ``rank`` takes every ``world_size``-th."""
+
+    __test__ = False  # not a test case of pytest
+
+    def __init__(self, num_images: int, *, rank: int = 0, world_size: int = 1) -> None:
+        if not 0 <= rank < world_size:
+            raise ValueError(f"the rank must lie in 0 .. {world_size - 1}, got {rank}")
+        self.images = range(rank, num_images, world_size)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return ((index, 0) for index in self.images)

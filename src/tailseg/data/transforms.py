@@ -1,0 +1,128 @@
+"""Augmentation on torchvision.transforms.v2.
+
+A sample is a dictionary that any transform of v2 takes:
+
+    image   tv_tensors.Image, uint8 RGB [3, h, w]
+    boxes   tv_tensors.BoundingBoxes, XYXY [N, 4]: the objects
+    ignore  tv_tensors.BoundingBoxes, XYXY [K, 4]: crowd and ignore regions
+    frame   tv_tensors.BoundingBoxes, XYXY [2, 4]: markers, the whole image and a part of it
+
+Masks are not in it: they stay as annotated. What became of the markers says how the file's pixels map to the image at
+hand (`frame_of`), for any chain of resizing, flipping, cropping and padding. (tv_tensors.KeyPoints would be the natural
+markers, but their flip is ``w - 1 - x``: half-pixel off the boxes'.)
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float32, UInt8
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional
+
+from tailseg.structures import Frame
+
+TransformSample = dict[str, tv_tensors.TVTensor]
+
+
+def make_sample(
+    image: UInt8[Tensor, "3 h w"], boxes: Float32[Tensor, "N 4"], ignore: Float32[Tensor, "K 4"]
+) -> TransformSample:
+    """The sample that the transforms take; no box is clamped by them, so that a crop keeps them exact."""
+    height, width = image.shape[-2:]
+    markers = torch.tensor([[0.0, 0.0, width, height], [0.0, 0.0, width / 4, height / 2]])
+
+    def wrapped(data: Tensor) -> tv_tensors.BoundingBoxes:
+        return tv_tensors.BoundingBoxes(data, format="XYXY", canvas_size=(height, width), clamping_mode=None)
+
+    return {
+        "image": tv_tensors.Image(image),
+        "boxes": wrapped(boxes),
+        "ignore": wrapped(ignore),
+        "frame": wrapped(markers),
+    }
+
+
+def frame_of(markers: Float32[Tensor, "2 4"], height: int, width: int) -> Frame:
+    """How the file's pixels map to the image at hand, from the transformed markers of an image of ``height x width``.
+
+    Raises:
+        ValueError: the transform was no chain of resizing, flipping, cropping and padding (a rotation, say).
+    """
+    (x1, y1, x2, y2), (u1, v1, u2, v2_) = markers.double().tolist()
+    scale_x, shift_x = _axis((x1, x2), (u1, u2), 0.25, width)
+    scale_y, shift_y = _axis((y1, y2), (v1, v2_), 0.5, height)
+    return Frame(scale_x, scale_y, shift_x, shift_y)
+
+
+def _axis(whole: tuple[float, float], part: tuple[float, float], share: float, side: int) -> tuple[float, float]:
+    """Scale and shift along one axis: a marker spans the image's ``side``, the other its first ``share``."""
+    length = whole[1] - whole[0]
+    tolerance = 1e-4 * max(1.0, abs(length))
+    starts, ends = abs(part[0] - whole[0]) < tolerance, abs(part[1] - whole[1]) < tolerance
+    if starts == ends or abs(part[1] - part[0] - share * length) > tolerance:
+        raise ValueError(
+            "a transform must be a chain of resizing, flipping, cropping and padding: masks stay in the file's pixels "
+            "and follow the boxes. Use a transform that neither rotates nor shears"
+        )
+    return (length / side, whole[0]) if starts else (-length / side, whole[1])
+
+
+class ResizeShortSide(v2.Transform):
+    """Resize so that the short side is one of ``short_sides`` and no long side exceeds ``max_long_side``.
+
+    scale = min(short / min(h, w), max_long_side / max(h, w)), new side = int(side * scale + 0.5), as in mmdetection;
+    boxes follow the sides as rounded. Bilinear with antialiasing, which Detectron2 (through Pillow) has and
+    mmdetection (through OpenCV) lacks; the two agree when an image grows, as most of COCO's do.
+
+    Args:
+        short_sides: pixels; one is drawn for each image.
+        max_long_side: pixels.
+
+    Raises:
+        ValueError: no side given, or one below 1.
+    """
+
+    def __init__(self, short_sides: Sequence[int], *, max_long_side: int) -> None:
+        super().__init__()
+        if not short_sides or min(*short_sides, max_long_side) < 1:
+            raise ValueError(
+                f"image sides must be positive numbers of pixels, got short sides {tuple(short_sides)} and a longest "
+                f"side of {max_long_side}"
+            )
+        self.short_sides = tuple(short_sides)
+        self.max_long_side = max_long_side
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        height, width = v2.query_size(flat_inputs)
+        short = self.short_sides[int(torch.randint(len(self.short_sides), ()))]
+        scale = min(short / min(height, width), self.max_long_side / max(height, width))
+        return {"size": [max(1, int(side * scale + 0.5)) for side in (height, width)]}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:  # noqa: ANN401 - torchvision's signature
+        return self._call_kernel(functional.resize, inpt, params["size"], antialias=True)
+
+
+def train_transform(short_sides: Sequence[int], max_long_side: int, flip: float) -> v2.Transform:
+    """Resize to a short side drawn from ``short_sides``, then flip horizontally with probability ``flip``.
+
+    Raises:
+        ValueError: a side below 1, or a probability outside ``[0, 1]``.
+    """
+    if not 0 <= flip <= 1:
+        raise ValueError(f"the probability of a flip must lie in 0 .. 1, got {flip}")
+    return v2.Compose([ResizeShortSide(short_sides, max_long_side=max_long_side), v2.RandomHorizontalFlip(flip)])
+
+
+def test_transform(short_side: int, max_long_side: int) -> v2.Transform:
+    """Resize to one short side.
+
+    Raises:
+        ValueError: a side below 1.
+    """
+    return ResizeShortSide([short_side], max_long_side=max_long_side)
+
+
+test_transform.__test__ = False  # ty: ignore[missing-attribute]  # not a test case of pytest
