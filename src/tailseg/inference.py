@@ -1,1 +1,120 @@
-"""A trained model on images."""
+"""A trained model on images.
+
+    predictor = Predictor.from_run("runs/tiny_gumbel")
+    for info, detections in predictor.predict(["photo.jpg"]):
+        print(info.file, [predictor.names[label] for label in detections.labels])
+
+A checkpoint holds all that is needed, its classes and their frequencies too: the data set need not be there.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Literal, Self
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+from torchvision.tv_tensors import Image
+
+from tailseg.data.annotations import Category
+from tailseg.data.images import load_image
+from tailseg.data.transforms import test_transform
+from tailseg.recipes.build import build_model
+from tailseg.recipes.recipe import Recipe
+from tailseg.recipes.saved import from_plain
+from tailseg.structures import ClassFrequency, Detections, ImageInfo
+from tailseg.training import checkpoint as checkpoints
+from tailseg.training.checkpoint import Checkpoint, CheckpointError
+from tailseg.training.device import autocast, choose_device
+
+
+class Predictor:
+    """A trained detector, ready for images.
+
+    Attributes:
+        file: the checkpoint that it came from.
+        checkpoint: what the file holds.
+        recipe: the run's recipe.
+        model: in evaluation mode, on ``device``.
+        categories: the classes, by label.
+        frequency: of the classes in the training set.
+    """
+
+    def __init__(self, file: Path, *, device: str = "auto", base: Recipe | None = None) -> None:
+        """Loads a checkpoint file.
+
+        Args:
+            file: a run's ``checkpoints/*.pt``.
+            device: auto takes cuda when present, else cpu.
+            base: your own recipe, if the run was trained with one: only then is code of yours called.
+
+        Raises:
+            CheckpointError: the file is missing, truncated or not tailseg's.
+            ValueError: its recipe is not one that this version knows.
+        """
+        self.file = file
+        self.device = choose_device(device)
+        self.checkpoint: Checkpoint = checkpoints.load(file)
+        self.recipe = from_plain(self.checkpoint.recipe, base=base, source=str(file))
+        self.categories: tuple[Category, ...] = self.checkpoint.categories
+        self.frequency: ClassFrequency = self.checkpoint.frequency
+        model = build_model(self.recipe, self.frequency, load_weights=False)
+        model.load_state_dict(self.checkpoint.model)
+        self.model = model.to(self.device).eval()
+
+    @classmethod
+    def from_run(
+        cls,
+        run: str | Path,
+        *,
+        checkpoint: Literal["best", "last"] = "best",
+        device: str = "auto",
+        base: Recipe | None = None,
+    ) -> Self:
+        """The model of a run's folder: its best checkpoint (the last, if it was never evaluated) or its last one.
+
+        ``run`` may name one checkpoint file instead. See the constructor for the other arguments and errors.
+        """
+        run = Path(run)
+        if run.is_file():
+            return cls(run, device=device, base=base)
+        file = checkpoints.latest(run)
+        if checkpoint == "best":
+            file = checkpoints.best(run) or file
+        if file is None:
+            raise CheckpointError(
+                f"no run in {run}: expected a folder that `tailseg train` made, with checkpoints in it"
+            )
+        return cls(file, device=device, base=base)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The classes' names, by label."""
+        return tuple(category.name for category in self.categories)
+
+    def read(self, path: str | Path) -> UInt8[Tensor, "3 h w"]:
+        """An image file as RGB.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+        return load_image(path)
+
+    @torch.no_grad()
+    def detect(self, image: UInt8[Tensor, "3 h w"]) -> Detections:
+        """What the model finds in an RGB image of any size, best first, in its pixels."""
+        height, width = image.shape[-2:]
+        data = self.recipe.data
+        resized = test_transform(data.test_short_side, data.max_long_side)(Image(image)).to(self.device)
+        with autocast(self.device, self.recipe.run.precision):
+            return self.model([resized], original_sizes=[(height, width)])[0]
+
+    def predict(self, paths: Iterable[str | Path]) -> Iterator[tuple[ImageInfo, Detections]]:
+        """Detections of each image file, one after the other; image ids count from 1.
+
+        Raises:
+            ImageError: a file cannot be read.
+        """
+        for image_id, path in enumerate(paths, start=1):
+            image = self.read(path)
+            yield ImageInfo(image_id, str(path), image.shape[-2], image.shape[-1]), self.detect(image)

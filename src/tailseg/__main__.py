@@ -1,0 +1,7 @@
+"""`python -m tailseg` is `tailseg`."""
+
+import sys
+
+from tailseg.cli import main
+
+sys.exit(main())

@@ -1,0 +1,78 @@
+"""What the commands share: parsing, errors, recipes by name."""
+
+import difflib
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar, cast
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+
+if TYPE_CHECKING:  # importing a recipe imports torch, which takes seconds
+    from tailseg.recipes.recipe import Recipe
+
+T = TypeVar("T")
+
+
+class UsageError(Exception):
+    """The command was called wrongly: exit code 2."""
+
+
+def parse(options: type[T], arguments: Sequence[str], *, command: str, default: T | None = None) -> T:
+    """The options of ``tailseg command`` from its arguments; help and errors end the program as tyro does.
+
+    The class's docstring is the help, with its examples as written.
+    """
+    parsed = tyro.cli(
+        options,
+        prog=f"tailseg {command}",
+        description=(options.__doc__ or "").strip(),
+        args=arguments,
+        config=(tyro.conf.AvoidSubcommands, tyro.conf.SuppressFixed),
+        default=tyro.MISSING_NONPROP if default is None else default,
+    )
+    return cast("T", parsed)
+
+
+def output() -> Console:
+    """The console of a command's results."""
+    return Console(highlight=False)
+
+
+def print_error(message: str) -> None:
+    """One red ``error:`` on standard error."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {escape(message)}")
+
+
+def explain(error: Exception) -> str:
+    """What a user can do with the error: our own messages as they are, a surprise with its kind and how to see more."""
+    message = str(error).strip()
+    if isinstance(error, ValueError | OSError | FloatingPointError) and message:
+        return message
+    kind = type(error).__name__
+    return f"{kind}: {message}\n(not an error that tailseg foresaw: --debug shows where it came from)"
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """``; did you mean x?`` when a known word comes near, else nothing."""
+    near = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def find_recipe(name: str) -> "Recipe":
+    """The recipe called ``name``, or what the user's own ``module:function`` returns; looks in the working directory.
+
+    Raises:
+        UsageError: there is no such recipe or function.
+    """
+    from tailseg.recipes import get_recipe
+
+    here = str(Path.cwd())
+    if ":" in name and here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        return get_recipe(name)
+    except ValueError as error:
+        raise UsageError(f"{error}. `tailseg recipes` lists the recipes") from error

@@ -1,0 +1,80 @@
+"""`tailseg test`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import tyro
+from rich.progress import Progress
+
+from tailseg.cli.common import find_recipe, output, parse
+
+if TYPE_CHECKING:
+    from tailseg.evaluation import Metrics
+
+
+@dataclass(frozen=True)
+class Test:
+    """Evaluate a run on its validation set.
+
+    Prints AP, AP50, AP75 and the AP of small, medium and large objects and of rare, common and frequent classes, for
+    boxes and masks; writes results.json (COCO-style detections) and metrics.json into the run's folder.
+
+    examples:
+      tailseg test runs/tiny_gumbel
+      tailseg test runs/tiny_gumbel --checkpoint last
+      tailseg test runs/custom_small --val other.json --val-images photos
+    """
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run, as `train` made it."""
+    checkpoint: Literal["best", "last"] = "best"
+    """The checkpoint with the best AP, or the last one."""
+    val: str | None = None
+    """Another annotation file to evaluate on; its classes must be the model's."""
+    val_images: str | None = None
+    """Folder of its images, unless they lie beside it."""
+    device: str = "auto"
+    """auto takes cuda when present, else cpu."""
+    recipe: str | None = None
+    """module:function of your own recipe, if the run was trained with one."""
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Evaluate the run, print the table, write the files."""
+    options = parse(Test, arguments, command="test")
+    metrics = evaluate_run(options)
+    output().print(metrics.table())
+    output().print(f"\nWritten: {options.run / 'results.json'}, {options.run / 'metrics.json'}")
+
+
+def evaluate_run(options: Test) -> "Metrics":
+    """Detections of the run's model on its validation set, and their figures, written into the run's folder."""
+    from tailseg.inference import Predictor
+    from tailseg.recipes.build import build_data
+    from tailseg.training.checkpoint import check_classes
+    from tailseg.training.loop import write_json
+    from tailseg.training.testing import build_test_loader, test
+
+    base = find_recipe(options.recipe) if options.recipe else None
+    predictor = Predictor.from_run(options.run, checkpoint=options.checkpoint, device=options.device, base=base)
+    recipe = predictor.recipe
+    recipe = replace(recipe, run=replace(recipe.run, out=str(options.run)))  # the folder may have been moved
+    if options.val:
+        recipe = replace(recipe, data=replace(recipe.data, val=options.val, val_images=options.val_images))
+    _, annotations = build_data(recipe)
+    check_classes(predictor.checkpoint, annotations.categories, predictor.file)
+    with Progress(console=output(), transient=True) as bar:
+        task = bar.add_task("evaluating", total=None)
+        results, metrics = test(
+            predictor.model,
+            annotations,
+            build_test_loader(annotations, recipe.data),
+            device=predictor.device,
+            precision=recipe.run.precision,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    write_json(options.run / "results.json", results)
+    write_json(options.run / "metrics.json", {"checkpoint": predictor.file.name, **metrics.to_json()})
+    return metrics

@@ -1,0 +1,73 @@
+"""`tailseg train`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+import tyro
+
+from tailseg.cli.common import UsageError, find_recipe, output, parse
+from tailseg.recipes.recipe import Recipe
+
+_HELP = """\
+usage: tailseg train NAME|FILE.json [--resume] [OPTIONS]
+
+Train a recipe, or train on your own COCO- or LVIS-format file.
+
+  NAME        a recipe (`tailseg recipes` lists them), or your own as module:function
+  FILE.json   your annotation file: the recipe custom_small with --data.train FILE.json; without --data.val
+              a tenth of the images is held out
+  --resume    go on from the run's last checkpoint
+  OPTIONS     every setting of the recipe: `tailseg train NAME --help` lists them with their values
+
+examples:
+  tailseg train tiny_gumbel                            the embedded data set, the Gumbel loss
+  tailseg train tiny_gumbel --optim.lr 0.02            the same with another learning rate
+  tailseg train my.json                                your data, a small network, any machine
+  tailseg train custom_r50 --data.train my.json        your data, Mask R-CNN R50, a GPU
+  tailseg train my.json --data.train-images photos     images in another folder
+  tailseg train tiny_gumbel --resume                   go on after an interruption
+"""
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train this recipe. Every setting can be changed here, and is saved with the run for `test` and `predict`."""
+
+    recipe: Annotated[Recipe, tyro.conf.arg(name="", prefix_name=False)]
+    resume: bool = False
+    """Go on from the run's last checkpoint, with the same settings."""
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Train what the first argument names, with the options that follow."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_HELP)
+        raise SystemExit(0 if arguments else 2)
+    options = train_options(arguments[0], arguments[1:])
+    from tailseg.training.loop import train
+
+    metrics = train(options.recipe, resume=options.resume)
+    folder = options.recipe.run.out.format(name=options.recipe.name)
+    output().print(metrics.table())
+    output().print(
+        f"\nSaved in [bold]{folder}[/]. Next:\n"
+        f"  tailseg predict {folder} IMAGES...     pictures of what it finds\n"
+        f"  tensorboard --logdir {folder}          how it learned"
+    )
+
+
+def train_options(name: str, arguments: Sequence[str]) -> Train:
+    """The recipe called ``name`` (or made for the file ``name``), varied by the options in ``arguments``.
+
+    Raises:
+        UsageError: no such recipe, or an option came first.
+    """
+    if name.startswith("-"):
+        raise UsageError(f"the recipe comes first: tailseg train NAME {name} ...; `tailseg recipes` lists the names")
+    if name.lower().endswith(".json"):
+        recipe = find_recipe("custom_small")
+        recipe = replace(recipe, data=replace(recipe.data, train=name))
+    else:
+        recipe = find_recipe(name)
+    return parse(Train, arguments, command=f"train {name}", default=Train(recipe))
