@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
-from tailseg.data.loader import ImageError
+from tailseg.data.images import ImageError
 from tailseg.evaluation import Metrics
 from tailseg.evaluation.metrics import ROW_NAMES, percent
 from tailseg.recipes.recipe import Recipe
@@ -26,7 +26,7 @@ from tailseg.training.device import autocast, seed_everything
 from tailseg.training.interrupt import StopRequest, TrainingStopped
 from tailseg.training.log import Log
 from tailseg.training.optimiser import learning_rate
-from tailseg.training.run import Run, describe, epoch_loader, start
+from tailseg.training.run import Run, describe, start
 from tailseg.training.testing import build_test_loader, save_results, test
 
 
@@ -96,9 +96,10 @@ def train_epoch(run: Run, stop: StopRequest, log: Log, bar: TrainingConsole) -> 
 
 
 def batches(run: Run, stop: StopRequest) -> Iterator[Batch]:
-    """What the epoch's loader yields; loader processes killed by the signal that asked for a stop are no error."""
+    """The batches that the epoch still has; loader processes killed by the signal that asks for a stop are no error."""
+    run.sampler.set_epoch(run.progress.epoch, start_step=run.progress.step_in_epoch)
     try:
-        yield from epoch_loader(run)
+        yield from run.loader
     except RuntimeError:
         stop.check()
         raise

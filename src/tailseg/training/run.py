@@ -5,17 +5,15 @@ from pathlib import Path
 
 import torch
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader
 
 from tailseg.data.annotations import Annotations
-from tailseg.data.loader import DetectionDataset, train_loader
+from tailseg.data.loader import DetectionDataset, Loader, train_loader
 from tailseg.data.sampler import TrainSampler
 from tailseg.data.transforms import train_transform
 from tailseg.models.detector import Detector
 from tailseg.recipes.build import build_data, build_model, run_folder
-from tailseg.recipes.recipe import Recipe
+from tailseg.recipes.recipe import DataConfig, Recipe
 from tailseg.recipes.saved import save_recipe, to_plain
-from tailseg.structures import Batch
 from tailseg.training import checkpoint
 from tailseg.training.checkpoint import Checkpoint, Progress
 from tailseg.training.console import Speed
@@ -33,6 +31,7 @@ class Run:
     train_data: Annotations
     val_data: Annotations
     sampler: TrainSampler
+    loader: Loader
     model: Detector
     optimizer: Optimizer
     progress: Progress
@@ -83,13 +82,15 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
         checkpoint.check_classes(saved, train_data.categories, newest)
         model.load_state_dict(saved.model)
         optimizer.load_state_dict(saved.optimizer)
+    sampler = build_sampler(train_data, recipe)
     return Run(
         recipe=recipe,
         folder=folder,
         device=device,
         train_data=train_data,
         val_data=val_data,
-        sampler=build_sampler(train_data, recipe),
+        sampler=sampler,
+        loader=build_train_loader(train_data, sampler, recipe.data),
         model=model,
         optimizer=optimizer,
         progress=saved.progress if saved else Progress(),
@@ -109,12 +110,10 @@ def build_sampler(annotations: Annotations, recipe: Recipe) -> TrainSampler:
     )
 
 
-def epoch_loader(run: Run) -> DataLoader[Batch]:
-    """Batches of the epoch at hand, from the first that has not been trained on."""
-    data, progress = run.recipe.data, run.progress
-    run.sampler.set_epoch(progress.epoch, start_step=progress.step_in_epoch)
-    dataset = DetectionDataset(run.train_data, train_transform(data.short_sides, data.max_long_side, data.flip))
-    return train_loader(dataset, run.sampler, data.batch_size, data.workers)
+def build_train_loader(annotations: Annotations, sampler: TrainSampler, data: DataConfig) -> Loader:
+    """Batches of the epoch that the sampler is set to."""
+    dataset = DetectionDataset(annotations, train_transform(data.short_sides, data.max_long_side, data.flip))
+    return train_loader(dataset, sampler, data.batch_size, data.workers)
 
 
 def describe(run: Run) -> str:

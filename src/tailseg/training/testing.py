@@ -3,13 +3,12 @@
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch.utils.data import DataLoader
 
 from tailseg.data.annotations import Annotations
-from tailseg.data.loader import DetectionDataset, test_loader
+from tailseg.data.loader import DetectionDataset, Loader, test_loader
 from tailseg.data.transforms import test_transform
 from tailseg.evaluation import Metrics, evaluate, to_results
 from tailseg.evaluation.metrics import IouType
@@ -26,8 +25,8 @@ def test(
     loader: Iterable[Batch],
     *,
     device: torch.device,
-    precision: Precision = "float32",  # noqa: PT028
-    progress: Callable[[int, int], None] | None = None,  # noqa: PT028
+    precision: Precision = "float32",
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[dict[str, Any]], Metrics]:
     """Detections on every image of a data set, and their figures: boxes, and masks where the model finds masks.
 
@@ -70,14 +69,12 @@ def save_results(folder: Path, results: Sequence[Mapping[str, Any]], metrics: Me
 
 def detect(model: Detector, batch: Batch, precision: Precision) -> list[Detections]:
     """What the model finds in a batch that is on its device, in pixels of the files."""
+    sizes = [(info.height, info.width) for info in batch.infos]
     with autocast(batch.images[0].device, precision):
-        found: list[Detections] = model(
-            batch.images, original_sizes=[(info.height, info.width) for info in batch.infos]
-        )
-    return found
+        return cast("list[Detections]", model(batch.images, original_sizes=sizes))
 
 
-def build_test_loader(annotations: Annotations, data: DataConfig) -> DataLoader[Batch]:
+def build_test_loader(annotations: Annotations, data: DataConfig) -> Loader:
     """Batches of every image of a data set, at the size for testing."""
     dataset = DetectionDataset(annotations, test_transform(data.test_short_side, data.max_long_side))
     return test_loader(dataset, data.batch_size, data.workers)
