@@ -13,13 +13,16 @@ from tailseg.data.tiny_tail.shapes import Outline, Points, Pose, blob, draw_pose
 from tailseg.data.tiny_tail.surfaces import PRETRAIN_SURFACES, SURFACES, Field, Grid
 from tailseg.structures import RunLengths
 
-_SUPERSAMPLING: Final = 3
+_SUPERSAMPLING: Final = 2
 _SIDES: Final = (128, 177)  # of an image, in pixels
 _SIZES: Final = (22.0, 75.0)  # longer side of an object, in pixels
 _LEAST_VISIBLE: Final = 0.4  # share of an object that others and the image's border must leave
 _ALL_SURFACES: Final = SURFACES | PRETRAIN_SURFACES
 
+_LUMINANCE: Final = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+
 Bitmap = NDArray[np.bool_]
+Colour = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def _place(objects: list[tuple[str, str]], height: int, width: int, rng: np.rand
         contours = outline(shape)
         size = math.exp(rng.uniform(math.log(_SIZES[0]), math.log(largest)))
         pose = draw_pose(rng, contours, size)
-        moved = replace(pose, centre=(float(rng.uniform(0, width)), float(rng.uniform(0, height))))
+        moved = replace(pose, centre=_spot(size, width, height, rng))
         thing = _rasterise(surface, contours, moved, height, width)
         behind = [replace(other, visible=other.visible & ~thing.covered) for other in things]
         if all(_seen_enough(each) for each in [*behind, thing]):
@@ -82,6 +85,12 @@ def _place(objects: list[tuple[str, str]], height: int, width: int, rng: np.rand
         else:
             largest = max(_SIZES[0] * 1.2, largest * 0.98)
     return things
+
+
+def _spot(size: float, width: int, height: int, rng: np.random.Generator) -> tuple[float, float]:
+    """A centre for an object of that size: a small part of it may lie beyond the border."""
+    margin = 0.38 * size
+    return float(rng.uniform(margin, width - margin)), float(rng.uniform(margin, height - margin))
 
 
 def _rasterise(surface: str, contours: Outline, pose: Pose, height: int, width: int) -> Thing:
@@ -127,7 +136,7 @@ def _paint(
     pitch = max(0.42 * rng.uniform(0.85, 1.2), 5.5 / pose.scale)
     mix = _ALL_SURFACES[surface](Grid(u, v, pitch, 1 / pose.scale, rim), rng)
     under = canvas[top : top + rows, left : left + columns]
-    first, second = _colours(rng, rimmed=surface == "rimmed", avoid=under.mean(axis=(0, 1)))
+    first, second = _two_colours(rng, rimmed=surface == "rimmed", avoid=under.mean(axis=(0, 1)))
     light = 1 + rng.uniform(-0.18, 0.18) * u + rng.uniform(-0.18, 0.18) * v
     alpha = _fill(fine, size) * opacity
     weight, share = _shrink(alpha), _shrink(alpha * light * mix)
@@ -137,8 +146,8 @@ def _paint(
 
 
 def _shrink(fine: Field) -> Field:
-    rows, columns = fine.shape
-    return fine.reshape(rows // _SUPERSAMPLING, _SUPERSAMPLING, columns // _SUPERSAMPLING, _SUPERSAMPLING).mean(axis=(1, 3))
+    """The mean over each pixel's sub-pixels."""
+    return np.asarray(Image.fromarray(fine).reduce(_SUPERSAMPLING))
 
 
 def _fill(contours: list[Points], size: tuple[int, int]) -> Field:
@@ -158,33 +167,26 @@ def _draw_lines(contours: list[Points], size: tuple[int, int], width: float) -> 
     return np.asarray(image, dtype=np.float32) / 255
 
 
-def _colour(rng: np.random.Generator) -> NDArray[np.float32]:
-    """Any hue, any lightness."""
-    hue = (rng.random() + np.array([0.0, 1 / 3, 2 / 3])) % 1.0
+def _colours(rng: np.random.Generator, count: int) -> Colour:
+    """Colours ``[count, 3]`` of any hue and any lightness, 0 to 1."""
+    hue = (rng.random((count, 1)) + np.array([0.0, 1 / 3, 2 / 3])) % 1.0
     vivid = np.clip(np.abs(hue * 6 - 3) - 1, 0, 1)
-    return ((1 - rng.uniform(0.1, 0.9) * (1 - vivid)) * rng.uniform(0.15, 1.0)).astype(np.float32)
+    return ((1 - rng.uniform(0.1, 0.9, (count, 1)) * (1 - vivid)) * rng.uniform(0.15, 1.0, (count, 1))).astype(np.float32)
 
 
-def _luminance(colour: NDArray[np.float32]) -> float:
-    return float(colour @ np.array([0.299, 0.587, 0.114], dtype=np.float32))
-
-
-def _colours(
-    rng: np.random.Generator, *, rimmed: bool, avoid: NDArray[np.float32]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Two colours that can be told apart from each other, the first (a plain object's) also from what lies below."""
+def _two_colours(rng: np.random.Generator, *, rimmed: bool, avoid: Colour) -> tuple[Colour, Colour]:
+    """Two colours that can be told apart, the first (a plain object's) also from what lies below; a rim is dark."""
     while True:
-        first, second = _colour(rng), _colour(rng)
-        if rimmed:
-            second = second * np.float32(0.2)
-        apart = abs(_luminance(first) - _luminance(second)) > 0.35
-        if apart and float(np.abs(first - avoid).max()) > 0.22:
-            return first, second
+        first, second = _colours(rng, 16), _colours(rng, 16) * np.float32(0.2 if rimmed else 1.0)
+        apart = np.abs((first - second) @ _LUMINANCE) > 0.35
+        good = np.flatnonzero(apart & (np.abs(first - avoid).max(axis=1) > 0.22))
+        if len(good):
+            return first[good[0]], second[good[0]]
 
 
 def _background(height: int, width: int, surfaces: tuple[str, ...], rng: np.random.Generator) -> Field:
     """A gradient with stains and grain, and on it lumps (some with a class's surface) and lines."""
-    tone, other = _colour(rng), _colour(rng)
+    tone, other = _colours(rng, 2)
     angle = rng.uniform(0, 2 * math.pi)
     y, x = np.mgrid[-0.5 : 0.5 : height * 1j, -0.5 : 0.5 : width * 1j].astype(np.float32)
     ramp = 0.5 + 0.6 * (math.cos(angle) * x + math.sin(angle) * y) * rng.uniform(0, 1)
@@ -210,7 +212,7 @@ def _scribble(canvas: Field, rng: np.random.Generator) -> Field:
         middle = (start + end) / 2 + rng.uniform(-0.3, 0.3, 2)
         t = np.linspace(0, 1, 12)[:, None]
         curve = ((1 - t) ** 2 * start + 2 * t * (1 - t) * middle + t**2 * end) * (width, height)
-        colour = tuple(int(value * 255) for value in _colour(rng))
+        colour = tuple(int(value * 255) for value in _colours(rng, 1)[0])
         pen.line(curve.ravel().tolist(), fill=colour, width=int(rng.integers(1, 5)), joint="curve")
     return np.asarray(image, dtype=np.float32) / 255
 
@@ -226,5 +228,5 @@ def _expose(canvas: Field, rng: np.random.Generator) -> Image.Image:
     canvas = (canvas - 0.5) * rng.uniform(0.75, 1.1) + 0.5 + rng.uniform(-0.08, 0.08)
     image = Image.fromarray((np.clip(canvas, 0, 1) * 255).astype(np.uint8))
     image = image.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.2, 0.8))))
-    noise = rng.normal(0, rng.uniform(1, 7), canvas.shape).astype(np.float32)
+    noise = rng.uniform(1, 7) * rng.standard_normal(canvas.shape, dtype=np.float32)
     return Image.fromarray(np.clip(np.asarray(image, dtype=np.float32) + noise, 0, 255).astype(np.uint8))

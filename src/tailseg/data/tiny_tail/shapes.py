@@ -115,8 +115,10 @@ def _leaf() -> Outline:
     return (np.concatenate([lower, np.stack([u, half], axis=1)[-2:0:-1]]),)
 
 
-def _dome() -> Outline:
-    return (np.concatenate([_arc(1, 0, math.pi, count=26), _polygon((-1, 0), (1, 0))[1:13]]),)
+def _mushroom() -> Outline:
+    cap = _arc(1, 0, math.pi, count=26)
+    stem = _polygon((-1, 0), (-0.3, 0), (-0.35, -0.9), (0.35, -0.9), (0.3, 0), (1, 0))
+    return (np.concatenate([cap, stem[1 : np.flatnonzero((stem == (1, 0)).all(axis=1))[0]]]),)
 
 
 def _tee() -> Outline:
@@ -132,7 +134,7 @@ def _hourglass() -> Outline:
 
 
 def _clover() -> Outline:
-    return (_polar(lambda angle: 0.68 + 0.32 * np.cos(4 * angle), 56),)
+    return (_polar(lambda angle: 0.65 + 0.35 * np.cos(3 * angle), 56),)
 
 
 def _pacman() -> Outline:
@@ -140,8 +142,10 @@ def _pacman() -> Outline:
     return (np.concatenate([arc, [[0.4, -0.25], [-0.05, 0.0], [0.4, 0.25]]]),)
 
 
-def _house() -> Outline:
-    return (_polygon((-0.75, -1), (0.75, -1), (0.75, 0.1), (1, 0.1), (0, 1), (-1, 0.1), (-0.75, 0.1)),)
+def _comb() -> Outline:
+    a = 0.22
+    teeth = [(x, y) for tip in (-1 + a, 0.0, 1 - a) for x, y in ((tip - a, 0), (tip - a, -1), (tip + a, -1), (tip + a, 0))]
+    return (_polygon((1, 0.6), (-1, 0.6), *teeth),)
 
 
 def _frame() -> Outline:
@@ -168,13 +172,13 @@ SHAPES: Final[dict[str, Callable[[], Outline]]] = {
 """The shapes of tiny_tail's classes."""
 
 PRETRAIN_SHAPES: Final[dict[str, Callable[[], Outline]]] = {
-    "dome": _dome,
+    "mushroom": _mushroom,
     "tee": _tee,
     "ell": _ell,
     "hourglass": _hourglass,
     "clover": _clover,
     "pacman": _pacman,
-    "house": _house,
+    "comb": _comb,
     "frame": _frame,
 }
 """The shapes that only the preset ``pretrain`` uses."""

@@ -110,10 +110,11 @@ def _halved(grid: Grid, rng: np.random.Generator) -> Field:
     return _where(grid.across(rng) > rng.uniform(-0.12, 0.12))
 
 
-def _wavy(grid: Grid, rng: np.random.Generator) -> Field:
+def _scalloped(grid: Grid, rng: np.random.Generator) -> Field:
     x, y = grid.turned(rng)
-    x = x + 0.35 * np.sin(2 * math.pi * 0.5 * y)
-    return _where(x - np.floor(x) < 0.5)
+    x, y = x * 0.75, y * 1.4
+    x = x + 0.5 * (np.floor(y) % 2)
+    return _where(np.hypot(x - np.floor(x) - 0.5, 0.55 * (y - np.floor(y))) < 0.42)
 
 
 def _spoked(grid: Grid, rng: np.random.Generator) -> Field:
@@ -136,9 +137,10 @@ def _bricked(grid: Grid, rng: np.random.Generator) -> Field:
     return _where((y * 1.1 - row < 0.28) | (x - np.floor(x) < 0.17))
 
 
-def _spiral(grid: Grid, rng: np.random.Generator) -> Field:
-    turn = np.arctan2(grid.v, grid.u) / (2 * math.pi) + np.hypot(grid.u, grid.v) / grid.pitch + rng.uniform(0, 1)
-    return _where(turn - np.floor(turn) < 0.5)
+def _faceted(grid: Grid, rng: np.random.Generator) -> Field:
+    x, y = grid.turned(rng)
+    x, y = x * 0.9, y * 0.9
+    return _where((np.floor(x) + np.floor(0.866 * y - 0.5 * x) + np.floor(-0.866 * y - 0.5 * x)) % 2 == 0)
 
 
 def _belted(grid: Grid, rng: np.random.Generator) -> Field:
@@ -161,11 +163,11 @@ SURFACES: Final[dict[str, Surface]] = {
 """The surfaces of tiny_tail's classes."""
 
 PRETRAIN_SURFACES: Final[dict[str, Surface]] = {
-    "wavy": _wavy,
+    "scalloped": _scalloped,
     "spoked": _spoked,
     "marbled": _marbled,
     "bricked": _bricked,
-    "spiral": _spiral,
+    "faceted": _faceted,
     "belted": _belted,
 }
 """The surfaces that only the preset ``pretrain`` uses."""
