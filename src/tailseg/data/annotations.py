@@ -81,7 +81,7 @@ class Objects:
 
     @property
     def trainable(self) -> np.ndarray:
-        """Which rows are trained on, bool ``[M]``: neither ignored nor below one pixel in width or height (as in mmdetection)."""
+        """Rows to learn from, bool ``[M]``: not ignored, at least a pixel wide and high (as in mmdetection)."""
         sides = self.boxes[:, 2:] - self.boxes[:, :2]
         return ~self.ignored & (sides >= 1).all(axis=1)
 

@@ -10,7 +10,7 @@ import json
 import warnings
 from array import array
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -250,50 +250,33 @@ def _boxes(annotations: Sequence[RawRecord], sizes: np.ndarray, names: Sequence[
     for i, box in enumerate(given):
         numbers = _four_numbers(box)
         unreadable[i] = numbers is None
-        flat.extend(numbers or array("d", [0.0] * 4))
+        flat.extend(numbers or [0.0] * 4)
     corner, sides = np.split(np.frombuffer(flat, np.float64).reshape(-1, 4), 2, axis=1)
     boxes = np.concatenate([corner, corner + sides], axis=1)
 
     infinite = ~np.isfinite(boxes).all(axis=1)
-    negative = ~infinite & (sides < 0).any(axis=1)
+    negative = ~infinite & (sides.min(axis=1) < 0)
     beyond = np.maximum(-corner, boxes[:, 2:] - sizes[:, ::-1]).max(axis=1)
     outside = ~infinite & ~negative & (beyond > BOX_TOLERANCE)
-    _report_boxes(problems, unreadable, "are not four numbers", "Write bbox as [x, y, width, height]", names, given)
-    _report_boxes(problems, infinite, "have NaN or infinite numbers", "Correct or remove them", names, given)
-    _report_boxes(
-        problems,
-        negative,
-        "have a negative width or height",
-        "Write bbox as [x, y, width, height] with x, y the upper left corner",
-        names,
-        given,
-    )
-    _report_boxes(
-        problems,
-        outside,
-        f"reach more than {BOX_TOLERANCE:g} pixels beyond their image",
-        "Clip them, or correct the image's width and height (are they swapped?)",
-        names,
-        given,
-        lambda i: f" in an image of {sizes[i, 1]} x {sizes[i, 0]}",
-    )
+    order = "Write bbox as [x, y, width, height], x and y of the upper left corner"
+    for wrong, what, remedy in (
+        (unreadable, "are not four numbers", order),
+        (infinite, "have NaN or infinite numbers", "Correct or remove them"),
+        (negative, "have a negative width or height", order),
+        (
+            outside,
+            f"reach more than {BOX_TOLERANCE:g} pixels beyond their image",
+            f"{order}; clip it to the image, or correct the image's width and height if those are wrong",
+        ),
+    ):
+        records = [
+            f"{names[i]} has {given[i]}, its image is {sizes[i, 1]} x {sizes[i, 0]}" for i in np.flatnonzero(wrong)
+        ]
+        problems.add(f"{len(records)} boxes {what}", records, remedy)
     return boxes
 
 
-def _report_boxes(
-    problems: Problems,
-    wrong: np.ndarray,
-    what: str,
-    remedy: str,
-    names: Sequence[str],
-    given: Sequence[object],
-    detail: Callable[[int], str] = lambda _: "",
-) -> None:
-    records = [f"{names[i]} has {given[i]}{detail(i)}" for i in np.flatnonzero(wrong)]
-    problems.add(f"{len(records)} boxes {what}", records, remedy)
-
-
-def _four_numbers(box: object) -> array | None:
+def _four_numbers(box: object) -> Sequence[float] | None:
     if not isinstance(box, list) or len(box) != 4:
         return None
     try:

@@ -3,7 +3,7 @@
 import multiprocessing
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -88,7 +88,7 @@ def _large_enough(boxes: Tensor) -> Tensor:
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Generator[None, None, None]:
     """Within, torch's default generator of the CPU (the one that transforms draw from) starts at ``seed``.
 
     Not ``torch.manual_seed``: that would also set the generators of every accelerator, which belong to the model.
@@ -121,7 +121,7 @@ class Loader:
         if batch_size < 1 or workers < 0:
             raise ValueError(f"expected a batch of 1 or more and 0 or more workers, got {batch_size} and {workers}")
         self.sampler = sampler
-        self._batches = BatchSampler(sampler, batch_size, drop_last=False)
+        self._batches = BatchSampler(sampler, batch_size, drop_last=False)  # ty: ignore[invalid-argument-type]
         self._loader = DataLoader(
             _Guarded(dataset),
             batch_sampler=self._batches,
@@ -154,8 +154,12 @@ def train_loader(dataset: DetectionDataset, sampler: Sampler[Sample], batch_size
     return Loader(dataset, sampler, batch_size, workers)
 
 
-def test_loader(  # noqa: PT028 - not a test
-    dataset: DetectionDataset, batch_size: int, workers: int, rank: int = 0, world_size: int = 1
+def test_loader(
+    dataset: DetectionDataset,
+    batch_size: int,
+    workers: int,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> Loader:
     """Every image once, in order, on process ``rank`` every ``world_size``-th; see `Loader`."""
     return Loader(dataset, TestSampler(len(dataset), rank=rank, world_size=world_size), batch_size, workers)

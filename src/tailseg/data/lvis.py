@@ -54,7 +54,7 @@ def class_lists(
 
 def stated_groups(categories: Sequence[dict[str, Any]], problems: Problems) -> tuple[Group, ...] | None:
     """The frequency groups that the categories state (``frequency``: r, c or f); None when none does."""
-    stated = [category.get("frequency") for category in categories]
+    stated: list[Any] = [category.get("frequency") for category in categories]
     if all(group is None for group in stated):
         return None
     wrong = [

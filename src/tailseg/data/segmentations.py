@@ -35,13 +35,13 @@ def pack_segmentations(
         names: of the objects, for messages.
         problems: takes what is wrong.
     """
-    polygons: list[array] = []
+    polygons: list[array[float]] = []
     counts: list[bytes] = []
     num_polygons: list[int] = []
     unknown: list[str] = []
     broken: list[str] = []
     for segmentation, size, name in zip(segmentations, sizes.tolist(), names, strict=True):
-        mine: list[array] = []
+        mine: list[array[float]] = []
         compressed = b""
         if isinstance(segmentation, list) and all(isinstance(polygon, array) for polygon in segmentation):
             mine = segmentation

@@ -35,7 +35,10 @@ def make_sample(
     markers = torch.tensor([[0.0, 0.0, width, height], [0.0, 0.0, width / 4, height / 2]])
 
     def wrapped(data: Tensor) -> tv_tensors.BoundingBoxes:
-        return tv_tensors.BoundingBoxes(data, format="XYXY", canvas_size=(height, width), clamping_mode=None)
+        size = (height, width)
+        return tv_tensors.BoundingBoxes(  # ty: ignore[no-matching-overload] - it has a __new__ of its own
+            data, format="XYXY", canvas_size=size, clamping_mode=None
+        )
 
     return {
         "image": tv_tensors.Image(image),
