@@ -233,8 +233,8 @@ def _crops(probabilities: Tensor, boxes: Tensor, height: int, width: int, thresh
     corners = boxes.detach().double().cpu().numpy()
     limits = np.array([width, height, width, height])
     outwards = np.concatenate([np.floor(corners[:, :2]) - 1, np.ceil(corners[:, 2:]) + 1], axis=1)
-    region = np.clip(outwards, 0, limits).astype(int)
-    for mask, (x1, y1, x2, y2), (left, top, right, bottom) in zip(cells, corners, region, strict=True):
+    region = np.clip(outwards, 0, limits).astype(int).tolist()
+    for mask, (x1, y1, x2, y2), (left, top, right, bottom) in zip(cells, corners.tolist(), region, strict=True):
         if x2 <= x1 or y2 <= y1:
             yield _Crop(np.zeros((0, 0), dtype=bool), 0, 0)
             continue
