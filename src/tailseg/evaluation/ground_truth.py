@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 from hotcoco import COCO
 
-from tailseg.evaluation.results import read_json
+from tailseg.evaluation.results import is_run_lengths, read_json
 from tailseg.structures import Group
 
 LVIS_LISTS = ("neg_category_ids", "not_exhaustive_category_ids")
@@ -57,11 +58,14 @@ def read_ground_truth(path: Path, *, masks: bool, groups: Mapping[int, Group] | 
     images, categories = (_by_id(data[section], section, path) for section in ("images", "categories"))
     if not images:
         raise ValueError(f"{path} holds no images: there is nothing to evaluate")
-    protocol = _protocol(data, path)
+    notes: list[str] = []
+    protocol = _protocol(data, path, notes, groups_given=groups is not None)
     if protocol == "lvis":
         _check_lvis_lists(images, categories, path)
-    annotations, notes = _mended(data["annotations"], protocol, masks, path)
+    annotations = _mended(data["annotations"], masks, path, notes)
     _check_annotations(annotations, images, categories, path)
+    if protocol == "lvis":
+        annotations = _without_empty(annotations, notes)
     counts = dict.fromkeys(sorted(categories), 0)
     for annotation in annotations:
         counts[annotation["category_id"]] += not annotation["iscrowd"]
@@ -72,7 +76,7 @@ def read_ground_truth(path: Path, *, masks: bool, groups: Mapping[int, Group] | 
         categories={key: str(categories[key].get("name", key)) for key in counts},
         groups=_groups(categories, groups, path, needed=protocol == "lvis"),
         object_counts=counts,
-        notes=notes,
+        notes=tuple(notes),
         path=path,
     )
 
@@ -87,15 +91,18 @@ def _by_id(records: Sequence[Any], section: str, path: Path) -> dict[int, dict[s
     return index
 
 
-def _protocol(data: dict[str, Any], path: Path) -> Literal["lvis", "coco"]:
+def _protocol(data: dict[str, Any], path: Path, notes: list[str], *, groups_given: bool) -> Literal["lvis", "coco"]:
     if any(key in image for image in data["images"] for key in LVIS_LISTS):
         return "lvis"
     if any("frequency" in category for category in data["categories"]):
-        raise ValueError(
-            f"{path}: the categories have LVIS's 'frequency', but no image has {' or '.join(map(repr, LVIS_LISTS))}, "
-            "without which LVIS AP would be wrong. Take the original LVIS file; or, if every object of every class is "
-            "annotated, remove 'frequency' from the categories: the file is then scored as COCO (groups= gives APr)"
-        )
+        lists = " or ".join(map(repr, LVIS_LISTS))
+        if not groups_given:
+            raise ValueError(
+                f"{path}: the categories have LVIS's 'frequency', but no image has {lists}, without which LVIS AP "
+                "would be wrong. Take the original LVIS file; or, if every object of every class is annotated, pass groups= "
+                "(category id -> group) or remove 'frequency': the file is then scored as COCO"
+            )
+        notes.append(f"the file has LVIS's 'frequency', but not {lists}: scored as COCO, not comparable with LVIS AP")
     return "coco"
 
 
@@ -113,37 +120,39 @@ def _check_lvis_lists(images: dict[int, Any], categories: dict[int, Any], path: 
             raise ValueError(f"{path}: {key!r} names categories that the file lacks: {_few(unknown)}")
 
 
-def _mended(
-    annotations: list[dict[str, Any]], protocol: str, masks: bool, path: Path
-) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
-    """Annotations with id, area, iscrowd and, if asked for, segmentation; and what there was to do."""
+def _mended(annotations: list[Any], masks: bool, path: Path, notes: list[str]) -> list[dict[str, Any]]:
+    """Annotations with id, area, iscrowd and, if asked for, segmentation."""
     for index, annotation in enumerate(annotations):
         if not isinstance(annotation, dict) or not {"image_id", "category_id", "bbox"} <= annotation.keys():
             raise ValueError(
                 f"{path}: annotation {index} needs image_id, category_id and bbox, got {annotation!r:.200}"
             )
-    without_area = sum("area" not in annotation for annotation in annotations)
+    without_area = sum(annotation.get("area") is None for annotation in annotations)
+    if without_area:
+        notes.append(f"{without_area:,} objects without 'area' are sized by their boxes")
     ignored = sum(bool(annotation.get("ignore")) for annotation in annotations)
-    mended = [
+    if ignored:
+        notes.append(f"{ignored:,} objects marked 'ignore' are left alone, as crowds are")
+    return [
         {
             "id": index + 1,  # the file's own may be missing, or repeated
             "image_id": annotation["image_id"],
             "category_id": annotation["category_id"],
             "bbox": annotation["bbox"],
-            "area": annotation["area"] if "area" in annotation else _box_area(annotation, path),
+            "area": _box_area(annotation, path) if annotation.get("area") is None else annotation["area"],
             "iscrowd": int(bool(annotation.get("iscrowd") or annotation.get("ignore"))),
         }
         | ({"segmentation": _segmentation(annotation, index, path)} if masks else {})
         for index, annotation in enumerate(annotations)
     ]
-    # lvis-api never loads objects without area; COCO's evaluator asks for them all the same.
-    kept = [annotation for annotation in mended if annotation["area"] > 0] if protocol == "lvis" else mended
-    notes = (
-        (without_area, "objects without 'area' are sized by their boxes"),
-        (ignored, "objects marked 'ignore' are left alone, as crowds are"),
-        (len(mended) - len(kept), "objects of zero area are not asked for"),
-    )
-    return kept, tuple(f"{count:,} {what}" for count, what in notes if count)
+
+
+def _without_empty(annotations: list[dict[str, Any]], notes: list[str]) -> list[dict[str, Any]]:
+    """LVIS only: lvis-api never loads objects of zero area. (pycocotools asks for them all the same.)"""
+    kept = [annotation for annotation in annotations if annotation["area"] > 0]
+    if len(kept) < len(annotations):
+        notes.append(f"{len(annotations) - len(kept):,} objects of zero area are not asked for, as in lvis-api")
+    return kept
 
 
 def _box_area(annotation: dict[str, Any], path: Path) -> float:
@@ -156,12 +165,24 @@ def _box_area(annotation: dict[str, Any], path: Path) -> float:
 
 def _segmentation(annotation: dict[str, Any], index: int, path: Path) -> Any:  # noqa: ANN401 - polygons or run lengths
     segmentation = annotation.get("segmentation")
+    name = f"{path}: annotation {annotation.get('id', index)}"
     if not segmentation:
         raise ValueError(
-            f"{path}: annotation {annotation.get('id', index)} has no segmentation, masks cannot be scored; "
-            "ask for iou_types=('bbox',) to score boxes alone"
+            f"{name} has no segmentation, masks cannot be scored; ask for iou_types=('bbox',) to score boxes alone"
+        )
+    # The engines would take four numbers for a box, and crash on some of the rest.
+    if not (is_run_lengths(segmentation) or (isinstance(segmentation, list) and all(map(_is_polygon, segmentation)))):
+        raise ValueError(
+            f"{name}: the segmentation should be run lengths, or polygons [x1, y1, x2, y2, x3, y3, ..] of at least "
+            f"three points, got {segmentation!r:.100}; mend or remove that annotation"
         )
     return segmentation
+
+
+def _is_polygon(value: Any) -> bool:  # noqa: ANN401
+    if not isinstance(value, list) or len(value) < 6 or len(value) % 2:
+        return False
+    return all(isinstance(number, int | float) and isfinite(number) for number in value)
 
 
 def _check_annotations(
@@ -172,15 +193,16 @@ def _check_annotations(
         if unknown:
             raise ValueError(f"{path}: annotations refer to {section} that the file lacks: {key} {_few(unknown)}")
     try:
-        boxes = np.asarray([annotation["bbox"] for annotation in annotations], dtype=np.float64).reshape(-1, 4)
+        boxes = np.asarray([annotation["bbox"] for annotation in annotations], dtype=np.float64)
+        boxes = boxes.reshape(len(annotations), 4)
         areas = np.asarray([annotation["area"] for annotation in annotations], dtype=np.float64)
     except (TypeError, ValueError):
         raise ValueError(f"{path}: each annotation's bbox must be four numbers and its area one number") from None
-    wrong = ~(np.isfinite(boxes).all(1) & (boxes[:, 2:] >= 0).all(1) & np.isfinite(areas))
+    wrong = ~(np.isfinite(boxes).all(1) & (boxes[:, 2:] >= 0).all(1) & np.isfinite(areas) & (areas >= 0))
     if wrong.any():
         first = annotations[int(wrong.argmax())]
         raise ValueError(
-            f"{path}: {int(wrong.sum()):,} objects have a bbox or area that is infinite, or a side that is negative; "
+            f"{path}: {int(wrong.sum()):,} objects have a bbox or area that is infinite or negative; "
             f"the first, in image {first['image_id']}: bbox {first['bbox']}, area {first['area']}"
         )
 

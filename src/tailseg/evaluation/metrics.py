@@ -68,8 +68,8 @@ class Metrics:
         """Rows boxes and masks, the scores in percent, notes below; 76 characters wide."""
         per = "an image" if self.protocol == "lvis" else "an image and class"
         origin = (
-            f"{self.protocol.upper()} protocol, {self.num_images:,} images, {self.num_detections:,} detections "
-            f"(at most {self.max_detections} {per}); AP and AR in percent"
+            f"{self.protocol.upper()} AP in percent; {self.num_images:,} images, {self.num_detections:,} detections "
+            f"(at most {self.max_detections} {per})"
         )
         caption = "\n".join((origin, *self.notes))
         table = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", padding=(0, 1, 0, 0))

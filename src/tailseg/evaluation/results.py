@@ -93,7 +93,7 @@ def read_results(
     source = str(results) if isinstance(results, str | Path) else "results"
     records = read_json(Path(results)) if isinstance(results, str | Path) else results
     if not isinstance(records, Sequence) or isinstance(records, str):
-        raise ValueError(  # noqa: TRY004 - what users get wrong is a ValueError throughout
+        raise ValueError(
             f"{source}: expected a list of result records, got {type(records).__name__}; "
             'a results file is [{"image_id": .., "category_id": .., "bbox": .., "score": .., "segmentation": ..}, ..]'
         )
@@ -126,6 +126,14 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - JSON is anything until it ha
         raise ValueError(f"{path} cannot be read as JSON: {error}") from error
 
 
+def is_run_lengths(value: Any) -> bool:  # noqa: ANN401
+    """Whether it looks like ``{"size": [height, width], "counts": ..}``; the counts are not looked into."""
+    if not isinstance(value, Mapping) or not isinstance(value.get("counts"), str | bytes | list):
+        return False
+    size = value.get("size")
+    return isinstance(size, Sequence) and len(size) == 2 and all(_is_number(side, whole=True) for side in size)
+
+
 def _column(records: Sequence[Any], key: str, source: str, *, kind: str, expected: str) -> np.ndarray:
     """One number a record."""
     try:
@@ -154,12 +162,12 @@ def _boxes(records: Sequence[Any], source: str) -> np.ndarray:
 
 
 def _masks(records: Sequence[Any], source: str) -> list[dict[str, Any]]:
-    if all(isinstance(record, Mapping) and _is_rle(record.get("segmentation")) for record in records):
+    if all(isinstance(record, Mapping) and is_run_lengths(record.get("segmentation")) for record in records):
         return [record["segmentation"] for record in records]
     expected = 'run lengths {"size": [height, width], "counts": ..}'
     if not any("segmentation" in record for record in records if isinstance(record, Mapping)):
         expected += " (no record has any; to score boxes alone, ask for iou_types=('bbox',))"
-    raise _first_wrong(records, "segmentation", source, expected, _is_rle)
+    raise _first_wrong(records, "segmentation", source, expected, is_run_lengths)
 
 
 def _is_number(value: Any, *, whole: bool = False) -> bool:  # noqa: ANN401
@@ -170,13 +178,6 @@ def _is_number(value: Any, *, whole: bool = False) -> bool:  # noqa: ANN401
 def _is_box(value: Any) -> bool:  # noqa: ANN401
     box = value.tolist() if isinstance(value, np.ndarray) else value
     return isinstance(box, Sequence) and len(box) == 4 and all(map(_is_number, box)) and bool(min(box[2:]) >= 0)
-
-
-def _is_rle(value: Any) -> bool:  # noqa: ANN401
-    if not isinstance(value, Mapping) or not isinstance(value.get("counts"), str | bytes | list):
-        return False
-    size = value.get("size")
-    return isinstance(size, Sequence) and len(size) == 2 and all(_is_number(side, whole=True) for side in size)
 
 
 def _first_wrong(
