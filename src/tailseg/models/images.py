@@ -56,7 +56,8 @@ class ImageBatcher(nn.Module):
                 raise ValueError(f"image {i}: expected an RGB image [3, height, width], got {list(image.shape)}")
         sizes = tuple((int(image.shape[1]), int(image.shape[2])) for image in images)
         height, width = padded_size((max(h for h, _ in sizes), max(w for _, w in sizes)))
-        batch = self.mean.new_zeros(len(images), 3, height, width)
+        # channels last: convolutions, norms and pooling all run faster on it, on CPU and GPU alike
+        batch = self.mean.new_zeros(len(images), height, width, 3).permute(0, 3, 1, 2)
         for row, image, (h, w) in zip(batch, images, sizes, strict=True):
             row[:, :h, :w].copy_(image).sub_(self.mean).mul_(self.inverse_std)
         return ImageBatch(batch, sizes)
