@@ -8,7 +8,9 @@ from typing import Literal
 import numpy as np
 import supervision as sv
 import torch
+from jaxtyping import Bool
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
 from tailseg.data.annotations import Annotations
 from tailseg.ops.masks import decode_mask, segmentation_to_rle
@@ -24,9 +26,9 @@ _GAP = 6
 _CAPTION = 18
 
 
-def above(detections: Detections, threshold: float) -> Detections:
-    """The detections that score at least ``threshold``."""
-    kept = (detections.scores >= threshold).nonzero().flatten()
+def select(detections: Detections, chosen: Bool[Tensor, " D"]) -> Detections:
+    """The detections that are chosen."""
+    kept = chosen.nonzero().flatten()
     return replace(
         detections,
         boxes=detections.boxes[kept],
@@ -34,6 +36,11 @@ def above(detections: Detections, threshold: float) -> Detections:
         labels=detections.labels[kept],
         masks=None if detections.masks is None else tuple(detections.masks[i] for i in kept.tolist()),
     )
+
+
+def above(detections: Detections, threshold: float) -> Detections:
+    """The detections that score at least ``threshold``."""
+    return select(detections, detections.scores >= threshold)
 
 
 def ground_truth(annotations: Annotations, index: int) -> Detections:

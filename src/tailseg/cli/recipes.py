@@ -26,5 +26,6 @@ def run(arguments: Sequence[str]) -> None:
 
     table = Table("recipe", "what it is", box=None, pad_edge=False)
     for name, recipe in RECIPES.items():
-        table.add_row(f"[bold]{name}[/]", escape((inspect.getdoc(recipe) or "").split("\n\n")[0].replace("\n", " ")))
+        what = (inspect.getdoc(recipe) or "").split("\n\n")[0].replace("\n", " ").replace("``", "`")
+        table.add_row(f"[bold]{name}[/]", escape(what))
     output().print(table)

@@ -54,8 +54,7 @@ def evaluate_run(options: Test) -> "Metrics":
     from tailseg.inference import Predictor
     from tailseg.recipes.build import build_data
     from tailseg.training.checkpoint import check_classes
-    from tailseg.training.loop import write_json
-    from tailseg.training.testing import build_test_loader, test
+    from tailseg.training.testing import build_test_loader, save_results, test
 
     base = find_recipe(options.recipe) if options.recipe else None
     predictor = Predictor.from_run(options.run, checkpoint=options.checkpoint, device=options.device, base=base)
@@ -75,6 +74,5 @@ def evaluate_run(options: Test) -> "Metrics":
             precision=recipe.run.precision,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    write_json(options.run / "results.json", results)
-    write_json(options.run / "metrics.json", {"checkpoint": predictor.file.name, **metrics.to_json()})
+    save_results(options.run, results, metrics)
     return metrics
