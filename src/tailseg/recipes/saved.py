@@ -22,7 +22,7 @@ def to_plain(recipe: Recipe) -> Plain:
     return {"recipe": recipe.name, "resolved": _plain(recipe, Recipe)}
 
 
-def from_plain(saved: Plain, *, base: Recipe | None = None, source: str = "the saved recipe") -> Recipe:
+def from_plain(saved: object, *, base: Recipe | None = None, source: str = "the saved recipe") -> Recipe:
     """The recipe that `to_plain` wrote down.
 
     Fields that the file lacks (it was written by an older version) come from ``base``. A loss of your own is found

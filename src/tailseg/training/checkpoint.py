@@ -183,7 +183,8 @@ def best_path(run: Path) -> Path:
 
 def in_order(run: Path) -> list[Path]:
     """The run's checkpoints, oldest first, without the best one."""
-    return sorted((run / "checkpoints").glob("step_*.pt"))
+    found = (run / "checkpoints").glob("step_*.pt")
+    return sorted(found, key=lambda path: int(path.stem.removeprefix("step_")))
 
 
 def latest(run: Path) -> Path | None:

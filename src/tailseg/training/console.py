@@ -91,7 +91,7 @@ class TrainingConsole:
             self._training,
             description=f"epoch {epoch + 1}/{self._epochs}",
             completed=step,
-            rest=f"{self.speed.images_per_second:.1f} images/s, {self._left(step)}",
+            rest=self._pace(step),
         )
         self._losses.plain = describe_losses(losses)
 
@@ -102,16 +102,17 @@ class TrainingConsole:
         self._last_line = time.monotonic()
         self.say(
             f"epoch {epoch + 1}/{self._epochs}  step {step}/{self._total}  {describe_losses(losses)}  "
-            f"lr {rate:.3g}  {self.speed.images_per_second:.1f} images/s  {self._left(step)}"
+            f"lr {rate:.3g}  {self._pace(step)}"
         )
 
     def evaluating(self, done: int, total: int) -> None:
         """Moves the evaluation's bar; it goes away when all is done."""
         self._progress.update(self._evaluation, completed=done, total=total, visible=done < total)
 
-    def _left(self, step: int) -> str:
+    def _pace(self, step: int) -> str:
+        """Nothing before it is known."""
         seconds = self.speed.seconds_left(max(self._total - step, 0))
-        return "time left unknown" if seconds is None else f"{describe_seconds(seconds)} left"
+        return "" if seconds is None else f"{self.speed.images_per_second:.1f} images/s, {describe_seconds(seconds)} left"
 
 
 def describe_losses(losses: Mapping[str, float]) -> str:

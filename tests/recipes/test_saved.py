@@ -1,0 +1,106 @@
+"""A saved recipe comes back as it was, and nothing that the file says is taken on trust."""
+
+import json
+from dataclasses import dataclass, replace
+
+import pytest
+
+from tailseg.losses import GumbelCEConfig
+from tailseg.recipes import RECIPES, get_recipe
+from tailseg.recipes.saved import differences, from_plain, load_recipe, save_recipe, to_plain
+
+
+@dataclass(frozen=True)
+class OwnLossConfig(GumbelCEConfig):
+    sharpness: float = 3.0
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_comes_back_equal(name, tmp_path):
+    recipe = get_recipe(name)
+    save_recipe(recipe, tmp_path / "recipe.json")
+    assert load_recipe(tmp_path / "recipe.json") == recipe
+    assert recipe.name == name
+
+
+def test_changed_settings_of_every_kind_come_back():
+    recipe = get_recipe("tiny_gumbel")
+    changed = replace(
+        recipe,
+        data=replace(recipe.data, val=None, short_sides=(96, 128), repeat_threshold=1.0),
+        model=replace(recipe.model, mask=None),
+        optim=replace(recipe.optim, clip_norm=None, steps=()),
+    )
+    saved = json.loads(json.dumps(to_plain(changed)))
+    saved["resolved"]["data"]["repeat_threshold"] = 1  # JSON written by hand says 1 for 1.0
+    loaded = from_plain(saved)
+    assert loaded == changed
+    assert isinstance(loaded.data.repeat_threshold, float)
+
+
+def test_an_unknown_key_is_an_error_that_names_its_neighbour():
+    saved = to_plain(get_recipe("tiny_gumbel"))
+    saved["resolved"]["optim"]["warmup_ration"] = 0.1
+    with pytest.raises(ValueError, match="no field 'warmup_ration'; did you mean warmup_ratio"):
+        from_plain(saved)
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value", "message"),
+    [
+        ("optim", "epochs", "12", "epochs: expected int, got '12'"),
+        ("optim", "epochs", True, "epochs: expected int, got True"),
+        ("optim", "lr", None, "lr: expected float, got None"),
+        ("optim", "steps", [8, 11.5], r"steps: expected int, got 11\.5"),
+        ("run", "precision", "float16", "precision: expected .*'float32', 'bfloat16'"),
+        ("data", "val", 3, "val: expected str, got 3"),
+        ("model", "box", [], "box: expected the fields of BoxHeadConfig"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_an_error_that_names_the_field(section, field, value, message):
+    saved = to_plain(get_recipe("tiny_gumbel"))
+    saved["resolved"][section][field] = value
+    with pytest.raises(ValueError, match=message):
+        from_plain(saved)
+
+
+def test_fields_that_an_older_version_did_not_know_come_from_the_recipe():
+    saved = to_plain(get_recipe("tiny_gumbel"))
+    del saved["resolved"]["optim"]["clip_norm"], saved["resolved"]["run"]["keep_checkpoints"]
+    assert from_plain(saved) == get_recipe("tiny_gumbel")
+
+
+def test_a_loss_of_ones_own_is_found_through_ones_own_recipe_only():
+    own = replace(get_recipe("tiny_gumbel"), name="mine:recipe", loss=OwnLossConfig(sharpness=5.0))
+    saved = to_plain(own)
+    assert saved["resolved"]["loss"]["type"] == "OwnLossConfig"
+    base = replace(own, loss=OwnLossConfig())
+    assert from_plain(saved, base=base) == own
+    with pytest.raises(ValueError, match=r"OwnLossConfig.*module:function"):
+        from_plain(saved)
+
+
+def test_a_recipe_of_ones_own_with_built_in_parts_needs_no_import():
+    own = replace(get_recipe("tiny_gumbel"), name="mine:recipe")
+    assert from_plain(to_plain(own)) == own
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"recipe": "tiny_gumbel"}', '{"resolved": {}, "recipe": 3}'])
+def test_another_file_is_refused_by_name(text, tmp_path):
+    path = tmp_path / "recipe.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"recipe\.json"):
+        load_recipe(path)
+
+
+def test_a_missing_file_is_refused_by_name(tmp_path):
+    with pytest.raises(ValueError, match="no recipe at .*run/recipe"):
+        load_recipe(tmp_path / "run" / "recipe.json")
+
+
+def test_differences_name_both_values():
+    recipe = get_recipe("tiny_gumbel")
+    other = replace(recipe, optim=replace(recipe.optim, lr=0.5), model=replace(recipe.model, mask=None))
+    found = differences(other, to_plain(recipe))
+    assert "optim.lr: 0.5, saved 0.04" in found
+    assert [line.split(":")[0] for line in found] == ["model.mask", "optim.lr"]

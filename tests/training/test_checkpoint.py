@@ -1,0 +1,121 @@
+"""Checkpoints are whole, say what is wrong with others, and run nobody's code."""
+
+import pickle
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tailseg.data.annotations import Category
+from tailseg.recipes import get_recipe
+from tailseg.recipes.saved import to_plain
+from tailseg.structures import ClassFrequency
+from tailseg.training import checkpoint
+from tailseg.training.checkpoint import Checkpoint, CheckpointError, Progress
+
+
+def make(recipe=None, step=3):
+    counts = torch.tensor([5, 50])
+    return Checkpoint(
+        recipe=to_plain(recipe or get_recipe("tiny_gumbel")),
+        categories=(Category(3, "cat", "r"), Category(7, "dog", "c")),
+        frequency=ClassFrequency.from_counts(counts, counts * 2, 60),
+        model={"weight": torch.arange(4.0)},
+        optimizer={"state": {0: {"momentum_buffer": torch.ones(4)}}, "param_groups": [{"lr": 0.1, "params": [0]}]},
+        progress=Progress(epoch=1, step_in_epoch=1, step=step, best=0.25, window={"loss_cls": 0.1, "steps": 1.0}),
+    )
+
+
+def test_what_is_saved_comes_back(tmp_path):
+    path = tmp_path / "checkpoints" / "x.pt"
+    saved = make()
+    checkpoint.save(saved, path)
+    loaded = checkpoint.load(path)
+    assert loaded.recipe == saved.recipe
+    assert loaded.categories == saved.categories
+    assert loaded.progress == saved.progress
+    assert loaded.frequency.groups == ("r", "c")
+    assert loaded.frequency.num_images == 60
+    assert loaded.frequency.instance_counts.tolist() == [10, 100]
+    assert loaded.model["weight"].tolist() == [0, 1, 2, 3]
+    assert loaded.optimizer["param_groups"] == saved.optimizer["param_groups"]
+
+
+def test_a_write_that_fails_leaves_the_old_checkpoint(tmp_path):
+    path = tmp_path / "x.pt"
+    checkpoint.save(make(step=1), path)
+    unsavable = replace(make(step=2), optimizer={"state": lambda: None})
+    with pytest.raises((AttributeError, pickle.PicklingError)):
+        checkpoint.save(unsavable, path)
+    assert checkpoint.load(path).progress.step == 1
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.95])
+def test_a_truncated_file_is_named(tmp_path, share):
+    path = tmp_path / "x.pt"
+    checkpoint.save(make(), path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(CheckpointError, match=r"x\.pt cannot be read.*truncated"):
+        checkpoint.load(path)
+
+
+def test_another_programs_checkpoint_is_named(tmp_path):
+    path = tmp_path / "x.pth"
+    torch.save({"state_dict": {}, "meta": {}}, path)
+    with pytest.raises(CheckpointError, match=r"x\.pth is not a tailseg checkpoint.*'meta', 'state_dict'"):
+        checkpoint.load(path)
+
+
+class Malicious:
+    def __reduce__(self):
+        return exec, ("raise AssertionError('code of the file was run')",)
+
+
+def test_code_in_a_file_is_not_run(tmp_path):
+    path = tmp_path / "x.pt"
+    torch.save({"format": checkpoint.FORMAT, "model": Malicious()}, path)
+    with pytest.raises(CheckpointError, match="not written by tailseg"):
+        checkpoint.load(path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match="no checkpoint at .*absent"):
+        checkpoint.load(tmp_path / "absent.pt")
+
+
+def test_another_recipe_is_refused_and_the_differences_named(tmp_path):
+    recipe = get_recipe("tiny_gumbel")
+    other = replace(recipe, optim=replace(recipe.optim, lr=0.5), loss=get_recipe("tiny_softmax").loss)
+    with pytest.raises(CheckpointError, match=r"another recipe \(tiny_gumbel\).*loss.*optim\.lr: 0\.5, saved 0\.04"):
+        checkpoint.check_recipe(make(recipe), other, tmp_path)
+
+
+def test_settings_that_change_nothing_that_is_learned_may_differ(tmp_path):
+    recipe = get_recipe("tiny_gumbel")
+    run = replace(recipe.run, out="elsewhere", log_every=1, device="cpu")
+    checkpoint.check_recipe(
+        make(recipe), replace(recipe, run=run, data=replace(recipe.data, workers=0)), tmp_path
+    )
+
+
+def test_other_classes_are_refused_and_the_first_difference_named(tmp_path):
+    ours = make().categories
+    checkpoint.check_classes(make(), ours, tmp_path)
+    with pytest.raises(CheckpointError, match=r"\(7, 'dog'\) in the checkpoint, \(8, 'dog'\) in the data"):
+        checkpoint.check_classes(make(), (ours[0], replace(ours[1], id=8)), tmp_path)
+    with pytest.raises(CheckpointError, match=r"2 classes and the data set has 1.*None in the data"):
+        checkpoint.check_classes(make(), ours[:1], tmp_path)
+
+
+def test_the_newest_are_kept(tmp_path):
+    assert checkpoint.latest(tmp_path) is None
+    assert checkpoint.best(tmp_path) is None
+    for step in (900, 9_999_999, 12_000_000):
+        checkpoint.save(make(step=step), checkpoint.step_path(tmp_path, step))
+    checkpoint.save(make(), checkpoint.best_path(tmp_path))
+    checkpoint.keep_newest(tmp_path, 2)
+    assert [path.name for path in checkpoint.in_order(tmp_path)] == ["step_9999999.pt", "step_12000000.pt"]
+    checkpoint.keep_newest(tmp_path, 0)
+    assert checkpoint.latest(tmp_path) == checkpoint.step_path(tmp_path, 12_000_000)
+    assert checkpoint.best(tmp_path) == checkpoint.best_path(tmp_path)
