@@ -105,8 +105,8 @@ def _check_known(
     if unknown.any():
         examples = ", ".join(map(str, np.unique(ids[unknown])[:5]))
         raise ValueError(
-            f"{found.source}: {int(unknown.sum()):,} of {len(found):,} records have a {key} that {truth.path} does not "
-            f"know ({examples} ...): {hint}"
+            f"{found.source}: the {key} of {int(unknown.sum()):,} of {len(found):,} records is not in {truth.path} "
+            f"({examples} ..): {hint}"
         )
 
 
