@@ -55,7 +55,13 @@ class BoxHead(nn.Module):
         self, pyramid: Sequence[Float[Tensor, "B C _ _"]], boxes: Sequence[Float[Tensor, "_ 4"]]
     ) -> Float[Tensor, "R K"]:
         """Hidden features of the boxes of every image, images one after the other. ``pyramid`` starts with P2..P5."""
-        pooled = roi_pool(pyramid[: len(STRIDES)], boxes, output_size=self.config.pool_size, strides=STRIDES)
+        pooled = roi_pool(
+            pyramid[: len(STRIDES)],
+            boxes,
+            output_size=self.config.pool_size,
+            strides=STRIDES,
+            finest=self.config.finest,
+        )
         return self.fc2(self.fc1(pooled.flatten(1)).relu_()).relu_()
 
     def losses(

@@ -50,6 +50,8 @@ class BoxHeadConfig:
 
     hidden: int = 1024
     pool_size: int = 7
+    finest: float = 56.0
+    """RoIs of up to twice this side are pooled from P2, up to four times from P3, and so on."""
     rois_per_image: int = 512
     positive_fraction: float = 0.25
     iou: float = 0.5
@@ -67,6 +69,8 @@ class MaskHeadConfig:
     num_convs: int = 4
     pool_size: int = 14
     """Masks are twice this size: 28 x 28."""
+    finest: float = 56.0
+    """RoIs of up to twice this side are pooled from P2, up to four times from P3, and so on."""
 
 
 @dataclass(frozen=True)

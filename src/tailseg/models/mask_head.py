@@ -48,7 +48,13 @@ class MaskHead(nn.Module):
         labels: Int64[Tensor, " R"],
     ) -> Float[Tensor, "R S S"]:
         """Mask logits of the boxes of every image, each for its own label. ``pyramid`` starts with P2 .. P5."""
-        x = roi_pool(pyramid[: len(STRIDES)], boxes, output_size=self.config.pool_size, strides=STRIDES)
+        x = roi_pool(
+            pyramid[: len(STRIDES)],
+            boxes,
+            output_size=self.config.pool_size,
+            strides=STRIDES,
+            finest=self.config.finest,
+        )
         for conv in self.convs:
             x = conv(x).relu_()
         return self._predict(x, labels)

@@ -29,6 +29,7 @@ def roi_pool(
     *,
     output_size: int,
     strides: Sequence[int],
+    finest: float = 56.0,
 ) -> Float[Tensor, "R ch s s"]:
     """Pools every box from the level that suits its size, by RoIAlign (aligned, as many samples as the bin asks for).
 
@@ -37,6 +38,7 @@ def roi_pool(
         boxes: of each of the B images, in its pixels.
         output_size: s.
         strides: pixels of the image a cell of each level spans.
+        finest: see `fpn_levels`.
 
     Returns:
         The boxes of the first image, then those of the second, ...; connected to every level's gradient, even when
@@ -52,7 +54,7 @@ def roi_pool(
         )
     image = torch.cat([part.new_full((len(part), 1), i) for i, part in enumerate(boxes)])
     rois = torch.cat([image, torch.cat(list(boxes))], dim=1)
-    level = fpn_levels(rois[:, 1:], num_levels=len(features))
+    level = fpn_levels(rois[:, 1:], num_levels=len(features), finest=finest)
     members = [(level == i).nonzero()[:, 0] for i in range(len(features))]
     # A level without boxes is pooled too: its empty result keeps the level in the graph, which DDP needs.
     pooled = [

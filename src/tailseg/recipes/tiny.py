@@ -28,8 +28,8 @@ def small_mask_rcnn() -> ModelConfig:
         rpn=RPNConfig(
             anchors_per_image=128, train_pre_nms=400, train_post_nms=200, test_pre_nms=200, test_post_nms=100
         ),
-        box=BoxHeadConfig(hidden=256, rois_per_image=64),
-        mask=MaskHeadConfig(channels=64, num_convs=2),
+        box=BoxHeadConfig(hidden=256, finest=20.0, rois_per_image=64),
+        mask=MaskHeadConfig(channels=64, num_convs=2, finest=28.0),
         test=TestConfig(max_detections=100),
     )
 
