@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 from rich.progress import track
 
-from tailseg.cli.common import find_recipe, output, parse
+from tailseg.cli.common import UsageError, find_recipe, output, parse
 
 if TYPE_CHECKING:
     from tailseg.data.annotations import Annotations
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tailseg.recipes.recipe import Recipe
 
 SHEET_PAIRS = 6
+PANELS = ("ground truth", "found")
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class Demo:
 def run(arguments: Sequence[str]) -> None:
     """Data, training, evaluation, pictures."""
     options = parse(Demo, arguments, command="demo")
+    if options.pictures < 1:
+        raise UsageError(f"--pictures is at least 1, got {options.pictures}")
     recipe = demo_recipe(options)
     folder, console, began = Path(recipe.run.out), output(), time.monotonic()
     from tailseg.data.tiny_tail import prepare
@@ -91,18 +94,18 @@ def draw_pairs(predictor: "Predictor", val: "Annotations", folder: Path, options
     from tailseg.drawing import above, contact_sheet, draw, ground_truth
 
     names, groups = predictor.names, predictor.frequency.groups
-    pictures = folder / "predictions"
-    pictures.mkdir(parents=True, exist_ok=True)
-    pairs: list[Image.Image] = []
+    (folder / "predictions").mkdir(parents=True, exist_ok=True)
+    panels: list[Image.Image] = []
     for index in track(range(min(options.pictures, val.num_images)), "drawing", transient=True, console=output()):
-        tensor = predictor.read(val.info(index).file)
+        file = val.info(index).file
+        tensor = predictor.read(file)
         image = Image.fromarray(tensor.permute(1, 2, 0).numpy())
         truth = draw(image, ground_truth(val, index), names, groups, show_scores=False)
         found = draw(image, above(predictor.detect(tensor), options.score_threshold), names, groups)
-        pair = contact_sheet([truth, found], ["ground truth", "found"], columns=2, cell=truth.size)
-        pair.save(pictures / f"{Path(val.info(index).file).stem}.jpg", quality=92)
-        pairs.append(pair)
-    shown = pairs[:SHEET_PAIRS]
-    sheet = contact_sheet(shown, [""] * len(shown), columns=2, cell=(pairs[0].width * 2 // 3, pairs[0].height * 2 // 3))
-    sheet.save(folder / "demo.png")
-    return folder / "demo.png"
+        pair = contact_sheet([truth, found], PANELS, columns=2, cell=truth.size)
+        pair.save(folder / "predictions" / f"{Path(file).stem}.jpg", quality=92)
+        panels += [truth, found]
+    shown = panels[: 2 * SHEET_PAIRS]
+    sheet = folder / "demo.png"
+    contact_sheet(shown, PANELS * (len(shown) // 2), columns=4, cell=(360, 360)).save(sheet)
+    return sheet
