@@ -1,13 +1,14 @@
 """tiny_tail on demand: drawn once, then read from the cache."""
 
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Final
 
 from tailseg.data.tiny_tail.write import find_preset, generate
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Part of a cached folder's name: goes up whenever the drawn files change."""
 
 
@@ -31,6 +32,7 @@ def prepare(spec: str, *, home: Path | None = None, progress: bool = False) -> t
         ValueError: a spec of another form, or an unknown preset.
     """
     preset, seed = _parse(spec)
+    find_preset(preset)
     caches = home or Path(os.environ.get("TAILSEG_HOME") or Path.home() / ".cache" / "tailseg")
     folder = Path(caches) / f"tiny_tail-{preset}-{seed}-v{VERSION}"
     if not folder.is_dir():
@@ -46,9 +48,10 @@ def prepare(spec: str, *, home: Path | None = None, progress: bool = False) -> t
 
 
 def _parse(spec: str) -> tuple[str, int]:
-    name, *rest = spec.split(":")
-    preset, seed = (*rest, *("full", "0")[len(rest) :])[:2] if len(rest) <= 2 else ("", "")
-    if name != "tiny_tail" or len(rest) > 2 or not (seed.isascii() and seed.isdigit()):
-        raise ValueError(f"the embedded data set is named tiny_tail[:preset[:seed]], such as tiny_tail:demo:0; got {spec!r}")
-    find_preset(preset)
-    return preset, int(seed)
+    match = re.fullmatch(r"tiny_tail(?::([^:]+))?(?::([0-9]+))?", spec)
+    if match is None:
+        raise ValueError(
+            f"expected tiny_tail[:preset[:seed]], such as tiny_tail:demo or tiny_tail:full:1; got {spec!r}"
+        )
+    preset, seed = match.groups()
+    return preset or "full", int(seed or 0)

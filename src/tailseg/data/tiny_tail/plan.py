@@ -4,6 +4,7 @@ Counts come first, images second: a class is given the number of images it shall
 set of classes, so that the long tail of a draw is the planned one exactly.
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Final
@@ -54,7 +55,7 @@ class Preset:
         class and its surface in another.
         """
         cells = sorted(
-            (((row_shape, column) for row_shape in range(len(self.shapes)) for column in range(len(self.surfaces)))),
+            itertools.product(range(len(self.shapes)), range(len(self.surfaces))),
             key=lambda cell: ((cell[1] - 2 * cell[0]) % len(self.surfaces), cell[0]),
         )
         chosen = zip(cells[: len(self.train_counts)], self.train_counts, self.val_counts, strict=True)

@@ -26,17 +26,29 @@ Colour = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Thing:
-    """An object in its place: what is drawn, and the pixels that it covers and that are seen of it."""
+class Figure:
+    """What is drawn: a surface within contours (in pixels, rounded as the annotation file has them)."""
 
     surface: str
     contours: tuple[Points, ...]
-    """In pixels, rounded as they are written to the annotation file."""
     pose: Pose
+
+
+@dataclass(frozen=True)
+class Thing:
+    """An object in its place.
+
+    Attributes:
+        figure: what is drawn.
+        covered: the image's pixels that it covers.
+        visible: those that no object before it covers.
+        full_area: of the outline in pixels, parts beyond the border included.
+    """
+
+    figure: Figure
     covered: Bitmap
     visible: Bitmap
     full_area: float
-    """Area of the outline in pixels, parts beyond the border included."""
 
 
 def draw_scene(
@@ -50,17 +62,17 @@ def draw_scene(
     things = _place(objects, height, width, rng)
     canvas = _background(height, width, surfaces, rng)
     for thing in things:
-        _paint(canvas, thing.contours, thing.pose, thing.surface, rng)
+        _paint(canvas, thing.figure, rng)
     return _expose(canvas, rng), things
 
 
 def segmentation(thing: Thing) -> list[list[float]] | RunLengths:
     """The visible mask as LVIS stores it: a polygon when all of a simple outline is seen, else run lengths."""
     height, width = thing.visible.shape
-    (low_x, low_y), (high_x, high_y) = thing.contours[0].min(axis=0), thing.contours[0].max(axis=0)
-    inside = low_x >= 0 and low_y >= 0 and high_x <= width and high_y <= height
-    if inside and len(thing.contours) == 1 and thing.visible.sum() == thing.covered.sum():
-        return [thing.contours[0].ravel().tolist()]
+    outside, *holes = thing.figure.contours
+    within = bool((outside >= 0).all() and (outside <= (width, height)).all())
+    if within and not holes and thing.visible.sum() == thing.covered.sum():
+        return [outside.ravel().tolist()]
     encoded = coco_mask.encode(np.asfortranarray(thing.visible, dtype=np.uint8))
     return RunLengths(size=[height, width], counts=encoded["counts"].decode("ascii"))
 
@@ -78,7 +90,7 @@ def _place(objects: list[tuple[str, str]], height: int, width: int, rng: np.rand
         size = math.exp(rng.uniform(math.log(_SIZES[0]), math.log(largest)))
         pose = draw_pose(rng, contours, size)
         moved = replace(pose, centre=_spot(size, width, height, rng))
-        thing = _rasterise(surface, contours, moved, height, width)
+        thing = _rasterise(_figure(surface, contours, moved), height, width)
         behind = [replace(other, visible=other.visible & ~thing.covered) for other in things]
         if all(_seen_enough(each) for each in [*behind, thing]):
             things = [*behind, thing]
@@ -93,13 +105,16 @@ def _spot(size: float, width: int, height: int, rng: np.random.Generator) -> tup
     return float(rng.uniform(margin, width - margin)), float(rng.uniform(margin, height - margin))
 
 
-def _rasterise(surface: str, contours: Outline, pose: Pose, height: int, width: int) -> Thing:
-    placed = tuple(np.round(pose.to_image(contour), 2) for contour in contours)
-    runs = coco_mask.frPyObjects([contour.ravel().tolist() for contour in placed], height, width)
+def _figure(surface: str, contours: Outline, pose: Pose) -> Figure:
+    return Figure(surface, tuple(np.round(pose.to_image(contour), 2) for contour in contours), pose)
+
+
+def _rasterise(figure: Figure, height: int, width: int) -> Thing:
+    runs = coco_mask.frPyObjects([contour.ravel().tolist() for contour in figure.contours], height, width)
     outside, *holes = np.moveaxis(coco_mask.decode(runs).astype(bool), 2, 0)
     covered = outside & ~np.logical_or.reduce(holes) if holes else outside
-    area = _area(placed[0]) - sum(_area(hole) for hole in placed[1:])
-    return Thing(surface, placed, pose, covered, covered, area)
+    area = _area(figure.contours[0]) - sum(_area(hole) for hole in figure.contours[1:])
+    return Thing(figure, covered, covered, area)
 
 
 def _seen_enough(thing: Thing) -> bool:
@@ -114,40 +129,46 @@ def _area(points: Points) -> float:
 # ---- how they look
 
 
-def _paint(
-    canvas: Field, contours: tuple[Points, ...], pose: Pose, surface: str, rng: np.random.Generator, opacity: float = 1.0
-) -> None:
-    """Paints an object into the canvas ``[h, w, 3]`` (0..1), its edge anti-aliased by supersampling."""
+def _paint(canvas: Field, figure: Figure, rng: np.random.Generator, *, opacity: float = 1.0) -> None:
+    """Paints a figure into the canvas ``[h, w, 3]`` (0..1), its edge and pattern anti-aliased by supersampling."""
     height, width = canvas.shape[:2]
-    low = np.maximum(np.floor(contours[0].min(axis=0)).astype(int) - 1, 0)
-    high = np.minimum(np.ceil(contours[0].max(axis=0)).astype(int) + 1, (width, height))
+    low = np.maximum(np.floor(figure.contours[0].min(axis=0)).astype(int) - 1, 0)
+    high = np.minimum(np.ceil(figure.contours[0].max(axis=0)).astype(int) + 1, (width, height))
     if (high <= low).any():
         return
-    (left, top), (columns, rows) = low.tolist(), (high - low).tolist()
-    fine = [(contour - low) * _SUPERSAMPLING - 0.5 for contour in contours]  # pixel centres have whole coordinates
-    size = (columns * _SUPERSAMPLING, rows * _SUPERSAMPLING)
-    x = (np.arange(size[0], dtype=np.float32) + 0.5) / _SUPERSAMPLING + left
-    y = (np.arange(size[1], dtype=np.float32) + 0.5) / _SUPERSAMPLING + top
-    u, v = pose.to_local(x[None, :], y[:, None])
+    (left, top), (right, bottom) = low.tolist(), high.tolist()
+    u, v = figure.pose.to_local(_centres(left, right)[None, :], _centres(top, bottom)[:, None])
+    fine = [(contour - low) * _SUPERSAMPLING - 0.5 for contour in figure.contours]  # for Pillow, 0 is a pixel's centre
+    size, scale = (u.shape[1], u.shape[0]), figure.pose.scale
 
     def rim(band: float) -> Field:
-        return _draw_lines(fine, size, band * 2 * pose.scale * _SUPERSAMPLING)
+        return _draw_lines(fine, size, band * 2 * scale * _SUPERSAMPLING)  # half of the line lies outside
 
-    pitch = max(0.42 * rng.uniform(0.85, 1.2), 5.5 / pose.scale)
-    mix = _ALL_SURFACES[surface](Grid(u, v, pitch, 1 / pose.scale, rim), rng)
-    under = canvas[top : top + rows, left : left + columns]
-    first, second = _two_colours(rng, rimmed=surface == "rimmed", avoid=under.mean(axis=(0, 1)))
-    light = 1 + rng.uniform(-0.18, 0.18) * u + rng.uniform(-0.18, 0.18) * v
-    alpha = _fill(fine, size) * opacity
-    weight, share = _shrink(alpha), _shrink(alpha * light * mix)
-    colour = (_shrink(alpha * light) - share)[..., None] * first + share[..., None] * second
-    under *= 1 - weight[..., None]
-    under += colour
+    pitch = max(0.42 * rng.uniform(0.85, 1.2), 5.5 / scale)
+    mix = _ALL_SURFACES[figure.surface](Grid(u, v, pitch, 1 / scale, rim), rng)
+    under = canvas[top:bottom, left:right]
+    first, second = _two_colours(rng, rimmed=figure.surface == "rimmed", avoid=under.mean(axis=(0, 1)))
+    alpha = _fill(fine, size) * np.float32(opacity)
+    weight, share = _shrink(alpha), _shrink(alpha * mix)
+    light = 1 + rng.uniform(-0.18, 0.18) * _shrink(u) + rng.uniform(-0.18, 0.18) * _shrink(v)
+    under *= (1 - weight)[..., None]
+    under += (light * (weight - share))[..., None] * first + (light * share)[..., None] * second
+
+
+def _centres(low: int, high: int) -> Field:
+    """Centres of the sub-pixels between two pixel borders."""
+    half = 0.5 / _SUPERSAMPLING
+    return np.linspace(low + half, high - half, (high - low) * _SUPERSAMPLING, dtype=np.float32)
 
 
 def _shrink(fine: Field) -> Field:
     """The mean over each pixel's sub-pixels."""
-    return np.asarray(Image.fromarray(fine).reduce(_SUPERSAMPLING))
+    total = np.zeros((fine.shape[0] // _SUPERSAMPLING, fine.shape[1] // _SUPERSAMPLING), dtype=np.float32)
+    for i in range(_SUPERSAMPLING):
+        for j in range(_SUPERSAMPLING):
+            total += fine[i::_SUPERSAMPLING, j::_SUPERSAMPLING]
+    total /= _SUPERSAMPLING**2
+    return total
 
 
 def _fill(contours: list[Points], size: tuple[int, int]) -> Field:
@@ -155,7 +176,7 @@ def _fill(contours: list[Points], size: tuple[int, int]) -> Field:
     pen = ImageDraw.Draw(image)
     for i, contour in enumerate(contours):
         pen.polygon(contour.ravel().tolist(), fill=255 if i == 0 else 0)
-    return np.asarray(image, dtype=np.float32) / 255
+    return _unit(image)
 
 
 def _draw_lines(contours: list[Points], size: tuple[int, int], width: float) -> Field:
@@ -164,14 +185,22 @@ def _draw_lines(contours: list[Points], size: tuple[int, int], width: float) -> 
     for contour in contours:
         closed = np.concatenate([contour, contour[:2]])
         pen.line(closed.ravel().tolist(), fill=255, width=max(1, round(width)), joint="curve")
-    return np.asarray(image, dtype=np.float32) / 255
+    return _unit(image)
+
+
+def _unit(image: Image.Image) -> Field:
+    """Its values from 0 to 1."""
+    values = np.array(image, dtype=np.float32)
+    values /= 255
+    return values
 
 
 def _colours(rng: np.random.Generator, count: int) -> Colour:
     """Colours ``[count, 3]`` of any hue and any lightness, 0 to 1."""
     hue = (rng.random((count, 1)) + np.array([0.0, 1 / 3, 2 / 3])) % 1.0
     vivid = np.clip(np.abs(hue * 6 - 3) - 1, 0, 1)
-    return ((1 - rng.uniform(0.1, 0.9, (count, 1)) * (1 - vivid)) * rng.uniform(0.15, 1.0, (count, 1))).astype(np.float32)
+    saturation, value = rng.uniform(0.1, 0.9, (count, 1)), rng.uniform(0.15, 1.0, (count, 1))
+    return ((1 - saturation * (1 - vivid)) * value).astype(np.float32)
 
 
 def _two_colours(rng: np.random.Generator, *, rimmed: bool, avoid: Colour) -> tuple[Colour, Colour]:
@@ -199,7 +228,7 @@ def _background(height: int, width: int, surfaces: tuple[str, ...], rng: np.rand
         pose = draw_pose(rng, contours, rng.uniform(20, 90))
         pose = replace(pose, centre=(float(rng.uniform(0, width)), float(rng.uniform(0, height))))
         surface = str(rng.choice(surfaces)) if rng.random() < 0.35 else "plain"
-        _paint(canvas, (pose.to_image(contours[0]),), pose, surface, rng, opacity=float(rng.uniform(0.35, 0.9)))
+        _paint(canvas, _figure(surface, contours, pose), rng, opacity=rng.uniform(0.35, 0.9))
     return _scribble(canvas, rng)
 
 
@@ -214,7 +243,7 @@ def _scribble(canvas: Field, rng: np.random.Generator) -> Field:
         curve = ((1 - t) ** 2 * start + 2 * t * (1 - t) * middle + t**2 * end) * (width, height)
         colour = tuple(int(value * 255) for value in _colours(rng, 1)[0])
         pen.line(curve.ravel().tolist(), fill=colour, width=int(rng.integers(1, 5)), joint="curve")
-    return np.asarray(image, dtype=np.float32) / 255
+    return _unit(image)
 
 
 def _stains(cells: int, height: int, width: int, rng: np.random.Generator) -> Field:
@@ -228,5 +257,5 @@ def _expose(canvas: Field, rng: np.random.Generator) -> Image.Image:
     canvas = (canvas - 0.5) * rng.uniform(0.75, 1.1) + 0.5 + rng.uniform(-0.08, 0.08)
     image = Image.fromarray((np.clip(canvas, 0, 1) * 255).astype(np.uint8))
     image = image.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.2, 0.8))))
-    noise = rng.uniform(1, 7) * rng.standard_normal(canvas.shape, dtype=np.float32)
+    noise = rng.uniform(1, 7) * rng.standard_normal((*canvas.shape[:2], 1), dtype=np.float32)
     return Image.fromarray(np.clip(np.asarray(image, dtype=np.float32) + noise, 0, 255).astype(np.uint8))

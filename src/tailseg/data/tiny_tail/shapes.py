@@ -7,13 +7,14 @@ first, then holes. Straight edges carry points in between, so that a bent outlin
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 Points = NDArray[np.float64]
+Field = NDArray[np.float32]
 Outline = tuple[Points, ...]
 
 _EDGE = 0.16  # longest edge in local units: about three pixels of an object of middle size
@@ -44,7 +45,7 @@ def _spiked(*radii: float, spikes: int) -> Points:
     """Corners at the given radii in turn, as often as there are spikes."""
     angles = np.linspace(0, 2 * math.pi, spikes * len(radii), endpoint=False)
     corners = np.tile(radii, spikes)[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    return _polygon(*map(tuple, corners))
+    return _polygon(*map(tuple, corners.tolist()))
 
 
 def _disc() -> Outline:
@@ -65,7 +66,9 @@ def _star() -> Outline:
 
 def _cross() -> Outline:
     a = 0.33
-    return (_polygon((a, a), (a, 1), (-a, 1), (-a, a), (-1, a), (-1, -a), (-a, -a), (-a, -1), (a, -1), (a, -a), (1, -a), (1, a)),)
+    quarter = np.array([(a, a), (a, 1), (-a, 1)])
+    turns = [quarter, quarter[:, ::-1] * (-1, 1), -quarter, quarter[:, ::-1] * (1, -1)]
+    return (_polygon(*map(tuple, np.concatenate(turns).tolist())),)
 
 
 def _heart() -> Outline:
@@ -143,8 +146,10 @@ def _pacman() -> Outline:
 
 
 def _comb() -> Outline:
-    a = 0.22
-    teeth = [(x, y) for tip in (-1 + a, 0.0, 1 - a) for x, y in ((tip - a, 0), (tip - a, -1), (tip + a, -1), (tip + a, 0))]
+    a = 0.22  # half the width of a tooth
+    teeth = [
+        (x, y) for tip in (a - 1, 0.0, 1 - a) for x, y in ((tip - a, 0), (tip - a, -1), (tip + a, -1), (tip + a, 0))
+    ]
     return (_polygon((1, 0.6), (-1, 0.6), *teeth),)
 
 
@@ -184,7 +189,7 @@ PRETRAIN_SHAPES: Final[dict[str, Callable[[], Outline]]] = {
 """The shapes that only the preset ``pretrain`` uses."""
 
 
-@lru_cache(maxsize=None)
+@cache
 def outline(shape: str) -> Outline:
     """The outline of a shape, its bounding box centred on the origin and its longer side 2."""
     contours = (SHAPES | PRETRAIN_SHAPES)[shape]()
@@ -224,7 +229,7 @@ class Pose:
         u = u + self.wave * np.sin(2.5 * v + self.phase)
         return np.stack([u, v], axis=1) @ self.matrix.T + self.centre
 
-    def to_local(self, x: NDArray[np.float32], y: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def to_local(self, x: Field, y: Field) -> tuple[Field, Field]:
         """Pixels to local ``u, v``: the inverse of ``to_image``, step by step."""
         (a, b), (c, d) = np.linalg.inv(self.matrix).astype(np.float32)
         x, y = x - np.float32(self.centre[0]), y - np.float32(self.centre[1])

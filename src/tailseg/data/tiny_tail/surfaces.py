@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-Field = NDArray[np.float32]
+from tailseg.data.tiny_tail.shapes import Field
 
 
 @dataclass(frozen=True)
