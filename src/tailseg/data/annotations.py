@@ -163,7 +163,7 @@ class Annotations:
         return Record(
             boxes=objects.boxes[kept],
             labels=objects.labels[kept],
-            segmentations=tuple(self._segmentation(row, index) for row in kept),
+            segmentations=tuple(self._segmentation(row, index) for row in kept.tolist()),
             annotation_ids=objects.ids[kept],
             ignore_boxes=objects.boxes[ignored],
             negative_ids=tuple(self.negative[index].tolist()),

@@ -40,7 +40,7 @@ class Ragged:
         return self[row].tobytes().decode()
 
 
-def offsets_of(lengths: Iterable[int]) -> np.ndarray:
+def offsets_of(lengths: Iterable[int] | np.ndarray) -> np.ndarray:
     """``[0, l0, l0 + l1, ...]``, int64."""
     counts = np.fromiter(lengths, dtype=np.int64)
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])

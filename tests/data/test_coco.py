@@ -1,0 +1,345 @@
+"""Reading annotation files: what is understood, what is repaired, what is refused and how."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+
+from tailseg.data.coco import read_dataset
+from tailseg.data.problems import DatasetError
+from tailseg.data.segmentations import run_lengths_total
+from tailseg.ops.masks import decode_mask, segmentation_to_rle
+
+RawDataset = dict[str, Any]
+Write = Callable[..., Path]
+
+
+def test_labels_follow_the_categories_ordered_by_id(raw: RawDataset, write: Write) -> None:
+    annotations = read_dataset(write(raw))
+    assert [(c.id, c.name) for c in annotations.categories] == [(3, "three"), (7, "seven")]
+    assert annotations.format == "coco"
+    assert annotations.num_images == 2
+    assert annotations.image_ids.tolist() == [20, 10]
+    assert annotations.record(0).labels.tolist() == [0]
+    assert annotations.record(1).labels.tolist() == [1, 0]
+    assert annotations.record(1).annotation_ids.tolist() == [1, 3]
+    assert annotations.classes_of(1).tolist() == [0, 1]
+
+
+def test_boxes_and_polygons_are_those_of_the_file(raw: RawDataset, write: Write) -> None:
+    record = read_dataset(write(raw)).record(0)
+    assert record.boxes.tolist() == [[10, 5, 30, 25]]
+    (polygons,) = record.segmentations
+    assert polygons[0].tolist() == [[10, 5], [30, 5], [30, 25], [10, 25]]
+
+
+def test_frequencies_are_counted_with_groups_from_the_counts(many: RawDataset, write: Write) -> None:
+    many["images"].append({**many["images"][0], "id": 99})
+    frequency = read_dataset(write(many)).frequency
+    assert frequency.image_counts.tolist() == [11, 1]
+    assert frequency.instance_counts.tolist() == [11, 1]
+    assert frequency.num_images == 12, "the image without annotations does not count"
+    assert frequency.groups == ("c", "r")
+
+
+def test_a_validation_set_takes_its_groups_and_frequencies_from_the_training_set(
+    raw: RawDataset, many: RawDataset, write: Write
+) -> None:
+    train = read_dataset(write(many, name="train.json"))
+    val = read_dataset(write(raw, name="val.json"), frequency_from=train)
+    assert [c.group for c in val.categories] == ["c", "r"]
+    assert val.frequency is train.frequency
+
+
+def test_groups_that_the_file_states_win(raw: RawDataset, many: RawDataset, write: Write) -> None:
+    train = read_dataset(write(many, name="train.json"))
+    for category in raw["categories"]:
+        category["frequency"] = "f"
+    val = read_dataset(write(raw, name="val.json"), frequency_from=train)
+    assert [c.group for c in val.categories] == ["f", "f"]
+
+
+def test_run_lengths_list_or_compressed_and_polygons_agree(raw: RawDataset, write: Write) -> None:
+    compressed = coco_mask.frPyObjects([raw["annotations"][0]["segmentation"][0]], 36, 48)[0]
+    bitmap = coco_mask.decode(compressed)
+    changes = np.flatnonzero(np.diff(bitmap.ravel(order="F"), prepend=0))
+    counts = np.diff([0, *changes, bitmap.size]).tolist()
+    raw["annotations"][1]["segmentation"] = {"size": [36, 48], "counts": compressed["counts"].decode()}
+    raw["annotations"][2]["segmentation"] = {"size": [36, 48], "counts": counts}
+    annotations = read_dataset(write(raw))
+    masks = [*annotations.record(0).segmentations, *annotations.record(1).segmentations]
+    assert len(masks) == 3
+    for mask in masks:
+        np.testing.assert_array_equal(decode_mask(segmentation_to_rle(mask, 36, 48)), bitmap.astype(bool))
+    assert annotations.has_masks
+
+
+def test_crowd_and_ignore_regions_are_no_objects(raw: RawDataset, write: Write) -> None:
+    raw["annotations"][0].update(iscrowd=1, segmentation={"size": [36, 48], "counts": [100, 28, 1600]})
+    raw["annotations"][1]["ignore"] = 1
+    annotations = read_dataset(write(raw))
+    record = annotations.record(1)
+    assert record.labels.tolist() == [0]
+    assert record.ignore_boxes.tolist() == [[10, 5, 30, 25]]
+    assert annotations.frequency.instance_counts.tolist() == [1, 0]
+    assert annotations.classes_of(0).tolist() == []
+    assert len(annotations.record(0)) == 0
+
+
+def test_boxes_only(raw: RawDataset, write: Write) -> None:
+    for annotation in raw["annotations"]:
+        del annotation["segmentation"]
+    annotations = read_dataset(write(raw))
+    assert not annotations.has_masks
+    assert annotations.record(0).segmentations[0][0].tolist() == [[10, 5], [30, 5], [30, 25], [10, 25]]
+
+
+def test_lvis_v1_lists_reach_the_record_and_images_are_named_by_coco_url(raw: RawDataset, write: Write) -> None:
+    for image in raw["images"]:
+        del image["file_name"]
+        image.update(
+            coco_url=f"http://images.cocodataset.org/train2017/{image['id']:012}.jpg",
+            neg_category_ids=[7],
+            not_exhaustive_category_ids=[3],
+        )
+    for category in raw["categories"]:
+        category["frequency"] = "c"
+    annotations = read_dataset(write(raw))
+    assert annotations.format == "lvis"
+    assert annotations.record(1).negative_ids == (7,)
+    assert annotations.record(1).not_exhaustive_ids == (3,)
+    assert annotations.names.text(1).split("\n") == ["train2017/000000000010.jpg", "000000000010.jpg"]
+
+
+def test_official_lvis_v05(shared: Path) -> None:
+    path = shared / "data/lvis/lvis_v0.5_val_100.json"
+    annotations = read_dataset(path)
+    raw = json.loads(path.read_text())
+    assert annotations.format == "lvis"
+    assert (annotations.num_images, annotations.num_objects, annotations.num_classes) == (100, 977, 1230)
+    assert annotations.notes == ()
+    assert annotations.frequency.groups == tuple(c["frequency"] for c in raw["categories"])
+    for i, image in enumerate(raw["images"]):
+        record = annotations.record(i)
+        assert list(record.negative_ids) == image["neg_category_ids"]
+        assert list(record.not_exhaustive_ids) == image["not_exhaustive_category_ids"]
+
+
+def test_every_object_of_a_coco_file_is_what_pycocotools_reads(shared: Path) -> None:
+    path = shared / "data/coco_tail/val.json"
+    annotations, reference = read_dataset(path), COCO(str(path))
+    for i, image_id in enumerate(annotations.image_ids.tolist()):
+        record, info = annotations.record(i), reference.imgs[image_id]
+        expected = reference.loadAnns(reference.getAnnIds(image_id, iscrowd=False))
+        assert record.annotation_ids.tolist() == [a["id"] for a in expected]
+        assert [annotations.categories[label].id for label in record.labels] == [a["category_id"] for a in expected]
+        boxes = np.array([[x, y, x + w, y + h] for x, y, w, h in (a["bbox"] for a in expected)]).reshape(-1, 4)
+        np.testing.assert_allclose(record.boxes, boxes, atol=1e-4)  # float32 holds 1e-4 at 640
+        for mask, annotation in zip(record.segmentations, expected, strict=True):
+            ours = decode_mask(segmentation_to_rle(mask, info["height"], info["width"]))
+            np.testing.assert_array_equal(ours, reference.annToMask(annotation).astype(bool))
+        assert len(record.ignore_boxes) == len(reference.getAnnIds(image_id, iscrowd=True))
+
+
+def test_boxes_slightly_beyond_the_image_are_clipped_and_counted(raw: RawDataset, write: Write) -> None:
+    raw["annotations"][1]["bbox"] = [-1.5, 5, 50.5, 31.5]
+    with pytest.warns(UserWarning, match=r"1 boxes reach up to 1\.5 pixels beyond their image: clipped"):
+        annotations = read_dataset(write(raw))
+    assert annotations.record(0).boxes.tolist() == [[0, 5, 48, 36]]
+    assert len(annotations.notes) == 1
+
+
+def test_objects_below_a_pixel_are_kept_but_not_trained_on(raw: RawDataset, write: Write) -> None:
+    raw["annotations"][1]["bbox"] = [10, 5, 0, 20]
+    with pytest.warns(UserWarning, match="1 objects are below one pixel"):
+        annotations = read_dataset(write(raw))
+    assert len(annotations.record(0)) == 1
+    assert annotations.objects.trainable.tolist() == [False, True, True]
+
+
+def _set(*keys: str | int, to: object) -> Callable[[RawDataset], None]:
+    def change(raw: Any) -> None:
+        for key in keys[:-1]:
+            raw = raw[key]
+        raw[keys[-1]] = to
+
+    return change
+
+
+def _drop(*keys: str | int) -> Callable[[RawDataset], None]:
+    def change(raw: Any) -> None:
+        for key in keys[:-1]:
+            raw = raw[key]
+        del raw[keys[-1]]
+
+    return change
+
+
+ANNOTATION = r"annotation 2 \(image 20\) has "
+BAD = {
+    "no images": (_set("images", to=[]), r"empty data set: its list images .*Check that the export"),
+    "no annotations": (_set("annotations", to=[]), r"empty data set: its list annotations"),
+    "no categories": (_set("categories", to=[]), r"empty data set: its list categories"),
+    "a section missing": (_drop("categories"), r"not in COCO format: .*found \['images', 'annotations'\]\. Export"),
+    "unknown image": (
+        _set("annotations", 1, "image_id", to=99),
+        r"1 annotations of an unknown image: annotation 2 has image_id 99\. Add the image, or remove",
+    ),
+    "unknown category": (
+        _set("annotations", 1, "category_id", to=4),
+        r"1 annotations of an unknown category: annotation 2 has category_id 4\. Add the category, or remove",
+    ),
+    "no image id": (_drop("annotations", 1, "image_id"), r"annotation 2 has image_id None"),
+    "an id that cannot be looked up": (_set("annotations", 1, "category_id", to=[3]), r"category_id \[3\]"),
+    "NaN in a box": (
+        _set("annotations", 1, "bbox", to=[10, math.nan, 20, 20]),
+        rf"1 boxes have NaN or infinite numbers: {ANNOTATION}\[10, nan, 20, 20\], .*Correct or remove",
+    ),
+    "infinite box": (_set("annotations", 1, "bbox", to=[10, 5, math.inf, 20]), r"boxes have NaN or infinite"),
+    "negative width": (
+        _set("annotations", 1, "bbox", to=[30, 5, -20, 20]),
+        rf"1 boxes have a negative width or height: {ANNOTATION}\[30, 5, -20, 20\].*Write bbox as \[x, y, width, height\]",
+    ),
+    "negative corner": (_set("annotations", 1, "bbox", to=[-20, 5, 30, 20]), r"reach more than 2 pixels beyond"),
+    "box out of the image": (
+        _set("annotations", 1, "bbox", to=[30, 5, 30, 20]),
+        rf"1 boxes reach more than 2 pixels beyond their image: {ANNOTATION}\[30, 5, 30, 20\], its image is 48 x 36",
+    ),
+    "three numbers": (_set("annotations", 1, "bbox", to=[1, 2, 3]), r"1 boxes are not four numbers"),
+    "text in a box": (_set("annotations", 1, "bbox", to=["1", 2, 3, 4]), r"1 boxes are not four numbers"),
+    "no box": (_drop("annotations", 1, "bbox"), rf"1 boxes are not four numbers: {ANNOTATION}None"),
+    "polygon of two points": (
+        _set("annotations", 1, "segmentation", to=[[10, 5, 30, 25]]),
+        rf"1 polygons with fewer than three points.*: {ANNOTATION}one of 4 numbers\. .*remove the polygon",
+    ),
+    "odd polygon": (
+        _set("annotations", 1, "segmentation", to=[[10, 5, 30, 25, 10, 20, 30]]),
+        rf"odd number of coordinates: {ANNOTATION}one of 7 numbers",
+    ),
+    "empty polygon": (_set("annotations", 1, "segmentation", to=[[]]), rf"{ANNOTATION}one of 0 numbers"),
+    "NaN in a polygon": (
+        _set("annotations", 1, "segmentation", to=[[10, 5, 30, math.nan, 10, 20]]),
+        r"1 objects have a polygon with coordinates that are not finite.*: annotation 2 \(image 20\)\. Correct",
+    ),
+    "huge polygon": (_set("annotations", 1, "segmentation", to=[[10, 5, 30, 1e9, 10, 20]]), r"far outside the image"),
+    "points as pairs": (
+        _set("annotations", 1, "segmentation", to=[[[10, 5], [30, 5], [30, 25]]]),
+        r"neither polygons nor run lengths.*Expected \[\[x1, y1",
+    ),
+    "run lengths of another size": (
+        _set("annotations", 1, "segmentation", to={"size": [48, 36], "counts": [1728]}),
+        r"size is \[48, 36\], the image's \[height, width\] is \[36, 48\]\. Encode",
+    ),
+    "run lengths too short": (
+        _set("annotations", 1, "segmentation", to={"size": [36, 48], "counts": [100, 28]}),
+        r"add up to 1728",
+    ),
+    "broken run lengths": (
+        _set("annotations", 1, "segmentation", to={"size": [36, 48], "counts": "abc~"}),
+        r"counts stand for None pixels, not 1728",
+    ),
+    "no counts": (_set("annotations", 1, "segmentation", to={"size": [36, 48]}), r"counts must be a list or a string"),
+    "an annotation that is no record": (_set("annotations", 1, to=5), r"1 annotation records without an integer id"),
+    "an id twice": (_set("annotations", 1, "id", to=1), r"annotation 1 \(2 times\)\. Number them anew"),
+    "an image id twice": (_set("images", 1, "id", to=20), r"1 image ids occur more than once: image 20"),
+    "an image without size": (_drop("images", 0, "height"), r"image 20 has height None and width 48\. Give each"),
+    "a negative size": (_set("images", 0, "height", to=-36), r"image 20 has height -36"),
+    "an image without a name": (_drop("images", 0, "file_name"), r"without a file_name or a coco_url: image 20"),
+    "a path out of the root": (
+        _set("images", 0, "file_name", to="../../etc/passwd"),
+        r"lead out of the image folder: image 20 has '\.\./\.\./etc/passwd'\. Write them relative",
+    ),
+    "an absolute path": (_set("images", 0, "file_name", to="/etc/passwd"), r"absolute or lead out"),
+    "a category without name": (_drop("categories", 0, "name"), r"1 categories without a name: category 7"),
+    "half the frequencies": (
+        _set("categories", 0, "frequency", to="r"),
+        r"1 categories without a frequency .*: category 3 has None\. State it for all",
+    ),
+    "half of LVIS": (
+        _set("images", 0, "neg_category_ids", to=[]),
+        r"2 images of an LVIS file without both lists neg_category_ids and not_exhaustive_category_ids",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_names_file_record_and_remedy(case: str, raw: RawDataset, write: Write) -> None:
+    change, message = BAD[case]
+    change(raw)
+    path = write(raw)
+    with pytest.raises(DatasetError, match=message) as caught:
+        read_dataset(path)
+    assert str(path) in str(caught.value)
+
+
+def test_unknown_classes_in_lvis_lists_are_refused(raw: RawDataset, write: Write) -> None:
+    for image in raw["images"]:
+        image.update(neg_category_ids=[8], not_exhaustive_category_ids=[])
+    with pytest.raises(DatasetError, match=r"2 images list an unknown category .*: image 20 has 8"):
+        read_dataset(write(raw))
+
+
+def test_all_problems_are_told_at_once_and_long_lists_are_cut(many: RawDataset, write: Write) -> None:
+    for annotation in many["annotations"]:
+        annotation["bbox"] = [0, 0, -1, 5]
+        annotation["segmentation"] = [[1, 2, 3, 4]]
+    with pytest.raises(DatasetError) as caught:
+        read_dataset(write(many))
+    message = str(caught.value)
+    assert "12 boxes have a negative width" in message
+    assert "12 polygons with fewer than three points" in message
+    assert "and 9 more" in message
+    assert "annotation 2 " in message
+    assert "annotation 3 " not in message
+
+
+def test_no_such_file(tmp_path: Path) -> None:
+    with pytest.raises(
+        DatasetError, match=r"nothing\.json does not exist\. Expected an annotation file in LVIS or COCO"
+    ):
+        read_dataset(tmp_path / "nothing.json")
+    with pytest.raises(DatasetError, match="is a folder, not a file"):
+        read_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"images": [', "<html>", "\x80"])
+def test_not_json(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(DatasetError, match=r"x\.json is not JSON: .*it may be incomplete or still compressed"):
+        read_dataset(path)
+
+
+@pytest.mark.parametrize("content", ["[]", "3", '{"a": 1}', '{"images": {}, "annotations": [], "categories": []}'])
+def test_json_that_is_not_coco(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(content)
+    with pytest.raises(
+        DatasetError, match=r"x\.json is not in COCO format: expected the lists images, annotations, cat"
+    ):
+        read_dataset(path)
+
+
+def test_categories_that_differ_from_the_training_set(raw: RawDataset, many: RawDataset, write: Write) -> None:
+    train = read_dataset(write(many, name="train.json"))
+    raw["categories"][0]["name"] = "eight"
+    with pytest.raises(DatasetError, match=r"differ from those of the training set .*7 'eight'.*need the same ids and"):
+        read_dataset(write(raw, name="val.json"), frequency_from=train)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_run_lengths_total_agrees_with_pycocotools(data: st.DataObject) -> None:
+    height, width = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 400))
+    seed, density = data.draw(st.integers(0, 2**32 - 1)), data.draw(st.floats(0, 1))
+    bitmap = np.random.default_rng(seed).random((height, width)) < density
+    compressed = coco_mask.encode(np.asfortranarray(bitmap, dtype=np.uint8))["counts"]
+    assert run_lengths_total(compressed) == bitmap.size

@@ -1,0 +1,126 @@
+"""Finding and reading image files."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torchvision.io import encode_jpeg, encode_png, write_file
+
+from tailseg.data.images import ImageError, ImageFinder, candidate_names, load_image, read_image
+from tailseg.structures import ImageInfo
+
+URL = "http://images.cocodataset.org/train2017/000000000009.jpg"
+
+
+@pytest.fixture
+def picture() -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (3, 36, 48), dtype=torch.uint8, generator=generator)
+
+
+@pytest.fixture
+def jpeg(tmp_path: Path, picture: torch.Tensor) -> ImageInfo:
+    path = tmp_path / "a.jpg"
+    write_file(str(path), encode_jpeg(picture))
+    return ImageInfo(5, str(path), 36, 48)
+
+
+@pytest.mark.parametrize(
+    ("file_name", "coco_url", "expected"),
+    [
+        ("a.jpg", None, ["a.jpg"]),
+        ("sub/a.jpg", None, ["sub/a.jpg", "a.jpg"]),
+        (None, URL, ["train2017/000000000009.jpg", "000000000009.jpg"]),
+        ("COCO_9.jpg", URL, ["COCO_9.jpg", "train2017/000000000009.jpg", "000000000009.jpg"]),
+        (None, None, []),
+    ],
+)
+def test_names_of_an_image(file_name: str | None, coco_url: str | None, expected: list[str]) -> None:
+    assert candidate_names(file_name, coco_url) == expected
+
+
+@pytest.mark.parametrize(
+    "place", ["ann/a.jpg", "ann/images/a.jpg", "a.jpg", "images/a.jpg", "env/a.jpg", "env/coco/a.jpg", "d2/coco/a.jpg"]
+)
+def test_images_are_found_in_each_place(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TAILSEG_DATA", str(tmp_path / "env"))
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "d2"))
+    path = tmp_path / place
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    finder = ImageFinder(tmp_path / "ann" / "train.json")
+    assert finder.find(["a.jpg"]) == path
+    assert finder.find(["missing.jpg", "a.jpg"]) == path
+
+
+def test_a_named_folder_is_the_only_place(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").touch()
+    (tmp_path / "elsewhere").mkdir()
+    finder = ImageFinder(tmp_path / "train.json", tmp_path / "elsewhere")
+    with pytest.raises(
+        ImageError, match=r"image a\.jpg not found\. Looked for a\.jpg and b\.jpg in .*elsewhere\. Name"
+    ):
+        finder.find(["a.jpg", "b.jpg"])
+
+
+def test_a_missing_image_tells_every_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TAILSEG_DATA", "/nowhere")
+    monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
+    with pytest.raises(ImageError) as caught:
+        ImageFinder(tmp_path / "train.json").find(["a.jpg"])
+    for place in (tmp_path, tmp_path / "images", tmp_path.parent, Path("/nowhere"), Path("/nowhere/coco")):
+        assert str(place) in str(caught.value)
+
+
+def test_png_is_read_exactly(tmp_path: Path, picture: torch.Tensor) -> None:
+    path = tmp_path / "a.png"
+    write_file(str(path), encode_png(picture))
+    assert torch.equal(read_image(ImageInfo(1, str(path), 36, 48)), picture)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "I;16"])
+def test_every_kind_of_png_becomes_rgb(mode: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.new(mode, (48, 36)).save(path)
+    image = load_image(path)
+    assert image.shape == (3, 36, 48)
+    assert image.dtype == torch.uint8
+
+
+def test_exif_orientation_is_not_applied(tmp_path: Path, picture: torch.Tensor) -> None:
+    path = tmp_path / "a.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees to look at it
+    Image.fromarray(picture.permute(1, 2, 0).numpy()).save(path, exif=exif)
+    assert read_image(ImageInfo(1, str(path), 36, 48)).shape == (3, 36, 48)
+
+
+@pytest.mark.parametrize("kept", [0, 10, 300, -1])
+def test_a_truncated_jpeg_names_the_file(kept: int, jpeg: ImageInfo) -> None:
+    path = Path(jpeg.file)
+    content = path.read_bytes()
+    path.write_bytes(content[: kept if kept >= 0 else len(content) // 2])
+    with pytest.raises(ImageError, match=rf"image {path} cannot be read: .+Replace the file \(JPEG") as caught:
+        read_image(jpeg)
+    assert "\n" not in str(caught.value)
+    assert ".cpp" not in str(caught.value)
+
+
+def test_no_image_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_text("<html>404</html>")
+    with pytest.raises(ImageError, match=r"a\.jpg cannot be read"):
+        load_image(path)
+    with pytest.raises(ImageError, match=r"b\.jpg cannot be read: .*No such file"):
+        load_image(tmp_path / "b.jpg")
+
+
+def test_a_size_that_disagrees_with_the_annotations(jpeg: ImageInfo) -> None:
+    with pytest.raises(
+        ImageError, match=r"\(id 5\) is 48 x 36 pixels .*says 96 x 36: use the original image, or correct"
+    ):
+        read_image(dataclasses.replace(jpeg, width=96))
+    with pytest.raises(ImageError, match="says 36 x 48: it may have been annotated after an EXIF rotation"):
+        read_image(dataclasses.replace(jpeg, width=36, height=48))

@@ -1,0 +1,131 @@
+"""Resizing, flipping, and where the masks are afterwards."""
+
+import numpy as np
+import pytest
+import torch
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from tailseg.data.transforms import ResizeShortSide, frame_of, make_sample, test_transform, train_transform
+from tailseg.structures import Frame
+
+
+def sample(height: int, width: int, boxes: list[list[float]] | None = None) -> dict[str, tv_tensors.TVTensor]:
+    image = torch.zeros(3, height, width, dtype=torch.uint8)
+    return make_sample(image, torch.tensor(boxes or []).reshape(-1, 4), torch.zeros(0, 4))
+
+
+def map_boxes(boxes: torch.Tensor, frame: Frame) -> torch.Tensor:
+    x = frame.scale_x * boxes[:, [0, 2]] + frame.shift_x
+    y = frame.scale_y * boxes[:, [1, 3]] + frame.shift_y
+    x, y = x.sort(dim=1).values, y.sort(dim=1).values
+    return torch.stack([x[:, 0], y[:, 0], x[:, 1], y[:, 1]], dim=1)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "expected"),
+    [
+        (480, 640, (800, 1067)),  # 800 / 480 * 640 = 1066.67
+        (640, 480, (1067, 800)),
+        (427, 640, (800, 1199)),  # 1199.06
+        (375, 1000, (500, 1333)),  # 1333 / 1000 * 375 = 499.875
+        (1000, 1000, (800, 800)),
+        (1, 5000, (1, 1333)),
+    ],
+)
+def test_sizes_are_those_of_mmdetection(height: int, width: int, expected: tuple[int, int]) -> None:
+    assert test_transform(800, 1333)(sample(height, width))["image"].shape[-2:] == expected
+
+
+def test_short_sides_are_all_drawn() -> None:
+    transform = ResizeShortSide([20, 24, 28], max_long_side=100)
+    torch.manual_seed(0)
+    assert {transform(sample(30, 40))["image"].shape[-2] for _ in range(40)} == {20, 24, 28}
+
+
+def test_the_original_size_is_left_alone() -> None:
+    image = torch.randint(0, 256, (3, 30, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    moved = test_transform(30, 100)(make_sample(image, torch.zeros(0, 4), torch.zeros(0, 4)))
+    assert torch.equal(moved["image"], image)
+
+
+def test_flips_are_as_frequent_as_asked() -> None:
+    torch.manual_seed(0)
+    flipped = [
+        frame_of(train_transform([20], 100, 0.5)(sample(30, 40))["frame"].as_subclass(torch.Tensor), 30, 40).scale_x < 0
+        for _ in range(200)
+    ]
+    assert 70 < sum(flipped) < 130  # four standard deviations
+
+
+PIPELINES = {
+    "nothing": v2.Identity(),
+    "resize": v2.Resize((77, 91)),
+    "flip": v2.RandomHorizontalFlip(1.0),
+    "vertical flip": v2.RandomVerticalFlip(1.0),
+    "published": train_transform([50, 60, 70], 100, 0.5),
+    "crop": v2.RandomCrop((30, 50)),
+    "flip, resize, crop": v2.Compose(
+        [v2.RandomHorizontalFlip(1.0), ResizeShortSide([70], max_long_side=200), v2.RandomCrop((40, 50))]
+    ),
+    "zoom out": v2.RandomZoomOut(p=1.0),
+    "colours, pad, flip": v2.Compose([v2.ColorJitter(0.5), v2.Pad([3, 5, 7, 11]), v2.RandomHorizontalFlip(1.0)]),
+    "random resized crop": v2.RandomResizedCrop((64, 64)),
+}
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+@pytest.mark.parametrize("seed", range(4))
+def test_the_frame_says_where_boxes_went(name: str, seed: int) -> None:
+    torch.manual_seed(seed)
+    boxes = [[10.0, 5.0, 30.0, 25.0], [0.0, 0.0, 80.0, 60.0], [33.3, 44.4, 55.5, 59.9]]
+    moved = PIPELINES[name](sample(60, 80, boxes))
+    frame = frame_of(moved["frame"].as_subclass(torch.Tensor), 60, 80)
+    expected = moved["boxes"].as_subclass(torch.Tensor)
+    # float32 coordinates of some hundreds of pixels are exact to 3e-5, a chain of steps to a few of these
+    torch.testing.assert_close(map_boxes(torch.tensor(boxes), frame), expected, atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_the_frame_says_where_pixels_went(name: str) -> None:
+    """A bitmap that goes through the transform covers the box that its corners are mapped to."""
+    torch.manual_seed(1)
+    image = torch.zeros(3, 60, 80, dtype=torch.uint8)
+    image[:, 20:40, 24:56] = 255
+    data = make_sample(image, torch.tensor([[24.0, 20.0, 56.0, 40.0]]), torch.zeros(0, 4))
+    moved = PIPELINES[name](data)
+    frame = frame_of(moved["frame"].as_subclass(torch.Tensor), 60, 80)
+    height, width = moved["image"].shape[-2:]
+    x1, y1, x2, y2 = map_boxes(torch.tensor([[24.0, 20.0, 56.0, 40.0]]), frame)[0].clamp(min=0).tolist()
+    x2, y2 = min(x2, width), min(y2, height)
+    lit = (moved["image"][0] / moved["image"].max().clamp(min=1)).as_subclass(torch.Tensor)
+    expected = max(0.0, x2 - x1) * max(0.0, y2 - y1)
+    # Area within the blur of the border (half a pixel around the box); jittered colours keep black at most grey.
+    border = x2 - x1 + y2 - y1 + 1
+    assert float((lit > 0.5).sum()) == pytest.approx(expected, abs=border)
+    if expected > 0:
+        rows, columns = np.nonzero((lit > 0.5).numpy())
+        assert columns.min() == pytest.approx(x1, abs=1)
+        assert columns.max() + 1 == pytest.approx(x2, abs=1)
+        assert rows.min() == pytest.approx(y1, abs=1)
+        assert rows.max() + 1 == pytest.approx(y2, abs=1)
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [v2.RandomRotation((30, 31)), v2.RandomRotation((90, 90), expand=True), v2.RandomAffine(0, shear=(20, 21))],
+)
+def test_rotation_and_shear_are_refused(transform: v2.Transform) -> None:
+    torch.manual_seed(0)
+    moved = transform(sample(60, 80))
+    with pytest.raises(ValueError, match="must be a chain of resizing, flipping, cropping and padding"):
+        frame_of(moved["frame"].as_subclass(torch.Tensor), 60, 80)
+
+
+def test_wrong_settings() -> None:
+    with pytest.raises(ValueError, match=r"probability of a flip must lie in 0 \.\. 1, got 1\.5"):
+        train_transform([20], 100, 1.5)
+    with pytest.raises(ValueError, match="positive numbers of pixels, got short sides"):
+        train_transform([], 100, 0.5)
+    with pytest.raises(ValueError, match="longest side of 0"):
+        test_transform(20, 0)
