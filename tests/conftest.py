@@ -1,14 +1,20 @@
 """What every test shares: the data beside the repository, shape checks, one thread a worker."""
 
 import os
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import jaxtyping
 import pytest
+from beartype import BeartypeConf, beartype
 
 # Shapes and types of every annotated function are checked while the tests run (never for users). The hook has to be in
-# place before the first import of tailseg.
-jaxtyping.install_import_hook("tailseg", "beartype.beartype")
+# place before the first import of tailseg, and wants its checker by name; an int passes for a float, as in ty.
+_checker = ModuleType("tailseg_test_checker")
+_checker.__dict__["check"] = beartype(conf=BeartypeConf(is_pep484_tower=True))
+sys.modules[_checker.__name__] = _checker
+jaxtyping.install_import_hook("tailseg", f"{_checker.__name__}.check")
 
 import torch  # noqa: E402
 

@@ -1,0 +1,111 @@
+"""`tailseg test` and `tailseg predict` on a trained run."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco
+
+from tailseg.cli import main
+from tailseg.cli.predict import find_images, picture_names
+
+
+def test_test_evaluates_the_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    moved = shutil.copytree(run, tmp_path / "moved")
+    for name in ("results.json", "metrics.json"):
+        (moved / name).unlink()
+    assert main(["test", str(moved), "--checkpoint", "last"]) == 0
+    shown = capsys.readouterr().out
+    assert "APr" in shown
+    assert "masks" in shown
+    assert (moved / "results.json").read_text() == (run / "results.json").read_text()
+    assert json.loads((moved / "metrics.json").read_text())["scores"].keys() == {"bbox", "segm"}
+
+
+def test_test_takes_another_validation_set(
+    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = shutil.copytree(run, tmp_path / "moved")
+    assert main(["test", str(moved), "--val", str(photos.parent / "train.json")]) == 0
+    assert "16 images" in capsys.readouterr().out
+
+
+def test_test_refuses_other_classes(
+    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = json.loads((photos.parent / "val.json").read_text())
+    content["categories"][0]["name"] = "something else"
+    (tmp_path / "other.json").write_text(json.dumps(content))
+    assert main(["test", str(run), "--val", str(tmp_path / "other.json"), "--val-images", str(photos)]) == 1
+    assert "something else" in capsys.readouterr().err
+
+
+def test_predict_writes_results_and_pictures(run: Path, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "found"
+    assert main(["predict", str(run), str(photos), "--out", str(out), "--score-threshold", "0"]) == 0
+    results = json.loads((out / "results.json").read_text())
+    images = sorted(photos.iterdir())
+    assert {path.name for path in out.iterdir()} == {"results.json", *(f"{image.stem}.jpg" for image in images)}
+    assert {record["file_name"] for record in results} <= {str(image) for image in images}
+    for record in results:
+        with Image.open(record["file_name"]) as image:
+            assert record["segmentation"]["size"] == [image.height, image.width]
+        assert coco.decode(record["segmentation"]).any() or record["segmentation"]["counts"]
+        assert 0 <= record["score"] <= 1
+        assert record["image_id"] == images.index(Path(record["file_name"])) + 1
+        assert isinstance(record["category"], str)
+
+
+def test_predict_leaves_out_what_scores_less(run: Path, photos: Path, tmp_path: Path) -> None:
+    image = min(photos.iterdir())
+    out = ["--out", str(tmp_path), "--no-pictures"]
+    assert main(["predict", str(run), str(image), *out, "--score-threshold", "0"]) == 0
+    scores = sorted(record["score"] for record in json.loads((tmp_path / "results.json").read_text()))
+    threshold = scores[len(scores) // 2]
+    assert main(["predict", str(run), str(image), *out, "--score-threshold", str(threshold + 1e-9)]) == 0
+    kept = [record["score"] for record in json.loads((tmp_path / "results.json").read_text())]
+    assert sorted(kept) == [score for score in scores if score > threshold]
+    assert {path.name for path in tmp_path.iterdir()} == {"results.json"}
+
+
+def test_predict_names_a_bad_image_and_does_the_others(
+    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second, *_ = sorted(photos.iterdir())
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (folder / "truncated.jpg").write_bytes(first.read_bytes()[:200])
+    shutil.copy(second, folder / "whole.jpg")
+    assert main(["predict", str(run), str(folder), "--out", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    assert "truncated.jpg" in error
+    assert "1 of 2 images" in error
+    assert (tmp_path / "out" / "whole.jpg").is_file()
+
+
+def test_predict_called_wrongly(run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, message in (
+        (["no/such/image.jpg"], "no image or folder no/such/image.jpg"),
+        ([], "name at least one image"),
+        ([str(tmp_path)], "no images"),
+        ([str(photos), "--score-threshold", "1.5"], "in [0, 1]"),
+    ):
+        assert main(["predict", str(run), *arguments]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_find_images_looks_into_folders_in_order(tmp_path: Path) -> None:
+    for name in ("b.PNG", "a.jpg", "notes.txt", "below/c.jpeg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = find_images([tmp_path, tmp_path / "a.jpg"])
+    assert [path.relative_to(tmp_path).as_posix() for path in found] == ["a.jpg", "b.PNG", "below/c.jpeg"]
+
+
+def test_pictures_of_the_same_name_do_not_overwrite_each_other() -> None:
+    names = picture_names([Path("x/a.jpg"), Path("y/a.jpg"), Path("y/a.png"), Path("a_2.jpg")])
+    assert list(names.values()) == ["a.jpg", "a_2.jpg", "a_3.jpg", "a_2_2.jpg"]
+    assert np.unique(list(names.values())).size == 4

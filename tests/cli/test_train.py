@@ -1,0 +1,102 @@
+"""`tailseg train` and `tailseg recipes`."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tailseg.cli import main
+from tailseg.cli.common import UsageError
+from tailseg.cli.train import train_options
+from tailseg.losses import SoftmaxCEConfig
+from tailseg.recipes import RECIPES
+
+OWN_RECIPE = """
+from dataclasses import replace
+from tailseg.recipes import RECIPES
+
+def mine():
+    return replace(RECIPES["tiny_softmax"](), name="mine")
+
+def wrong():
+    return 3
+"""
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_without_options_is_as_its_function_made_it(name: str) -> None:
+    options = train_options(name, [])
+    assert options.recipe == RECIPES[name]()
+    assert not options.resume
+
+
+def test_any_setting_can_be_changed() -> None:
+    arguments = ["--optim.lr", "0.5", "--data.short-sides", "32", "64", "--loss.init-bias", "-3", "--resume"]
+    options = train_options("tiny_softmax", arguments)
+    assert options.resume
+    assert options.recipe.optim.lr == 0.5
+    assert options.recipe.data.short_sides == (32, 64)
+    assert options.recipe.loss == SoftmaxCEConfig(init_bias=-3.0)
+    assert options.recipe.model == RECIPES["tiny_softmax"]().model
+
+
+def test_a_file_is_trained_on_with_the_small_custom_recipe() -> None:
+    recipe = train_options("my/file.json", ["--data.train-images", "photos"]).recipe
+    assert recipe.name == "custom_small"
+    assert (recipe.data.train, recipe.data.train_images, recipe.data.val) == ("my/file.json", "photos", None)
+
+
+def test_an_own_recipe_is_found_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_recipes.py").write_text(OWN_RECIPE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))  # what the command does, undone after the test
+    assert train_options("own_recipes:mine", []).recipe.name == "mine"
+    with pytest.raises(UsageError, match="int"):
+        train_options("own_recipes:wrong", [])
+    with pytest.raises(UsageError, match="nothing"):
+        train_options("own_recipes:nothing", [])
+    with pytest.raises(UsageError, match="no_such_module"):
+        train_options("no_such_module:mine", [])
+
+
+def test_an_unknown_recipe_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "tiny_gumbl"]) == 2
+    assert "tiny_gumbel" in capsys.readouterr().err
+
+
+def test_an_unknown_option_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "tiny_gumbel", "--optim.rl", "0.1"]) == 2
+    assert "--optim.lr" in capsys.readouterr().err
+
+
+def test_an_option_of_the_wrong_type_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "tiny_gumbel", "--optim.lr", "fast"]) == 2
+    assert "--optim.lr" in capsys.readouterr().err
+
+
+def test_an_option_before_the_recipe_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--resume", "tiny_gumbel"]) == 2
+    assert "the recipe comes first" in capsys.readouterr().err
+
+
+def test_a_missing_file_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(tmp_path / "none.json"), f"--run.out={tmp_path / 'run'}"]) == 1
+    assert "none.json" in capsys.readouterr().err
+
+
+def test_training_leaves_a_run(run: Path) -> None:
+    saved = json.loads((run / "recipe.json").read_text())
+    assert saved["recipe"] == "tiny_gumbel"
+    assert saved["resolved"]["data"]["train"] == "tiny_tail:test"
+    assert {"checkpoints", "log.jsonl", "metrics.json", "results.json"} <= {path.name for path in run.iterdir()}
+
+
+def test_a_folder_with_a_run_is_not_overwritten(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "tiny_gumbel", f"--run.out={run}"]) == 1
+    assert "--resume" in capsys.readouterr().err
+
+
+def test_recipes_lists_all(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes"]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in RECIPES)
