@@ -9,7 +9,7 @@ A checkpoint holds all that is needed, its classes and their frequencies too: th
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 from jaxtyping import UInt8
@@ -70,7 +70,7 @@ class Predictor:
         checkpoint: Literal["best", "last"] = "best",
         device: str = "auto",
         base: Recipe | None = None,
-    ) -> Self:
+    ) -> "Predictor":
         """The model of a run's folder: its best checkpoint (the last, if it was never evaluated) or its last one.
 
         ``run`` may name one checkpoint file instead. See the constructor for the other arguments and errors.
