@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torchvision.ops import roi_align
+
+from tailseg.ops.roi_align import roi_align
 
 
 def fpn_levels(boxes: Float[Tensor, "R 4"], *, num_levels: int = 4, finest: float = 56.0) -> Int64[Tensor, " R"]:
@@ -58,7 +59,7 @@ def roi_pool(
     members = [(level == i).nonzero()[:, 0] for i in range(len(features))]
     # A level without boxes is pooled too: its empty result keeps the level in the graph, which DDP needs.
     pooled = [
-        roi_align(feature, rois[member], output_size, 1 / stride, sampling_ratio=-1, aligned=True)
+        roi_align(feature, rois[member], output_size, 1 / stride)
         for feature, member, stride in zip(features, members, strides, strict=True)
     ]
     return torch.cat(pooled)[torch.cat(members).argsort()]
