@@ -69,8 +69,9 @@ def test_detections_are_in_the_pixels_of_the_file(run: Path, image: Path, tmp_pa
     for info, found in (small, large):
         assert found.masks is not None
         assert all(mask["size"] == [info.height, info.width] for mask in found.masks)
-        assert found.boxes[:, 0::2].max() <= info.width
-        assert found.boxes[:, 1::2].max() <= info.height
+        rounding = 1e-3  # boxes are clipped to the resized image, then scaled back in float32
+        assert found.boxes[:, 0::2].max() <= info.width + rounding
+        assert found.boxes[:, 1::2].max() <= info.height + rounding
         assert found.scores.tolist() == sorted(found.scores.tolist(), reverse=True)
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from tailseg.losses import SoftmaxCEConfig
 from tailseg.recipes.recipe import OptimConfig, Recipe
 from tailseg.recipes.tiny import tiny_softmax
-from tailseg.training.checkpoint import load, latest
+from tailseg.training.checkpoint import latest, load
 from tailseg.training.loop import train
 
 OUT = Path(__file__).parents[1] / "src/tailseg/models/tiny_backbone.safetensors"

@@ -1,7 +1,7 @@
 """The published comparison of activations: Mask R-CNN R50-FPN on LVIS v1, 1x, random sampling.
 
-Published AP / APr / APc / APf / APb: sigmoid 16.4 / 0.8 / 12.7 / 27.3 / 17.2 (tested with softmax by mistake; here it is
-tested with the sigmoid), softmax 15.2 / 0.0 / 10.6 / 26.9 / 16.1, Gumbel 19.0 / 4.9 / 16.8 / 27.6 / 19.1. Trained on
+Published AP / APr / APc / APf / APb: sigmoid 16.4 / 0.8 / 12.7 / 27.3 / 17.2 (tested with softmax by mistake; here it
+is tested with the sigmoid), softmax 15.2 / 0.0 / 10.6 / 26.9 / 16.1, Gumbel 19.0 / 4.9 / 16.8 / 27.6 / 19.1. Trained on
 4 devices with 4 images each. The annotation files are LVIS's own; `data.train_images` is the folder of COCO 2017.
 """
 

@@ -18,7 +18,7 @@ class DataConfig:
     train: str
     """Annotation file of the training set, or ``tiny_tail[:preset]`` for the embedded data set."""
     val: str | None
-    """Annotation file of the validation set, or ``tiny_tail[:preset]``; None holds out a tenth of the training images."""
+    """Annotation file of the validation set, or ``tiny_tail[:preset]``; None holds out a tenth of the training set."""
     train_images: str | None = None
     """Folder of the training images; None looks beside the annotation file (see tailseg.data.coco)."""
     val_images: str | None = None
