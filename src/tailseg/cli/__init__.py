@@ -35,7 +35,7 @@ examples:
   tailseg predict runs/tiny_gumbel photo.jpg folder  results.json and pictures
 
 Every command explains itself: tailseg COMMAND --help. --debug (or TAILSEG_DEBUG=1) shows the stack trace of an error.
-Exit codes: 0 done, 1 failed, 2 wrong usage.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 """
 
 
@@ -68,8 +68,8 @@ def _run(command: str, arguments: list[str], *, debug: bool) -> int:
         importlib.import_module(f"tailseg.cli.{command}").run(arguments)
     except SystemExit as stop:  # tyro ends help with 0, wrong usage with 2
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except KeyboardInterrupt:
-        print_error("interrupted")
+    except KeyboardInterrupt as stop:
+        print_error(str(stop) or "interrupted")
         return 130
     except UsageError as error:
         print_error(str(error))
