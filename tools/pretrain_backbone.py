@@ -58,7 +58,7 @@ def main(options: Options) -> None:
     assert checkpoint is not None
     weights = {
         name.removeprefix("backbone."): value.half() if value.is_floating_point() else value
-        for name, value in load(checkpoint)["model"].items()
+        for name, value in load(checkpoint).model.items()
         if name.startswith("backbone.") and not name.endswith("num_batches_tracked")
     }
     temporary = options.out.with_suffix(".tmp")

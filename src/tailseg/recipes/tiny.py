@@ -1,7 +1,7 @@
 """Recipes for the embedded data set: a small Mask R-CNN that learns on two CPU cores.
 
 The network has Mask R-CNN's parts at a sixteenth of the usual cost: ResNet-18 at half width, 64 channels where 256 are
-usual, images of 160 pixels. It starts from the small backbone carried by tailseg (``tools/pretrain_backbone.py``),
+usual, images of 128 pixels. It starts from the small backbone carried by tailseg (``tools/pretrain_backbone.py``),
 trained on shapes and surfaces that ``tiny_tail`` does not hold.
 """
 
@@ -21,15 +21,15 @@ from tailseg.recipes.recipe import DataConfig, OptimConfig, Recipe, RunConfig
 
 
 def small_mask_rcnn() -> ModelConfig:
-    """Mask R-CNN with 5 million parameters for images of about 160 pixels."""
+    """Mask R-CNN with 5 million parameters for images of about 128 pixels."""
     return ModelConfig(
         backbone=BackboneConfig(depth=18, base_width=32, weights="tiny", frozen_stages=1),
         fpn=FPNConfig(channels=64),
         rpn=RPNConfig(
-            anchors_per_image=128, train_pre_nms=400, train_post_nms=200, test_pre_nms=200, test_post_nms=100
+            anchors_per_image=64, train_pre_nms=400, train_post_nms=200, test_pre_nms=200, test_post_nms=100
         ),
-        box=BoxHeadConfig(hidden=256, finest=20.0, rois_per_image=64),
-        mask=MaskHeadConfig(channels=64, num_convs=2, finest=28.0),
+        box=BoxHeadConfig(hidden=256, finest=16.0, rois_per_image=48),
+        mask=MaskHeadConfig(channels=64, num_convs=2, finest=24.0),
         test=TestConfig(max_detections=100),
     )
 
@@ -40,8 +40,8 @@ def _tiny(name: str, loss: LossConfig) -> Recipe:
         data=DataConfig(
             train="tiny_tail",
             val="tiny_tail",
-            short_sides=(144, 152, 160, 168, 176),
-            test_short_side=160,
+            short_sides=(112, 120, 128, 136, 144),
+            test_short_side=128,
             max_long_side=256,
             batch_size=8,
             workers=1,
