@@ -8,7 +8,7 @@ from typing import Final
 
 from tailseg.data.tiny_tail.write import find_preset, generate
 
-VERSION: Final = 2
+VERSION: Final = 3
 """Part of a cached folder's name: goes up whenever the drawn files change."""
 
 

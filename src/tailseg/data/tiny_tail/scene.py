@@ -1,6 +1,7 @@
 """One image of tiny_tail: a cluttered background, objects on it, and the exact mask of what is seen of each."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -90,7 +91,7 @@ def _place(objects: list[tuple[str, str]], height: int, width: int, rng: np.rand
         size = math.exp(rng.uniform(math.log(_SIZES[0]), math.log(largest)))
         pose = draw_pose(rng, contours, size)
         moved = replace(pose, centre=_spot(size, width, height, rng))
-        thing = _rasterise(_figure(surface, contours, moved), height, width)
+        thing = _cover(_figure(surface, contours, moved), height, width)
         behind = [replace(other, visible=other.visible & ~thing.covered) for other in things]
         if all(_seen_enough(each) for each in [*behind, thing]):
             things = [*behind, thing]
@@ -109,12 +110,17 @@ def _figure(surface: str, contours: Outline, pose: Pose) -> Figure:
     return Figure(surface, tuple(np.round(pose.to_image(contour), 2) for contour in contours), pose)
 
 
-def _rasterise(figure: Figure, height: int, width: int) -> Thing:
-    runs = coco_mask.frPyObjects([contour.ravel().tolist() for contour in figure.contours], height, width)
-    outside, *holes = np.moveaxis(coco_mask.decode(runs).astype(bool), 2, 0)
-    covered = outside & ~np.logical_or.reduce(holes) if holes else outside
+def _cover(figure: Figure, height: int, width: int) -> Thing:
+    covered = _rasterise(figure.contours, height, width)
     area = _area(figure.contours[0]) - sum(_area(hole) for hole in figure.contours[1:])
     return Thing(figure, covered, covered, area)
+
+
+def _rasterise(contours: Sequence[Points], height: int, width: int) -> Bitmap:
+    """The pixels inside the first contour and outside the others, as every reader of the polygons gets them."""
+    runs = coco_mask.frPyObjects([contour.ravel().tolist() for contour in contours], height, width)
+    outside, *holes = np.moveaxis(coco_mask.decode(runs).astype(bool), 2, 0)
+    return outside & ~np.logical_or.reduce(holes) if holes else outside
 
 
 def _seen_enough(thing: Thing) -> bool:
@@ -138,17 +144,16 @@ def _paint(canvas: Field, figure: Figure, rng: np.random.Generator, *, opacity: 
         return
     (left, top), (right, bottom) = low.tolist(), high.tolist()
     u, v = figure.pose.to_local(_centres(left, right)[None, :], _centres(top, bottom)[:, None])
-    fine = [(contour - low) * _SUPERSAMPLING - 0.5 for contour in figure.contours]  # for Pillow, 0 is a pixel's centre
-    size, scale = (u.shape[1], u.shape[0]), figure.pose.scale
+    fine, scale = [(contour - low) * _SUPERSAMPLING for contour in figure.contours], figure.pose.scale
 
     def rim(band: float) -> Field:
-        return _draw_lines(fine, size, band * 2 * scale * _SUPERSAMPLING)  # half of the line lies outside
+        return _draw_lines(fine, *u.shape, width=band * 2 * scale * _SUPERSAMPLING)  # half of the line lies outside
 
     pitch = max(0.42 * rng.uniform(0.85, 1.2), 5.5 / scale)
     mix = _ALL_SURFACES[figure.surface](Grid(u, v, pitch, 1 / scale, rim), rng)
     under = canvas[top:bottom, left:right]
     first, second = _two_colours(rng, rimmed=figure.surface == "rimmed", avoid=under.mean(axis=(0, 1)))
-    alpha = _fill(fine, size) * np.float32(opacity)
+    alpha = _rasterise(fine, *u.shape).astype(np.float32) * opacity
     weight, share = _shrink(alpha), _shrink(alpha * mix)
     light = 1 + rng.uniform(-0.18, 0.18) * _shrink(u) + rng.uniform(-0.18, 0.18) * _shrink(v)
     under *= (1 - weight)[..., None]
@@ -171,19 +176,11 @@ def _shrink(fine: Field) -> Field:
     return total
 
 
-def _fill(contours: list[Points], size: tuple[int, int]) -> Field:
-    image = Image.new("L", size)
-    pen = ImageDraw.Draw(image)
-    for i, contour in enumerate(contours):
-        pen.polygon(contour.ravel().tolist(), fill=255 if i == 0 else 0)
-    return _unit(image)
-
-
-def _draw_lines(contours: list[Points], size: tuple[int, int], width: float) -> Field:
-    image = Image.new("L", size)
+def _draw_lines(contours: Sequence[Points], rows: int, columns: int, *, width: float) -> Field:
+    image = Image.new("L", (columns, rows))
     pen = ImageDraw.Draw(image)
     for contour in contours:
-        closed = np.concatenate([contour, contour[:2]])
+        closed = np.floor(np.concatenate([contour, contour[:2]]))  # for Pillow, whole numbers are pixel centres
         pen.line(closed.ravel().tolist(), fill=255, width=max(1, round(width)), joint="curve")
     return _unit(image)
 

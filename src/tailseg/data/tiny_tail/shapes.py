@@ -20,7 +20,7 @@ Outline = tuple[Points, ...]
 _EDGE = 0.16  # longest edge in local units: about three pixels of an object of middle size
 
 
-def _polygon(*corners: tuple[float, float]) -> Points:
+def _polygon(*corners: tuple[int | float, int | float]) -> Points:
     """A closed polygon with points added along its edges."""
     points = np.array(corners, dtype=np.float64)
     pieces = []
@@ -36,12 +36,12 @@ def _polar(radii: Callable[[Points], Points], count: int = 48) -> Points:
     return np.stack([radius * np.cos(angles), radius * np.sin(angles)], axis=1)
 
 
-def _arc(radius: float, start: float, end: float, centre: float = 0.0, count: int = 24) -> Points:
+def _arc(radius: int | float, start: int | float, end: float, centre: float = 0.0, count: int = 24) -> Points:
     angles = np.linspace(start, end, count)
     return np.stack([centre + radius * np.cos(angles), radius * np.sin(angles)], axis=1)
 
 
-def _spiked(*radii: float, spikes: int) -> Points:
+def _spiked(*radii: int | float, spikes: int) -> Points:
     """Corners at the given radii in turn, as often as there are spikes."""
     angles = np.linspace(0, 2 * math.pi, spikes * len(radii), endpoint=False)
     corners = np.tile(radii, spikes)[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)

@@ -34,7 +34,7 @@ class Grid:
 
     def turned(self, rng: np.random.Generator) -> tuple[Field, Field]:
         """The coordinates in a random direction and from a random origin, in periods."""
-        angle, shift = rng.uniform(0, 2 * math.pi), rng.uniform(0, 1, 2)
+        angle, shift = rng.uniform(0, 2 * math.pi), rng.random(2).tolist()
         x, y = math.cos(angle) * self.u + math.sin(angle) * self.v, math.cos(angle) * self.v - math.sin(angle) * self.u
         return x / self.pitch + shift[0], y / self.pitch + shift[1]
 
