@@ -223,7 +223,7 @@ def test_a_pose_maps_points_there_and_back(shape):
     assert np.ptp(pose.to_image(contours[0]), axis=0).max() == pytest.approx(50.0)
 
 
-@pytest.mark.parametrize(("shape", "surface"), zip(ALL_SHAPES, cycle(ALL_SURFACES), strict=False))
+@pytest.mark.parametrize(("shape", "surface"), list(zip(ALL_SHAPES, cycle(ALL_SURFACES), strict=False)))
 def test_a_figure_is_painted_where_its_mask_says(shape, surface):
     """What a figure changes in an empty image is its mask, up to the pixels that the outline crosses."""
     rng = np.random.default_rng(1)
