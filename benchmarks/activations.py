@@ -7,7 +7,7 @@ is tested with its own activation. Runs stand in ``runs/activations``; a finishe
 resumed. The table goes to benchmarks/results.
 """
 
-import datetime
+import datetime as dt
 import json
 import os
 import platform
@@ -102,7 +102,7 @@ def main(options: Options) -> None:
         with ThreadPoolExecutor(options.parallel) as pool:
             list(pool.map(lambda job: train(options, *job), jobs))
     made = table(options)
-    today = datetime.date.today().isoformat()
+    today = dt.datetime.now(tz=dt.UTC).date().isoformat()
     options.results.mkdir(parents=True, exist_ok=True)
     path = options.results / f"activations-{today}.md"
     command = "uv run python benchmarks/activations.py"

@@ -206,7 +206,10 @@ BAD = {
     "infinite box": (_set("annotations", 1, "bbox", to=[10, 5, math.inf, 20]), r"boxes have NaN or infinite"),
     "negative width": (
         _set("annotations", 1, "bbox", to=[30, 5, -20, 20]),
-        rf"1 boxes have a negative width or height: {ANNOTATION}\[30, 5, -20, 20\].*Write bbox as \[x, y, width, height\]",
+        (
+            rf"1 boxes have a negative width or height: {ANNOTATION}\[30, 5, -20, 20\].*"
+            r"Write bbox as \[x, y, width, height\]"
+        ),
     ),
     "negative corner": (_set("annotations", 1, "bbox", to=[-20, 5, 30, 20]), r"reach more than 2 pixels beyond"),
     "box out of the image": (

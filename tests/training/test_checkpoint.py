@@ -94,9 +94,7 @@ def test_another_recipe_is_refused_and_the_differences_named(tmp_path):
 def test_settings_that_change_nothing_that_is_learned_may_differ(tmp_path):
     recipe = get_recipe("tiny_gumbel")
     run = replace(recipe.run, out="elsewhere", log_every=1, device="cpu")
-    checkpoint.check_recipe(
-        make(recipe), replace(recipe, run=run, data=replace(recipe.data, workers=0)), tmp_path
-    )
+    checkpoint.check_recipe(make(recipe), replace(recipe, run=run, data=replace(recipe.data, workers=0)), tmp_path)
 
 
 def test_other_classes_are_refused_and_the_first_difference_named(tmp_path):

@@ -71,7 +71,7 @@ class MaskHead(nn.Module):
         assert self.predictor.bias is not None
         corners = F.conv2d(x, weight, self.upsample.bias.repeat(4)).relu_()
         logits = class_map(
-            corners.view(rois * 4, channels, side * side),
+            corners.reshape(rois * 4, channels, side * side),
             self.predictor.weight.flatten(1),
             self.predictor.bias,
             labels.repeat_interleave(4),

@@ -25,9 +25,7 @@ def small_mask_rcnn() -> ModelConfig:
     return ModelConfig(
         backbone=BackboneConfig(depth=18, base_width=32, weights="tiny", frozen_stages=1),
         fpn=FPNConfig(channels=64),
-        rpn=RPNConfig(
-            anchors_per_image=64, train_pre_nms=400, train_post_nms=200, test_pre_nms=200, test_post_nms=100
-        ),
+        rpn=RPNConfig(anchors_per_image=64, train_pre_nms=400, train_post_nms=200, test_pre_nms=200, test_post_nms=100),
         box=BoxHeadConfig(hidden=256, finest=16.0, rois_per_image=48),
         mask=MaskHeadConfig(channels=64, num_convs=2, finest=24.0),
         test=TestConfig(max_detections=100),

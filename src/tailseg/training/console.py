@@ -4,7 +4,6 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -69,7 +68,7 @@ class TrainingConsole:
         self._evaluation = self._progress.add_task("evaluating", visible=False, rest="images")
         self._live = Live(Group(self._progress, self._losses), console=self.console, transient=True)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "TrainingConsole":
         if self.console.is_terminal:
             self._live.start()
         return self
@@ -112,7 +111,9 @@ class TrainingConsole:
     def _pace(self, step: int) -> str:
         """Nothing before it is known."""
         seconds = self.speed.seconds_left(max(self._total - step, 0))
-        return "" if seconds is None else f"{self.speed.images_per_second:.1f} images/s, {describe_seconds(seconds)} left"
+        return (
+            "" if seconds is None else f"{self.speed.images_per_second:.1f} images/s, {describe_seconds(seconds)} left"
+        )
 
 
 def describe_losses(losses: Mapping[str, float]) -> str:
