@@ -59,7 +59,7 @@ def run(arguments: Sequence[str]) -> None:
     prepare(recipe.data.train, progress=True)
     console.print("[bold]2/4[/] training a small Mask R-CNN with the Gumbel loss")
     metrics = train(recipe, resume=True)
-    console.print("[bold]3/4[/] evaluation on images that it has not seen (LVIS AP; r rare, c common, f frequent)")
+    console.print("[bold]3/4[/] evaluation on unseen images (r, c, f: rare, common, frequent classes)")
     console.print(metrics.table())
     console.print("[bold]4/4[/] drawing its predictions")
     _, val = build_data(recipe)
@@ -67,12 +67,13 @@ def run(arguments: Sequence[str]) -> None:
     console.print(
         f"\nDone in {(time.monotonic() - began) / 60:.1f} minutes. Look at\n"
         f"  [bold]{sheet}[/]   ground truth on the left, predictions on the right\n"
-        f"  {folder / 'predictions'}   {options.pictures} such pictures\n"
+        f"  {folder / 'predictions'}   {min(options.pictures, val.num_images)} such pictures\n"
         f"  tensorboard --logdir {folder}   how it learned\n"
         "Then try\n"
         f"  tailseg data show {recipe.data.train}   what it learned from\n"
         "  tailseg train my.json   your own COCO- or LVIS-format file\n"
-        "  tailseg train tiny_softmax   a rival loss on the full data set; `tailseg recipes` lists more"
+        "  tailseg train tiny_softmax   a rival loss on the full data set\n"
+        "  tailseg recipes   what else there is"
     )
 
 
