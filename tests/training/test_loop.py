@@ -26,7 +26,7 @@ from tailseg.training.interrupt import StopRequest, TrainingStopped
 from tailseg.training.loop import NonFiniteLossError, train, train_step
 from tailseg.training.run import start
 
-STEPS_PER_EPOCH = 4
+STEPS_PER_EPOCH = 5
 
 
 @pytest.fixture(scope="module", autouse=True)
