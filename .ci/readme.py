@@ -1,7 +1,7 @@
 """Runs the README's commands as a stranger would: in a fresh clone, with nothing else there.
 
     python .ci/readme.py demo     the demo, to its end
-    python .ci/readme.py goal     the same, and it must have learned as much as we want (open: it does not yet)
+    python .ci/readme.py goal     the same, and it must have learned as much as we want
     python .ci/readme.py rest     every other ```bash and ```python block, in order
     python .ci/readme.py tests    the tests, in this working tree
 
