@@ -1,0 +1,192 @@
+"""Sampling and the two heads: class-specific outputs equal to computing every class and selecting one."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from tailseg.losses import SigmoidCE, SoftmaxCE
+from tailseg.models import BoxHeadConfig, MaskHeadConfig
+from tailseg.models import TestConfig as DetectionConfig
+from tailseg.models.box_head import BoxHead
+from tailseg.models.mask_head import MaskHead
+from tailseg.models.predictors import class_linear, class_map
+from tailseg.models.sampling import RoISample, sample_rois
+from tailseg.ops.boxes import encode_boxes
+from tailseg.structures import Target
+
+MakeTarget = Callable[..., Target]
+STRIDES = (4, 8, 16, 32)
+
+
+def pyramid(batch: int, channels: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    return [torch.randn(batch, channels, 64 // s, 64 // s, generator=generator) for s in STRIDES]
+
+
+def test_class_linear_selects_the_classes_rows() -> None:
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(9, 5), torch.randn(7, 4, 5, requires_grad=True), torch.randn(7, 4)
+    labels = torch.randint(0, 7, (9,))
+    every = F.linear(x, weight.flatten(0, 1), bias.flatten()).view(9, 7, 4)
+    wanted = every[torch.arange(9), labels]
+    ours = class_linear(x, weight, bias, labels)
+    torch.testing.assert_close(ours, wanted)
+    torch.testing.assert_close(*(torch.autograd.grad(y.square().sum(), weight)[0] for y in (ours, wanted)))
+
+
+def test_class_map_selects_the_classes_channel() -> None:
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(6, 5, 9), torch.randn(7, 5, requires_grad=True), torch.randn(7)
+    labels = torch.randint(0, 7, (6,))
+    wanted = (weight @ x + bias[:, None])[torch.arange(6), labels]
+    ours = class_map(x, weight, bias, labels)
+    torch.testing.assert_close(ours, wanted)
+    torch.testing.assert_close(*(torch.autograd.grad(y.square().sum(), weight)[0] for y in (ours, wanted)))
+
+
+def test_no_row_keeps_the_gradient() -> None:
+    weight, bias, none = torch.randn(7, 4, 5, requires_grad=True), torch.randn(7, 4), torch.zeros(0).long()
+    (gradient,) = torch.autograd.grad(class_linear(torch.zeros(0, 5), weight, bias, none).sum(), weight)
+    assert torch.equal(gradient, torch.zeros_like(weight))
+    weight, bias = torch.randn(7, 5, requires_grad=True), torch.randn(7)
+    (gradient,) = torch.autograd.grad(class_map(torch.zeros(0, 5, 9), weight, bias, none).sum(), weight)
+    assert torch.equal(gradient, torch.zeros_like(weight))
+
+
+def test_mask_logits_equal_deconvolution_and_full_predictor() -> None:
+    """float32 sums in another order: 1e-5."""
+    torch.manual_seed(0)
+    head = MaskHead(4, 7, MaskHeadConfig(channels=8, num_convs=2))
+    torch.nn.init.normal_(head.upsample.bias)
+    torch.nn.init.normal_(head.predictor.bias)
+    x, labels = torch.randn(5, 8, 14, 14), torch.tensor([0, 6, 3, 3, 1])
+    wanted = head.predictor(head.upsample(x).relu())[torch.arange(5), labels]
+    parameters = [*head.upsample.parameters(), *head.predictor.parameters()]
+    ours = head._predict(x, labels)
+    assert ours.shape == (5, 28, 28)
+    torch.testing.assert_close(ours, wanted, rtol=1e-5, atol=1e-5)
+    for a, b in zip(
+        torch.autograd.grad(ours.square().mean(), parameters),
+        torch.autograd.grad(wanted.square().mean(), parameters),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_mask_probabilities_in_chunks_equal_all_at_once() -> None:
+    torch.manual_seed(0)
+    head = MaskHead(4, 7, MaskHeadConfig(channels=8, num_convs=1))
+    maps = pyramid(2, 4)
+    corners = torch.rand(120, 2) * 30
+    boxes = torch.cat([corners, corners + 5 + torch.rand(120, 2) * 25], 1)
+    labels = torch.randint(0, 7, (120,))
+    parts = head.probabilities(maps, [boxes[:110], boxes[110:]], [labels[:110], labels[110:]])
+    assert [len(part) for part in parts] == [110, 10]
+    with torch.no_grad():
+        whole = head(maps, [boxes[:110], boxes[110:]], labels).sigmoid()
+    torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-5, atol=1e-6)
+
+
+def hand_made_samples() -> list[RoISample]:
+    objects = torch.tensor([[10.0, 10, 40, 40], [20, 5, 50, 45]])
+    boxes = torch.tensor([[12.0, 10, 40, 42], [20, 8, 50, 45], [0, 0, 10, 10]])
+    empty = torch.zeros(0, 4)
+    return [
+        RoISample(boxes, torch.tensor([1, 4, 6]), torch.tensor([0, 1]), objects),
+        RoISample(boxes[2:], torch.tensor([6]), torch.zeros(0).long(), empty),
+    ]
+
+
+@pytest.mark.parametrize("agnostic", [False, True])
+def test_box_losses_by_definition(agnostic: bool) -> None:
+    torch.manual_seed(0)
+    head = BoxHead(4, BoxHeadConfig(hidden=16, class_agnostic=agnostic), SoftmaxCE(6))
+    torch.nn.init.normal_(head.classifier.weight)
+    samples = hand_made_samples()
+    losses = head.losses(pyramid(2, 4), samples)
+    hidden = head(pyramid(2, 4), [s.boxes for s in samples])
+    labels = torch.tensor([1, 4, 6, 6])
+    torch.testing.assert_close(losses["loss_cls"], F.cross_entropy(head.classifier(hidden), labels))
+    deltas = head.regressor(hidden)[:2].view(2, -1, 4)
+    deltas = deltas[:, 0] if agnostic else deltas[torch.arange(2), labels[:2]]
+    wanted = encode_boxes(samples[0].object_boxes, samples[0].positive_boxes, stds=(0.1, 0.1, 0.2, 0.2))
+    # all four sampled RoIs divide, not the two positive ones
+    torch.testing.assert_close(losses["loss_box"], (deltas - wanted).abs().sum() / 4)
+
+
+def test_mask_loss_is_the_mean_over_positives(make_target: MakeTarget) -> None:
+    torch.manual_seed(0)
+    head = MaskHead(4, 6, MaskHeadConfig(channels=8, num_convs=1))
+    boxes = torch.tensor([[10.0, 10, 38, 38], [0, 0, 10, 10]])
+    sample = RoISample(boxes, torch.tensor([2, 6]), torch.tensor([0]), boxes[:1])
+    target = make_target((10.0, 10, 24, 38))
+    losses = head.losses(pyramid(1, 4), [sample], [target])
+    wanted = torch.zeros(1, 28, 28)
+    wanted[:, :, :14] = 1
+    logits = head(pyramid(1, 4), [boxes[:1]], torch.tensor([2]))
+    torch.testing.assert_close(losses["loss_mask"], F.binary_cross_entropy_with_logits(logits, wanted))
+
+
+def test_objects_come_first_and_are_their_own_regions(make_target: MakeTarget) -> None:
+    target = make_target((0.0, 0, 20, 20), (30.0, 30, 60, 60))
+    proposals = torch.tensor([[31.0, 30, 60, 60], [0, 40, 10, 50], [100, 100, 110, 110]])
+    (sample,) = sample_rois([proposals], [target], 6, BoxHeadConfig())
+    assert sample.boxes.tolist() == [*target.boxes.tolist(), *proposals.tolist()]
+    assert sample.labels.tolist() == [0, 1, 1, 6, 6]
+    assert sample.objects.tolist() == [0, 1, 1]
+    assert torch.equal(sample.object_boxes, target.boxes[[0, 1, 1]])
+
+
+def test_an_objects_own_box_does_not_take_the_low_quality_match(make_target: MakeTarget) -> None:
+    """Matched before the objects are added, as published.
+
+    The proposal overlaps the objects by 0.6, 0.55 and 0.5 and is the best that each of them has: low-quality matching
+    gives it to the last one, whose best would be its own box if that stood among the proposals.
+    """
+    target = make_target((0.0, 0, 10, 6), (0.0, 0, 10, 5.5), (0.0, 0, 10, 20))
+    proposals = torch.tensor([[0.0, 0, 10, 10]])
+    config = BoxHeadConfig()
+    (sample,) = sample_rois([proposals], [target], 6, config)
+    assert sample.objects.tolist() == [0, 1, 2, 2]
+
+
+def test_counts_are_those_of_the_config(make_target: MakeTarget) -> None:
+    torch.manual_seed(0)
+    target = make_target(*[(10.0 * k, 0.0, 10.0 * k + 9, 9.0) for k in range(20)])
+    background = torch.rand(200, 2) * 40 + 50
+    proposals = torch.cat([background, background + 10], 1)
+    (sample,) = sample_rois([proposals], [target], 30, BoxHeadConfig(rois_per_image=40, positive_fraction=0.25))
+    assert len(sample.boxes) == 40
+    assert sample.num_positive == 10
+    assert (sample.labels[10:] == 30).all()
+
+
+def test_no_background_roi_inside_a_crowd(make_target: MakeTarget) -> None:
+    target = make_target((0.0, 0, 20, 20), ignore=[(30.0, 30, 60, 60)])
+    proposals = torch.tensor([[31.0, 31, 50, 50], [100, 100, 110, 110]])
+    (sample,) = sample_rois([proposals], [target], 6, BoxHeadConfig())
+    assert sample.boxes.tolist() == [[0, 0, 20, 20], [100, 100, 110, 110]]
+
+
+def test_no_proposal_and_no_object(make_target: MakeTarget) -> None:
+    (sample,) = sample_rois([torch.zeros(0, 4)], [make_target()], 6, BoxHeadConfig())
+    assert sample.boxes.shape == (0, 4)
+    assert sample.labels.shape == (0,)
+    assert sample.num_positive == 0
+
+
+def test_best_detections_by_class_and_score() -> None:
+    """Two regions, a regressor of zeros: boxes are the regions, scores the loss's; NMS works within classes."""
+    head = BoxHead(4, BoxHeadConfig(hidden=16), SigmoidCE(2))
+    for layer in (head.regressor, head.classifier):
+        torch.nn.init.zeros_(layer.weight)
+        torch.nn.init.zeros_(layer.bias)
+    with torch.no_grad():
+        head.classifier.bias.copy_(torch.tensor([0.0, 2.0]))
+    regions = torch.tensor([[0.0, 0, 20, 20], [0, 0, 20, 19]])
+    (found,) = head.detect(pyramid(1, 4), [regions], [(64, 64)], [(128, 32)], DetectionConfig())
+    assert found.labels.tolist() == [1, 0]
+    torch.testing.assert_close(found.scores, torch.tensor([2.0, 0.0]).sigmoid())
+    assert found.boxes.tolist() == [[0, 0, 10, 40], [0, 0, 10, 40]]
