@@ -241,7 +241,7 @@ class Memory(Dataset[int]):
 def test_workers_share_the_annotations(annotations: Annotations, workers: int) -> None:
     """A worker that has read 80 MB of annotations owns none of them: memory does not grow with the workers."""
     objects = annotations.objects
-    per_object = 80_000_000 // 8 // len(objects)
+    per_object = 80_000_000 // 16 // len(objects) * 2  # x and y
     large = Ragged(np.ones(per_object * len(objects)), np.arange(len(objects) + 1) * per_object)
     annotations = dataclasses.replace(annotations, objects=dataclasses.replace(objects, polygons=large))
 
