@@ -142,7 +142,7 @@ def test_a_run_leaves_its_files(uninterrupted, data):
     assert {"segm/AP", "bbox/AP", "segm/APr"} <= read_log(uninterrupted, "val")[0].keys()
     assert load_recipe(uninterrupted / "recipe.json") == make_recipe(data, uninterrupted)
     names = sorted(path.name for path in (uninterrupted / "checkpoints").iterdir())
-    assert names == ["best.pt", "step_0000008.pt", "step_0000012.pt"]  # the newest two
+    assert names == ["best.pt", "step_0000010.pt", "step_0000015.pt"]  # the newest two
     assert "scores" in json.loads((uninterrupted / "metrics.json").read_text())
     known_ids = {image["id"] for image in json.loads((data / "val.json").read_text())["images"]}
     assert {record["image_id"] for record in json.loads((uninterrupted / "results.json").read_text())} <= known_ids
@@ -199,7 +199,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(uninterrupted, data, tmp_
     """The log has lines from after the checkpoint, and the last one is cut short: every step stands there once."""
     run = tmp_path / "run"
     shutil.copytree(uninterrupted, run)
-    for name in ("checkpoints/step_0000012.pt", "results.json", "metrics.json"):
+    for name in ("checkpoints/step_0000015.pt", "results.json", "metrics.json"):
         (run / name).unlink()
     log = (run / "log.jsonl").read_text()
     (run / "log.jsonl").write_text(log[:-20])
@@ -259,7 +259,7 @@ def test_a_loss_that_is_not_finite_names_the_step_in_a_run(data, tmp_path):
         NonFiniteLossError, match=r"step 5: loss_cls is nan on the images with ids \[\d+, \d+, \d+, \d+\]"
     ):
         train(recipe)
-    assert checkpoint.latest(tmp_path / "run") == checkpoint.step_path(tmp_path / "run", 4)  # the epoch before
+    assert checkpoint.latest(tmp_path / "run") == checkpoint.step_path(tmp_path / "run", 5)  # the epoch before
 
 
 @pytest.mark.parametrize("workers", [0, 1])
