@@ -168,7 +168,7 @@ def _reachable(
     None when that is all of them.
     """
     height, width = padded_size(size)
-    if all(padded_size(other) <= (height, width) and padded_size(other)[1] <= width for other in sizes):
+    if all(h <= height and w <= width for h, w in map(padded_size, sizes)):
         return None
     centres = (anchors[:, :2] + anchors[:, 2:]) / 2
     # centres are multiples of 4 up to rounding: the half pixel keeps rounding from deciding
