@@ -199,12 +199,15 @@ def test_class_agnostic_boxes(
     check_detections(found, config, 64, 64)
 
 
-@pytest.mark.skip(reason="open defect: the backward pass under bfloat16 autocast crashes the process on the CPU")
 def test_bfloat16_autocast_keeps_losses_in_float32(
     small_config: ModelConfig, build: Build, make_image: MakeImage, make_target: MakeTarget
 ) -> None:
-    """bfloat16 has 8 bits: 5 % of the float32 losses on the same RoIs (a network at its start proposes alike)."""
-    model = build(small_config)
+    """bfloat16 has 8 bits: 5 % of the float32 losses on the same RoIs (a network at its start proposes alike).
+
+    Sixteen channels at least: below, oneDNN's gradient of a strided 1x1 convolution in channels-last bfloat16 writes
+    outside its memory on processors with AVX-512 (oneDNN issue 6035).
+    """
+    model = build(replace(small_config, backbone=replace(small_config.backbone, base_width=16)))
     arguments = [make_image(64, 64)], [make_target(*BOXES)]
     torch.manual_seed(1)
     wide = model(*arguments)
