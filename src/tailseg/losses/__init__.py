@@ -3,14 +3,34 @@
 A recipe holds a config; ``build_loss(config, frequency)`` makes the loss for a data set's classes.
 """
 
+from tailseg.losses.bags import BAGSLoss, BAGSLossConfig
 from tailseg.losses.base import ClassificationLoss
+from tailseg.losses.ecm import ECMLoss, ECMLossConfig
+from tailseg.losses.eql_v2 import EQLv2, EQLv2Config
+from tailseg.losses.federated import FederatedLoss, FederatedLossConfig
+from tailseg.losses.focal import FocalLoss, FocalLossConfig
 from tailseg.losses.gumbel_ce import GumbelCE, GumbelCEConfig
+from tailseg.losses.ldam import LDAMLoss, LDAMLossConfig
 from tailseg.losses.links import Gumbel, Link, Sigmoid
+from tailseg.losses.logit_adjusted import LogitAdjustedSoftmax, LogitAdjustedSoftmaxConfig
+from tailseg.losses.seesaw import SeesawLoss, SeesawLossConfig
 from tailseg.losses.sigmoid_ce import SigmoidCE, SigmoidCEConfig
 from tailseg.losses.softmax_ce import SoftmaxCE, SoftmaxCEConfig
 from tailseg.structures import ClassFrequency
 
-LossConfig = SigmoidCEConfig | SoftmaxCEConfig | GumbelCEConfig
+LossConfig = (
+    SigmoidCEConfig
+    | SoftmaxCEConfig
+    | GumbelCEConfig
+    | BAGSLossConfig
+    | ECMLossConfig
+    | EQLv2Config
+    | FederatedLossConfig
+    | FocalLossConfig
+    | LDAMLossConfig
+    | LogitAdjustedSoftmaxConfig
+    | SeesawLossConfig
+)
 """The settings of any loss; its class says which."""
 
 
@@ -20,12 +40,28 @@ def build_loss(config: LossConfig, frequency: ClassFrequency) -> ClassificationL
 
 
 __all__ = [
+    "BAGSLoss",
+    "BAGSLossConfig",
     "ClassificationLoss",
+    "ECMLoss",
+    "ECMLossConfig",
+    "EQLv2",
+    "EQLv2Config",
+    "FederatedLoss",
+    "FederatedLossConfig",
+    "FocalLoss",
+    "FocalLossConfig",
     "Gumbel",
     "GumbelCE",
     "GumbelCEConfig",
+    "LDAMLoss",
+    "LDAMLossConfig",
     "Link",
+    "LogitAdjustedSoftmax",
+    "LogitAdjustedSoftmaxConfig",
     "LossConfig",
+    "SeesawLoss",
+    "SeesawLossConfig",
     "Sigmoid",
     "SigmoidCE",
     "SigmoidCEConfig",

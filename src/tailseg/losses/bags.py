@@ -1,0 +1,134 @@
+"""Balanced group softmax (BAGS): a softmax within each group of similarly frequent classes.
+
+Y. Li et al., "Overcoming Classifier Imbalance for Long-tail Object Detection with Balanced Group Softmax", CVPR 2020,
+section 4.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from tailseg.losses.base import ClassificationLoss, at_least_float32
+from tailseg.structures import ClassFrequency
+
+
+class BAGSLoss(ClassificationLoss):
+    """Softmax cross entropy in every group of classes, each with an "others" logit: L = C + G + 2.
+
+    ``edges`` split the classes by their number of training objects; G of the groups have classes. The logits are the C
+    classes in the order of their labels, then one "others" a group, then "object" and background. With the label
+    mapped to "others" in every group but its own::
+
+        loss = weight * sum over the G groups and the background group of
+               the mean over the group's regions of  log(sum over its logits of exp(q_j)) - q_target
+
+    A group's regions are those labelled with its classes and, drawn at random, at most ``beta`` times as many others;
+    without the former it costs nothing. The background group (object, background) has all regions. Draws come from
+    torch's default generator: ``torch.manual_seed`` repeats them.
+
+    Scores are softmax within the class's group times the probability of an object. The paper trains the classifier
+    alone, on a detector trained with a plain softmax.
+
+    Args:
+        frequency: of the classes in the training set.
+        edges: increasing numbers of objects; 10 puts a class of 10 into the upper group.
+        beta: others drawn for each region of a group's classes, at least 0.
+        init_bias: the classifier's bias before training, the same for every logit, and so without effect.
+        weight: multiplies the loss.
+
+    Raises:
+        ValueError: edges do not increase, or beta is negative.
+    """
+
+    group: Tensor
+    position: Tensor
+    columns: Tensor
+
+    def __init__(
+        self,
+        frequency: ClassFrequency,
+        *,
+        edges: tuple[int, ...] = (10, 100, 1000),
+        beta: float = 8.0,
+        init_bias: float = 0.0,
+        weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if list(edges) != sorted(set(edges)) or beta < 0:
+            raise ValueError(f"BAGS wants increasing edges and beta >= 0, got {edges} and {beta}")
+        bins = torch.bucketize(frequency.instance_counts, torch.tensor(edges, dtype=torch.int64), right=True)
+        _, group = bins.unique(return_inverse=True)
+        members = [(group == g).nonzero().squeeze(1) for g in range(int(group.max()) + 1)]
+        self.num_classes = frequency.num_classes
+        self.num_logits = frequency.num_classes + len(members) + 2
+        self.beta = beta
+        self.bias = init_bias
+        self.weight = weight
+        self.sizes = [len(classes) + 1 for classes in members]
+        position = torch.zeros(self.num_classes + 1, dtype=torch.int64)
+        for classes in members:
+            position[classes] = torch.arange(len(classes))
+        others = self.num_classes + torch.arange(len(members))
+        columns = torch.cat([torch.cat([classes, other[None]]) for classes, other in zip(members, others, strict=True)])
+        # By label, background's last: its group, which is none of the G, and its place within the group.
+        self.register_buffer("group", F.pad(group, (0, 1), value=len(members)), persistent=False)
+        self.register_buffer("position", position, persistent=False)
+        # The logits' columns in the order of the groups, each group's classes before its "others".
+        self.register_buffer("columns", columns, persistent=False)
+
+    def init_bias(self) -> Float[Tensor, " L"]:
+        """``init_bias`` for every logit."""
+        return torch.full((self.num_logits,), self.bias)
+
+    def forward(self, logits: Float[Tensor, "R L"], labels: Int64[Tensor, " R"]) -> dict[str, Float[Tensor, ""]]:
+        """``{"loss_cls": loss}``; 0 for R = 0.
+
+        Raises:
+            ValueError: a label lies outside ``0 .. C``, or shapes disagree.
+        """
+        self.check(logits, labels)
+        logits = at_least_float32(logits)
+        background = (labels == self.num_classes).long()
+        total = F.cross_entropy(logits[:, -2:], background, reduction="sum") / max(len(labels), 1)
+        parts = logits.index_select(1, self.columns).split(self.sizes, dim=1)
+        for g, (part, chosen) in enumerate(zip(parts, self.sample(labels), strict=True)):
+            target = torch.where(self.group[labels] == g, self.position[labels], self.sizes[g] - 1)
+            costs = F.cross_entropy(part, target, reduction="none")
+            total = total + (costs * chosen).sum() / chosen.sum().clamp(min=1)
+        return {"loss_cls": self.weight * total}
+
+    def sample(self, labels: Int64[Tensor, " R"]) -> Bool[Tensor, "G R"]:
+        """The regions that count in each group, drawn anew at every call."""
+        own = self.group[labels] == torch.arange(len(self.sizes), device=labels.device).unsqueeze(1)
+        # Others in random order, a group's own regions behind them: no size depends on the labels' values.
+        order = torch.rand(own.shape, device=labels.device).masked_fill(own, 2.0).argsort(1).argsort(1)
+        return own | (order < (self.beta * own.sum(1, keepdim=True)).floor())
+
+    def scores(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, "R C"]:
+        """Softmax within the class's group times the probability of an object."""
+        logits = at_least_float32(logits)
+        parts = logits.index_select(1, self.columns).split(self.sizes, dim=1)
+        grouped = torch.cat([part.softmax(1) for part in parts], dim=1)
+        within = torch.empty_like(grouped).index_copy_(1, self.columns, grouped)
+        return within[:, : self.num_classes] * logits[:, -2:].softmax(1)[:, :1]
+
+
+@dataclass(frozen=True)
+class BAGSLossConfig:
+    """Balanced group softmax."""
+
+    edges: tuple[int, ...] = (10, 100, 1000)
+    """Numbers of training objects that split the classes into groups."""
+    beta: float = 8.0
+    """Other regions drawn for each region of a group's classes."""
+    init_bias: float = 0.0
+    """The classifier's bias before training; the softmax ignores a common shift."""
+    weight: float = 1.0
+    """Multiplies the loss."""
+
+    def build(self, frequency: ClassFrequency) -> BAGSLoss:
+        """The loss for these classes."""
+        return BAGSLoss(frequency, edges=self.edges, beta=self.beta, init_bias=self.init_bias, weight=self.weight)

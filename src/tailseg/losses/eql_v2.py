@@ -1,0 +1,130 @@
+"""Equalization loss v2: each class's positive and negative gradients are brought into balance as training goes.
+
+J. Tan et al., "Equalization Loss v2: A New Gradient Balance Approach for Long-tailed Object Detection", CVPR 2021,
+section 4.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from tailseg.losses.base import ClassificationLoss, at_least_float32
+from tailseg.losses.processes import sum_over_processes
+from tailseg.losses.weighted_bce import own_column, weighted_bce
+from tailseg.structures import ClassFrequency
+
+
+class EQLv2(ClassificationLoss):
+    """Sigmoid cross entropy under weights from the accumulated gradients, with an objectness logit: L = C + 1.
+
+    With p = 1 / (1 + exp(-q)) and y one-hot over the C classes and background, the last logit::
+
+        loss = weight / R * sum over regions and logits of  -u_j y log p - v_j (1 - y) log(1 - p)
+        g_j  = (positive gradients of class j so far) / (negative gradients so far)
+        v_j  = 1 / (1 + exp(-gamma (g_j - mu)))        u_j = 1 + alpha (1 - v_j)        background: u = v = 1
+
+    A gradient is |p - y| times its weight, summed over the regions of all processes. Every call in training mode adds
+    its gradients to ``gradient_sums`` (``[2, C]``, float64: positive, negative) after it has used the former ones. A
+    class without negative gradients has u = v = 1: at the first step the loss is plain cross entropy, as published.
+
+    Scores are p_j (1 - p_background).
+
+    Args:
+        num_classes: C.
+        gamma: steepness of the map from g to v.
+        mu: the ratio g at which v is 1/2.
+        alpha: how far positives are raised where negatives are lowered.
+        init_bias: the classifier's bias before training; -6.9 means p = 1e-3.
+        weight: multiplies the loss.
+    """
+
+    gradient_sums: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        gamma: float = 12.0,
+        mu: float = 0.8,
+        alpha: float = 4.0,
+        init_bias: float = -6.9,
+        weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.num_logits = num_classes + 1
+        self.gamma = gamma
+        self.mu = mu
+        self.alpha = alpha
+        self.bias = init_bias
+        self.weight = weight
+        # float64: late in training a step is too small a part of the sum for float32 to notice.
+        self.register_buffer("gradient_sums", torch.zeros(2, num_classes, dtype=torch.float64))
+
+    def init_bias(self) -> Float[Tensor, " L"]:
+        """``init_bias`` for every class and for background."""
+        return torch.full((self.num_logits,), self.bias)
+
+    def forward(self, logits: Float[Tensor, "R L"], labels: Int64[Tensor, " R"]) -> dict[str, Float[Tensor, ""]]:
+        """``{"loss_cls": loss}``; 0 for R = 0. In training mode the gradient sums grow; all processes must call.
+
+        Raises:
+            ValueError: a label lies outside ``0 .. C``, or shapes disagree.
+        """
+        self.check(logits, labels)
+        logits = at_least_float32(logits)
+        positive, negative = (weight.to(logits.dtype) for weight in self.class_weights())
+        total = weighted_bce(logits, labels, positive_weight=positive, negative_weight=negative)
+        if self.training:
+            self._collect(logits.detach(), labels, positive, negative)
+        return {"loss_cls": self.weight * total / max(len(labels), 1)}
+
+    def class_weights(self) -> tuple[Float[Tensor, " L"], Float[Tensor, " L"]]:
+        """The weights u of positives and v of negatives, float64; background, the last, has 1 and 1."""
+        positive, negative = self.gradient_sums
+        ratio = torch.where(negative > 0, positive / negative, math.inf)
+        v = torch.sigmoid(self.gamma * (ratio - self.mu))
+        v = torch.cat([v, v.new_ones(1)])
+        return 1 + self.alpha * (1 - v), v
+
+    @torch.no_grad()
+    def _collect(self, logits: Tensor, labels: Tensor, positive: Tensor, negative: Tensor) -> None:
+        column, own, _ = own_column(logits, labels)
+        pull = torch.zeros_like(positive).index_add_(0, labels, torch.sigmoid(-own).squeeze(1) * positive[labels])
+        push = torch.sigmoid(logits).scatter_(1, column, 0).sum(0) * negative
+        self.gradient_sums += sum_over_processes(torch.stack([pull, push])[:, :-1].double())
+
+    def scores(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, "R C"]:
+        """p_j (1 - p_background)."""
+        logits = at_least_float32(logits)
+        return logits[:, :-1].sigmoid() * torch.sigmoid(-logits[:, -1:])
+
+
+@dataclass(frozen=True)
+class EQLv2Config:
+    """Equalization loss v2."""
+
+    gamma: float = 12.0
+    """Steepness of the map from the gradient ratio to the weight of negatives."""
+    mu: float = 0.8
+    """The gradient ratio at which negatives weigh 1/2."""
+    alpha: float = 4.0
+    """How far positives are raised where negatives are lowered."""
+    init_bias: float = -6.9
+    """The classifier's bias before training."""
+    weight: float = 1.0
+    """Multiplies the loss."""
+
+    def build(self, frequency: ClassFrequency) -> EQLv2:
+        """The loss for these classes; it counts for itself and ignores their frequencies."""
+        return EQLv2(
+            frequency.num_classes,
+            gamma=self.gamma,
+            mu=self.mu,
+            alpha=self.alpha,
+            init_bias=self.init_bias,
+            weight=self.weight,
+        )

@@ -1,0 +1,133 @@
+"""Focal loss: binary cross entropy that counts a logit less the better it is classified.
+
+T.-Y. Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, equation 5.
+"""
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.autograd.function import BackwardCFunction
+
+from tailseg.losses.base import ClassificationLoss, at_least_float32
+from tailseg.losses.weighted_bce import own_column, softplus
+from tailseg.structures import ClassFrequency
+
+
+class FocalLoss(ClassificationLoss):
+    """Sigmoid focal loss; background is "no" to every class: L = C.
+
+    With p = 1 / (1 + exp(-q)) and y one-hot over the C classes, all zero for background::
+
+        loss = weight / R * sum over regions and classes of
+               -alpha y (1 - p)^gamma log p - (1 - alpha) (1 - y) p^gamma log(1 - p)
+
+    Divided by all R regions as every loss here; the paper, whose detector has no sampled regions, divides by the
+    number of positives. Scores are p. gamma = 0 without alpha is sigmoid cross entropy.
+
+    Args:
+        num_classes: C.
+        gamma: how fast a well classified logit stops counting, at least 0.
+        alpha: the share of the positives in ``[0, 1]``; None leaves both factors out.
+        init_bias: the classifier's bias before training; -4.6 means p = 0.01, as in the paper.
+        weight: multiplies the loss.
+
+    Raises:
+        ValueError: gamma or alpha is out of range.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        gamma: float = 2.0,
+        alpha: float | None = 0.25,
+        init_bias: float = -4.6,
+        weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if gamma < 0 or (alpha is not None and not 0 <= alpha <= 1):
+            raise ValueError(f"focal loss wants gamma >= 0 and alpha in [0, 1] or None, got {gamma} and {alpha}")
+        self.num_classes = num_classes
+        self.num_logits = num_classes
+        self.gamma = gamma
+        self.alpha = alpha
+        self.bias = init_bias
+        self.weight = weight
+
+    def init_bias(self) -> Float[Tensor, " L"]:
+        """``init_bias`` for every class."""
+        return torch.full((self.num_logits,), self.bias)
+
+    def forward(self, logits: Float[Tensor, "R L"], labels: Int64[Tensor, " R"]) -> dict[str, Float[Tensor, ""]]:
+        """``{"loss_cls": loss}``; 0 for R = 0.
+
+        Raises:
+            ValueError: a label lies outside ``0 .. C``, or shapes disagree.
+        """
+        self.check(logits, labels)
+        positive, negative = (1.0, 1.0) if self.alpha is None else (self.alpha, 1 - self.alpha)
+        total = cast(Tensor, _FocalSum.apply(at_least_float32(logits), labels, self.gamma, positive, negative))
+        return {"loss_cls": self.weight * total / max(len(labels), 1)}
+
+    def scores(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, "R C"]:
+        """The probability p of every class."""
+        return at_least_float32(logits).sigmoid()
+
+
+def _negative_cost(q: Tensor, gamma: float) -> Tensor:
+    """-p^gamma log(1 - p), with p^gamma = exp(gamma log p) lest 0^0 turn up; a positive costs the same at -q."""
+    return softplus(-q).mul_(-gamma).exp_().mul_(softplus(q))
+
+
+def _negative_slope(q: Tensor, gamma: float) -> Tensor:
+    """The derivative of `_negative_cost`: p^gamma (p - gamma (1 - p) log(1 - p))."""
+    slope = softplus(q).mul_(torch.sigmoid(-q)).mul_(gamma).add_(torch.sigmoid(q))
+    return slope.mul_(softplus(-q).mul_(-gamma).exp_())
+
+
+class _FocalSum(torch.autograd.Function):
+    """The sum of all costs; keeps the logits alone, and computes everything else again."""
+
+    @staticmethod
+    def forward(
+        ctx: BackwardCFunction, q: Tensor, labels: Tensor, gamma: float, positive: float, negative: float
+    ) -> Tensor:
+        ctx.save_for_backward(q, labels)
+        ctx.factors = (gamma, positive, negative)
+        column, own, is_label = own_column(q, labels)
+        own_costs = torch.where(is_label, positive * _negative_cost(-own, gamma), negative * _negative_cost(own, gamma))
+        return _negative_cost(q, gamma).mul_(negative).scatter_(1, column, own_costs).sum()
+
+    @staticmethod
+    def backward(ctx: BackwardCFunction, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
+        q, labels = ctx.saved_tensors
+        gamma, positive, negative = ctx.factors
+        column, own, is_label = own_column(q, labels)
+        own_grad = torch.where(
+            is_label, -positive * _negative_slope(-own, gamma), negative * _negative_slope(own, gamma)
+        )
+        grad = _negative_slope(q, gamma).mul_(negative).scatter_(1, column, own_grad).mul_(grads[0])
+        return grad, None, None, None, None
+
+
+@dataclass(frozen=True)
+class FocalLossConfig:
+    """Sigmoid focal loss."""
+
+    gamma: float = 2.0
+    """How fast a well classified logit stops counting."""
+    alpha: float | None = 0.25
+    """The share of the positives; None weighs both alike."""
+    init_bias: float = -4.6
+    """The classifier's bias before training."""
+    weight: float = 1.0
+    """Multiplies the loss."""
+
+    def build(self, frequency: ClassFrequency) -> FocalLoss:
+        """The loss for these classes."""
+        return FocalLoss(
+            frequency.num_classes, gamma=self.gamma, alpha=self.alpha, init_bias=self.init_bias, weight=self.weight
+        )

@@ -1,0 +1,134 @@
+"""LDAM: softmax cross entropy with larger margins for rarer classes, optionally re-weighted late in training.
+
+K. Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss", NeurIPS 2019, sections 3.2
+and 3.3; the weights are those of Y. Cui et al., "Class-Balanced Loss Based on Effective Number of Samples", CVPR 2019.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from tailseg.losses.base import ClassificationLoss, at_least_float32
+from tailseg.structures import ClassFrequency
+
+
+class LDAMLoss(ClassificationLoss):
+    """Cross entropy over the softmax after a margin is taken from the label's logit: L = C + 1.
+
+    With label k, n_j the training objects of class j (at least 1), and background the last logit::
+
+        loss    = weight / R * sum over regions of  w_k (log(sum over j of exp(z_j)) - z_k)
+        z_k     = scale (q_k - margin_k)        z_j = scale q_j for every other j
+        margin_j = max_margin (min n / n_j)^(1/4)        margin_background = 0
+        w_j     = 1, and from training call ``reweight_after`` on (1 - beta) / (1 - beta^n_j) divided by its mean
+                  over the classes; w_background = 1
+
+    The paper's logits are cosines, with scale 30; a plain linear classifier learns its own scale and wants 1.
+    ``steps`` (int64) counts the calls in training mode. Scores are softmax(scale q). Without a margin and weights the
+    loss is softmax cross entropy of scale q.
+
+    Args:
+        frequency: of the classes in the training set.
+        max_margin: margin of the rarest class, at least 0.
+        scale: multiplies the logits after the margin.
+        reweight_after: training calls before the weights set in; None leaves them out.
+        beta: of the effective number of samples, in ``[0, 1)``.
+        init_bias: the classifier's bias before training, the same for every logit, and so without effect.
+        weight: multiplies the loss.
+
+    Raises:
+        ValueError: max_margin, scale or beta is out of range.
+    """
+
+    margin: Tensor
+    class_weight: Tensor
+    steps: Tensor
+
+    def __init__(
+        self,
+        frequency: ClassFrequency,
+        *,
+        max_margin: float = 0.5,
+        scale: float = 1.0,
+        reweight_after: int | None = None,
+        beta: float = 0.9999,
+        init_bias: float = 0.0,
+        weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if max_margin < 0 or scale <= 0 or not 0 <= beta < 1:
+            raise ValueError(
+                f"LDAM wants max_margin >= 0, scale > 0 and beta in [0, 1), got {max_margin}, {scale} and {beta}"
+            )
+        self.num_classes = frequency.num_classes
+        self.num_logits = frequency.num_classes + 1
+        self.scale = scale
+        self.reweight_after = reweight_after
+        self.bias = init_bias
+        self.weight = weight
+        counts = frequency.instance_counts.clamp(min=1).double()
+        class_weight = (1 - beta) / (1 - beta**counts)
+        self.register_buffer("margin", F.pad(max_margin * (counts.min() / counts) ** 0.25, (0, 1)), persistent=False)
+        self.register_buffer(
+            "class_weight", F.pad(class_weight / class_weight.mean(), (0, 1), value=1.0), persistent=False
+        )
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    def init_bias(self) -> Float[Tensor, " L"]:
+        """``init_bias`` for every class and for background."""
+        return torch.full((self.num_logits,), self.bias)
+
+    def forward(self, logits: Float[Tensor, "R L"], labels: Int64[Tensor, " R"]) -> dict[str, Float[Tensor, ""]]:
+        """``{"loss_cls": loss}``; 0 for R = 0. In training mode the steps are counted.
+
+        Raises:
+            ValueError: a label lies outside ``0 .. C``, or shapes disagree.
+        """
+        self.check(logits, labels)
+        scaled = self.scale * at_least_float32(logits)
+        margin = self.scale * self.margin.to(scaled.dtype)[labels]
+        scaled.scatter_add_(1, labels.unsqueeze(1), -margin.unsqueeze(1))
+        class_weight = None
+        if self.reweight_after is not None:
+            class_weight = torch.where(self.steps >= self.reweight_after, self.class_weight, 1).to(scaled.dtype)
+        if self.training:
+            self.steps += 1
+        total = F.cross_entropy(scaled, labels, weight=class_weight, reduction="sum")
+        return {"loss_cls": self.weight * total / max(len(labels), 1)}
+
+    def scores(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, "R C"]:
+        """Softmax probabilities of the foreground classes, of the scaled logits."""
+        return (self.scale * at_least_float32(logits)).softmax(dim=1)[:, :-1]
+
+
+@dataclass(frozen=True)
+class LDAMLossConfig:
+    """LDAM; with reweight_after, LDAM-DRW."""
+
+    max_margin: float = 0.5
+    """Margin of the rarest class."""
+    scale: float = 1.0
+    """Multiplies the logits after the margin; 30 for cosines."""
+    reweight_after: int | None = None
+    """Steps before classes are weighed by their effective number; None leaves the weights out."""
+    beta: float = 0.9999
+    """Of the effective number of samples."""
+    init_bias: float = 0.0
+    """The classifier's bias before training; the softmax ignores a common shift."""
+    weight: float = 1.0
+    """Multiplies the loss."""
+
+    def build(self, frequency: ClassFrequency) -> LDAMLoss:
+        """The loss for these classes."""
+        return LDAMLoss(
+            frequency,
+            max_margin=self.max_margin,
+            scale=self.scale,
+            reweight_after=self.reweight_after,
+            beta=self.beta,
+            init_bias=self.init_bias,
+            weight=self.weight,
+        )

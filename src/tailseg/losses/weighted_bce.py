@@ -1,0 +1,62 @@
+"""Sigmoid binary cross entropy with a weight a class: what EQLv2, federated loss and ECM have in common.
+
+Shapes: R regions, L logits per region.
+"""
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.autograd.function import BackwardCFunction
+
+
+def weighted_bce(
+    logits: Float[Tensor, "R L"],
+    labels: Int64[Tensor, " R"],
+    *,
+    positive_weight: Float[Tensor, " L"],
+    negative_weight: Float[Tensor, " L"],
+) -> Float[Tensor, ""]:
+    """The sum of weighted costs over all regions and logits.
+
+    With p = 1 / (1 + exp(-q)) and y one-hot over the L logits, all zero for a label equal to L::
+
+        sum over regions and logits j of  -positive_j y log p - negative_j (1 - y) log(1 - p)
+
+    Keeps the logits alone for the backward pass: no [R, L] target, weight or probability is stored. The weights get
+    no gradient.
+    """
+    return cast(Tensor, _WeightedBCE.apply(logits, labels, positive_weight, negative_weight))
+
+
+def own_column(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Each region's label as a column [R, 1], the logit there, and whether it is one (False for a label L)."""
+    column = labels.clamp(max=logits.shape[1] - 1).unsqueeze(1)
+    return column, logits.gather(1, column), (labels < logits.shape[1]).unsqueeze(1)
+
+
+def softplus(x: Tensor) -> Tensor:
+    """log(1 + exp(x)), exact to float64; torch's default becomes linear at 20, 2e-9 too low."""
+    return F.softplus(x, threshold=40)
+
+
+class _WeightedBCE(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: BackwardCFunction, q: Tensor, labels: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+        ctx.save_for_backward(q, labels, positive, negative)
+        column, own, is_label = own_column(q, labels)
+        costs = softplus(q)
+        costs.scatter_(1, column, torch.where(is_label, 0, softplus(own)))
+        own_costs = torch.where(is_label, softplus(-own) * positive[column], 0)
+        # Not a dot product: autocast would round it to half precision.
+        return (costs.sum(0) * negative).sum() + own_costs.sum()
+
+    @staticmethod
+    def backward(ctx: BackwardCFunction, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        q, labels, positive, negative = ctx.saved_tensors
+        column, own, is_label = own_column(q, labels)
+        own_grad = torch.where(is_label, -torch.sigmoid(-own) * positive[column], torch.sigmoid(own) * negative[column])
+        grad = torch.sigmoid(q).mul_(negative).scatter_(1, column, own_grad).mul_(grads[0])
+        return grad, None, None, None
