@@ -1,7 +1,6 @@
 """Balanced group softmax (BAGS): a softmax within each group of similarly frequent classes.
 
-Y. Li et al., "Overcoming Classifier Imbalance for Long-tail Object Detection with Balanced Group Softmax", CVPR 2020,
-section 4.
+Y. Li et al., "Overcoming Classifier Imbalance for Long-tail Object Detection with Balanced Group Softmax", CVPR 2020.
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """Effective class-margin loss: sigmoid cross entropy with the margins that bound average precision.
 
-J. H. Cho and P. Krahenbuhl, "Long-tail Detection with Effective Class-Margins", ECCV 2022, section 4.
+J. H. Cho and P. Krahenbuhl, "Long-tail Detection with Effective Class-Margins", ECCV 2022.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,6 @@
 """Equalization loss v2: each class's positive and negative gradients are brought into balance as training goes.
 
-J. Tan et al., "Equalization Loss v2: A New Gradient Balance Approach for Long-tailed Object Detection", CVPR 2021,
-section 4.
+J. Tan et al., "Equalization Loss v2: A New Gradient Balance Approach for Long-tailed Object Detection", CVPR 2021.
 """
 
 import math
@@ -95,7 +94,7 @@ class EQLv2(ClassificationLoss):
         column, own, _ = own_column(logits, labels)
         pull = torch.zeros_like(positive).index_add_(0, labels, torch.sigmoid(-own).squeeze(1) * positive[labels])
         push = torch.sigmoid(logits).scatter_(1, column, 0).sum(0) * negative
-        self.gradient_sums += sum_over_processes(torch.stack([pull, push])[:, :-1].double())
+        self.gradient_sums += sum_over_processes(torch.stack([pull[:-1], push[:-1]]).double())
 
     def scores(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, "R C"]:
         """p_j (1 - p_background)."""

@@ -1,6 +1,7 @@
 """Federated loss: binary cross entropy over a few classes a step, for data whose images are not labelled exhaustively.
 
-X. Zhou, V. Koltun and P. Krahenbuhl, "Probabilistic two-stage detection", 2021, section 5.1 (LVIS).
+X. Zhou, V. Koltun and P. Krahenbuhl, "Probabilistic two-stage detection", arXiv 2103.07461, 2021;
+the defaults are those of their code for LVIS.
 """
 
 import math

@@ -1,7 +1,7 @@
 """LDAM: softmax cross entropy with larger margins for rarer classes, optionally re-weighted late in training.
 
-K. Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss", NeurIPS 2019, sections 3.2
-and 3.3; the weights are those of Y. Cui et al., "Class-Balanced Loss Based on Effective Number of Samples", CVPR 2019.
+K. Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss", NeurIPS 2019, section 3;
+the weights are those of Y. Cui et al., "Class-Balanced Loss Based on Effective Number of Samples", CVPR 2019.
 """
 
 from dataclasses import dataclass

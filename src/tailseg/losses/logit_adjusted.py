@@ -1,7 +1,7 @@
 """Logit-adjusted softmax, of which balanced softmax is the case tau = 1.
 
-J. Ren et al., "Balanced Meta-Softmax for Long-Tailed Visual Recognition", NeurIPS 2020, equation 4;
-A. K. Menon et al., "Long-tail Learning via Logit Adjustment", ICLR 2021, equation 10.
+J. Ren et al., "Balanced Meta-Softmax for Long-Tailed Visual Recognition", NeurIPS 2020;
+A. K. Menon et al., "Long-tail Learning via Logit Adjustment", ICLR 2021.
 """
 
 from dataclasses import dataclass

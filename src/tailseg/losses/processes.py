@@ -5,7 +5,8 @@ from torch import Tensor
 
 
 def sum_over_processes(tensor: Tensor) -> Tensor:
-    """Adds up, in place, the tensors that the processes hold; one process keeps its own."""
+    """The sum of the tensors that the processes hold; one process keeps its own. May change its argument."""
     if dist.is_available() and dist.is_initialized():
+        tensor = tensor.contiguous()  # gloo sums a strided tensor wrongly, and without a word
         dist.all_reduce(tensor)
     return tensor

@@ -1,6 +1,6 @@
 """Seesaw loss: frequent classes push rare ones down less, and misclassified regions push back more.
 
-J. Wang et al., "Seesaw Loss for Long-Tailed Instance Segmentation", CVPR 2021, sections 3.1 and 3.2.
+J. Wang et al., "Seesaw Loss for Long-Tailed Instance Segmentation", CVPR 2021, section 3.
 """
 
 import math

@@ -28,7 +28,8 @@ def weighted_bce(
     Keeps the logits alone for the backward pass: no [R, L] target, weight or probability is stored. The weights get
     no gradient.
     """
-    return cast(Tensor, _WeightedBCE.apply(logits, labels, positive_weight, negative_weight))
+    # One tensor, for torch.compile refuses a function that is given the same tensor twice.
+    return cast(Tensor, _WeightedBCE.apply(logits, labels, torch.stack([positive_weight, negative_weight])))
 
 
 def own_column(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -44,8 +45,9 @@ def softplus(x: Tensor) -> Tensor:
 
 class _WeightedBCE(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: BackwardCFunction, q: Tensor, labels: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-        ctx.save_for_backward(q, labels, positive, negative)
+    def forward(ctx: BackwardCFunction, q: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        ctx.save_for_backward(q, labels, weights)
+        positive, negative = weights
         column, own, is_label = own_column(q, labels)
         costs = softplus(q)
         costs.scatter_(1, column, torch.where(is_label, 0, softplus(own)))
@@ -54,9 +56,9 @@ class _WeightedBCE(torch.autograd.Function):
         return (costs.sum(0) * negative).sum() + own_costs.sum()
 
     @staticmethod
-    def backward(ctx: BackwardCFunction, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        q, labels, positive, negative = ctx.saved_tensors
+    def backward(ctx: BackwardCFunction, *grads: Tensor) -> tuple[Tensor, None, None]:
+        q, labels, (positive, negative) = ctx.saved_tensors
         column, own, is_label = own_column(q, labels)
         own_grad = torch.where(is_label, -torch.sigmoid(-own) * positive[column], torch.sigmoid(own) * negative[column])
         grad = torch.sigmoid(q).mul_(negative).scatter_(1, column, own_grad).mul_(grads[0])
-        return grad, None, None, None
+        return grad, None, None
