@@ -4,7 +4,7 @@ T.-Y. Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, equation 5
 """
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int64
@@ -96,15 +96,15 @@ class _FocalSum(torch.autograd.Function):
         ctx: BackwardCFunction, q: Tensor, labels: Tensor, gamma: float, positive: float, negative: float
     ) -> Tensor:
         ctx.save_for_backward(q, labels)
-        ctx.factors = (gamma, positive, negative)
+        cast(Any, ctx).factors = (gamma, positive, negative)
         column, own, is_label = own_column(q, labels)
         own_costs = torch.where(is_label, positive * _negative_cost(-own, gamma), negative * _negative_cost(own, gamma))
         return _negative_cost(q, gamma).mul_(negative).scatter_(1, column, own_costs).sum()
 
     @staticmethod
     def backward(ctx: BackwardCFunction, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
-        q, labels = ctx.saved_tensors
-        gamma, positive, negative = ctx.factors
+        q, labels = cast(Any, ctx).saved_tensors  # typed as one tensor
+        gamma, positive, negative = cast(Any, ctx).factors
         column, own, is_label = own_column(q, labels)
         own_grad = torch.where(
             is_label, -positive * _negative_slope(-own, gamma), negative * _negative_slope(own, gamma)

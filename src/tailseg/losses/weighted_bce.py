@@ -3,7 +3,7 @@
 Shapes: R regions, L logits per region.
 """
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -57,7 +57,7 @@ class _WeightedBCE(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: BackwardCFunction, *grads: Tensor) -> tuple[Tensor, None, None]:
-        q, labels, (positive, negative) = ctx.saved_tensors
+        q, labels, (positive, negative) = cast(Any, ctx).saved_tensors  # typed as one tensor
         column, own, is_label = own_column(q, labels)
         own_grad = torch.where(is_label, -torch.sigmoid(-own) * positive[column], torch.sigmoid(own) * negative[column])
         grad = torch.sigmoid(q).mul_(negative).scatter_(1, column, own_grad).mul_(grads[0])
