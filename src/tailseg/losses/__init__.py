@@ -5,13 +5,16 @@ A recipe holds a config; ``build_loss(config, frequency)`` makes the loss for a 
 
 from tailseg.losses.bags import BAGSLoss, BAGSLossConfig
 from tailseg.losses.base import ClassificationLoss
+from tailseg.losses.class_relative import ClassRelativeLoss, ClassRelativeLossConfig
+from tailseg.losses.drop_loss import DropLoss, DropLossConfig
 from tailseg.losses.ecm import ECMLoss, ECMLossConfig
+from tailseg.losses.eql import EQL, EQLConfig
 from tailseg.losses.eql_v2 import EQLv2, EQLv2Config
 from tailseg.losses.federated import FederatedLoss, FederatedLossConfig
 from tailseg.losses.focal import FocalLoss, FocalLossConfig
 from tailseg.losses.gumbel_ce import GumbelCE, GumbelCEConfig
 from tailseg.losses.ldam import LDAMLoss, LDAMLossConfig
-from tailseg.losses.links import Gumbel, Link, Sigmoid
+from tailseg.losses.links import Gumbel, Link, NormalCDF, Sigmoid
 from tailseg.losses.logit_adjusted import LogitAdjustedSoftmax, LogitAdjustedSoftmaxConfig
 from tailseg.losses.seesaw import SeesawLoss, SeesawLossConfig
 from tailseg.losses.sigmoid_ce import SigmoidCE, SigmoidCEConfig
@@ -22,6 +25,9 @@ LossConfig = (
     SigmoidCEConfig
     | SoftmaxCEConfig
     | GumbelCEConfig
+    | DropLossConfig
+    | EQLConfig
+    | ClassRelativeLossConfig
     | BAGSLossConfig
     | ECMLossConfig
     | EQLv2Config
@@ -40,11 +46,17 @@ def build_loss(config: LossConfig, frequency: ClassFrequency) -> ClassificationL
 
 
 __all__ = [
+    "EQL",
     "BAGSLoss",
     "BAGSLossConfig",
+    "ClassRelativeLoss",
+    "ClassRelativeLossConfig",
     "ClassificationLoss",
+    "DropLoss",
+    "DropLossConfig",
     "ECMLoss",
     "ECMLossConfig",
+    "EQLConfig",
     "EQLv2",
     "EQLv2Config",
     "FederatedLoss",
@@ -60,6 +72,7 @@ __all__ = [
     "LogitAdjustedSoftmax",
     "LogitAdjustedSoftmaxConfig",
     "LossConfig",
+    "NormalCDF",
     "SeesawLoss",
     "SeesawLossConfig",
     "Sigmoid",

@@ -33,7 +33,7 @@ class ClassificationLoss(nn.Module, ABC):
         """Named scalar losses, in float32 or wider, finite and differentiable for R = 0 too.
 
         Raises:
-            ValueError: a label lies outside ``0 .. C``, or shapes disagree.
+            ValueError: a label lies outside ``0 .. C``, a logit is infinite, or shapes disagree.
         """
 
     @abstractmethod
@@ -41,10 +41,13 @@ class ClassificationLoss(nn.Module, ABC):
         """Scores in ``[0, 1]`` of the foreground classes, in float32 or wider."""
 
     def check(self, logits: Tensor, labels: Tensor) -> None:
-        """Refuses logits and labels that do not fit this loss; on a GPU the range of the labels costs one sync.
+        """Refuses logits and labels that do not fit this loss; on a GPU the look at their values costs one sync.
+
+        NaN passes, for the training loop to report with its step and images. Under ``torch.compile`` values cannot be
+        looked at: there a label out of range is a RuntimeError (on CUDA a device assertion), and infinity passes too.
 
         Raises:
-            ValueError: a label lies outside ``0 .. C``, or shapes or types disagree.
+            ValueError: a label lies outside ``0 .. C``, a logit is infinite, or shapes or types disagree.
         """
         if logits.ndim != 2 or logits.shape[1] != self.num_logits or labels.shape != logits.shape[:1]:
             raise ValueError(
@@ -53,10 +56,28 @@ class ClassificationLoss(nn.Module, ABC):
             )
         if labels.dtype != torch.int64:
             raise ValueError(f"labels must be int64, got {labels.dtype}: convert them with labels.long()")
+        out_of_range = ((labels < 0) | (labels > self.num_classes)).any()
+        if torch.compiler.is_compiling():
+            torch._assert_async(~out_of_range, f"labels must lie in 0 .. {self.num_classes}")  # noqa: SLF001
+            return
+        # One pass without a tensor of flags; the sum of finite logits may overflow, so that it only raises suspicion.
+        total = logits.detach().sum(dtype=torch.promote_types(logits.dtype, torch.float32))
+        if bool(out_of_range | ~total.isfinite()):
+            self._refuse(logits, labels)
+
+    def _refuse(self, logits: Tensor, labels: Tensor) -> None:
         if bool(((labels < 0) | (labels > self.num_classes)).any()):
             raise ValueError(
                 f"labels must lie in 0 .. {self.num_classes} ({self.num_classes} is background), "
                 f"got {int(labels.min())} .. {int(labels.max())}: use contiguous labels, not category ids"
+            )
+        infinite = logits.isinf()
+        if bool(infinite.any()):
+            example = logits[infinite][0].item()
+            raise ValueError(
+                f"{type(self).__name__} wants finite logits, got {int(infinite.sum())} infinite ones of "
+                f"{logits.numel()}, the first {example}: training has diverged; lower the learning rate, lengthen the "
+                "warm-up or clip the gradient"
             )
 
 

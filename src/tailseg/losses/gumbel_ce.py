@@ -6,7 +6,6 @@ K. P. Alexandridis et al., "Long-tailed Instance Segmentation using Gumbel Optim
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
@@ -44,7 +43,7 @@ class GumbelCE(ClassificationLoss):
         self.bias = init_bias
         self.weight = weight
         self.parity = parity
-        self.link = Gumbel()
+        self.link = Gumbel().published() if parity else Gumbel()
 
     def init_bias(self) -> Float[Tensor, " L"]:
         """``init_bias`` for every class and for background."""
@@ -54,28 +53,16 @@ class GumbelCE(ClassificationLoss):
         """``{"loss_cls": loss}``; 0 for R = 0.
 
         Raises:
-            ValueError: a label lies outside ``0 .. C``, or shapes disagree.
+            ValueError: a label lies outside ``0 .. C``, a logit is infinite, or shapes disagree.
         """
         self.check(logits, labels)
-        if self.parity:
-            return {"loss_cls": self.weight * _published_loss(logits, labels)}
         costs = binary_costs(at_least_float32(logits), labels, self.link)
-        return {"loss_cls": self.weight * costs.sum() / max(len(labels), 1)}
+        loss = costs.sum() / max(len(labels), 1)
+        return {"loss_cls": self.weight * (loss.clamp(0, 20) if self.parity else loss)}
 
     def scores(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, "R C"]:
         """The probability p of the foreground classes; in float32 every q below -4.64 scores exactly 0."""
         return self.link.probability(at_least_float32(logits[:, :-1]))
-
-
-def _published_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """The published loss, its order of operations and its float32 included: its dead zones come from them."""
-    p = 1 / torch.exp(torch.exp(-logits.float().clamp(-4, 10)))
-    target = F.one_hot(labels, logits.shape[1]).to(p.dtype)
-    with torch.autocast(logits.device.type, enabled=False):  # which refuses binary cross entropy on probabilities
-        # NaN would be refused here, on a GPU by ending the process; the training loop reports it better.
-        total = F.binary_cross_entropy(p.nan_to_num(0.5), target, reduction="sum")
-    total = torch.where(p.isnan().any(), torch.nan, total)
-    return (total / max(len(labels), 1)).clamp(0, 20)
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class SigmoidCE(ClassificationLoss):
         """``{"loss_cls": loss}``; 0 for R = 0.
 
         Raises:
-            ValueError: a label lies outside ``0 .. C``, or shapes disagree.
+            ValueError: a label lies outside ``0 .. C``, a logit is infinite, or shapes disagree.
         """
         self.check(logits, labels)
         costs = binary_costs(at_least_float32(logits), labels, self.link)

@@ -40,7 +40,7 @@ class SoftmaxCE(ClassificationLoss):
         """``{"loss_cls": loss}``; 0 for R = 0.
 
         Raises:
-            ValueError: a label lies outside ``0 .. C``, or shapes disagree.
+            ValueError: a label lies outside ``0 .. C``, a logit is infinite, or shapes disagree.
         """
         self.check(logits, labels)
         total = F.cross_entropy(at_least_float32(logits), labels, reduction="sum")

@@ -7,6 +7,7 @@ from tailseg.models.config import (
     FPNConfig,
     MaskHeadConfig,
     ModelConfig,
+    NormalisedConfig,
     RPNConfig,
     TestConfig,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "MaskHeadConfig",
     "MaskRCNN",
     "ModelConfig",
+    "NormalisedConfig",
     "RPNConfig",
     "TestConfig",
     "build_detector",

@@ -13,15 +13,12 @@ from torch.nn import functional as F
 
 from tailseg.losses.base import ClassificationLoss
 from tailseg.models.config import BoxHeadConfig, TestConfig
-from tailseg.models.predictors import class_linear
+from tailseg.models.predictors import NormalisedLinear, class_linear
 from tailseg.models.resnet import STRIDES
 from tailseg.models.sampling import RoISample
 from tailseg.ops.boxes import clip_boxes, decode_boxes, encode_boxes, scale_boxes
 from tailseg.ops.nms import class_nms
 from tailseg.ops.roi_pool import roi_pool
-
-CLASSIFIER_WEIGHT = 0.001
-"""Every weight of the classifier before the first step, as published: all classes start alike, at the loss's bias."""
 
 
 class ImageBoxes(NamedTuple):
@@ -35,8 +32,9 @@ class ImageBoxes(NamedTuple):
 class BoxHead(nn.Module):
     """Two fully connected layers, a classifier and a box regressor.
 
-    As published the classifier starts at one constant weight with the loss's bias, and the other layers at PyTorch's
-    defaults.
+    As published the classifier starts at one constant weight with the loss's bias, so that all classes start alike, and
+    the other layers at PyTorch's defaults. A normalised classifier starts at random, since equal weights would point
+    along the features; it starts with the loss's bias too, where the published one starts at 0.
     """
 
     def __init__(self, in_channels: int, config: BoxHeadConfig, loss: ClassificationLoss) -> None:
@@ -45,9 +43,12 @@ class BoxHead(nn.Module):
         self.loss = loss
         self.fc1 = nn.Linear(in_channels * config.pool_size**2, config.hidden)
         self.fc2 = nn.Linear(config.hidden, config.hidden)
-        self.classifier = nn.Linear(config.hidden, loss.num_logits)
+        if config.normalised is None:
+            self.classifier = nn.Linear(config.hidden, loss.num_logits)
+            nn.init.constant_(self.classifier.weight, config.classifier_weight)
+        else:
+            self.classifier = NormalisedLinear(config.hidden, loss.num_logits, config.normalised)
         self.regressor = nn.Linear(config.hidden, 4 if config.class_agnostic else 4 * loss.num_classes)
-        nn.init.constant_(self.classifier.weight, CLASSIFIER_WEIGHT)
         with torch.no_grad():
             self.classifier.bias.copy_(loss.init_bias())
 

@@ -45,6 +45,26 @@ class RPNConfig:
 
 
 @dataclass(frozen=True)
+class NormalisedConfig:
+    """A predictor on normalised features and weights, see `tailseg.models.predictors.inverse_norm`.
+
+    Raises:
+        ValueError: the temperature is not above 0, or the power is below 1.
+    """
+
+    temperature: float = 20.0
+    """Multiplies the features: logits lie within this of the bias. Published: 20; 5 for classifiers."""
+    power: float = 1.0
+    """Features and weights are divided by this power of their norms."""
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0 or self.power < 1:
+            raise ValueError(
+                f"a normalised predictor wants temperature > 0 and power >= 1, got {self.temperature} and {self.power}"
+            )
+
+
+@dataclass(frozen=True)
 class BoxHeadConfig:
     """Two fully connected layers, a classifier and a box regressor."""
 
@@ -59,6 +79,10 @@ class BoxHeadConfig:
     """Every object keeps its best RoI when that has at least `iou`, as published."""
     target_stds: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.2)
     class_agnostic: bool = False
+    classifier_weight: float = 0.001
+    """Every weight of a plain classifier before the first step; published: 0.01 for DropLoss over the sigmoid."""
+    normalised: NormalisedConfig | None = None
+    """Normalise the classifier's features and weights; None is a plain classifier."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +95,8 @@ class MaskHeadConfig:
     """Masks are twice this size: 28 x 28."""
     finest: float = 56.0
     """RoIs of up to twice this side are pooled from P2, up to four times from P3, and so on."""
+    normalised: NormalisedConfig | None = None
+    """Normalise the predictor's features and weights, as in the published GOL models; None is a plain predictor."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tailseg.models.config import MaskHeadConfig
-from tailseg.models.predictors import class_map
+from tailseg.models.predictors import class_map, normalised_class_map
 from tailseg.models.resnet import STRIDES
 from tailseg.models.sampling import RoISample
 from tailseg.ops.masks import mask_targets
@@ -70,12 +70,12 @@ class MaskHead(nn.Module):
         assert self.upsample.bias is not None
         assert self.predictor.bias is not None
         corners = F.conv2d(x, weight, self.upsample.bias.repeat(4)).relu_()
-        logits = class_map(
-            corners.reshape(rois * 4, channels, side * side),
-            self.predictor.weight.flatten(1),
-            self.predictor.bias,
-            labels.repeat_interleave(4),
-        )
+        corners = corners.reshape(rois * 4, channels, side * side)
+        weight, bias, labels = self.predictor.weight.flatten(1), self.predictor.bias, labels.repeat_interleave(4)
+        if self.config.normalised is None:
+            logits = class_map(corners, weight, bias, labels)
+        else:
+            logits = normalised_class_map(corners, weight, bias, labels, self.config.normalised)
         return logits.view(rois, 2, 2, side, side).permute(0, 3, 1, 4, 2).reshape(rois, 2 * side, 2 * side)
 
     def losses(

@@ -1,4 +1,4 @@
-"""Predictors that compute only the class that counts.
+"""Predictors that compute only the class that counts, and normalised ones.
 
 A class-specific predictor of C classes is a stack of C small linear maps. Wherever the class of a row is known (the
 ground truth in training, the predicted class at test) only that class's map is gathered and applied, instead of all C
@@ -9,8 +9,14 @@ Shapes: R rows, K input channels, C classes, O outputs of a class, P positions o
 
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+
+from tailseg.losses.base import at_least_float32
+from tailseg.models.config import NormalisedConfig
+
+EPS = 1e-6
+"""Keeps the norm of features that are all zero from dividing, as published."""
 
 
 def class_linear(
@@ -27,3 +33,54 @@ def class_map(
     """``w[labels[r]] @ x[r] + b[labels[r]]`` for each row r: the class's channel of a 1x1 convolution."""
     rows = F.embedding(labels, weight).unsqueeze(1)
     return (rows @ x).squeeze(1) + bias[labels].unsqueeze(1)
+
+
+def inverse_norm(x: Float[Tensor, "*S"], *, power: float) -> Float[Tensor, "*T"]:
+    """1 / (norm^power + 1e-6), the Euclidean norm over dimension 1 (channels), which stays with size 1.
+
+    In float32 or wider: squares overflow float16 at 256, and the result does where a norm is 0.
+    """
+    return (torch.linalg.vector_norm(at_least_float32(x), dim=1, keepdim=True) ** power + EPS).reciprocal()
+
+
+class NormalisedLinear(nn.Linear):
+    """The layer y = (T x / (norm(x)^p + eps)) W / (norm(W_c)^p + eps) + b, with eps = 1e-6 and a norm a class c.
+
+    With p = 1 logits are T times the cosine of features and class weights, plus b. Weights start normal with standard
+    deviation 0.01, the bias at 0. Parameters have a plain layer's names and shapes.
+
+    Args:
+        in_features: K.
+        out_features: classes, or logits.
+        config: temperature T and power p.
+    """
+
+    def __init__(self, in_features: int, out_features: int, config: NormalisedConfig) -> None:
+        super().__init__(in_features, out_features)
+        self.config = config
+        nn.init.normal_(self.weight, std=0.01)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, input: Float[Tensor, "R K"]) -> Float[Tensor, "R C"]:  # noqa: A002 (nn.Linear's name)
+        """Logits of each row, in the input's type."""
+        power, temperature = self.config.power, self.config.temperature
+        x = input * (temperature * inverse_norm(input, power=power))
+        weight = self.weight * inverse_norm(self.weight, power=power)
+        return F.linear(x.to(input.dtype), weight.to(self.weight.dtype), self.bias)
+
+
+def normalised_class_map(
+    x: Float[Tensor, "R K P"],
+    weight: Float[Tensor, "C K"],
+    bias: Float[Tensor, " C"],
+    labels: Int64[Tensor, " R"],
+    config: NormalisedConfig,
+) -> Float[Tensor, "R P"]:
+    """`class_map` with each position's channels and each class's weights normalised as in `NormalisedLinear`.
+
+    The features' factor multiplies the one logit that comes of them, instead of all K channels.
+    """
+    rows = F.embedding(labels, weight)
+    rows = (rows * inverse_norm(rows, power=config.power)).to(weight.dtype)
+    logits = (rows.unsqueeze(1) @ x) * (config.temperature * inverse_norm(x, power=config.power))
+    return logits.squeeze(1) + bias[labels].unsqueeze(1)

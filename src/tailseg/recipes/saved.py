@@ -4,6 +4,7 @@ The file holds ``{"recipe": name, "resolved": {...}}``: every field of the recip
 field that may hold one of several dataclasses (the loss) carries the chosen one's name under ``"type"``.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import json
@@ -108,8 +109,11 @@ def _one_of(value: object, members: tuple[Any, ...], base: object, where: str) -
         return None
     classes = {member.__name__: member for member in members if dataclasses.is_dataclass(member)}
     if not classes:
-        (member,) = (member for member in members if member is not type(None))
-        return _typed(value, member, base, where)
+        plain = [member for member in members if member is not type(None)]
+        for member in plain[:-1]:  # a number or a word, such as the tail of DropLoss
+            with contextlib.suppress(ValueError):
+                return _typed(value, member, base, where)
+        return _typed(value, plain[-1], base, where)
     if dataclasses.is_dataclass(base):  # a loss of the user's own comes with the recipe that holds it
         classes[type(base).__name__] = type(base)
     if not isinstance(value, dict) or value.get("type") not in classes:

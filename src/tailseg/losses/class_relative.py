@@ -1,0 +1,117 @@
+"""Class-relative activations: the normal distribution's CDF for frequent classes, Gumbel's for the others.
+
+K. P. Alexandridis et al., "Long-tailed Instance Segmentation using Gumbel Optimized Loss", ECCV 2022: the published
+code describes it, but never registers it, so that it could not run there.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from tailseg.losses.base import ClassificationLoss, at_least_float32
+from tailseg.losses.binary import binary_costs
+from tailseg.losses.links import Gumbel, Link, NormalCDF
+from tailseg.structures import ClassFrequency
+
+
+class ClassRelativeLoss(ClassificationLoss):
+    """Binary cross entropy whose link depends on the class, background being the last logit: L = C + 1.
+
+    With y one-hot over the C classes and background::
+
+        loss = weight / R * sum over regions and logits j of  -y_j log p_j - (1 - y_j) log(1 - p_j)
+        p_j  = Phi(q_j)             for classes in more than ``frequent_above`` training images
+               exp(-exp(-q_j))      for the other classes and for background
+
+    Phi is the standard normal distribution's CDF. Scores are p_j of the foreground classes. Without frequent classes
+    it is `GumbelCE`.
+
+    Args:
+        frequency: of the classes in the training set.
+        frequent_above: classes in more training images than this are frequent.
+        init_bias: the classifier's bias before training.
+        weight: multiplies the loss.
+        parity: clamps q to [-5, 5] for the normal and to [-4, 10] for the Gumbel link, takes binary cross entropy on
+            float32 probabilities, and clamps the loss to [0, 25] before ``weight``, as published.
+    """
+
+    normal: Tensor
+    gumbel: Tensor
+    normal_label: Tensor
+    gumbel_label: Tensor
+
+    def __init__(
+        self,
+        frequency: ClassFrequency,
+        *,
+        frequent_above: int = 100,
+        init_bias: float = -3.0,
+        weight: float = 1.0,
+        parity: bool = False,
+    ) -> None:
+        super().__init__()
+        self.num_classes = frequency.num_classes
+        self.num_logits = frequency.num_classes + 1
+        self.bias = init_bias
+        self.weight = weight
+        self.parity = parity
+        links: dict[str, Link] = {"normal": NormalCDF(), "gumbel": Gumbel()}
+        self.links = {name: link.published() if parity else link for name, link in links.items()}
+        frequent = torch.cat([frequency.image_counts > frequent_above, torch.tensor([False])])
+        for name, member in {"normal": frequent, "gumbel": ~frequent}.items():
+            columns = member.nonzero().squeeze(1)
+            # By label: its place among the link's columns, or their number, which makes the row negative there.
+            label = torch.where(member, member.cumsum(0) - 1, len(columns))
+            self.register_buffer(name, columns, persistent=False)
+            self.register_buffer(f"{name}_label", label, persistent=False)
+
+    def init_bias(self) -> Float[Tensor, " L"]:
+        """``init_bias`` for every class and for background."""
+        return torch.full((self.num_logits,), self.bias)
+
+    def forward(self, logits: Float[Tensor, "R L"], labels: Int64[Tensor, " R"]) -> dict[str, Float[Tensor, ""]]:
+        """``{"loss_cls": loss}``; 0 for R = 0.
+
+        Raises:
+            ValueError: a label lies outside ``0 .. C``, a logit is infinite, or shapes disagree.
+        """
+        self.check(logits, labels)
+        logits = at_least_float32(logits)
+        gumbel, normal = logits.index_select(1, self.gumbel), logits.index_select(1, self.normal)
+        total = binary_costs(gumbel, self.gumbel_label[labels], self.links["gumbel"]).sum()
+        if len(self.normal):
+            total = total + binary_costs(normal, self.normal_label[labels], self.links["normal"]).sum()
+        loss = total / max(len(labels), 1)
+        return {"loss_cls": self.weight * (loss.clamp(0, 25) if self.parity else loss)}
+
+    def scores(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, "R C"]:
+        """The probability p_j of every foreground class, by its own link."""
+        logits = at_least_float32(logits)
+        normal = self.links["normal"].probability(logits.index_select(1, self.normal))
+        return self.links["gumbel"].probability(logits).index_copy(1, self.normal, normal)[:, :-1]
+
+
+@dataclass(frozen=True)
+class ClassRelativeLossConfig:
+    """Class-relative activations: normal CDF for frequent classes, Gumbel for the others."""
+
+    frequent_above: int = 100
+    """Classes in more training images than this are frequent."""
+    init_bias: float = -3.0
+    """The classifier's bias before training."""
+    weight: float = 1.0
+    """Multiplies the loss."""
+    parity: bool = False
+    """Compute the published loss, its clamps and dead zones included."""
+
+    def build(self, frequency: ClassFrequency) -> ClassRelativeLoss:
+        """The loss for these classes."""
+        return ClassRelativeLoss(
+            frequency,
+            frequent_above=self.frequent_above,
+            init_bias=self.init_bias,
+            weight=self.weight,
+            parity=self.parity,
+        )

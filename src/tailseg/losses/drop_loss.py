@@ -1,0 +1,69 @@
+"""DropLoss: neither objects nor all of the background push the classes of the tail down. With the Gumbel link: GOL.
+
+T.-I. Hsieh et al., "DropLoss for Long-Tail Instance Segmentation", AAAI 2021; K. P. Alexandridis et al., "Long-tailed
+Instance Segmentation using Gumbel Optimized Loss", ECCV 2022.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
+
+from tailseg.losses.links import LINKS, LinkName
+from tailseg.losses.tail import Tail, TailLoss
+from tailseg.structures import ClassFrequency
+
+
+class DropLoss(TailLoss):
+    """DropLoss over any link: L = C. Over the Gumbel link it is the Gumbel Optimised Loss (GOL).
+
+    With y one-hot over the C classes, all zero for background, f_j = image_count_j / num_images and U uniform on
+    [0, 1), drawn anew for every entry and call::
+
+        loss = weight / R * sum over regions i and classes j of  w_ij (-y_ij log p_ij - (1 - y_ij) log(1 - p_ij))
+        w_ij = 1 - T_ij (1 - y_ij)
+        T_ij = [f_j < lambda]                 for a foreground region i
+               [f_j < lambda] [U_ij > r]      for a background region i
+        r    = the share of this call's foreground regions whose class has f < lambda
+
+    Without foreground nothing is dropped (r = 1; the published r is not a number then, with the same effect). r
+    belongs to this process, as published. Draws come from torch's default generator: ``torch.manual_seed`` repeats
+    them. Scores are p. An empty tail makes it plain binary cross entropy. For the arguments see `TailLoss`.
+    """
+
+    def dropped(self, labels: Int64[Tensor, " R"]) -> Bool[Tensor, "R C"]:
+        """Tail classes of foreground regions, and of background regions with probability 1 - r each."""
+        foreground = labels < self.num_classes
+        of_tail = foreground & self.tail[labels.clamp(max=self.num_classes - 1)]
+        # Counts stay tensors: to look at them would make a GPU wait. 1 - r is 0 / 1 without foreground.
+        share = (foreground & ~of_tail).sum() / foreground.sum().clamp(min=1)
+        drawn = torch.empty(len(labels), self.num_classes, dtype=torch.bool, device=labels.device).bernoulli_(share)
+        return drawn.logical_or_(foreground.unsqueeze(1)).logical_and_(self.tail)
+
+
+@dataclass(frozen=True)
+class DropLossConfig:
+    """DropLoss over any link; over the Gumbel link it is GOL."""
+
+    tail: Tail = 0.0011
+    """Which classes are the tail: those in a smaller share of the training images, or the groups r or rc."""
+    link: LinkName = "gumbel"
+    """Turns logits into probabilities."""
+    init_bias: float | None = None
+    """The classifier's bias before training; None: gumbel -2, sigmoid -6.9, normal -3."""
+    weight: float = 1.0
+    """Multiplies the loss."""
+    parity: bool = False
+    """Compute the published code's loss, its clamps and dead zones included."""
+
+    def build(self, frequency: ClassFrequency) -> DropLoss:
+        """The loss for these classes."""
+        return DropLoss(
+            frequency,
+            tail=self.tail,
+            link=LINKS[self.link],
+            init_bias=self.init_bias,
+            weight=self.weight,
+            parity=self.parity,
+        )

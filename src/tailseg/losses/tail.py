@@ -1,0 +1,102 @@
+"""What EQL and DropLoss have in common: binary cross entropy that spares the logits of tail classes.
+
+Shapes: R regions, C foreground classes, which are also the logits.
+"""
+
+from abc import abstractmethod
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from tailseg.losses.base import ClassificationLoss, at_least_float32
+from tailseg.losses.binary import binary_costs
+from tailseg.losses.links import Link
+from tailseg.structures import ClassFrequency
+
+Tail = float | Literal["r", "rc"]
+"""Which classes are the tail: a threshold lambda on f_j, or the frequency groups rare, or rare and common."""
+
+
+def tail_classes(frequency: ClassFrequency, tail: Tail) -> Bool[Tensor, " C"]:
+    """Whether each class belongs to the tail.
+
+    Args:
+        frequency: of the classes in the training set.
+        tail: a number lambda puts the classes with f_j = image_count_j / num_images < lambda into the tail; ``"r"``
+            the rare ones, ``"rc"`` the rare and the common ones.
+
+    Raises:
+        ValueError: lambda lies outside ``[0, 1]``.
+    """
+    if isinstance(tail, str):
+        return torch.tensor([group in tail for group in frequency.groups], dtype=torch.bool)
+    if not 0 <= tail <= 1:
+        raise ValueError(f"the tail's threshold is a share of the training images in [0, 1], got {tail}")
+    return frequency.image_fraction < tail
+
+
+class TailLoss(ClassificationLoss):
+    """Binary cross entropy over any link in which some negatives cost nothing; a subclass says which.
+
+    With p the link's probability, y one-hot over the C classes, all zero for background, and T the dropped entries::
+
+        loss = weight / R * sum over regions i and classes j of
+               (1 - T_ij (1 - y_ij)) (-y_ij log p_ij - (1 - y_ij) log(1 - p_ij))
+
+    Args:
+        frequency: of the classes in the training set.
+        tail: which classes are the tail, see `tail_classes`; 0 makes it empty. Published: 0.0011 for LVIS v1 (815
+            classes, 17 frequent ones among them), 0.00177 for LVIS v0.5.
+        link: turns logits into probabilities.
+        init_bias: the classifier's bias before training; None takes the link's published one.
+        weight: multiplies the loss.
+        parity: computes the published code's logarithms, dead zones included (see `tailseg.losses.links`). Unlike
+            `GumbelCE`'s the published loss has no upper limit here.
+
+    Raises:
+        ValueError: the tail's threshold lies outside ``[0, 1]``, or parity is asked of a link without published code.
+    """
+
+    tail: Tensor
+
+    def __init__(
+        self,
+        frequency: ClassFrequency,
+        *,
+        tail: Tail,
+        link: Link,
+        init_bias: float | None = None,
+        weight: float = 1.0,
+        parity: bool = False,
+    ) -> None:
+        super().__init__()
+        self.num_classes = frequency.num_classes
+        self.num_logits = frequency.num_classes
+        self.link = link.published() if parity else link
+        self.bias = link.init_bias if init_bias is None else init_bias
+        self.weight = weight
+        self.register_buffer("tail", tail_classes(frequency, tail), persistent=False)
+
+    @abstractmethod
+    def dropped(self, labels: Int64[Tensor, " R"]) -> Bool[Tensor, "R C"]:
+        """The entries T; that of a region's own label is of no account."""
+
+    def init_bias(self) -> Float[Tensor, " L"]:
+        """``init_bias`` for every class."""
+        return torch.full((self.num_logits,), self.bias)
+
+    def forward(self, logits: Float[Tensor, "R L"], labels: Int64[Tensor, " R"]) -> dict[str, Float[Tensor, ""]]:
+        """``{"loss_cls": loss}``; 0 for R = 0.
+
+        Raises:
+            ValueError: a label lies outside ``0 .. C``, a logit is infinite, or shapes disagree.
+        """
+        self.check(logits, labels)
+        costs = binary_costs(at_least_float32(logits), labels, self.link, dropped=self.dropped(labels))
+        return {"loss_cls": self.weight * costs.sum() / max(len(labels), 1)}
+
+    def scores(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, "R C"]:
+        """The link's probability of every class."""
+        return self.link.probability(at_least_float32(logits))
