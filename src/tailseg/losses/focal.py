@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 
 from tailseg.losses.base import ClassificationLoss, at_least_float32
-from tailseg.losses.weighted_bce import own_column, softplus
+from tailseg.losses.links import softplus
+from tailseg.losses.weighted_bce import own_column
 from tailseg.structures import ClassFrequency
 
 

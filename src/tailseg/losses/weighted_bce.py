@@ -6,10 +6,11 @@ Shapes: R regions, L logits per region.
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
+
+from tailseg.losses.links import softplus
 
 
 def weighted_bce(
@@ -36,11 +37,6 @@ def own_column(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Each region's label as a column [R, 1], the logit there, and whether it is one (False for a label L)."""
     column = labels.clamp(max=logits.shape[1] - 1).unsqueeze(1)
     return column, logits.gather(1, column), (labels < logits.shape[1]).unsqueeze(1)
-
-
-def softplus(x: Tensor) -> Tensor:
-    """log(1 + exp(x)), exact to float64; torch's default becomes linear at 20, 2e-9 too low."""
-    return F.softplus(x, threshold=40)
 
 
 class _WeightedBCE(torch.autograd.Function):
