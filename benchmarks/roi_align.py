@@ -12,7 +12,6 @@ import platform
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from torch.utils.benchmark import Timer
 from torchvision.ops import roi_align as torchvision_roi_align
 
@@ -66,7 +65,7 @@ def main() -> None:
         f"{torch.__version__}, {platform.machine()}, {os.cpu_count()} cores, one thread; medians of forward with "
         "backward.\n\n" + "\n".join(lines) + "\n"
     )
-    Console().print(path.read_text(), markup=False)
+    print(path.read_text(), markup=False)
 
 
 if __name__ == "__main__":
