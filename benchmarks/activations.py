@@ -107,8 +107,8 @@ def main(options: Options) -> None:
     command = "uv run python benchmarks/activations.py"
     path.write_text(
         f"# Activations on tiny_tail, {today}\n\n`{command}`; torch {torch.__version__}, {platform.machine()}, "
-        f"{os.cpu_count()} cores, one thread a run. Masks unless said (APb: boxes); mean ± standard deviation over seeds, in percent.\n\n"
-        f"{made}\n"
+        f"{os.cpu_count()} cores, one thread a run. Masks unless said (APb: boxes); "
+        f"mean ± standard deviation over seeds, in percent.\n\n{made}\n"
     )
     print(made)
     print(path)

@@ -65,7 +65,7 @@ def main() -> None:
         f"{torch.__version__}, {platform.machine()}, {os.cpu_count()} cores, one thread; medians of forward with "
         "backward.\n\n" + "\n".join(lines) + "\n"
     )
-    print(path.read_text(), markup=False)
+    print(path.read_text())
 
 
 if __name__ == "__main__":
