@@ -20,7 +20,6 @@ from statistics import mean, stdev
 
 import torch
 import tyro
-from rich.console import Console
 
 RESULTS = Path(__file__).parent / "results"
 COLUMNS = {
@@ -79,7 +78,7 @@ def figures(options: Options, loss: str) -> dict[str, list[float]]:
     for seed in options.seeds:
         folder = run_folder(options, loss, seed)
         if finished(folder):
-            scores = json.loads((folder / "metrics.json").read_text())
+            scores = json.loads((folder / "metrics.json").read_text())["scores"]
             for column, (kind, name) in COLUMNS.items():
                 values[column].append(100 * scores[kind][name])
     return values
@@ -107,11 +106,11 @@ def main(options: Options) -> None:
     path = options.results / f"activations-{today}.md"
     command = "uv run python benchmarks/activations.py"
     path.write_text(
-        f"# Activations on tiny_tail, {today}\n\n`{command}`; torch {torch.__version__}, {platform.processor()} "
-        f"{os.cpu_count()} cores. Masks unless said (APb: boxes); mean ± standard deviation over seeds, in percent.\n\n"
-        f"{made}\n"
+        f"# Activations on tiny_tail, {today}\n\n`{command}`; torch {torch.__version__}, {platform.machine()}, "
+        f"{os.cpu_count()} cores, one thread a run. Masks unless said (APb: boxes); "
+        f"mean ± standard deviation over seeds, in percent.\n\n{made}\n"
     )
-    Console().print(made)
+    print(made)
     print(path)
 
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 COMMANDS = {
-    "demo": "watch a small Mask R-CNN learn a long-tailed data set, about 8 minutes on two cores",
+    "demo": "watch a small Mask R-CNN learn a long-tailed data set, about 5 minutes on two cores",
     "train": "train a recipe, or train on your own COCO- or LVIS-format file",
     "test": "evaluate a run on its validation set: AP, and AP of rare, common, frequent classes",
     "predict": "find objects in images: a results file and drawn pictures",

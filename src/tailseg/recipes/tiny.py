@@ -46,7 +46,7 @@ def _tiny(name: str, loss: LossConfig) -> Recipe:
         ),
         model=small_mask_rcnn(),
         loss=loss,
-        optim=OptimConfig(lr=0.04, epochs=6, steps=(4, 5), warmup_iterations=200, clip_norm=10.0),
+        optim=OptimConfig(lr=0.08, epochs=4, steps=(3,), warmup_iterations=200, clip_norm=10.0),
         run=RunConfig(eval_every=0),
     )
 
