@@ -11,7 +11,24 @@ from tailseg.recipes.activations import (
 )
 from tailseg.recipes.custom import custom_r50, custom_small
 from tailseg.recipes.recipe import DataConfig, OptimConfig, Recipe, RunConfig
-from tailseg.recipes.tiny import demo_gumbel, tiny_gumbel, tiny_sigmoid, tiny_softmax
+from tailseg.recipes.tiny import (
+    demo_gumbel,
+    tiny_bags,
+    tiny_balanced_softmax,
+    tiny_class_relative,
+    tiny_droploss,
+    tiny_ecm,
+    tiny_eql,
+    tiny_eql_v2,
+    tiny_federated,
+    tiny_focal,
+    tiny_gol,
+    tiny_gumbel,
+    tiny_ldam,
+    tiny_seesaw,
+    tiny_sigmoid,
+    tiny_softmax,
+)
 
 __all__ = ["RECIPES", "DataConfig", "OptimConfig", "Recipe", "RunConfig", "get_recipe"]
 
@@ -21,6 +38,18 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         tiny_gumbel,
         tiny_sigmoid,
         tiny_softmax,
+        tiny_gol,
+        tiny_droploss,
+        tiny_eql,
+        tiny_class_relative,
+        tiny_focal,
+        tiny_eql_v2,
+        tiny_seesaw,
+        tiny_bags,
+        tiny_federated,
+        tiny_balanced_softmax,
+        tiny_ecm,
+        tiny_ldam,
         demo_gumbel,
         custom_small,
         custom_r50,

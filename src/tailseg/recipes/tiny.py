@@ -7,7 +7,23 @@ trained on shapes and surfaces that ``tiny_tail`` does not hold.
 
 from dataclasses import replace
 
-from tailseg.losses import GumbelCEConfig, LossConfig, SigmoidCEConfig, SoftmaxCEConfig
+from tailseg.losses import (
+    BAGSLossConfig,
+    ClassRelativeLossConfig,
+    DropLossConfig,
+    ECMLossConfig,
+    EQLConfig,
+    EQLv2Config,
+    FederatedLossConfig,
+    FocalLossConfig,
+    GumbelCEConfig,
+    LDAMLossConfig,
+    LogitAdjustedSoftmaxConfig,
+    LossConfig,
+    SeesawLossConfig,
+    SigmoidCEConfig,
+    SoftmaxCEConfig,
+)
 from tailseg.models.config import (
     BackboneConfig,
     BoxHeadConfig,
@@ -64,6 +80,66 @@ def tiny_sigmoid() -> Recipe:
 def tiny_softmax() -> Recipe:
     """The same with softmax cross entropy."""
     return _tiny("tiny_softmax", SoftmaxCEConfig())
+
+
+def tiny_gol() -> Recipe:
+    """The same with GOL, DropLoss over the Gumbel link; the tail are the rare and the common classes."""
+    return _tiny("tiny_gol", DropLossConfig(tail="rc"))
+
+
+def tiny_droploss() -> Recipe:
+    """The same with DropLoss over the sigmoid; the tail are the rare and the common classes."""
+    return _tiny("tiny_droploss", DropLossConfig(tail="rc", link="sigmoid"))
+
+
+def tiny_eql() -> Recipe:
+    """The same with the equalization loss over the sigmoid; the tail are the rare and the common classes."""
+    return _tiny("tiny_eql", EQLConfig(tail="rc", link="sigmoid"))
+
+
+def tiny_class_relative() -> Recipe:
+    """The same with class-relative activations: normal CDF for frequent classes, Gumbel for the others."""
+    return _tiny("tiny_class_relative", ClassRelativeLossConfig())
+
+
+def tiny_focal() -> Recipe:
+    """The same with the focal loss."""
+    return _tiny("tiny_focal", FocalLossConfig())
+
+
+def tiny_eql_v2() -> Recipe:
+    """The same with EQLv2."""
+    return _tiny("tiny_eql_v2", EQLv2Config())
+
+
+def tiny_seesaw() -> Recipe:
+    """The same with the Seesaw loss."""
+    return _tiny("tiny_seesaw", SeesawLossConfig())
+
+
+def tiny_bags() -> Recipe:
+    """The same with balanced group softmax."""
+    return _tiny("tiny_bags", BAGSLossConfig())
+
+
+def tiny_federated() -> Recipe:
+    """The same with the federated loss."""
+    return _tiny("tiny_federated", FederatedLossConfig())
+
+
+def tiny_balanced_softmax() -> Recipe:
+    """The same with balanced softmax: logit adjustment with tau = 1."""
+    return _tiny("tiny_balanced_softmax", LogitAdjustedSoftmaxConfig())
+
+
+def tiny_ecm() -> Recipe:
+    """The same with the effective class-margin loss."""
+    return _tiny("tiny_ecm", ECMLossConfig())
+
+
+def tiny_ldam() -> Recipe:
+    """The same with LDAM."""
+    return _tiny("tiny_ldam", LDAMLossConfig())
 
 
 def demo_gumbel() -> Recipe:

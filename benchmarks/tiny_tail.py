@@ -1,9 +1,9 @@
-"""Sigmoid, softmax and Gumbel on tiny_tail: AP by frequency group over several seeds.
+"""Every loss on tiny_tail: AP by frequency group over several seeds, and seconds a step.
 
-    uv run python benchmarks/activations.py
+    uv run python benchmarks/tiny_tail.py
 
 Every loss trains the same network on the same images in the same order; only the classifier's loss differs, and each
-is tested with its own activation. Runs stand in ``runs/activations``; a finished one is not repeated, a stopped one is
+is tested with its own activation. Runs stand in ``runs/tiny_tail``; a finished one is not repeated, a stopped one is
 resumed. The table goes to benchmarks/results.
 """
 
@@ -16,10 +16,15 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 
 import torch
 import tyro
+
+from tailseg.recipes import RECIPES
+
+LOSSES = tuple(name.removeprefix("tiny_") for name in RECIPES if name.startswith("tiny_"))
+"""Every ``tiny_*`` recipe."""
 
 RESULTS = Path(__file__).parent / "results"
 COLUMNS = {
@@ -36,11 +41,11 @@ COLUMNS = {
 class Options:
     """What to train."""
 
-    losses: tuple[str, ...] = ("sigmoid", "softmax", "gumbel")
-    seeds: tuple[int, ...] = (0, 1, 2)
+    losses: tuple[str, ...] = LOSSES
+    seeds: tuple[int, ...] = (0, 1)
     parallel: int = 2
     """Runs at a time, each on one thread."""
-    out: Path = Path("runs/activations")
+    out: Path = Path("runs/tiny_tail")
     results: Path = RESULTS
     report_only: bool = False
     """Only make the table of the runs that are finished."""
@@ -84,14 +89,27 @@ def figures(options: Options, loss: str) -> dict[str, list[float]]:
     return values
 
 
+def seconds_a_step(options: Options, loss: str) -> float:
+    """The fastest run's median: other work on the machine makes a step longer, never shorter."""
+    medians = []
+    for seed in options.seeds:
+        log = run_folder(options, loss, seed) / "log.jsonl"
+        lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+        rates = [line["images_per_second"] for line in lines if "images_per_second" in line]
+        if rates:
+            medians.append(RECIPES[f"tiny_{loss}"]().data.batch_size / median(rates))
+    return min(medians, default=float("nan"))
+
+
 def table(options: Options) -> str:
     """The comparison as Markdown: mean and standard deviation over seeds."""
-    lines = ["| Loss | seeds | " + " | ".join(COLUMNS) + " |", "|---|---|" + "---|" * len(COLUMNS)]
+    lines = ["| Loss | seeds | " + " | ".join(COLUMNS) + " | s a step |", "|---|---|" + "---|" * (len(COLUMNS) + 1)]
     for loss in options.losses:
         values = figures(options, loss)
         count = len(values["AP"])
         cells = [f"{mean(v):.1f} ± {stdev(v) if count > 1 else 0:.1f}" for v in values.values()] if count else []
-        lines.append(f"| {loss} | {count} | " + " | ".join(cells or ["-"] * len(COLUMNS)) + " |")
+        cells = [*(cells or ["-"] * len(COLUMNS)), f"{seconds_a_step(options, loss):.2f}"]
+        lines.append(f"| {loss} | {count} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -103,10 +121,10 @@ def main(options: Options) -> None:
     made = table(options)
     today = dt.datetime.now(tz=dt.UTC).date().isoformat()
     options.results.mkdir(parents=True, exist_ok=True)
-    path = options.results / f"activations-{today}.md"
-    command = "uv run python benchmarks/activations.py"
+    path = options.results / f"tiny_tail-{today}.md"
+    command = "uv run python benchmarks/tiny_tail.py"
     path.write_text(
-        f"# Activations on tiny_tail, {today}\n\n`{command}`; torch {torch.__version__}, {platform.machine()}, "
+        f"# Losses on tiny_tail, {today}\n\n`{command}`; torch {torch.__version__}, {platform.machine()}, "
         f"{os.cpu_count()} cores, one thread a run. Masks unless said (APb: boxes); "
         f"mean ± standard deviation over seeds, in percent.\n\n{made}\n"
     )
