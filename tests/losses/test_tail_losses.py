@@ -119,7 +119,7 @@ def test_agrees_with_the_literal_formula_in_float64(config, num_classes, num_reg
     low, high = {"gumbel": (-2.5, 12), "sigmoid": (-12, 12), "normal": (-4, 4)}[getattr(config, "link", "normal")]
     logits = logits.clamp(max(low, -2.5) if isinstance(config, ClassRelativeLossConfig) else low, high)
     torch.manual_seed(7)
-    drawn = loss.dropped(labels) if isinstance(config, DropLossConfig) else None
+    drawn = loss.spares_tail(labels) if isinstance(config, DropLossConfig) else None
     value, gradient = value_and_gradient(loss, logits, labels)
     logits.requires_grad_()
     expected = literal(config, frequency, logits, labels, drawn)
@@ -236,7 +236,8 @@ def test_a_threshold_that_is_no_share_is_refused(kind, tail):
 
 
 def test_eql_drops_the_tail_on_objects_alone():
-    dropped = EQLConfig().build(long_tail(6)).dropped(torch.tensor([0, 5, 6]))
+    loss = EQLConfig().build(long_tail(6))
+    dropped = loss.spares_tail(torch.tensor([0, 5, 6])) & loss.tail
     assert dropped.tolist() == [TAIL, TAIL, [False] * 6]
 
 
@@ -245,7 +246,7 @@ def test_droploss_drops_the_tail_on_objects_and_one_less_r_of_it_on_background()
     loss = DropLossConfig().build(long_tail(6))
     labels = torch.tensor([0] * 10 + [3] * 2 + [4, 4, 5, 5] + [6] * 4000)
     torch.manual_seed(0)
-    dropped = loss.dropped(labels)
+    dropped = loss.spares_tail(labels) & loss.tail
     assert dropped[:16].tolist() == [TAIL] * 16
     background = dropped[16:].double()
     assert (background[:, :4] == 0).all()
@@ -260,7 +261,7 @@ def test_droploss_drops_the_tail_on_objects_and_one_less_r_of_it_on_background()
 def test_droploss_on_background_at_its_limits(objects, share):
     """Without objects nothing is dropped: the published r is not a number, and U > r is false (defect 8)."""
     loss = DropLossConfig().build(long_tail(6))
-    dropped = loss.dropped(torch.tensor(objects + [6] * 200))[len(objects) :]
+    dropped = (loss.spares_tail(torch.tensor(objects + [6] * 200)) & loss.tail)[len(objects) :]
     assert (dropped[:, 4:] == bool(share)).all()
     assert not dropped[:, :4].any()
 

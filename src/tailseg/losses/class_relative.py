@@ -11,7 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tailseg.losses.base import ClassificationLoss, at_least_float32
-from tailseg.losses.binary import binary_costs
+from tailseg.losses.binary import binary_cost
 from tailseg.losses.links import Gumbel, Link, NormalCDF
 from tailseg.structures import ClassFrequency
 
@@ -78,12 +78,10 @@ class ClassRelativeLoss(ClassificationLoss):
             ValueError: a label lies outside ``0 .. C``, a logit is infinite, or shapes disagree.
         """
         self.check(logits, labels)
-        logits = at_least_float32(logits)
-        gumbel, normal = logits.index_select(1, self.gumbel), logits.index_select(1, self.normal)
-        total = binary_costs(gumbel, self.gumbel_label[labels], self.links["gumbel"]).sum()
+        loss = binary_cost(logits.index_select(1, self.gumbel), self.gumbel_label[labels], self.links["gumbel"])
         if len(self.normal):
-            total = total + binary_costs(normal, self.normal_label[labels], self.links["normal"]).sum()
-        loss = total / max(len(labels), 1)
+            normal = logits.index_select(1, self.normal)
+            loss = loss + binary_cost(normal, self.normal_label[labels], self.links["normal"])
         return {"loss_cls": self.weight * (loss.clamp(0, 25) if self.parity else loss)}
 
     def scores(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, "R C"]:

@@ -32,14 +32,14 @@ class DropLoss(TailLoss):
     them. Scores are p. An empty tail makes it plain binary cross entropy. For the arguments see `TailLoss`.
     """
 
-    def dropped(self, labels: Int64[Tensor, " R"]) -> Bool[Tensor, "R C"]:
-        """Tail classes of foreground regions, and of background regions with probability 1 - r each."""
+    def spares_tail(self, labels: Int64[Tensor, " R"]) -> Bool[Tensor, "R C"]:
+        """Foreground regions, and background regions with probability 1 - r, each class on its own."""
         foreground = labels < self.num_classes
         of_tail = foreground & self.tail[labels.clamp(max=self.num_classes - 1)]
         # Counts stay tensors: to look at them would make a GPU wait. 1 - r is 0 / 1 without foreground.
         share = (foreground & ~of_tail).sum() / foreground.sum().clamp(min=1)
-        drawn = torch.empty(len(labels), self.num_classes, dtype=torch.bool, device=labels.device).bernoulli_(share)
-        return drawn.logical_or_(foreground.unsqueeze(1)).logical_and_(self.tail)
+        drawn = torch.rand(len(labels), self.num_classes, device=labels.device) < share
+        return drawn.logical_or_(foreground.unsqueeze(1))
 
 
 @dataclass(frozen=True)

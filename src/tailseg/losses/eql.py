@@ -26,9 +26,9 @@ class EQL(TailLoss):
     entropy. For the arguments see `TailLoss`.
     """
 
-    def dropped(self, labels: Int64[Tensor, " R"]) -> Bool[Tensor, "R C"]:
-        """Foreground regions times tail classes."""
-        return (labels < self.num_classes).unsqueeze(1) & self.tail
+    def spares_tail(self, labels: Int64[Tensor, " R"]) -> Bool[Tensor, "R 1"]:
+        """Foreground regions."""
+        return (labels < self.num_classes).unsqueeze(1)
 
 
 @dataclass(frozen=True)

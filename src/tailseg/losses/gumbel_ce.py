@@ -10,7 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tailseg.losses.base import ClassificationLoss, at_least_float32
-from tailseg.losses.binary import binary_costs
+from tailseg.losses.binary import binary_cost
 from tailseg.losses.links import Gumbel
 from tailseg.structures import ClassFrequency
 
@@ -56,8 +56,7 @@ class GumbelCE(ClassificationLoss):
             ValueError: a label lies outside ``0 .. C``, a logit is infinite, or shapes disagree.
         """
         self.check(logits, labels)
-        costs = binary_costs(at_least_float32(logits), labels, self.link)
-        loss = costs.sum() / max(len(labels), 1)
+        loss = binary_cost(logits, labels, self.link)
         return {"loss_cls": self.weight * (loss.clamp(0, 20) if self.parity else loss)}
 
     def scores(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, "R C"]:

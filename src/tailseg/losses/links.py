@@ -6,7 +6,7 @@ and has a finite gradient for every finite logit.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, cast
 
 import torch
@@ -24,11 +24,16 @@ def softplus(x: Tensor) -> Tensor:
 class Link(ABC):
     """An increasing map from a logit q to a probability p.
 
+    A link of your own needs the three functions below and ``init_bias``; autograd gives their slopes. A link that
+    writes the slopes out (`ClosedFormLink`) saves autograd's memory of the steps between.
+
     Attributes:
         init_bias: the published bias of a classifier before training, where p is about 1e-3.
+        fuses: whether logarithms and slopes are plain tensor arithmetic, which ``torch.compile`` makes one kernel of.
     """
 
     init_bias: float
+    fuses: bool = False
 
     @abstractmethod
     def probability(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
@@ -42,6 +47,14 @@ class Link(ABC):
     def log_complement(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
         """The logarithm log(1 - p), finite where p rounds to 1."""
 
+    def log_probability_slope(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+        """The derivative of log p by q."""
+        return _slope_by_autograd(self.log_probability, q)
+
+    def log_complement_slope(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+        """The derivative of log(1 - p) by q."""
+        return _slope_by_autograd(self.log_complement, q)
+
     def published(self) -> "Link":
         """The link as the published code computes it, clamps and dead zones included, in float32.
 
@@ -51,8 +64,59 @@ class Link(ABC):
         raise ValueError(f"{type(self).__name__} has no published form: use parity=False")
 
 
-class Sigmoid(Link):
-    """The probability p = 1 / (1 + exp(-q)): the logistic distribution's CDF."""
+def _slope_by_autograd(function: Callable[[Tensor], Tensor], q: Tensor) -> Tensor:
+    with torch.enable_grad():
+        q = q.detach().requires_grad_()
+        return torch.autograd.grad(function(q).sum(), q)[0]
+
+
+class ClosedFormLink(Link):
+    """A link that writes out the slopes of its logarithms; autograd takes them, and keeps q alone."""
+
+    fuses = True
+
+    def log_probability(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+        """The logarithm log p, finite where p underflows to 0."""
+        return cast(Tensor, _WithSlope.apply(q, self._log_probability, self.log_probability_slope))
+
+    def log_complement(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+        """The logarithm log(1 - p), finite where p rounds to 1."""
+        return cast(Tensor, _WithSlope.apply(q, self._log_complement, self.log_complement_slope))
+
+    @abstractmethod
+    def _log_probability(self, q: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def _log_complement(self, q: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def log_probability_slope(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+        """The derivative of log p by q."""
+
+    @abstractmethod
+    def log_complement_slope(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+        """The derivative of log(1 - p) by q."""
+
+
+class _WithSlope(torch.autograd.Function):
+    """An elementwise function and its derivative, which the backward pass computes from q."""
+
+    @staticmethod
+    def forward(
+        ctx: BackwardCFunction, q: Tensor, function: Callable[[Tensor], Tensor], slope: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        ctx.save_for_backward(q)
+        cast(Any, ctx).slope = slope
+        return function(q)
+
+    @staticmethod
+    def backward(ctx: BackwardCFunction, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (q,) = ctx.saved_tensors
+        return cast(Any, ctx).slope(q) * grads[0], None, None
+
+
+class Sigmoid(ClosedFormLink):
+    """The probability p = 1 / (1 + exp(-q)): the logistic distribution's CDF. No slope exceeds 1."""
 
     init_bias = -6.9
 
@@ -60,24 +124,35 @@ class Sigmoid(Link):
         """The probability p = 1 / (1 + exp(-q))."""
         return torch.sigmoid(q)
 
-    def log_probability(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
-        """The logarithm log p = -log(1 + exp(-q)); its gradient lies in ``[0, 1]``."""
+    def _log_probability(self, q: Tensor) -> Tensor:
         return -softplus(-q)
 
-    def log_complement(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
-        """The logarithm log(1 - p) = -log(1 + exp(q)); its gradient lies in ``[-1, 0]``."""
+    def _log_complement(self, q: Tensor) -> Tensor:
         return -softplus(q)
+
+    def log_probability_slope(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+        """The slope 1 - p."""
+        return torch.sigmoid(-q)
+
+    def log_complement_slope(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+        """The slope -p."""
+        return -torch.sigmoid(q)
 
     def published(self) -> "Sigmoid":
         """This link: the published code's binary cross entropy with logits is exact."""
         return self
 
 
-class Gumbel(Link):
+class Gumbel(ClosedFormLink):
     """p = exp(-exp(-q)): the standard Gumbel distribution's CDF (Alexandridis et al., ECCV 2022).
 
-    Exact for every q from ``floor`` = -11 upwards. Below it -log p, which grows like exp(-q), continues along its
-    tangent, so that its gradient never exceeds exp(11) = 59,874: the largest bound of a whole q that float16 can hold.
+    With t = exp(-q), so that p = exp(-t)::
+
+        log p       = -t                        slope t
+        log(1 - p)  = log(1 - exp(-t))          slope -t / (exp(t) - 1), in [-1, 0]
+
+    Exact for every q from ``floor`` = -11 upwards. Below it log p, which falls like -exp(-q), continues along its
+    tangent, so that its slope never exceeds exp(11) = 59,874: the largest bound of a whole q that float16 can hold.
     """
 
     floor = -11.0
@@ -88,54 +163,70 @@ class Gumbel(Link):
         # The clamp changes no value (p is 0 there) but spares the gradient 0 * inf.
         return torch.exp(-torch.exp(-q.clamp(min=self.floor)))
 
-    def log_probability(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
-        """The logarithm log p = -exp(-q); for q < floor its tangent, -exp(-floor) * (1 + floor - q)."""
+    def _log_probability(self, q: Tensor) -> Tensor:
         floored = q.clamp(min=self.floor)
-        # Written so that the gradient at q = floor is right whichever side of it clamp's own gradient takes.
         return -torch.exp(-floored) * (1 + (floored - q))
 
-    def log_complement(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
-        """The logarithm log(1 - p) = log(-expm1(-exp(-q))); its gradient lies in ``[-1, 0]``."""
-        return cast(Tensor, _GumbelLogComplement.apply(q))
+    def log_probability_slope(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+        """The slope exp(-q), at most exp(-floor)."""
+        return torch.exp(-q.clamp(min=self.floor))
+
+    # Two powers of 2 and two series: on a CPU exp is four times as slow as a power of 2, a logarithm slower still.
+
+    def _log_complement(self, q: Tensor) -> Tensor:
+        t, p = self._t_and_p(q)
+        # Above t = 1 as -2 atanh(p / (2 - p)); its square not below 1e-18, for denormal numbers are slow.
+        z = p / (2 - p)
+        above = z * _series(z.clamp(min=1e-9).square(), ATANH) * -2
+        # Below as log t + log((1 - exp(-t)) / t), of which log t is -q: right even where t underflows.
+        s = t.clamp(max=1)
+        below = (_series(s.square(), LOG_OF_SLOPE) * s - 0.5) * s - q
+        return torch.where(t > 1, above, below)
+
+    def log_complement_slope(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+        """The slope -exp(-q) / (exp(exp(-q)) - 1)."""
+        t, p = self._t_and_p(q)
+        s = t.clamp(max=1)
+        below = (0.5 - _series(s.square(), SLOPE) * s) * s - 1
+        return torch.where(t > 1, t * p / (p - 1), below)
+
+    def _t_and_p(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        t = torch.exp2(q.clamp(min=self.floor) * -LOG2_E)
+        return t, torch.exp2(t * -LOG2_E)
 
     def published(self) -> "PublishedGumbel":
         """q clamped to [-4, 10], and binary cross entropy on 1 / exp(exp(-q))."""
         return PublishedGumbel()
 
 
-class _GumbelLogComplement(torch.autograd.Function):
-    """The logarithm log(1 - p) with t = exp(-q).
-
-    Keeps q alone for the backward pass and computes t again; in place, for fresh memory costs more than arithmetic.
-    """
-
-    @staticmethod
-    def _t(q: Tensor) -> Tensor:
-        # Below the floor log(1 - p) = log(1 - exp(-t)) is 0 in any precision. Above 60 it is -q - t / 2 = -q, and
-        # t must not underflow.
-        return q.clamp(Gumbel.floor, 60.0).neg_().exp_()
-
-    @staticmethod
-    def forward(ctx: BackwardCFunction, q: Tensor) -> Tensor:
-        ctx.save_for_backward(q)
-        t = _GumbelLogComplement._t(q)
-        # Either form loses all digits where the other is right (Maechler, "Accurately computing log(1 - exp(-|a|))").
-        small = t.neg().expm1_().neg_().log_()
-        large = t.neg().exp_().neg_().log1p_()
-        return torch.where(t > math.log(2), large, small).sub_(F.relu(q - 60.0))
-
-    @staticmethod
-    def backward(ctx: BackwardCFunction, *grads: Tensor) -> Tensor:
-        (q,) = ctx.saved_tensors
-        t = _GumbelLogComplement._t(q)
-        return t.div_(torch.expm1(t)).mul_(grads[0]).neg_()  # t / inf = 0 is the limit
+LOG2_E = math.log2(math.e)
+BERNOULLI = (
+    *(1 / 6, -1 / 30, 1 / 42, -1 / 30, 5 / 66, -691 / 2730, 7 / 6),
+    *(-3617 / 510, 43867 / 798, -174611 / 330, 854513 / 138, -236364091 / 2730),
+)
+"""The Bernoulli numbers B_2, B_4, ... B_24."""
+ATANH = tuple(1 / (2 * k + 1) for k in range(12))
+"""atanh(z) / z by powers of z^2."""
+SLOPE = tuple(b / math.factorial(2 * k) for k, b in enumerate(BERNOULLI, 1))
+"""(t / (exp(t) - 1) - 1 + t / 2) / t^2 by powers of t^2."""
+LOG_OF_SLOPE = tuple(c / (2 * k) for k, c in enumerate(SLOPE, 1))
+"""(log((1 - exp(-t)) / t) + t / 2) / t^2 by powers of t^2."""
 
 
-class NormalCDF(Link):
+def _series(x: Tensor, coefficients: tuple[float, ...]) -> Tensor:
+    """The polynomial with these coefficients, x^0 first; six are enough for float32, where x is 1 at most."""
+    used = coefficients if x.dtype == torch.float64 else coefficients[:6]
+    total = x * used[-1]
+    for coefficient in reversed(used[1:-1]):
+        total = total.add_(coefficient).mul_(x)
+    return total.add_(used[0])
+
+
+class NormalCDF(ClosedFormLink):
     """p = Phi(q) = (1 + erf(q / sqrt 2)) / 2: the standard normal distribution's CDF.
 
     Exact in both tails for every q with abs(q) <= ``bound`` = 10,000. Beyond, the logarithm that falls like -q^2 / 2
-    continues along its tangent, so that no gradient exceeds 10,000.
+    continues along its tangent, so that no slope exceeds 10,000.
     """
 
     bound = 1e4
@@ -145,83 +236,81 @@ class NormalCDF(Link):
         """The probability p = erfc(-q / sqrt 2) / 2, which keeps the digits that 1 + erf loses below -3."""
         return torch.erfc(q * -math.sqrt(0.5)) / 2
 
-    def log_probability(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
-        """The logarithm log Phi(q); its gradient lies in ``[0, bound]`` and is about -q for low q."""
-        return cast(Tensor, _LogNormalCDF.apply(q, 1))
+    def _log_probability(self, q: Tensor) -> Tensor:
+        inside = q.clamp(min=-self.bound)
+        return torch.special.log_ndtr(inside) + (q - inside) * self.bound
 
-    def log_complement(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
-        """The logarithm log(1 - Phi(q)) = log Phi(-q)."""
-        return cast(Tensor, _LogNormalCDF.apply(q, -1))
+    def _log_complement(self, q: Tensor) -> Tensor:
+        return self._log_probability(-q)
+
+    def log_probability_slope(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+        """The slope phi(q) / Phi(q), with phi the density; about -q for low q."""
+        # As sqrt(2 / pi) / erfcx(-q / sqrt 2). torch's own gradient of log_ndtr is exp of a difference of two numbers
+        # near q^2 / 2: in float32 it is 6 times too large at q = -10,000, and not a number at -1e20.
+        return math.sqrt(2 / math.pi) / torch.special.erfcx(q.clamp(min=-self.bound) * -math.sqrt(0.5))
+
+    def log_complement_slope(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+        """The slope -phi(q) / (1 - Phi(q))."""
+        return -self.log_probability_slope(-q)
 
     def published(self) -> "PublishedNormalCDF":
         """q clamped to [-5, 5], and binary cross entropy on Phi(q)."""
         return PublishedNormalCDF()
 
 
-class _LogNormalCDF(torch.autograd.Function):
-    """The logarithm log Phi(sign * q), with a gradient that keeps its digits; keeps q alone for the backward pass.
+class PublishedLink(Link):
+    """What published links have in common: binary cross entropy on float32 probabilities of clamped logits.
 
-    The derivative is sqrt(2 / pi) / erfcx(-q / sqrt 2). torch's own is exp of a difference of two numbers near q^2 / 2:
-    in float32 it is 6 times too large at q = -10,000, and not a number at -1e20.
+    Its own probability, by which models are tested, is that of the exact link: the clamp serves training alone.
     """
 
-    @staticmethod
-    def forward(ctx: BackwardCFunction, q: Tensor, sign: int) -> Tensor:
-        ctx.save_for_backward(q)
-        cast(Any, ctx).sign = sign
-        x = q * sign
-        inside = x.clamp(min=-NormalCDF.bound)
-        return torch.special.log_ndtr(inside).add_(x - inside, alpha=NormalCDF.bound)
-
-    @staticmethod
-    def backward(ctx: BackwardCFunction, *grads: Tensor) -> tuple[Tensor, None]:
-        (q,) = ctx.saved_tensors
-        sign = cast(Any, ctx).sign
-        x = (q * sign).clamp_(min=-NormalCDF.bound).mul_(-math.sqrt(0.5))
-        return torch.special.erfcx(x).reciprocal_().mul_(sign * math.sqrt(2 / math.pi)).mul_(grads[0]), None
-
-
-class PublishedGumbel(Gumbel):
-    """Gumbel with the published code's logarithms: a low positive and a high negative get no gradient.
-
-    Its probability, by which models are tested, is that of `Gumbel`: the published clamp serves training alone.
-    """
+    @abstractmethod
+    def clamped_probability(self, q: Float[Tensor, "*S"]) -> Float32[Tensor, "*S"]:
+        """The probability that the published code trains with."""
 
     def log_probability(self, q: Float[Tensor, "*S"]) -> Float32[Tensor, "*S"]:
-        """The logarithm of 1 / exp(exp(-q)), as binary cross entropy takes it."""
-        return -_cross_entropy(self._clamped(q), 1.0)
+        """The logarithm log p, as binary cross entropy on p takes it."""
+        return -self._cross_entropy(q, 1.0)
 
     def log_complement(self, q: Float[Tensor, "*S"]) -> Float32[Tensor, "*S"]:
-        """The logarithm of 1 - 1 / exp(exp(-q)), as binary cross entropy takes it."""
-        return -_cross_entropy(self._clamped(q), 0.0)
+        """The logarithm log(1 - p), as binary cross entropy on p takes it."""
+        return -self._cross_entropy(q, 0.0)
 
-    @staticmethod
-    def _clamped(q: Tensor) -> Tensor:
+    def _cross_entropy(self, q: Tensor, target: float) -> Tensor:
+        """Binary cross entropy on p, whose gradient dies where p (1 - p) < 1e-12."""
+        p = self.clamped_probability(q)
+        with torch.autocast(p.device.type, enabled=False):  # which refuses it
+            # NaN would be refused here, on a GPU by ending the process; the training loop reports it better.
+            cost = F.binary_cross_entropy(p.nan_to_num(0.5), torch.full_like(p, target), reduction="none")
+        return torch.where(p.isnan(), torch.nan, cost)
+
+
+class PublishedGumbel(PublishedLink):
+    """Gumbel with the published code's logarithms: a low positive and a high negative get no gradient."""
+
+    init_bias = Gumbel.init_bias
+
+    def probability(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+        """The exact link's."""
+        return Gumbel().probability(q)
+
+    def clamped_probability(self, q: Float[Tensor, "*S"]) -> Float32[Tensor, "*S"]:
+        """The probability 1 / exp(exp(-q)), with q clamped to [-4, 10]."""
         return 1 / torch.exp(torch.exp(-q.float().clamp(-4, 10)))
 
 
-class PublishedNormalCDF(NormalCDF):
+class PublishedNormalCDF(PublishedLink):
     """NormalCDF with the published code's clamp to [-5, 5]: beyond it no logit gets a gradient."""
 
-    def log_probability(self, q: Float[Tensor, "*S"]) -> Float32[Tensor, "*S"]:
-        """The logarithm of Phi(q), as binary cross entropy takes it."""
-        return -_cross_entropy(self._clamped(q), 1.0)
+    init_bias = NormalCDF.init_bias
 
-    def log_complement(self, q: Float[Tensor, "*S"]) -> Float32[Tensor, "*S"]:
-        """The logarithm of 1 - Phi(q), as binary cross entropy takes it."""
-        return -_cross_entropy(self._clamped(q), 0.0)
+    def probability(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+        """The exact link's."""
+        return NormalCDF().probability(q)
 
-    @staticmethod
-    def _clamped(q: Tensor) -> Tensor:
+    def clamped_probability(self, q: Float[Tensor, "*S"]) -> Float32[Tensor, "*S"]:
+        """The probability Phi(q), with q clamped to [-5, 5]."""
         return (1 + torch.erf(q.float().clamp(-5, 5) / math.sqrt(2))) / 2
-
-
-def _cross_entropy(p: Tensor, target: float) -> Tensor:
-    """Binary cross entropy on float32 probabilities, whose gradient dies where p (1 - p) < 1e-12: as published."""
-    with torch.autocast(p.device.type, enabled=False):  # which refuses it
-        # NaN would be refused here, on a GPU by ending the process; the training loop reports it better.
-        cost = F.binary_cross_entropy(p.nan_to_num(0.5), torch.full_like(p, target), reduction="none")
-    return torch.where(p.isnan(), torch.nan, cost)
 
 
 LinkName = Literal["gumbel", "sigmoid", "normal"]

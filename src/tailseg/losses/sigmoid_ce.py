@@ -7,7 +7,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tailseg.losses.base import ClassificationLoss, at_least_float32
-from tailseg.losses.binary import binary_costs
+from tailseg.losses.binary import binary_cost
 from tailseg.losses.links import Sigmoid
 from tailseg.structures import ClassFrequency
 
@@ -46,8 +46,7 @@ class SigmoidCE(ClassificationLoss):
             ValueError: a label lies outside ``0 .. C``, a logit is infinite, or shapes disagree.
         """
         self.check(logits, labels)
-        costs = binary_costs(at_least_float32(logits), labels, self.link)
-        return {"loss_cls": self.weight * costs.sum() / max(len(labels), 1)}
+        return {"loss_cls": self.weight * binary_cost(logits, labels, self.link)}
 
     def scores(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, "R C"]:
         """The probability p of every class."""

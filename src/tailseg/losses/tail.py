@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from tailseg.losses.base import ClassificationLoss, at_least_float32
-from tailseg.losses.binary import binary_costs
+from tailseg.losses.binary import Dropped, binary_cost
 from tailseg.losses.links import Link
 from tailseg.structures import ClassFrequency
 
@@ -40,7 +40,8 @@ def tail_classes(frequency: ClassFrequency, tail: Tail) -> Bool[Tensor, " C"]:
 class TailLoss(ClassificationLoss):
     """Binary cross entropy over any link in which some negatives cost nothing; a subclass says which.
 
-    With p the link's probability, y one-hot over the C classes, all zero for background, and T the dropped entries::
+    With p the link's probability, y one-hot over the C classes, all zero for background, and T_ij = 1 where region i
+    spares class j of the tail, else 0::
 
         loss = weight / R * sum over regions i and classes j of
                (1 - T_ij (1 - y_ij)) (-y_ij log p_ij - (1 - y_ij) log(1 - p_ij))
@@ -80,8 +81,8 @@ class TailLoss(ClassificationLoss):
         self.register_buffer("tail", tail_classes(frequency, tail), persistent=False)
 
     @abstractmethod
-    def dropped(self, labels: Int64[Tensor, " R"]) -> Bool[Tensor, "R C"]:
-        """The entries T; that of a region's own label is of no account."""
+    def spares_tail(self, labels: Int64[Tensor, " R"]) -> Bool[Tensor, "R #C"]:
+        """Whether a region spares the classes of the tail, all alike or each on its own."""
 
     def init_bias(self) -> Float[Tensor, " L"]:
         """``init_bias`` for every class."""
@@ -94,8 +95,8 @@ class TailLoss(ClassificationLoss):
             ValueError: a label lies outside ``0 .. C``, a logit is infinite, or shapes disagree.
         """
         self.check(logits, labels)
-        costs = binary_costs(at_least_float32(logits), labels, self.link, dropped=self.dropped(labels))
-        return {"loss_cls": self.weight * costs.sum() / max(len(labels), 1)}
+        dropped = Dropped(self.spares_tail(labels), self.tail)
+        return {"loss_cls": self.weight * binary_cost(logits, labels, self.link, dropped=dropped)}
 
     def scores(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, "R C"]:
         """The link's probability of every class."""

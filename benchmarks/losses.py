@@ -1,0 +1,205 @@
+"""Time and memory of the losses at LVIS scale: forward and backward, against what else could be done.
+
+    uv run python benchmarks/losses.py                     two CPU threads, or the GPU where there is one
+    uv run python benchmarks/losses.py --threads 1
+
+Beside every loss of tailseg stand
+
+- the published composition of the Gumbel loss: clamp, exp, exp, binary cross entropy on the probabilities;
+- ``binary_cross_entropy_with_logits`` with a one-hot target, made anew for each step as a training would;
+- the limit: one read of the logits and one write of a gradient, ``torch.mul(logits, 2, out=gradient)``.
+
+Every figure of a row is taken in one process, in turns, so that other work on the machine hits all alike: the median
+over rounds. Memory is the most that a step held beside the logits, in tensors of their size, measured apart from time:
+by CUDA's allocator, or on a CPU by the kernel (VmHWM) in a process whose every tensor is mapped apart.
+"""
+
+import datetime as dt
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import torch
+import torch.nn.functional as F
+import tyro
+from torch import Tensor
+
+from tailseg import losses
+from tailseg.losses import ClassificationLoss
+from tailseg.structures import ClassFrequency
+
+RESULTS = Path(__file__).parent / "results"
+NUM_CLASSES = 1203
+PUBLISHED, BCE, LIMIT = "published composition", "BCE with logits, one-hot", "read logits, write gradient"
+PEERS = (PUBLISHED, BCE, LIMIT)
+LOSSES = {
+    "GumbelCE": losses.GumbelCEConfig(),
+    "SigmoidCE": losses.SigmoidCEConfig(),
+    "EQL, Gumbel": losses.EQLConfig(),
+    "GOL (DropLoss, Gumbel)": losses.DropLossConfig(),
+    "class-relative": losses.ClassRelativeLossConfig(),
+    "GumbelCE, parity": losses.GumbelCEConfig(parity=True),
+    "SoftmaxCE": losses.SoftmaxCEConfig(),
+    "focal": losses.FocalLossConfig(),
+    "EQLv2": losses.EQLv2Config(),
+    "Seesaw": losses.SeesawLossConfig(),
+    "BAGS": losses.BAGSLossConfig(),
+    "federated": losses.FederatedLossConfig(),
+    "balanced softmax": losses.LogitAdjustedSoftmaxConfig(),
+    "ECM": losses.ECMLossConfig(),
+    "LDAM": losses.LDAMLossConfig(),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure."""
+
+    regions: tuple[int, ...] = (512, 2048, 8192)
+    dtypes: tuple[str, ...] = ("float32", "bfloat16")
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    threads: int = 2
+    """CPU threads."""
+    rounds: int = 15
+    """Turns that each takes."""
+    results: Path = RESULTS
+    memory_of: str = ""
+    """For the process that measures memory: whose, at the first of ``regions`` and ``dtypes``."""
+
+
+def long_tail() -> ClassFrequency:
+    """Counts from 3,000 images down to 1, of LVIS v1's number."""
+    images = (3000 ** torch.linspace(1, 0, NUM_CLASSES)).round().long()
+    return ClassFrequency.from_counts(images, 2 * images, 99_388)
+
+
+def one_hot(logits: Tensor, labels: Tensor) -> Tensor:
+    return torch.zeros_like(logits).scatter_(1, labels.unsqueeze(1), 1.0)
+
+
+def published(logits: Tensor, labels: Tensor) -> Tensor:
+    p = 1 / torch.exp(torch.exp(-logits.clamp(-4, 10)))
+    return F.binary_cross_entropy(p, one_hot(logits, labels), reduction="none").sum() / len(labels)
+
+
+def bce(logits: Tensor, labels: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(logits, one_hot(logits, labels), reduction="sum") / len(labels)
+
+
+def total(loss: ClassificationLoss) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda logits, labels: torch.stack(list(loss(logits, labels).values())).sum()
+
+
+def step(name: str, regions: int, dtype: torch.dtype, device: str) -> Callable[[], None]:
+    """One forward and backward pass over the same logits each time: a detector's, most of them far below zero."""
+    generator = torch.Generator().manual_seed(0)
+    loss = None if name in PEERS else LOSSES[name].build(long_tail()).to(device)
+    width = NUM_CLASSES + 1 if loss is None else loss.num_logits
+    logits = (torch.randn(regions, width, generator=generator) - 2).to(device, dtype)
+    labels = torch.randint(0, NUM_CLASSES + 1, (regions,), generator=generator).to(device)
+    if name == LIMIT:
+        gradient = torch.empty_like(logits)
+        return lambda: torch.mul(logits, 2, out=gradient)
+    function = total(loss) if loss is not None else {PUBLISHED: published, BCE: bce}[name]
+
+    def forward_and_backward() -> None:
+        leaf = logits.detach().requires_grad_()
+        function(leaf, labels).backward()
+
+    return forward_and_backward
+
+
+def milliseconds(steps: dict[str, Callable[[], None]], rounds: int, device: str) -> dict[str, float]:
+    """The median of each, taken in turns."""
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for i in range(rounds + 3):  # the first ones warm up and compile
+        for name, run in steps.items():
+            began = time.perf_counter()
+            run()
+            if device != "cpu":
+                torch.cuda.synchronize()
+            if i >= 3:
+                times[name].append(1e3 * (time.perf_counter() - began))
+    return {name: median(values) for name, values in times.items()}
+
+
+def kernel_memory(field: str) -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return 1024 * int(line.split()[1])
+
+
+def peak_memory(options: Options) -> float:
+    """What one step holds at most beside the logits, in tensors of their size."""
+    (regions,), (dtype,) = options.regions, options.dtypes
+    run = step(options.memory_of, regions, getattr(torch, dtype), options.device)
+    size = regions * (NUM_CLASSES + 1) * getattr(torch, dtype).itemsize
+    for _ in range(3):
+        run()
+    if options.device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return (torch.cuda.max_memory_allocated() - before) / size
+    Path("/proc/self/clear_refs").write_text("5")  # the peak becomes what is held now
+    before = kernel_memory("VmRSS")
+    run()
+    return (kernel_memory("VmHWM") - before) / size
+
+
+def memory(name: str, regions: int, dtype: str, options: Options) -> float:
+    """`peak_memory` by a process of its own."""
+    command = [sys.executable, __file__, "--memory-of", name, "--regions", str(regions), "--dtypes", dtype]
+    command += ["--device", options.device, "--threads", str(options.threads)]
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    return float(subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout)
+
+
+def table(regions: int, dtype: str, options: Options) -> str:
+    """All losses and their peers at one size."""
+    names = [*PEERS, *LOSSES]
+    if dtype != "float32":
+        names.remove("GumbelCE, parity")  # which computes in float32 whatever comes
+    steps = {name: step(name, regions, getattr(torch, dtype), options.device) for name in names}
+    times = milliseconds(steps, options.rounds, options.device)
+    lines = [
+        f"## {regions} x {NUM_CLASSES + 1}, {dtype}",
+        "",
+        "| | ms | published / this | BCE / this | this / limit | memory |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in names:
+        ratios = f"{times[PUBLISHED] / times[name]:.2f} | {times[BCE] / times[name]:.2f} | "
+        ratios += f"{times[name] / times[LIMIT]:.1f}"
+        lines.append(f"| {name} | {times[name]:.2f} | {ratios} | {memory(name, regions, dtype, options):.2f} |")
+        print(lines[-1], flush=True)
+    return "\n".join([*lines, ""])
+
+
+def main(options: Options) -> None:
+    torch.set_num_threads(options.threads)
+    if options.memory_of:
+        print(peak_memory(options))
+        return
+    device = platform.machine() if options.device == "cpu" else torch.cuda.get_device_name()
+    where = f"{device}, {options.threads} threads" if options.device == "cpu" else device
+    today = dt.datetime.now(tz=dt.UTC).date().isoformat()
+    parts = [table(regions, dtype, options) for dtype in options.dtypes for regions in options.regions]
+    command = f"uv run python benchmarks/losses.py --threads {options.threads}"
+    text = (
+        f"# Losses: forward and backward, {today}\n\n`{command}`; torch {torch.__version__}, {where}. "
+        "Memory: the most held beside the logits, in tensors of their size.\n\n" + "\n".join(parts)
+    )
+    options.results.mkdir(parents=True, exist_ok=True)
+    path = options.results / f"losses-{today}-{'cpu' if options.device == 'cpu' else 'cuda'}.md"
+    path.write_text(text)
+    print(path)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
