@@ -6,12 +6,12 @@ What to copy into a project of your own is `LossPredictor`, `LossRoIHeads` and t
 
     loss = build_loss(DropLossConfig(tail="rc"), frequency)
     model = maskrcnn_resnet50_fpn(num_classes=loss.num_classes + 1, box_score_thresh=1e-4, box_detections_per_img=300)
-    model.roi_heads = LossRoIHeads(model.roi_heads, loss)
+    model.roi_heads = LossRoIHeads(model.roi_heads, loss)  # before model.to(device) and the optimiser
 
-torchvision counts background as class 0 and the classes from 1; tailseg counts the classes from 0 and background last.
-Data sets, targets, box deltas, masks and detections stay as torchvision has them; the labels are translated where the
-loss is called, and back where the scores are read. torchvision's threshold of 0.05 is too high for a long tail: rare
-classes score low, and average precision asks only for the order.
+Faster R-CNN works alike. torchvision counts background as class 0 and the classes from 1; tailseg counts the classes
+from 0 and background last. Data sets, targets, box deltas, masks and detections stay as torchvision has them; the
+labels are translated where the loss is called, and back where the scores are read. torchvision's threshold of 0.05 is
+too high for a long tail: rare classes score low, and average precision asks only for the order.
 
 The rest of this file trains the model for a few steps on the smallest draw of the embedded data set.
 """

@@ -187,6 +187,17 @@ def test_with_softmax_the_heads_are_torchvisions(data):
     assert all(len(each["labels"]) > 0 for each in found)
 
 
+def test_images_without_objects_are_all_background():
+    torch.manual_seed(0)
+    model = tiny_mask_rcnn(3)
+    model.roi_heads = torchvision_example.LossRoIHeads(model.roi_heads, GumbelCE(3))
+    nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64), "masks": torch.zeros(0, 64, 64)}
+    losses = model.train()([torch.rand(3, 64, 64)] * 2, [nothing] * 2)
+    assert losses["loss_roi_cls"] > 0
+    assert losses["loss_box_reg"] == losses["loss_mask"] == 0
+    sum(losses.values()).backward()
+
+
 def test_a_class_is_found_with_the_box_of_its_own_label():
     """Class j of the loss, label j + 1 of torchvision, has the deltas 4 (j + 1) .. 4 (j + 1) + 3."""
     model = tiny_mask_rcnn(3)
