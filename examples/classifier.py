@@ -1,0 +1,115 @@
+"""A loss alone: a plain classifier with long-tailed classes, and how to save a loss that has state.
+
+    python examples/classifier.py --loss seesaw
+
+A loss is an `nn.Module`: it decides the number of logits and their first bias, `loss(logits, labels)` returns named
+terms to add up, `loss.scores(logits)` the scores. Some count as they train (Seesaw, EQLv2, LDAM): they go to the
+model's device, into the checkpoint, and follow the model's `train()` and `eval()`. Keeping the loss in the model, as
+here, does all three.
+
+Without background no label is ever C, and losses with a logit for background learn that it is never the answer. GOL,
+DropLoss and EQL are made for detection: they spare rare classes the negatives of other objects and leave it to
+background to push them down. In a plain classifier nothing does; take another loss there.
+"""
+
+import io
+
+import torch
+import tyro
+from torch import Tensor, nn
+
+from tailseg.losses import ClassificationLoss, build_loss
+from tailseg.recipes import RECIPES
+from tailseg.structures import ClassFrequency
+
+LOSSES = {name.removeprefix("tiny_"): make().loss for name, make in RECIPES.items() if name.startswith("tiny_")}
+"""The settings of every loss by name. In your own code: `build_loss(SeesawLossConfig(), frequency)`."""
+
+
+class Classifier(nn.Module):
+    """Two layers and the loss that trains them."""
+
+    def __init__(self, num_features: int, loss: ClassificationLoss) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(num_features, 64)
+        self.classifier = nn.Linear(64, loss.num_logits)
+        self.loss = loss
+        nn.init.normal_(self.classifier.weight, std=0.01)
+        with torch.no_grad():
+            self.classifier.bias.copy_(loss.init_bias())
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> dict[str, Tensor] | Tensor:
+        """The loss's terms when labels are given, scores ``[R, C]`` otherwise."""
+        logits = self.classifier(self.hidden(x).relu())
+        return self.loss.scores(logits) if labels is None else self.loss(logits, labels)
+
+
+def draw(counts: list[int], generator: torch.Generator, *, num_features: int = 16) -> tuple[Tensor, Tensor]:
+    """Features and labels of overlapping classes, ``counts[j]`` examples of class j."""
+    centres = 1.2 * torch.randn(len(counts), num_features, generator=torch.Generator().manual_seed(1))
+    labels = torch.repeat_interleave(torch.tensor(counts))
+    return centres[labels] + torch.randn(len(labels), num_features, generator=generator), labels
+
+
+def train(model: Classifier, optimizer: torch.optim.Optimizer, x: Tensor, labels: Tensor, *, steps: int) -> float:
+    """Steps over random batches; returns the last loss."""
+    model.train()
+    value = torch.zeros(())
+    for _ in range(steps):
+        chosen = torch.randint(len(x), (128,))
+        value = sum(model(x[chosen], labels[chosen]).values(), torch.zeros(()))
+        optimizer.zero_grad()
+        value.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+        optimizer.step()
+    return value.item()
+
+
+@torch.no_grad()
+def accuracy(model: Classifier, x: Tensor, labels: Tensor) -> Tensor:
+    """The share of each class's examples whose best score is their class's, ``[C]``."""
+    model.eval()
+    right = (model(x).argmax(1) == labels).float()
+    num_classes = model.loss.num_classes
+    return torch.zeros(num_classes).index_add_(0, labels, right) / labels.bincount(minlength=num_classes)
+
+
+def main(loss: str = "seesaw", steps: int = 600) -> None:
+    """Train a classifier with a loss of tailseg, save it half way, and go on from what was saved.
+
+    Args:
+        loss: gumbel, sigmoid, softmax, gol, droploss, eql, class_relative, focal, eql_v2, seesaw, bags, federated,
+            balanced_softmax, ecm or ldam.
+        steps: of training.
+    """
+    if loss not in LOSSES:
+        raise SystemExit(f"no loss is called {loss!r}: there are {', '.join(LOSSES)}")
+    torch.manual_seed(0)
+    counts = [round(2000 * 0.5**j) for j in range(10)]  # 2,000 examples down to 4
+    x, labels = draw(counts, torch.Generator().manual_seed(2))
+    # Each example is an image with one object here.
+    frequency = ClassFrequency.from_counts(torch.tensor(counts), torch.tensor(counts), num_images=len(labels))
+
+    model = Classifier(x.shape[1], build_loss(LOSSES[loss], frequency))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
+    train(model, optimizer, x, labels, steps=steps // 2)
+    file = io.BytesIO()  # or a path
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
+    state = {name: list(value.shape) for name, value in model.loss.state_dict().items()}
+    print(f"saved half way; state of the loss: {state or 'none'}")
+
+    file.seek(0)
+    saved = torch.load(file, weights_only=True)
+    resumed = Classifier(x.shape[1], build_loss(LOSSES[loss], frequency))
+    resumed.load_state_dict(saved["model"])
+    optimizer = torch.optim.SGD(resumed.parameters(), lr=0.02, momentum=0.9)
+    optimizer.load_state_dict(saved["optimizer"])
+    print(f"last loss {train(resumed, optimizer, x, labels, steps=steps - steps // 2):.4f}")
+
+    right = accuracy(resumed, *draw([200] * len(counts), torch.Generator().manual_seed(3)))
+    for name, part in (("5 frequent", right[:5]), ("5 rare", right[5:])):
+        print(f"accuracy of the {name} classes: {100 * part.mean():.1f} %")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,66 @@
+"""The code of the documentation runs, as a reader would run it.
+
+A ```python block that opens with a line ``# name.py`` belongs to that file, after the blocks before it. The comment
+``<!-- short: --option value -->`` before a ```bash block adds options to its `tailseg train` commands.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+BLOCK = re.compile(r"(?:<!-- short: (?P<short>.*?) -->\n)?```(?P<language>bash|python)\n(?P<code>.*?)```", re.DOTALL)
+
+
+class Block(NamedTuple):
+    language: str
+    code: str
+    short: str
+
+
+def blocks(page):
+    """The page's blocks in order."""
+    found = BLOCK.finditer((DOCS / page).read_text())
+    return [Block(m["language"], m["code"], m["short"] or "") for m in found]
+
+
+def run(command, folder):
+    """Runs one line of a page; `tailseg` and `python` are this environment's."""
+    program, *arguments = command.split()
+    start = {"tailseg": [sys.executable, "-m", "tailseg"], "python": [sys.executable]}[program]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TAILSEG_HOME": str(folder / "home")}
+    done = subprocess.run(
+        [*start, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def test_a_loss_of_ones_own_from_the_first_line_to_its_trained_model(tmp_path):
+    """All of write-a-loss.md in its order: the files, their tests, training, evaluation, use from Python."""
+    printed = []
+    for block in blocks("how-to/write-a-loss.md"):
+        if block.language == "python":
+            name = block.code.split("\n", 1)[0].removeprefix("# ")
+            assert name.endswith(".py"), "the first line of a block names its file"
+            with (tmp_path / name).open("a") as file:
+                file.write(block.code)
+            if name == "use.py":
+                printed.append(run("python use.py", tmp_path))
+            continue
+        for command in block.code.splitlines():
+            options = block.short if command.startswith("tailseg train") else ""
+            printed.append(run(f"{command} {options}", tmp_path))
+    assert not [done.stderr for done in printed if "Warning" in done.stderr]
+    assert "CountedSoftmaxConfig(tau=0.5, weight=1.0)" in printed[-1].stdout  # the run's setting, not the recipe's
+    assert (tmp_path / "runs/mirrored/metrics.json").is_file()
+
+
+@pytest.mark.parametrize("block", [b for b in blocks("reference/losses.md") if b.language == "python"])
+def test_the_references_blocks_run(block):
+    exec(block.code, {})
