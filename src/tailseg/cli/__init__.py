@@ -14,6 +14,7 @@ COMMANDS = {
     "train": "train a recipe, or train on your own COCO- or LVIS-format file",
     "test": "evaluate a run on its validation set: AP, and AP of rare, common, frequent classes",
     "predict": "find objects in images: a results file and drawn pictures",
+    "convert": "use a checkpoint of mmdetection or torchvision here, or one of tailseg there",
     "data": "look at a data set: counts, frequency groups, sizes, examples",
     "recipes": "list the recipes",
 }

@@ -1,0 +1,150 @@
+"""Published state dicts load with nothing left over and come back as they were; what does not fit is named."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tailseg.interop.mmdet import from_mmdet, to_mmdet
+from tailseg.losses import EQLv2Config, SoftmaxCEConfig
+from tailseg.models import BackboneConfig, ModelConfig
+from tailseg.training.checkpoint import CheckpointError
+
+from . import published
+
+PUBLISHED = {
+    "R50, DropLoss": (50, 0),
+    "R50, Gumbel": (50, 1),
+    "R50, Seesaw": (50, 2),
+    "R101, Gumbel": (101, 1),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_published_key_has_its_place(name: str) -> None:
+    depth, extra = PUBLISHED[name]
+    state = published.tensors(published.mask_rcnn_shapes(depth, extra=extra))
+    config = ModelConfig(backbone=BackboneConfig(depth=depth, weights="none"))
+    model = published.meta_detector(config, published.LOSSES[extra])
+    converted = from_mmdet(state, model)
+    assert converted.left_out == converted.kept == ()
+    ours = model.state_dict()
+    assert {name: tensor.shape for name, tensor in converted.state.items()} == {n: t.shape for n, t in ours.items()}
+    assert {name: tensor.dtype for name, tensor in converted.state.items()} == {n: t.dtype for n, t in ours.items()}
+    back = to_mmdet(converted.state)
+    assert back.left_out == ()
+    assert {key: (t.shape, t.dtype) for key, t in back.state.items()} == {
+        key: (t.shape, t.dtype) for key, t in state.items()
+    }
+
+
+def test_faster_rcnn_is_the_same_without_masks() -> None:
+    shapes = published.mask_rcnn_shapes(classes=1230)
+    state = published.tensors({key: shape for key, shape in shapes.items() if "mask_head" not in key})
+    model = published.meta_detector(ModelConfig(mask=None), published.LOSSES[1], classes=1230)
+    converted = from_mmdet(state, model)
+    assert converted.state.keys() == model.state_dict().keys()
+    assert to_mmdet(converted.state).state.keys() == state.keys()
+
+
+@pytest.mark.parametrize("extra", [0, 1, 2])
+def test_there_and_back_is_equal_to_the_bit(extra: int) -> None:
+    state, model = published.small_state(extra), published.small_model(extra)
+    converted = from_mmdet(state, model)
+    model.load_state_dict(converted.state, strict=True)
+    back = to_mmdet(model.state_dict()).state
+    assert back.keys() == state.keys()
+    for key, tensor in state.items():
+        assert back[key].dtype == tensor.dtype, key
+        assert torch.equal(back[key], tensor), key
+
+
+def test_seesaws_counts_are_floats_there_and_whole_here() -> None:
+    state = published.small_state(2)
+    counts = state["roi_head.bbox_head.loss_cls.cum_samples"]
+    ours = from_mmdet(state, published.small_model(2)).state["box_head.loss.cum_samples"]
+    assert ours.dtype == torch.int64
+    assert ours.tolist() == counts.tolist()
+
+
+def test_half_precision_becomes_the_models() -> None:
+    state = {key: t.half() if t.is_floating_point() else t for key, t in published.small_state().items()}
+    converted = from_mmdet(state, published.small_model())
+    assert converted.state["box_head.fc1.weight"].dtype == torch.float32
+
+
+def test_files_without_batch_counts_are_taken() -> None:
+    state = {key: tensor for key, tensor in published.small_state().items() if "num_batches_tracked" not in key}
+    model = published.small_model()
+    model.load_state_dict(from_mmdet(state, model).state, strict=True)
+
+
+def test_counts_that_the_other_side_lacks_stay_and_are_named() -> None:
+    """EQLv2's accumulated gradients have no name in a published file."""
+    model = published.small_model(loss=EQLv2Config())
+    converted = from_mmdet(published.small_state(1), model)
+    assert converted.kept == ("box_head.loss.gradient_sums",)
+    assert to_mmdet(converted.state).left_out == ("box_head.loss.gradient_sums",)
+
+
+def refusal(state: dict[str, torch.Tensor], extra: int = 1) -> str:
+    with pytest.raises(CheckpointError) as error:
+        from_mmdet(state, published.small_model(extra), source="x.pth")
+    return str(error.value)
+
+
+def test_missing_keys_are_named_as_the_file_would() -> None:
+    state = published.small_state()
+    for i in range(4):
+        del state[f"neck.fpn_convs.{i}.conv.weight"], state[f"neck.fpn_convs.{i}.conv.bias"]
+    message = refusal(state)
+    assert message.startswith("x.pth does not fit MaskRCNN on ResNet-50 with 7 classes. missing keys: neck.fpn_convs.0")
+    assert "and 3 more" in message
+
+
+def test_seesaw_without_its_counts_is_refused() -> None:
+    state = published.small_state(2)
+    del state["roi_head.bbox_head.loss_cls.cum_samples"]
+    assert "missing keys: roi_head.bbox_head.loss_cls.cum_samples" in refusal(state, 2)
+
+
+def test_unexpected_keys_are_named() -> None:
+    state = published.small_state()
+    state["roi_head.semantic_head.fc.weight"] = torch.zeros(1)
+    state["backbone.layer5.0.conv1.weight"] = torch.zeros(1)
+    assert "unexpected keys: roi_head.semantic_head.fc.weight, backbone.layer5.0.conv1.weight" in refusal(state)
+
+
+def test_wrong_shapes_are_named_with_both() -> None:
+    state = published.small_state()
+    state["roi_head.bbox_head.shared_fcs.0.weight"] = torch.zeros(32, 5)
+    assert "other shapes: roi_head.bbox_head.shared_fcs.0.weight is [32, 5], expected [32, 784]" in refusal(state)
+    state = published.small_state()
+    state["rpn_head.rpn_cls.bias"] = torch.zeros(3, dtype=torch.int64)
+    assert "rpn_head.rpn_cls.bias is torch.int64, expected torch.float32" in refusal(state)
+
+
+@pytest.mark.parametrize(("file", "recipe"), [(0, 1), (1, 0), (2, 1), (1, 2), (0, 2), (2, 0)])
+def test_another_loss_is_said_in_words(file: int, recipe: int) -> None:
+    message = refusal(published.small_state(file), recipe)
+    assert f"{7 + file} logits for 7 classes" in message
+    assert f"the recipe's loss wants {7 + recipe}" in message
+    assert "C + 2 logits: Seesaw" in message
+
+
+def test_other_classes_are_said_in_words() -> None:
+    state = published.tensors(published.mask_rcnn_shapes(**(published.SMALL | {"classes": 9})), seed=0)
+    assert "x.pth knows 9 classes, expected 7" in refusal(state)
+
+
+def test_another_depth_is_named() -> None:
+    state = published.tensors(published.mask_rcnn_shapes(101))
+    with pytest.raises(CheckpointError, match=r"unexpected keys: backbone\.layer3\.6\.conv1\.weight, .* more"):
+        from_mmdet(state, published.meta_detector(ModelConfig(), SoftmaxCEConfig()))
+
+
+def test_other_boxes_are_named() -> None:
+    config = replace(published.SMALL_CONFIG, box=replace(published.SMALL_CONFIG.box, class_agnostic=True))
+    model = published.meta_detector(config, published.LOSSES[1], 7)
+    with pytest.raises(CheckpointError, match=r"fc_reg\.weight is \[28, 32\], expected \[4, 32\]"):
+        from_mmdet(published.tensors(published.mask_rcnn_shapes(**published.SMALL)), model)
