@@ -84,21 +84,20 @@ def _read_torch(path: Path) -> object:
             warnings.simplefilter("ignore", UserWarning)  # about the pickle's protocol: errors say what matters
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        found = re.search(r"(?:GLOBAL|global) `?([\w.]+)", str(error))
-        if found:
-            raise CheckpointError(
-                f"{path} holds more than weights: reading its {found[1]} could run code, and is refused. If you trust "
-                "the file, load it where it was made and save its state_dict alone"
-            ) from None
-        raise CheckpointError(_unreadable(path, error)) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError) as error:
-        raise CheckpointError(_unreadable(path, error)) from None
-    except zipfile.BadZipFile as error:
-        raise CheckpointError(_unreadable(path, error)) from None
+        with path.open("rb") as file:
+            first = file.read(1)
+        if first not in (b"P", b"\x80"):  # neither a zip nor a pickle
+            raise CheckpointError(_unreadable(path, "of another format")) from None
+        named = re.search(r"(?:GLOBAL|global) `?([\w.]+)", str(error))
+        raise CheckpointError(
+            f"{path} holds more than weights{f' ({named[1]})' if named else ''}, and reading that could run code: "
+            "refused. If you trust the file, load it where it was made and save its state_dict alone"
+        ) from None
+    except (RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, zipfile.BadZipFile) as error:
+        raise CheckpointError(_unreadable(path, str(error).strip().split("\n")[0] or type(error).__name__)) from None
 
 
-def _unreadable(path: Path, error: Exception) -> str:
-    reason = str(error).strip().split("\n")[0] or type(error).__name__
+def _unreadable(path: Path, reason: str) -> str:
     return f"{path} cannot be read: truncated, damaged, or no checkpoint at all ({reason}); expected {READABLE}"
 
 
