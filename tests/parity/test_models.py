@@ -171,8 +171,8 @@ def test_mask_logits_equal(golden: Golden) -> None:
     logits = golden.model.mask_head(golden.pyramid(), boxes, torch.cat(labels))
     expected = torch.cat([golden.tensors[f"test.det.{i}.mask_logits.0"] for i in range(2)])
     assert_close_to_scale(logits, expected)
-    probabilities = golden.model.mask_head.probabilities(golden.pyramid(), boxes, labels)
-    torch.testing.assert_close(torch.cat(probabilities), logits.sigmoid(), rtol=0, atol=1e-5)
+    probabilities = golden.model.mask_head.probabilities(golden.pyramid(), boxes, torch.cat(labels))
+    torch.testing.assert_close(probabilities, logits.sigmoid(), rtol=0, atol=1e-5)
 
 
 def test_samples_equal(golden: Golden) -> None:
@@ -219,7 +219,7 @@ def golden_samples(golden: Golden) -> list[RoISample]:
     objects = golden.tensors["train.mask.0.gt_index"].split(counts)
     for i, (target, index) in enumerate(zip(golden.targets, objects, strict=True)):
         mine = rois[:, 0] == i
-        samples.append(RoISample(rois[mine, 1:], labels[mine], index, target.boxes[index]))
+        samples.append(RoISample(rois[mine, 1:], labels[mine], index, target.boxes[index], index < 0))
     return samples
 
 

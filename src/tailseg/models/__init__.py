@@ -1,27 +1,39 @@
 """Detectors and their parts."""
 
 from tailseg.models.build import build_detector
+from tailseg.models.cascade import CascadeMaskRCNN
 from tailseg.models.config import (
     BackboneConfig,
     BoxHeadConfig,
+    CascadeConfig,
+    CascadeStageConfig,
     FPNConfig,
+    HTCConfig,
     MaskHeadConfig,
     ModelConfig,
     NormalisedConfig,
     RPNConfig,
     TestConfig,
+    cascade_mask_rcnn,
+    hybrid_task_cascade,
 )
 from tailseg.models.detector import Detector
 from tailseg.models.faster_rcnn import FasterRCNN
+from tailseg.models.htc import HybridTaskCascade
 from tailseg.models.mask_rcnn import MaskRCNN
 from tailseg.models.weights import load_backbone
 
 __all__ = [
     "BackboneConfig",
     "BoxHeadConfig",
+    "CascadeConfig",
+    "CascadeMaskRCNN",
+    "CascadeStageConfig",
     "Detector",
     "FPNConfig",
     "FasterRCNN",
+    "HTCConfig",
+    "HybridTaskCascade",
     "MaskHeadConfig",
     "MaskRCNN",
     "ModelConfig",
@@ -29,5 +41,7 @@ __all__ = [
     "RPNConfig",
     "TestConfig",
     "build_detector",
+    "cascade_mask_rcnn",
+    "hybrid_task_cascade",
     "load_backbone",
 ]

@@ -59,7 +59,7 @@ class Detector(nn.Module, ABC):
         if targets is not None:
             return {
                 **self.rpn.losses(output, targets, batch.sizes),
-                **self.roi_losses(pyramid, proposals, targets),
+                **self.roi_losses(pyramid, proposals, targets, batch.sizes),
             }
         return self.detect(pyramid, proposals, batch.sizes, original_sizes or batch.sizes)
 
@@ -69,8 +69,9 @@ class Detector(nn.Module, ABC):
         pyramid: Sequence[Float[Tensor, "B D _ _"]],
         proposals: Sequence[Float[Tensor, "_ 4"]],
         targets: Sequence[Target],
+        sizes: Sequence[tuple[int, int]],
     ) -> dict[str, Float[Tensor, ""]]:
-        """Losses of the heads."""
+        """Losses of the heads; ``sizes`` are those of the images without padding."""
 
     @abstractmethod
     def detect(

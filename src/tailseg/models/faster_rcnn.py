@@ -30,7 +30,11 @@ class FasterRCNN(Detector):
         self.box_head = BoxHead(config.fpn.channels, config.box, loss)
 
     def roi_losses(
-        self, pyramid: Sequence[Tensor], proposals: Sequence[Tensor], targets: Sequence[Target]
+        self,
+        pyramid: Sequence[Tensor],
+        proposals: Sequence[Tensor],
+        targets: Sequence[Target],
+        sizes: Sequence[tuple[int, int]],  # noqa: ARG002 (for cascades, which clip the boxes that they refine)
     ) -> dict[str, Tensor]:
         return self.box_head.losses(pyramid, sample_rois(proposals, targets, self.num_classes, self.config.box))
 
