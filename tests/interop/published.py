@@ -91,6 +91,29 @@ def mask_rcnn_shapes(
     return shapes | mask_head_shapes("roi_head.mask_head", width=width, classes=classes)
 
 
+def cascade_shapes(
+    depth: int = 101,
+    *,
+    htc: bool = False,
+    classes: int = 1203,
+    extra: int = 1,
+    stem: int = 64,
+    width: int = 256,
+    hidden: int = 1024,
+) -> Shapes:
+    """Cascade Mask R-CNN with class-agnostic boxes, or HTC, whose first head has a convolution that nothing uses."""
+    shapes = resnet_shapes(depth, stem=stem) | neck_shapes((stem * 4, stem * 8, stem * 16, stem * 32), width)
+    for k in range(3):
+        head = f"roi_head.bbox_head.{k}"
+        shapes |= box_head_shapes(head, width=width, hidden=hidden, logits=classes + extra, boxes=4)
+        shapes |= mask_head_shapes(f"roi_head.mask_head.{k}", width=width, classes=classes)
+        if extra == 2:
+            shapes[f"{head}.loss_cls.cum_samples"] = (classes + 1,)
+        if htc:
+            shapes |= layer(f"roi_head.mask_head.{k}.conv_res.conv", width, width, 1, 1)
+    return shapes
+
+
 def tensors(shapes: Shapes, *, seed: int | None = None) -> dict[str, Tensor]:
     """Without values (``meta``), or random with a seed; counts are whole, variances above 0."""
     if seed is None:

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from tailseg.interop.mmdet import from_mmdet, to_mmdet
-from tailseg.losses import EQLv2Config, SoftmaxCEConfig
-from tailseg.models import BackboneConfig, ModelConfig
+from tailseg.losses import EQLv2Config, SoftmaxCEConfig, build_loss
+from tailseg.models import BackboneConfig, ModelConfig, build_detector
+from tailseg.models.config import cascade_mask_rcnn, hybrid_task_cascade
 from tailseg.training.checkpoint import CheckpointError
 
 from . import published
@@ -28,14 +29,14 @@ def test_every_published_key_has_its_place(name: str) -> None:
     model = published.meta_detector(config, published.LOSSES[extra])
     converted = from_mmdet(state, model)
     assert converted.left_out == converted.kept == ()
-    ours = model.state_dict()
-    assert {name: tensor.shape for name, tensor in converted.state.items()} == {n: t.shape for n, t in ours.items()}
-    assert {name: tensor.dtype for name, tensor in converted.state.items()} == {n: t.dtype for n, t in ours.items()}
+    assert shapes(converted.state) == shapes(model.state_dict())
     back = to_mmdet(converted.state)
     assert back.left_out == ()
-    assert {key: (t.shape, t.dtype) for key, t in back.state.items()} == {
-        key: (t.shape, t.dtype) for key, t in state.items()
-    }
+    assert shapes(back.state) == shapes(state)
+
+
+def shapes(state: dict[str, torch.Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {key: (tensor.shape, tensor.dtype) for key, tensor in state.items()}
 
 
 def test_faster_rcnn_is_the_same_without_masks() -> None:
@@ -45,6 +46,45 @@ def test_faster_rcnn_is_the_same_without_masks() -> None:
     converted = from_mmdet(state, model)
     assert converted.state.keys() == model.state_dict().keys()
     assert to_mmdet(converted.state).state.keys() == state.keys()
+
+
+CASCADES = {False: cascade_mask_rcnn(), True: hybrid_task_cascade()}
+STAGE_0 = ("roi_head.mask_head.0.conv_res.conv.weight", "roi_head.mask_head.0.conv_res.conv.bias")
+
+
+@pytest.mark.parametrize("extra", [0, 1, 2])
+@pytest.mark.parametrize("htc", [False, True])
+def test_cascades(htc: bool, extra: int) -> None:
+    """HTC's unused convolution of the first mask head is left out, and named."""
+    state = published.tensors(published.cascade_shapes(101, htc=htc, extra=extra))
+    config = replace(CASCADES[htc], backbone=BackboneConfig(depth=101, weights="none"))
+    model = published.meta_detector(config, published.LOSSES[extra])
+    converted = from_mmdet(state, model)
+    assert converted.left_out == (STAGE_0 if htc else ())
+    assert converted.kept == ()
+    assert shapes(converted.state) == shapes(model.state_dict())
+    back = to_mmdet(converted.state)
+    assert back.left_out == ()
+    assert shapes(back.state) == shapes({key: t for key, t in state.items() if key not in STAGE_0})
+
+
+@pytest.mark.parametrize("htc", [False, True])
+def test_cascades_there_and_back_are_equal_to_the_bit(htc: bool) -> None:
+    state = published.tensors(published.cascade_shapes(50, htc=htc, extra=2, **published.SMALL), seed=0)
+    small = published.SMALL_CONFIG
+    box = replace(CASCADES[htc].box, hidden=32)
+    config = replace(CASCADES[htc], backbone=small.backbone, fpn=small.fpn, mask=small.mask, box=box)
+    model = build_detector(config, build_loss(published.LOSSES[2], published.frequency(7)))
+    model.load_state_dict(from_mmdet(state, model).state, strict=True)
+    back = to_mmdet(model.state_dict()).state
+    assert back.keys() == state.keys() - set(STAGE_0)
+    assert all(torch.equal(tensor, state[key]) for key, tensor in back.items())
+
+
+def test_a_cascade_does_not_pass_for_an_htc() -> None:
+    model = published.meta_detector(replace(CASCADES[True], backbone=BackboneConfig(depth=101)), published.LOSSES[1])
+    with pytest.raises(CheckpointError, match=r"missing keys: roi_head\.mask_head\.1\.conv_res\.conv\.weight"):
+        from_mmdet(published.tensors(published.cascade_shapes(101)), model)
 
 
 @pytest.mark.parametrize("extra", [0, 1, 2])

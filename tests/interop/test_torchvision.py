@@ -79,7 +79,7 @@ def test_heads_equal_on_known_classes(ours: Detector, theirs: nn.Module) -> None
         hidden = head.fc2(head.fc1(pooled.flatten(1)).relu()).relu()
         for conv in mask_head.convs:
             roi = conv(roi).relu()
-        ours_masks = mask_head._predict(roi, torch.tensor(known))
+        ours_masks = mask_head.predict(roi, torch.tensor(known))
     logits = head.classifier(hidden)
     torch.testing.assert_close(logits[:, [*known, 4]], scores[:, [*labels.tolist(), 0]], rtol=0, atol=1e-5)
     regressed = head.regressor(hidden).view(2, 4, 4)[:, known]

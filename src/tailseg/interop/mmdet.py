@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from tailseg.interop.rules import BATCH_COUNT, Converted, Rule, read_by_rules, write_by_rules
+from tailseg.interop.rules import BATCH_COUNT, Converted, Rule, ours_of, read_by_rules, write_by_rules
 from tailseg.models.detector import Detector
 from tailseg.training.checkpoint import CheckpointError
 
@@ -48,6 +48,9 @@ def _mask_head(theirs: str, ours: str) -> tuple[Rule, ...]:
     )
 
 
+MAX_STAGES = 10
+"""Stages of a cascade that the rules count to; published ones have three."""
+
 RULES = (
     # ResNet and ResNeXt of any depth: both projects took torchvision's names
     Rule("backbone.{rest}", "backbone.{rest}"),
@@ -58,8 +61,16 @@ RULES = (
     Rule("rpn_head.rpn_reg.{p}", "rpn.box_deltas.{p}"),
     *_box_head("roi_head.bbox_head", "box_head"),
     *_mask_head("roi_head.mask_head", "mask_head"),
+    # Cascade Mask R-CNN and HTC: a box and a mask head a stage
+    *_box_head("roi_head.bbox_head.{k}", "boxes.heads.{k}"),
+    *_mask_head("roi_head.mask_head.{k}", "mask_heads.{k}"),
+    *_mask_head("roi_head.mask_head.{k}", "masks.heads.{k}"),
+    # HTC: what head k makes of head k - 1's features; head 0 has none before it, and published files give it one
+    # that was never trained
+    Rule("roi_head.mask_head.0.conv_res.conv.{p}", None),
+    *(Rule(f"roi_head.mask_head.{k}.conv_res.conv.{{p}}", f"masks.flow.{k - 1}.{{p}}") for k in range(1, MAX_STAGES)),
 )
-"""Their keys and ours; the first rule that knows a key decides."""
+"""Their keys and ours; of several rules that know a key, the first whose name the model has decides."""
 
 LOGITS = {
     0: "C logits: DropLoss, EQL, sigmoid",
@@ -103,17 +114,16 @@ def to_mmdet(state: Mapping[str, Tensor]) -> Converted:
     return write_by_rules(state, RULES, optional=_is_state_of_loss)
 
 
-def our_name(key: str) -> str:
-    """Our name of one of their parameters.
+def our_name(key: str, model: Detector) -> str:
+    """The model's name of one of their parameters.
 
     Raises:
-        KeyError: no rule knows it.
+        KeyError: the model has none.
     """
-    for rule in RULES:
-        name = rule.to_ours(key)
-        if name is not None:
-            return name
-    raise KeyError(key)
+    name = ours_of(key, RULES, model.state_dict())
+    if name is None:
+        raise KeyError(key)
+    return name
 
 
 def _is_state_of_loss(key: str) -> bool:
@@ -142,8 +152,8 @@ def _check_predictors(state: Mapping[str, Tensor], model: Detector, source: str)
         )
     wanted = {name: len(p) for name, p in model.named_parameters() if name.endswith("classifier.bias")}
     for key, tensor in state.items():
-        name = next((ours for rule in RULES if (ours := rule.to_ours(key)) is not None), None)
-        if name in wanted and len(tensor) != wanted[name]:
+        name = ours_of(key, RULES, wanted)
+        if name is not None and len(tensor) != wanted[name]:
             kind = LOGITS.get(len(tensor) - model.num_classes, "no known loss")
             known = "; ".join(LOGITS.values())
             raise CheckpointError(

@@ -7,7 +7,7 @@ A rule is a pair of patterns, theirs and ours. ``{i}`` (and any other one letter
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -126,7 +126,7 @@ def read_by_rules(
         state: the file's tensors by their names.
         expected: our model's state dict: what must come out, name by name; its values stand where the file may lack
             a key.
-        rules: the first that knows a key decides.
+        rules: the first that leads from a key to one of ours decides.
         source: how errors call the file.
         target: how errors call the model.
         optional: which of our keys the file may lack.
@@ -138,19 +138,21 @@ def read_by_rules(
     problems = Problems()
     made: dict[str, Tensor] = {}
     left_out, unexpected, reshaped = [], [], []
+    given: set[str] = set()
     for key, tensor in state.items():
-        rule, ours = _rule_for(key, rules)
-        if ours is None or rule is None or ours not in expected:
+        found = _rule_for(key, rules, expected)
+        if found is None:
             (left_out if any(rule.leaves_out(key) for rule in rules) else unexpected).append(key)
             continue
-        wanted, tensor = expected[ours], rule.read(tensor)
-        if tensor.shape != wanted.shape:
-            reshaped.append(f"{key} is {list(state[key].shape)}, expected {list(rule.write(wanted).shape)}")
-        elif tensor.is_floating_point() != wanted.is_floating_point():
+        rule, ours = found
+        given.add(ours)
+        wanted, read = expected[ours], rule.read(tensor)
+        if read.shape != wanted.shape:
+            reshaped.append(f"{key} is {list(tensor.shape)}, expected {list(rule.write(wanted).shape)}")
+        elif read.is_floating_point() != wanted.is_floating_point():
             reshaped.append(f"{key} is {tensor.dtype}, expected {wanted.dtype}")
         else:
-            made[ours] = tensor.to(wanted.dtype)
-    given = {_rule_for(key, rules)[1] for key in state}
+            made[ours] = read.to(wanted.dtype)
     absent = [ours for ours in expected if ours not in given]
     problems.add("missing keys", [theirs_of(ours, rules) or ours for ours in absent if not optional(ours)])
     problems.add("unexpected keys", unexpected)
@@ -192,9 +194,15 @@ def theirs_of(key: str, rules: Sequence[Rule]) -> str | None:
     return next((theirs for rule in rules if (theirs := rule.to_theirs(key)) is not None), None)
 
 
-def _rule_for(key: str, rules: Sequence[Rule]) -> tuple[Rule | None, str | None]:
+def ours_of(key: str, rules: Sequence[Rule], known: Container[str]) -> str | None:
+    """Our name of their key by the first rule that leads to a ``known`` one."""
+    found = _rule_for(key, rules, known)
+    return found[1] if found else None
+
+
+def _rule_for(key: str, rules: Sequence[Rule], known: Container[str]) -> tuple[Rule, str] | None:
     for rule in rules:
         ours = rule.to_ours(key)
-        if ours is not None:
+        if ours is not None and ours in known:
             return rule, ours
-    return None, None
+    return None

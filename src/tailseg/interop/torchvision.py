@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
 from tailseg.interop.classes import plain_name
-from tailseg.interop.rules import BATCH_COUNT, Converted, Rule, read_by_rules
+from tailseg.interop.rules import BATCH_COUNT, Converted, Rule, ours_of, read_by_rules
 from tailseg.models.detector import Detector
 from tailseg.training.checkpoint import CheckpointError
 
@@ -84,8 +84,8 @@ def from_torchvision(
     expected = model.state_dict()
     resized = dict(state)
     for key in (f"{name}.{p}" for name in (CLASSIFIER, REGRESSOR, MASK_PREDICTOR) for p in ("weight", "bias")):
-        ours = next(name for rule in RULES if (name := rule.to_ours(key)) is not None)
-        if key in state and ours in expected:
+        ours = ours_of(key, RULES, expected)
+        if key in state and ours is not None:
             resized[key] = _resize(key, state[key], expected[ours], rows, len(file_names), len(class_names))
     converted = read_by_rules(
         _with_our_eps(resized, classes),
