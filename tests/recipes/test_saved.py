@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from tailseg.losses import GumbelCEConfig
+from tailseg.models import cascade_mask_rcnn, hybrid_task_cascade
 from tailseg.recipes import RECIPES, get_recipe
 from tailseg.recipes.saved import differences, from_plain, load_recipe, save_recipe, to_plain
 
@@ -36,6 +37,12 @@ def test_changed_settings_of_every_kind_come_back():
     loaded = from_plain(saved)
     assert loaded == changed
     assert isinstance(loaded.data.repeat_threshold, float)
+
+
+@pytest.mark.parametrize("config", [cascade_mask_rcnn(), hybrid_task_cascade()], ids=["cascade", "htc"])
+def test_cascades_come_back(config):
+    recipe = replace(get_recipe("tiny_gumbel"), model=config)
+    assert from_plain(json.loads(json.dumps(to_plain(recipe)))) == recipe
 
 
 def test_an_unknown_key_is_an_error_that_names_its_neighbour():

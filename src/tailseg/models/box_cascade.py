@@ -98,7 +98,7 @@ class BoxCascade(nn.Module):
         original_sizes: Sequence[tuple[int, int]],
         config: TestConfig,
     ) -> list[ImageBoxes]:
-        """Detections of each image: the last stage's boxes, scored by the mean of the stages' logits, activated once."""
+        """Detections of each image: the last stage's boxes, scored by the mean of the stages' logits."""
         boxes, logits = proposals, []
         for stage in range(len(self.heads)):
             head = self.head(stage)

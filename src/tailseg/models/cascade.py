@@ -40,9 +40,9 @@ class CascadeMaskRCNN(Detector):
                 f"mask={config.mask}, cascade={config.cascade}: start from cascade_mask_rcnn()"
             )
         super().__init__(config, loss)
-        self.boxes = BoxCascade(config.fpn.channels, config.box, config.cascade.later_stages, loss)
+        self.box_cascade = BoxCascade(config.fpn.channels, config.box, config.cascade.later_stages, loss)
         mask, channels = config.mask, config.fpn.channels
-        self.mask_heads = nn.ModuleList(MaskHead(channels, loss.num_classes, mask) for _ in self.boxes.heads)
+        self.mask_heads = nn.ModuleList(MaskHead(channels, loss.num_classes, mask) for _ in self.box_cascade.heads)
 
     def mask_head(self, stage: int) -> MaskHead:
         """The mask head of a stage, counted from 0."""
@@ -58,9 +58,9 @@ class CascadeMaskRCNN(Detector):
         sizes: Sequence[tuple[int, int]],
     ) -> dict[str, Tensor]:
         losses = {}
-        for stage, weight in enumerate(self.boxes.loss_weights):
-            samples = self.boxes.sample(stage, proposals, targets)
-            box_losses, proposals = self.boxes.train_stage(stage, pyramid, samples, sizes)
+        for stage, weight in enumerate(self.box_cascade.loss_weights):
+            samples = self.box_cascade.sample(stage, proposals, targets)
+            box_losses, proposals = self.box_cascade.train_stage(stage, pyramid, samples, sizes)
             mask_losses = self.mask_head(stage).losses(pyramid, samples, targets)
             losses |= stage_losses({**box_losses, **mask_losses}, stage, weight)
         return losses
@@ -73,7 +73,7 @@ class CascadeMaskRCNN(Detector):
         original_sizes: Sequence[tuple[int, int]],
     ) -> list[Detections]:
         test = self.config.test
-        found = self.boxes.detect(pyramid, proposals, sizes, original_sizes, test)
+        found = self.box_cascade.detect(pyramid, proposals, sizes, original_sizes, test)
         return detect_masks(
             self.mask_probabilities, pyramid, found, sizes, original_sizes, threshold=test.mask_threshold
         )

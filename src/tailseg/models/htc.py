@@ -23,7 +23,7 @@ class MaskFlow(nn.Module):
     """Mask heads in a row: each sees, beside the RoI features, what the one before it saw.
 
     Head i reads ``x_i = x + relu(conv_i(f_{i-1}))``, with x the RoI features, f_{i-1} the features of head i-1 before
-    its deconvolution and conv_i a 1x1 convolution, ``flow[i - 1]``. The first head reads x alone: the published code
+    its deconvolution and conv_i a 1x1 convolution, ``convs[i - 1]``. The first head reads x alone: the published code
     gives it a convolution too, which never takes a gradient.
 
     Source: Chen et al. 2019, "Hybrid Task Cascade for Instance Segmentation", section 3.1.
@@ -32,8 +32,8 @@ class MaskFlow(nn.Module):
     def __init__(self, in_channels: int, num_classes: int, config: MaskHeadConfig, *, num_stages: int) -> None:
         super().__init__()
         self.heads = nn.ModuleList(MaskHead(in_channels, num_classes, config) for _ in range(num_stages))
-        self.flow = nn.ModuleList(nn.Conv2d(config.channels, in_channels, 1) for _ in range(num_stages - 1))
-        for conv in self.flow:
+        self.convs = nn.ModuleList(nn.Conv2d(config.channels, in_channels, 1) for _ in range(num_stages - 1))
+        for conv in self.convs:
             assert isinstance(conv, nn.Conv2d)
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
             assert conv.bias is not None
@@ -61,7 +61,7 @@ class MaskFlow(nn.Module):
         """Each head's features before its deconvolution, up to the stage's."""
         features = [self.head(0).features(pooled)]
         for i in range(1, stage + 1):
-            features.append(self.head(i).features(pooled + self.flow[i - 1](features[-1]).relu()))
+            features.append(self.head(i).features(pooled + self.convs[i - 1](features[-1]).relu()))
         return features
 
 
@@ -88,9 +88,9 @@ class HybridTaskCascade(Detector):
             )
         super().__init__(config, loss)
         self.test_masks = config.cascade.test_masks
-        self.boxes = BoxCascade(config.fpn.channels, config.box, config.cascade.later_stages, loss)
-        num_stages = len(self.boxes.heads)
-        self.masks = MaskFlow(config.fpn.channels, loss.num_classes, config.mask, num_stages=num_stages)
+        self.box_cascade = BoxCascade(config.fpn.channels, config.box, config.cascade.later_stages, loss)
+        num_stages = len(self.box_cascade.heads)
+        self.mask_flow = MaskFlow(config.fpn.channels, loss.num_classes, config.mask, num_stages=num_stages)
 
     def roi_losses(
         self,
@@ -100,10 +100,10 @@ class HybridTaskCascade(Detector):
         sizes: Sequence[tuple[int, int]],
     ) -> dict[str, Tensor]:
         losses = {}
-        for stage, weight in enumerate(self.boxes.loss_weights):
-            samples = self.boxes.sample(stage, proposals, targets)
-            box_losses, proposals = self.boxes.train_stage(stage, pyramid, samples, sizes)
-            refined = self.boxes.sample(stage, proposals, targets)
+        for stage, weight in enumerate(self.box_cascade.loss_weights):
+            samples = self.box_cascade.sample(stage, proposals, targets)
+            box_losses, proposals = self.box_cascade.train_stage(stage, pyramid, samples, sizes)
+            refined = self.box_cascade.sample(stage, proposals, targets)
             stage_mask_losses = self.mask_losses(stage, pyramid, refined, targets)
             losses |= stage_losses({**box_losses, **stage_mask_losses}, stage, weight)
         return losses
@@ -117,7 +117,7 @@ class HybridTaskCascade(Detector):
     ) -> dict[str, Float[Tensor, ""]]:
         """A stage's ``loss_mask``, not yet weighted."""
         labels = torch.cat([sample.positive_labels for sample in samples])
-        logits = self.masks(pyramid, [sample.positive_boxes for sample in samples], labels, stage=stage)
+        logits = self.mask_flow(pyramid, [sample.positive_boxes for sample in samples], labels, stage=stage)
         return mask_losses(logits, samples, targets)
 
     def detect(
@@ -128,7 +128,7 @@ class HybridTaskCascade(Detector):
         original_sizes: Sequence[tuple[int, int]],
     ) -> list[Detections]:
         test = self.config.test
-        found = self.boxes.detect(pyramid, proposals, sizes, original_sizes, test)
+        found = self.box_cascade.detect(pyramid, proposals, sizes, original_sizes, test)
         return detect_masks(
             self.mask_probabilities, pyramid, found, sizes, original_sizes, threshold=test.mask_threshold
         )
@@ -141,8 +141,8 @@ class HybridTaskCascade(Detector):
         labels: Int64[Tensor, " R"],
     ) -> Float[Tensor, "R S S"]:
         """Mask probabilities of the boxes of every image, each for its own label: the stages' mean, or the last's."""
-        last = len(self.masks.heads) - 1
-        features = self.masks.features(self.masks.head(0).pool(pyramid, boxes), stage=last)
+        last = len(self.mask_flow.heads) - 1
+        features = self.mask_flow.features(self.mask_flow.head(0).pool(pyramid, boxes), stage=last)
         stages = range(last + 1) if self.test_masks == "mean" else [last]
-        logits = [self.masks.head(stage).predict(features[stage], labels).float() for stage in stages]
+        logits = [self.mask_flow.head(stage).predict(features[stage], labels).float() for stage in stages]
         return torch.stack(logits).sigmoid().mean(0)

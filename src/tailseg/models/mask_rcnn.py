@@ -19,7 +19,7 @@ class MaskRCNN(Detector):
     """Mask R-CNN with FPN whose classifier is trained and read through ``loss``.
 
     Raises:
-        ValueError: the config has no mask head.
+        ValueError: the config has no mask head, or it is that of a cascade.
 
     Source: He et al. 2017, "Mask R-CNN".
     """
@@ -27,6 +27,10 @@ class MaskRCNN(Detector):
     def __init__(self, config: ModelConfig, loss: ClassificationLoss) -> None:
         if config.mask is None:
             raise ValueError("Mask R-CNN needs the settings of its mask head: use FasterRCNN for mask=None")
+        if config.cascade is not None:
+            raise ValueError(
+                f"Mask R-CNN has one stage, got cascade={config.cascade}: use build_detector, or cascade=None"
+            )
         super().__init__(config, loss)
         self.box_head = BoxHead(config.fpn.channels, config.box, loss)
         self.mask_head = MaskHead(config.fpn.channels, loss.num_classes, config.mask)
