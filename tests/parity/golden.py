@@ -1,152 +1,13 @@
-"""What the tests against mmdetection's detectors share: its weights in our models, its images, its samples."""
-
-import json
-from pathlib import Path
-from typing import NamedTuple
+"""What the tests against mmdetection's detectors assert; files, weights and samples come from tailseg.interop."""
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
-from torchvision.ops import box_iou
 
-from tailseg.losses.base import ClassificationLoss
-from tailseg.models import (
-    BackboneConfig,
-    BoxHeadConfig,
-    Detector,
-    FPNConfig,
-    MaskHeadConfig,
-    ModelConfig,
-    RPNConfig,
-    build_detector,
-)
-from tailseg.models import TestConfig as DetectionConfig
-from tailseg.models.images import IMAGE_MEAN, IMAGE_STD
-from tailseg.models.sampling import RoISample
+from tailseg.interop.golden import Golden
+from tailseg.interop.mmdet import our_name
 from tailseg.ops.masks import decode_mask
-from tailseg.structures import Frame, Target
 
 NUM_CLASSES = 7
-EVERYTHING = 100_000  # samplers that take all there is leave nothing to chance
-CONFIG = ModelConfig(
-    backbone=BackboneConfig(depth=50, base_width=8, weights="none", frozen_stages=0),
-    fpn=FPNConfig(channels=16),
-    rpn=RPNConfig(anchors_per_image=EVERYTHING, train_pre_nms=1000, train_post_nms=200, test_post_nms=200),
-    box=BoxHeadConfig(hidden=32, rois_per_image=EVERYTHING, positive_fraction=0.5),
-    mask=MaskHeadConfig(channels=16),
-    test=DetectionConfig(max_detections=50),
-)
-RENAMED = {
-    "neck.lateral_convs.": "fpn.lateral.",
-    "neck.fpn_convs.": "fpn.output.",
-    "rpn_head.rpn_conv.": "rpn.conv.",
-    "rpn_head.rpn_cls.": "rpn.objectness.",
-    "rpn_head.rpn_reg.": "rpn.box_deltas.",
-    "roi_head.bbox_head.": "box_head.",
-    "roi_head.mask_head.": "mask_head.",
-    "shared_fcs.0.": "fc1.",
-    "shared_fcs.1.": "fc2.",
-    "fc_cls.": "classifier.",
-    "fc_reg.": "regressor.",
-    "conv_logits.": "predictor.",
-}
-
-
-def our_name(name: str) -> str:
-    """Our name of a parameter of mmdetection's Mask R-CNN."""
-    if name.startswith("backbone."):
-        return name
-    name = name.replace(".conv.weight", ".weight").replace(".conv.bias", ".bias")
-    for theirs, ours in RENAMED.items():
-        name = name.replace(theirs, ours)
-    return name
-
-
-class Golden(NamedTuple):
-    """A model with mmdetection's weights, what it saw and what mmdetection made of it."""
-
-    tensors: dict[str, Tensor]
-    facts: dict
-    model: Detector
-    images: list[Tensor]
-    targets: list[Target]
-
-    def pyramid(self) -> list[Tensor]:
-        return self.model.fpn(self.model.backbone(self.tensors["input.image"].float()))
-
-    @property
-    def sizes(self) -> tuple[tuple[int, int], ...]:
-        return tuple((int(h), int(w)) for h, w in self.tensors["input.img_shape"])
-
-    def rois(self, key: str) -> list[Tensor]:
-        rois = self.tensors[key]
-        return [rois[rois[:, 0] == i, 1:] for i in range(2)]
-
-    def positives(self, key: str, *, stage: int = 0) -> list[Tensor]:
-        """``boxes``, ``gt_index`` ... of each image's positives in the mask branch."""
-        counts = self.tensors[f"train.mask.{stage}.num_per_img"].tolist()
-        return list(self.tensors[f"train.mask.{stage}.{key}"].split(counts))
-
-    def mask_targets(self, *, stage: int = 0) -> Tensor:
-        packed = self.tensors[f"train.mask.{stage}.targets_packed"]
-        shifts = torch.arange(7, -1, -1, dtype=torch.uint8)
-        return ((packed[:, :, None] >> shifts) & 1).view(-1, 28, 28).float()
-
-
-def load_golden(
-    shared: Path, name: str, config: ModelConfig, loss: ClassificationLoss, rename: dict[str, str]
-) -> Golden:
-    """Reads a golden file and puts its weights into our model; ``rename`` follows `our_name`."""
-    tensors = load_file(shared / "golden" / f"{name}.safetensors")
-    facts = json.loads((shared / "golden" / f"{name}.json").read_text())
-    model = build_detector(config, loss)
-    facts["grad_names"] = [renamed(key, rename) for key in facts["grad_names"]]
-    state = {renamed(k.removeprefix("state."), rename): v for k, v in tensors.items() if k.startswith("state.")}
-    model.load_state_dict(state, strict=True)
-    mean, std = torch.tensor(IMAGE_MEAN).view(3, 1, 1), torch.tensor(IMAGE_STD).view(3, 1, 1)
-    padded = tensors["input.image"].float() * std + mean
-    images = [image[:, :h, :w] for image, (h, w) in zip(padded, tensors["input.img_shape"].tolist(), strict=True)]
-    return Golden(tensors, facts, model, images, golden_targets(tensors, facts))
-
-
-def renamed(name: str, rename: dict[str, str]) -> str:
-    name = our_name(name)
-    for old, new in rename.items():
-        name = name.replace(old, new)
-    return name
-
-
-def golden_targets(tensors: dict[str, Tensor], facts: dict) -> list[Target]:
-    targets = []
-    for i, objects in enumerate(facts["polygons"]):
-        masks = tuple(tuple(torch.tensor(part).view(-1, 2).double().numpy() for part in parts) for parts in objects)
-        boxes, labels = tensors[f"gt.{i}.boxes"], tensors[f"gt.{i}.labels"]
-        targets.append(Target(boxes, labels, masks, Frame(), torch.zeros(0, 4)))
-    return targets
-
-
-def box_samples(golden: Golden, *, stage: int = 0) -> list[RoISample]:
-    """The golden run's own RoIs of a box head as our samples, so that no near-tie decides."""
-    labels = golden.tensors[f"train.roi.{stage}.labels"]
-    rois = golden.rois(f"train.roi.{stage}.rois")
-    parts = labels.split([len(boxes) for boxes in rois])
-    samples = []
-    for boxes, part, target in zip(rois, parts, golden.targets, strict=True):
-        positive = boxes[part < NUM_CLASSES]
-        objects = box_iou(target.boxes, positive).argmax(0)
-        assert torch.equal(target.labels[objects], part[: len(positive)])
-        # objects' own boxes stand in front
-        samples.append(RoISample(boxes, part, objects, target.boxes[objects], torch.arange(len(objects)) < len(target)))
-    return samples
-
-
-def mask_samples(golden: Golden, *, stage: int = 0) -> list[RoISample]:
-    """The golden run's own positives of a mask head as our samples."""
-    boxes, objects = golden.positives("boxes", stage=stage), golden.positives("gt_index", stage=stage)
-    return [
-        RoISample(part, target.labels[index], index, target.boxes[index], torch.arange(len(index)) < len(target))
-        for part, index, target in zip(boxes, objects, golden.targets, strict=True)
-    ]
 
 
 def assert_same_boxes(ours: Tensor, theirs: Tensor, *, most_lost: int = 0) -> None:
@@ -197,7 +58,8 @@ def assert_losses_and_gradients_equal(golden: Golden, losses: dict[str, Tensor],
         torch.testing.assert_close(value, expected, rtol=1e-3, atol=1e-6, msg=lambda m, name=name: f"{name}: {m}")
     golden.model.zero_grad()
     torch.stack(list(losses.values())).sum().backward()
-    assert_gradients_equal(golden.tensors, golden.facts["grad_names"], golden.model)
+    names = [our_name(key, golden.model) for key in golden.facts["grad_names"]]
+    assert_gradients_equal(golden.tensors, names, golden.model)
 
 
 def assert_gradients_equal(tensors: dict[str, Tensor], names: list[str], model: nn.Module) -> None:

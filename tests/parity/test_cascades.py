@@ -1,22 +1,20 @@
 """The cascades against mmdetection's on the same weights and images (shared/golden, see its FORMAT.md)."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from tailseg.losses import SoftmaxCE
-from tailseg.models import CascadeMaskRCNN, HybridTaskCascade, ModelConfig, cascade_mask_rcnn
-from tailseg.models.config import HTCConfig
+from tailseg.interop.golden import Golden, load_golden
+from tailseg.models import CascadeMaskRCNN, HybridTaskCascade
 from tailseg.models.sampling import RoISample
 from tailseg.ops.boxes import encode_boxes
 from tailseg.ops.masks import mask_targets
 
 from . import golden as shared_golden
-from .golden import CONFIG, NUM_CLASSES, Golden, assert_close_to_scale, assert_same_boxes, box_samples, mask_samples
+from .golden import NUM_CLASSES, assert_close_to_scale, assert_same_boxes
 
 STAGES = (0, 1, 2)
 LOSSES = {
@@ -28,30 +26,9 @@ LOSSES = {
 }
 
 
-def small(published: ModelConfig) -> ModelConfig:
-    """The golden files' small network with the cascades' published losses and matching."""
-    rpn = replace(CONFIG.rpn, border=published.rpn.border, smooth_l1_beta=published.rpn.smooth_l1_beta)
-    box = replace(
-        published.box,
-        hidden=CONFIG.box.hidden,
-        rois_per_image=CONFIG.box.rois_per_image,
-        positive_fraction=CONFIG.box.positive_fraction,
-    )
-    return replace(CONFIG, rpn=rpn, box=box, cascade=published.cascade)
-
-
 @pytest.fixture(scope="module", params=["b_cascade_mask_rcnn", "c_htc"])
 def golden(request: pytest.FixtureRequest, shared: Path) -> Golden:
-    config = small(cascade_mask_rcnn())
-    rename = {"box_head.": "box_cascade.heads."}
-    if request.param == "c_htc":
-        # the golden run matches as Cascade Mask R-CNN does, and pastes the last stage's masks
-        config = replace(config, cascade=HTCConfig(test_masks="last"))
-        rename |= {f"mask_head.{k}.conv_res.": f"mask_flow.convs.{k - 1}." for k in (1, 2)}
-        rename |= {"mask_head.": "mask_flow.heads."}
-    else:
-        rename |= {"mask_head.": "mask_heads."}
-    return shared_golden.load_golden(shared, request.param, config, SoftmaxCE(NUM_CLASSES), rename)
+    return load_golden(shared / "golden", request.param)
 
 
 def cascade_of(golden: Golden) -> CascadeMaskRCNN | HybridTaskCascade:
@@ -132,23 +109,23 @@ def test_samples_of_every_stage_equal(golden: Golden) -> None:
     proposals = model.rpn.proposals(model.rpn(pyramid), golden.sizes)
     for stage in STAGES:
         samples = model.box_cascade.sample(stage, proposals, golden.targets)
-        assert_same_samples(samples, box_samples(golden, stage=stage))
+        assert_same_samples(samples, golden.box_samples(stage))
         for sample, boxes in zip(samples, golden.rois(f"train.roi.{stage}.rois"), strict=True):
             assert_same_boxes(sample.boxes, boxes)
         _, proposals = model.box_cascade.train_stage(stage, pyramid, samples, golden.sizes)
         if isinstance(model, HybridTaskCascade):
             samples = model.box_cascade.sample(stage, proposals, golden.targets)
-        assert_same_samples(samples, mask_samples(golden, stage=stage))
+        assert_same_samples(samples, golden.mask_samples(stage))
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_targets_equal(golden: Golden, stage: int) -> None:
     ours = [
         mask_targets([target.masks[k] for k in sample.objects.tolist()], target.frame, sample.positive_boxes)
-        for target, sample in zip(golden.targets, mask_samples(golden, stage=stage), strict=True)
+        for target, sample in zip(golden.targets, golden.mask_samples(stage), strict=True)
     ]
     assert torch.equal(torch.cat(ours), golden.mask_targets(stage=stage))
-    samples = box_samples(golden, stage=stage)
+    samples = golden.box_samples(stage)
     stds = cascade_of(golden).box_cascade.head(stage).config.target_stds
     deltas = [encode_boxes(sample.object_boxes, sample.positive_boxes, stds=stds) for sample in samples]
     positive = golden.tensors[f"train.roi.{stage}.labels"] < NUM_CLASSES
@@ -160,9 +137,9 @@ def test_losses_and_gradients_equal(golden: Golden, monkeypatch: pytest.MonkeyPa
     model = cascade_of(golden).train()
     samples = []
     for stage in STAGES:
-        samples.append(box_samples(golden, stage=stage))
+        samples.append(golden.box_samples(stage))
         if isinstance(model, HybridTaskCascade):
-            samples.append(mask_samples(golden, stage=stage))
+            samples.append(golden.mask_samples(stage))
     monkeypatch.setattr(model.box_cascade, "sample", lambda *_: samples.pop(0))
     pyramid = golden.pyramid()
     output = model.rpn(pyramid)

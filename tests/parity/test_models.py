@@ -1,28 +1,22 @@
 """The detectors against mmdetection's on the same weights and images (shared/golden, see its FORMAT.md)."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from tailseg.losses import GumbelCE, SoftmaxCE
-from tailseg.models import NormalisedConfig
+from tailseg.interop.golden import Golden, load_golden
 from tailseg.models.sampling import sample_rois
 from tailseg.ops.boxes import encode_boxes
 from tailseg.ops.masks import mask_targets
 
 from . import golden as shared_golden
-from .golden import CONFIG, NUM_CLASSES, Golden, assert_close_to_scale, assert_same_boxes, box_samples, load_golden
+from .golden import NUM_CLASSES, assert_close_to_scale, assert_same_boxes
 
 
 @pytest.fixture(scope="module", params=["a_mask_rcnn", "a2_mask_rcnn_normed_mask", "a3_mask_rcnn_gumbel"])
 def golden(request: pytest.FixtureRequest, shared: Path) -> Golden:
-    loss = GumbelCE(NUM_CLASSES, parity=True) if "gumbel" in request.param else SoftmaxCE(NUM_CLASSES)
-    config = CONFIG
-    if "normed_mask" in request.param:
-        config = replace(CONFIG, mask=replace(CONFIG.mask, normalised=NormalisedConfig()))
-    return load_golden(shared, request.param, config, loss, {})
+    return load_golden(shared / "golden", request.param)
 
 
 @torch.no_grad()
@@ -63,7 +57,7 @@ def test_samples_equal(golden: Golden) -> None:
     golden.model.train()
     pyramid = golden.pyramid()
     proposals = golden.model.rpn.proposals(golden.model.rpn(pyramid), golden.sizes)
-    samples = sample_rois(proposals, golden.targets, NUM_CLASSES, CONFIG.box)
+    samples = sample_rois(proposals, golden.targets, NUM_CLASSES, golden.model.config.box)
     rois, labels = golden.rois("train.roi.0.rois"), golden.tensors["train.roi.0.labels"]
     for boxes, sample in zip(rois, samples, strict=True):
         assert_same_boxes(sample.boxes, boxes)
@@ -89,7 +83,7 @@ def test_mask_targets_equal(golden: Golden) -> None:
 
 def test_losses_and_gradients_equal(golden: Golden) -> None:
     golden.model.train()
-    pyramid, samples = golden.pyramid(), box_samples(golden)
+    pyramid, samples = golden.pyramid(), golden.box_samples()
     losses = {
         **golden.model.rpn.losses(golden.model.rpn(pyramid), golden.targets, golden.sizes),
         **golden.model.box_head.losses(pyramid, samples),
@@ -116,12 +110,12 @@ def test_whole_training_step_equal(golden: Golden) -> None:
 def test_box_targets_equal(golden: Golden) -> None:
     labels = golden.tensors["train.roi.0.labels"]
     for sample, targets in zip(
-        box_samples(golden),
+        golden.box_samples(),
         golden.tensors["train.roi.0.bbox_targets"].split(
             [int((golden.tensors["train.roi.0.rois"][:, 0] == i).sum()) for i in range(2)]
         ),
         strict=True,
     ):
-        ours = encode_boxes(sample.object_boxes, sample.positive_boxes, stds=CONFIG.box.target_stds)
+        ours = encode_boxes(sample.object_boxes, sample.positive_boxes, stds=golden.model.config.box.target_stds)
         assert_close_to_scale(ours, targets[: sample.num_positive])
-    assert int((labels < NUM_CLASSES).sum()) == sum(sample.num_positive for sample in box_samples(golden))
+    assert int((labels < NUM_CLASSES).sum()) == sum(sample.num_positive for sample in golden.box_samples())

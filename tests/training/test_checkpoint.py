@@ -124,11 +124,7 @@ def test_damaged_weights_are_named(tmp_path):
 def test_a_run_has_its_best_or_last_checkpoint_or_converted_weights(tmp_path):
     with pytest.raises(CheckpointError, match="no run in"):
         checkpoint.choose(tmp_path, "best")
-    converted, last = (
-        checkpoint.weights_path(tmp_path),
-        checkpoint.step_path(tmp_path, 3),
-        tmp_path / "checkpoints",
-    )
+    converted, last = checkpoint.weights_path(tmp_path), checkpoint.step_path(tmp_path, 3)
     checkpoint.save_weights(make(), converted)
     assert checkpoint.choose(tmp_path, "best") == checkpoint.choose(tmp_path, "last") == converted
     checkpoint.save(make(), last)

@@ -88,12 +88,12 @@ class Golden:
         rois = self.tensors[key]
         return [rois[rois[:, 0] == i, 1:] for i in range(len(self.sizes))]
 
-    def positives(self, key: str, stage: int) -> list[Tensor]:
+    def positives(self, key: str, stage: int = 0) -> list[Tensor]:
         """``boxes``, ``labels`` or ``gt_index`` of each image's positives in the mask branch."""
         counts = self.tensors[f"train.mask.{stage}.num_per_img"].tolist()
         return list(self.tensors[f"train.mask.{stage}.{key}"].split(counts))
 
-    def mask_targets(self, stage: int) -> Tensor:
+    def mask_targets(self, stage: int = 0) -> Tensor:
         """Their 28 x 28 targets of the positives, ``[P, 28, 28]``."""
         packed = self.tensors[f"train.mask.{stage}.targets_packed"]
         bits = torch.arange(7, -1, -1, dtype=torch.uint8)
@@ -102,11 +102,11 @@ class Golden:
     def box_head(self, stage: int) -> BoxHead:
         """Our box head of a stage."""
         if isinstance(self.model, CascadeMaskRCNN | HybridTaskCascade):
-            return self.model.boxes.head(stage)
+            return self.model.box_cascade.head(stage)
         assert isinstance(self.model, MaskRCNN)
         return self.model.box_head
 
-    def box_samples(self, stage: int) -> list[RoISample]:
+    def box_samples(self, stage: int = 0) -> list[RoISample]:
         """Their sampled RoIs of a box head as ours, so that no near-tie decides.
 
         Which object a positive RoI is trained for is read off its regression target, which leads to the object's box.
@@ -123,7 +123,7 @@ class Golden:
             samples.append(_sample(boxes, classes, objects, target))
         return samples
 
-    def mask_samples(self, stage: int) -> list[RoISample]:
+    def mask_samples(self, stage: int = 0) -> list[RoISample]:
         """Their positives of a mask head as ours."""
         boxes, objects = self.positives("boxes", stage), self.positives("gt_index", stage)
         return [

@@ -62,13 +62,16 @@ RULES = (
     *_box_head("roi_head.bbox_head", "box_head"),
     *_mask_head("roi_head.mask_head", "mask_head"),
     # Cascade Mask R-CNN and HTC: a box and a mask head a stage
-    *_box_head("roi_head.bbox_head.{k}", "boxes.heads.{k}"),
+    *_box_head("roi_head.bbox_head.{k}", "box_cascade.heads.{k}"),
     *_mask_head("roi_head.mask_head.{k}", "mask_heads.{k}"),
-    *_mask_head("roi_head.mask_head.{k}", "masks.heads.{k}"),
+    *_mask_head("roi_head.mask_head.{k}", "mask_flow.heads.{k}"),
     # HTC: what head k makes of head k - 1's features; head 0 has none before it, and published files give it one
     # that was never trained
     Rule("roi_head.mask_head.0.conv_res.conv.{p}", None),
-    *(Rule(f"roi_head.mask_head.{k}.conv_res.conv.{{p}}", f"masks.flow.{k - 1}.{{p}}") for k in range(1, MAX_STAGES)),
+    *(
+        Rule(f"roi_head.mask_head.{k}.conv_res.conv.{{p}}", f"mask_flow.convs.{k - 1}.{{p}}")
+        for k in range(1, MAX_STAGES)
+    ),
 )
 """Their keys and ours; of several rules that know a key, the first whose name the model has decides."""
 

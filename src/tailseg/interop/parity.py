@@ -164,7 +164,7 @@ def mask_logits(
     """Our mask logits of a stage."""
     model = golden.model
     if isinstance(model, HybridTaskCascade):
-        return model.masks(pyramid, boxes, labels, stage=stage)
+        return model.mask_flow(pyramid, boxes, labels, stage=stage)
     if isinstance(model, CascadeMaskRCNN):
         return model.mask_head(stage)(pyramid, boxes, labels)
     assert isinstance(model, MaskRCNN)
@@ -269,7 +269,7 @@ def stage_losses(golden: Golden) -> dict[str, Tensor]:
             assert isinstance(model, MaskRCNN)
             heads |= model.mask_head.losses(pyramid, samples, golden.targets)
         if isinstance(model, CascadeMaskRCNN | HybridTaskCascade):
-            weight, suffix = model.boxes.loss_weights[stage], f"_{stage}"
+            weight, suffix = model.box_cascade.loss_weights[stage], f"_{stage}"
         losses |= {f"{name}{suffix}": weight * value for name, value in heads.items()}
     return losses
 
