@@ -11,12 +11,12 @@ from torchvision.ops import box_iou
 
 from tailseg.losses.base import ClassificationLoss
 from tailseg.models import (
-    BackboneConfig,
     BoxHeadConfig,
     Detector,
     FPNConfig,
     MaskHeadConfig,
     ModelConfig,
+    ResNetConfig,
     RPNConfig,
     build_detector,
 )
@@ -29,7 +29,7 @@ from tailseg.structures import Frame, Target
 NUM_CLASSES = 7
 EVERYTHING = 100_000  # samplers that take all there is leave nothing to chance
 CONFIG = ModelConfig(
-    backbone=BackboneConfig(depth=50, base_width=8, weights="none", frozen_stages=0),
+    backbone=ResNetConfig(depth=50, base_width=8, weights="none", frozen_stages=0),
     fpn=FPNConfig(channels=16),
     rpn=RPNConfig(anchors_per_image=EVERYTHING, train_pre_nms=1000, train_post_nms=200, test_post_nms=200),
     box=BoxHeadConfig(hidden=32, rois_per_image=EVERYTHING, positive_fraction=0.5),
