@@ -10,7 +10,7 @@ from tailseg.losses import (
     SeesawLossConfig,
     build_loss,
 )
-from tailseg.models import BackboneConfig, BoxHeadConfig, FPNConfig, MaskHeadConfig, ModelConfig, build_detector
+from tailseg.models import BoxHeadConfig, FPNConfig, MaskHeadConfig, ModelConfig, ResNetConfig, build_detector
 from tailseg.models.detector import Detector
 from tailseg.structures import ClassFrequency
 
@@ -36,6 +36,28 @@ def resnet_shapes(depth: int, *, stem: int = 64, groups: int = 1, base_width: in
                 shapes |= {f"{name}.downsample.0.weight": (planes * 4, channels, 1, 1)}
                 shapes |= norm(f"{name}.downsample.1", planes * 4)
             channels = planes * 4
+    return {f"backbone.{name}": shape for name, shape in shapes.items()}
+
+
+def swin_shapes(embed_dim: int = 96, depths: tuple[int, ...] = (2, 2, 6, 2), window: int = 7) -> Shapes:
+    """``backbone.*`` of Swin; the heads of a stage have 32 channels each."""
+    shapes = layer("patch_embed.projection", embed_dim, 3, 4, 4) | layer("patch_embed.norm", embed_dim)
+    for i, blocks in enumerate(depths):
+        channels = embed_dim * 2**i
+        heads = 3 * 2**i
+        for j in range(blocks):
+            name = f"stages.{i}.blocks.{j}"
+            attention = f"{name}.attn.w_msa"
+            shapes |= layer(f"{name}.norm1", channels) | layer(f"{name}.norm2", channels)
+            shapes |= layer(f"{attention}.qkv", 3 * channels, channels) | layer(f"{attention}.proj", channels, channels)
+            shapes[f"{attention}.relative_position_bias_table"] = ((2 * window - 1) ** 2, heads)
+            shapes[f"{attention}.relative_position_index"] = (window**2, window**2)
+            shapes |= layer(f"{name}.ffn.layers.0.0", 4 * channels, channels)
+            shapes |= layer(f"{name}.ffn.layers.1", channels, 4 * channels)
+        if i < len(depths) - 1:
+            shapes |= layer(f"stages.{i}.downsample.norm", 4 * channels)
+            shapes[f"stages.{i}.downsample.reduction.weight"] = (2 * channels, 4 * channels)
+        shapes |= layer(f"norm{i}", channels)
     return {f"backbone.{name}": shape for name, shape in shapes.items()}
 
 
@@ -84,6 +106,18 @@ def mask_rcnn_shapes(
     """A whole Mask R-CNN with ``classes + extra`` logits; Seesaw's (2) keeps its counts."""
     shapes = resnet_shapes(depth, stem=stem, groups=groups, base_width=base_width)
     shapes |= neck_shapes((stem * 4, stem * 8, stem * 16, stem * 32), width)
+    return shapes | head_shapes(classes=classes, extra=extra, width=width, hidden=hidden)
+
+
+def swin_mask_rcnn_shapes(*, classes: int = 1203, extra: int = 0) -> Shapes:
+    """Mask R-CNN on Swin-T."""
+    shapes = swin_shapes() | neck_shapes((96, 192, 384, 768), 256)
+    return shapes | head_shapes(classes=classes, extra=extra, width=256, hidden=1024)
+
+
+def head_shapes(*, classes: int, extra: int, width: int, hidden: int) -> Shapes:
+    """The heads of Mask R-CNN."""
+    shapes: Shapes = {}
     head = "roi_head.bbox_head"
     shapes |= box_head_shapes(head, width=width, hidden=hidden, logits=classes + extra, boxes=4 * classes)
     if extra == 2:
@@ -124,9 +158,19 @@ def tensors(shapes: Shapes, *, seed: int | None = None) -> dict[str, Tensor]:
     for key, tensor in state.items():
         if key.endswith("num_batches_tracked"):
             state[key] = torch.zeros_like(tensor, dtype=torch.int64)
+        elif key.endswith("relative_position_index"):
+            index = their_position_index(round(len(tensor) ** 0.5))
+            state[key] = torch.empty_like(index, device="meta") if seed is None else index
         elif key.endswith("cum_samples"):
             state[key] = (tensor * 1e6).round()
     return state
+
+
+def their_position_index(window: int) -> Tensor:
+    """The sum of two sequences and a mirror image, as mmdetection makes it."""
+    rows = torch.arange(0, (2 * window - 1) * window, 2 * window - 1)
+    sequence = (rows[:, None] + torch.arange(window)).view(1, -1)
+    return (sequence + sequence.T).flip(1).contiguous()
 
 
 def frequency(classes: int) -> ClassFrequency:
@@ -142,7 +186,7 @@ def meta_detector(config: ModelConfig, loss: LossConfig, classes: int = 1203) ->
 
 
 SMALL_CONFIG = ModelConfig(
-    backbone=BackboneConfig(depth=50, base_width=8, weights="none"),
+    backbone=ResNetConfig(depth=50, base_width=8, weights="none"),
     fpn=FPNConfig(channels=16),
     box=BoxHeadConfig(hidden=32),
     mask=MaskHeadConfig(channels=16),

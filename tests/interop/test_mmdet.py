@@ -5,27 +5,32 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tailseg.interop.mmdet import from_mmdet, to_mmdet
+from tailseg.interop.mmdet import backbone_from_mmdet, from_mmdet, to_mmdet
 from tailseg.losses import EQLv2Config, SoftmaxCEConfig, build_loss
-from tailseg.models import BackboneConfig, ModelConfig, build_detector
+from tailseg.models import GroupedConfig, ModelConfig, ResNetConfig, SwinConfig, build_detector
+from tailseg.models.backbones import build_backbone
 from tailseg.models.config import cascade_mask_rcnn, hybrid_task_cascade
 from tailseg.training.checkpoint import CheckpointError
 
 from . import published
 
+R50, R101 = (ModelConfig(backbone=ResNetConfig(depth=depth, weights="none")) for depth in (50, 101))
+X101 = ModelConfig(backbone=ResNetConfig(depth=101, grouped=GroupedConfig(groups=64, width=4), weights="none"))
+SWIN_T = ModelConfig(backbone=SwinConfig(weights="none"))
 PUBLISHED = {
-    "R50, DropLoss": (50, 0),
-    "R50, Gumbel": (50, 1),
-    "R50, Seesaw": (50, 2),
-    "R101, Gumbel": (101, 1),
+    "R50, DropLoss": (R50, 0, published.mask_rcnn_shapes(extra=0)),
+    "R50, Gumbel": (R50, 1, published.mask_rcnn_shapes(extra=1)),
+    "R50, Seesaw": (R50, 2, published.mask_rcnn_shapes(extra=2)),
+    "R101, Gumbel": (R101, 1, published.mask_rcnn_shapes(101)),
+    "X101 64x4d, Gumbel": (X101, 1, published.mask_rcnn_shapes(101, groups=64, base_width=4)),
+    "Swin-T, DropLoss": (SWIN_T, 0, published.swin_mask_rcnn_shapes(extra=0)),
 }
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_every_published_key_has_its_place(name: str) -> None:
-    depth, extra = PUBLISHED[name]
-    state = published.tensors(published.mask_rcnn_shapes(depth, extra=extra))
-    config = ModelConfig(backbone=BackboneConfig(depth=depth, weights="none"))
+    config, extra, key_shapes = PUBLISHED[name]
+    state = published.tensors(key_shapes)
     model = published.meta_detector(config, published.LOSSES[extra])
     converted = from_mmdet(state, model)
     assert converted.left_out == converted.kept == ()
@@ -57,7 +62,7 @@ STAGE_0 = ("roi_head.mask_head.0.conv_res.conv.weight", "roi_head.mask_head.0.co
 def test_cascades(htc: bool, extra: int) -> None:
     """HTC's unused convolution of the first mask head is left out, and named."""
     state = published.tensors(published.cascade_shapes(101, htc=htc, extra=extra))
-    config = replace(CASCADES[htc], backbone=BackboneConfig(depth=101, weights="none"))
+    config = replace(CASCADES[htc], backbone=ResNetConfig(depth=101, weights="none"))
     model = published.meta_detector(config, published.LOSSES[extra])
     converted = from_mmdet(state, model)
     assert converted.left_out == (STAGE_0 if htc else ())
@@ -82,7 +87,7 @@ def test_cascades_there_and_back_are_equal_to_the_bit(htc: bool) -> None:
 
 
 def test_a_cascade_does_not_pass_for_an_htc() -> None:
-    model = published.meta_detector(replace(CASCADES[True], backbone=BackboneConfig(depth=101)), published.LOSSES[1])
+    model = published.meta_detector(replace(CASCADES[True], backbone=ResNetConfig(depth=101)), published.LOSSES[1])
     with pytest.raises(CheckpointError, match=r"missing keys: roi_head\.mask_head\.1\.conv_res\.conv\.weight"):
         from_mmdet(published.tensors(published.cascade_shapes(101)), model)
 
@@ -125,6 +130,47 @@ def test_counts_that_the_other_side_lacks_stay_and_are_named() -> None:
     converted = from_mmdet(published.small_state(1), model)
     assert converted.kept == ("box_head.loss.gradient_sums",)
     assert to_mmdet(converted.state).left_out == ("box_head.loss.gradient_sums",)
+
+
+def test_published_shapes_are_those_of_the_layout() -> None:
+    """Spot checks of what the other tests rely on."""
+    x101 = published.mask_rcnn_shapes(101, groups=64, base_width=4)
+    assert x101["backbone.layer1.0.conv2.weight"] == (256, 4, 3, 3)
+    assert x101["backbone.layer4.2.conv3.weight"] == (2048, 2048, 1, 1)
+    assert published.mask_rcnn_shapes(extra=2)["roi_head.bbox_head.fc_cls.weight"] == (1205, 1024)
+    assert published.cascade_shapes()["roi_head.bbox_head.2.fc_reg.weight"] == (4, 1024)
+
+
+SWIN = SwinConfig(embed_dim=12, depths=(2, 2, 2, 2), heads=(3, 6, 12, 24), window=3, weights="none")
+
+
+def small_swin() -> dict[str, torch.Tensor]:
+    state = published.tensors(published.swin_shapes(12, (2, 2, 2, 2), 3), seed=0)
+    return {key.removeprefix("backbone."): tensor for key, tensor in state.items()}
+
+
+def test_swin_there_and_back_is_equal_to_the_bit() -> None:
+    state, backbone = small_swin(), build_backbone(SWIN)
+    backbone.load_state_dict(backbone_from_mmdet(state, backbone).state, strict=True)
+    back = to_mmdet({f"backbone.{key}": tensor for key, tensor in backbone.state_dict().items()}).state
+    assert {key.removeprefix("backbone.") for key in back} == state.keys()
+    assert all(torch.equal(tensor, state[key.removeprefix("backbone.")]) for key, tensor in back.items())
+
+
+def test_swins_merged_pixels_change_places() -> None:
+    """Channel c of the pixel (ky, kx) is row 4 c + 2 ky + kx there and 2 C kx + C ky + c here."""
+    state, backbone = small_swin(), build_backbone(SWIN)
+    ours = backbone_from_mmdet(state, backbone).state["features.2.norm.weight"]
+    theirs = state["stages.0.downsample.norm.weight"]
+    for c, ky, kx in ((0, 0, 1), (5, 1, 0), (11, 1, 1)):
+        assert ours[24 * kx + 12 * ky + c] == theirs[4 * c + 2 * ky + kx]
+
+
+def test_swin_with_another_order_of_biases_is_refused() -> None:
+    state = small_swin()
+    state["stages.1.blocks.0.attn.w_msa.relative_position_index"].add_(1)
+    with pytest.raises(CheckpointError, match=r"orders the biases of Swin's windows otherwise: .*stages\.1\.blocks\.0"):
+        backbone_from_mmdet(state, build_backbone(SWIN))
 
 
 def refusal(state: dict[str, torch.Tensor], extra: int = 1) -> str:

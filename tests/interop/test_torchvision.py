@@ -10,7 +10,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from tailseg.interop.torchvision import coco_names, from_torchvision
 from tailseg.losses import DropLossConfig, GumbelCEConfig, LossConfig, SeesawLossConfig, build_loss
-from tailseg.models import BackboneConfig, ModelConfig, build_detector
+from tailseg.models import ModelConfig, ResNetConfig, build_detector
 from tailseg.models.detector import Detector
 from tailseg.training.checkpoint import CheckpointError
 
@@ -19,7 +19,7 @@ from . import published
 CLASSES = ("zebra", "gargoyle", "Traffic_Light", "person")
 THEIRS = [24, None, 10, 1]
 """torchvision's labels of those classes."""
-CONFIG = ModelConfig(backbone=BackboneConfig(weights="none"))
+CONFIG = ModelConfig(backbone=ResNetConfig(weights="none"))
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from tailseg.models import BackboneConfig
+from tailseg.models import ResNetConfig
 from tailseg.models.resnet import ResNet, conv_norm
 
-SMALL = BackboneConfig(depth=18, base_width=8, weights="none")
+SMALL = ResNetConfig(depth=18, base_width=8, weights="none")
 
 
 def torchvision_maps(network: nn.Module, images: Tensor) -> list[Tensor]:
@@ -34,7 +34,7 @@ def randomise_statistics(network: nn.Module) -> None:
 @pytest.mark.parametrize("depth", [18, 50, 101])
 def test_names_and_shapes_are_torchvisions(depth: int) -> None:
     theirs = torchvision.models.get_model(f"resnet{depth}").state_dict()
-    ours = ResNet(BackboneConfig(depth=depth, weights="none")).state_dict()
+    ours = ResNet(ResNetConfig(depth=depth, weights="none")).state_dict()
     assert {name: value.shape for name, value in ours.items()} == {
         name: value.shape for name, value in theirs.items() if not name.startswith("fc.")
     }
@@ -46,7 +46,7 @@ def test_maps_are_torchvisions(depth: int) -> None:
     torch.manual_seed(0)
     theirs = torchvision.models.get_model(f"resnet{depth}").eval()
     randomise_statistics(theirs)
-    ours = ResNet(BackboneConfig(depth=depth, weights="none", frozen_stages=0)).eval()
+    ours = ResNet(ResNetConfig(depth=depth, weights="none", frozen_stages=0)).eval()
     ours.load_state_dict({name: value for name, value in theirs.state_dict().items() if not name.startswith("fc.")})
     images = torch.randn(1, 3, 64, 96)
     with torch.no_grad():

@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import save_file
 from torchvision.models import WeightsEnum
 
-from tailseg.models import BackboneConfig, load_backbone
+from tailseg.models import ResNetConfig, load_backbone
 from tailseg.models.resnet import ResNet
 
-SMALL = BackboneConfig(depth=18, base_width=8, weights="none")
+SMALL = ResNetConfig(depth=18, base_width=8, weights="none")
 
 
-def random_backbone(seed: int, config: BackboneConfig = SMALL) -> ResNet:
+def random_backbone(seed: int, config: ResNetConfig = SMALL) -> ResNet:
     torch.manual_seed(seed)
     return ResNet(config)
 
@@ -101,7 +101,7 @@ def test_an_impossible_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch,
 
     monkeypatch.setattr(WeightsEnum, "get_state_dict", no_network)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    backbone = ResNet(BackboneConfig(depth=18, weights="imagenet"))
+    backbone = ResNet(ResNetConfig(depth=18, weights="imagenet"))
     with pytest.raises(ValueError, match="could not be downloaded") as e:
         load_backbone(backbone, "imagenet")
     for part in ("resnet18-", "no route", str(tmp_path), "'none'", "tiny recipes"):
@@ -109,12 +109,14 @@ def test_an_impossible_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_tiny_weights_need_the_tiny_network() -> None:
-    with pytest.raises(ValueError, match="depth 18 and base_width 32, the config has 18 and 8"):
+    with pytest.raises(
+        ValueError, match="is a ResNet-18 of base_width 32, the config asks for a ResNet-18 of base_width 8"
+    ):
         load_backbone(random_backbone(0), "tiny")
 
 
 def test_tiny_weights_are_carried() -> None:
-    backbone = ResNet(BackboneConfig(depth=18, base_width=32, weights="tiny"))
+    backbone = ResNet(ResNetConfig(depth=18, base_width=32, weights="tiny"))
     before = backbone.conv1.weight.clone()
     load_backbone(backbone, "tiny")
     assert not torch.equal(before, backbone.conv1.weight)

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from tailseg.interop.golden import Golden
-from tailseg.interop.mmdet import our_name
+from tailseg.interop.mmdet import RULES
+from tailseg.interop.rules import ours_of
 from tailseg.ops.masks import decode_mask
 
 NUM_CLASSES = 7
@@ -58,7 +59,8 @@ def assert_losses_and_gradients_equal(golden: Golden, losses: dict[str, Tensor],
         torch.testing.assert_close(value, expected, rtol=1e-3, atol=1e-6, msg=lambda m, name=name: f"{name}: {m}")
     golden.model.zero_grad()
     torch.stack(list(losses.values())).sum().backward()
-    names = [our_name(key, golden.model) for key in golden.facts["grad_names"]]
+    known = golden.model.state_dict()
+    names = [ours_of(key, RULES, known) for key in golden.facts["grad_names"]]
     assert_gradients_equal(golden.tensors, names, golden.model)
 
 

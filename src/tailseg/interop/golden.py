@@ -20,7 +20,6 @@ from torch import Tensor
 from tailseg.interop.mmdet import from_mmdet
 from tailseg.losses import GumbelCEConfig, LossConfig, SoftmaxCEConfig, build_loss
 from tailseg.models import (
-    BackboneConfig,
     BoxHeadConfig,
     Detector,
     FPNConfig,
@@ -28,6 +27,7 @@ from tailseg.models import (
     MaskHeadConfig,
     ModelConfig,
     NormalisedConfig,
+    ResNetConfig,
     RPNConfig,
     TestConfig,
     build_detector,
@@ -196,10 +196,10 @@ def settings(name: str, state: Mapping[str, Tensor]) -> tuple[ModelConfig, LossC
     return config, GumbelCEConfig(parity=True) if "gumbel" in name else SoftmaxCEConfig()
 
 
-def _backbone(state: Mapping[str, Tensor]) -> BackboneConfig:
+def _backbone(state: Mapping[str, Tensor]) -> ResNetConfig:
     third = {key.split(".")[2] for key in state if key.startswith("backbone.layer3.")}
     depth = next(d for d in (50, 101) if STAGE_BLOCKS[d][2] == len(third))
-    return BackboneConfig(depth=depth, base_width=len(state["backbone.bn1.bias"]), weights="none", frozen_stages=0)
+    return ResNetConfig(depth=depth, base_width=len(state["backbone.bn1.bias"]), weights="none", frozen_stages=0)
 
 
 def _all_anchors(rpn: RPNConfig) -> RPNConfig:

@@ -6,12 +6,17 @@ beside its rule.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
+from math import isqrt
 
 import torch
 from torch import Tensor
 
 from tailseg.interop.rules import BATCH_COUNT, Converted, Rule, ours_of, read_by_rules, write_by_rules
+from tailseg.models.backbones import Backbone
+from tailseg.models.config import ResNetConfig
 from tailseg.models.detector import Detector
+from tailseg.models.swin import relative_positions
 from tailseg.training.checkpoint import CheckpointError
 
 
@@ -48,12 +53,45 @@ def _mask_head(theirs: str, ours: str) -> tuple[Rule, ...]:
     )
 
 
+def _merging_to_ours(weights: Tensor) -> Tensor:
+    """Swin's patch merging puts the four pixels of a cell side by side, by channel, row, column there; here, as in
+    torchvision, by column, row, channel.
+    """
+    return weights.unflatten(-1, (-1, 2, 2)).transpose(-3, -1).flatten(-3)
+
+
+def _merging_to_theirs(weights: Tensor) -> Tensor:
+    return weights.unflatten(-1, (2, 2, -1)).transpose(-3, -1).flatten(-3)
+
+
+def _swin_stage(i: int) -> tuple[Rule, ...]:
+    theirs, ours = f"backbone.stages.{i}", f"backbone.features.{2 * i + 1}"
+    merging = f"backbone.features.{2 * i + 2}"
+    return (
+        Rule(f"{theirs}.blocks.{{j}}.norm{{n}}.{{p}}", f"{ours}.{{j}}.norm{{n}}.{{p}}"),
+        Rule(f"{theirs}.blocks.{{j}}.attn.w_msa.{{rest}}", f"{ours}.{{j}}.attn.{{rest}}"),
+        Rule(f"{theirs}.blocks.{{j}}.ffn.layers.0.0.{{p}}", f"{ours}.{{j}}.mlp.0.{{p}}"),
+        Rule(f"{theirs}.blocks.{{j}}.ffn.layers.1.{{p}}", f"{ours}.{{j}}.mlp.3.{{p}}"),
+        Rule(f"{theirs}.downsample.norm.{{p}}", f"{merging}.norm.{{p}}", _merging_to_ours, _merging_to_theirs),
+        Rule(
+            f"{theirs}.downsample.reduction.{{p}}", f"{merging}.reduction.{{p}}", _merging_to_ours, _merging_to_theirs
+        ),
+    )
+
+
 MAX_STAGES = 10
 """Stages of a cascade that the rules count to; published ones have three."""
 
 RULES = (
     # ResNet and ResNeXt of any depth: both projects took torchvision's names
-    Rule("backbone.{rest}", "backbone.{rest}"),
+    Rule("backbone.conv1.weight", "backbone.conv1.weight"),
+    Rule("backbone.bn1.{rest}", "backbone.bn1.{rest}"),
+    Rule("backbone.layer{s}.{rest}", "backbone.layer{s}.{rest}"),
+    # Swin: torchvision's names here, their own there
+    Rule("backbone.patch_embed.projection.{p}", "backbone.features.0.0.{p}"),
+    Rule("backbone.patch_embed.norm.{p}", "backbone.features.0.2.{p}"),
+    *(rule for i in range(4) for rule in _swin_stage(i)),
+    Rule("backbone.norm{i}.{p}", "backbone.norms.{i}.{p}"),
     Rule("neck.lateral_convs.{i}.conv.{p}", "fpn.lateral.{i}.{p}"),
     Rule("neck.fpn_convs.{i}.conv.{p}", "fpn.output.{i}.{p}"),
     Rule("rpn_head.rpn_conv.{p}", "rpn.conv.{p}"),
@@ -99,7 +137,7 @@ def from_mmdet(state: Mapping[str, Tensor], model: Detector, *, source: str = "t
     """
     _check_predictors(state, model, source)
     return read_by_rules(
-        state,
+        _without_positions(state, source),
         model.state_dict(),
         RULES,
         source=source,
@@ -114,19 +152,27 @@ def to_mmdet(state: Mapping[str, Tensor]) -> Converted:
     Raises:
         CheckpointError: a key that has no name there.
     """
-    return write_by_rules(state, RULES, optional=_is_state_of_loss)
+    written = write_by_rules(state, RULES, optional=_is_state_of_loss)
+    return replace(written, state=_with_positions(written.state))
 
 
-def our_name(key: str, model: Detector) -> str:
-    """The model's name of one of their parameters.
+def backbone_from_mmdet(
+    state: Mapping[str, Tensor], backbone: Backbone, *, source: str = "the state dict"
+) -> Converted:
+    """Their backbone's state dict, named as in the backbone alone, as one that ``backbone.load_state_dict`` takes.
 
     Raises:
-        KeyError: the model has none.
+        CheckpointError: as `from_mmdet`.
     """
-    name = ours_of(key, RULES, model.state_dict())
-    if name is None:
-        raise KeyError(key)
-    return name
+    read = read_by_rules(
+        _without_positions({f"backbone.{key}": tensor for key, tensor in state.items()}, source),
+        {f"backbone.{key}": tensor for key, tensor in backbone.state_dict().items()},
+        RULES,
+        source=source,
+        target=type(backbone).__name__,
+        optional=lambda key: key.endswith(BATCH_COUNT),
+    )
+    return replace(read, state={key.removeprefix("backbone."): tensor for key, tensor in read.state.items()})
 
 
 def _is_state_of_loss(key: str) -> bool:
@@ -135,10 +181,45 @@ def _is_state_of_loss(key: str) -> bool:
 
 
 def _describe(model: Detector) -> str:
-    backbone = model.config.backbone
-    return (
-        f"{type(model).__name__} on {type(model.backbone).__name__}-{backbone.depth} with {model.num_classes} classes"
-    )
+    depth = f"-{model.config.backbone.depth}" if isinstance(model.config.backbone, ResNetConfig) else ""
+    return f"{type(model).__name__} on {type(model.backbone).__name__}{depth} with {model.num_classes} classes"
+
+
+TABLE, INDEX = ".relative_position_bias_table", ".relative_position_index"
+"""Swin's learned biases, and which of them each pair of a window's tokens takes: the same for all windows of a size, so
+that it is made here and stored there."""
+
+
+def _without_positions(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    """The state dict without Swin's indices.
+
+    Raises:
+        CheckpointError: an index is not the one that we make.
+    """
+    kept = dict(state)
+    for key, table in state.items():
+        index = kept.pop(key.removesuffix(TABLE) + INDEX, None) if key.endswith(TABLE) else None
+        if index is None:
+            continue
+        expected = _positions(table)
+        # meta tensors have a shape alone
+        if index.shape != expected.shape or not (index.is_meta or torch.equal(index.cpu(), expected)):
+            raise CheckpointError(
+                f"{source} orders the biases of Swin's windows otherwise: {key.removesuffix(TABLE) + INDEX} is not the "
+                "index of mmdetection's Swin, and its biases would be taken for those of other pairs of tokens"
+            )
+    return kept
+
+
+def _with_positions(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    tables = {key: table for key, table in state.items() if key.endswith(TABLE)}
+    indices = {key.removesuffix(TABLE) + INDEX: _positions(table).to(table.device) for key, table in tables.items()}
+    return {**state, **indices}
+
+
+def _positions(table: Tensor) -> Tensor:
+    """The index for a table of ``(2 w - 1)^2`` rows."""
+    return relative_positions((isqrt(len(table)) + 1) // 2)
 
 
 def _check_predictors(state: Mapping[str, Tensor], model: Detector, source: str) -> None:

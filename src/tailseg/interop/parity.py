@@ -4,14 +4,14 @@ Where a later stage is measured, it starts from the golden results of the one be
 "Of scale" means: divided by the largest value of the golden tensor.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from tailseg.interop.golden import Golden
-from tailseg.interop.mmdet import our_name
+from tailseg.interop.mmdet import to_mmdet
 from tailseg.models.cascade import CascadeMaskRCNN
 from tailseg.models.htc import HybridTaskCascade
 from tailseg.models.mask_rcnn import MaskRCNN
@@ -285,18 +285,25 @@ def _gradients(golden: Golden, losses: dict[str, Tensor]) -> list[Difference]:
     """Of every parameter: the norm, and five values against the norm."""
     golden.model.zero_grad()
     torch.stack(list(losses.values())).sum().backward()
-    parameters = dict(golden.model.named_parameters())
-    norms, values = 0.0, 0.0
-    for row, name in enumerate(golden.facts["grad_names"]):
-        gradient = parameters.pop(our_name(name, golden.model)).grad
-        norm = float(golden.tensors["train.grad.norm"][row])
-        ours = torch.zeros(1) if gradient is None else gradient
-        norms = max(norms, abs(float(ours.norm()) - norm) / max(norm, 1e-5))
-        theirs = golden.tensors["train.grad.value"][row]
-        picked = ours.flatten()[golden.tensors["train.grad.index"][row]]
-        values = max(values, float((picked - theirs).abs().max()) / max(norm, 1e-5))
+    gradients = {name: p.grad for name, p in golden.model.named_parameters() if p.grad is not None}
+    return compare_gradients(to_mmdet(gradients).state, golden.tensors, golden.facts["grad_names"])
+
+
+def compare_gradients(
+    gradients: Mapping[str, Tensor], tensors: Mapping[str, Tensor], names: Sequence[str]
+) -> list[Difference]:
+    """Our gradients, by their names and in their layout, against the golden norms and values of ``names``."""
+    norms, values, missing = 0.0, 0.0, 0
+    for row, name in enumerate(names):
+        if name not in gradients:
+            missing += 1
+            continue
+        norm = float(tensors["train.grad.norm"][row])
+        norms = max(norms, abs(float(gradients[name].norm()) - norm) / max(norm, 1e-5))
+        picked = gradients[name].flatten()[tensors["train.grad.index"][row]]
+        values = max(values, float((picked - tensors["train.grad.value"][row]).abs().max()) / max(norm, 1e-5))
     return [
         Difference("gradients: norms", "relative", norms, 1e-2),
         Difference("gradients: five values each", "of the norm", values, 1e-2),
-        Difference("gradients: parameters without one there", "count", len(parameters), 0),
+        Difference("gradients: parameters without one", "count", missing, 0),
     ]

@@ -92,7 +92,7 @@ def from_torchvision(
         expected,
         RULES,
         source=source,
-        target=f"{type(model).__name__} on ResNet-{model.config.backbone.depth}",
+        target=f"{type(model).__name__} on {type(model.backbone).__name__}",
         optional=lambda key: key.endswith(BATCH_COUNT) or ".loss." in key,
     )
     return converted, [class_names[ours] for ours, _ in rows]

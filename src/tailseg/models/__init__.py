@@ -3,17 +3,20 @@
 from tailseg.models.build import build_detector
 from tailseg.models.cascade import CascadeMaskRCNN
 from tailseg.models.config import (
-    BackboneConfig,
     BoxHeadConfig,
     CascadeConfig,
     CascadeStageConfig,
     FPNConfig,
+    GroupedConfig,
     HTCConfig,
     MaskHeadConfig,
     ModelConfig,
     NormalisedConfig,
+    ResNetConfig,
     RPNConfig,
+    SwinConfig,
     TestConfig,
+    TimmConfig,
     cascade_mask_rcnn,
     hybrid_task_cascade,
 )
@@ -24,7 +27,6 @@ from tailseg.models.mask_rcnn import MaskRCNN
 from tailseg.models.weights import load_backbone
 
 __all__ = [
-    "BackboneConfig",
     "BoxHeadConfig",
     "CascadeConfig",
     "CascadeMaskRCNN",
@@ -32,6 +34,7 @@ __all__ = [
     "Detector",
     "FPNConfig",
     "FasterRCNN",
+    "GroupedConfig",
     "HTCConfig",
     "HybridTaskCascade",
     "MaskHeadConfig",
@@ -39,7 +42,10 @@ __all__ = [
     "ModelConfig",
     "NormalisedConfig",
     "RPNConfig",
+    "ResNetConfig",
+    "SwinConfig",
     "TestConfig",
+    "TimmConfig",
     "build_detector",
     "cascade_mask_rcnn",
     "hybrid_task_cascade",

@@ -5,18 +5,72 @@ from typing import Literal
 
 
 @dataclass(frozen=True)
-class BackboneConfig:
-    """ResNet in torchvision's layout."""
+class GroupedConfig:
+    """Grouped 3x3 convolutions: with groups 64 and width 4 the network is ResNeXt 64x4d.
+
+    Raises:
+        ValueError: a number is not above 0.
+    """
+
+    groups: int = 64
+    width: int = 4
+    """Channels of a group in the first stage; each later stage has twice those of the one before."""
+
+    def __post_init__(self) -> None:
+        if self.groups < 1 or self.width < 1:
+            raise ValueError(f"grouped convolutions want groups and width above 0, got {self.groups} and {self.width}")
+
+
+@dataclass(frozen=True)
+class ResNetConfig:
+    """ResNet or ResNeXt in torchvision's layout."""
 
     depth: Literal[18, 50, 101] = 50
     base_width: int = 64
     """Channels of the stem and the first stage; 64 is the standard network."""
+    grouped: GroupedConfig | None = None
+    """Grouped 3x3 convolutions make it ResNeXt; None is ResNet."""
     weights: str = "imagenet"
-    """imagenet (through torchvision), tiny (the small backbone carried by tailseg), none, or a file's path."""
+    """imagenet (through torchvision, which has ResNeXt as 50-32x4d, 101-32x8d and 101-64x4d), tiny (the small backbone
+    carried by tailseg), none, or a file's path."""
     frozen_stages: int = 1
     """Not trained: 0 nothing, 1 the stem and stage 1, 2 also stage 2 ... (published: 1)."""
     fixed_norm: bool = True
     """Batch norm uses its stored statistics in training (its scale and shift are still trained), as published."""
+
+
+@dataclass(frozen=True)
+class SwinConfig:
+    """Swin Transformer in torchvision's layout; the defaults are Swin-T."""
+
+    embed_dim: int = 96
+    """Channels of the first stage; each later stage has twice those of the one before."""
+    depths: tuple[int, int, int, int] = (2, 2, 6, 2)
+    """Blocks of each stage."""
+    heads: tuple[int, int, int, int] = (3, 6, 12, 24)
+    """Attention heads of each stage."""
+    window: int = 7
+    """Side of the attention windows, in tokens."""
+    drop_path: float = 0.2
+    """Probability that the last block is skipped in training; it rises linearly from 0 at the first."""
+    weights: str = "imagenet"
+    """imagenet (through torchvision, for Swin-T, -S and -B), none, or a file's path."""
+
+
+@dataclass(frozen=True)
+class TimmConfig:
+    """A network of timm by name: ``pip install 'tailseg[timm]'``."""
+
+    name: str = "convnext_tiny"
+    """As timm calls it, with or without the tag of its weights: a network of four strides for images of any size."""
+    weights: Literal["pretrained", "none"] = "pretrained"
+    """pretrained: timm downloads those that belong to the name."""
+    fixed_norm: bool = True
+    """Batch norms, if it has any, use their stored statistics in training."""
+
+
+BackboneConfig = ResNetConfig | SwinConfig | TimmConfig
+"""The settings of any backbone; its class says which."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +245,7 @@ class ModelConfig:
     `hybrid_task_cascade`.
     """
 
-    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    backbone: BackboneConfig = field(default_factory=ResNetConfig)
     fpn: FPNConfig = field(default_factory=FPNConfig)
     rpn: RPNConfig = field(default_factory=RPNConfig)
     box: BoxHeadConfig = field(default_factory=BoxHeadConfig)

@@ -10,23 +10,23 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tailseg.losses.base import ClassificationLoss
+from tailseg.models.backbones import build_backbone
 from tailseg.models.config import ModelConfig
 from tailseg.models.fpn import FPN
 from tailseg.models.images import ImageBatcher
-from tailseg.models.resnet import ResNet
 from tailseg.models.rpn import RPN
 from tailseg.structures import Detections, Target
 
 
 class Detector(nn.Module, ABC):
-    """ResNet, FPN and RPN; subclasses add the heads."""
+    """Backbone, FPN and RPN; subclasses add the heads."""
 
     def __init__(self, config: ModelConfig, loss: ClassificationLoss) -> None:
         super().__init__()
         self.config = config
         self.num_classes = loss.num_classes
         self.batcher = ImageBatcher()
-        self.backbone = ResNet(config.backbone)
+        self.backbone = build_backbone(config.backbone)
         self.fpn = FPN(self.backbone.out_channels, config.fpn)
         self.rpn = RPN(config.fpn.channels, config.rpn)
 
