@@ -2,9 +2,9 @@
 
     uv run python benchmarks/parity.py FOLDER [NAME ...]
 
-FOLDER holds pairs NAME.safetensors and NAME.json: a state dict of mmdetection, images, and what every stage made of
-them. The state dict goes through tailseg's own conversion; the table shows the largest difference of each stage. Exit
-code 1 when one is larger than rounding explains.
+FOLDER holds pairs NAME.safetensors and NAME.json: a state dict of mmdetection (of a detector or a backbone), images,
+and what every stage made of them; or inputs and outputs of single operators. The state dict goes through tailseg's own
+conversion; the table shows the largest difference of each stage. Exit code 1 when one is larger than rounding explains.
 """
 
 import sys
@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tailseg.interop import parity
-from tailseg.interop.golden import detectors_in, load_golden
+from tailseg.interop.golden import golden_files
 
 
 def main(arguments: list[str]) -> int:
@@ -25,11 +25,16 @@ def main(arguments: list[str]) -> int:
         return 0 if arguments else 2
     torch.set_num_threads(1)
     folder = Path(arguments[0])
-    names = arguments[1:] or detectors_in(folder)
+    files = golden_files(folder)
+    unknown = [name for name in arguments[1:] if name not in files]
+    if unknown:
+        print(f"no golden file {unknown[0]} in {folder}: there are {', '.join(files)}", file=sys.stderr)
+        return 2
+    names = arguments[1:] or list(files)
     table = Table(box=box.SIMPLE_HEAD)
     for column in ("stage", "unit", *names):
         table.add_column(column, justify="left" if column in ("stage", "unit") else "right")
-    measured = [{(d.stage, d.unit): d for d in parity.measure(load_golden(folder, name))} for name in names]
+    measured = [{(d.stage, d.unit): d for d in parity.measure_file(folder, name, files[name])} for name in names]
     for key in dict.fromkeys(key for differences in measured for key in differences):
         cells = [shown(differences.get(key)) for differences in measured]
         table.add_row(*key, *cells)

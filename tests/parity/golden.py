@@ -1,11 +1,10 @@
 """What the tests against mmdetection's detectors assert; files, weights and samples come from tailseg.interop."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tailseg.interop.golden import Golden
-from tailseg.interop.mmdet import RULES
-from tailseg.interop.rules import ours_of
+from tailseg.interop.mmdet import to_mmdet
 from tailseg.ops.masks import decode_mask
 
 NUM_CLASSES = 7
@@ -59,19 +58,17 @@ def assert_losses_and_gradients_equal(golden: Golden, losses: dict[str, Tensor],
         torch.testing.assert_close(value, expected, rtol=1e-3, atol=1e-6, msg=lambda m, name=name: f"{name}: {m}")
     golden.model.zero_grad()
     torch.stack(list(losses.values())).sum().backward()
-    known = golden.model.state_dict()
-    names = [ours_of(key, RULES, known) for key in golden.facts["grad_names"]]
-    assert_gradients_equal(golden.tensors, names, golden.model)
+    gradients = to_mmdet({name: p.grad for name, p in golden.model.named_parameters()}).state
+    assert_gradients_equal(golden.tensors, golden.facts["grad_names"], gradients)
 
 
-def assert_gradients_equal(tensors: dict[str, Tensor], names: list[str], model: nn.Module) -> None:
-    """Of every parameter, by our names: the norm, and five values."""
-    parameters = dict(model.named_parameters())
+def assert_gradients_equal(tensors: dict[str, Tensor], names: list[str], gradients: dict[str, Tensor]) -> None:
+    """Of every parameter, by their names and in their layout: the norm, and five values."""
+    assert gradients.keys() == set(names)
     for row, name in enumerate(names):
-        gradient = parameters.pop(name).grad
-        assert gradient is not None, name
         norm = tensors["train.grad.norm"][row]
-        torch.testing.assert_close(gradient.norm(), norm, rtol=1e-2, atol=1e-7, msg=lambda m, name=name: f"{name}: {m}")
-        values = gradient.flatten()[tensors["train.grad.index"][row]]
+        torch.testing.assert_close(
+            gradients[name].norm(), norm, rtol=1e-2, atol=1e-7, msg=lambda m, name=name: f"{name}: {m}"
+        )
+        values = gradients[name].flatten()[tensors["train.grad.index"][row]]
         torch.testing.assert_close(values, tensors["train.grad.value"][row], rtol=1e-2, atol=1e-2 * float(norm) + 1e-7)
-    assert parameters == {}

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tailseg.interop.golden import Golden, detectors_in, load_golden
-from tailseg.interop.parity import measure, measure_test, their_loss
+from tailseg.interop.golden import Golden, golden_files, load_golden
+from tailseg.interop.parity import measure, measure_file, measure_test, their_loss
 
 
 @pytest.mark.parametrize(
@@ -21,10 +21,20 @@ def test_every_stage_is_equal_to_rounding(shared: Path, name: str) -> None:
         assert any(stage.startswith(part) for stage in stages)
 
 
-def test_every_detector_of_the_folder_is_found(shared: Path, tmp_path: Path) -> None:
-    assert {"a_mask_rcnn", "b_cascade_mask_rcnn", "c_htc"} <= set(detectors_in(shared / "golden"))
-    with pytest.raises(ValueError, match="no golden files of detectors in"):
-        detectors_in(tmp_path)
+@pytest.mark.parametrize("name", ["d_resnext", "d_swin", "e_ops"])
+def test_backbones_and_operators_are_equal_to_rounding(shared: Path, name: str) -> None:
+    folder = shared / "golden"
+    differences = measure_file(folder, name, golden_files(folder)[name])
+    assert [d for d in differences if not d.equal] == []
+    assert len(differences) == 5
+
+
+def test_every_file_of_the_folder_is_found(shared: Path, tmp_path: Path) -> None:
+    files = golden_files(shared / "golden")
+    assert [files[name] for name in ("a_mask_rcnn", "d_swin", "e_ops")] == ["detector", "backbone", "operators"]
+    assert len(files) == len(list((shared / "golden").glob("*.safetensors")))
+    with pytest.raises(ValueError, match="no golden files in"):
+        golden_files(tmp_path)
 
 
 @pytest.fixture

@@ -1,37 +1,43 @@
-"""Golden files of mmdetection's detectors: its weights in our models, its images, what it made of them.
+"""Golden files of mmdetection: its weights in our models, its images, what it made of them.
 
 A golden file is a pair ``NAME.safetensors`` and ``NAME.json``: a state dict, inputs, and the results of every stage in
-testing and in training, computed by mmdetection 3.
+testing and in training, computed by mmdetection 3. There are such of detectors and of backbones, and files of single
+operators without weights.
 
 Shapes: B images; R RoIs, P positive ones; C classes.
 """
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isqrt
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tailseg.interop.mmdet import from_mmdet
+from tailseg.interop.mmdet import backbone_from_mmdet, from_mmdet
 from tailseg.losses import GumbelCEConfig, LossConfig, SoftmaxCEConfig, build_loss
 from tailseg.models import (
     BoxHeadConfig,
     Detector,
     FPNConfig,
+    GroupedConfig,
     HTCConfig,
     MaskHeadConfig,
     ModelConfig,
     NormalisedConfig,
     ResNetConfig,
     RPNConfig,
+    SwinConfig,
     TestConfig,
     build_detector,
 )
+from tailseg.models.backbones import Backbone, build_backbone
 from tailseg.models.box_head import BoxHead
 from tailseg.models.cascade import CascadeMaskRCNN
 from tailseg.models.config import cascade_mask_rcnn, hybrid_task_cascade
@@ -137,16 +143,25 @@ def _sample(boxes: Tensor, labels: Tensor, objects: Tensor, target: Target) -> R
     return RoISample(boxes, labels, objects, target.boxes[objects], torch.arange(len(objects)) < len(target))
 
 
-def detectors_in(folder: Path) -> list[str]:
-    """The names of the golden files of detectors in a folder.
+Kind = Literal["detector", "backbone", "operators"]
+_MARKS: dict[str, Kind] = {"test.det.0.boxes": "detector", "test.out.0": "backbone", "roi.rois": "operators"}
+
+
+def golden_files(folder: Path) -> dict[str, Kind]:
+    """The golden files of a folder, by name, and what each is of.
 
     Raises:
         ValueError: there is none.
     """
-    names = [path.stem for path in sorted(folder.glob("*.json")) if path.with_suffix(".safetensors").is_file()]
-    found = [name for name in names if "polygons" in json.loads((folder / f"{name}.json").read_text())]
+    found: dict[str, Kind] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            keys = set(file.keys())
+        kind = next((kind for mark, kind in _MARKS.items() if mark in keys), None)
+        if kind is not None:
+            found[path.stem] = kind
     if not found:
-        raise ValueError(f"no golden files of detectors in {folder}: expected pairs NAME.safetensors and NAME.json")
+        raise ValueError(f"no golden files in {folder}: expected NAME.safetensors, with NAME.json beside it")
     return found
 
 
@@ -186,7 +201,7 @@ def settings(name: str, state: Mapping[str, Tensor]) -> tuple[ModelConfig, LossC
     mask = MaskHeadConfig(channels=mask_channels, normalised=NormalisedConfig() if "normed_mask" in name else None)
     config = replace(
         base,
-        backbone=_backbone(state),
+        backbone=_resnet({k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}),
         fpn=FPNConfig(channels=len(state["neck.lateral_convs.0.conv.bias"])),
         rpn=_all_anchors(base.rpn),
         box=_all_rois(base.box, hidden),
@@ -196,10 +211,62 @@ def settings(name: str, state: Mapping[str, Tensor]) -> tuple[ModelConfig, LossC
     return config, GumbelCEConfig(parity=True) if "gumbel" in name else SoftmaxCEConfig()
 
 
-def _backbone(state: Mapping[str, Tensor]) -> ResNetConfig:
-    third = {key.split(".")[2] for key in state if key.startswith("backbone.layer3.")}
-    depth = next(d for d in (50, 101) if STAGE_BLOCKS[d][2] == len(third))
-    return ResNetConfig(depth=depth, base_width=len(state["backbone.bn1.bias"]), weights="none", frozen_stages=0)
+@dataclass(frozen=True, eq=False)
+class GoldenBackbone:
+    """One golden file of a backbone.
+
+    Attributes:
+        tensors: all that it holds, by the names of its format.
+        gradient_names: their parameters, in the order of the gradients.
+        backbone: ours with its weights, in training mode.
+    """
+
+    tensors: dict[str, Tensor]
+    gradient_names: list[str]
+    backbone: Backbone
+
+
+def load_golden_backbone(folder: Path, name: str) -> GoldenBackbone:
+    """Reads a golden file and puts its weights into our backbone through `backbone_from_mmdet`.
+
+    Raises:
+        CheckpointError: its state dict does not fit the backbone that its shapes tell.
+    """
+    tensors = load_file(folder / f"{name}.safetensors")
+    names = json.loads((folder / f"{name}.json").read_text())["grad_names"]
+    state = {key.removeprefix("state."): tensor for key, tensor in tensors.items() if key.startswith("state.")}
+    backbone = build_backbone(_swin(state) if "patch_embed.projection.weight" in state else _resnet(state))
+    backbone.load_state_dict(backbone_from_mmdet(state, backbone, source=name).state, strict=True)
+    return GoldenBackbone(tensors, names, backbone)
+
+
+def _resnet(state: Mapping[str, Tensor]) -> ResNetConfig:
+    """ResNet or ResNeXt of the state dict's sizes, nothing frozen."""
+    blocks = len({key.split(".")[1] for key in state if key.startswith("layer3.")})
+    depth = next(d for d in (50, 101) if STAGE_BLOCKS[d][2] == blocks)
+    channels, of_group = state["layer1.0.conv2.weight"].shape[:2]
+    grouped = None if channels == of_group else GroupedConfig(groups=channels // of_group, width=of_group)
+    width = len(state["bn1.bias"])
+    return ResNetConfig(depth=depth, base_width=width, grouped=grouped, weights="none", frozen_stages=0)
+
+
+def _swin(state: Mapping[str, Tensor]) -> SwinConfig:
+    """Swin of the state dict's sizes, no block skipped."""
+    tables = [state[f"stages.{i}.blocks.0.attn.w_msa.relative_position_bias_table"] for i in range(4)]
+    blocks = [{key.split(".")[3] for key in state if key.startswith(f"stages.{i}.blocks.")} for i in range(4)]
+    return SwinConfig(
+        embed_dim=len(state["patch_embed.projection.bias"]),
+        depths=_four([len(numbers) for numbers in blocks]),
+        heads=_four([table.shape[1] for table in tables]),
+        window=(isqrt(len(tables[0])) + 1) // 2,
+        drop_path=0.0,
+        weights="none",
+    )
+
+
+def _four(values: Sequence[int]) -> tuple[int, int, int, int]:
+    first, second, third, fourth = values
+    return first, second, third, fourth
 
 
 def _all_anchors(rpn: RPNConfig) -> RPNConfig:

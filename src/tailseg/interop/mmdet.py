@@ -1,8 +1,8 @@
 """Checkpoints in mmdetection's layout: the published GOL, Seesaw, EQL and DropLoss models, and ours for use there.
 
 Both projects flatten pooled features by channel, row, column, keep boxes as (dx, dy, dw, dh), class-specific boxes
-class by class, anchors by row, column, ratio, and background last. So tensors pass as they are; what differs is named
-beside its rule.
+class by class, anchors by row, column, ratio, and background last. So tensors pass as they are but for Seesaw's counts
+and Swin's patch merging, where the rule says what differs.
 """
 
 from collections.abc import Mapping
