@@ -64,7 +64,7 @@ class WindowAttention(nn.Module):
         padded_height, padded_width = x.shape[1:3]
         if self.shift:
             x = x.roll((-self.shift, -self.shift), (1, 2))
-        x = self.attend(self.split(x), self.bias(padded_height, padded_width).to(x.device))
+        x = self.attend(self.split(x), self.bias(padded_height, padded_width))
         x = self.join(x, padded_height, padded_width)
         if self.shift:
             x = x.roll((self.shift, self.shift), (1, 2))
