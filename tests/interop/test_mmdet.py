@@ -86,6 +86,11 @@ def test_cascades_there_and_back_are_equal_to_the_bit(htc: bool) -> None:
     assert all(torch.equal(tensor, state[key]) for key, tensor in back.items())
 
 
+def test_a_network_that_mmdetection_has_no_names_for() -> None:
+    with pytest.raises(CheckpointError, match=r"keys without a name there: backbone\.network\.stem\.weight"):
+        to_mmdet({"backbone.network.stem.weight": torch.zeros(1), "fpn.lateral.0.bias": torch.zeros(1)})
+
+
 def test_a_cascade_does_not_pass_for_an_htc() -> None:
     model = published.meta_detector(replace(CASCADES[True], backbone=ResNetConfig(depth=101)), published.LOSSES[1])
     with pytest.raises(CheckpointError, match=r"missing keys: roi_head\.mask_head\.1\.conv_res\.conv\.weight"):

@@ -34,6 +34,7 @@ examples:
   tailseg train tiny_gumbel --optim.lr 0.02          train a recipe, with one setting changed
   tailseg test runs/tiny_gumbel                      AP, APr, APc, APf
   tailseg predict runs/tiny_gumbel photo.jpg folder  results.json and pictures
+  tailseg convert published.pth runs/published --recipe NAME --classes lvis_v1_train.json
 
 Every command explains itself: tailseg COMMAND --help. --debug (or TAILSEG_DEBUG=1) shows the stack trace of an error.
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
