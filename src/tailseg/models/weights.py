@@ -37,9 +37,10 @@ def load_backbone(backbone: Backbone, weights: str) -> None:
     Args:
         backbone: of any kind and size.
         weights: ``imagenet`` downloads torchvision's IMAGENET1K_V1 weights into torch.hub's cache (for ResNet those of
-            the published models, whose ResNeXt and Swin started from others); ``tiny`` is the small ResNet carried by tailseg; ``pretrained`` is what timm
-            offers for its own networks; ``none`` changes nothing; anything else is a file's path, in torchvision's
-            names (its classifier is left out, and so is Swin's last norm, which the classifier needs).
+            the published models, whose ResNeXt and Swin started from others); ``tiny`` is the small ResNet carried by
+            tailseg; ``pretrained`` is what timm offers for its own networks; ``none`` changes nothing; anything else is
+            a file's path, in torchvision's names (its classifier is left out, and so is Swin's last norm, which the
+            classifier needs).
 
     Raises:
         ValueError: the weights are not there, cannot be downloaded or read, or are those of another network; the
