@@ -23,7 +23,7 @@ from tailseg.data.annotations import Annotations
 from tailseg.data.coco import read_dataset
 from tailseg.data.images import read_image
 from tailseg.data.tiny_tail import prepare
-from tailseg.models.config import BackboneConfig
+from tailseg.models.config import ResNetConfig
 from tailseg.models.images import ImageBatcher
 from tailseg.models.resnet import ResNet
 
@@ -90,7 +90,7 @@ def accuracy(backbone: ResNet, classifier: nn.Linear, crops: Crops) -> float:
 def main(options: Options) -> None:
     torch.manual_seed(options.seed)
     train, val = (Crops(read_dataset(path)) for path in prepare("tiny_tail:pretrain", progress=True))
-    config = BackboneConfig(depth=18, base_width=32, weights="none", frozen_stages=0, fixed_norm=False)
+    config = ResNetConfig(depth=18, base_width=32, weights="none", frozen_stages=0, fixed_norm=False)
     backbone, classifier = ResNet(config), nn.Linear(256, int(train.labels.max()) + 1)
     parameters = [*backbone.parameters(), *classifier.parameters()]
     optimiser = torch.optim.SGD(parameters, options.lr, momentum=0.9, weight_decay=5e-4, nesterov=True)

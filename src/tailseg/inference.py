@@ -24,7 +24,7 @@ from tailseg.recipes.recipe import Recipe
 from tailseg.recipes.saved import from_plain
 from tailseg.structures import ClassFrequency, Detections, ImageInfo
 from tailseg.training import checkpoint as checkpoints
-from tailseg.training.checkpoint import Checkpoint, CheckpointError
+from tailseg.training.checkpoint import Checkpoint
 from tailseg.training.device import autocast, choose_device
 
 
@@ -44,7 +44,7 @@ class Predictor:
         """Loads a checkpoint file.
 
         Args:
-            file: a run's ``checkpoints/*.pt``.
+            file: a run's ``checkpoints/*.pt``, or weights that `tailseg convert` wrote.
             device: auto takes cuda when present, else cpu.
             base: your own recipe, if the run was trained with one: only then is code of yours called.
 
@@ -59,6 +59,7 @@ class Predictor:
         self.categories: tuple[Category, ...] = self.checkpoint.categories
         self.frequency: ClassFrequency = self.checkpoint.frequency
         model = build_model(self.recipe, self.frequency, load_weights=False)
+        checkpoints.check_model(self.checkpoint, model, file)
         model.load_state_dict(self.checkpoint.model)
         self.model = model.to(self.device).eval()
 
@@ -78,14 +79,7 @@ class Predictor:
         run = Path(run)
         if run.is_file():
             return cls(run, device=device, base=base)
-        file = checkpoints.latest(run)
-        if checkpoint == "best":
-            file = checkpoints.best(run) or file
-        if file is None:
-            raise CheckpointError(
-                f"no run in {run}: expected a folder that `tailseg train` made, with checkpoints in it"
-            )
-        return cls(file, device=device, base=base)
+        return cls(checkpoints.choose(run, checkpoint), device=device, base=base)
 
     @property
     def names(self) -> tuple[str, ...]:

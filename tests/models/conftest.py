@@ -10,12 +10,12 @@ from torch import Tensor
 from tailseg.losses import GumbelCE
 from tailseg.losses.base import ClassificationLoss
 from tailseg.models import (
-    BackboneConfig,
     BoxHeadConfig,
     Detector,
     FPNConfig,
     MaskHeadConfig,
     ModelConfig,
+    ResNetConfig,
     RPNConfig,
     build_detector,
 )
@@ -27,7 +27,7 @@ NUM_CLASSES = 6
 @pytest.fixture
 def small_config() -> ModelConfig:
     return ModelConfig(
-        backbone=BackboneConfig(depth=18, base_width=8, weights="none"),
+        backbone=ResNetConfig(depth=18, base_width=8, weights="none"),
         fpn=FPNConfig(channels=16),
         rpn=RPNConfig(anchors_per_image=64, train_pre_nms=100, train_post_nms=50, test_pre_nms=100, test_post_nms=50),
         box=BoxHeadConfig(hidden=32, rois_per_image=32),

@@ -10,7 +10,7 @@ from tailseg.losses import SigmoidCE, SoftmaxCE
 from tailseg.models import BoxHeadConfig, MaskHeadConfig
 from tailseg.models import TestConfig as DetectionConfig
 from tailseg.models.box_head import BoxHead
-from tailseg.models.mask_head import MaskHead
+from tailseg.models.mask_head import TEST_CHUNK, MaskHead, _in_chunks
 from tailseg.models.predictors import class_linear, class_map
 from tailseg.models.sampling import RoISample, sample_rois
 from tailseg.ops.boxes import encode_boxes
@@ -64,7 +64,7 @@ def test_mask_logits_equal_deconvolution_and_full_predictor() -> None:
     x, labels = torch.randn(5, 8, 14, 14), torch.tensor([0, 6, 3, 3, 1])
     wanted = head.predictor(head.upsample(x).relu())[torch.arange(5), labels]
     parameters = [*head.upsample.parameters(), *head.predictor.parameters()]
-    ours = head._predict(x, labels)
+    ours = head.predict(x, labels)
     assert ours.shape == (5, 28, 28)
     torch.testing.assert_close(ours, wanted, rtol=1e-5, atol=1e-5)
     for a, b in zip(
@@ -82,11 +82,12 @@ def test_mask_probabilities_in_chunks_equal_all_at_once() -> None:
     corners = torch.rand(120, 2) * 30
     boxes = torch.cat([corners, corners + 5 + torch.rand(120, 2) * 25], 1)
     labels = torch.randint(0, 7, (120,))
-    parts = head.probabilities(maps, [boxes[:110], boxes[110:]], [labels[:110], labels[110:]])
-    assert [len(part) for part in parts] == [110, 10]
+    second = [level[1:] for level in maps]
+    assert TEST_CHUNK < 120
+    parts = _in_chunks(head.probabilities, second, boxes, labels)
     with torch.no_grad():
-        whole = head(maps, [boxes[:110], boxes[110:]], labels).sigmoid()
-    torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-5, atol=1e-6)
+        whole = head(second, [boxes], labels).sigmoid()
+    torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-6)
 
 
 def hand_made_samples() -> list[RoISample]:
@@ -94,8 +95,8 @@ def hand_made_samples() -> list[RoISample]:
     boxes = torch.tensor([[12.0, 10, 40, 42], [20, 8, 50, 45], [0, 0, 10, 10]])
     empty = torch.zeros(0, 4)
     return [
-        RoISample(boxes, torch.tensor([1, 4, 6]), torch.tensor([0, 1]), objects),
-        RoISample(boxes[2:], torch.tensor([6]), torch.zeros(0).long(), empty),
+        RoISample(boxes, torch.tensor([1, 4, 6]), torch.tensor([0, 1]), objects, torch.zeros(2).bool()),
+        RoISample(boxes[2:], torch.tensor([6]), torch.zeros(0).long(), empty, torch.zeros(0).bool()),
     ]
 
 
@@ -120,7 +121,7 @@ def test_mask_loss_is_the_mean_over_positives(make_target: MakeTarget) -> None:
     torch.manual_seed(0)
     head = MaskHead(4, 6, MaskHeadConfig(channels=8, num_convs=1))
     boxes = torch.tensor([[10.0, 10, 38, 38], [0, 0, 10, 10]])
-    sample = RoISample(boxes, torch.tensor([2, 6]), torch.tensor([0]), boxes[:1])
+    sample = RoISample(boxes, torch.tensor([2, 6]), torch.tensor([0]), boxes[:1], torch.tensor([False]))
     target = make_target((10.0, 10, 24, 38))
     losses = head.losses(pyramid(1, 4), [sample], [target])
     wanted = torch.zeros(1, 28, 28)
@@ -136,6 +137,7 @@ def test_objects_come_first_and_are_their_own_regions(make_target: MakeTarget) -
     assert sample.boxes.tolist() == [*target.boxes.tolist(), *proposals.tolist()]
     assert sample.labels.tolist() == [0, 1, 1, 6, 6]
     assert sample.objects.tolist() == [0, 1, 1]
+    assert sample.added.tolist() == [True, True, False]
     assert torch.equal(sample.object_boxes, target.boxes[[0, 1, 1]])
 
 

@@ -7,10 +7,10 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from tailseg.models import BackboneConfig
+from tailseg.models import GroupedConfig, ResNetConfig
 from tailseg.models.resnet import ResNet, conv_norm
 
-SMALL = BackboneConfig(depth=18, base_width=8, weights="none")
+SMALL = ResNetConfig(depth=18, base_width=8, weights="none")
 
 
 def torchvision_maps(network: nn.Module, images: Tensor) -> list[Tensor]:
@@ -34,7 +34,7 @@ def randomise_statistics(network: nn.Module) -> None:
 @pytest.mark.parametrize("depth", [18, 50, 101])
 def test_names_and_shapes_are_torchvisions(depth: int) -> None:
     theirs = torchvision.models.get_model(f"resnet{depth}").state_dict()
-    ours = ResNet(BackboneConfig(depth=depth, weights="none")).state_dict()
+    ours = ResNet(ResNetConfig(depth=depth, weights="none")).state_dict()
     assert {name: value.shape for name, value in ours.items()} == {
         name: value.shape for name, value in theirs.items() if not name.startswith("fc.")
     }
@@ -46,7 +46,7 @@ def test_maps_are_torchvisions(depth: int) -> None:
     torch.manual_seed(0)
     theirs = torchvision.models.get_model(f"resnet{depth}").eval()
     randomise_statistics(theirs)
-    ours = ResNet(BackboneConfig(depth=depth, weights="none", frozen_stages=0)).eval()
+    ours = ResNet(ResNetConfig(depth=depth, weights="none", frozen_stages=0)).eval()
     ours.load_state_dict({name: value for name, value in theirs.state_dict().items() if not name.startswith("fc.")})
     images = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
@@ -116,3 +116,43 @@ def test_folded_norm_equals_conv_then_norm_with_gradients() -> None:
 def test_stages_that_do_not_exist_cannot_be_frozen(frozen: int) -> None:
     with pytest.raises(ValueError, match=f"frozen_stages is 0 .. 4, got {frozen}"):
         ResNet(replace(SMALL, frozen_stages=frozen))
+
+
+@pytest.mark.parametrize(
+    ("name", "depth", "groups", "width"),
+    [("resnext50_32x4d", 50, 32, 4), ("resnext101_32x8d", 101, 32, 8), ("resnext101_64x4d", 101, 64, 4)],
+)
+def test_resnext_names_and_shapes_are_torchvisions(name: str, depth: int, groups: int, width: int) -> None:
+    config = ResNetConfig(depth=depth, grouped=GroupedConfig(groups, width), weights="none")
+    with torch.device("meta"):
+        theirs, ours = torchvision.models.get_model(name).state_dict(), ResNet(config).state_dict()
+    assert {name: value.shape for name, value in ours.items()} == {
+        name: value.shape for name, value in theirs.items() if not name.startswith("fc.")
+    }
+
+
+def test_resnext_maps_are_torchvisions() -> None:
+    torch.manual_seed(0)
+    theirs = torchvision.models.get_model("resnext50_32x4d").eval()
+    randomise_statistics(theirs)
+    ours = ResNet(ResNetConfig(depth=50, grouped=GroupedConfig(32, 4), weights="none", frozen_stages=0)).eval()
+    ours.load_state_dict({name: value for name, value in theirs.state_dict().items() if not name.startswith("fc.")})
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        for mine, wanted in zip(ours(images), torchvision_maps(theirs, images), strict=True):
+            torch.testing.assert_close(mine, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
+
+
+def test_groups_are_as_wide_as_the_published_ones_at_any_base_width() -> None:
+    """Stage s: groups * width * 2^s channels between, whatever the stem: mmdetection's rule."""
+    network = ResNet(replace(SMALL, depth=50, grouped=GroupedConfig(4, 4)))
+    convs = [network.get_submodule(f"layer{stage + 1}.0.conv2") for stage in range(4)]
+    assert [tuple(conv.weight.shape) for conv in convs] == [(16 << s, 4 << s, 3, 3) for s in range(4)]
+    assert network.out_channels == (32, 64, 128, 256)
+
+
+def test_resnext_needs_bottlenecks_and_groups() -> None:
+    with pytest.raises(ValueError, match="depth 50 or 101, got 18"):
+        ResNet(replace(SMALL, grouped=GroupedConfig()))
+    with pytest.raises(ValueError, match="groups and width above 0, got 0 and 4"):
+        GroupedConfig(groups=0)

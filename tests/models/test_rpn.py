@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from tailseg.models import RPNConfig
-from tailseg.models.rpn import RPN, RPNOutput
+from tailseg.models.rpn import RPN, RPNOutput, trained_anchors
 from tailseg.ops.matching import IGNORED, NEGATIVE
 from tailseg.structures import Target
 
@@ -112,3 +112,25 @@ def test_training_and_testing_keep_their_own_numbers() -> None:
     maps = pyramid(1, 64, 64)
     assert len(rpn.train().proposals(rpn(maps), [(64, 64)])[0]) == 20
     assert len(rpn.eval().proposals(rpn(maps), [(64, 64)])[0]) == 5
+
+
+def test_border_leaves_out_anchors_that_reach_outside() -> None:
+    """In an image of 64 x 48 padded to 64 x 64: the left, top, right and lower edge, and one just inside."""
+    anchors = torch.tensor([[0.0, 0, 32, 32], [-1, 0, 32, 32], [0, -1, 32, 32], [0, 0, 48, 32], [0, 0, 47, 64]])
+    sizes = [(64, 48)]
+    assert trained_anchors(anchors, sizes[0], sizes, border=None) is None
+    assert trained_anchors(anchors, sizes[0], sizes, border=0.0).tolist() == [True, False, False, False, False]
+    assert trained_anchors(anchors, sizes[0], sizes, border=1.0).tolist() == [True] * 5
+    # a larger neighbour's anchors stay out as well
+    wide = torch.tensor([[0.0, 0, 32, 32], [60, 0, 92, 32]])
+    assert trained_anchors(wide, (64, 48), [(64, 48), (64, 128)], border=100.0).tolist() == [True, False]
+
+
+def test_an_image_without_inner_anchors_trains_nothing(make_target: MakeTarget) -> None:
+    """All anchors of an image of 32 x 32 reach outside: no NaN."""
+    torch.manual_seed(0)
+    rpn = RPN(8, RPNConfig(border=0.0, smooth_l1_beta=1 / 9))
+    losses = rpn.losses(rpn(pyramid(1, 32, 32)), [make_target((0.0, 0, 20, 20))], [(31, 31)])
+    assert losses["loss_rpn_cls"] == losses["loss_rpn_box"] == 0
+    with pytest.raises(ValueError, match="border is at least 0 pixels, or None"):
+        RPNConfig(border=-1.0)

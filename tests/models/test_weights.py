@@ -6,21 +6,25 @@ from urllib.error import URLError
 
 import pytest
 import torch
+import torchvision
 from safetensors.torch import save_file
+from torch import nn
 from torchvision.models import WeightsEnum
 
-from tailseg.models import BackboneConfig, load_backbone
+from tailseg.models import GroupedConfig, ResNetConfig, SwinConfig, load_backbone
 from tailseg.models.resnet import ResNet
+from tailseg.models.swin import Swin
+from tailseg.models.weights import _load, _torchvision_name
 
-SMALL = BackboneConfig(depth=18, base_width=8, weights="none")
+SMALL = ResNetConfig(depth=18, base_width=8, weights="none")
 
 
-def random_backbone(seed: int, config: BackboneConfig = SMALL) -> ResNet:
+def random_backbone(seed: int, config: ResNetConfig = SMALL) -> ResNet:
     torch.manual_seed(seed)
     return ResNet(config)
 
 
-def assert_equal(a: ResNet, b: ResNet) -> None:
+def assert_equal(a: nn.Module, b: nn.Module) -> None:
     for (name, ours), theirs in zip(a.state_dict().items(), b.state_dict().values(), strict=True):
         assert torch.equal(ours, theirs), name
 
@@ -101,7 +105,7 @@ def test_an_impossible_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch,
 
     monkeypatch.setattr(WeightsEnum, "get_state_dict", no_network)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    backbone = ResNet(BackboneConfig(depth=18, weights="imagenet"))
+    backbone = ResNet(ResNetConfig(depth=18, weights="imagenet"))
     with pytest.raises(ValueError, match="could not be downloaded") as e:
         load_backbone(backbone, "imagenet")
     for part in ("resnet18-", "no route", str(tmp_path), "'none'", "tiny recipes"):
@@ -109,12 +113,71 @@ def test_an_impossible_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_tiny_weights_need_the_tiny_network() -> None:
-    with pytest.raises(ValueError, match="depth 18 and base_width 32, the config has 18 and 8"):
+    with pytest.raises(
+        ValueError, match="is a ResNet-18 of base_width 32, the config asks for a ResNet-18 of base_width 8"
+    ):
         load_backbone(random_backbone(0), "tiny")
 
 
 def test_tiny_weights_are_carried() -> None:
-    backbone = ResNet(BackboneConfig(depth=18, base_width=32, weights="tiny"))
+    backbone = ResNet(ResNetConfig(depth=18, base_width=32, weights="tiny"))
     before = backbone.conv1.weight.clone()
     load_backbone(backbone, "tiny")
     assert not torch.equal(before, backbone.conv1.weight)
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        (ResNetConfig(depth=101), "resnet101"),
+        (ResNetConfig(depth=101, grouped=GroupedConfig(64, 4)), "resnext101_64x4d"),
+        (ResNetConfig(depth=101, grouped=GroupedConfig(32, 8)), "resnext101_32x8d"),
+        (SwinConfig(), "swin_t"),
+        (SwinConfig(embed_dim=128, depths=(2, 2, 18, 2), heads=(4, 8, 16, 32)), "swin_b"),
+    ],
+)
+def test_the_network_whose_imagenet_weights_fit(config: ResNetConfig | SwinConfig, name: str) -> None:
+    """The very weights are loaded: torchvision's names and shapes, without its classifier."""
+    with torch.device("meta"):
+        backbone = Swin(config) if isinstance(config, SwinConfig) else ResNet(config)
+        assert _torchvision_name(backbone) == name
+        theirs = torchvision.models.get_model(name).state_dict()
+        _load(backbone, theirs, "torchvision")
+
+
+def test_torchvision_lacks_resnext_101_32x4d() -> None:
+    with torch.device("meta"):
+        backbone = ResNet(ResNetConfig(depth=101, grouped=GroupedConfig(32, 4)))
+    with pytest.raises(ValueError, match=r"not for a ResNeXt-101 32x4d of base_width 64; .*a file's path"):
+        load_backbone(backbone, "imagenet")
+
+
+TINY_SWIN = SwinConfig(embed_dim=8, depths=(1, 1, 1, 1), heads=(1, 1, 1, 1), window=2, weights="none")
+
+
+def test_swin_weights_of_a_classifier(tmp_path: Path) -> None:
+    """The norms on the maps start anew; a backbone's own file has them."""
+    torch.manual_seed(1)
+    source = Swin(TINY_SWIN)
+    state = source.state_dict() | {"norm.weight": torch.zeros(64), "head.bias": torch.zeros(10)}
+    state["features.1.0.attn.relative_position_index"] = torch.zeros(16).long()
+    without = {name: value for name, value in state.items() if not name.startswith("norms.")}
+    torch.save(without, tmp_path / "classifier.pth")
+    torch.manual_seed(0)
+    backbone = Swin(TINY_SWIN)
+    load_backbone(backbone, str(tmp_path / "classifier.pth"))
+    assert_equal(backbone, source)
+    state["norms.0.weight"] = torch.full((8,), 2.0)
+    torch.save(state, tmp_path / "backbone.pth")
+    load_backbone(backbone, str(tmp_path / "backbone.pth"))
+    assert (backbone.norms[0].weight == 2).all()
+
+
+def test_weights_of_another_network_are_refused_for_swin(tmp_path: Path) -> None:
+    torch.save(random_backbone(0).state_dict(), tmp_path / "resnet.pth")
+    with pytest.raises(ValueError, match=r"does not fit a Swin Transformer of embed_dim 8.*missing: features"):
+        load_backbone(Swin(TINY_SWIN), str(tmp_path / "resnet.pth"))
+    with pytest.raises(ValueError, match=r"exist for Swin-T, -S and -B"):
+        load_backbone(Swin(TINY_SWIN), "imagenet")
+    with pytest.raises(ValueError, match=r"asks for a Swin Transformer"):
+        load_backbone(Swin(TINY_SWIN), "tiny")

@@ -12,6 +12,7 @@ from tailseg.ops.boxes import (
     encode_boxes,
     intersection_over_area,
     scale_boxes,
+    smooth_l1_sum,
 )
 
 STDS = (0.1, 0.1, 0.2, 0.2)
@@ -88,3 +89,10 @@ def test_share_of_the_area_inside_a_region():
     regions = torch.tensor([[5.0, 0.0, 100.0, 10.0], [0.0, 0.0, 100.0, 100.0]])
     # half inside, wholly inside; a box without area is inside nothing; outside, wholly inside
     assert intersection_over_area(boxes, regions).tolist() == [[0.5, 1], [0, 0], [0, 1]]
+
+
+def test_smooth_l1_by_hand() -> None:
+    """Errors of 0.5 and 3 with beta 1: 0.125 + 2.5; with beta 0 their L1."""
+    deltas, targets = torch.tensor([[0.5, 3.0]]), torch.zeros(1, 2)
+    assert smooth_l1_sum(deltas, targets, beta=1.0) == 2.625
+    assert smooth_l1_sum(deltas, targets, beta=0.0) == 3.5

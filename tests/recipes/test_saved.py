@@ -6,6 +6,15 @@ from dataclasses import dataclass, replace
 import pytest
 
 from tailseg.losses import GumbelCEConfig
+from tailseg.models import (
+    GroupedConfig,
+    ModelConfig,
+    ResNetConfig,
+    SwinConfig,
+    TimmConfig,
+    cascade_mask_rcnn,
+    hybrid_task_cascade,
+)
 from tailseg.recipes import RECIPES, get_recipe
 from tailseg.recipes.saved import differences, from_plain, load_recipe, save_recipe, to_plain
 
@@ -38,6 +47,22 @@ def test_changed_settings_of_every_kind_come_back():
     assert isinstance(loaded.data.repeat_threshold, float)
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        cascade_mask_rcnn(),
+        hybrid_task_cascade(),
+        ModelConfig(backbone=ResNetConfig(depth=101, grouped=GroupedConfig())),
+        ModelConfig(backbone=SwinConfig()),
+        ModelConfig(backbone=TimmConfig()),
+    ],
+    ids=["cascade", "htc", "resnext", "swin", "timm"],
+)
+def test_every_kind_of_model_comes_back(config):
+    recipe = replace(get_recipe("tiny_gumbel"), model=config)
+    assert from_plain(json.loads(json.dumps(to_plain(recipe)))) == recipe
+
+
 def test_an_unknown_key_is_an_error_that_names_its_neighbour():
     saved = to_plain(get_recipe("tiny_gumbel"))
     saved["resolved"]["optim"]["warmup_ration"] = 0.1
@@ -67,6 +92,7 @@ def test_a_value_of_the_wrong_type_is_an_error_that_names_the_field(section, fie
 def test_fields_that_an_older_version_did_not_know_come_from_the_recipe():
     saved = to_plain(get_recipe("tiny_gumbel"))
     del saved["resolved"]["optim"]["clip_norm"], saved["resolved"]["run"]["keep_checkpoints"]
+    del saved["resolved"]["model"]["cascade"], saved["resolved"]["model"]["backbone"]["type"]
     assert from_plain(saved) == get_recipe("tiny_gumbel")
 
 

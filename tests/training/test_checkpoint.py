@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tailseg.data.annotations import Category
 from tailseg.recipes import get_recipe
@@ -82,6 +83,60 @@ def test_code_in_a_file_is_not_run(tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(CheckpointError, match="no checkpoint at .*absent"):
         checkpoint.load(tmp_path / "absent.pt")
+
+
+def test_weights_come_back_without_optimiser_and_progress(tmp_path):
+    path = tmp_path / "x.safetensors"
+    counts = torch.zeros(3, dtype=torch.int64)
+    saved = replace(make(), model={"a": torch.arange(4.0), "b.counts": counts, "c.counts": counts})  # shared memory
+    checkpoint.save_weights(saved, path)
+    loaded = checkpoint.load(path)
+    assert (loaded.recipe, loaded.categories) == (saved.recipe, saved.categories)
+    assert loaded.frequency.image_counts.tolist() == [5, 50]
+    assert (loaded.frequency.num_images, loaded.frequency.groups) == (60, ("r", "c"))
+    assert {name: tensor.tolist() for name, tensor in loaded.model.items()} == {
+        "a": [0, 1, 2, 3],
+        "b.counts": [0, 0, 0],
+        "c.counts": [0, 0, 0],
+    }
+    assert (loaded.optimizer, loaded.progress) == ({}, Progress())
+    assert [file.name for file in tmp_path.iterdir()] == ["x.safetensors"]
+    with pytest.raises(ValueError, match=r"written to a \.safetensors file"):
+        checkpoint.save_weights(saved, tmp_path / "x.pt")
+
+
+def test_damaged_weights_are_named(tmp_path):
+    path = tmp_path / "x.safetensors"
+    checkpoint.save_weights(make(), path)
+    content = path.read_bytes()
+    for share in (0.0, 0.3, 0.95):
+        path.write_bytes(content[: int(share * len(content))])
+        with pytest.raises(CheckpointError, match=r"x\.safetensors is truncated"):
+            checkpoint.load(path)
+    save_file({"a": torch.zeros(1)}, path)
+    with pytest.raises(CheckpointError, match="not tailseg's recipe and classes in its header"):
+        checkpoint.load(path)
+    save_file({"a": torch.zeros(1)}, path, {"format": checkpoint.WEIGHTS_FORMAT, "frequency": "{}"})
+    with pytest.raises(CheckpointError, match="header is damaged"):
+        checkpoint.load(path)
+
+
+def test_a_run_has_its_best_or_last_checkpoint_or_converted_weights(tmp_path):
+    with pytest.raises(CheckpointError, match="no run in"):
+        checkpoint.choose(tmp_path, "best")
+    converted, last = checkpoint.weights_path(tmp_path), checkpoint.step_path(tmp_path, 3)
+    checkpoint.save_weights(make(), converted)
+    assert checkpoint.choose(tmp_path, "best") == checkpoint.choose(tmp_path, "last") == converted
+    checkpoint.save(make(), last)
+    assert checkpoint.choose(tmp_path, "best") == checkpoint.choose(tmp_path, "last") == last
+    checkpoint.save(make(), checkpoint.best_path(tmp_path))
+    assert checkpoint.choose(tmp_path, "best") == checkpoint.best_path(tmp_path)
+    assert checkpoint.choose(tmp_path, "last") == last
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    with pytest.raises(CheckpointError, match=r"another network .*: weight is \[4\], expected \[2, 4\]; bias is"):
+        checkpoint.check_model(make(), torch.nn.Linear(4, 2), tmp_path)
 
 
 def test_another_recipe_is_refused_and_the_differences_named(tmp_path):

@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tailseg.data.images import ImageError
 from tailseg.data.tiny_tail import generate
 from tailseg.losses import GumbelCE, GumbelCEConfig
-from tailseg.models.config import BackboneConfig, BoxHeadConfig, FPNConfig, MaskHeadConfig, ModelConfig, RPNConfig
+from tailseg.models.config import BoxHeadConfig, FPNConfig, MaskHeadConfig, ModelConfig, ResNetConfig, RPNConfig
 from tailseg.recipes.recipe import DataConfig, OptimConfig, Recipe, RunConfig
 from tailseg.recipes.saved import load_recipe
 from tailseg.training import checkpoint
@@ -59,7 +59,7 @@ def make_recipe(data: Path, out: Path) -> Recipe:
             repeat_threshold=0.1,
         ),
         model=ModelConfig(
-            backbone=BackboneConfig(depth=18, base_width=8, weights="none", frozen_stages=0),
+            backbone=ResNetConfig(depth=18, base_width=8, weights="none", frozen_stages=0),
             fpn=FPNConfig(channels=16),
             rpn=RPNConfig(anchors_per_image=32, train_pre_nms=50, train_post_nms=30, test_pre_nms=30, test_post_nms=30),
             box=BoxHeadConfig(hidden=32, rois_per_image=16),

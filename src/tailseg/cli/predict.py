@@ -33,7 +33,7 @@ class Predict:
     """
 
     run: tyro.conf.Positional[Path]
-    """Folder of the run, as `train` made it, or one checkpoint file."""
+    """Folder of the run, as `train` or `convert` made it, or one checkpoint file."""
     images: tyro.conf.Positional[tuple[Path, ...]]
     """Images (JPEG, PNG) and folders of images."""
     out: Path | None = None

@@ -28,7 +28,7 @@ class Test:
     """
 
     run: tyro.conf.Positional[Path]
-    """Folder of the run, as `train` made it."""
+    """Folder of the run, as `train` or `convert` made it, or one checkpoint file (results are written beside it)."""
     checkpoint: Literal["best", "last"] = "best"
     """The checkpoint with the best AP, or the last one."""
     val: str | None = None
@@ -46,24 +46,34 @@ def run(arguments: Sequence[str]) -> None:
     options = parse(Test, arguments, command="test")
     metrics = evaluate_run(options)
     output().print(metrics.table())
-    output().print(f"\nWritten: {options.run / 'results.json'}, {options.run / 'metrics.json'}")
+    folder = results_folder(options.run)
+    output().print(f"\nWritten: {folder / 'results.json'}, {folder / 'metrics.json'}")
+
+
+def results_folder(run: Path) -> Path:
+    """Where the results of a run's folder, or of one checkpoint file, are written."""
+    return run if run.is_dir() else run.parent
 
 
 def evaluate_run(options: Test) -> "Metrics":
     """Detections of the run's model on its validation set, and their figures, written into the run's folder."""
     from tailseg.inference import Predictor
-    from tailseg.recipes.build import build_data
+    from tailseg.recipes.build import build_validation
     from tailseg.training.checkpoint import check_classes
     from tailseg.training.testing import build_test_loader, save_results, test
 
     base = find_recipe(options.recipe) if options.recipe else None
     predictor = Predictor.from_run(options.run, checkpoint=options.checkpoint, device=options.device, base=base)
     recipe = predictor.recipe
-    recipe = replace(recipe, run=replace(recipe.run, out=str(options.run)))  # the folder may have been moved
+    recipe = replace(
+        recipe, run=replace(recipe.run, out=str(results_folder(options.run)))
+    )  # the folder may have been moved
     if options.val:
         recipe = replace(recipe, data=replace(recipe.data, val=options.val, val_images=options.val_images))
-    _, annotations = build_data(recipe)
+    annotations = build_validation(recipe)
     check_classes(predictor.checkpoint, annotations.categories, predictor.file)
+    # rare, common and frequent as in the training set, which the checkpoint remembers
+    annotations = replace(annotations, categories=predictor.categories, frequency=predictor.frequency)
     with Progress(console=output(), transient=True) as bar:
         task = bar.add_task("evaluating", total=None)
         results, metrics = test(
@@ -74,5 +84,5 @@ def evaluate_run(options: Test) -> "Metrics":
             precision=recipe.run.precision,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    save_results(options.run, results, metrics)
+    save_results(results_folder(options.run), results, metrics)
     return metrics

@@ -1,33 +1,53 @@
 """Detectors and their parts."""
 
 from tailseg.models.build import build_detector
+from tailseg.models.cascade import CascadeMaskRCNN
 from tailseg.models.config import (
-    BackboneConfig,
     BoxHeadConfig,
+    CascadeConfig,
+    CascadeStageConfig,
     FPNConfig,
+    GroupedConfig,
+    HTCConfig,
     MaskHeadConfig,
     ModelConfig,
     NormalisedConfig,
+    ResNetConfig,
     RPNConfig,
+    SwinConfig,
     TestConfig,
+    TimmConfig,
+    cascade_mask_rcnn,
+    hybrid_task_cascade,
 )
 from tailseg.models.detector import Detector
 from tailseg.models.faster_rcnn import FasterRCNN
+from tailseg.models.htc import HybridTaskCascade
 from tailseg.models.mask_rcnn import MaskRCNN
 from tailseg.models.weights import load_backbone
 
 __all__ = [
-    "BackboneConfig",
     "BoxHeadConfig",
+    "CascadeConfig",
+    "CascadeMaskRCNN",
+    "CascadeStageConfig",
     "Detector",
     "FPNConfig",
     "FasterRCNN",
+    "GroupedConfig",
+    "HTCConfig",
+    "HybridTaskCascade",
     "MaskHeadConfig",
     "MaskRCNN",
     "ModelConfig",
     "NormalisedConfig",
     "RPNConfig",
+    "ResNetConfig",
+    "SwinConfig",
     "TestConfig",
+    "TimmConfig",
     "build_detector",
+    "cascade_mask_rcnn",
+    "hybrid_task_cascade",
     "load_backbone",
 ]

@@ -9,14 +9,13 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from tailseg.losses.base import ClassificationLoss
 from tailseg.models.config import BoxHeadConfig, TestConfig
 from tailseg.models.predictors import NormalisedLinear, class_linear
 from tailseg.models.resnet import STRIDES
 from tailseg.models.sampling import RoISample
-from tailseg.ops.boxes import clip_boxes, decode_boxes, encode_boxes, scale_boxes
+from tailseg.ops.boxes import clip_boxes, decode_boxes, encode_boxes, scale_boxes, smooth_l1_sum
 from tailseg.ops.nms import class_nms
 from tailseg.ops.roi_pool import roi_pool
 
@@ -68,8 +67,11 @@ class BoxHead(nn.Module):
     def losses(
         self, pyramid: Sequence[Float[Tensor, "B C _ _"]], samples: Sequence[RoISample]
     ) -> dict[str, Float[Tensor, ""]]:
-        """The classification loss's terms, and ``loss_box``: L1 of the positives divided by all sampled RoIs."""
-        hidden = self(pyramid, [sample.boxes for sample in samples])
+        """The classification loss's terms, and ``loss_box``: smooth L1 of the positives divided by all sampled RoIs."""
+        return self.hidden_losses(self(pyramid, [sample.boxes for sample in samples]), samples)
+
+    def hidden_losses(self, hidden: Float[Tensor, "R K"], samples: Sequence[RoISample]) -> dict[str, Float[Tensor, ""]]:
+        """The same from the samples' hidden features, for those who need these too."""
         labels = torch.cat([sample.labels for sample in samples])
         losses = self.loss(self.classifier(hidden), labels)
         return {**losses, "loss_box": self._box_loss(hidden, samples)}
@@ -88,7 +90,7 @@ class BoxHead(nn.Module):
             torch.cat([sample.positive_boxes for sample in samples]),
             stds=self.config.target_stds,
         )
-        return F.l1_loss(deltas.float(), targets, reduction="sum") / max(len(hidden), 1)
+        return smooth_l1_sum(deltas.float(), targets, beta=self.config.smooth_l1_beta) / max(len(hidden), 1)
 
     @torch.no_grad()
     def detect(
@@ -104,26 +106,57 @@ class BoxHead(nn.Module):
         Scores by the loss's activation, decoded and clipped boxes moved to the original file before NMS within each
         class, then the best over all classes.
         """
-        counts = [len(boxes) for boxes in proposals]
         hidden = self(pyramid, proposals)
-        scores = self.loss.scores(self.classifier(hidden)).split(counts)
-        deltas = self.regressor(hidden).float().split(counts)
-        detections = []
-        for i, ((height, width), (original_height, original_width)) in enumerate(
-            zip(sizes, original_sizes, strict=True)
-        ):
-            boxes = decode_boxes(deltas[i], proposals[i], stds=self.config.target_stds)
-            # one box a class, as [R, C, 4]; a class-agnostic regressor's one box stays [R, 4]
-            boxes = clip_boxes(boxes.view(-1, 4), height, width)
-            boxes = scale_boxes(boxes, original_width / width, original_height / height)
-            if not self.config.class_agnostic:
-                boxes = boxes.view(counts[i], self.loss.num_classes, 4)
-            found = class_nms(
-                boxes,
-                scores[i],
-                score_threshold=config.score_threshold,
-                iou_threshold=config.nms_iou,
-                max_detections=config.max_detections,
-            )
-            detections.append(ImageBoxes(found.boxes, found.scores, found.labels))
-        return detections
+        scores = self.loss.scores(self.classifier(hidden)).split([len(boxes) for boxes in proposals])
+        boxes = self.decode(hidden, proposals, sizes)
+        return best_detections(boxes, scores, sizes, original_sizes, config)
+
+    @torch.no_grad()
+    def decode(
+        self,
+        hidden: Float[Tensor, "R K"],
+        boxes: Sequence[Float[Tensor, "_ 4"]],
+        sizes: Sequence[tuple[int, int]],
+    ) -> list[Float[Tensor, "_ 4"] | Float[Tensor, "_ C 4"]]:
+        """What the regressor makes of each image's boxes, clipped to the image.
+
+        One box a class, or one for all of them from a class-agnostic regressor.
+        """
+        deltas = self.regressor(hidden).float().split([len(part) for part in boxes])
+        decoded = []
+        for part, references, (height, width) in zip(deltas, boxes, sizes, strict=True):
+            moved = decode_boxes(part, references, stds=self.config.target_stds)
+            clipped = clip_boxes(moved.view(-1, 4), height, width)
+            decoded.append(clipped if self.config.class_agnostic else clipped.view(len(part), self.loss.num_classes, 4))
+        return decoded
+
+
+def best_detections(
+    boxes: Sequence[Float[Tensor, "_ 4"] | Float[Tensor, "_ C 4"]],
+    scores: Sequence[Float[Tensor, "_ C"]],
+    sizes: Sequence[tuple[int, int]],
+    original_sizes: Sequence[tuple[int, int]],
+    config: TestConfig,
+) -> list[ImageBoxes]:
+    """The best detections of each image after NMS within each class, in pixels of the original file.
+
+    Args:
+        boxes: of each RoI (or of each RoI and class) in the image at hand.
+        scores: of each RoI and class.
+        sizes: ``(height, width)`` of each image at hand.
+        original_sizes: the same of the files.
+        config: threshold, NMS and how many.
+    """
+    detections = []
+    for image_boxes, image_scores, (height, width), (original_height, original_width) in zip(
+        boxes, scores, sizes, original_sizes, strict=True
+    ):
+        found = class_nms(
+            scale_boxes(image_boxes, original_width / width, original_height / height),
+            image_scores,
+            score_threshold=config.score_threshold,
+            iou_threshold=config.nms_iou,
+            max_detections=config.max_detections,
+        )
+        detections.append(ImageBoxes(found.boxes, found.scores, found.labels))
+    return detections

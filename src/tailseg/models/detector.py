@@ -10,23 +10,23 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tailseg.losses.base import ClassificationLoss
+from tailseg.models.backbones import build_backbone
 from tailseg.models.config import ModelConfig
 from tailseg.models.fpn import FPN
 from tailseg.models.images import ImageBatcher
-from tailseg.models.resnet import ResNet
 from tailseg.models.rpn import RPN
 from tailseg.structures import Detections, Target
 
 
 class Detector(nn.Module, ABC):
-    """ResNet, FPN and RPN; subclasses add the heads."""
+    """Backbone, FPN and RPN; subclasses add the heads."""
 
     def __init__(self, config: ModelConfig, loss: ClassificationLoss) -> None:
         super().__init__()
         self.config = config
         self.num_classes = loss.num_classes
         self.batcher = ImageBatcher()
-        self.backbone = ResNet(config.backbone)
+        self.backbone = build_backbone(config.backbone)
         self.fpn = FPN(self.backbone.out_channels, config.fpn)
         self.rpn = RPN(config.fpn.channels, config.rpn)
 
@@ -59,7 +59,7 @@ class Detector(nn.Module, ABC):
         if targets is not None:
             return {
                 **self.rpn.losses(output, targets, batch.sizes),
-                **self.roi_losses(pyramid, proposals, targets),
+                **self.roi_losses(pyramid, proposals, targets, batch.sizes),
             }
         return self.detect(pyramid, proposals, batch.sizes, original_sizes or batch.sizes)
 
@@ -69,8 +69,9 @@ class Detector(nn.Module, ABC):
         pyramid: Sequence[Float[Tensor, "B D _ _"]],
         proposals: Sequence[Float[Tensor, "_ 4"]],
         targets: Sequence[Target],
+        sizes: Sequence[tuple[int, int]],
     ) -> dict[str, Float[Tensor, ""]]:
-        """Losses of the heads."""
+        """Losses of the heads; ``sizes`` are those of the images without padding."""
 
     @abstractmethod
     def detect(

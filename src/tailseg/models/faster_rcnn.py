@@ -18,7 +18,7 @@ class FasterRCNN(Detector):
     """Faster R-CNN with FPN whose classifier is trained and read through ``loss``.
 
     Raises:
-        ValueError: the config has a mask head.
+        ValueError: the config has a mask head, or it is that of a cascade.
 
     Source: Ren et al. 2015, "Faster R-CNN"; Lin et al. 2017 for the pyramid.
     """
@@ -26,11 +26,17 @@ class FasterRCNN(Detector):
     def __init__(self, config: ModelConfig, loss: ClassificationLoss) -> None:
         if config.mask is not None:
             raise ValueError("Faster R-CNN has no mask head: use MaskRCNN, or a model config with mask=None")
+        if config.cascade is not None:
+            raise ValueError(f"Faster R-CNN has one stage, got cascade={config.cascade}: set cascade=None")
         super().__init__(config, loss)
         self.box_head = BoxHead(config.fpn.channels, config.box, loss)
 
     def roi_losses(
-        self, pyramid: Sequence[Tensor], proposals: Sequence[Tensor], targets: Sequence[Target]
+        self,
+        pyramid: Sequence[Tensor],
+        proposals: Sequence[Tensor],
+        targets: Sequence[Target],
+        sizes: Sequence[tuple[int, int]],  # noqa: ARG002 (for cascades, which clip the boxes that they refine)
     ) -> dict[str, Tensor]:
         return self.box_head.losses(pyramid, sample_rois(proposals, targets, self.num_classes, self.config.box))
 

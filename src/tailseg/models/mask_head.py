@@ -3,20 +3,22 @@
 Shapes: R RoIs of all images together, C classes, D channels, s the pooled side (14); masks have side S = 2 s (28).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tailseg.models.box_head import ImageBoxes
 from tailseg.models.config import MaskHeadConfig
 from tailseg.models.predictors import class_map, normalised_class_map
 from tailseg.models.resnet import STRIDES
 from tailseg.models.sampling import RoISample
-from tailseg.ops.masks import mask_targets
+from tailseg.ops.boxes import scale_boxes
+from tailseg.ops.masks import mask_targets, paste_masks
 from tailseg.ops.roi_pool import roi_pool
-from tailseg.structures import Target
+from tailseg.structures import Detections, Target
 
 TEST_CHUNK = 50
 """RoIs at a time at test: bounds the memory of the upsampled features."""
@@ -48,19 +50,29 @@ class MaskHead(nn.Module):
         labels: Int64[Tensor, " R"],
     ) -> Float[Tensor, "R S S"]:
         """Mask logits of the boxes of every image, each for its own label. ``pyramid`` starts with P2 .. P5."""
-        x = roi_pool(
+        return self.predict(self.features(self.pool(pyramid, boxes)), labels)
+
+    def pool(
+        self, pyramid: Sequence[Float[Tensor, "B D_in _ _"]], boxes: Sequence[Float[Tensor, "_ 4"]]
+    ) -> Float[Tensor, "R D_in s s"]:
+        """RoI features of the boxes of every image, images one after the other."""
+        return roi_pool(
             pyramid[: len(STRIDES)],
             boxes,
             output_size=self.config.pool_size,
             strides=STRIDES,
             finest=self.config.finest,
         )
+
+    def features(self, pooled: Float[Tensor, "R D_in s s"]) -> Float[Tensor, "R D s s"]:
+        """What the convolutions make of RoI features: the features before the deconvolution."""
+        x = pooled
         for conv in self.convs:
             x = conv(x).relu_()
-        return self._predict(x, labels)
+        return x
 
-    def _predict(self, x: Float[Tensor, "R D s s"], labels: Int64[Tensor, " R"]) -> Float[Tensor, "R 2*s 2*s"]:
-        """Deconvolution, ReLU and the labels' rows of the predictor.
+    def predict(self, x: Float[Tensor, "R D s s"], labels: Int64[Tensor, " R"]) -> Float[Tensor, "R 2*s 2*s"]:
+        """Mask logits from `features`: deconvolution, ReLU and the labels' rows of the predictor.
 
         A 2x2 deconvolution of stride 2 makes four outputs of each cell that do not overlap: four 1x1 convolutions.
         Its outputs stay where they are, and only the one logit of each is put in its place.
@@ -81,35 +93,87 @@ class MaskHead(nn.Module):
     def losses(
         self, pyramid: Sequence[Float[Tensor, "B D _ _"]], samples: Sequence[RoISample], targets: Sequence[Target]
     ) -> dict[str, Float[Tensor, ""]]:
-        """``loss_mask``: binary cross entropy, the mean over the positives' pixels in their own class's channel."""
+        """`mask_losses` of the samples' positives."""
         labels = torch.cat([sample.positive_labels for sample in samples])
-        logits = self(pyramid, [sample.positive_boxes for sample in samples], labels).float()
-        wanted = [
-            mask_targets(
-                [target.masks[k] for k in sample.objects.tolist()],
-                target.frame,
-                sample.positive_boxes,
-                size=logits.shape[-1],
-            )
-            for sample, target in zip(samples, targets, strict=True)
-        ]
-        loss = F.binary_cross_entropy_with_logits(logits, torch.cat(wanted).to(logits), reduction="sum")
-        return {"loss_mask": loss / max(logits.numel(), 1)}
+        return mask_losses(self(pyramid, [sample.positive_boxes for sample in samples], labels), samples, targets)
 
     @torch.no_grad()
     def probabilities(
         self,
         pyramid: Sequence[Float[Tensor, "B D _ _"]],
         boxes: Sequence[Float[Tensor, "_ 4"]],
-        labels: Sequence[Int64[Tensor, " _"]],
-    ) -> list[Float[Tensor, "_ S S"]]:
-        """Mask probabilities of each image's boxes, 50 at a time."""
-        results = []
-        for i, (image_boxes, image_labels) in enumerate(zip(boxes, labels, strict=True)):
-            maps = [level[i : i + 1] for level in pyramid]
-            parts = [
-                self(maps, [some], chosen).float().sigmoid()
-                for some, chosen in zip(image_boxes.split(TEST_CHUNK), image_labels.split(TEST_CHUNK), strict=True)
-            ]
-            results.append(torch.cat(parts))
-        return results
+        labels: Int64[Tensor, " R"],
+    ) -> Float[Tensor, "R S S"]:
+        """Mask probabilities of the boxes of every image, each for its own label, in float32."""
+        return self(pyramid, boxes, labels).float().sigmoid()
+
+
+def mask_losses(
+    logits: Float[Tensor, "R S S"], samples: Sequence[RoISample], targets: Sequence[Target]
+) -> dict[str, Float[Tensor, ""]]:
+    """``loss_mask``: binary cross entropy, the mean over the positives' pixels in their own class's channel.
+
+    Args:
+        logits: of the positives of all images.
+        samples: of each image.
+        targets: of each image.
+    """
+    logits = logits.float()
+    wanted = [
+        mask_targets(
+            [target.masks[k] for k in sample.objects.tolist()],
+            target.frame,
+            sample.positive_boxes,
+            size=logits.shape[-1],
+        )
+        for sample, target in zip(samples, targets, strict=True)
+    ]
+    loss = F.binary_cross_entropy_with_logits(logits, torch.cat(wanted).to(logits), reduction="sum")
+    return {"loss_mask": loss / max(logits.numel(), 1)}
+
+
+Probabilities = Callable[[Sequence[Tensor], Sequence[Tensor], Tensor], Tensor]
+"""From a pyramid, the boxes of each image and the labels of all boxes to mask probabilities ``[R, S, S]``."""
+
+
+@torch.no_grad()
+def detect_masks(
+    probabilities: Probabilities,
+    pyramid: Sequence[Float[Tensor, "B D _ _"]],
+    found: Sequence[ImageBoxes],
+    sizes: Sequence[tuple[int, int]],
+    original_sizes: Sequence[tuple[int, int]],
+    *,
+    threshold: float,
+) -> list[Detections]:
+    """The detections with their masks.
+
+    Args:
+        probabilities: of a mask head, or of several together.
+        pyramid: of all images.
+        found: boxes and labels of each image, in pixels of the original file.
+        sizes: ``(height, width)`` of each image at hand.
+        original_sizes: the same of the files.
+        threshold: least probability of the mask.
+    """
+    detections = []
+    for i, (boxes, (height, width), (original_height, original_width)) in enumerate(
+        zip(found, sizes, original_sizes, strict=True)
+    ):
+        # the mask head reads the features where the final box lies in the image at hand
+        regions = scale_boxes(boxes.boxes, width / original_width, height / original_height)
+        masks = _in_chunks(probabilities, [level[i : i + 1] for level in pyramid], regions, boxes.labels)
+        pasted = paste_masks(masks, boxes.boxes, original_height, original_width, threshold=threshold)
+        detections.append(Detections(*boxes, tuple(pasted), original_height, original_width))
+    return detections
+
+
+def _in_chunks(
+    probabilities: Probabilities,
+    maps: Sequence[Float[Tensor, "1 D _ _"]],
+    boxes: Float[Tensor, "R 4"],
+    labels: Int64[Tensor, " R"],
+) -> Float[Tensor, "R S S"]:
+    """The masks of one image's boxes, 50 at a time."""
+    chunks = zip(boxes.split(TEST_CHUNK), labels.split(TEST_CHUNK), strict=True)
+    return torch.cat([probabilities(maps, [some], chosen) for some, chosen in chunks])

@@ -9,10 +9,8 @@ from tailseg.losses.base import ClassificationLoss
 from tailseg.models.box_head import BoxHead
 from tailseg.models.config import ModelConfig
 from tailseg.models.detector import Detector
-from tailseg.models.mask_head import MaskHead
+from tailseg.models.mask_head import MaskHead, detect_masks
 from tailseg.models.sampling import sample_rois
-from tailseg.ops.boxes import scale_boxes
-from tailseg.ops.masks import paste_masks
 from tailseg.structures import Detections, Target
 
 
@@ -21,7 +19,7 @@ class MaskRCNN(Detector):
     """Mask R-CNN with FPN whose classifier is trained and read through ``loss``.
 
     Raises:
-        ValueError: the config has no mask head.
+        ValueError: the config has no mask head, or it is that of a cascade.
 
     Source: He et al. 2017, "Mask R-CNN".
     """
@@ -29,12 +27,20 @@ class MaskRCNN(Detector):
     def __init__(self, config: ModelConfig, loss: ClassificationLoss) -> None:
         if config.mask is None:
             raise ValueError("Mask R-CNN needs the settings of its mask head: use FasterRCNN for mask=None")
+        if config.cascade is not None:
+            raise ValueError(
+                f"Mask R-CNN has one stage, got cascade={config.cascade}: use build_detector, or cascade=None"
+            )
         super().__init__(config, loss)
         self.box_head = BoxHead(config.fpn.channels, config.box, loss)
         self.mask_head = MaskHead(config.fpn.channels, loss.num_classes, config.mask)
 
     def roi_losses(
-        self, pyramid: Sequence[Tensor], proposals: Sequence[Tensor], targets: Sequence[Target]
+        self,
+        pyramid: Sequence[Tensor],
+        proposals: Sequence[Tensor],
+        targets: Sequence[Target],
+        sizes: Sequence[tuple[int, int]],  # noqa: ARG002 (for cascades, which clip the boxes that they refine)
     ) -> dict[str, Tensor]:
         samples = sample_rois(proposals, targets, self.num_classes, self.config.box)
         return {**self.box_head.losses(pyramid, samples), **self.mask_head.losses(pyramid, samples, targets)}
@@ -47,16 +53,11 @@ class MaskRCNN(Detector):
         original_sizes: Sequence[tuple[int, int]],
     ) -> list[Detections]:
         found = self.box_head.detect(pyramid, proposals, sizes, original_sizes, self.config.test)
-        # the mask head reads the features where the final box lies in the image at hand
-        regions = [
-            scale_boxes(image.boxes, width / original_width, height / original_height)
-            for image, (height, width), (original_height, original_width) in zip(
-                found, sizes, original_sizes, strict=True
-            )
-        ]
-        masks = self.mask_head.probabilities(pyramid, regions, [image.labels for image in found])
-        detections = []
-        for image, probabilities, (height, width) in zip(found, masks, original_sizes, strict=True):
-            pasted = paste_masks(probabilities, image.boxes, height, width, threshold=self.config.test.mask_threshold)
-            detections.append(Detections(image.boxes, image.scores, image.labels, tuple(pasted), height, width))
-        return detections
+        return detect_masks(
+            self.mask_head.probabilities,
+            pyramid,
+            found,
+            sizes,
+            original_sizes,
+            threshold=self.config.test.mask_threshold,
+        )

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tailseg.models.config import BackboneConfig
+from tailseg.models.config import ResNetConfig
 
 STAGE_BLOCKS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 STRIDES = (4, 8, 16, 32)
@@ -24,13 +24,11 @@ def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
         return norm(conv(x))
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     weight = conv.weight * scale.view(-1, 1, 1, 1)
-    return F.conv2d(x, weight, norm.bias - norm.running_mean * scale, conv.stride, conv.padding)
+    return F.conv2d(x, weight, norm.bias - norm.running_mean * scale, conv.stride, conv.padding, groups=conv.groups)
 
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut."""
-
-    expansion = 1
 
     def __init__(self, in_channels: int, width: int, stride: int) -> None:
         super().__init__()
@@ -47,25 +45,48 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 (with the stride, as torchvision) and 1x1 convolutions and a shortcut."""
+    """1x1, 3x3 (with the stride, as torchvision) and 1x1 convolutions and a shortcut.
 
-    expansion = 4
+    Args:
+        in_channels: C_in.
+        width: channels of the 3x3 convolution.
+        stride: of the 3x3 convolution.
+        out_channels: C_out.
+        groups: of the 3x3 convolution.
+    """
 
-    def __init__(self, in_channels: int, width: int, stride: int) -> None:
+    def __init__(self, in_channels: int, width: int, stride: int, *, out_channels: int, groups: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, groups=groups, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = nn.Conv2d(width, width * 4, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(width * 4)
-        self.downsample = _shortcut(in_channels, width * 4, stride)
+        self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.downsample = _shortcut(in_channels, out_channels, stride)
 
     def forward(self, x: Float[Tensor, "B C_in H W"]) -> Float[Tensor, "B C_out H_out W_out"]:
         out = conv_norm(x, self.conv1, self.bn1).relu_()
         out = conv_norm(out, self.conv2, self.bn2).relu_()
         out = conv_norm(out, self.conv3, self.bn3)
         return out.add_(_project(x, self.downsample)).relu_()
+
+
+def _block(config: ResNetConfig, in_channels: int, stage: int, stride: int) -> nn.Module:
+    """A block of a stage, counted from 0.
+
+    A bottleneck's 3x3 convolution has ``base_width * 2^stage`` channels, in ResNeXt ``groups * width * 2^stage``;
+    four times ``base_width * 2^stage`` leave it in both.
+    """
+    width = config.base_width * 2**stage
+    if config.depth < 50:
+        return BasicBlock(in_channels, width, stride)
+    if config.grouped is None:
+        return Bottleneck(in_channels, width, stride, out_channels=4 * width, groups=1)
+    groups = config.grouped.groups
+    return Bottleneck(
+        in_channels, groups * config.grouped.width * 2**stage, stride, out_channels=4 * width, groups=groups
+    )
 
 
 def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential | None:
@@ -84,7 +105,7 @@ def _project(x: Tensor, shortcut: nn.Sequential | None) -> Tensor:
 
 
 class ResNet(nn.Module):
-    """ResNet-18, -50 or -101 without its classifier; parameter names are torchvision's.
+    """ResNet-18, -50 or -101, or ResNeXt, without its classifier; parameter names are torchvision's.
 
     Frozen stages take no gradient and keep their batch-norm statistics; with ``fixed_norm`` every stage keeps them,
     while scale and shift are trained. Starts at random (He, fan out); see ``tailseg.models.weights.load_backbone``.
@@ -92,18 +113,24 @@ class ResNet(nn.Module):
     Attributes:
         out_channels: channels of C2, C3, C4, C5.
 
-    Source: He et al. 2016, "Deep Residual Learning for Image Recognition".
+    Raises:
+        ValueError: no such depth or stage, or groups in a network without bottlenecks.
+
+    Source: He et al. 2016, "Deep Residual Learning for Image Recognition"; Xie et al. 2017, "Aggregated Residual
+    Transformations for Deep Neural Networks".
     """
 
-    def __init__(self, config: BackboneConfig) -> None:
+    def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
         if config.depth not in STAGE_BLOCKS:
             raise ValueError(f"backbone depth is one of {sorted(STAGE_BLOCKS)}, got {config.depth}")
         if not 0 <= config.frozen_stages <= 4:
             raise ValueError(f"frozen_stages is 0 .. 4, got {config.frozen_stages}")
+        if config.grouped is not None and config.depth < 50:
+            raise ValueError(f"ResNeXt needs bottlenecks: depth 50 or 101, got {config.depth}; or set grouped=None")
         self.config = config
         width = config.base_width
-        block = BasicBlock if config.depth < 50 else Bottleneck
+        self.out_channels = tuple(width * 2**stage * (1 if config.depth < 50 else 4) for stage in range(4))
         self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         channels = width
@@ -111,10 +138,9 @@ class ResNet(nn.Module):
             layers = []
             for i in range(num_blocks):
                 stride = 2 if stage > 0 and i == 0 else 1
-                layers.append(block(channels, width * 2**stage, stride))
-                channels = width * 2**stage * block.expansion
+                layers.append(_block(config, channels, stage, stride))
+                channels = self.out_channels[stage]
             self.add_module(f"layer{stage + 1}", nn.Sequential(*layers))
-        self.out_channels = tuple(width * 2**stage * block.expansion for stage in range(4))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -17,7 +17,7 @@ from tailseg.models.fpn import FPN_STRIDES
 from tailseg.models.images import padded_size
 from tailseg.models.sampling import ignore_crowds
 from tailseg.ops.anchors import grid_anchors
-from tailseg.ops.boxes import clip_boxes, decode_boxes, encode_boxes
+from tailseg.ops.boxes import clip_boxes, decode_boxes, encode_boxes, smooth_l1_sum
 from tailseg.ops.matching import IGNORED, match, sample
 from tailseg.ops.nms import level_nms
 from tailseg.structures import Target
@@ -115,7 +115,7 @@ class RPN(nn.Module):
     def losses(
         self, output: RPNOutput, targets: Sequence[Target], sizes: Sequence[tuple[int, int]]
     ) -> dict[str, Float[Tensor, ""]]:
-        """``loss_rpn_cls``: binary cross entropy of the sampled anchors; ``loss_rpn_box``: L1 of the positive ones.
+        """``loss_rpn_cls``: binary cross entropy of the sampled anchors; ``loss_rpn_box``: smooth L1 of the positives.
 
         Both are sums divided by the number of sampled anchors of all images, where an image without positives
         (or without negatives) counts one more, as published.
@@ -123,7 +123,8 @@ class RPN(nn.Module):
         num_anchors = len(output.anchors)
         positives, negatives, box_targets, num_sampled = [], [], [], 0
         for i, (target, size) in enumerate(zip(targets, sizes, strict=True)):
-            matches = self.match_anchors(output.anchors, target, _reachable(output.anchors, size, sizes))
+            trained = trained_anchors(output.anchors, size, sizes, border=self.config.border)
+            matches = self.match_anchors(output.anchors, target, trained)
             positive, negative = sample(
                 matches, num=self.config.anchors_per_image, positive_fraction=self.config.positive_fraction
             )
@@ -138,7 +139,8 @@ class RPN(nn.Module):
         deltas = output.deltas.view(-1, 4)[positive]
         return {
             "loss_rpn_cls": F.binary_cross_entropy_with_logits(logits, labels, reduction="sum") / num_sampled,
-            "loss_rpn_box": F.l1_loss(deltas, torch.cat(box_targets), reduction="sum") / num_sampled,
+            "loss_rpn_box": smooth_l1_sum(deltas, torch.cat(box_targets), beta=self.config.smooth_l1_beta)
+            / num_sampled,
         }
 
     @torch.no_grad()
@@ -160,16 +162,30 @@ class RPN(nn.Module):
         return matches if reachable is None else matches.masked_fill(~reachable, IGNORED)
 
 
-def _reachable(
-    anchors: Float[Tensor, "T 4"], size: tuple[int, int], sizes: Sequence[tuple[int, int]]
+def trained_anchors(
+    anchors: Float[Tensor, "T 4"], size: tuple[int, int], sizes: Sequence[tuple[int, int]], *, border: float | None
 ) -> Bool[Tensor, " T"] | None:
-    """Anchors centred inside the image padded alone; those that only a larger neighbour in the batch brings are out.
+    """Which anchors of an image are trained; None when that is all of them.
 
-    None when that is all of them.
+    Those centred inside the image padded alone (anchors that only a larger neighbour in the batch brings are out) and,
+    unless ``border`` is None, at most ``border`` pixels outside the image itself.
+
+    Args:
+        anchors: of the padded batch.
+        size: ``(height, width)`` of the image.
+        sizes: of every image in the batch.
+        border: see ``RPNConfig``.
+
+    Source: mmdetection's ``allowed_border``; a border of 0 keeps the anchors wholly inside.
     """
     height, width = padded_size(size)
-    if all(h <= height and w <= width for h, w in map(padded_size, sizes)):
-        return None
-    centres = (anchors[:, :2] + anchors[:, 2:]) / 2
-    # centres are multiples of 4 up to rounding: the half pixel keeps rounding from deciding
-    return (centres[:, 0] < width - 0.5) & (centres[:, 1] < height - 0.5)
+    trained = None
+    if any(h > height or w > width for h, w in map(padded_size, sizes)):
+        centres = (anchors[:, :2] + anchors[:, 2:]) / 2
+        # centres are multiples of 4 up to rounding: the half pixel keeps rounding from deciding
+        trained = (centres[:, 0] < width - 0.5) & (centres[:, 1] < height - 0.5)
+    if border is not None:
+        limit = anchors.new_tensor([size[1], size[0]]) + border
+        inside = (anchors[:, :2] >= -border).all(1) & (anchors[:, 2:] < limit).all(1)
+        trained = inside if trained is None else trained & inside
+    return trained

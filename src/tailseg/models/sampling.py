@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torchvision.ops import box_iou
 
@@ -29,12 +29,14 @@ class RoISample:
         labels: class of each, ``C`` is background.
         objects: index into the target of each positive.
         object_boxes: the target's box of each positive.
+        added: which positives are objects' own boxes, put among the proposals.
     """
 
     boxes: Float[Tensor, "R 4"]
     labels: Int64[Tensor, " R"]
     objects: Int64[Tensor, " P"]
     object_boxes: Float[Tensor, "P 4"]
+    added: Bool[Tensor, " P"]
 
     @property
     def num_positive(self) -> int:
@@ -88,6 +90,7 @@ def sample_rois(
                 labels=torch.cat([target.labels[objects], background]),
                 objects=objects,
                 object_boxes=target.boxes[objects],
+                added=positive < len(target),
             )
         )
     return samples

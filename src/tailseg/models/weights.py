@@ -1,5 +1,6 @@
 """Weights for the backbone: from torchvision, from a file, or those carried by tailseg."""
 
+import re
 from pathlib import Path
 from urllib.error import URLError
 
@@ -9,21 +10,37 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.models import WeightsEnum, get_model_weights
 
+from tailseg.models.backbones import Backbone
+from tailseg.models.config import ResNetConfig, SwinConfig, TimmConfig
 from tailseg.models.resnet import ResNet
+from tailseg.models.swin import Swin
+from tailseg.models.timm_backbone import TimmBackbone, create
 
 TINY_BACKBONE = Path(__file__).with_name("tiny_backbone.safetensors")
 """ResNet-18 of base width 32, trained by a script of this project."""
 ALTERNATIVES = "weights can also be a file's path (.safetensors or .pth), 'tiny' (ResNet-18, base_width 32) or 'none'"
+RESNET_UNUSED = re.compile(r"^fc\.")
+"""Parts of a file that a ResNet has no use for: the classifier."""
+SWIN_UNUSED = re.compile(r"^(head|norm)\.|\.relative_position_index$")
+"""Parts of a file that a Swin Transformer has no use for: the classifier, the norm before it, an index it computes."""
+OPTIONAL = re.compile(r"\.num_batches_tracked$|^norms\.")
+"""Parts that a file may lack: counts of batches, and the norms on Swin's maps, which classifiers have not."""
+RESNEXTS = {(50, 32, 4): "resnext50_32x4d", (101, 32, 8): "resnext101_32x8d", (101, 64, 4): "resnext101_64x4d"}
+"""torchvision's names by depth, groups and width."""
+SWINS = {(96, (2, 2, 6, 2)): "swin_t", (96, (2, 2, 18, 2)): "swin_s", (128, (2, 2, 18, 2)): "swin_b"}
+"""torchvision's names by channels of the first stage and blocks of each."""
 
 
-def load_backbone(backbone: ResNet, weights: str) -> None:
+def load_backbone(backbone: Backbone, weights: str) -> None:
     """Loads weights into a backbone, in place.
 
     Args:
-        backbone: a ResNet of any size.
-        weights: ``imagenet`` downloads torchvision's IMAGENET1K_V1 weights (those of the published
-            models) into torch.hub's cache; ``tiny`` is the small backbone carried by tailseg; ``none`` changes
-            nothing; anything else is a file's path, in torchvision's names (a classifier ``fc.*`` is left out).
+        backbone: of any kind and size.
+        weights: ``imagenet`` downloads torchvision's IMAGENET1K_V1 weights into torch.hub's cache (for ResNet those of
+            the published models, whose ResNeXt and Swin started from others); ``tiny`` is the small ResNet carried by
+            tailseg; ``pretrained`` is what timm offers for its own networks; ``none`` changes nothing; anything else is
+            a file's path, in torchvision's names (its classifier is left out, and so is Swin's last norm, which the
+            classifier needs).
 
     Raises:
         ValueError: the weights are not there, cannot be downloaded or read, or are those of another network; the
@@ -31,7 +48,9 @@ def load_backbone(backbone: ResNet, weights: str) -> None:
     """
     if weights == "none":
         return
-    if weights == "imagenet":
+    if isinstance(backbone, TimmBackbone):
+        _load(backbone, _timm(backbone, weights), "timm's weights")
+    elif weights == "imagenet":
         _load(backbone, _imagenet(backbone), "torchvision's ImageNet weights")
     elif weights == "tiny":
         _load(backbone, _tiny(backbone), "tailseg's tiny backbone")
@@ -61,37 +80,86 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _imagenet(backbone: ResNet) -> dict[str, Tensor]:
-    depth, width = backbone.config.depth, backbone.config.base_width
-    if width != 64:
-        raise ValueError(f"ImageNet weights exist for base_width 64, the backbone has {width}; {ALTERNATIVES}")
+def _imagenet(backbone: ResNet | Swin) -> dict[str, Tensor]:
     # V1, not the newest: the published models start from it, and the recipes' learning rates belong to it
-    entry: WeightsEnum = get_model_weights(f"resnet{depth}")["IMAGENET1K_V1"]
+    entry: WeightsEnum = get_model_weights(_torchvision_name(backbone))["IMAGENET1K_V1"]
     try:
         return dict(entry.get_state_dict(check_hash=True))
     except (URLError, OSError, RuntimeError) as error:
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise ValueError(
-            f"the ImageNet weights of ResNet-{depth} could not be downloaded from {entry.url} ({error}). Put that "
-            f"file into {folder} by hand, or change model.backbone.weights: {ALTERNATIVES}. The tiny recipes need no "
-            f"download"
+            f"the ImageNet weights of {_describe(backbone)} could not be downloaded from {entry.url} ({error}). Put "
+            f"that file into {folder} by hand, or change model.backbone.weights: {ALTERNATIVES}. The tiny recipes need "
+            f"no download"
         ) from error
 
 
-def _tiny(backbone: ResNet) -> dict[str, Tensor]:
-    depth, width = backbone.config.depth, backbone.config.base_width
-    if (depth, width) != (18, 32):
-        raise ValueError(f"the tiny backbone has depth 18 and base_width 32, the config has {depth} and {width}")
+def _torchvision_name(backbone: ResNet | Swin) -> str:
+    """What torchvision calls the network that has this one's weights."""
+    config = backbone.config
+    if isinstance(config, SwinConfig):
+        name = SWINS.get((config.embed_dim, config.depths))
+        if name is None or config.window != 7:
+            raise ValueError(f"ImageNet weights exist for Swin-T, -S and -B, not for {config}; {ALTERNATIVES}")
+        return name
+    if config.base_width != 64:
+        raise ValueError(
+            f"ImageNet weights exist for base_width 64, the backbone has {config.base_width}; {ALTERNATIVES}"
+        )
+    if config.grouped is None:
+        return f"resnet{config.depth}"
+    key = (config.depth, config.grouped.groups, config.grouped.width)
+    if key not in RESNEXTS:
+        raise ValueError(
+            f"torchvision has ImageNet weights for {', '.join(RESNEXTS.values())}, not for {_describe(backbone)}; "
+            f"{ALTERNATIVES}"
+        )
+    return RESNEXTS[key]
+
+
+def _timm(backbone: TimmBackbone, weights: str) -> dict[str, Tensor]:
+    name = backbone.config.name
+    if weights != "pretrained":
+        raise ValueError(f"the weights of timm's {name} are 'pretrained' or 'none', got {weights!r}")
+    try:
+        network = create(name, pretrained=True)
+    except Exception as error:  # hubs raise their HTTP client's errors
+        raise ValueError(
+            f"timm could not get the weights of {name} ({error}): name one with weights (timm.list_pretrained()), see "
+            "timm's documentation for its cache, or set model.backbone.weights to 'none'"
+        ) from error
+    return {f"network.{key}": value for key, value in network.state_dict().items()}
+
+
+def _describe(backbone: Backbone) -> str:
+    config = backbone.config
+    match config:
+        case ResNetConfig():
+            groups = "" if config.grouped is None else f" {config.grouped.groups}x{config.grouped.width}d"
+            kind = "ResNeXt" if groups else "ResNet"
+            return f"a {kind}-{config.depth}{groups} of base_width {config.base_width}"
+        case SwinConfig():
+            return f"a Swin Transformer of embed_dim {config.embed_dim} and depths {config.depths}"
+        case TimmConfig():
+            return f"timm's {config.name}"
+
+
+def _tiny(backbone: ResNet | Swin) -> dict[str, Tensor]:
+    config = backbone.config
+    if not isinstance(config, ResNetConfig) or (config.depth, config.base_width) != (18, 32):
+        raise ValueError(
+            f"the tiny backbone is a ResNet-18 of base_width 32, the config asks for {_describe(backbone)}"
+        )
     if not TINY_BACKBONE.is_file():
         raise ValueError(f"this installation lacks the tiny backbone ({TINY_BACKBONE}); use weights 'none' instead")
     return read_weights(TINY_BACKBONE)
 
 
-def _load(backbone: ResNet, state: dict[str, Tensor], source: str) -> None:
+def _load(backbone: Backbone, state: dict[str, Tensor], source: str) -> None:
     expected = backbone.state_dict()
-    state = {name: value for name, value in state.items() if not name.startswith("fc.")}
-    # counts of batches are bookkeeping that old files and stripped files lack
-    missing = [name for name in expected if name not in state and not name.endswith("num_batches_tracked")]
+    unused = SWIN_UNUSED if isinstance(backbone, Swin) else RESNET_UNUSED
+    state = {name: value for name, value in state.items() if not unused.search(name)}
+    missing = [name for name in expected if name not in state and not OPTIONAL.search(name)]
     unexpected = [name for name in state if name not in expected]
     reshaped = [
         f"{name} is {list(state[name].shape)}, expected {list(value.shape)}"
@@ -104,8 +172,5 @@ def _load(backbone: ResNet, state: dict[str, Tensor], source: str) -> None:
         if names
     ]
     if problems:
-        config = backbone.config
-        raise ValueError(
-            f"{source} does not fit a ResNet-{config.depth} of base_width {config.base_width}: {'; '.join(problems)}"
-        )
+        raise ValueError(f"{source} does not fit {_describe(backbone)}: {'; '.join(problems)}")
     backbone.load_state_dict(state, strict=False)

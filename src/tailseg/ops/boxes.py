@@ -9,6 +9,7 @@ from typing import Final
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 from torchvision.ops import box_iou
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "encode_boxes",
     "intersection_over_area",
     "scale_boxes",
+    "smooth_l1_sum",
 ]
 
 MAX_LOG_RATIO: Final = math.log(1000 / 16)
@@ -86,6 +88,16 @@ def clip_boxes(boxes: Float[Tensor, "*N 4"], height: int, width: int) -> Float[T
 def scale_boxes(boxes: Float[Tensor, "*N 4"], scale_x: float, scale_y: float) -> Float[Tensor, "*N 4"]:
     """The same boxes in an image resized by these factors."""
     return boxes * boxes.new_tensor([scale_x, scale_y, scale_x, scale_y])
+
+
+def smooth_l1_sum(deltas: Float[Tensor, "N D"], targets: Float[Tensor, "N D"], *, beta: float) -> Float[Tensor, ""]:
+    """The sum of ``e^2 / (2 beta)`` where the error ``e = |deltas - targets|`` is below beta, else ``e - beta / 2``.
+
+    With beta = 0 the L1 loss.
+
+    Source: Girshick 2015, Fast R-CNN, equation 3, with a width.
+    """
+    return F.smooth_l1_loss(deltas, targets, reduction="sum", beta=beta)
 
 
 def intersection_over_area(boxes: Float[Tensor, "N 4"], regions: Float[Tensor, "K 4"]) -> Float[Tensor, "N K"]:

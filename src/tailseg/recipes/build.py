@@ -48,6 +48,18 @@ def build_data(recipe: Recipe) -> tuple[Annotations, Annotations]:
     return train, val
 
 
+def build_validation(recipe: Recipe) -> Annotations:
+    """The validation set alone, with the frequencies that its own file states or has: the training set need not be
+    there, unless the validation set was held out of it.
+
+    Raises:
+        ValueError: as `build_data`.
+    """
+    if recipe.data.val is None:
+        return build_data(recipe)[1]
+    return read_dataset(_file(recipe.data.val, 1), images=recipe.data.val_images)
+
+
 def build_model(recipe: Recipe, frequency: ClassFrequency, *, load_weights: bool = True) -> Detector:
     """The recipe's detector for the classes of ``frequency``.
 

@@ -62,10 +62,13 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """How the run is carried out: nothing here changes what is learned except seed and precision."""
+    """How the run is carried out: nothing here changes what is learned except start_from, seed and precision."""
 
     out: str = "runs/{name}"
     """Folder of the run; {name} is the recipe's name."""
+    start_from: str | None = None
+    """Start from the weights of this file, which `tailseg convert` or another run wrote for the same classes and the
+    same network; None starts from the backbone's weights alone."""
     seed: int = 0
     device: str = "auto"
     """auto takes cuda when present, else cpu."""

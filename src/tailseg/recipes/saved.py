@@ -116,6 +116,8 @@ def _one_of(value: object, members: tuple[Any, ...], base: object, where: str) -
         return _typed(value, plain[-1], base, where)
     if dataclasses.is_dataclass(base):  # a loss of the user's own comes with the recipe that holds it
         classes[type(base).__name__] = type(base)
+        if isinstance(value, dict):  # an older version's field held one kind only and did not say which
+            value = {"type": type(base).__name__, **value}
     if not isinstance(value, dict) or value.get("type") not in classes:
         chosen = value.get("type") if isinstance(value, dict) else value
         raise ValueError(

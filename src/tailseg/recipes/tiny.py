@@ -25,11 +25,11 @@ from tailseg.losses import (
     SoftmaxCEConfig,
 )
 from tailseg.models.config import (
-    BackboneConfig,
     BoxHeadConfig,
     FPNConfig,
     MaskHeadConfig,
     ModelConfig,
+    ResNetConfig,
     RPNConfig,
     TestConfig,
 )
@@ -39,7 +39,7 @@ from tailseg.recipes.recipe import DataConfig, OptimConfig, Recipe, RunConfig
 def small_mask_rcnn() -> ModelConfig:
     """Mask R-CNN with 5 million parameters for images of about 128 pixels."""
     return ModelConfig(
-        backbone=BackboneConfig(depth=18, base_width=32, weights="tiny", frozen_stages=1),
+        backbone=ResNetConfig(depth=18, base_width=32, weights="tiny", frozen_stages=1),
         fpn=FPNConfig(channels=64),
         rpn=RPNConfig(anchors_per_image=64, train_pre_nms=400, train_post_nms=200, test_pre_nms=200, test_post_nms=100),
         box=BoxHeadConfig(hidden=256, finest=16.0, rois_per_image=48),

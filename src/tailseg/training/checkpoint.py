@@ -1,20 +1,23 @@
 """Checkpoints: everything that a run needs to go on exactly, and that a model needs to be used without its data set.
 
 A file holds tensors and plain types only, so that it loads with ``weights_only=True``: reading somebody's checkpoint
-never runs their code.
+never runs their code. Weights without a run (converted ones) are a safetensors file whose header holds the rest.
 """
 
 import dataclasses
+import json
 import os
 import pickle
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from tailseg.data.annotations import Category
 from tailseg.recipes.recipe import Recipe
@@ -22,6 +25,8 @@ from tailseg.recipes.saved import Plain, differences
 from tailseg.structures import ClassFrequency
 
 FORMAT = "tailseg checkpoint 1"
+WEIGHTS_FORMAT = "tailseg weights 1"
+WEIGHTS_SUFFIX = ".safetensors"
 
 CARRIED_OUT = {
     "run.out",
@@ -82,7 +87,7 @@ class Checkpoint:
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
-    """Writes the file whole or not at all: under another name first, renamed once it is on the disk."""
+    """Writes the file whole or not at all."""
     content = {
         "format": FORMAT,
         "recipe": checkpoint.recipe,
@@ -97,23 +102,68 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
         "optimizer": checkpoint.optimizer,
         "progress": dataclasses.asdict(checkpoint.progress),
     }
+    write_whole(path, lambda unfinished: torch.save(content, unfinished))
+
+
+def save_weights(checkpoint: Checkpoint, path: Path) -> None:
+    """Writes the model, its recipe, its classes and their frequencies as safetensors, whole or not at all.
+
+    The optimiser and the progress are left out: `load` reads the file as a run before its first step.
+
+    Raises:
+        ValueError: the path does not end in ``.safetensors``, by which `load` knows the format.
+    """
+    if path.suffix != WEIGHTS_SUFFIX:
+        raise ValueError(f"weights are written to a {WEIGHTS_SUFFIX} file, got {path}")
+    frequency = checkpoint.frequency
+    header = {
+        "format": WEIGHTS_FORMAT,
+        "recipe": json.dumps(checkpoint.recipe),
+        "categories": json.dumps([dataclasses.asdict(category) for category in checkpoint.categories]),
+        "frequency": json.dumps(
+            {
+                "image_counts": frequency.image_counts.tolist(),
+                "instance_counts": frequency.instance_counts.tolist(),
+                "num_images": frequency.num_images,
+                "groups": list(frequency.groups),
+            }
+        ),
+    }
+    model = _apart({name: tensor.detach().cpu() for name, tensor in checkpoint.model.items()})
+    write_whole(path, lambda unfinished: save_file(model, unfinished, header))
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with memory of their own, as safetensors asks: heads that share a loss share its counts."""
+    seen: set[int] = set()
+    apart = {}
+    for name, tensor in tensors.items():
+        address = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.clone(memory_format=torch.contiguous_format) if address in seen else tensor.contiguous()
+        seen.add(address)
+    return apart
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Calls ``write`` with another name first, and renames the file once it is on the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".unfinished")
-    with unfinished.open("wb") as file:
-        torch.save(content, file)
-        file.flush()
+    write(unfinished)
+    with unfinished.open("rb+") as file:
         os.fsync(file.fileno())
     unfinished.replace(path)
 
 
 def load(path: Path, *, device: torch.device | str = "cpu") -> Checkpoint:
-    """Reads a checkpoint.
+    """Reads a checkpoint, or weights that `save_weights` wrote.
 
     Raises:
         CheckpointError: no such file, a truncated one, or one that tailseg did not write.
     """
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}")
+    if path.suffix == WEIGHTS_SUFFIX:
+        return _load_weights(path, device)
     try:
         content = torch.load(path, map_location=device, weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
@@ -124,7 +174,10 @@ def load(path: Path, *, device: torch.device | str = "cpu") -> Checkpoint:
         ) from None
     if not (isinstance(content, dict) and content.get("format") == FORMAT):
         found = sorted(map(str, content))[:5] if isinstance(content, dict) else type(content).__name__
-        raise CheckpointError(f"{path} is not a tailseg checkpoint: expected format {FORMAT!r}, found {found}")
+        raise CheckpointError(
+            f"{path} is not a tailseg checkpoint: expected format {FORMAT!r}, found {found}; `tailseg convert` reads "
+            "the files of mmdetection and torchvision"
+        )
     frequency = content["frequency"]
     return Checkpoint(
         recipe=content["recipe"],
@@ -139,6 +192,37 @@ def load(path: Path, *, device: torch.device | str = "cpu") -> Checkpoint:
         optimizer=content["optimizer"],
         progress=Progress(**content["progress"]),
     )
+
+
+def _load_weights(path: Path, device: torch.device | str) -> Checkpoint:
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            header = file.metadata() or {}
+            if header.get("format") != WEIGHTS_FORMAT:
+                raise CheckpointError(
+                    f"{path} holds tensors, but not tailseg's recipe and classes in its header (format "
+                    f"{WEIGHTS_FORMAT!r}, found {header.get('format')!r}): `tailseg convert` adds them"
+                )
+            model = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is truncated, or no safetensors file ({error}): write it anew") from None
+    try:
+        frequency = json.loads(header["frequency"])
+        return Checkpoint(
+            recipe=json.loads(header["recipe"]),
+            categories=tuple(Category(**category) for category in json.loads(header["categories"])),
+            frequency=ClassFrequency(
+                image_counts=torch.tensor(frequency["image_counts"], dtype=torch.int64),
+                instance_counts=torch.tensor(frequency["instance_counts"], dtype=torch.int64),
+                num_images=frequency["num_images"],
+                groups=tuple(frequency["groups"]),
+            ),
+            model=model,
+            optimizer={},
+            progress=Progress(),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: its header is damaged ({error!r}): write it anew") from None
 
 
 def check_recipe(checkpoint: Checkpoint, recipe: Recipe, path: Path) -> None:
@@ -171,6 +255,27 @@ def check_classes(checkpoint: Checkpoint, categories: Sequence[Category], path: 
         )
 
 
+def check_model(checkpoint: Checkpoint, model: nn.Module, path: Path) -> None:
+    """Refuses weights of another network than ``model``.
+
+    Raises:
+        CheckpointError: names or shapes differ.
+    """
+    ours = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    theirs = {name: list(tensor.shape) for name, tensor in checkpoint.model.items()}
+    different = [
+        f"{name} is {theirs.get(name, 'absent')}, expected {ours.get(name, 'absent')}"
+        for name in dict.fromkeys([*ours, *theirs])
+        if ours.get(name) != theirs.get(name)
+    ]
+    if different:
+        rest = f" and {len(different) - 3} more" if len(different) > 3 else ""
+        raise CheckpointError(
+            f"{path} holds the weights of another network ({checkpoint.recipe['recipe']}): "
+            f"{'; '.join(different[:3])}{rest}. Use the recipe and the loss that it was made with"
+        )
+
+
 def step_path(run: Path, step: int) -> Path:
     """Where the checkpoint after ``step`` steps lies."""
     return run / "checkpoints" / f"step_{step:07d}.pt"
@@ -179,6 +284,11 @@ def step_path(run: Path, step: int) -> Path:
 def best_path(run: Path) -> Path:
     """Where the checkpoint with the best AP in evaluation lies."""
     return run / "checkpoints" / "best.pt"
+
+
+def weights_path(run: Path) -> Path:
+    """Where converted weights lie in the folder of a run that was never trained here."""
+    return run / "checkpoints" / f"converted{WEIGHTS_SUFFIX}"
 
 
 def in_order(run: Path) -> list[Path]:
@@ -196,6 +306,20 @@ def best(run: Path) -> Path | None:
     """The run's checkpoint with the best AP in evaluation, if it was evaluated."""
     path = best_path(run)
     return path if path.is_file() else None
+
+
+def choose(run: Path, which: Literal["best", "last"]) -> Path:
+    """The run's best checkpoint (the last, if it was never evaluated), its last one, or its converted weights.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    found = (best(run) if which == "best" else None) or latest(run) or weights_path(run)
+    if not found.is_file():
+        raise CheckpointError(
+            f"no run in {run}: expected a folder that `tailseg train` or `tailseg convert` made, with checkpoints in it"
+        )
+    return found
 
 
 def keep_newest(run: Path, count: int) -> None:

@@ -76,7 +76,10 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
         )
     save_recipe(recipe, folder / "recipe.json")
     seed_everything(recipe.run.seed)
-    model = build_model(recipe, train_data.frequency, load_weights=saved is None).to(device)
+    first = Path(recipe.run.start_from) if recipe.run.start_from and not saved else None
+    model = build_model(recipe, train_data.frequency, load_weights=not (saved or first)).to(device)
+    if first:
+        start_from(first, model, train_data)
     optimizer = build_optimizer(model, recipe.optim)
     if saved and newest:
         checkpoint.check_classes(saved, train_data.categories, newest)
@@ -96,6 +99,18 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
         progress=saved.progress if saved else Progress(),
         speed=Speed(recipe.data.batch_size),
     )
+
+
+def start_from(file: Path, model: Detector, data: Annotations) -> None:
+    """Gives a model that is to be trained the weights of another run, or converted ones.
+
+    Raises:
+        CheckpointError: the file cannot be read, or is of other classes or another network.
+    """
+    saved = checkpoint.load(file)
+    checkpoint.check_classes(saved, data.categories, file)
+    checkpoint.check_model(saved, model, file)
+    model.load_state_dict(saved.model)
 
 
 def build_sampler(annotations: Annotations, recipe: Recipe) -> TrainSampler:

@@ -1,0 +1,55 @@
+"""Our detectors against mmdetection's, stage by stage, on golden files of any folder.
+
+    uv run python benchmarks/parity.py FOLDER [NAME ...]
+
+FOLDER holds pairs NAME.safetensors and NAME.json: a state dict of mmdetection (of a detector or a backbone), images,
+and what every stage made of them; or inputs and outputs of single operators. The state dict goes through tailseg's own
+conversion; the table shows the largest difference of each stage. Exit code 1 when one is larger than rounding explains.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from tailseg.interop import parity
+from tailseg.interop.golden import golden_files
+
+
+def main(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(__doc__)
+        return 0 if arguments else 2
+    torch.set_num_threads(1)
+    folder = Path(arguments[0])
+    files = golden_files(folder)
+    unknown = [name for name in arguments[1:] if name not in files]
+    if unknown:
+        print(f"no golden file {unknown[0]} in {folder}: there are {', '.join(files)}", file=sys.stderr)
+        return 2
+    names = arguments[1:] or list(files)
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in ("stage", "unit", *names):
+        table.add_column(column, justify="left" if column in ("stage", "unit") else "right")
+    measured = [{(d.stage, d.unit): d for d in parity.measure_file(folder, name, files[name])} for name in names]
+    for key in dict.fromkeys(key for differences in measured for key in differences):
+        cells = [shown(differences.get(key)) for differences in measured]
+        table.add_row(*key, *cells)
+    console = Console(width=max(100, 60 + 28 * len(names)), highlight=False)
+    console.print(table)
+    console.print(parity.DEPARTURES)
+    return int(any(not d.equal for differences in measured for d in differences.values()))
+
+
+def shown(difference: parity.Difference | None) -> str:
+    if difference is None:
+        return ""
+    value = f"{difference.value:.1e}" if isinstance(difference.value, float) else str(difference.value)
+    return value if difference.equal else f"[bold red]{value} > {difference.limit:g}[/]"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,89 @@
+"""`tailseg convert`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from tailseg.cli.common import UsageError, find_recipe, output, parse
+
+if TYPE_CHECKING:
+    from tailseg.interop.convert import Report
+
+
+@dataclass(frozen=True)
+class Convert:
+    """Use a checkpoint of mmdetection or torchvision here, or one of tailseg in mmdetection.
+
+    From mmdetection (the published GOL, Seesaw, EQL and DropLoss models too): the recipe says which network and which
+    loss the file holds, --classes the names and frequencies of its classes. Every key and shape is checked. OUT is a
+    folder that `test` and `predict` take as a run, or a .safetensors file.
+
+    From torchvision (its COCO Mask R-CNN): a starting point. Classes that both know by name keep their rows of the
+    predictors, all others start anew. Train it with --run.start-from.
+
+    Files are read as weights only: one that would run code is refused.
+
+    examples:
+      tailseg convert epoch_24.pth runs/gol --recipe my_recipes:gol_r50 --classes lvis_v1_train.json
+      tailseg predict runs/gol photo.jpg
+      tailseg test runs/gol --val lvis_v1_val.json --val-images val2017
+      tailseg convert coco.pth start.safetensors --recipe custom_r50 --classes my.json
+      tailseg train custom_r50 --data.train my.json --run.start-from start.safetensors
+      tailseg convert runs/mine mine.pth --to mmdet
+    """
+
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IN")]
+    """A checkpoint (.pth, .safetensors); with --to mmdet, a run's folder or a checkpoint of tailseg."""
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+    """A run's folder or a .safetensors file; with --to mmdet, a .pth or .safetensors file."""
+    recipe: str | None = None
+    """Network and loss of the file: a recipe's name, or module:function of your own."""
+    classes: Path | None = None
+    """Annotation file of the training set (COCO or LVIS format), for class names and frequencies, or a JSON file with
+    num_images and categories of id, name, image_count, instance_count. The recipe's training set unless given."""
+    to: Literal["tailseg", "mmdet"] = "tailseg"
+    """The layout that is written."""
+    checkpoint: Literal["best", "last"] = "best"
+    """With --to mmdet, the checkpoint of a run's folder."""
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Convert, and say what was written and what was left out."""
+    options = parse(Convert, arguments, command="convert")
+    report = to_mmdet(options) if options.to == "mmdet" else to_tailseg(options)
+    for note in report.notes:
+        output().print(f"note: {note}", markup=False)
+    output().print(f"{report.tensors} tensors, every key accounted for: [bold]{report.path}[/]")
+    if options.to == "tailseg":
+        output().print(f"Next: tailseg predict {options.out} IMAGES...", markup=False)
+
+
+def to_tailseg(options: Convert) -> "Report":
+    """Carries out the conversion to tailseg's layout."""
+    if options.recipe is None:
+        raise UsageError(
+            "name the recipe of the network and the loss that the file holds: --recipe NAME or module:function; "
+            "`tailseg recipes` lists the built-in ones"
+        )
+    recipe = find_recipe(options.recipe)
+    classes = options.classes or Path(recipe.data.train)
+    if not classes.is_file():
+        raise UsageError(
+            f"no file {classes}: give the annotation file of the training set with --classes, for class names and "
+            "frequencies"
+        )
+    from tailseg.interop.convert import to_tailseg as convert
+
+    return convert(options.source, options.out, recipe, classes)
+
+
+def to_mmdet(options: Convert) -> "Report":
+    """Carries out the conversion to mmdetection's layout."""
+    if options.recipe or options.classes:
+        raise UsageError("--to mmdet takes the recipe and the classes from the checkpoint: leave them out")
+    from tailseg.interop.convert import to_other
+
+    return to_other(options.source, options.out, which=options.checkpoint)

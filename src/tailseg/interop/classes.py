@@ -1,0 +1,87 @@
+"""The classes of a model: their ids, names and frequencies, from an annotation file or a short list of them."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tailseg.data.annotations import Category
+from tailseg.data.coco import read_dataset
+from tailseg.interop.rules import few
+from tailseg.structures import ClassFrequency, frequency_group
+from tailseg.training.checkpoint import CheckpointError
+
+
+def read_classes(path: Path) -> tuple[tuple[Category, ...], ClassFrequency]:
+    """The classes, ordered by id, and how often each occurs in the training set.
+
+    The file is the training set's annotation file, or a list without annotations, ``{"num_images": annotated images,
+    "categories": [{"id", "name", "image_count", "instance_count", "frequency" (optional)}, ...]}``.
+
+    Raises:
+        CheckpointError: no such file, or neither of the two.
+        DatasetError: a malformed annotation file.
+    """
+    if not path.is_file():
+        raise CheckpointError(
+            f"no file {path}: class names and frequencies come from the training set's annotation file; give it with "
+            "--classes"
+        )
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not JSON ({error}): expected an annotation file") from None
+    if not (isinstance(content, dict) and isinstance(content.get("categories"), list)):
+        raise CheckpointError(f"{path} has no list of categories: expected an annotation file in COCO or LVIS format")
+    if "annotations" in content:
+        annotations = read_dataset(path)
+        return annotations.categories, annotations.frequency
+    return _from_list(content, path)
+
+
+def _from_list(content: dict[str, Any], path: Path) -> tuple[tuple[Category, ...], ClassFrequency]:
+    try:
+        records = sorted(content["categories"], key=lambda record: record["id"])
+        images = torch.tensor([record["image_count"] for record in records], dtype=torch.int64)
+        groups = tuple(record.get("frequency") or frequency_group(record["image_count"]) for record in records)
+        categories = tuple(
+            Category(record["id"], record["name"], group) for record, group in zip(records, groups, strict=True)
+        )
+        instances = torch.tensor([record["instance_count"] for record in records], dtype=torch.int64)
+        return categories, ClassFrequency(images, instances, int(content["num_images"]), groups)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path} has no annotations, and is no complete list of classes either ({error!r}): expected num_images, "
+            "and categories with id, name, image_count and instance_count"
+        ) from None
+
+
+def plain_name(name: str) -> str:
+    """A class's name as data sets agree on it: lower case, words apart by one space."""
+    return " ".join(name.lower().replace("_", " ").split())
+
+
+def check_class_names(stated: Sequence[str], categories: Sequence[Category], source: str) -> list[str]:
+    """Holds the names that a checkpoint states against the data set's; returns notes on names spelled otherwise.
+
+    Raises:
+        CheckpointError: another number of classes, or a class at another place: every label would be wrong.
+    """
+    if len(stated) != len(categories):
+        raise CheckpointError(
+            f"{source} states {len(stated)} classes, expected {len(categories)}: give the annotation file that it was "
+            "trained on (--classes)"
+        )
+    theirs = [plain_name(name) for name in stated]
+    ours = [plain_name(category.name) for category in categories]
+    differ = [(i, name) for i, name in enumerate(theirs) if name != ours[i]]
+    moved = [f"{stated[i]!r} is {i} there and {ours.index(name)} here" for i, name in differ if name in set(ours)]
+    if moved:
+        raise CheckpointError(
+            f"{source} has its classes in another order: {few(moved)}. Give the annotation file that it was trained "
+            "on (--classes)"
+        )
+    spelled = [f"{stated[i]!r} for {categories[i].name!r}" for i, _ in differ]
+    return [f"{len(spelled)} class names are spelled otherwise in the file: {few(spelled)}"] if spelled else []

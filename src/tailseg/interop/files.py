@@ -1,0 +1,129 @@
+"""Weights in files of other projects: read without running anybody's code, written whole or not at all."""
+
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tailseg.interop.rules import few
+from tailseg.training.checkpoint import CheckpointError, write_whole
+
+STATE_KEYS = ("state_dict", "model")
+"""Where training programs put the state dict beside the rest: mmdetection and torchvision's references."""
+READABLE = ".safetensors, or torch's format under any other name (.pth, .pt)"
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """What a file holds.
+
+    Attributes:
+        path: where it was read.
+        state: tensors by name, floating ones all finite.
+        class_names: as the file states them (mmdetection does), by label; None where it does not.
+    """
+
+    path: Path
+    state: dict[str, Tensor]
+    class_names: tuple[str, ...] | None
+
+
+def read_weights_file(path: Path) -> WeightsFile:
+    """Reads a ``.safetensors`` file, or a ``.pth``: ``{meta, state_dict, ...}``, ``{model, ...}`` or a bare state dict.
+
+    Raises:
+        CheckpointError: no such file, a truncated one, one that would run code, one without weights, or weights that
+            are not finite; the message says which.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"no file {path}: expected a checkpoint ({READABLE})")
+    content: object = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    state = _state(content, path)
+    infinite = [
+        key for key, tensor in state.items() if tensor.is_floating_point() and not bool(tensor.isfinite().all())
+    ]
+    if infinite:
+        raise CheckpointError(
+            f"{path} holds weights that are not finite (NaN or infinite): {few(infinite)}. The training that wrote it "
+            "had diverged, or the file is damaged: take an earlier checkpoint"
+        )
+    return WeightsFile(path, state, _class_names(content))
+
+
+def write_torch_file(path: Path, state: Mapping[str, Tensor], class_names: Sequence[str]) -> None:
+    """Writes ``{meta, state_dict}`` as mmdetection reads it: class names where its version 2 and where 3 look."""
+    meta = {"CLASSES": tuple(class_names), "dataset_meta": {"classes": tuple(class_names)}}
+    content = {"meta": meta, "state_dict": {key: tensor.detach().cpu() for key, tensor in state.items()}}
+    write_whole(path, lambda unfinished: torch.save(content, unfinished))
+
+
+def write_safetensors_file(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Writes the tensors alone, whole or not at all."""
+    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
+    write_whole(path, lambda unfinished: save_file(tensors, unfinished))
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is truncated, or no safetensors file ({error})") from None
+
+
+def _read_torch(path: Path) -> object:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about the pickle's protocol: errors say what matters
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        with path.open("rb") as file:
+            first = file.read(1)
+        if first not in (b"P", b"\x80"):  # neither a zip nor a pickle
+            raise CheckpointError(_unreadable(path, "of another format")) from None
+        named = re.search(r"(?:GLOBAL|global) `?([\w.]+)", str(error))
+        raise CheckpointError(
+            f"{path} holds more than weights{f' ({named[1]})' if named else ''}, and reading that could run code: "
+            "refused. If you trust the file, load it where it was made and save its state_dict alone"
+        ) from None
+    except (RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, zipfile.BadZipFile) as error:
+        raise CheckpointError(_unreadable(path, str(error).strip().split("\n")[0] or type(error).__name__)) from None
+
+
+def _unreadable(path: Path, reason: str) -> str:
+    return f"{path} cannot be read: truncated, damaged, or no checkpoint at all ({reason}); expected {READABLE}"
+
+
+def _state(content: object, path: Path) -> dict[str, Tensor]:
+    found = content
+    if isinstance(found, dict):
+        found = next((found[key] for key in STATE_KEYS if isinstance(found.get(key), dict)), found)
+    if not isinstance(found, dict) or not found:
+        raise CheckpointError(f"{path} is no checkpoint: expected tensors by name, found {_kind(found)}")
+    other = [f"{key} ({_kind(value)})" for key, value in found.items() if not isinstance(value, Tensor)]
+    if other:
+        raise CheckpointError(
+            f"{path} is no checkpoint: expected tensors by name, alone or under {' or '.join(STATE_KEYS)}; found "
+            f"{few(other)}"
+        )
+    return {str(key): value for key, value in found.items()}
+
+
+def _kind(value: object) -> str:
+    return "nothing" if isinstance(value, dict) and not value else type(value).__name__
+
+
+def _class_names(content: object) -> tuple[str, ...] | None:
+    meta = content.get("meta") if isinstance(content, dict) else None
+    if not isinstance(meta, dict):
+        return None
+    newer = meta.get("dataset_meta")
+    names = meta.get("CLASSES") or (newer.get("classes") if isinstance(newer, dict) else None)
+    return tuple(map(str, names)) if isinstance(names, list | tuple) else None

@@ -1,0 +1,163 @@
+"""`tailseg convert`: a run goes to mmdetection's layout and comes back as a run that predicts and tests the same."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from tailseg.cli import main
+from tailseg.recipes.saved import load_recipe
+
+
+@pytest.fixture
+def small(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The run's recipe as a user's own, ``my_recipes:small``, and that with another loss, ``my_recipes:sigmoid``."""
+    folder = tmp_path / "code"
+    folder.mkdir()
+    (folder / "my_recipes.py").write_text(
+        "from dataclasses import replace\n"
+        "from pathlib import Path\n"
+        "from tailseg.losses import SigmoidCEConfig\n"
+        "from tailseg.recipes.saved import load_recipe\n"
+        f"def small(): return load_recipe(Path({str(run / 'recipe.json')!r}))\n"
+        "def sigmoid(): return replace(small(), loss=SigmoidCEConfig())\n"
+    )
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(__import__("sys").modules, "my_recipes", raising=False)
+    return "my_recipes:small"
+
+
+@pytest.fixture
+def theirs(run: Path, tmp_path: Path) -> Path:
+    """The run's model as mmdetection would keep it."""
+    out = tmp_path / "mmdet.pth"
+    assert main(["convert", str(run), str(out), "--to", "mmdet"]) == 0
+    return out
+
+
+def train_file(photos: Path) -> str:
+    return str(photos.parent / "train.json")
+
+
+def test_to_mmdet_has_their_names_and_classes(run: Path, theirs: Path) -> None:
+    content = torch.load(theirs, weights_only=True)
+    assert {key.split(".")[0] for key in content["state_dict"]} == {"backbone", "neck", "rpn_head", "roi_head"}
+    assert content["meta"]["CLASSES"] == content["meta"]["dataset_meta"]["classes"]
+    assert "roi_head.bbox_head.fc_cls.weight" in content["state_dict"]
+
+
+def test_there_and_back_predicts_and_tests_the_same(
+    run: Path, theirs: Path, small: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    back = tmp_path / "back"
+    assert main(["convert", str(theirs), str(back), "--recipe", small, "--classes", train_file(photos)]) == 0
+    assert "every key accounted for" in capsys.readouterr().out
+    assert load_recipe(back / "recipe.json") == load_recipe(run / "recipe.json")
+    image = str(min(photos.iterdir()))
+    found = {}
+    for folder in (run, back):
+        out = tmp_path / f"found_{folder.name}"
+        assert main(["predict", str(folder), image, "--out", str(out), "--score-threshold", "0", "--no-pictures"]) == 0
+        found[folder] = json.loads((out / "results.json").read_text())
+    assert found[run] == found[back]
+    assert found[run]
+    assert main(["test", str(back)]) == 0
+    for name in ("results.json", "metrics.json"):
+        assert (back / name).read_text() == (run / name).read_text()
+
+
+def test_one_file_is_enough_for_predict_and_test(
+    theirs: Path, small: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without the training set, and with the results beside the file."""
+    file = tmp_path / "alone" / "x.safetensors"
+    assert main(["convert", str(theirs), str(file), "--recipe", small, "--classes", train_file(photos)]) == 0
+    assert [path.name for path in file.parent.iterdir()] == ["x.safetensors"]
+    moved = shutil.copytree(photos.parent, tmp_path / "data")
+    (moved / "train.json").unlink()
+    assert main(["test", str(file), "--val", str(moved / "val.json")]) == 0
+    assert "APr" in capsys.readouterr().out
+    assert (file.parent / "metrics.json").is_file()
+
+
+def test_training_starts_from_a_converted_file(
+    theirs: Path, small: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "start.safetensors"
+    assert main(["convert", str(theirs), str(file), "--recipe", small, "--classes", train_file(photos)]) == 0
+    out = tmp_path / "trained"
+    assert main(["train", small, f"--run.start-from={file}", f"--run.out={out}", "--optim.lr=0"]) == 0
+    back = tmp_path / "again.pth"
+    assert main(["convert", str(out), str(back), "--to", "mmdet"]) == 0
+    first, again = (torch.load(path, weights_only=True)["state_dict"] for path in (theirs, back))
+    assert all(torch.equal(first[key], again[key]) for key in first if "num_batches_tracked" not in key)
+
+
+def test_training_refuses_weights_of_another_network(
+    theirs: Path, small: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "start.safetensors"
+    assert main(["convert", str(theirs), str(file), "--recipe", small, "--classes", train_file(photos)]) == 0
+    options = [f"--run.start-from={file}", f"--run.out={tmp_path / 'trained'}"]
+    assert main(["train", "my_recipes:sigmoid", *options]) == 1
+    assert "holds the weights of another network" in capsys.readouterr().err
+
+
+def test_another_loss_is_refused(
+    theirs: Path, small: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    options = ["--recipe", "my_recipes:sigmoid", "--classes", train_file(photos)]
+    assert main(["convert", str(theirs), str(out), *options]) == 1
+    assert "Choose the recipe of the loss" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_classes_in_another_order_are_refused(
+    theirs: Path, small: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = json.loads(Path(train_file(photos)).read_text())
+    a, b, *_ = content["categories"]
+    a["name"], b["name"] = b["name"], a["name"]
+    (tmp_path / "other.json").write_text(json.dumps(content))
+    options = ["--recipe", small, "--classes", str(tmp_path / "other.json")]
+    assert main(["convert", str(theirs), str(tmp_path / "out"), *options]) == 1
+    assert "classes in another order" in capsys.readouterr().err
+
+
+def test_a_trained_run_is_not_overwritten(
+    run: Path, theirs: Path, small: str, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["convert", str(theirs), str(run), "--recipe", small, "--classes", train_file(photos)]) == 1
+    assert "holds a trained run already" in capsys.readouterr().err
+
+
+def test_called_wrongly(tmp_path: Path, theirs: Path, small: str, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "out")
+    for arguments, code, message in (
+        ([str(theirs), out], 2, "name the recipe"),
+        ([str(theirs), out, "--recipe", "nothing"], 2, "no recipe is called"),
+        ([str(theirs), out, "--recipe", small, "--classes", "absent.json"], 2, "no file absent.json"),
+        ([str(theirs), out, "--recipe", small, "--to", "mmdet"], 2, "leave them out"),
+        (["absent.pth", out, "--recipe", small, "--classes", __file__], 1, "no file absent.pth"),
+        ([str(theirs), f"{out}.pth", "--recipe", small, "--classes", __file__], 1, "into a folder"),
+        ([str(theirs), out, "--recipe", small, "--classes", __file__], 1, "is not JSON"),
+        ([str(tmp_path), f"{out}.pth", "--to", "mmdet"], 1, "no run in"),
+        ([str(theirs), f"{out}.txt", "--to", "mmdet"], 1, "written to a .pth or .safetensors"),
+    ):
+        assert main(["convert", *arguments]) == code
+        assert message in capsys.readouterr().err
+
+
+def test_the_recipes_own_training_set_names_the_classes(
+    theirs: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ["--recipe", "gumbel_mask_rcnn_r50_random_1x"]
+    assert main(["convert", str(theirs), "out", *options]) == 2
+    assert "no file lvis_v1_train.json: give the annotation file" in capsys.readouterr().err
+    shutil.copy(train_file(photos), "lvis_v1_train.json")
+    assert main(["convert", str(theirs), "out", *options]) == 1
+    assert "does not fit MaskRCNN on ResNet-50" in capsys.readouterr().err
