@@ -80,7 +80,8 @@ class _BinaryCost(torch.autograd.Function):
         # Given away, since whoever receives a gradient may write into it; a second backward pass computes it anew.
         gradient, state.gradient = state.gradient, None
         if gradient is not None:
-            gradient.mul_(grads[0])
+            if grads[0] != 1:  # on a CPU, where a look at a value costs nothing
+                gradient.mul_(grads[0])
         else:
             q, labels, regions, classes = state.saved_tensors
             gradient = torch.empty_like(q)
