@@ -18,6 +18,7 @@ import datetime as dt
 import json
 import os
 import platform
+import random
 import subprocess
 import sys
 import time
@@ -117,10 +118,11 @@ def step(name: str, regions: int, dtype: torch.dtype, device: str) -> Callable[[
 
 
 def milliseconds(steps: dict[str, Callable[[], None]], rounds: int, device: str) -> dict[str, float]:
-    """The median of each, taken in turns."""
+    """The median of each, taken in turns, each round in another order: what ran before leaves its memory behind."""
     times: dict[str, list[float]] = {name: [] for name in steps}
+    shuffle = random.Random(0)
     for i in range(rounds + 3):  # the first ones warm up and compile
-        for name, run in steps.items():
+        for name, run in shuffle.sample(list(steps.items()), len(steps)):
             began = time.perf_counter()
             run()
             if device != "cpu":
