@@ -14,12 +14,13 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count, takewhile
 from math import isqrt
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -152,35 +153,51 @@ def _sample(boxes: Tensor, labels: Tensor, objects: Tensor, target: Target) -> R
 
 
 Kind = Literal["detector", "backbone", "operators"]
-_MARKS: dict[str, Kind] = {"test.det.0.boxes": "detector", "test.out.0": "backbone", "roi.rois": "operators"}
+_MARKS: dict[str, Kind] = {"test.det.0.": "detector", "test.out.": "backbone", "roi.rois": "operators"}
+"""What some key of each kind starts with."""
 
 
 def golden_files(folder: Path) -> dict[str, Kind]:
     """The golden files of a folder, by name, and what each is of.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or one is damaged or lacks its JSON file.
     """
     found: dict[str, Kind] = {}
     for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            keys = set(file.keys())
-        kind = next((kind for mark, kind in _MARKS.items() if mark in keys), None)
-        if kind is not None:
-            found[path.stem] = kind
+        try:
+            with safe_open(path, framework="pt") as file:
+                keys = list(file.keys())
+        except SafetensorError as error:
+            raise ValueError(f"{path} is truncated, or no safetensors file ({error})") from None
+        kind = next((kind for mark, kind in _MARKS.items() if any(key.startswith(mark) for key in keys)), None)
+        if kind is None:
+            continue
+        if kind != "operators" and not path.with_suffix(".json").is_file():
+            raise ValueError(f"{path} has no {path.stem}.json beside it, which holds its strings")
+        found[path.stem] = kind
     if not found:
         raise ValueError(f"no golden files in {folder}: expected NAME.safetensors, with NAME.json beside it")
     return found
 
 
-def load_golden(folder: Path, name: str) -> Golden:
+def load_golden(folder: Path, name: str, *, from_maps: bool = False) -> Golden:
     """Reads a golden file and puts its weights into our model through `from_mmdet`.
+
+    Args:
+        folder: of the files.
+        name: of the file.
+        from_maps: leaves its backbone and neck alone, as if the file had none: the golden feature maps are the input,
+            and their own rounding is no part of what is compared.
 
     Raises:
         CheckpointError: its state dict does not fit the model that its name and shapes tell.
+        ValueError: neither backbone nor feature maps are there to start from.
     """
     tensors = load_file(folder / f"{name}.safetensors")
     facts = json.loads((folder / f"{name}.json").read_text())
+    if from_maps:
+        tensors, facts = without_backbone(tensors, facts)
     state = {key.removeprefix("state."): tensor for key, tensor in tensors.items() if key.startswith("state.")}
     config, loss = settings(name, state)
     classes = len(state[_first(state, r"roi_head\.mask_head\.(\d\.)?conv_logits\.bias")])
@@ -188,13 +205,30 @@ def load_golden(folder: Path, name: str) -> Golden:
     model = build_detector(config, build_loss(loss, ClassFrequency.from_counts(counts, counts, classes)))
     if not _has_backbone(state):
         model.register_module("backbone", nn.Identity())
-        model.register_module("fpn", _GoldenMaps(numbered(tensors, "test.fpn")))
+        maps = numbered(tensors, "test.fpn")
+        if not maps:
+            raise ValueError(
+                f"{name} has neither the weights of a backbone nor all of its feature maps (test.fpn.0 ...)"
+            )
+        model.register_module("fpn", _GoldenMaps(maps))
     model.load_state_dict(from_mmdet(state, model, source=name).state, strict=True)
     mean, std = torch.tensor(IMAGE_MEAN).view(3, 1, 1), torch.tensor(IMAGE_STD).view(3, 1, 1)
     padded = _padded(tensors) * std + mean
     sizes = tensors["input.img_shape"].tolist()
     images = [image[:, :h, :w] for image, (h, w) in zip(padded, sizes, strict=True)]
     return Golden(name, tensors, facts, model, images, _targets(tensors, facts))
+
+
+def without_backbone(
+    tensors: Mapping[str, Tensor], facts: Mapping[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A detector's file without the weights and gradients of backbone and neck, and without the images."""
+    before = ("state.backbone.", "state.neck.", "input.image")
+    kept = {key: tensor for key, tensor in tensors.items() if not key.startswith(before)}
+    names = facts["grad_names"]
+    rows = [row for row, name in enumerate(names) if not f"state.{name}".startswith(before)]
+    kept |= {key: tensor[rows] for key, tensor in kept.items() if key.startswith("train.grad.")}
+    return kept, {**facts, "grad_names": [names[row] for row in rows]}
 
 
 class _GoldenMaps(nn.Module):
@@ -210,7 +244,12 @@ class _GoldenMaps(nn.Module):
 
 def numbered(tensors: Mapping[str, Tensor], name: str) -> list[Tensor]:
     """``name.0``, ``name.1`` ... as far as they go."""
-    return [tensors[f"{name}.{i}"] for i in range(sum(key.startswith(f"{name}.") for key in tensors))]
+    return [tensors[f"{name}.{i}"] for i in takewhile(lambda i: f"{name}.{i}" in tensors, count())]
+
+
+def outputs(tensors: Mapping[str, Tensor]) -> dict[int, Tensor]:
+    """A backbone's golden maps by their stage, of those that the file holds."""
+    return {i: tensors[f"test.out.{i}"] for i in range(4) if f"test.out.{i}" in tensors}
 
 
 def _has_backbone(state: Mapping[str, Tensor]) -> bool:
@@ -275,7 +314,7 @@ def load_golden_backbone(folder: Path, name: str) -> GoldenBackbone:
     names = json.loads((folder / f"{name}.json").read_text()).get("grad_names", [])
     state = {key.removeprefix("state."): tensor for key, tensor in tensors.items() if key.startswith("state.")}
     backbone = build_backbone(_swin(state) if "patch_embed.projection.weight" in state else _resnet(state))
-    state |= _later_stages(backbone, stages=len(numbered(tensors, "test.out")))
+    state |= _later_stages(backbone, stages=1 + max(outputs(tensors)))
     backbone.load_state_dict(backbone_from_mmdet(state, backbone, source=name).state, strict=True)
     return GoldenBackbone(tensors, names, backbone)
 

@@ -43,21 +43,48 @@ class Settled:
 
     Attributes:
         flipped: inputs that were put on the other side of zero.
-        gradients: with these there, as the function returns them.
+        gradients: with these there.
     """
 
     flipped: tuple[Unit, ...]
     gradients: Float[Tensor, "P V"]
 
 
-class _Sides(TorchFunctionMode):
-    """ReLUs that treat some inputs as if they had the other sign, and note inputs near zero that a gradient reaches."""
+class _Relu:
+    """What one ReLU let through, and what could have fallen on the other side."""
 
-    def __init__(self, flipped: Sequence[Unit], nearness: float = -1.0) -> None:
+    def __init__(self, inputs: Tensor) -> None:
+        size = inputs.abs()
+        self.passes = inputs > 0
+        self.nearness = torch.where(size > 0, size / size.max(), torch.inf)
+        self.reached = torch.zeros_like(self.passes)
+
+    def near(self, nearness: float) -> list[int]:
+        """Places of inputs so near to zero that a gradient reaches, after a backward pass."""
+        return ((self.nearness <= nearness) & self.reached).flatten().nonzero().flatten().tolist()
+
+
+class _Passing(torch.autograd.Function):
+    """A ReLU whose backward pass looks up anew what passes: the outputs are the same, to a rounding."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, relu: _Relu) -> Tensor:  # noqa: ANN401 (torch gives it no public type)
+        ctx.relu = relu
+        return inputs * relu.passes
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None]:  # noqa: ANN401
+        (gradient,) = gradients
+        ctx.relu.reached |= gradient != 0
+        return gradient * ctx.relu.passes, None
+
+
+class _Relus(TorchFunctionMode):
+    """Notes every ReLU of a forward pass."""
+
+    def __init__(self) -> None:
         super().__init__()
-        self.flipped, self.nearness = flipped, nearness
-        self.calls = 0
-        self.near: list[Unit] = []
+        self.calls: list[_Relu] = []
 
     def __torch_function__(
         self,
@@ -68,64 +95,79 @@ class _Sides(TorchFunctionMode):
     ) -> object:
         if func not in RELUS:
             return func(*args, **(kwargs or {}))
-        inputs, call = args[0], self.calls
-        self.calls += 1
-        passes = inputs.detach() > 0
-        for unit in self.flipped:
-            if unit.call == call:
-                passes.view(-1)[unit.place] ^= True
-        outputs = inputs * passes
-        if self.nearness >= 0 and outputs.requires_grad:
-            size = inputs.detach().abs()
-            near = ((size <= self.nearness * size.max()) & (size > 0)).flatten()
-            outputs.register_hook(lambda gradient: self._note(call, near & (gradient.flatten() != 0)))
-        return outputs
+        relu = _Relu(args[0].detach())
+        self.calls.append(relu)
+        return _Passing.apply(args[0], relu)
 
-    def _note(self, call: int, units: Tensor) -> None:
-        self.near += [Unit(call, place) for place in units.nonzero().flatten().tolist()]
+    def near(self, nearness: float) -> list[Unit]:
+        return [Unit(call, place) for call, relu in enumerate(self.calls) for place in relu.near(nearness)]
+
+    def turn(self, units: Sequence[Unit]) -> None:
+        """Puts the units on the other side; a second time, back."""
+        for unit in units:
+            self.calls[unit.call].passes.view(-1)[unit.place] ^= True
 
 
-def settle(gradients: Callable[[], Float[Tensor, "P V"]], wanted: Float[Tensor, "P V"], *, limit: float) -> Settled:
+def settle(
+    loss: Callable[[], Float[Tensor, ""]],
+    gradients: Callable[[Float[Tensor, ""]], Float[Tensor, "P V"]],
+    wanted: Float[Tensor, "P V"],
+    *,
+    limit: float,
+) -> Settled:
     """Puts inputs near zero on the other side, one by one, while that brings the gradients nearer to the wanted ones.
 
     Args:
-        gradients: a forward and a backward pass; returns P x V numbers that stand for the gradients.
+        loss: a forward pass.
+        gradients: a backward pass of it that keeps the graph; returns P x V numbers that stand for the gradients.
         wanted: the other program's.
         limit: no search where no number differs by more.
     """
-    settled = Settled((), _run(gradients, ())[0])
+    with _Relus() as relus:
+        total = loss()
+    search = _Search(relus, lambda: gradients(total), wanted)
     for nearness in NEARNESS:
-        if _worst(settled.gradients, wanted) <= limit:
+        if search.worst() <= limit:
             break
-        settled = _search(gradients, wanted, nearness)
-    return settled
+        search.add(relus.near(nearness))
+    return Settled(tuple(search.flipped), search.now)
 
 
-def _search(gradients: Callable[[], Tensor], wanted: Tensor, nearness: float) -> Settled:
-    start, units = _run(gradients, (), nearness)
-    effects = {unit: _run(gradients, (unit,))[0] - start for unit in units}
-    flipped: tuple[Unit, ...] = ()
-    now = start
-    while effects and len(flipped) < MOST:
-        expected = {unit: _distance(now + effect, wanted) for unit, effect in effects.items()}
-        best = min(expected, key=expected.__getitem__)
-        del effects[best]
-        trial = _run(gradients, (*flipped, best))[0]  # effects of two inputs in one path do not add up exactly
-        if _distance(trial, wanted) > ENOUGH * _distance(now, wanted):
-            break
-        flipped, now = (*flipped, best), trial
-    return Settled(flipped, now)
+class _Search:
+    """Takes, of the units not yet turned, the one that promises most, until none helps."""
 
+    def __init__(self, relus: _Relus, gradients: Callable[[], Tensor], wanted: Tensor) -> None:
+        self.relus, self.gradients, self.wanted = relus, gradients, wanted
+        self.start = self.now = gradients()
+        self.flipped: list[Unit] = []
+        self.effects: dict[Unit, Tensor] = {}
 
-def _run(gradients: Callable[[], Tensor], flipped: Sequence[Unit], nearness: float = -1.0) -> tuple[Tensor, list[Unit]]:
-    with _Sides(flipped, nearness) as sides:
-        found = gradients()
-    return found, sides.near
+    def worst(self) -> float:
+        return float((self.now - self.wanted).abs().max())
 
+    def add(self, units: Sequence[Unit]) -> None:
+        self.relus.turn(self.flipped)  # every effect is measured from the start, and the search begins anew
+        self.flipped, self.now = [], self.start
+        for unit in units:
+            if unit not in self.effects:
+                self.effects[unit] = self._with([unit]) - self.start
+        left = dict(self.effects)
+        while left and len(self.flipped) < MOST:
+            expected = {unit: self._off(self.now + effect) for unit, effect in left.items()}
+            best = min(expected, key=expected.__getitem__)
+            del left[best]
+            trial = self._with([best])  # effects of two inputs in one path do not add up exactly
+            if self._off(trial) > ENOUGH * self._off(self.now):
+                break
+            self.flipped.append(best)
+            self.relus.turn([best])
+            self.now = trial
 
-def _distance(ours: Tensor, theirs: Tensor) -> float:
-    return float((ours - theirs).square().sum())
+    def _with(self, units: Sequence[Unit]) -> Tensor:
+        self.relus.turn(units)
+        found = self.gradients()
+        self.relus.turn(units)
+        return found
 
-
-def _worst(ours: Tensor, theirs: Tensor) -> float:
-    return float((ours - theirs).abs().max())
+    def _off(self, gradients: Tensor) -> float:
+        return float((gradients - self.wanted).square().sum())

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from tailseg.interop.golden import Golden, GoldenBackbone, Kind, load_golden, load_golden_backbone, numbered
+from tailseg.interop.golden import Golden, GoldenBackbone, Kind, load_golden, load_golden_backbone, numbered, outputs
 from tailseg.interop.kinks import MOST, settle
 from tailseg.interop.mmdet import to_mmdet
 from tailseg.models.cascade import CascadeMaskRCNN
@@ -73,10 +73,10 @@ def measure(golden: Golden) -> list[Difference]:
     return [*measure_test(golden), *measure_training(golden)]
 
 
-def measure_file(folder: Path, name: str, kind: Kind) -> list[Difference]:
-    """Every stage of a golden file of any kind."""
+def measure_file(folder: Path, name: str, kind: Kind, *, from_maps: bool = False) -> list[Difference]:
+    """Every stage of a golden file of any kind; detectors from their images, or from the golden feature maps."""
     if kind == "detector":
-        return measure(load_golden(folder, name))
+        return measure(load_golden(folder, name, from_maps=from_maps))
     if kind == "backbone":
         return measure_backbone(load_golden_backbone(folder, name))
     return measure_operators(load_file(folder / f"{name}.safetensors"))
@@ -87,7 +87,7 @@ def measure_backbone(golden: GoldenBackbone) -> list[Difference]:
     tensors, image = golden.tensors, golden.tensors["input.image"].float()
     with torch.no_grad():
         maps = golden.backbone.eval()(image)
-    pairs = zip(maps, numbered(tensors, "test.out"), strict=False)  # a trimmed file ends earlier
+    pairs = ((maps[stage], theirs) for stage, theirs in outputs(tensors).items())
     found = [Difference("maps C2 .. C5", "of scale", of_scale(pairs), LIMIT)]
     if "train.loss_total" not in tensors:
         return found
@@ -96,16 +96,16 @@ def measure_backbone(golden: GoldenBackbone) -> list[Difference]:
     def loss() -> Tensor:
         return torch.stack([part.square().mean() for part in golden.backbone(image)]).sum()
 
-    def gradients() -> dict[str, Tensor]:
+    def gradients(loss: Tensor) -> dict[str, Tensor]:
         golden.backbone.zero_grad()
-        loss().backward()
+        loss.backward(retain_graph=True)
         ours = {f"backbone.{key}": p.grad for key, p in golden.backbone.named_parameters() if p.grad is not None}
         return {key.removeprefix("backbone."): gradient for key, gradient in to_mmdet(ours).state.items()}
 
     total = float(tensors["train.loss_total"])
     value = abs(float(loss().detach()) - total) / total
     found.append(Difference("losses, same samples", "relative", value, LIMIT))
-    return found + compare_gradients(gradients, tensors, golden.gradient_names)
+    return found + compare_gradients(loss, gradients, tensors, golden.gradient_names)
 
 
 def measure_operators(tensors: Mapping[str, Tensor]) -> list[Difference]:
@@ -144,22 +144,27 @@ def measure_test(golden: Golden) -> list[Difference]:
     """From pixels (or the golden feature maps, where the file has no backbone) to run lengths."""
     golden.model.eval()
     pyramid = golden.pyramid()
-    found = [*_maps(golden, pyramid), *_proposals(golden, pyramid)]
+    found = [*compare_maps(golden, pyramid), *compare_proposals(golden, pyramid)]
     for stage in range(golden.num_stages):
         found += _box_head(golden, pyramid, stage)
     found += _masks(golden, pyramid)
-    return found + _detections(golden)
+    return found + compare_detections(golden)
 
 
 def measure_training(golden: Golden) -> list[Difference]:
     """Samples and targets, losses and gradients from their samples, and one whole step from pixels."""
     golden.model.train()
     found = _targets(golden)
-    losses = stage_losses(golden)
+    losses = {name: float(value.detach()) for name, value in stage_losses(golden).items()}
     theirs = {name: float(golden.tensors[f"train.loss.{their_loss(name)}"].sum()) for name in losses}
-    value = max(abs(float(losses[name].detach()) - theirs[name]) / max(abs(theirs[name]), 1e-3) for name in losses)
+    value = max(abs(losses[name] - theirs[name]) / max(abs(theirs[name]), 1e-3) for name in losses)
     found.append(Difference("losses, same samples", "relative", value, LIMIT))
-    found += compare_gradients(lambda: _gradients(golden), golden.tensors, golden.facts["grad_names"])
+    found += compare_gradients(
+        lambda: torch.stack(list(stage_losses(golden).values())).sum(),
+        lambda loss: _gradients(golden, loss),
+        golden.tensors,
+        golden.facts["grad_names"],
+    )
     with torch.no_grad():
         step = golden.model(golden.images, golden.targets)
     assert isinstance(step, dict)
@@ -188,7 +193,7 @@ def distance_of_sets(ours: Tensor, theirs: Tensor) -> float:
     return float(torch.maximum(distance.amin(0).max(), distance.amin(1).max())) if len(ours) else 0.0
 
 
-def _maps(golden: Golden, pyramid: Sequence[Tensor]) -> list[Difference]:
+def compare_maps(golden: Golden, pyramid: Sequence[Tensor]) -> list[Difference]:
     tensors, output = golden.tensors, golden.model.rpn(pyramid)
     per_cell = output.logits.shape[1] // sum(level[0, 0].numel() for level in pyramid)
     counts = [per_cell * level[0, 0].numel() for level in pyramid]
@@ -210,7 +215,7 @@ def _maps(golden: Golden, pyramid: Sequence[Tensor]) -> list[Difference]:
     ]
 
 
-def _proposals(golden: Golden, pyramid: Sequence[Tensor]) -> list[Difference]:
+def compare_proposals(golden: Golden, pyramid: Sequence[Tensor]) -> list[Difference]:
     ours = golden.model.rpn.proposals(golden.model.rpn(pyramid), golden.sizes)
     value = max(distance_of_sets(boxes, golden.tensors[f"test.proposals.{i}.boxes"]) for i, boxes in enumerate(ours))
     return [Difference("proposals", "px", value, NEAR)]
@@ -279,7 +284,7 @@ def mask_logits(
     return model.mask_head(pyramid, boxes, labels)
 
 
-def _detections(golden: Golden) -> list[Difference]:
+def compare_detections(golden: Golden) -> list[Difference]:
     """End to end: each of their detections against the nearest of ours with its label."""
     tensors = golden.tensors
     swapped, scores, boxes = 0, 0.0, 0.0
@@ -426,40 +431,45 @@ def their_loss(name: str) -> str:
     return f"s{stage}.{name.removesuffix(f'_{stage}')}" if stage.isdigit() else name
 
 
-def _gradients(golden: Golden) -> dict[str, Tensor]:
-    """Of the sum of losses from their samples, by their names and in their layout."""
+def _gradients(golden: Golden, loss: Tensor) -> dict[str, Tensor]:
+    """By their names and in their layout."""
     golden.model.zero_grad()
-    torch.stack(list(stage_losses(golden).values())).sum().backward()
+    loss.backward(retain_graph=True)
     gradients = {name: p.grad for name, p in golden.model.named_parameters() if p.grad is not None}
     return to_mmdet(gradients).state
 
 
 def compare_gradients(
-    gradients: Callable[[], Mapping[str, Tensor]], tensors: Mapping[str, Tensor], names: Sequence[str]
+    loss: Callable[[], Tensor],
+    gradients: Callable[[Tensor], Mapping[str, Tensor]],
+    tensors: Mapping[str, Tensor],
+    names: Sequence[str],
 ) -> list[Difference]:
     """Of every parameter: the norm, and five values against the norm; as they come, and with kinks as there.
 
     Args:
-        gradients: a forward and a backward pass, see `kinks.settle`; by their names and in their layout.
+        loss: a forward pass.
+        gradients: a backward pass that keeps the graph; by their names and in their layout.
         tensors: the golden file's.
         names: the parameters in the order of its gradients.
     """
-    absent = set(names) - gradients().keys()
+    first = gradients(loss())
+    absent = set(names) - first.keys()
     rows = torch.tensor([row for row, name in enumerate(names) if name not in absent])
     scale = tensors["train.grad.norm"][rows].double().clamp(min=LEAST_NORM)[:, None]
     places = tensors["train.grad.index"]
 
-    def taken() -> Tensor:
-        made = gradients()
+    def taken(made: Mapping[str, Tensor]) -> Tensor:
         found = [(made[names[row]].double(), places[row]) for row in rows.tolist()]
         return torch.stack([torch.cat([g.norm()[None], g.flatten()[place]]) for g, place in found]) / scale
 
     theirs = torch.cat([tensors["train.grad.norm"][:, None], tensors["train.grad.value"]], 1)[rows].double() / scale
-    first, settled = (taken() - theirs).abs(), settle(taken, theirs, limit=LIMIT)
+    off = (taken(first) - theirs).abs()
+    settled = settle(loss, lambda total: taken(gradients(total)), theirs, limit=LIMIT)
     last = (settled.gradients - theirs).abs()
     return [
-        Difference("gradients: norms", "relative", float(first[:, 0].max()), 1e-2),
-        Difference("gradients: five values each", "of the norm", float(first[:, 1:].max()), 2e-2),
+        Difference("gradients: norms", "relative", float(off[:, 0].max()), 1e-2),
+        Difference("gradients: five values each", "of the norm", float(off[:, 1:].max()), 2e-2),
         Difference("gradients: parameters without one", "count", len(absent), 0),
         Difference("ReLU inputs at zero, other side", "count", len(settled.flipped), MOST),
         Difference("gradients, these as there: norms", "relative", float(last[:, 0].max()), LIMIT),
