@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
         print(f"no golden file {unknown[0]} in {folder}: there are {', '.join(files)}", file=sys.stderr)
         return 2
     names = arguments[1:] or [name for name, kind in files.items() if kind == "detector" or not from_maps]
-    table = Table(box=box.SIMPLE_HEAD)
+    table = Table(box=box.MARKDOWN)
     for column in ("stage", "unit", *names):
         table.add_column(column, justify="left" if column in ("stage", "unit") else "right")
     measured = [

@@ -30,11 +30,13 @@ class Report:
         path: the file.
         tensors: how many it holds.
         notes: what was left out, left at its start, or copied in part; a sentence each.
+        detects: whether the model is ready to, or has to be trained first.
     """
 
     path: Path
     tensors: int
     notes: tuple[str, ...]
+    detects: bool = True
 
 
 def layout_of(file: WeightsFile) -> Layout:
@@ -84,7 +86,7 @@ def to_tailseg(source: Path, out: Path, recipe: Recipe, classes: Path) -> Report
     checkpoints.save_weights(content, target)
     if target != out:
         save_recipe(recipe, out / "recipe.json")
-    return Report(target, len(converted.state), tuple(notes))
+    return Report(target, len(converted.state), tuple(notes), detects=layout == "mmdet")
 
 
 def to_other(source: Path, out: Path, *, which: Literal["best", "last"] = "best") -> Report:

@@ -207,12 +207,9 @@ def compare_maps(golden: Golden, pyramid: Sequence[Tensor]) -> list[Difference]:
         for i, theirs in reg.items()
         if theirs is not None
     ]
-    found = [] if golden.starts_from_maps else [Difference("feature maps P2 .. P6", "of scale", of_scale(fpn), LIMIT)]
-    return [
-        *found,
-        Difference("RPN objectness", "of scale", of_scale(scores), LIMIT),
-        Difference("RPN deltas", "of scale", of_scale(moves), LIMIT),
-    ]
+    compared = {"feature maps P2 .. P6": [] if golden.starts_from_maps else fpn}
+    compared |= {"RPN objectness": scores, "RPN deltas": moves}
+    return [Difference(stage, "of scale", of_scale(pairs), LIMIT) for stage, pairs in compared.items() if pairs]
 
 
 def compare_proposals(golden: Golden, pyramid: Sequence[Tensor]) -> list[Difference]:
@@ -310,7 +307,7 @@ def compare_detections(golden: Golden) -> list[Difference]:
         Difference("detections: masks, all", "1 - IoU", 1 - both / either, 1e-3),
         # one pixel of a mask of a hundred is 0.01: whether it may differ, the next line says
         Difference("detections: masks, the least", "1 - IoU", max(1 - m.both / max(m.either, 1) for m in masks), 0.05),
-        Difference("mask pixels that differ", "|p - 0.5|", max(m.certainty for m in masks), 2e-3),
+        Difference("mask pixels that differ", "from p = 0.5", max(m.certainty for m in masks), 2e-3),
     ]
 
 
