@@ -130,13 +130,14 @@ def test_agrees_with_the_literal_formula_step_after_step(config, num_classes, nu
 
 
 @every_loss
-def test_gradcheck(config):
+def test_gradcheck_of_both_orders(config):
     if isinstance(config, SeesawLossConfig):  # its compensation is without gradient on purpose
         config = dataclasses.replace(config, q=0.0)
     loss = warmed(config, 4)
     logits, labels = problem(loss, 7, scale=3.0)
     labels[0] = loss.num_classes
     assert torch.autograd.gradcheck(lambda x: total(loss, x, labels), logits.requires_grad_())
+    assert torch.autograd.gradgradcheck(lambda x: total(loss, x, labels), logits)
 
 
 @every_loss

@@ -129,7 +129,7 @@ def test_agrees_with_the_literal_formula_in_float64(config, num_classes, num_reg
 
 
 @every_exact_loss
-def test_gradcheck(config):
+def test_gradcheck_of_both_orders(config):
     loss = config.build(long_tail(5))
     logits, labels = problem(loss, 9, scale=3.0)
     labels[:3] = torch.tensor([loss.num_classes, 0, 4])
@@ -139,6 +139,7 @@ def test_gradcheck(config):
         return loss(x, labels)["loss_cls"]
 
     assert torch.autograd.gradcheck(total, logits.requires_grad_())
+    assert torch.autograd.gradgradcheck(total, logits)
 
 
 # Identities.
