@@ -1,6 +1,7 @@
 """GOL and its parts: DropLoss and EQL over any link, and class-relative activations, each against its formula."""
 
 import dataclasses
+import inspect
 import math
 import pickle
 import subprocess
@@ -234,6 +235,13 @@ def test_the_tail_by_threshold_is_strict_and_by_group_is_the_data_sets():
 def test_a_threshold_that_is_no_share_is_refused(kind, tail):
     with pytest.raises(ValueError, match="share of the training images"):
         kind(tail=tail).build(long_tail(3))
+
+
+@pytest.mark.parametrize("word", ["f", "common", ""])
+def test_a_tail_by_another_word_is_refused(word):
+    """By the bare function: that the word is one of two is checked before it in tests alone."""
+    with pytest.raises(ValueError, match=f"r .rare classes. or rc .rare and common ones., got '{word}'"):
+        inspect.unwrap(tail_classes)(long_tail(3), word)
 
 
 def test_eql_drops_the_tail_on_objects_alone():
