@@ -11,6 +11,7 @@ import datetime as dt
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -122,7 +123,8 @@ def main(options: Options) -> None:
     today = dt.datetime.now(tz=dt.UTC).date().isoformat()
     options.results.mkdir(parents=True, exist_ok=True)
     path = options.results / f"tiny_tail-{today}.md"
-    command = "uv run python benchmarks/tiny_tail.py"
+    settings = [argument for argument in sys.argv[1:] if argument != "--report-only"]
+    command = shlex.join(["uv", "run", "python", "benchmarks/tiny_tail.py", *settings])
     path.write_text(
         f"# Losses on tiny_tail, {today}\n\n`{command}`; torch {torch.__version__}, {platform.machine()}, "
         f"{os.cpu_count()} cores, one thread a run. Masks unless said (APb: boxes); "
