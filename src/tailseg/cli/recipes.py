@@ -1,13 +1,19 @@
 """`tailseg recipes`."""
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING
 
-from rich.markup import escape
 from rich.table import Table
 
 from tailseg.cli.common import output, parse
+
+if TYPE_CHECKING:  # importing a recipe imports torch, which takes seconds
+    from tailseg.recipes.recipe import Recipe
+
+WIDTH = 100
+"""Columns that the table needs; on a narrower terminal or in a pipe lines are not broken either."""
 
 
 @dataclass(frozen=True)
@@ -20,12 +26,44 @@ class Recipes:
 
 
 def run(arguments: Sequence[str]) -> None:
-    """List the recipes, one line each."""
+    """List the recipes, one line each, in groups of one detector on one data set."""
     parse(Recipes, arguments, command="recipes")
-    from tailseg.recipes import RECIPES
+    from tailseg.recipes import GROUPS
 
-    table = Table("recipe", "what it is", box=None, pad_edge=False)
-    for name, recipe in RECIPES.items():
-        what = (inspect.getdoc(recipe) or "").split("\n\n")[0].replace("\n", " ").replace("``", "`")
-        table.add_row(f"[bold]{name}[/]", escape(what))
-    output().print(table)
+    console = output()
+    console.width = max(console.width, WIDTH)
+    for title, group in GROUPS.items():
+        console.print(f"[bold]{title}[/]")
+        console.print(_table([make() for make in group]))
+        console.print()
+    console.print(
+        "norm.: normalised predictors. RFS: repeat factor sampling. AP, APr: as published, masks, ≈ read off a plot.\n"
+        "tailseg train NAME carries one out, tailseg train NAME --help lists its settings; docs/recipes.md says more."
+    )
+
+
+def _table(recipes: "Sequence[Recipe]") -> Table:
+    from tailseg.recipes import describe
+
+    table = Table("recipe", "loss", "norm.", "sampling", "epochs", "AP", "APr", box=None, padding=(0, 2, 0, 0))
+    table.columns[0].min_width = 43  # groups are tables of their own, and their columns stand under each other
+    table.columns[1].min_width = 16
+    for heading, members in groupby(recipes, _heading):
+        table.add_row(f"[italic]{heading}[/]")
+        for recipe in members:
+            table.add_row(
+                recipe.name,
+                describe.loss(recipe.loss),
+                describe.normalised(recipe.model),
+                describe.sampling(recipe.data),
+                str(recipe.optim.epochs),
+                *describe.average_precision(recipe),
+            )
+    return table
+
+
+def _heading(recipe: "Recipe") -> str:
+    from tailseg.recipes import describe
+
+    model = f"{describe.detector(recipe.model)} {describe.backbone(recipe.model.backbone)}"
+    return f"{model}, {describe.data(recipe.data)}"
