@@ -15,8 +15,10 @@ by CUDA's allocator, or on a CPU by the kernel (VmHWM) in a process whose every 
 """
 
 import datetime as dt
+import json
 import os
 import platform
+import random
 import subprocess
 import sys
 import time
@@ -69,8 +71,8 @@ class Options:
     rounds: int = 15
     """Turns that each takes."""
     results: Path = RESULTS
-    memory_of: str = ""
-    """For the process that measures memory: whose, at the first of ``regions`` and ``dtypes``."""
+    memory: bool = False
+    """Measure memory alone, at the first of ``regions`` and ``dtypes``, and print it as JSON."""
 
 
 def long_tail() -> ClassFrequency:
@@ -116,10 +118,11 @@ def step(name: str, regions: int, dtype: torch.dtype, device: str) -> Callable[[
 
 
 def milliseconds(steps: dict[str, Callable[[], None]], rounds: int, device: str) -> dict[str, float]:
-    """The median of each, taken in turns."""
+    """The median of each, taken in turns, each round in another order: what ran before leaves its memory behind."""
     times: dict[str, list[float]] = {name: [] for name in steps}
+    shuffle = random.Random(0)
     for i in range(rounds + 3):  # the first ones warm up and compile
-        for name, run in steps.items():
+        for name, run in shuffle.sample(list(steps.items()), len(steps)):
             began = time.perf_counter()
             run()
             if device != "cpu":
@@ -134,11 +137,11 @@ def kernel_memory(field: str) -> int:
     return 1024 * int(line.split()[1])
 
 
-def peak_memory(options: Options) -> float:
+def peak_memory(name: str, options: Options) -> float:
     """What one step holds at most beside the logits, in tensors of their size."""
-    (regions,), (dtype,) = options.regions, options.dtypes
-    run = step(options.memory_of, regions, getattr(torch, dtype), options.device)
-    size = regions * (NUM_CLASSES + 1) * getattr(torch, dtype).itemsize
+    regions, dtype = options.regions[0], getattr(torch, options.dtypes[0])
+    run = step(name, regions, dtype, options.device)
+    size = regions * (NUM_CLASSES + 1) * dtype.itemsize
     for _ in range(3):
         run()
     if options.device != "cpu":
@@ -152,21 +155,23 @@ def peak_memory(options: Options) -> float:
     return (kernel_memory("VmHWM") - before) / size
 
 
-def memory(name: str, regions: int, dtype: str, options: Options) -> float:
-    """`peak_memory` by a process of its own."""
-    command = [sys.executable, __file__, "--memory-of", name, "--regions", str(regions), "--dtypes", dtype]
+def memory(regions: int, dtype: str, options: Options) -> dict[str, float]:
+    """`peak_memory` of all by a process of its own."""
+    command = [sys.executable, __file__, "--memory", "--regions", str(regions), "--dtypes", dtype]
     command += ["--device", options.device, "--threads", str(options.threads)]
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-    return float(subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout)
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout)
+
+
+def names_for(dtype: str) -> list[str]:
+    return [name for name in (*PEERS, *LOSSES) if name != "GumbelCE, parity" or dtype == "float32"]  # it is float32's
 
 
 def table(regions: int, dtype: str, options: Options) -> str:
     """All losses and their peers at one size."""
-    names = [*PEERS, *LOSSES]
-    if dtype != "float32":
-        names.remove("GumbelCE, parity")  # which computes in float32 whatever comes
+    names = names_for(dtype)
     steps = {name: step(name, regions, getattr(torch, dtype), options.device) for name in names}
-    times = milliseconds(steps, options.rounds, options.device)
+    times, held = milliseconds(steps, options.rounds, options.device), memory(regions, dtype, options)
     lines = [
         f"## {regions} x {NUM_CLASSES + 1}, {dtype}",
         "",
@@ -176,15 +181,15 @@ def table(regions: int, dtype: str, options: Options) -> str:
     for name in names:
         ratios = f"{times[PUBLISHED] / times[name]:.2f} | {times[BCE] / times[name]:.2f} | "
         ratios += f"{times[name] / times[LIMIT]:.1f}"
-        lines.append(f"| {name} | {times[name]:.2f} | {ratios} | {memory(name, regions, dtype, options):.2f} |")
+        lines.append(f"| {name} | {times[name]:.2f} | {ratios} | {held[name]:.2f} |")
         print(lines[-1], flush=True)
     return "\n".join([*lines, ""])
 
 
 def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
-    if options.memory_of:
-        print(peak_memory(options))
+    if options.memory:
+        print(json.dumps({name: peak_memory(name, options) for name in names_for(options.dtypes[0])}))
         return
     device = platform.machine() if options.device == "cpu" else torch.cuda.get_device_name()
     where = f"{device}, {options.threads} threads" if options.device == "cpu" else device

@@ -1,10 +1,12 @@
 """Our detectors against mmdetection's, stage by stage, on golden files of any folder.
 
-    uv run python benchmarks/parity.py FOLDER [NAME ...]
+    uv run python benchmarks/parity.py FOLDER [NAME ...] [--from-maps]
 
 FOLDER holds pairs NAME.safetensors and NAME.json: a state dict of mmdetection (of a detector or a backbone), images,
 and what every stage made of them; or inputs and outputs of single operators. The state dict goes through tailseg's own
 conversion; the table shows the largest difference of each stage. Exit code 1 when one is larger than rounding explains.
+With --from-maps, detectors start from the golden feature maps instead of the images: what is left is not the backbone's
+rounding. docs/parity.md says what a file holds.
 """
 
 import sys
@@ -20,21 +22,30 @@ from tailseg.interop.golden import golden_files
 
 
 def main(arguments: list[str]) -> int:
-    if not arguments or arguments[0] in ("-h", "--help"):
+    from_maps = "--from-maps" in arguments
+    arguments = [argument for argument in arguments if argument != "--from-maps"]
+    if not arguments or arguments[0].startswith("-"):
         print(__doc__)
-        return 0 if arguments else 2
+        return 0 if arguments in (["-h"], ["--help"]) else 2
     torch.set_num_threads(1)
     folder = Path(arguments[0])
-    files = golden_files(folder)
+    try:
+        files = golden_files(folder)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
     unknown = [name for name in arguments[1:] if name not in files]
     if unknown:
         print(f"no golden file {unknown[0]} in {folder}: there are {', '.join(files)}", file=sys.stderr)
         return 2
-    names = arguments[1:] or list(files)
-    table = Table(box=box.SIMPLE_HEAD)
+    names = arguments[1:] or [name for name, kind in files.items() if kind == "detector" or not from_maps]
+    table = Table(box=box.MARKDOWN)
     for column in ("stage", "unit", *names):
         table.add_column(column, justify="left" if column in ("stage", "unit") else "right")
-    measured = [{(d.stage, d.unit): d for d in parity.measure_file(folder, name, files[name])} for name in names]
+    measured = [
+        {(d.stage, d.unit): d for d in parity.measure_file(folder, name, files[name], from_maps=from_maps)}
+        for name in names
+    ]
     for key in dict.fromkeys(key for differences in measured for key in differences):
         cells = [shown(differences.get(key)) for differences in measured]
         table.add_row(*key, *cells)

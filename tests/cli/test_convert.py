@@ -1,7 +1,9 @@
 """`tailseg convert`: a run goes to mmdetection's layout and comes back as a run that predicts and tests the same."""
 
 import json
+import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,8 @@ import torch
 
 from tailseg.cli import main
 from tailseg.recipes.saved import load_recipe
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 @pytest.fixture
@@ -132,6 +136,55 @@ def test_a_trained_run_is_not_overwritten(
 ) -> None:
     assert main(["convert", str(theirs), str(run), "--recipe", small, "--classes", train_file(photos)]) == 1
     assert "holds a trained run already" in capsys.readouterr().err
+
+
+def test_a_file_is_not_written_over_itself(
+    run: Path, theirs: Path, small: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "x.safetensors"
+    options = ["--recipe", small, "--classes", train_file(photos)]
+    assert main(["convert", str(theirs), str(file), *options]) == 0
+    content = file.read_bytes()
+    assert main(["convert", str(file), str(tmp_path / "." / "x.safetensors"), "--to", "mmdet"]) == 1
+    assert "over the file that it is made from" in capsys.readouterr().err
+    assert file.read_bytes() == content
+
+
+def test_a_file_in_the_place_of_the_folder(
+    theirs: Path, small: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").write_text("mine")
+    options = ["--recipe", small, "--classes", train_file(photos)]
+    assert main(["convert", str(theirs), str(tmp_path / "out"), *options]) == 1
+    assert "out is a file: expected a folder" in capsys.readouterr().err
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_the_how_to_guide_runs_as_it_stands(
+    run: Path, theirs: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """docs/how-to/convert.md from a folder with the files that it names; its torchvision part needs a large network."""
+    here = tmp_path / "here"
+    shutil.copytree(photos, here / "val2017")
+    shutil.copytree(run, here / "runs" / "mine")
+    shutil.copy(theirs, here / "epoch_24.pth")
+    shutil.copy(min(photos.iterdir()), here / "photo.jpg")
+    for name in ("train", "val"):
+        shutil.copy(photos.parent / f"{name}.json", here / f"lvis_v1_{name}.json")
+    (here / "my_recipes.py").write_text(
+        "from pathlib import Path\nfrom tailseg.recipes.saved import load_recipe\n"
+        f"def gol_r50(): return load_recipe(Path({str(run / 'recipe.json')!r}))\n"
+    )
+    monkeypatch.chdir(here)
+    monkeypatch.syspath_prepend(here)
+    monkeypatch.delitem(sys.modules, "my_recipes", raising=False)
+    commands = re.findall(r"^tailseg (.*)$", (DOCS / "how-to" / "convert.md").read_text(), re.MULTILINE)
+    small_enough = [command for command in commands if "custom_r50" not in command]
+    assert len(small_enough) == 4
+    for command in small_enough:
+        assert main(command.split()) == 0, command
+    assert (here / "runs" / "gol" / "metrics.json").is_file()
+    assert (here / "mine.pth").is_file()
 
 
 def test_called_wrongly(tmp_path: Path, theirs: Path, small: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,15 +1,19 @@
 """Files of other projects: what is read, and why the rest is refused. Nobody's code is run."""
 
 import pickle
+import subprocess
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from tailseg.interop.files import read_weights_file, write_safetensors_file, write_torch_file
-from tailseg.training.checkpoint import CheckpointError
+from tailseg.training.checkpoint import CheckpointError, write_whole
 
 STATE = {"neck.weight": torch.arange(6.0).view(2, 3), "count": torch.tensor(3)}
 
@@ -114,3 +118,83 @@ def test_no_checkpoint(tmp_path: Path, content: object, reason: str) -> None:
 def test_a_picture_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "x.pth").write_bytes(b"\xff\xd8\xff\xe0 a picture")
     assert "no checkpoint at all" in refusal(tmp_path / "x.pth")
+
+
+class HistoryBuffer:
+    """As mmdetection 3 keeps its history; pickled with `getattr` for its methods."""
+
+    def __init__(self) -> None:
+        self.log, self.methods = np.zeros(3), {"least": self.least}
+
+    def least(self) -> float:
+        raise AssertionError("the file's object was used")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("old_numpy", [True, False])
+def test_numbers_arrays_and_history_beside_the_weights_are_data(
+    tmp_path: Path, zipped: bool, old_numpy: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What mmdetection leaves in its files: best scores and palettes of numpy, and, in version 3, its history."""
+    path = tmp_path / "x.pth"
+    meta = {"CLASSES": [np.str_("cat"), "dog"], "best": np.float64(0.3), "epoch": np.int64(3), "PALETTE": np.eye(3)}
+    module = ModuleType("mmengine.logging.history_buffer")
+    module.HistoryBuffer = HistoryBuffer
+    monkeypatch.setattr(HistoryBuffer, "__module__", module.__name__)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, module.__name__, module)
+        patch.setitem(sys.modules, "mmengine.logging", ModuleType("mmengine.logging"))
+        patch.setitem(sys.modules, "mmengine", ModuleType("mmengine"))
+        content = {"meta": meta, "state_dict": STATE, "message_hub": {"loss": HistoryBuffer()}}
+        torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    if old_numpy and not zipped:
+        path.write_bytes(path.read_bytes().replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
+    file = read_weights_file(path)
+    assert file.class_names == ("cat", "dog")
+    assert torch.equal(file.state["neck.weight"], STATE["neck.weight"])
+
+
+class Reaching:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (STATE["count"], "numpy")
+
+
+def test_getattr_in_a_file_gets_nothing(tmp_path: Path) -> None:
+    """A stand-in takes its place; a file that goes on to use what it found is refused or holds nothing."""
+    torch.save({"state_dict": STATE, "meta": Reaching()}, tmp_path / "x.pth")
+    assert read_weights_file(tmp_path / "x.pth").class_names is None
+
+
+def test_names_of_several_devices_lose_their_prefix(tmp_path: Path) -> None:
+    torch.save({"state_dict": {f"module.{key}": value for key, value in STATE.items()}}, tmp_path / "x.pth")
+    assert read_weights_file(tmp_path / "x.pth").state.keys() == STATE.keys()
+
+
+def test_sparse_tensors_are_refused(tmp_path: Path) -> None:
+    torch.save({"neck.weight": torch.eye(3).to_sparse()}, tmp_path / "x.pth")
+    assert "sparse or quantised tensors, expected dense ones: neck.weight" in refusal(tmp_path / "x.pth")
+
+
+def test_the_optimisers_state_is_not_read_into_memory(tmp_path: Path) -> None:
+    """Of a file with 240 MB of it, a fresh process keeps less than 60 MB."""
+    optimizer = {"state": {i: torch.ones(10_000_000) for i in range(6)}}
+    torch.save({"state_dict": STATE, "optimizer": optimizer}, tmp_path / "x.pth")
+    program = (
+        "import resource, sys\nfrom pathlib import Path\nfrom tailseg.interop.files import read_weights_file\n"
+        "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = peak()\nread_weights_file(Path(sys.argv[1]))\nprint(peak() - before)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "x.pth")], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) < 60_000  # kilobytes
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    def full(path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="no space"):
+        write_whole(tmp_path / "x.pth", full)
+    assert list(tmp_path.iterdir()) == []

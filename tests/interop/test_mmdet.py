@@ -239,3 +239,42 @@ def test_other_boxes_are_named() -> None:
     model = published.meta_detector(config, published.LOSSES[1], 7)
     with pytest.raises(CheckpointError, match=r"fc_reg\.weight is \[28, 32\], expected \[4, 32\]"):
         from_mmdet(published.tensors(published.mask_rcnn_shapes(**published.SMALL)), model)
+
+
+@pytest.mark.parametrize(
+    "broken", [torch.tensor(1.0), torch.zeros(0), torch.zeros(1, 2, 3, 4, 5)], ids=["0d", "0", "5d"]
+)
+@pytest.mark.parametrize(
+    "key",
+    [
+        "roi_head.bbox_head.fc_cls.bias",
+        "roi_head.bbox_head.fc_reg.bias",
+        "roi_head.mask_head.conv_logits.bias",
+        "roi_head.bbox_head.loss_cls.cum_samples",
+        "backbone.layer2.0.conv2.weight",
+    ],
+)
+def test_tensors_of_any_other_shape_are_refused_by_name(key: str, broken: torch.Tensor) -> None:
+    message = refusal({**published.small_state(2), key: broken}, 2)
+    # an empty bias reads as no class or no logit at all: said in words
+    assert f"{key} is {list(broken.shape)}" in message or "knows 0 classes" in message or "has 0 logits" in message
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["stages.0.downsample.norm.bias", "stages.1.downsample.reduction.weight"]
+    + [f"stages.0.blocks.1.attn.w_msa.relative_position_{part}" for part in ("bias_table", "index")],
+)
+@pytest.mark.parametrize(
+    "broken", [torch.tensor(1.0), torch.zeros(0), torch.zeros(1, 2, 3, 4, 5)], ids=["0d", "0", "5d"]
+)
+def test_swins_tensors_of_any_other_shape_are_refused(key: str, broken: torch.Tensor) -> None:
+    with pytest.raises(CheckpointError, match=r"relative_position|downsample"):
+        backbone_from_mmdet({**small_swin(), key: broken}, build_backbone(SWIN))
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.complex64])
+def test_numbers_of_another_kind_are_refused(dtype: torch.dtype) -> None:
+    state = published.small_state()
+    state["backbone.bn1.num_batches_tracked"] = torch.zeros((), dtype=dtype)
+    assert f"num_batches_tracked is {dtype}, expected torch.int64" in refusal(state)

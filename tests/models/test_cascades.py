@@ -186,7 +186,7 @@ def test_overfits_one_image(config: ModelConfig, build: Build, make_image: MakeI
     """80 steps on one image find its three objects."""
     config = replace(config, backbone=replace(config.backbone, frozen_stages=0, fixed_norm=False))
     model, target = build(config), make_target(*BOXES)
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)  # any seed learns; SGD's first steps are luck
     image = torch.zeros(3, 64, 64)
     for k, (x1, y1, x2, y2) in enumerate(BOXES):
         image[k, int(y1) : int(y2), int(x1) : int(x2)] = 255
@@ -197,7 +197,7 @@ def test_overfits_one_image(config: ModelConfig, build: Build, make_image: MakeI
         optimiser.step()
     (found,) = model.eval()([image])
     assert sorted(found.labels[:3].tolist()) == [0, 1, 2]
-    assert found.scores[:3].min() > 0.5
+    assert found.scores[:3].min() > 0.6
 
 
 def test_a_state_of_its_own_for_every_stage(

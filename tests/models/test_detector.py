@@ -242,15 +242,15 @@ def test_same_seed_same_step(
 def test_overfits_one_image(
     small_config: ModelConfig, build: Build, make_image: MakeImage, make_target: MakeTarget
 ) -> None:
-    """The smallest proof that gradients point the right way: 60 steps on one image find its three objects."""
+    """The smallest proof that gradients point the right way: 120 steps on one image find its three objects."""
     config = replace(small_config, backbone=replace(small_config.backbone, frozen_stages=0, fixed_norm=False))
     model, target = build(config), make_target(*BOXES)
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)  # any seed learns; SGD's first steps are luck
     image = torch.zeros(3, 64, 64)
     for k, (x1, y1, x2, y2) in enumerate(BOXES):
         image[k, int(y1) : int(y2), int(x1) : int(x2)] = 255
     totals = []
-    for _ in range(60):
+    for _ in range(120):
         losses = model([image, image], [target, target])
         total = torch.stack(list(losses.values())).sum()
         optimiser.zero_grad()
@@ -261,7 +261,7 @@ def test_overfits_one_image(
     assert totals[-1] < 0.4 * totals[0]
     (found,) = model.eval()([image])
     assert sorted(found.labels[:3].tolist()) == [0, 1, 2]
-    assert found.scores[:3].min() > 0.5
+    assert found.scores[:3].min() > 0.6
     assert box_iou(target.boxes, found.boxes[:3]).amax(1).min() > 0.5
 
 

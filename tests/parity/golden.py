@@ -1,13 +1,38 @@
 """What the tests against mmdetection's detectors assert; files, weights and samples come from tailseg.interop."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
 import torch
 from torch import Tensor
 
+from tailseg.interop import parity
 from tailseg.interop.golden import Golden
 from tailseg.interop.mmdet import to_mmdet
-from tailseg.ops.masks import decode_mask
+from tailseg.interop.parity import Difference
 
 NUM_CLASSES = 7
+TRIMMED = Path(__file__).resolve().parents[1] / "golden"
+"""The golden files that the repository carries, made by tools/trim_golden.py."""
+
+
+def files(*names: str) -> list[str]:
+    """Parameters of a fixture: the trimmed files that are there, and all full ones."""
+    trimmed = [f"trimmed/{name}" for name in names if (TRIMMED / f"{name}.safetensors").is_file()]
+    return [*trimmed, *(f"full/{name}" for name in names)]
+
+
+def place(request: pytest.FixtureRequest) -> tuple[Path, str]:
+    """Folder and name of a parameter of `files`; skips the test where the full files are not there."""
+    kind, name = request.param.split("/")
+    return (TRIMMED if kind == "trimmed" else request.getfixturevalue("shared") / "golden"), name
+
+
+def assert_equal(differences: Sequence[Difference]) -> None:
+    """No stage differs by more than rounding; the limits and their reasons stand in tailseg.interop.parity."""
+    assert differences
+    assert [d for d in differences if not d.equal] == []
 
 
 def assert_same_boxes(ours: Tensor, theirs: Tensor, *, most_lost: int = 0) -> None:
@@ -25,37 +50,22 @@ def assert_close_to_scale(ours: Tensor, theirs: Tensor) -> None:
 
 def assert_maps_equal(golden: Golden) -> None:
     pyramid = golden.pyramid()
-    output = golden.model.rpn(pyramid)
-    for level, feature in enumerate(pyramid):
-        assert_close_to_scale(feature, golden.tensors[f"test.fpn.{level}"])
-    cls = [golden.tensors[f"test.rpn_cls.{level}"].permute(0, 2, 3, 1).flatten(1) for level in range(5)]
-    reg = [golden.tensors[f"test.rpn_reg.{level}"].permute(0, 2, 3, 1).reshape(2, -1, 4) for level in range(5)]
-    assert_close_to_scale(output.logits, torch.cat(cls, 1))
-    assert_close_to_scale(output.deltas, torch.cat(reg, 1))
-    for i, boxes in enumerate(golden.model.rpn.proposals(output, golden.sizes)):
-        assert_same_boxes(boxes, golden.tensors[f"test.proposals.{i}.boxes"])
+    assert_equal([*parity.compare_maps(golden, pyramid), *parity.compare_proposals(golden, pyramid)])
 
 
 def assert_detections_equal(golden: Golden) -> None:
-    """End to end, from pixels to run lengths."""
-    for i, found in enumerate(golden.model(golden.images)):
-        boxes, scores = golden.tensors[f"test.det.{i}.boxes"], golden.tensors[f"test.det.{i}.scores"]
-        labels = golden.tensors[f"test.det.{i}.labels"]
-        torch.testing.assert_close(found.scores, scores, rtol=0, atol=1e-4)
-        distance = torch.cdist(found.boxes, boxes, p=torch.inf) + 1e6 * (found.labels[:, None] != labels)
-        assert distance.amin(0).max() < 0.05
-        for theirs, ours in enumerate(distance.argmin(0).tolist()):
-            mine, wanted = decode_mask(found.masks[ours]), decode_mask(golden.facts["rle"][i][theirs])
-            # a pixel whose probability is 0.5 up to rounding may fall on either side
-            assert int((mine != wanted).sum()) <= 2 + 0.002 * int(wanted.sum())
+    """End to end, from pixels (or the golden feature maps) to run lengths."""
+    assert_equal(parity.compare_detections(golden))
 
 
 def assert_losses_and_gradients_equal(golden: Golden, losses: dict[str, Tensor], theirs: dict[str, str]) -> None:
-    """Losses to 1e-3 and every parameter's gradient norm to 1e-2: the golden file's own stability allows no less."""
+    """Losses to 1e-4, and every parameter's gradient norm to 1e-2: a few inputs of ReLUs lie nearer to zero than two
+    float32 programs agree. With those on the same side the norms agree to 1e-4, see test_parity_harness.
+    """
     assert losses.keys() == theirs.keys()
     for name, value in losses.items():
         expected = golden.tensors[f"train.loss.{theirs[name]}"].sum()
-        torch.testing.assert_close(value, expected, rtol=1e-3, atol=1e-6, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-7, msg=lambda m, name=name: f"{name}: {m}")
     golden.model.zero_grad()
     torch.stack(list(losses.values())).sum().backward()
     gradients = to_mmdet({name: p.grad for name, p in golden.model.named_parameters()}).state

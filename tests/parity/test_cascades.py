@@ -1,7 +1,6 @@
-"""The cascades against mmdetection's on the same weights and images (shared/golden, see its FORMAT.md)."""
+"""The cascades against mmdetection's on the same weights and images (docs/parity.md)."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 import torch
@@ -26,9 +25,9 @@ LOSSES = {
 }
 
 
-@pytest.fixture(scope="module", params=["b_cascade_mask_rcnn", "c_htc"])
-def golden(request: pytest.FixtureRequest, shared: Path) -> Golden:
-    return load_golden(shared / "golden", request.param)
+@pytest.fixture(scope="module", params=shared_golden.files("b_cascade_mask_rcnn", "c_htc"))
+def golden(request: pytest.FixtureRequest) -> Golden:
+    return load_golden(*shared_golden.place(request))
 
 
 def cascade_of(golden: Golden) -> CascadeMaskRCNN | HybridTaskCascade:
@@ -79,8 +78,9 @@ def test_mask_heads_equal(golden: Golden, stage: int) -> None:
 @torch.no_grad()
 def test_mask_probabilities_equal(golden: Golden) -> None:
     golden.model.eval()
-    boxes = [golden.tensors[f"test.det.{i}.boxes"][:12] for i in range(2)]
-    labels = torch.cat([golden.tensors[f"test.det.{i}.labels"][:12] for i in range(2)])
+    counts = [len(golden.tensors[f"test.det.{i}.mask_prob"]) for i in range(2)]
+    boxes = [golden.tensors[f"test.det.{i}.boxes"][:count] for i, count in enumerate(counts)]
+    labels = torch.cat([golden.tensors[f"test.det.{i}.labels"][:count] for i, count in enumerate(counts)])
     expected = torch.cat([golden.tensors[f"test.det.{i}.mask_prob"] for i in range(2)])
     ours = cascade_of(golden).mask_probabilities(golden.pyramid(), boxes, labels)
     # the logits are equal to 1e-4 of their largest, about 12; a probability moves by at most a quarter of that
@@ -155,4 +155,4 @@ def test_whole_training_step_equal(golden: Golden) -> None:
     golden.model.train()
     losses = golden.model(golden.images, golden.targets)
     total = torch.stack(list(losses.values())).sum()
-    torch.testing.assert_close(total, golden.tensors["train.loss_total"][0], rtol=2e-3, atol=0)
+    torch.testing.assert_close(total, golden.tensors["train.loss_total"][0], rtol=1e-4, atol=0)

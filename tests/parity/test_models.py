@@ -1,6 +1,4 @@
-"""The detectors against mmdetection's on the same weights and images (shared/golden, see its FORMAT.md)."""
-
-from pathlib import Path
+"""The detectors against mmdetection's on the same weights and images (docs/parity.md)."""
 
 import pytest
 import torch
@@ -14,9 +12,11 @@ from . import golden as shared_golden
 from .golden import NUM_CLASSES, assert_close_to_scale, assert_same_boxes
 
 
-@pytest.fixture(scope="module", params=["a_mask_rcnn", "a2_mask_rcnn_normed_mask", "a3_mask_rcnn_gumbel"])
-def golden(request: pytest.FixtureRequest, shared: Path) -> Golden:
-    return load_golden(shared / "golden", request.param)
+@pytest.fixture(
+    scope="module", params=shared_golden.files("a_mask_rcnn", "a2_mask_rcnn_normed_mask", "a3_mask_rcnn_gumbel")
+)
+def golden(request: pytest.FixtureRequest) -> Golden:
+    return load_golden(*shared_golden.place(request))
 
 
 @torch.no_grad()
@@ -43,8 +43,9 @@ def test_detections_equal(golden: Golden) -> None:
 @torch.no_grad()
 def test_mask_logits_equal(golden: Golden) -> None:
     golden.model.eval()
-    boxes = [golden.tensors[f"test.det.{i}.boxes"][:25] for i in range(2)]
-    labels = [golden.tensors[f"test.det.{i}.labels"][:25] for i in range(2)]
+    counts = [len(golden.tensors[f"test.det.{i}.mask_logits.0"]) for i in range(2)]
+    boxes = [golden.tensors[f"test.det.{i}.boxes"][:count] for i, count in enumerate(counts)]
+    labels = [golden.tensors[f"test.det.{i}.labels"][:count] for i, count in enumerate(counts)]
     logits = golden.model.mask_head(golden.pyramid(), boxes, torch.cat(labels))
     expected = torch.cat([golden.tensors[f"test.det.{i}.mask_logits.0"] for i in range(2)])
     assert_close_to_scale(logits, expected)
@@ -104,7 +105,7 @@ def test_whole_training_step_equal(golden: Golden) -> None:
     golden.model.train()
     losses = golden.model(golden.images, golden.targets)
     total = torch.stack(list(losses.values())).sum()
-    torch.testing.assert_close(total, golden.tensors["train.loss_total"][0], rtol=2e-3, atol=0)
+    torch.testing.assert_close(total, golden.tensors["train.loss_total"][0], rtol=1e-4, atol=0)
 
 
 def test_box_targets_equal(golden: Golden) -> None:

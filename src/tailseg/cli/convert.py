@@ -57,8 +57,10 @@ def run(arguments: Sequence[str]) -> None:
     for note in report.notes:
         output().print(f"note: {note}", markup=False)
     output().print(f"{report.tensors} tensors, every key accounted for: [bold]{report.path}[/]")
-    if options.to == "tailseg":
+    if options.to == "tailseg" and report.detects:
         output().print(f"Next: tailseg predict {options.out} IMAGES...", markup=False)
+    elif options.to == "tailseg":
+        output().print(f"Next: tailseg train {options.recipe} --run.start-from {report.path}", markup=False)
 
 
 def to_tailseg(options: Convert) -> "Report":

@@ -30,11 +30,13 @@ class Report:
         path: the file.
         tensors: how many it holds.
         notes: what was left out, left at its start, or copied in part; a sentence each.
+        detects: whether the model is ready to, or has to be trained first.
     """
 
     path: Path
     tensors: int
     notes: tuple[str, ...]
+    detects: bool = True
 
 
 def layout_of(file: WeightsFile) -> Layout:
@@ -68,6 +70,7 @@ def to_tailseg(source: Path, out: Path, recipe: Recipe, classes: Path) -> Report
         CheckpointError: the file is damaged, or does not fit the recipe or the classes; or ``out`` holds a run.
     """
     target = _target(out)
+    _check_apart(source, target)
     file = read_weights_file(source)
     layout = layout_of(file)
     categories, frequency = read_classes(classes)
@@ -83,7 +86,7 @@ def to_tailseg(source: Path, out: Path, recipe: Recipe, classes: Path) -> Report
     checkpoints.save_weights(content, target)
     if target != out:
         save_recipe(recipe, out / "recipe.json")
-    return Report(target, len(converted.state), tuple(notes))
+    return Report(target, len(converted.state), tuple(notes), detects=layout == "mmdet")
 
 
 def to_other(source: Path, out: Path, *, which: Literal["best", "last"] = "best") -> Report:
@@ -99,6 +102,7 @@ def to_other(source: Path, out: Path, *, which: Literal["best", "last"] = "best"
     """
     if out.suffix not in (".pth", WEIGHTS_SUFFIX):
         raise CheckpointError(f"mmdetection's layout is written to a .pth or {WEIGHTS_SUFFIX} file, got {out}")
+    _check_apart(source, out)
     saved = checkpoints.load(source if source.is_file() else checkpoints.choose(source, which))
     converted = to_mmdet(saved.model)
     if out.suffix == ".pth":
@@ -108,11 +112,18 @@ def to_other(source: Path, out: Path, *, which: Literal["best", "last"] = "best"
     return Report(out, len(converted.state), tuple(_notes(converted)))
 
 
+def _check_apart(source: Path, target: Path) -> None:
+    if target.exists() and source.exists() and target.samefile(source):
+        raise CheckpointError(f"{target} would be written over the file that it is made from: name another file")
+
+
 def _target(out: Path) -> Path:
     if out.suffix == WEIGHTS_SUFFIX:
         return out
     if out.suffix in (".pth", ".pt"):
         raise CheckpointError(f"tailseg's weights are written to a {WEIGHTS_SUFFIX} file or into a folder, got {out}")
+    if out.is_file():
+        raise CheckpointError(f"{out} is a file: expected a folder, or a name that ends in {WEIGHTS_SUFFIX}")
     if checkpoints.latest(out) or checkpoints.best(out):
         raise CheckpointError(f"{out} holds a trained run already: name another folder")
     return checkpoints.weights_path(out)

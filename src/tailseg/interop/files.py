@@ -4,11 +4,13 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy._core.multiarray import _reconstruct, scalar
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -18,6 +20,8 @@ from tailseg.training.checkpoint import CheckpointError, write_whole
 
 STATE_KEYS = ("state_dict", "model")
 """Where training programs put the state dict beside the rest: mmdetection and torchvision's references."""
+COPIED_PREFIX = "module."
+"""What DistributedDataParallel puts before every name."""
 READABLE = ".safetensors, or torch's format under any other name (.pth, .pt)"
 
 
@@ -78,11 +82,44 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} is truncated, or no safetensors file ({error})") from None
 
 
+class _Ignored:
+    """Stands for an object beside the weights that nothing here looks at; takes anything, does nothing."""
+
+    def __init__(self, *args: object) -> None:
+        del args
+
+    def __setstate__(self, state: object) -> None:
+        del state
+
+
+def _plain_globals() -> list[Callable[..., object] | tuple[Callable[..., object], str]]:
+    """What a file may name beyond torch's own list, and what it gets.
+
+    numpy's numbers and arrays (best scores, class names) are data. mmdetection 3 keeps its history in a class of its
+    own, pickled with ``getattr``: both get a stand-in, and nothing of theirs is run.
+    """
+    numpy: list[Callable[..., object] | tuple[Callable[..., object], str]] = [
+        (np.dtype, "numpy.dtype"),
+        (np.ndarray, "numpy.ndarray"),
+    ]
+    for module in ("numpy._core.multiarray", "numpy.core.multiarray"):  # numpy 2 and before
+        numpy += [(scalar, f"{module}.scalar"), (_reconstruct, f"{module}._reconstruct")]
+    names = [name for name in dir(np.dtypes) if name.endswith("DType")]
+    numpy += [(getattr(np.dtypes, name), f"numpy.dtypes.{name}") for name in names]
+    return [
+        *numpy,
+        (_Ignored, "mmengine.logging.history_buffer.HistoryBuffer"),
+        (_Ignored, "builtins.getattr"),
+        (_Ignored, "__builtin__.getattr"),
+    ]
+
+
 def _read_torch(path: Path) -> object:
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_plain_globals()):
             warnings.simplefilter("ignore", UserWarning)  # about the pickle's protocol: errors say what matters
-            return torch.load(path, map_location="cpu", weights_only=True)
+            # mapped, not read: an optimiser's state is as large as two models, and nothing here touches it
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         with path.open("rb") as file:
             first = file.read(1)
@@ -113,7 +150,13 @@ def _state(content: object, path: Path) -> dict[str, Tensor]:
             f"{path} is no checkpoint: expected tensors by name, alone or under {' or '.join(STATE_KEYS)}; found "
             f"{few(other)}"
         )
-    return {str(key): value for key, value in found.items()}
+    packed = [str(key) for key, value in found.items() if value.layout != torch.strided or value.is_quantized]
+    if packed:
+        raise CheckpointError(f"{path} holds sparse or quantised tensors, expected dense ones: {few(packed)}")
+    state = {str(key): value for key, value in found.items()}
+    if all(key.startswith(COPIED_PREFIX) for key in state):
+        return {key.removeprefix(COPIED_PREFIX): value for key, value in state.items()}
+    return state
 
 
 def _kind(value: object) -> str:

@@ -4,6 +4,9 @@ A golden file is a pair ``NAME.safetensors`` and ``NAME.json``: a state dict, in
 testing and in training, computed by mmdetection 3. There are such of detectors and of backbones, and files of single
 operators without weights.
 
+A file may hold less: what it does not hold is not compared. A detector without backbone and neck starts from the
+golden feature maps; a backbone may end after any of its stages.
+
 Shapes: B images; R RoIs, P positive ones; C classes.
 """
 
@@ -11,16 +14,17 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count, takewhile
 from math import isqrt
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from tailseg.interop.mmdet import backbone_from_mmdet, from_mmdet
+from tailseg.interop.mmdet import backbone_from_mmdet, from_mmdet, to_mmdet
 from tailseg.losses import GumbelCEConfig, LossConfig, SoftmaxCEConfig, build_loss
 from tailseg.models import (
     BoxHeadConfig,
@@ -82,7 +86,12 @@ class Golden:
 
     def pyramid(self) -> list[Tensor]:
         """Our P2 .. P6 of the golden images."""
-        return self.model.fpn(self.model.backbone(self.tensors["input.image"].float()))
+        return self.model.fpn(self.model.backbone(_padded(self.tensors)))
+
+    @property
+    def starts_from_maps(self) -> bool:
+        """Whether the file has no backbone, so that the golden P2 .. P6 are the input."""
+        return isinstance(self.model.fpn, _GoldenMaps)
 
     @property
     def num_stages(self) -> int:
@@ -144,46 +153,115 @@ def _sample(boxes: Tensor, labels: Tensor, objects: Tensor, target: Target) -> R
 
 
 Kind = Literal["detector", "backbone", "operators"]
-_MARKS: dict[str, Kind] = {"test.det.0.boxes": "detector", "test.out.0": "backbone", "roi.rois": "operators"}
+_MARKS: dict[str, Kind] = {"test.det.0.": "detector", "test.out.": "backbone", "roi.rois": "operators"}
+"""What some key of each kind starts with."""
 
 
 def golden_files(folder: Path) -> dict[str, Kind]:
     """The golden files of a folder, by name, and what each is of.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or one is damaged or lacks its JSON file.
     """
     found: dict[str, Kind] = {}
     for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            keys = set(file.keys())
-        kind = next((kind for mark, kind in _MARKS.items() if mark in keys), None)
-        if kind is not None:
-            found[path.stem] = kind
+        try:
+            with safe_open(path, framework="pt") as file:
+                keys = list(file.keys())
+        except SafetensorError as error:
+            raise ValueError(f"{path} is truncated, or no safetensors file ({error})") from None
+        kind = next((kind for mark, kind in _MARKS.items() if any(key.startswith(mark) for key in keys)), None)
+        if kind is None:
+            continue
+        if kind != "operators" and not path.with_suffix(".json").is_file():
+            raise ValueError(f"{path} has no {path.stem}.json beside it, which holds its strings")
+        found[path.stem] = kind
     if not found:
         raise ValueError(f"no golden files in {folder}: expected NAME.safetensors, with NAME.json beside it")
     return found
 
 
-def load_golden(folder: Path, name: str) -> Golden:
+def load_golden(folder: Path, name: str, *, from_maps: bool = False) -> Golden:
     """Reads a golden file and puts its weights into our model through `from_mmdet`.
+
+    Args:
+        folder: of the files.
+        name: of the file.
+        from_maps: leaves its backbone and neck alone, as if the file had none: the golden feature maps are the input,
+            and their own rounding is no part of what is compared.
 
     Raises:
         CheckpointError: its state dict does not fit the model that its name and shapes tell.
+        ValueError: neither backbone nor feature maps are there to start from.
     """
     tensors = load_file(folder / f"{name}.safetensors")
     facts = json.loads((folder / f"{name}.json").read_text())
+    if from_maps:
+        tensors, facts = without_backbone(tensors, facts)
     state = {key.removeprefix("state."): tensor for key, tensor in tensors.items() if key.startswith("state.")}
     config, loss = settings(name, state)
     classes = len(state[_first(state, r"roi_head\.mask_head\.(\d\.)?conv_logits\.bias")])
     counts = torch.ones(classes)
     model = build_detector(config, build_loss(loss, ClassFrequency.from_counts(counts, counts, classes)))
+    if not _has_backbone(state):
+        model.register_module("backbone", nn.Identity())
+        maps = numbered(tensors, "test.fpn")
+        if not maps:
+            raise ValueError(
+                f"{name} has neither the weights of a backbone nor all of its feature maps (test.fpn.0 ...)"
+            )
+        model.register_module("fpn", _GoldenMaps(maps))
     model.load_state_dict(from_mmdet(state, model, source=name).state, strict=True)
     mean, std = torch.tensor(IMAGE_MEAN).view(3, 1, 1), torch.tensor(IMAGE_STD).view(3, 1, 1)
-    padded = tensors["input.image"].float() * std + mean
+    padded = _padded(tensors) * std + mean
     sizes = tensors["input.img_shape"].tolist()
     images = [image[:, :h, :w] for image, (h, w) in zip(padded, sizes, strict=True)]
     return Golden(name, tensors, facts, model, images, _targets(tensors, facts))
+
+
+def without_backbone(
+    tensors: Mapping[str, Tensor], facts: Mapping[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A detector's file without the weights and gradients of backbone and neck, and without the images."""
+    before = ("state.backbone.", "state.neck.", "input.image")
+    kept = {key: tensor for key, tensor in tensors.items() if not key.startswith(before)}
+    names = facts["grad_names"]
+    rows = [row for row, name in enumerate(names) if not f"state.{name}".startswith(before)]
+    kept |= {key: tensor[rows] for key, tensor in kept.items() if key.startswith("train.grad.")}
+    return kept, {**facts, "grad_names": [names[row] for row in rows]}
+
+
+class _GoldenMaps(nn.Module):
+    """Takes the place of backbone and FPN where the file has no weights of theirs."""
+
+    def __init__(self, maps: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.maps = list(maps)
+
+    def forward(self, _images: Tensor) -> list[Tensor]:
+        return self.maps
+
+
+def numbered(tensors: Mapping[str, Tensor], name: str) -> list[Tensor]:
+    """``name.0``, ``name.1`` ... as far as they go."""
+    return [tensors[f"{name}.{i}"] for i in takewhile(lambda i: f"{name}.{i}" in tensors, count())]
+
+
+def outputs(tensors: Mapping[str, Tensor]) -> dict[int, Tensor]:
+    """A backbone's golden maps by their stage, of those that the file holds."""
+    return {i: tensors[f"test.out.{i}"] for i in range(4) if f"test.out.{i}" in tensors}
+
+
+def _has_backbone(state: Mapping[str, Tensor]) -> bool:
+    return any(key.startswith("backbone.") for key in state)
+
+
+def _padded(tensors: Mapping[str, Tensor]) -> Tensor:
+    """The images as they enter the backbone; where nothing looks at them, the file may leave them out."""
+    if "input.image" in tensors:
+        return tensors["input.image"].float()
+    height, width = tensors["input.pad_shape"].amax(0).tolist()
+    return torch.zeros(len(tensors["input.pad_shape"]), 3, height, width)
 
 
 def settings(name: str, state: Mapping[str, Tensor]) -> tuple[ModelConfig, LossConfig]:
@@ -202,7 +280,7 @@ def settings(name: str, state: Mapping[str, Tensor]) -> tuple[ModelConfig, LossC
     config = replace(
         base,
         backbone=_resnet({k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}),
-        fpn=FPNConfig(channels=len(state["neck.lateral_convs.0.conv.bias"])),
+        fpn=FPNConfig(channels=state["rpn_head.rpn_conv.weight"].shape[1]),
         rpn=_all_anchors(base.rpn),
         box=_all_rois(base.box, hidden),
         mask=mask,
@@ -217,8 +295,8 @@ class GoldenBackbone:
 
     Attributes:
         tensors: all that it holds, by the names of its format.
-        gradient_names: their parameters, in the order of the gradients.
-        backbone: ours with its weights, in training mode.
+        gradient_names: their parameters, in the order of the gradients; none where the file has no gradients.
+        backbone: ours with its weights, in training mode; stages after the file's last map are at random.
     """
 
     tensors: dict[str, Tensor]
@@ -233,17 +311,29 @@ def load_golden_backbone(folder: Path, name: str) -> GoldenBackbone:
         CheckpointError: its state dict does not fit the backbone that its shapes tell.
     """
     tensors = load_file(folder / f"{name}.safetensors")
-    names = json.loads((folder / f"{name}.json").read_text())["grad_names"]
+    names = json.loads((folder / f"{name}.json").read_text()).get("grad_names", [])
     state = {key.removeprefix("state."): tensor for key, tensor in tensors.items() if key.startswith("state.")}
     backbone = build_backbone(_swin(state) if "patch_embed.projection.weight" in state else _resnet(state))
+    state |= _later_stages(backbone, stages=1 + max(outputs(tensors)))
     backbone.load_state_dict(backbone_from_mmdet(state, backbone, source=name).state, strict=True)
     return GoldenBackbone(tensors, names, backbone)
 
 
+def _later_stages(backbone: Backbone, stages: int) -> dict[str, Tensor]:
+    """By their names, the backbone's own weights of what comes after its first ``stages`` maps."""
+    state = to_mmdet({f"backbone.{key}": tensor for key, tensor in backbone.state_dict().items()}).state
+    later = [f"layer{i + 1}." for i in range(stages, 4)] + [f"norm{i}." for i in range(stages, 4)]
+    later += [f"stages.{i}." for i in range(stages, 4)] + [f"stages.{i - 1}.downsample." for i in range(stages, 4)]
+    keys = {key: key.removeprefix("backbone.") for key in state}
+    return {name: state[key] for key, name in keys.items() if name.startswith(tuple(later))}
+
+
 def _resnet(state: Mapping[str, Tensor]) -> ResNetConfig:
-    """ResNet or ResNeXt of the state dict's sizes, nothing frozen."""
+    """ResNet or ResNeXt of the state dict's sizes, nothing frozen; where it holds no weights, any."""
+    if not state:
+        return ResNetConfig(base_width=8, weights="none", frozen_stages=0)
     blocks = len({key.split(".")[1] for key in state if key.startswith("layer3.")})
-    depth = next(d for d in (50, 101) if STAGE_BLOCKS[d][2] == blocks)
+    depth = next((d for d in (50, 101) if STAGE_BLOCKS[d][2] == blocks), 50)  # without a third stage, both are the same
     channels, of_group = state["layer1.0.conv2.weight"].shape[:2]
     grouped = None if channels == of_group else GroupedConfig(groups=channels // of_group, width=of_group)
     width = len(state["bn1.bias"])
@@ -251,13 +341,14 @@ def _resnet(state: Mapping[str, Tensor]) -> ResNetConfig:
 
 
 def _swin(state: Mapping[str, Tensor]) -> SwinConfig:
-    """Swin of the state dict's sizes, no block skipped."""
-    tables = [state[f"stages.{i}.blocks.0.attn.w_msa.relative_position_bias_table"] for i in range(4)]
+    """Swin of the state dict's sizes, no block skipped; stages that it lacks are of two blocks."""
+    tables = [state[key] for key in state if key.endswith(".blocks.0.attn.w_msa.relative_position_bias_table")]
     blocks = [{key.split(".")[3] for key in state if key.startswith(f"stages.{i}.blocks.")} for i in range(4)]
+    heads = tables[0].shape[1]
     return SwinConfig(
         embed_dim=len(state["patch_embed.projection.bias"]),
-        depths=_four([len(numbers) for numbers in blocks]),
-        heads=_four([table.shape[1] for table in tables]),
+        depths=_four([len(numbers) or 2 for numbers in blocks]),
+        heads=_four([heads * 2**i for i in range(4)]),
         window=(isqrt(len(tables[0])) + 1) // 2,
         drop_path=0.0,
         weights="none",

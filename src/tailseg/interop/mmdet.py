@@ -198,7 +198,8 @@ def _without_positions(state: Mapping[str, Tensor], source: str) -> dict[str, Te
     """
     kept = dict(state)
     for key, table in state.items():
-        index = kept.pop(key.removesuffix(TABLE) + INDEX, None) if key.endswith(TABLE) else None
+        is_table = key.endswith(TABLE) and table.dim() == 2  # of another shape, it is refused with its name
+        index = kept.pop(key.removesuffix(TABLE) + INDEX, None) if is_table else None
         if index is None:
             continue
         expected = _positions(table)
@@ -237,7 +238,7 @@ def _check_predictors(state: Mapping[str, Tensor], model: Detector, source: str)
     wanted = {name: len(p) for name, p in model.named_parameters() if name.endswith("classifier.bias")}
     for key, tensor in state.items():
         name = ours_of(key, RULES, wanted)
-        if name is not None and len(tensor) != wanted[name]:
+        if name is not None and tensor.dim() == 1 and len(tensor) != wanted[name]:
             kind = LOGITS.get(len(tensor) - model.num_classes, "no known loss")
             known = "; ".join(LOGITS.values())
             raise CheckpointError(
@@ -249,6 +250,8 @@ def _check_predictors(state: Mapping[str, Tensor], model: Detector, source: str)
 def _num_classes(state: Mapping[str, Tensor]) -> int | None:
     """Classes of a class-specific mask or box predictor; None where everything is class-agnostic."""
     for key, tensor in state.items():
+        if tensor.dim() != 1:
+            continue  # of another shape, it is refused with its name
         if key.startswith("roi_head.mask_head.") and key.endswith("conv_logits.bias"):
             return len(tensor)
         if key.startswith("roi_head.bbox_head.") and key.endswith("fc_reg.bias") and len(tensor) > 4:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from tailseg.training.checkpoint import CheckpointError
@@ -146,13 +147,14 @@ def read_by_rules(
             continue
         rule, ours = found
         given.add(ours)
-        wanted, read = expected[ours], rule.read(tensor)
-        if read.shape != wanted.shape:
-            reshaped.append(f"{key} is {list(tensor.shape)}, expected {list(rule.write(wanted).shape)}")
-        elif read.is_floating_point() != wanted.is_floating_point():
-            reshaped.append(f"{key} is {tensor.dtype}, expected {wanted.dtype}")
+        wanted = expected[ours]
+        theirs = rule.write(wanted)  # before reading: a rule that moves channels expects their shape
+        if tensor.shape != theirs.shape:
+            reshaped.append(f"{key} is {list(tensor.shape)}, expected {list(theirs.shape)}")
+        elif _kind(tensor) != _kind(theirs):
+            reshaped.append(f"{key} is {tensor.dtype}, expected {theirs.dtype}")
         else:
-            made[ours] = read.to(wanted.dtype)
+            made[ours] = rule.read(tensor).to(wanted.dtype)
     absent = [ours for ours in expected if ours not in given]
     problems.add("missing keys", [theirs_of(ours, rules) or ours for ours in absent if not optional(ours)])
     problems.add("unexpected keys", unexpected)
@@ -160,6 +162,11 @@ def read_by_rules(
     problems.stop_if_any(source, target)
     kept = tuple(ours for ours in absent if not ours.endswith(BATCH_COUNT))
     return Converted({ours: made.get(ours, expected[ours]) for ours in expected}, tuple(left_out), kept)
+
+
+def _kind(tensor: Tensor) -> tuple[bool, bool, bool]:
+    """Numbers of one kind convert into each other without loss of meaning."""
+    return tensor.is_floating_point(), tensor.is_complex(), tensor.dtype == torch.bool
 
 
 def write_by_rules(state: Mapping[str, Tensor], rules: Sequence[Rule], *, optional: Callable[[str], bool]) -> Converted:

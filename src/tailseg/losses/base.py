@@ -61,7 +61,8 @@ class ClassificationLoss(nn.Module, ABC):
             torch._assert_async(~out_of_range, f"labels must lie in 0 .. {self.num_classes}")  # noqa: SLF001
             return
         # One pass without a tensor of flags; the sum of finite logits may overflow, so that it only raises suspicion.
-        total = logits.detach().sum(dtype=torch.promote_types(logits.dtype, torch.float32))
+        # In float16 it always would, and elsewhere a wider type costs a copy of the logits.
+        total = logits.detach().sum(dtype=torch.float32 if logits.dtype == torch.float16 else None)
         if bool(out_of_range | ~total.isfinite()):
             self._refuse(logits, labels)
 

@@ -80,7 +80,8 @@ class _BinaryCost(torch.autograd.Function):
         # Given away, since whoever receives a gradient may write into it; a second backward pass computes it anew.
         gradient, state.gradient = state.gradient, None
         if gradient is not None:
-            gradient.mul_(grads[0])
+            if grads[0] != 1:  # on a CPU, where a look at a value costs nothing
+                gradient.mul_(grads[0])
         else:
             q, labels, regions, classes = state.saved_tensors
             gradient = torch.empty_like(q)
@@ -135,7 +136,9 @@ def _write_positive_gradient(link: Link, q: Tensor, labels: Tensor, scale: Tenso
     """Writes that cost's gradient times ``scale`` [R] to the regions' labels in ``out``."""
     column, own, is_label = own_column(q, labels)
     slopes = link.log_probability_slope(at_least_float32(own)) * -scale.unsqueeze(1)
-    out.scatter_(1, column, torch.where(is_label, slopes.to(out.dtype), out.gather(1, column)))
+    rows = torch.arange(len(out), device=out.device).unsqueeze(1)
+    # By index: on a CPU scatter_ works on a copy in float32 where the type is narrower.
+    out[rows, column] = torch.where(is_label, slopes.to(out.dtype), out[rows, column])
 
 
 def _kept(values: Tensor, regions: Tensor | None, classes: Tensor | None) -> Tensor:

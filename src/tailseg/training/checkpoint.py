@@ -145,13 +145,16 @@ def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Calls ``write`` with another name first, and renames the file once it is on the disk."""
+    """Calls ``write`` with another name first, and renames the file once it is on the disk; leaves none if it fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".unfinished")
-    write(unfinished)
-    with unfinished.open("rb+") as file:
-        os.fsync(file.fileno())
-    unfinished.replace(path)
+    try:
+        write(unfinished)
+        with unfinished.open("rb+") as file:
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def load(path: Path, *, device: torch.device | str = "cpu") -> Checkpoint:

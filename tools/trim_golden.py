@@ -1,0 +1,104 @@
+"""Makes tests/golden from the full golden files: as much as proves every stage, in six megabytes.
+
+    uv run python tools/trim_golden.py FOLDER tests/golden
+
+Nothing is rounded: what is kept is as it was, to the bit. One detector keeps all of its weights and its images; of the
+others the golden feature maps stand for backbone and neck. Backbones end after a stage or three.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tailseg.interop.golden import without_backbone
+
+ROIS = 50
+"""Of each image, in testing."""
+MASKS = 3
+"""Of each image."""
+FIRST_LEVEL = 2
+"""Of the RPN's maps; the finer ones are larger and come of the same weights."""
+
+Files = tuple[dict[str, Tensor], dict[str, Any]]
+
+
+def whole(tensors: dict[str, Tensor], facts: dict[str, Any]) -> Files:
+    """A detector from its pixels on."""
+    return shorter({key: tensor for key, tensor in tensors.items() if key not in ("test.fpn.0", "test.fpn.1")}), facts
+
+
+def heads(tensors: dict[str, Tensor], facts: dict[str, Any]) -> Files:
+    """A detector from the golden feature maps on."""
+    kept, facts = without_backbone(tensors, facts)
+    return shorter(kept), facts
+
+
+def shorter(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Fewer RoIs and masks in testing, and only the coarser of the RPN's maps."""
+    fine = tuple(f"test.rpn_{kind}.{level}" for kind in ("cls", "reg") for level in range(FIRST_LEVEL))
+    kept = {key: tensor for key, tensor in tensors.items() if key not in fine}
+    for key, tensor in kept.items():
+        if ".mask_logits." in key or key.endswith(".mask_prob"):
+            kept[key] = tensor[:MASKS]
+        elif key.startswith("test.roi."):
+            image = tensors["test.roi.0.rois"][:, 0]
+            kept[key] = torch.cat([tensor[image == i][:ROIS] for i in image.unique()])
+    return kept
+
+
+def stages(number: int) -> Callable[[dict[str, Tensor], dict[str, Any]], Files]:
+    """A backbone's first stages, the last one's map of one image, without gradients."""
+
+    def first(tensors: dict[str, Tensor], facts: dict[str, Any]) -> Files:
+        later = [f"state.layer{i + 1}." for i in range(number, 4)] + [f"state.stages.{i}." for i in range(number, 4)]
+        later += [f"state.norm{i}." for i in range(number, 4)] + [f"state.stages.{number - 1}.downsample."]
+        later += [f"test.out.{i}" for i in range(4) if i != number - 1] + ["train."]
+        kept = {key: tensor for key, tensor in tensors.items() if not key.startswith(tuple(later))}
+        kept |= {key: tensor[:1] for key, tensor in kept.items() if key.startswith(("input.", "test.out."))}
+        return kept, {key: facts[key] for key in ("name", "seed") if key in facts}
+
+    return first
+
+
+def one_channel(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The operators with one channel of what RoIAlign reads and writes; all channels go the same way."""
+    pooled = ("roi.feat.", "roi.out")
+    return {key: tensor[:, :1].contiguous() if key.startswith(pooled) else tensor for key, tensor in tensors.items()}
+
+
+KEPT = {
+    "a2_mask_rcnn_normed_mask": heads,
+    "a3_mask_rcnn_gumbel": whole,
+    "b_cascade_mask_rcnn": heads,
+    "c_htc": heads,
+    "d_resnext": stages(1),
+    "d_swin": stages(3),
+}
+"""What each file keeps. The plain softmax Mask R-CNN is left out: every part of it is in one of the first two."""
+OPERATORS = "e_ops"
+
+
+def main(arguments: list[str]) -> int:
+    if len(arguments) != 2 or arguments[0] in ("-h", "--help"):
+        print(__doc__)
+        return 2
+    source, out = map(Path, arguments)
+    out.mkdir(parents=True, exist_ok=True)
+    for name, trim in KEPT.items():
+        facts = json.loads((source / f"{name}.json").read_text())
+        tensors, facts = trim(load_file(source / f"{name}.safetensors"), facts)
+        save_file({key: tensor.contiguous().clone() for key, tensor in tensors.items()}, out / f"{name}.safetensors")
+        (out / f"{name}.json").write_text(json.dumps(facts, separators=(",", ":")) + "\n")
+    save_file(one_channel(load_file(source / f"{OPERATORS}.safetensors")), out / f"{OPERATORS}.safetensors")
+    print(f"{sum(path.stat().st_size for path in out.iterdir()):,} bytes in {out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
