@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -12,7 +11,7 @@ from tailseg.cli.common import output, parse
 if TYPE_CHECKING:  # importing a recipe imports torch, which takes seconds
     from tailseg.recipes.recipe import Recipe
 
-WIDTH = 100
+WIDTH = 110
 """Columns that the table needs; on a narrower terminal or in a pipe lines are not broken either."""
 
 
@@ -37,7 +36,8 @@ def run(arguments: Sequence[str]) -> None:
         console.print(_table([make() for make in group]))
         console.print()
     console.print(
-        "norm.: normalised predictors. RFS: repeat factor sampling. AP, APr: as published, masks, ≈ read off a plot.\n"
+        "norm.: normalised predictors. RFS: repeat factor sampling.\n"
+        "AP of masks, APr of their rare classes: as published, in percent; ≈ read off a plot.\n"
         "tailseg train NAME carries one out, tailseg train NAME --help lists its settings; docs/recipes.md says more."
     )
 
@@ -46,9 +46,9 @@ def _table(recipes: "Sequence[Recipe]") -> Table:
     from tailseg.recipes import describe
 
     table = Table("recipe", "loss", "norm.", "sampling", "epochs", "AP", "APr", box=None, padding=(0, 2, 0, 0))
-    table.columns[0].min_width = 43  # groups are tables of their own, and their columns stand under each other
-    table.columns[1].min_width = 16
-    for heading, members in groupby(recipes, _heading):
+    for column, width in zip(table.columns, (43, 16, 5, 8, 6, 5, 4), strict=True):
+        column.min_width = width  # groups are tables of their own, and their columns stand under each other
+    for heading, members in describe.grouped(recipes).items():
         table.add_row(f"[italic]{heading}[/]")
         for recipe in members:
             table.add_row(
@@ -57,13 +57,6 @@ def _table(recipes: "Sequence[Recipe]") -> Table:
                 describe.normalised(recipe.model),
                 describe.sampling(recipe.data),
                 str(recipe.optim.epochs),
-                *describe.average_precision(recipe),
+                *describe.average_precision(recipe)[:2],
             )
     return table
-
-
-def _heading(recipe: "Recipe") -> str:
-    from tailseg.recipes import describe
-
-    model = f"{describe.detector(recipe.model)} {describe.backbone(recipe.model.backbone)}"
-    return f"{model}, {describe.data(recipe.data)}"

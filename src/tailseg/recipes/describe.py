@@ -1,5 +1,6 @@
 """A recipe in a few words: for `tailseg recipes` and docs/recipes.md."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from tailseg.losses import DropLossConfig, EQLConfig, LossConfig
@@ -12,7 +13,7 @@ from tailseg.models.config import (
     SwinConfig,
     TimmConfig,
 )
-from tailseg.recipes.figures import PUBLISHED
+from tailseg.recipes.published import PUBLISHED, Figures
 from tailseg.recipes.recipe import DataConfig, Recipe
 
 LINK_NAMES = {"gumbel": "Gumbel", "sigmoid": "sigmoid", "normal": "normal"}
@@ -84,10 +85,33 @@ def sampling(config: DataConfig) -> str:
     return "RFS" if config.repeat_threshold else "random"
 
 
-def average_precision(recipe: Recipe) -> tuple[str, str]:
-    """The published AP and APr, nothing where none was; ``≈`` stands before those read off a plot."""
-    figures = PUBLISHED.get(recipe.name)
+def heading(recipe: Recipe) -> str:
+    """What recipes that belong in one table have in common: ``Mask R-CNN R50, LVIS v1``."""
+    return f"{detector(recipe.model)} {backbone(recipe.model.backbone)}, {data(recipe.data)}"
+
+
+def grouped(recipes: Iterable[Recipe]) -> dict[str, list[Recipe]]:
+    """The recipes by `heading`, in order."""
+    groups: dict[str, list[Recipe]] = {}
+    for recipe in recipes:
+        groups.setdefault(heading(recipe), []).append(recipe)
+    return groups
+
+
+def average_precision(recipe: Recipe) -> tuple[str, str, str, str, str]:
+    """The published AP, APr, APc, APf and APb, nothing where none was; ``≈`` stands before those read off a plot."""
+    published = PUBLISHED.get(recipe.name)
+    figures = published.figures if published else None
     if figures is None:
-        return "", ""
-    sign = "≈" if figures.approximate else ""
-    return f"{sign}{figures.ap:.1f}", f"{sign}{figures.apr:.1f}"
+        return "", "", "", "", ""
+    return (
+        _percent(figures.ap, figures),
+        _percent(figures.apr, figures),
+        _percent(figures.apc, figures),
+        _percent(figures.apf, figures),
+        _percent(figures.apb, figures),
+    )
+
+
+def _percent(value: float | None, figures: Figures) -> str:
+    return "" if value is None else f"{'≈' if figures.approximate else ''}{value:.1f}"
