@@ -22,9 +22,10 @@ import torch
 import tyro
 
 from tailseg.recipes import RECIPES
+from tailseg.recipes.tiny import TINY_LOSSES
 
-LOSSES = tuple(name.removeprefix("tiny_") for name in RECIPES if name.startswith("tiny_"))
-"""Every ``tiny_*`` recipe."""
+LOSSES = tuple(recipe.__name__.removeprefix("tiny_") for recipe in TINY_LOSSES)
+"""One recipe a loss; ``--losses`` also takes the cascades, such as ``cascade_gumbel``."""
 
 RESULTS = Path(__file__).parent / "results"
 COLUMNS = {

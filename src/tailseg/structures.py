@@ -108,6 +108,15 @@ class Batch:
     def __len__(self) -> int:
         return len(self.images)
 
+    def split(self, parts: int) -> "list[Batch]":
+        """The same images in ``parts`` equal parts, in order; ``parts`` divides their number."""
+        assert len(self) % parts == 0
+        size = len(self) // parts
+        return [
+            Batch(self.images[i : i + size], self.targets[i : i + size], self.infos[i : i + size])
+            for i in range(0, len(self), size)
+        ]
+
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch with its tensors on ``device``."""
         return replace(

@@ -18,7 +18,7 @@ from tailseg.data.images import ImageError
 from tailseg.data.tiny_tail import generate
 from tailseg.losses import GumbelCE, GumbelCEConfig
 from tailseg.models.config import BoxHeadConfig, FPNConfig, MaskHeadConfig, ModelConfig, ResNetConfig, RPNConfig
-from tailseg.recipes.recipe import DataConfig, OptimConfig, Recipe, RunConfig
+from tailseg.recipes.recipe import DataConfig, Recipe, RunConfig, SGDConfig
 from tailseg.recipes.saved import load_recipe
 from tailseg.training import checkpoint
 from tailseg.training.checkpoint import CheckpointError
@@ -66,7 +66,7 @@ def make_recipe(data: Path, out: Path) -> Recipe:
             mask=MaskHeadConfig(channels=8, num_convs=1),
         ),
         loss=GumbelCEConfig(),
-        optim=OptimConfig(lr=0.02, epochs=3, steps=(2,), warmup_iterations=3, clip_norm=10.0),
+        optim=SGDConfig(lr=0.02, epochs=3, steps=(2,), warmup_iterations=3, clip_norm=10.0),
         run=RunConfig(out=str(out), device="cpu", log_every=1, eval_every=2),
     )
 

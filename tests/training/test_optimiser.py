@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from tailseg.recipes.recipe import OptimConfig
+from tailseg.recipes.recipe import SGDConfig
 from tailseg.training.optimiser import build_optimizer, learning_rate
 
-PUBLISHED = OptimConfig()  # lr 0.02 for 16 images, 500 steps of warm-up from 0.001, x 0.1 after epochs 8 and 11
+PUBLISHED = SGDConfig()  # lr 0.02 for 16 images, 500 steps of warm-up from 0.001, x 0.1 after epochs 8 and 11
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_the_rate_is_proportional_to_the_batch():
 
 
 def test_no_warmup():
-    assert learning_rate(OptimConfig(warmup_iterations=0), step=0, epoch=0, batch_size=16) == 0.02
+    assert learning_rate(SGDConfig(warmup_iterations=0), step=0, epoch=0, batch_size=16) == 0.02
 
 
 def test_sgd_decays_every_trainable_parameter_and_leaves_frozen_ones_out():

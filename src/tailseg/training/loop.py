@@ -106,19 +106,26 @@ def batches(run: Run, stop: StopRequest) -> Iterator[Batch]:
 
 
 def train_step(run: Run, batch: Batch) -> tuple[dict[str, float], dict[str, float]]:
-    """One step of the optimiser; returns the losses by name, and the gradient's norm where it is clipped."""
+    """One step of the optimiser; returns the losses by name, and the gradient's norm where it is clipped.
+
+    The batch is taken in ``optim.accumulate`` parts. A loss is the mean of the parts' losses, and so is the gradient:
+    that of the whole batch as far as every part has as many regions to average over (see docs/recipes.md).
+    """
     optim, step = run.recipe.optim, run.progress.step
     measured: dict[str, float] = {}
+    values: dict[str, float] = {}
     seed_everything(run.recipe.run.seed, step)
     for group in run.optimizer.param_groups:
         group["lr"] = learning_rate(optim, step=step, epoch=run.progress.epoch, batch_size=run.recipe.data.batch_size)
     run.optimizer.zero_grad()
-    with autocast(run.device, run.recipe.run.precision):
-        losses = run.model(batch.images, batch.targets)
-    costs = torch.stack(list(losses.values()))
-    values: dict[str, float] = dict(zip(losses, costs.tolist(), strict=True))
-    require_finite(values, step, batch)
-    costs.sum().backward()
+    for part in batch.split(optim.accumulate):
+        with autocast(run.device, run.recipe.run.precision):
+            losses = run.model(part.images, part.targets)
+        costs = torch.stack(list(losses.values())) / optim.accumulate
+        of_part: dict[str, float] = dict(zip(losses, costs.tolist(), strict=True))
+        require_finite(of_part, step, part)
+        costs.sum().backward()
+        values = {name: values.get(name, 0.0) + value for name, value in of_part.items()}
     if optim.clip_norm is not None:
         norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), optim.clip_norm)
         measured = {"gradient_norm": norm.item()}

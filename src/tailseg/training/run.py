@@ -127,7 +127,8 @@ def build_sampler(annotations: Annotations, recipe: Recipe) -> TrainSampler:
 
 def build_train_loader(annotations: Annotations, sampler: TrainSampler, data: DataConfig) -> Loader:
     """Batches of the epoch that the sampler is set to."""
-    dataset = DetectionDataset(annotations, train_transform(data.short_sides, data.max_long_side, data.flip))
+    transform = train_transform(data.short_sides, data.max_long_side, data.flip, crop=data.crop)
+    dataset = DetectionDataset(annotations, transform)
     return train_loader(dataset, sampler, data.batch_size, data.workers)
 
 
@@ -136,8 +137,9 @@ def describe(run: Run) -> str:
     recipe, progress = run.recipe, run.progress
     start = f"going on after step {progress.step}" if progress.step else f"{recipe.optim.epochs} epochs"
     rate = recipe.optim.lr * recipe.data.batch_size / PUBLISHED_BATCH_SIZE
+    parts = f" in {recipe.optim.accumulate} parts" if recipe.optim.accumulate > 1 else ""
     return (
         f"{recipe.name}: {run.train_data.num_images:,} images, {len(run.train_data.categories):,} classes, {start}, "
-        f"{recipe.data.batch_size} images a step, lr {rate:.3g} "
+        f"{recipe.data.batch_size} images a step{parts}, lr {rate:.3g} "
         f"({recipe.optim.lr:g} for {PUBLISHED_BATCH_SIZE} images), on {run.device}, into {run.folder}"
     )
