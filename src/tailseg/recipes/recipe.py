@@ -44,6 +44,9 @@ class DataConfig:
     """ceil as published, or stochastic rounding drawn anew each epoch."""
     filter_empty: bool = True
     """Leave out training images without objects."""
+    max_bad_images: float = 0.001
+    """Share of the training images that may turn out missing or unreadable: each is named, and another image is taken
+    in its place; one more of them ends the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +67,9 @@ class ScheduleConfig:
     warmup_ratio: float = 0.001
     clip_norm: float | None = None
     """Clip the gradient's global norm to this; None does not clip, as published."""
+    average: float | None = None
+    """Evaluate and keep a moving average of the weights with this decay, such as 0.9998, beside those that are trained;
+    None keeps none, as published."""
     accumulate: int = 1
     """Parts that a step's images are taken in, one after the other, their gradients added up: 16 images in 8 parts need
     the memory of 2."""
@@ -98,7 +104,10 @@ OptimConfig = SGDConfig | AdamWConfig
 
 @dataclass(frozen=True)
 class RunConfig:
-    """How the run is carried out: nothing here changes what is learned except start_from, seed and precision."""
+    """How the run is carried out: nothing here changes what is learned except start_from, seed and precision.
+
+    compile changes sums in their last bits, as another GPU would.
+    """
 
     out: str = "runs/{name}"
     """Folder of the run; {name} is the recipe's name."""
@@ -108,14 +117,19 @@ class RunConfig:
     seed: int = 0
     device: str = "auto"
     """auto takes cuda when present, else cpu."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """float32, or bfloat16 autocast."""
+    precision: Literal["float32", "tf32", "bfloat16", "float16"] = "float32"
+    """float32 as IEEE says; tf32 for products on GPUs since Ampere; bfloat16 or float16 autocast, float16 with the loss
+    scaled so that small gradients survive."""
+    compile: bool = False
+    """torch.compile the backbone and the pyramid: minutes at the start, faster steps."""
     log_every: int = 20
     """Steps between two lines of log.jsonl and TensorBoard."""
     eval_every: int = 1
     """Epochs between two evaluations; the last epoch is always evaluated; 0 evaluates only then."""
     checkpoint_every: int = 1
     """Epochs between two checkpoints."""
+    checkpoint_steps: int = 1000
+    """Steps between two checkpoints within an epoch."""
     keep_checkpoints: int = 2
 
 
