@@ -16,6 +16,12 @@ from tailseg.structures import ImageInfo
 ROOT_VARIABLES: Final = {"TAILSEG_DATA": ("", "coco"), "DETECTRON2_DATASETS": ("coco",)}
 """Environment variables that name folders of data sets, and where in those the images of COCO and LVIS lie."""
 
+MAX_PIXELS: Final = 178_956_970
+"""Pixels of the largest image that is read, half a gigabyte as RGB: Pillow's limit against decompression bombs."""
+
+MAX_NAME: Final = 255
+"""Bytes of the longest name of a file or folder, on every usual file system."""
+
 
 class ImageError(ValueError):
     """An image is missing, cannot be decoded or is not the one annotated; the message names the file."""
@@ -76,10 +82,19 @@ def candidate_names(file_name: str | None, coco_url: str | None) -> list[str]:
     return list(dict.fromkeys(name for name in names if name))
 
 
-def leaves_root(name: str) -> bool:
-    """Whether a file name is absolute or climbs out of the folder it is looked for in."""
+def is_safe_name(name: str) -> bool:
+    """Whether a file name stays in the folder it is looked for in: neither absolute nor climbing out, without control
+    characters (a line feed would part it into two) or half characters, and no longer than a file system takes.
+    """
     parts = name.replace("\\", "/").split("/")
-    return ".." in parts or name.startswith(("/", "\\")) or (len(name) > 1 and name[1] == ":")
+    if ".." in parts or not parts[0] or name[1:2] == ":" or not is_text(name):
+        return False
+    return all(character >= " " for character in name) and max(len(part.encode()) for part in parts) <= MAX_NAME
+
+
+def is_text(value: object) -> bool:
+    """Whether a value is a string that UTF-8 can hold: JSON can escape half a surrogate pair."""
+    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def read_image(info: ImageInfo) -> UInt8[Tensor, "3 h w"]:
