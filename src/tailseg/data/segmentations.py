@@ -9,6 +9,7 @@ from pycocotools import mask as coco
 
 from tailseg.data.packed import Ragged, offsets_of
 from tailseg.data.problems import Problems
+from tailseg.ops.run_lengths import run_lengths_total
 
 
 class SegmentationPacker:
@@ -119,23 +120,3 @@ def _run_lengths(segmentation: dict[str, Any], size: list[int]) -> tuple[bytes, 
     compressed = counts.encode()
     total = run_lengths_total(compressed)
     return compressed, "" if total == size[0] * size[1] else f"counts stand for {total} pixels, not {size[0] * size[1]}"
-
-
-def run_lengths_total(compressed: bytes) -> int | None:
-    """Number of pixels that compressed COCO run lengths stand for; None when they are malformed.
-
-    A number is a series of characters of five bits each, lowest first, offset by 48; 32 marks "more follows", 16 in the
-    last one a negative number. From the fourth on, a number is the difference to the one two before.
-    """
-    codes = np.frombuffer(compressed, np.uint8).astype(np.int64) - 48
-    if not len(codes) or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
-        return None
-    last = np.flatnonzero((codes & 32) == 0)
-    first = np.concatenate([[0], last[:-1] + 1])
-    place = 5 * (np.arange(len(codes)) - np.repeat(first, last - first + 1))
-    if place.max() > 30:
-        return None
-    numbers = np.add.reduceat((codes & 31) << place, first)
-    numbers -= np.where(codes[last] & 16, 1 << (place[last] + 5), 0)
-    runs = np.concatenate([numbers[:1], np.cumsum(numbers[1::2]), np.cumsum(numbers[2::2])])
-    return int(runs.sum()) if runs.min() >= 0 else None
