@@ -19,15 +19,12 @@ from tailseg.ops.masks import segmentation_to_rle
 
 RawDataset = dict[str, Any]
 
-SCALARS = (
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.sampled_from([-1, 2**31, 2**63, 2**64, 10**400, 1e308, -0.0, float("nan"), float("inf")])
-    | st.floats()
-    | st.text(max_size=5)
-    | st.sampled_from(["../../x", "/dev/zero", "a\n/etc/passwd", "\0", "\ud800", "x" * 5000, "5:FIT", "T10"])
-)
+NASTY = [
+    *[None, True, -1, 2**31, 2**63, 2**64, 10**400, 1e308, float("nan"), float("inf")],
+    *["", "../../x", "/dev/zero", "a\n/etc/passwd", "\0", "\ud800", "x" * 5000, "5:FIT", "T10"],
+    *[[], {}, [[]], [[1, 2]], [None] * 6, [[1e400] * 6], [[10**400] * 6], {"size": [36, 48], "counts": [2**32, 1]}],
+]
+SCALARS = st.sampled_from(NASTY) | st.integers() | st.floats() | st.text(max_size=5)
 VALUES = st.recursive(
     SCALARS,
     lambda inner: (
@@ -36,7 +33,7 @@ VALUES = st.recursive(
     max_leaves=12,
 )
 FUZZ = settings(
-    max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 
 
@@ -90,9 +87,19 @@ def everything(raw: RawDataset) -> RawDataset:
     return raw
 
 
+@pytest.mark.parametrize("value", NASTY, ids=range(len(NASTY)))
+def test_each_nasty_value_in_each_place(value: object, everything: RawDataset, tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    for place in places(everything):
+        raw = copy.deepcopy(everything)
+        change(raw, place, value)
+        path.write_text(json.dumps(raw))
+        use(path)
+
+
 @FUZZ
 @given(data=st.data())
-def test_any_value_in_any_place(data: st.DataObject, everything: RawDataset, tmp_path: Path) -> None:
+def test_any_values_in_any_places(data: st.DataObject, everything: RawDataset, tmp_path: Path) -> None:
     raw = copy.deepcopy(everything)
     for _ in range(data.draw(st.integers(1, 3))):
         change(raw, data.draw(st.sampled_from(places(raw))), data.draw(VALUES))
