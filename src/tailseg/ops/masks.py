@@ -18,6 +18,7 @@ from pycocotools import mask as coco
 from torch import Tensor
 from torchvision.ops import roi_align
 
+from tailseg.ops.run_lengths import check_run_lengths
 from tailseg.structures import Frame, Polygons, RunLengths, Segmentation
 
 MAX_COORDINATE: Final = 100_000
@@ -35,17 +36,25 @@ def decode_mask(rle: RunLengths) -> Bool[np.ndarray, "h w"]:
     Raises:
         ValueError: the counts do not fit the size.
     """
-    return coco.decode(rle).astype(bool)
+    return coco.decode(check_run_lengths(rle)).astype(bool)
 
 
 def mask_area(rle: RunLengths) -> int:
-    """The mask's number of pixels."""
-    return int(coco.area(rle))
+    """The mask's number of pixels.
+
+    Raises:
+        ValueError: the counts do not fit the size.
+    """
+    return int(coco.area(check_run_lengths(rle)))
 
 
 def mask_box(rle: RunLengths) -> tuple[float, float, float, float]:
-    """The smallest xyxy box around the mask; all zeros for an empty one."""
-    x, y, width, height = coco.toBbox(rle)
+    """The smallest xyxy box around the mask; all zeros for an empty one.
+
+    Raises:
+        ValueError: the counts do not fit the size.
+    """
+    x, y, width, height = coco.toBbox(check_run_lengths(rle))
     return float(x), float(y), float(x + width), float(y + height)
 
 
@@ -64,7 +73,7 @@ def segmentation_to_rle(segmentation: Segmentation, height: int, width: int) -> 
     """An annotated mask as run lengths of an image of ``height x width``.
 
     Raises:
-        ValueError: polygons that ``polygons_to_rle`` refuses, or run lengths of another size.
+        ValueError: polygons that ``polygons_to_rle`` refuses, or run lengths of another size or that do not fill it.
     """
     if isinstance(segmentation, tuple):
         return polygons_to_rle(segmentation, height, width)
@@ -73,7 +82,7 @@ def segmentation_to_rle(segmentation: Segmentation, height: int, width: int) -> 
             f"run lengths must have the image's size: expected [height, width] = {[height, width]}, "
             f"got {list(segmentation['size'])}"
         )
-    return _ready(segmentation)
+    return _ready(check_run_lengths(segmentation))
 
 
 def _ready(rle: RunLengths) -> RunLengths:
