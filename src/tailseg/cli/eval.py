@@ -1,0 +1,125 @@
+"""`tailseg eval`."""
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+from rich.progress import Progress, TaskID
+
+from tailseg.cli.common import UsageError, output, parse
+
+if TYPE_CHECKING:
+    from tailseg.evaluation import Analysis
+    from tailseg.evaluation.metrics import IouType
+
+
+@dataclass(frozen=True)
+class Eval:
+    """Score a results file of any framework: LVIS AP if the annotation file has LVIS's lists, COCO AP if not.
+
+    Prints AP by frequency group and size, AP-fixed, the kinds of error and what each costs, and whether scores mean
+    precision. Results are COCO-style lists, packed by gzip or not: detectron2's coco_instances_results.json,
+    mmdetection's NAME.bbox.json and NAME.segm.json (name both), ultralytics' predictions.json, tailseg's results.json.
+    NaN boxes, unknown images or classes, masks of another size and the like are errors that name the record.
+
+    examples:
+      tailseg eval lvis_v1_val.json results.json
+      tailseg eval lvis_v1_val.json work.bbox.json work.segm.json --out scores
+      tailseg eval my.json predictions.json --only bbox
+      tailseg eval lvis_v1_val.json results.json --boundary
+      tailseg eval lvis_v1_val.json results.json --engine lvis-api      slow: a cross-check
+    """
+
+    truth: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="GT.json")]
+    """The annotation file."""
+    results: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RESULTS.json")]
+    """One results file, or one of boxes and one of masks."""
+    out: Path | None = None
+    """Folder for metrics.json (everything), classes.csv (one line a class)."""
+    only: Literal["bbox", "segm"] | None = None
+    """Score boxes or masks alone; what the first record holds unless given."""
+    classes: int = 0
+    """Also list the classes of lowest AP, this many."""
+    boundary: bool = False
+    """Boundary AP too: some milliseconds a mask."""
+    max_detections: int | None = None
+    """An image's detections that count (lvis: 300), or those of each class in an image (coco: 100)."""
+    engine: Literal["tailseg", "hotcoco", "lvis-api"] = "tailseg"
+    """Who computes AP and AR: all three agree."""
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Score, print, write."""
+    options = parse(Eval, arguments, command="eval")
+    if options.max_detections is not None and options.max_detections < 1:
+        raise UsageError(f"--max-detections is 1 or more, got {options.max_detections}")
+    from tailseg.evaluation import analyse
+    from tailseg.evaluation.tables import class_table, tables
+
+    sources = what_to_score(options.results, options.only)
+    with steps() as step:
+        analysis = analyse(
+            options.truth,
+            sources,
+            max_detections=options.max_detections,
+            engine=options.engine,
+            boundary=options.boundary,
+            step=step,
+        )
+    for table in tables(analysis):
+        output().print(table)
+    if options.classes:
+        output().print(class_table(analysis, options.classes))
+    if options.out:
+        output().print(f"Written: {', '.join(map(str, write(analysis, options.out)))}")
+
+
+def what_to_score(files: Sequence[Path], only: "IouType | None" = None) -> "dict[IouType, Path]":
+    """Boxes from the first file that holds boxes, masks from the first that holds masks.
+
+    Raises:
+        UsageError: no file, more than two, or none that holds what is asked for.
+        FileNotFoundError, ValueError: a file cannot be read.
+    """
+    if not 1 <= len(files) <= 2:
+        raise UsageError(f"name one results file, or one of boxes and one of masks; got {len(files)}")
+    from tailseg.evaluation.results import holds
+
+    sources: dict[IouType, Path] = {}
+    for file in files:
+        for iou_type in holds(file):
+            sources.setdefault(iou_type, file)
+    if not sources:  # a list without records: everything scores 0
+        sources = {only or "bbox": files[0]}
+    if only and only not in sources:
+        field = {"bbox": "'bbox'", "segm": "'segmentation'"}[only]
+        raise UsageError(f"--only {only} wants records with a {field}; {', '.join(map(str, files))} has none")
+    return {iou_type: file for iou_type, file in sources.items() if only in (None, iou_type)}
+
+
+@contextmanager
+def steps() -> "Generator[Callable[[str, int, int], None]]":
+    """A progress bar for each step of an analysis, gone when all is done."""
+    with Progress(console=output(), transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def step(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = bars.add_task(name)
+            bars.update(tasks[name], completed=done, total=total)
+
+        yield step
+
+
+def write(analysis: "Analysis", folder: Path) -> list[Path]:
+    """metrics.json and classes.csv, each whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, text in (("metrics.json", analysis.to_json()), ("classes.csv", analysis.to_csv())):
+        unfinished = folder / f"{name}.unfinished"
+        unfinished.write_text(text)
+        written.append(unfinished.replace(folder / name))
+    return written
