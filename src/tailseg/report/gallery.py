@@ -35,7 +35,7 @@ class Subject:
         run: position of the run; 0 for ``train``.
         image: position in its annotation file.
         object: row of the object shown, -1 for a false alarm that overlaps nothing.
-        detection: the detection shown, -1 for a missed object or a training example.
+        detection: the detection shown, -1 without: a training example, an object that nothing found.
     """
 
     label: int
@@ -117,7 +117,8 @@ def _queues(runs: Sequence[EvaluatedRun], results: Sequence[Outcomes], label: in
     for number, (run, result) in enumerate(zip(runs, results, strict=True)):
         for kind, fate in (("found", FOUND), ("missed", MISSED), ("confused", CONFUSED)):
             rows = mine[result.fates[mine] == fate].tolist()[:PER_KIND]
-            queues.append([Subject(label, kind, number, int(images[r]), r, int(result.by[r])) for r in rows])
+            by = run.matches.found_by if kind == "missed" else result.by  # a missed one may be found with a low score
+            queues.append([Subject(label, kind, number, int(images[r]), r, int(by[r])) for r in rows])
         alarms = false_alarms(run.matches, label, threshold=result.threshold)[:PER_KIND].tolist()
         queues.append(
             [

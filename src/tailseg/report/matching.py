@@ -6,8 +6,8 @@ be left alone swallows what lies in it; in an LVIS file a class that was not loo
 Shapes: n detections, m objects and regions (the rows of ``Annotations.objects``), D and G those of one image.
 """
 
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from dataclasses import dataclass, replace
+from typing import Final, Literal
 
 import numpy as np
 from pycocotools import mask as coco
@@ -29,7 +29,7 @@ class Matches:
 
     Attributes:
         annotations: the objects.
-        detections: n detections, in order of image.
+        detections: n detections, in order of image; masks are compressed run lengths.
         kind: what overlaps.
         images: int64 ``[n]``, positions in the annotation file.
         labels: int64 ``[n]``, 0 .. C-1.
@@ -74,7 +74,7 @@ def match(annotations: Annotations, results: Results, *, iou: float = 0.5) -> Ma
     ids = np.array([category.id for category in annotations.categories], np.int64)
     labels = _positions(results.category_ids, ids, "category_id", results, annotations)
     rows = _counting(images, labels, results.scores, annotations.format)
-    detections, images, labels = results.take(rows), images[rows], labels[rows]
+    detections, images, labels = _compressed(results.take(rows)), images[rows], labels[rows]
     n, m = len(rows), len(annotations.objects)
     fates = np.full(n, FALSE, np.int8)
     overlapped, overlaps = np.full(n, -1), np.zeros(n)
@@ -137,11 +137,17 @@ def _overlaps(annotations: Annotations, image: int, detections: Results) -> np.n
         return np.asarray(coco.iou(detections.boxes, boxes, crowds))
     height, width = annotations.sizes[image].tolist()
     masks = [segmentation_to_rle(annotations.segmentation(row, image), height, width) for row in rows.tolist()]
-    return np.asarray(coco.iou([_compressed(mask) for mask in detections.masks], masks, crowds))
+    return np.asarray(coco.iou(detections.masks, masks, crowds))
 
 
-def _compressed(mask: dict[str, Any]) -> dict[str, Any]:
-    return coco.frPyObjects(mask, *mask["size"]) if isinstance(mask["counts"], list) else mask
+def _compressed(results: Results) -> Results:
+    """The results with all masks as compressed run lengths; records may have lists of counts."""
+    if results.masks is None:
+        return results
+    masks = [
+        coco.frPyObjects(mask, *mask["size"]) if isinstance(mask["counts"], list) else mask for mask in results.masks
+    ]
+    return replace(results, masks=masks)
 
 
 def _fates(

@@ -81,7 +81,6 @@ function axes(root, width, height, x, y) {
     root.append(svg("text", { x: sx(v), y: bottom + 17, "text-anchor": "middle" }, (x.format ?? whole)(v)));
   }
   root.append(svg("text", { x: (left + right) / 2, y: height - 4, "text-anchor": "middle" }, x.label));
-  if (y.label) root.append(svg("text", { x: 4, y: top - 1, "dominant-baseline": "hanging", class: "label" }, y.label));
   return [sx, sy];
 }
 
@@ -110,7 +109,7 @@ function tip(text, x, y) {
 // ---------------------------------------------------------------------------------------------------------- state
 
 let data;
-const state = { run: 0, query: "", groups: new Set("rcf"), sort: "AP0", up: false, all: false, chosen: [], order: [] };
+const state = { run: 0, query: "", groups: new Set("rcf"), sort: "name", up: false, all: false, chosen: [], order: [] };
 const color = (run) => `var(--run${run % 6})`;
 const single = () => data.runs.length === 1;
 const classes = () => data.classes;
@@ -121,7 +120,9 @@ const href = (i) => `#class-${i}`;
 function start(unpacked) {
   data = unpacked;
   if (single()) document.querySelector("label.run").hidden = true;
-  data.runs.forEach((run, i) => $("run").append(html("option", { value: i }, run.name)));
+  state.run = data.runs.length - 1;
+  state.sort = `AP${state.run}`;
+  data.runs.forEach((run, i) => $("run").append(html("option", { value: i, selected: i === state.run }, run.name)));
   $("run").addEventListener("change", () => { state.run = Number($("run").value); route(); });
   for (const [key, name] of Object.entries(GROUPS)) {
     const box = html("input", { type: "checkbox", checked: true, value: key, onchange: () => {
@@ -148,7 +149,8 @@ function fillSelects() {
   options.forEach(([value, name]) => $("scatter-value").append(html("option", { value }, name)));
   $("scatter-value").addEventListener("change", scatter);
   const curves = new Set(data.runs.flatMap((run) => [...Object.keys(run.train), ...Object.keys(run.val)]));
-  [...curves].filter((name) => name !== "step").forEach((name) => $("curve").append(html("option", {}, name)));
+  const hidden = ["step", "epoch"];
+  [...curves].filter((name) => !hidden.includes(name)).forEach((name) => $("curve").append(html("option", {}, name)));
   $("curve").addEventListener("change", training);
   classes().name.forEach((name) => $("class-names").append(html("option", { value: name })));
   $("add-class").addEventListener("change", () => {
@@ -311,14 +313,16 @@ function columns() {
   const found = [
     { key: "name", name: "class", value: (i) => c.name[i] },
     { key: "group", name: "group", value: (i) => "rcf".indexOf(c.group[i]) },
+    ...data.runs.map((run, r) => ({ key: `AP${r}`, name: single() ? "AP" : `AP ${run.name}`, value: (i) => run.AP[i], show: percent })),
+  ];
+  if (single()) found.push({ key: "AP50", name: "AP50", value: (i) => data.runs[0].AP50[i], show: percent });
+  else found.push({ key: "change", name: `${data.runs[state.run].name} − ${data.runs[0].name}`, value: (i) => valueOf("change", i), show: signed });
+  found.push(
+    { key: "found", name: "found, %", value: (i) => valueOf("found", i), show: percent },
     { key: "images", name: "train images", value: (i) => c.images[i] },
     { key: "instances", name: "train objects", value: (i) => c.instances[i] },
     { key: "objects", name: "objects", value: (i) => c.objects[i] },
-    ...data.runs.map((run, r) => ({ key: `AP${r}`, name: single() ? "AP" : `AP ${run.name}`, value: (i) => run.AP[i], show: percent })),
-  ];
-  if (!single()) found.push({ key: "change", name: `change: ${data.runs[state.run].name}`, value: (i) => valueOf("change", i), show: signed });
-  else found.push({ key: "AP50", name: "AP50", value: (i) => data.runs[0].AP50[i], show: percent });
-  found.push({ key: "found", name: "found, %", value: (i) => valueOf("found", i), show: percent });
+  );
   return found;
 }
 
@@ -343,7 +347,7 @@ function table() {
   }));
   const rows = (state.all ? state.order : state.order.slice(0, ROWS_AT_FIRST)).map((i) =>
     html("tr", {}, ...all.map(({ key, value, show }) => {
-      if (key === "name") return html("td", {}, html("a", { href: href(i) }, classes().name[i]));
+      if (key === "name") return html("td", {}, html("a", { href: href(i), class: `ink-${classes().group[i]}` }, classes().name[i]));
       if (key === "group") return html("td", {}, badge(i));
       const text = (show ?? whole)(value(i));
       const sign = key === "change" && value(i) ? (value(i) > 0 ? " up" : " down") : "";
@@ -454,7 +458,7 @@ function shares(root, x, y, wide, tall, counts) {
     const bar = svg("rect", { x: at, y, width: Math.max(0, part - 1), height: tall, fill: fills[k], rx: 2 });
     bar.append(svg("title", {}, `${FATES[k]}: ${whole(counts[k])} of ${whole(total)}`));
     root.append(bar);
-    if (part > 36) root.append(svg("text", { x: at + 5, y: y + tall / 2 + 4, class: "strong on-bar" }, `${Math.round((100 * counts[k]) / total)}%`));
+    if (part > 36) root.append(svg("text", { x: at + 5, y: y + tall / 2 + 4, class: k ? "on-bar" : "strong" }, `${Math.round((100 * counts[k]) / total)}%`));
     at += part;
   }
 }
@@ -530,7 +534,7 @@ async function classPage(i) {
   const [curve, spread] = [html("div", { class: "chart" }), html("div", { class: "chart" })];
   $("class").replaceChildren(
     html("div", { class: "top" }, html("a", { href: "#" }, "← all classes"), step(-1, "previous"), step(1, "next")),
-    html("div", { class: "top" }, html("h2", { tabindex: -1 }, c.name[i]), badge(i)),
+    html("div", { class: "top" }, html("h2", { tabindex: -1, class: `ink-${c.group[i]}` }, c.name[i]), badge(i)),
     html("p", { class: "note" }, facts),
     html("div", { class: "scroll" }, classFigures(i)),
     html("div", { class: "charts" },
@@ -573,22 +577,21 @@ function neighbours(i) {
 }
 
 function galleryParts(i, { pictures, items }) {
-  const parts = [];
-  const add = (title, kind, run, total) => {
+  const strip = (title, kind, run, total) => {
     const mine = items.filter((item) => item[0] === kind && item[1] === run);
-    if (!mine.length && !total) return;
+    if (!mine.length && !total) return [];
     const count = mine.length < total ? `${mine.length} of ${whole(total)}` : String(mine.length);
-    parts.push(html("h3", {}, `${title} (${count})`));
-    if (mine.length) parts.push(html("ul", { class: "pictures" }, ...mine.map((item) => html("li", {}, figure(item, pictures)))));
+    const list = html("ul", { class: "pictures" }, ...mine.map((item) => html("li", {}, figure(item, pictures))));
+    return [html("h4", {}, `${title} (${count})`), ...(mine.length ? [list] : [])];
   };
-  add("Training examples", "train", 0, 0);
-  data.runs.forEach((run, r) => {
+  const parts = data.runs.flatMap((run, r) => {
     const [missed, confused, found] = run.outcomes[i];
     const totals = { found, missed, confused, false: run.alarms[i] };
-    for (const [kind, title] of Object.entries(KINDS)) add(single() ? title : `${run.name}: ${title.toLowerCase()}`, kind, r, totals[kind]);
+    const strips = Object.entries(KINDS).flatMap(([kind, title]) => strip(title, kind, r, totals[kind]));
+    if (!strips.length) strips.push(html("p", { class: "note" }, "No object to be found, and no false alarm."));
+    return single() ? strips : [html("details", { open: true }, html("summary", {}, run.name), ...strips)];
   });
-  if (!parts.length) parts.push(html("p", { class: "note" }, data.pictures_note || "Nothing to show: no object, no training example, no false alarm."));
-  return parts;
+  return [...strip("Training examples", "train", 0, 0), ...parts];
 }
 
 function figure([kind, , number, truth, found, score, iou, other], pictures) {
@@ -608,7 +611,7 @@ function figure([kind, , number, truth, found, score, iou, other], pictures) {
 }
 function caption(kind, score, iou, other) {
   if (kind === "train") return "training";
-  if (kind === "missed") return "no detection";
+  if (kind === "missed") return score === null ? "no detection" : `found, but with score ${score.toFixed(2)}`;
   if (kind === "found") return `score ${score.toFixed(2)}, IoU ${iou.toFixed(2)}`;
   if (kind === "confused") return `taken for ${classes().name[other]}, score ${score.toFixed(2)}, IoU ${iou.toFixed(2)}`;
   if (other < 0) return `score ${score.toFixed(2)}, nothing annotated there`;

@@ -64,7 +64,6 @@ def render(runs: Sequence[EvaluatedRun], *, title: str, threshold: float) -> str
     room = LARGEST_FILE - len(packed) - sum(map(len, static.values())) - 250 * len(runs[0].frequency.groups) - 20_000
     longest = 144 if len(runs[0].frequency.groups) <= FEW_CLASSES else 96
     galleries = build_galleries(runs, results, room=room, longest=longest)
-    figures["pictures_note"] = _pictures_note(galleries)
     annotations = runs[0].matches.annotations
     script = static["page.js"]
     environment = Environment(autoescape=select_autoescape(default=True), keep_trailing_newline=True)
@@ -74,11 +73,11 @@ def render(runs: Sequence[EvaluatedRun], *, title: str, threshold: float) -> str
         f"{runs[0].metrics.protocol.upper()} AP in percent",
         columns=COLUMNS,
         runs=[{"name": run.name, "rows": _rows(run.metrics)} for run in runs],
-        notes=[*_notes(runs), *filter(None, [figures["pictures_note"]])],
+        notes=[*_notes(runs), *_pictures_notes(galleries)],
         group_note=f"AP of {ROW_NAMES[runs[0].matches.kind]} in percent.",
         fate_note=_fate_note(runs[0], threshold),
         version=__version__,
-        data=_packed(figures),
+        data=packed,
         galleries=[(label, _packed(gallery)) for label, gallery in galleries.of.items()],
         style=Markup(static["page.css"]),  # noqa: S704 - our own files
         script=Markup(script),  # noqa: S704
@@ -185,9 +184,10 @@ def _fate_note(run: EvaluatedRun, threshold: float) -> str:
     )
 
 
-def _pictures_note(galleries: Galleries) -> str:
-    if galleries.problem and not galleries.shown:
-        return f"No pictures: {galleries.problem}"
-    problem = f"Some pictures are missing: {galleries.problem}" if galleries.problem else ""
-    full = f"The file is full: {galleries.left_out:,} more pictures had no room." if galleries.left_out else ""
-    return " ".join(filter(None, [problem, full]))
+def _pictures_notes(galleries: Galleries) -> list[str]:
+    notes = []
+    if galleries.problem:
+        notes.append(f"{'Some' if galleries.shown else 'All'} pictures are missing: {galleries.problem}")
+    if galleries.left_out:
+        notes.append(f"The file is full: {galleries.left_out:,} more pictures had no room.")
+    return notes
