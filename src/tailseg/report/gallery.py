@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
 import numpy as np
+from pycocotools import mask as coco
 
 from tailseg.data.annotations import Annotations
 from tailseg.data.images import ImageError, read_image
 from tailseg.ops.masks import segmentation_to_rle
+from tailseg.report.evidence import Evidence
 from tailseg.report.figures import CONFUSED, FOUND, MISSED, Outcomes, false_alarms
-from tailseg.report.matching import Matches
 from tailseg.report.run import EvaluatedRun
 from tailseg.report.thumbnails import Crop, box_outline, crop_around, outline, thumbnail
 from tailseg.structures import RunLengths
@@ -33,7 +34,7 @@ class Subject:
         label: the class in whose gallery it hangs.
         kind: one of KINDS, or ``train``.
         run: position of the run; 0 for ``train``.
-        image: position in its annotation file.
+        image: position of the image: by id in the validation set, as in the file in the training set.
         object: row of the object shown, -1 for a false alarm that overlaps nothing.
         detection: the detection shown, -1 without: a training example, an object that nothing found.
     """
@@ -73,7 +74,8 @@ def build_galleries(runs: Sequence[EvaluatedRun], results: Sequence[Outcomes], *
         room: characters that the galleries may take in all.
         longest: longer side of a thumbnail in pixels.
     """
-    galleries = Galleries(of={label: {"pictures": [], "items": []} for label in range(_annotations(runs).num_classes)})
+    num_classes = runs[0].evidence.matches.num_classes
+    galleries = Galleries(of={label: {"pictures": [], "items": []} for label in range(num_classes)})
     painter = _Painter(runs, longest)
     for subject in _in_rounds(runs, results):
         if room < 0:
@@ -93,53 +95,52 @@ def build_galleries(runs: Sequence[EvaluatedRun], results: Sequence[Outcomes], *
     return galleries
 
 
-def _annotations(runs: Sequence[EvaluatedRun]) -> Annotations:
-    return runs[0].matches.annotations
-
-
 def _in_rounds(runs: Sequence[EvaluatedRun], results: Sequence[Outcomes]) -> Iterator[Subject]:
     """The subjects of all classes, rare classes first, one of each kind a round."""
-    frequency = runs[0].frequency
-    labels = np.argsort(frequency.image_counts.numpy(), kind="stable").tolist()
-    queues = {label: _queues(runs, results, label) for label in labels}
+    labels = np.argsort(runs[0].frequency.image_counts.numpy(), kind="stable").tolist()
+    alarms = [false_alarms(run.evidence, threshold=run_.threshold) for run, run_ in zip(runs, results, strict=True)]
+    examples = _examples(runs[0].train)
+    queues = {}
+    for label in labels:
+        queues[label] = [[Subject(label, "train", 0, image, row, -1) for image, row in examples.get(label, [])]]
+        for number, (run, result) in enumerate(zip(runs, results, strict=True)):
+            queues[label] += _queues(run.evidence, result, alarms[number][label], label, number)
     for turn in range(PER_KIND):
         for label in labels:
             yield from (queue[turn] for queue in queues[label] if turn < len(queue))
 
 
-def _queues(runs: Sequence[EvaluatedRun], results: Sequence[Outcomes], label: int) -> list[list[Subject]]:
-    """The class's subjects, a list for each kind and run."""
-    queues = [[Subject(label, "train", 0, image, row, -1) for image, row in _examples(runs[0].train, label)]]
-    objects = _annotations(runs).objects
-    mine = np.flatnonzero((objects.labels == label) & ~objects.ignored)
+def _queues(
+    evidence: Evidence, result: Outcomes, alarms: np.ndarray, label: int, number: int
+) -> Iterator[list[Subject]]:
+    """The class's subjects in one run, a list for each kind."""
+    objects = evidence.truth.objects
+    mine = np.flatnonzero(objects.classes == label)
     mine = np.random.default_rng(label).permutation(mine)  # any of them, the same in every run
-    images = objects.images
-    for number, (run, result) in enumerate(zip(runs, results, strict=True)):
-        for kind, fate in (("found", FOUND), ("missed", MISSED), ("confused", CONFUSED)):
-            rows = mine[result.fates[mine] == fate].tolist()[:PER_KIND]
-            by = run.matches.found_by if kind == "missed" else result.by  # a missed one may be found with a low score
-            queues.append([Subject(label, kind, number, int(images[r]), r, int(by[r])) for r in rows])
-        alarms = false_alarms(run.matches, label, threshold=result.threshold)[:PER_KIND].tolist()
-        queues.append(
-            [
-                Subject(label, "false", number, int(run.matches.images[d]), int(run.matches.overlapped[d]), d)
-                for d in alarms
-            ]
-        )
-    return queues
+    for kind, fate in (("found", FOUND), ("missed", MISSED), ("confused", CONFUSED)):
+        rows = mine[result.fates[mine] == fate].tolist()[:PER_KIND]
+        by = evidence.found_by if kind == "missed" else result.by  # a missed one may be found with a low score
+        yield [Subject(label, kind, number, int(objects.images[row]), row, int(by[row])) for row in rows]
+    yield [
+        Subject(label, "false", number, int(evidence.matches.images[d]), int(evidence.overlapped[d]), d)
+        for d in alarms[:PER_KIND].tolist()
+    ]
 
 
-def _examples(train: Annotations | None, label: int) -> list[tuple[int, int]]:
-    """Image and row of some of the class's training objects, one an image, large ones first."""
+def _examples(train: Annotations | None) -> dict[int, list[tuple[int, int]]]:
+    """For each label image and row of some training objects, one an image, large ones first."""
+    examples: dict[int, list[tuple[int, int]]] = defaultdict(list)
     if train is None:
-        return []
-    objects = train.objects
-    rows = np.flatnonzero((objects.labels == label) & ~objects.ignored)
-    sides = objects.boxes[rows, 2:] - objects.boxes[rows, :2]
-    rows = rows[np.argsort(-sides.prod(axis=1), kind="stable")]
-    images = objects.images[rows]
-    firsts = np.sort(np.unique(images, return_index=True)[1])[:PER_KIND]
-    return list(zip(images[firsts].tolist(), rows[firsts].tolist(), strict=True))
+        return examples
+    objects, images = train.objects, train.objects.images
+    sides = objects.boxes[:, 2:] - objects.boxes[:, :2]
+    shown: set[tuple[int, int]] = set()
+    for row in np.argsort(-sides.prod(axis=1), kind="stable").tolist():
+        label, image = int(objects.labels[row]), int(images[row])
+        if not objects.ignored[row] and len(examples[label]) < PER_KIND and (label, image) not in shown:
+            examples[label].append((image, row))
+            shown.add((label, image))
+    return examples
 
 
 class _Painter:
@@ -150,57 +151,78 @@ class _Painter:
         self.longest = longest
         self.places: dict[int, dict[tuple[bool, int, Crop], int]] = defaultdict(dict)
         self.image: tuple[tuple[bool, int], Any] | None = None
+        # the evaluation orders images by id, the annotations as the file does
+        self.order = np.argsort(runs[0].annotations.image_ids, kind="stable").tolist()
 
     def paint(self, subject: Subject) -> tuple[list[Any], str, bool]:
         """The item (see `Galleries`), its picture, and whether the picture is new."""
         is_train = subject.kind == "train"
-        matches = self.runs[subject.run].matches
-        annotations = self.runs[0].train if is_train else matches.annotations
-        assert annotations is not None
-        height, width = annotations.sizes[subject.image].tolist()
-        by_object = subject.kind != "false"
-        box = annotations.objects.boxes[subject.object] if by_object else _box(matches, subject.detection)
-        crop = crop_around(box.tolist(), height=height, width=width)
-        truth = self._truth(annotations, subject, crop) if subject.object >= 0 else ""
-        found, details = "", [None, None, None]
+        crop, truth = self._training_object(subject) if is_train else self._object(subject)
+        found, details = "", (None, None, None)
         if subject.detection >= 0:
-            found = self._found(matches, subject.detection, crop)
-            other = matches.labels[subject.detection] if by_object else _label(annotations, subject.object)
-            details = [
-                round(float(matches.scores[subject.detection]), 3),
-                round(float(matches.overlaps[subject.detection]), 3),
-                int(other),
-            ]
+            evidence, d = self.runs[subject.run].evidence, subject.detection
+            found = self._detection(evidence, d, crop)
+            other = _class_of(evidence, subject.object) if subject.kind == "false" else int(evidence.matches.classes[d])
+            details = round(float(evidence.matches.scores[d]), 3), round(float(evidence.overlaps[d]), 3), other
         place = (is_train, subject.image, crop)
         places = self.places[subject.label]
         is_new = place not in places
-        picture = self._picture(annotations, is_train, subject.image, crop) if is_new else ""
+        picture = self._picture(*place) if is_new else ""
         number = places.setdefault(place, len(places))
         return [subject.kind, subject.run, number, truth, found, *details], picture, is_new
 
-    def _picture(self, annotations: Annotations, is_train: bool, index: int, crop: Crop) -> str:
-        if self.image is None or self.image[0] != (is_train, index):
-            self.image = (is_train, index), read_image(annotations.info(index))
+    def _training_object(self, subject: Subject) -> tuple[Crop, str]:
+        """Where the picture is, and the object's outline."""
+        train = self.runs[0].train
+        assert train is not None
+        height, width = train.sizes[subject.image].tolist()
+        crop = crop_around(train.objects.boxes[subject.object].tolist(), height=height, width=width)
+        mask = segmentation_to_rle(train.segmentation(subject.object, subject.image), height, width)
+        return crop, outline(mask, crop, self.longest)
+
+    def _object(self, subject: Subject) -> tuple[Crop, str]:
+        """Where the picture is, and the outline of the object shown in it; around the detection for a false alarm."""
+        evidence = self.runs[subject.run].evidence
+        truth, row = evidence.truth, subject.object
+        height, width = truth.image_sizes[subject.image].tolist()
+        box = _box(evidence, subject.detection) if subject.kind == "false" else _corners(truth.objects.boxes[row])
+        crop = crop_around(box, height=height, width=width)
+        if row < 0:
+            return crop, ""
+        if evidence.kind == "bbox":
+            return crop, box_outline(_corners(truth.objects.boxes[row]), crop, self.longest)
+        return crop, outline(_compressed(truth.object_masks[row]), crop, self.longest)
+
+    def _detection(self, evidence: Evidence, detection: int, crop: Crop) -> str:
+        if evidence.kind == "bbox":
+            return box_outline(_box(evidence, detection), crop, self.longest)
+        (mask,) = evidence.found.masks(evidence.matches.rows[[detection]])
+        return outline(_compressed(mask), crop, self.longest)
+
+    def _picture(self, is_train: bool, position: int, crop: Crop) -> str:
+        if self.image is None or self.image[0] != (is_train, position):
+            annotations, index = self.runs[0].annotations, self.order[position]
+            if is_train:
+                assert self.runs[0].train is not None
+                annotations, index = self.runs[0].train, position
+            self.image = (is_train, position), read_image(annotations.info(index))
         return base64.b64encode(thumbnail(self.image[1], crop, self.longest)).decode("ascii")
 
-    def _truth(self, annotations: Annotations, subject: Subject, crop: Crop) -> str:
-        height, width = annotations.sizes[subject.image].tolist()
-        segmentation = annotations.segmentation(subject.object, subject.image)
-        return outline(segmentation_to_rle(segmentation, height, width), crop, self.longest)
 
-    def _found(self, matches: Matches, detection: int, crop: Crop) -> str:
-        masks = matches.detections.masks
-        if masks is None:
-            return box_outline(_box(matches, detection).tolist(), crop, self.longest)
-        return outline(cast("RunLengths", masks[detection]), crop, self.longest)
+def _compressed(mask: dict[str, Any]) -> RunLengths:
+    """A record may list its counts."""
+    return cast("RunLengths", coco.frPyObjects(mask, *mask["size"]) if isinstance(mask["counts"], list) else mask)
 
 
-def _box(matches: Matches, detection: int) -> np.ndarray:
-    boxes = matches.detections.boxes
-    assert boxes is not None
-    x, y, width, height = boxes[detection]
-    return np.array([x, y, x + width, y + height])
+def _box(evidence: Evidence, detection: int) -> list[float]:
+    assert evidence.found.boxes is not None
+    return _corners(evidence.found.boxes[evidence.matches.rows[detection]])
 
 
-def _label(annotations: Annotations, row: int) -> int:
-    return int(annotations.objects.labels[row]) if row >= 0 else -1
+def _corners(box: np.ndarray) -> list[float]:
+    x, y, width, height = box.tolist()
+    return [x, y, x + width, y + height]
+
+
+def _class_of(evidence: Evidence, row: int) -> int:
+    return int(evidence.truth.objects.classes[row]) if row >= 0 else -1

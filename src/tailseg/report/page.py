@@ -9,7 +9,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 from jinja2 import Environment, select_autoescape
 from markupsafe import Markup
 
@@ -22,7 +21,7 @@ from tailseg.report.figures import (
     false_alarms,
     outcome_counts,
     outcomes,
-    precision_at_recalls,
+    precision_curves,
     score_histograms,
 )
 from tailseg.report.gallery import Galleries, build_galleries
@@ -57,24 +56,24 @@ def write_report(runs: Sequence[EvaluatedRun], path: Path, *, title: str = "", t
 
 def render(runs: Sequence[EvaluatedRun], *, title: str, threshold: float) -> str:
     """The page's text."""
-    results = [outcomes(run.matches, threshold=threshold) for run in runs]
+    results = [outcomes(run.evidence, threshold=threshold) for run in runs]
     figures = report_data(runs, results)
     packed = _packed(figures)
     static = {name: files("tailseg.report").joinpath(name).read_text("utf-8") for name in _PARTS}
     room = LARGEST_FILE - len(packed) - sum(map(len, static.values())) - 250 * len(runs[0].frequency.groups) - 20_000
     longest = 144 if len(runs[0].frequency.groups) <= FEW_CLASSES else 96
     galleries = build_galleries(runs, results, room=room, longest=longest)
-    annotations = runs[0].matches.annotations
+    truth = runs[0].evidence.truth
     script = static["page.js"]
     environment = Environment(autoescape=select_autoescape(default=True), keep_trailing_newline=True)
     return environment.from_string(static["page.html"]).render(
         title=title,
-        subtitle=f"{annotations.num_images:,} images, {annotations.num_classes:,} classes of {annotations.path.name}; "
-        f"{runs[0].metrics.protocol.upper()} AP in percent",
+        subtitle=f"{len(truth.sizes):,} images, {len(truth.categories):,} classes of {truth.path.name}; "
+        f"{truth.protocol.upper()} AP in percent",
         columns=COLUMNS,
-        runs=[{"name": run.name, "rows": _rows(run.metrics)} for run in runs],
+        runs=[{"name": run.name, "rows": _rows(run.analysis.metrics)} for run in runs],
         notes=[*_notes(runs), *_pictures_notes(galleries)],
-        group_note=f"AP of {ROW_NAMES[runs[0].matches.kind]} in percent.",
+        group_note=f"AP of {ROW_NAMES[runs[0].evidence.kind]} in percent.",
         fate_note=_fate_note(runs[0], threshold),
         version=__version__,
         data=packed,
@@ -90,41 +89,62 @@ _PARTS = ("page.html", "page.css", "page.js")
 
 def report_data(runs: Sequence[EvaluatedRun], results: Sequence[Outcomes]) -> dict[str, Any]:
     """All that the page draws except the pictures, in JSON's types; the lists of a class are in order of label."""
-    annotations, frequency = runs[0].matches.annotations, runs[0].frequency
-    kept = ~annotations.objects.ignored
+    truth, frequency = runs[0].evidence.truth, runs[0].frequency
     return {
-        "kind": runs[0].matches.kind,
+        "kind": runs[0].evidence.kind,
         "threshold": results[0].threshold,
         "classes": {
-            "name": [category.name for category in annotations.categories],
-            "group": [category.group for category in annotations.categories],
+            "name": list(truth.categories.values()),
+            "group": list(frequency.groups),
             "images": frequency.image_counts.tolist(),
             "instances": frequency.instance_counts.tolist(),
-            "objects": np.bincount(annotations.objects.labels[kept], minlength=annotations.num_classes).tolist(),
+            "objects": truth.object_counts.tolist(),
         },
         "runs": [_run_data(run, result) for run, result in zip(runs, results, strict=True)],
     }
 
 
 def _run_data(run: EvaluatedRun, result: Outcomes) -> dict[str, Any]:
-    matches = run.matches
-    classes = range(matches.annotations.num_classes)
-    per_class = run.metrics.per_class[matches.kind]
-    true, false = score_histograms(matches)
-    curves = [precision_at_recalls(matches, label) for label in classes]
+    evidence = run.evidence
+    per_class = run.analysis.metrics.per_class[evidence.kind]
+    right, wrong = score_histograms(evidence)
     return {
         "name": run.name,
-        "scores": run.metrics.scores,
+        "scores": run.analysis.metrics.scores,
         "settings": _flat(to_plain(run.recipe)["resolved"]),
         **{name: [_rounded(getattr(score, name)) for score in per_class] for name in ("AP", "AP50", "AR")},
-        "outcomes": outcome_counts(matches, result).tolist(),
-        "alarms": [len(false_alarms(matches, label, threshold=result.threshold)) for label in classes],
-        "precision": [None if curve is None else (1000 * curve).round().astype(int).tolist() for curve in curves],
-        "true": true.tolist(),
-        "false": false.tolist(),
-        "confusions": confusions(matches, result),
+        "outcomes": outcome_counts(evidence, result).tolist(),
+        "alarms": [len(alarms) for alarms in false_alarms(evidence, threshold=result.threshold)],
+        "precision": [
+            None if curve is None else (1000 * curve).round().astype(int).tolist()
+            for curve in precision_curves(evidence)
+        ],
+        "right": right.tolist(),
+        "wrong": wrong.tolist(),
+        "confusions": confusions(evidence, result),
+        "errors": _errors(run),
+        "reliability": _reliability(run),
         "train": thinned(run.log, "train"),
         "val": thinned(run.log, "val"),
+    }
+
+
+def _errors(run: EvaluatedRun) -> dict[str, Any]:
+    """By part of the classes, by kind of error: how many, and the AP50 that they cost."""
+    return {
+        part: {kind: [found.counts[kind], _rounded(found.cost[kind])] for kind in found.counts}
+        for part, found in run.analysis.errors[run.evidence.kind].parts.items()
+    }
+
+
+def _reliability(run: EvaluatedRun) -> dict[str, Any]:
+    """By part of the classes: ``[mean score, precision, detections]`` of each bin that is not empty, and the error."""
+    return {
+        part: {
+            "bins": [[_rounded(b.score), _rounded(b.precision), b.count] for b in found.bins if b.count],
+            "error": _rounded(found.expected_error),
+        }
+        for part, found in run.analysis.reliability[run.evidence.kind].items()
     }
 
 
@@ -170,14 +190,14 @@ def _rows(metrics: Metrics) -> list[dict[str, Any]]:
 
 
 def _notes(runs: Sequence[EvaluatedRun]) -> list[str]:
-    notes = [f"{run.name}: {note}" for run in runs for note in run.metrics.notes]
+    notes = [f"{run.name}: {note}" for run in runs for note in run.analysis.metrics.notes]
     if runs[0].train is None:
         notes.append("The training set is not there: no training examples; counts are those that the checkpoint holds.")
     return notes
 
 
 def _fate_note(run: EvaluatedRun, threshold: float) -> str:
-    what = ROW_NAMES[run.matches.kind]
+    what = ROW_NAMES[run.evidence.kind]
     return (
         f"Found: the best free detection of its class with an IoU of {what} of 0.5 or more scores at least "
         f"{threshold:g}. Taken for another class: not found, and a wrong detection that scores as much covers it."

@@ -5,15 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from tailseg.data.annotations import Annotations
-from tailseg.evaluation import Metrics, evaluate, read_results
-from tailseg.evaluation.results import read_json
+from tailseg.evaluation import Analysis, analyse
+from tailseg.evaluation.json_files import read_records
+from tailseg.evaluation.metrics import IouType
 from tailseg.recipes.build import build_data, build_validation
 from tailseg.recipes.recipe import Recipe
 from tailseg.recipes.saved import load_recipe
-from tailseg.report.matching import Matches, match
+from tailseg.report.evidence import Evidence, gather
 from tailseg.structures import ClassFrequency
 from tailseg.training import checkpoint as checkpoints
 
@@ -28,8 +27,9 @@ class EvaluatedRun:
         name: how the report calls it.
         recipe: its settings.
         log: the lines of log.jsonl.
-        metrics: of its results.json on ``matches.annotations``.
-        matches: what became of its detections.
+        analysis: figures of its results.json.
+        evidence: what became of its detections.
+        annotations: the validation set.
         frequency: of the classes in the training set.
         train: the training set; None if it is not there any more.
     """
@@ -37,8 +37,9 @@ class EvaluatedRun:
     name: str
     recipe: Recipe
     log: Log
-    metrics: Metrics
-    matches: Matches
+    analysis: Analysis
+    evidence: Evidence
+    annotations: Annotations
     frequency: ClassFrequency
     train: Annotations | None
 
@@ -72,18 +73,26 @@ def read_run(
     if val:
         recipe = replace(recipe, data=replace(recipe.data, val=val, val_images=val_images))
     train, annotations, frequency = _data(recipe, folder, like)
-    records = read_json(folder / "results.json")
-    masks = any("segmentation" in record for record in records[:1])
+    results = folder / "results.json"
+    kind = what_overlaps(results)
     groups = {category.id: category.group for category in annotations.categories}
+    sources: dict[IouType, Path] = dict.fromkeys(("bbox", "segm") if kind == "segm" else ("bbox",), results)
     return EvaluatedRun(
         name=folder.resolve().name,
         recipe=recipe,
         log=read_log(folder / "log.jsonl"),
-        metrics=evaluate(annotations.path, records, iou_types=("bbox", "segm") if masks else ("bbox",), groups=groups),
-        matches=match(annotations, read_results(records, masks=masks)),
+        analysis=analyse(annotations.path, sources, groups=groups),
+        evidence=gather(annotations.path, results, kind=kind, groups=groups),
+        annotations=annotations,
         frequency=frequency,
         train=train,
     )
+
+
+def what_overlaps(results: Path) -> IouType:
+    """``"segm"`` if the detections have masks, else ``"bbox"``."""
+    first = next(read_records(results), [])[:1]
+    return "segm" if any("segmentation" in record for record in first) else "bbox"
 
 
 def _data(
@@ -91,7 +100,7 @@ def _data(
 ) -> tuple[Annotations | None, Annotations, ClassFrequency]:
     """The training set if it is there, the validation set, and the classes' frequencies in the former."""
     if like and recipe.data.val is not None and _files(like.recipe) == _files(recipe):
-        return like.train, like.matches.annotations, like.frequency
+        return like.train, like.annotations, like.frequency
     try:
         train, annotations = build_data(recipe)
     except ValueError:
@@ -122,13 +131,15 @@ def read_log(path: Path) -> Log:
 
 def check_comparable(runs: list[EvaluatedRun]) -> None:
     """Raises ValueError unless all runs were evaluated on the same images and classes."""
-    first = runs[0].matches.annotations
+    first = runs[0].evidence.truth
     for run in runs[1:]:
-        other = run.matches.annotations
-        if [(c.id, c.name) for c in other.categories] != [(c.id, c.name) for c in first.categories]:
+        other = run.evidence.truth
+        if other.categories != first.categories:
             raise ValueError(f"{runs[0].name} and {run.name} have different classes: they cannot be compared")
-        if not np.array_equal(other.image_ids, first.image_ids) or len(other.objects) != len(first.objects):
+        if other.sizes != first.sizes or len(other.objects) != len(first.objects):
             raise ValueError(
                 f"{runs[0].name} and {run.name} were evaluated on different images ({first.path} and {other.path}): "
                 "evaluate them on the same file (`tailseg test RUN --val FILE`) and name it with --val"
             )
+        if run.evidence.kind != runs[0].evidence.kind:
+            raise ValueError(f"of {runs[0].name} and {run.name} only one has masks: they cannot be compared")
