@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -18,27 +17,29 @@ import torch
 RESULTS = Path(__file__).parent / "results"
 
 
-def synchronise() -> None:
+def clock() -> float:
+    """Seconds of work: CPU time on one thread, which other programs do not touch, else wall time."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
 def seconds(steps: Mapping[str, Callable[[], object]], *, rounds: int, warm_up: int = 1) -> dict[str, float]:
-    """The median wall time of each, taken in turns and each round in another order: other work hits all alike."""
+    """The least `clock` time of each, taken in turns and each round in another order: other work hits all alike."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     shuffle = random.Random(0)
     for i in range(rounds + warm_up):
         for name, run in shuffle.sample(list(steps.items()), len(steps)):
-            began = time.perf_counter()
+            began = clock()
             run()
-            synchronise()
             if i >= warm_up:
-                times[name].append(time.perf_counter() - began)
-    return {name: median(values) for name, values in times.items()}
+                times[name].append(clock() - began)
+    return {name: min(values) for name, values in times.items()}
 
 
 class Parts:
-    """Wall time by part of a program: what a function takes, less what wrapped functions inside it take."""
+    """`clock` time by part of a program: what a function takes, less what wrapped functions inside it take."""
 
     def __init__(self) -> None:
         self.times: dict[str, list[float]] = {}
@@ -50,14 +51,12 @@ class Parts:
         function = getattr(owner, name)
 
         def timed(*arguments: object, **named: object) -> object:
-            synchronise()
-            began = time.perf_counter()
+            began = clock()
             self._inner.append(0.0)
             try:
                 return function(*arguments, **named)
             finally:
-                synchronise()
-                took = time.perf_counter() - began
+                took = clock() - began
                 self._now[part] = self._now.get(part, 0.0) + took - self._inner.pop()
                 self._inner[-1] += took
 
@@ -71,8 +70,9 @@ class Parts:
         for part, took in self._now.items():
             self.times.setdefault(part, []).append(took)
 
-    def medians(self) -> dict[str, float]:
-        return {part: median(times) for part, times in self.times.items()}
+    def least(self) -> dict[str, float]:
+        """The least time that each part took in a step."""
+        return {part: min(times) for part, times in self.times.items()}
 
 
 def kernel_memory(field: str) -> int:
@@ -100,7 +100,12 @@ def peak_memory(run: Callable[[], object]) -> int:
 
 def in_own_process(script: str, *arguments: str) -> Any:
     """What a script prints as JSON when it runs in a process that gives freed tensors back to the system at once."""
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),
+        "MALLOC_MMAP_THRESHOLD_": "65536",
+        "MALLOC_TRIM_THRESHOLD_": "65536",
+    }
     command = [sys.executable, script, *arguments]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
     return json.loads(done.stdout.splitlines()[-1])
@@ -113,7 +118,8 @@ def machine(threads: int) -> str:
     names = [
         line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
     ]
-    return f"{names[0] if names else 'CPU'}, {threads} thread{'s' * (threads > 1)}"
+    kind = "CPU time on one thread" if threads == 1 else f"wall time on {threads} threads"
+    return f"{names[0] if names else 'CPU'}, {kind}"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

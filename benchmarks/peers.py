@@ -4,6 +4,8 @@ The weights are random, but scaled so that a forward pass looks like a trained o
 their features, and the classifier is steep enough for one in ten of (region, class) pairs to score above 1e-4.
 """
 
+from importlib.util import find_spec
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -101,3 +103,8 @@ def tailseg_model(num_classes: int, peer: nn.Module, *, detections: int = 300) -
     converted, _ = from_torchvision(peer.state_dict(), model, names, file_names=["background", *names])
     model.load_state_dict(converted.state)
     return model.eval()
+
+
+def detectron2_installed() -> bool:
+    """detectron2 is not on the package index: it is measured where somebody has built it."""
+    return find_spec("detectron2") is not None
