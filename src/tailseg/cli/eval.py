@@ -1,19 +1,17 @@
 """`tailseg eval`."""
 
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
-from rich.progress import Progress, TaskID
 
 from tailseg.cli.common import UsageError, output, parse
+from tailseg.cli.results import frequency_groups, steps, what_to_score, write_whole
 
 if TYPE_CHECKING:
     from tailseg.evaluation import Analysis
-    from tailseg.evaluation.metrics import IouType
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class Eval:
     examples:
       tailseg eval lvis_v1_val.json results.json
       tailseg eval lvis_v1_val.json work.bbox.json work.segm.json --out scores
-      tailseg eval my.json predictions.json --only bbox
+      tailseg eval my.json predictions.json --only bbox --train my_train.json
       tailseg eval lvis_v1_val.json results.json --boundary
       tailseg eval lvis_v1_val.json results.json --engine lvis-api      slow: a cross-check
     """
@@ -39,6 +37,9 @@ class Eval:
     """One results file, or one of boxes and one of masks."""
     out: Path | None = None
     """Folder for metrics.json (everything), classes.csv (one line a class)."""
+    train: Path | None = None
+    """Annotation file of the training set: its image counts make classes rare, common and frequent, where GT.json does
+    not state LVIS's groups."""
     only: Literal["bbox", "segm"] | None = None
     """Score boxes or masks alone; what the first record holds unless given."""
     classes: int = 0
@@ -65,6 +66,7 @@ def run(arguments: Sequence[str]) -> None:
             options.truth,
             sources,
             max_detections=options.max_detections,
+            groups=frequency_groups(options.train),
             engine=options.engine,
             boundary=options.boundary,
             step=step,
@@ -77,49 +79,10 @@ def run(arguments: Sequence[str]) -> None:
         output().print(f"Written: {', '.join(map(str, write(analysis, options.out)))}")
 
 
-def what_to_score(files: Sequence[Path], only: "IouType | None" = None) -> "dict[IouType, Path]":
-    """Boxes from the first file that holds boxes, masks from the first that holds masks.
-
-    Raises:
-        UsageError: no file, more than two, or none that holds what is asked for.
-        FileNotFoundError, ValueError: a file cannot be read.
-    """
-    if not 1 <= len(files) <= 2:
-        raise UsageError(f"name one results file, or one of boxes and one of masks; got {len(files)}")
-    from tailseg.evaluation.results import holds
-
-    sources: dict[IouType, Path] = {}
-    for file in files:
-        for iou_type in holds(file):
-            sources.setdefault(iou_type, file)
-    if not sources:  # a list without records: everything scores 0
-        sources = {only or "bbox": files[0]}
-    if only and only not in sources:
-        field = {"bbox": "'bbox'", "segm": "'segmentation'"}[only]
-        raise UsageError(f"--only {only} wants records with a {field}; {', '.join(map(str, files))} has none")
-    return {iou_type: file for iou_type, file in sources.items() if only in (None, iou_type)}
-
-
-@contextmanager
-def steps() -> "Generator[Callable[[str, int, int], None]]":
-    """A progress bar for each step of an analysis, gone when all is done."""
-    with Progress(console=output(), transient=True) as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def step(name: str, done: int, total: int) -> None:
-            if name not in tasks:
-                tasks[name] = bars.add_task(name)
-            bars.update(tasks[name], completed=done, total=total)
-
-        yield step
-
-
 def write(analysis: "Analysis", folder: Path) -> list[Path]:
-    """metrics.json and classes.csv, each whole or not at all."""
+    """metrics.json and classes.csv."""
+    files = {folder / "metrics.json": analysis.to_json(), folder / "classes.csv": analysis.to_csv()}
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for name, text in (("metrics.json", analysis.to_json()), ("classes.csv", analysis.to_csv())):
-        unfinished = folder / f"{name}.unfinished"
-        unfinished.write_text(text)
-        written.append(unfinished.replace(folder / name))
-    return written
+    for file, text in files.items():
+        write_whole(file, text)
+    return list(files)

@@ -6,8 +6,10 @@ from rich import box
 from rich.table import Table
 
 from tailseg.evaluation.analysis import Analysis
-from tailseg.evaluation.errors import KINDS, Kind, Part
-from tailseg.evaluation.metrics import COLUMNS, ROW_NAMES, percent
+from tailseg.evaluation.comparison import Comparison, Difference
+from tailseg.evaluation.errors import KINDS, Errors, Kind, Part
+from tailseg.evaluation.ground_truth import GroundTruth
+from tailseg.evaluation.metrics import COLUMNS, ROW_NAMES, IouType, percent
 
 SHORT: dict[Kind, str] = {
     "classification": "Cls",
@@ -78,3 +80,41 @@ def class_table(analysis: Analysis, count: int) -> Table:
         scores = (percent(value) for value in (entry.AP, entry.AP50, entry.AR))
         table.add_row(entry.name, entry.group or "-", f"{entry.num_objects:,}", *scores, *map(str, counts))
     return table
+
+
+def comparison_tables(
+    comparison: Comparison, errors: tuple[Errors, Errors], truth: GroundTruth, iou_type: IouType, count: int
+) -> Iterator[Table]:
+    """Differences of the figures, the classes that moved most, and errors before and after."""
+    figures = _table(f"{ROW_NAMES[iou_type].capitalize()}, in percent, with 95 % intervals", "")
+    for column in ("A", "B", "B - A", "interval", "B is"):
+        figures.add_column(column, justify="right")
+    for name, entry in comparison.figures.items():
+        figures.add_row(name, *_differences(entry), entry.verdict)
+    yield figures
+    moved = comparison.moved_most(count)
+    if moved:
+        title = f"Classes whose AP moved most, {ROW_NAMES[iou_type]} (by chance alone 1 in 20 leaves its interval)"
+        classes = _table(title, "class")
+        names = list(truth.categories.values())
+        for column in ("group", "objects", "A", "B", "B - A", "interval"):
+            classes.add_column(column, justify="right")
+        for index in moved:
+            objects = f"{int(truth.object_counts[index]):,}"
+            entry = comparison.classes[index]
+            classes.add_row(names[index], truth.class_groups[index] or "-", objects, *_differences(entry))
+        yield classes
+    kinds = _table(f"Errors of {ROW_NAMES[iou_type]} at IoU 0.5, A and B", "classes")
+    for column in ("found", *SHORT.values()):
+        kinds.add_column(column, justify="right")
+    before, after = (each.parts for each in errors)
+    for part, first in before.items():
+        second = after[part]
+        pairs = [(first.found, second.found), *((first.counts[kind], second.counts[kind]) for kind in SHORT)]
+        kinds.add_row(PART_NAMES[part], *(f"{a:,}\n{b:,}" for a, b in pairs))
+    yield kinds
+
+
+def _differences(entry: Difference) -> tuple[str, str, str, str]:
+    interval = "-" if entry.low is None or entry.high is None else f"{_signed(entry.low)} .. {_signed(entry.high)}"
+    return percent(entry.before), percent(entry.after), _signed(entry.difference), interval
