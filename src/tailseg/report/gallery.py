@@ -201,11 +201,10 @@ class _Painter:
 
     def _picture(self, is_train: bool, position: int, crop: Crop) -> str:
         if self.image is None or self.image[0] != (is_train, position):
-            annotations, index = self.runs[0].annotations, self.order[position]
-            if is_train:
-                assert self.runs[0].train is not None
-                annotations, index = self.runs[0].train, position
-            self.image = (is_train, position), read_image(annotations.info(index))
+            annotations = self.runs[0].train if is_train else self.runs[0].annotations
+            assert annotations is not None
+            info = annotations.info(position if is_train else self.order[position])
+            self.image = (is_train, position), read_image(info)
         return base64.b64encode(thumbnail(self.image[1], crop, self.longest)).decode("ascii")
 
 
