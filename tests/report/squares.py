@@ -63,8 +63,9 @@ def evaluated(annotations, records, *, name, recipe="tiny_gumbel"):
         recipe=get_recipe(recipe),
         log=LOG,
         analysis=analyse(annotations.path, dict.fromkeys({"bbox", kind}, results), groups=groups),
-        evidence=gather(annotations.path, results, kind=kind, groups=groups),
+        evidence=gather(annotations.path, results, kind=kind, groups=groups, least_score=0.3),
         annotations=annotations,
         frequency=annotations.frequency,
         train=annotations,
+        threshold=0.3,
     )
