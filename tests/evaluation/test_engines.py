@@ -39,7 +39,7 @@ def test_every_number_of_precision_and_recall_is_the_same(read, engine, iou_type
 @pytest.mark.parametrize("iou_type", IOU_TYPES)
 def test_fixed_ap_takes_the_best_of_each_class_without_a_cap_per_image(read, iou_type):
     truth, found = read
-    rows = best_of_each_class(found, 100)
+    rows = best_of_each_class(found, truth, 100)
 
     per_class = np.bincount(np.searchsorted(truth.category_ids, found.category_ids[rows]))
     assert per_class.max() == 100

@@ -8,6 +8,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from tailseg.evaluation.detections import best_of_each_class, best_of_each_image
 from tailseg.evaluation.engines import ENGINES, Curves, Engine
 from tailseg.evaluation.errors import KINDS, Errors, Part, error_kinds
 from tailseg.evaluation.ground_truth import GroundTruth, read_ground_truth
+from tailseg.evaluation.json_files import garbage_collector_paused
 from tailseg.evaluation.matches import Candidates, Matches, match
-from tailseg.evaluation.metrics import IouType, Metrics
+from tailseg.evaluation.metrics import ROW_NAMES, IouType, Metrics
 from tailseg.evaluation.precision import precision_and_recall
 from tailseg.evaluation.reliability import Reliability, reliability
 from tailseg.evaluation.results import Results
@@ -84,6 +86,7 @@ class Analysis:
         return text.getvalue()
 
 
+@garbage_collector_paused()
 def analyse(
     annotations_json: str | Path,
     results: Mapping[IouType, str | Path | Sequence[Mapping[str, Any]]],
@@ -109,29 +112,77 @@ def analyse(
     check_options(tuple(results), max_detections)
     step("reading the annotation file", 0, 1)
     truth = read_ground_truth(Path(annotations_json), masks="segm" in results, groups=groups)
+    step("reading the annotation file", 1, 1)
     cap = max_detections or MAX_DETECTIONS[truth.protocol]
     found = _read(results, truth, step)
-    curves: dict[IouType, Curves] = {}
-    fixed, errors, reliabilities, outlines = {}, {}, {}, None
-    for iou_type, records in found.items():
-        name = {"bbox": "boxes", "segm": "masks"}[iou_type]
-        step(f"matching {name}", 0, 3)
-        capped, best = best_of_each_image(records, truth, cap), best_of_each_class(records, FIXED_PER_CLASS)
-        near = candidates(truth, records, np.union1d(capped, best), iou_type)
-        matches = match(truth, near.only(capped))
-        step(f"scoring {name}", 1, 3)
-        own = precision_and_recall(matches)
-        curves[iou_type] = own if engine == "tailseg" else ENGINES[engine](truth, records, capped, iou_type)
-        fixed[iou_type] = summary(*_fixed_curves(truth, near, best, matches, own), truth.class_groups)
-        step(f"sorting the errors of {name}", 2, 3)
-        errors[iou_type] = error_kinds(truth, records, matches, iou_type)
-        reliabilities[iou_type] = reliability(matches, truth.class_groups) if _are_probabilities(records) else {}
-        if boundary and iou_type == "segm":
-            step("comparing outlines", 0, 1)
-            matches = match(truth, with_boundaries(truth, records, near.only(capped)))
-            outlines = summary(*precision_and_recall(matches), truth.class_groups)
-    figures = metrics(truth, found, curves, max_detections=cap)
-    return Analysis(figures, fixed, outlines, errors, reliabilities)
+    kept = {id(records): _kept(records, truth, cap) for records in found.values()}
+    with ThreadPoolExecutor(len(found)) as pool:  # NumPy and hotcoco let go of the interpreter where it takes long
+        tasks = {
+            iou_type: pool.submit(_analyse, truth, records, kept[id(records)], iou_type, engine, boundary, step)
+            for iou_type, records in found.items()
+        }
+    done = {iou_type: task.result() for iou_type, task in tasks.items()}
+    return Analysis(
+        metrics=metrics(truth, found, {iou_type: one.curves for iou_type, one in done.items()}, max_detections=cap),
+        fixed={iou_type: one.fixed for iou_type, one in done.items()},
+        boundary=done["segm"].boundary if "segm" in done else None,
+        errors={iou_type: one.errors for iou_type, one in done.items()},
+        reliability={iou_type: one.reliability for iou_type, one in done.items()},
+    )
+
+
+@dataclass(frozen=True)
+class _One:
+    """The analysis of boxes, or of masks."""
+
+    curves: Curves
+    fixed: dict[str, float | None]
+    boundary: dict[str, float | None] | None
+    errors: Errors
+    reliability: dict[Part, Reliability]
+
+
+def _analyse(
+    truth: GroundTruth,
+    found: Results,
+    kept: tuple[np.ndarray, np.ndarray],
+    iou_type: IouType,
+    engine: Engine,
+    boundary: bool,
+    step: Step,
+) -> _One:
+    name = ROW_NAMES[iou_type]
+    capped, best = kept
+    step(f"matching {name}", 0, 1)
+    near = candidates(truth, found, _either(capped, best, len(found)), iou_type)
+    matches = match(truth, near.only(capped))
+    step(f"matching {name}", 1, 1)
+    step(f"scoring {name}", 0, 1)
+    own = precision_and_recall(matches)
+    curves = own if engine == "tailseg" else ENGINES[engine](truth, found, capped, iou_type)
+    fixed = _fixed_curves(truth, near, best, matches, own)
+    step(f"scoring {name}", 1, 1)
+    step(f"sorting the errors of {name}", 0, 1)
+    errors = error_kinds(truth, found, matches, iou_type)
+    step(f"sorting the errors of {name}", 1, 1)
+    outlines = None
+    if boundary and iou_type == "segm":
+        step("comparing outlines", 0, 1)
+        outlined = match(truth, with_boundaries(truth, found, near.only(capped)))
+        outlines = summary(*precision_and_recall(outlined), truth.class_groups)
+        step("comparing outlines", 1, 1)
+    return _One(
+        curves=curves,
+        fixed=summary(*fixed, truth.class_groups),
+        boundary=outlines,
+        errors=errors,
+        reliability=reliability(matches, truth.class_groups) if _are_probabilities(found) else {},
+    )
+
+
+def _kept(found: Results, truth: GroundTruth, cap: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows within the cap of each image, and of the best of each class."""
+    return best_of_each_image(found, truth, cap), best_of_each_class(found, truth, FIXED_PER_CLASS)
 
 
 def _read(
@@ -146,6 +197,12 @@ def _read(
         records = read_found(source, truth, served, progress=lambda done, size: step("reading results", done, size))
         found |= dict.fromkeys(served, records)
     return {iou_type: found[iou_type] for iou_type in results}
+
+
+def _either(rows: np.ndarray, others: np.ndarray, num_rows: int) -> np.ndarray:
+    chosen = np.zeros(num_rows, dtype=bool)
+    chosen[rows] = chosen[others] = True
+    return np.flatnonzero(chosen)
 
 
 def _fixed_curves(truth: GroundTruth, near: Candidates, best: np.ndarray, matches: Matches, curves: Curves) -> Curves:

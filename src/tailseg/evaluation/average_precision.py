@@ -13,6 +13,7 @@ import numpy as np
 from tailseg.evaluation.detections import areas_of, best_of_each_image, read_found
 from tailseg.evaluation.engines import ENGINES, Curves, Engine
 from tailseg.evaluation.ground_truth import GroundTruth, read_ground_truth
+from tailseg.evaluation.json_files import garbage_collector_paused
 from tailseg.evaluation.metrics import ClassScore, IouType, Metrics
 from tailseg.evaluation.results import Results
 from tailseg.structures import Group
@@ -21,6 +22,7 @@ MAX_DETECTIONS = {"lvis": 300, "coco": 100}
 GROUPS: tuple[Group, ...] = ("r", "c", "f")
 
 
+@garbage_collector_paused()
 def evaluate(
     annotations_json: str | Path,
     results: Sequence[Mapping[str, Any]] | str | Path,

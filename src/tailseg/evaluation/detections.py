@@ -80,23 +80,30 @@ def best_of_each_image(found: Results, truth: GroundTruth, cap: int) -> np.ndarr
 
     Of equal scores the earlier record is better.
     """
-    keys = found.image_ids if truth.protocol == "lvis" else truth.keys(found.image_ids, found.category_ids)
+    if truth.protocol == "lvis":
+        return _best(np.searchsorted(truth.image_ids, found.image_ids), found.scores, cap)
+    _, keys = np.unique(truth.keys(found.image_ids, found.category_ids), return_inverse=True)
     return _best(keys, found.scores, cap)
 
 
-def best_of_each_class(found: Results, cap: int = 10_000) -> np.ndarray:
+def best_of_each_class(found: Results, truth: GroundTruth, cap: int = 10_000) -> np.ndarray:
     """Rows, ascending, of the ``cap`` best scores of each class over the data set.
 
     A. Dave et al., "Evaluating Large-Vocabulary Object Detectors: The Devil is in the Details", 2021: fixed AP.
     """
-    return _best(found.category_ids, found.scores, cap)
+    return _best(np.searchsorted(truth.category_ids, found.category_ids), found.scores, cap)
 
 
 def _best(keys: np.ndarray, scores: np.ndarray, cap: int) -> np.ndarray:
-    order = np.lexsort((-scores, keys))
+    """Rows, ascending, of the ``cap`` best scores of each key (a position); sorts only where there are more."""
+    crowded = (np.bincount(keys) > cap)[keys]
+    rows = np.flatnonzero(crowded)
+    order = rows[np.lexsort((-scores[rows], keys[rows]))]
     ordered = keys[order]
     rank = np.arange(len(order)) - np.searchsorted(ordered, ordered)
-    return np.sort(order[rank < cap])
+    kept = ~crowded
+    kept[order[rank < cap]] = True
+    return np.flatnonzero(kept)
 
 
 def areas_of(found: Results, iou_type: IouType) -> np.ndarray:

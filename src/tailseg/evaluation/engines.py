@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 from hotcoco import COCOeval
+from hotcoco import mask as run_lengths
 
 from tailseg.evaluation.detections import areas_of, counting, match_results
 from tailseg.evaluation.ground_truth import GroundTruth
@@ -74,7 +75,8 @@ def lvis_api(truth: GroundTruth, found: Results, rows: np.ndarray, iou_type: Iou
         return tailseg(truth, found, rows, iou_type)  # lvis-api raises an IndexError
     columns = found.image_ids[rows], found.category_ids[rows], found.scores[rows]
     if iou_type == "segm":
-        key, shapes = "segmentation", found.masks(rows)
+        masks = found.masks(rows)  # lvis-api takes compressed run lengths only
+        key, shapes = "segmentation", [run_lengths.frPyObjects(mask, *mask["size"]) for mask in masks]
     else:
         assert found.boxes is not None
         key, shapes = "bbox", found.boxes[rows].tolist()
