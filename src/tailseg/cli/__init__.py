@@ -12,6 +12,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "demo": "watch a small Mask R-CNN learn a long-tailed data set, about 5 minutes on two cores",
     "train": "train a recipe, or train on your own COCO- or LVIS-format file",
+    "submit": "hand a training to a SLURM cluster (needs submitit)",
     "test": "evaluate a run on its validation set: AP, and AP of rare, common, frequent classes",
     "predict": "find objects in images: a results file and drawn pictures",
     "report": "one HTML file of a run, or of several side by side: every class, with pictures",
@@ -66,7 +67,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print_error(f"no command {given[0]!r}{suggestion(given[0], COMMANDS)}. `tailseg --help` lists the commands")
         return 2
-    return _run(given[0], given[1:], debug=debug)
+    code = _run(given[0], given[1:], debug=debug)
+    if "WORLD_SIZE" in os.environ:
+        from tailseg.training.distributed import leave
+
+        leave(code)
+    return code
 
 
 def _run(command: str, arguments: list[str], *, debug: bool) -> int:

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tailseg.losses.base import ClassificationLoss
+from tailseg.losses.processes import share_of_processes
 from tailseg.models.config import BoxHeadConfig, TestConfig
 from tailseg.models.predictors import NormalisedLinear, class_linear
 from tailseg.models.resnet import STRIDES
@@ -67,14 +68,18 @@ class BoxHead(nn.Module):
     def losses(
         self, pyramid: Sequence[Float[Tensor, "B C _ _"]], samples: Sequence[RoISample]
     ) -> dict[str, Float[Tensor, ""]]:
-        """The classification loss's terms, and ``loss_box``: smooth L1 of the positives divided by all sampled RoIs."""
+        """The classification loss's terms, and ``loss_box``: smooth L1 of the positives divided by all sampled RoIs.
+
+        Both are means over the RoIs of all processes, see `share_of_processes`.
+        """
         return self.hidden_losses(self(pyramid, [sample.boxes for sample in samples]), samples)
 
     def hidden_losses(self, hidden: Float[Tensor, "R K"], samples: Sequence[RoISample]) -> dict[str, Float[Tensor, ""]]:
         """The same from the samples' hidden features, for those who need these too."""
         labels = torch.cat([sample.labels for sample in samples])
-        losses = self.loss(self.classifier(hidden), labels)
-        return {**losses, "loss_box": self._box_loss(hidden, samples)}
+        losses = {**self.loss(self.classifier(hidden), labels), "loss_box": self._box_loss(hidden, samples)}
+        share = share_of_processes(len(hidden), hidden.device)
+        return {name: value * share for name, value in losses.items()}
 
     def _box_loss(self, hidden: Float[Tensor, "R K"], samples: Sequence[RoISample]) -> Float[Tensor, ""]:
         parts = hidden.split([len(sample.boxes) for sample in samples])
