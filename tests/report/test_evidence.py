@@ -18,15 +18,14 @@ def look(read, tmp_path):
 
     def look_at(data, *records, kind="segm"):
         (tmp_path / "results.json").write_text(json.dumps(records))
-        return gather(read(data).path, tmp_path / "results.json", kind=kind, groups=GROUPS)
+        return gather(read(data).path, tmp_path / "results.json", kind=kind, groups=GROUPS, least_score=0.3)
 
     return look_at
 
 
 def by_score(evidence):
     """Fates of the detections, best first."""
-    matches = evidence.matches
-    return matches.states[0, 0][(-matches.scores).argsort()].tolist()
+    return evidence.states[(-evidence.scores).argsort()].tolist()
 
 
 def test_the_first_detection_of_an_object_is_right_and_the_second_is_wrong(look):
@@ -41,8 +40,8 @@ def test_half_an_object_is_enough_and_less_is_not(look):
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 def test_another_class_is_wrong_lies_on_the_object_and_leaves_it_to_be_found(look, kind):
     evidence = look(dataset(), record(1, BEE, 5, 5, 0.9), record(1, ANT, 6, 5, 0.2), kind=kind)
-    assert evidence.matches.classes.tolist() == [0, 1]
-    assert evidence.right.tolist() == [True, False]
+    assert evidence.classes.tolist() == [0, 1]
+    assert evidence.states.tolist() == [FOUND, FALSE]
     assert evidence.overlapped.tolist() == [0, 0]
     assert evidence.overlaps.tolist() == pytest.approx([90 / 110, 1])
     assert evidence.found_by.tolist() == [0, -1, -1]

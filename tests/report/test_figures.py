@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from tailseg.evaluation import matches
 from tailseg.report.evidence import gather
 from tailseg.report.figures import (
     CONFUSED,
@@ -31,7 +32,7 @@ def look(read, tmp_path):
     def look_at(data, records):
         (tmp_path / "results.json").write_text(json.dumps(records))
         groups = {ANT: "r", BEE: "f", GNU: "c"}
-        return gather(read(data).path, tmp_path / "results.json", kind="segm", groups=groups)
+        return gather(read(data).path, tmp_path / "results.json", kind="segm", groups=groups, least_score=0.3)
 
     return look_at
 
@@ -69,7 +70,7 @@ def test_an_object_is_found_confused_or_missed_at_a_threshold(evidence):
     assert outcomes(evidence, threshold=0.3).fates.tolist() == [FOUND, MISSED, FOUND]
     strict = outcomes(evidence, threshold=0.35)
     assert strict.fates.tolist() == [FOUND, MISSED, CONFUSED]
-    assert evidence.matches.classes[strict.by[2]] == LABELS[GNU], "the better of the two that confuse"
+    assert evidence.classes[strict.by[2]] == LABELS[GNU], "the better of the two that confuse"
     assert outcomes(evidence, threshold=0.95).fates.tolist() == [MISSED] * 3
 
 
@@ -78,6 +79,15 @@ def test_what_finds_its_own_object_confuses_no_other(look):
     data["annotations"].append(data["annotations"][0] | {"id": 4, "category_id": BEE})  # two classes in one place
     result = outcomes(look(data, [record(1, ANT, 5, 5, 0.9)]), threshold=0.5)
     assert result.fates.tolist() == [FOUND, MISSED, MISSED, MISSED]
+
+
+def test_a_class_nobody_looked_for_confuses_though_it_counts_neither_for_nor_against(look):
+    lvis = dataset(neg_category_ids=[], not_exhaustive_category_ids=[])
+    evidence = look(lvis, [record(1, BEE, 5, 5, 0.9), record(1, BEE, 5, 6, 0.2)])
+    assert evidence.states.tolist() == [matches.LEFT_ALONE], "the other one scores too little to be seen"
+    assert confusions(evidence, outcomes(evidence, threshold=0.3)) == [(LABELS[ANT], LABELS[BEE], 1)]
+    assert score_histograms(evidence)[1].sum() == 0
+    assert [len(alarms) for alarms in false_alarms(evidence, threshold=0.3)] == [0, 0, 0]
 
 
 def test_a_crowd_is_neither_found_nor_missed(look):
@@ -94,6 +104,6 @@ def test_counts_and_confusions_add_up(evidence):
 
 def test_false_alarms_come_best_first(evidence):
     ants, bees, gnus = false_alarms(evidence, threshold=0.4)
-    assert evidence.matches.scores[ants].tolist() == [0.92, 0.41]
+    assert evidence.scores[ants].tolist() == [0.92, 0.41]
     assert (len(bees), len(gnus)) == (0, 1)
     assert len(false_alarms(evidence, threshold=0.5)[LABELS[ANT]]) == 1

@@ -1,7 +1,6 @@
 """The report in a real browser: what a reader sees and does, and that nothing leaves the file."""
 
 import importlib.util
-import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -13,16 +12,12 @@ import pytest
 import torch
 from torchvision.io import encode_jpeg, write_file
 
-from tailseg.evaluation import analyse
-from tailseg.recipes import get_recipe
-from tailseg.report.evidence import gather
 from tailseg.report.page import LARGEST_FILE, thinned, write_report
-from tailseg.report.run import EvaluatedRun, check_comparable, what_overlaps
+from tailseg.report.run import check_comparable
 
-from .squares import ANT, BEE, GNU, dataset, record
+from .squares import ANT, BEE, GNU, dataset, evaluated, record
 
 EVIL = "<script>alert(1)</script>"
-LOG = tuple({"kind": "train", "epoch": 0, "step": 20 * n, "loss": 5.0 / n, "lr": 0.1} for n in range(1, 40))
 FIRST = [
     record(1, ANT, 5, 5, 0.9),
     record(2, GNU, 41, 25, 0.8),
@@ -30,24 +25,6 @@ FIRST = [
     record(1, ANT, 40, 20, 0.7),
 ]
 SECOND = [record(1, ANT, 5, 6, 0.6), record(2, ANT, 20, 10, 0.5), record(2, BEE, 40, 25, 0.9)]
-
-
-def evaluated(annotations, records, *, name, recipe="tiny_gumbel"):
-    """A run that made these detections."""
-    results = annotations.path.with_name(f"{name}.json")
-    results.write_text(json.dumps(records))
-    kind = what_overlaps(results)
-    groups = {category.id: category.group for category in annotations.categories}
-    return EvaluatedRun(
-        name=name,
-        recipe=get_recipe(recipe),
-        log=LOG,
-        analysis=analyse(annotations.path, dict.fromkeys({"bbox", kind}, results), groups=groups),
-        evidence=gather(annotations.path, results, kind=kind, groups=groups),
-        annotations=annotations,
-        frequency=annotations.frequency,
-        train=annotations,
-    )
 
 
 def with_evil_names():

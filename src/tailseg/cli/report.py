@@ -59,10 +59,19 @@ def run(arguments: Sequence[str]) -> None:
         for folder in options.runs:
             status.update(f"reading {folder}")
             like = runs[0] if runs else None
-            runs.append(read_run(folder, val=options.val, val_images=options.val_images, base=base, like=like))
+            runs.append(
+                read_run(
+                    folder,
+                    threshold=options.score_threshold,
+                    val=options.val,
+                    val_images=options.val_images,
+                    base=base,
+                    like=like,
+                )
+            )
         status.update("drawing")
         path = options.out or options.runs[-1] / "report.html"
-        write_report(runs, path, title=options.title, threshold=options.score_threshold)
+        write_report(runs, path, title=options.title)
     output().print(f"Written: [bold]{path}[/] ({path.stat().st_size / 1e6:.1f} MB)")
     if options.open:
         show(path)

@@ -3,6 +3,7 @@
 Shapes: n result records, M objects.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,11 @@ def read_found(
     iou_types: Sequence[IouType],
     *,
     progress: Callable[[int, int], None] | None = None,
+    least_score: float = math.inf,
 ) -> Results:
     """Results that belong to an annotation file; run lengths are kept of the detections that can count.
+
+    They are kept as well of those that score at least ``least_score``.
 
     Raises:
         FileNotFoundError: no such file.
@@ -35,7 +39,7 @@ def read_found(
         hint = "the file's own category ids are wanted, not labels 0 .. C-1"
         _check_known(part.category_ids, truth.category_ids, "category_id", hint, part, truth)
         _check_sizes(part, truth, before)
-        return truth.counts(part.image_ids, part.category_ids)
+        return truth.counts(part.image_ids, part.category_ids) | (part.scores >= least_score)
 
     return read_results(
         results,

@@ -9,6 +9,7 @@ from typing import Final
 
 import numpy as np
 
+from tailseg.evaluation import matches
 from tailseg.evaluation.precision import precision_curve
 from tailseg.report.evidence import Evidence
 
@@ -22,22 +23,21 @@ LEFT_ALONE: Final = -1
 
 def precision_curves(evidence: Evidence) -> list[np.ndarray | None]:
     """Each class's precision ``[101]`` at IoU 0.5 and the recalls 0, 0.01 .. 1; None for a class without objects."""
-    matches = evidence.matches
-    counts = matches.num_objects().tolist()
+    counts = evidence.matches.num_objects().tolist()
     return [
-        precision_curve(matches.states[0, 0, segment], count)[0] if count else None
-        for segment, count in zip(matches.segments(), counts, strict=True)
+        precision_curve(evidence.states[segment], count)[0] if count else None
+        for segment, count in zip(evidence.matches.segments(), counts, strict=True)
     ]
 
 
 def score_histograms(evidence: Evidence) -> tuple[np.ndarray, np.ndarray]:
     """Right and wrong detections ``[K, 20]`` by class and score, in bins of 0.05."""
-    matches = evidence.matches
-    bins = (matches.scores * SCORE_BINS).astype(int).clip(0, SCORE_BINS - 1)
-    cells = matches.classes * SCORE_BINS + bins
-    size = matches.num_classes * SCORE_BINS
+    bins = (evidence.scores * SCORE_BINS).astype(int).clip(0, SCORE_BINS - 1)
+    cells = evidence.classes * SCORE_BINS + bins
+    size = evidence.matches.num_classes * SCORE_BINS
     right, wrong = (
-        np.bincount(cells[rows], minlength=size).reshape(-1, SCORE_BINS) for rows in (evidence.right, evidence.wrong)
+        np.bincount(cells[evidence.states == state], minlength=size).reshape(-1, SCORE_BINS)
+        for state in (matches.FOUND, matches.FALSE)
     )
     return right, wrong
 
@@ -48,8 +48,9 @@ class Outcomes:
 
     Attributes:
         threshold: in [0, 1].
-        fates: int8 ``[M]``: FOUND; CONFUSED, which is not found, but a wrong detection of another class overlaps no
-            object more than this one, and this one by at least a half; MISSED; LEFT_ALONE (a crowd).
+        fates: int8 ``[M]``: FOUND; CONFUSED, which is not found, but covered by a detection of another class that finds
+            nothing and overlaps no object more than this one; MISSED; LEFT_ALONE (a crowd). In LVIS that other class
+            need not have been looked for in the image: AP does not count such a detection, but a user sees it.
         by: int64 ``[M]``, the detection that found it, or the best one of those that confuse it; -1 without.
     """
 
@@ -62,17 +63,17 @@ def outcomes(evidence: Evidence, *, threshold: float, iou: float = 0.5) -> Outco
     """Sorts the objects into found, confused and missed.
 
     Args:
-        evidence: what became of the detections.
+        evidence: what became of the detections, those from ``threshold`` up among them.
         threshold: detections that score less are not looked at.
         iou: the overlap that confuses.
     """
-    matches, objects = evidence.matches, evidence.truth.objects
-    shown = matches.scores >= threshold
+    objects = evidence.truth.objects
+    shown = evidence.scores >= threshold
     fates = np.where(objects.crowds, LEFT_ALONE, MISSED).astype(np.int8)
     by = np.full(len(objects), -1)
-    other = matches.classes != np.append(objects.classes, -1)[evidence.overlapped]
-    confusing = np.flatnonzero(shown & other & evidence.wrong & (evidence.overlaps >= iou))
-    worst_first = confusing[np.argsort(matches.scores[confusing], kind="stable")]
+    other = evidence.classes != np.append(objects.classes, -1)[evidence.overlapped]
+    confusing = np.flatnonzero(shown & other & (evidence.states != matches.FOUND) & (evidence.overlaps >= iou))
+    worst_first = confusing[np.argsort(evidence.scores[confusing], kind="stable")]
     by[evidence.overlapped[worst_first]] = worst_first  # the best is written last, and stays
     fates[evidence.overlapped[confusing]] = CONFUSED
     found = np.flatnonzero(evidence.found_by >= 0)
@@ -83,7 +84,7 @@ def outcomes(evidence: Evidence, *, threshold: float, iou: float = 0.5) -> Outco
 
 def false_alarms(evidence: Evidence, *, threshold: float) -> list[np.ndarray]:
     """Each class's wrong detections that score at least ``threshold``, best first."""
-    chosen = evidence.wrong & (evidence.matches.scores >= threshold)
+    chosen = (evidence.states == matches.FALSE) & (evidence.scores >= threshold)
     return [segment.start + np.flatnonzero(chosen[segment]) for segment in evidence.matches.segments()]
 
 
@@ -99,7 +100,7 @@ def confusions(evidence: Evidence, result: Outcomes) -> list[tuple[int, int, int
     confused = np.flatnonzero(result.fates == CONFUSED)
     pairs = zip(
         evidence.truth.objects.classes[confused].tolist(),
-        evidence.matches.classes[result.by[confused]].tolist(),
+        evidence.classes[result.by[confused]].tolist(),
         strict=True,
     )
     return sorted(((a, b, count) for (a, b), count in Counter(pairs).items()), key=lambda row: (-row[2], row[:2]))

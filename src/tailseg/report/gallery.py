@@ -98,7 +98,7 @@ def build_galleries(runs: Sequence[EvaluatedRun], results: Sequence[Outcomes], *
 def _in_rounds(runs: Sequence[EvaluatedRun], results: Sequence[Outcomes]) -> Iterator[Subject]:
     """The subjects of all classes, rare classes first, one of each kind a round."""
     labels = np.argsort(runs[0].frequency.image_counts.numpy(), kind="stable").tolist()
-    alarms = [false_alarms(run.evidence, threshold=run_.threshold) for run, run_ in zip(runs, results, strict=True)]
+    alarms = [false_alarms(run.evidence, threshold=run.threshold) for run in runs]
     examples = _examples(runs[0].train)
     queues = {}
     for label in labels:
@@ -122,7 +122,7 @@ def _queues(
         by = evidence.found_by if kind == "missed" else result.by  # a missed one may be found with a low score
         yield [Subject(label, kind, number, int(objects.images[row]), row, int(by[row])) for row in rows]
     yield [
-        Subject(label, "false", number, int(evidence.matches.images[d]), int(evidence.overlapped[d]), d)
+        Subject(label, "false", number, int(evidence.images[d]), int(evidence.overlapped[d]), d)
         for d in alarms[:PER_KIND].tolist()
     ]
 
@@ -162,8 +162,8 @@ class _Painter:
         if subject.detection >= 0:
             evidence, d = self.runs[subject.run].evidence, subject.detection
             found = self._detection(evidence, d, crop)
-            other = _class_of(evidence, subject.object) if subject.kind == "false" else int(evidence.matches.classes[d])
-            details = round(float(evidence.matches.scores[d]), 3), round(float(evidence.overlaps[d]), 3), other
+            other = _class_of(evidence, subject.object) if subject.kind == "false" else int(evidence.classes[d])
+            details = round(float(evidence.scores[d]), 3), round(float(evidence.overlaps[d]), 3), other
         place = (is_train, subject.image, crop)
         places = self.places[subject.label]
         is_new = place not in places
@@ -196,16 +196,15 @@ class _Painter:
     def _detection(self, evidence: Evidence, detection: int, crop: Crop) -> str:
         if evidence.kind == "bbox":
             return box_outline(_box(evidence, detection), crop, self.longest)
-        (mask,) = evidence.found.masks(evidence.matches.rows[[detection]])
+        (mask,) = evidence.found.masks(evidence.rows[[detection]])
         return outline(_compressed(mask), crop, self.longest)
 
     def _picture(self, is_train: bool, position: int, crop: Crop) -> str:
         if self.image is None or self.image[0] != (is_train, position):
-            annotations, index = self.runs[0].annotations, self.order[position]
-            if is_train:
-                assert self.runs[0].train is not None
-                annotations, index = self.runs[0].train, position
-            self.image = (is_train, position), read_image(annotations.info(index))
+            annotations = self.runs[0].train if is_train else self.runs[0].annotations
+            assert annotations is not None
+            info = annotations.info(position if is_train else self.order[position])
+            self.image = (is_train, position), read_image(info)
         return base64.b64encode(thumbnail(self.image[1], crop, self.longest)).decode("ascii")
 
 
@@ -216,7 +215,7 @@ def _compressed(mask: dict[str, Any]) -> RunLengths:
 
 def _box(evidence: Evidence, detection: int) -> list[float]:
     assert evidence.found.boxes is not None
-    return _corners(evidence.found.boxes[evidence.matches.rows[detection]])
+    return _corners(evidence.found.boxes[evidence.rows[detection]])
 
 
 def _corners(box: np.ndarray) -> list[float]:

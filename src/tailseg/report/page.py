@@ -35,28 +35,27 @@ FEW_CLASSES: Final = 300
 """Up to so many classes there is room for larger pictures."""
 
 
-def write_report(runs: Sequence[EvaluatedRun], path: Path, *, title: str = "", threshold: float = 0.3) -> None:
+def write_report(runs: Sequence[EvaluatedRun], path: Path, *, title: str = "") -> None:
     """Writes the report of one run, or of several side by side; whole or not at all.
 
     Args:
         runs: all evaluated on the same file.
         path: of the HTML file.
         title: the page's; the runs' names unless given.
-        threshold: what scores less is not shown as found, and is no false alarm; in [0, 1].
 
     Raises:
         ValueError: the runs cannot be compared.
     """
     check_comparable(list(runs))
-    page = render(list(runs), title=title or ", ".join(run.name for run in runs), threshold=threshold)
+    page = render(list(runs), title=title or ", ".join(run.name for run in runs))
     unfinished = path.with_name(f"{path.name}.unfinished")
     unfinished.write_text(page, encoding="utf-8")
     unfinished.replace(path)
 
 
-def render(runs: Sequence[EvaluatedRun], *, title: str, threshold: float) -> str:
+def render(runs: Sequence[EvaluatedRun], *, title: str) -> str:
     """The page's text."""
-    results = [outcomes(run.evidence, threshold=threshold) for run in runs]
+    results = [outcomes(run.evidence, threshold=run.threshold) for run in runs]
     figures = report_data(runs, results)
     packed = _packed(figures)
     static = {name: files("tailseg.report").joinpath(name).read_text("utf-8") for name in _PARTS}
@@ -74,7 +73,7 @@ def render(runs: Sequence[EvaluatedRun], *, title: str, threshold: float) -> str
         runs=[{"name": run.name, "rows": _rows(run.analysis.metrics)} for run in runs],
         notes=[*_notes(runs), *_pictures_notes(galleries)],
         group_note=f"AP of {ROW_NAMES[runs[0].evidence.kind]} in percent.",
-        fate_note=_fate_note(runs[0], threshold),
+        fate_note=_fate_note(runs[0]),
         version=__version__,
         data=packed,
         galleries=[(label, _packed(gallery)) for label, gallery in galleries.of.items()],
@@ -92,7 +91,7 @@ def report_data(runs: Sequence[EvaluatedRun], results: Sequence[Outcomes]) -> di
     truth, frequency = runs[0].evidence.truth, runs[0].frequency
     return {
         "kind": runs[0].evidence.kind,
-        "threshold": results[0].threshold,
+        "threshold": runs[0].threshold,
         "classes": {
             "name": list(truth.categories.values()),
             "group": list(frequency.groups),
@@ -114,7 +113,7 @@ def _run_data(run: EvaluatedRun, result: Outcomes) -> dict[str, Any]:
         "settings": _flat(to_plain(run.recipe)["resolved"]),
         **{name: [_rounded(getattr(score, name)) for score in per_class] for name in ("AP", "AP50", "AR")},
         "outcomes": outcome_counts(evidence, result).tolist(),
-        "alarms": [len(alarms) for alarms in false_alarms(evidence, threshold=result.threshold)],
+        "alarms": [len(alarms) for alarms in false_alarms(evidence, threshold=run.threshold)],
         "precision": [
             None if curve is None else (1000 * curve).round().astype(int).tolist()
             for curve in precision_curves(evidence)
@@ -196,11 +195,12 @@ def _notes(runs: Sequence[EvaluatedRun]) -> list[str]:
     return notes
 
 
-def _fate_note(run: EvaluatedRun, threshold: float) -> str:
+def _fate_note(run: EvaluatedRun) -> str:
     what = ROW_NAMES[run.evidence.kind]
     return (
         f"Found: the best free detection of its class with an IoU of {what} of 0.5 or more scores at least "
-        f"{threshold:g}. Taken for another class: not found, and a wrong detection that scores as much covers it."
+        f"{run.threshold:g}. Taken for another class: not found, but covered by a detection of another class that "
+        "scores as much."
     )
 
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 from tailseg.data.annotations import Annotations
 from tailseg.evaluation import Analysis, analyse
@@ -17,6 +18,8 @@ from tailseg.structures import ClassFrequency
 from tailseg.training import checkpoint as checkpoints
 
 Log = tuple[Mapping[str, float | str], ...]
+THRESHOLD: Final = 0.3
+"""As in `tailseg predict`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +35,7 @@ class EvaluatedRun:
         annotations: the validation set.
         frequency: of the classes in the training set.
         train: the training set; None if it is not there any more.
+        threshold: what scores less is not shown as found, and is no false alarm; in [0, 1].
     """
 
     name: str
@@ -42,11 +46,13 @@ class EvaluatedRun:
     annotations: Annotations
     frequency: ClassFrequency
     train: Annotations | None
+    threshold: float
 
 
 def read_run(
     folder: Path,
     *,
+    threshold: float = THRESHOLD,
     val: str | None = None,
     val_images: str | None = None,
     base: Recipe | None = None,
@@ -56,6 +62,7 @@ def read_run(
 
     Args:
         folder: with recipe.json and results.json.
+        threshold: see `EvaluatedRun`.
         val: another annotation file than the recipe's that the results are of.
         val_images: folder of its images.
         base: your own recipe, if the run was trained with one.
@@ -82,10 +89,11 @@ def read_run(
         recipe=recipe,
         log=read_log(folder / "log.jsonl"),
         analysis=analyse(annotations.path, sources, groups=groups),
-        evidence=gather(annotations.path, results, kind=kind, groups=groups),
+        evidence=gather(annotations.path, results, kind=kind, groups=groups, least_score=threshold),
         annotations=annotations,
         frequency=frequency,
         train=train,
+        threshold=threshold,
     )
 
 
