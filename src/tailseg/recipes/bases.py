@@ -2,7 +2,8 @@
 
 All of them: 16 images a step (4 devices with 4 each), short sides 640 to 800, ImageNet weights, the published boxes,
 proposals and RoIs, which are the defaults of `DataConfig` and `ModelConfig`. The annotation files are LVIS's own, the
-images those of COCO 2017, which `tailseg.data.coco` looks for beside them, or where ``data.train_images`` says.
+images those of COCO 2017. Both are looked for where ``TAILSEG_DATA`` and ``DETECTRON2_DATASETS`` say (see
+`tailseg.recipes.build` and `tailseg.data.images`); ``data.train`` and ``data.train_images`` say otherwise.
 """
 
 from dataclasses import replace
