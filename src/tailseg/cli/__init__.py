@@ -69,9 +69,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     code = _run(given[0], given[1:], debug=debug)
     if "WORLD_SIZE" in os.environ:
-        from tailseg.training.distributed import leave
+        from tailseg.training.distributed import leave, under_torchrun
 
-        leave(code)
+        if under_torchrun():
+            leave(code)
     return code
 
 
