@@ -12,8 +12,8 @@ system is measured in a process of its own:
   (Pillow's decoding and resizing, polygons moved as arrays), written down here: it is on no package index.
 
 A sample is one of the first thousand images, decoded and resized to a short side of 800, with its objects' boxes,
-labels and polygons, in one thread. A worker's memory is what it has to itself (``Private_Dirty``) after reading the annotations of all images,
-two workers at once, forked as by DataLoader; *nothing* is a worker that has no data set.
+labels and polygons, in one thread. A worker's memory is what it has to itself (``Private_Dirty``) after reading
+the annotations of all images, two workers at once, forked as by DataLoader; *nothing* is one without a data set.
 """
 
 import datetime as dt
