@@ -1,6 +1,7 @@
 """Every loss on tiny_tail: AP by frequency group over several seeds, and seconds a step.
 
     uv run python benchmarks/tiny_tail.py
+    uv run python benchmarks/tiny_tail.py --name tiny_tail_cascades --losses cascade_softmax cascade_gumbel ...
 
 Every loss trains the same network on the same images in the same order; only the classifier's loss differs, and each
 is tested with its own activation. Runs stand in ``runs/tiny_tail``; a finished one is not repeated, a stopped one is
@@ -11,6 +12,7 @@ import datetime as dt
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -22,9 +24,10 @@ import torch
 import tyro
 
 from tailseg.recipes import RECIPES
+from tailseg.recipes.tiny import TINY_LOSSES
 
-LOSSES = tuple(name.removeprefix("tiny_") for name in RECIPES if name.startswith("tiny_"))
-"""Every ``tiny_*`` recipe."""
+LOSSES = tuple(recipe.__name__.removeprefix("tiny_") for recipe in TINY_LOSSES)
+"""One recipe a loss; ``--losses`` also takes the cascades, such as ``cascade_gumbel``."""
 
 RESULTS = Path(__file__).parent / "results"
 COLUMNS = {
@@ -47,6 +50,8 @@ class Options:
     """Runs at a time, each on one thread."""
     out: Path = Path("runs/tiny_tail")
     results: Path = RESULTS
+    name: str = "tiny_tail"
+    """Of the table's file, before the date."""
     report_only: bool = False
     """Only make the table of the runs that are finished."""
     extra: tuple[str, ...] = ()
@@ -121,8 +126,8 @@ def main(options: Options) -> None:
     made = table(options)
     today = dt.datetime.now(tz=dt.UTC).date().isoformat()
     options.results.mkdir(parents=True, exist_ok=True)
-    path = options.results / f"tiny_tail-{today}.md"
-    command = "uv run python benchmarks/tiny_tail.py"
+    path = options.results / f"{options.name}-{today}.md"
+    command = shlex.join(["uv", "run", "python", "benchmarks/tiny_tail.py", *sys.argv[1:]])
     path.write_text(
         f"# Losses on tiny_tail, {today}\n\n`{command}`; torch {torch.__version__}, {platform.machine()}, "
         f"{os.cpu_count()} cores, one thread a run. Masks unless said (APb: boxes); "

@@ -19,10 +19,10 @@ import tyro
 from torch import Tensor, nn
 
 from tailseg.losses import ClassificationLoss, build_loss
-from tailseg.recipes import RECIPES
+from tailseg.recipes.tiny import TINY_LOSSES
 from tailseg.structures import ClassFrequency
 
-LOSSES = {name.removeprefix("tiny_"): make().loss for name, make in RECIPES.items() if name.startswith("tiny_")}
+LOSSES = {make.__name__.removeprefix("tiny_"): make().loss for make in TINY_LOSSES}
 """The settings of every loss by name. In your own code: `build_loss(SeesawLossConfig(), frequency)`."""
 
 

@@ -34,12 +34,12 @@ from tailseg.data.images import read_image
 from tailseg.data.tiny_tail import generate
 from tailseg.losses import ClassificationLoss, build_loss
 from tailseg.ops.masks import decode_mask, segmentation_to_rle
-from tailseg.recipes import RECIPES
+from tailseg.recipes.tiny import TINY_LOSSES
 from tailseg.structures import ClassFrequency
 
 Targets = list[dict[str, Tensor]]
 
-LOSSES = {name.removeprefix("tiny_"): make().loss for name, make in RECIPES.items() if name.startswith("tiny_")}
+LOSSES = {make.__name__.removeprefix("tiny_"): make().loss for make in TINY_LOSSES}
 """The settings of every loss by name, as the recipes for small data have them."""
 
 

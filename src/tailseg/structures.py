@@ -59,6 +59,7 @@ class Target:
         masks: one segmentation an object, in pixels of the annotated file (see ``frame``).
         frame: maps the annotated file's pixels to the image at hand.
         ignore_boxes: crowd and ignore regions: no region inside one of them serves as background.
+        seed: of the regions that training draws in this image; None draws from the default generator.
     """
 
     boxes: Float[Tensor, "N 4"]
@@ -66,6 +67,7 @@ class Target:
     masks: tuple[Segmentation, ...]
     frame: Frame
     ignore_boxes: Float[Tensor, "K 4"]
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         if not len(self.boxes) == len(self.labels) == len(self.masks):
@@ -99,14 +101,27 @@ class ImageInfo:
 
 @dataclass(frozen=True)
 class Batch:
-    """Images (uint8 RGB ``[3, h, w]``, each of its own size), their targets and their origin."""
+    """Images (uint8 RGB ``[3, h, w]``, each of its own size), their targets and their origin.
+
+    ``replaced`` says what was wrong with the files in whose place others were taken.
+    """
 
     images: tuple[Tensor, ...]
     targets: tuple[Target, ...]
     infos: tuple[ImageInfo, ...]
+    replaced: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def split(self, parts: int) -> "list[Batch]":
+        """The same images in ``parts`` equal parts, in order; ``parts`` divides their number."""
+        assert len(self) % parts == 0
+        size = len(self) // parts
+        return [
+            Batch(self.images[i : i + size], self.targets[i : i + size], self.infos[i : i + size])
+            for i in range(0, len(self), size)
+        ]
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch with its tensors on ``device``."""

@@ -6,7 +6,15 @@ import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from tailseg.data.transforms import ResizeShortSide, frame_of, make_sample, test_transform, train_transform
+from tailseg.data.transforms import (
+    CropConfig,
+    RandomSizeCrop,
+    ResizeShortSide,
+    frame_of,
+    make_sample,
+    test_transform,
+    train_transform,
+)
 from tailseg.structures import Frame
 
 
@@ -64,6 +72,9 @@ PIPELINES = {
     "flip": v2.RandomHorizontalFlip(1.0),
     "vertical flip": v2.RandomVerticalFlip(1.0),
     "published": train_transform([50, 60, 70], 100, 0.5),
+    "multi-scale crops": train_transform(
+        [50, 60, 70], 100, 0.5, crop=CropConfig(probability=1.0, short_sides=(40, 50), least=20, most=40)
+    ),
     "crop": v2.RandomCrop((30, 50)),
     "flip, resize, crop": v2.Compose(
         [v2.RandomHorizontalFlip(1.0), ResizeShortSide([70], max_long_side=200), v2.RandomCrop((40, 50))]
@@ -120,6 +131,38 @@ def test_rotation_and_shear_are_refused(transform: v2.Transform) -> None:
     moved = transform(sample(60, 80))
     with pytest.raises(ValueError, match="must be a chain of resizing, flipping, cropping and padding"):
         frame_of(moved["frame"].as_subclass(torch.Tensor), 60, 80)
+
+
+def test_crops_have_every_size_and_place_in_range() -> None:
+    """Rows 0 .. 29 of an image of 30 x 12 are its values: a crop says where it lies."""
+    image = torch.arange(30, dtype=torch.uint8)[None, :, None].expand(3, 30, 12)
+    torch.manual_seed(0)
+    heights, tops = set(), set()
+    for _ in range(300):
+        crop = RandomSizeCrop(20, 25)(make_sample(image, torch.zeros(0, 4), torch.zeros(0, 4)))["image"]
+        assert crop.shape[-1] == 12  # a side shorter than the least stays
+        heights.add(crop.shape[-2])
+        tops.add(int(crop[0, 0, 0]))
+    assert heights == {20, 21, 22, 23, 24, 25}
+    assert tops == set(range(11))  # 0 .. 30 - 20
+
+
+def test_crops_are_as_frequent_as_asked_and_resized_like_the_others() -> None:
+    crop = CropConfig(probability=0.5, short_sides=(30,), least=10, most=15)
+    transform = train_transform([20], 100, 0.0, crop=crop)
+    torch.manual_seed(0)
+    moved = [transform(sample(30, 40)) for _ in range(200)]
+    assert {min(data["image"].shape[-2:]) for data in moved} == {20}
+    frames = [frame_of(data["frame"].as_subclass(torch.Tensor), 30, 40) for data in moved]
+    cropped = sum(frame.scale_x > 1 for frame in frames)  # a crop of at most 15 pixels is enlarged to 20
+    assert 70 < cropped < 130  # four standard deviations
+
+
+def test_crops_that_cannot_be() -> None:
+    with pytest.raises(ValueError, match=r"probability of a crop must lie in 0 \.\. 1, got 2"):
+        CropConfig(probability=2)
+    with pytest.raises(ValueError, match="1 <= least <= most, got 600 and 384"):
+        CropConfig(least=600, most=384)
 
 
 def test_wrong_settings() -> None:

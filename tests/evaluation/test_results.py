@@ -8,7 +8,7 @@ import torch
 from tailseg.evaluation import read_results, to_results
 from tailseg.structures import Detections
 
-MASK = {"size": [40, 60], "counts": b"abc"}
+MASK = {"size": [40, 60], "counts": b"0P[2"}
 
 
 def detections(labels=(1, 0), masks=(MASK, MASK)):
@@ -29,14 +29,14 @@ def test_labels_become_category_ids_and_corners_become_sides():
             "category_id": 90,
             "bbox": [10.0, 20.0, 30.0, 5.0],
             "score": 0.75,
-            "segmentation": {"size": [40, 60], "counts": "abc"},
+            "segmentation": {"size": [40, 60], "counts": "0P[2"},
         },
         {
             "image_id": 7,
             "category_id": 30,
             "bbox": [0.5, 0.25, 1.5, 2.75],
             "score": 0.5,
-            "segmentation": {"size": [40, 60], "counts": "abc"},
+            "segmentation": {"size": [40, 60], "counts": "0P[2"},
         },
     ]
 

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import signal
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,9 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tailseg.data.images import ImageError
 from tailseg.data.tiny_tail import generate
-from tailseg.losses import GumbelCE, GumbelCEConfig
-from tailseg.models.config import BoxHeadConfig, FPNConfig, MaskHeadConfig, ModelConfig, ResNetConfig, RPNConfig
-from tailseg.recipes.recipe import DataConfig, OptimConfig, Recipe, RunConfig
+from tailseg.recipes.recipe import Recipe
 from tailseg.recipes.saved import load_recipe
 from tailseg.training import checkpoint
 from tailseg.training.checkpoint import CheckpointError
@@ -26,7 +24,8 @@ from tailseg.training.interrupt import StopRequest, TrainingStopped
 from tailseg.training.loop import NonFiniteLossError, train, train_step
 from tailseg.training.run import start
 
-STEPS_PER_EPOCH = 5
+from . import small
+from .small import STEPS_PER_EPOCH
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -45,32 +44,6 @@ def data(tmp_path_factory) -> Path:
     return folder
 
 
-def make_recipe(data: Path, out: Path) -> Recipe:
-    return Recipe(
-        name="test",
-        data=DataConfig(
-            train=str(data / "train.json"),
-            val=str(data / "val.json"),
-            short_sides=(64, 72, 80),
-            test_short_side=64,
-            max_long_side=128,
-            batch_size=4,
-            workers=0,
-            repeat_threshold=0.1,
-        ),
-        model=ModelConfig(
-            backbone=ResNetConfig(depth=18, base_width=8, weights="none", frozen_stages=0),
-            fpn=FPNConfig(channels=16),
-            rpn=RPNConfig(anchors_per_image=32, train_pre_nms=50, train_post_nms=30, test_pre_nms=30, test_post_nms=30),
-            box=BoxHeadConfig(hidden=32, rois_per_image=16),
-            mask=MaskHeadConfig(channels=8, num_convs=1),
-        ),
-        loss=GumbelCEConfig(),
-        optim=OptimConfig(lr=0.02, epochs=3, steps=(2,), warmup_iterations=3, clip_norm=10.0),
-        run=RunConfig(out=str(out), device="cpu", log_every=1, eval_every=2),
-    )
-
-
 def read_log(run: Path, kind: str) -> list[dict]:
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines if line["kind"] == kind]
@@ -80,43 +53,14 @@ def read_log(run: Path, kind: str) -> list[dict]:
 def uninterrupted(data, tmp_path_factory) -> Path:
     """The run that all others are compared with."""
     folder = tmp_path_factory.mktemp("uninterrupted")
-    train(make_recipe(data, folder))
+    train(small.recipe(data, folder))
     return folder
-
-
-@dataclass(frozen=True)
-class TroublesomeConfig(GumbelCEConfig):
-    """The Gumbel loss, and a trouble at one call of it as long as ``file`` exists."""
-
-    file: str = ""
-    call: int = 0
-
-    def build(self, frequency):
-        return Troublesome(self, frequency.num_classes)
-
-
-class Troublesome(GumbelCE):
-    def __init__(self, config: TroublesomeConfig, num_classes: int) -> None:
-        super().__init__(num_classes)
-        self.config, self.calls = config, 0
-
-    def forward(self, logits, labels):
-        losses = super().forward(logits, labels)
-        file = Path(self.config.file)
-        if self.calls == self.config.call and file.exists():
-            trouble = file.read_text()
-            if trouble == "nan":
-                losses = {"loss_cls": losses["loss_cls"] * torch.nan}
-            else:
-                os.kill(os.getpid(), int(trouble))
-        self.calls += 1
-        return losses
 
 
 def troublesome(data: Path, folder: Path, trouble: str, call: int) -> tuple[Recipe, Path]:
     file = folder / "trouble"
     file.write_text(trouble)
-    return replace(make_recipe(data, folder / "run"), loss=TroublesomeConfig(file=str(file), call=call)), file
+    return replace(small.recipe(data, folder / "run"), loss=small.TroublesomeConfig(file=str(file), call=call)), file
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -140,7 +84,7 @@ def test_a_run_leaves_its_files(uninterrupted, data):
     assert {"loss", "loss_cls", "loss_box", "loss_mask", "loss_rpn_cls", "loss_rpn_box", "lr"} <= lines[0].keys()
     assert [line["epoch"] for line in read_log(uninterrupted, "val")] == [2, 3]  # every 2 epochs, and the last
     assert {"segm/AP", "bbox/AP", "segm/APr"} <= read_log(uninterrupted, "val")[0].keys()
-    assert load_recipe(uninterrupted / "recipe.json") == make_recipe(data, uninterrupted)
+    assert load_recipe(uninterrupted / "recipe.json") == small.recipe(data, uninterrupted)
     names = sorted(path.name for path in (uninterrupted / "checkpoints").iterdir())
     assert names == ["best.pt", "step_0000010.pt", "step_0000015.pt"]  # the newest two
     assert "scores" in json.loads((uninterrupted / "metrics.json").read_text())
@@ -148,7 +92,10 @@ def test_a_run_leaves_its_files(uninterrupted, data):
     assert {record["image_id"] for record in json.loads((uninterrupted / "results.json").read_text())} <= known_ids
     board = EventAccumulator(str(uninterrupted / "tensorboard")).Reload()
     assert [event.step for event in board.Scalars("train/loss_cls")] == list(range(1, 3 * STEPS_PER_EPOCH + 1))
-    assert [event.step for event in board.Scalars("val/segm/AP")] == [2 * STEPS_PER_EPOCH, 3 * STEPS_PER_EPOCH]
+    assert [event.step for event in board.Scalars("val/segm/AP")] == [
+        2 * STEPS_PER_EPOCH,
+        3 * STEPS_PER_EPOCH,
+    ]
 
 
 def test_the_loss_falls(uninterrupted):
@@ -164,7 +111,7 @@ def test_a_checkpoint_knows_the_classes(uninterrupted, data):
 
 
 def test_the_seed_decides_everything(uninterrupted, data, tmp_path):
-    recipe = make_recipe(data, tmp_path / "same")
+    recipe = small.recipe(data, tmp_path / "same")
     train(recipe)
     assert_same_run(tmp_path / "same", uninterrupted)
     other = replace(recipe, run=replace(recipe.run, seed=1, out=str(tmp_path / "other")))
@@ -203,12 +150,12 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(uninterrupted, data, tmp_
         (run / name).unlink()
     log = (run / "log.jsonl").read_text()
     (run / "log.jsonl").write_text(log[:-20])
-    train(make_recipe(data, run), resume=True)
+    train(small.recipe(data, run), resume=True)
     assert_same_run(run, uninterrupted)
 
 
 def test_evaluation_and_log_settings_do_not_change_what_is_learned(uninterrupted, data, tmp_path):
-    recipe = make_recipe(data, tmp_path)
+    recipe = small.recipe(data, tmp_path)
     train(replace(recipe, run=replace(recipe.run, eval_every=0, log_every=6, keep_checkpoints=1)))
     assert all(torch.equal(value, weights(tmp_path)[name]) for name, value in weights(uninterrupted).items())
     lines, all_lines = read_log(tmp_path, "train"), read_log(uninterrupted, "train")
@@ -222,18 +169,18 @@ def test_a_finished_run_is_only_evaluated_again(uninterrupted, data, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(uninterrupted, run)
     (run / "results.json").unlink()
-    metrics = train(make_recipe(data, run), resume=True)
+    metrics = train(small.recipe(data, run), resume=True)
     assert metrics.to_json() == (uninterrupted / "metrics.json").read_text()
     assert_same_run(run, uninterrupted)
 
 
 def test_a_run_is_not_overwritten(uninterrupted, data):
     with pytest.raises(ValueError, match=r"holds a run already.*--resume.*--run\.out"):
-        train(make_recipe(data, uninterrupted))
+        train(small.recipe(data, uninterrupted))
 
 
 def test_another_recipe_does_not_go_on(uninterrupted, data):
-    recipe = make_recipe(data, uninterrupted)
+    recipe = small.recipe(data, uninterrupted)
     with pytest.raises(CheckpointError, match=r"another recipe.*optim\.lr: 0\.3, saved 0\.02"):
         train(replace(recipe, optim=replace(recipe.optim, lr=0.3)), resume=True)
 
@@ -266,7 +213,7 @@ def test_a_loss_that_is_not_finite_names_the_step_in_a_run(data, tmp_path):
 def test_a_bad_image_names_its_file_and_the_run_goes_on_once_it_is_mended(uninterrupted, data, tmp_path, workers):
     copy = tmp_path / "data"
     shutil.copytree(data, copy)
-    recipe = make_recipe(copy, tmp_path / "run")
+    recipe = small.recipe(copy, tmp_path / "run")
     recipe = replace(recipe, data=replace(recipe.data, workers=workers))
     image = sorted((copy / "train").iterdir())[7]
     content = image.read_bytes()
@@ -279,7 +226,7 @@ def test_a_bad_image_names_its_file_and_the_run_goes_on_once_it_is_mended(uninte
 
 
 def test_faster_rcnn_is_evaluated_on_boxes_alone(data, tmp_path):
-    recipe = make_recipe(data, tmp_path)
+    recipe = small.recipe(data, tmp_path)
     metrics = train(replace(recipe, model=replace(recipe.model, mask=None), optim=replace(recipe.optim, epochs=1)))
     assert "bbox" in metrics
     assert "segm" not in metrics
@@ -287,7 +234,7 @@ def test_faster_rcnn_is_evaluated_on_boxes_alone(data, tmp_path):
 
 
 def test_bfloat16_trains(data, tmp_path):
-    recipe = make_recipe(data, tmp_path)
+    recipe = small.recipe(data, tmp_path)
     run = replace(recipe.run, precision="bfloat16")
     train(replace(recipe, optim=replace(recipe.optim, epochs=1), run=run))
     assert len(read_log(tmp_path, "train")) == STEPS_PER_EPOCH
@@ -299,13 +246,13 @@ def test_objects_without_masks_are_refused_for_a_mask_head(data, tmp_path):
         del annotation["segmentation"]
     path = tmp_path / "boxes.json"
     path.write_text(json.dumps(content))
-    recipe = make_recipe(data, tmp_path / "run")
+    recipe = small.recipe(data, tmp_path / "run")
     with pytest.raises(ValueError, match=r"boxes\.json has objects without a segmentation.*model\.mask None"):
         train(replace(recipe, data=replace(recipe.data, train=str(path))))
 
 
 def test_a_device_that_is_not_here(data, tmp_path):
-    recipe = make_recipe(data, tmp_path)
+    recipe = small.recipe(data, tmp_path)
     with pytest.raises(ValueError, match="'gpu' is no device"):
         train(replace(recipe, run=replace(recipe.run, device="gpu")))
 

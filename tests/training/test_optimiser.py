@@ -4,10 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from tailseg.recipes.recipe import OptimConfig
+from tailseg.models import SwinConfig
+from tailseg.models.swin import Swin
+from tailseg.recipes.recipe import AdamWConfig, SGDConfig
 from tailseg.training.optimiser import build_optimizer, learning_rate
 
-PUBLISHED = OptimConfig()  # lr 0.02 for 16 images, 500 steps of warm-up from 0.001, x 0.1 after epochs 8 and 11
+PUBLISHED = SGDConfig()  # lr 0.02 for 16 images, 500 steps of warm-up from 0.001, x 0.1 after epochs 8 and 11
 
 
 @pytest.mark.parametrize(
@@ -32,7 +34,7 @@ def test_the_rate_is_proportional_to_the_batch():
 
 
 def test_no_warmup():
-    assert learning_rate(OptimConfig(warmup_iterations=0), step=0, epoch=0, batch_size=16) == 0.02
+    assert learning_rate(SGDConfig(warmup_iterations=0), step=0, epoch=0, batch_size=16) == 0.02
 
 
 def test_sgd_decays_every_trainable_parameter_and_leaves_frozen_ones_out():
@@ -47,6 +49,37 @@ def test_sgd_decays_every_trainable_parameter_and_leaves_frozen_ones_out():
     model[1].bias.grad = torch.zeros(3)
     optimizer.step()
     torch.testing.assert_close(model[1].bias.data, torch.full((3,), 2.0 - 0.02 * 1e-4 * 2.0))
+
+
+def owner(model: nn.Module, name: str) -> nn.Module:
+    return model.get_submodule(name.rpartition(".")[0])
+
+
+def test_adamw_decays_all_but_norms_and_tables_of_positions():
+    """Swin's names; mmdetection spares whatever has `norm` or `relative_position_bias_table` in its name."""
+    model = Swin(SwinConfig(embed_dim=8, depths=(1, 1, 1, 1), heads=(1, 1, 2, 2), window=3, weights="none"))
+    optimizer = build_optimizer(model, AdamWConfig())
+    assert isinstance(optimizer, torch.optim.AdamW)
+    decayed, spared = optimizer.param_groups
+    assert (decayed["weight_decay"], spared["weight_decay"], decayed["betas"]) == (0.05, 0.0, (0.9, 0.999))
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    spared_names = {names[id(parameter)] for parameter in spared["params"]}
+    assert spared_names == {
+        name
+        for name, parameter in model.named_parameters()
+        if "relative_position_bias_table" in name or isinstance(owner(model, name), nn.LayerNorm)
+    }
+    assert len(spared["params"]) + len(decayed["params"]) == len(names)
+    decayed_names = {names[id(parameter)] for parameter in decayed["params"]}
+    assert any(name.endswith("qkv.bias") for name in decayed_names)  # biases of layers decay, as in mmdetection
+
+
+def test_the_rate_of_adamw_reaches_every_group():
+    model = nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3))
+    optimizer = build_optimizer(model, AdamWConfig())
+    assert [group["lr"] for group in optimizer.param_groups] == [1e-4, 1e-4]
+    rate = learning_rate(AdamWConfig(), step=1000, epoch=0, batch_size=8)
+    assert rate == pytest.approx(5e-5, rel=1e-12)  # warm-up is over; half the batch, half the rate
 
 
 def test_nothing_to_train_is_an_error():

@@ -12,8 +12,12 @@ from collections.abc import Sequence
 COMMANDS = {
     "demo": "watch a small Mask R-CNN learn a long-tailed data set, about 5 minutes on two cores",
     "train": "train a recipe, or train on your own COCO- or LVIS-format file",
+    "submit": "hand a training to a SLURM cluster (needs submitit)",
     "test": "evaluate a run on its validation set: AP, and AP of rare, common, frequent classes",
     "predict": "find objects in images: a results file and drawn pictures",
+    "eval": "score anybody's results file: AP by group, AP-fixed, error kinds, calibration",
+    "compare": "is one run better than another, or was it chance? intervals by a paired bootstrap",
+    "report": "one HTML file of a run, or of several side by side: every class, with pictures",
     "convert": "use a checkpoint of mmdetection or torchvision here, or one of tailseg there",
     "data": "look at a data set: counts, frequency groups, sizes, examples",
     "recipes": "list the recipes",
@@ -34,6 +38,9 @@ examples:
   tailseg train tiny_gumbel --optim.lr 0.02          train a recipe, with one setting changed
   tailseg test runs/tiny_gumbel                      AP, APr, APc, APf
   tailseg predict runs/tiny_gumbel photo.jpg folder  results.json and pictures
+  tailseg eval lvis_v1_val.json results.json         what does the tail really score?
+  tailseg compare runs/tiny_sigmoid runs/tiny_gumbel is the difference larger than chance?
+  tailseg report runs/tiny_gumbel                    what it finds and misses, class by class, in a browser
   tailseg convert published.pth runs/published --recipe NAME --classes lvis_v1_train.json
 
 Every command explains itself: tailseg COMMAND --help. --debug (or TAILSEG_DEBUG=1) shows the stack trace of an error.
@@ -60,7 +67,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print_error(f"no command {given[0]!r}{suggestion(given[0], COMMANDS)}. `tailseg --help` lists the commands")
         return 2
-    return _run(given[0], given[1:], debug=debug)
+    code = _run(given[0], given[1:], debug=debug)
+    if "WORLD_SIZE" in os.environ:
+        from tailseg.training.distributed import leave
+
+        leave(code)
+    return code
 
 
 def _run(command: str, arguments: list[str], *, debug: bool) -> int:

@@ -1,6 +1,7 @@
 """What the commands share: parsing, errors, recipes by name."""
 
 import difflib
+import os
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
@@ -46,8 +47,9 @@ def output() -> Console:
 
 
 def print_error(message: str) -> None:
-    """One red ``error:`` on standard error."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {escape(message)}")
+    """One red ``error:`` on standard error; one of several processes says which it is."""
+    process = f" (process {os.environ['RANK']})" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error{process}:[/] {escape(message)}")
 
 
 def explain(error: Exception) -> str:

@@ -1,13 +1,18 @@
 """`tailseg recipes`."""
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from rich.markup import escape
 from rich.table import Table
 
 from tailseg.cli.common import output, parse
+
+if TYPE_CHECKING:  # importing a recipe imports torch, which takes seconds
+    from tailseg.recipes.recipe import Recipe
+
+WIDTH = 110
+"""Columns that the table needs; on a narrower terminal or in a pipe lines are not broken either."""
 
 
 @dataclass(frozen=True)
@@ -20,12 +25,38 @@ class Recipes:
 
 
 def run(arguments: Sequence[str]) -> None:
-    """List the recipes, one line each."""
+    """List the recipes, one line each, in groups of one detector on one data set."""
     parse(Recipes, arguments, command="recipes")
-    from tailseg.recipes import RECIPES
+    from tailseg.recipes import GROUPS
 
-    table = Table("recipe", "what it is", box=None, pad_edge=False)
-    for name, recipe in RECIPES.items():
-        what = (inspect.getdoc(recipe) or "").split("\n\n")[0].replace("\n", " ").replace("``", "`")
-        table.add_row(f"[bold]{name}[/]", escape(what))
-    output().print(table)
+    console = output()
+    console.width = max(console.width, WIDTH)
+    for title, group in GROUPS.items():
+        console.print(f"[bold]{title}[/]")
+        console.print(_table([make() for make in group]))
+        console.print()
+    console.print(
+        "norm.: normalised predictors. RFS: repeat factor sampling.\n"
+        "AP of masks, APr of their rare classes: as published, in percent; ≈ read off a plot.\n"
+        "tailseg train NAME carries one out, tailseg train NAME --help lists its settings; docs/recipes.md says more."
+    )
+
+
+def _table(recipes: "Sequence[Recipe]") -> Table:
+    from tailseg.recipes import describe
+
+    table = Table("recipe", "loss", "norm.", "sampling", "epochs", "AP", "APr", box=None, padding=(0, 2, 0, 0))
+    for column, width in zip(table.columns, (43, 16, 5, 8, 6, 5, 4), strict=True):
+        column.min_width = width  # groups are tables of their own, and their columns stand under each other
+    for heading, members in describe.grouped(recipes).items():
+        table.add_row(f"[italic]{heading}[/]")
+        for recipe in members:
+            table.add_row(
+                recipe.name,
+                describe.loss(recipe.loss),
+                describe.normalised(recipe.model),
+                describe.sampling(recipe.data),
+                str(recipe.optim.epochs),
+                *describe.average_precision(recipe)[:2],
+            )
+    return table

@@ -43,11 +43,15 @@ class Test:
 
 def run(arguments: Sequence[str]) -> None:
     """Evaluate the run, print the table, write the files."""
+    from tailseg.training.distributed import is_first, joined
+
     options = parse(Test, arguments, command="test")
-    metrics = evaluate_run(options)
-    output().print(metrics.table())
-    folder = results_folder(options.run)
-    output().print(f"\nWritten: {folder / 'results.json'}, {folder / 'metrics.json'}")
+    with joined():
+        metrics = evaluate_run(options)
+        if is_first():
+            output().print(metrics.table())
+            folder = results_folder(options.run)
+            output().print(f"\nWritten: {folder / 'results.json'}, {folder / 'metrics.json'}")
 
 
 def results_folder(run: Path) -> Path:
@@ -60,6 +64,7 @@ def evaluate_run(options: Test) -> "Metrics":
     from tailseg.inference import Predictor
     from tailseg.recipes.build import build_validation
     from tailseg.training.checkpoint import check_classes
+    from tailseg.training.distributed import is_first
     from tailseg.training.testing import build_test_loader, save_results, test
 
     base = find_recipe(options.recipe) if options.recipe else None
@@ -74,7 +79,7 @@ def evaluate_run(options: Test) -> "Metrics":
     check_classes(predictor.checkpoint, annotations.categories, predictor.file)
     # rare, common and frequent as in the training set, which the checkpoint remembers
     annotations = replace(annotations, categories=predictor.categories, frequency=predictor.frequency)
-    with Progress(console=output(), transient=True) as bar:
+    with Progress(console=output(), transient=True, disable=not is_first()) as bar:
         task = bar.add_task("evaluating", total=None)
         results, metrics = test(
             predictor.model,

@@ -2,15 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from tailseg.cli.common import UsageError, find_recipe, output, parse
 from tailseg.recipes.recipe import Recipe
 
+if TYPE_CHECKING:
+    from tailseg.evaluation import Metrics
+
 _HELP = """\
-usage: tailseg train NAME|FILE.json [--resume] [OPTIONS]
+usage: tailseg train NAME|FILE.json [--resume] [--devices N] [OPTIONS]
 
 Train a recipe, or train on your own COCO- or LVIS-format file.
 
@@ -18,6 +21,8 @@ Train a recipe, or train on your own COCO- or LVIS-format file.
   FILE.json   your annotation file: the recipe custom_small with --data.train FILE.json; without --data.val
               a tenth of the images is held out
   --resume    go on from the run's last checkpoint
+  --devices N
+              train in N processes on this machine, one a GPU (several machines: torchrun -m tailseg train ...)
   OPTIONS     every setting of the recipe: `tailseg train NAME --help` lists them with their values
 
 examples:
@@ -37,6 +42,8 @@ class Train:
     recipe: Annotated[Recipe, tyro.conf.arg(name="", prefix_name=False)]
     resume: bool = False
     """Go on from the run's last checkpoint, with the same settings."""
+    devices: int = 1
+    """Processes on this machine, one a GPU, that torchrun starts; they share each step and learn what one would."""
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -45,10 +52,19 @@ def run(arguments: Sequence[str]) -> None:
         print(_HELP)
         raise SystemExit(0 if arguments else 2)
     options = train_options(arguments[0], arguments[1:])
+    from tailseg.training.distributed import is_first, joined, start_processes, under_torchrun
     from tailseg.training.loop import train
 
-    metrics = train(options.recipe, resume=options.resume)
-    folder = options.recipe.run.out.format(name=options.recipe.name)
+    if options.devices != 1 and not under_torchrun():
+        start_processes(options.devices, ["train", *arguments])
+    with joined():
+        metrics = train(options.recipe, resume=options.resume)
+        if is_first():
+            report(metrics, options.recipe.run.out.format(name=options.recipe.name))
+
+
+def report(metrics: "Metrics", folder: str) -> None:
+    """What was reached, and what can be done next."""
     output().print(metrics.table())
     output().print(
         f"\nSaved in [bold]{folder}[/]. Next:\n"

@@ -201,7 +201,7 @@ class Annotations:
         return Record(
             boxes=objects.boxes[kept],
             labels=objects.labels[kept],
-            segmentations=tuple(self._segmentation(row, index) for row in kept.tolist()),
+            segmentations=tuple(self.segmentation(row, index) for row in kept.tolist()),
             annotation_ids=objects.ids[kept],
             ignore_boxes=objects.boxes[ignored],
             negative_ids=tuple(self.negative[index].tolist()),
@@ -213,7 +213,8 @@ class Annotations:
         rows = slice(self.objects.offsets[index], self.objects.offsets[index + 1])
         return np.unique(self.objects.labels[rows][~self.objects.ignored[rows]])
 
-    def _segmentation(self, row: int, index: int) -> Segmentation:
+    def segmentation(self, row: int, index: int) -> Segmentation:
+        """The mask of object ``row``, which is in image ``index``; a rectangle where the file has none."""
         objects = self.objects
         if len(counts := objects.run_lengths[row]):
             return RunLengths(size=self.sizes[index].tolist(), counts=counts.tobytes().decode("ascii"))

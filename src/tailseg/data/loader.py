@@ -3,6 +3,7 @@
 import multiprocessing
 import signal
 import sys
+import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -12,13 +13,16 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from tailseg.data.annotations import Annotations
-from tailseg.data.images import read_image
-from tailseg.data.sampler import Sample, TestSampler
+from tailseg.data.images import ImageError, read_image
+from tailseg.data.sampler import Sample, TestSampler, TrainSampler
 from tailseg.data.transforms import TransformSample, frame_of, make_sample
 from tailseg.structures import Batch, Frame, ImageInfo, Segmentation, Target
 
 Item = tuple[Tensor, Target, ImageInfo]
 """An image, uint8 RGB ``[3, h, w]``, its target and its origin."""
+
+MOST_REPLACEMENTS = 8
+"""Spare images that are tried for one that cannot be used; when none of them can be either, the folder is gone."""
 
 Transform = Callable[[TransformSample], TransformSample]
 """Any chain of torchvision.transforms.v2 that resizes, flips, crops, pads or changes colours."""
@@ -74,6 +78,7 @@ class DetectionDataset(Dataset[Item]):
             masks=tuple(record.segmentations[i] for i in kept.tolist()),
             frame=frame_of(moved["frame"].as_subclass(Tensor), info.height, info.width),
             ignore_boxes=ignored[_large_enough(ignored)],
+            seed=seed ^ 1,  # other numbers than those of the augmentation
         )
         return image, target, info
 
@@ -112,18 +117,27 @@ class Loader:
         sampler: yields samples; iterated in the main process, anew for each pass.
         batch_size: images a batch on this process.
         workers: processes; 0 makes the batches in the main process.
+        spares: images that replace those that cannot be used; with none of them such an image is an error.
 
     Raises:
         ValueError: a batch size below 1 or a negative number of workers.
     """
 
-    def __init__(self, dataset: DetectionDataset, sampler: Sampler[Sample], batch_size: int, workers: int) -> None:
+    def __init__(
+        self,
+        dataset: DetectionDataset,
+        sampler: Sampler[Sample],
+        batch_size: int,
+        workers: int,
+        *,
+        spares: Sequence[int] | np.ndarray = (),
+    ) -> None:
         if batch_size < 1 or workers < 0:
             raise ValueError(f"expected a batch of 1 or more and 0 or more workers, got {batch_size} and {workers}")
         self.sampler = sampler
         self._batches = BatchSampler(sampler, batch_size, drop_last=False)  # ty: ignore[invalid-argument-type]
         self._loader = DataLoader(
-            _Guarded(dataset),
+            _Guarded(dataset, spares),
             batch_sampler=self._batches,
             num_workers=workers,
             collate_fn=_collate,
@@ -140,18 +154,32 @@ class Loader:
         """The batches.
 
         Raises:
-            ImageError: an image cannot be used; names the file, also when a worker met it.
+            ImageError: an image cannot be used and nothing replaces it; names the file, also when a worker met it.
+            WorkerError: a worker died.
         """
-        for made in self._loader:
+        batches = iter(self._loader)
+        _notice_deaths_here()
+        while True:
+            try:
+                made = next(batches)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if "DataLoader worker" not in str(error):
+                    raise
+                raise WorkerError(str(error)) from None
             if isinstance(made, Exception):
                 raise made
-            images, targets, infos = made
-            yield Batch(images, tuple(_unpacked(target) for target in targets), infos)
+            images, targets, infos, replaced = made
+            yield Batch(images, tuple(_unpacked(target) for target in targets), infos, replaced)
 
 
-def train_loader(dataset: DetectionDataset, sampler: Sampler[Sample], batch_size: int, workers: int) -> Loader:
-    """Batches of ``batch_size`` images on this process, in the sampler's order; see `Loader`."""
-    return Loader(dataset, sampler, batch_size, workers)
+def train_loader(dataset: DetectionDataset, sampler: TrainSampler, batch_size: int, workers: int) -> Loader:
+    """Batches of ``batch_size`` images on this process, in the sampler's order; see `Loader`.
+
+    An image that cannot be used is replaced by another one that the sampler draws from, and named in the batch.
+    """
+    return Loader(dataset, sampler, batch_size, workers, spares=sampler.images)
 
 
 def test_loader(
@@ -161,46 +189,74 @@ def test_loader(
     rank: int = 0,
     world_size: int = 1,
 ) -> Loader:
-    """Every image once, in order, on process ``rank`` every ``world_size``-th; see `Loader`."""
-    return Loader(dataset, TestSampler(len(dataset), rank=rank, world_size=world_size), batch_size, workers)
+    """Every image once, in order, on process ``rank`` every ``world_size``-th batch; see `Loader`."""
+    sampler = TestSampler(len(dataset), batch_size=batch_size, rank=rank, world_size=world_size)
+    return Loader(dataset, sampler, batch_size, workers)
 
 
 test_loader.__test__ = False  # ty: ignore[missing-attribute]  # not a test case of pytest
 
 
-class _Guarded(Dataset[Item | Exception]):
-    """Hands a user's error over as a value: DataLoader would bury its message in a worker's stack trace."""
-
-    def __init__(self, dataset: DetectionDataset) -> None:
-        self.dataset = dataset
-
-    def __getitem__(self, sample: Sample) -> Item | Exception:
-        try:
-            return self.dataset[sample]
-        except ValueError as error:
-            return error.with_traceback(None)
+class WorkerError(ChildProcessError):
+    """A loader process died: killed, or out of memory."""
 
 
-_Packed = tuple[np.ndarray, np.ndarray, tuple[Segmentation, ...], Frame, np.ndarray]
-_Made = tuple[tuple[Tensor, ...], tuple[_Packed, ...], tuple[ImageInfo, ...]]
+class _Guarded(Dataset[tuple[Item | Exception, list[str]]]):
+    """Hands a user's error over as a value: DataLoader would bury its message in a worker's stack trace.
+
+    Replaces an image that cannot be used by a spare one, and says why. The sample's seed chooses it, so that a resumed
+    run sees the same one.
+    """
+
+    def __init__(self, dataset: DetectionDataset, spares: Sequence[int] | np.ndarray) -> None:
+        self.dataset, self.spares = dataset, spares
+
+    def __getitem__(self, sample: Sample) -> tuple[Item | Exception, list[str]]:
+        index, seed = sample
+        spares = np.random.default_rng(seed).choice(self.spares, MOST_REPLACEMENTS) if len(self.spares) else []
+        unusable: list[ImageError] = []
+        for each in (index, *spares):
+            try:
+                return self.dataset[int(each), seed], [str(error) for error in unusable]
+            except ImageError as error:
+                unusable.append(error.with_traceback(None))
+            except ValueError as error:
+                return error.with_traceback(None), []
+        return unusable[0], []
 
 
-def _collate(items: Sequence[Item | Exception]) -> _Made | Exception:
+_Packed = tuple[np.ndarray, np.ndarray, tuple[Segmentation, ...], Frame, np.ndarray, int | None]
+_Made = tuple[tuple[Tensor, ...], tuple[_Packed, ...], tuple[ImageInfo, ...], tuple[str, ...]]
+
+
+def _collate(items: Sequence[tuple[Item | Exception, list[str]]]) -> _Made | Exception:
     """What travels to the main process: every tensor takes a shared memory file, so only images stay tensors."""
-    good = [item for item in items if not isinstance(item, Exception)]
+    good = [item for item, _ in items if not isinstance(item, Exception)]
     if len(good) < len(items):
-        return next(item for item in items if isinstance(item, Exception))
+        return next(item for item, _ in items if isinstance(item, Exception))
     images, targets, infos = zip(*good, strict=True)
-    return images, tuple(_packed(target) for target in targets), infos
+    replaced = tuple(reason for _, reasons in items for reason in reasons)
+    return images, tuple(_packed(target) for target in targets), infos, replaced
 
 
 def _packed(target: Target) -> _Packed:
-    return target.boxes.numpy(), target.labels.numpy(), target.masks, target.frame, target.ignore_boxes.numpy()
+    boxes, labels, ignore = target.boxes.numpy(), target.labels.numpy(), target.ignore_boxes.numpy()
+    return boxes, labels, target.masks, target.frame, ignore, target.seed
 
 
 def _unpacked(packed: _Packed) -> Target:
-    boxes, labels, masks, frame, ignore = packed
-    return Target(torch.from_numpy(boxes), torch.from_numpy(labels), masks, frame, torch.from_numpy(ignore))
+    boxes, labels, masks, frame, ignore, seed = packed
+    return Target(torch.from_numpy(boxes), torch.from_numpy(labels), masks, frame, torch.from_numpy(ignore), seed)
+
+
+def _notice_deaths_here() -> None:
+    """Leaves it to the fetch of a batch to notice that a worker died.
+
+    torch's handler of SIGCHLD would raise wherever the main process happens to be: in the middle of the optimiser's
+    step too, with half of the weights changed.
+    """
+    if sys.platform == "linux" and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def _start_method() -> str | None:

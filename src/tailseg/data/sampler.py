@@ -97,14 +97,18 @@ class TrainSampler(torch.utils.data.Sampler[Sample]):
 
 
 class TestSampler(torch.utils.data.Sampler[Sample]):
-    """Every image once, in order; process ``rank`` takes every ``world_size``-th."""
+    """Every image once, in order; process ``rank`` takes every ``world_size``-th batch of ``batch_size`` images.
+
+    A batch holds the same images whatever the number of processes: they are padded alike, and found alike to the bit.
+    """
 
     __test__ = False  # not a test case of pytest
 
-    def __init__(self, num_images: int, *, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(self, num_images: int, *, batch_size: int = 1, rank: int = 0, world_size: int = 1) -> None:
         if not 0 <= rank < world_size:
             raise ValueError(f"the rank must lie in 0 .. {world_size - 1}, got {rank}")
-        self.images = range(rank, num_images, world_size)
+        starts = range(rank * batch_size, num_images, world_size * batch_size)
+        self.images = [index for start in starts for index in range(start, min(start + batch_size, num_images))]
 
     def __len__(self) -> int:
         return len(self.images)

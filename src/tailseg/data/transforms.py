@@ -13,6 +13,7 @@ markers, but their flip is ``w - 1 - x``: half-pixel off the boxes'.)
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -108,15 +109,86 @@ class ResizeShortSide(v2.Transform):
         return self._call_kernel(functional.resize, inpt, params["size"], antialias=True)
 
 
-def train_transform(short_sides: Sequence[int], max_long_side: int, flip: float) -> v2.Transform:
-    """Resize to a short side drawn from ``short_sides``, then flip horizontally with probability ``flip``.
+@dataclass(frozen=True)
+class CropConfig:
+    """Multi-scale crops: a part of the training images is resized, cropped, and then resized like the others.
+
+    The defaults are those of DETR, published for Swin as well.
+
+    Raises:
+        ValueError: a side below 1, ``least`` above ``most``, or a probability outside ``[0, 1]``.
+    """
+
+    probability: float = 0.5
+    """Share of the images that is cropped."""
+    short_sides: tuple[int, ...] = (400, 500, 600)
+    """Before the crop the short side is resized to one of these, drawn for each image."""
+    least: int = 384
+    """Least height and least width of a crop; a smaller image is not cropped."""
+    most: int = 600
+    """Greatest height and greatest width of a crop."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.probability <= 1:
+            raise ValueError(f"the probability of a crop must lie in 0 .. 1, got {self.probability}")
+        if not 1 <= self.least <= self.most:
+            raise ValueError(f"a crop's sides want 1 <= least <= most, got {self.least} and {self.most}")
+
+
+class RandomSizeCrop(v2.Transform):
+    """Crop to a height and a width drawn from ``least .. most`` (or up to the image's own), anywhere in the image.
+
+    Boxes move, and may reach beyond the crop or lie outside.
+
+    Args:
+        least: pixels; a side shorter than this stays as it is.
+        most: pixels.
+    """
+
+    def __init__(self, least: int, most: int) -> None:
+        super().__init__()
+        self.least, self.most = least, most
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        height, width = v2.query_size(flat_inputs)
+        new_height, new_width = (_drawn(min(side, self.least), min(side, self.most)) for side in (height, width))
+        return {
+            "top": _drawn(0, height - new_height),
+            "left": _drawn(0, width - new_width),
+            "height": new_height,
+            "width": new_width,
+        }
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:  # noqa: ANN401 - torchvision's signature
+        return self._call_kernel(functional.crop, inpt, **params)
+
+
+def _drawn(low: int, high: int) -> int:
+    """A whole number from ``low .. high``, both included."""
+    return int(torch.randint(low, high + 1, ()))
+
+
+def train_transform(
+    short_sides: Sequence[int], max_long_side: int, flip: float, *, crop: CropConfig | None = None
+) -> v2.Transform:
+    """Crop some images, resize to a short side drawn from ``short_sides``, flip some horizontally.
+
+    Args:
+        short_sides: pixels; one is drawn for each image.
+        max_long_side: pixels; no resized image is longer.
+        flip: probability of a flip.
+        crop: which images are cropped, and how; None crops none.
 
     Raises:
         ValueError: a side below 1, or a probability outside ``[0, 1]``.
     """
     if not 0 <= flip <= 1:
         raise ValueError(f"the probability of a flip must lie in 0 .. 1, got {flip}")
-    return v2.Compose([ResizeShortSide(short_sides, max_long_side=max_long_side), v2.RandomHorizontalFlip(flip)])
+    steps = [ResizeShortSide(short_sides, max_long_side=max_long_side), v2.RandomHorizontalFlip(flip)]
+    if crop is not None:
+        before = ResizeShortSide(crop.short_sides, max_long_side=max_long_side)
+        steps.insert(0, v2.RandomApply([before, RandomSizeCrop(crop.least, crop.most)], p=crop.probability))
+    return v2.Compose(steps)
 
 
 def test_transform(short_side: int, max_long_side: int) -> v2.Transform:

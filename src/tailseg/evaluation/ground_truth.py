@@ -2,17 +2,43 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 from hotcoco import COCO
+from hotcoco import mask as run_lengths
 
-from tailseg.evaluation.results import is_run_lengths, read_json
+from tailseg.evaluation.json_files import read_json
+from tailseg.evaluation.results import is_run_lengths
 from tailseg.structures import Group
 
 LVIS_LISTS = ("neg_category_ids", "not_exhaustive_category_ids")
+
+
+@dataclass(frozen=True)
+class Objects:
+    """M objects and crowds, in the file's order.
+
+    Attributes:
+        images, classes: int64 ``[M]``, positions among the image ids and category ids in ascending order.
+        boxes: float64 ``[M, 4]`` xywh.
+        areas: float64 ``[M]``, of the file.
+        crowds: bool ``[M]``: regions to be left alone.
+        segmentations: M polygons or run lengths; None if masks were not asked for.
+    """
+
+    images: np.ndarray
+    classes: np.ndarray
+    boxes: np.ndarray
+    areas: np.ndarray
+    crowds: np.ndarray
+    segmentations: list[Any] | None
+
+    def __len__(self) -> int:
+        return len(self.areas)
 
 
 @dataclass(frozen=True)
@@ -20,24 +46,134 @@ class GroundTruth:
     """What is to be found.
 
     Attributes:
-        coco: the engine's data set.
         protocol: lvis for a file with LVIS's lists, else coco.
-        sizes: image id -> (height, width).
+        sizes: image id -> (height, width), in order of id.
         categories: id -> name, in order of id.
         groups: category id -> frequency group; empty if unknown.
-        object_counts: category id -> objects to be found, crowds left out.
+        objects: what is annotated.
+        negative, not_exhaustive: LVIS's lists, ascending keys ``image * K + class`` of positions in ``sizes`` and
+            ``categories``; empty for coco.
         notes: what was mended.
         path: the file.
+        data: its images and categories, for engines that want them.
     """
 
-    coco: COCO
     protocol: Literal["lvis", "coco"]
     sizes: dict[int, tuple[int, int]]
     categories: dict[int, str]
     groups: dict[int, Group]
-    object_counts: dict[int, int]
+    objects: Objects
+    negative: np.ndarray
+    not_exhaustive: np.ndarray
     notes: tuple[str, ...]
     path: Path
+    data: dict[str, Any]
+
+    @cached_property
+    def image_ids(self) -> np.ndarray:
+        """int64, ascending."""
+        return np.fromiter(self.sizes, dtype=np.int64, count=len(self.sizes))
+
+    @cached_property
+    def category_ids(self) -> np.ndarray:
+        """int64 ``[K]``, ascending."""
+        return np.fromiter(self.categories, dtype=np.int64, count=len(self.categories))
+
+    @cached_property
+    def image_sizes(self) -> np.ndarray:
+        """int64 ``[images, 2]``: height and width, in order of id."""
+        return np.asarray(list(self.sizes.values()), dtype=np.int64).reshape(-1, 2)
+
+    @cached_property
+    def stems(self) -> dict[str, int]:
+        """Image ids by their file names without folder and suffix."""
+        return {
+            Path(str(image["file_name"])).stem: image["id"] for image in self.data["images"] if "file_name" in image
+        }
+
+    @cached_property
+    def object_masks(self) -> list[dict[str, Any]]:
+        """Run lengths of all objects."""
+        assert self.objects.segmentations is not None
+        sizes = self.image_sizes[self.objects.images].tolist()
+        return [
+            _run_lengths(segmentation, height, width)
+            for segmentation, (height, width) in zip(self.objects.segmentations, sizes, strict=True)
+        ]
+
+    @cached_property
+    def class_groups(self) -> tuple[Group | None, ...]:
+        """K frequency groups, None where unknown."""
+        return tuple(self.groups.get(key) for key in self.categories)
+
+    @cached_property
+    def object_counts(self) -> np.ndarray:
+        """int64 ``[K]``: objects to be found, crowds left out."""
+        return np.bincount(self.objects.classes[~self.objects.crowds], minlength=len(self.categories))
+
+    def keys(self, image_ids: np.ndarray, category_ids: np.ndarray) -> np.ndarray:
+        """int64 keys ``image * K + class`` of known ids."""
+        images = np.searchsorted(self.image_ids, image_ids)
+        return images * len(self.categories) + np.searchsorted(self.category_ids, category_ids)
+
+    @cached_property
+    def looked_for(self) -> np.ndarray:
+        """Ascending keys of the images and classes that count: lvis, where an object or a negative list says so."""
+        objects = self.objects
+        return np.union1d(objects.images * len(self.categories) + objects.classes, self.negative)
+
+    def counts(self, image_ids: np.ndarray, category_ids: np.ndarray) -> np.ndarray:
+        """Whether a detection of this class in this image can count for or against, bool ``[n]``."""
+        if self.protocol == "coco":
+            return np.ones(len(image_ids), dtype=bool)
+        return is_member(self.keys(image_ids, category_ids), self.looked_for)
+
+    @cached_property
+    def coco(self) -> COCO:
+        """hotcoco's data set."""
+        return COCO(self.dataset())
+
+    def dataset(self) -> dict[str, Any]:
+        """The mended annotation file."""
+        objects = self.objects
+        annotations = [
+            {
+                "id": index + 1,  # the file's own may be missing, or repeated
+                "image_id": image_id,
+                "category_id": category_id,
+                "bbox": bbox,
+                "area": area,
+                "iscrowd": crowd,
+            }
+            for index, (image_id, category_id, bbox, area, crowd) in enumerate(
+                zip(
+                    self.image_ids[objects.images].tolist(),
+                    self.category_ids[objects.classes].tolist(),
+                    objects.boxes.tolist(),
+                    objects.areas.tolist(),
+                    objects.crowds.astype(int).tolist(),
+                    strict=True,
+                )
+            )
+        ]
+        for annotation, segmentation in zip(annotations, objects.segmentations or (), strict=False):
+            annotation["segmentation"] = segmentation
+        return {**self.data, "annotations": annotations}
+
+
+def _run_lengths(segmentation: Any, height: int, width: int) -> dict[str, Any]:  # noqa: ANN401
+    if isinstance(segmentation, dict):
+        return segmentation
+    parts = run_lengths.frPyObjects(segmentation, height, width)
+    return parts[0] if len(parts) == 1 else run_lengths.merge(parts)
+
+
+def is_member(keys: np.ndarray, ascending: np.ndarray) -> np.ndarray:
+    """Which keys are among the ascending ones, bool."""
+    if not len(ascending):
+        return np.zeros(len(keys), dtype=bool)
+    places = np.minimum(np.searchsorted(ascending, keys), len(ascending) - 1)
+    return ascending[places] == keys
 
 
 def read_ground_truth(path: Path, *, masks: bool, groups: Mapping[int, Group] | None = None) -> GroundTruth:
@@ -66,19 +202,43 @@ def read_ground_truth(path: Path, *, masks: bool, groups: Mapping[int, Group] | 
     _check_annotations(annotations, images, categories, path)
     if protocol == "lvis":
         annotations = _without_empty(annotations, notes)
-    counts = dict.fromkeys(sorted(categories), 0)
-    for annotation in annotations:
-        counts[annotation["category_id"]] += not annotation["iscrowd"]
+    order = {key: index for index, key in enumerate(sorted(categories))}
     return GroundTruth(
-        coco=COCO({"images": data["images"], "categories": data["categories"], "annotations": annotations}),
         protocol=protocol,
-        sizes={key: (image.get("height", 0), image.get("width", 0)) for key, image in images.items()},
-        categories={key: str(categories[key].get("name", key)) for key in counts},
+        sizes={key: (images[key].get("height", 0), images[key].get("width", 0)) for key in sorted(images)},
+        categories={key: str(categories[key].get("name", key)) for key in order},
         groups=_groups(categories, groups, path, needed=protocol == "lvis"),
-        object_counts=counts,
+        objects=_objects(annotations, {key: index for index, key in enumerate(sorted(images))}, order, masks),
+        negative=_listed(images, order, "neg_category_ids", protocol),
+        not_exhaustive=_listed(images, order, "not_exhaustive_category_ids", protocol),
         notes=tuple(notes),
         path=path,
+        data={"images": data["images"], "categories": data["categories"]},
     )
+
+
+def _objects(
+    annotations: list[dict[str, Any]], images: dict[int, int], classes: dict[int, int], masks: bool
+) -> Objects:
+    return Objects(
+        images=np.asarray([images[annotation["image_id"]] for annotation in annotations], dtype=np.int64),
+        classes=np.asarray([classes[annotation["category_id"]] for annotation in annotations], dtype=np.int64),
+        boxes=np.asarray([annotation["bbox"] for annotation in annotations], dtype=np.float64).reshape(-1, 4),
+        areas=np.asarray([annotation["area"] for annotation in annotations], dtype=np.float64),
+        crowds=np.asarray([annotation["iscrowd"] for annotation in annotations], dtype=bool),
+        segmentations=[annotation["segmentation"] for annotation in annotations] if masks else None,
+    )
+
+
+def _listed(images: dict[int, Any], classes: dict[int, int], key: str, protocol: str) -> np.ndarray:
+    if protocol == "coco":
+        return np.zeros(0, dtype=np.int64)
+    keys = [
+        index * len(classes) + classes[category_id]
+        for index, image_id in enumerate(sorted(images))
+        for category_id in images[image_id][key]
+    ]
+    return np.unique(np.asarray(keys, dtype=np.int64))
 
 
 _SECTIONS = ("images", "annotations", "categories")
@@ -121,7 +281,7 @@ def _check_lvis_lists(images: dict[int, Any], categories: dict[int, Any], path: 
 
 
 def _mended(annotations: list[Any], masks: bool, path: Path, notes: list[str]) -> list[dict[str, Any]]:
-    """Annotations with id, area, iscrowd and, if asked for, segmentation."""
+    """Annotations with area, iscrowd and, if asked for, segmentation."""
     for index, annotation in enumerate(annotations):
         if not isinstance(annotation, dict) or not {"image_id", "category_id", "bbox"} <= annotation.keys():
             raise ValueError(
@@ -135,7 +295,6 @@ def _mended(annotations: list[Any], masks: bool, path: Path, notes: list[str]) -
         notes.append(f"{ignored:,} objects marked 'ignore' are left alone, as crowds are")
     return [
         {
-            "id": index + 1,  # the file's own may be missing, or repeated
             "image_id": annotation["image_id"],
             "category_id": annotation["category_id"],
             "bbox": annotation["bbox"],

@@ -4,14 +4,16 @@ A record is ``{"image_id", "category_id", "bbox": [x, y, width, height], "score"
 category ids being those of the annotation file.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Never
+from typing import Any
 
 import numpy as np
+from hotcoco import mask as run_lengths
 
+from tailseg.evaluation.json_files import read_records
+from tailseg.evaluation.metrics import IouType
 from tailseg.structures import Detections
 
 
@@ -50,7 +52,9 @@ class Results:
         image_ids, category_ids: int64 ``[n]``.
         boxes: float64 ``[n, 4]`` xywh; None if the records have none.
         scores: float64 ``[n]``.
-        masks: n run lengths; None if the records have none.
+        sizes: int64 ``[n, 2]``, height and width of the masks; None if the records have none.
+        counts: n run lengths as the records have them, None for those that were not kept; None without masks.
+        mask_areas: float64 ``[n]``, pixels; None without masks.
         source: how errors call them: the file, or "results".
     """
 
@@ -58,72 +62,136 @@ class Results:
     category_ids: np.ndarray
     boxes: np.ndarray | None
     scores: np.ndarray
-    masks: list[dict[str, Any]] | None
+    sizes: np.ndarray | None
+    counts: list[Any] | None
+    mask_areas: np.ndarray | None
     source: str
 
     def __len__(self) -> int:
         return len(self.scores)
 
-    def take(self, rows: np.ndarray) -> "Results":
-        """The records at these rows."""
-        return Results(
-            self.image_ids[rows],
-            self.category_ids[rows],
-            None if self.boxes is None else self.boxes[rows],
-            self.scores[rows],
-            None if self.masks is None else [self.masks[row] for row in rows.tolist()],
-            self.source,
-        )
+    def masks(self, rows: np.ndarray) -> list[dict[str, Any]]:
+        """Run lengths of the records at these rows."""
+        assert self.sizes is not None
+        assert self.counts is not None
+        return [
+            {"size": size, "counts": self.counts[row]}
+            for row, size in zip(rows.tolist(), self.sizes[rows].tolist(), strict=True)
+        ]
+
+
+Keep = Callable[[Results, int], np.ndarray]
 
 
 def read_results(
-    results: Sequence[Mapping[str, Any]] | str | Path, *, boxes: bool = True, masks: bool = True
+    results: Sequence[Mapping[str, Any]] | str | Path,
+    *,
+    boxes: bool = True,
+    masks: bool = True,
+    keep: Keep | None = None,
+    stems: Mapping[str, int] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Results:
     """Packs result records after a look at each: fields present, numbers finite, sides not negative, masks run lengths.
+
+    A file is read piece by piece, so that its records are never in memory all at once; it may be packed by gzip.
 
     Args:
         results: records, or the JSON file that lists them.
         boxes: every record needs a ``bbox``.
         masks: every record needs a ``segmentation``.
+        keep: given some records and the number of those before, may object by a ValueError, and says whose run lengths
+            are kept (bool ``[n]``); all are if None.
+        stems: image ids by the file names' stems, for results whose ``image_id`` is such a stem (ultralytics).
+        progress: called with the bytes read so far and the size of the file.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: not JSON, not a list of records, or a record as above; the message names the first and the remedy.
     """
     source = str(results) if isinstance(results, str | Path) else "results"
-    records = read_json(Path(results)) if isinstance(results, str | Path) else results
-    if not isinstance(records, Sequence) or isinstance(records, str):
-        raise ValueError(
-            f"{source}: expected a list of result records, got {type(records).__name__}; "
-            'a results file is [{"image_id": .., "category_id": .., "bbox": .., "score": .., "segmentation": ..}, ..]'
-        )
+    if isinstance(results, str | Path):
+        pieces = read_records(Path(results), progress)
+    else:
+        pieces = iter([results])
+    parts: list[Results] = []
+    first = 0
+    for records in pieces:
+        part = _pack(records, source, first, boxes=boxes, masks=masks, stems=stems)
+        if keep is not None:
+            kept = keep(part, first)
+            if part.counts is not None:
+                counts = [text if kept else None for text, kept in zip(part.counts, kept.tolist(), strict=True)]
+                part = replace(part, counts=counts)
+        parts.append(part)
+        first += len(part)
+    return _joined(parts)
+
+
+def holds(path: Path) -> tuple[IouType, ...]:
+    """What the first record of a results file has: a bbox, a segmentation, both.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not JSON, or not a list of records.
+    """
+    for records in read_records(path):
+        for record in records:
+            if isinstance(record, Mapping):
+                return tuple(iou_type for iou_type, key in _KEYS if key in record)
+    return ()
+
+
+_KEYS: tuple[tuple[IouType, str], ...] = (("bbox", "bbox"), ("segm", "segmentation"))
+
+
+def _pack(
+    records: Sequence[Any], source: str, first: int, *, boxes: bool, masks: bool, stems: Mapping[str, int] | None
+) -> Results:
+    wrong = _Wrong(records, source, first)
+    if stems and records and isinstance(records[0], Mapping) and isinstance(records[0].get("image_id"), str):
+        records = [_with_number(record, stems) for record in records]
+        wrong = _Wrong(records, source, first)
+    image_ids = _column(records, "image_id", wrong, kind="iu", expected="a whole number").astype(np.int64)
+    category_ids = _column(records, "category_id", wrong, kind="iu", expected="a whole number").astype(np.int64)
+    scores = _column(records, "score", wrong, kind="iuf", expected="a finite number").astype(np.float64)
+    sizes, counts, areas = _masks(records, wrong) if masks else (None, None, None)
     return Results(
-        image_ids=_column(records, "image_id", source, kind="iu", expected="a whole number").astype(np.int64),
-        category_ids=_column(records, "category_id", source, kind="iu", expected="a whole number").astype(np.int64),
-        boxes=_boxes(records, source) if boxes else None,
-        scores=_column(records, "score", source, kind="iuf", expected="a finite number").astype(np.float64),
-        masks=_masks(records, source) if masks else None,
+        image_ids=image_ids,
+        category_ids=category_ids,
+        boxes=_boxes(records, wrong) if boxes else None,
+        scores=scores,
+        sizes=sizes,
+        counts=counts,
+        mask_areas=areas,
         source=source,
     )
 
 
-def read_json(path: Path) -> Any:  # noqa: ANN401 - JSON is anything until it has been looked at
-    """The file's JSON; NaN and Infinity, which Python would let pass, are refused.
+def _joined(parts: Sequence[Results]) -> Results:
+    if len(parts) == 1:
+        return parts[0]
 
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: not JSON.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"no such file: {path}")
+    def joined(columns: list[np.ndarray | None]) -> np.ndarray | None:
+        present = [column for column in columns if column is not None]
+        return np.concatenate(present) if present else None
 
-    def refuse(constant: str) -> Never:
-        raise ValueError(f"it holds the value {constant}, which is no number: remove or mend that record")
+    return Results(
+        image_ids=np.concatenate([part.image_ids for part in parts]),
+        category_ids=np.concatenate([part.category_ids for part in parts]),
+        boxes=joined([part.boxes for part in parts]),
+        scores=np.concatenate([part.scores for part in parts]),
+        sizes=joined([part.sizes for part in parts]),
+        counts=None if parts[0].counts is None else [text for part in parts for text in part.counts or ()],
+        mask_areas=joined([part.mask_areas for part in parts]),
+        source=parts[0].source,
+    )
 
-    try:
-        return json.loads(path.read_bytes(), parse_constant=refuse)
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
-        raise ValueError(f"{path} cannot be read as JSON: {error}") from error
+
+def _with_number(record: Any, stems: Mapping[str, int]) -> Any:  # noqa: ANN401
+    if isinstance(record, Mapping) and isinstance(record.get("image_id"), str):
+        return {**record, "image_id": stems.get(record["image_id"], record["image_id"])}
+    return record
 
 
 def is_run_lengths(value: Any) -> bool:  # noqa: ANN401
@@ -134,7 +202,7 @@ def is_run_lengths(value: Any) -> bool:  # noqa: ANN401
     return isinstance(size, Sequence) and len(size) == 2 and all(_is_number(side, whole=True) for side in size)
 
 
-def _column(records: Sequence[Any], key: str, source: str, *, kind: str, expected: str) -> np.ndarray:
+def _column(records: Sequence[Any], key: str, wrong: "_Wrong", *, kind: str, expected: str) -> np.ndarray:
     """One number a record."""
     try:
         column = np.asarray([record[key] for record in records])
@@ -144,10 +212,10 @@ def _column(records: Sequence[Any], key: str, source: str, *, kind: str, expecte
         return np.zeros(0)
     if column.shape == (len(records),) and column.dtype.kind in kind and np.isfinite(column).all():
         return column
-    raise _first_wrong(records, key, source, expected, lambda value: _is_number(value, whole="f" not in kind))
+    raise wrong.first(key, expected, lambda value: _is_number(value, whole="f" not in kind))
 
 
-def _boxes(records: Sequence[Any], source: str) -> np.ndarray:
+def _boxes(records: Sequence[Any], wrong: "_Wrong") -> np.ndarray:
     try:
         boxes = np.asarray([record["bbox"] for record in records])
     except (KeyError, TypeError, ValueError):
@@ -158,16 +226,36 @@ def _boxes(records: Sequence[Any], source: str) -> np.ndarray:
     if numbers and np.isfinite(boxes).all() and (boxes[:, 2:] >= 0).all():
         return boxes.astype(np.float64)
     expected = "[x, y, width, height], four finite numbers of which the sides are not negative"
-    raise _first_wrong(records, "bbox", source, expected, _is_box)
+    raise wrong.first("bbox", expected, _is_box)
 
 
-def _masks(records: Sequence[Any], source: str) -> list[dict[str, Any]]:
-    if all(isinstance(record, Mapping) and is_run_lengths(record.get("segmentation")) for record in records):
-        return [record["segmentation"] for record in records]
+def _masks(records: Sequence[Any], wrong: "_Wrong") -> tuple[np.ndarray, list[Any], np.ndarray]:
+    """Sizes, counts and areas."""
+    try:
+        masks = [record["segmentation"] for record in records]
+        sizes, counts = np.asarray([mask["size"] for mask in masks]), [mask["counts"] for mask in masks]
+    except (KeyError, TypeError, ValueError):
+        masks, sizes, counts = [], np.empty(0), []
+    if not len(records):
+        return np.zeros((0, 2), dtype=np.int64), [], np.zeros(0)
+    if sizes.shape == (len(records), 2) and sizes.dtype.kind in "iu" and {*map(type, counts)} <= {str, bytes, list}:
+        return sizes.astype(np.int64), counts, _areas(masks, wrong)
     expected = 'run lengths {"size": [height, width], "counts": ..}'
     if not any("segmentation" in record for record in records if isinstance(record, Mapping)):
         expected += " (no record has any; to score boxes alone, ask for iou_types=('bbox',))"
-    raise _first_wrong(records, "segmentation", source, expected, is_run_lengths)
+    raise wrong.first("segmentation", expected, is_run_lengths)
+
+
+def _areas(masks: list[dict[str, Any]], wrong: "_Wrong") -> np.ndarray:
+    try:  # hotcoco's area: pycocotools' overflows on exactly 256 masks under NumPy 2
+        return np.asarray(run_lengths.area(masks), dtype=np.float64).reshape(-1)
+    except ValueError:
+        for row, mask in enumerate(masks, start=wrong.before):
+            try:
+                run_lengths.area(mask)
+            except ValueError as error:
+                raise ValueError(f"{wrong.source}: the run lengths of record {row} are broken: {error}") from error
+        raise
 
 
 def _is_number(value: Any, *, whole: bool = False) -> bool:  # noqa: ANN401
@@ -180,23 +268,30 @@ def _is_box(value: Any) -> bool:  # noqa: ANN401
     return isinstance(box, Sequence) and len(box) == 4 and all(map(_is_number, box)) and bool(min(box[2:]) >= 0)
 
 
-def _first_wrong(
-    records: Sequence[Any], key: str, source: str, expected: str, valid: Callable[[Any], bool]
-) -> ValueError:
-    """The error that names the first wrong record and says how many there are."""
-    wrong = [
-        index
-        for index, record in enumerate(records)
-        if not (isinstance(record, Mapping) and key in record and valid(record[key]))
-    ]
-    if not wrong:  # every value is right by itself, so they differ in type
-        return ValueError(f"{source}: the records' {key!r} are of mixed types, expected {expected} in each")
-    record = records[wrong[0]]
-    if isinstance(record, Mapping):
-        found = f"got {record[key]!r}" if key in record else "it is missing"
-    else:
-        found = f"the record is {record!r}"
-    return ValueError(
-        f"{source}: {key!r} of record {wrong[0]} should be {expected}, {found[:200]} "
-        f"({len(wrong):,} of {len(records):,} records are wrong)"
-    )
+@dataclass(frozen=True)
+class _Wrong:
+    """Writes the error about some of the records; ``before`` them come others."""
+
+    records: Sequence[Any]
+    source: str
+    before: int
+
+    def first(self, key: str, expected: str, valid: Callable[[Any], bool]) -> ValueError:
+        """Names the first wrong record and says how many there are."""
+        wrong = [
+            index
+            for index, record in enumerate(self.records)
+            if not (isinstance(record, Mapping) and key in record and valid(record[key]))
+        ]
+        if not wrong:  # every value is right by itself, so they differ in type
+            return ValueError(f"{self.source}: the records' {key!r} are of mixed types, expected {expected} in each")
+        record = self.records[wrong[0]]
+        if isinstance(record, Mapping):
+            found = f"got {record[key]!r}" if key in record else "it is missing"
+        else:
+            found = f"the record is {record!r}"
+        read = self.before + len(self.records)
+        return ValueError(
+            f"{self.source}: {key!r} of record {self.before + wrong[0]} should be {expected}, {found[:200]} "
+            f"({len(wrong):,} of {read:,} records are wrong)"
+        )

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tailseg.losses.processes import share_of_processes
 from tailseg.models.box_head import ImageBoxes
 from tailseg.models.config import MaskHeadConfig
 from tailseg.models.predictors import class_map, normalised_class_map
@@ -111,7 +112,7 @@ class MaskHead(nn.Module):
 def mask_losses(
     logits: Float[Tensor, "R S S"], samples: Sequence[RoISample], targets: Sequence[Target]
 ) -> dict[str, Float[Tensor, ""]]:
-    """``loss_mask``: binary cross entropy, the mean over the positives' pixels in their own class's channel.
+    """``loss_mask``: binary cross entropy, the mean over all processes' positives' pixels in their own class's channel.
 
     Args:
         logits: of the positives of all images.
@@ -129,7 +130,8 @@ def mask_losses(
         for sample, target in zip(samples, targets, strict=True)
     ]
     loss = F.binary_cross_entropy_with_logits(logits, torch.cat(wanted).to(logits), reduction="sum")
-    return {"loss_mask": loss / max(logits.numel(), 1)}
+    share = share_of_processes(len(logits), logits.device)
+    return {"loss_mask": loss / max(logits.numel(), 1) * share}
 
 
 Probabilities = Callable[[Sequence[Tensor], Sequence[Tensor], Tensor], Tensor]

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import box_iou
 
+from tailseg.losses.processes import share_of_processes
 from tailseg.models.config import RPNConfig
 from tailseg.models.fpn import FPN_STRIDES
 from tailseg.models.images import padded_size
-from tailseg.models.sampling import ignore_crowds
+from tailseg.models.sampling import draws_of, ignore_crowds
 from tailseg.ops.anchors import grid_anchors
 from tailseg.ops.boxes import clip_boxes, decode_boxes, encode_boxes, smooth_l1_sum
 from tailseg.ops.matching import IGNORED, match, sample
@@ -117,8 +118,8 @@ class RPN(nn.Module):
     ) -> dict[str, Float[Tensor, ""]]:
         """``loss_rpn_cls``: binary cross entropy of the sampled anchors; ``loss_rpn_box``: smooth L1 of the positives.
 
-        Both are sums divided by the number of sampled anchors of all images, where an image without positives
-        (or without negatives) counts one more, as published.
+        Both are sums divided by the number of sampled anchors of all images, those of other processes included, where
+        an image without positives (or without negatives) counts one more, as published.
         """
         num_anchors = len(output.anchors)
         positives, negatives, box_targets, num_sampled = [], [], [], 0
@@ -126,7 +127,10 @@ class RPN(nn.Module):
             trained = trained_anchors(output.anchors, size, sizes, border=self.config.border)
             matches = self.match_anchors(output.anchors, target, trained)
             positive, negative = sample(
-                matches, num=self.config.anchors_per_image, positive_fraction=self.config.positive_fraction
+                matches,
+                num=self.config.anchors_per_image,
+                positive_fraction=self.config.positive_fraction,
+                generator=draws_of(target),
             )
             positives.append(positive + i * num_anchors)
             negatives.append(negative + i * num_anchors)
@@ -137,10 +141,10 @@ class RPN(nn.Module):
         labels = torch.zeros_like(logits)
         labels[: len(positive)] = 1
         deltas = output.deltas.view(-1, 4)[positive]
+        scale = share_of_processes(num_sampled, logits.device) / num_sampled
         return {
-            "loss_rpn_cls": F.binary_cross_entropy_with_logits(logits, labels, reduction="sum") / num_sampled,
-            "loss_rpn_box": smooth_l1_sum(deltas, torch.cat(box_targets), beta=self.config.smooth_l1_beta)
-            / num_sampled,
+            "loss_rpn_cls": F.binary_cross_entropy_with_logits(logits, labels, reduction="sum") * scale,
+            "loss_rpn_box": smooth_l1_sum(deltas, torch.cat(box_targets), beta=self.config.smooth_l1_beta) * scale,
         }
 
     @torch.no_grad()

@@ -61,6 +61,14 @@ def ignore_crowds(
     return matches.masked_fill(inside & (matches == NEGATIVE), IGNORED)
 
 
+def draws_of(target: Target) -> torch.Generator | None:
+    """Random numbers of an image's own, so that what is drawn for it does not depend on the images beside it.
+
+    None, the device's default generator, for a target without a seed.
+    """
+    return None if target.seed is None else torch.Generator(target.boxes.device).manual_seed(target.seed)
+
+
 @torch.no_grad()
 def sample_rois(
     proposals: Sequence[Float[Tensor, "_ 4"]], targets: Sequence[Target], num_classes: int, config: BoxHeadConfig
@@ -81,7 +89,12 @@ def sample_rois(
         )
         matches = ignore_crowds(matches, boxes, target.ignore_boxes)
         matches = torch.cat([torch.arange(len(target), device=matches.device), matches])
-        positive, negative = sample(matches, num=config.rois_per_image, positive_fraction=config.positive_fraction)
+        positive, negative = sample(
+            matches,
+            num=config.rois_per_image,
+            positive_fraction=config.positive_fraction,
+            generator=draws_of(target),
+        )
         objects = matches[positive]
         background = target.labels.new_full((len(negative),), num_classes)
         samples.append(

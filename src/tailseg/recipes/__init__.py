@@ -4,60 +4,34 @@ import difflib
 import importlib
 from collections.abc import Callable
 
-from tailseg.recipes.activations import (
-    gumbel_mask_rcnn_r50_random_1x,
-    sigmoid_mask_rcnn_r50_random_1x,
-    softmax_mask_rcnn_r50_random_1x,
-)
+from tailseg.recipes.activations import ACTIVATIONS
 from tailseg.recipes.custom import custom_r50, custom_small
-from tailseg.recipes.recipe import DataConfig, OptimConfig, Recipe, RunConfig
-from tailseg.recipes.tiny import (
-    demo_gumbel,
-    tiny_bags,
-    tiny_balanced_softmax,
-    tiny_class_relative,
-    tiny_droploss,
-    tiny_ecm,
-    tiny_eql,
-    tiny_eql_v2,
-    tiny_federated,
-    tiny_focal,
-    tiny_gol,
-    tiny_gumbel,
-    tiny_ldam,
-    tiny_seesaw,
-    tiny_sigmoid,
-    tiny_softmax,
-)
+from tailseg.recipes.gol import GOL
+from tailseg.recipes.recipe import AdamWConfig, DataConfig, OptimConfig, Recipe, RunConfig, SGDConfig
+from tailseg.recipes.tiny import TINY_CASCADES, TINY_LOSSES, demo_gumbel
 
-__all__ = ["RECIPES", "DataConfig", "OptimConfig", "Recipe", "RunConfig", "get_recipe"]
+__all__ = [
+    "GROUPS",
+    "RECIPES",
+    "AdamWConfig",
+    "DataConfig",
+    "OptimConfig",
+    "Recipe",
+    "RunConfig",
+    "SGDConfig",
+    "get_recipe",
+]
 
-RECIPES: dict[str, Callable[[], Recipe]] = {
-    recipe.__name__: recipe
-    for recipe in (
-        tiny_gumbel,
-        tiny_sigmoid,
-        tiny_softmax,
-        tiny_gol,
-        tiny_droploss,
-        tiny_eql,
-        tiny_class_relative,
-        tiny_focal,
-        tiny_eql_v2,
-        tiny_seesaw,
-        tiny_bags,
-        tiny_federated,
-        tiny_balanced_softmax,
-        tiny_ecm,
-        tiny_ldam,
-        demo_gumbel,
-        custom_small,
-        custom_r50,
-        gumbel_mask_rcnn_r50_random_1x,
-        sigmoid_mask_rcnn_r50_random_1x,
-        softmax_mask_rcnn_r50_random_1x,
-    )
+GROUPS: dict[str, tuple[Callable[[], Recipe], ...]] = {
+    "tiny_tail: every loss on the embedded data set, on two CPU cores": TINY_LOSSES,
+    "tiny_tail: cascades": TINY_CASCADES,
+    "the demo, and your own files": (demo_gumbel, custom_small, custom_r50),
+    "LVIS, published folder activations": ACTIVATIONS,
+    "LVIS, published folder gol": GOL,
 }
+"""The built-in recipes by what they are for."""
+
+RECIPES: dict[str, Callable[[], Recipe]] = {recipe().name: recipe for recipes in GROUPS.values() for recipe in recipes}
 """The built-in recipes by name."""
 
 
@@ -72,7 +46,8 @@ def get_recipe(name: str) -> Recipe:
         return _own_recipe(name)
     if name not in RECIPES:
         close = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(RECIPES)}."
+        some = ", ".join(list(RECIPES)[:3])
+        hint = f"did you mean {' or '.join(close)}?" if close else f"there are {some} and {len(RECIPES) - 3} more."
         raise ValueError(f"no recipe is called {name!r}: {hint} A recipe of your own is named module:function")
     return RECIPES[name]()
 

@@ -1,5 +1,7 @@
 """From a recipe to its data and its model."""
 
+import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +16,9 @@ from tailseg.recipes.recipe import Recipe
 from tailseg.structures import ClassFrequency
 
 TINY_TAIL = "tiny_tail"
+ANNOTATION_FOLDERS = {"TAILSEG_DATA": ("", "lvis", "annotations"), "DETECTRON2_DATASETS": ("lvis",)}
+"""Environment variables that name folders of data sets, and where in those an annotation file that is not in the
+working directory is looked for."""
 
 
 def run_folder(recipe: Recipe) -> Path:
@@ -73,7 +78,18 @@ def build_model(recipe: Recipe, frequency: ClassFrequency, *, load_weights: bool
 
 def _file(spec: str, part: int) -> Path:
     """The annotation file that ``data.train`` (part 0) or ``data.val`` (part 1) stands for."""
-    return prepare(spec)[part] if spec.split(":")[0] == TINY_TAIL else Path(spec)
+    if spec.split(":")[0] == TINY_TAIL:
+        return prepare(spec)[part]
+    return next((path for path in _candidates(Path(spec)) if path.is_file()), Path(spec))
+
+
+def _candidates(path: Path) -> Iterator[Path]:
+    """The path itself, and where `ANNOTATION_FOLDERS` says."""
+    yield path
+    if not path.is_absolute():
+        for variable, folders in ANNOTATION_FOLDERS.items():
+            if root := os.environ.get(variable):
+                yield from (Path(root).expanduser() / folder / path for folder in folders)
 
 
 def _held_out(annotations: Annotations, folder: Path) -> tuple[Annotations, Annotations]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from tailseg.losses import GumbelCEConfig
 from tailseg.models.config import ModelConfig
-from tailseg.recipes.recipe import DataConfig, OptimConfig, Recipe, RunConfig
+from tailseg.recipes.recipe import DataConfig, Recipe, RunConfig, SGDConfig
 from tailseg.recipes.tiny import small_mask_rcnn
 
 
@@ -29,7 +29,7 @@ def custom_small() -> Recipe:
         ),
         model=replace(model, backbone=replace(model.backbone, frozen_stages=0)),
         loss=GumbelCEConfig(),
-        optim=OptimConfig(lr=0.08, epochs=24, steps=(18, 22), warmup_iterations=100, clip_norm=10.0),
+        optim=SGDConfig(lr=0.08, epochs=24, steps=(18, 22), warmup_iterations=100, clip_norm=10.0),
         run=RunConfig(eval_every=4),
     )
 
@@ -41,5 +41,5 @@ def custom_r50() -> Recipe:
         data=DataConfig(train="", val=None, repeat_threshold=1e-3),
         model=ModelConfig(),
         loss=GumbelCEConfig(),
-        optim=OptimConfig(clip_norm=35.0),
+        optim=SGDConfig(clip_norm=35.0),
     )

@@ -7,6 +7,7 @@ the command line, and saved with the run. Model settings stand beside the module
 from dataclasses import dataclass, field
 from typing import Literal
 
+from tailseg.data.transforms import CropConfig
 from tailseg.losses import LossConfig
 from tailseg.models.config import ModelConfig
 
@@ -29,10 +30,12 @@ class DataConfig:
     """Testing resizes the short side to this."""
     max_long_side: int = 1333
     """No long side exceeds this."""
+    crop: CropConfig | None = None
+    """In training, crop some of the images before they are resized; None crops none, as published for ResNets."""
     flip: float = 0.5
     """Probability of a horizontal flip in training."""
     batch_size: int = 16
-    """Images a step, over all processes."""
+    """Images a step, over all processes and over all parts that optim.accumulate makes of it."""
     workers: int = 4
     """Loader processes; 0 loads in the main process."""
     repeat_threshold: float = 0.0
@@ -41,15 +44,21 @@ class DataConfig:
     """ceil as published, or stochastic rounding drawn anew each epoch."""
     filter_empty: bool = True
     """Leave out training images without objects."""
+    max_bad_images: float = 0.001
+    """Share of the training images that may turn out missing or unreadable: each is named, and another image is taken
+    in its place; one more of them ends the run."""
 
 
-@dataclass(frozen=True)
-class OptimConfig:
-    """SGD with linear warm-up and steps, as published for 16 images a step."""
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """What every optimiser has: linear warm-up and steps, as published for 16 images a step.
 
-    lr: float = 0.02
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
+    Raises:
+        ValueError: ``accumulate`` is below 1.
+    """
+
+    lr: float
+    """For 16 images a step; the rate follows data.batch_size in proportion."""
     epochs: int = 12
     steps: tuple[int, ...] = (8, 11)
     """The rate is multiplied by gamma after these epochs."""
@@ -58,11 +67,47 @@ class OptimConfig:
     warmup_ratio: float = 0.001
     clip_norm: float | None = None
     """Clip the gradient's global norm to this; None does not clip, as published."""
+    average: float | None = None
+    """Evaluate and keep a moving average of the weights with this decay, such as 0.9998, beside those that are trained;
+    None keeps none, as published."""
+    accumulate: int = 1
+    """Parts that a step's images are taken in, one after the other, their gradients added up: 16 images in 8 parts need
+    the memory of 2."""
+
+    def __post_init__(self) -> None:
+        if self.accumulate < 1:
+            raise ValueError(f"optim.accumulate is a number of parts, at least 1, got {self.accumulate}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SGDConfig(ScheduleConfig):
+    """SGD with momentum; weight decay applies to every parameter, as published."""
+
+    lr: float = 0.02
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamWConfig(ScheduleConfig):
+    """AdamW, as published for Swin: norms and tables of relative positions do not decay."""
+
+    lr: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.05
+    warmup_iterations: int = 1000
+
+
+OptimConfig = SGDConfig | AdamWConfig
+"""The settings of an optimiser and its schedule; the class says which optimiser."""
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """How the run is carried out: nothing here changes what is learned except start_from, seed and precision."""
+    """How the run is carried out: nothing here changes what is learned except start_from, seed and precision.
+
+    compile changes sums in their last bits, as another GPU would.
+    """
 
     out: str = "runs/{name}"
     """Folder of the run; {name} is the recipe's name."""
@@ -72,24 +117,40 @@ class RunConfig:
     seed: int = 0
     device: str = "auto"
     """auto takes cuda when present, else cpu."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """float32, or bfloat16 autocast."""
+    precision: Literal["float32", "tf32", "bfloat16", "float16"] = "float32"
+    """float32 as IEEE says; tf32 for products on GPUs since Ampere; bfloat16 or float16 autocast, float16 with the loss
+    scaled so that small gradients survive."""
+    compile: bool = False
+    """torch.compile the backbone and the pyramid: minutes at the start, faster steps."""
     log_every: int = 20
     """Steps between two lines of log.jsonl and TensorBoard."""
     eval_every: int = 1
     """Epochs between two evaluations; the last epoch is always evaluated; 0 evaluates only then."""
     checkpoint_every: int = 1
     """Epochs between two checkpoints."""
+    checkpoint_steps: int = 1000
+    """Steps between two checkpoints within an epoch."""
     keep_checkpoints: int = 2
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A complete run. ``name`` finds the function that made it again."""
+    """A complete run. ``name`` finds the function that made it again.
+
+    Raises:
+        ValueError: ``optim.accumulate`` does not divide ``data.batch_size``.
+    """
 
     name: str
     data: DataConfig
     model: ModelConfig
     loss: LossConfig
-    optim: OptimConfig = field(default_factory=OptimConfig)
+    optim: OptimConfig = field(default_factory=SGDConfig)
     run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        if self.data.batch_size % self.optim.accumulate:
+            raise ValueError(
+                f"a step's {self.data.batch_size} images cannot be taken in {self.optim.accumulate} equal parts: "
+                "optim.accumulate must divide data.batch_size"
+            )

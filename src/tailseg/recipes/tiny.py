@@ -32,8 +32,10 @@ from tailseg.models.config import (
     ResNetConfig,
     RPNConfig,
     TestConfig,
+    cascade_mask_rcnn,
+    hybrid_task_cascade,
 )
-from tailseg.recipes.recipe import DataConfig, OptimConfig, Recipe, RunConfig
+from tailseg.recipes.recipe import DataConfig, Recipe, RunConfig, SGDConfig
 
 
 def small_mask_rcnn() -> ModelConfig:
@@ -48,7 +50,26 @@ def small_mask_rcnn() -> ModelConfig:
     )
 
 
-def _tiny(name: str, loss: LossConfig) -> Recipe:
+def small_cascade() -> ModelConfig:
+    """The same with Cascade Mask R-CNN's three stages and settings; twice the proposals in training, as published."""
+    model, large = small_mask_rcnn(), cascade_mask_rcnn()
+    rpn = replace(model.rpn, train_post_nms=400, border=large.rpn.border, smooth_l1_beta=large.rpn.smooth_l1_beta)
+    box = replace(
+        model.box,
+        low_quality=large.box.low_quality,
+        class_agnostic=large.box.class_agnostic,
+        smooth_l1_beta=large.box.smooth_l1_beta,
+    )
+    return replace(model, rpn=rpn, box=box, cascade=large.cascade)
+
+
+def small_htc() -> ModelConfig:
+    """The same with Hybrid Task Cascade's mask flow and settings."""
+    model, large = small_cascade(), hybrid_task_cascade()
+    return replace(model, box=replace(model.box, low_quality=large.box.low_quality), cascade=large.cascade)
+
+
+def _tiny(name: str, loss: LossConfig, *, model: ModelConfig | None = None) -> Recipe:
     return Recipe(
         name=name,
         data=DataConfig(
@@ -60,9 +81,9 @@ def _tiny(name: str, loss: LossConfig) -> Recipe:
             batch_size=8,
             workers=1,
         ),
-        model=small_mask_rcnn(),
+        model=model or small_mask_rcnn(),
         loss=loss,
-        optim=OptimConfig(lr=0.08, epochs=4, steps=(3,), warmup_iterations=200, clip_norm=10.0),
+        optim=SGDConfig(lr=0.08, epochs=4, steps=(3,), warmup_iterations=200, clip_norm=10.0),
         run=RunConfig(eval_every=0),
     )
 
@@ -142,6 +163,36 @@ def tiny_ldam() -> Recipe:
     return _tiny("tiny_ldam", LDAMLossConfig())
 
 
+def tiny_cascade_gumbel() -> Recipe:
+    """Cascade Mask R-CNN on tiny_tail with the Gumbel loss: else as tiny_gumbel."""
+    return _tiny("tiny_cascade_gumbel", GumbelCEConfig(), model=small_cascade())
+
+
+def tiny_cascade_gol() -> Recipe:
+    """Cascade Mask R-CNN on tiny_tail with GOL, as in tiny_gol: else as tiny_gumbel."""
+    return _tiny("tiny_cascade_gol", DropLossConfig(tail="rc"), model=small_cascade())
+
+
+def tiny_cascade_softmax() -> Recipe:
+    """Cascade Mask R-CNN on tiny_tail with softmax cross entropy: else as tiny_gumbel."""
+    return _tiny("tiny_cascade_softmax", SoftmaxCEConfig(), model=small_cascade())
+
+
+def tiny_htc_gumbel() -> Recipe:
+    """Hybrid Task Cascade on tiny_tail with the Gumbel loss: else as tiny_gumbel."""
+    return _tiny("tiny_htc_gumbel", GumbelCEConfig(), model=small_htc())
+
+
+def tiny_htc_gol() -> Recipe:
+    """Hybrid Task Cascade on tiny_tail with GOL, as in tiny_gol: else as tiny_gumbel."""
+    return _tiny("tiny_htc_gol", DropLossConfig(tail="rc"), model=small_htc())
+
+
+def tiny_htc_softmax() -> Recipe:
+    """Hybrid Task Cascade on tiny_tail with softmax cross entropy: else as tiny_gumbel."""
+    return _tiny("tiny_htc_softmax", SoftmaxCEConfig(), model=small_htc())
+
+
 def demo_gumbel() -> Recipe:
     """What ``tailseg demo`` trains: tiny_gumbel on the smaller ``demo`` draw of tiny_tail."""
     recipe = tiny_gumbel()
@@ -151,3 +202,33 @@ def demo_gumbel() -> Recipe:
         data=replace(recipe.data, train="tiny_tail:demo", val="tiny_tail:demo"),
         optim=replace(recipe.optim, epochs=8, steps=(6, 7)),
     )
+
+
+TINY_LOSSES = (
+    tiny_gumbel,
+    tiny_sigmoid,
+    tiny_softmax,
+    tiny_gol,
+    tiny_droploss,
+    tiny_eql,
+    tiny_class_relative,
+    tiny_focal,
+    tiny_eql_v2,
+    tiny_seesaw,
+    tiny_bags,
+    tiny_federated,
+    tiny_balanced_softmax,
+    tiny_ecm,
+    tiny_ldam,
+)
+"""One recipe for each loss, alike but for the loss: what benchmarks and examples compare."""
+
+TINY_CASCADES = (
+    tiny_cascade_gumbel,
+    tiny_cascade_gol,
+    tiny_cascade_softmax,
+    tiny_htc_gumbel,
+    tiny_htc_gol,
+    tiny_htc_softmax,
+)
+"""The cascades on the same data and schedule."""

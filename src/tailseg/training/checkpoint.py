@@ -2,24 +2,31 @@
 
 A file holds tensors and plain types only, so that it loads with ``weights_only=True``: reading somebody's checkpoint
 never runs their code. Weights without a run (converted ones) are a safetensors file whose header holds the rest.
+
+A file is whole or it is not there, whenever the writer is killed: it is written under another name, brought to the
+disk and renamed. What the disk changes afterwards is found by checksums (CRC-32 of every tensor and of the rest).
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import pickle
+import shutil
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tailseg.data.annotations import Category
+from tailseg.data.annotations import Annotations, Category
 from tailseg.recipes.recipe import Recipe
 from tailseg.recipes.saved import Plain, differences
 from tailseg.structures import ClassFrequency
@@ -34,10 +41,15 @@ CARRIED_OUT = {
     "run.log_every",
     "run.eval_every",
     "run.checkpoint_every",
+    "run.checkpoint_steps",
     "run.keep_checkpoints",
+    "run.compile",
+    "data.workers",
+    "data.train_images",
+    "data.val_images",
+    "data.max_bad_images",
 }
 """Settings that may differ when a run goes on: they do not change what is learned."""
-CARRIED_OUT |= {"data.workers", "data.train_images", "data.val_images"}
 
 
 class CheckpointError(ValueError):
@@ -54,6 +66,7 @@ class Progress:
         step: steps done since the start.
         best: the best AP in evaluation so far, in ``[0, 1]``.
         window: sums of what was measured since the last line of the log, by name; ``steps`` counts the steps.
+        replaced: what was wrong with each image file that could not be used, and in whose place another was taken.
     """
 
     epoch: int = 0
@@ -61,6 +74,7 @@ class Progress:
     step: int = 0
     best: float | None = None
     window: dict[str, float] = field(default_factory=dict)
+    replaced: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -73,9 +87,12 @@ class Checkpoint:
         recipe: as `tailseg.recipes.saved.to_plain` gives it.
         categories: of the data set, in the order of the labels.
         frequency: of the classes in the training set.
-        model: the detector's state dict.
+        model: the detector's state dict: the weights to use, those averaged if the run averages them.
         optimizer: the optimiser's state dict.
         progress: where the run stood.
+        trained: the weights that the optimiser moves, where they are not those in ``model``.
+        scaler: the state of float16's gradient scaler, empty for other precisions.
+        data: fingerprint of the training set, see `fingerprint`; empty where it is not known.
     """
 
     recipe: Plain
@@ -84,6 +101,9 @@ class Checkpoint:
     model: dict[str, Tensor]
     optimizer: dict[str, Any]
     progress: Progress
+    trained: dict[str, Tensor] = field(default_factory=dict)
+    scaler: dict[str, Any] = field(default_factory=dict)
+    data: str = ""
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
@@ -101,6 +121,9 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
         "model": checkpoint.model,
         "optimizer": checkpoint.optimizer,
         "progress": dataclasses.asdict(checkpoint.progress),
+        "trained": checkpoint.trained,
+        "scaler": checkpoint.scaler,
+        "data": checkpoint.data,
     }
     write_whole(path, lambda unfinished: torch.save(content, unfinished))
 
@@ -130,6 +153,7 @@ def save_weights(checkpoint: Checkpoint, path: Path) -> None:
         ),
     }
     model = _apart({name: tensor.detach().cpu() for name, tensor in checkpoint.model.items()})
+    header["crc32"] = json.dumps({name: _checksum(tensor) for name, tensor in model.items()})
     write_whole(path, lambda unfinished: save_file(model, unfinished, header))
 
 
@@ -144,35 +168,80 @@ def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return apart
 
 
+def _checksum(tensor: Tensor) -> int:
+    return zlib.crc32(tensor.contiguous().flatten().view(torch.uint8).numpy())
+
+
+UNFINISHED = ".unfinished"
+"""Ending of a file that is being written."""
+
+
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Calls ``write`` with another name first, and renames the file once it is on the disk; leaves none if it fails."""
+    """Calls ``write`` with another name first, and renames the file once it is on the disk; leaves none if it fails.
+
+    Raises:
+        OSError: the disk is full or cannot be written; names the file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".unfinished")
+    unfinished = path.with_name(path.name + UNFINISHED)
     try:
         write(unfinished)
         with unfinished.open("rb+") as file:
             os.fsync(file.fileno())
         unfinished.replace(path)
+        if os.name == "posix":
+            folder = os.open(path.parent, os.O_RDONLY)  # the new name, too, must reach the disk
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+    except (
+        OSError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:  # torch's and safetensors' writers have errors of their own
+        free = shutil.disk_usage(path.parent).free
+        raise OSError(
+            f"{path} could not be written ({str(error).strip().splitlines()[0]}); {free / 2**20:.0f} MB are free "
+            "there. What was saved before is whole"
+        ) from error
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """`write_whole` of a text."""
+
+    def write(unfinished: Path) -> None:
+        unfinished.write_text(text)
+
+    write_whole(path, write)
+
+
+def remove_unfinished(run: Path) -> None:
+    """Removes what a killed process began to write in the run's folder."""
+    for folder in (run, run / "checkpoints"):
+        for path in folder.glob(f"*{UNFINISHED}"):
+            path.unlink()
 
 
 def load(path: Path, *, device: torch.device | str = "cpu") -> Checkpoint:
     """Reads a checkpoint, or weights that `save_weights` wrote.
 
     Raises:
-        CheckpointError: no such file, a truncated one, or one that tailseg did not write.
+        CheckpointError: no such file, a damaged one, or one that tailseg did not write.
     """
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}")
     if path.suffix == WEIGHTS_SUFFIX:
         return _load_weights(path, device)
     try:
+        _check_sums(path)
         content = torch.load(path, map_location=device, weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         reason = str(error).strip().split("\n")[0]
         raise CheckpointError(
-            f"{path} cannot be read as a checkpoint: truncated, or not written by tailseg ({reason}). "
+            f"{path} cannot be read as a checkpoint: truncated, damaged, or not written by tailseg ({reason}). "
             "Remove it to use the one before it"
         ) from None
     if not (isinstance(content, dict) and content.get("format") == FORMAT):
@@ -181,20 +250,33 @@ def load(path: Path, *, device: torch.device | str = "cpu") -> Checkpoint:
             f"{path} is not a tailseg checkpoint: expected format {FORMAT!r}, found {found}; `tailseg convert` reads "
             "the files of mmdetection and torchvision"
         )
-    frequency = content["frequency"]
-    return Checkpoint(
-        recipe=content["recipe"],
-        categories=tuple(Category(**category) for category in content["categories"]),
-        frequency=ClassFrequency(
-            image_counts=frequency["image_counts"],
-            instance_counts=frequency["instance_counts"],
-            num_images=frequency["num_images"],
-            groups=tuple(frequency["groups"]),
-        ),
-        model=content["model"],
-        optimizer=content["optimizer"],
-        progress=Progress(**content["progress"]),
-    )
+    try:
+        frequency = content["frequency"]
+        return Checkpoint(
+            recipe=content["recipe"],
+            categories=tuple(Category(**category) for category in content["categories"]),
+            frequency=ClassFrequency(
+                image_counts=frequency["image_counts"],
+                instance_counts=frequency["instance_counts"],
+                num_images=frequency["num_images"],
+                groups=tuple(frequency["groups"]),
+            ),
+            model=content["model"],
+            optimizer=content["optimizer"],
+            progress=Progress(**content["progress"]),
+            trained=content.get("trained", {}),
+            scaler=content.get("scaler", {}),
+            data=content.get("data", ""),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: a part is missing or of the wrong kind ({error!r})") from None
+
+
+def _check_sums(path: Path) -> None:
+    """Raises zipfile.BadZipFile where bytes are not those written: torch writes CRC-32 sums and never reads them."""
+    with zipfile.ZipFile(path) as archive:
+        if damaged := archive.testzip():
+            raise zipfile.BadZipFile(f"the checksum of {damaged} is another one: its bytes have changed")
 
 
 def _load_weights(path: Path, device: torch.device | str) -> Checkpoint:
@@ -207,7 +289,11 @@ def _load_weights(path: Path, device: torch.device | str) -> Checkpoint:
                     f"{WEIGHTS_FORMAT!r}, found {header.get('format')!r}): `tailseg convert` adds them"
                 )
             model = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, OSError) as error:
+            sums = json.loads(header.get("crc32", "{}"))
+            damaged = [name for name, tensor in model.items() if name in sums and _checksum(tensor.cpu()) != sums[name]]
+            if damaged:
+                raise CheckpointError(f"{path} is damaged: the bytes of {damaged[0]} have changed: write it anew")
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{path} is truncated, or no safetensors file ({error}): write it anew") from None
     try:
         frequency = json.loads(header["frequency"])
@@ -258,6 +344,32 @@ def check_classes(checkpoint: Checkpoint, categories: Sequence[Category], path: 
         )
 
 
+def fingerprint(annotations: Annotations) -> str:
+    """Of all that a data set teaches: images, objects and classes; not of where its files lie. SHA-256."""
+    found = hashlib.sha256(repr([(each.id, each.name) for each in annotations.categories]).encode())
+    objects = annotations.objects
+    arrays = (annotations.image_ids, annotations.sizes, objects.boxes, objects.labels, objects.ignored, objects.offsets)
+    ragged = (objects.polygons, objects.run_lengths)
+    for array in (*arrays, objects.polygon_offsets, *(part for each in ragged for part in (each.values, each.offsets))):
+        found.update(np.ascontiguousarray(array).data)
+    return found.hexdigest()
+
+
+def check_data(checkpoint: Checkpoint, annotations: Annotations, found: str, path: Path) -> None:
+    """Refuses to go on with other training data: neither the order nor the figures would be those of one run.
+
+    ``found`` is the `fingerprint` of ``annotations``.
+
+    Raises:
+        CheckpointError: images, objects or classes are not those that the run began with.
+    """
+    if checkpoint.data not in ("", found):
+        raise CheckpointError(
+            f"{annotations.path} has changed since {path} was written: other images, objects or classes. Put the old "
+            f"file back, or begin a run with the new one in another folder: --run.out ... --run.start-from {path}"
+        )
+
+
 def check_model(checkpoint: Checkpoint, model: nn.Module, path: Path) -> None:
     """Refuses weights of another network than ``model``.
 
@@ -303,6 +415,23 @@ def in_order(run: Path) -> list[Path]:
 def latest(run: Path) -> Path | None:
     """The run's newest checkpoint."""
     return next(reversed(in_order(run)), None)
+
+
+def newest_whole(run: Path) -> tuple[Checkpoint, Path, list[str]] | None:
+    """The run's newest checkpoint that can be read, its file, and what is wrong with newer ones; None without any.
+
+    Raises:
+        CheckpointError: there are checkpoints, and none can be read.
+    """
+    damages = []
+    for path in reversed(in_order(run)):
+        try:
+            return load(path), path, damages
+        except CheckpointError as error:
+            damages.append(str(error))
+    if damages:
+        raise CheckpointError(f"none of the run's checkpoints can be read: {'; '.join(damages)}")
+    return None
 
 
 def best(run: Path) -> Path | None:

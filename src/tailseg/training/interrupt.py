@@ -52,4 +52,5 @@ class StopRequest:
         if self._asked:
             raise KeyboardInterrupt
         self._asked = True
-        os.write(2, b"\nstopping after this step, with everything saved (once more: at once, without)\n")
+        if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+            os.write(2, b"\nstopping after this step, with everything saved (once more: at once, without)\n")

@@ -8,6 +8,8 @@ from types import TracebackType
 
 from torch.utils.tensorboard import SummaryWriter
 
+from tailseg.training.checkpoint import write_text
+
 
 class Log:
     """Writes ``<run>/log.jsonl`` and ``<run>/tensorboard``.
@@ -15,15 +17,18 @@ class Log:
     A resumed run forgets what was logged after its checkpoint, so that every step stands there once.
 
     Args:
-        run: the run's folder.
+        run: the run's folder; None writes nothing: of several processes one alone does.
         step: steps done: 0, or the checkpoint's.
     """
 
-    def __init__(self, run: Path, *, step: int) -> None:
+    def __init__(self, run: Path | None, *, step: int) -> None:
+        self._writes = run is not None
+        if run is None:
+            return
         path = run / "log.jsonl"
         lines = path.read_text().splitlines() if path.is_file() and step else []
         kept = [line for line in lines if _step(line) <= step]
-        path.write_text("".join(f"{line}\n" for line in kept))
+        write_text(path, "".join(f"{line}\n" for line in kept))
         self._file = path.open("a", buffering=1)
         self._tensorboard = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
 
@@ -33,13 +38,20 @@ class Log:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
-        self._tensorboard.close()
+        if self._writes:
+            self._file.close()
+            self._tensorboard.close()
 
-    def write(self, kind: str, *, epoch: int, step: int, values: Mapping[str, float]) -> None:
-        """One line: ``kind`` (train or val), epoch, step and the finite values; in TensorBoard ``kind/name``."""
+    def write(self, kind: str, *, epoch: int, step: int, values: Mapping[str, float], text: str = "") -> None:
+        """One line: ``kind`` (train, val or image), epoch, step, the finite values; in TensorBoard ``kind/name``.
+
+        A ``text`` stands in the line alone.
+        """
+        if not self._writes:
+            return
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
-        self._file.write(json.dumps({"kind": kind, "epoch": epoch, "step": step, **finite}) + "\n")
+        line = {"kind": kind, "epoch": epoch, "step": step, **finite, **({"text": text} if text else {})}
+        self._file.write(json.dumps(line) + "\n")
         for name, value in finite.items():
             self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
 

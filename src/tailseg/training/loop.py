@@ -12,21 +12,26 @@ A run's folder:
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
+from rich.console import Console
+from torch.nn.parallel import DistributedDataParallel
 
 from tailseg.data.images import ImageError
+from tailseg.data.loader import WorkerError
 from tailseg.evaluation import Metrics
 from tailseg.evaluation.metrics import ROW_NAMES, percent
 from tailseg.recipes.recipe import Recipe
 from tailseg.structures import Batch
 from tailseg.training import checkpoint
 from tailseg.training.console import TrainingConsole
-from tailseg.training.device import autocast, seed_everything
+from tailseg.training.device import autocast, float32_products, seed_everything
+from tailseg.training.distributed import gather_everywhere, is_first, joined, mean, rank, together, total
 from tailseg.training.interrupt import StopRequest, TrainingStopped
 from tailseg.training.log import Log
 from tailseg.training.optimiser import learning_rate
-from tailseg.training.run import Run, describe, start
+from tailseg.training.run import Run, build_train_loader, describe, start
 from tailseg.training.testing import build_test_loader, save_results, test
 
 
@@ -41,10 +46,12 @@ def train(recipe: Recipe, *, resume: bool = False) -> Metrics:
     been interrupted: on the CPU its losses are the same to the bit, because the order of the data and the randomness of
     a step depend on the seed and on the step's number alone. (On a GPU, RoIAlign's gradient is summed in any order.)
 
+    Under torchrun this is one of several processes, which share each step's images; see docs/reliability.md.
+
     Args:
         recipe: the run.
         resume: go on from the newest checkpoint in the run's folder, with the same settings; a run without one starts
-            from the beginning.
+            from the beginning. So does, in any case, a process that torchrun started anew.
 
     Returns:
         Figures of the last evaluation.
@@ -53,28 +60,48 @@ def train(recipe: Recipe, *, resume: bool = False) -> Metrics:
         ValueError: the folder holds a run already and ``resume`` is False; the data, the backbone's weights or the
             checkpoint cannot be used.
         NonFiniteLossError: a loss is not finite.
-        ImageError: an image cannot be read. The state is saved.
+        ImageError: too many images cannot be read. The state is saved.
+        WorkerError: a loader process died, and the one in its place too. The state is saved.
         TrainingStopped: by a signal. The state is saved.
+        ProcessLostError: another process ended without a word.
     """
-    run = start(recipe, resume=resume)
-    progress, metrics = run.progress, None
-    bar = TrainingConsole(
-        epochs=recipe.optim.epochs,
-        total_steps=recipe.optim.epochs * run.sampler.steps_per_epoch,
-        done_steps=progress.step,
+    with StopRequest() as stop, joined(), float32_products(recipe.run.precision):
+        run = start(recipe, resume=resume)
+        with Log(run.folder if is_first() else None, step=run.progress.step) as log, console(run) as bar:
+            for line in (describe(run), *run.notes):
+                bar.say(line)
+            try:
+                return train_epochs(run, stop, log, bar)
+            except (ImageError, WorkerError, TrainingStopped) as error:
+                saved = run.save()
+                raise type(error)(
+                    f"{error}; saved after step {run.progress.step} in {saved}: go on with --resume"
+                ) from None
+
+
+def console(run: Run) -> TrainingConsole:
+    """Where the run says how it goes; of several processes the first one alone speaks."""
+    epochs = run.recipe.optim.epochs
+    return TrainingConsole(
+        epochs=epochs,
+        total_steps=epochs * run.sampler.steps_per_epoch,
+        done_steps=run.progress.step,
         speed=run.speed,
+        console=None if is_first() else Console(quiet=True, force_terminal=False),
     )
-    with StopRequest() as stop, Log(run.folder, step=progress.step) as log, bar:
-        bar.say(describe(run))
-        try:
-            while progress.epoch < recipe.optim.epochs:
-                train_epoch(run, stop, log, bar)
-                metrics = finish_epoch(run, stop, log, bar)
-            return metrics or evaluate_run(run, stop, bar)
-        except (ImageError, TrainingStopped) as error:
-            raise type(error)(
-                f"{error}; saved after step {progress.step} in {run.save()}: go on with --resume"
-            ) from None
+
+
+def train_epochs(run: Run, stop: StopRequest, log: Log, bar: TrainingConsole) -> Metrics:
+    """The epochs that are still to do; returns the last evaluation's figures."""
+    metrics = None
+    while run.progress.epoch < run.recipe.optim.epochs:
+        train_epoch(run, stop, log, bar)
+        metrics = finish_epoch(run, stop, log, bar)
+    if run.progress.replaced:
+        bar.say(f"{len(run.progress.replaced)} images could not be used and were replaced by others:")
+        for reason in run.progress.replaced:
+            bar.say(f"  {reason}")
+    return metrics or evaluate_run(run, stop, bar)
 
 
 def train_epoch(run: Run, stop: StopRequest, log: Log, bar: TrainingConsole) -> None:
@@ -82,7 +109,8 @@ def train_epoch(run: Run, stop: StopRequest, log: Log, bar: TrainingConsole) -> 
     progress = run.progress
     run.model.train()
     run.speed.pause()
-    for batch in batches(run, stop):
+    for batch in batches(run, stop, bar):
+        note_replaced(run, batch, log, bar)
         losses, measured = train_step(run, batch.to(run.device))
         run.speed.step()
         progress.step += 1
@@ -92,39 +120,102 @@ def train_epoch(run: Run, stop: StopRequest, log: Log, bar: TrainingConsole) -> 
         bar.step(epoch=progress.epoch, step=progress.step, losses=losses)
         if progress.step % run.recipe.run.log_every == 0:
             log_window(run, log, bar)
+        if progress.step % run.recipe.run.checkpoint_steps == 0:
+            run.save()
+    with together():
         stop.check()
 
 
-def batches(run: Run, stop: StopRequest) -> Iterator[Batch]:
-    """The batches that the epoch still has; loader processes killed by the signal that asks for a stop are no error."""
-    run.sampler.set_epoch(run.progress.epoch, start_step=run.progress.step_in_epoch)
-    try:
-        yield from run.loader
-    except RuntimeError:
-        stop.check()
-        raise
+def batches(run: Run, stop: StopRequest, bar: TrainingConsole) -> Iterator[Batch]:
+    """The batches that the epoch still has, each on all processes or on none.
+
+    When a loader process dies, new ones take up the work where it was; when they die over the same batch, it ends.
+    """
+    steps, progress = run.sampler.steps_per_epoch, run.progress
+    died_at = None
+    while progress.step_in_epoch < steps:
+        run.sampler.set_epoch(progress.epoch, start_step=progress.step_in_epoch)
+        loader = iter(run.loader)
+        try:
+            while progress.step_in_epoch < steps:
+                with together():
+                    stop.check()
+                    batch = next(loader)
+                yield batch
+        except WorkerError as error:
+            if died_at == progress.step:
+                raise WorkerError(
+                    f"{error}; and so did the one in its place. Loader processes that run out of memory end like this: "
+                    "fewer of them (--data.workers) need less"
+                ) from None
+            died_at = progress.step
+            bar.say(f"step {progress.step}: {error}; another one takes its place")
+            run.loader = build_train_loader(run.train_data, run.sampler, run.recipe.data)
+
+
+def note_replaced(run: Run, batch: Batch, log: Log, bar: TrainingConsole) -> None:
+    """Logs the images of the step that could not be used.
+
+    Raises:
+        ImageError: there are more of them by now than ``data.max_bad_images`` allows.
+    """
+    known, data = run.progress.replaced, run.recipe.data
+    if not total(len(batch.replaced))[0]:
+        return
+    for reason in (reason for part in gather_everywhere(batch.replaced) for reason in part):
+        if reason in known:
+            continue
+        if len(known) + 1 > data.max_bad_images * run.train_data.num_images:
+            raise ImageError(
+                f"{reason} ({len(known) + 1} of {run.train_data.num_images} images are like this; "
+                f"data.max_bad_images = {data.max_bad_images:g} allows fewer)"
+            )
+        known.append(reason)
+        bar.say(f"step {run.progress.step}: {reason}; another image takes its place")
+        log.write(
+            "image", epoch=run.progress.epoch, step=run.progress.step, values={"replaced": len(known)}, text=reason
+        )
 
 
 def train_step(run: Run, batch: Batch) -> tuple[dict[str, float], dict[str, float]]:
-    """One step of the optimiser; returns the losses by name, and the gradient's norm where it is clipped."""
+    """One step of the optimiser; returns the losses by name, and the gradient's norm where it is clipped.
+
+    The batch is taken in ``optim.accumulate`` parts. A loss is the mean of the parts' losses, and so is the gradient:
+    that of the whole batch as far as every part has as many regions to average over (see docs/recipes.md).
+    """
     optim, step = run.recipe.optim, run.progress.step
     measured: dict[str, float] = {}
-    seed_everything(run.recipe.run.seed, step)
+    values: dict[str, float] = {}
+    seed_everything(run.recipe.run.seed, step, rank())
     for group in run.optimizer.param_groups:
         group["lr"] = learning_rate(optim, step=step, epoch=run.progress.epoch, batch_size=run.recipe.data.batch_size)
     run.optimizer.zero_grad()
-    with autocast(run.device, run.recipe.run.precision):
-        losses = run.model(batch.images, batch.targets)
-    costs = torch.stack(list(losses.values()))
-    values: dict[str, float] = dict(zip(losses, costs.tolist(), strict=True))
-    require_finite(values, step, batch)
-    costs.sum().backward()
+    parts = batch.split(optim.accumulate)
+    for part in parts:
+        with only_add_up(run.network) if part is not parts[-1] else nullcontext():
+            with together(), autocast(run.device, run.recipe.run.precision):
+                losses = run.network(part.images, part.targets)
+                costs = torch.stack(list(losses.values())) / optim.accumulate
+                require_finite(dict(zip(losses, costs.tolist(), strict=True)), step, part)
+            run.scaler.scale(costs.sum()).backward()
+        for name, value in zip(losses, mean(costs).tolist(), strict=True):
+            values[name] = values.get(name, 0.0) + value
     if optim.clip_norm is not None:
+        run.scaler.unscale_(run.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), optim.clip_norm)
         measured = {"gradient_norm": norm.item()}
-        require_finite(measured, step, batch)
-    run.optimizer.step()
+        if not run.scaler.is_enabled():  # a scaler leaves out a step whose scale was too large, and lowers it
+            require_finite(measured, step, batch)
+    run.scaler.step(run.optimizer)
+    run.scaler.update()
+    if run.average:
+        run.average.update_parameters(run.model)
     return values, measured
+
+
+def only_add_up(network: torch.nn.Module) -> AbstractContextManager[None]:
+    """Within, gradients stay in their process: the last part's pass takes the mean over processes of all."""
+    return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
 
 
 def require_finite(values: Mapping[str, float], step: int, batch: Batch) -> None:
@@ -168,7 +259,7 @@ def evaluate_run(run: Run, stop: StopRequest, bar: TrainingConsole) -> Metrics:
 
     loader = build_test_loader(run.val_data, run.recipe.data)
     results, metrics = test(
-        run.model,
+        run.evaluated,
         run.val_data,
         loader,
         device=run.device,

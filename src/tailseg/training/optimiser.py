@@ -1,19 +1,22 @@
-"""SGD and the learning rate, as published."""
+"""The optimiser and the learning rate, as published."""
 
-from torch import nn
-from torch.optim import SGD
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
 
-from tailseg.recipes.recipe import OptimConfig
+from tailseg.recipes.recipe import AdamWConfig, OptimConfig, SGDConfig
 
 PUBLISHED_BATCH_SIZE = 16
 """Images a step that the published rates are meant for: 4 devices with 4 images each."""
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)  # noqa: SLF001 (torch names no public base)
+POSITION_TABLE = "relative_position_bias_table"
+"""Swin's parameters that say how much one place attends to another at each distance."""
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig) -> SGD:
-    """SGD over every trainable parameter.
+def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
+    """The optimiser over every trainable parameter; its rate is set before each step from `learning_rate`.
 
-    Weight decay applies to all of them, biases and normalisation scales included, as in mmdet's SGD. The rate is set
-    before each step from `learning_rate`.
+    SGD decays all of them, biases and normalisation scales included, as in mmdetection. AdamW spares the scales and
+    shifts of norms and Swin's tables of relative positions, but not the biases of layers, as in mmdetection's Swin.
 
     Raises:
         ValueError: the model has nothing to train.
@@ -21,7 +24,26 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> SGD:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not parameters:
         raise ValueError("the model has no trainable parameter: lower model.backbone.frozen_stages")
-    return SGD(parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+    match config:
+        case SGDConfig():
+            return SGD(parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+        case AdamWConfig():
+            spared = undecayed(model)
+            groups = [
+                {"params": [parameter for parameter in parameters if id(parameter) not in spared]},
+                {"params": [parameter for parameter in parameters if id(parameter) in spared], "weight_decay": 0.0},
+            ]
+            return AdamW(groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+
+
+def undecayed(model: nn.Module) -> dict[int, Tensor]:
+    """The parameters, by identity, that AdamW's weight decay spares: those of norms and tables of positions."""
+    return {
+        id(parameter): parameter
+        for module in model.modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if isinstance(module, NORMS) or name == POSITION_TABLE
+    }
 
 
 def learning_rate(config: OptimConfig, *, step: int, epoch: int, batch_size: int) -> float:
@@ -34,7 +56,7 @@ def learning_rate(config: OptimConfig, *, step: int, epoch: int, batch_size: int
         config: the rate for 16 images a step, and its schedule.
         step: steps done since the start of the run, from 0.
         epoch: epochs done, from 0.
-        batch_size: images a step, over all processes.
+        batch_size: images a step, over all processes and all parts that ``config.accumulate`` makes of them.
     """
     rate = config.lr * batch_size / PUBLISHED_BATCH_SIZE
     rate *= config.gamma ** sum(epoch >= decay_epoch for decay_epoch in config.steps)

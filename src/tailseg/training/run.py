@@ -1,10 +1,13 @@
 """What training works on, made from a recipe."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import torch
+from torch import nn
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tailseg.data.annotations import Annotations
 from tailseg.data.loader import DetectionDataset, Loader, train_loader
@@ -18,12 +21,30 @@ from tailseg.training import checkpoint
 from tailseg.training.checkpoint import Checkpoint, Progress
 from tailseg.training.console import Speed
 from tailseg.training.device import choose_device, seed_everything
+from tailseg.training.distributed import (
+    distribute,
+    first_goes_first,
+    from_first,
+    gather_everywhere,
+    rank,
+    was_restarted,
+    world_size,
+)
 from tailseg.training.optimiser import PUBLISHED_BATCH_SIZE, build_optimizer
 
 
 @dataclass
 class Run:
-    """What training works on; only the model, the optimiser and the progress change."""
+    """What training works on.
+
+    Attributes:
+        model: the detector; its weights are those that the optimiser moves.
+        network: the same as it is called in training: its gradients are the mean over all processes.
+        scaler: scales float16's loss; does nothing for other precisions.
+        average: the moving average of the model's weights, if the recipe wants one.
+        fingerprint: of the training set.
+        notes: what the user should know before the first step.
+    """
 
     recipe: Recipe
     folder: Path
@@ -33,60 +54,77 @@ class Run:
     sampler: TrainSampler
     loader: Loader
     model: Detector
+    network: nn.Module
     optimizer: Optimizer
+    scaler: torch.amp.GradScaler
+    average: AveragedModel | None
     progress: Progress
+    fingerprint: str
     speed: Speed
+    notes: list[str] = field(default_factory=list)
 
     @property
     def is_last_epoch(self) -> bool:
         return self.progress.epoch == self.recipe.optim.epochs - 1
 
+    @property
+    def evaluated(self) -> Detector:
+        """The model whose figures count: the averaged one, where there is one."""
+        return cast(Detector, self.average.module) if self.average else self.model
+
     def save(self, path: Path | None = None) -> Path:
-        """Writes a checkpoint, and removes those that are too old; returns its path."""
+        """Writes a checkpoint from the first process, and removes those that are too old; returns its path."""
         path = path or checkpoint.step_path(self.folder, self.progress.step)
-        content = Checkpoint(
-            recipe=to_plain(self.recipe),
-            categories=self.train_data.categories,
-            frequency=self.train_data.frequency,
-            model=self.model.state_dict(),
-            optimizer=self.optimizer.state_dict(),
-            progress=self.progress,
-        )
-        checkpoint.save(content, path)
-        checkpoint.keep_newest(self.folder, self.recipe.run.keep_checkpoints)
+
+        def write() -> None:
+            content = Checkpoint(
+                recipe=to_plain(self.recipe),
+                categories=self.train_data.categories,
+                frequency=self.train_data.frequency,
+                model=self.evaluated.state_dict(),
+                optimizer=self.optimizer.state_dict(),
+                progress=self.progress,
+                trained=self.model.state_dict() if self.average else {},
+                scaler=self.scaler.state_dict(),
+                data=self.fingerprint,
+            )
+            checkpoint.save(content, path)
+            checkpoint.keep_newest(self.folder, self.recipe.run.keep_checkpoints)
+
+        from_first(write)
         return path
+
+    def restore(self, saved: Checkpoint) -> None:
+        """Puts everything that changes as it was when the checkpoint was written."""
+        self.model.load_state_dict(saved.trained or saved.model)
+        self.optimizer.load_state_dict(saved.optimizer)
+        self.scaler.load_state_dict(saved.scaler)
+        self.progress = saved.progress
+        if self.average:
+            self.average.module.load_state_dict(saved.model)
+            self.average.n_averaged.fill_(saved.progress.step)
 
 
 def start(recipe: Recipe, *, resume: bool) -> Run:
-    """The data, the model and the optimiser, new or as the newest checkpoint left them."""
+    """The data, the model and the optimiser, new or as the newest whole checkpoint left them."""
     folder = run_folder(recipe)
-    newest = checkpoint.latest(folder)
-    if newest and not resume:
-        raise ValueError(f"{folder} holds a run already: go on with it (--resume), or name another folder (--run.out)")
-    saved = checkpoint.load(newest) if newest else None
-    if saved and newest:
-        checkpoint.check_recipe(saved, recipe, newest)
-    folder.mkdir(parents=True, exist_ok=True)
+    check_shares(recipe)
+    found = from_first(lambda: open_folder(recipe, folder, resume=resume))
     device = choose_device(recipe.run.device)
-    train_data, val_data = build_data(recipe)
-    if recipe.model.mask is not None and not train_data.has_masks:
-        raise ValueError(
-            f"{train_data.path} has objects without a segmentation, and this model learns masks: add them, or train "
-            "boxes only (model.mask None)"
-        )
-    save_recipe(recipe, folder / "recipe.json")
-    seed_everything(recipe.run.seed)
-    first = Path(recipe.run.start_from) if recipe.run.start_from and not saved else None
-    model = build_model(recipe, train_data.frequency, load_weights=not (saved or first)).to(device)
-    if first:
-        start_from(first, model, train_data)
-    optimizer = build_optimizer(model, recipe.optim)
-    if saved and newest:
-        checkpoint.check_classes(saved, train_data.categories, newest)
-        model.load_state_dict(saved.model)
-        optimizer.load_state_dict(saved.optimizer)
+    with first_goes_first():  # what is made or downloaded once lies there for the others
+        train_data, val_data = build_data(recipe)
+        check_masks(recipe, train_data)
+        seed_everything(recipe.run.seed)
+        first = Path(recipe.run.start_from) if recipe.run.start_from and not found else None
+        model = build_model(recipe, train_data.frequency, load_weights=not (found or first)).to(device)
+        if first:
+            start_from(first, model, train_data)
+    if recipe.run.compile:
+        model.backbone.compile()
+        model.fpn.compile()
     sampler = build_sampler(train_data, recipe)
-    return Run(
+    decay = recipe.optim.average
+    run = Run(
         recipe=recipe,
         folder=folder,
         device=device,
@@ -95,10 +133,70 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
         sampler=sampler,
         loader=build_train_loader(train_data, sampler, recipe.data),
         model=model,
-        optimizer=optimizer,
-        progress=saved.progress if saved else Progress(),
+        network=model,
+        optimizer=build_optimizer(model, recipe.optim),
+        scaler=torch.amp.GradScaler(device.type, enabled=recipe.run.precision == "float16"),
+        average=None if decay is None else AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay)),
+        progress=Progress(),
+        fingerprint=one_fingerprint(train_data),
         speed=Speed(recipe.data.batch_size),
     )
+    if found:
+        saved, file, run.notes = found
+        checkpoint.check_classes(saved, train_data.categories, file)
+        checkpoint.check_data(saved, train_data, run.fingerprint, file)
+        run.restore(saved)
+    run.network = distribute(model, device)
+    return run
+
+
+def open_folder(recipe: Recipe, folder: Path, *, resume: bool) -> tuple[Checkpoint, Path, list[str]] | None:
+    """Makes the run's folder ready, and finds the checkpoint to go on from; see `checkpoint.newest_whole`.
+
+    Raises:
+        ValueError: the folder holds a run already, or one of another recipe.
+    """
+    if checkpoint.latest(folder) and not (resume or was_restarted()):
+        raise ValueError(f"{folder} holds a run already: go on with it (--resume), or name another folder (--run.out)")
+    found = checkpoint.newest_whole(folder)
+    if found:
+        saved, file, _ = found
+        checkpoint.check_recipe(saved, recipe, file)
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint.remove_unfinished(folder)
+    checkpoint.write_whole(folder / "recipe.json", lambda unfinished: save_recipe(recipe, unfinished))
+    return found
+
+
+def one_fingerprint(data: Annotations) -> str:
+    """The training set's fingerprint.
+
+    Raises:
+        ValueError: the processes, on several machines, have not read the same data.
+    """
+    found = gather_everywhere(checkpoint.fingerprint(data))
+    if different := [process for process, each in enumerate(found) if each != found[0]]:
+        raise ValueError(f"{data.path} holds other data in the processes {different} than in the first: copy it anew")
+    return found[0]
+
+
+def check_shares(recipe: Recipe) -> None:
+    """Raises ValueError if a step's images cannot be shared equally by the processes, in equal parts."""
+    images, parts = recipe.data.batch_size, recipe.optim.accumulate
+    if images % (world_size() * parts):
+        raise ValueError(
+            f"a step's {images} images cannot be shared by {world_size()} processes that take them in {parts} equal "
+            "parts: change data.batch_size, optim.accumulate or the number of processes"
+        )
+
+
+def check_masks(recipe: Recipe, data: Annotations) -> None:
+    """Raises ValueError if the model learns masks and the data have none."""
+    if recipe.model.mask is not None and not data.has_masks:
+        raise ValueError(
+            f"{data.path} has objects without a segmentation, and this model learns masks: add them, or train "
+            "boxes only (model.mask None)"
+        )
 
 
 def start_from(file: Path, model: Detector, data: Annotations) -> None:
@@ -122,13 +220,16 @@ def build_sampler(annotations: Annotations, recipe: Recipe) -> TrainSampler:
         rounding=recipe.data.repeat_rounding,
         seed=recipe.run.seed,
         filter_empty=recipe.data.filter_empty,
+        rank=rank(),
+        world_size=world_size(),
     )
 
 
 def build_train_loader(annotations: Annotations, sampler: TrainSampler, data: DataConfig) -> Loader:
-    """Batches of the epoch that the sampler is set to."""
-    dataset = DetectionDataset(annotations, train_transform(data.short_sides, data.max_long_side, data.flip))
-    return train_loader(dataset, sampler, data.batch_size, data.workers)
+    """This process's share of the batches of the epoch that the sampler is set to."""
+    transform = train_transform(data.short_sides, data.max_long_side, data.flip, crop=data.crop)
+    dataset = DetectionDataset(annotations, transform)
+    return train_loader(dataset, sampler, data.batch_size // sampler.world_size, data.workers)
 
 
 def describe(run: Run) -> str:
@@ -136,8 +237,10 @@ def describe(run: Run) -> str:
     recipe, progress = run.recipe, run.progress
     start = f"going on after step {progress.step}" if progress.step else f"{recipe.optim.epochs} epochs"
     rate = recipe.optim.lr * recipe.data.batch_size / PUBLISHED_BATCH_SIZE
+    parts = f" in {recipe.optim.accumulate} parts" if recipe.optim.accumulate > 1 else ""
+    processes = f" of {world_size()} processes" if world_size() > 1 else ""
     return (
         f"{recipe.name}: {run.train_data.num_images:,} images, {len(run.train_data.categories):,} classes, {start}, "
-        f"{recipe.data.batch_size} images a step, lr {rate:.3g} "
+        f"{recipe.data.batch_size} images a step{parts}{processes}, lr {rate:.3g} "
         f"({recipe.optim.lr:g} for {PUBLISHED_BATCH_SIZE} images), on {run.device}, into {run.folder}"
     )

@@ -1,0 +1,135 @@
+"""How often a 95 % interval of `tailseg.evaluation.comparison` holds the true difference: a simulation.
+
+    uv run python benchmarks/bootstrap_coverage.py                  about 5 minutes on one core
+    uv run python benchmarks/bootstrap_coverage.py --skill 0        two equal detectors
+
+Two imagined detectors look at images of an endless population. Objects of each class come in clumps, both detectors
+find the same ones more often than not, one of them finds more and places them better, and false positives come from
+images that are hard for both. The truth is the difference on 100,000 images. Then, again and again, a data set of some
+hundred images is drawn, the two are compared on it, and it is noted whether the interval holds the truth. Printed for
+each figure: the share that does (with its own standard error), how often the interval leaves zero out, and for
+comparison the share that the quantiles of the samples would have reached.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import tyro
+
+from tailseg.evaluation.bootstrap import draw, resample
+from tailseg.evaluation.comparison import compare
+from tailseg.evaluation.matches import FALSE, FOUND, Matches, order_of_match
+from tailseg.evaluation.overlaps import Pairs
+from tailseg.structures import Group
+
+IMAGES_WITH_OBJECTS = (0.6, 0.4, 0.2, 0.1) + (0.01,) * 20
+"""Of each class: two frequent, two common and twenty rare ones, which have four of 400 images on average."""
+GROUPS: tuple[Group, ...] = ("f", "f", "c", "c") + ("r",) * 20
+NOTHING = np.zeros(0, dtype=np.int64)
+
+
+def simulate(rng: np.random.Generator, num_images: int, skills: tuple[float, float] = (0.0, 0.3)) -> list[Matches]:
+    """Matches of two detectors on the same images; skill is a shift of how well objects are found and placed."""
+    classes, images, ease = [], [], []
+    for index, share in enumerate(IMAGES_WITH_OBJECTS):
+        at = np.flatnonzero(rng.random(num_images) < share)
+        at = np.repeat(at, 1 + rng.poisson(0.7, len(at)))
+        images.append(at)
+        classes.append(np.full(len(at), index))
+    object_images, object_classes = np.concatenate(images), np.concatenate(classes)
+    mood = rng.normal(0, 0.5, num_images)  # images that are easy or hard for both
+    ease = rng.normal(0, 0.7, len(object_images)) + mood[object_images]
+    return [_detect(rng, num_images, object_images, object_classes, ease, mood, skill) for skill in skills]
+
+
+def _detect(
+    rng: np.random.Generator,
+    num_images: int,
+    object_images: np.ndarray,
+    object_classes: np.ndarray,
+    ease: np.ndarray,
+    mood: np.ndarray,
+    skill: float,
+) -> Matches:
+    quality = 0.3 + ease + skill + rng.normal(0, 0.5, len(ease))
+    overlap = 1 / (1 + np.exp(-0.8 - 0.6 * quality))
+    confidence = 1 / (1 + np.exp(-quality - rng.normal(0, 0.7, len(ease))))
+    false_images = np.repeat(np.arange(num_images), rng.poisson(1.2 * np.exp(-0.5 * mood)))
+    false_classes = rng.integers(0, len(GROUPS), len(false_images))
+    false_scores = 1 / (1 + np.exp(1.2 + 0.3 * skill + rng.normal(0, 1, len(false_images))))
+    classes = np.concatenate([object_classes, false_classes])
+    images = np.concatenate([object_images, false_images])
+    scores = np.concatenate([confidence, false_scores])
+    states = np.full((10, len(scores)), FALSE, dtype=np.uint8)
+    states[:, : len(ease)][overlap >= np.linspace(0.5, 0.95, 10)[:, None]] = FOUND
+    order = order_of_match(classes, images, scores)
+    return Matches(
+        rows=order,
+        classes=classes[order],
+        images=images[order],
+        scores=scores[order],
+        areas=np.ones(len(order)),
+        pairs=Pairs(NOTHING, NOTHING, np.zeros(0)),
+        states=np.broadcast_to(states[:, order], (4, *states.shape)),
+        matched=np.full(len(order), -1),
+        wanted=np.ones((4, len(object_images)), dtype=bool),
+        object_classes=object_classes,
+        object_images=object_images,
+        num_classes=len(GROUPS),
+        num_images=num_images,
+    )
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Of one figure: the shares of intervals that hold the truth, and that leave zero out."""
+
+    truth: float
+    holds: float
+    quantiles_hold: float
+    decided: float
+
+
+def coverage(
+    *, images: int, repeats: int, samples: int, skill: float = 0.3, seed: int = 0, population: int = 100_000
+) -> dict[str, Coverage]:
+    """Runs the simulation."""
+    ones = np.ones((population, 1), dtype=np.float32)
+    rng = np.random.default_rng(seed)
+    first, second = (resample(run, ones).figures(GROUPS) for run in simulate(rng, population, (0.0, skill)))
+    truth = {name: float(second[name][0] - first[name][0]) if skill else 0.0 for name in first}
+    counts = {name: np.zeros(3) for name in truth}
+    for repeat in range(repeats):
+        runs = simulate(rng, images, (0.0, skill))
+        (found,) = compare(runs, GROUPS, samples=samples, seed=repeat)
+        weights = draw(images, samples, np.random.default_rng(repeat))
+        before, after = (resample(run, weights).figures(GROUPS) for run in runs)
+        for name, entry in found.figures.items():
+            low, high = np.nanquantile(after[name] - before[name], [0.025, 0.975])
+            holds = entry.low <= truth[name] <= entry.high
+            counts[name] += holds, low <= truth[name] <= high, entry.verdict in ("better", "worse")
+    return {name: Coverage(truth[name], *(count / repeats).tolist()) for name, count in counts.items()}
+
+
+def main(images: int = 400, repeats: int = 1000, samples: int = 200, skill: float = 0.3, seed: int = 0) -> None:
+    """Prints the table.
+
+    Args:
+        images: in each data set.
+        repeats: data sets.
+        samples: of the bootstrap.
+        skill: by how much the second detector is better; 0 makes them equals.
+        seed: of everything.
+    """
+    print(f"{repeats} data sets of {images} images, {samples} samples each, skill {skill:g}; shares in percent\n")
+    print("| Figure | true difference | holds the truth | quantiles would | leaves zero out |\n|---|---|---|---|---|")
+    for name, found in coverage(images=images, repeats=repeats, samples=samples, skill=skill, seed=seed).items():
+        error = 100 * np.sqrt(found.holds * (1 - found.holds) / repeats)
+        print(
+            f"| {name} | {100 * found.truth:+.2f} | {100 * found.holds:.1f} ± {error:.1f} | "
+            f"{100 * found.quantiles_hold:.1f} | {100 * found.decided:.1f} |"
+        )
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

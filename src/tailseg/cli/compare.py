@@ -1,0 +1,137 @@
+"""`tailseg compare`."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from tailseg.cli.common import UsageError, output, parse
+from tailseg.cli.results import RunTruth, frequency_groups, run_truth, steps, what_to_score, write_whole
+
+if TYPE_CHECKING:
+    from tailseg.evaluation.comparison import Comparison, Matched
+    from tailseg.evaluation.ground_truth import GroundTruth
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Is B better than A, or was it the luck of the images?
+
+    Each of B, C .. is compared with A by a paired bootstrap: images are drawn anew, the same ones for both, and every
+    figure is computed again. Prints the differences with their 95 % intervals and says which are larger than chance,
+    the classes that moved most, and the kinds of error before and after.
+
+    A, B .. are folders of runs (their results.json, on the validation set of A), or results files with --truth.
+
+    examples:
+      tailseg compare runs/tiny_sigmoid runs/tiny_gumbel
+      tailseg compare baseline.json ours.json theirs.json --truth lvis_v1_val.json
+      tailseg compare runs/a runs/b --only segm --samples 5000 --out compared.json
+    """
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="A B")]
+    """Folders of runs, or results files."""
+    truth: Path | None = None
+    """The annotation file; the validation set of run A unless given."""
+    train: Path | None = None
+    """Annotation file of the training set, for the frequency groups where --truth does not state LVIS's."""
+    only: Literal["bbox", "segm"] | None = None
+    """Compare boxes or masks alone."""
+    samples: int = 1000
+    """How often images are drawn anew."""
+    seed: int = 0
+    """Of the draws."""
+    classes: int = 10
+    """How many of the classes that moved most are listed."""
+    out: Path | None = None
+    """JSON file of all differences."""
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Compare, print, write."""
+    options = parse(Compare, arguments, command="compare")
+    if len(options.runs) < 2:
+        raise UsageError("name at least two runs or results files: tailseg compare A B")
+    if options.samples < 2:
+        raise UsageError(f"--samples is 2 or more, got {options.samples}")
+    files = [results_file(path) for path in options.runs]
+    known = find_truth(options)
+    from tailseg.evaluation.comparison import compare, match_runs
+    from tailseg.evaluation.ground_truth import read_ground_truth
+    from tailseg.evaluation.tables import comparison_tables
+
+    sources = [what_to_score([file], options.only) for file in files]
+    with_masks = all("segm" in source for source in sources)
+    truth = read_ground_truth(known.path, masks=with_masks, groups=known.groups or None)
+    written: dict[str, Any] = {}
+    with steps() as step:
+        matched = match_runs(truth, sources, step=step)
+        found = {
+            iou_type: compare(
+                [one.matches for one in runs],
+                truth.class_groups,
+                samples=options.samples,
+                seed=options.seed,
+                progress=lambda done, total, iou_type=iou_type: step(f"resampling {iou_type}", done, total),
+            )
+            for iou_type, runs in matched.items()
+        }
+    for index, other in enumerate(options.runs[1:], start=1):
+        output().print(f"[bold]{options.runs[0]}[/] -> [bold]{other}[/]: {len(truth.sizes):,} images")
+        for iou_type, comparisons in found.items():
+            errors = matched[iou_type][0].errors, matched[iou_type][index].errors
+            for part in comparison_tables(comparisons[index - 1], errors, truth, iou_type, options.classes):
+                output().print(part)
+        written[str(other)] = {
+            iou_type: as_json(comparisons[index - 1], matched[iou_type], index, truth)
+            for iou_type, comparisons in found.items()
+        }
+    if options.out:
+        write_whole(options.out, json.dumps({"before": str(options.runs[0]), "after": written}, indent=1))
+        output().print(f"Written: {options.out}")
+
+
+def results_file(path: Path) -> Path:
+    """The results file of a run's folder, or the file itself.
+
+    Raises:
+        UsageError: there is none.
+    """
+    file = path / "results.json" if path.is_dir() else path
+    if not file.is_file():
+        raise UsageError(f"no results in {path}: expected a results file, or a run's folder after `tailseg test`")
+    return file
+
+
+def find_truth(options: Compare) -> RunTruth:
+    """The annotation file as given, or that of the first run.
+
+    Raises:
+        UsageError: A is a file, and nothing is given.
+    """
+    if options.truth:
+        return RunTruth(options.truth, frequency_groups(options.train) or {})
+    if not options.runs[0].is_dir():
+        raise UsageError(f"{options.runs[0]} is a results file: name its annotation file with --truth")
+    return run_truth(options.runs[0])
+
+
+def as_json(
+    comparison: "Comparison", runs: "Sequence[Matched]", index: int, truth: "GroundTruth"
+) -> Mapping[str, object]:
+    """Everything about one pair of runs."""
+    classes = zip(truth.categories.items(), comparison.classes, strict=True)
+    return {
+        "figures": {
+            name: {**asdict(entry), "difference": entry.difference, "verdict": entry.verdict}
+            for name, entry in comparison.figures.items()
+        },
+        "classes": [{"category_id": key, "name": name, **asdict(entry)} for (key, name), entry in classes],
+        "errors": {
+            name: {part: asdict(kinds) for part, kinds in run.errors.parts.items()}
+            for name, run in (("before", runs[0]), ("after", runs[index]))
+        },
+    }

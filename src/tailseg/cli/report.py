@@ -1,0 +1,83 @@
+"""`tailseg report`."""
+
+import sys
+import webbrowser
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from tailseg.cli.common import UsageError, find_recipe, output, parse
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write a run's report, or that of several runs side by side: one HTML file that opens from the disk.
+
+    AP by frequency group and against the number of training images, every class with pictures of what was found,
+    missed, confused and invented, precision and recall, scores, training curves, confusions of the tail. The file
+    needs no network and stays below 5 MB.
+
+    examples:
+      tailseg report runs/tiny_gumbel
+      tailseg report runs/tiny_softmax runs/tiny_sigmoid runs/tiny_gumbel --out activations.html
+      tailseg report runs/custom_small --score-threshold 0.5 --open
+    """
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of evaluated runs: `train`, or `test` after `convert`, left a results.json there."""
+    out: Path | None = None
+    """The file; report.html in the (last) run's folder unless given."""
+    title: str = ""
+    """The page's title; the runs' names unless given."""
+    score_threshold: float = 0.3
+    """What scores less is not shown as found, and is no false alarm; in [0, 1]."""
+    val: str | None = None
+    """Annotation file of the results, if they are of another one than the recipe's."""
+    val_images: str | None = None
+    """Folder of its images, unless they lie beside it."""
+    recipe: str | None = None
+    """module:function of your own recipe, if the runs were trained with one."""
+    open: bool = False
+    """Open it in a browser."""
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Read the runs, write the page."""
+    options = parse(Report, arguments, command="report")
+    if not options.runs:
+        raise UsageError("name at least one run: tailseg report RUN ...")
+    if not 0 <= options.score_threshold <= 1:
+        raise UsageError(f"--score-threshold is in [0, 1], got {options.score_threshold:g}")
+    from tailseg.report.page import write_report
+    from tailseg.report.run import EvaluatedRun, read_run
+
+    base = find_recipe(options.recipe) if options.recipe else None
+    runs: list[EvaluatedRun] = []
+    with output().status("reading the runs") as status:
+        for folder in options.runs:
+            status.update(f"reading {folder}")
+            like = runs[0] if runs else None
+            runs.append(
+                read_run(
+                    folder,
+                    threshold=options.score_threshold,
+                    val=options.val,
+                    val_images=options.val_images,
+                    base=base,
+                    like=like,
+                )
+            )
+        status.update("drawing")
+        path = options.out or options.runs[-1] / "report.html"
+        write_report(runs, path, title=options.title)
+    output().print(f"Written: [bold]{path}[/] ({path.stat().st_size / 1e6:.1f} MB)")
+    if options.open:
+        show(path)
+
+
+def show(path: Path) -> None:
+    """Opens the page in a browser, if somebody sits at this terminal."""
+    if sys.stdout.isatty():
+        webbrowser.open(path.resolve().as_uri())

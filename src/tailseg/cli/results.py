@@ -1,0 +1,97 @@
+"""What `eval`, `compare` and `calibrate` share: which files hold what, whose groups, progress."""
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.progress import Progress, TaskID
+
+from tailseg.cli.common import UsageError, output
+
+if TYPE_CHECKING:
+    from tailseg.evaluation.metrics import IouType
+    from tailseg.structures import Group
+
+
+def what_to_score(files: Sequence[Path], only: "IouType | None" = None) -> "dict[IouType, Path]":
+    """Boxes from the first file that holds boxes, masks from the first that holds masks.
+
+    Raises:
+        UsageError: no file, more than two, or none that holds what is asked for.
+        FileNotFoundError, ValueError: a file cannot be read.
+    """
+    if not 1 <= len(files) <= 2:
+        raise UsageError(f"name one results file, or one of boxes and one of masks; got {len(files)}")
+    from tailseg.evaluation.results import holds
+
+    sources: dict[IouType, Path] = {}
+    for file in files:
+        for iou_type in holds(file):
+            sources.setdefault(iou_type, file)
+    if not sources:  # a list without records: everything scores 0
+        sources = {only or "bbox": files[0]}
+    if only and only not in sources:
+        field = {"bbox": "'bbox'", "segm": "'segmentation'"}[only]
+        raise UsageError(f"--only {only} wants records with a {field}; {', '.join(map(str, files))} has none")
+    return {iou_type: file for iou_type, file in sources.items() if only in (None, iou_type)}
+
+
+@contextmanager
+def steps() -> "Generator[Callable[[str, int, int], None]]":
+    """A progress bar for each step of an analysis, gone when all is done."""
+    with Progress(console=output(), transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def step(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = bars.add_task(name)
+            bars.update(tasks[name], completed=done, total=total)
+
+        yield step
+
+
+def frequency_groups(train: Path | None) -> "Mapping[int, Group] | None":
+    """Category id -> group by the image counts of a training set's annotation file.
+
+    Raises:
+        ValueError: the file is missing or malformed; see `read_dataset`.
+    """
+    if train is None:
+        return None
+    from tailseg.data.coco import read_dataset
+
+    return {category.id: category.group for category in read_dataset(train).categories}
+
+
+@dataclass(frozen=True)
+class RunTruth:
+    """The validation set of a run, and the groups of its classes in the training set."""
+
+    path: Path
+    groups: "Mapping[int, Group]"
+
+
+def run_truth(run: Path) -> RunTruth:
+    """What a run was validated on, by its checkpoint.
+
+    Raises:
+        ValueError: no checkpoint, an unknown recipe, or a validation set that is not there.
+    """
+    from tailseg.recipes.build import build_validation
+    from tailseg.recipes.saved import from_plain
+    from tailseg.training import checkpoint as checkpoints
+
+    file = checkpoints.choose(run, "best")
+    checkpoint = checkpoints.load(file)
+    recipe = from_plain(checkpoint.recipe, source=str(file))
+    annotations = build_validation(replace(recipe, run=replace(recipe.run, out=str(run))))
+    return RunTruth(annotations.path, {category.id: category.group for category in checkpoint.categories})
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    unfinished = file.with_name(f"{file.name}.unfinished")
+    unfinished.write_text(text)
+    unfinished.replace(file)

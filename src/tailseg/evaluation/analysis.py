@@ -1,0 +1,215 @@
+"""All that is asked of a results file, from one reading of it.
+
+analysis = analyse("lvis_v1_val.json", {"bbox": "results.json", "segm": "results.json"})
+print(analysis.metrics["segm"]["APr"], analysis.errors["segm"].parts["r"].cost)
+"""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tailseg.evaluation.average_precision import MAX_DETECTIONS, check_options, metrics, summary
+from tailseg.evaluation.boundary import with_boundaries
+from tailseg.evaluation.detections import best_of_each_class, best_of_each_image, candidates, read_found
+from tailseg.evaluation.engines import ENGINES, Curves, Engine
+from tailseg.evaluation.errors import KINDS, Errors, Part, error_kinds
+from tailseg.evaluation.ground_truth import GroundTruth, read_ground_truth
+from tailseg.evaluation.json_files import garbage_collector_paused
+from tailseg.evaluation.matches import Candidates, Matches, match
+from tailseg.evaluation.metrics import ROW_NAMES, IouType, Metrics
+from tailseg.evaluation.precision import precision_and_recall
+from tailseg.evaluation.reliability import Reliability, reliability
+from tailseg.evaluation.results import Results
+from tailseg.structures import Group
+
+Step = Callable[[str, int, int], None]
+"""Told what is being done, how far it is, and its end."""
+FIXED_PER_CLASS = 10_000
+_CLASS_COLUMNS = ("category_id", "name", "group", "num_objects", "AP", "AP50", "AR")
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What a results file scores, what it gets wrong, and whether its scores mean what they say.
+
+    Attributes:
+        metrics: AP and AR, and those of each class.
+        fixed: AP-fixed by kind of overlap, keys as in ``metrics.scores``: the best 10,000 detections of each class over
+            the data set count, with no cap per image.
+        boundary: boundary AP, keys as in ``metrics.scores``; None if it was not asked for.
+        errors: by kind of overlap; see `Errors`.
+        reliability: by kind of overlap and part of the classes; empty where scores lie outside [0, 1].
+    """
+
+    metrics: Metrics
+    fixed: dict[IouType, dict[str, float | None]]
+    boundary: dict[str, float | None] | None
+    errors: dict[IouType, Errors]
+    reliability: dict[IouType, dict[Part, Reliability]]
+
+    def to_json(self) -> str:
+        """All of it as a JSON object, indented."""
+        errors = {
+            iou_type: {
+                "parts": {part: asdict(kinds) for part, kinds in found.parts.items()},
+                "per_class": [dict(zip(KINDS, row, strict=True)) for row in found.per_class.tolist()],
+            }
+            for iou_type, found in self.errors.items()
+        }
+        whole = {
+            **asdict(self.metrics),
+            "fixed": self.fixed,
+            "boundary": self.boundary,
+            "errors": errors,
+            "reliability": {
+                iou_type: {part: asdict(found) for part, found in parts.items()}
+                for iou_type, parts in self.reliability.items()
+            },
+        }
+        return json.dumps(whole, indent=1)
+
+    def to_csv(self) -> str:
+        """One line for each class and kind of overlap: its scores and the number of its errors of each kind."""
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(("iou_type", *_CLASS_COLUMNS, *KINDS))
+        for iou_type, entries in self.metrics.per_class.items():
+            for entry, counts in zip(entries, self.errors[iou_type].per_class.tolist(), strict=True):
+                table.writerow((iou_type, *(getattr(entry, name) for name in _CLASS_COLUMNS), *counts))
+        return text.getvalue()
+
+
+@garbage_collector_paused()
+def analyse(
+    annotations_json: str | Path,
+    results: Mapping[IouType, str | Path | Sequence[Mapping[str, Any]]],
+    *,
+    max_detections: int | None = None,
+    groups: Mapping[int, Group] | None = None,
+    engine: Engine = "tailseg",
+    boundary: bool = False,
+    step: Step = lambda *_: None,
+) -> Analysis:
+    """Scores results and looks into their errors.
+
+    Args:
+        annotations_json: ground truth; LVIS's lists in it make the scores federated.
+        results: by what overlaps (boxes, masks): the results file, or records; most often the same one for both.
+        max_detections, groups, engine: see `evaluate`; error kinds, AP-fixed and reliability are tailseg's own.
+        boundary: whether boundary AP is wanted, which takes some milliseconds a mask.
+        step: told of progress.
+
+    Raises:
+        FileNotFoundError, ValueError: as `evaluate`.
+    """
+    check_options(tuple(results), max_detections)
+    step("reading the annotation file", 0, 1)
+    truth = read_ground_truth(Path(annotations_json), masks="segm" in results, groups=groups)
+    step("reading the annotation file", 1, 1)
+    cap = max_detections or MAX_DETECTIONS[truth.protocol]
+    found = _read(results, truth, step)
+    kept = {id(records): _kept(records, truth, cap) for records in found.values()}
+    with ThreadPoolExecutor(len(found)) as pool:  # NumPy and hotcoco let go of the interpreter where it takes long
+        tasks = {
+            iou_type: pool.submit(_analyse, truth, records, kept[id(records)], iou_type, engine, boundary, step)
+            for iou_type, records in found.items()
+        }
+    done = {iou_type: task.result() for iou_type, task in tasks.items()}
+    return Analysis(
+        metrics=metrics(truth, found, {iou_type: one.curves for iou_type, one in done.items()}, max_detections=cap),
+        fixed={iou_type: one.fixed for iou_type, one in done.items()},
+        boundary=done["segm"].boundary if "segm" in done else None,
+        errors={iou_type: one.errors for iou_type, one in done.items()},
+        reliability={iou_type: one.reliability for iou_type, one in done.items()},
+    )
+
+
+@dataclass(frozen=True)
+class _One:
+    """The analysis of boxes, or of masks."""
+
+    curves: Curves
+    fixed: dict[str, float | None]
+    boundary: dict[str, float | None] | None
+    errors: Errors
+    reliability: dict[Part, Reliability]
+
+
+def _analyse(
+    truth: GroundTruth,
+    found: Results,
+    kept: tuple[np.ndarray, np.ndarray],
+    iou_type: IouType,
+    engine: Engine,
+    boundary: bool,
+    step: Step,
+) -> _One:
+    name = ROW_NAMES[iou_type]
+    capped, best = kept
+    step(f"matching {name}", 0, 1)
+    near = candidates(truth, found, _either(capped, best, len(found)), iou_type)
+    matches = match(truth, near.only(capped))
+    step(f"matching {name}", 1, 1)
+    step(f"scoring {name}", 0, 1)
+    own = precision_and_recall(matches)
+    curves = own if engine == "tailseg" else ENGINES[engine](truth, found, capped, iou_type)
+    fixed = _fixed_curves(truth, near, best, matches, own)
+    step(f"scoring {name}", 1, 1)
+    step(f"sorting the errors of {name}", 0, 1)
+    errors = error_kinds(truth, found, matches, iou_type)
+    step(f"sorting the errors of {name}", 1, 1)
+    outlines = None
+    if boundary and iou_type == "segm":
+        step("comparing outlines", 0, 1)
+        outlined = match(truth, with_boundaries(truth, found, near.only(capped)))
+        outlines = summary(*precision_and_recall(outlined), truth.class_groups)
+        step("comparing outlines", 1, 1)
+    return _One(
+        curves=curves,
+        fixed=summary(*fixed, truth.class_groups),
+        boundary=outlines,
+        errors=errors,
+        reliability=reliability(matches, truth.class_groups) if _are_probabilities(found) else {},
+    )
+
+
+def _kept(found: Results, truth: GroundTruth, cap: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows within the cap of each image, and of the best of each class."""
+    return best_of_each_image(found, truth, cap), best_of_each_class(found, truth, FIXED_PER_CLASS)
+
+
+def _read(
+    results: Mapping[IouType, str | Path | Sequence[Mapping[str, Any]]], truth: GroundTruth, step: Step
+) -> dict[IouType, Results]:
+    """Each file is read once, for all that it serves."""
+    found: dict[IouType, Results] = {}
+    for iou_type, source in results.items():
+        if iou_type in found:
+            continue
+        served = tuple(other for other, same in results.items() if same is source or same == source)
+        records = read_found(source, truth, served, progress=lambda done, size: step("reading results", done, size))
+        found |= dict.fromkeys(served, records)
+    return {iou_type: found[iou_type] for iou_type in results}
+
+
+def _either(rows: np.ndarray, others: np.ndarray, num_rows: int) -> np.ndarray:
+    chosen = np.zeros(num_rows, dtype=bool)
+    chosen[rows] = chosen[others] = True
+    return np.flatnonzero(chosen)
+
+
+def _fixed_curves(truth: GroundTruth, near: Candidates, best: np.ndarray, matches: Matches, curves: Curves) -> Curves:
+    chosen = near.only(best)
+    same = len(chosen) == len(matches) and np.array_equal(chosen.rows, matches.rows)
+    return curves if same else precision_and_recall(match(truth, chosen))
+
+
+def _are_probabilities(found: Results) -> bool:
+    return bool(((found.scores >= 0) & (found.scores <= 1)).all())

@@ -1,0 +1,54 @@
+"""Boundary AP: masks must agree along their outlines, which the IoU of a large mask hardly shows.
+
+The overlap of two masks is the smaller one of their IoU and of the IoU of their outlines, bands of 2 % of the image's
+diagonal inside the masks.
+
+B. Cheng et al., "Boundary IoU: Improving Object-Centric Image Segmentation Evaluation", CVPR 2021.
+"""
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+from hotcoco import mask as run_lengths
+
+from tailseg.evaluation.ground_truth import GroundTruth
+from tailseg.evaluation.matches import IOUS, Candidates
+from tailseg.evaluation.overlaps import Pairs, Runs
+from tailseg.evaluation.results import Results
+
+WIDTH = 0.02
+"""Of the band, relative to the image's diagonal."""
+
+
+def outline(mask: Runs) -> Runs:
+    """The pixels of a mask at most max(1, round(0.02 diagonal)) from its edge or the image's, along rows or columns."""
+    height, width = mask["size"]
+    band = max(round(WIDTH * float(np.hypot(height, width))), 1)
+    x, y, w, h = (int(value) for value in run_lengths.to_bbox(mask))
+    bitmap = run_lengths.decode(mask)
+    inside = np.pad(bitmap[y : y + h, x : x + w], 1)
+    inner = cv2.erode(inside, np.ones((2 * band + 1, 2 * band + 1), np.uint8), borderType=cv2.BORDER_REPLICATE)
+    bitmap[y : y + h, x : x + w] &= np.asarray(inner[1:-1, 1:-1] == 0, dtype=np.uint8)
+    return run_lengths.encode(np.asfortranarray(bitmap))
+
+
+def with_boundaries(truth: GroundTruth, found: Results, candidates: Candidates) -> Candidates:
+    """Candidates of masks with the overlaps of Boundary IoU."""
+    near = candidates.pairs.take(np.flatnonzero(candidates.pairs.overlaps >= IOUS[0]))
+    order = np.argsort(candidates.images[near.detections], kind="stable")
+    near = near.take(order)
+    overlaps = near.overlaps.copy()
+    images = candidates.images[near.detections]
+    for rows in np.split(np.arange(len(near)), np.flatnonzero(np.diff(images)) + 1):
+        mine, at_mine = np.unique(near.detections[rows], return_inverse=True)
+        theirs, at_theirs = np.unique(near.objects[rows], return_inverse=True)
+        if not len(rows):
+            continue
+        table = run_lengths.iou(
+            [outline(mask) for mask in found.masks(candidates.rows[mine])],
+            [outline(truth.object_masks[index]) for index in theirs.tolist()],
+            truth.objects.crowds[theirs],
+        )
+        overlaps[rows] = np.minimum(overlaps[rows], table[at_mine, at_theirs])
+    return replace(candidates, pairs=Pairs(near.detections, near.objects, overlaps))

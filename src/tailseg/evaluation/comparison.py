@@ -1,0 +1,205 @@
+"""Is one detector better than another, or was it the luck of the images? A paired bootstrap over images.
+
+Shapes: B samples, K classes.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tailseg.evaluation.average_precision import MAX_DETECTIONS
+from tailseg.evaluation.bootstrap import Resampled, draw, resample
+from tailseg.evaluation.detections import best_of_each_image, match_results, read_found
+from tailseg.evaluation.errors import Errors, error_kinds
+from tailseg.evaluation.ground_truth import GroundTruth
+from tailseg.evaluation.json_files import garbage_collector_paused
+from tailseg.evaluation.matches import Matches
+from tailseg.evaluation.metrics import ROW_NAMES, IouType
+from tailseg.structures import Group
+
+AT_A_TIME = 100
+"""Samples drawn at a time."""
+FEWEST_IMAGES = 5
+"""With objects, that a class needs for an interval of its own: a class of one image never varies."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A figure of two detectors on the same images, in 0..1.
+
+    Attributes:
+        before, after: the figure of the first and of the second; None where there is no object.
+        low, high: the 95 % interval of after - before; None where it cannot be had.
+    """
+
+    before: float | None
+    after: float | None
+    low: float | None
+    high: float | None
+
+    @property
+    def difference(self) -> float | None:
+        """after - before."""
+        return None if self.before is None or self.after is None else self.after - self.before
+
+    @property
+    def verdict(self) -> str:
+        """``better``, ``worse``: larger than chance; ``not larger than chance``; ``unknown``."""
+        if self.low is None or self.high is None:
+            return "unknown"
+        if self.low > 0:
+            return "better"
+        return "worse" if self.high < 0 else "not larger than chance"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two detectors compared.
+
+    Attributes:
+        figures: AP, AP50, AP75, AR, and APr, APc, APf where there are such classes.
+        classes: AP of each of the K classes, in order of id; no interval for a class with objects in fewer than 5
+            images. Of hundreds of classes one in twenty leaves its interval by chance alone.
+    """
+
+    figures: dict[str, Difference]
+    classes: tuple[Difference, ...]
+
+    def moved_most(self, count: int) -> list[int]:
+        """Positions of the classes whose AP moved most, among those that have an interval."""
+        entries = enumerate(self.classes)
+        moves = [(-abs(entry.difference or 0.0), index) for index, entry in entries if entry.low is not None]
+        return [index for move, index in sorted(moves)[:count] if move < 0]
+
+
+def compare(
+    runs: Sequence[Matches],
+    groups: tuple[Group | None, ...],
+    *,
+    samples: int = 1000,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda *_: None,
+) -> list[Comparison]:
+    """Compares each run with the first.
+
+    Images are drawn with replacement, the same ones for all runs, and every figure is computed anew. The interval is
+    the difference plus and minus 1.96 standard deviations of the samples' differences: AP of resampled images leans to
+    one side, which shifts the samples' quantiles but not their spread; see ``benchmarks/bootstrap_coverage.py`` for how
+    often such intervals hold the truth.
+
+    Args:
+        runs: matches of the same images and objects.
+        groups: of the K classes.
+        samples: B.
+        seed: of the draws.
+        progress: called with the samples done and all of them.
+    """
+    ones = np.ones((runs[0].num_images, 1), dtype=np.float32)
+    whole = [resample(run, ones) for run in runs]
+    rng = np.random.default_rng(seed)
+    spreads = [_Spread() for _ in runs[1:]]
+    for start in range(0, samples, AT_A_TIME):
+        weights = draw(runs[0].num_images, min(AT_A_TIME, samples - start), rng)
+        first, *others = (_vector(resample(run, weights), groups) for run in runs)
+        for spread, other in zip(spreads, others, strict=True):
+            spread.add(other - first)
+        progress(min(start + AT_A_TIME, samples), samples)
+    scarce = _images_of_classes(runs[0]) < FEWEST_IMAGES
+    pairs = zip(whole[1:], spreads, strict=True)
+    return [_comparison(whole[0], after, spread.deviation(), scarce, groups) for after, spread in pairs]
+
+
+@dataclass(frozen=True)
+class Matched:
+    """One run's matches and errors, of boxes or of masks."""
+
+    matches: Matches
+    errors: Errors
+
+
+@garbage_collector_paused()
+def match_runs(
+    truth: GroundTruth,
+    runs: Sequence[Mapping[IouType, str | Path]],
+    *,
+    step: Callable[[str, int, int], None] = lambda *_: None,
+) -> dict[IouType, list[Matched]]:
+    """Reads and matches the results of several runs, one after the other.
+
+    Args:
+        truth: the annotation file, with masks if a run has some.
+        runs: of each, by what overlaps, the results file.
+        step: told of progress.
+
+    Raises:
+        FileNotFoundError, ValueError: as `evaluate`; or the runs hold nothing in common.
+    """
+    iou_types = [iou_type for iou_type in runs[0] if all(iou_type in run for run in runs)]
+    if not iou_types:
+        raise ValueError("the results have neither boxes nor masks in common: there is nothing to compare")
+    found: dict[IouType, list[Matched]] = {iou_type: [] for iou_type in iou_types}
+    for number, run in enumerate(runs, start=1):
+        for iou_type in iou_types:
+            name = f"run {number}, {ROW_NAMES[iou_type]}"
+            results = read_found(
+                run[iou_type], truth, (iou_type,), progress=lambda done, size, name=name: step(name, done, 2 * size)
+            )
+            rows = best_of_each_image(results, truth, MAX_DETECTIONS[truth.protocol])
+            matches = match_results(truth, results, rows, iou_type)
+            found[iou_type].append(Matched(matches, error_kinds(truth, results, matches, iou_type)))
+            step(name, 1, 1)
+    return found
+
+
+class _Spread:
+    """Standard deviations of rows, added up sample by sample; NaN are left out."""
+
+    def __init__(self) -> None:
+        self.count = self.total = self.squares = np.zeros(0)
+
+    def add(self, values: np.ndarray) -> None:
+        """Adds samples ``[rows, some]``."""
+        there = ~np.isnan(values)
+        values = np.where(there, values, 0)
+        sums = there.sum(1), values.sum(1), (values**2).sum(1)
+        if not self.count.size:
+            self.count, self.total, self.squares = sums
+        else:
+            self.count, self.total, self.squares = self.count + sums[0], self.total + sums[1], self.squares + sums[2]
+
+    def deviation(self) -> np.ndarray:
+        """NaN where fewer than two samples have a value."""
+        count = np.where(self.count > 1, self.count, np.nan)
+        return np.sqrt(np.maximum(self.squares - self.total**2 / count, 0) / (count - 1))
+
+
+def _vector(resampled: Resampled, groups: tuple[Group | None, ...]) -> np.ndarray:
+    """Figures, then AP of each class: ``[rows, B]``."""
+    return np.concatenate([np.stack([*resampled.figures(groups).values()]), resampled.AP])
+
+
+def _images_of_classes(matches: Matches) -> np.ndarray:
+    """int64 ``[K]``: images with an object of the class."""
+    wanted = matches.wanted[0]
+    keys = np.unique(matches.object_classes[wanted] * matches.num_images + matches.object_images[wanted])
+    return np.bincount(keys // matches.num_images, minlength=matches.num_classes)
+
+
+def _comparison(
+    before: Resampled,
+    after: Resampled,
+    deviation: np.ndarray,
+    scarce: np.ndarray,
+    groups: tuple[Group | None, ...],
+) -> Comparison:
+    first, second = _vector(before, groups)[:, 0], _vector(after, groups)[:, 0]
+    reach = 1.959963984540054 * deviation
+    reach[len(reach) - len(scarce) :][scarce] = np.nan
+    entries = [
+        Difference(*(None if np.isnan(value) else float(value) for value in (a, b, b - a - r, b - a + r)))
+        for a, b, r in zip(first, second, reach, strict=True)
+    ]
+    names = list(before.figures(groups))
+    return Comparison(dict(zip(names, entries[: len(names)], strict=True)), tuple(entries[len(names) :]))

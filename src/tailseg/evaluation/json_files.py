@@ -1,0 +1,128 @@
+"""JSON files, packed by gzip or not: as a whole, or lists record by record without holding all in memory."""
+
+import gc
+import gzip
+import json
+import re
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from io import BufferedIOBase
+from pathlib import Path
+from typing import Any, Never
+
+PIECE = 1 << 20
+"""Bytes of text that are parsed at a time: few enough that the records stay in the processor's cache."""
+_BETWEEN = re.compile(rb"\}\s*,\s*(?=\{)")
+
+
+def read_json(path: Path) -> Any:  # noqa: ANN401 - JSON is anything until it has been looked at
+    """The file's JSON; NaN and Infinity, which Python would let pass, are refused.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not JSON.
+    """
+    _check_file(path)
+    try:
+        with path.open("rb") as raw, _unpacked(raw) as file:
+            return _parse(file.read())
+    except (ValueError, EOFError, gzip.BadGzipFile) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
+        raise ValueError(f"{path} cannot be read as JSON: {error}") from error
+
+
+def read_records(path: Path, progress: Callable[[int, int], None] | None = None) -> Iterator[list[Any]]:
+    """The records of a file that holds one list of objects, some thousand at a time.
+
+    The text is cut between two objects. Where the first cut does not work out (there are objects in lists within the
+    records) the file is read as a whole.
+
+    Args:
+        path: the file.
+        progress: called with the bytes of the file read so far and its size.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not JSON, or not a list.
+    """
+    _check_file(path)
+    size, text_read = path.stat().st_size, 0
+    try:
+        for text, position in _pieces(path):
+            try:
+                records = _parse(text)
+            except json.JSONDecodeError as error:
+                if not text_read:
+                    break
+                raise ValueError(f"{error.msg}, about character {text_read + error.pos:,}") from error
+            if not isinstance(records, list):
+                break
+            text_read += len(text)
+            yield records
+            if progress:
+                progress(position, size)
+        else:
+            return
+    except (ValueError, EOFError, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path} cannot be read as JSON: {error}") from error
+    records = read_json(path)
+    if not isinstance(records, list):
+        raise ValueError(
+            f"{path}: expected a list of result records, got {type(records).__name__}; a results file is "
+            '[{"image_id": .., "category_id": .., "bbox": .., "score": .., "segmentation": ..}, ..]'
+        )
+    yield records
+
+
+@contextmanager
+def garbage_collector_paused() -> Generator[None]:
+    """Millions of records hold no cycles, and are not to be searched for them again and again."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _pieces(path: Path) -> Iterator[tuple[bytes, int]]:
+    """Parts of the list, each a list by itself, and the place in the file up to which it was read."""
+    with path.open("rb") as raw, _unpacked(raw) as file:
+        rest = b""
+        while part := file.read(PIECE):
+            rest += part
+            cut = _last_cut(rest)
+            if cut:
+                yield rest[: cut[0]] + b"]", raw.tell()
+                rest = b"[" + rest[cut[1] :]
+        yield rest, raw.tell()
+
+
+def _last_cut(text: bytes) -> tuple[int, int] | None:
+    """End of an object and begin of the next, as far to the right as can be."""
+    reach = 1 << 12
+    while True:
+        found = list(_BETWEEN.finditer(text, max(len(text) - reach, 0)))
+        if found:
+            return found[-1].start() + 1, found[-1].end()
+        if reach >= len(text):
+            return None
+        reach *= 8
+
+
+def _parse(text: bytes) -> Any:  # noqa: ANN401
+    def refuse(constant: str) -> Never:
+        raise ValueError(f"it holds the value {constant}, which is no number: remove or mend that record")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def _unpacked(file: BufferedIOBase) -> BufferedIOBase:
+    packed = file.read(2) == b"\x1f\x8b"
+    file.seek(0)
+    return gzip.GzipFile(fileobj=file) if packed else file
+
+
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"no such file: {path}")

@@ -1,0 +1,120 @@
+"""The analysis as tables for the terminal, 76 characters wide or less."""
+
+from collections.abc import Iterator
+
+from rich import box
+from rich.table import Table
+
+from tailseg.evaluation.analysis import Analysis
+from tailseg.evaluation.comparison import Comparison, Difference
+from tailseg.evaluation.errors import KINDS, Errors, Kind, Part
+from tailseg.evaluation.ground_truth import GroundTruth
+from tailseg.evaluation.metrics import COLUMNS, ROW_NAMES, IouType, percent
+
+SHORT: dict[Kind, str] = {
+    "classification": "Cls",
+    "localisation": "Loc",
+    "both": "Both",
+    "duplicate": "Dupe",
+    "background": "Bkg",
+    "missed": "Miss",
+}
+"""TIDE's names of the kinds."""
+PART_NAMES: dict[Part, str] = {"all": "all", "r": "rare", "c": "common", "f": "frequent"}
+
+
+def tables(analysis: Analysis) -> Iterator[Table]:
+    """Scores, then errors by group and reliability by group, of masks where there are any."""
+    yield scores_table(analysis)
+    iou_type = "segm" if "segm" in analysis.errors else "bbox"
+    parts = analysis.errors[iou_type].parts
+    errors = _table(f"Errors of {ROW_NAMES[iou_type]} at IoU 0.5, and the AP50 to be won without them", "classes")
+    for column in ("objects", "found", *SHORT.values()):
+        errors.add_column(column, justify="right")
+    for part, kinds in parts.items():
+        counts = (f"{kinds.counts[kind]:,}\n{_signed(kinds.cost[kind])}" for kind in KINDS)
+        errors.add_row(PART_NAMES[part], f"{kinds.num_objects:,}", f"{kinds.found:,}", *counts)
+    yield errors
+    if analysis.reliability[iou_type]:
+        calibration = _table("Do scores mean precision? (IoU 0.5, in percent)", "classes")
+        for column in ("detections", "expected error", "score - precision"):
+            calibration.add_column(column, justify="right")
+        for part, found in analysis.reliability[iou_type].items():
+            calibration.add_row(
+                PART_NAMES[part], f"{found.count:,}", percent(found.expected_error), _signed(found.bias)
+            )
+        yield calibration
+
+
+def scores_table(analysis: Analysis) -> Table:
+    """`Metrics.table`, with AP-fixed below each row and boundary AP at the end."""
+    table = analysis.metrics.table()
+    for iou_type, scores in analysis.fixed.items():
+        table.add_row(f"{ROW_NAMES[iou_type][0]}. fixed", *(percent(scores[column]) for column in COLUMNS))
+    if analysis.boundary:
+        table.add_row("outline", *(percent(analysis.boundary[column]) for column in COLUMNS))
+    return table
+
+
+def _table(title: str, first: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column(first, no_wrap=True)
+    return table
+
+
+def _signed(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:+.1f}"
+
+
+def class_table(analysis: Analysis, count: int) -> Table:
+    """The classes of lowest AP, of masks where there are any; classes without objects are left out."""
+    iou_type = "segm" if "segm" in analysis.errors else "bbox"
+    entries = zip(analysis.metrics.per_class[iou_type], analysis.errors[iou_type].per_class.tolist(), strict=True)
+    scored = sorted(
+        ((entry.AP, entry, counts) for entry, counts in entries if entry.AP is not None), key=lambda x: x[0]
+    )
+    table = _table(f"Classes of lowest AP, {ROW_NAMES[iou_type]}", "class")
+    for column in ("group", "objects", "AP", "AP50", "AR", *SHORT.values()):
+        table.add_column(column, justify="right")
+    for _, entry, counts in scored[:count]:
+        scores = (percent(value) for value in (entry.AP, entry.AP50, entry.AR))
+        table.add_row(entry.name, entry.group or "-", f"{entry.num_objects:,}", *scores, *map(str, counts))
+    return table
+
+
+def comparison_tables(
+    comparison: Comparison, errors: tuple[Errors, Errors], truth: GroundTruth, iou_type: IouType, count: int
+) -> Iterator[Table]:
+    """Differences of the figures, the classes that moved most, and errors before and after."""
+    figures = _table(f"{ROW_NAMES[iou_type].capitalize()}, in percent, with 95 % intervals", "")
+    for column in ("A", "B", "B - A", "interval", "B is"):
+        figures.add_column(column, justify="right")
+    for name, entry in comparison.figures.items():
+        figures.add_row(name, *_differences(entry), entry.verdict)
+    yield figures
+    moved = comparison.moved_most(count)
+    if moved:
+        title = f"Classes whose AP moved most, {ROW_NAMES[iou_type]} (by chance alone 1 in 20 leaves its interval)"
+        classes = _table(title, "class")
+        names = list(truth.categories.values())
+        for column in ("group", "objects", "A", "B", "B - A", "interval"):
+            classes.add_column(column, justify="right")
+        for index in moved:
+            objects = f"{int(truth.object_counts[index]):,}"
+            entry = comparison.classes[index]
+            classes.add_row(names[index], truth.class_groups[index] or "-", objects, *_differences(entry))
+        yield classes
+    kinds = _table(f"Errors of {ROW_NAMES[iou_type]} at IoU 0.5, A and B", "classes")
+    for column in ("found", *SHORT.values()):
+        kinds.add_column(column, justify="right")
+    before, after = (each.parts for each in errors)
+    for part, first in before.items():
+        second = after[part]
+        pairs = [(first.found, second.found), *((first.counts[kind], second.counts[kind]) for kind in SHORT)]
+        kinds.add_row(PART_NAMES[part], *(f"{a:,}\n{b:,}" for a, b in pairs))
+    yield kinds
+
+
+def _differences(entry: Difference) -> tuple[str, str, str, str]:
+    interval = "-" if entry.low is None or entry.high is None else f"{_signed(entry.low)} .. {_signed(entry.high)}"
+    return percent(entry.before), percent(entry.after), _signed(entry.difference), interval

@@ -1,0 +1,91 @@
+"""What the published configurations share: data, backbones, schedules, detectors.
+
+All of them: 16 images a step (4 devices with 4 each), short sides 640 to 800, ImageNet weights, the published boxes,
+proposals and RoIs, which are the defaults of `DataConfig` and `ModelConfig`. The annotation files are LVIS's own, the
+images those of COCO 2017. Both are looked for where ``TAILSEG_DATA`` and ``DETECTRON2_DATASETS`` say (see
+`tailseg.recipes.build` and `tailseg.data.images`); ``data.train`` and ``data.train_images`` say otherwise.
+"""
+
+from dataclasses import replace
+
+from tailseg.data.transforms import CropConfig
+from tailseg.losses import LossConfig
+from tailseg.models.config import (
+    BackboneConfig,
+    GroupedConfig,
+    MaskHeadConfig,
+    ModelConfig,
+    NormalisedConfig,
+    ResNetConfig,
+    SwinConfig,
+    cascade_mask_rcnn,
+    hybrid_task_cascade,
+)
+from tailseg.recipes.recipe import AdamWConfig, DataConfig, OptimConfig, Recipe, SGDConfig
+
+REPEAT_THRESHOLD = 1e-3
+"""Of repeat factor sampling (RFS), as published for LVIS."""
+LVIS_V1 = DataConfig(train="lvis_v1_train.json", val="lvis_v1_val.json")
+LVIS_V1_RFS = replace(LVIS_V1, repeat_threshold=REPEAT_THRESHOLD)
+LVIS_V05 = DataConfig(train="lvis_v0.5_train.json", val="lvis_v0.5_val.json")
+LVIS_V05_RFS = replace(LVIS_V05, repeat_threshold=REPEAT_THRESHOLD)
+SWIN_SHORT_SIDES = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
+LVIS_V1_RFS_CROPS = replace(LVIS_V1_RFS, short_sides=SWIN_SHORT_SIDES, crop=CropConfig())
+"""With the augmentation of Swin's detectors."""
+
+LVIS_V1_TAIL = 0.0011
+"""lambda: the 815 classes in fewer of the training images are the tail (337 rare, 461 common, 17 frequent ones)."""
+LVIS_V05_TAIL = 0.00177
+"""lambda: 915 classes, all the rare and the common ones."""
+
+R50 = ResNetConfig()
+R101 = ResNetConfig(depth=101)
+X101_64X4D = ResNetConfig(depth=101, grouped=GroupedConfig(groups=64, width=4))
+SWIN_T = SwinConfig()
+
+SGD_1X = SGDConfig()
+SGD_2X = SGDConfig(epochs=24, steps=(16, 22))
+ADAMW_1X = AdamWConfig()
+ADAMW_3X = AdamWConfig(epochs=36, steps=(27, 33))
+
+
+def published(
+    name: str, loss: LossConfig, model: ModelConfig, *, data: DataConfig = LVIS_V1, optim: OptimConfig = SGD_1X
+) -> Recipe:
+    """A published configuration; on LVIS v1 with random sampling for 12 epochs unless it says otherwise."""
+    return Recipe(name=name, data=data, model=model, loss=loss, optim=optim)
+
+
+def mask_rcnn(backbone: BackboneConfig) -> ModelConfig:
+    """Mask R-CNN."""
+    return ModelConfig(backbone=backbone)
+
+
+def faster_rcnn(backbone: BackboneConfig) -> ModelConfig:
+    """Faster R-CNN: boxes only."""
+    return ModelConfig(backbone=backbone, mask=None)
+
+
+def cascade(backbone: BackboneConfig) -> ModelConfig:
+    """Cascade Mask R-CNN."""
+    return replace(cascade_mask_rcnn(), backbone=backbone)
+
+
+def htc(backbone: BackboneConfig) -> ModelConfig:
+    """Hybrid Task Cascade without its semantic branch."""
+    return replace(hybrid_task_cascade(), backbone=backbone)
+
+
+def with_nms(model: ModelConfig, iou: float) -> ModelConfig:
+    """The same detector with another threshold of NMS at test."""
+    return replace(model, test=replace(model.test, nms_iou=iou))
+
+
+def with_normalised_mask(model: ModelConfig) -> ModelConfig:
+    """The same Mask R-CNN with a normalised mask predictor (T = 20)."""
+    return replace(model, mask=MaskHeadConfig(normalised=NormalisedConfig()))
+
+
+def with_normalised_classifier(model: ModelConfig) -> ModelConfig:
+    """The same detector with a normalised classifier (T = 5); it starts with the loss's bias."""
+    return replace(model, box=replace(model.box, normalised=NormalisedConfig(temperature=5.0)))

@@ -1,0 +1,117 @@
+"""A recipe in a few words: for `tailseg recipes` and docs/recipes.md."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from tailseg.losses import DropLossConfig, EQLConfig, LossConfig
+from tailseg.models.config import (
+    BackboneConfig,
+    CascadeConfig,
+    HTCConfig,
+    ModelConfig,
+    ResNetConfig,
+    SwinConfig,
+    TimmConfig,
+)
+from tailseg.recipes.published import PUBLISHED, Figures
+from tailseg.recipes.recipe import DataConfig, Recipe
+
+LINK_NAMES = {"gumbel": "Gumbel", "sigmoid": "sigmoid", "normal": "normal"}
+LOSS_NAMES = {
+    "GumbelCEConfig": "Gumbel",
+    "SigmoidCEConfig": "sigmoid",
+    "SoftmaxCEConfig": "softmax",
+    "ClassRelativeLossConfig": "class-relative",
+    "LogitAdjustedSoftmaxConfig": "balanced softmax",
+}
+"""By class; the others are called as their class."""
+SWIN_NAMES = {(96, (2, 2, 6, 2)): "Swin-T", (96, (2, 2, 18, 2)): "Swin-S", (128, (2, 2, 18, 2)): "Swin-B"}
+
+
+def detector(model: ModelConfig) -> str:
+    """``Mask R-CNN``, ``Faster R-CNN``, ``Cascade Mask R-CNN`` or ``HTC``."""
+    match model.cascade:
+        case HTCConfig():
+            return "HTC"
+        case CascadeConfig():
+            return "Cascade Mask R-CNN" if model.mask else "Cascade R-CNN"
+        case None:
+            return "Mask R-CNN" if model.mask else "Faster R-CNN"
+
+
+def backbone(config: BackboneConfig) -> str:
+    """``R50``, ``X101-64x4d``, ``Swin-T`` or a name of timm's."""
+    match config:
+        case ResNetConfig():
+            grouped = config.grouped
+            return f"X{config.depth}-{grouped.groups}x{grouped.width}d" if grouped else f"R{config.depth}"
+        case SwinConfig():
+            return SWIN_NAMES.get((config.embed_dim, config.depths), "Swin")
+        case TimmConfig():
+            return config.name
+
+
+def loss(config: LossConfig) -> str:
+    """``Gumbel``, ``EQL sigmoid``, ``Seesaw`` ..."""
+    match config:
+        case DropLossConfig():
+            return f"DropLoss {LINK_NAMES[config.link]}"
+        case EQLConfig():
+            return f"EQL {LINK_NAMES[config.link]}"
+    name = type(config).__name__
+    return LOSS_NAMES.get(name, name.removesuffix("Config").removesuffix("Loss"))
+
+
+def normalised(model: ModelConfig) -> str:
+    """Which predictors are normalised: ``mask``, ``class``, ``both`` or nothing."""
+    mask = model.mask is not None and model.mask.normalised is not None
+    classifier = model.box.normalised is not None
+    return {(True, True): "both", (True, False): "mask", (False, True): "class"}.get((mask, classifier), "")
+
+
+def data(config: DataConfig) -> str:
+    """``LVIS v1``, ``LVIS v0.5``, ``tiny_tail`` or ``your file``."""
+    if not config.train:
+        return "your file"
+    name = Path(config.train).name
+    for version in ("v1", "v0.5"):
+        if name.startswith(f"lvis_{version}_"):
+            return f"LVIS {version}"
+    return name.split(":")[0]
+
+
+def sampling(config: DataConfig) -> str:
+    """``RFS`` (repeat factor sampling) or ``random``."""
+    return "RFS" if config.repeat_threshold else "random"
+
+
+def heading(recipe: Recipe) -> str:
+    """What recipes that belong in one table have in common: ``Mask R-CNN R50, LVIS v1``."""
+    return f"{detector(recipe.model)} {backbone(recipe.model.backbone)}, {data(recipe.data)}"
+
+
+def grouped(recipes: Iterable[Recipe]) -> dict[str, list[Recipe]]:
+    """The recipes by `heading`, in order."""
+    groups: dict[str, list[Recipe]] = {}
+    for recipe in recipes:
+        groups.setdefault(heading(recipe), []).append(recipe)
+    return groups
+
+
+def average_precision(recipe: Recipe) -> tuple[str, str, str, str, str]:
+    """The published AP, APr, APc, APf and APb, nothing where none was; ``≈`` stands before those read off a plot."""
+    published = PUBLISHED.get(recipe.name)
+    figures = published.figures if published else None
+    if figures is None:
+        return "", "", "", "", ""
+    return (
+        _percent(figures.ap, figures),
+        _percent(figures.apr, figures),
+        _percent(figures.apc, figures),
+        _percent(figures.apf, figures),
+        _percent(figures.apb, figures),
+    )
+
+
+def _percent(value: float | None, figures: Figures) -> str:
+    return "" if value is None else f"{'≈' if figures.approximate else ''}{value:.1f}"

@@ -1,0 +1,213 @@
+"""The report's page: the figures as JSON, the pictures, and the script that draws them, in one HTML file."""
+
+import base64
+import gzip
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+
+from jinja2 import Environment, select_autoescape
+from markupsafe import Markup
+
+from tailseg import __version__
+from tailseg.evaluation.metrics import ROW_NAMES, IouType, Metrics, percent
+from tailseg.recipes.saved import to_plain
+from tailseg.report.figures import (
+    Outcomes,
+    confusions,
+    false_alarms,
+    outcome_counts,
+    outcomes,
+    precision_curves,
+    score_histograms,
+)
+from tailseg.report.gallery import Galleries, build_galleries
+from tailseg.report.run import EvaluatedRun, Log, check_comparable
+
+LARGEST_FILE: Final = 5_000_000
+"""Bytes of the whole page; pictures take what the figures leave."""
+COLUMNS: Final = ("AP", "APr", "APc", "APf", "AP50", "AP75", "AR")
+LOG_POINTS: Final = 300
+FEW_CLASSES: Final = 300
+"""Up to so many classes there is room for larger pictures."""
+
+
+def write_report(runs: Sequence[EvaluatedRun], path: Path, *, title: str = "") -> None:
+    """Writes the report of one run, or of several side by side; whole or not at all.
+
+    Args:
+        runs: all evaluated on the same file.
+        path: of the HTML file.
+        title: the page's; the runs' names unless given.
+
+    Raises:
+        ValueError: the runs cannot be compared.
+    """
+    check_comparable(list(runs))
+    page = render(list(runs), title=title or ", ".join(run.name for run in runs))
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished.write_text(page, encoding="utf-8")
+    unfinished.replace(path)
+
+
+def render(runs: Sequence[EvaluatedRun], *, title: str) -> str:
+    """The page's text."""
+    results = [outcomes(run.evidence, threshold=run.threshold) for run in runs]
+    figures = report_data(runs, results)
+    packed = _packed(figures)
+    static = {name: files("tailseg.report").joinpath(name).read_text("utf-8") for name in _PARTS}
+    room = LARGEST_FILE - len(packed) - sum(map(len, static.values())) - 250 * len(runs[0].frequency.groups) - 20_000
+    longest = 144 if len(runs[0].frequency.groups) <= FEW_CLASSES else 96
+    galleries = build_galleries(runs, results, room=room, longest=longest)
+    truth = runs[0].evidence.truth
+    script = static["page.js"]
+    environment = Environment(autoescape=select_autoescape(default=True), keep_trailing_newline=True)
+    return environment.from_string(static["page.html"]).render(
+        title=title,
+        subtitle=f"{len(truth.sizes):,} images, {len(truth.categories):,} classes of {truth.path.name}; "
+        f"{truth.protocol.upper()} AP in percent",
+        columns=COLUMNS,
+        runs=[{"name": run.name, "rows": _rows(run.analysis.metrics)} for run in runs],
+        notes=[*_notes(runs), *_pictures_notes(galleries)],
+        group_note=f"AP of {ROW_NAMES[runs[0].evidence.kind]} in percent.",
+        fate_note=_fate_note(runs[0]),
+        version=__version__,
+        data=packed,
+        galleries=[(label, _packed(gallery)) for label, gallery in galleries.of.items()],
+        style=Markup(static["page.css"]),  # noqa: S704 - our own files
+        script=Markup(script),  # noqa: S704
+        script_hash=f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode('ascii')}",
+    )
+
+
+_PARTS = ("page.html", "page.css", "page.js")
+
+
+def report_data(runs: Sequence[EvaluatedRun], results: Sequence[Outcomes]) -> dict[str, Any]:
+    """All that the page draws except the pictures, in JSON's types; the lists of a class are in order of label."""
+    truth, frequency = runs[0].evidence.truth, runs[0].frequency
+    return {
+        "kind": runs[0].evidence.kind,
+        "threshold": runs[0].threshold,
+        "classes": {
+            "name": list(truth.categories.values()),
+            "group": list(frequency.groups),
+            "images": frequency.image_counts.tolist(),
+            "instances": frequency.instance_counts.tolist(),
+            "objects": truth.object_counts.tolist(),
+        },
+        "runs": [_run_data(run, result) for run, result in zip(runs, results, strict=True)],
+    }
+
+
+def _run_data(run: EvaluatedRun, result: Outcomes) -> dict[str, Any]:
+    evidence = run.evidence
+    per_class = run.analysis.metrics.per_class[evidence.kind]
+    right, wrong = score_histograms(evidence)
+    return {
+        "name": run.name,
+        "scores": run.analysis.metrics.scores,
+        "settings": _flat(to_plain(run.recipe)["resolved"]),
+        **{name: [_rounded(getattr(score, name)) for score in per_class] for name in ("AP", "AP50", "AR")},
+        "outcomes": outcome_counts(evidence, result).tolist(),
+        "alarms": [len(alarms) for alarms in false_alarms(evidence, threshold=run.threshold)],
+        "precision": [
+            None if curve is None else (1000 * curve).round().astype(int).tolist()
+            for curve in precision_curves(evidence)
+        ],
+        "right": right.tolist(),
+        "wrong": wrong.tolist(),
+        "confusions": confusions(evidence, result),
+        "errors": _errors(run),
+        "reliability": _reliability(run),
+        "train": thinned(run.log, "train"),
+        "val": thinned(run.log, "val"),
+    }
+
+
+def _errors(run: EvaluatedRun) -> dict[str, Any]:
+    """By part of the classes, by kind of error: how many, and the AP50 that they cost."""
+    return {
+        part: {kind: [found.counts[kind], _rounded(found.cost[kind])] for kind in found.counts}
+        for part, found in run.analysis.errors[run.evidence.kind].parts.items()
+    }
+
+
+def _reliability(run: EvaluatedRun) -> dict[str, Any]:
+    """By part of the classes: ``[mean score, precision, detections]`` of each bin that is not empty, and the error."""
+    return {
+        part: {
+            "bins": [[_rounded(b.score), _rounded(b.precision), b.count] for b in found.bins if b.count],
+            "error": _rounded(found.expected_error),
+        }
+        for part, found in run.analysis.reliability[run.evidence.kind].items()
+    }
+
+
+def thinned(log: Log, kind: str, *, points: int = LOG_POINTS) -> dict[str, list[float | None]]:
+    """The log's lines of one kind as columns, consecutive lines averaged so that at most ``points`` are left."""
+    lines = [line for line in log if line.get("kind") == kind]
+    size = -(-len(lines) // points) or 1
+    parts = [lines[first : first + size] for first in range(0, len(lines), size)]
+    names = dict.fromkeys(name for line in lines for name, value in line.items() if not isinstance(value, str))
+    return {name: [_mean([line[name] for line in part if name in line]) for part in parts] for name in names}
+
+
+def _mean(values: Sequence[Any]) -> float | None:
+    return float(f"{sum(values) / len(values):.5g}") if values else None
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """``{"optim.lr": "0.02", ...}``."""
+    flat: dict[str, str] = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = json.dumps(value) if isinstance(value, list) else str(value)
+    return flat
+
+
+def _packed(content: object) -> str:
+    """JSON, gzip, base64: nothing of it can be taken for markup, and it is a third as long."""
+    text = json.dumps(content, separators=(",", ":"), allow_nan=False)
+    return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode("ascii")
+
+
+def _rows(metrics: Metrics) -> list[dict[str, Any]]:
+    def row(kind: IouType) -> dict[str, Any]:
+        return {"name": ROW_NAMES[kind], "values": [percent(metrics.scores[kind][column]) for column in COLUMNS]}
+
+    return [row(kind) for kind in reversed(metrics.scores)]
+
+
+def _notes(runs: Sequence[EvaluatedRun]) -> list[str]:
+    notes = [f"{run.name}: {note}" for run in runs for note in run.analysis.metrics.notes]
+    if runs[0].train is None:
+        notes.append("The training set is not there: no training examples; counts are those that the checkpoint holds.")
+    return notes
+
+
+def _fate_note(run: EvaluatedRun) -> str:
+    what = ROW_NAMES[run.evidence.kind]
+    return (
+        f"Found: the best free detection of its class with an IoU of {what} of 0.5 or more scores at least "
+        f"{run.threshold:g}. Taken for another class: not found, but covered by a detection of another class that "
+        "scores as much."
+    )
+
+
+def _pictures_notes(galleries: Galleries) -> list[str]:
+    notes = []
+    if galleries.problem:
+        notes.append(f"{'Some' if galleries.shown else 'All'} pictures are missing: {galleries.problem}")
+    if galleries.left_out:
+        notes.append(f"The file is full: {galleries.left_out:,} more pictures had no room.")
+    return notes

@@ -1,0 +1,153 @@
+"""A run as the report needs it: its settings, log, figures, detections and data."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from tailseg.data.annotations import Annotations
+from tailseg.evaluation import Analysis, analyse
+from tailseg.evaluation.json_files import read_records
+from tailseg.evaluation.metrics import IouType
+from tailseg.recipes.build import build_data, build_validation
+from tailseg.recipes.recipe import Recipe
+from tailseg.recipes.saved import load_recipe
+from tailseg.report.evidence import Evidence, gather
+from tailseg.structures import ClassFrequency
+from tailseg.training import checkpoint as checkpoints
+
+Log = tuple[Mapping[str, float | str], ...]
+THRESHOLD: Final = 0.3
+"""As in `tailseg predict`."""
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluatedRun:
+    """An evaluated run.
+
+    Attributes:
+        name: how the report calls it.
+        recipe: its settings.
+        log: the lines of log.jsonl.
+        analysis: figures of its results.json.
+        evidence: what became of its detections.
+        annotations: the validation set.
+        frequency: of the classes in the training set.
+        train: the training set; None if it is not there any more.
+        threshold: what scores less is not shown as found, and is no false alarm; in [0, 1].
+    """
+
+    name: str
+    recipe: Recipe
+    log: Log
+    analysis: Analysis
+    evidence: Evidence
+    annotations: Annotations
+    frequency: ClassFrequency
+    train: Annotations | None
+    threshold: float
+
+
+def read_run(
+    folder: Path,
+    *,
+    threshold: float = THRESHOLD,
+    val: str | None = None,
+    val_images: str | None = None,
+    base: Recipe | None = None,
+    like: EvaluatedRun | None = None,
+) -> EvaluatedRun:
+    """Reads a run's folder and looks at its detections.
+
+    Args:
+        folder: with recipe.json and results.json.
+        threshold: see `EvaluatedRun`.
+        val: another annotation file than the recipe's that the results are of.
+        val_images: folder of its images.
+        base: your own recipe, if the run was trained with one.
+        like: a run that was read before: what both were trained and evaluated on is not read again.
+
+    Raises:
+        ValueError: the folder holds no evaluated run, or the results are of other data.
+    """
+    if not (folder / "recipe.json").is_file():
+        raise ValueError(f"no run in {folder}: expected a folder that `tailseg train` or `tailseg convert` made")
+    if not (folder / "results.json").is_file():
+        raise ValueError(f"{folder} has no results.json: evaluate the run first, with `tailseg test {folder}`")
+    recipe = load_recipe(folder / "recipe.json", base=base)
+    recipe = replace(recipe, run=replace(recipe.run, out=str(folder)))  # it may have been moved
+    if val:
+        recipe = replace(recipe, data=replace(recipe.data, val=val, val_images=val_images))
+    train, annotations, frequency = _data(recipe, folder, like)
+    results = folder / "results.json"
+    kind = what_overlaps(results)
+    groups = {category.id: category.group for category in annotations.categories}
+    sources: dict[IouType, Path] = dict.fromkeys(("bbox", "segm") if kind == "segm" else ("bbox",), results)
+    return EvaluatedRun(
+        name=folder.resolve().name,
+        recipe=recipe,
+        log=read_log(folder / "log.jsonl"),
+        analysis=analyse(annotations.path, sources, groups=groups),
+        evidence=gather(annotations.path, results, kind=kind, groups=groups, least_score=threshold),
+        annotations=annotations,
+        frequency=frequency,
+        train=train,
+        threshold=threshold,
+    )
+
+
+def what_overlaps(results: Path) -> IouType:
+    """``"segm"`` if the detections have masks, else ``"bbox"``."""
+    first = next(read_records(results), [])[:1]
+    return "segm" if any("segmentation" in record for record in first) else "bbox"
+
+
+def _data(
+    recipe: Recipe, folder: Path, like: EvaluatedRun | None
+) -> tuple[Annotations | None, Annotations, ClassFrequency]:
+    """The training set if it is there, the validation set, and the classes' frequencies in the former."""
+    if like and recipe.data.val is not None and _files(like.recipe) == _files(recipe):
+        return like.train, like.annotations, like.frequency
+    try:
+        train, annotations = build_data(recipe)
+    except ValueError:
+        annotations = build_validation(recipe)
+        saved = checkpoints.load(checkpoints.choose(folder, "best"))
+        checkpoints.check_classes(saved, annotations.categories, folder)
+        annotations = replace(annotations, categories=saved.categories, frequency=saved.frequency)
+        return None, annotations, saved.frequency
+    return train, annotations, train.frequency
+
+
+def _files(recipe: Recipe) -> tuple[str | None, ...]:
+    data = recipe.data
+    return data.train, data.train_images, data.val, data.val_images
+
+
+def read_log(path: Path) -> Log:
+    """The whole lines of a run's log; none if there is no log (a converted run has none)."""
+    lines = path.read_text().splitlines() if path.is_file() else []
+    kept = []
+    for line in lines:
+        try:
+            kept.append(json.loads(line))
+        except ValueError:  # cut short by a crash
+            continue
+    return tuple(kept)
+
+
+def check_comparable(runs: list[EvaluatedRun]) -> None:
+    """Raises ValueError unless all runs were evaluated on the same images and classes."""
+    first = runs[0].evidence.truth
+    for run in runs[1:]:
+        other = run.evidence.truth
+        if other.categories != first.categories:
+            raise ValueError(f"{runs[0].name} and {run.name} have different classes: they cannot be compared")
+        if other.sizes != first.sizes or len(other.objects) != len(first.objects):
+            raise ValueError(
+                f"{runs[0].name} and {run.name} were evaluated on different images ({first.path} and {other.path}): "
+                "evaluate them on the same file (`tailseg test RUN --val FILE`) and name it with --val"
+            )
+        if run.evidence.kind != runs[0].evidence.kind:
+            raise ValueError(f"of {runs[0].name} and {run.name} only one has masks: they cannot be compared")

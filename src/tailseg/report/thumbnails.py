@@ -1,0 +1,77 @@
+"""Small pictures of objects, and masks as outlines to be drawn over them.
+
+A crop is x1, y1, x2, y2 in whole pixels of its image; outlines are in half pixels of the crop's thumbnail.
+"""
+
+import io
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+
+from tailseg.ops.masks import decode_mask
+from tailseg.structures import RunLengths
+
+Crop = tuple[int, int, int, int]
+CONTEXT = 2.0
+"""A crop is this many times as wide as the longer side of its object: what surrounds an object tells what it is."""
+SMALLEST_CROP = 64
+
+
+def crop_around(box: Sequence[float], *, height: int, width: int) -> Crop:
+    """A square around an xyxy box, moved and cut so that it lies in the image."""
+    x1, y1, x2, y2 = box
+    side = max(CONTEXT * max(x2 - x1, y2 - y1), SMALLEST_CROP)
+    left, right = _span((x1 + x2) / 2, side, width)
+    top, bottom = _span((y1 + y2) / 2, side, height)
+    return left, top, right, bottom
+
+
+def _span(centre: float, side: float, limit: int) -> tuple[int, int]:
+    length = min(round(side), limit)
+    first = min(max(round(centre - length / 2), 0), limit - length)
+    return first, first + length
+
+
+def thumbnail_size(crop: Crop, longest: int) -> tuple[int, int]:
+    """Width and height of the crop's thumbnail: at most ``longest`` pixels, and never more than the crop has."""
+    width, height = crop[2] - crop[0], crop[3] - crop[1]
+    scale = min(1.0, longest / max(width, height))
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def thumbnail(image: torch.Tensor, crop: Crop, longest: int) -> bytes:
+    """The crop of an RGB image ``[3, h, w]`` as a small WebP file."""
+    x1, y1, x2, y2 = crop
+    picture = Image.fromarray(image[:, y1:y2, x1:x2].permute(1, 2, 0).numpy())
+    file = io.BytesIO()
+    picture.resize(thumbnail_size(crop, longest), Image.Resampling.LANCZOS).save(file, "webp", quality=60, method=4)
+    return file.getvalue()
+
+
+def outline(mask: RunLengths, crop: Crop, longest: int) -> str:
+    """A mask's outlines within the crop as an SVG path; empty if nothing of it is there."""
+    bitmap = decode_mask(mask)
+    x1, y1, x2, y2 = crop
+    width, height = thumbnail_size(crop, longest)
+    # twice the thumbnail's size: a path of half pixels follows the mask, not its staircase
+    piece = cv2.resize(bitmap[y1:y2, x1:x2].astype(np.float32), (2 * width, 2 * height), interpolation=cv2.INTER_LINEAR)
+    contours, _ = cv2.findContours((piece > 0.5).astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    shapes = [cv2.approxPolyDP(contour, 1.3, closed=True).reshape(-1, 2) for contour in contours]
+    return "".join(_path(points) for points in shapes if len(points) > 2)
+
+
+def _path(points: np.ndarray) -> str:
+    """A closed polygon, its first point and the steps from there: short, because steps are."""
+    (x, y), steps = points[0], np.diff(points, axis=0).tolist()
+    return f"M{x} {y}l" + " ".join(f"{dx} {dy}" for dx, dy in steps) + "z"
+
+
+def box_outline(box: Sequence[float], crop: Crop, longest: int) -> str:
+    """An xyxy box within the crop as an SVG path."""
+    width, _ = thumbnail_size(crop, longest)
+    scale = 2 * width / (crop[2] - crop[0])
+    x1, y1, x2, y2 = (round((side - crop[i % 2]) * scale) for i, side in enumerate(box))
+    return f"M{x1} {y1}H{x2}V{y2}H{x1}z"

@@ -1,0 +1,266 @@
+"""Several processes as one: torchrun starts them, torch.distributed joins them, one of them writes.
+
+Everything here works in one process too, where it does nothing. What one process alone may meet (a bad image, a signal,
+a loss that is NaN) is made known to all before they wait for each other: `together`.
+"""
+
+import os
+import pickle
+import sys
+import warnings
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+T = TypeVar("T")
+
+dist: Any = torch.distributed
+"""It lacks most of its members where torch was built without them: one process needs none."""
+
+
+class ProcessLostError(ConnectionError):
+    """Another process of the training ended without a word: killed, out of memory, or its machine is gone."""
+
+
+def is_joined() -> bool:
+    """Whether this process is one of several (or one of one, under torchrun)."""
+    return bool(dist.is_available() and dist.is_initialized())
+
+
+def rank() -> int:
+    """This process, ``0 .. world_size() - 1``."""
+    return dist.get_rank() if is_joined() else 0
+
+
+def world_size() -> int:
+    """Number of processes."""
+    return dist.get_world_size() if is_joined() else 1
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes."""
+    return rank() == 0
+
+
+def under_torchrun() -> bool:
+    """Whether torchrun, or who sets its variables, started this process as one of several."""
+    return {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
+
+
+def local_rank() -> int:
+    """This process among those of its machine; torchrun says so."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def was_restarted() -> bool:
+    """Whether torchrun started the processes anew after some of them ended: the run goes on from its checkpoint."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+@contextmanager
+def joined() -> Generator[None, None, None]:
+    """Within, the processes that torchrun started are one training; without torchrun this does nothing.
+
+    Tensors on CPUs travel by gloo, those on GPUs by nccl. At the end the processes wait for each other, so that none
+    takes away what another still needs, and leave.
+
+    Raises:
+        ProcessLostError: another process ended within.
+    """
+    if not under_torchrun() or is_joined():
+        yield
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank() % torch.cuda.device_count())
+    try:
+        store, this, count = next(dist.rendezvous("env://"))
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, store=_fresh(store), rank=this, world_size=count)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Grad strides do not match")  # of 1x1 kernels: the same memory
+            yield
+        barrier()
+    except RuntimeError as error:
+        if not _is_lost_peer(error):
+            raise
+        raise ProcessLostError(
+            f"another process of this training ended ({_reason(error)}). What was saved last is whole: go on with "
+            "--resume; torchrun --max-restarts N does so by itself"
+        ) from None
+    finally:
+        if is_joined():
+            dist.destroy_process_group()
+
+
+def _fresh(store: object) -> object:
+    """The store without what processes before a restart left in it.
+
+    Since torch 2.15 torchrun's own store outlives restarts, and the addresses in it those who had them. On one machine
+    the number of restarts tells the generations apart; machines count their own, and docs/reliability.md says what
+    to set for several.
+    """
+    if os.environ.get("GROUP_WORLD_SIZE", "1") != "1":
+        return store
+    return dist.PrefixStore(f"restart_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+
+
+def start_processes(count: int, arguments: Sequence[str]) -> NoReturn:
+    """Becomes torchrun with ``count`` processes on this machine, each ``tailseg ARGUMENTS``.
+
+    Raises:
+        ValueError: a count below 1, or more than there are GPUs.
+    """
+    gpus = torch.cuda.device_count()
+    if count < 1 or 0 < gpus < count:
+        raise ValueError(f"--devices is a number of processes, 1 to {gpus or 'any'} here, got {count}")
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count), "-m", "tailseg"]
+    os.execv(sys.executable, [sys.executable, *torchrun, *arguments])  # noqa: S606 (no shell is meant)
+
+
+def leave(code: int) -> None:
+    """Ends a process that was one of several, at once, its files closed; returns in a process of its own.
+
+    Threads of torch.distributed may outlive their group: about one process in eight would be aborted by what the
+    interpreter takes apart at its end, though its work was done.
+    """
+    if under_torchrun():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _is_lost_peer(error: RuntimeError) -> bool:
+    """gloo and nccl raise plain errors; torch has one class for nccl's."""
+    if isinstance(error, dist.DistError):
+        return True
+    text = str(error).lower()
+    return "gloo" in text or "connection closed" in text or "connection reset" in text or "nccl" in text
+
+
+def _reason(error: BaseException) -> str:
+    """The first sentence, without the place in the source that it starts with."""
+    return str(error).strip().partition("] ")[2].partition(". ")[0] or type(error).__name__
+
+
+def barrier() -> None:
+    """Waits for all processes."""
+    if world_size() > 1:
+        dist.all_reduce(torch.zeros(1))
+
+
+def total(*numbers: float) -> list[float]:
+    """The sums of the numbers over all processes."""
+    if world_size() == 1:
+        return list(numbers)
+    tensor = torch.tensor(numbers, dtype=torch.float64)
+    dist.all_reduce(tensor)
+    return tensor.tolist()
+
+
+def mean(values: Tensor) -> Tensor:
+    """The mean over all processes of a tensor on the training's device, without gradient."""
+    values = values.detach()
+    if world_size() == 1:
+        return values
+    values = values.clone()
+    dist.all_reduce(values)
+    return values / world_size()
+
+
+def gather(value: T) -> list[T] | None:
+    """What each process holds, in their order, on the first one; None on the others."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] | None = [None] * world_size() if is_first() else None
+    dist.gather_object(value, values)
+    return values
+
+
+def gather_everywhere(value: T) -> list[T]:
+    """What each process holds, in their order, on all of them."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def from_first(make: Callable[[], T]) -> T:
+    """What ``make`` returns on the first process, on all of them; where it raises there, all raise."""
+    if world_size() == 1:
+        return make()
+    made: list[Any] = [None]
+    with together():
+        if is_first():
+            made = [make()]
+    dist.broadcast_object_list(made)
+    return cast(T, made[0])
+
+
+@contextmanager
+def together() -> Generator[None, None, None]:
+    """What fails within on one process fails on all.
+
+    An error that a user can mend is the same one everywhere; the others arrive as a RuntimeError that says where.
+    """
+    if world_size() == 1:
+        yield
+        return
+    failure: BaseException | None = None
+    try:
+        yield
+    except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, RuntimeError) and _is_lost_peer(error):
+            raise
+        failure = error
+    try:
+        failures = total(failure is not None)[0]
+    except RuntimeError:
+        if failure:  # the others wait for something else, or are gone: this one's reason is the one to tell
+            raise failure from None
+        raise
+    if failures:
+        first = next(packed for packed in gather_everywhere(_packed(failure)) if packed)
+        raise failure or pickle.loads(first)  # noqa: S301 (from the processes of this very training)
+
+
+def _packed(error: BaseException | None) -> bytes | None:
+    if error is None:
+        return None
+    plain = type(error)(f"process {rank()} of {world_size()}: {error}") if _is_plain(error) else None
+    return pickle.dumps(plain or RuntimeError(f"process {rank()} of {world_size()}: {type(error).__name__}: {error}"))
+
+
+def _is_plain(error: BaseException) -> bool:
+    """Whether a user can mend it, and a message alone makes such an error."""
+    kinds = (ValueError, OSError, FloatingPointError, KeyboardInterrupt)
+    return isinstance(error, kinds) and len(error.args) == 1
+
+
+@contextmanager
+def first_goes_first() -> Generator[None, None, None]:
+    """The first process goes first, then one of each other machine, then the rest: what one prepares, others find."""
+    turn = 0 if is_first() else 1 if local_rank() == 0 else 2
+    with together():
+        for _ in range(turn):
+            barrier()
+        try:
+            yield
+        finally:
+            for _ in range(2 - turn):
+                barrier()
+
+
+def distribute(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model as it is called in training: its gradients are the mean over the processes.
+
+    All start from the first process's weights. Buffers are frozen, or counts that the losses sum themselves.
+    """
+    if world_size() == 1:
+        return model
+    devices = [device] if device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=devices, forward_sync_buffers=False)

@@ -1,0 +1,64 @@
+"""`tailseg compare`: results files and runs, what is printed and written, and errors that help."""
+
+import json
+
+import pytest
+
+from tailseg.cli import main
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Twelve images with an ant each: A finds every second one, B all of them."""
+    images = [{"id": i, "height": 50, "width": 50} for i in range(12)]
+    box = [10, 10, 20, 20]
+    objects = [{"id": i + 1, "image_id": i, "category_id": 1, "bbox": box, "area": 400} for i in range(12)]
+    truth = {"images": images, "annotations": objects, "categories": [{"id": 1, "name": "ant"}]}
+    found = [{"image_id": i, "category_id": 1, "bbox": box, "score": 0.5} for i in range(12)]
+    for name, data in (("truth", truth), ("a", found[::2]), ("b", found)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(data))
+    return tmp_path
+
+
+def test_a_difference_larger_than_chance_is_called_so(files, capsys):
+    out = files / "compared.json"
+    arguments = [str(files / name) for name in ("a.json", "b.json", "a.json")]
+
+    assert main(["compare", *arguments, "--truth", str(files / "truth.json"), "--samples=50", "--out", str(out)]) == 0
+
+    printed = capsys.readouterr().out
+    assert "better" in printed
+    assert "not larger than chance" in printed
+    assert "Errors of boxes" in printed
+    b = json.loads(out.read_text())["after"][str(files / "b.json")]["bbox"]
+    assert b["figures"]["AP"]["before"] == pytest.approx(51 / 101)
+    assert b["figures"]["AP"]["after"] == pytest.approx(1)
+    assert b["figures"]["AP"]["verdict"] == "better"
+    assert b["classes"][0]["name"] == "ant"
+    assert b["errors"]["before"]["all"]["counts"]["missed"] == 6
+
+
+def test_a_run_is_compared_on_its_own_validation_set(run, capsys):
+    assert main(["test", str(run)]) == 0
+
+    assert main(["compare", str(run), str(run / "results.json"), "--samples=10"]) == 0
+
+    printed = capsys.readouterr().out
+    assert "Masks, in percent" in printed
+    assert "APr" in printed, "groups come from the run's checkpoint"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a.json"], "name at least two runs"),
+        (["a.json", "b.json"], "name its annotation file with --truth"),
+        (["a.json", "nowhere.json", "--truth=truth.json"], "no results in nowhere.json"),
+        (["a.json", "b.json", "--truth=truth.json", "--samples=1"], "--samples is 2 or more"),
+    ],
+)
+def test_wrong_usage_is_explained(files, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(files)
+
+    assert main(["compare", *arguments]) == 2
+    assert message in capsys.readouterr().err

@@ -1,0 +1,132 @@
+"""`tailseg eval`: results of other frameworks as they are, what is printed and written, and errors that help."""
+
+import csv
+import gzip
+import json
+
+import pytest
+
+from tailseg.cli import main
+
+SIZE = {"height": 40, "width": 60}
+
+
+def square(x, y):
+    """Run lengths of a square of 10."""
+    return {"size": [40, 60], "counts": [x * 40 + y, 10, *([30, 10] * 9), 30 - y + (50 - x) * 40]}
+
+
+def truth():
+    """Two LVIS-style images; class 3 is rare, class 7 frequent."""
+    lists = {"neg_category_ids": [], "not_exhaustive_category_ids": []}
+    places = [(1, 3, 5, 5), (2, 3, 20, 10), (2, 7, 40, 25)]
+    return {
+        "images": [{"id": i, "file_name": f"val/{name}.jpg"} | SIZE | lists for i, name in ((1, "one"), (2, "two"))],
+        "categories": [{"id": 3, "name": "ant", "frequency": "r"}, {"id": 7, "name": "bee", "frequency": "f"}],
+        "annotations": [
+            {"id": i, "image_id": image, "category_id": category, "bbox": [x, y, 10, 10], "area": 100}
+            | {"segmentation": [[x, y, x + 10, y, x + 10, y + 10, x, y + 10]]}
+            for i, (image, category, x, y) in enumerate(places, start=1)
+        ],
+    }
+
+
+def records(*fields):
+    places = [(1, 3, 5, 5), (2, 3, 20, 10), (2, 7, 40, 25)]
+    whole = [
+        {"image_id": image, "category_id": category, "score": 0.9}
+        | {"bbox": [float(x), float(y), 10.0, 10.0], "segmentation": square(x, y)}
+        for image, category, x, y in places
+    ]
+    return [{key: record[key] for key in ("image_id", "category_id", "score", *fields)} for record in whole]
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(data, name="truth.json"):
+        path = tmp_path / name
+        text = json.dumps(data).encode()
+        path.write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+        return str(path)
+
+    return write
+
+
+def scores(folder):
+    return json.loads((folder / "metrics.json").read_text())["scores"]
+
+
+def test_everything_is_printed_and_written(write, tmp_path, capsys):
+    results = write(records("bbox", "segmentation"), "coco_instances_results.json")  # as detectron2 writes it
+
+    assert main(["eval", write(truth()), results, "--out", str(tmp_path / "out"), "--classes=1", "--boundary"]) == 0
+
+    printed = capsys.readouterr().out
+    for part in ("masks", "fixed", "outline", "Errors of masks", "Do scores mean precision", "lowest AP"):
+        assert part in printed
+    assert scores(tmp_path / "out")["segm"]["AP"] == pytest.approx(1)
+    whole = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert whole["fixed"]["bbox"]["APr"] == pytest.approx(1)
+    assert whole["boundary"]["APf"] == pytest.approx(1)
+    assert whole["errors"]["segm"]["parts"]["r"]["found"] == 2
+    assert whole["reliability"]["segm"]["all"]["bias"] == pytest.approx(-0.1)
+    lines = list(csv.DictReader((tmp_path / "out" / "classes.csv").read_text().splitlines()))
+    assert [(line["iou_type"], line["name"], round(float(line["AP"]), 9)) for line in lines][:2] == [
+        ("bbox", "ant", 1),
+        ("bbox", "bee", 1),
+    ]
+
+
+def test_mmdetections_two_files_and_gzip(write, tmp_path):
+    boxes = write(records("bbox"), "work.bbox.json.gz")
+    masks = write(records("segmentation"), "work.segm.json")
+
+    assert main(["eval", write(truth()), boxes, masks, "--out", str(tmp_path / "out")]) == 0
+
+    assert scores(tmp_path / "out").keys() == {"bbox", "segm"}
+    assert scores(tmp_path / "out")["bbox"]["AP"] == scores(tmp_path / "out")["segm"]["AP"] == pytest.approx(1)
+
+
+def test_ultralytics_names_images_by_their_files(write, tmp_path):
+    found = [record | {"image_id": {1: "one", 2: "two"}[record["image_id"]]} for record in records("bbox")]
+
+    assert main(["eval", write(truth()), write(found, "predictions.json"), "--out", str(tmp_path / "out")]) == 0
+
+    assert scores(tmp_path / "out")["bbox"]["AP"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("engine", ["hotcoco", "lvis-api"])
+def test_other_engines_agree(write, tmp_path, engine):
+    file, results = write(truth()), write(records("bbox", "segmentation")[1:], "results.json")
+
+    for name in ("tailseg", engine):
+        assert main(["eval", file, results, f"--engine={name}", "--out", str(tmp_path / name)]) == 0
+
+    assert scores(tmp_path / engine) == scores(tmp_path / "tailseg")
+    assert scores(tmp_path / engine)["bbox"]["APr"] == pytest.approx(51 / 101)
+
+
+@pytest.mark.parametrize(
+    ("results", "arguments", "code", "message"),
+    [
+        ([], [], 0, "no detections at all"),
+        (records("bbox"), ["--only=segm"], 2, "--only segm wants records with a 'segmentation'"),
+        (records("bbox"), ["--max-detections=0"], 2, "--max-detections is 1 or more"),
+        (records("bbox")[:1] + [{"image_id": 1}], [], 1, "'category_id' of record 1 should be"),
+        ([records("bbox")[0] | {"image_id": "three"}], [], 1, "'image_id' of record 0 should be a whole number"),
+        ([records("bbox")[0] | {"score": float("nan")}], [], 1, "it holds the value NaN"),
+        ({"no": "list"}, [], 1, "expected a list of result records"),
+    ],
+)
+def test_errors_say_what_to_do(write, capsys, results, arguments, code, message):
+    assert main(["eval", write(truth()), write(results, "results.json"), *arguments]) == code
+
+    printed = capsys.readouterr()
+    assert message in " ".join((printed.out + printed.err).split())
+
+
+def test_a_third_file_is_too_many(write, capsys):
+    results = write(records("bbox"), "results.json")
+
+    assert main(["eval", write(truth()), results, results, results]) == 2
+    assert "one of boxes and one of masks; got 3" in capsys.readouterr().err

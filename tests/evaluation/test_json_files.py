@@ -1,0 +1,67 @@
+"""Lists are read piece by piece, whatever stands between the records, and broken ones are named."""
+
+import gzip
+import json
+
+import pytest
+
+from tailseg.evaluation import json_files
+from tailseg.evaluation.json_files import read_records
+
+RECORDS = [{"id": i, "text": "a }, { b" if i % 5 == 0 else "x", "inner": {"list": [1, {"k": i}]}} for i in range(60)]
+
+
+@pytest.fixture(autouse=True)
+def _small_pieces(monkeypatch):
+    monkeypatch.setattr(json_files, "PIECE", 300)
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("packed", [False, True])
+def test_pieces_together_are_the_list(tmp_path, indent, packed):
+    records = [record | {"text": "x"} for record in RECORDS]
+    text = json.dumps(records, indent=indent).encode()
+    path = tmp_path / "list.json"
+    path.write_bytes(gzip.compress(text) if packed else text)
+    seen = []
+
+    pieces = list(read_records(path, lambda *progress: seen.append(progress)))
+
+    assert [record for piece in pieces for record in piece] == records
+    assert len(pieces) > 5
+    size = path.stat().st_size
+    assert seen[-1] == (size, size)
+
+
+def test_where_the_text_cannot_be_cut_the_file_is_read_as_a_whole(tmp_path):
+    path = tmp_path / "list.json"
+    records = [{"id": 0, "inner": [{"k": i, "pad": "x" * 40} for i in range(60)]}]
+    path.write_text(json.dumps(records))
+
+    assert list(read_records(path)) == [records]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (json.dumps(RECORDS)[:-30], "list.json cannot be read as JSON"),
+        (json.dumps([{"id": i} for i in range(200)])[:-1], "list.json cannot be read as JSON: .* about character 2"),
+        ("", "list.json cannot be read as JSON"),
+        ('{"a": {"b": 1}, "c": [{}, {}]}', "expected a list of result records, got dict"),
+        (json.dumps([{"id": i} for i in range(99)] + [{"id": float("inf")}]), "it holds the value Infinity"),
+    ],
+)
+def test_broken_files_are_named(tmp_path, text, message):
+    path = tmp_path / "list.json"
+    path.write_text(text)
+
+    with pytest.raises(ValueError, match=message):
+        list(read_records(path))
+
+
+def test_a_broken_gzip_file_is_named(tmp_path):
+    path = tmp_path / "list.json"
+    path.write_bytes(gzip.compress(json.dumps(RECORDS).encode())[:-40])
+
+    with pytest.raises(ValueError, match=r"list.json cannot be read as JSON"):
+        list(read_records(path))

@@ -1,0 +1,116 @@
+"""Which pictures a class gets, and that they show the right images."""
+
+import base64
+import io
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+from torchvision.io import encode_png, write_file
+
+from tailseg.data.coco import read_dataset
+from tailseg.report.figures import outcomes
+from tailseg.report.gallery import PER_KIND, build_galleries
+from tailseg.report.thumbnails import box_outline, crop_around, outline, thumbnail_size
+
+from .squares import ANT, BEE, dataset, evaluated, record
+
+
+@pytest.fixture
+def grey(read):
+    """Writes a data set whose image number i is of the grey 20 i."""
+
+    def written(data, folder):
+        folder.mkdir()
+        for image in data["images"]:
+            image["file_name"] = f"{folder.name}/{image['id']}.png"
+        path = read(data).path
+        for image in data["images"]:
+            pixels = torch.full((3, image["height"], image["width"]), 20 * image["id"], dtype=torch.uint8)
+            write_file(str(path.parent / image["file_name"]), encode_png(pixels))
+        return read_dataset(path)
+
+    return written
+
+
+def greys(gallery):
+    """The pictures' mean grey, by kind of item."""
+    shown = [Image.open(io.BytesIO(base64.b64decode(text))).convert("L") for text in gallery["pictures"]]
+    return {
+        item[0]: round(sum(shown[item[2]].get_flattened_data()) / shown[item[2]].size[0] / shown[item[2]].size[1])
+        for item in gallery["items"]
+    }
+
+
+def test_every_picture_is_of_its_own_image_in_whatever_order_the_file_lists_them(grey, tmp_path):
+    training = dataset()
+    training["images"] += [training["images"][0] | {"id": 9}]
+    training["annotations"][0] |= {"image_id": 9, "bbox": [5, 5, 20, 20]}
+    train = grey(training, tmp_path / "train")
+    data = dataset()
+    data["images"].reverse()
+    annotations = grey(data, tmp_path / "val")
+    run = evaluated(annotations, [record(1, ANT, 5, 5, 0.9), record(2, BEE, 2, 2, 0.8)], name="run")
+    run = replace(run, train=train)
+
+    galleries = build_galleries([run], [outcomes(run.evidence, threshold=0.3)], room=100_000, longest=96)
+
+    ants = greys(galleries.of[0])
+    assert ants == {
+        "train": pytest.approx(40, abs=2),
+        "found": pytest.approx(20, abs=2),
+        "missed": pytest.approx(40, abs=2),
+    }
+    assert greys(galleries.of[1])["false"] == pytest.approx(40, abs=2)
+    assert {item[0] for item in galleries.of[1]["items"]} == {"train", "missed", "false"}
+
+
+def test_a_full_file_takes_the_rare_first_and_counts_what_it_leaves_out(read):
+    annotations = read(dataset())
+    run = evaluated(annotations, [record(2, BEE, 40, 25, 0.9), record(1, ANT, 5, 5, 0.9)], name="run")
+    results = [outcomes(run.evidence, threshold=0.3)]
+    everything = build_galleries([run], results, room=10**6, longest=96)
+    little = build_galleries([run], results, room=1, longest=96)
+    assert everything.left_out == 0
+    assert [len(little.of[label]["pictures"]) for label in (0, 1)] == [0, 1], "the bee is in one training image"
+    assert little.shown + little.left_out == everything.shown
+
+
+def test_no_kind_has_more_than_its_share(read):
+    alarms = [record(1, ANT, x, 25, 0.9) for x in range(0, 40, 4)]
+    run = evaluated(read(dataset()), alarms, name="run")
+    galleries = build_galleries([run], [outcomes(run.evidence, threshold=0.3)], room=10**6, longest=96)
+    assert sum(item[0] == "false" for item in galleries.of[0]["items"]) == PER_KIND
+
+
+@pytest.mark.parametrize(
+    ("box", "crop"),
+    [
+        ((100, 100, 150, 120), (75, 60, 175, 160)),  # twice the longer side, around the middle
+        ((0, 0, 50, 50), (0, 0, 100, 100)),  # moved into the image
+        ((100, 100, 110, 110), (73, 73, 137, 137)),  # not below 64 pixels
+        ((0, 0, 400, 200), (0, 0, 400, 300)),  # cut where the image ends
+    ],
+)
+def test_a_crop_surrounds_its_box_and_stays_in_the_image(box, crop):
+    assert crop_around(box, height=300, width=400) == crop
+
+
+def test_thumbnails_are_never_enlarged():
+    assert thumbnail_size((0, 0, 200, 100), 96) == (96, 48)
+    assert thumbnail_size((0, 0, 60, 50), 96) == (60, 50)
+
+
+def test_outlines_are_in_half_pixels_of_the_thumbnail():
+    mask = record(1, ANT, 8, 6, 0.9)["segmentation"]
+    from pycocotools import mask as coco
+
+    path = outline(coco.frPyObjects(mask, 40, 60), (0, 0, 60, 40), 96)
+    assert path.startswith("M")
+    assert path.endswith("z")
+    x, y = map(int, path[1 : path.index("l")].split())
+    assert abs(x - 16) <= 1
+    assert abs(y - 12) <= 1
+    assert outline(coco.frPyObjects(mask, 40, 60), (30, 0, 60, 40), 96) == "", "nothing of it is in the crop"
+    assert box_outline((8, 6, 18, 16), (0, 0, 60, 40), 30) == "M8 6H18V16H8z", "the thumbnail has half the size"
