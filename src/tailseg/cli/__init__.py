@@ -17,6 +17,7 @@ COMMANDS = {
     "predict": "find objects in images: a results file and drawn pictures",
     "eval": "score anybody's results file: AP by group, AP-fixed, error kinds, calibration",
     "compare": "is one run better than another, or was it chance? intervals by a paired bootstrap",
+    "calibrate": "move a run's scores towards rare classes, without training, for predict",
     "report": "one HTML file of a run, or of several side by side: every class, with pictures",
     "convert": "use a checkpoint of mmdetection or torchvision here, or one of tailseg there",
     "data": "look at a data set: counts, frequency groups, sizes, examples",
