@@ -16,6 +16,7 @@ COMMANDS = {
     "test": "evaluate a run on its validation set: AP, and AP of rare, common, frequent classes",
     "predict": "find objects in images: a results file and drawn pictures",
     "report": "one HTML file of a run, or of several side by side: every class, with pictures",
+    "serve": "the report on this machine, and predictions on images dropped on a page",
     "eval": "score anybody's results file: AP by group, AP-fixed, error kinds, calibration",
     "compare": "is one run better than another, or was it chance? intervals by a paired bootstrap",
     "convert": "use a checkpoint of mmdetection or torchvision here, or one of tailseg there",
@@ -39,6 +40,7 @@ examples:
   tailseg test runs/tiny_gumbel                      AP, APr, APc, APf
   tailseg predict runs/tiny_gumbel photo.jpg folder  results.json and pictures
   tailseg report runs/tiny_gumbel                    what it finds and misses, class by class, in a browser
+  tailseg serve runs/tiny_gumbel                     drop images on a page, see what it finds
   tailseg eval lvis_v1_val.json results.json         what does the tail really score?
   tailseg compare runs/tiny_sigmoid runs/tiny_gumbel is the difference larger than chance?
   tailseg convert published.pth runs/published --recipe NAME --classes lvis_v1_train.json
