@@ -14,13 +14,13 @@ STRIDES = (4, 8, 16, 32)
 """Pixels of the image for one cell of C2, C3, C4, C5."""
 
 
-def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
+def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d | nn.Identity) -> Tensor:
     """``norm(conv(x))``, in one convolution while the norm uses its stored statistics.
 
     A fixed norm is the affine map ``y * scale + shift``, folded here into the kernel: one pass over the features less
     in the forward and in the backward, and one map less to keep. Gradients reach ``norm.weight`` and ``norm.bias``.
     """
-    if norm.training or norm.running_mean is None or norm.running_var is None:
+    if isinstance(norm, nn.Identity) or norm.training or norm.running_mean is None or norm.running_var is None:
         return norm(conv(x))
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     weight = conv.weight * scale.view(-1, 1, 1, 1)
@@ -100,7 +100,7 @@ def _project(x: Tensor, shortcut: nn.Sequential | None) -> Tensor:
         return x
     conv, norm = shortcut
     assert isinstance(conv, nn.Conv2d)
-    assert isinstance(norm, nn.BatchNorm2d)
+    assert isinstance(norm, nn.BatchNorm2d | nn.Identity)
     return conv_norm(x, conv, norm)
 
 
