@@ -17,7 +17,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from measure import in_own_process, peak_memory, seconds, table, write
-from peers import detectron2_installed
+from peers import detectron2_installed, star
 from pycocotools import mask as coco
 from torch import Tensor
 from torch.nn import functional as F
@@ -65,12 +65,6 @@ def check(number: int) -> None:
     bitmaps = paste_bitmaps(probabilities, boxes, HEIGHT, WIDTH).numpy()
     if paste_masks(probabilities, boxes, HEIGHT, WIDTH) != [encode_mask(bitmap) for bitmap in bitmaps]:
         raise SystemExit("run lengths differ from pycocotools'")
-
-
-def star(centre: np.ndarray, radius: float, generator: np.random.Generator) -> np.ndarray:
-    angles = np.linspace(0, 2 * np.pi, 30, endpoint=False)
-    lengths = radius * generator.uniform(0.5, 1, 30)
-    return centre + lengths[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
 def targets(number: int) -> dict[str, Callable[[], object]]:

@@ -127,14 +127,14 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)) + "\n"
 
 
-def write(name: str, title: str, text: str, *, threads: int) -> None:
-    """Prints a result and writes it, with the date and the machine, to benchmarks/results."""
+def write(name: str, title: str, text: str, *, threads: int, file: str | None = None) -> None:
+    """Prints what a script found and writes it, with the date and the machine, to benchmarks/results."""
     today = dt.datetime.now(tz=dt.UTC).date().isoformat()
     kind = "cuda" if torch.cuda.is_available() else "cpu"
     head = f"# {title}, {today}\n\n`uv run python benchmarks/{name}.py {' '.join(sys.argv[1:])}".rstrip() + "`"
     text = f"{head}; torch {torch.__version__}, {machine(threads)}.\n\n{text}"
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}-{today}-{kind}.md"
+    path = RESULTS / f"{file or name}-{today}-{kind}.md"
     path.write_text(text)
     print(text)
     print(path)

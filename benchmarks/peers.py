@@ -6,6 +6,7 @@ their features, and the classifier is steep enough for one in ten of (region, cl
 
 from importlib.util import find_spec
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -74,7 +75,9 @@ def calibrate_classifier(model: nn.Module, image: Tensor, share: float) -> None:
     """Makes the classifier so steep that ``share`` of (region, class) pairs score above the threshold."""
     heads, seen = model.roi_heads, []
     hook = heads.box_predictor.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    heads.detections_per_img, wanted = 1, heads.detections_per_img  # the masks of 300 would fill the memory
     model([image[0].sigmoid()])
+    heads.detections_per_img = wanted
     hook.remove()
     classifier = heads.box_predictor.cls_score
     nn.init.normal_(classifier.weight)
@@ -92,10 +95,12 @@ def calibrate_classifier(model: nn.Module, image: Tensor, share: float) -> None:
     classifier.bias.mul_(low)
 
 
-def tailseg_model(num_classes: int, peer: nn.Module, *, detections: int = 300) -> Detector:
+def tailseg_model(
+    num_classes: int, peer: nn.Module, *, detections: int = 300, checkpoint_blocks: bool = False
+) -> Detector:
     """tailseg's model with the peer's weights."""
     config = ModelConfig(
-        backbone=ResNetConfig(depth=50, weights="none"),
+        backbone=ResNetConfig(depth=50, weights="none", checkpoint_blocks=checkpoint_blocks),
         test=TestConfig(score_threshold=SCORE_THRESHOLD, max_detections=detections),
     )
     model = build_detector(config, SoftmaxCE(num_classes))
@@ -103,6 +108,13 @@ def tailseg_model(num_classes: int, peer: nn.Module, *, detections: int = 300) -
     converted, _ = from_torchvision(peer.state_dict(), model, names, file_names=["background", *names])
     model.load_state_dict(converted.state)
     return model.eval()
+
+
+def star(centre: np.ndarray, radius: float, generator: np.random.Generator) -> np.ndarray:
+    """A polygon ``[30, 2]`` within the radius."""
+    angles = np.linspace(0, 2 * np.pi, 30, endpoint=False)
+    lengths = radius * generator.uniform(0.5, 1, 30)
+    return centre + lengths[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
 def detectron2_installed() -> bool:

@@ -19,6 +19,8 @@ from torchvision.tv_tensors import Image
 from tailseg.data.annotations import Category
 from tailseg.data.images import load_image
 from tailseg.data.transforms import test_transform
+from tailseg.models.optimise import InferenceConfig, for_inference
+from tailseg.models.precision import autocast
 from tailseg.recipes.build import build_model
 from tailseg.recipes.recipe import Recipe
 from tailseg.recipes.saved import from_plain
@@ -26,7 +28,7 @@ from tailseg.structures import ClassFrequency, Detections, ImageInfo
 from tailseg.training import checkpoint as checkpoints
 from tailseg.training import recalibration
 from tailseg.training.checkpoint import Checkpoint
-from tailseg.training.device import autocast, choose_device
+from tailseg.training.device import choose_device
 from tailseg.training.recalibration import Calibration, Setting
 
 
@@ -37,19 +39,28 @@ class Predictor:
         file: the checkpoint that it came from.
         checkpoint: what the file holds.
         recipe: the run's recipe.
-        model: in evaluation mode, on ``device``.
+        model: made ready for detection, on ``device``, see `tailseg.models.optimise.for_inference`.
+        config: how it computes.
         categories: the classes, by label.
         frequency: of the classes in the training set.
         calibration: how scores are moved by class; not at all unless `from_run` found a calibration.
     """
 
-    def __init__(self, file: Path, *, device: str = "auto", base: Recipe | None = None) -> None:
+    def __init__(
+        self,
+        file: Path,
+        *,
+        device: str = "auto",
+        base: Recipe | None = None,
+        config: InferenceConfig | None = None,
+    ) -> None:
         """Loads a checkpoint file.
 
         Args:
             file: a run's ``checkpoints/*.pt``, or weights that `tailseg convert` wrote.
             device: auto takes cuda when present, else cpu.
             base: your own recipe, if the run was trained with one: only then is code of yours called.
+            config: half precision, compilation; None takes the run's precision and does not compile.
 
         Raises:
             CheckpointError: the file is missing, truncated or not tailseg's.
@@ -64,8 +75,9 @@ class Predictor:
         model = build_model(self.recipe, self.frequency, load_weights=False)
         checkpoints.check_model(self.checkpoint, model, file)
         model.load_state_dict(self.checkpoint.model)
-        self.model = model.to(self.device).eval()
         self.calibration = Calibration(Setting())
+        self.config = config or InferenceConfig(precision=self.recipe.run.precision)
+        self.model = for_inference(model.to(self.device), self.config)
 
     @classmethod
     def from_run(
@@ -76,6 +88,7 @@ class Predictor:
         device: str = "auto",
         base: Recipe | None = None,
         calibrated: bool = True,
+        config: InferenceConfig | None = None,
     ) -> "Predictor":
         """The model of a run's folder: its best checkpoint (the last, if it was never evaluated) or its last one.
 
@@ -84,8 +97,8 @@ class Predictor:
         """
         run = Path(run)
         if run.is_file():
-            return cls(run, device=device, base=base)
-        predictor = cls(checkpoints.choose(run, checkpoint), device=device, base=base)
+            return cls(run, device=device, base=base, config=config)
+        predictor = cls(checkpoints.choose(run, checkpoint), device=device, base=base, config=config)
         stored = run / recalibration.FILE
         if calibrated and stored.is_file():
             predictor.calibration = recalibration.load(stored, predictor.frequency.num_classes)
@@ -111,7 +124,7 @@ class Predictor:
         data = self.recipe.data
         resized = test_transform(data.test_short_side, data.max_long_side)(Image(image)).to(self.device)
         calibrated = recalibration.calibrated(self.model, self.calibration, self.frequency)
-        with calibrated, autocast(self.device, self.recipe.run.precision):
+        with calibrated, autocast(self.device, self.config.precision):
             return self.model([resized], original_sizes=[(height, width)])[0]
 
     def predict(self, paths: Iterable[str | Path]) -> Iterator[tuple[ImageInfo, Detections]]:

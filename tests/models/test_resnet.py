@@ -156,3 +156,20 @@ def test_resnext_needs_bottlenecks_and_groups() -> None:
         ResNet(replace(SMALL, grouped=GroupedConfig()))
     with pytest.raises(ValueError, match="groups and width above 0, got 0 and 4"):
         GroupedConfig(groups=0)
+
+
+def test_checkpointed_blocks_have_the_same_gradients() -> None:
+    torch.manual_seed(0)
+    image, found = torch.randn(1, 3, 64, 64), []
+    for checkpoint_blocks in (False, True):
+        torch.manual_seed(1)
+        model = ResNet(ResNetConfig(depth=50, base_width=8, checkpoint_blocks=checkpoint_blocks))
+        loss = torch.stack([level.square().mean() for level in model(image)]).sum()
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        found.append((loss, *torch.autograd.grad(loss, trained)))
+    torch.testing.assert_close(found[1], found[0])
+
+
+def test_norms_that_learn_do_not_go_with_checkpointed_blocks() -> None:
+    with pytest.raises(ValueError, match="would count each image twice"):
+        ResNet(ResNetConfig(depth=18, base_width=8, fixed_norm=False, checkpoint_blocks=True))

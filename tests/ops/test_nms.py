@@ -129,10 +129,10 @@ def test_1203_classes_where_float32_offsets_would_err():
 
 
 def test_past_the_prefixes():
-    # 1 object, 120 classes, 100 boxes each: 12,000 candidates of which one a class survives, fewer than the 300 wanted
+    # 1 object, 120 classes, 150 boxes each: 18,000 candidates of which one a class survives, fewer than the 300 wanted
     generator = torch.Generator().manual_seed(0)
-    boxes = torch.tensor([10.0, 10.0, 110.0, 110.0]) + torch.rand(100, 120, 4, generator=generator)
-    scores = torch.rand(100, 120, generator=generator) * 0.9 + 0.05
+    boxes = torch.tensor([10.0, 10.0, 110.0, 110.0]) + torch.rand(150, 120, 4, generator=generator)
+    scores = torch.rand(150, 120, generator=generator) * 0.9 + 0.05
     scores[:, :80] += 1  # the prefixes hold these classes only
     result = class_nms(boxes, scores, score_threshold=1e-4, iou_threshold=0.5, max_detections=300)
     best = scores.max(dim=0)

@@ -8,9 +8,9 @@ import torch
 
 from tailseg.data.tiny_tail import generate
 from tailseg.inference import Predictor
+from tailseg.models.precision import float32_products
 from tailseg.recipes.recipe import Recipe
 from tailseg.training import checkpoint
-from tailseg.training.device import float32_products
 from tailseg.training.loop import train, train_step
 from tailseg.training.run import Run, start
 

@@ -37,6 +37,8 @@ class ResNetConfig:
     """Not trained: 0 nothing, 1 the stem and stage 1, 2 also stage 2 ... (published: 1)."""
     fixed_norm: bool = True
     """Batch norm uses its stored statistics in training (its scale and shift are still trained), as published."""
+    checkpoint_blocks: bool = False
+    """Trained blocks keep only their inputs and compute the rest again in the backward pass: less memory, more time."""
 
 
 @dataclass(frozen=True)

@@ -33,10 +33,12 @@ class FPN(nn.Module):
 
     def forward(self, features: Sequence[Float[Tensor, "B _ _ _"]]) -> list[Float[Tensor, "B C _ _"]]:
         """P2, P3, P4, P5, P6 from C2, C3, C4, C5."""
-        merged = [lateral(feature) for lateral, feature in zip(self.lateral, features, strict=True)]
-        for level in range(len(merged) - 1, 0, -1):
-            finer = merged[level - 1]
-            merged[level - 1] = finer + F.interpolate(merged[level], size=finer.shape[-2:], mode="nearest")
-        pyramid = [output(feature) for output, feature in zip(self.output, merged, strict=True)]
+        # From the coarsest on, each output as soon as its input is there: without gradient no other map is kept.
+        merged = self.lateral[-1](features[-1])
+        pyramid = [self.output[-1](merged)]
+        for level in range(len(features) - 2, -1, -1):
+            finer = self.lateral[level](features[level])
+            merged = finer.add_(F.interpolate(merged, size=finer.shape[-2:], mode="nearest"))
+            pyramid.insert(0, self.output[level](merged))
         pyramid.append(F.max_pool2d(pyramid[-1], kernel_size=1, stride=2))
         return pyramid

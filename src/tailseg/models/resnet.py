@@ -3,9 +3,11 @@
 Shapes: B images; stage s of 4 has stride ``4 * 2**s`` and ``base_width * 2**s`` channels, times 4 with bottlenecks.
 """
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from tailseg.models.config import ResNetConfig
 
@@ -14,13 +16,13 @@ STRIDES = (4, 8, 16, 32)
 """Pixels of the image for one cell of C2, C3, C4, C5."""
 
 
-def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
+def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d | nn.Identity) -> Tensor:
     """``norm(conv(x))``, in one convolution while the norm uses its stored statistics.
 
     A fixed norm is the affine map ``y * scale + shift``, folded here into the kernel: one pass over the features less
     in the forward and in the backward, and one map less to keep. Gradients reach ``norm.weight`` and ``norm.bias``.
     """
-    if norm.training or norm.running_mean is None or norm.running_var is None:
+    if isinstance(norm, nn.Identity) or norm.training or norm.running_mean is None or norm.running_var is None:
         return norm(conv(x))
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     weight = conv.weight * scale.view(-1, 1, 1, 1)
@@ -100,7 +102,7 @@ def _project(x: Tensor, shortcut: nn.Sequential | None) -> Tensor:
         return x
     conv, norm = shortcut
     assert isinstance(conv, nn.Conv2d)
-    assert isinstance(norm, nn.BatchNorm2d)
+    assert isinstance(norm, nn.BatchNorm2d | nn.Identity)
     return conv_norm(x, conv, norm)
 
 
@@ -128,6 +130,11 @@ class ResNet(nn.Module):
             raise ValueError(f"frozen_stages is 0 .. 4, got {config.frozen_stages}")
         if config.grouped is not None and config.depth < 50:
             raise ValueError(f"ResNeXt needs bottlenecks: depth 50 or 101, got {config.depth}; or set grouped=None")
+        if config.checkpoint_blocks and not config.fixed_norm:
+            raise ValueError(
+                "checkpoint_blocks computes blocks twice, and batch norms that learn would count each image twice: "
+                "set fixed_norm=True or checkpoint_blocks=False"
+            )
         self.config = config
         width = config.base_width
         self.out_channels = tuple(width * 2**stage * (1 if config.depth < 50 else 4) for stage in range(4))
@@ -173,6 +180,10 @@ class ResNet(nn.Module):
         x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
         maps = []
         for stage in self.stages():
-            x = stage(x)
+            for block in stage.children():
+                if self.config.checkpoint_blocks and torch.is_grad_enabled():
+                    x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False)
+                else:
+                    x = block(x)
             maps.append(x)
         return maps

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torchvision.ops import nms
 
-PREFIXES: Final = (2000, 8000)
+PREFIXES: Final = (1000, 4000, 16_000)
 """How many of the best candidates are tried before all of them are."""
 
 BoxesOf = Callable[[Tensor, Tensor], Tensor]

@@ -10,6 +10,7 @@ from typing import Literal
 from tailseg.data.transforms import CropConfig
 from tailseg.losses import LossConfig
 from tailseg.models.config import ModelConfig
+from tailseg.models.precision import Precision
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ class RunConfig:
     seed: int = 0
     device: str = "auto"
     """auto takes cuda when present, else cpu."""
-    precision: Literal["float32", "tf32", "bfloat16", "float16"] = "float32"
+    precision: Precision = "float32"
     """float32 as IEEE says; tf32 for products on GPUs since Ampere; bfloat16 or float16 autocast, float16 with the loss
     scaled so that small gradients survive."""
     compile: bool = False

@@ -22,11 +22,12 @@ from tailseg.data.images import ImageError
 from tailseg.data.loader import WorkerError
 from tailseg.evaluation import Metrics
 from tailseg.evaluation.metrics import ROW_NAMES, percent
+from tailseg.models.precision import autocast, float32_products
 from tailseg.recipes.recipe import Recipe
 from tailseg.structures import Batch
 from tailseg.training import checkpoint
 from tailseg.training.console import TrainingConsole
-from tailseg.training.device import autocast, float32_products, seed_everything
+from tailseg.training.device import seed_everything
 from tailseg.training.distributed import gather_everywhere, is_first, joined, mean, rank, together, total
 from tailseg.training.interrupt import StopRequest, TrainingStopped
 from tailseg.training.log import Log

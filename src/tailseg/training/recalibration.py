@@ -29,8 +29,8 @@ from tailseg.evaluation.calibration import (
 from tailseg.evaluation.results import to_results
 from tailseg.losses import ClassificationLoss
 from tailseg.models.detector import Detector
+from tailseg.models.precision import Precision
 from tailseg.structures import Batch, ClassFrequency
-from tailseg.training.device import Precision
 from tailseg.training.testing import detect
 
 Method = Literal["none", "logit adjustment", "NorCal", "FRACAL"]

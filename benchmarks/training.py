@@ -1,0 +1,104 @@
+"""A training step of Mask R-CNN R50-FPN at LVIS scale: tailseg and torchvision with the same weights.
+
+    uv run python benchmarks/training.py
+    uv run python benchmarks/training.py --checkpoint-blocks
+
+1,203 classes, one image of 800 x 1216 pixels, 20 objects of one polygon each, 512 RoIs, softmax cross entropy, SGD.
+torchvision's data sets make a bitmap of every object: that is timed with it, as tailseg's targets are with tailseg.
+Memory is the most held above what is held before, in a process of its own.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+import tyro
+from measure import in_own_process, peak_memory, seconds, table, write
+from peers import LVIS, smooth_noise, star, tailseg_model, torchvision_model
+from pycocotools import mask as coco
+from torch import nn
+from torch.optim import SGD
+
+from tailseg.structures import Frame, Target
+
+HEIGHT, WIDTH, OBJECTS = 800, 1216, 20
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure."""
+
+    threads: int = 2
+    """CPU threads; with 1 CPU time is measured, else wall time."""
+    rounds: int = 3
+    """Turns that each takes."""
+    checkpoint_blocks: bool = False
+    """tailseg's backbone computes its blocks again in the backward pass."""
+    memory: Literal["tailseg", "torchvision"] | None = None
+    """Measure the memory of this one alone, and print it as JSON."""
+
+
+def objects() -> tuple[list[np.ndarray], torch.Tensor, torch.Tensor]:
+    """Polygons, boxes ``[N, 4]`` and labels ``[N]``."""
+    generator = np.random.default_rng(0)
+    centres = generator.uniform([150, 150], [WIDTH - 150, HEIGHT - 150], (OBJECTS, 2))
+    polygons = [star(centre, generator.uniform(20, 150), generator) for centre in centres]
+    boxes = torch.tensor([[*polygon.min(0), *polygon.max(0)] for polygon in polygons], dtype=torch.float32)
+    return polygons, boxes, torch.from_numpy(generator.integers(0, LVIS, OBJECTS))
+
+
+def stepping(model: nn.Module, losses: Callable[[], dict[str, torch.Tensor]]) -> Callable[[], None]:
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimiser = SGD(trained, lr=1e-6, momentum=0.9, weight_decay=1e-4, fused=True)
+
+    def step() -> None:
+        optimiser.zero_grad()
+        torch.stack(list(losses().values())).sum().backward()
+        optimiser.step()
+
+    return step
+
+
+def build(options: Options) -> dict[str, Callable[[], None]]:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    polygons, boxes, labels = objects()
+    image = smooth_noise(HEIGHT, WIDTH).to(device)
+    peer = torchvision_model(LVIS)
+    model = tailseg_model(LVIS, peer, checkpoint_blocks=options.checkpoint_blocks).to(device).train()
+    peer = peer.to(device).train()
+    target = Target(boxes, labels, tuple((polygon,) for polygon in polygons), Frame(), torch.zeros(0, 4)).to(device)
+
+    def theirs() -> dict[str, torch.Tensor]:
+        rles = [coco.merge(coco.frPyObjects([polygon.ravel()], HEIGHT, WIDTH)) for polygon in polygons]
+        bitmaps = torch.from_numpy(np.ascontiguousarray(coco.decode(rles).transpose(2, 0, 1))).to(device)
+        return peer([image.float() / 255], [{"boxes": target.boxes, "labels": target.labels + 1, "masks": bitmaps}])
+
+    return {"tailseg": stepping(model, lambda: model([image], [target])), "torchvision": stepping(peer, theirs)}
+
+
+def main(options: Options) -> None:
+    torch.set_num_threads(options.threads)
+    built = build(options)
+    if options.memory:
+        run = built[options.memory]
+        run()
+        print(json.dumps(peak_memory(run)))
+        return
+    times = seconds(built, rounds=options.rounds)
+    held = {name: in_own_process(__file__, *sys.argv[1:], "--memory", name) for name in built}
+    rows = [
+        ["a step, s", *(f"{took:.2f}" for took in times.values()), f"{times['torchvision'] / times['tailseg']:.2f}"],
+        ["peak above start, GB", *(f"{peak / 1e9:.2f}" for peak in held.values())],
+    ]
+    rows[1].append(f"{held['torchvision'] / held['tailseg']:.2f}")
+    text = table(["", *times, "torchvision / tailseg"], rows)
+    name = "training-checkpoint" if options.checkpoint_blocks else "training"
+    write("training", "A training step, Mask R-CNN R50-FPN", text, threads=options.threads, file=name)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

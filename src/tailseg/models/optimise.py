@@ -1,0 +1,56 @@
+"""A detector made ready for images only.
+
+model = for_inference(build_detector(config, loss), InferenceConfig(compile=True))
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from tailseg.models.detector import Detector
+from tailseg.models.precision import HALF, Precision
+from tailseg.models.resnet import ResNet
+
+
+@dataclass(frozen=True)
+class InferenceConfig:
+    """How a trained detector computes; detections stay the same but for rounding."""
+
+    precision: Precision = "float32"
+    """Of convolutions and linear layers; boxes, scores and masks are made of their results in float32."""
+    compile: bool = False
+    """Compile backbone and FPN with `torch.compile`: half a minute at the first image, and again at the second size."""
+
+
+def for_inference(model: Detector, config: InferenceConfig) -> Detector:
+    """The same detector, changed in place for detection alone: it can no longer be trained, saved or loaded.
+
+    Fixed batch norms of a ResNet become part of their convolutions, weights lie channels-last and in the precision that
+    is wanted, and backbone and FPN are compiled if asked for. The model is to be called under
+    `tailseg.models.precision.autocast`.
+    """
+    model.eval().requires_grad_(requires_grad=False)
+    if isinstance(model.backbone, ResNet):
+        fold_norms(model.backbone)
+    model.to(memory_format=torch.channels_last)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            module.to(HALF.get(config.precision, torch.float32))
+    if config.compile:
+        for module in (model.backbone, model.fpn):
+            module.compile(options={"freezing": True})
+    return model
+
+
+def fold_norms(backbone: ResNet) -> None:
+    """Puts every batch norm into the convolution before it, in place; only for evaluation."""
+    for module in backbone.modules():
+        children = dict(module.named_children())
+        pairs = [(f"conv{i}", f"bn{i}") for i in (1, 2, 3)] + [("0", "1")]
+        for conv_name, norm_name in pairs:
+            conv, norm = children.get(conv_name), children.get(norm_name)
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))
+                setattr(module, norm_name, nn.Identity())
