@@ -51,7 +51,7 @@ def launch(*arguments: object, check: bool = True) -> subprocess.CompletedProces
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
     )
     assert not check or done.returncode == 0, done.stderr

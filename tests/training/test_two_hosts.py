@@ -75,7 +75,7 @@ def test_two_hosts_train_together_and_one_goes_on_without_the_other(hosts, tmp_p
     logs = [tmp_path / "a.log", tmp_path / "b.log"]
     processes = [start(*each, *training) for each in zip(hosts, ADDRESSES, logs, strict=True)]
     try:
-        codes = [process.wait(timeout=550) for process in processes]
+        codes = [process.wait(timeout=900) for process in processes]
     finally:
         for process in processes:
             process.kill()
