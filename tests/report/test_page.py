@@ -1,8 +1,6 @@
 """The report in a real browser: what a reader sees and does, and that nothing leaves the file."""
 
-import importlib.util
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -32,23 +30,6 @@ def with_evil_names():
     data = dataset(neg_category_ids=[ANT, BEE, GNU], not_exhaustive_category_ids=[])
     data["categories"][0]["name"] = EVIL
     return data
-
-
-@pytest.fixture(scope="session")
-def browser():
-    """The system's Chromium under playwright."""
-    if importlib.util.find_spec("playwright") is None:
-        pytest.skip("needs playwright")
-    executable = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if executable is None:
-        pytest.skip("needs Chromium (Debian and Ubuntu: apt-get install chromium)")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        opened = playwright.chromium.launch(executable_path=executable, args=options)
-        yield opened
-        opened.close()
 
 
 @pytest.fixture

@@ -17,7 +17,9 @@ COMMANDS = {
     "predict": "find objects in images: a results file and drawn pictures",
     "eval": "score anybody's results file: AP by group, AP-fixed, error kinds, calibration",
     "compare": "is one run better than another, or was it chance? intervals by a paired bootstrap",
+    "calibrate": "move a run's scores towards rare classes, without training, for predict",
     "report": "one HTML file of a run, or of several side by side: every class, with pictures",
+    "serve": "the report on this machine, and predictions on images dropped on a page",
     "convert": "use a checkpoint of mmdetection or torchvision here, or one of tailseg there",
     "data": "look at a data set: counts, frequency groups, sizes, examples",
     "recipes": "list the recipes",
@@ -41,6 +43,7 @@ examples:
   tailseg eval lvis_v1_val.json results.json         what does the tail really score?
   tailseg compare runs/tiny_sigmoid runs/tiny_gumbel is the difference larger than chance?
   tailseg report runs/tiny_gumbel                    what it finds and misses, class by class, in a browser
+  tailseg serve runs/tiny_gumbel                     drop images on a page, see what it finds
   tailseg convert published.pth runs/published --recipe NAME --classes lvis_v1_train.json
 
 Every command explains itself: tailseg COMMAND --help. --debug (or TAILSEG_DEBUG=1) shows the stack trace of an error.
@@ -69,9 +72,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     code = _run(given[0], given[1:], debug=debug)
     if "WORLD_SIZE" in os.environ:
-        from tailseg.training.distributed import leave
+        from tailseg.training.distributed import leave, under_torchrun
 
-        leave(code)
+        if under_torchrun():
+            leave(code)
     return code
 
 

@@ -5,10 +5,14 @@ import webbrowser
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 
-from tailseg.cli.common import UsageError, find_recipe, output, parse
+from tailseg.cli.common import UsageError, explain, find_recipe, output, parse, print_error
+
+if TYPE_CHECKING:
+    from tailseg.recipes.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,26 @@ def run(arguments: Sequence[str]) -> None:
     output().print(f"Written: [bold]{path}[/] ({path.stat().st_size / 1e6:.1f} MB)")
     if options.open:
         show(path)
+
+
+def report_of(folder: Path, recipe: "Recipe") -> Path | None:
+    """Writes the report of a run that has just been trained; what goes wrong is told, and harms nothing else.
+
+    Args:
+        folder: of the run.
+        recipe: as it was trained.
+    """
+    from tailseg.report.page import write_report
+    from tailseg.report.run import read_run
+
+    path = folder / "report.html"
+    try:
+        with output().status("writing the report"):
+            write_report([read_run(folder, base=recipe)], path)
+    except Exception as error:  # noqa: BLE001 - the training is done and saved
+        print_error(f"no report was written: {explain(error)}\n`tailseg report {folder}` tries again")
+        return None
+    return path
 
 
 def show(path: Path) -> None:

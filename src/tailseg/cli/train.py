@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from tailseg.evaluation import Metrics
 
 _HELP = """\
-usage: tailseg train NAME|FILE.json [--resume] [--devices N] [OPTIONS]
+usage: tailseg train NAME|FILE.json [--resume] [--devices N] [--no-report] [OPTIONS]
 
 Train a recipe, or train on your own COCO- or LVIS-format file.
 
@@ -21,8 +22,8 @@ Train a recipe, or train on your own COCO- or LVIS-format file.
   FILE.json   your annotation file: the recipe custom_small with --data.train FILE.json; without --data.val
               a tenth of the images is held out
   --resume    go on from the run's last checkpoint
-  --devices N
-              train in N processes on this machine, one a GPU (several machines: torchrun -m tailseg train ...)
+  --devices N train in N processes on this machine, one a GPU (several machines: torchrun -m tailseg train ...)
+  --no-report leave out report.html, the page that `tailseg report` writes
   OPTIONS     every setting of the recipe: `tailseg train NAME --help` lists them with their values
 
 examples:
@@ -44,6 +45,8 @@ class Train:
     """Go on from the run's last checkpoint, with the same settings."""
     devices: int = 1
     """Processes on this machine, one a GPU, that torchrun starts; they share each step and learn what one would."""
+    report: bool = True
+    """Write report.html into the run's folder at the end."""
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -52,22 +55,26 @@ def run(arguments: Sequence[str]) -> None:
         print(_HELP)
         raise SystemExit(0 if arguments else 2)
     options = train_options(arguments[0], arguments[1:])
+    from tailseg.cli.report import report_of
     from tailseg.training.distributed import is_first, joined, start_processes, under_torchrun
     from tailseg.training.loop import train
 
     if options.devices != 1 and not under_torchrun():
         start_processes(options.devices, ["train", *arguments])
     with joined():
-        metrics = train(options.recipe, resume=options.resume)
-        if is_first():
-            report(metrics, options.recipe.run.out.format(name=options.recipe.name))
+        metrics, first = train(options.recipe, resume=options.resume), is_first()
+    if first:  # the others need not wait for it
+        folder = Path(options.recipe.run.out.format(name=options.recipe.name))
+        tell(metrics, folder, report_of(folder, options.recipe) if options.report else None)
 
 
-def report(metrics: "Metrics", folder: str) -> None:
+def tell(metrics: "Metrics", folder: Path, report: Path | None) -> None:
     """What was reached, and what can be done next."""
     output().print(metrics.table())
+    look = f"  open {report}     every class, with pictures\n" if report else ""
     output().print(
         f"\nSaved in [bold]{folder}[/]. Next:\n"
+        f"{look}"
         f"  tailseg predict {folder} IMAGES...     pictures of what it finds\n"
         f"  tensorboard --logdir {folder}          how it learned"
     )

@@ -1,0 +1,64 @@
+"""`tailseg serve`."""
+
+import contextlib
+import webbrowser
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from tailseg.cli.common import UsageError, find_recipe, output, parse
+from tailseg.cli.report import report_of
+
+
+@dataclass(frozen=True)
+class Serve:
+    """Serve a run on this machine: its report, and a page that finds objects in images dropped on it.
+
+    It listens on 127.0.0.1, where other machines cannot reach it. --host 0.0.0.0 opens it to the network: it knows no
+    passwords, whoever reaches it can use it.
+
+    examples:
+      tailseg serve runs/tiny_gumbel
+      tailseg serve runs/tiny_gumbel --port 8080 --open
+    """
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run, as `train` or `convert` made it."""
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: int = 8000
+    """Port to listen on; 0 takes any that is free."""
+    open: bool = False
+    """Open it in a browser."""
+    checkpoint: Literal["best", "last"] = "best"
+    """The checkpoint with the best AP, or the last one."""
+    device: str = "auto"
+    """auto takes cuda when present, else cpu."""
+    recipe: str | None = None
+    """module:function of your own recipe, if the run was trained with one."""
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Load the model, answer until Ctrl-C."""
+    options = parse(Serve, arguments, command="serve")
+    if not 0 <= options.port <= 65535:
+        raise UsageError(f"--port is in 0 .. 65535, got {options.port}")
+    from tailseg.inference import Predictor
+    from tailseg.report.server import Service, make_server
+
+    base = find_recipe(options.recipe) if options.recipe else None
+    predictor = Predictor.from_run(options.run, checkpoint=options.checkpoint, device=options.device, base=base)
+    page = options.run / "report.html"
+    if not page.is_file() and (options.run / "results.json").is_file():
+        report_of(options.run, predictor.recipe)
+    report = page.read_bytes() if page.is_file() else None
+    server = make_server(Service(predictor, report, options.host), host=options.host, port=options.port)
+    address = f"http://{options.host}:{server.server_address[1]}/"
+    output().print(f"{options.run} at [bold]{address}[/] (the report: {address}report); Ctrl-C ends it")
+    if options.open:
+        webbrowser.open(address)
+    with server, contextlib.suppress(KeyboardInterrupt):
+        server.serve_forever()

@@ -1,0 +1,225 @@
+"""A run on this machine's loopback: its report, and predictions on images that are dropped on a page.
+
+    GET /           the page that takes images
+    GET /report     the run's report
+    POST /predict   an image file as the body -> JSON {"picture": JPEG in base64, "found": [[class, score], ..]}
+
+No page of another site can use it: a browser names the page that asks (Origin, Sec-Fetch-Site), and a name that an
+attacker's DNS has pointed at this machine is no address (Host).
+"""
+
+import base64
+import io
+import ipaddress
+import json
+import math
+import tempfile
+import threading
+from dataclasses import dataclass
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.resources import files
+from typing import Any, ClassVar, Final
+from urllib.parse import parse_qs, urlsplit
+
+from PIL import Image
+
+from tailseg.data.images import ImageError
+from tailseg.drawing import above, draw
+from tailseg.inference import Predictor
+
+LARGEST_UPLOAD: Final = 20_000_000
+"""Bytes of an image file."""
+MOST_PIXELS: Final = 50_000_000
+"""Of an image: a small file can unfold to gigabytes."""
+SECONDS: Final = 30
+"""A silent connection is closed."""
+POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; connect-src 'self'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'"
+)
+PARTS: Final = {
+    "/": ("try.html", "text/html; charset=utf-8"),
+    "/try.js": ("try.js", "text/javascript; charset=utf-8"),
+    "/try.css": ("try.css", "text/css; charset=utf-8"),
+}
+
+
+class Refused(Exception):  # noqa: N818 - an answer
+    """A request that gets no other answer than its status and the reason."""
+
+    def __init__(self, status: HTTPStatus, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Service:
+    """What is served.
+
+    Attributes:
+        predictor: the trained model.
+        report: the report's page, if there is one.
+        name: the host's name as the user gave it: with localhost and addresses, what a browser may call this server.
+    """
+
+    predictor: Predictor
+    report: bytes | None
+    name: str
+
+
+def make_server(service: Service, *, host: str, port: int) -> ThreadingHTTPServer:
+    """A server that listens, and answers once its ``serve_forever`` is called.
+
+    Raises:
+        OSError: the address is in use, or not this machine's.
+    """
+
+    class Handler(_Handler):
+        service: ClassVar[Service]
+
+    Handler.service = service
+    return ThreadingHTTPServer((host, port), Handler)
+
+
+def find(predictor: Predictor, file: bytes, *, threshold: float) -> dict[str, Any]:
+    """What the model finds in an image file, drawn and listed.
+
+    Raises:
+        Refused: the file is no image, or too large a one.
+    """
+    try:
+        with Image.open(io.BytesIO(file), formats=("JPEG", "PNG", "WEBP", "GIF")) as opened:
+            width, height = opened.size
+    except (OSError, Image.DecompressionBombError) as error:
+        expected = "expected a JPEG, PNG, WebP or GIF file"
+        raise Refused(HTTPStatus.BAD_REQUEST, f"this is no image that can be read: {expected}") from error
+    if width * height > MOST_PIXELS:
+        limit = f"at most {MOST_PIXELS // 10**6} million pixels are looked at"
+        raise Refused(HTTPStatus.BAD_REQUEST, f"the image has {width} x {height} pixels: {limit}; make it smaller")
+    with tempfile.NamedTemporaryFile() as stored:
+        stored.write(file)
+        stored.flush()
+        try:
+            image = predictor.read(stored.name)
+        except ImageError as error:
+            raise Refused(HTTPStatus.BAD_REQUEST, "the image is damaged: only a part of it could be read") from error
+    found = above(predictor.detect(image), threshold)
+    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+    drawn = io.BytesIO()
+    draw(picture, found, predictor.names, predictor.frequency.groups).save(drawn, "jpeg", quality=90)
+    return {
+        "picture": base64.b64encode(drawn.getvalue()).decode("ascii"),
+        "found": [
+            [predictor.names[label], round(score, 3)]
+            for label, score in zip(found.labels.tolist(), found.scores.tolist(), strict=True)
+        ],
+    }
+
+
+class _Handler(BaseHTTPRequestHandler):
+    service: ClassVar[Service]
+    one_at_a_time: ClassVar = threading.Lock()
+    timeout = SECONDS
+    server_version = "tailseg"
+    sys_version = ""
+
+    def do_GET(self) -> None:
+        self._answer(self._get)
+
+    def do_POST(self) -> None:
+        self._answer(self._post)
+
+    def _answer(self, make: Any) -> None:  # noqa: ANN401 - a method
+        try:
+            check_sender(dict(self.headers.items()), name=self.service.name)
+            content, kind = make(urlsplit(self.path))
+            self._send(HTTPStatus.OK, content, kind)
+        except Refused as refusal:
+            self.close_connection = True  # the rest of the body is not read
+            self._send(refusal.status, _json({"error": str(refusal)}), "application/json")
+
+    def _get(self, url: Any) -> tuple[bytes, str]:  # noqa: ANN401
+        if url.path == "/report" and self.service.report is not None:
+            return self.service.report, "text/html; charset=utf-8"
+        if url.path not in PARTS:
+            raise Refused(HTTPStatus.NOT_FOUND, "there is nothing here: look at / and /report")
+        name, kind = PARTS[url.path]
+        return files("tailseg.report").joinpath(name).read_bytes(), kind
+
+    def _post(self, url: Any) -> tuple[bytes, str]:  # noqa: ANN401
+        if url.path != "/predict":
+            raise Refused(HTTPStatus.NOT_FOUND, "images are taken at /predict")
+        threshold = _threshold(url.query)
+        length = self.headers.get("Content-Length", "")
+        if not length.isdigit():
+            raise Refused(HTTPStatus.LENGTH_REQUIRED, "expected an image file with its Content-Length")
+        if int(length) > LARGEST_UPLOAD:
+            limit = f"at most {LARGEST_UPLOAD // 10**6} MB are taken"
+            raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the file has {int(length) / 1e6:.1f} MB: {limit}")
+        file = self.rfile.read(int(length))
+        with self.one_at_a_time:
+            return _json(find(self.service.predictor, file, threshold=threshold)), "application/json"
+
+    def _send(self, status: HTTPStatus, content: bytes, kind: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("Cross-Origin-Resource-Policy", "same-origin")
+        self.send_header("Referrer-Policy", "no-referrer")
+        self.send_header("Cache-Control", "no-store")
+        if urlsplit(self.path).path != "/report":  # which states its own
+            self.send_header("Content-Security-Policy", POLICY)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
+        """Nothing is logged: the page tells its user."""
+
+
+def check_sender(headers: dict[str, str], *, name: str) -> None:
+    """Lets through what comes from this server's own pages, or from no page.
+
+    Args:
+        headers: of the request.
+        name: the host's name as the user gave it.
+
+    Raises:
+        Refused: the request calls this server by a name that is not its own, or comes from another site's page.
+    """
+    given = {key.lower(): value for key, value in headers.items()}
+    host = given.get("host", "")
+    try:
+        hostname = urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        hostname = ""
+    if hostname not in ("localhost", name.lower()) and not _is_address(hostname):
+        raise Refused(HTTPStatus.FORBIDDEN, "this server is called by its address or as localhost, by no other name")
+    origin = given.get("origin")
+    site = given.get("sec-fetch-site", "none")
+    if (origin is not None and origin != f"http://{host}") or site not in ("none", "same-origin"):
+        raise Refused(HTTPStatus.FORBIDDEN, "pages of other sites are not answered")
+
+
+def _is_address(hostname: str) -> bool:
+    try:
+        ipaddress.ip_address(hostname)
+    except ValueError:
+        return False
+    return True
+
+
+def _threshold(query: str) -> float:
+    (text,) = parse_qs(query).get("threshold", ["0.3"])[-1:]
+    try:
+        threshold = float(text)
+    except ValueError:
+        threshold = math.nan
+    if not 0 <= threshold <= 1:
+        raise Refused(HTTPStatus.BAD_REQUEST, f"threshold is a number in [0, 1], got {text[:20]!r}")
+    return threshold
+
+
+def _json(content: object) -> bytes:
+    return json.dumps(content).encode()

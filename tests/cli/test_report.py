@@ -1,0 +1,203 @@
+"""`tailseg report`, `tailseg serve`, and the report that training leaves."""
+
+import http.client
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tailseg.cli import main
+from tailseg.inference import Predictor
+from tailseg.report import server as serving
+from tailseg.report.server import Service, check_sender, make_server
+
+from .conftest import SMALL
+
+DATA = ["--data.train=tiny_tail:test", "--data.val=tiny_tail:test"]
+
+
+def test_training_leaves_a_report(run: Path) -> None:
+    text = (run / "report.html").read_text()
+    assert "<title>small</title>" in text
+    assert "pictures are missing" not in text
+
+
+def test_training_without_a_report(tmp_path: Path) -> None:
+    assert main(["train", "tiny_gumbel", *DATA, *SMALL, f"--run.out={tmp_path}", "--no-report"]) == 0
+    assert (tmp_path / "metrics.json").is_file()
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_report_that_cannot_be_written_fails_no_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "report.html" / "in the way").mkdir(parents=True)
+    assert main(["train", "tiny_gumbel", *DATA, *SMALL, f"--run.out={tmp_path}"]) == 0
+    shown = capsys.readouterr()
+    assert "no report was written" in shown.err
+    assert "APr" in shown.out
+
+
+def test_report_compares_runs_and_says_where_it_is(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other, page = shutil.copytree(run, tmp_path / "other"), tmp_path / "both.html"
+    assert main(["report", str(run), str(other), "--out", str(page), "--title", "a <b>"]) == 0
+    assert "both.html" in capsys.readouterr().out
+    assert "<title>a &lt;b&gt;</title>" in page.read_text()
+
+
+def test_a_run_whose_training_set_is_gone_is_reported_from_its_checkpoint(
+    run: Path, photos: Path, tmp_path: Path
+) -> None:
+    moved = shutil.copytree(run, tmp_path / "moved")
+    recipe = json.loads((moved / "recipe.json").read_text())
+    recipe["resolved"]["data"] |= {"train": "gone.json", "val": str(photos.parent / "val.json")}
+    (moved / "recipe.json").write_text(json.dumps(recipe))
+    assert main(["report", str(moved)]) == 0
+    assert "The training set is not there" in (moved / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "name at least one run"),
+        (["no/such/run"], 1, "no run in no/such/run"),
+        (["RUN", "--score-threshold", "2"], 2, "in [0, 1]"),
+        (["EMPTY"], 1, "evaluate the run first"),
+    ],
+)
+def test_report_called_wrongly(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, message: str
+) -> None:
+    shutil.copy(run / "recipe.json", tmp_path)
+    places = {"RUN": str(run), "EMPTY": str(tmp_path)}
+    assert main(["report", *(places.get(argument, argument) for argument in arguments)]) == code
+    assert message in capsys.readouterr().err
+
+
+def test_results_of_another_data_set_are_refused(
+    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = json.loads((photos.parent / "val.json").read_text())
+    for image in content["images"]:
+        image["id"] += 1000
+    for annotation in content["annotations"]:
+        annotation["image_id"] += 1000
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    assert main(["report", str(run), "--val", str(tmp_path / "val.json"), "--out", str(tmp_path / "r.html")]) == 1
+    assert "image_id" in capsys.readouterr().err
+    assert not (tmp_path / "r.html").exists()
+
+
+@pytest.fixture(scope="module")
+def address(run: Path) -> Iterator[tuple[str, int]]:
+    """Host and port of a server of the run."""
+    service = Service(Predictor.from_run(run), (run / "report.html").read_bytes(), "127.0.0.1")
+    server = make_server(service, host="127.0.0.1", port=0)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield ("127.0.0.1", server.server_address[1])
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def ask(address, method="GET", path="/", body=None, **headers):
+    """Status and JSON (or text) of the answer."""
+    connection = http.client.HTTPConnection(*address, timeout=60)
+    connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+    answer = connection.getresponse()
+    content = answer.read().decode()
+    connection.close()
+    return answer.status, json.loads(content) if "json" in answer.headers["Content-Type"] else content
+
+
+def test_serve_finds_objects_in_an_image(address, photos: Path) -> None:
+    image = min(photos.iterdir()).read_bytes()
+    status, answer = ask(address, "POST", "/predict?threshold=0", image)
+    assert status == 200
+    assert answer["found"]
+    assert all(0 <= score <= 1 for _, score in answer["found"])
+    assert ask(address, "POST", "/predict?threshold=1", image)[1]["found"] == []
+
+
+def test_serve_shows_its_pages_and_no_files(address) -> None:
+    assert "Drop images here" in ask(address)[1]
+    assert "<title>small</title>" in ask(address, path="/report")[1]
+    for path in ("/recipe.json", "/../recipe.json", "/%2e%2e/recipe.json", "/page.py"):
+        assert ask(address, path=path)[0] == 404
+
+
+def test_serve_says_what_is_wrong_with_an_image(address, photos: Path, tmp_path: Path) -> None:
+    image = min(photos.glob("*.jpg")).read_bytes()
+    Image.new("1", (9000, 9000)).save(tmp_path / "bomb.png")
+    for body, message in (
+        (b"no image", "expected a JPEG, PNG, WebP or GIF"),
+        (image[: len(image) // 2], "damaged"),
+        ((tmp_path / "bomb.png").read_bytes(), "at most 50 million pixels"),
+        (b"", "expected a JPEG"),
+    ):
+        status, answer = ask(address, "POST", "/predict", body)
+        assert status == 400
+        assert message in answer["error"]
+    status, answer = ask(address, "POST", "/predict?threshold=high", image)
+    assert (status, answer["error"]) == (400, "threshold is a number in [0, 1], got 'high'")
+
+
+def test_serve_reads_no_file_that_is_too_large(address) -> None:
+    status, answer = ask(address, "POST", "/predict", b"", Content_Length=str(serving.LARGEST_UPLOAD + 1))
+    assert status == 413
+    assert "at most 20 MB" in answer["error"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "allowed"),
+    [
+        ({"Host": "127.0.0.1:8000"}, True),
+        ({"Host": "localhost:8000"}, True),
+        ({"Host": "[::1]:8000"}, True),
+        ({"Host": "127.0.0.1:8000", "Origin": "http://127.0.0.1:8000", "Sec-Fetch-Site": "same-origin"}, True),
+        ({"Host": "rebound.example:8000"}, False),
+        ({"Host": "127.0.0.1.example"}, False),
+        ({"Host": "[::1"}, False),
+        ({}, False),
+        ({"Host": "127.0.0.1:8000", "Origin": "https://elsewhere.example"}, False),
+        ({"Host": "127.0.0.1:8000", "Origin": "null"}, False),
+        ({"Host": "127.0.0.1:8000", "Origin": "http://127.0.0.1:9000"}, False),
+        ({"Host": "127.0.0.1:8000", "Sec-Fetch-Site": "cross-site"}, False),
+    ],
+)
+def test_serve_answers_its_own_pages_alone(headers: dict[str, str], *, allowed: bool) -> None:
+    if allowed:
+        check_sender(headers, name="127.0.0.1")
+    else:
+        with pytest.raises(serving.Refused):
+            check_sender(headers, name="127.0.0.1")
+
+
+def test_a_refusal_reaches_the_one_who_asks(address, photos: Path) -> None:
+    assert ask(address, Host="rebound.example")[0] == 403
+    image = min(photos.iterdir()).read_bytes()
+    assert ask(address, "POST", "/predict", image, Origin="https://elsewhere.example")[0] == 403
+
+
+def test_an_image_chosen_in_a_browser_is_drawn_there(browser, address, photos: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "<i>bad.jpg"
+    bad.write_bytes(b"no image")
+    page = browser.new_page()
+    complaints: list[str] = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto("http://{}:{}/".format(*address))
+    page.locator("#threshold").fill("0")
+    page.locator("#file").set_input_files([min(photos.iterdir()), bad])
+    page.wait_for_selector("article .error")
+    assert page.locator("article h2").first.inner_text() == "<i>bad.jpg"
+    assert "this is no image" in page.locator("article .error").inner_text()
+    assert page.evaluate("document.querySelector('article img').naturalWidth") > 0
+    page.get_by_role("link", name="the run's report").click()
+    page.wait_for_selector("#controls:not([hidden])")
+    assert complaints == []
+    page.close()
