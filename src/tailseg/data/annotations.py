@@ -232,9 +232,10 @@ def count_classes(objects: Objects, num_classes: int) -> tuple[Int64[np.ndarray,
     """Images and objects of each class, and the images with at least one object; crowd and ignore regions left out."""
     kept = ~objects.ignored
     labels, images = objects.labels[kept], objects.images[kept]
-    pairs = np.unique(images * num_classes + labels)
-    image_counts = np.bincount(pairs % num_classes, minlength=num_classes)
-    return image_counts, np.bincount(labels, minlength=num_classes), len(np.unique(images))
+    pairs = np.sort(images * num_classes + labels)  # np.unique takes a second for a million
+    first = np.diff(pairs, prepend=-1) > 0
+    image_counts = np.bincount(pairs[first] % num_classes, minlength=num_classes)
+    return image_counts, np.bincount(labels, minlength=num_classes), int(np.count_nonzero(np.bincount(images)))
 
 
 def count_frequency(objects: Objects, num_classes: int, groups: tuple[Group, ...] | None) -> ClassFrequency:
