@@ -11,15 +11,14 @@ Beside every loss of tailseg stand
 
 Every figure of a row is taken in one process, in turns, so that other work on the machine hits all alike: the median
 over rounds. Memory is the most that a step held beside the logits, in tensors of their size, measured apart from time:
-by CUDA's allocator, or on a CPU by the kernel (VmHWM) in a process whose every tensor is mapped apart.
+by CUDA's allocator, or on a CPU by torch's profiler, which sees every tensor come and go.
 """
 
 import datetime as dt
-import json
-import os
+import itertools
 import platform
 import random
-import subprocess
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -31,6 +30,7 @@ import torch
 import torch.nn.functional as F
 import tyro
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from tailseg import losses
 from tailseg.losses import ClassificationLoss
@@ -71,8 +71,6 @@ class Options:
     rounds: int = 15
     """Turns that each takes."""
     results: Path = RESULTS
-    memory: bool = False
-    """Measure memory alone, at the first of ``regions`` and ``dtypes``, and print it as JSON."""
 
 
 def long_tail() -> ClassFrequency:
@@ -132,35 +130,17 @@ def milliseconds(steps: dict[str, Callable[[], None]], rounds: int, device: str)
     return {name: median(values) for name, values in times.items()}
 
 
-def kernel_memory(field: str) -> int:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
-    return 1024 * int(line.split()[1])
-
-
-def peak_memory(name: str, options: Options) -> float:
-    """What one step holds at most beside the logits, in tensors of their size."""
-    regions, dtype = options.regions[0], getattr(torch, options.dtypes[0])
-    run = step(name, regions, dtype, options.device)
-    size = regions * (NUM_CLASSES + 1) * dtype.itemsize
-    for _ in range(3):
-        run()
-    if options.device != "cpu":
+def peak_memory(run: Callable[[], None], device: str) -> int:
+    """Bytes that one step holds at most beside the logits."""
+    if device != "cpu":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         run()
-        return (torch.cuda.max_memory_allocated() - before) / size
-    Path("/proc/self/clear_refs").write_text("5")  # the peak becomes what is held now
-    before = kernel_memory("VmRSS")
-    run()
-    return (kernel_memory("VmHWM") - before) / size
-
-
-def memory(regions: int, dtype: str, options: Options) -> dict[str, float]:
-    """`peak_memory` of all by a process of its own."""
-    command = [sys.executable, __file__, "--memory", "--regions", str(regions), "--dtypes", dtype]
-    command += ["--device", options.device, "--threads", str(options.threads)]
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout)
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
+    events = sorted(profiler.profiler.kineto_results.events(), key=lambda event: event.start_ns())
+    return max(itertools.accumulate(event.nbytes() for event in events if event.name() == "[memory]"))
 
 
 def names_for(dtype: str) -> list[str]:
@@ -171,7 +151,9 @@ def table(regions: int, dtype: str, options: Options) -> str:
     """All losses and their peers at one size."""
     names = names_for(dtype)
     steps = {name: step(name, regions, getattr(torch, dtype), options.device) for name in names}
-    times, held = milliseconds(steps, options.rounds, options.device), memory(regions, dtype, options)
+    times = milliseconds(steps, options.rounds, options.device)
+    size = regions * (NUM_CLASSES + 1) * getattr(torch, dtype).itemsize
+    held = {name: peak_memory(run, options.device) / size for name, run in steps.items()}
     lines = [
         f"## {regions} x {NUM_CLASSES + 1}, {dtype}",
         "",
@@ -188,14 +170,11 @@ def table(regions: int, dtype: str, options: Options) -> str:
 
 def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
-    if options.memory:
-        print(json.dumps({name: peak_memory(name, options) for name in names_for(options.dtypes[0])}))
-        return
     device = platform.machine() if options.device == "cpu" else torch.cuda.get_device_name()
     where = f"{device}, {options.threads} threads" if options.device == "cpu" else device
     today = dt.datetime.now(tz=dt.UTC).date().isoformat()
     parts = [table(regions, dtype, options) for dtype in options.dtypes for regions in options.regions]
-    command = f"uv run python benchmarks/losses.py --threads {options.threads}"
+    command = shlex.join(["uv", "run", "python", "benchmarks/losses.py", *sys.argv[1:]])
     text = (
         f"# Losses: forward and backward, {today}\n\n`{command}`; torch {torch.__version__}, {where}. "
         "Memory: the most held beside the logits, in tensors of their size.\n\n" + "\n".join(parts)

@@ -1,166 +1,131 @@
-"""A synthetic LVIS-style annotation file and the results of an imagined detector, of any size.
+"""A synthetic annotation file of LVIS v1's size: its classes and counts, invented polygons, a few photographs for all.
 
-    uv run python benchmarks/synthetic_lvis.py OUT --images 5000
-
-1,203 classes whose frequency falls as 1 / rank (405 frequent, 461 common, 337 rare, as in LVIS v1), about 12 objects
-an image of up to 6 classes, LVIS's lists on every image. 300 detections an image: for each object some copies, moved
-and scaled, a part of them as another class; the rest anywhere, a third of classes that were looked for in that image.
-Written image by image: memory does not grow with the size.
+1,203 classes in as many images and with as many objects as LVIS v1's training set has (or, without a file of those
+counts, a tail of the same number of classes and objects), 100,170 images, 1.27 million polygons of a size that makes
+the file 1.1 GB, in an order that does not follow the images. ``scale`` below 1 makes a smaller one.
 """
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
-import tyro
-from hotcoco import mask as run_lengths
+import torch
+from torchvision.io import encode_jpeg, write_file
 
-Record = dict[str, Any]
+NUM_IMAGES, NUM_CLASSES, NUM_OBJECTS = 100_170, 1203, 1_270_141
 HEIGHT, WIDTH = 480, 640
-NUM_CLASSES = 1203
-GROUPS = "f" * 405 + "c" * 461 + "r" * 337
+PHOTOGRAPHS = 64
+CHUNK = 20_000
 
 
-@dataclass(frozen=True)
-class Files:
-    """Where the two files lie."""
-
-    truth: Path
-    results: Path
-
-
-def write(
-    out: tyro.conf.Positional[Path],
-    *,
-    images: int,
-    detections: int = 300,
-    num_classes: int = NUM_CLASSES,
-    seed: int = 0,
-    skill: float = 0.6,
-) -> Files:
-    """Writes ``truth.json`` and ``results.json`` into the folder ``out``, in place of what is there.
-
-    Args:
-        out: made if need be.
-        images, detections: how many, and how many detections in each image.
-        num_classes: at most 1,203; the frequency groups keep their shares.
-        seed: of the objects; the detector's own is drawn from it and ``skill``.
-        skill: how close copies come and how seldom they are misnamed, in 0 .. 1.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    files = Files(out / "truth.json", out / "results.json")
-    scenes, finds = np.random.default_rng(seed), np.random.default_rng([seed, int(1000 * skill)])
-    pool = [_blob(finds, finds.uniform(8, 120, 2)) for _ in range(2000)]
-    truth: Record = {"images": [], "annotations": [], "categories": _categories(num_classes)}
-    with files.results.open("w") as file:
-        for image_id in range(1, images + 1):
-            image, objects = _scene(scenes, image_id, num_classes)
-            truth["images"].append(image)
-            truth["annotations"] += [
-                found | {"id": len(truth["annotations"]) + i} for i, found in enumerate(objects, 1)
-            ]
-            records = list(_detections(finds, image, objects, pool, detections, num_classes, skill))
-            file.write(("[" if image_id == 1 else ", ") + json.dumps(records)[1:-1])
-        file.write("]")
-    files.truth.write_text(json.dumps(truth))
-    return files
+def write_lvis(folder: Path, *, scale: float, counts: Path | None) -> Path:
+    """Writes ``folder/lvis.json`` and ``folder/images``, unless they are there; returns the former."""
+    path = folder / f"lvis-{scale:g}.json"
+    if path.is_file():
+        return path
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    for i in range(PHOTOGRAPHS):
+        write_file(str(folder / "images" / photograph(i)), encode_jpeg(scenery(i), quality=90))
+    categories = class_counts(counts, scale)
+    num_images = int(NUM_IMAGES * scale)
+    labels, images = assign(categories, int(num_images * 0.9922), rng)  # the rest have no object
+    unfinished = path.with_name(path.name + ".unfinished")
+    with unfinished.open("wb") as file:
+        file.write(b'{"info": {}, "licenses": [], "categories": ' + encode(categories) + b', "images": ')
+        file.write(encode([image(i, rng) for i in range(num_images)]) + b', "annotations": [')
+        for start in range(0, len(labels), CHUNK):
+            part = slice(start, start + CHUNK)
+            records = annotations(start, labels[part], images[part], rng)
+            file.write(b", " * (start > 0) + b", ".join(map(encode, records)))
+        file.write(b"]}")
+    unfinished.replace(path)
+    return path
 
 
-def _categories(num_classes: int) -> list[Record]:
-    groups = [GROUPS[index * NUM_CLASSES // num_classes] for index in range(num_classes)]
-    return [{"id": index + 1, "name": f"class_{index + 1}", "frequency": group} for index, group in enumerate(groups)]
+def class_counts(file: Path | None, scale: float) -> list[dict[str, Any]]:
+    """LVIS's category records, their counts scaled."""
+    if file is not None:
+        known = json.loads(file.read_text())["categories"]
+    else:
+        tail = 3000 ** np.linspace(1, 0, NUM_CLASSES)
+        known = [{"id": i + 1, "name": f"class_{i}", "image_count": int(count)} for i, count in enumerate(tail)]
+        factor = NUM_OBJECTS / sum(c["image_count"] for c in known)
+        known = [{**c, "instance_count": int(factor * c["image_count"]) + 1, "frequency": "c"} for c in known]
+    return [{**c, **{key: max(1, round(scale * c[key])) for key in ("image_count", "instance_count")}} for c in known]
 
 
-def _draw_classes(rng: np.random.Generator, num: int, num_classes: int) -> list[int]:
-    """Category ids, the frequent ones first: P(rank) falls as 1 / rank."""
-    ranks = np.exp(rng.uniform(0, np.log(num_classes + 1), num)).astype(int)
-    return np.clip(ranks, 1, num_classes).tolist()
+def assign(categories: list[dict[str, Any]], annotated: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Each object's category id and image, in random order."""
+    labels, images = [], []
+    for category in categories:
+        within = rng.choice(annotated, min(annotated, category["image_count"]), replace=False)
+        more = rng.choice(within, max(0, category["instance_count"] - len(within)))
+        images.append(np.concatenate([within, more]))
+        labels.append(np.full(len(images[-1]), category["id"]))
+    order = rng.permutation(sum(map(len, labels)))
+    return np.concatenate(labels)[order], np.concatenate(images)[order]
 
 
-def _scene(rng: np.random.Generator, image_id: int, num_classes: int) -> tuple[Record, list[Record]]:
-    present = _draw_classes(rng, 6, num_classes)
-    objects = []
-    for _ in range(int(rng.integers(4, 21))):
-        polygon, box, mask = _blob(rng, np.exp(rng.uniform(np.log(8), np.log(200), 2)))
-        objects.append(
-            {
-                "image_id": image_id,
-                "category_id": present[int(rng.integers(len(present)))],
-                "bbox": box,
-                "area": float(run_lengths.area(mask)),
-                "segmentation": [polygon],
-            }
-        )
-    absent = sorted({*_draw_classes(rng, 8, num_classes), *rng.integers(1, num_classes + 1, 8).tolist()})
-    image = {
-        "id": image_id,
-        "file_name": f"{image_id:012d}.jpg",
+def image(index: int, rng: np.random.Generator) -> dict[str, Any]:
+    return {
+        "id": index,
+        "file_name": photograph(index % PHOTOGRAPHS),
+        "coco_url": f"http://images.cocodataset.org/train2017/{index:012}.jpg",
+        "flickr_url": f"http://farm9.staticflickr.com/8081/{index:010}_ef74d48dff_z.jpg",
+        "date_captured": "2013-11-19 20:30:17",
+        "license": 3,
         "height": HEIGHT,
         "width": WIDTH,
-        "neg_category_ids": sorted(set(absent) - {found["category_id"] for found in objects}),
-        "not_exhaustive_category_ids": [objects[0]["category_id"]] if rng.random() < 0.2 else [],
-    }
-    return image, [found for found in objects if found["area"] > 0]
-
-
-def _blob(
-    rng: np.random.Generator, sides: np.ndarray, centre: np.ndarray | None = None
-) -> tuple[list[float], list[float], Record]:
-    """A round polygon of 12 corners, its box and its run lengths."""
-    if centre is None:
-        centre = rng.uniform(0.1, 0.9, 2) * (WIDTH, HEIGHT)
-    angles = np.linspace(0, 2 * np.pi, 12, endpoint=False)
-    radius = rng.uniform(0.7, 1, 12) * sides[:, None] / 2
-    points = centre[:, None] + radius * (np.cos(angles), np.sin(angles))
-    points = np.clip(points.T, 0, (WIDTH, HEIGHT)).round(2)
-    low, high = points.min(0), points.max(0)
-    polygon = points.reshape(-1).tolist()
-    mask = run_lengths.fr_poly(polygon, HEIGHT, WIDTH)
-    return polygon, [*low.tolist(), *(high - low).round(2).tolist()], mask
-
-
-def _detections(
-    rng: np.random.Generator,
-    image: Record,
-    objects: list[Record],
-    pool: list[tuple[list[float], list[float], Record]],
-    num: int,
-    num_classes: int,
-    skill: float,
-) -> Iterator[Record]:
-    looked_for = image["neg_category_ids"] + [found["category_id"] for found in objects]
-    left = num
-    for found in objects:
-        x, y, width, height = found["bbox"]
-        hard = rng.random() < 0.4 * (1 - skill)
-        for _ in range(0 if hard else min(int(rng.integers(1, 5)), left)):
-            noise = rng.normal(0, 0.25 * (1 - skill) + 0.02, 4)
-            centre = np.array([x + width / 2 + noise[0] * width, y + height / 2 + noise[1] * height])
-            _, box, mask = _blob(rng, np.array([width, height]) * np.exp(noise[2:]) + 1, centre.clip(2, (638, 478)))
-            wrong = rng.random() < 0.5 * (1 - skill)
-            category = int(rng.integers(1, num_classes + 1)) if wrong else found["category_id"]
-            left -= 1
-            yield _record(image["id"], category, box, rng.beta(3 - wrong, 2), mask)
-    for shape, chance in zip(rng.integers(len(pool), size=left).tolist(), rng.random(left).tolist(), strict=True):
-        near = chance < 1 / 3
-        category = looked_for[int(rng.integers(len(looked_for)))] if near else int(rng.integers(1, num_classes + 1))
-        _, box, mask = pool[shape]
-        yield _record(image["id"], category, box, rng.beta(1, 6), mask)
-
-
-def _record(image_id: int, category_id: int, box: list[float], score: float, mask: Record) -> Record:
-    segmentation = {"size": [HEIGHT, WIDTH], "counts": mask["counts"].decode("ascii")}
-    return {
-        "image_id": image_id,
-        "category_id": category_id,
-        "bbox": box,
-        "score": round(float(score), 6),
-        "segmentation": segmentation,
+        "neg_category_ids": rng.integers(1, NUM_CLASSES + 1, 8).tolist(),
+        "not_exhaustive_category_ids": [],
     }
 
 
-if __name__ == "__main__":
-    print(tyro.cli(write))
+def annotations(
+    start: int, labels: np.ndarray, images: np.ndarray, rng: np.random.Generator
+) -> Iterator[dict[str, Any]]:
+    """Records with one star-shaped polygon of 45 points on average, coordinates to two decimals."""
+    points = np.clip(rng.lognormal(3.5, 0.75, len(labels)), 5, 400).astype(int)
+    owner = np.repeat(np.arange(len(labels)), points)
+    angle = 2 * np.pi * (np.arange(len(owner)) - np.repeat(np.cumsum(points) - points, points)) / points[owner]
+    size = rng.uniform(8, 120, len(labels))
+    centre = rng.uniform([120, 120], [WIDTH - 120, HEIGHT - 120], (len(labels), 2))
+    radius = size[owner] * rng.uniform(0.7, 1, len(owner))
+    xy = np.round(centre[owner] + radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1), 2)
+    ends = np.cumsum(points)
+    for i, (label, index) in enumerate(zip(labels.tolist(), images.tolist(), strict=True)):
+        mine = xy[ends[i] - points[i] : ends[i]]
+        low, high = mine.min(axis=0), mine.max(axis=0)
+        yield {
+            "id": start + i + 1,
+            "image_id": index,
+            "category_id": label,
+            "bbox": np.round([*low, *(high - low)], 2).tolist(),
+            "area": round(float(np.prod(high - low)) * 0.7, 2),
+            "segmentation": [mine.ravel().tolist()],
+        }
+
+
+def encode(value: object) -> bytes:
+    """JSON with a space after each comma and colon, as LVIS's own."""
+    return msgspec.json.format(msgspec.json.encode(value), indent=0)
+
+
+def photograph(index: int) -> str:
+    return f"{index:06}.jpg"
+
+
+def scenery(seed: int) -> torch.Tensor:
+    """Noise at several scales: a JPEG of it takes about as long to decode as a photograph's."""
+    generator = torch.Generator().manual_seed(seed)
+    layers = [
+        torch.nn.functional.interpolate(
+            torch.rand(1, 3, HEIGHT // step, WIDTH // step, generator=generator), (HEIGHT, WIDTH), mode="bilinear"
+        )
+        for step in (120, 40, 10, 4)
+    ]
+    return (255 * torch.stack(layers).mean(0)[0]).to(torch.uint8)

@@ -40,7 +40,8 @@ Then, for `{example}` as for any other published name:
 |---|---|---|
 {commands}
 
-`tailseg test runs/NAME` evaluates, `tailseg train NAME --help` lists the settings, `--resume` goes on.
+`tailseg test runs/NAME` evaluates, `tailseg train NAME --help` lists the settings, `--resume` goes on. For several
+machines, SLURM, and what several processes have in common with one see [reliability](reliability.md).
 
 - **Every step has 16 images**, as published (4 devices with 4 each), however many devices share them. Another
   `--data.batch-size` moves the learning rate in proportion, and the first line of the run's log says what it came to:
@@ -72,7 +73,7 @@ The files are those of the authors' public code: `instance_segmentation/configs`
   norm's statistics fixed. Short side 640 to 800, long side at most 1333, flips.
 - **Swin-T**: AdamW, rate 1e-4, weight decay 0.05 but for norms and tables of positions, warm-up of 1,000 steps, short
   side 480 to 800, half of the images cropped first (384 to 600 pixels); 3x is 36 epochs, rate divided after 27 and 33.
-  Published in float16; here float32, or `--run.precision bfloat16`.
+  Published in float16: `--run.precision float16`; here float32.
 - **Cascade, HTC**: three stages, weights 1, 0.5, 0.25, IoU 0.5, 0.6, 0.7; class-agnostic boxes with smooth L1; 2,000
   proposals. In HTC every object keeps its best RoI, also one that overlaps another object more; in Cascade it does not.
   In testing the stages' logits are averaged and then activated, and the masks' probabilities are averaged. (mmdetection
@@ -164,8 +165,8 @@ DEFECTS = (
 
 DEVICES = {
     1: (f"tailseg train {EXAMPLE} --optim.accumulate 4", 4),
-    4: (f"torchrun --nproc-per-node 4 -m tailseg train {EXAMPLE}", 4),
-    8: (f"torchrun --nproc-per-node 8 -m tailseg train {EXAMPLE}", 2),
+    4: (f"tailseg train {EXAMPLE} --devices 4", 4),
+    8: (f"tailseg train {EXAMPLE} --devices 8", 2),
 }
 """The command and the images a device by the number of devices."""
 

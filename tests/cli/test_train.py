@@ -84,6 +84,11 @@ def test_a_missing_file_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "none.json" in capsys.readouterr().err
 
 
+def test_a_number_of_devices_that_cannot_be_is_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "tiny_gumbel", "--devices", "0"]) == 1
+    assert "--devices is a number of processes" in capsys.readouterr().err
+
+
 def test_training_leaves_a_run(run: Path) -> None:
     saved = json.loads((run / "recipe.json").read_text())
     assert saved["recipe"] == "tiny_gumbel"

@@ -8,14 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from tailseg.data.coco import read_dataset
 from tailseg.data.problems import DatasetError
-from tailseg.data.segmentations import run_lengths_total
 from tailseg.ops.masks import decode_mask, segmentation_to_rle
 
 RawDataset = dict[str, Any]
@@ -336,13 +333,3 @@ def test_categories_that_differ_from_the_training_set(raw: RawDataset, many: Raw
     raw["categories"][0]["name"] = "eight"
     with pytest.raises(DatasetError, match=r"differ from those of the training set .*7 'eight'.*need the same ids and"):
         read_dataset(write(raw, name="val.json"), frequency_from=train)
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.data())
-def test_run_lengths_total_agrees_with_pycocotools(data: st.DataObject) -> None:
-    height, width = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 400))
-    seed, density = data.draw(st.integers(0, 2**32 - 1)), data.draw(st.floats(0, 1))
-    bitmap = np.random.default_rng(seed).random((height, width)) < density
-    compressed = coco_mask.encode(np.asfortranarray(bitmap, dtype=np.uint8))["counts"]
-    assert run_lengths_total(compressed) == bitmap.size

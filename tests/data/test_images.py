@@ -1,14 +1,24 @@
 """Finding and reading image files."""
 
 import dataclasses
+import struct
+import zlib
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
-from torchvision.io import encode_jpeg, encode_png, write_file
+from torchvision.io import decode_image, encode_jpeg, encode_png, read_file, write_file
 
-from tailseg.data.images import ImageError, ImageFinder, candidate_names, load_image, read_image
+from tailseg.data.images import (
+    MAX_PIXELS,
+    ImageError,
+    ImageFinder,
+    candidate_names,
+    is_safe_name,
+    load_image,
+    read_image,
+)
 from tailseg.structures import ImageInfo
 
 URL = "http://images.cocodataset.org/train2017/000000000009.jpg"
@@ -124,3 +134,59 @@ def test_a_size_that_disagrees_with_the_annotations(jpeg: ImageInfo) -> None:
         read_image(dataclasses.replace(jpeg, width=96))
     with pytest.raises(ImageError, match="says 36 x 48: it may have been annotated after an EXIF rotation"):
         read_image(dataclasses.replace(jpeg, width=36, height=48))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../a.jpg",
+        "a/../../b.jpg",
+        "/etc/passwd",
+        "\\\\host\\a.jpg",
+        "..\\a.jpg",
+        "C:\\a.jpg",
+        "C:a.jpg",
+        "a.jpg\n/etc/passwd",  # names are kept a line each
+        "a\0.jpg",
+        "\ud800.jpg",
+        "x" * 256,
+        "",
+    ],
+)
+def test_names_that_lead_out_or_that_no_file_has(name: str) -> None:
+    assert not is_safe_name(name)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "train2017/a.jpg", "..a/b..jpg", "naïve 日本語\u3000.jpg", "x" * 255])
+def test_names_that_stay_in_the_folder(name: str) -> None:
+    assert is_safe_name(name)
+
+
+def png(width: int, height: int) -> bytes:
+    """A black picture of one bit a pixel: a few kilobytes for any size."""
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    packer = zlib.compressobj()
+    row = bytes(1 + (width + 7) // 8)
+    rows = b"".join(packer.compress(row * min(1000, height - done)) for done in range(0, height, 1000))
+    chunks = ((b"IHDR", header), (b"IDAT", rows + packer.flush()), (b"IEND", b""))
+    parts = (struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def test_a_png_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.png"
+    path.write_bytes(png(30_000, 30_000))
+    assert path.stat().st_size < 1_000_000 < MAX_PIXELS < 30_000**2
+    with pytest.raises(ImageError, match=r"bomb\.png is too large: .*900000000 pixels.* 178,956,970 are read\. Cut it"):
+        load_image(path)
+    path.write_bytes(png(300, 200))
+    assert load_image(path).shape == (3, 200, 300)
+
+
+def test_of_an_animation_only_the_first_picture_is_decoded(tmp_path: Path, picture: torch.Tensor) -> None:
+    path = tmp_path / "a.gif"
+    first = Image.fromarray(picture.permute(1, 2, 0).numpy()).quantize(64)
+    first.save(path, save_all=True, append_images=[first.rotate(180), first])
+    expected = decode_image(read_file(str(path)))
+    assert expected.shape == (3, 3, 36, 48)
+    assert torch.equal(load_image(path), expected[0])

@@ -28,7 +28,9 @@ def test_the_command_for_some_devices_gives_each_its_images(devices):
     command, images = TOOL["DEVICES"][devices]
     words = shlex.split(command)
     name, *options = words[words.index("train") + 1 :]
-    recipe = train_options(name, options).recipe
+    parsed = train_options(name, options)
+    recipe = parsed.recipe
+    assert parsed.devices == devices
     assert recipe.data.batch_size == get_recipe(name).data.batch_size == 16
     assert recipe.data.batch_size == devices * recipe.optim.accumulate * images
 

@@ -9,9 +9,9 @@ import pytest
 
 @pytest.fixture(scope="session")
 def synthetic() -> ModuleType:
-    """The module benchmarks/synthetic_lvis.py."""
-    path = Path(__file__).resolve().parents[2] / "benchmarks" / "synthetic_lvis.py"
-    spec = importlib.util.spec_from_file_location("synthetic_lvis", path)
+    """The module benchmarks/synthetic_results.py."""
+    path = Path(__file__).resolve().parents[2] / "benchmarks" / "synthetic_results.py"
+    spec = importlib.util.spec_from_file_location("synthetic_results", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -72,12 +72,13 @@ def test_agrees_with_the_literal_formula_in_float64(make, num_classes):
 
 
 @every_exact_loss
-def test_gradcheck(make):
+def test_gradcheck_of_both_orders(make):
     loss = make(4)
     logits, labels = problem(loss, 7)
     labels[0] = loss.num_classes
     logits = logits.double().requires_grad_()
     assert torch.autograd.gradcheck(lambda x: loss(x, labels)["loss_cls"], logits)
+    assert torch.autograd.gradgradcheck(lambda x: loss(x, labels)["loss_cls"], logits)
 
 
 @every_loss

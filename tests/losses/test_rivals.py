@@ -130,13 +130,14 @@ def test_agrees_with_the_literal_formula_step_after_step(config, num_classes, nu
 
 
 @every_loss
-def test_gradcheck(config):
+def test_gradcheck_of_both_orders(config):
     if isinstance(config, SeesawLossConfig):  # its compensation is without gradient on purpose
         config = dataclasses.replace(config, q=0.0)
     loss = warmed(config, 4)
     logits, labels = problem(loss, 7, scale=3.0)
     labels[0] = loss.num_classes
     assert torch.autograd.gradcheck(lambda x: total(loss, x, labels), logits.requires_grad_())
+    assert torch.autograd.gradgradcheck(lambda x: total(loss, x, labels), logits)
 
 
 @every_loss
@@ -405,6 +406,11 @@ def test_every_setting_of_a_config_has_its_effect(config):
         (LDAMLossConfig(beta=1.0), "beta in"),
         (BAGSLossConfig(edges=(100, 10)), "increasing edges"),
         (BAGSLossConfig(beta=-1.0), "beta >= 0"),
+        (SeesawLossConfig(p=-0.1), "p >= 0"),
+        (SeesawLossConfig(q=-0.1), "q >= 0"),
+        (SeesawLossConfig(eps=0.0), "eps in"),
+        (EQLv2Config(gamma=-1.0), "gamma >= 0"),
+        (EQLv2Config(alpha=-1.0), "alpha >= 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(config, message):
@@ -655,6 +661,20 @@ def test_training_goes_on_from_a_saved_state(name, tmp_path):
         logits, labels = problem(first, 12, seed)
         assert torch.equal(total(second, logits, labels), total(first, logits, labels))
     assert all(torch.equal(second.state_dict()[key], value) for key, value in first.state_dict().items())
+
+
+@every_loss
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_model_of_another_type_changes_no_table_and_no_state(config, dtype):
+    """float16 holds no sum of gradients above 65,504, and bfloat16 two digits of a margin."""
+    loss, moved = (config.build(long_tail(6)) for _ in range(2))
+    for seed in range(2):
+        logits, labels = problem(loss, 12, seed)
+        torch.nn.Sequential(moved).to(dtype)
+        assert torch.equal(total(moved, logits, labels), total(loss, logits, labels))
+    assert [b.dtype for b in moved.buffers()] == [b.dtype for b in loss.buffers()]
+    assert {buffer.device.type for buffer in moved.to("meta").buffers()} <= {"meta"}
+    assert moved.state_dict().keys() == loss.state_dict().keys()
 
 
 @every_state

@@ -1,6 +1,7 @@
 """GOL and its parts: DropLoss and EQL over any link, and class-relative activations, each against its formula."""
 
 import dataclasses
+import inspect
 import math
 import pickle
 import subprocess
@@ -129,7 +130,7 @@ def test_agrees_with_the_literal_formula_in_float64(config, num_classes, num_reg
 
 
 @every_exact_loss
-def test_gradcheck(config):
+def test_gradcheck_of_both_orders(config):
     loss = config.build(long_tail(5))
     logits, labels = problem(loss, 9, scale=3.0)
     labels[:3] = torch.tensor([loss.num_classes, 0, 4])
@@ -139,6 +140,7 @@ def test_gradcheck(config):
         return loss(x, labels)["loss_cls"]
 
     assert torch.autograd.gradcheck(total, logits.requires_grad_())
+    assert torch.autograd.gradgradcheck(total, logits)
 
 
 # Identities.
@@ -233,6 +235,13 @@ def test_the_tail_by_threshold_is_strict_and_by_group_is_the_data_sets():
 def test_a_threshold_that_is_no_share_is_refused(kind, tail):
     with pytest.raises(ValueError, match="share of the training images"):
         kind(tail=tail).build(long_tail(3))
+
+
+@pytest.mark.parametrize("word", ["f", "common", ""])
+def test_a_tail_by_another_word_is_refused(word):
+    """By the bare function: that the word is one of two is checked before it in tests alone."""
+    with pytest.raises(ValueError, match=f"r .rare classes. or rc .rare and common ones., got '{word}'"):
+        inspect.unwrap(tail_classes)(long_tail(3), word)
 
 
 def test_eql_drops_the_tail_on_objects_alone():

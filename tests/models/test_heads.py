@@ -7,11 +7,12 @@ import torch
 from torch.nn import functional as F
 
 from tailseg.losses import SigmoidCE, SoftmaxCE
-from tailseg.models import BoxHeadConfig, MaskHeadConfig
+from tailseg.models import BoxHeadConfig, MaskHeadConfig, box_head
 from tailseg.models import TestConfig as DetectionConfig
 from tailseg.models.box_head import BoxHead
+from tailseg.models.config import NormalisedConfig
 from tailseg.models.mask_head import TEST_CHUNK, MaskHead, _in_chunks
-from tailseg.models.predictors import class_linear, class_map
+from tailseg.models.predictors import NormalisedLinear, class_linear, class_map, normalised_class_map
 from tailseg.models.sampling import RoISample, sample_rois
 from tailseg.ops.boxes import encode_boxes
 from tailseg.structures import Target
@@ -25,25 +26,57 @@ def pyramid(batch: int, channels: int) -> list[torch.Tensor]:
     return [torch.randn(batch, channels, 64 // s, 64 // s, generator=generator) for s in STRIDES]
 
 
+def gradients(y: torch.Tensor, leaves: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    return torch.autograd.grad(y.square().sum(), leaves)
+
+
+def random_leaves(*shapes: tuple[int, ...]) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True) for shape in shapes]
+
+
 def test_class_linear_selects_the_classes_rows() -> None:
-    torch.manual_seed(0)
-    x, weight, bias = torch.randn(9, 5), torch.randn(7, 4, 5, requires_grad=True), torch.randn(7, 4)
-    labels = torch.randint(0, 7, (9,))
+    x, weight, bias = leaves = random_leaves((9, 5), (7, 4, 5), (7, 4))
+    labels = torch.arange(9) % 5
     every = F.linear(x, weight.flatten(0, 1), bias.flatten()).view(9, 7, 4)
-    wanted = every[torch.arange(9), labels]
-    ours = class_linear(x, weight, bias, labels)
+    wanted, ours = every[torch.arange(9), labels], class_linear(x, weight, bias, labels)
     torch.testing.assert_close(ours, wanted)
-    torch.testing.assert_close(*(torch.autograd.grad(y.square().sum(), weight)[0] for y in (ours, wanted)))
+    torch.testing.assert_close(gradients(ours, leaves), gradients(wanted, leaves))
 
 
 def test_class_map_selects_the_classes_channel() -> None:
-    torch.manual_seed(0)
-    x, weight, bias = torch.randn(6, 5, 9), torch.randn(7, 5, requires_grad=True), torch.randn(7)
-    labels = torch.randint(0, 7, (6,))
-    wanted = (weight @ x + bias[:, None])[torch.arange(6), labels]
-    ours = class_map(x, weight, bias, labels)
+    x, weight, bias = leaves = random_leaves((6, 5, 9), (7, 5), (7,))
+    labels = torch.arange(6) % 5
+    wanted, ours = (weight @ x + bias[:, None])[torch.arange(6), labels], class_map(x, weight, bias, labels)
     torch.testing.assert_close(ours, wanted)
-    torch.testing.assert_close(*(torch.autograd.grad(y.square().sum(), weight)[0] for y in (ours, wanted)))
+    torch.testing.assert_close(gradients(ours, leaves), gradients(wanted, leaves))
+
+
+def test_normalised_class_map_selects_the_classes_channel() -> None:
+    x, weight, bias = leaves = random_leaves((6, 5, 9), (7, 5), (7,))
+    labels, config = torch.arange(6) % 5, NormalisedConfig(temperature=3, power=1.5)
+    layer = NormalisedLinear(5, 7, config).double()
+    every = torch.func.functional_call(layer, {"weight": weight, "bias": bias}, (x.transpose(1, 2).reshape(-1, 5),))
+    wanted = every.view(6, 9, 7)[torch.arange(6), :, labels]
+    ours = normalised_class_map(x, weight, bias, labels, config)
+    torch.testing.assert_close(ours, wanted)
+    torch.testing.assert_close(gradients(ours, leaves), gradients(wanted, leaves))
+
+
+@pytest.mark.parametrize("gathered_at_most", [1000, 0], ids=["rows of the regressor", "the whole regressor"])
+def test_boxes_of_chosen_classes_are_those_of_all(gathered_at_most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(box_head, "GATHERED_AT_MOST", gathered_at_most)
+    monkeypatch.setattr(box_head, "TEST_CHUNK", 4)
+    monkeypatch.setattr(box_head, "REGIONS_AT_A_TIME", 3)
+    torch.manual_seed(0)
+    head = BoxHead(4, BoxHeadConfig(hidden=16), SigmoidCE(5)).double()
+    hidden, corners = torch.randn(8, 16).double(), torch.rand(8, 2).double() * 30
+    boxes = torch.cat([corners, corners + 20], dim=1)
+    rois, labels = torch.tensor([7, 0, 3, 3, 2, 7, 5, 1, 4, 6]), torch.tensor([4, 0, 1, 2, 1, 4, 3, 0, 2, 1])
+    boxes_of = head.class_boxes(hidden, boxes, (40, 45))
+    assert not isinstance(boxes_of, torch.Tensor)
+    with torch.no_grad():
+        torch.testing.assert_close(boxes_of(rois, labels), head.decode(hidden, [boxes], [(40, 45)])[0][rois, labels])
 
 
 def test_no_row_keeps_the_gradient() -> None:

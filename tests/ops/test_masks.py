@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from pycocotools import mask as coco
 
+from tailseg.ops import masks
 from tailseg.ops.masks import (
     MAX_COORDINATE,
-    _Crop,
-    _crop_to_rle,
+    _compressed,
+    _encode,
     decode_mask,
     encode_mask,
     mask_area,
@@ -47,7 +48,7 @@ def test_box_of_a_mask():
 
 
 def test_run_lengths_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="RLE"):
+    with pytest.raises(ValueError, match="run lengths must stand for the 4 x 5 pixels"):
         decode_mask({"size": [4, 5], "counts": "zzz"})
 
 
@@ -61,7 +62,43 @@ def test_a_crop_has_the_run_lengths_of_the_whole_image(pixels, data):
     width = left + pixels.shape[1] + data.draw(margins)
     image = np.zeros((height, width), dtype=bool)
     image[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
-    assert _crop_to_rle(_Crop(pixels, top, left), height, width) == encode_mask(image)
+    laid_out = np.pad(pixels.T, [(0, 0), (0, 1)]).ravel()  # down the columns, an empty pixel below each
+    region = [left, top, left + pixels.shape[1], top + pixels.shape[0]]
+    twice = _encode(np.tile(laid_out, 2), np.array([region, region]), height, width)  # two masks, end to end
+    assert twice == [encode_mask(image)] * 2
+
+
+@given(st.lists(st.lists(st.integers(0, 2**33), min_size=1, max_size=9), min_size=1, max_size=4))
+def test_text_of_run_lengths_is_pycocotools(runs):
+    counts = np.array([count for mask in runs for count in mask])
+    starts = np.cumsum([0, *(len(mask) for mask in runs[:-1])])
+    for mask, text in zip(runs, _compressed(counts, starts), strict=True):
+        assert np.array_equal(read_text(text), mask)
+
+
+def read_text(text):
+    """The reverse of `rleToString`, number by number, as COCO defines it."""
+    counts, characters = [], iter(text.encode())
+    for character in characters:
+        value, shift = 0, 0
+        while True:
+            value |= ((character - 48) & 31) << shift
+            shift += 5
+            if not (character - 48) & 32:
+                break
+            character = next(characters)
+        if (character - 48) & 16:
+            value -= 1 << shift
+        counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+    return counts
+
+
+def test_masks_are_pasted_alike_alone_and_in_company(monkeypatch):
+    probabilities, boxes = smooth_probabilities(6), torch.tensor([[1.0, 2, 30, 20]]) + torch.arange(6)[:, None]
+    together = paste_masks(probabilities, boxes, 37, 45)
+    monkeypatch.setattr(masks, "PIXELS_AT_A_TIME", 900)
+    assert paste_masks(probabilities, boxes, 37, 45) == together
+    assert [paste_masks(p[None], b[None], 37, 45)[0] for p, b in zip(probabilities, boxes, strict=True)] == together
 
 
 def test_polygons_become_their_union():

@@ -60,13 +60,58 @@ def test_equals_brute_force(specific, grid, seed):
     torch.testing.assert_close(result.boxes, wanted, rtol=0, atol=0)
 
 
+coordinates = st.integers(0, 6).map(float)
+"""Of a small grid: boxes without area, inside out, equal, and IoUs at the threshold are common."""
+
+
+@st.composite
+def problems(draw):
+    rows, classes = draw(st.integers(0, 9)), draw(st.integers(1, 4))
+    specific = draw(st.booleans())
+    number = rows * (classes if specific else 1)
+    values = draw(st.lists(st.tuples(*[coordinates] * 4), min_size=number, max_size=number))
+    boxes = torch.tensor(values).view(rows, *[classes] * specific, 4)
+    ordered = torch.cat(
+        [torch.minimum(boxes[..., :2], boxes[..., 2:]), torch.maximum(boxes[..., :2], boxes[..., 2:])], -1
+    )
+    few = st.sampled_from([0.0, 0.125, 0.25, 0.5, 0.75])  # ties; 0 and 0.125 are below the threshold
+    scores = draw(st.lists(few, min_size=rows * classes, max_size=rows * classes))
+    return ordered, torch.tensor(scores).view(rows, classes)
+
+
+@given(problems(), st.integers(1, 12), st.sampled_from([(40,), (3, 40), (1,), (2, 5)]))
+@settings(max_examples=300, deadline=None)
+def test_any_problem_equals_brute_force(problem, most, prefixes):
+    """Ties, duplicates, nothing, one class, all below the threshold; in a prefix, past it and side by side."""
+    boxes, scores = problem
+    wanted = {**SETTINGS, "max_detections": most}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "PREFIXES", prefixes)
+        assert found(class_nms(boxes, scores, **wanted)) == brute_force(boxes, scores, **wanted)
+
+
+def test_only_boxes_of_the_prefix_are_asked_for():
+    boxes, scores = random_problem(500, 9, specific=True, seed=0)
+    asked = []
+
+    def boxes_of(rois, labels):
+        asked.append(len(rois))
+        return boxes[rois, labels]
+
+    wanted = {**SETTINGS, "max_detections": 50}
+    assert found(class_nms(boxes_of, scores, **wanted)) == found(class_nms(boxes, scores, **wanted))
+    assert asked == [module.PREFIXES[0]]
+
+
 @pytest.mark.parametrize("prefixes", [(1,), (5, 20), (50, 100), ()])
 @pytest.mark.parametrize("max_detections", [1, 30, 300])
 @pytest.mark.parametrize("grid", [None, 4])
 def test_any_prefix_gives_the_same_answer(monkeypatch, prefixes, max_detections, grid):
     boxes, scores = random_problem(60, 5, specific=True, seed=3, grid=grid)
     wanted = brute_force(boxes, scores, **{**SETTINGS, "max_detections": max_detections})
-    monkeypatch.setattr(module, "PREFIXES", (*prefixes, 10) if prefixes else (10,))  # the last pass goes by group
+    monkeypatch.setattr(
+        module, "PREFIXES", (*prefixes, 10) if prefixes else (10,)
+    )  # the last pass takes groups side by side
     assert found(class_nms(boxes, scores, **{**SETTINGS, "max_detections": max_detections})) == wanted
 
 

@@ -1,11 +1,11 @@
-"""RoIAlign's own gradient against torchvision's."""
+"""RoIAlign's own sums and gradient against torchvision's."""
 
 import pytest
 import torch
 from torch import Tensor
 from torchvision.ops import roi_align as torchvision_roi_align
 
-from tailseg.ops.roi_align import SMALL_MAP, roi_align
+from tailseg.ops.roi_align import roi_align
 
 
 def random_rois(num: int, images: int, size: float, generator: torch.Generator) -> Tensor:
@@ -21,7 +21,7 @@ def gradients(rois: Tensor, output_size: int, shape: tuple[int, int, int, int], 
     theirs = ours.detach().clone().requires_grad_()
     pooled = roi_align(ours, rois, output_size, scale)
     expected = torchvision_roi_align(theirs, rois, output_size, scale, sampling_ratio=-1, aligned=True)
-    assert torch.equal(pooled, expected)
+    torch.testing.assert_close(pooled, expected, rtol=0, atol=1e-12)
     weight = torch.randn(expected.shape, generator=generator, dtype=rois.dtype)
     (pooled * weight).sum().backward()
     (expected * weight).sum().backward()
@@ -67,8 +67,19 @@ def test_float32_agrees_with_float64() -> None:
     torch.testing.assert_close(feature.grad.double(), wide, rtol=0, atol=1e-5 * float(wide.abs().max()))
 
 
-def test_large_maps_are_left_to_torchvision() -> None:
-    rois = torch.tensor([[0.0, 10, 10, 200, 150]], dtype=torch.float64)
-    side = int(SMALL_MAP**0.5) + 1
-    ours, theirs = gradients(rois, 7, (1, 2, side, side), 1 / 4)
-    assert torch.equal(ours, theirs)
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+def test_values_are_torchvisions_in_float32(memory_format: torch.memory_format) -> None:
+    """Thin boxes too, whose bins take dozens of samples along one axis and one along the other."""
+    rois = random_rois(200, 2, 800, torch.Generator().manual_seed(3)).float()
+    rois = torch.cat([rois, torch.tensor([[1.0, 3, 40, 790, 44], [1, 70, 0, 73, 799]])])
+    feature = torch.randn(2, 6, 100, 110, generator=torch.Generator().manual_seed(0)).to(memory_format=memory_format)
+    expected = torchvision_roi_align(feature, rois, 7, 1 / 8, sampling_ratio=-1, aligned=True)
+    pooled = roi_align(feature, rois, 7, 1 / 8)
+    torch.testing.assert_close(pooled, expected, rtol=0, atol=2e-6)  # sums in another order
+    assert pooled.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_half_precision_is_pooled_in_float32() -> None:
+    rois = random_rois(20, 1, 160, torch.Generator().manual_seed(4)).float()
+    feature = torch.randn(1, 4, 20, 20, generator=torch.Generator().manual_seed(0)).bfloat16()
+    assert torch.equal(roi_align(feature, rois, 7, 1 / 8), roi_align(feature.float(), rois, 7, 1 / 8).bfloat16())

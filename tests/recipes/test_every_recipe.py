@@ -11,7 +11,6 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-import torch
 
 from tailseg.data.tiny_tail import generate
 from tailseg.data.transforms import CropConfig
@@ -22,16 +21,8 @@ from tailseg.training.loop import train_step
 from tailseg.training.run import start
 from tailseg.training.testing import build_test_loader, test
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 VAL_IMAGES = 2
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """What is compared to the bit must not depend on how threads share a sum."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -65,6 +65,7 @@ GOL_NAMES = {
 }
 NAMES = sorted(ACTIVATION_NAMES | GOL_NAMES)
 
+EXACT = [name for name, published in PUBLISHED.items() if published.figures and not published.figures.approximate]
 SCHEDULES = {"1x": (12, (8, 11)), "2x": (24, (16, 22)), "3x": (36, (27, 33))}
 STDS = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067))
 STAGES = (
@@ -85,6 +86,13 @@ def test_every_published_recipe_names_another_file_of_its_folder():
     assert all(PUBLISHED[name].file.startswith("activations/") for name in ACTIVATION_NAMES)
     assert all(PUBLISHED[name].file.startswith("gol/") for name in GOL_NAMES)
     assert len({published.file for published in PUBLISHED.values()}) == len(NAMES)
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_the_docstring_says_what_was_published(name):
+    figures = PUBLISHED[name].figures
+    assert figures is not None
+    assert f"Published AP {figures.ap}, APr {figures.apr}" in (RECIPES[name].__doc__ or "")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -77,7 +77,7 @@ def test_an_unknown_key_is_an_error_that_names_its_neighbour():
         ("optim", "epochs", True, "epochs: expected int, got True"),
         ("optim", "lr", None, "lr: expected float, got None"),
         ("optim", "steps", [8, 11.5], r"steps: expected int, got 11\.5"),
-        ("run", "precision", "float16", "precision: expected .*'float32', 'bfloat16'"),
+        ("run", "precision", "half", "precision: expected .*'float32', 'tf32', 'bfloat16', 'float16'"),
         ("data", "val", 3, "val: expected str, got 3"),
         ("model", "box", [], "box: expected the fields of BoxHeadConfig"),
     ],

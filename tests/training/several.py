@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import small
 
 from tailseg.cli.test import Test, evaluate_run
+from tailseg.recipes.recipe import DataConfig, Recipe
 from tailseg.training.distributed import (
     barrier,
     first_goes_first,
@@ -29,7 +30,8 @@ from tailseg.training.distributed import (
     rank,
     together,
 )
-from tailseg.training.loop import train
+from tailseg.training.loop import train, train_step
+from tailseg.training.run import start
 
 
 def main(folder: Path, data: Path, alone: Path) -> None:
@@ -49,7 +51,30 @@ def main(folder: Path, data: Path, alone: Path) -> None:
         recipe = replace(small.shared(data, folder / f"run_{name}"), loss=config)
         outcome[name] = trouble(lambda recipe=recipe: train(recipe))
     outcome["bad image"] = trouble(lambda: train(small.shared(folder / "bad", folder / "run_bad")))
+    outcome["shares"] = trouble(lambda: start(parts(data, folder / "shares", 2), resume=False))
+    outcome["gradient"] = gradient(replace(parts(data, folder / "parts", 2), data=eight_images(data)))
     (folder / f"{rank()}.json").write_text(json.dumps(outcome))
+
+
+def parts(data: Path, out: Path, count: int) -> Recipe:
+    """Faster R-CNN, whose parts have as many regions each."""
+    recipe = small.shared(data, out)
+    model, optim = replace(recipe.model, mask=None), replace(recipe.optim, accumulate=count, clip_norm=None)
+    return replace(recipe, model=model, optim=optim, loss=small.recipe().loss)
+
+
+def eight_images(data: Path) -> DataConfig:
+    """Two for each of four processes."""
+    return replace(small.shared(data).data, batch_size=8)
+
+
+def gradient(recipe: Recipe) -> list[float]:
+    """The first step's gradient of every parameter: its norm."""
+    run = start(recipe, resume=False)
+    run.sampler.set_epoch(0)
+    run.model.train()
+    train_step(run, next(iter(run.loader)))
+    return [float(value.grad.norm()) for value in run.model.parameters()]
 
 
 def order(file: Path) -> list[int]:

@@ -17,16 +17,8 @@ from tailseg.training.loop import train_step
 from tailseg.training.optimiser import learning_rate
 from tailseg.training.run import Run, describe, start
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 OBJECTS = 5
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """What is compared to the bit must not depend on how threads share a sum."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

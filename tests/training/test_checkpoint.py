@@ -80,6 +80,13 @@ def test_code_in_a_file_is_not_run(tmp_path):
         checkpoint.load(path)
 
 
+def test_a_checkpoint_without_a_part_is_named(tmp_path):
+    path = tmp_path / "x.pt"
+    torch.save({"format": checkpoint.FORMAT, "recipe": {}}, path)
+    with pytest.raises(CheckpointError, match=r"x\.pt: a part is missing or of the wrong kind \(KeyError"):
+        checkpoint.load(path)
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(CheckpointError, match="no checkpoint at .*absent"):
         checkpoint.load(tmp_path / "absent.pt")

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from tailseg.data.tiny_tail import generate
 from tailseg.training import checkpoint
 from tailseg.training.loop import train
 
-from . import small
+from . import several, small
 
 HERE = Path(__file__).parent
 STEPS = 4 * small.STEPS_PER_EPOCH
@@ -155,6 +156,19 @@ def test_an_image_that_one_process_cannot_read_is_named_by_all(four, outcomes):
         assert outcome["bad image"].startswith("ImageError: ")
         assert image.name in outcome["bad image"]
         assert "saved after step" in outcome["bad image"]
+
+
+def test_parts_of_the_batch_of_four_processes_give_the_gradient_of_the_whole(data, outcomes, tmp_path):
+    """Eight images: at once in one process, or in two parts of four, one an image and process."""
+    recipe = several.parts(data, tmp_path, 1)
+    expected = several.gradient(replace(recipe, data=several.eight_images(data)))
+    for outcome in outcomes:
+        assert outcome["gradient"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_images_that_cannot_be_shared_equally_are_refused(outcomes):
+    message = "ValueError: a step's 4 images cannot be shared by 4 processes that take them in 2 equal parts"
+    assert all(outcome["shares"].startswith(message) for outcome in outcomes)
 
 
 def test_the_first_process_goes_first(outcomes):

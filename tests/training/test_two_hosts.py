@@ -1,7 +1,6 @@
 """Two hosts with addresses of their own train together, and one of them outlives the other.
 
-The hosts are network namespaces, joined by a pair of virtual Ethernet devices: to torchrun each is a machine of its
-own.
+The hosts are network namespaces, joined by two virtual Ethernet devices: each is a machine of its own to torchrun.
 """
 
 import os

@@ -22,8 +22,13 @@ Train a recipe, or train on your own COCO- or LVIS-format file.
   FILE.json   your annotation file: the recipe custom_small with --data.train FILE.json; without --data.val
               a tenth of the images is held out
   --resume    go on from the run's last checkpoint
+<<<<<<< HEAD
   --devices N train in N processes on this machine, one a GPU (several machines: torchrun -m tailseg train ...)
   --no-report leave out report.html, the page that `tailseg report` writes
+=======
+  --devices N
+              train in N processes on this machine, one a GPU (several machines: torchrun -m tailseg train ...)
+>>>>>>> 742da6227776471be3ed83a723b3b7425a8eaf49
   OPTIONS     every setting of the recipe: `tailseg train NAME --help` lists them with their values
 
 examples:
@@ -59,7 +64,7 @@ def run(arguments: Sequence[str]) -> None:
     from tailseg.training.distributed import is_first, joined, start_processes, under_torchrun
     from tailseg.training.loop import train
 
-    if options.devices > 1 and not under_torchrun():
+    if options.devices != 1 and not under_torchrun():
         start_processes(options.devices, ["train", *arguments])
     with joined():
         metrics, first = train(options.recipe, resume=options.resume), is_first()

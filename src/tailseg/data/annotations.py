@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float32, Int64
 
 from tailseg.data.images import ImageFinder
-from tailseg.data.packed import Ragged
+from tailseg.data.packed import Ragged, offsets_of, spans
 from tailseg.structures import ClassFrequency, Group, ImageInfo, Polygons, RunLengths, Segmentation
 
 
@@ -79,6 +79,20 @@ class Objects:
     def __len__(self) -> int:
         return len(self.boxes)
 
+    def take(self, rows: np.ndarray) -> "Objects":
+        """The same images' objects with their rows in the given order, as a copy."""
+        polygon_counts = np.diff(self.polygon_offsets)[rows]
+        return Objects(
+            boxes=self.boxes[rows],
+            labels=self.labels[rows],
+            ids=self.ids[rows],
+            ignored=self.ignored[rows],
+            offsets=self.offsets,
+            polygons=self.polygons.take(spans(self.polygon_offsets[rows], polygon_counts)),
+            polygon_offsets=offsets_of(polygon_counts),
+            run_lengths=self.run_lengths.take(rows),
+        )
+
     @property
     def trainable(self) -> np.ndarray:
         """Rows to learn from, bool ``[M]``: not ignored, at least a pixel wide and high (as in mmdetection)."""
@@ -92,14 +106,37 @@ class Objects:
 
 
 @dataclass(frozen=True, eq=False)
+class Contents:
+    """What an annotation file holds, checked and packed; named and shaped as in `Annotations`.
+
+    ``groups`` are those that the categories state, None where they state none.
+    """
+
+    key: str
+    format: Literal["lvis", "coco"]
+    category_ids: tuple[int, ...]
+    category_names: tuple[str, ...]
+    groups: tuple[Group, ...] | None
+    image_ids: np.ndarray
+    sizes: np.ndarray
+    objects: Objects
+    negative: Ragged
+    not_exhaustive: Ragged
+    names: Ragged
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class Annotations:
     """An annotation file in memory, made by `tailseg.data.coco.read_dataset`.
 
     Images are addressed by their position ``0 .. num_images-1`` in the file, classes by labels ``0 .. C-1``: the
-    categories ordered by id. All that is large lies in NumPy arrays, so that forked loader processes share it.
+    categories ordered by id. All that is large lies in NumPy arrays, mapped from a file where the annotation file is
+    large (see `tailseg.data.cache`), so that loader processes share it.
 
     Attributes:
         path: the annotation file.
+        key: SHA-256 of the file's content, in hexadecimal: equal where and only where the files are.
         format: ``lvis`` when the images say which classes were checked, else ``coco``.
         categories: in the order of the labels.
         frequency: of the classes in the training set: this file, unless it was read with ``frequency_from``.
@@ -114,6 +151,7 @@ class Annotations:
     """
 
     path: Path
+    key: str
     format: Literal["lvis", "coco"]
     categories: tuple[Category, ...]
     frequency: ClassFrequency

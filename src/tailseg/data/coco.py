@@ -4,30 +4,32 @@ What is accepted: polygons, run lengths (a list or compressed), no segmentation 
 category ids with gaps. What is repaired, with a warning that counts it: boxes that reach up to ``BOX_TOLERANCE`` pixels
 beyond the image are clipped; objects below one pixel in width or height are kept but not trained on. Everything else is
 an error that names the records: training would go wrong silently, or stop hours later.
+
+A large file is parsed once: see `tailseg.data.cache`.
 """
 
-import json
+import hashlib
 import warnings
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from tailseg.data.annotations import Annotations, Category, Objects, count_frequency
-from tailseg.data.images import ImageFinder, candidate_names, leaves_root
+from tailseg.data.annotations import Annotations, Category, Contents, Objects, count_frequency
+from tailseg.data.cache import cached
+from tailseg.data.images import MAX_PIXELS, ImageFinder, candidate_names, is_safe_name, is_text
 from tailseg.data.lvis import class_lists, is_lvis, stated_groups
 from tailseg.data.packed import Ragged, offsets_of
 from tailseg.data.problems import DatasetError, Problems
-from tailseg.data.segmentations import compact, pack_segmentations
+from tailseg.data.raw import RawAnnotation, RawAnnotations, split
+from tailseg.data.segmentations import SegmentationPacker
 from tailseg.structures import ClassFrequency
 
 BOX_TOLERANCE: Final = 2.0
 """Pixels by which a box may leave its image: annotation tools round outwards."""
-
-SECTIONS: Final = ("images", "annotations", "categories")
 
 RawRecord = dict[str, Any]
 
@@ -50,173 +52,269 @@ def read_dataset(
             file, the first records of each kind, and the remedy.
     """
     path = Path(annotation_file)
-    raw = _load(path)
-    problems = Problems(path)
-    raw_categories = sorted(_identified("category", raw["categories"], problems), key=lambda category: category["id"])
-    raw_images = _identified("image", raw["images"], problems)
-    raw_annotations = _identified("annotation", raw["annotations"], problems)
-    _check_categories(raw_categories, problems)
-    sizes = _sizes(raw_images, problems)
-    names = _names(raw_images, problems)
-    problems.stop_if_any()
-
-    ids = [category["id"] for category in raw_categories]
-    negative, not_exhaustive = class_lists(raw_images, ids, problems)
-    objects, notes = _objects(raw_annotations, raw_images, ids, sizes, problems)
-    del raw_annotations, raw["annotations"]
-    for note in notes:
+    if not path.is_file():
+        kind = "is a folder, not a file" if path.is_dir() else "does not exist"
+        raise DatasetError(f"{path} {kind}. Expected an annotation file in LVIS or COCO format (.json)")
+    contents = cached(path, parse)
+    for note in contents.notes:
         warnings.warn(f"{path}: {note}", stacklevel=2)
-    categories, frequency = _categories(raw_categories, objects, frequency_from, problems)
+    categories, frequency = _categories(contents, frequency_from, path)
     return Annotations(
         path=path,
-        format="lvis" if is_lvis(raw_images) else "coco",
+        key=contents.key,
+        format=contents.format,
         categories=categories,
         frequency=frequency,
-        image_ids=np.array([image["id"] for image in raw_images], np.int64),
+        image_ids=contents.image_ids,
+        sizes=contents.sizes,
+        objects=contents.objects,
+        negative=contents.negative,
+        not_exhaustive=contents.not_exhaustive,
+        names=contents.names,
+        finder=ImageFinder(path, Path(images) if images is not None else None),
+        notes=contents.notes,
+    )
+
+
+def parse(path: Path) -> Contents:
+    """Read, check and pack an annotation file.
+
+    Raises:
+        DatasetError: as `read_dataset`.
+    """
+    content = path.read_bytes()
+    key = hashlib.sha256(content).hexdigest()
+    raw_images, annotations, raw_categories = split(content, path)
+    problems = Problems(path)
+    images = _identified("image", raw_images, problems)
+    categories = sorted(_identified("category", raw_categories, problems), key=lambda category: category["id"])
+    problems.add(
+        "categories without a name",
+        [category["id"] for category in categories if not is_text(category.get("name"))],
+        "Add the key name",
+        name=lambda category_id: f"category {category_id}",
+    )
+    sizes = _sizes(images, problems)
+    names = _names(images, problems)
+    problems.stop_if_any()
+    ids = [category["id"] for category in categories]
+    groups = stated_groups(categories, problems)
+    negative, not_exhaustive = class_lists(images, ids, problems)
+    image_ids = [image["id"] for image in images]
+    image_of, objects, notes = _objects(annotations, image_ids, ids, sizes, problems)
+    del content, annotations  # a gigabyte, before as much is moved
+    return Contents(
+        key=key,
+        format="lvis" if is_lvis(images) else "coco",
+        category_ids=tuple(ids),
+        category_names=tuple(category["name"] for category in categories),
+        groups=groups,
+        image_ids=np.array(image_ids, np.int64),
         sizes=sizes,
-        objects=objects,
+        objects=objects.take(np.argsort(image_of, kind="stable")),
         negative=negative,
         not_exhaustive=not_exhaustive,
         names=names,
-        finder=ImageFinder(path, Path(images) if images is not None else None),
         notes=notes,
     )
 
 
-def _load(path: Path) -> RawRecord:
-    """The file's JSON, known to have the three sections of COCO, none of them empty."""
-    if not path.is_file():
-        kind = "is a folder, not a file" if path.is_dir() else "does not exist"
-        raise DatasetError(f"{path} {kind}. Expected an annotation file in LVIS or COCO format (.json)")
-    try:
-        raw = json.loads(path.read_bytes(), object_hook=compact)
-    except (ValueError, RecursionError) as error:
-        raise DatasetError(
-            f"{path} is not JSON: {error}. Expected an annotation file in LVIS or COCO format; if it was downloaded, "
-            "it may be incomplete or still compressed"
-        ) from error
-    found = list(raw) if isinstance(raw, dict) else f"a {type(raw).__name__} at the top"
-    if not isinstance(raw, dict) or not all(isinstance(raw.get(section), list) for section in SECTIONS):
-        raise DatasetError(
-            f"{path} is not in COCO format: expected the lists {', '.join(SECTIONS)}, found {found}. Export the "
-            "annotations as 'COCO instance segmentation'"
-        )
-    if empty := [section for section in SECTIONS if not raw[section]]:
-        raise DatasetError(
-            f"{path} is an empty data set: its list {' and '.join(empty)} has no entry. Check that the export selected "
-            "annotated images"
-        )
-    return raw
+def is_integer(value: object) -> bool:
+    """Whether a value is an integer (not true or false) that int64 can hold."""
+    return type(value) is int and -(2**63) <= value < 2**63
 
 
 def _identified(kind: str, records: Sequence[Any], problems: Problems) -> list[RawRecord]:
     """The records that have an id of their own; the others are problems."""
-    wrong = [f"number {i}" for i, record in enumerate(records) if not _is_identified(record)]
-    problems.add(f"{len(wrong)} {kind} records without an integer id", wrong, "Give each an id of its own")
-    identified = [record for record in records if _is_identified(record)]
-    counts = Counter(record["id"] for record in identified)
-    if len(counts) < len(identified):
-        double = [f"{kind} {i} ({count} times)" for i, count in counts.items() if count > 1]
-        problems.add(f"{len(double)} {kind} ids occur more than once", double, "Number them anew")
-    return identified
+    right = [isinstance(record, dict) and is_integer(record.get("id")) for record in records]
+    _check_ids(
+        kind,
+        [i for i, identified in enumerate(right) if not identified],
+        [record["id"] for record, identified in zip(records, right, strict=True) if identified],
+        problems,
+    )
+    return [record for record, identified in zip(records, right, strict=True) if identified]
 
 
-def _is_identified(record: object) -> bool:
-    return isinstance(record, dict) and type(record.get("id")) is int
-
-
-def _check_categories(categories: Sequence[RawRecord], problems: Problems) -> None:
-    nameless = [f"category {category['id']}" for category in categories if not isinstance(category.get("name"), str)]
-    problems.add(f"{len(nameless)} categories without a name", nameless, "Add the key name")
+def _check_ids(kind: str, nameless: Sequence[int], ids: Sequence[int], problems: Problems) -> None:
+    problems.add(
+        f"{kind} records without an integer id",
+        nameless,
+        "Give each an id of its own",
+        name=lambda position: f"number {position}",
+    )
+    if len(set(ids)) < len(ids):
+        problems.add(
+            f"{kind} ids occur more than once",
+            [(i, count) for i, count in Counter(ids).items() if count > 1],
+            "Number them anew",
+            name=lambda double: f"{kind} {double[0]} ({double[1]} times)",
+        )
 
 
 def _categories(
-    raw: Sequence[RawRecord], objects: Objects, training: Annotations | None, problems: Problems
+    contents: Contents, training: Annotations | None, path: Path
 ) -> tuple[tuple[Category, ...], ClassFrequency]:
     """The classes with their groups (as stated, as in the training set, or as counted), and their frequencies."""
-    groups = stated_groups(raw, problems)
+    mine = dict(zip(contents.category_ids, contents.category_names, strict=True))
     if training is None:
-        frequency = count_frequency(objects, len(raw), groups)
+        frequency = count_frequency(contents.objects, len(mine), contents.groups)
     else:
-        mine, theirs = {c["id"]: c["name"] for c in raw}, {c.id: c.name for c in training.categories}
-        different = sorted(mine.items() ^ theirs.items())
+        theirs = {c.id: c.name for c in training.categories}
+        problems = Problems(path)
         problems.add(
-            f"its categories differ from those of the training set {training.path} ({len(mine)} and {len(theirs)})",
-            [f"{i} {name!r}, only in the {'one' if mine.get(i) == name else 'training set'}" for i, name in different],
+            f"categories differ from those of the training set {training.path} ({len(mine)} and {len(theirs)} in all)",
+            sorted(mine.items() ^ theirs.items()),
             "Both files need the same ids and names",
+            name=lambda it: f"{it[0]} {it[1]!r}, only in the {'one' if mine.get(it[0]) == it[1] else 'training set'}",
         )
         problems.stop_if_any()
         frequency = training.frequency
-    stated = groups or frequency.groups
-    categories = tuple(Category(c["id"], c["name"], group) for c, group in zip(raw, stated, strict=True))
-    return categories, frequency
+    groups = contents.groups or frequency.groups
+    return tuple(Category(*item, group) for item, group in zip(mine.items(), groups, strict=True)), frequency
 
 
 def _sizes(images: Sequence[RawRecord], problems: Problems) -> np.ndarray:
     """Height and width of each image, int64 ``[images, 2]``."""
+
+    def name(image: RawRecord) -> str:
+        return f"image {image['id']} has height {image.get('height')!r} and width {image.get('width')!r}"
+
     sides = [(image.get("height"), image.get("width")) for image in images]
-    wrong = [
-        f"image {image['id']} has height {height!r} and width {width!r}"
-        for image, (height, width) in zip(images, sides, strict=True)
-        if not (type(height) is int and type(width) is int and height > 0 and width > 0)
-    ]
-    problems.add(f"{len(wrong)} images without a size in pixels", wrong, "Give each a height and a width above 0")
-    return np.zeros((len(images), 2), np.int64) if wrong else np.array(sides, np.int64).reshape(-1, 2)
+    pixels = [_pixels(*side) for side in sides]
+    problems.add(
+        "images without a size in pixels",
+        [image for image, number in zip(images, pixels, strict=True) if not number],
+        "Give each a height and a width above 0",
+        name=name,
+    )
+    problems.add(
+        f"images have more than {MAX_PIXELS:,} pixels",
+        [image for image, number in zip(images, pixels, strict=True) if number > MAX_PIXELS],
+        "Cut them into tiles",
+        name=name,
+    )
+    right = all(0 < number <= MAX_PIXELS for number in pixels)
+    return np.array(sides if right else [(1, 1)] * len(sides), np.int64).reshape(-1, 2)
+
+
+def _pixels(height: object, width: object) -> int:
+    """Their product, 0 if they are no lengths."""
+    if not (isinstance(height, int) and isinstance(width, int)) or bool in (type(height), type(width)):
+        return 0
+    return height * width if height > 0 and width > 0 else 0
 
 
 def _names(images: Sequence[RawRecord], problems: Problems) -> Ragged:
     """The names under which each image may be found."""
-    rows, nameless, outside = [], [], []
+    rows, nameless, unsafe = [], [], []
     for image in images:
         given = [image.get("file_name"), image.get("coco_url")]
         names = candidate_names(*(name if isinstance(name, str) else None for name in given))
-        if not names:
-            nameless.append(f"image {image['id']}")
-        outside += [f"image {image['id']} has {name!r}" for name in names if leaves_root(name)]
+        nameless += [image["id"]] * (not names)
+        unsafe += [(image["id"], name) for name in names if not is_safe_name(name)]
         rows.append("\n".join(names))
-    problems.add(f"{len(nameless)} images without a file_name or a coco_url", nameless, "Add one of them")
     problems.add(
-        f"{len(outside)} file names are absolute or lead out of the image folder",
-        outside,
-        "Write them relative to the folder that holds all images, and name that folder",
+        "images without a file_name or a coco_url", nameless, "Add one of them", name=lambda image: f"image {image}"
     )
+    problems.add(
+        "file names are none that a file can have, are absolute or lead out of the image folder",
+        unsafe,
+        "Write them relative to the folder that holds all images, and name that folder",
+        name=lambda found: f"image {found[0]} has {found[1][:100]!r}",
+    )
+    problems.stop_if_any()
     return Ragged.pack_text(rows)
 
 
+class _Columns:
+    """The annotations' fields, a column each: eight bytes a number."""
+
+    def __init__(self, image_ids: Sequence[int], category_ids: Sequence[int], sizes: np.ndarray) -> None:
+        self.nameless: list[int] = []
+        self.ids, self.image_of, self.labels = array("q"), array("q"), array("q")
+        self.boxes = array("d")
+        self.unreadable: list[int] = []
+        self.ignored = bytearray()
+        self.segmentations = SegmentationPacker()
+        self._images = {image_id: i for i, image_id in enumerate(image_ids)}
+        self._categories = {category_id: i for i, category_id in enumerate(category_ids)}
+        self._sizes = sizes.tolist()
+
+    def add(self, number: int, record: RawAnnotation | None) -> None:
+        """The file's annotation ``number``."""
+        if record is None or not is_integer(record.id):
+            self.nameless.append(number)
+            return
+        image = self._images.get(record.image_id, -1) if type(record.image_id) is int else -1
+        self.labels.append(self._categories.get(record.category_id, -1) if type(record.category_id) is int else -1)
+        self.image_of.append(image)
+        self.ids.append(record.id)
+        self.ignored.append(bool(record.iscrowd or record.ignore))
+        if not self._add_box(record.bbox):
+            self.boxes.fromlist([0.0] * 4)
+            self.unreadable.append(len(self.ids) - 1)
+        if image >= 0:  # without its image the file is refused anyway
+            self.segmentations.add(record.segmentation, self._sizes[image])
+
+    def _add_box(self, box: Any) -> bool:  # noqa: ANN401 - whatever the file has
+        if not isinstance(box, list) or len(box) != 4:
+            return False
+        try:
+            self.boxes.fromlist(box)
+        except (TypeError, OverflowError):
+            return False
+        return True
+
+
 def _objects(
-    annotations: Sequence[RawRecord],
-    images: Sequence[RawRecord],
+    annotations: RawAnnotations,
+    image_ids: Sequence[int],
     category_ids: Sequence[int],
     sizes: np.ndarray,
     problems: Problems,
-) -> tuple[Objects, tuple[str, ...]]:
-    """The annotations ordered by image and packed, and what was repaired."""
-    image_of = _positions(annotations, "image_id", [image["id"] for image in images], problems)
-    labels = _positions(annotations, "category_id", category_ids, problems)
+) -> tuple[np.ndarray, Objects, tuple[str, ...]]:
+    """Each annotation's image, the annotations packed in the file's order, and what was repaired."""
+    columns = _Columns(image_ids, category_ids, sizes)
+    for number, record in enumerate(annotations):
+        columns.add(number, record)
+    _check_ids("annotation", columns.nameless, columns.ids.tolist(), problems)
+    problems.stop_if_any()  # from here on, row i is the file's annotation i
+    ids, image_of, labels = (np.frombuffer(c, np.int64) for c in (columns.ids, columns.image_of, columns.labels))
+    for found, key in ((image_of, "image_id"), (labels, "category_id")):
+        kind = key.removesuffix("_id")
+        problems.add(
+            f"annotations of an unknown {kind}",
+            np.flatnonzero(found < 0),
+            f"Add the {kind}, or remove the annotations",
+            name=lambda row, key=key: f"annotation {ids[row]} has {key} {annotations.field(row, key)!r:.60}",
+        )
     problems.stop_if_any()
 
-    order = np.argsort(image_of, kind="stable")
-    annotations = [annotations[i] for i in order.tolist()]
-    image_of, labels = image_of[order], labels[order]
-    names = [f"annotation {a['id']} (image {a['image_id']})" for a in annotations]
-    boxes = _boxes(annotations, sizes[image_of], names, problems)
-    polygons, polygon_offsets, run_lengths = pack_segmentations(
-        [annotation.get("segmentation") for annotation in annotations], sizes[image_of], names, problems
+    def name(row: int) -> str:
+        return f"annotation {ids[row]} (image {image_ids[image_of[row]]})"
+
+    size = sizes[image_of]
+    boxes = _check_boxes(
+        columns, size, lambda row: f"{name(row)} has {annotations.field(row, 'bbox')!r:.100}", problems
+    )
+    polygons, polygon_offsets, run_lengths = columns.segmentations.pack(
+        size, name, lambda row: annotations.field(row, "segmentation"), problems
     )
     problems.stop_if_any()
 
-    clipped = np.clip(boxes, 0, np.tile(sizes[image_of][:, ::-1], 2))
+    clipped = np.clip(boxes, 0, np.tile(size[:, ::-1], 2))
     objects = Objects(
         boxes=clipped.astype(np.float32),
         labels=labels,
-        ids=np.array([annotation["id"] for annotation in annotations], np.int64),
-        ignored=np.array([bool(a.get("iscrowd") or a.get("ignore")) for a in annotations]),
-        offsets=offsets_of(np.bincount(image_of, minlength=len(images))),
+        ids=ids,
+        ignored=np.frombuffer(columns.ignored, bool),
+        offsets=offsets_of(np.bincount(image_of, minlength=len(sizes))),
         polygons=polygons,
         polygon_offsets=polygon_offsets,
         run_lengths=run_lengths,
     )
-    return objects, _notes(objects, np.abs(clipped - boxes).max(axis=1))
+    return image_of, objects, _notes(objects, np.abs(clipped - boxes).max(axis=1))
 
 
 def _notes(objects: Objects, overshoot: np.ndarray) -> tuple[str, ...]:
@@ -229,57 +327,30 @@ def _notes(objects: Objects, overshoot: np.ndarray) -> tuple[str, ...]:
     )
 
 
-def _positions(annotations: Sequence[RawRecord], key: str, known: Sequence[int], problems: Problems) -> np.ndarray:
-    """Where each annotation's image or category stands in its list, int64; -1 (a problem) where it does not."""
-    position = {record_id: i for i, record_id in enumerate(known)}
-    values = [annotation.get(key) for annotation in annotations]
-    found = np.array([position.get(value, -1) if type(value) is int else -1 for value in values], np.int64)
-    unknown = [f"annotation {annotations[i]['id']} has {key} {values[i]!r}" for i in np.flatnonzero(found < 0)]
-    kind = key.removesuffix("_id")
-    problems.add(
-        f"{len(unknown)} annotations of an unknown {kind}", unknown, f"Add the {kind}, or remove the annotations"
-    )
-    return found
-
-
-def _boxes(annotations: Sequence[RawRecord], sizes: np.ndarray, names: Sequence[str], problems: Problems) -> np.ndarray:
+def _check_boxes(columns: _Columns, sizes: np.ndarray, name: Callable[[int], str], problems: Problems) -> np.ndarray:
     """Boxes as xyxy, float64 ``[M, 4]``, after the checks."""
-    given = [annotation.get("bbox") for annotation in annotations]
-    flat = array("d")
-    unreadable = np.zeros(len(given), bool)
-    for i, box in enumerate(given):
-        numbers = _four_numbers(box)
-        unreadable[i] = numbers is None
-        flat.extend(numbers or [0.0] * 4)
-    corner, sides = np.split(np.frombuffer(flat, np.float64).reshape(-1, 4), 2, axis=1)
-    boxes = np.concatenate([corner, corner + sides], axis=1)
-
+    corner, sides = np.split(np.frombuffer(columns.boxes, np.float64).reshape(-1, 4), 2, axis=1)
+    with np.errstate(invalid="ignore", over="ignore"):  # of infinite numbers
+        boxes = np.concatenate([corner, corner + sides], axis=1)
+        beyond = np.maximum(-corner, boxes[:, 2:] - sizes[:, ::-1]).max(axis=1)
     infinite = ~np.isfinite(boxes).all(axis=1)
     negative = ~infinite & (sides.min(axis=1) < 0)
-    beyond = np.maximum(-corner, boxes[:, 2:] - sizes[:, ::-1]).max(axis=1)
     outside = ~infinite & ~negative & (beyond > BOX_TOLERANCE)
     order = "Write bbox as [x, y, width, height], x and y of the upper left corner"
     for wrong, what, remedy in (
-        (unreadable, "are not four numbers", order),
-        (infinite, "have NaN or infinite numbers", "Correct or remove them"),
-        (negative, "have a negative width or height", order),
+        (columns.unreadable, "are not four numbers", order),
+        (np.flatnonzero(infinite), "have NaN or infinite numbers", "Correct or remove them"),
+        (np.flatnonzero(negative), "have a negative width or height", order),
         (
-            outside,
+            np.flatnonzero(outside),
             f"reach more than {BOX_TOLERANCE:g} pixels beyond their image",
             f"{order}; clip it to the image, or correct the image's width and height if those are wrong",
         ),
     ):
-        records = [
-            f"{names[i]} has {given[i]}, its image is {sizes[i, 1]} x {sizes[i, 0]}" for i in np.flatnonzero(wrong)
-        ]
-        problems.add(f"{len(records)} boxes {what}", records, remedy)
+        problems.add(
+            f"boxes {what}",
+            wrong,
+            remedy,
+            name=lambda row: f"{name(row)}, its image is {sizes[row, 1]} x {sizes[row, 0]}",
+        )
     return boxes
-
-
-def _four_numbers(box: object) -> Sequence[float] | None:
-    if not isinstance(box, list) or len(box) != 4:
-        return None
-    try:
-        return array("d", box)
-    except TypeError:
-        return None

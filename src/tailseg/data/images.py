@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+import numpy as np
 import torch
 from jaxtyping import UInt8
+from PIL import Image
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image, read_file
 from torchvision.transforms.v2.functional import to_dtype
@@ -15,6 +17,14 @@ from tailseg.structures import ImageInfo
 
 ROOT_VARIABLES: Final = {"TAILSEG_DATA": ("", "coco"), "DETECTRON2_DATASETS": ("coco",)}
 """Environment variables that name folders of data sets, and where in those the images of COCO and LVIS lie."""
+
+MAX_PIXELS: Final = 178_956_970
+"""Pixels of the largest image that is read, half a gigabyte as RGB: Pillow's limit against decompression bombs."""
+
+FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF")
+
+MAX_NAME: Final = 255
+"""Bytes of the longest name of a file or folder, on every usual file system."""
 
 
 class ImageError(ValueError):
@@ -76,10 +86,19 @@ def candidate_names(file_name: str | None, coco_url: str | None) -> list[str]:
     return list(dict.fromkeys(name for name in names if name))
 
 
-def leaves_root(name: str) -> bool:
-    """Whether a file name is absolute or climbs out of the folder it is looked for in."""
+def is_safe_name(name: str) -> bool:
+    """Whether a file name stays in the folder it is looked for in: neither absolute nor climbing out, without control
+    characters (a line feed would part it into two) or half characters, and no longer than a file system takes.
+    """
     parts = name.replace("\\", "/").split("/")
-    return ".." in parts or name.startswith(("/", "\\")) or (len(name) > 1 and name[1] == ":")
+    if ".." in parts or not parts[0] or name[1:2] == ":" or not is_text(name):
+        return False
+    return all(character >= " " for character in name) and max(len(part.encode()) for part in parts) <= MAX_NAME
+
+
+def is_text(value: object) -> bool:
+    """Whether a value is a string that UTF-8 can hold: JSON can escape half a surrogate pair."""
+    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def read_image(info: ImageInfo) -> UInt8[Tensor, "3 h w"]:
@@ -105,19 +124,51 @@ def read_image(info: ImageInfo) -> UInt8[Tensor, "3 h w"]:
 
 
 def load_image(path: str | Path) -> UInt8[Tensor, "3 h w"]:
-    """A JPEG, PNG, WebP or GIF file as RGB; grey images get three equal channels, transparency is dropped.
+    """A JPEG, PNG, WebP or GIF file as RGB; grey images get three equal channels, transparency is dropped, and of an
+    animation the first picture is taken.
 
     Raises:
-        ImageError: the file is missing, truncated or not an image.
+        ImageError: the file is missing, truncated, not an image, or has more than ``MAX_PIXELS`` pixels.
     """
     try:
+        if _format_within_limits(path) == "GIF":  # torchvision would decode every picture of an animation
+            return _first_picture(path)
         image = decode_image(read_file(str(path)), mode=ImageReadMode.RGB)
-    except RuntimeError as error:
-        reason = str(error).rsplit(".cpp:", 1)[-1].partition(", ")[2] or str(error)
+    except (RuntimeError, OSError) as error:
+        reason = str(error) if isinstance(error, OSError) else str(error).rsplit(".cpp:", 1)[-1].partition(", ")[2]
         raise ImageError(
-            f"image {path} cannot be read: {reason.strip()}. Replace the file (JPEG, PNG, WebP or GIF), or remove the "
-            "image from the annotation file"
+            f"image {path} cannot be read: {reason.strip() or error}. Replace the file (JPEG, PNG, WebP or GIF), or "
+            "remove the image from the annotation file"
         ) from error
     if image.dtype != torch.uint8:  # 16-bit PNG
         image = to_dtype(image, torch.uint8, scale=True)
-    return image[0] if image.ndim == 4 else image  # an animated GIF's first frame
+    return image[0] if image.ndim == 4 else image  # an animated WebP
+
+
+def _format_within_limits(path: str | Path) -> str | None:
+    """What the file's first bytes say it is: a few kilobytes can stand for gigabytes of pixels.
+
+    Raises:
+        ImageError: it has too many pixels.
+        OSError: it cannot be opened, or is of none of the formats.
+    """
+    kind = None
+    try:
+        with Image.open(path, formats=FORMATS) as header:
+            (width, height), kind = header.size, header.format
+        too_large = f"{width} x {height} pixels" if width * height > MAX_PIXELS else ""
+    except Image.DecompressionBombError as error:
+        too_large = str(error)
+    except (ValueError, RuntimeError) as error:  # of a malformed header
+        raise OSError(str(error)) from error
+    if too_large:
+        raise ImageError(
+            f"image {path} is too large: {too_large}; {MAX_PIXELS:,} are read. Cut it into tiles, or scale it down, "
+            "and the annotations with it"
+        )
+    return kind
+
+
+def _first_picture(path: str | Path) -> Tensor:
+    with Image.open(path, formats=FORMATS) as picture:
+        return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).contiguous()

@@ -28,22 +28,25 @@ def class_lists(
         empty = Ragged(np.empty(0, np.int64), np.zeros(len(images) + 1, np.int64))
         return empty, empty
     known = set(category_ids)
-    incomplete, unknown = [], []
+    incomplete: list[int] = []
+    unknown: list[tuple[int, Any]] = []
     for image in images:
         lists = [image.get(ABSENT), image.get(NOT_EXHAUSTIVE)]
         if not all(isinstance(ids, list) for ids in lists):
-            incomplete.append(f"image {image['id']}")
+            incomplete.append(image["id"])
         elif wrong := [i for ids in lists if ids for i in ids if not isinstance(i, int) or i not in known]:
-            unknown.append(f"image {image['id']} has {wrong[0]!r}")
+            unknown.append((image["id"], wrong[0]))
     problems.add(
-        f"{len(incomplete)} images of an LVIS file without both lists {ABSENT} and {NOT_EXHAUSTIVE}",
+        f"images of an LVIS file without both lists {ABSENT} and {NOT_EXHAUSTIVE}",
         incomplete,
         "Add the lists ([] where nothing is known), or remove them from every image: a COCO file has none",
+        name=lambda image: f"image {image}",
     )
     problems.add(
-        f"{len(unknown)} images list an unknown category as absent or not exhaustive",
+        "images list an unknown category as absent or not exhaustive",
         unknown,
         "Remove the id, or add the category",
+        name=lambda found: f"image {found[0]} has {found[1]!r:.60}",
     )
     problems.stop_if_any()
     absent, not_exhaustive = (
@@ -57,15 +60,11 @@ def stated_groups(categories: Sequence[dict[str, Any]], problems: Problems) -> t
     stated: list[Any] = [category.get("frequency") for category in categories]
     if all(group is None for group in stated):
         return None
-    wrong = [
-        f"category {category['id']} has {group!r}"
-        for category, group in zip(categories, stated, strict=True)
-        if group not in get_args(Group)
-    ]
     problems.add(
-        f"{len(wrong)} categories without a frequency of 'r', 'c' or 'f' where others have one",
-        wrong,
+        "categories without a frequency of 'r', 'c' or 'f' where others have one",
+        [item for item in zip(categories, stated, strict=True) if item[1] not in get_args(Group)],
         "State it for all categories, or for none: groups are then counted in the training file",
+        name=lambda item: f"category {item[0]['id']} has {item[1]!r:.60}",
     )
     problems.stop_if_any()
     return tuple(stated)

@@ -1,9 +1,15 @@
-"""Rows of different lengths in one flat array."""
+"""Rows of different lengths in one flat array, and arrays that lie in a file."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
+from safetensors import safe_open
+
+BLOCK: Final = 16_384
+"""Rows moved at a time: bounds the memory of an index into a gigabyte of values."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,14 +39,51 @@ class Ragged:
         return len(self.offsets) - 1
 
     def __getitem__(self, row: int) -> np.ndarray:
-        return self.values[self.offsets[row] : self.offsets[row + 1]]
+        return np.asarray(self.values[self.offsets[row] : self.offsets[row + 1]])
 
     def text(self, row: int) -> str:
         """Row ``row`` of strings that were packed by ``pack_text``."""
         return self[row].tobytes().decode()
+
+    def take(self, rows: np.ndarray) -> "Ragged":
+        """The given rows, in the given order, as a copy."""
+        offsets = offsets_of(np.diff(self.offsets)[rows])
+        values = np.empty(offsets[-1], self.values.dtype)
+        for start in range(0, len(rows), BLOCK):
+            part = slice(start, start + BLOCK)
+            ends = offsets[start : start + BLOCK + 1]
+            values[ends[0] : ends[-1]] = self.values[spans(self.offsets[rows[part]], np.diff(ends))]
+        return Ragged(values, offsets)
 
 
 def offsets_of(lengths: Iterable[int] | np.ndarray) -> np.ndarray:
     """``[0, l0, l0 + l1, ...]``, int64."""
     counts = np.fromiter(lengths, dtype=np.int64)
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+
+
+def spans(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """``starts[0] ... starts[0] + lengths[0] - 1, starts[1] ...``, int64."""
+    ends = np.cumsum(lengths)
+    return np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0)
+
+
+class Mapped(np.ndarray):
+    """A read-only array whose bytes lie in a file, mapped into memory: all processes share its pages.
+
+    Pickled (for a loader process that is spawned) as its place in the file; copies and parts of it as usual.
+    """
+
+    place: tuple[Path, str] | None = None
+
+    def __reduce__(self) -> Any:  # noqa: ANN401 - as numpy's
+        return super().__reduce__() if self.place is None else (map_array, self.place)
+
+
+def map_array(file: Path, name: str) -> Mapped:
+    """The tensor ``name`` of a safetensors file."""
+    with safe_open(file, framework="pt") as tensors:
+        array = tensors.get_tensor(name).numpy().view(Mapped)
+    array.flags.writeable = False
+    array.place = (file, name)
+    return array

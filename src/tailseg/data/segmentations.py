@@ -1,8 +1,7 @@
 """Segmentations as annotated: polygons or run lengths, checked and packed."""
 
 from array import array
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,116 +9,114 @@ from pycocotools import mask as coco
 
 from tailseg.data.packed import Ragged, offsets_of
 from tailseg.data.problems import Problems
+from tailseg.ops.run_lengths import run_lengths_total
 
 
-def compact(record: dict[str, Any]) -> dict[str, Any]:
-    """Hook for the JSON reader: polygons become arrays at once, a quarter of the memory of lists of floats.
+class SegmentationPacker:
+    """Packs segmentations one after the other; what is wrong with them is told at the end."""
 
-    What is no list of lists of numbers is left as it is, to be reported later.
-    """
-    segmentation = record.get("segmentation")
-    if isinstance(segmentation, list):
-        with suppress(TypeError):
-            record["segmentation"] = [array("d", polygon) for polygon in segmentation]
-    return record
+    def __init__(self) -> None:
+        self._coordinates = array("d")
+        self._polygon_lengths = array("q")
+        self._polygon_counts = array("q")
+        self._run_lengths = bytearray()
+        self._run_length_sizes = array("q")
+        self._unknown: list[int] = []
+        self._broken: list[tuple[int, str]] = []
 
-
-def pack_segmentations(
-    segmentations: Sequence[Any], sizes: np.ndarray, names: Sequence[str], problems: Problems
-) -> tuple[Ragged, np.ndarray, Ragged]:
-    """Polygons (a row each), the objects' offsets into them, and compressed run lengths (a row an object).
-
-    Args:
-        segmentations: one an object as read with ``compact``: polygons, run lengths, or None or [] for no mask.
-        sizes: int64 ``[M, 2]``, height and width of each object's image.
-        names: of the objects, for messages.
-        problems: takes what is wrong.
-    """
-    polygons: list[array[float]] = []
-    counts: list[bytes] = []
-    num_polygons: list[int] = []
-    unknown: list[str] = []
-    broken: list[str] = []
-    for segmentation, size, name in zip(segmentations, sizes.tolist(), names, strict=True):
-        mine: list[array[float]] = []
-        compressed = b""
-        if isinstance(segmentation, list) and all(isinstance(polygon, array) for polygon in segmentation):
-            mine = segmentation
-        elif isinstance(segmentation, dict):
+    def add(self, segmentation: Any, size: list[int]) -> None:  # noqa: ANN401 - whatever the file has
+        """The next object's: polygons, run lengths, or None or [] for no mask; ``size`` is ``[height, width]``."""
+        row, polygons, compressed = len(self._polygon_counts), 0, b""
+        if isinstance(segmentation, dict):
             compressed, reason = _run_lengths(segmentation, size)
-            broken += [f"{name}: {reason}"] * bool(reason)
+            self._broken += [(row, reason)] * bool(reason)
         elif segmentation is not None:
-            unknown.append(f"{name} has {str(segmentation)[:60]}")
-        polygons += mine
-        num_polygons.append(len(mine))
-        counts.append(compressed)
-    problems.add(
-        f"{len(unknown)} segmentations are neither polygons nor run lengths",
-        unknown,
-        "Expected [[x1, y1, x2, y2, x3, y3, ...], ...] or {'size': [height, width], 'counts': ...}",
-    )
-    problems.add(
-        f"{len(broken)} run lengths do not fit their image", broken, "Encode the mask again at the image's size"
-    )
-    packed = Ragged.pack([np.frombuffer(polygon, np.float64) for polygon in polygons], np.float64)
-    _check_polygons(packed, np.repeat(np.arange(len(names)), num_polygons), sizes, names, problems)
-    return packed, offsets_of(num_polygons), Ragged.pack_text(counts)
+            polygons = self._add_polygons(segmentation)
+            self._unknown += [row] * (polygons is None)
+        self._polygon_counts.append(polygons or 0)
+        self._run_lengths += compressed
+        self._run_length_sizes.append(len(compressed))
+
+    def _add_polygons(self, polygons: Any) -> int | None:  # noqa: ANN401
+        """The number of polygons added; None, and nothing added, if they are no list of lists of numbers."""
+        if not isinstance(polygons, list):
+            return None
+        coordinates, lengths = len(self._coordinates), len(self._polygon_lengths)
+        try:
+            for polygon in polygons:
+                self._coordinates.fromlist(polygon)
+                self._polygon_lengths.append(len(polygon))
+        except (TypeError, OverflowError):
+            del self._coordinates[coordinates:], self._polygon_lengths[lengths:]
+            return None
+        return len(polygons)
+
+    def pack(
+        self, sizes: np.ndarray, name: Callable[[int], str], segmentation: Callable[[int], Any], problems: Problems
+    ) -> tuple[Ragged, np.ndarray, Ragged]:
+        """Polygons (a row each), the objects' offsets into them, and compressed run lengths (a row an object).
+
+        Args:
+            sizes: int64 ``[M, 2]``, height and width of each object's image.
+            name: of an object, for messages.
+            segmentation: of an object, for messages.
+            problems: takes what is wrong.
+        """
+        problems.add(
+            "segmentations are neither polygons nor run lengths",
+            self._unknown,
+            "Expected [[x1, y1, x2, y2, x3, y3, ...], ...] or {'size': [height, width], 'counts': ...}",
+            name=lambda row: f"{name(row)} has {str(segmentation(row))[:60]}",
+        )
+        problems.add(
+            "run lengths do not fit their image",
+            self._broken,
+            "Encode the mask again at the image's size",
+            name=lambda found: f"{name(found[0])}: {found[1]}",
+        )
+        polygons = Ragged(np.frombuffer(self._coordinates, np.float64), offsets_of(self._polygon_lengths))
+        polygon_counts = np.frombuffer(self._polygon_counts, np.int64)
+        _check_polygons(polygons, np.repeat(np.arange(len(sizes)), polygon_counts), sizes, name, problems)
+        run_lengths = Ragged(np.frombuffer(self._run_lengths, np.uint8), offsets_of(self._run_length_sizes))
+        return polygons, offsets_of(polygon_counts), run_lengths
 
 
 def _check_polygons(
-    polygons: Ragged, owners: np.ndarray, sizes: np.ndarray, names: Sequence[str], problems: Problems
+    polygons: Ragged, owners: np.ndarray, sizes: np.ndarray, name: Callable[[int], str], problems: Problems
 ) -> None:
     lengths = np.diff(polygons.offsets)
-    short = [
-        f"{names[owners[i]]} has one of {lengths[i]} numbers"
-        for i in np.flatnonzero((lengths < 6) | (lengths % 2 == 1))
-    ]
     problems.add(
-        f"{len(short)} polygons with fewer than three points or an odd number of coordinates",
-        short,
+        "polygons with fewer than three points or an odd number of coordinates",
+        np.flatnonzero((lengths < 6) | (lengths % 2 == 1)),
         "Write x1, y1, x2, y2, x3, y3, ..., or remove the polygon (a box needs its four corners)",
+        name=lambda polygon: f"{name(int(owners[polygon]))} has one of {lengths[polygon]} numbers",
     )
-    points = np.repeat(np.arange(len(lengths)), lengths)
-    limit = np.repeat(2 * sizes[owners].max(axis=1, initial=1), lengths)
-    wrong = np.unique(owners[points[~(np.abs(polygons.values) <= limit)]])  # true for NaN, which pycocotools dies of
+    limits = 2 * sizes.max(axis=1, initial=1)[owners]
+    filled = np.flatnonzero(lengths)
+    highest, lowest = (
+        limit.reduceat(polygons.values, polygons.offsets[filled]) if len(filled) else np.empty(0)
+        for limit in (np.maximum, np.minimum)
+    )
+    fits = (highest <= limits[filled]) & (lowest >= -limits[filled])  # false for NaN, which pycocotools dies of
     problems.add(
-        f"{len(wrong)} objects have a polygon with coordinates that are not finite or far outside the image",
-        [names[i] for i in wrong],
+        "objects have a polygon with coordinates that are not finite or far outside the image",
+        np.unique(owners[filled[~fits]]),
         "Correct the coordinates (pixels of the image, x before y) or remove the object",
+        name=name,
     )
 
 
 def _run_lengths(segmentation: dict[str, Any], size: list[int]) -> tuple[bytes, str]:
     """The compressed counts, and what is wrong with them."""
     if segmentation.get("size") != size:
-        return b"", f"size is {segmentation.get('size')}, the image's [height, width] is {size}"
+        return b"", f"size is {str(segmentation.get('size'))[:60]}, the image's [height, width] is {size}"
     counts = segmentation.get("counts")
     if isinstance(counts, list):
         if not all(isinstance(count, int) and count >= 0 for count in counts) or sum(counts) != size[0] * size[1]:
             return b"", f"counts must be numbers of pixels that add up to {size[0] * size[1]}"
-        return coco.frPyObjects(segmentation, *size)["counts"], ""
+        return coco.frPyObjects({"size": size, "counts": counts}, *size)["counts"], ""
     if not isinstance(counts, str) or not counts.isascii():
         return b"", f"counts must be a list or a string, got {type(counts).__name__}"
     compressed = counts.encode()
     total = run_lengths_total(compressed)
     return compressed, "" if total == size[0] * size[1] else f"counts stand for {total} pixels, not {size[0] * size[1]}"
-
-
-def run_lengths_total(compressed: bytes) -> int | None:
-    """Number of pixels that compressed COCO run lengths stand for; None when they are malformed.
-
-    A number is a series of characters of five bits each, lowest first, offset by 48; 32 marks "more follows", 16 in the
-    last one a negative number. From the fourth on, a number is the difference to the one two before.
-    """
-    codes = np.frombuffer(compressed, np.uint8).astype(np.int64) - 48
-    if not len(codes) or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
-        return None
-    last = np.flatnonzero((codes & 32) == 0)
-    first = np.concatenate([[0], last[:-1] + 1])
-    place = 5 * (np.arange(len(codes)) - np.repeat(first, last - first + 1))
-    if place.max() > 30:
-        return None
-    numbers = np.add.reduceat((codes & 31) << place, first)
-    numbers -= np.where(codes[last] & 16, 1 << (place[last] + 5), 0)
-    runs = np.concatenate([numbers[:1], np.cumsum(numbers[1::2]), np.cumsum(numbers[2::2])])
-    return int(runs.sum()) if runs.min() >= 0 else None

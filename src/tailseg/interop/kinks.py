@@ -105,7 +105,8 @@ class _Relus(TorchFunctionMode):
     def turn(self, units: Sequence[Unit]) -> None:
         """Puts the units on the other side; a second time, back."""
         for unit in units:
-            self.calls[unit.call].passes.view(-1)[unit.place] ^= True
+            passes = self.calls[unit.call].passes
+            passes[torch.unravel_index(torch.tensor(unit.place), passes.shape)] ^= True
 
 
 def settle(

@@ -4,6 +4,7 @@ Shapes: R regions, C foreground classes, L logits per region. Labels are ``0 .. 
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Int64
@@ -39,6 +40,19 @@ class ClassificationLoss(nn.Module, ABC):
     @abstractmethod
     def scores(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, "R C"]:
         """Scores in ``[0, 1]`` of the foreground classes, in float32 or wider."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ClassificationLoss":
+        """What ``to``, ``half`` and the like do: buffers move with the model and keep their type.
+
+        A model in half precision gives its loss such logits; margins would lose their digits and counts stop there.
+        """
+        before = dict(self.named_buffers(recurse=False))
+        super()._apply(fn, recurse)
+        for name, buffer in before.items():
+            moved = self.get_buffer(name)
+            if moved.dtype != buffer.dtype:
+                setattr(self, name, buffer.to(moved.device))
+        return self
 
     def check(self, logits: Tensor, labels: Tensor) -> None:
         """Refuses logits and labels that do not fit this loss; on a GPU the look at their values costs one sync.

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
-from torch.autograd.function import BackwardCFunction, once_differentiable
+from torch.autograd.function import BackwardCFunction
 
 from tailseg.losses.base import at_least_float32
 from tailseg.losses.links import Link
@@ -44,15 +44,15 @@ def binary_cost(
     A label equal to L (background of a loss without a background logit) makes the whole row negative. Where
     ``dropped`` the cost is 0, but for the label's own, which always counts. Without regions the mean is 0.
 
-    Computed in float32 or wider, for half precision too; differentiable once. Beside the logits it keeps one tensor of
-    their size at most. On a CPU that is the gradient, which the forward pass writes while it has the logits at hand.
-    On a GPU, where memory is slower than arithmetic, and for float16, whose small gradients would not survive until a
-    scaler has multiplied them, it is nothing: the backward pass computes from the logits anew. Where the problem is
-    large and the link allows it, ``torch.compile`` makes one kernel of each pass (Triton on CUDA).
+    Computed in float32 or wider, for half precision too. Beside the logits it keeps one tensor of their size at most.
+    On a CPU that is the gradient, which the forward pass writes while it has the logits at hand. On a GPU, where memory
+    is slower than arithmetic, and for float16, whose small gradients would not survive until a scaler has multiplied
+    them, it is nothing: the backward pass computes from the logits anew. Where the problem is large and the link allows
+    it, ``torch.compile`` makes one kernel of each pass (Triton on CUDA).
     """
     regions, classes = dropped or (None, None)
     if torch.compiler.is_compiling():  # the compiler fuses, and decides itself what to compute again
-        return (_negative_cost(link, classes, q, labels, regions) + _positive_cost(link, q, labels)) / max(len(q), 1)
+        return _composed_cost(link, classes, q, labels, regions)
     return cast(Tensor, _BinaryCost.apply(q, labels, regions, classes, link))
 
 
@@ -74,12 +74,15 @@ class _BinaryCost(torch.autograd.Function):
         return torch.stack([_positive_cost(link, q, labels), *costs]).sum() / max(len(q), 1)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: BackwardCFunction, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
         state = cast(Any, ctx)
         # Given away, since whoever receives a gradient may write into it; a second backward pass computes it anew.
         gradient, state.gradient = state.gradient, None
-        if gradient is not None:
+        if torch.is_grad_enabled():  # create_graph: a second derivative must see how this one depends on the logits
+            q, labels, regions, classes = state.saved_tensors
+            cost = _composed_cost(state.link, classes, q, labels, regions)
+            (gradient,) = torch.autograd.grad(cost, q, grads[0], create_graph=True)
+        elif gradient is not None:
             if grads[0] != 1:  # on a CPU, where a look at a value costs nothing
                 gradient.mul_(grads[0])
         else:
@@ -89,6 +92,11 @@ class _BinaryCost(torch.autograd.Function):
             _run(_write_negative_gradient, state.link, classes, q, regions, scale, gradient)
             _write_positive_gradient(state.link, q, labels, scale, gradient)
         return gradient, None, None, None, None
+
+
+def _composed_cost(link: Link, classes: Tensor | None, q: Tensor, labels: Tensor, regions: Tensor | None) -> Tensor:
+    """The whole cost as operations that autograd and compilers can follow."""
+    return (_negative_cost(link, classes, q, labels, regions) + _positive_cost(link, q, labels)) / max(len(q), 1)
 
 
 def _negative_cost(link: Link, classes: Tensor | None, q: Tensor, labels: Tensor, regions: Tensor | None) -> Tensor:

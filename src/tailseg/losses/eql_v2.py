@@ -38,6 +38,9 @@ class EQLv2(ClassificationLoss):
         alpha: how far positives are raised where negatives are lowered.
         init_bias: the classifier's bias before training; -6.9 means p = 1e-3.
         weight: multiplies the loss.
+
+    Raises:
+        ValueError: gamma or alpha is negative.
     """
 
     gradient_sums: Tensor
@@ -53,6 +56,8 @@ class EQLv2(ClassificationLoss):
         weight: float = 1.0,
     ) -> None:
         super().__init__()
+        if gamma < 0 or alpha < 0:
+            raise ValueError(f"EQLv2 wants gamma >= 0 and alpha >= 0, got {gamma} and {alpha}")
         self.num_classes = num_classes
         self.num_logits = num_classes + 1
         self.gamma = gamma

@@ -38,6 +38,9 @@ class SeesawLoss(ClassificationLoss):
         eps: least probability of the label that the compensation divides by.
         init_bias: the classifier's bias before training, the same for every logit, and so without effect.
         weight: multiplies both terms.
+
+    Raises:
+        ValueError: p or q is negative, or eps is not in (0, 1].
     """
 
     cum_samples: Tensor
@@ -53,6 +56,8 @@ class SeesawLoss(ClassificationLoss):
         weight: float = 1.0,
     ) -> None:
         super().__init__()
+        if p < 0 or q < 0 or not 0 < eps <= 1:
+            raise ValueError(f"Seesaw wants p >= 0, q >= 0 and eps in (0, 1], got {p}, {q} and {eps}")
         self.num_classes = num_classes
         self.num_logits = num_classes + 2
         self.p = p

@@ -28,9 +28,11 @@ def tail_classes(frequency: ClassFrequency, tail: Tail) -> Bool[Tensor, " C"]:
             the rare ones, ``"rc"`` the rare and the common ones.
 
     Raises:
-        ValueError: lambda lies outside ``[0, 1]``.
+        ValueError: lambda lies outside ``[0, 1]``, or another word is given.
     """
     if isinstance(tail, str):
+        if tail not in ("r", "rc"):
+            raise ValueError(f"the tail is a number, r (rare classes) or rc (rare and common ones), got {tail!r}")
         return torch.tensor([group in tail for group in frequency.groups], dtype=torch.bool)
     if not 0 <= tail <= 1:
         raise ValueError(f"the tail's threshold is a share of the training images in [0, 1], got {tail}")

@@ -56,5 +56,7 @@ class _WeightedBCE(torch.autograd.Function):
         q, labels, (positive, negative) = cast(Any, ctx).saved_tensors  # typed as one tensor
         column, own, is_label = own_column(q, labels)
         own_grad = torch.where(is_label, -torch.sigmoid(-own) * positive[column], torch.sigmoid(own) * negative[column])
-        grad = torch.sigmoid(q).mul_(negative).scatter_(1, column, own_grad).mul_(grads[0])
-        return grad, None, None
+        p = torch.sigmoid(q)
+        # In place, unless a second derivative (create_graph) needs p itself.
+        grad = p * negative if torch.is_grad_enabled() else p.mul_(negative)
+        return grad.scatter_(1, column, own_grad).mul_(grads[0]), None, None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from tailseg.losses.base import ClassificationLoss
@@ -17,8 +17,15 @@ from tailseg.models.predictors import NormalisedLinear, class_linear
 from tailseg.models.resnet import STRIDES
 from tailseg.models.sampling import RoISample
 from tailseg.ops.boxes import clip_boxes, decode_boxes, encode_boxes, scale_boxes, smooth_l1_sum
-from tailseg.ops.nms import class_nms
+from tailseg.ops.nms import BoxesOf, class_nms
 from tailseg.ops.roi_pool import roi_pool
+
+TEST_CHUNK = 500
+"""Boxes at a time whose class's rows of the regressor are gathered, of 16 kB each."""
+GATHERED_AT_MOST = 8000
+"""Beyond this many boxes the whole regressor is quicker."""
+REGIONS_AT_A_TIME = 100
+"""Regions of which the whole regressor is computed at a time: bounds its memory."""
 
 
 class ImageBoxes(NamedTuple):
@@ -113,8 +120,35 @@ class BoxHead(nn.Module):
         """
         hidden = self(pyramid, proposals)
         scores = self.loss.scores(self.classifier(hidden)).split([len(boxes) for boxes in proposals])
-        boxes = self.decode(hidden, proposals, sizes)
+        parts = zip(hidden.split([len(boxes) for boxes in proposals]), proposals, sizes, strict=True)
+        boxes = [self.class_boxes(part, references, size) for part, references, size in parts]
         return best_detections(boxes, scores, sizes, original_sizes, config)
+
+    def class_boxes(
+        self, hidden: Float[Tensor, "R K"], boxes: Float[Tensor, "R 4"], size: tuple[int, int]
+    ) -> Float[Tensor, "R 4"] | BoxesOf:
+        """`decode` of one image's boxes: one for all classes, or a function that makes those that are asked for."""
+        if self.config.class_agnostic:
+            return self.decode(hidden, [boxes], [size])[0]
+        weight = self.regressor.weight.view(-1, 4, hidden.shape[1])
+        bias = self.regressor.bias.view(-1, 4)
+
+        def made(deltas: Float[Tensor, "P 4"], rois: Int64[Tensor, " P"]) -> Float[Tensor, "P 4"]:
+            return clip_boxes(decode_boxes(deltas.float(), boxes[rois], stds=self.config.target_stds), *size)
+
+        def chosen(rois: Int64[Tensor, " P"], labels: Int64[Tensor, " P"]) -> Float[Tensor, "P 4"]:
+            if len(rois) <= GATHERED_AT_MOST:
+                pairs = zip(rois.split(TEST_CHUNK), labels.split(TEST_CHUNK), strict=True)
+                return made(torch.cat([class_linear(hidden[r], weight, bias, c) for r, c in pairs]), rois)
+            deltas = hidden.new_empty(len(rois), 4, dtype=torch.float32)
+            for start in range(0, len(hidden), REGIONS_AT_A_TIME):
+                rows = hidden[start : start + REGIONS_AT_A_TIME]
+                within = ((rois >= start) & (rois < start + len(rows))).nonzero()[:, 0]
+                of_classes = self.regressor(rows).view(len(rows), -1, 4)
+                deltas[within] = of_classes[rois[within] - start, labels[within]].float()
+            return made(deltas, rois)
+
+        return chosen
 
     @torch.no_grad()
     def decode(
@@ -137,7 +171,7 @@ class BoxHead(nn.Module):
 
 
 def best_detections(
-    boxes: Sequence[Float[Tensor, "_ 4"] | Float[Tensor, "_ C 4"]],
+    boxes: Sequence[Float[Tensor, "_ 4"] | BoxesOf],
     scores: Sequence[Float[Tensor, "_ C"]],
     sizes: Sequence[tuple[int, int]],
     original_sizes: Sequence[tuple[int, int]],
@@ -146,7 +180,7 @@ def best_detections(
     """The best detections of each image after NMS within each class, in pixels of the original file.
 
     Args:
-        boxes: of each RoI (or of each RoI and class) in the image at hand.
+        boxes: of each RoI in the image at hand, or a function that makes those of RoIs and classes.
         scores: of each RoI and class.
         sizes: ``(height, width)`` of each image at hand.
         original_sizes: the same of the files.
@@ -156,8 +190,9 @@ def best_detections(
     for image_boxes, image_scores, (height, width), (original_height, original_width) in zip(
         boxes, scores, sizes, original_sizes, strict=True
     ):
+        scale_x, scale_y = original_width / width, original_height / height
         found = class_nms(
-            scale_boxes(image_boxes, original_width / width, original_height / height),
+            _scaled(image_boxes, scale_x, scale_y),
             image_scores,
             score_threshold=config.score_threshold,
             iou_threshold=config.nms_iou,
@@ -165,3 +200,9 @@ def best_detections(
         )
         detections.append(ImageBoxes(found.boxes, found.scores, found.labels))
     return detections
+
+
+def _scaled(boxes: Float[Tensor, "R 4"] | BoxesOf, scale_x: float, scale_y: float) -> Float[Tensor, "R 4"] | BoxesOf:
+    if isinstance(boxes, Tensor):
+        return scale_boxes(boxes, scale_x, scale_y)
+    return lambda rois, labels: scale_boxes(boxes(rois, labels), scale_x, scale_y)

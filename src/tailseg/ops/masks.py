@@ -9,15 +9,16 @@ from the pixels inside their box.
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from pycocotools import mask as coco
 from torch import Tensor
 from torchvision.ops import roi_align
 
+from tailseg.ops.run_lengths import check_run_lengths
 from tailseg.structures import Frame, Polygons, RunLengths, Segmentation
 
 MAX_COORDINATE: Final = 100_000
@@ -35,17 +36,25 @@ def decode_mask(rle: RunLengths) -> Bool[np.ndarray, "h w"]:
     Raises:
         ValueError: the counts do not fit the size.
     """
-    return coco.decode(rle).astype(bool)
+    return coco.decode(check_run_lengths(rle)).astype(bool)
 
 
 def mask_area(rle: RunLengths) -> int:
-    """The mask's number of pixels."""
-    return int(coco.area(rle))
+    """The mask's number of pixels.
+
+    Raises:
+        ValueError: the counts do not fit the size.
+    """
+    return int(coco.area(check_run_lengths(rle)))
 
 
 def mask_box(rle: RunLengths) -> tuple[float, float, float, float]:
-    """The smallest xyxy box around the mask; all zeros for an empty one."""
-    x, y, width, height = coco.toBbox(rle)
+    """The smallest xyxy box around the mask; all zeros for an empty one.
+
+    Raises:
+        ValueError: the counts do not fit the size.
+    """
+    x, y, width, height = coco.toBbox(check_run_lengths(rle))
     return float(x), float(y), float(x + width), float(y + height)
 
 
@@ -64,7 +73,7 @@ def segmentation_to_rle(segmentation: Segmentation, height: int, width: int) -> 
     """An annotated mask as run lengths of an image of ``height x width``.
 
     Raises:
-        ValueError: polygons that ``polygons_to_rle`` refuses, or run lengths of another size.
+        ValueError: polygons that ``polygons_to_rle`` refuses, or run lengths of another size or that do not fill it.
     """
     if isinstance(segmentation, tuple):
         return polygons_to_rle(segmentation, height, width)
@@ -73,7 +82,7 @@ def segmentation_to_rle(segmentation: Segmentation, height: int, width: int) -> 
             f"run lengths must have the image's size: expected [height, width] = {[height, width]}, "
             f"got {list(segmentation['size'])}"
         )
-    return _ready(segmentation)
+    return _ready(check_run_lengths(segmentation))
 
 
 def _ready(rle: RunLengths) -> RunLengths:
@@ -196,7 +205,11 @@ def paste_masks(
 
     Source: the published pasting (grid_sample with align_corners False), as mmdetection and detectron2 do it.
     """
-    return [_crop_to_rle(crop, height, width) for crop in _crops(probabilities, boxes, height, width, threshold)]
+    return [
+        rle
+        for regions, pixels in _pasted(probabilities, boxes, height, width, threshold)
+        for rle in _encode(pixels, regions, height, width)
+    ]
 
 
 def paste_bitmaps(
@@ -208,61 +221,143 @@ def paste_bitmaps(
     threshold: float = 0.5,
 ) -> Bool[Tensor, "D {height} {width}"]:
     """The masks of ``paste_masks`` as bitmaps, in main memory."""
-    bitmaps = torch.zeros((len(boxes), height, width), dtype=torch.bool)
-    for bitmap, crop in zip(bitmaps, _crops(probabilities, boxes, height, width, threshold), strict=True):
-        rows, columns = crop.pixels.shape
-        bitmap[crop.top : crop.top + rows, crop.left : crop.left + columns] = torch.from_numpy(crop.pixels)
-    return bitmaps
+    bitmaps = np.zeros((len(boxes), height, width), dtype=bool)
+    empty = iter(bitmaps)
+    for regions, pixels in _pasted(probabilities, boxes, height, width, threshold):
+        for (left, top, right, bottom), crop in zip(regions.tolist(), _crops(pixels, regions), strict=True):
+            next(empty)[top:bottom, left:right] = crop[:, :-1].T
+    return torch.from_numpy(bitmaps)
 
 
-class _Crop(NamedTuple):
-    """The part of an image's mask around its box; the rest of the mask is empty."""
+PIXELS_AT_A_TIME: Final = 2**21
+"""Masks are pasted together until they have this many pixels: bounds the memory."""
 
-    pixels: np.ndarray
-    top: int
-    left: int
+_Regions = Int64[np.ndarray, "D 4"]
+"""The pixels that a mask may have, ``left, top, right, bottom``; all others are empty."""
+_Pixels = Bool[np.ndarray, " pixels"]
+"""Masks inside their regions, one after the other, each down its columns with an empty pixel below every column."""
 
 
-def _crops(probabilities: Tensor, boxes: Tensor, height: int, width: int, threshold: float) -> Iterator[_Crop]:
-    """The thresholded pixels of each mask.
+def _sizes(regions: _Regions) -> Int64[np.ndarray, " D"]:
+    """Entries of each mask in ``_Pixels``."""
+    return (regions[:, 2] - regions[:, 0]) * (regions[:, 3] - regions[:, 1] + 1)
+
+
+def _crops(pixels: np.ndarray, regions: _Regions) -> list[np.ndarray]:
+    """Each mask's part of ``_Pixels``, or of numbers in that order, as ``[columns, rows + 1]``."""
+    ends = np.cumsum(_sizes(regions))
+    return [
+        part.reshape(-1, rows + 1)
+        for part, rows in zip(np.split(pixels, ends[:-1]), (regions[:, 3] - regions[:, 1]).tolist(), strict=True)
+    ]
+
+
+def _pasted(
+    probabilities: Tensor, boxes: Tensor, height: int, width: int, threshold: float
+) -> Iterator[tuple[_Regions, _Pixels]]:
+    """The masks' regions and their thresholded pixels, a few masks at a time.
 
     Bilinear sampling of a grid is a product of two thin matrices with the mask, one of rows and one of columns: quicker
     than sampling every pixel by itself.
     """
     cells = probabilities.detach().float().cpu().numpy()
     corners = boxes.detach().double().cpu().numpy()
-    limits = np.array([width, height, width, height])
     outwards = np.concatenate([np.floor(corners[:, :2]) - 1, np.ceil(corners[:, 2:]) + 1], axis=1)
-    region = np.clip(outwards, 0, limits).astype(int).tolist()
-    for mask, (x1, y1, x2, y2), (left, top, right, bottom) in zip(cells, corners.tolist(), region, strict=True):
-        if x2 <= x1 or y2 <= y1:
-            yield _Crop(np.zeros((0, 0), dtype=bool), 0, 0)
-            continue
-        rows = _bilinear_weights(top, bottom, y1, y2, mask.shape[0])
-        columns = _bilinear_weights(left, right, x1, x2, mask.shape[1])
-        yield _Crop(rows @ mask @ columns.T >= threshold, top, left)
+    regions = np.clip(outwards, 0, [width, height, width, height]).astype(np.int64)
+    empty = (corners[:, 2:] <= corners[:, :2]) | (regions[:, 2:] <= regions[:, :2])
+    regions[empty.any(axis=1)] = 0
+    if len(regions) == 0:
+        return
+    batch = np.cumsum(_sizes(regions)) // PIXELS_AT_A_TIME
+    for part in np.split(np.arange(len(regions)), np.flatnonzero(np.diff(batch)) + 1):
+        some, box = regions[part], corners[part]
+        # an empty row below every column ends its last run
+        rows = _bilinear_weights(some[:, 1], some[:, 3], box[:, 1], box[:, 3], cells.shape[1], spare=1)
+        columns = _bilinear_weights(some[:, 0], some[:, 2], box[:, 0], box[:, 2], cells.shape[2], spare=0)
+        values = np.empty(_sizes(some).sum(), dtype=np.float32)
+        for mask, row, column, crop in zip(cells[part], rows, columns, _crops(values, some), strict=True):
+            np.matmul(column, (row @ mask).T, out=crop)
+        yield some, values >= threshold
 
 
 def _bilinear_weights(
-    start: int, stop: int, low: float, high: float, cells: int
-) -> Float[np.ndarray, "pixels {cells}"]:
-    """The weight of each of the cells between ``low`` and ``high`` at the pixels ``start .. stop - 1``."""
+    start: Int64[np.ndarray, " D"],
+    stop: Int64[np.ndarray, " D"],
+    low: Float[np.ndarray, " D"],
+    high: Float[np.ndarray, " D"],
+    cells: int,
+    *,
+    spare: int,
+) -> list[np.ndarray]:
+    """For each box ``[pixels + spare, cells]``: the weight of each cell between ``low`` and ``high`` at each pixel.
+
+    Those of the spare pixels behind the last are zero.
+    """
+    counts = stop - start + spare
+    ends = np.cumsum(counts)
+    owner = np.repeat(np.arange(len(counts)), counts)
+    pixel = start[owner] + np.arange(len(owner)) - (ends - counts)[owner]
     # Positions in float64: where a probability falls on the threshold exactly, rounding must not decide.
-    position = (np.arange(start, stop) + 0.5 - low) * (cells / (high - low)) - 0.5
-    distance = np.abs(position[:, None] - np.arange(cells))
-    return np.maximum(1 - distance, 0).astype(np.float32)
+    position = (pixel + 0.5 - low[owner]) * (cells / np.where(high > low, high - low, 1))[owner] - 0.5
+    lower = np.floor(position)
+    inside = (pixel < stop[owner]) & (lower >= -1) & (lower < cells)
+    weights = np.zeros((len(pixel), cells + 2), dtype=np.float32)  # a cell more at both ends, cut off below
+    entry = np.arange(len(pixel)) * (cells + 2) + np.clip(lower, -1, cells - 1).astype(np.int64) + 1
+    weights.reshape(-1)[entry] = (1 - (position - lower)) * inside
+    weights.reshape(-1)[entry + 1] = (1 - (lower + 1 - position)) * inside
+    return np.split(weights[:, 1:-1], ends[:-1])
 
 
-def _crop_to_rle(crop: _Crop, height: int, width: int) -> RunLengths:
-    """Run lengths of the whole image (down the columns, as COCO counts) from the places where the crop changes."""
-    rows, columns = crop.pixels.shape
-    padded = np.zeros((columns, rows + 1), dtype=bool)  # the empty row below ends each column's last run
-    padded[:, :rows] = crop.pixels.T
-    column, row = np.divmod(np.flatnonzero(np.diff(padded.ravel(), prepend=False)), rows + 1)
-    change = (crop.left + column) * height + crop.top + row
-    # Where the crop reaches from the image's top to its bottom, a run may end where the next column's begins: one run.
-    change, times = np.unique(change, return_counts=True)
-    counts = np.diff(change[times == 1], prepend=0, append=height * width)
-    if counts[-1] == 0:
-        counts = counts[:-1]
-    return _ready(coco.frPyObjects({"size": [height, width], "counts": counts}, height, width))
+def _encode(pixels: _Pixels, regions: _Regions, height: int, width: int) -> list[RunLengths]:
+    """Run lengths of whole images (down the columns, as COCO counts) from the places where the masks change."""
+    sizes = _sizes(regions)
+    left, top, _, bottom = regions.T
+    starts = np.cumsum(sizes) - sizes
+    change = np.flatnonzero(np.diff(pixels, prepend=False))
+    mask = np.searchsorted(starts, change, side="right") - 1
+    column, row = np.divmod(change - starts[mask], (bottom - top + 1)[mask])
+    # a mask starts one past the end of the one before: its last run may end at its last pixel
+    pixels_each = height * width
+    place = mask * (pixels_each + 1) + (left[mask] + column) * height + top[mask] + row
+    # Where a region reaches from the image's top to its bottom, a run may end where the next column's begins: one run.
+    place = place[(np.diff(place, prepend=-1) > 0) & (np.diff(place, append=-1) != 0)]
+    ends = np.arange(len(regions)) * (pixels_each + 1) + pixels_each
+    place = np.sort(np.concatenate([place, ends]), kind="stable")
+    place = place[np.diff(place, prepend=-1) > 0]
+    mask = place // (pixels_each + 1)
+    counts = np.diff(place, prepend=0)
+    first = np.diff(mask, prepend=-1) > 0
+    counts[first] = place[first] - mask[first] * (pixels_each + 1)
+    return [{"size": [height, width], "counts": text} for text in _compressed(counts, np.flatnonzero(first))]
+
+
+MAX_CHARACTERS: Final = 7
+"""Of a run length in COCO's text, five bits each: images have fewer than 2^34 pixels."""
+
+
+def _compressed(counts: Int64[np.ndarray, " K"], starts: Int64[np.ndarray, " D"]) -> list[str]:
+    """COCO's text for the run lengths of each mask, which begin at ``starts``.
+
+    From the third on a run is written as its difference from the one two before. Numbers are cut into groups of five
+    bits, lowest first, each with a bit that says whether another follows, plus 48.
+
+    Source: pycocotools, ``rleToString``; all masks at once.
+    """
+    index = np.arange(len(counts)) - np.repeat(starts, np.diff(starts, append=len(counts)))
+    rest = counts.copy()
+    later = np.flatnonzero(index > 2)
+    rest[later] -= counts[later - 2]
+    characters = np.zeros((len(counts), MAX_CHARACTERS), dtype=np.uint8)
+    length = np.zeros(len(counts), dtype=np.int64)
+    more = np.arange(len(counts))
+    for column in range(MAX_CHARACTERS):
+        bits, rest = rest & 31, rest >> 5
+        follows = rest != -(bits >> 4)  # the sign is in the highest of the five bits
+        characters[more, column] = bits + 32 * follows + 48
+        length[more] += 1
+        more, rest = more[follows], rest[follows]
+        if len(more) == 0:
+            break
+    text = characters[np.arange(MAX_CHARACTERS) < length[:, None]].tobytes().decode("ascii")
+    ends = np.cumsum(np.add.reduceat(length, starts)).tolist()
+    return [text[start:end] for start, end in pairwise([0, *ends])]

@@ -57,9 +57,9 @@ def roi_pool(
     rois = torch.cat([image, torch.cat(list(boxes))], dim=1)
     level = fpn_levels(rois[:, 1:], num_levels=len(features), finest=finest)
     members = [(level == i).nonzero()[:, 0] for i in range(len(features))]
-    # A level without boxes is pooled too: its empty result keeps the level in the graph, which DDP needs.
-    pooled = [
-        roi_align(feature, rois[member], output_size, 1 / stride)
-        for feature, member, stride in zip(features, members, strides, strict=True)
-    ]
-    return torch.cat(pooled)[torch.cat(members).argsort()]
+    shape = (len(rois), features[0].shape[1], output_size, output_size)
+    pooled = torch.empty(shape, dtype=features[0].dtype, device=rois.device, memory_format=torch.channels_last)
+    for feature, member, stride in zip(features, members, strides, strict=True):
+        # A level without boxes is pooled too: its empty result keeps the level in the graph, which DDP needs.
+        pooled.index_copy_(0, member, roi_align(feature, rois[member], output_size, 1 / stride))
+    return pooled

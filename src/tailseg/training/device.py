@@ -45,9 +45,14 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """bfloat16 or float16 where the recipe asks for it."""
-    return torch.autocast(device.type, dtype=_AUTOCAST.get(precision), enabled=precision in _AUTOCAST)
+@contextmanager
+def autocast(device: torch.device, precision: Precision) -> Generator[None, None, None]:
+    """Within, a model's products are as precise as the recipe says."""
+    with (
+        float32_products(precision),
+        torch.autocast(device.type, dtype=_AUTOCAST.get(precision), enabled=precision in _AUTOCAST),
+    ):
+        yield
 
 
 @contextmanager

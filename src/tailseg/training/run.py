@@ -108,6 +108,7 @@ class Run:
 def start(recipe: Recipe, *, resume: bool) -> Run:
     """The data, the model and the optimiser, new or as the newest whole checkpoint left them."""
     folder = run_folder(recipe)
+    check_shares(recipe)
     found = from_first(lambda: open_folder(recipe, folder, resume=resume))
     device = choose_device(recipe.run.device)
     with first_goes_first():  # what is made or downloaded once lies there for the others
@@ -177,6 +178,16 @@ def one_fingerprint(data: Annotations) -> str:
     if different := [process for process, each in enumerate(found) if each != found[0]]:
         raise ValueError(f"{data.path} holds other data in the processes {different} than in the first: copy it anew")
     return found[0]
+
+
+def check_shares(recipe: Recipe) -> None:
+    """Raises ValueError if a step's images cannot be shared equally by the processes, in equal parts."""
+    images, parts = recipe.data.batch_size, recipe.optim.accumulate
+    if images % (world_size() * parts):
+        raise ValueError(
+            f"a step's {images} images cannot be shared by {world_size()} processes that take them in {parts} equal "
+            "parts: change data.batch_size, optim.accumulate or the number of processes"
+        )
 
 
 def check_masks(recipe: Recipe, data: Annotations) -> None:

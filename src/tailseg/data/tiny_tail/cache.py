@@ -1,11 +1,11 @@
 """tiny_tail on demand: drawn once, then read from the cache."""
 
-import os
 import re
 import tempfile
 from pathlib import Path
 from typing import Final
 
+from tailseg.data.home import cache_folder
 from tailseg.data.tiny_tail.write import find_preset, generate
 
 VERSION: Final = 3
@@ -33,8 +33,7 @@ def prepare(spec: str, *, home: Path | None = None, progress: bool = False) -> t
     """
     preset, seed = _parse(spec)
     find_preset(preset)
-    caches = home or Path(os.environ.get("TAILSEG_HOME") or Path.home() / ".cache" / "tailseg")
-    folder = Path(caches) / f"tiny_tail-{preset}-{seed}-v{VERSION}"
+    folder = (home or cache_folder()) / f"tiny_tail-{preset}-{seed}-v{VERSION}"
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".tiny_tail-", dir=folder.parent) as scratch:

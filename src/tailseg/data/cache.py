@@ -1,0 +1,350 @@
+"""Large annotation files are parsed once: what they hold is kept in a file that every process maps into its memory.
+
+The cache lies in ``$TAILSEG_HOME/annotations`` (``~/.cache/tailseg/annotations``), never beside the annotation file:
+
+    <SHA-256 of the annotation file>.safetensors   what it holds: the arrays of `Contents`, and the rest as metadata
+    index/<of a path>.json                         which content that path had when it was last read
+
+*Which content a path has* would take seconds to hash, so it is taken from the index when device, inode, size, time of
+modification and time of change are all those of the entry. The time of change is the kernel's and cannot be set, so
+that an edit of the same size with the old modification time restored is noticed. An entry is written only when these
+did not change while the file was hashed and the last change was at least ``SETTLED`` seconds before: a later one cannot
+carry the same time. On Windows, which has no time of change, the file is hashed each time. (An edit through a writable
+memory map counts as a change only once the system has written it back.)
+
+*A cache file is not trusted.* Its header is checked by safetensors, all of it against a checksum, and the arrays
+against each other, so that no index leads out of them. What fails is deleted, with a warning, and made anew. It is
+written under another name and renamed, by one process while others wait for it. Where it cannot be written (read-only
+or full disk), the parsed file is used from memory, with a warning.
+"""
+
+import hashlib
+import json
+import os
+import sys
+import tempfile
+import time
+import warnings
+import zlib
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final, get_args
+
+import numpy as np
+from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from tailseg.data.annotations import Contents, Objects
+from tailseg.data.home import cache_folder
+from tailseg.data.packed import Ragged, map_array
+from tailseg.structures import Group
+
+CACHE_FROM = 16_000_000
+"""Bytes of an annotation file from which on it is cached: smaller ones are parsed within a second."""
+
+VERSION: Final = "1"
+"""Of the cache's layout; another one is made anew."""
+
+SETTLED: Final = 2.0
+"""Seconds since its last change after which a file's times tell any later one: the coarsest clock of file systems."""
+
+PATIENCE: Final = 600.0
+"""Seconds to wait for another process that parses the same file, before doing it oneself."""
+
+BLOCK: Final = 1 << 25
+"""Bytes hashed at a time."""
+
+RAGGED: Final = ("negative", "not_exhaustive", "names", "polygons", "run_lengths")
+DTYPES: Final = {
+    "image_ids": np.int64,
+    "sizes": np.int64,
+    "boxes": np.float32,
+    "labels": np.int64,
+    "ids": np.int64,
+    "ignored": np.bool_,
+    "offsets": np.int64,
+    "polygon_offsets": np.int64,
+    "negative": np.int64,
+    "not_exhaustive": np.int64,
+    "names": np.uint8,
+    "polygons": np.float64,
+    "run_lengths": np.uint8,
+    **{f"{name}_offsets_of_rows": np.int64 for name in RAGGED},
+}
+"""The tensors of a cache file: of a `Ragged` its values and, apart, its offsets."""
+
+
+class DamagedError(Exception):
+    """A cache file is not what was written."""
+
+
+def cached(path: Path, parse: Callable[[Path], Contents]) -> Contents:
+    """What the annotation file ``path`` holds: from the cache where it is large, else by ``parse``."""
+    if path.stat().st_size < CACHE_FROM:
+        return parse(path)
+    folder = cache_folder() / "annotations"
+    key = _key(path, folder)
+    found = _load(folder, key)
+    if found is not None:
+        return found
+    with _alone(folder, key):
+        found = _load(folder, key)  # made by another process meanwhile
+        if found is not None:
+            return found
+        parsed = parse(path)
+        try:
+            _save(parsed, folder)
+        except (OSError, SafetensorError) as error:
+            warnings.warn(
+                f"{path} was parsed, but could not be kept in {folder} for the next time: {error}. Set TAILSEG_HOME to "
+                f"a folder with {_size(parsed) / 1e9:.1f} GB to spare",
+                stacklevel=3,
+            )
+            return parsed
+    return _load(folder, parsed.key) or parsed
+
+
+def store_path(folder: Path, key: str) -> Path:
+    """The cache file of the content with that key."""
+    return folder / f"{key}.safetensors"
+
+
+def _key(path: Path, folder: Path) -> str:
+    """SHA-256 of the file's content, from the index where it can be trusted."""
+    entry_file = folder / "index" / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()}.json"
+    before = _stamp(path)
+    entry = _entry(entry_file)
+    if entry and sys.platform != "win32" and entry["stamp"] == before:
+        return entry["key"]
+    with path.open("rb") as file:
+        key = hashlib.file_digest(file, "sha256").hexdigest()
+    settled = time.time() - max(path.stat().st_mtime, path.stat().st_ctime) >= SETTLED
+    if settled and _stamp(path) == before:
+        with suppress(OSError):
+            _write(entry_file, {"path": str(path.resolve()), "stamp": before, "key": key})
+            if entry and entry["key"] != key:
+                _drop_unused(folder, entry["key"])
+    return key
+
+
+def _stamp(path: Path) -> list[int]:
+    """What changes when a file is edited or replaced."""
+    status = path.stat()
+    return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def _entry(file: Path) -> dict[str, Any] | None:
+    """An entry of the index; None if there is none, or nothing that can be used."""
+    try:
+        entry = json.loads(file.read_bytes())
+        right = isinstance(entry["stamp"], list) and len(bytes.fromhex(entry["key"])) == hashlib.sha256().digest_size
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return entry if right else None
+
+
+def _write(file: Path, entry: dict[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with _unfinished(file) as unfinished:
+        unfinished.write_text(json.dumps(entry))
+
+
+def _drop_unused(folder: Path, key: str) -> None:
+    """Deletes the cache of a content that no path has any more; who has it mapped keeps it."""
+    if all((_entry(file) or {}).get("key") != key for file in (folder / "index").glob("*.json")):
+        store_path(folder, key).unlink(missing_ok=True)
+
+
+@contextmanager
+def _unfinished(file: Path) -> Generator[Path]:
+    """A name beside ``file`` to write to, renamed to it at the end, or deleted after an error."""
+    handle, name = tempfile.mkstemp(prefix=f".{file.stem}-", suffix=".unfinished", dir=file.parent)
+    os.close(handle)
+    try:
+        yield Path(name)
+        Path(name).replace(file)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+@contextmanager
+def _alone(folder: Path, key: str) -> Generator[None]:
+    """One process at a time, where the file system can lock: to parse twice would cost time, no more."""
+    lock = FileLock(folder / f"{key}.lock", timeout=PATIENCE)
+    held = False
+    with suppress(OSError, NotImplementedError):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+        held = True
+        for left in folder.glob(f".{key}-*.unfinished"):  # by a process that was killed
+            left.unlink(missing_ok=True)
+    try:
+        yield
+    finally:
+        if held:
+            lock.release()
+
+
+def _save(contents: Contents, folder: Path) -> None:
+    """Writes the cache file.
+
+    Raises:
+        OSError, SafetensorError: it cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = _arrays(contents)
+    metadata = {
+        "version": VERSION,
+        "key": contents.key,
+        "format": contents.format,
+        "categories": json.dumps([contents.category_ids, contents.category_names, contents.groups]),
+        "notes": json.dumps(contents.notes),
+    }
+    metadata["checksum"] = _checksum(metadata, arrays)
+    with _unfinished(store_path(folder, contents.key)) as unfinished:
+        save_file(arrays, unfinished, metadata)
+
+
+def _arrays(contents: Contents) -> dict[str, np.ndarray]:
+    """The tensors of a cache file."""
+    objects = contents.objects
+    arrays = {"image_ids": contents.image_ids, "sizes": contents.sizes}
+    arrays |= {name: getattr(objects, name) for name in ("boxes", "labels", "ids", "ignored")}
+    arrays |= {"offsets": objects.offsets, "polygon_offsets": objects.polygon_offsets}
+    for name in RAGGED:
+        ragged = getattr(objects if hasattr(objects, name) else contents, name)
+        arrays |= {name: ragged.values, f"{name}_offsets_of_rows": ragged.offsets}
+    return arrays
+
+
+def _size(contents: Contents) -> int:
+    return sum(array.nbytes for array in _arrays(contents).values())
+
+
+def _load(folder: Path, key: str) -> Contents | None:
+    """What the cache holds for that content; a damaged or outdated file is deleted."""
+    file = store_path(folder, key)
+    if not file.is_file():
+        return None
+    try:
+        return _read(file, key)
+    except FileNotFoundError:  # deleted meanwhile
+        return None
+    except (DamagedError, OSError, SafetensorError, ValueError, TypeError, KeyError, RecursionError) as error:
+        warnings.warn(f"{file} is damaged or outdated ({error}): dropped, to be made anew", stacklevel=4)
+        with suppress(OSError):
+            file.unlink(missing_ok=True)
+        return None
+
+
+def _read(file: Path, key: str) -> Contents:
+    """The cache file's content, its arrays mapped.
+
+    Raises:
+        DamagedError, OSError, SafetensorError, ValueError, TypeError, KeyError: it is not what was written.
+    """
+    with safe_open(file, framework="pt") as tensors:
+        metadata, names = dict(tensors.metadata() or {}), set(tensors.keys())
+    checksum = metadata.pop("checksum", "")
+    if metadata.get("version") != VERSION or metadata.get("key") != key or names != set(DTYPES):
+        raise DamagedError("another version, or of another file")
+    arrays: dict[str, np.ndarray] = {name: map_array(file, name) for name in DTYPES}
+    if wrong := [name for name, dtype in DTYPES.items() if arrays[name].dtype != dtype]:
+        raise DamagedError(f"{wrong[0]} has another type")
+    if _checksum(metadata, arrays) != checksum:
+        raise DamagedError("its checksum is wrong")
+    category_ids, category_names, groups = json.loads(metadata["categories"])
+    contents = _assemble(metadata, arrays, tuple(category_ids), tuple(category_names), groups and tuple(groups))
+    _check(contents)
+    return contents
+
+
+def _assemble(
+    metadata: dict[str, str],
+    arrays: dict[str, np.ndarray],
+    category_ids: tuple[int, ...],
+    category_names: tuple[str, ...],
+    groups: tuple[Group, ...] | None,
+) -> Contents:
+    ragged = {name: Ragged(arrays[name], arrays[f"{name}_offsets_of_rows"]) for name in RAGGED}
+    objects = Objects(
+        **{name: arrays[name] for name in ("boxes", "labels", "ids", "ignored", "offsets", "polygon_offsets")},
+        polygons=ragged["polygons"],
+        run_lengths=ragged["run_lengths"],
+    )
+    return Contents(
+        key=metadata["key"],
+        format=metadata["format"],  # ty: ignore[invalid-argument-type] - _check looks at it
+        category_ids=category_ids,
+        category_names=category_names,
+        groups=groups,
+        image_ids=arrays["image_ids"],
+        sizes=arrays["sizes"],
+        objects=objects,
+        negative=ragged["negative"],
+        not_exhaustive=ragged["not_exhaustive"],
+        names=ragged["names"],
+        notes=tuple(json.loads(metadata["notes"])),
+    )
+
+
+def _check(contents: Contents) -> None:
+    """That no number leads out of the arrays.
+
+    Raises:
+        DamagedError: one does.
+    """
+    objects, images, classes = contents.objects, len(contents.image_ids), len(contents.category_ids)
+    rows = len(objects.boxes)
+    polygons = objects.polygons
+    right = (
+        contents.format in ("lvis", "coco")
+        and len(contents.category_names) == classes > 0
+        and all(isinstance(i, int) for i in contents.category_ids)
+        and all(isinstance(name, str) for name in (*contents.category_names, *contents.notes))
+        and (contents.groups is None or all(group in get_args(Group) for group in contents.groups))
+        and (contents.groups is None or len(contents.groups) == classes)
+        and contents.image_ids.shape == (images,)
+        and contents.sizes.shape == (images, 2)
+        and bool((contents.sizes > 0).all())
+        and objects.boxes.shape == (rows, 4)
+        and objects.labels.shape == objects.ids.shape == objects.ignored.shape == (rows,)
+        and bool(((objects.labels >= 0) & (objects.labels < classes)).all())
+        and all(
+            _partitions(offsets, rows_in, values)
+            for offsets, rows_in, values in (
+                (objects.offsets, images, rows),
+                (objects.polygon_offsets, rows, len(polygons.offsets) - 1),
+                (polygons.offsets, len(polygons.offsets) - 1, len(polygons.values)),
+                (objects.run_lengths.offsets, rows, len(objects.run_lengths.values)),
+                *((r.offsets, images, len(r.values)) for r in (contents.names, contents.negative)),
+                (contents.not_exhaustive.offsets, images, len(contents.not_exhaustive.values)),
+            )
+        )
+    )
+    if not right:
+        raise DamagedError("its parts do not fit together")
+
+
+def _partitions(offsets: np.ndarray, rows: int, values: int) -> bool:
+    """Whether offsets cut ``values`` values into ``rows`` rows."""
+    if offsets.shape != (rows + 1,):
+        return False
+    return bool(offsets[0] == 0 and offsets[-1] == values and (offsets[1:] >= offsets[:-1]).all())
+
+
+def _checksum(metadata: dict[str, str], arrays: dict[str, np.ndarray]) -> str:
+    """Of everything that the cache file says: finds damage, not malice."""
+    named = sorted(arrays.items())
+    blocks = [
+        array.reshape(-1).view(np.uint8)[start : start + BLOCK]
+        for _, array in named
+        for start in range(0, array.nbytes, BLOCK)
+    ]
+    with ThreadPoolExecutor(2) as pool:  # zlib lets other threads run
+        sums = list(pool.map(zlib.crc32, blocks))
+    shapes = [(name, str(array.dtype), array.shape) for name, array in named]
+    return hashlib.sha256(json.dumps([metadata, shapes, sums], sort_keys=True).encode()).hexdigest()

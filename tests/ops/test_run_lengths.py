@@ -1,0 +1,69 @@
+"""Run lengths that pycocotools would die of are refused, all others pass."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pycocotools import mask as coco_mask
+
+from tailseg.ops.masks import decode_mask, mask_area, mask_box, segmentation_to_rle
+from tailseg.ops.run_lengths import run_lengths_total
+from tailseg.structures import RunLengths
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_run_lengths_total_agrees_with_pycocotools(data: st.DataObject) -> None:
+    height, width = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 400))
+    seed, density = data.draw(st.integers(0, 2**32 - 1)), data.draw(st.floats(0, 1))
+    bitmap = np.random.default_rng(seed).random((height, width)) < density
+    compressed = coco_mask.encode(np.asfortranarray(bitmap, dtype=np.uint8))["counts"]
+    assert run_lengths_total(compressed) == bitmap.size
+
+
+def reference(counts: bytes) -> list[int] | None:
+    """The runs by pycocotools' own rule (rleFrString), one character after the other; None where it has no end."""
+    runs: list[int] = []
+    value = shift = 0
+    for character in counts:
+        code = character - 48
+        if not 0 <= code <= 63 or shift > 30:
+            return None
+        value |= (code & 31) << shift
+        shift += 5
+        if not code & 32:
+            value -= (code & 16) << shift - 4 if code & 16 else 0
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    return runs if runs and not shift and min(runs) >= 0 else None
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=24) | st.text(st.characters(min_codepoint=48, max_codepoint=111), max_size=24))
+def test_any_bytes_are_counted_or_refused(counts: bytes | str) -> None:
+    counts = counts.encode() if isinstance(counts, str) else counts
+    runs = reference(counts)
+    assert run_lengths_total(counts) == (None if runs is None else sum(runs))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(max_size=24) | st.text(st.characters(min_codepoint=48, max_codepoint=111), max_size=24))
+def test_masks_of_strangers_are_decoded_or_refused(counts: str) -> None:
+    """Half of these would end the process in pycocotools, or keep it for ever."""
+    rle: RunLengths = {"size": [5, 7], "counts": counts}
+    for function in (decode_mask, mask_area, mask_box, lambda rle: segmentation_to_rle(rle, 5, 7)):
+        runs = reference(counts.encode())
+        if runs is None or sum(runs) != 35:
+            with pytest.raises(ValueError, match="run lengths must stand for the 5 x 7 pixels"):
+                function(rle)
+        else:
+            function(rle)
+
+
+@pytest.mark.parametrize(
+    ("counts", "got"),
+    [("", "malformed counts"), ("5:FIT", "malformed counts"), ("T10", "36 pixels"), (b"4", "4 pixels")],
+)
+def test_refused_run_lengths_say_why(counts: str | bytes, got: str) -> None:
+    with pytest.raises(ValueError, match=rf"for the 5 x 7 pixels of their size, got {got}: encode the mask again"):
+        decode_mask({"size": [5, 7], "counts": counts})
