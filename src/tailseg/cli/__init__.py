@@ -15,14 +15,10 @@ COMMANDS = {
     "submit": "hand a training to a SLURM cluster (needs submitit)",
     "test": "evaluate a run on its validation set: AP, and AP of rare, common, frequent classes",
     "predict": "find objects in images: a results file and drawn pictures",
-<<<<<<< HEAD
-    "report": "one HTML file of a run, or of several side by side: every class, with pictures",
-    "serve": "the report on this machine, and predictions on images dropped on a page",
-=======
->>>>>>> 742da6227776471be3ed83a723b3b7425a8eaf49
     "eval": "score anybody's results file: AP by group, AP-fixed, error kinds, calibration",
     "compare": "is one run better than another, or was it chance? intervals by a paired bootstrap",
     "report": "one HTML file of a run, or of several side by side: every class, with pictures",
+    "serve": "the report on this machine, and predictions on images dropped on a page",
     "convert": "use a checkpoint of mmdetection or torchvision here, or one of tailseg there",
     "data": "look at a data set: counts, frequency groups, sizes, examples",
     "recipes": "list the recipes",
@@ -43,14 +39,10 @@ examples:
   tailseg train tiny_gumbel --optim.lr 0.02          train a recipe, with one setting changed
   tailseg test runs/tiny_gumbel                      AP, APr, APc, APf
   tailseg predict runs/tiny_gumbel photo.jpg folder  results.json and pictures
-<<<<<<< HEAD
-  tailseg report runs/tiny_gumbel                    what it finds and misses, class by class, in a browser
-  tailseg serve runs/tiny_gumbel                     drop images on a page, see what it finds
-=======
->>>>>>> 742da6227776471be3ed83a723b3b7425a8eaf49
   tailseg eval lvis_v1_val.json results.json         what does the tail really score?
   tailseg compare runs/tiny_sigmoid runs/tiny_gumbel is the difference larger than chance?
   tailseg report runs/tiny_gumbel                    what it finds and misses, class by class, in a browser
+  tailseg serve runs/tiny_gumbel                     drop images on a page, see what it finds
   tailseg convert published.pth runs/published --recipe NAME --classes lvis_v1_train.json
 
 Every command explains itself: tailseg COMMAND --help. --debug (or TAILSEG_DEBUG=1) shows the stack trace of an error.
