@@ -131,7 +131,8 @@ def main(options: Options) -> None:
     path.write_text(
         f"# Losses on tiny_tail, {today}\n\n`{command}`; torch {torch.__version__}, {platform.machine()}, "
         f"{os.cpu_count()} cores, one thread a run. Masks unless said (APb: boxes); "
-        f"mean ± standard deviation over seeds, in percent.\n\n{made}\n"
+        f"mean ± standard deviation over seeds, in percent. Seconds by the clock: other programs make them more.\n\n"
+        f"{made}\n"
     )
     print(made)
     print(path)

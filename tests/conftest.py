@@ -40,6 +40,15 @@ def shared() -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """What is compared to the bit must not depend on how threads share a sum."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """The system's Chromium under playwright."""
@@ -55,12 +64,3 @@ def browser() -> Iterator[Any]:
         opened = playwright.chromium.launch(executable_path=executable, args=options)
         yield opened
         opened.close()
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """What is compared to the bit must not depend on how threads share a sum."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

@@ -24,8 +24,10 @@ from tailseg.recipes.recipe import Recipe
 from tailseg.recipes.saved import from_plain
 from tailseg.structures import ClassFrequency, Detections, ImageInfo
 from tailseg.training import checkpoint as checkpoints
+from tailseg.training import recalibration
 from tailseg.training.checkpoint import Checkpoint
 from tailseg.training.device import autocast, choose_device
+from tailseg.training.recalibration import Calibration, Setting
 
 
 class Predictor:
@@ -38,6 +40,7 @@ class Predictor:
         model: in evaluation mode, on ``device``.
         categories: the classes, by label.
         frequency: of the classes in the training set.
+        calibration: how scores are moved by class; not at all unless `from_run` found a calibration.
     """
 
     def __init__(self, file: Path, *, device: str = "auto", base: Recipe | None = None) -> None:
@@ -62,6 +65,7 @@ class Predictor:
         checkpoints.check_model(self.checkpoint, model, file)
         model.load_state_dict(self.checkpoint.model)
         self.model = model.to(self.device).eval()
+        self.calibration = Calibration(Setting())
 
     @classmethod
     def from_run(
@@ -71,15 +75,21 @@ class Predictor:
         checkpoint: Literal["best", "last"] = "best",
         device: str = "auto",
         base: Recipe | None = None,
+        calibrated: bool = True,
     ) -> "Predictor":
         """The model of a run's folder: its best checkpoint (the last, if it was never evaluated) or its last one.
 
         ``run`` may name one checkpoint file instead. See the constructor for the other arguments and errors.
+        ``calibrated`` moves the scores as `tailseg calibrate` stored it in the folder, if it did.
         """
         run = Path(run)
         if run.is_file():
             return cls(run, device=device, base=base)
-        return cls(checkpoints.choose(run, checkpoint), device=device, base=base)
+        predictor = cls(checkpoints.choose(run, checkpoint), device=device, base=base)
+        stored = run / recalibration.FILE
+        if calibrated and stored.is_file():
+            predictor.calibration = recalibration.load(stored, predictor.frequency.num_classes)
+        return predictor
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -100,7 +110,8 @@ class Predictor:
         height, width = image.shape[-2:]
         data = self.recipe.data
         resized = test_transform(data.test_short_side, data.max_long_side)(Image(image)).to(self.device)
-        with autocast(self.device, self.recipe.run.precision):
+        calibrated = recalibration.calibrated(self.model, self.calibration, self.frequency)
+        with calibrated, autocast(self.device, self.recipe.run.precision):
             return self.model([resized], original_sizes=[(height, width)])[0]
 
     def predict(self, paths: Iterable[str | Path]) -> Iterator[tuple[ImageInfo, Detections]]:

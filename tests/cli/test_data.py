@@ -1,6 +1,7 @@
-"""`tailseg data show`."""
+"""`tailseg data show`, `tailseg data check`."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -44,3 +45,40 @@ def test_a_file_that_is_not_an_annotation_file_is_a_failure(tmp_path: Path, caps
 @pytest.mark.parametrize("arguments", [[], ["shwo", "x"]])
 def test_data_called_wrongly(arguments: list[str]) -> None:
     assert main(["data", *arguments]) == 2
+
+
+def test_check_finds_nothing_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "check", "tiny_tail:test", "--decode"]) == 0
+    assert "nothing wrong in 16 images" in " ".join(capsys.readouterr().out.split())
+
+
+def test_check_lists_malformed_records_by_kind_with_counts_and_remedies(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = json.loads((photos.parent / "train.json").read_text())
+    for annotation in raw["annotations"][:5]:
+        annotation["bbox"][2] = -1
+    raw["annotations"][7]["segmentation"] = [[1, 2, 3, 4]]
+    (tmp_path / "x.json").write_text(json.dumps(raw))
+    assert main(["data", "check", str(tmp_path / "x.json")]) == 1
+    shown = " ".join(capsys.readouterr().out.split())
+    for text in ("5 boxes have a", "1 polygons with", "Write bbox as", "remove the polygon"):
+        assert text in shown
+
+
+def test_check_counts_missing_and_damaged_images(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(photos.parent, folder)
+    pictures = sorted((folder / "train").iterdir())
+    pictures[0].unlink()
+    pictures[1].write_bytes(b"no picture")
+    assert main(["data", "check", str(folder / "train.json")]) == 1
+    shown = capsys.readouterr().out
+    assert pictures[0].name in shown
+    assert "cannot be used" not in shown
+    assert main(["data", "check", str(folder / "train.json"), "--decode"]) == 1
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "images not found" in shown
+    assert "images cannot be used" in shown

@@ -115,7 +115,7 @@ def test_classes_of_few_images_have_no_interval(simulation):
 
 
 def test_intervals_hold_the_truth_about_as_often_as_they_say(simulation):
-    """The benchmark in short, on 60 data sets: 95 % of them are 57, and chance hardly ever leaves 50 or fewer."""
+    """A short form of the benchmark, on 60 data sets: 95 % are 57, chance hardly ever leaves 50 or fewer."""
     found = simulation.coverage(images=150, repeats=60, samples=60, population=20_000)
 
     assert found["AP"].truth > 0.02

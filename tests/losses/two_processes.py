@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from tailseg.training.distributed import leave
+
 
 def run(problems, rank, world_size):
     """Values of every step and the state afterwards, for part ``rank`` of every batch."""
@@ -29,3 +31,4 @@ if __name__ == "__main__":
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     torch.save(run(pickle.loads((folder / "problems.pkl").read_bytes()), rank, 2), folder / f"{rank}.pt")
     dist.destroy_process_group()
+    leave(0)

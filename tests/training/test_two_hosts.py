@@ -50,7 +50,8 @@ def start(host: str, address: str, log: Path, *training: object) -> subprocess.P
     """torchrun on one of the hosts: it goes on with one host when the other is gone."""
     together = ["--nnodes", "1:2", "--nproc-per-node", "1", "--max-restarts", "3", "--local-addr", address]
     meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"{ADDRESSES[0]}:29400", "--rdzv-id", "pair"]
-    meeting += ["--rdzv-conf", "last_call_timeout=15"]
+    is_host = int(address == ADDRESSES[0])  # torchrun knows its own address by the host's name, which both share here
+    meeting += ["--rdzv-conf", f"last_call_timeout=15,is_host={is_host}"]
     command = [sys.executable, "-m", "torch.distributed.run", *together, *meeting, "-m", "tailseg", "train"]
     settings = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "net", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     with log.open("wb") as file:

@@ -17,6 +17,7 @@ COMMANDS = {
     "predict": "find objects in images: a results file and drawn pictures",
     "eval": "score anybody's results file: AP by group, AP-fixed, error kinds, calibration",
     "compare": "is one run better than another, or was it chance? intervals by a paired bootstrap",
+    "calibrate": "move a run's scores towards rare classes, without training, for predict",
     "report": "one HTML file of a run, or of several side by side: every class, with pictures",
     "serve": "the report on this machine, and predictions on images dropped on a page",
     "convert": "use a checkpoint of mmdetection or torchvision here, or one of tailseg there",
@@ -71,9 +72,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     code = _run(given[0], given[1:], debug=debug)
     if "WORLD_SIZE" in os.environ:
-        from tailseg.training.distributed import leave
+        from tailseg.training.distributed import leave, under_torchrun
 
-        leave(code)
+        if under_torchrun():
+            leave(code)
     return code
 
 

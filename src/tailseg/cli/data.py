@@ -1,4 +1,4 @@
-"""`tailseg data`."""
+"""`tailseg data`: show, check."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import tyro
 from rich import box
 from rich.console import RenderableType
+from rich.markup import escape
 from rich.table import Table
 
 from tailseg.cli.common import UsageError, output, parse, suggestion
@@ -16,12 +17,14 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from tailseg.data.annotations import Annotations
+    from tailseg.data.problems import Problem
     from tailseg.data.summary import ClassCount, Summary
 
 _HELP = """\
-usage: tailseg data show PATH|tiny_tail[:preset] [OPTIONS]
+usage: tailseg data show|check PATH|tiny_tail[:preset] [OPTIONS]
 
-  show   what a data set contains: counts, frequency groups, sizes, the most and least frequent classes
+  show    what a data set contains: counts, frequency groups, sizes, the most and least frequent classes
+  check   what is wrong with it: malformed records and missing images, by kind, with counts and remedies
 
 `tailseg data show --help` says more.
 """
@@ -52,20 +55,93 @@ class DataShow:
     """Draw examples of each frequency group into this picture file."""
 
 
+@dataclass(frozen=True)
+class DataCheck:
+    """Check an annotation file and whether its images are there; exit code 1 if anything is wrong.
+
+    Every kind of problem is listed with its count, the first records and what to do.
+
+    examples:
+      tailseg data check my.json
+      tailseg data check my.json --images photos --decode     read every image as well
+    """
+
+    data: tyro.conf.Positional[str]
+    """Annotation file (COCO or LVIS format), or tiny_tail[:preset] for the embedded data set's training draw."""
+    images: Path | None = None
+    """Folder of the images, unless they lie beside the annotation file."""
+    decode: bool = False
+    """Read every image, and compare its size with the file's."""
+
+
 def run(arguments: Sequence[str]) -> None:
-    """Carry out `data show`."""
+    """Carry out `data show` or `data check`."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_HELP)
         raise SystemExit(0 if arguments else 2)
-    if arguments[0] != "show":
-        raise UsageError(f"no command `data {arguments[0]}`{suggestion(arguments[0], ['show'])}; there is `data show`")
-    options = parse(DataShow, arguments[1:], command="data show")
-    from tailseg.data.coco import read_dataset
-    from tailseg.data.summary import summary
+    command, *rest = arguments
+    if command == "show":
+        show(parse(DataShow, rest, command="data show"))
+    elif command == "check":
+        if problems := check(parse(DataCheck, rest, command="data check")):
+            output().print(problem_table(problems))
+            raise SystemExit(1)
+    else:
+        raise UsageError(
+            f"no command `data {command}`{suggestion(command, ['show', 'check'])}; there are `data show`, `data check`"
+        )
+
+
+def annotation_file(data: str) -> Path:
+    """The file that the argument stands for."""
     from tailseg.data.tiny_tail import is_tiny_tail, prepare
 
-    file = prepare(options.data, progress=True)[0] if is_tiny_tail(options.data) else Path(options.data)
-    annotations = read_dataset(file, images=options.images)
+    return prepare(data, progress=True)[0] if is_tiny_tail(data) else Path(data)
+
+
+def check(options: DataCheck) -> "Sequence[Problem]":
+    """What is wrong; nothing, after one line that says so, if all is well.
+
+    Raises:
+        DatasetError: it is no annotation file at all.
+    """
+    from tailseg.data.check import image_problems
+    from tailseg.data.coco import read_dataset
+    from tailseg.data.problems import DatasetError
+
+    try:
+        annotations = read_dataset(annotation_file(options.data), images=options.images)
+    except DatasetError as error:
+        if not error.problems:
+            raise
+        return error.problems
+    problems = image_problems(annotations, decode=options.decode)
+    if not problems:
+        numbers = f"{annotations.num_images:,} images, {annotations.num_objects:,} objects"
+        output().print(
+            f"{escape(str(annotations.path))}: nothing wrong in {numbers}, {annotations.num_classes:,} classes"
+        )
+    for note in annotations.notes:
+        output().print(f"note: {escape(note)}")
+    return problems
+
+
+def problem_table(problems: "Sequence[Problem]") -> Table:
+    """The kinds of problems, a row each."""
+    table = Table(box=box.SIMPLE_HEAD, show_lines=True)
+    for column in ("count", "problem", "first records", "what to do"):
+        table.add_column(column, justify="right" if column == "count" else "left")
+    for problem in problems:
+        table.add_row(*map(escape, (f"{problem.count:,}", problem.what, "\n".join(problem.examples), problem.remedy)))
+    return table
+
+
+def show(options: DataShow) -> None:
+    """Print what the data set contains, and draw examples."""
+    from tailseg.data.coco import read_dataset
+    from tailseg.data.summary import summary
+
+    annotations = read_dataset(annotation_file(options.data), images=options.images)
     found = summary(annotations)
     for part in describe(annotations, found, options.classes):
         output().print(part)

@@ -48,6 +48,8 @@ class Predict:
     """The checkpoint with the best AP, or the last one."""
     device: str = "auto"
     """auto takes cuda when present, else cpu."""
+    calibrated: bool = True
+    """Move scores as `tailseg calibrate` stored it in the run's folder, if it did."""
     recipe: str | None = None
     """module:function of your own recipe, if the run was trained with one."""
 
@@ -61,7 +63,11 @@ def run(arguments: Sequence[str]) -> None:
     from tailseg.inference import Predictor
 
     base = find_recipe(options.recipe) if options.recipe else None
-    predictor = Predictor.from_run(options.run, checkpoint=options.checkpoint, device=options.device, base=base)
+    predictor = Predictor.from_run(
+        options.run, checkpoint=options.checkpoint, device=options.device, base=base, calibrated=options.calibrated
+    )
+    if predictor.calibration.setting.method != "none":
+        output().print(f"Scores are calibrated: {predictor.calibration.setting}")
     out = options.out or (options.run if options.run.is_dir() else options.run.parent) / "predictions"
     out.mkdir(parents=True, exist_ok=True)
     results, unread = predict_files(predictor, files, out, options)

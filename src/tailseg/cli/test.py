@@ -68,7 +68,9 @@ def evaluate_run(options: Test) -> "Metrics":
     from tailseg.training.testing import build_test_loader, save_results, test
 
     base = find_recipe(options.recipe) if options.recipe else None
-    predictor = Predictor.from_run(options.run, checkpoint=options.checkpoint, device=options.device, base=base)
+    predictor = Predictor.from_run(
+        options.run, checkpoint=options.checkpoint, device=options.device, base=base, calibrated=False
+    )
     recipe = predictor.recipe
     recipe = replace(
         recipe, run=replace(recipe.run, out=str(results_folder(options.run)))

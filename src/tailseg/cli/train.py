@@ -22,10 +22,8 @@ Train a recipe, or train on your own COCO- or LVIS-format file.
   FILE.json   your annotation file: the recipe custom_small with --data.train FILE.json; without --data.val
               a tenth of the images is held out
   --resume    go on from the run's last checkpoint
-  --devices N
-              train in N processes on this machine, one a GPU (several machines: torchrun -m tailseg train ...)
-  --no-report
-              leave out report.html, the page that `tailseg report` writes
+  --devices N train in N processes on this machine, one a GPU (several machines: torchrun -m tailseg train ...)
+  --no-report leave out report.html, the page that `tailseg report` writes
   OPTIONS     every setting of the recipe: `tailseg train NAME --help` lists them with their values
 
 examples:

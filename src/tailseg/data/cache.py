@@ -100,7 +100,7 @@ def cached(path: Path, parse: Callable[[Path], Contents]) -> Contents:
         except (OSError, SafetensorError) as error:
             warnings.warn(
                 f"{path} was parsed, but could not be kept in {folder} for the next time: {error}. Set TAILSEG_HOME to "
-                f"a folder with {_size(parsed) / 1e9:.1f} GB to spare",
+                f"a folder with {_size(parsed) / 1e6:,.0f} MB to spare",
                 stacklevel=3,
             )
             return parsed

@@ -98,15 +98,18 @@ def compare(
     """
     ones = np.ones((runs[0].num_images, 1), dtype=np.float32)
     whole = [resample(run, ones) for run in runs]
+    num_images = _images_of_classes(runs[0])
+    # Samples of n images vary less than data sets do, by (n - 1) / n: much for a class that has three.
+    widening = np.sqrt(np.where(num_images > 1, num_images / np.maximum(num_images - 1, 1), 1))[:, None]
     rng = np.random.default_rng(seed)
     spreads = [_Spread() for _ in runs[1:]]
     for start in range(0, samples, AT_A_TIME):
         weights = draw(runs[0].num_images, min(AT_A_TIME, samples - start), rng)
-        first, *others = (_vector(resample(run, weights), groups) for run in runs)
-        for spread, other in zip(spreads, others, strict=True):
-            spread.add(other - first)
+        first, *others = (resample(run, weights) for run in runs)
+        for spread, other, base in zip(spreads, others, whole[1:], strict=True):
+            spread.add(_deviations(first, other, whole[0], base, widening, groups))
         progress(min(start + AT_A_TIME, samples), samples)
-    scarce = _images_of_classes(runs[0]) < FEWEST_IMAGES
+    scarce = num_images < FEWEST_IMAGES
     pairs = zip(whole[1:], spreads, strict=True)
     return [_comparison(whole[0], after, spread.deviation(), scarce, groups) for after, spread in pairs]
 
@@ -173,6 +176,23 @@ class _Spread:
         """NaN where fewer than two samples have a value."""
         count = np.where(self.count > 1, self.count, np.nan)
         return np.sqrt(np.maximum(self.squares - self.total**2 / count, 0) / (count - 1))
+
+
+def _deviations(
+    first: Resampled,
+    second: Resampled,
+    whole_first: Resampled,
+    whole_second: Resampled,
+    widening: np.ndarray,
+    groups: tuple[Group | None, ...],
+) -> np.ndarray:
+    """How far the samples' differences lie from the whole data set's, those of each class widened: ``[rows, B]``."""
+    columns = {
+        name: widening
+        * ((getattr(second, name) - getattr(first, name)) - (getattr(whole_second, name) - getattr(whole_first, name)))
+        for name in ("AP", "AP50", "AP75", "AR")
+    }
+    return _vector(Resampled(**columns), groups)
 
 
 def _vector(resampled: Resampled, groups: tuple[Group | None, ...]) -> np.ndarray:

@@ -242,7 +242,7 @@ def load(path: Path, *, device: torch.device | str = "cpu") -> Checkpoint:
         reason = str(error).strip().split("\n")[0]
         raise CheckpointError(
             f"{path} cannot be read as a checkpoint: truncated, damaged, or not written by tailseg ({reason}). "
-            "Remove it to use the one before it"
+            "The checkpoint before it may be whole; --resume takes the newest that is"
         ) from None
     if not (isinstance(content, dict) and content.get("format") == FORMAT):
         found = sorted(map(str, content))[:5] if isinstance(content, dict) else type(content).__name__
@@ -452,6 +452,13 @@ def choose(run: Path, which: Literal["best", "last"]) -> Path:
             f"no run in {run}: expected a folder that `tailseg train` or `tailseg convert` made, with checkpoints in it"
         )
     return found
+
+
+def set_aside(run: Path, after: Path) -> None:
+    """Renames the checkpoints newer than ``after``, which cannot be read, so that they do not count as the newest."""
+    paths = in_order(run)
+    for path in paths[paths.index(after) + 1 :]:
+        path.rename(path.with_name(path.name + ".damaged"))
 
 
 def keep_newest(run: Path, count: int) -> None:

@@ -121,16 +121,15 @@ def start_processes(count: int, arguments: Sequence[str]) -> NoReturn:
     os.execv(sys.executable, [sys.executable, *torchrun, *arguments])  # noqa: S606 (no shell is meant)
 
 
-def leave(code: int) -> None:
-    """Ends a process that was one of several, at once, its files closed; returns in a process of its own.
+def leave(code: int) -> NoReturn:
+    """Ends a process that was one of several, at once; its files must be closed.
 
-    Threads of torch.distributed may outlive their group: about one process in eight would be aborted by what the
-    interpreter takes apart at its end, though its work was done.
+    Threads of torch.distributed may outlive their group: now and then what the interpreter takes apart at its end would
+    abort the process, though its work is done.
     """
-    if under_torchrun():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _is_lost_peer(error: RuntimeError) -> bool:

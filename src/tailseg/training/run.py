@@ -162,6 +162,7 @@ def open_folder(recipe: Recipe, folder: Path, *, resume: bool) -> tuple[Checkpoi
     if found:
         saved, file, _ = found
         checkpoint.check_recipe(saved, recipe, file)
+        checkpoint.set_aside(folder, file)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint.remove_unfinished(folder)
     checkpoint.write_whole(folder / "recipe.json", lambda unfinished: save_recipe(recipe, unfinished))

@@ -1,0 +1,161 @@
+"""`tailseg calibrate`."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Literal
+
+import tyro
+from rich import box
+from rich.progress import Progress
+from rich.table import Table
+
+from tailseg.cli.common import UsageError, find_recipe, output, parse
+
+if TYPE_CHECKING:
+    from tailseg.data.annotations import Annotations
+    from tailseg.evaluation import Analysis
+    from tailseg.inference import Predictor
+    from tailseg.structures import Batch
+    from tailseg.training.recalibration import Calibration
+
+COLUMNS = ("AP", "APr", "APc", "APf")
+
+
+@dataclass(frozen=True)
+class Calibrate:
+    """Move a trained run's scores by class, towards the rare ones, without training.
+
+    Logit adjustment, NorCal and FRACAL at several strengths look at one half of the validation images; the one of best
+    AP is then measured on the other half, which had no say, beside the scores as trained. It is stored in the run's
+    folder, and `predict` uses it from then on (--no-calibrated leaves it out).
+
+    examples:
+      tailseg calibrate runs/tiny_softmax
+      tailseg calibrate runs/lvis --images 500 --device cuda
+      tailseg calibrate runs/mine --by APr
+    """
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run."""
+    images: int = 300
+    """At most so many images in each half; every method and strength looks at each of the first half."""
+    by: Literal["AP", "APr", "APc"] = "AP"
+    """The figure that chooses: of masks where the run finds masks."""
+    checkpoint: Literal["best", "last"] = "best"
+    """The checkpoint with the best AP, or the last one."""
+    device: str = "auto"
+    """auto takes cuda when present, else cpu."""
+    recipe: str | None = None
+    """module:function of your own recipe, if the run was trained with one."""
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Sweep, choose, measure, store."""
+    options = parse(Calibrate, arguments, command="calibrate")
+    if options.images < 1:
+        raise UsageError(f"--images is 1 or more, got {options.images}")
+    if not options.run.is_dir():
+        raise UsageError(f"{options.run} is no folder of a run: the calibration is stored there")
+    from tailseg.inference import Predictor
+    from tailseg.training.recalibration import FILE, Calibration, save, settings
+
+    base = find_recipe(options.recipe) if options.recipe else None
+    predictor = Predictor.from_run(
+        options.run, checkpoint=options.checkpoint, device=options.device, base=base, calibrated=False
+    )
+    val, dimensions = read_data(predictor, options.run)
+    if dimensions is None:
+        output().print("note: the training set is not there, so FRACAL, which looks at it, is left out")
+    swept = [
+        Calibration(setting, dimensions if setting.method == "FRACAL" else None)
+        for setting in settings(fracal=dimensions is not None)
+    ]
+    analyses = measure(predictor, val, swept, half=0, limit=options.images)
+    output().print(table(f"Chosen by {options.by} on one half of the images, in percent", swept, analyses))
+    kind = "segm" if "segm" in analyses[0].metrics else "bbox"
+    best = max(zip(swept, analyses, strict=True), key=lambda pair: pair[1].metrics[kind][options.by] or 0.0)[0]
+    chosen = list(dict.fromkeys((swept[0], best)))
+    after = measure(predictor, val, chosen, half=1, limit=options.images)
+    output().print(table("On the other half", chosen, after))
+    save(best, options.run / FILE)
+    if len(chosen) == 1:
+        output().print("Nothing is better than the scores as trained: they stay.")
+    output().print(f"Stored for predict: {best.setting} ([bold]{options.run / FILE}[/])")
+
+
+def read_data(predictor: "Predictor", run: Path) -> "tuple[Annotations, tuple[float, ...] | None]":
+    """The validation set with the run's frequencies, and the fractal dimensions of the training set if it is there."""
+    from tailseg.recipes.build import build_data, build_validation
+    from tailseg.training.checkpoint import check_classes
+    from tailseg.training.recalibration import dimensions_of
+
+    recipe = replace(predictor.recipe, run=replace(predictor.recipe.run, out=str(run)))
+    try:
+        train, val = build_data(recipe)
+        dimensions = dimensions_of(train)
+    except (ValueError, FileNotFoundError):
+        val, dimensions = build_validation(recipe), None
+    check_classes(predictor.checkpoint, val.categories, predictor.file)
+    return replace(val, categories=predictor.categories, frequency=predictor.frequency), dimensions
+
+
+def measure(
+    predictor: "Predictor", val: "Annotations", calibrations: "Sequence[Calibration]", *, half: int, limit: int
+) -> "list[Analysis]":
+    """What each calibration scores on the first images of a half of the validation set."""
+    from tailseg.evaluation import analyse
+    from tailseg.training.recalibration import results_of, subset
+
+    groups = {category.id: category.group for category in val.categories}
+    with Progress(console=output(), transient=True) as bar:
+        total = min(limit, (val.num_images + 1 - half) // 2)
+        task = bar.add_task(f"looking at {total} images, {len(calibrations)} times each", total=total)
+        image_ids, results = results_of(
+            predictor.model,
+            batches_of(predictor, val, half, total),
+            calibrations,
+            predictor.frequency,
+            [category.id for category in val.categories],
+            device=predictor.device,
+            precision=predictor.recipe.run.precision,
+            progress=lambda done: bar.update(task, completed=done),
+        )
+    with TemporaryDirectory() as folder:
+        truth = subset(val.path, image_ids, Path(folder) / "part.json")
+        kinds: tuple[Any, ...] = ("bbox",) if predictor.recipe.model.mask is None else ("bbox", "segm")
+        return [analyse(truth, dict.fromkeys(kinds, records), groups=groups) for records in results]
+
+
+def batches_of(predictor: "Predictor", val: "Annotations", half: int, limit: int) -> "Iterator[Batch]":
+    """The images of every second place, until there are ``limit``."""
+    from tailseg.data.loader import DetectionDataset, test_loader
+    from tailseg.data.transforms import test_transform
+
+    data = predictor.recipe.data
+    dataset = DetectionDataset(val, test_transform(data.test_short_side, data.max_long_side))
+    done = 0
+    for batch in test_loader(dataset, data.batch_size, data.workers, rank=half, world_size=2):
+        if done >= limit:
+            return
+        left = limit - done
+        yield replace(batch, images=batch.images[:left], targets=batch.targets[:left], infos=batch.infos[:left])
+        done += len(batch)
+
+
+def table(title: str, calibrations: "Sequence[Calibration]", analyses: "Sequence[Analysis]") -> Table:
+    """One row a calibration: AP by group, and the expected calibration error by group."""
+    from tailseg.evaluation.metrics import percent
+
+    kind = "segm" if "segm" in analyses[0].metrics else "bbox"
+    rows = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    rows.add_column("scores", no_wrap=True)
+    for column in (*COLUMNS, "ECE", "ECEr", "ECEc", "ECEf"):
+        rows.add_column(column, justify="right")
+    for calibration, analysis in zip(calibrations, analyses, strict=True):
+        parts = analysis.reliability[kind]
+        errors = (parts[part].expected_error if part in parts else None for part in ("all", "r", "c", "f"))
+        scores = (analysis.metrics[kind][column] for column in COLUMNS)
+        rows.add_row(str(calibration.setting), *map(percent, scores), *map(percent, errors))
+    return rows

@@ -1,0 +1,218 @@
+"""Calibration after training for a trained detector: which method, how strong, and what it does.
+
+A class's scores move by its frequency in the training set, before the best detections of an image are taken:
+:mod:`tailseg.evaluation.calibration` has the formulas. Saved results do not suffice: they hold the best detections,
+with one score each, while NorCal and FRACAL need all scores of a region. So the detector looks at its images again.
+"""
+
+import json
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from tailseg.data.annotations import Annotations
+from tailseg.evaluation.calibration import (
+    adjust_binary_scores,
+    adjust_scores,
+    fracal_offsets,
+    fracal_sigmoid_scores,
+    fractal_dimensions,
+    logit_adjustment_offsets,
+    norcal_offsets,
+)
+from tailseg.evaluation.results import to_results
+from tailseg.losses import ClassificationLoss
+from tailseg.models.detector import Detector
+from tailseg.structures import Batch, ClassFrequency
+from tailseg.training.device import Precision
+from tailseg.training.testing import detect
+
+Method = Literal["none", "logit adjustment", "NorCal", "FRACAL"]
+STRENGTHS: dict[Method, tuple[float, ...]] = {
+    "logit adjustment": (0.1, 0.25, 0.5, 0.75, 1.0),
+    "NorCal": (0.1, 0.2, 0.4, 0.6, 0.8),
+    "FRACAL": (0.5, 1.0, 2.0, 3.0),
+}
+FILE = "calibration.json"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A method and its strength: tau of logit adjustment, gamma of NorCal, lambda of FRACAL."""
+
+    method: Method = "none"
+    strength: float = 0.0
+
+    def __str__(self) -> str:
+        return "as trained" if self.method == "none" else f"{self.method} {self.strength:g}"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A setting, and what it needs to know of the training set.
+
+    Attributes:
+        setting: which method, how strong.
+        dimensions: fractal dimension of each class, for FRACAL.
+    """
+
+    setting: Setting
+    dimensions: tuple[float, ...] | None = None
+
+
+class Calibrated(ClassificationLoss):
+    """A loss whose scores are calibrated; in training it is the loss itself."""
+
+    def __init__(self, loss: ClassificationLoss, calibration: Calibration, frequency: ClassFrequency) -> None:
+        super().__init__()
+        self.loss = loss
+        self.num_classes, self.num_logits = loss.num_classes, loss.num_logits
+        self.calibration = calibration
+        self.frequency = frequency
+        self.are_shares = _are_shares(loss)
+
+    def init_bias(self) -> Float[Tensor, " L"]:
+        return self.loss.init_bias()
+
+    def forward(self, logits: Float[Tensor, "R L"], labels: Int64[Tensor, " R"]) -> dict[str, Float[Tensor, ""]]:
+        return self.loss(logits, labels)
+
+    def scores(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, "R C"]:
+        """The loss's scores, moved by the offsets of the classes."""
+        scores = self.loss.scores(logits)
+        setting, counts = self.calibration.setting, self.frequency.image_counts.to(scores.device)
+        if setting.method == "FRACAL":
+            dimensions = torch.tensor(self.calibration.dimensions, device=scores.device, dtype=scores.dtype)
+            if not self.are_shares:
+                return fracal_sigmoid_scores(scores.logit(), counts, dimensions, strength=setting.strength).to(scores)
+            offsets = fracal_offsets(counts, dimensions, strength=setting.strength)
+        elif setting.method == "NorCal":
+            offsets = norcal_offsets(counts, gamma=setting.strength)
+        else:
+            instances = self.frequency.instance_counts.to(scores.device)
+            offsets = logit_adjustment_offsets(instances, tau=setting.strength)
+        adjust = adjust_scores if self.are_shares else adjust_binary_scores
+        return adjust(scores, offsets.to(scores))
+
+
+def _are_shares(loss: ClassificationLoss) -> bool:
+    """Whether a region's scores add up to 1 at most, as a softmax's do, or are answers to questions of their own."""
+    parameter = next(loss.buffers(), torch.zeros(0))
+    draws = torch.randn(256, loss.num_logits, generator=torch.Generator().manual_seed(0)) * 6
+    return bool(loss.scores(draws.to(parameter.device)).sum(1).max() <= 1 + 1e-3)
+
+
+@contextmanager
+def calibrated(model: Detector, calibration: Calibration, frequency: ClassFrequency) -> Generator[None]:
+    """Within it, the detector's scores are calibrated."""
+    owners = [
+        (module, name, child)
+        for module in model.modules()
+        for name, child in module.named_children()
+        if isinstance(child, ClassificationLoss)
+    ]
+    if calibration.setting.method != "none":
+        for module, name, child in owners:
+            setattr(module, name, Calibrated(child, calibration, frequency))
+    try:
+        yield
+    finally:
+        for module, name, child in owners:
+            setattr(module, name, child)
+
+
+def settings(*, fracal: bool) -> list[Setting]:
+    """As trained, then every method at each of its strengths."""
+    methods = [method for method in STRENGTHS if fracal or method != "FRACAL"]
+    return [Setting(), *(Setting(method, strength) for method in methods for strength in STRENGTHS[method])]
+
+
+def dimensions_of(train: Annotations) -> tuple[float, ...]:
+    """Fractal dimension of each class in a training set."""
+    objects = train.objects
+    rows = ~objects.ignored
+    sizes = torch.from_numpy(train.sizes[objects.images[rows]]).flip(1).double()
+    boxes = torch.from_numpy(objects.boxes[rows]).double()
+    centres = ((boxes[:, :2] + boxes[:, 2:]) / 2 / sizes).clamp(0, 1).float()
+    labels = torch.from_numpy(objects.labels[rows])
+    return tuple(fractal_dimensions(centres, labels, num_classes=train.num_classes).tolist())
+
+
+@torch.no_grad()
+def results_of(
+    model: Detector,
+    batches: Iterable[Batch],
+    calibrations: Sequence[Calibration],
+    frequency: ClassFrequency,
+    category_ids: Sequence[int],
+    *,
+    device: torch.device,
+    precision: Precision = "float32",
+    progress: Callable[[int], None] = lambda _: None,
+) -> tuple[list[int], list[list[dict[str, Any]]]]:
+    """The images' ids, and the result records of each calibration.
+
+    Args:
+        model: in evaluation mode, on ``device``.
+        batches: images.
+        calibrations: each looks at every image.
+        frequency: of the classes in the training set.
+        category_ids: by label.
+        device, precision: of the model.
+        progress: called with the images done.
+    """
+    image_ids: list[int] = []
+    results: list[list[dict[str, Any]]] = [[] for _ in calibrations]
+    for batch in batches:
+        there = batch.to(device)
+        for calibration, records in zip(calibrations, results, strict=True):
+            with calibrated(model, calibration, frequency):
+                for found, info in zip(detect(model, there, precision), batch.infos, strict=True):
+                    records += to_results(found, info.image_id, category_ids)
+        image_ids += [info.image_id for info in batch.infos]
+        progress(len(image_ids))
+    return image_ids, results
+
+
+def save(calibration: Calibration, file: Path) -> None:
+    """Writes a calibration as JSON, whole or not at all."""
+    unfinished = file.with_name(f"{file.name}.unfinished")
+    unfinished.write_text(json.dumps(asdict(calibration), indent=1) + "\n")
+    unfinished.replace(file)
+
+
+def load(file: Path, num_classes: int) -> Calibration:
+    """Reads what `save` wrote.
+
+    Raises:
+        ValueError: it is no such file, or not of a detector of ``num_classes`` classes.
+    """
+    try:
+        content = json.loads(file.read_text())
+        setting = Setting(content["setting"]["method"], float(content["setting"]["strength"]))
+        dimensions = None if content["dimensions"] is None else tuple(map(float, content["dimensions"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{file} is no calibration that `tailseg calibrate` wrote: {error!r}") from error
+    wanted = num_classes if setting.method == "FRACAL" else None
+    if setting.method not in get_args(Method) or (None if dimensions is None else len(dimensions)) != wanted:
+        raise ValueError(f"{file} does not fit a detector of {num_classes} classes: {setting}; calibrate it anew")
+    return Calibration(setting, dimensions)
+
+
+def subset(annotations_json: Path, image_ids: Iterable[int], out: Path) -> Path:
+    """Writes the annotation file of some images."""
+    content: Mapping[str, Any] = json.loads(annotations_json.read_text())
+    kept = set(image_ids)
+    part = {
+        **content,
+        "images": [image for image in content["images"] if image["id"] in kept],
+        "annotations": [item for item in content["annotations"] if item["image_id"] in kept],
+    }
+    out.write_text(json.dumps(part))
+    return out

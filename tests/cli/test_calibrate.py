@@ -1,0 +1,73 @@
+"""`tailseg calibrate`: sweeps, measures on other images, stores; `predict` then uses what was stored."""
+
+import json
+import shutil
+
+import pytest
+
+from tailseg.cli import main
+from tailseg.inference import Predictor
+from tailseg.training.recalibration import STRENGTHS, Calibration, Setting, load, save
+
+
+@pytest.fixture
+def own(run, tmp_path):
+    """A copy of the small run, to store things in."""
+    return shutil.copytree(run, tmp_path / "run")
+
+
+def test_a_calibration_is_chosen_measured_and_stored(own, capsys):
+    assert main(["calibrate", str(own), "--images=3", "--by=APc"]) == 0
+
+    printed = capsys.readouterr().out
+    for method, strengths in STRENGTHS.items():
+        for strength in strengths:
+            assert f"{method} {strength:g}" in printed
+    assert "On the other half" in printed
+    stored = load(own / "calibration.json", len(Predictor.from_run(own, calibrated=False).names))
+    assert f"Stored for predict: {stored.setting}" in printed
+
+
+def test_predict_uses_it_unless_told_not_to(own, photos, tmp_path, capsys):
+    save(Calibration(Setting("NorCal", 0.8)), own / "calibration.json")
+    found = {}
+    for option in ("--calibrated", "--no-calibrated"):
+        out = tmp_path / option
+        arguments = ["predict", str(own), str(photos), "--score-threshold=0", "--no-pictures", f"--out={out}", option]
+        assert main(arguments) == 0
+        printed = capsys.readouterr().out
+        assert ("Scores are calibrated: NorCal 0.8" in printed) == (option == "--calibrated")
+        found[option] = json.loads((out / "results.json").read_text())
+
+    assert found["--calibrated"] != found["--no-calibrated"]
+
+
+def test_without_the_training_set_fracal_is_left_out(own, capsys, monkeypatch):
+    def absent(recipe):
+        raise FileNotFoundError("no training set")
+
+    monkeypatch.setattr("tailseg.recipes.build.build_data", absent)
+
+    assert main(["calibrate", str(own), "--images=1"]) == 0
+
+    printed = capsys.readouterr().out
+    assert "FRACAL, which looks at it, is left out" in printed
+    assert "FRACAL 1" not in printed
+
+
+def test_a_calibration_of_another_detector_is_refused(own, capsys, photos):
+    save(Calibration(Setting("FRACAL", 1.0), dimensions=(1.0, 2.0)), own / "calibration.json")
+
+    assert main(["predict", str(own), str(photos)]) == 1
+    assert "calibrate it anew" in capsys.readouterr().err
+
+    (own / "calibration.json").write_text("{}")
+    assert main(["predict", str(own), str(photos)]) == 1
+    assert "is no calibration that `tailseg calibrate` wrote" in capsys.readouterr().err
+
+
+def test_wrong_usage_is_explained(own, capsys):
+    assert main(["calibrate", str(own), "--images=0"]) == 2
+    assert "--images is 1 or more" in capsys.readouterr().err
+    assert main(["calibrate", str(own / "recipe.json")]) == 2
+    assert "is no folder of a run" in capsys.readouterr().err
