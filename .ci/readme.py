@@ -87,8 +87,9 @@ def demo() -> None:
         print(f"mask AP50 of frequent classes: {score:.3f}, goal {GOAL_AP50_OF_FREQUENT_CLASSES}", flush=True)
         if score < GOAL_AP50_OF_FREQUENT_CLASSES:
             raise SystemExit("the demo has not learned enough")
-        if not (here / "runs/demo/demo.png").is_file():
-            raise SystemExit("the demo has drawn nothing")
+        for name in ("demo.png", "report.html"):
+            if not (here / "runs/demo" / name).is_file():
+                raise SystemExit(f"the demo has left no {name}")
 
 
 def rest() -> None:

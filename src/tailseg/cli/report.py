@@ -1,5 +1,6 @@
 """`tailseg report`."""
 
+import os
 import sys
 import webbrowser
 from collections.abc import Sequence
@@ -102,6 +103,7 @@ def report_of(folder: Path, recipe: "Recipe") -> Path | None:
 
 
 def show(path: Path) -> None:
-    """Opens the page in a browser, if somebody sits at this terminal."""
-    if sys.stdout.isatty():
+    """Opens the page in a browser, if somebody sits at this terminal and it is not one of text alone."""
+    has_screen = sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if sys.stdout.isatty() and has_screen:
         webbrowser.open(path.resolve().as_uri())
