@@ -127,7 +127,8 @@ def main(options: Options) -> None:
     today = dt.datetime.now(tz=dt.UTC).date().isoformat()
     options.results.mkdir(parents=True, exist_ok=True)
     path = options.results / f"{options.name}-{today}.md"
-    command = shlex.join(["uv", "run", "python", "benchmarks/tiny_tail.py", *sys.argv[1:]])
+    arguments = [argument for argument in sys.argv[1:] if argument != "--report-only"]
+    command = shlex.join(["uv", "run", "python", "benchmarks/tiny_tail.py", *arguments])
     path.write_text(
         f"# Losses on tiny_tail, {today}\n\n`{command}`; torch {torch.__version__}, {platform.machine()}, "
         f"{os.cpu_count()} cores, one thread a run. Masks unless said (APb: boxes); "
