@@ -112,7 +112,9 @@ def table(options: Options) -> str:
     for loss in options.losses:
         values = figures(options, loss)
         count = len(values["AP"])
-        cells = [f"{mean(v):.1f} ± {stdev(v) if count > 1 else 0:.1f}" for v in values.values()] if count else []
+        cells = (
+            [f"{mean(v):.1f}" + (f" ± {stdev(v):.1f}" if count > 1 else "") for v in values.values()] if count else []
+        )
         cells = [*(cells or ["-"] * len(COLUMNS)), f"{seconds_a_step(options, loss):.2f}"]
         lines.append(f"| {loss} | {count} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
