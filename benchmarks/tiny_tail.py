@@ -112,7 +112,9 @@ def table(options: Options) -> str:
     for loss in options.losses:
         values = figures(options, loss)
         count = len(values["AP"])
-        cells = [f"{mean(v):.1f} ± {stdev(v) if count > 1 else 0:.1f}" for v in values.values()] if count else []
+        cells = (
+            [f"{mean(v):.1f}" + (f" ± {stdev(v):.1f}" if count > 1 else "") for v in values.values()] if count else []
+        )
         cells = [*(cells or ["-"] * len(COLUMNS)), f"{seconds_a_step(options, loss):.2f}"]
         lines.append(f"| {loss} | {count} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -127,7 +129,8 @@ def main(options: Options) -> None:
     today = dt.datetime.now(tz=dt.UTC).date().isoformat()
     options.results.mkdir(parents=True, exist_ok=True)
     path = options.results / f"{options.name}-{today}.md"
-    command = shlex.join(["uv", "run", "python", "benchmarks/tiny_tail.py", *sys.argv[1:]])
+    arguments = [argument for argument in sys.argv[1:] if argument != "--report-only"]
+    command = shlex.join(["uv", "run", "python", "benchmarks/tiny_tail.py", *arguments])
     path.write_text(
         f"# Losses on tiny_tail, {today}\n\n`{command}`; torch {torch.__version__}, {platform.machine()}, "
         f"{os.cpu_count()} cores, one thread a run. Masks unless said (APb: boxes); "
