@@ -48,6 +48,10 @@ class Predict:
     """The checkpoint with the best AP, or the last one."""
     device: str = "auto"
     """auto takes cuda when present, else cpu."""
+    precision: Literal["float32", "bfloat16", "float16"] | None = None
+    """Of the network's layers; that of the run unless given."""
+    compile: bool = False
+    """Compile the backbone: the first image takes a minute, many images of the same size are quicker afterwards."""
     recipe: str | None = None
     """module:function of your own recipe, if the run was trained with one."""
 
@@ -59,9 +63,13 @@ def run(arguments: Sequence[str]) -> None:
         raise UsageError(f"--score-threshold is in [0, 1], got {options.score_threshold:g}")
     files = find_images(options.images)
     from tailseg.inference import Predictor
+    from tailseg.models.optimise import InferenceConfig
 
     base = find_recipe(options.recipe) if options.recipe else None
-    predictor = Predictor.from_run(options.run, checkpoint=options.checkpoint, device=options.device, base=base)
+    config = InferenceConfig(precision=options.precision, compile=options.compile)
+    predictor = Predictor.from_run(
+        options.run, checkpoint=options.checkpoint, device=options.device, base=base, config=config
+    )
     out = options.out or (options.run if options.run.is_dir() else options.run.parent) / "predictions"
     out.mkdir(parents=True, exist_ok=True)
     results, unread = predict_files(predictor, files, out, options)
