@@ -8,6 +8,7 @@ A checkpoint holds all that is needed, its classes and their frequencies too: th
 """
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +21,7 @@ from tailseg.data.annotations import Category
 from tailseg.data.images import load_image
 from tailseg.data.transforms import test_transform
 from tailseg.models.optimise import InferenceConfig, for_inference
-from tailseg.models.precision import autocast
+from tailseg.models.precision import Precision, autocast
 from tailseg.recipes.build import build_model
 from tailseg.recipes.recipe import Recipe
 from tailseg.recipes.saved import from_plain
@@ -40,7 +41,7 @@ class Predictor:
         checkpoint: what the file holds.
         recipe: the run's recipe.
         model: made ready for detection, on ``device``, see `tailseg.models.optimise.for_inference`.
-        config: how it computes.
+        precision: of its layers.
         categories: the classes, by label.
         frequency: of the classes in the training set.
         calibration: how scores are moved by class; not at all unless `from_run` found a calibration.
@@ -52,7 +53,7 @@ class Predictor:
         *,
         device: str = "auto",
         base: Recipe | None = None,
-        config: InferenceConfig | None = None,
+        config: InferenceConfig = InferenceConfig(),  # noqa: B008 (frozen)
     ) -> None:
         """Loads a checkpoint file.
 
@@ -60,7 +61,7 @@ class Predictor:
             file: a run's ``checkpoints/*.pt``, or weights that `tailseg convert` wrote.
             device: auto takes cuda when present, else cpu.
             base: your own recipe, if the run was trained with one: only then is code of yours called.
-            config: half precision, compilation; None takes the run's precision and does not compile.
+            config: half precision, compilation; unless it says otherwise the run's precision is taken.
 
         Raises:
             CheckpointError: the file is missing, truncated or not tailseg's.
@@ -76,8 +77,8 @@ class Predictor:
         checkpoints.check_model(self.checkpoint, model, file)
         model.load_state_dict(self.checkpoint.model)
         self.calibration = Calibration(Setting())
-        self.config = config or InferenceConfig(precision=self.recipe.run.precision)
-        self.model = for_inference(model.to(self.device), self.config)
+        self.precision: Precision = config.precision or self.recipe.run.precision
+        self.model = for_inference(model.to(self.device), replace(config, precision=self.precision))
 
     @classmethod
     def from_run(
@@ -88,7 +89,7 @@ class Predictor:
         device: str = "auto",
         base: Recipe | None = None,
         calibrated: bool = True,
-        config: InferenceConfig | None = None,
+        config: InferenceConfig = InferenceConfig(),  # noqa: B008 (frozen)
     ) -> "Predictor":
         """The model of a run's folder: its best checkpoint (the last, if it was never evaluated) or its last one.
 
@@ -124,7 +125,7 @@ class Predictor:
         data = self.recipe.data
         resized = test_transform(data.test_short_side, data.max_long_side)(Image(image)).to(self.device)
         calibrated = recalibration.calibrated(self.model, self.calibration, self.frequency)
-        with calibrated, autocast(self.device, self.config.precision):
+        with calibrated, autocast(self.device, self.precision):
             return self.model([resized], original_sizes=[(height, width)])[0]
 
     def predict(self, paths: Iterable[str | Path]) -> Iterator[tuple[ImageInfo, Detections]]:

@@ -71,6 +71,16 @@ def test_predict_leaves_out_what_scores_less(run: Path, photos: Path, tmp_path: 
     assert {path.name for path in tmp_path.iterdir()} == {"results.json"}
 
 
+def test_predict_in_half_precision_finds_about_the_same(run: Path, photos: Path, tmp_path: Path) -> None:
+    scores = []
+    for precision in ("float32", "bfloat16"):
+        arguments = ["--out", str(tmp_path), "--no-pictures", "--score-threshold", "0", "--precision", precision]
+        assert main(["predict", str(run), str(min(photos.iterdir())), *arguments]) == 0
+        scores.append([record["score"] for record in json.loads((tmp_path / "results.json").read_text())])
+    assert scores[0] != scores[1]
+    assert scores[0][:5] == pytest.approx(scores[1][:5], abs=0.05)
+
+
 def test_predict_names_a_bad_image_and_does_the_others(
     run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

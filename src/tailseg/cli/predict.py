@@ -50,6 +50,10 @@ class Predict:
     """auto takes cuda when present, else cpu."""
     calibrated: bool = True
     """Move scores as `tailseg calibrate` stored it in the run's folder, if it did."""
+    precision: Literal["float32", "tf32", "bfloat16", "float16"] | None = None
+    """Of the network's layers; that of the run unless given."""
+    compile: bool = False
+    """Compile the backbone: the first image takes a minute, many images of the same size are quicker afterwards."""
     recipe: str | None = None
     """module:function of your own recipe, if the run was trained with one."""
 
@@ -61,10 +65,17 @@ def run(arguments: Sequence[str]) -> None:
         raise UsageError(f"--score-threshold is in [0, 1], got {options.score_threshold:g}")
     files = find_images(options.images)
     from tailseg.inference import Predictor
+    from tailseg.models.optimise import InferenceConfig
 
     base = find_recipe(options.recipe) if options.recipe else None
+    config = InferenceConfig(precision=options.precision, compile=options.compile)
     predictor = Predictor.from_run(
-        options.run, checkpoint=options.checkpoint, device=options.device, base=base, calibrated=options.calibrated
+        options.run,
+        checkpoint=options.checkpoint,
+        device=options.device,
+        base=base,
+        calibrated=options.calibrated,
+        config=config,
     )
     if predictor.calibration.setting.method != "none":
         output().print(f"Scores are calibrated: {predictor.calibration.setting}")

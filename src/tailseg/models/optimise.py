@@ -18,8 +18,9 @@ from tailseg.models.resnet import ResNet
 class InferenceConfig:
     """How a trained detector computes; detections stay the same but for rounding."""
 
-    precision: Precision = "float32"
-    """Of convolutions and linear layers; boxes, scores and masks are made of their results in float32."""
+    precision: Precision | None = None
+    """Of convolutions and linear layers; boxes, scores and masks are made of their results in float32. None leaves the
+    layers as they are; a `Predictor` takes the run's precision."""
     compile: bool = False
     """Compile backbone and FPN with `torch.compile`: half a minute at the first image, and again at the second size."""
 
@@ -35,9 +36,10 @@ def for_inference(model: Detector, config: InferenceConfig) -> Detector:
     if isinstance(model.backbone, ResNet):
         fold_norms(model.backbone)
     model.to(memory_format=torch.channels_last)
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-            module.to(HALF.get(config.precision, torch.float32))
+    if config.precision is not None:
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+                module.to(HALF.get(config.precision, torch.float32))
     if config.compile:
         for module in (model.backbone, model.fpn):
             module.compile(options={"freezing": True})
