@@ -67,3 +67,17 @@ def test_coco_files_with_crowds_agree_with_hotcoco(case, tmp_path, iou_type):
     ours, theirs = (curves(name, truth, found, rows, iou_type) for name in ("tailseg", "hotcoco"))
 
     np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("iou_type", IOU_TYPES)
+def test_5000_images_agree_with_hotcoco_and_lvis_api(synthetic, tmp_path, iou_type):
+    """1.5 million detections of 1,203 classes: some minutes and 7 GB for lvis-api."""
+    files = synthetic.write(tmp_path, images=5000)
+    truth = read_ground_truth(files.truth, masks=True)
+    found = read_found(files.results, truth, IOU_TYPES)
+    rows = best_of_each_image(found, truth, 300)
+    ours = curves("tailseg", truth, found, rows, iou_type)
+
+    for engine in ("hotcoco", "lvis-api"):
+        np.testing.assert_array_equal(ours, curves(engine, truth, found, rows, iou_type))

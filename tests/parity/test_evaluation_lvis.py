@@ -10,6 +10,9 @@ from hotcoco import COCO
 from hotcoco import mask as run_lengths
 
 from tailseg.evaluation import evaluate
+from tailseg.evaluation.detections import best_of_each_image, read_found
+from tailseg.evaluation.engines import ENGINES
+from tailseg.evaluation.ground_truth import read_ground_truth
 
 # The two engines add the same numbers in another order: a few units in the last place of float64.
 TOLERANCE = 1e-9
@@ -125,6 +128,18 @@ def test_equals_lvis_api_in_every_figure(lvis, path, results):
     assert metrics.protocol == "lvis"
     assert 0.1 < metrics["segm"]["AP"] < 0.9, "a test on perfect or hopeless results would show little"
     assert_equal(metrics, lvis, path, results)
+
+
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+def test_equals_lvis_api_in_every_number_of_precision_and_recall(lvis, path, results, iou_type):
+    truth = read_ground_truth(path, masks=True)
+    found = read_found(results, truth, ("bbox", "segm"))
+    rows = best_of_each_image(found, truth, 300)
+
+    for ours, theirs in zip(
+        *(ENGINES[name](truth, found, rows, iou_type) for name in ("tailseg", "lvis-api")), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_beyond_300_detections_the_best_of_an_image_count_whatever_their_class(lvis, small):

@@ -30,7 +30,7 @@ def evaluate(
     iou_types: Sequence[IouType] = ("bbox", "segm"),
     max_detections: int | None = None,
     groups: Mapping[int, Group] | None = None,
-    engine: Engine = "hotcoco",
+    engine: Engine = "tailseg",
 ) -> Metrics:
     """Scores results: LVIS AP (federated) if the annotation file has LVIS's lists, COCO AP if not.
 
