@@ -173,7 +173,7 @@ def test_the_how_to_guide_runs_as_it_stands(
         shutil.copy(photos.parent / f"{name}.json", here / f"lvis_v1_{name}.json")
     (here / "my_recipes.py").write_text(
         "from pathlib import Path\nfrom tailseg.recipes.saved import load_recipe\n"
-        f"def gol_r50(): return load_recipe(Path({str(run / 'recipe.json')!r}))\n"
+        f"def small(): return load_recipe(Path({str(run / 'recipe.json')!r}))\n"
     )
     monkeypatch.chdir(here)
     monkeypatch.syspath_prepend(here)
@@ -182,7 +182,7 @@ def test_the_how_to_guide_runs_as_it_stands(
     small_enough = [command for command in commands if "custom_r50" not in command]
     assert len(small_enough) == 4
     for command in small_enough:
-        assert main(command.split()) == 0, command
+        assert main(command.replace("gol_mask_rcnn_r50_rfs_2x", "my_recipes:small").split()) == 0, command
     assert (here / "runs" / "gol" / "metrics.json").is_file()
     assert (here / "mine.pth").is_file()
 

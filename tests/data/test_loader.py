@@ -216,7 +216,7 @@ def test_transforms_that_drop_boxes_or_rotate_are_refused(annotations: Annotatio
 
 def test_wrong_settings(annotations: Annotations) -> None:
     dataset = DetectionDataset(annotations, test_transform(40, 100))
-    with pytest.raises(ValueError, match="a batch of 1 or more and 0 or more workers, got 0 and 1"):
+    with pytest.raises(ValueError, match="a batch of 1 or more images, got 0"):
         test_loader(dataset, 0, 1)
     with pytest.raises(ValueError, match="got 1 and -1"):
         test_loader(dataset, 1, -1)

@@ -77,7 +77,7 @@ def run(arguments: Sequence[str]) -> None:
         status.update("drawing")
         path = options.out or options.runs[-1] / "report.html"
         write_report(runs, path, title=options.title)
-    output().print(f"Written: [bold]{path}[/] ({path.stat().st_size / 1e6:.1f} MB)")
+    output().print(f"Written: [bold]{path}[/] ({path.stat().st_size / 1e6:.1f} MB)", soft_wrap=True)
     if options.open:
         show(path)
 

@@ -107,6 +107,8 @@ class TestSampler(torch.utils.data.Sampler[Sample]):
     def __init__(self, num_images: int, *, batch_size: int = 1, rank: int = 0, world_size: int = 1) -> None:
         if not 0 <= rank < world_size:
             raise ValueError(f"the rank must lie in 0 .. {world_size - 1}, got {rank}")
+        if batch_size < 1:
+            raise ValueError(f"expected a batch of 1 or more images, got {batch_size}")
         starts = range(rank * batch_size, num_images, world_size * batch_size)
         self.images = [index for start in starts for index in range(start, min(start + batch_size, num_images))]
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from tailseg.data.annotations import Annotations
 from tailseg.evaluation.calibration import (
@@ -109,7 +109,7 @@ def _are_shares(loss: ClassificationLoss) -> bool:
 
 
 @contextmanager
-def calibrated(model: Detector, calibration: Calibration, frequency: ClassFrequency) -> Generator[None]:
+def calibrated(model: nn.Module, calibration: Calibration, frequency: ClassFrequency) -> Generator[None]:
     """Within it, the detector's scores are calibrated."""
     owners = [
         (module, name, child)
