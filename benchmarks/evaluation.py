@@ -3,7 +3,7 @@
     uv run python benchmarks/evaluation.py --images 100 1000 --peers lvis-api faster-coco-eval
     uv run python benchmarks/evaluation.py --images 5000 19809        ours alone; LVIS v1 val has 19,809
 
-Data: `benchmarks/synthetic_lvis.py`, 300 detections an image. Each engine runs in a process of its own, from the files
+Data: `benchmarks/synthetic_results.py`, 300 detections an image. Each engine runs in a process of its own, from the files
 to AP of boxes and masks; tailseg's process also finds AP-fixed, the kinds of error and the reliability. Time is that
 of the wall and of all processor threads; memory the most that the process held (ru_maxrss). lvis-api wants some 26 GB
 at 19,809 images: leave it out there. faster-coco-eval has no cap per image and is run without one.
@@ -23,7 +23,7 @@ import numpy as np
 import tyro
 
 sys.path.insert(0, str(Path(__file__).parent))
-import synthetic_lvis
+import synthetic_results
 
 Peer = Literal["lvis-api", "faster-coco-eval"]
 
@@ -97,9 +97,9 @@ def main(images: tuple[int, ...] = (100, 1000), peers: tuple[Peer, ...] = (), da
     with TemporaryDirectory() as temporary:
         for size in images:
             folder = (data or Path(temporary)) / str(size)
-            files = synthetic_lvis.Files(folder / "truth.json", folder / "results.json")
+            files = synthetic_results.Files(folder / "truth.json", folder / "results.json")
             if not files.truth.is_file():  # written last
-                synthetic_lvis.write(folder, images=size)
+                synthetic_results.write(folder, images=size)
             for engine in ("tailseg", *peers):
                 command = [sys.executable, __file__, "--child", engine, str(files.truth), str(files.results)]
                 done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
