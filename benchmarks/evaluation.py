@@ -3,7 +3,7 @@
     uv run python benchmarks/evaluation.py --images 100 1000 --peers lvis-api faster-coco-eval
     uv run python benchmarks/evaluation.py --images 5000 19809        ours alone; LVIS v1 val has 19,809
 
-Data: `benchmarks/synthetic_results.py`, 300 detections an image. Each engine runs in a process of its own, from the files
+Data: `benchmarks/synthetic_results.py`, 300 detections an image. Each engine runs in a process of its own, from files
 to AP of boxes and masks; tailseg's process also finds AP-fixed, the kinds of error and the reliability. Time is that
 of the wall and of all processor threads; memory the most that the process held (ru_maxrss). lvis-api wants some 26 GB
 at 19,809 images: leave it out there. faster-coco-eval has no cap per image and is run without one.
