@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
@@ -96,16 +97,20 @@ def lvis_api(truth: GroundTruth, found: Results, rows: np.ndarray, iou_type: Iou
     return np.asarray(engine.eval["precision"]), np.asarray(engine.eval["recall"])
 
 
+_NUMPY = Lock()
+
+
 @contextmanager
 def _old_numpy() -> Generator[None]:
-    """NumPy with the name ``float``, which it lost in 2023 and lvis-api asks for."""
-    old = np.__dict__.get("float")
-    np.__dict__["float"] = float
-    try:
-        yield
-    finally:
-        if old is None:
-            del np.__dict__["float"]
+    """NumPy with the name ``float``, which it lost in 2023 and lvis-api asks for; one thread at a time."""
+    with _NUMPY:
+        old = np.__dict__.get("float")
+        np.__dict__["float"] = float
+        try:
+            yield
+        finally:
+            if old is None:
+                del np.__dict__["float"]
 
 
 ENGINES: dict[Engine, Callable[[GroundTruth, Results, np.ndarray, IouType], Curves]] = {
