@@ -101,7 +101,7 @@ AP of masks over all classes and over rare, common and frequent ones, APb of box
 Normalised predictors ("norm.") divide features and weights by their norms."""
 
 DEFECTS = (
-    ("The sigmoid baseline is tested with a softmax", "Tested with the sigmoid", ""),
+    ("The sigmoid baseline, background among its logits, is tested with a softmax", "Tested with the sigmoid", ""),
     (
         "The gradient of a label's logit q dies below -3.3: cross entropy on probabilities underflows",
         "-log p = exp(-q), its gradient bounded only below q = -11",

@@ -214,3 +214,18 @@ def test_the_recipes_own_training_set_names_the_classes(
     shutil.copy(train_file(photos), "lvis_v1_train.json")
     assert main(["convert", str(theirs), "out", *options]) == 1
     assert "does not fit MaskRCNN on ResNet-50" in capsys.readouterr().err
+
+
+def test_the_recipes_own_training_set_is_found_where_training_finds_it(
+    theirs: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where ``TAILSEG_DATA`` says, and for the embedded data set, which is no file."""
+    (tmp_path / "data").mkdir()
+    shutil.copy(train_file(photos), tmp_path / "data" / "lvis_v1_train.json")
+    monkeypatch.setenv("TAILSEG_DATA", str(tmp_path / "data"))
+    assert main(["convert", str(theirs), str(tmp_path / "out"), "--recipe", "gumbel_mask_rcnn_r50_random_1x"]) == 1
+    assert "does not fit MaskRCNN on ResNet-50" in capsys.readouterr().err
+    assert main(["convert", str(theirs), str(tmp_path / "out"), "--recipe", "tiny_gumbel"]) == 1
+    assert "expected 123" in capsys.readouterr().err
+    assert main(["convert", str(theirs), str(tmp_path / "out"), "--recipe", "custom_r50"]) == 2
+    assert "custom_r50 names no training set" in capsys.readouterr().err

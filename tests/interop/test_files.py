@@ -115,9 +115,15 @@ def test_no_checkpoint(tmp_path: Path, content: object, reason: str) -> None:
     assert reason in refusal(tmp_path / "x.pth")
 
 
-def test_a_picture_is_no_checkpoint(tmp_path: Path) -> None:
-    (tmp_path / "x.pth").write_bytes(b"\xff\xd8\xff\xe0 a picture")
-    assert "no checkpoint at all" in refusal(tmp_path / "x.pth")
+@pytest.mark.parametrize("content", [b"\xff\xd8\xff\xe0 a picture", b"hello", b"<html>"])
+def test_another_format_is_no_checkpoint(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.pth").write_bytes(content)
+    assert "no checkpoint at all (of another format)" in refusal(tmp_path / "x.pth")
+
+
+def test_an_empty_file_is_called_empty(tmp_path: Path) -> None:
+    (tmp_path / "x.pth").touch()
+    assert "(it is empty)" in refusal(tmp_path / "x.pth")
 
 
 class HistoryBuffer:

@@ -10,6 +10,7 @@ from tailseg.losses import EQLv2Config, SoftmaxCEConfig, build_loss
 from tailseg.models import GroupedConfig, ModelConfig, ResNetConfig, SwinConfig, build_detector
 from tailseg.models.backbones import build_backbone
 from tailseg.models.config import cascade_mask_rcnn, hybrid_task_cascade
+from tailseg.recipes import get_recipe
 from tailseg.training.checkpoint import CheckpointError
 
 from . import published
@@ -278,3 +279,11 @@ def test_numbers_of_another_kind_are_refused(dtype: torch.dtype) -> None:
     state = published.small_state()
     state["backbone.bn1.num_batches_tracked"] = torch.zeros((), dtype=dtype)
     assert f"num_batches_tracked is {dtype}, expected torch.int64" in refusal(state)
+
+
+@pytest.mark.parametrize("depth", [50, 101])
+def test_the_published_sigmoid_has_a_logit_for_background(depth: int) -> None:
+    recipe = get_recipe(f"sigmoid_mask_rcnn_r{depth}_random_1x")
+    model = published.meta_detector(recipe.model, recipe.loss)
+    converted = from_mmdet(published.tensors(published.mask_rcnn_shapes(depth, extra=1)), model)
+    assert shapes(converted.state) == shapes(model.state_dict())

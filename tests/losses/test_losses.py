@@ -23,11 +23,14 @@ LOSSES = {
     "gumbel": GumbelCE,
     "gumbel-parity": lambda num_classes, **kwargs: GumbelCE(num_classes, parity=True, **kwargs),
     "sigmoid": SigmoidCE,
+    "sigmoid-background": lambda num_classes, **kwargs: SigmoidCE(num_classes, background=True, **kwargs),
     "softmax": SoftmaxCE,
 }
 every_loss = pytest.mark.parametrize("make", LOSSES.values(), ids=LOSSES.keys())
 every_exact_loss = pytest.mark.parametrize(
-    "make", [GumbelCE, SigmoidCE, SoftmaxCE], ids=["gumbel", "sigmoid", "softmax"]
+    "make",
+    [LOSSES[name] for name in ("gumbel", "sigmoid", "sigmoid-background", "softmax")],
+    ids=["gumbel", "sigmoid", "sigmoid-background", "softmax"],
 )
 
 
@@ -131,7 +134,7 @@ def test_background_alone_is_a_loss_like_any_other(make, num_classes):
 @every_loss
 def test_shapes_bias_and_scores(make):
     loss = make(5, init_bias=-1.25)
-    extra = 0 if isinstance(loss, SigmoidCE) else 1
+    extra = 0 if make is SigmoidCE else 1
     assert loss.num_logits == 5 + extra
     torch.testing.assert_close(loss.init_bias(), torch.full((5 + extra,), -1.25))
     logits, _ = problem(loss, 9)

@@ -126,7 +126,7 @@ def test_loss(name):
     tail = 0.00177 if "lvis05" in name else 0.0011
     by_start = {
         "gumbel": GumbelCEConfig(),
-        "sigmoid": SigmoidCEConfig(),
+        "sigmoid": SigmoidCEConfig(background=True),
         "softmax": SoftmaxCEConfig(),
         "class_relative": ClassRelativeLossConfig(),
         "gol": DropLossConfig(tail=tail, link="gumbel"),
@@ -191,7 +191,7 @@ def test_it_builds_at_full_size(name):
     with torch.device("meta"):
         model = build_detector(recipe.model, loss, load_weights=False)
     shapes = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
-    logits = classes + (recipe.loss in (GumbelCEConfig(), SoftmaxCEConfig(), ClassRelativeLossConfig()))
+    logits = classes + (not isinstance(recipe.loss, DropLossConfig | EQLConfig))
     cascaded = recipe.model.cascade is not None
     found = [shape for key, shape in shapes.items() if key.endswith("classifier.weight")]
     assert found == [(logits, 1024)] * (3 if cascaded else 1)

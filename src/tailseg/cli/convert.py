@@ -71,13 +71,20 @@ def to_tailseg(options: Convert) -> "Report":
             "`tailseg recipes` lists the built-in ones"
         )
     recipe = find_recipe(options.recipe)
-    classes = options.classes or Path(recipe.data.train)
+    from tailseg.interop.convert import to_tailseg as convert
+    from tailseg.recipes.build import annotation_file
+
+    if options.classes is None and not recipe.data.train:
+        raise UsageError(
+            f"{options.recipe} names no training set: give its annotation file with --classes, for class names and "
+            "frequencies"
+        )
+    classes = options.classes or annotation_file(recipe.data.train, 0)
     if not classes.is_file():
         raise UsageError(
             f"no file {classes}: give the annotation file of the training set with --classes, for class names and "
             "frequencies"
         )
-    from tailseg.interop.convert import to_tailseg as convert
 
     return convert(options.source, options.out, recipe, classes)
 

@@ -121,17 +121,23 @@ def _read_torch(path: Path) -> object:
             # mapped, not read: an optimiser's state is as large as two models, and nothing here touches it
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        with path.open("rb") as file:
-            first = file.read(1)
-        if first not in (b"P", b"\x80"):  # neither a zip nor a pickle
-            raise CheckpointError(_unreadable(path, "of another format")) from None
+        if reason := _no_torch_file(path):
+            raise CheckpointError(_unreadable(path, reason)) from None
         named = re.search(r"(?:GLOBAL|global) `?([\w.]+)", str(error))
         raise CheckpointError(
             f"{path} holds more than weights{f' ({named[1]})' if named else ''}, and reading that could run code: "
             "refused. If you trust the file, load it where it was made and save its state_dict alone"
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, zipfile.BadZipFile) as error:
-        raise CheckpointError(_unreadable(path, str(error).strip().split("\n")[0] or type(error).__name__)) from None
+        said = str(error).strip().split("\n")[0].split(". ")[0]
+        raise CheckpointError(_unreadable(path, _no_torch_file(path) or said or type(error).__name__)) from None
+
+
+def _no_torch_file(path: Path) -> str | None:
+    """What the file is, if its first byte is neither a zip's nor a pickle's."""
+    with path.open("rb") as file:
+        first = file.read(1)
+    return None if first in (b"P", b"\x80") else "of another format" if first else "it is empty"
 
 
 def _unreadable(path: Path, reason: str) -> str:

@@ -114,8 +114,8 @@ RULES = (
 """Their keys and ours; of several rules that know a key, the first whose name the model has decides."""
 
 LOGITS = {
-    0: "C logits: DropLoss, EQL, sigmoid",
-    1: "C + 1 logits: Gumbel, softmax, class-relative",
+    0: "C logits: DropLoss, EQL, sigmoid without background",
+    1: "C + 1 logits: Gumbel, softmax, class-relative, the published sigmoid",
     2: "C + 2 logits: Seesaw",
 }
 """Which loss trained a classifier, by how many logits it has beyond the classes."""

@@ -15,28 +15,31 @@ from tailseg.structures import ClassFrequency
 class SigmoidCE(ClassificationLoss):
     """Binary cross entropy over the sigmoid; background is "no" to every class: L = C.
 
-    With p = 1 / (1 + exp(-q)) and y one-hot over the C classes, all zero for background::
+    With p = 1 / (1 + exp(-q)) and y one-hot over the L logits, all zero for background where it has none::
 
-        loss = weight / R * sum over regions and classes of  -y log p - (1 - y) log(1 - p)
+        loss = weight / R * sum over regions and logits of  -y log p - (1 - y) log(1 - p)
 
-    Scores are p: the published baseline was tested with a softmax by mistake.
+    Scores are p of the classes: the published baseline was tested with a softmax by mistake.
 
     Args:
         num_classes: C.
         init_bias: the classifier's bias before training; -6.5 means p = 1.5e-3.
         weight: multiplies the loss.
+        background: background has a logit and a question of its own, L = C + 1, as in the published baseline.
     """
 
-    def __init__(self, num_classes: int, *, init_bias: float = -6.5, weight: float = 1.0) -> None:
+    def __init__(
+        self, num_classes: int, *, init_bias: float = -6.5, weight: float = 1.0, background: bool = False
+    ) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.num_logits = num_classes
+        self.num_logits = num_classes + background
         self.bias = init_bias
         self.weight = weight
         self.link = Sigmoid()
 
     def init_bias(self) -> Float[Tensor, " L"]:
-        """``init_bias`` for every class."""
+        """``init_bias`` for every logit."""
         return torch.full((self.num_logits,), self.bias)
 
     def forward(self, logits: Float[Tensor, "R L"], labels: Int64[Tensor, " R"]) -> dict[str, Float[Tensor, ""]]:
@@ -50,7 +53,7 @@ class SigmoidCE(ClassificationLoss):
 
     def scores(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, "R C"]:
         """The probability p of every class."""
-        return self.link.probability(at_least_float32(logits))
+        return self.link.probability(at_least_float32(logits))[:, : self.num_classes]
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,11 @@ class SigmoidCEConfig:
     """The classifier's bias before training."""
     weight: float = 1.0
     """Multiplies the loss."""
+    background: bool = False
+    """Background has a logit of its own, as in the published baseline; without, it is "no" to every class."""
 
     def build(self, frequency: ClassFrequency) -> SigmoidCE:
         """The loss for these classes."""
-        return SigmoidCE(frequency.num_classes, init_bias=self.init_bias, weight=self.weight)
+        return SigmoidCE(
+            frequency.num_classes, init_bias=self.init_bias, weight=self.weight, background=self.background
+        )

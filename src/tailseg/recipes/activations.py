@@ -23,6 +23,8 @@ from tailseg.recipes.bases import (
 )
 from tailseg.recipes.recipe import Recipe
 
+SIGMOID = SigmoidCEConfig(background=True)
+
 
 def gumbel_mask_rcnn_r50_random_1x() -> Recipe:
     """Gumbel, Mask R-CNN R50, LVIS v1, random sampling, 1x. Published AP 19.0, APr 4.9."""
@@ -31,7 +33,7 @@ def gumbel_mask_rcnn_r50_random_1x() -> Recipe:
 
 def sigmoid_mask_rcnn_r50_random_1x() -> Recipe:
     """Sigmoid, Mask R-CNN R50, LVIS v1, random sampling, 1x. Published AP 16.4, APr 0.8, there tested with softmax."""
-    return published("sigmoid_mask_rcnn_r50_random_1x", SigmoidCEConfig(), mask_rcnn(R50))
+    return published("sigmoid_mask_rcnn_r50_random_1x", SIGMOID, mask_rcnn(R50))
 
 
 def softmax_mask_rcnn_r50_random_1x() -> Recipe:
@@ -46,7 +48,7 @@ def gumbel_mask_rcnn_r50_random_2x() -> Recipe:
 
 def sigmoid_mask_rcnn_r50_random_2x() -> Recipe:
     """Sigmoid, Mask R-CNN R50, LVIS v1, random sampling, 2x."""
-    return published("sigmoid_mask_rcnn_r50_random_2x", SigmoidCEConfig(), mask_rcnn(R50), optim=SGD_2X)
+    return published("sigmoid_mask_rcnn_r50_random_2x", SIGMOID, mask_rcnn(R50), optim=SGD_2X)
 
 
 def softmax_mask_rcnn_r50_random_2x() -> Recipe:
@@ -61,7 +63,7 @@ def gumbel_mask_rcnn_r50_rfs_1x() -> Recipe:
 
 def sigmoid_mask_rcnn_r50_rfs_1x() -> Recipe:
     """Sigmoid, Mask R-CNN R50, LVIS v1, repeat factor sampling, 1x."""
-    return published("sigmoid_mask_rcnn_r50_rfs_1x", SigmoidCEConfig(), mask_rcnn(R50), data=LVIS_V1_RFS)
+    return published("sigmoid_mask_rcnn_r50_rfs_1x", SIGMOID, mask_rcnn(R50), data=LVIS_V1_RFS)
 
 
 def softmax_mask_rcnn_r50_rfs_1x() -> Recipe:
@@ -76,7 +78,7 @@ def gumbel_mask_rcnn_r50_rfs_2x() -> Recipe:
 
 def sigmoid_mask_rcnn_r50_rfs_2x() -> Recipe:
     """Sigmoid, Mask R-CNN R50, LVIS v1, repeat factor sampling, 2x."""
-    return published("sigmoid_mask_rcnn_r50_rfs_2x", SigmoidCEConfig(), mask_rcnn(R50), data=LVIS_V1_RFS, optim=SGD_2X)
+    return published("sigmoid_mask_rcnn_r50_rfs_2x", SIGMOID, mask_rcnn(R50), data=LVIS_V1_RFS, optim=SGD_2X)
 
 
 def softmax_mask_rcnn_r50_rfs_2x() -> Recipe:
@@ -110,7 +112,7 @@ def gumbel_mask_rcnn_r101_random_1x() -> Recipe:
 
 def sigmoid_mask_rcnn_r101_random_1x() -> Recipe:
     """Sigmoid, Mask R-CNN R101, LVIS v1, random sampling, 1x."""
-    return published("sigmoid_mask_rcnn_r101_random_1x", SigmoidCEConfig(), mask_rcnn(R101))
+    return published("sigmoid_mask_rcnn_r101_random_1x", SIGMOID, mask_rcnn(R101))
 
 
 def softmax_mask_rcnn_r101_random_1x() -> Recipe:
@@ -132,7 +134,7 @@ def gumbel_mask_rcnn_x101_64x4d_random_1x() -> Recipe:
 
 def sigmoid_mask_rcnn_x101_64x4d_random_1x() -> Recipe:
     """Sigmoid, Mask R-CNN ResNeXt-101 64x4d, LVIS v1, random sampling, 1x."""
-    return published("sigmoid_mask_rcnn_x101_64x4d_random_1x", SigmoidCEConfig(), mask_rcnn(X101_64X4D))
+    return published("sigmoid_mask_rcnn_x101_64x4d_random_1x", SIGMOID, mask_rcnn(X101_64X4D))
 
 
 def softmax_mask_rcnn_x101_64x4d_random_1x() -> Recipe:
@@ -157,7 +159,7 @@ def gumbel_cascade_mask_rcnn_r101_random_1x() -> Recipe:
 
 def sigmoid_cascade_mask_rcnn_r101_random_1x() -> Recipe:
     """Sigmoid, Cascade Mask R-CNN R101, LVIS v1, random sampling, 1x."""
-    return published("sigmoid_cascade_mask_rcnn_r101_random_1x", SigmoidCEConfig(), cascade(R101))
+    return published("sigmoid_cascade_mask_rcnn_r101_random_1x", SIGMOID, cascade(R101))
 
 
 def softmax_cascade_mask_rcnn_r101_random_1x() -> Recipe:

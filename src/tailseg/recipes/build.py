@@ -39,10 +39,10 @@ def build_data(recipe: Recipe) -> tuple[Annotations, Annotations]:
     data = recipe.data
     if not data.train:
         raise ValueError(f"recipe {recipe.name} needs a training set: give data.train an annotation file")
-    train = read_dataset(_file(data.train, 0), images=data.train_images)
+    train = read_dataset(annotation_file(data.train, 0), images=data.train_images)
     if data.val is None:
         return _held_out(train, run_folder(recipe) / "data")
-    val = read_dataset(_file(data.val, 1), images=data.val_images, frequency_from=train)
+    val = read_dataset(annotation_file(data.val, 1), images=data.val_images, frequency_from=train)
     ours, theirs = [[(category.id, category.name) for category in part.categories] for part in (train, val)]
     if ours != theirs:
         different = sorted(set(ours) ^ set(theirs))[:5]
@@ -62,7 +62,7 @@ def build_validation(recipe: Recipe) -> Annotations:
     """
     if recipe.data.val is None:
         return build_data(recipe)[1]
-    return read_dataset(_file(recipe.data.val, 1), images=recipe.data.val_images)
+    return read_dataset(annotation_file(recipe.data.val, 1), images=recipe.data.val_images)
 
 
 def build_model(recipe: Recipe, frequency: ClassFrequency, *, load_weights: bool = True) -> Detector:
@@ -76,7 +76,7 @@ def build_model(recipe: Recipe, frequency: ClassFrequency, *, load_weights: bool
     return build_detector(recipe.model, build_loss(recipe.loss, frequency), load_weights=load_weights)
 
 
-def _file(spec: str, part: int) -> Path:
+def annotation_file(spec: str, part: int) -> Path:
     """The annotation file that ``data.train`` (part 0) or ``data.val`` (part 1) stands for."""
     if spec.split(":")[0] == TINY_TAIL:
         return prepare(spec)[part]
