@@ -47,7 +47,7 @@ def change(raw: RawDataset, place: tuple[Any, ...], to: Any) -> None:
     inside: Any = raw
     for key in place[:-1]:
         inside = inside[key]
-    inside[place[-1]] = to
+    inside[place[-1]] = copy.deepcopy(to)  # what is drawn may be drawn again, and then be put into itself
 
 
 def read(path: Path) -> Annotations | DatasetError:

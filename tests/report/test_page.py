@@ -80,6 +80,13 @@ def opened(page, address):
     return page
 
 
+def class_page(page, name):
+    """The page of a class, when its pictures are unpacked."""
+    page.locator("#class h2").filter(has_text=name).wait_for()
+    page.wait_for_function("!document.getElementById('class').textContent.includes('unpacking')")
+    return page.locator("#class")
+
+
 def test_the_head_line_shows_ap_by_group_and_fits_a_phone(page, one):
     opened(page, one)
     head = page.locator("header table").inner_text()
@@ -123,7 +130,7 @@ def test_columns_sort_both_ways_and_say_so(page, one):
 
 def test_a_class_page_shows_found_missed_and_false_with_masks_and_training_examples(page, one):
     opened(page, one).get_by_role("link", name="ant", exact=True).first.click()
-    titles = page.locator("#class h4").all_inner_texts()
+    titles = class_page(page, "ant").locator("h4").all_inner_texts()
     assert titles == ["Training examples (2)", "Found (1)", "Missed (1)", "False alarms (1)"]
     page.wait_for_selector("figure svg image")
     captions = page.locator("figcaption").all_inner_texts()
@@ -144,11 +151,11 @@ def test_a_class_page_shows_found_missed_and_false_with_masks_and_training_examp
 
 def test_a_class_taken_for_another_is_shown_on_both_pages(page, one):
     opened(page, one + "#class-1")
-    assert f"its objects are taken for {EVIL} (1)" in page.locator("#class").inner_text()
-    assert "Taken for another class (1)" in page.locator("#class").inner_text()
+    text = class_page(page, "bee").inner_text()
+    assert f"its objects are taken for {EVIL} (1)" in text
+    assert "Taken for another class (1)" in text
     page.get_by_role("link", name=EVIL).first.click()
-    page.wait_for_selector("h4")
-    assert "taken for it are bee (1)" in page.locator("#class").inner_text()
+    assert "taken for it are bee (1)" in class_page(page, EVIL).inner_text()
     assert "score 0.80, IoU 0.82 with bee" in page.locator("figcaption").all_inner_texts()
 
 
@@ -186,7 +193,7 @@ def test_two_runs_are_compared_class_by_class(page, two):
     assert row[3].startswith("+"), "the second run finds both ants"
     assert page.locator("#settings strong").filter(has_text="SoftmaxCEConfig").count() == 1
     page.get_by_role("link", name="ant", exact=True).first.click()
-    page.wait_for_selector("summary")
+    class_page(page, "ant")
     assert page.locator("summary").all_inner_texts() == ["first", "second"]
     page.goto(two)
     page.locator("#run").select_option("first")
