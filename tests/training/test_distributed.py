@@ -25,20 +25,10 @@ STEPS = 4 * small.STEPS_PER_EPOCH
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("tiny_tail")
-    generate(folder, preset="test")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def alone(data, tmp_path_factory) -> Path:
+def alone(data, one_thread, tmp_path_factory) -> Path:
     """The run of one process."""
     folder = tmp_path_factory.mktemp("alone")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     train(small.shared(data, folder))
-    torch.set_num_threads(threads)
     return folder
 
 

@@ -17,7 +17,6 @@ import torch
 
 from tailseg.data.images import ImageError
 from tailseg.data.loader import WorkerError
-from tailseg.data.tiny_tail import generate
 from tailseg.recipes.recipe import Recipe
 from tailseg.training import checkpoint
 from tailseg.training.checkpoint import CheckpointError
@@ -29,21 +28,11 @@ LAST = 3 * small.STEPS_PER_EPOCH
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Sums in one order, and no threads that a forked process would miss."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+def _one_thread(one_thread):
+    """No threads that a forked process would miss, in the processes that the tests start too."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("tiny_tail")
-    generate(folder, preset="test")
-    return folder
 
 
 @pytest.fixture(scope="module")

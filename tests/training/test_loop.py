@@ -15,7 +15,6 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tailseg.data.images import ImageError
-from tailseg.data.tiny_tail import generate
 from tailseg.recipes.recipe import Recipe
 from tailseg.recipes.saved import load_recipe
 from tailseg.training import checkpoint
@@ -27,21 +26,7 @@ from tailseg.training.run import start
 from . import small
 from .small import STEPS_PER_EPOCH
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Sums in one order: what is compared to the bit must not depend on how many threads share a convolution."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("tiny_tail")
-    generate(folder, preset="test")
-    return folder
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def read_log(run: Path, kind: str) -> list[dict]:

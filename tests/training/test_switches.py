@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from tailseg.data.tiny_tail import generate
 from tailseg.inference import Predictor
 from tailseg.models.precision import float32_products
 from tailseg.recipes.recipe import Recipe
@@ -20,20 +19,7 @@ from tailseg.training.run import Run, start
 
 from . import small
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("tiny_tail")
-    generate(folder, preset="test")
-    return folder
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def varied(recipe: Recipe, **settings: object) -> Recipe:
