@@ -77,6 +77,7 @@ class Predictor:
         checkpoints.check_model(self.checkpoint, model, file)
         model.load_state_dict(self.checkpoint.model)
         self.calibration = Calibration(Setting())
+        self._calibrated: recalibration.Replaced = []
         self.precision: Precision = config.precision or self.recipe.run.precision
         self.model = for_inference(model.to(self.device), replace(config, precision=self.precision))
 
@@ -103,6 +104,9 @@ class Predictor:
         stored = run / recalibration.FILE
         if calibrated and stored.is_file():
             predictor.calibration = recalibration.load(stored, predictor.frequency.num_classes)
+            predictor._calibrated = recalibration.replacements(
+                predictor.model, predictor.calibration, predictor.frequency
+            )
         return predictor
 
     @property
@@ -124,8 +128,7 @@ class Predictor:
         height, width = image.shape[-2:]
         data = self.recipe.data
         resized = test_transform(data.test_short_side, data.max_long_side)(Image(image)).to(self.device)
-        calibrated = recalibration.calibrated(self.model, self.calibration, self.frequency)
-        with calibrated, autocast(self.device, self.precision):
+        with recalibration.in_place(self._calibrated), autocast(self.device, self.precision):
             return self.model([resized], original_sizes=[(height, width)])[0]
 
     def predict(self, paths: Iterable[str | Path]) -> Iterator[tuple[ImageInfo, Detections]]:

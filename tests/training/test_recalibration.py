@@ -7,7 +7,7 @@ from torch import nn
 from tailseg.evaluation.calibration import adjust_logits, fracal_offsets, fracal_sigmoid_scores, norcal_offsets
 from tailseg.losses import ECMLossConfig, GumbelCE, SeesawLossConfig, SigmoidCE, SoftmaxCE
 from tailseg.structures import ClassFrequency
-from tailseg.training.recalibration import Calibrated, Calibration, Setting, calibrated, settings
+from tailseg.training.recalibration import Calibrated, Calibration, Setting, in_place, replacements, settings
 
 COUNTS = torch.tensor([500, 50, 5, 1])
 FREQUENCY = ClassFrequency.from_counts(COUNTS, 2 * COUNTS, 600)
@@ -74,8 +74,8 @@ def test_the_detector_stays_as_it_was():
     model.head = nn.Module()
     model.head.loss = loss
 
-    with calibrated(model, Calibration(Setting("NorCal", 0.5)), FREQUENCY):
+    with in_place(replacements(model, Calibration(Setting("NorCal", 0.5)), FREQUENCY)):
         assert isinstance(model.head.loss, Calibrated)
     assert model.head.loss is loss
-    with calibrated(model, Calibration(Setting()), FREQUENCY):
+    with in_place(replacements(model, Calibration(Setting()), FREQUENCY)):
         assert model.head.loss is loss, "as trained"

@@ -212,17 +212,21 @@ class _Guarded(Dataset[tuple[Item | Exception, list[str]]]):
         self.dataset, self.spares = dataset, spares
 
     def __getitem__(self, sample: Sample) -> tuple[Item | Exception, list[str]]:
-        index, seed = sample
-        spares = np.random.default_rng(seed).choice(self.spares, MOST_REPLACEMENTS) if len(self.spares) else []
         unusable: list[ImageError] = []
-        for each in (index, *spares):
+        for each in self._tries(*sample):
             try:
-                return self.dataset[int(each), seed], [str(error) for error in unusable]
+                return self.dataset[each, sample[1]], [str(error) for error in unusable]
             except ImageError as error:
                 unusable.append(error.with_traceback(None))
             except ValueError as error:
                 return error.with_traceback(None), []
         return unusable[0], []
+
+    def _tries(self, index: int, seed: int) -> Iterator[int]:
+        """The image, and then the spare ones, which are drawn when they are asked for: hardly ever."""
+        yield index
+        if len(self.spares):
+            yield from np.random.default_rng(seed).choice(self.spares, MOST_REPLACEMENTS).tolist()
 
 
 _Packed = tuple[np.ndarray, np.ndarray, tuple[Segmentation, ...], Frame, np.ndarray, int | None]

@@ -31,6 +31,7 @@ from tailseg.losses import ClassificationLoss
 from tailseg.models.detector import Detector
 from tailseg.models.precision import Precision
 from tailseg.structures import Batch, ClassFrequency
+from tailseg.training.checkpoint import write_text
 from tailseg.training.testing import detect
 
 Method = Literal["none", "logit adjustment", "NorCal", "FRACAL"]
@@ -108,23 +109,32 @@ def _are_shares(loss: ClassificationLoss) -> bool:
     return bool(loss.scores(draws.to(parameter.device)).sum(1).max() <= 1 + 1e-3)
 
 
-@contextmanager
-def calibrated(model: nn.Module, calibration: Calibration, frequency: ClassFrequency) -> Generator[None]:
-    """Within it, the detector's scores are calibrated."""
-    owners = [
-        (module, name, child)
+Replaced = list[tuple[nn.Module, str, ClassificationLoss, Calibrated]]
+"""Of each of a detector's losses: its owner, its name there, itself, and the calibrated one."""
+
+
+def replacements(model: nn.Module, calibration: Calibration, frequency: ClassFrequency) -> Replaced:
+    """The calibrated losses of a detector, to be put in place; none where scores stay as trained."""
+    if calibration.setting.method == "none":
+        return []
+    return [
+        (module, name, child, Calibrated(child, calibration, frequency))
         for module in model.modules()
         for name, child in module.named_children()
         if isinstance(child, ClassificationLoss)
     ]
-    if calibration.setting.method != "none":
-        for module, name, child in owners:
-            setattr(module, name, Calibrated(child, calibration, frequency))
+
+
+@contextmanager
+def in_place(replaced: Replaced) -> Generator[None]:
+    """Within it, the calibrated losses give the detector's scores."""
     try:
+        for owner, name, _, calibrated in replaced:
+            setattr(owner, name, calibrated)
         yield
     finally:
-        for module, name, child in owners:
-            setattr(module, name, child)
+        for owner, name, loss, _ in replaced:
+            setattr(owner, name, loss)
 
 
 def settings(*, fracal: bool) -> list[Setting]:
@@ -169,10 +179,11 @@ def results_of(
     """
     image_ids: list[int] = []
     results: list[list[dict[str, Any]]] = [[] for _ in calibrations]
+    prepared = [replacements(model, calibration, frequency) for calibration in calibrations]
     for batch in batches:
         there = batch.to(device)
-        for calibration, records in zip(calibrations, results, strict=True):
-            with calibrated(model, calibration, frequency):
+        for replaced, records in zip(prepared, results, strict=True):
+            with in_place(replaced):
                 for found, info in zip(detect(model, there, precision), batch.infos, strict=True):
                     records += to_results(found, info.image_id, category_ids)
         image_ids += [info.image_id for info in batch.infos]
@@ -182,9 +193,7 @@ def results_of(
 
 def save(calibration: Calibration, file: Path) -> None:
     """Writes a calibration as JSON, whole or not at all."""
-    unfinished = file.with_name(f"{file.name}.unfinished")
-    unfinished.write_text(json.dumps(asdict(calibration), indent=1) + "\n")
-    unfinished.replace(file)
+    write_text(file, json.dumps(asdict(calibration), indent=1) + "\n")
 
 
 def load(file: Path, num_classes: int) -> Calibration:
