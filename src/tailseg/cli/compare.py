@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from tailseg.cli.common import UsageError, output, parse
-from tailseg.cli.results import RunTruth, frequency_groups, run_truth, steps, what_to_score, write_whole
+from tailseg.cli.results import RunTruth, frequency_groups, run_truth, steps, what_to_score
 
 if TYPE_CHECKING:
     from tailseg.evaluation.comparison import Comparison, Matched
@@ -90,7 +90,9 @@ def run(arguments: Sequence[str]) -> None:
             for iou_type, comparisons in found.items()
         }
     if options.out:
-        write_whole(options.out, json.dumps({"before": str(options.runs[0]), "after": written}, indent=1))
+        from tailseg.training.checkpoint import write_text
+
+        write_text(options.out, json.dumps({"before": str(options.runs[0]), "after": written}, indent=1))
         output().print(f"Written: {options.out}")
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from tailseg.cli.common import UsageError, output, parse
-from tailseg.cli.results import frequency_groups, steps, what_to_score, write_whole
+from tailseg.cli.results import frequency_groups, steps, what_to_score
 
 if TYPE_CHECKING:
     from tailseg.evaluation import Analysis
@@ -81,8 +81,9 @@ def run(arguments: Sequence[str]) -> None:
 
 def write(analysis: "Analysis", folder: Path) -> list[Path]:
     """metrics.json and classes.csv."""
+    from tailseg.training.checkpoint import write_text
+
     files = {folder / "metrics.json": analysis.to_json(), folder / "classes.csv": analysis.to_csv()}
-    folder.mkdir(parents=True, exist_ok=True)
     for file, text in files.items():
-        write_whole(file, text)
+        write_text(file, text)
     return list(files)

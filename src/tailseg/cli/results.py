@@ -88,10 +88,3 @@ def run_truth(run: Path) -> RunTruth:
     recipe = from_plain(checkpoint.recipe, source=str(file))
     annotations = build_validation(replace(recipe, run=replace(recipe.run, out=str(run))))
     return RunTruth(annotations.path, {category.id: category.group for category in checkpoint.categories})
-
-
-def write_whole(file: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    unfinished = file.with_name(f"{file.name}.unfinished")
-    unfinished.write_text(text)
-    unfinished.replace(file)

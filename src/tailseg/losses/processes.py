@@ -5,9 +5,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 
+def _is_joined() -> bool:
+    return dist.is_available() and dist.is_initialized()  # ty: ignore[possibly-missing-attribute]
+
+
 def sum_over_processes(tensor: Tensor) -> Tensor:
     """The sum of the tensors that the processes hold; one process keeps its own. May change its argument."""
-    if dist.is_available() and dist.is_initialized():  # ty: ignore[possibly-missing-attribute]
+    if _is_joined():
         tensor = tensor.contiguous()  # gloo sums a strided tensor wrongly, and without a word
         dist.all_reduce(tensor)  # ty: ignore[possibly-missing-attribute]
     return tensor
@@ -20,7 +24,7 @@ def share_of_processes(count: int, device: torch.device) -> Tensor | float:
     over processes. That is the mean that gradients are averaged by, so that the losses and the gradients are those of
     one process that has all regions. (The published training averages each process's means instead.)
     """
-    if not (dist.is_available() and dist.is_initialized()):  # ty: ignore[possibly-missing-attribute]
+    if not _is_joined():
         return 1.0
     total = sum_over_processes(torch.tensor(float(count), device=device))
     return count * dist.get_world_size() / total.clamp(min=1)  # ty: ignore[possibly-missing-attribute]

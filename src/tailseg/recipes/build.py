@@ -8,14 +8,13 @@ from pathlib import Path
 from tailseg.data.annotations import Annotations
 from tailseg.data.coco import read_dataset
 from tailseg.data.hold_out import hold_out
-from tailseg.data.tiny_tail import prepare
+from tailseg.data.tiny_tail import is_tiny_tail, prepare
 from tailseg.losses import build_loss
 from tailseg.models.build import build_detector
 from tailseg.models.detector import Detector
 from tailseg.recipes.recipe import Recipe
 from tailseg.structures import ClassFrequency
 
-TINY_TAIL = "tiny_tail"
 ANNOTATION_FOLDERS = {"TAILSEG_DATA": ("", "lvis", "annotations"), "DETECTRON2_DATASETS": ("lvis",)}
 """Environment variables that name folders of data sets, and where in those an annotation file that is not in the
 working directory is looked for."""
@@ -78,7 +77,7 @@ def build_model(recipe: Recipe, frequency: ClassFrequency, *, load_weights: bool
 
 def annotation_file(spec: str, part: int) -> Path:
     """The annotation file that ``data.train`` (part 0) or ``data.val`` (part 1) stands for."""
-    if spec.split(":")[0] == TINY_TAIL:
+    if is_tiny_tail(spec):
         return prepare(spec)[part]
     return next((path for path in _candidates(Path(spec)) if path.is_file()), Path(spec))
 

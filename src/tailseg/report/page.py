@@ -26,6 +26,7 @@ from tailseg.report.figures import (
 )
 from tailseg.report.gallery import Galleries, build_galleries
 from tailseg.report.run import EvaluatedRun, Log, check_comparable
+from tailseg.training.checkpoint import write_text
 
 LARGEST_FILE: Final = 5_000_000
 """Bytes of the whole page; pictures take what the figures leave."""
@@ -47,10 +48,7 @@ def write_report(runs: Sequence[EvaluatedRun], path: Path, *, title: str = "") -
         ValueError: the runs cannot be compared.
     """
     check_comparable(list(runs))
-    page = render(list(runs), title=title or ", ".join(run.name for run in runs))
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    unfinished.write_text(page, encoding="utf-8")
-    unfinished.replace(path)
+    write_text(path, render(list(runs), title=title or ", ".join(run.name for run in runs)))
 
 
 def render(runs: Sequence[EvaluatedRun], *, title: str) -> str:

@@ -8,8 +8,8 @@ from typing import Final
 
 from tailseg.data.annotations import Annotations
 from tailseg.evaluation import Analysis, analyse
-from tailseg.evaluation.json_files import read_records
 from tailseg.evaluation.metrics import IouType
+from tailseg.evaluation.results import holds
 from tailseg.recipes.build import build_data, build_validation
 from tailseg.recipes.recipe import Recipe
 from tailseg.recipes.saved import load_recipe
@@ -99,8 +99,7 @@ def read_run(
 
 def what_overlaps(results: Path) -> IouType:
     """``"segm"`` if the detections have masks, else ``"bbox"``."""
-    first = next(read_records(results), [])[:1]
-    return "segm" if any("segmentation" in record for record in first) else "bbox"
+    return "segm" if "segm" in holds(results) else "bbox"
 
 
 def _data(

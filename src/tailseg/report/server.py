@@ -24,7 +24,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from PIL import Image
 
-from tailseg.data.images import ImageError
+from tailseg.data.images import FORMATS, ImageError
 from tailseg.drawing import above, draw
 from tailseg.inference import Predictor
 
@@ -89,7 +89,7 @@ def find(predictor: Predictor, file: bytes, *, threshold: float) -> dict[str, An
         Refused: the file is no image, or too large a one.
     """
     try:
-        with Image.open(io.BytesIO(file), formats=("JPEG", "PNG", "WEBP", "GIF")) as opened:
+        with Image.open(io.BytesIO(file), formats=FORMATS) as opened:
             width, height = opened.size
     except (OSError, Image.DecompressionBombError) as error:
         expected = "expected a JPEG, PNG, WebP or GIF file"

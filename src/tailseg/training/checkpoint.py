@@ -213,7 +213,7 @@ def write_text(path: Path, text: str) -> None:
     """`write_whole` of a text."""
 
     def write(unfinished: Path) -> None:
-        unfinished.write_text(text)
+        unfinished.write_text(text, encoding="utf-8")
 
     write_whole(path, write)
 
