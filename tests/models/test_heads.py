@@ -45,18 +45,18 @@ def test_class_linear_selects_the_classes_rows() -> None:
 
 
 def test_class_map_selects_the_classes_channel() -> None:
-    x, weight, bias = leaves = random_leaves((6, 5, 9), (7, 5), (7,))
+    x, weight, bias = leaves = random_leaves((6, 9, 5), (7, 5), (7,))
     labels = torch.arange(6) % 5
-    wanted, ours = (weight @ x + bias[:, None])[torch.arange(6), labels], class_map(x, weight, bias, labels)
+    wanted, ours = (x @ weight.T + bias)[torch.arange(6), :, labels], class_map(x, weight, bias, labels)
     torch.testing.assert_close(ours, wanted)
     torch.testing.assert_close(gradients(ours, leaves), gradients(wanted, leaves))
 
 
 def test_normalised_class_map_selects_the_classes_channel() -> None:
-    x, weight, bias = leaves = random_leaves((6, 5, 9), (7, 5), (7,))
+    x, weight, bias = leaves = random_leaves((6, 9, 5), (7, 5), (7,))
     labels, config = torch.arange(6) % 5, NormalisedConfig(temperature=3, power=1.5)
     layer = NormalisedLinear(5, 7, config).double()
-    every = torch.func.functional_call(layer, {"weight": weight, "bias": bias}, (x.transpose(1, 2).reshape(-1, 5),))
+    every = torch.func.functional_call(layer, {"weight": weight, "bias": bias}, (x.reshape(-1, 5),))
     wanted = every.view(6, 9, 7)[torch.arange(6), :, labels]
     ours = normalised_class_map(x, weight, bias, labels, config)
     torch.testing.assert_close(ours, wanted)
@@ -84,7 +84,7 @@ def test_no_row_keeps_the_gradient() -> None:
     (gradient,) = torch.autograd.grad(class_linear(torch.zeros(0, 5), weight, bias, none).sum(), weight)
     assert torch.equal(gradient, torch.zeros_like(weight))
     weight, bias = torch.randn(7, 5, requires_grad=True), torch.randn(7)
-    (gradient,) = torch.autograd.grad(class_map(torch.zeros(0, 5, 9), weight, bias, none).sum(), weight)
+    (gradient,) = torch.autograd.grad(class_map(torch.zeros(0, 9, 5), weight, bias, none).sum(), weight)
     assert torch.equal(gradient, torch.zeros_like(weight))
 
 
