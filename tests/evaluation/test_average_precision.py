@@ -215,6 +215,8 @@ NAN = float("nan")
         ({"score": "0.9"}, "'score' of record 1 should be a finite number, got '0.9'"),
         ({"image_id": "1"}, "'image_id' of record 1 should be a whole number, got '1'"),
         ({"image_id": 1.0}, "'image_id' of record 1 should be a whole number, got 1.0"),
+        ({"image_id": 2**63}, "'image_id' of record 1 should be a whole number, got 9223372036854775808"),
+        ({"category_id": 10**30}, "'category_id' of record 1 should be a whole number, got 10000"),
         (
             {"image_id": 77},
             r"image_id of 1 of 3 records is not in .* \(77 ..\): were they made for another",
@@ -225,6 +227,7 @@ NAN = float("nan")
             r"record 1 has size .*\[60, 40\], but image 2 is \[40, 60\]",
         ),
         ({"segmentation": {"size": [40, 60], "counts": [5000]}}, "the run lengths of record 1 are broken"),
+        ({"segmentation": {"size": [40, 60], "counts": [-5, 2405]}}, "the run lengths of record 1 are broken"),
         ({"segmentation": [[0, 0, 9, 0, 9, 9]]}, "'segmentation' of record 1 should be run lengths"),
         ({"segmentation": None}, "'segmentation' of record 1 should be run lengths"),
     ],
@@ -234,6 +237,39 @@ def test_a_wrong_record_is_named(write, change, message):
 
     with pytest.raises(ValueError, match=message):
         evaluate(write(lvis()), results)
+
+
+@pytest.mark.parametrize(
+    ("files", "names"),
+    [
+        (("a/one.jpg", "b/two.jpg"), ("one", "two")),
+        (("000007.jpg", "000008.jpg"), ("000007", "000008")),
+        (("000007.jpg", "000008.jpg"), (7, 8)),
+        (("000002.jpg", "000003.jpg"), (2, 3)),
+        (("000002.jpg", "two.jpg"), (2, "two")),
+    ],
+)
+def test_results_may_call_images_by_their_files(write, files, names):
+    """As ultralytics does, which makes a number of a name of digits."""
+    data = coco()
+    for image, file in zip(data["images"], files, strict=True):
+        image["file_name"] = file
+    results = [entry | {"image_id": names[entry["image_id"] - 1]} for entry in PERFECT]
+
+    assert evaluate(write(data), results)["segm"]["AP"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("files", "names"), [(("a/x.jpg", "b/x.jpg"), ("x", "x")), (("one.jpg", "two.jpg"), ("one", 2))]
+)
+def test_a_name_that_could_mean_another_image_is_refused(write, files, names):
+    data = coco()
+    for image, file in zip(data["images"], files, strict=True):
+        image["file_name"] = file
+    results = [entry | {"image_id": names[entry["image_id"] - 1]} for entry in PERFECT]
+
+    with pytest.raises(ValueError, match="'image_id' of record 0 should be a whole number"):
+        evaluate(write(data), results)
 
 
 def test_a_missing_field_is_named_with_a_count(write):

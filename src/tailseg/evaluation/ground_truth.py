@@ -1,5 +1,6 @@
 """The annotation file as the evaluator needs it: checked, and mended where mending is safe."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -85,11 +86,23 @@ class GroundTruth:
         return np.asarray(list(self.sizes.values()), dtype=np.int64).reshape(-1, 2)
 
     @cached_property
-    def stems(self) -> dict[str, int]:
-        """Image ids by their file names without folder and suffix."""
-        return {
-            Path(str(image["file_name"])).stem: image["id"] for image in self.data["images"] if "file_name" in image
-        }
+    def namings(self) -> list[dict[str | int, int]]:
+        """Image ids by what results may call images instead, where that is something else than the id.
+
+        By the file's name without folder and suffix; or as ultralytics does, which makes a number of a name of digits.
+        Names that several images share are left out.
+        """
+        stems = [
+            (Path(str(image["file_name"])).stem, image["id"]) for image in self.data["images"] if "file_name" in image
+        ]
+        numbers = [(int(stem) if stem.isdecimal() and len(stem) < 19 else stem, key) for stem, key in stems]
+        namings = []
+        for pairs in (stems, numbers):
+            times = Counter(name for name, _ in pairs)
+            names = {name: key for name, key in pairs if times[name] == 1}
+            if any(name != key for name, key in names.items()):
+                namings.append(names)
+        return namings
 
     @cached_property
     def object_masks(self) -> list[dict[str, Any]]:
