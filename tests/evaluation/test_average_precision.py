@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tailseg.evaluation import evaluate
+from tailseg.evaluation import analyse, evaluate
 
 # Two images of 40 x 60; class 3 (rare) has two squares of 10, class 7 (frequent) one, class 9 (common) none.
 SQUARES = [(1, 3, 5, 5), (2, 3, 20, 10), (2, 7, 40, 25)]
@@ -110,6 +110,15 @@ def test_no_detections_at_all_score_zero(write, kind):
 
     assert metrics["bbox"]["AP"] == metrics["segm"]["AP"] == metrics["segm"]["AR"] == 0
     assert metrics.notes == ("no detections at all: everything scores 0",)
+
+
+def test_a_file_without_objects_has_no_scores(write):
+    empty = coco() | {"annotations": []}
+
+    analysis = analyse(write(empty), {"bbox": PERFECT, "segm": PERFECT})
+
+    assert analysis.metrics["segm"]["AP"] is None
+    assert analysis.errors["segm"].parts["all"].counts["background"] == 3
 
 
 def test_results_may_be_a_file_and_boxes_alone_need_no_masks(write):
@@ -326,6 +335,21 @@ def broken(change, kind=lvis):
         (broken(lambda d: d["annotations"][0].update(bbox=[1, 2, NAN, 4])), "holds the value NaN"),
         (broken(lambda d: d["annotations"][0].pop("segmentation")), r"annotation 1 has no segmentation.*\('bbox',\)"),
         (broken(lambda d: d["annotations"][0].update(segmentation=[[1, 1, 5, 5]])), "at least three points"),
+        (broken(lambda d: d["annotations"][0].update(segmentation=[[1, 1, 5, 5, 9, 10**400]])), "run lengths, or poly"),
+        (
+            broken(lambda d: d["annotations"][0].update(segmentation={"size": [60, 40], "counts": [2400]})),
+            r"mask in image 1 has size .*\[60, 40\], but the image is \[40, 60\]",
+        ),
+        (
+            broken(lambda d: d["annotations"][0].update(segmentation={"size": [40, 60], "counts": [5, -5]})),
+            "run lengths of a mask in image 1 are broken",
+        ),
+        (broken(lambda d: d["annotations"][0].update(area="100")), "its area one number"),
+        (broken(lambda d: d["annotations"][0].update(image_id=[1])), r"image_id of annotations should .* got \[1\]"),
+        (broken(lambda d: d["images"][0].update(id=[1])), "each of 'images' needs an id of its own"),
+        (broken(lambda d: d["categories"][0].update(id=2**63)), "each of 'categories' needs an id of its own"),
+        (broken(lambda d: d["images"][0].update(height="40")), "height and width of image 1 should be whole numbers"),
+        (broken(lambda d: d["images"][0].update(neg_category_ids=[[3]])), "should list category ids, .* got .3."),
     ],
 )
 def test_a_wrong_annotation_file_is_named(write, data, message):

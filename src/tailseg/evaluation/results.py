@@ -252,7 +252,7 @@ def _masks(records: Sequence[Any], wrong: "_Wrong") -> tuple[np.ndarray, list[An
         return sizes.astype(np.int64), counts, _areas(masks, wrong)
     expected = 'run lengths {"size": [height, width], "counts": ..}'
     if not any("segmentation" in record for record in records if isinstance(record, Mapping)):
-        expected += " (no record has any; to score boxes alone, ask for iou_types=('bbox',))"
+        expected += " (no record has any; to score boxes alone, ask for iou_types=('bbox',), or --only bbox)"
     raise wrong.first("segmentation", expected, is_run_lengths)
 
 
