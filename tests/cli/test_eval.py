@@ -106,6 +106,26 @@ def test_other_engines_agree(write, tmp_path, engine):
     assert scores(tmp_path / engine)["bbox"]["APr"] == pytest.approx(51 / 101)
 
 
+@pytest.mark.parametrize("engine", ["hotcoco", "lvis-api"])
+@pytest.mark.parametrize(("images", "classes"), [(2**53, 2**62), (-50, -5)])
+def test_engines_agree_on_ids_that_a_float_cannot_hold_and_on_negative_ones(write, tmp_path, engine, images, classes):
+    data, found = truth(), records("bbox", "segmentation")
+    for image in data["images"]:
+        image["id"] += images
+        image["neg_category_ids"] = [7 + classes]
+    for category in data["categories"]:
+        category["id"] += classes
+    for record in [*data["annotations"], *found]:
+        record["image_id"] += images
+        record["category_id"] += classes
+
+    results = write(found, "results.json")
+    assert main(["eval", write(data), results, f"--engine={engine}", "--out", str(tmp_path / "out")]) == 0
+
+    assert scores(tmp_path / "out")["segm"]["APf"] == pytest.approx(1)
+    assert scores(tmp_path / "out")["bbox"]["APr"] == pytest.approx(1)
+
+
 @pytest.mark.parametrize(
     ("results", "arguments", "code", "message"),
     [

@@ -146,8 +146,10 @@ class GroundTruth:
         return COCO(self.dataset())
 
     def dataset(self) -> dict[str, Any]:
-        """The mended annotation file."""
+        """The mended annotation file, its ids being places in order of id, from 1: hotcoco wants none beyond 2^53."""
         objects = self.objects
+        images = {key: index for index, key in enumerate(self.sizes, start=1)}
+        categories = {key: index for index, key in enumerate(self.categories, start=1)}
         annotations = [
             {
                 "id": index + 1,  # the file's own may be missing, or repeated
@@ -159,8 +161,8 @@ class GroundTruth:
             }
             for index, (image_id, category_id, bbox, area, crowd) in enumerate(
                 zip(
-                    self.image_ids[objects.images].tolist(),
-                    self.category_ids[objects.classes].tolist(),
+                    (objects.images + 1).tolist(),
+                    (objects.classes + 1).tolist(),
                     objects.boxes.tolist(),
                     objects.areas.tolist(),
                     objects.crowds.astype(int).tolist(),
@@ -170,7 +172,16 @@ class GroundTruth:
         ]
         for annotation, segmentation in zip(annotations, objects.segmentations or (), strict=False):
             annotation["segmentation"] = segmentation
-        return {**self.data, "annotations": annotations}
+        return {
+            "images": [
+                image
+                | {"id": images[image["id"]]}
+                | {key: [categories[category] for category in image[key]] for key in LVIS_LISTS if key in image}
+                for image in self.data["images"]
+            ],
+            "categories": [category | {"id": categories[category["id"]]} for category in self.data["categories"]],
+            "annotations": annotations,
+        }
 
 
 def _run_lengths(segmentation: Any, height: int, width: int) -> dict[str, Any]:  # noqa: ANN401
