@@ -38,6 +38,18 @@ def test_a_difference_larger_than_chance_is_called_so(files, capsys):
     assert b["errors"]["before"]["all"]["counts"]["missed"] == 6
 
 
+def test_names_in_brackets_are_printed_as_they_are(files, capsys):
+    other, out = files / "b[v2].json", files / "c[v2].json"
+    (files / "b.json").rename(other)
+
+    truth = f"--truth={files / 'truth.json'}"
+    assert main(["compare", str(files / "a.json"), str(other), truth, "--samples=2", f"--out={out}"]) == 0
+
+    printed = capsys.readouterr().out.replace("\n", "")
+    assert other.name in printed
+    assert out.name in printed
+
+
 def test_a_run_is_compared_on_its_own_validation_set(run, capsys):
     assert main(["test", str(run)]) == 0
 

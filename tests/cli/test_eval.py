@@ -77,6 +77,24 @@ def test_everything_is_printed_and_written(write, tmp_path, capsys):
     ]
 
 
+@pytest.mark.parametrize("name", ["[/sign] [stop]", "passenger_car_(part_of_a_train)", "\x1b[2Jcleared"])
+def test_whatever_a_class_is_called_its_figures_are_shown(write, capsys, monkeypatch, name):
+    monkeypatch.setenv("COLUMNS", "80")
+    data = truth()
+    data["categories"][0]["name"] = name
+    results = write(records("bbox")[1:], "results.json")
+
+    assert main(["eval", write(data), results, "--classes=2"]) == 0
+
+    listed = capsys.readouterr().out.split("lowest AP")[1]
+    first, *others = [line.rstrip() for line in listed.splitlines()[4:] if line.strip()]
+    start, *figures = first.rsplit(maxsplit=11)
+    assert figures == ["r", "2", "50.5", "50.5", "50.0", "0", "0", "0", "0", "0", "1"]
+    assert others[-1].split()[:2] == ["bee", "f"]
+    folded = start + "".join(line.strip() for line in others[:-1])
+    assert folded.replace(" ", "") == name.replace("\x1b", "\N{REPLACEMENT CHARACTER}").replace(" ", "")
+
+
 def test_mmdetections_two_files_and_gzip(write, tmp_path):
     boxes = write(records("bbox"), "work.bbox.json.gz")
     masks = write(records("segmentation"), "work.segm.json")

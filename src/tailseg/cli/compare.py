@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
+from rich.markup import escape
 
 from tailseg.cli.common import UsageError, output, parse
 from tailseg.cli.results import RunTruth, frequency_groups, run_truth, steps, what_to_score
@@ -80,7 +81,8 @@ def run(arguments: Sequence[str]) -> None:
             for iou_type, runs in matched.items()
         }
     for index, other in enumerate(options.runs[1:], start=1):
-        output().print(f"[bold]{options.runs[0]}[/] -> [bold]{other}[/]: {len(truth.sizes):,} images")
+        names = (f"[bold]{escape(str(run))}[/]" for run in (options.runs[0], other))
+        output().print(f"{' -> '.join(names)}: {len(truth.sizes):,} images")
         for iou_type, comparisons in found.items():
             errors = matched[iou_type][0].errors, matched[iou_type][index].errors
             for part in comparison_tables(comparisons[index - 1], errors, truth, iou_type, options.classes):
@@ -93,7 +95,7 @@ def run(arguments: Sequence[str]) -> None:
         from tailseg.training.checkpoint import write_text
 
         write_text(options.out, json.dumps({"before": str(options.runs[0]), "after": written}, indent=1))
-        output().print(f"Written: {options.out}")
+        output().print(escape(f"Written: {options.out}"))
 
 
 def results_file(path: Path) -> Path:
