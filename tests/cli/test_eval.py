@@ -163,6 +163,13 @@ def test_errors_say_what_to_do(write, capsys, results, arguments, code, message)
     assert message in " ".join((printed.out + printed.err).split())
 
 
+def test_a_file_that_adds_nothing_is_not_passed_over_in_silence(write, capsys):
+    one, two = (write(records("bbox", "segmentation"), name) for name in ("a.json", "b.json"))
+
+    assert main(["eval", write(truth()), one, two]) == 2
+    assert "b.json would not be looked at" in capsys.readouterr().err
+
+
 def test_a_third_file_is_too_many(write, capsys):
     results = write(records("bbox"), "results.json")
 

@@ -114,13 +114,30 @@ def find_truth(options: Compare) -> RunTruth:
     """The annotation file as given, or that of the first run.
 
     Raises:
-        UsageError: A is a file, and nothing is given.
+        UsageError: A is a file, and nothing is given; or another run has another validation set.
     """
     if options.truth:
         return RunTruth(options.truth, frequency_groups(options.train) or {})
     if not options.runs[0].is_dir():
         raise UsageError(f"{options.runs[0]} is a results file: name its annotation file with --truth")
-    return run_truth(options.runs[0])
+    truth = run_truth(options.runs[0])
+    for other in options.runs[1:]:
+        if other.is_dir():
+            check_same_truth(other, truth, options.runs[0])
+    return truth
+
+
+def check_same_truth(other: Path, truth: RunTruth, first: Path) -> None:
+    """Raises UsageError if a run was validated on another file, where the same ids may be those of other images."""
+    try:
+        own = run_truth(other)
+    except (ValueError, FileNotFoundError):  # its data are elsewhere
+        return
+    if own.key != truth.key:
+        raise UsageError(
+            f"{other} was validated on {own.path} and {first} on {truth.path}, which differ: test both on one file "
+            "(`tailseg test RUN --val FILE`) and name it with --truth"
+        )
 
 
 def as_json(
