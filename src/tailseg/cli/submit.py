@@ -1,9 +1,11 @@
 """`tailseg submit`: training on a SLURM cluster."""
 
+import os
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -69,7 +71,9 @@ class Training:
 
         if self._torchrun:
             self._torchrun.send_signal(signal.SIGTERM)
-            self._torchrun.wait()
+            # This runs in a signal's handler, above __call__'s wait, which holds the lock that another one would take.
+            with suppress(ChildProcessError):  # it has ended, and was waited for
+                os.waitid(os.P_PID, self._torchrun.pid, os.WEXITED | os.WNOWAIT)
         return submitit.helpers.DelayedSubmission(Training(self.devices, self.arguments))
 
 
