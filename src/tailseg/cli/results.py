@@ -35,8 +35,8 @@ def what_to_score(files: Sequence[Path], only: "IouType | None" = None) -> "dict
     unused = [file for file in files if file not in sources.values()]
     if unused:
         raise UsageError(
-            f"{unused[0]} would not be looked at: it has nothing that the other file lacks. Two files are those of boxes "
-            "and of masks, in this order; `tailseg compare` compares results"
+            f"{unused[0]} would not be looked at: it has nothing that the other file lacks. Two files are those of "
+            "boxes and of masks, in this order; `tailseg compare` compares results"
         )
     if only and only not in sources:
         field = {"bbox": "'bbox'", "segm": "'segmentation'"}[only]

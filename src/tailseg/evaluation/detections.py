@@ -175,6 +175,7 @@ def overlaps(
     if iou_type == "bbox":
         assert found.boxes is not None
         return box_pairs(detections, objects, found.boxes[rows], of_truth.boxes, of_truth.crowds)
+    areas = areas_of(found, iou_type)[rows]
     return mask_pairs(
-        detections, objects, groups, lambda at: found.masks(rows[at]), truth.object_masks, of_truth.crowds
+        detections, objects, groups, lambda at: found.masks(rows[at]), areas, truth.object_masks, of_truth.crowds
     )

@@ -6,6 +6,7 @@ category ids being those of the annotation file.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -227,14 +228,17 @@ def _column(records: Sequence[Any], key: str, wrong: "_Wrong", *, kind: str, exp
 
 def _boxes(records: Sequence[Any], wrong: "_Wrong") -> np.ndarray:
     try:
-        boxes = np.asarray([record["bbox"] for record in records])
+        boxes = [record["bbox"] for record in records]
+        sides = {*map(len, boxes)}
+        flat = np.asarray([*chain.from_iterable(boxes)])  # much faster than from a list of lists
     except (KeyError, TypeError, ValueError):
-        boxes = np.empty(0)
+        sides, flat = set(), np.empty(0)
     if not len(records):
         return np.zeros((0, 4))
-    numbers = boxes.shape == (len(records), 4) and boxes.dtype.kind in "iuf"
-    if numbers and np.isfinite(boxes).all() and (boxes[:, 2:] >= 0).all():
-        return boxes.astype(np.float64)
+    if sides == {4} and flat.shape == (4 * len(records),) and flat.dtype.kind in "iuf" and np.isfinite(flat).all():
+        corners = flat.astype(np.float64).reshape(-1, 4)
+        if (corners[:, 2:] >= 0).all():
+            return corners
     expected = "[x, y, width, height], four finite numbers of which the sides are not negative"
     raise wrong.first("bbox", expected, _is_box)
 
