@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from tailseg.losses.processes import share_of_processes
 from tailseg.models.box_head import ImageBoxes
@@ -79,11 +80,13 @@ class MaskHead(nn.Module):
     def predict(self, x: Float[Tensor, "R D s s"], labels: Int64[Tensor, " R"]) -> Float[Tensor, "R 2*s 2*s"]:
         """Mask logits from `features`: deconvolution, ReLU and the labels' rows of the predictor.
 
-        In parts: in the backward pass the upsampled features, the largest maps of a step, have two gradients of their
-        size, and those of all RoIs together would be its peak of memory.
+        Of many RoIs a few at a time, and again in the backward pass: the upsampled features are the largest maps of a
+        step, and with the two gradients of their size would be its peak of memory.
         """
+        if len(x) <= PREDICT_CHUNK:
+            return self._predict(x, labels)
         chunks = zip(x.split(PREDICT_CHUNK), labels.split(PREDICT_CHUNK), strict=True)
-        return torch.cat([self._predict(*chunk) for chunk in chunks])
+        return torch.cat([checkpoint(self._predict, *chunk, use_reentrant=False) for chunk in chunks])
 
     def _predict(self, x: Float[Tensor, "R D s s"], labels: Int64[Tensor, " R"]) -> Float[Tensor, "R 2*s 2*s"]:
         """`predict` of some RoIs.
