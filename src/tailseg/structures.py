@@ -49,6 +49,13 @@ class Frame:
     shift_y: float = 0.0
 
 
+def sent(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """The tensor on ``device``; to a GPU through pinned memory, which the processor does not wait for."""
+    if tensor.device.type == "cpu" and torch.device(device).type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
 @dataclass(frozen=True)
 class Target:
     """Ground truth of one image.
@@ -83,9 +90,9 @@ class Target:
         """The same target with its tensors on ``device``; masks stay in main memory until they are rasterised."""
         return replace(
             self,
-            boxes=self.boxes.to(device, non_blocking=True),
-            labels=self.labels.to(device, non_blocking=True),
-            ignore_boxes=self.ignore_boxes.to(device, non_blocking=True),
+            boxes=sent(self.boxes, device),
+            labels=sent(self.labels, device),
+            ignore_boxes=sent(self.ignore_boxes, device),
         )
 
 
@@ -127,7 +134,7 @@ class Batch:
         """The same batch with its tensors on ``device``."""
         return replace(
             self,
-            images=tuple(image.to(device, non_blocking=True) for image in self.images),
+            images=tuple(sent(image, device) for image in self.images),
             targets=tuple(target.to(device) for target in self.targets),
         )
 

@@ -1,10 +1,14 @@
 """`tailseg compare`: results files and runs, what is printed and written, and errors that help."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 
 from tailseg.cli import main
+from tailseg.recipes.saved import from_plain, to_plain
+from tailseg.training.checkpoint import choose, load, save
 
 
 @pytest.fixture
@@ -38,6 +42,18 @@ def test_a_difference_larger_than_chance_is_called_so(files, capsys):
     assert b["errors"]["before"]["all"]["counts"]["missed"] == 6
 
 
+def test_names_in_brackets_are_printed_as_they_are(files, capsys):
+    other, out = files / "b[v2].json", files / "c[v2].json"
+    (files / "b.json").rename(other)
+
+    truth = f"--truth={files / 'truth.json'}"
+    assert main(["compare", str(files / "a.json"), str(other), truth, "--samples=2", f"--out={out}"]) == 0
+
+    printed = capsys.readouterr().out.replace("\n", "")
+    assert other.name in printed
+    assert out.name in printed
+
+
 def test_a_run_is_compared_on_its_own_validation_set(run, capsys):
     assert main(["test", str(run)]) == 0
 
@@ -46,6 +62,26 @@ def test_a_run_is_compared_on_its_own_validation_set(run, capsys):
     printed = capsys.readouterr().out
     assert "Masks, in percent" in printed
     assert "APr" in printed, "groups come from the run's checkpoint"
+
+
+def test_runs_with_different_validation_sets_are_not_compared(run, photos, tmp_path, capsys):
+    """The same ids stand for other images there."""
+    assert main(["test", str(run)]) == 0
+    other, val = tmp_path / "other", tmp_path / "val.json"
+    shutil.copytree(run, other)
+    content = json.loads((photos.parent / "val.json").read_text())
+    content["annotations"] = content["annotations"][1:]
+    val.write_text(json.dumps(content))
+    file = choose(other, "best")
+    checkpoint = load(file)
+    recipe = from_plain(checkpoint.recipe, source="")
+    data = replace(recipe.data, val=str(val), val_images=str(photos))
+    save(replace(checkpoint, recipe=to_plain(replace(recipe, data=data))), file)
+
+    assert main(["compare", str(run), str(other), "--samples=2"]) == 2
+    assert "which differ: test both on one file" in capsys.readouterr().err
+
+    assert main(["compare", str(run), str(other), "--samples=2", f"--truth={photos.parent / 'val.json'}"]) == 0
 
 
 @pytest.mark.parametrize(

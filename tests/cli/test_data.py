@@ -19,6 +19,17 @@ def test_show_counts_the_embedded_data_set(capsys: pytest.CaptureFixture[str]) -
         assert text in shown
 
 
+def test_show_prints_names_in_brackets_as_they_are(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = json.loads((photos.parent / "val.json").read_text())
+    for category in raw["categories"]:
+        category["name"] = f"[/{category['id']}]"
+    (tmp_path / "val.json").write_text(json.dumps(raw))
+    assert main(["data", "show", str(tmp_path / "val.json")]) == 0
+    assert "[/" in capsys.readouterr().out
+
+
 def test_show_draws_examples(home: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = photos.parent / "train.json"
     assert main(["data", "show", str(file), "--pictures", str(tmp_path / "examples.png")]) == 0

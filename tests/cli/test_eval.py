@@ -77,6 +77,24 @@ def test_everything_is_printed_and_written(write, tmp_path, capsys):
     ]
 
 
+@pytest.mark.parametrize("name", ["[/sign] [stop]", "passenger_car_(part_of_a_train)", "\x1b[2Jcleared"])
+def test_whatever_a_class_is_called_its_figures_are_shown(write, capsys, monkeypatch, name):
+    monkeypatch.setenv("COLUMNS", "80")
+    data = truth()
+    data["categories"][0]["name"] = name
+    results = write(records("bbox")[1:], "results.json")
+
+    assert main(["eval", write(data), results, "--classes=2"]) == 0
+
+    listed = capsys.readouterr().out.split("lowest AP")[1]
+    first, *others = [line.rstrip() for line in listed.splitlines()[4:] if line.strip()]
+    start, *figures = first.rsplit(maxsplit=11)
+    assert figures == ["r", "2", "50.5", "50.5", "50.0", "0", "0", "0", "0", "0", "1"]
+    assert others[-1].split()[:2] == ["bee", "f"]
+    folded = start + "".join(line.strip() for line in others[:-1])
+    assert folded.replace(" ", "") == name.replace("\x1b", "\N{REPLACEMENT CHARACTER}").replace(" ", "")
+
+
 def test_mmdetections_two_files_and_gzip(write, tmp_path):
     boxes = write(records("bbox"), "work.bbox.json.gz")
     masks = write(records("segmentation"), "work.segm.json")
@@ -106,6 +124,26 @@ def test_other_engines_agree(write, tmp_path, engine):
     assert scores(tmp_path / engine)["bbox"]["APr"] == pytest.approx(51 / 101)
 
 
+@pytest.mark.parametrize("engine", ["hotcoco", "lvis-api"])
+@pytest.mark.parametrize(("images", "classes"), [(2**53, 2**62), (-50, -5)])
+def test_engines_agree_on_ids_that_a_float_cannot_hold_and_on_negative_ones(write, tmp_path, engine, images, classes):
+    data, found = truth(), records("bbox", "segmentation")
+    for image in data["images"]:
+        image["id"] += images
+        image["neg_category_ids"] = [7 + classes]
+    for category in data["categories"]:
+        category["id"] += classes
+    for record in [*data["annotations"], *found]:
+        record["image_id"] += images
+        record["category_id"] += classes
+
+    results = write(found, "results.json")
+    assert main(["eval", write(data), results, f"--engine={engine}", "--out", str(tmp_path / "out")]) == 0
+
+    assert scores(tmp_path / "out")["segm"]["APf"] == pytest.approx(1)
+    assert scores(tmp_path / "out")["bbox"]["APr"] == pytest.approx(1)
+
+
 @pytest.mark.parametrize(
     ("results", "arguments", "code", "message"),
     [
@@ -123,6 +161,13 @@ def test_errors_say_what_to_do(write, capsys, results, arguments, code, message)
 
     printed = capsys.readouterr()
     assert message in " ".join((printed.out + printed.err).split())
+
+
+def test_a_file_that_adds_nothing_is_not_passed_over_in_silence(write, capsys):
+    one, two = (write(records("bbox", "segmentation"), name) for name in ("a.json", "b.json"))
+
+    assert main(["eval", write(truth()), one, two]) == 2
+    assert "b.json would not be looked at" in capsys.readouterr().err
 
 
 def test_a_third_file_is_too_many(write, capsys):

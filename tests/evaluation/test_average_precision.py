@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tailseg.evaluation import evaluate
+from tailseg.evaluation import analyse, evaluate
 
 # Two images of 40 x 60; class 3 (rare) has two squares of 10, class 7 (frequent) one, class 9 (common) none.
 SQUARES = [(1, 3, 5, 5), (2, 3, 20, 10), (2, 7, 40, 25)]
@@ -112,6 +112,15 @@ def test_no_detections_at_all_score_zero(write, kind):
     assert metrics.notes == ("no detections at all: everything scores 0",)
 
 
+def test_a_file_without_objects_has_no_scores(write):
+    empty = coco() | {"annotations": []}
+
+    analysis = analyse(write(empty), {"bbox": PERFECT, "segm": PERFECT})
+
+    assert analysis.metrics["segm"]["AP"] is None
+    assert analysis.errors["segm"].parts["all"].counts["background"] == 3
+
+
 def test_results_may_be_a_file_and_boxes_alone_need_no_masks(write):
     boxes = [{key: value for key, value in entry.items() if key != "segmentation"} for entry in PERFECT]
 
@@ -215,6 +224,8 @@ NAN = float("nan")
         ({"score": "0.9"}, "'score' of record 1 should be a finite number, got '0.9'"),
         ({"image_id": "1"}, "'image_id' of record 1 should be a whole number, got '1'"),
         ({"image_id": 1.0}, "'image_id' of record 1 should be a whole number, got 1.0"),
+        ({"image_id": 2**63}, "'image_id' of record 1 should be a whole number, got 9223372036854775808"),
+        ({"category_id": 10**30}, "'category_id' of record 1 should be a whole number, got 10000"),
         (
             {"image_id": 77},
             r"image_id of 1 of 3 records is not in .* \(77 ..\): were they made for another",
@@ -225,6 +236,7 @@ NAN = float("nan")
             r"record 1 has size .*\[60, 40\], but image 2 is \[40, 60\]",
         ),
         ({"segmentation": {"size": [40, 60], "counts": [5000]}}, "the run lengths of record 1 are broken"),
+        ({"segmentation": {"size": [40, 60], "counts": [-5, 2405]}}, "the run lengths of record 1 are broken"),
         ({"segmentation": [[0, 0, 9, 0, 9, 9]]}, "'segmentation' of record 1 should be run lengths"),
         ({"segmentation": None}, "'segmentation' of record 1 should be run lengths"),
     ],
@@ -234,6 +246,39 @@ def test_a_wrong_record_is_named(write, change, message):
 
     with pytest.raises(ValueError, match=message):
         evaluate(write(lvis()), results)
+
+
+@pytest.mark.parametrize(
+    ("files", "names"),
+    [
+        (("a/one.jpg", "b/two.jpg"), ("one", "two")),
+        (("000007.jpg", "000008.jpg"), ("000007", "000008")),
+        (("000007.jpg", "000008.jpg"), (7, 8)),
+        (("000002.jpg", "000003.jpg"), (2, 3)),
+        (("000002.jpg", "two.jpg"), (2, "two")),
+    ],
+)
+def test_results_may_call_images_by_their_files(write, files, names):
+    """As ultralytics does, which makes a number of a name of digits."""
+    data = coco()
+    for image, file in zip(data["images"], files, strict=True):
+        image["file_name"] = file
+    results = [entry | {"image_id": names[entry["image_id"] - 1]} for entry in PERFECT]
+
+    assert evaluate(write(data), results)["segm"]["AP"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("files", "names"), [(("a/x.jpg", "b/x.jpg"), ("x", "x")), (("one.jpg", "two.jpg"), ("one", 2))]
+)
+def test_a_name_that_could_mean_another_image_is_refused(write, files, names):
+    data = coco()
+    for image, file in zip(data["images"], files, strict=True):
+        image["file_name"] = file
+    results = [entry | {"image_id": names[entry["image_id"] - 1]} for entry in PERFECT]
+
+    with pytest.raises(ValueError, match="'image_id' of record 0 should be a whole number"):
+        evaluate(write(data), results)
 
 
 def test_a_missing_field_is_named_with_a_count(write):
@@ -290,6 +335,21 @@ def broken(change, kind=lvis):
         (broken(lambda d: d["annotations"][0].update(bbox=[1, 2, NAN, 4])), "holds the value NaN"),
         (broken(lambda d: d["annotations"][0].pop("segmentation")), r"annotation 1 has no segmentation.*\('bbox',\)"),
         (broken(lambda d: d["annotations"][0].update(segmentation=[[1, 1, 5, 5]])), "at least three points"),
+        (broken(lambda d: d["annotations"][0].update(segmentation=[[1, 1, 5, 5, 9, 10**400]])), "run lengths, or poly"),
+        (
+            broken(lambda d: d["annotations"][0].update(segmentation={"size": [60, 40], "counts": [2400]})),
+            r"mask in image 1 has size .*\[60, 40\], but the image is \[40, 60\]",
+        ),
+        (
+            broken(lambda d: d["annotations"][0].update(segmentation={"size": [40, 60], "counts": [5, -5]})),
+            "run lengths of a mask in image 1 are broken",
+        ),
+        (broken(lambda d: d["annotations"][0].update(area="100")), "its area one number"),
+        (broken(lambda d: d["annotations"][0].update(image_id=[1])), r"image_id of annotations should .* got \[1\]"),
+        (broken(lambda d: d["images"][0].update(id=[1])), "each of 'images' needs an id of its own"),
+        (broken(lambda d: d["categories"][0].update(id=2**63)), "each of 'categories' needs an id of its own"),
+        (broken(lambda d: d["images"][0].update(height="40")), "height and width of image 1 should be whole numbers"),
+        (broken(lambda d: d["images"][0].update(neg_category_ids=[[3]])), "should list category ids, .* got .3."),
     ],
 )
 def test_a_wrong_annotation_file_is_named(write, data, message):

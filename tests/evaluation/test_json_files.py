@@ -41,12 +41,25 @@ def test_where_the_text_cannot_be_cut_the_file_is_read_as_a_whole(tmp_path):
     assert list(read_records(path)) == [records]
 
 
+@pytest.mark.parametrize("extra", [{"inner": [{"k": i, "pad": "x" * 40} for i in range(60)]}, {"text": "a }, {" * 400}])
+def test_where_a_later_cut_does_not_work_out_nothing_is_lost_or_read_twice(tmp_path, extra):
+    path = tmp_path / "list.json"
+    records = [{"id": i} | (extra if i > 90 else {}) for i in range(100)]
+    path.write_text(json.dumps(records))
+
+    pieces = list(read_records(path))
+
+    assert [record for piece in pieces for record in piece] == records
+    assert len(pieces) > 2
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         (json.dumps(RECORDS)[:-30], "list.json cannot be read as JSON"),
         (json.dumps([{"id": i} for i in range(200)])[:-1], "list.json cannot be read as JSON: .* about character 2"),
         ("", "list.json cannot be read as JSON"),
+        ("[" * 100_000, "list.json cannot be read as JSON: .*recursion"),
         ('{"a": {"b": 1}, "c": [{}, {}]}', "expected a list of result records, got dict"),
         (json.dumps([{"id": i} for i in range(99)] + [{"id": float("inf")}]), "it holds the value Infinity"),
     ],
@@ -59,9 +72,22 @@ def test_broken_files_are_named(tmp_path, text, message):
         list(read_records(path))
 
 
+def test_what_is_no_list_is_not_searched_for_objects(tmp_path, monkeypatch):
+    """Of a checkpoint of gigabytes, named by mistake, the first bytes are enough."""
+    path = tmp_path / "model.pth"
+    path.write_bytes(b"PK\xff" + bytes(10_000))
+    searched = []
+    monkeypatch.setattr(json_files, "_last_cut", searched.append)
+
+    with pytest.raises(ValueError, match=r"model.pth cannot be read as JSON"):
+        list(read_records(path))
+    assert searched == []
+
+
 def test_a_broken_gzip_file_is_named(tmp_path):
     path = tmp_path / "list.json"
-    path.write_bytes(gzip.compress(json.dumps(RECORDS).encode())[:-40])
-
-    with pytest.raises(ValueError, match=r"list.json cannot be read as JSON"):
-        list(read_records(path))
+    packed = gzip.compress(json.dumps(RECORDS).encode())
+    for broken in (packed[:-40], packed[:20] + b"\xff" * 40 + packed[60:]):
+        path.write_bytes(broken)
+        with pytest.raises(ValueError, match=r"list.json cannot be read as JSON"):
+            list(read_records(path))

@@ -45,18 +45,18 @@ def test_class_linear_selects_the_classes_rows() -> None:
 
 
 def test_class_map_selects_the_classes_channel() -> None:
-    x, weight, bias = leaves = random_leaves((6, 5, 9), (7, 5), (7,))
+    x, weight, bias = leaves = random_leaves((6, 9, 5), (7, 5), (7,))
     labels = torch.arange(6) % 5
-    wanted, ours = (weight @ x + bias[:, None])[torch.arange(6), labels], class_map(x, weight, bias, labels)
+    wanted, ours = (x @ weight.T + bias)[torch.arange(6), :, labels], class_map(x, weight, bias, labels)
     torch.testing.assert_close(ours, wanted)
     torch.testing.assert_close(gradients(ours, leaves), gradients(wanted, leaves))
 
 
 def test_normalised_class_map_selects_the_classes_channel() -> None:
-    x, weight, bias = leaves = random_leaves((6, 5, 9), (7, 5), (7,))
+    x, weight, bias = leaves = random_leaves((6, 9, 5), (7, 5), (7,))
     labels, config = torch.arange(6) % 5, NormalisedConfig(temperature=3, power=1.5)
     layer = NormalisedLinear(5, 7, config).double()
-    every = torch.func.functional_call(layer, {"weight": weight, "bias": bias}, (x.transpose(1, 2).reshape(-1, 5),))
+    every = torch.func.functional_call(layer, {"weight": weight, "bias": bias}, (x.reshape(-1, 5),))
     wanted = every.view(6, 9, 7)[torch.arange(6), :, labels]
     ours = normalised_class_map(x, weight, bias, labels, config)
     torch.testing.assert_close(ours, wanted)
@@ -84,21 +84,22 @@ def test_no_row_keeps_the_gradient() -> None:
     (gradient,) = torch.autograd.grad(class_linear(torch.zeros(0, 5), weight, bias, none).sum(), weight)
     assert torch.equal(gradient, torch.zeros_like(weight))
     weight, bias = torch.randn(7, 5, requires_grad=True), torch.randn(7)
-    (gradient,) = torch.autograd.grad(class_map(torch.zeros(0, 5, 9), weight, bias, none).sum(), weight)
+    (gradient,) = torch.autograd.grad(class_map(torch.zeros(0, 9, 5), weight, bias, none).sum(), weight)
     assert torch.equal(gradient, torch.zeros_like(weight))
 
 
-def test_mask_logits_equal_deconvolution_and_full_predictor() -> None:
-    """float32 sums in another order: 1e-5."""
+@pytest.mark.parametrize("rois", [5, 70])
+def test_mask_logits_equal_deconvolution_and_full_predictor(rois: int) -> None:
+    """float32 sums in another order: 1e-5. 70 RoIs are taken in three parts."""
     torch.manual_seed(0)
     head = MaskHead(4, 7, MaskHeadConfig(channels=8, num_convs=2))
     torch.nn.init.normal_(head.upsample.bias)
     torch.nn.init.normal_(head.predictor.bias)
-    x, labels = torch.randn(5, 8, 14, 14), torch.tensor([0, 6, 3, 3, 1])
-    wanted = head.predictor(head.upsample(x).relu())[torch.arange(5), labels]
-    parameters = [*head.upsample.parameters(), *head.predictor.parameters()]
+    x, labels = torch.randn(rois, 8, 14, 14, requires_grad=True), torch.tensor([0, 6, 3, 3, 1]).repeat(rois // 5)
+    wanted = head.predictor(head.upsample(x).relu())[torch.arange(rois), labels]
+    parameters = [x, *head.upsample.parameters(), *head.predictor.parameters()]
     ours = head.predict(x, labels)
-    assert ours.shape == (5, 28, 28)
+    assert ours.shape == (rois, 28, 28)
     torch.testing.assert_close(ours, wanted, rtol=1e-5, atol=1e-5)
     for a, b in zip(
         torch.autograd.grad(ours.square().mean(), parameters),

@@ -67,9 +67,12 @@ def output_of(anchors: torch.Tensor, logits: torch.Tensor, deltas: torch.Tensor)
 
 def test_losses_by_hand(rpn: RPN, make_target: MakeTarget) -> None:
     """One positive anchor half a width off, two negatives; sums over the three sampled anchors."""
-    anchors = torch.tensor([[0.0, 0, 40, 40], [80, 80, 112, 112], [120, 120, 152, 152]])
-    logits = torch.tensor([[0.5, -1.0, 2.0]])
-    losses = rpn.losses(output_of(anchors, logits, torch.zeros(1, 3, 4)), [make_target((4.0, 0, 44, 40))], [(160, 160)])
+    anchors = torch.tensor([[80.0, 80, 112, 112], [0, 0, 40, 40], [120, 120, 152, 152]])
+    chosen = rpn.sample_anchors(anchors, [make_target((4.0, 0, 44, 40))], [(160, 160)])
+    assert chosen.index[0] == 1
+    assert chosen.index.sort().values.tolist() == [0, 1, 2]
+    logits = torch.tensor([-1.0, 0.5, 2.0])[chosen.index]
+    losses = rpn.anchor_losses(chosen, logits, torch.zeros(3, 4))
     expected = F.softplus(torch.tensor([-0.5, -1.0, 2.0])).sum() / 3
     torch.testing.assert_close(losses["loss_rpn_cls"], expected)
     torch.testing.assert_close(losses["loss_rpn_box"], torch.tensor(0.1 / 3))
@@ -77,23 +80,70 @@ def test_losses_by_hand(rpn: RPN, make_target: MakeTarget) -> None:
 
 def test_an_image_without_positives_counts_one_more(rpn: RPN, make_target: MakeTarget) -> None:
     anchors = torch.tensor([[0.0, 0, 32, 32], [80, 80, 112, 112]])
-    losses = rpn.losses(output_of(anchors, torch.zeros(1, 2), torch.zeros(1, 2, 4)), [make_target()], [(160, 160)])
+    losses = rpn.anchor_losses(
+        rpn.sample_anchors(anchors, [make_target()], [(160, 160)]), torch.zeros(2), torch.zeros(2, 4)
+    )
     torch.testing.assert_close(losses["loss_rpn_cls"], 2 * torch.tensor(2.0).log() / 3)
     assert losses["loss_rpn_box"] == 0
+
+
+def dense(rpn: RPN, maps: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Objectness and deltas of every anchor, with gradient, by convolutions."""
+    hidden = [rpn.conv(level).relu() for level in maps]
+    logits = [rpn.objectness(level).permute(0, 2, 3, 1).flatten(1) for level in hidden]
+    deltas = [rpn.box_deltas(level).permute(0, 2, 3, 1).reshape(len(level), -1, 4) for level in hidden]
+    return torch.cat(logits, 1), torch.cat(deltas, 1)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("share", [1.0, 0.05])
+def test_chosen_anchors_are_those_of_the_convolutions(layout: torch.memory_format, share: float) -> None:
+    """In float64, edges and corners and images of a batch among them, with the gradients of maps and weights."""
+    torch.manual_seed(0)
+    rpn = RPN(8, RPNConfig()).double()
+    maps = [level.double().contiguous(memory_format=layout).requires_grad_() for level in pyramid(2, 64, 96)]
+    leaves = [*maps, *rpn.parameters()]
+    wanted_logits, wanted_deltas = dense(rpn, maps)
+    output = rpn(maps)
+    assert not output.logits.requires_grad
+    torch.testing.assert_close(output.logits, wanted_logits.float())
+    index = torch.randperm(wanted_logits.numel())[: int(share * wanted_logits.numel())]
+    logits, deltas = rpn.at(maps, output.level_sizes, index)
+    wanted_logits, wanted_deltas = wanted_logits.flatten()[index].float(), wanted_deltas.flatten(0, 1)[index].float()
+    torch.testing.assert_close(logits, wanted_logits)
+    torch.testing.assert_close(deltas, wanted_deltas)
+    draw = torch.randn(len(index), 5)
+    ours = torch.autograd.grad((torch.cat([logits[:, None], deltas], 1) * draw).sum(), leaves)
+    wanted = torch.autograd.grad((torch.cat([wanted_logits[:, None], wanted_deltas], 1) * draw).sum(), leaves)
+    torch.testing.assert_close(ours, wanted)
+
+
+def test_no_chosen_anchor_keeps_every_gradient(rpn: RPN) -> None:
+    maps = [level.requires_grad_() for level in pyramid(1, 64, 64)]
+    logits, deltas = rpn.at(maps, rpn(maps).level_sizes, torch.zeros(0).long())
+    for gradient in torch.autograd.grad(logits.sum() + deltas.sum(), [*maps, *rpn.parameters()]):
+        assert not gradient.any()
+
+
+def test_weights_used_without_gradient_before_have_theirs_under_autocast(rpn: RPN) -> None:
+    """Autocast keeps the weights it has cast: those of `forward`, which has no gradient, must not be taken here."""
+    maps = pyramid(1, 64, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits, deltas = rpn.at(maps, rpn(maps).level_sizes, torch.arange(100))
+    for gradient in torch.autograd.grad(logits.square().sum() + deltas.square().sum(), list(rpn.parameters())):
+        assert gradient.any()
 
 
 def test_anchors_that_only_a_larger_neighbour_brings_are_not_sampled(make_target: MakeTarget) -> None:
     """As published: the small image's own padding (to 64 x 32) is background, what lies beyond is nothing."""
     rpn = RPN(8, RPNConfig(anchors_per_image=100_000))
-    output = rpn(pyramid(2, 64, 96))
-    logits = output.logits.detach().requires_grad_()
-    rpn.losses(output._replace(logits=logits), [make_target(), make_target()], [(50, 30), (64, 96)])[
-        "loss_rpn_cls"
-    ].backward()
-    assert logits.grad is not None
-    centres = (output.anchors[:, :2] + output.anchors[:, 2:]) / 2
-    assert torch.equal(logits.grad[0] != 0, centres[:, 0].round() < 32)
-    assert (logits.grad[1] != 0).all()
+    anchors = rpn(pyramid(2, 64, 96)).anchors
+    chosen = rpn.sample_anchors(anchors, [make_target(), make_target()], [(50, 30), (64, 96)])
+    trained = torch.zeros(2, len(anchors)).bool()
+    trained.view(-1)[chosen.index] = True
+    centres = (anchors[:, :2] + anchors[:, 2:]) / 2
+    assert torch.equal(trained[0], centres[:, 0].round() < 32)
+    assert trained[1].all()
 
 
 def test_proposals_are_clipped_solid_and_best_first(rpn: RPN) -> None:
@@ -130,7 +180,8 @@ def test_an_image_without_inner_anchors_trains_nothing(make_target: MakeTarget) 
     """All anchors of an image of 32 x 32 reach outside: no NaN."""
     torch.manual_seed(0)
     rpn = RPN(8, RPNConfig(border=0.0, smooth_l1_beta=1 / 9))
-    losses = rpn.losses(rpn(pyramid(1, 32, 32)), [make_target((0.0, 0, 20, 20))], [(31, 31)])
+    maps = pyramid(1, 32, 32)
+    losses = rpn.losses(maps, rpn(maps), [make_target((0.0, 0, 20, 20))], [(31, 31)])
     assert losses["loss_rpn_cls"] == losses["loss_rpn_box"] == 0
     with pytest.raises(ValueError, match="border is at least 0 pixels, or None"):
         RPNConfig(border=-1.0)

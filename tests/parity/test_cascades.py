@@ -144,7 +144,7 @@ def test_losses_and_gradients_equal(golden: Golden, monkeypatch: pytest.MonkeyPa
     pyramid = golden.pyramid()
     output = model.rpn(pyramid)
     losses = {
-        **model.rpn.losses(output, golden.targets, golden.sizes),
+        **model.rpn.losses(pyramid, output, golden.targets, golden.sizes),
         **model.roi_losses(pyramid, [], golden.targets, golden.sizes),
     }
     shared_golden.assert_losses_and_gradients_equal(golden, losses, LOSSES)

@@ -86,7 +86,7 @@ def test_losses_and_gradients_equal(golden: Golden) -> None:
     golden.model.train()
     pyramid, samples = golden.pyramid(), golden.box_samples()
     losses = {
-        **golden.model.rpn.losses(golden.model.rpn(pyramid), golden.targets, golden.sizes),
+        **golden.model.rpn.losses(pyramid, golden.model.rpn(pyramid), golden.targets, golden.sizes),
         **golden.model.box_head.losses(pyramid, samples),
         **golden.model.mask_head.losses(pyramid, samples, golden.targets),
     }

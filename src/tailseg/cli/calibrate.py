@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 from rich import box
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
@@ -82,7 +83,7 @@ def run(arguments: Sequence[str]) -> None:
     save(best, options.run / FILE)
     if len(chosen) == 1:
         output().print("Nothing is better than the scores as trained: they stay.")
-    output().print(f"Stored for predict: {best.setting} ([bold]{options.run / FILE}[/])")
+    output().print(f"Stored for predict: {best.setting} ([bold]{escape(str(options.run / FILE))}[/])")
 
 
 def read_data(predictor: "Predictor", run: Path) -> "tuple[Annotations, tuple[float, ...] | None]":

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
+from rich.markup import escape
 
 from tailseg.cli.common import UsageError, output, parse
 from tailseg.cli.results import RunTruth, frequency_groups, run_truth, steps, what_to_score
@@ -80,7 +81,8 @@ def run(arguments: Sequence[str]) -> None:
             for iou_type, runs in matched.items()
         }
     for index, other in enumerate(options.runs[1:], start=1):
-        output().print(f"[bold]{options.runs[0]}[/] -> [bold]{other}[/]: {len(truth.sizes):,} images")
+        names = (f"[bold]{escape(str(run))}[/]" for run in (options.runs[0], other))
+        output().print(f"{' -> '.join(names)}: {len(truth.sizes):,} images")
         for iou_type, comparisons in found.items():
             errors = matched[iou_type][0].errors, matched[iou_type][index].errors
             for part in comparison_tables(comparisons[index - 1], errors, truth, iou_type, options.classes):
@@ -93,7 +95,7 @@ def run(arguments: Sequence[str]) -> None:
         from tailseg.training.checkpoint import write_text
 
         write_text(options.out, json.dumps({"before": str(options.runs[0]), "after": written}, indent=1))
-        output().print(f"Written: {options.out}")
+        output().print(escape(f"Written: {options.out}"))
 
 
 def results_file(path: Path) -> Path:
@@ -112,13 +114,30 @@ def find_truth(options: Compare) -> RunTruth:
     """The annotation file as given, or that of the first run.
 
     Raises:
-        UsageError: A is a file, and nothing is given.
+        UsageError: A is a file, and nothing is given; or another run has another validation set.
     """
     if options.truth:
         return RunTruth(options.truth, frequency_groups(options.train) or {})
     if not options.runs[0].is_dir():
         raise UsageError(f"{options.runs[0]} is a results file: name its annotation file with --truth")
-    return run_truth(options.runs[0])
+    truth = run_truth(options.runs[0])
+    for other in options.runs[1:]:
+        if other.is_dir():
+            check_same_truth(other, truth, options.runs[0])
+    return truth
+
+
+def check_same_truth(other: Path, truth: RunTruth, first: Path) -> None:
+    """Raises UsageError if a run was validated on another file, where the same ids may be those of other images."""
+    try:
+        own = run_truth(other)
+    except (ValueError, FileNotFoundError):  # its data are elsewhere
+        return
+    if own.key != truth.key:
+        raise UsageError(
+            f"{other} was validated on {own.path} and {first} on {truth.path}, which differ: test both on one file "
+            "(`tailseg test RUN --val FILE`) and name it with --truth"
+        )
 
 
 def as_json(

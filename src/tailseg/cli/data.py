@@ -189,7 +189,7 @@ def _class_table(title: str, counts: "Sequence[ClassCount]") -> Table:
     table.add_column("images", justify="right")
     table.add_column("objects", justify="right")
     for count in counts:
-        table.add_row(count.category.name, count.category.group, f"{count.images:,}", f"{count.objects:,}")
+        table.add_row(escape(count.category.name), count.category.group, f"{count.images:,}", f"{count.objects:,}")
     return table
 
 

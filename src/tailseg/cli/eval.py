@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
+from rich.markup import escape
 
 from tailseg.cli.common import UsageError, output, parse
 from tailseg.cli.results import frequency_groups, steps, what_to_score
@@ -76,7 +77,7 @@ def run(arguments: Sequence[str]) -> None:
     if options.classes:
         output().print(class_table(analysis, options.classes))
     if options.out:
-        output().print(f"Written: {', '.join(map(str, write(analysis, options.out)))}")
+        output().print(escape(f"Written: {', '.join(map(str, write(analysis, options.out)))}"))
 
 
 def write(analysis: "Analysis", folder: Path) -> list[Path]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tyro
+from rich.markup import escape
 
 from tailseg.cli.common import UsageError, explain, find_recipe, output, parse, print_error
 
@@ -62,7 +63,7 @@ def run(arguments: Sequence[str]) -> None:
     runs: list[EvaluatedRun] = []
     with output().status("reading the runs") as status:
         for folder in options.runs:
-            status.update(f"reading {folder}")
+            status.update(f"reading {escape(str(folder))}")
             like = runs[0] if runs else None
             runs.append(
                 read_run(
@@ -77,7 +78,7 @@ def run(arguments: Sequence[str]) -> None:
         status.update("drawing")
         path = options.out or options.runs[-1] / "report.html"
         write_report(runs, path, title=options.title)
-    output().print(f"Written: [bold]{path}[/] ({path.stat().st_size / 1e6:.1f} MB)", soft_wrap=True)
+    output().print(f"Written: [bold]{escape(str(path))}[/] ({path.stat().st_size / 1e6:.1f} MB)", soft_wrap=True)
     if options.open:
         show(path)
 

@@ -32,6 +32,12 @@ def what_to_score(files: Sequence[Path], only: "IouType | None" = None) -> "dict
             sources.setdefault(iou_type, file)
     if not sources:  # a list without records: everything scores 0
         sources = {only or "bbox": files[0]}
+    unused = [file for file in files if file not in sources.values()]
+    if unused:
+        raise UsageError(
+            f"{unused[0]} would not be looked at: it has nothing that the other file lacks. Two files are those of "
+            "boxes and of masks, in this order; `tailseg compare` compares results"
+        )
     if only and only not in sources:
         field = {"bbox": "'bbox'", "segm": "'segmentation'"}[only]
         raise UsageError(f"--only {only} wants records with a {field}; {', '.join(map(str, files))} has none")
@@ -67,10 +73,11 @@ def frequency_groups(train: Path | None) -> "Mapping[int, Group] | None":
 
 @dataclass(frozen=True)
 class RunTruth:
-    """The validation set of a run, and the groups of its classes in the training set."""
+    """The validation set of a run, the groups of its classes in the training set, and the file's SHA-256."""
 
     path: Path
     groups: "Mapping[int, Group]"
+    key: str = ""
 
 
 def run_truth(run: Path) -> RunTruth:
@@ -87,4 +94,5 @@ def run_truth(run: Path) -> RunTruth:
     checkpoint = checkpoints.load(file)
     recipe = from_plain(checkpoint.recipe, source=str(file))
     annotations = build_validation(replace(recipe, run=replace(recipe.run, out=str(run))))
-    return RunTruth(annotations.path, {category.id: category.group for category in checkpoint.categories})
+    groups = {category.id: category.group for category in checkpoint.categories}
+    return RunTruth(annotations.path, groups, annotations.key)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
+from rich.markup import escape
 
 from tailseg.cli.common import UsageError, find_recipe, output, parse
 from tailseg.cli.report import report_of
@@ -57,7 +58,7 @@ def run(arguments: Sequence[str]) -> None:
     report = page.read_bytes() if page.is_file() else None
     server = make_server(Service(predictor, report, options.host), host=options.host, port=options.port)
     address = f"http://{options.host}:{server.server_address[1]}/"
-    output().print(f"{options.run} at [bold]{address}[/] (the report: {address}report); Ctrl-C ends it")
+    output().print(f"{escape(str(options.run))} at [bold]{address}[/] (the report: {address}report); Ctrl-C ends it")
     if options.open:
         webbrowser.open(address)
     with server, contextlib.suppress(KeyboardInterrupt):

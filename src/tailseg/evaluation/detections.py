@@ -5,6 +5,7 @@ Shapes: n result records, M objects.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tailseg.evaluation.ground_truth import GroundTruth
 from tailseg.evaluation.matches import Candidates, Matches, match, order_of_match
 from tailseg.evaluation.metrics import IouType
 from tailseg.evaluation.overlaps import Pairs, box_pairs, mask_pairs, pairs_of_equal
-from tailseg.evaluation.results import Results, read_results
+from tailseg.evaluation.results import Names, Results, UnknownImagesError, read_results
 
 
 def read_found(
@@ -27,7 +28,8 @@ def read_found(
 ) -> Results:
     """Results that belong to an annotation file; run lengths are kept of the detections that can count.
 
-    They are kept as well of those that score at least ``least_score``.
+    They are kept as well of those that score at least ``least_score``. An ``image_id`` that no image has may be the
+    name of its file: see `GroundTruth.namings`.
 
     Raises:
         FileNotFoundError: no such file.
@@ -35,30 +37,40 @@ def read_found(
     """
 
     def keep(part: Results, before: int) -> np.ndarray:
-        _check_known(part.image_ids, truth.image_ids, "image_id", "were they made for another split?", part, truth)
+        hint = "were they made for another split?"
+        if unknown := _unknown(part.image_ids, truth.image_ids, "image_id", hint, part, before, truth):
+            raise UnknownImagesError(unknown)
         hint = "the file's own category ids are wanted, not labels 0 .. C-1"
-        _check_known(part.category_ids, truth.category_ids, "category_id", hint, part, truth)
+        if unknown := _unknown(part.category_ids, truth.category_ids, "category_id", hint, part, before, truth):
+            raise ValueError(unknown)
         _check_sizes(part, truth, before)
         return truth.counts(part.image_ids, part.category_ids) | (part.scores >= least_score)
 
-    return read_results(
-        results,
-        boxes="bbox" in iou_types,
-        masks="segm" in iou_types,
-        keep=keep,
-        stems=truth.stems,
-        progress=progress,
-    )
+    def read(names: Names | None) -> Results:
+        boxes, masks = "bbox" in iou_types, "segm" in iou_types
+        return read_results(results, boxes=boxes, masks=masks, keep=keep, names=names, progress=progress)
+
+    try:
+        return read(None)
+    except UnknownImagesError as error:
+        for names in truth.namings:
+            with suppress(UnknownImagesError):
+                return read(names)
+        raise error from None
 
 
-def _check_known(ids: np.ndarray, known: np.ndarray, key: str, hint: str, found: Results, truth: GroundTruth) -> None:
+def _unknown(
+    ids: np.ndarray, known: np.ndarray, key: str, hint: str, found: Results, before: int, truth: GroundTruth
+) -> str:
+    """What is wrong with the ids that are not known, if there are any."""
     unknown = ~np.isin(ids, known)
-    if unknown.any():
-        examples = ", ".join(map(str, np.unique(ids[unknown])[:5]))
-        raise ValueError(
-            f"{found.source}: the {key} of {int(unknown.sum()):,} of {len(found):,} records is not in {truth.path} "
-            f"({examples} ..): {hint}"
-        )
+    if not unknown.any():
+        return ""
+    examples = ", ".join(map(str, np.unique(ids[unknown])[:5]))
+    return (
+        f"{found.source}: the {key} of {int(unknown.sum()):,} of {before + len(found):,} records is not in "
+        f"{truth.path} ({examples} ..): {hint}"
+    )
 
 
 def _check_sizes(found: Results, truth: GroundTruth, before: int) -> None:
@@ -163,6 +175,7 @@ def overlaps(
     if iou_type == "bbox":
         assert found.boxes is not None
         return box_pairs(detections, objects, found.boxes[rows], of_truth.boxes, of_truth.crowds)
+    areas = areas_of(found, iou_type)[rows]
     return mask_pairs(
-        detections, objects, groups, lambda at: found.masks(rows[at]), truth.object_masks, of_truth.crowds
+        detections, objects, groups, lambda at: found.masks(rows[at]), areas, truth.object_masks, of_truth.crowds
     )

@@ -43,14 +43,15 @@ def hotcoco(truth: GroundTruth, found: Results, rows: np.ndarray, iou_type: IouT
     if iou_type == "bbox":
         assert found.boxes is not None
         boxes = found.boxes[rows]
-    table = np.column_stack([found.image_ids[rows], boxes, found.scores[rows], found.category_ids[rows]])
+    images, classes = _places(truth, found, rows)
+    table = np.column_stack([images, boxes, found.scores[rows], classes])
     masks: list[dict[str, Any] | list[list[float]]] | None = [*found.masks(rows)] if iou_type == "segm" else None
     detections = truth.coco.load_res(table, segmentation=masks)
     detections.update_anns(ids=np.arange(1, len(rows) + 1), area=areas_of(found, iou_type)[rows])
     if truth.protocol == "lvis":  # capped already: keep the engine from doing it once more, at 300
         detections = detections.cap_detections_per_image(None)
     engine = COCOeval(truth.coco, detections, iou_type, lvis_style=truth.protocol == "lvis")
-    engine.params.cat_ids = truth.category_ids.tolist()
+    engine.params.cat_ids = list(range(1, len(truth.categories) + 1))
     if truth.protocol == "coco":
         engine.params.max_dets = [len(rows) + 1]
     engine.evaluate()
@@ -74,7 +75,7 @@ def lvis_api(truth: GroundTruth, found: Results, rows: np.ndarray, iou_type: Iou
     rows = counting(found, truth, rows, iou_type)
     if not len(rows):
         return tailseg(truth, found, rows, iou_type)  # lvis-api raises an IndexError
-    columns = found.image_ids[rows], found.category_ids[rows], found.scores[rows]
+    columns = *_places(truth, found, rows), found.scores[rows]
     if iou_type == "segm":
         masks = found.masks(rows)  # lvis-api takes compressed run lengths only
         key, shapes = "segmentation", [run_lengths.frPyObjects(mask, *mask["size"]) for mask in masks]
@@ -95,6 +96,12 @@ def lvis_api(truth: GroundTruth, found: Results, rows: np.ndarray, iou_type: Iou
         engine.evaluate()
         engine.accumulate()
     return np.asarray(engine.eval["precision"]), np.asarray(engine.eval["recall"])
+
+
+def _places(truth: GroundTruth, found: Results, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Images and classes as `GroundTruth.dataset` numbers them."""
+    images = np.searchsorted(truth.image_ids, found.image_ids[rows]) + 1
+    return images, np.searchsorted(truth.category_ids, found.category_ids[rows]) + 1
 
 
 _NUMPY = Lock()

@@ -201,7 +201,8 @@ def _fixed_ap50(matches: Matches, labelled: Labelled, kind: int, current: np.nda
         )
     wrong = labelled.kinds == kind
     mended = wrong & _points_best(matches, labelled)
-    classes = np.where(mended, matches.object_classes[labelled.targets], matches.classes)
+    classes = matches.classes.copy()
+    classes[mended] = matches.object_classes[labelled.targets[mended]]
     order = order_of_match(classes, matches.images, matches.scores)
     return _ap50(classes[order], (correct | mended)[order], (false & ~wrong)[order], num_objects)
 

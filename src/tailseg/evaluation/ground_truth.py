@@ -1,9 +1,9 @@
 """The annotation file as the evaluator needs it: checked, and mended where mending is safe."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -85,11 +85,23 @@ class GroundTruth:
         return np.asarray(list(self.sizes.values()), dtype=np.int64).reshape(-1, 2)
 
     @cached_property
-    def stems(self) -> dict[str, int]:
-        """Image ids by their file names without folder and suffix."""
-        return {
-            Path(str(image["file_name"])).stem: image["id"] for image in self.data["images"] if "file_name" in image
-        }
+    def namings(self) -> list[dict[str | int, int]]:
+        """Image ids by what results may call images instead, where that is something else than the id.
+
+        By the file's name without folder and suffix; or as ultralytics does, which makes a number of a name of digits.
+        Names that several images share are left out.
+        """
+        stems = [
+            (Path(str(image["file_name"])).stem, image["id"]) for image in self.data["images"] if "file_name" in image
+        ]
+        numbers = [(int(stem) if stem.isdecimal() and len(stem) < 19 else stem, key) for stem, key in stems]
+        namings = []
+        for pairs in (stems, numbers):
+            times = Counter(name for name, _ in pairs)
+            names = {name: key for name, key in pairs if times[name] == 1}
+            if any(name != key for name, key in names.items()):
+                namings.append(names)
+        return namings
 
     @cached_property
     def object_masks(self) -> list[dict[str, Any]]:
@@ -134,8 +146,10 @@ class GroundTruth:
         return COCO(self.dataset())
 
     def dataset(self) -> dict[str, Any]:
-        """The mended annotation file."""
+        """The mended annotation file, its ids being places in order of id, from 1: hotcoco wants none beyond 2^53."""
         objects = self.objects
+        images = {key: index for index, key in enumerate(self.sizes, start=1)}
+        categories = {key: index for index, key in enumerate(self.categories, start=1)}
         annotations = [
             {
                 "id": index + 1,  # the file's own may be missing, or repeated
@@ -147,8 +161,8 @@ class GroundTruth:
             }
             for index, (image_id, category_id, bbox, area, crowd) in enumerate(
                 zip(
-                    self.image_ids[objects.images].tolist(),
-                    self.category_ids[objects.classes].tolist(),
+                    (objects.images + 1).tolist(),
+                    (objects.classes + 1).tolist(),
                     objects.boxes.tolist(),
                     objects.areas.tolist(),
                     objects.crowds.astype(int).tolist(),
@@ -158,7 +172,16 @@ class GroundTruth:
         ]
         for annotation, segmentation in zip(annotations, objects.segmentations or (), strict=False):
             annotation["segmentation"] = segmentation
-        return {**self.data, "annotations": annotations}
+        return {
+            "images": [
+                image
+                | {"id": images[image["id"]]}
+                | {key: [categories[category] for category in image[key]] for key in LVIS_LISTS if key in image}
+                for image in self.data["images"]
+            ],
+            "categories": [category | {"id": categories[category["id"]]} for category in self.data["categories"]],
+            "annotations": annotations,
+        }
 
 
 def _run_lengths(segmentation: Any, height: int, width: int) -> dict[str, Any]:  # noqa: ANN401
@@ -200,12 +223,15 @@ def read_ground_truth(path: Path, *, masks: bool, groups: Mapping[int, Group] | 
         _check_lvis_lists(images, categories, path)
     annotations = _mended(data["annotations"], masks, path, notes)
     _check_annotations(annotations, images, categories, path)
+    sizes = {key: _size(images[key], path) for key in sorted(images)}
+    if masks:
+        _check_run_lengths(annotations, sizes, path)
     if protocol == "lvis":
         annotations = _without_empty(annotations, notes)
     order = {key: index for index, key in enumerate(sorted(categories))}
     return GroundTruth(
         protocol=protocol,
-        sizes={key: (images[key].get("height", 0), images[key].get("width", 0)) for key in sorted(images)},
+        sizes=sizes,
         categories={key: str(categories[key].get("name", key)) for key in order},
         groups=_groups(categories, groups, path, needed=protocol == "lvis"),
         objects=_objects(annotations, {key: index for index, key in enumerate(sorted(images))}, order, masks),
@@ -241,14 +267,24 @@ def _listed(images: dict[int, Any], classes: dict[int, int], key: str, protocol:
     return np.unique(np.asarray(keys, dtype=np.int64))
 
 
+_REMEDY = "pass groups= (category id -> group; --train on the command line)"
 _SECTIONS = ("images", "annotations", "categories")
 
 
 def _by_id(records: Sequence[Any], section: str, path: Path) -> dict[int, dict[str, Any]]:
-    index = {record.get("id"): record for record in records if isinstance(record, dict)}
-    if len(index) != len(records) or not all(isinstance(key, int) for key in index):
+    ids = [record.get("id") for record in records if isinstance(record, dict)]
+    whole = [key for key in ids if isinstance(key, int) and abs(key) < 2**63]
+    if len({*whole}) < len(records):
         raise ValueError(f"{path}: each of {section!r} needs an id of its own, a whole number")
-    return index
+    return dict(zip(whole, records, strict=True))
+
+
+def _size(image: dict[str, Any], path: Path) -> tuple[int, int]:
+    """Height and width, 0 where the file has none: boxes can be scored without."""
+    sides = [image.get(side) or 0 for side in ("height", "width")]
+    if not all(isinstance(side, int | float) and side == side // 1 and 0 <= side < 2**31 for side in sides):
+        raise ValueError(f"{path}: height and width of image {image['id']} should be whole numbers, got {sides!r:.100}")
+    return int(sides[0]), int(sides[1])
 
 
 def _protocol(data: dict[str, Any], path: Path, notes: list[str], *, groups_given: bool) -> Literal["lvis", "coco"]:
@@ -259,8 +295,8 @@ def _protocol(data: dict[str, Any], path: Path, notes: list[str], *, groups_give
         if not groups_given:
             raise ValueError(
                 f"{path}: the categories have LVIS's 'frequency', but no image has {lists}, without which LVIS AP "
-                "would be wrong. Take the original LVIS file; or, if every object of every class is annotated, pass "
-                "groups= (category id -> group) or remove 'frequency': the file is then scored as COCO"
+                f"would be wrong. Take the original LVIS file; or, if every object of every class is annotated, "
+                f"{_REMEDY} or remove 'frequency': the file is then scored as COCO"
             )
         notes.append(f"the file has LVIS's 'frequency', but not {lists}: scored as COCO, not comparable with LVIS AP")
     return "coco"
@@ -275,7 +311,11 @@ def _check_lvis_lists(images: dict[int, Any], categories: dict[int, Any], path: 
                 f"{missing[0]}), without which LVIS AP would be wrong. Take the original LVIS file, or write the list "
                 "([] if every class was looked for everywhere)"
             )
-        unknown = {category for image in images.values() for category in image[key]} - categories.keys()
+        listed = [category for image in images.values() for category in image[key]]
+        wrong = [category for category in listed if not isinstance(category, int)]
+        if wrong:
+            raise ValueError(f"{path}: {key!r} should list category ids, whole numbers, got {wrong[0]!r:.100}")
+        unknown = {*listed} - categories.keys()
         if unknown:
             raise ValueError(f"{path}: {key!r} names categories that the file lacks: {_few(unknown)}")
 
@@ -327,7 +367,8 @@ def _segmentation(annotation: dict[str, Any], index: int, path: Path) -> Any:  #
     name = f"{path}: annotation {annotation.get('id', index)}"
     if not segmentation:
         raise ValueError(
-            f"{name} has no segmentation, masks cannot be scored; ask for iou_types=('bbox',) to score boxes alone"
+            f"{name} has no segmentation, masks cannot be scored; ask for iou_types=('bbox',), on the command line "
+            "--only bbox, to score boxes alone"
         )
     # The engines would take four numbers for a box, and crash on some of the rest.
     if not (is_run_lengths(segmentation) or (isinstance(segmentation, list) and all(map(_is_polygon, segmentation)))):
@@ -341,20 +382,22 @@ def _segmentation(annotation: dict[str, Any], index: int, path: Path) -> Any:  #
 def _is_polygon(value: Any) -> bool:  # noqa: ANN401
     if not isinstance(value, list) or len(value) < 6 or len(value) % 2:
         return False
-    return all(isinstance(number, int | float) and isfinite(number) for number in value)
+    return all(isinstance(number, int | float) and abs(number) < 1e300 for number in value)
 
 
 def _check_annotations(
     annotations: list[dict[str, Any]], images: dict[int, Any], categories: dict[int, Any], path: Path
 ) -> None:
     for key, known, section in (("image_id", images, "images"), ("category_id", categories, "categories")):
+        wrong = [annotation[key] for annotation in annotations if not isinstance(annotation[key], Hashable)]
+        if wrong:
+            raise ValueError(f"{path}: the {key} of annotations should be whole numbers, got {wrong[0]!r:.100}")
         unknown = {annotation[key] for annotation in annotations} - known.keys()
         if unknown:
             raise ValueError(f"{path}: annotations refer to {section} that the file lacks: {key} {_few(unknown)}")
     try:
-        boxes = np.asarray([annotation["bbox"] for annotation in annotations], dtype=np.float64)
-        boxes = boxes.reshape(len(annotations), 4)
-        areas = np.asarray([annotation["area"] for annotation in annotations], dtype=np.float64)
+        boxes = _numbers([annotation["bbox"] for annotation in annotations]).reshape(len(annotations), 4)
+        areas = _numbers([annotation["area"] for annotation in annotations]).reshape(len(annotations))
     except (TypeError, ValueError):
         raise ValueError(f"{path}: each annotation's bbox must be four numbers and its area one number") from None
     wrong = ~(np.isfinite(boxes).all(1) & (boxes[:, 2:] >= 0).all(1) & np.isfinite(areas) & (areas >= 0))
@@ -364,6 +407,31 @@ def _check_annotations(
             f"{path}: {int(wrong.sum()):,} objects have a bbox or area that is infinite or negative; "
             f"the first, in image {first['image_id']}: bbox {first['bbox']}, area {first['area']}"
         )
+
+
+def _numbers(values: list[Any]) -> np.ndarray:
+    """float64, or a ValueError: NumPy would read a number out of a text."""
+    numbers = np.asarray(values)
+    if numbers.dtype.kind not in "biuf":
+        raise ValueError(values)
+    return numbers.astype(np.float64)
+
+
+def _check_run_lengths(annotations: list[dict[str, Any]], sizes: dict[int, tuple[int, int]], path: Path) -> None:
+    """Of the wrong size they would never be found."""
+    for annotation in annotations:
+        mask, image_id = annotation["segmentation"], annotation["image_id"]
+        if not isinstance(mask, dict):
+            continue
+        if tuple(mask["size"]) != sizes[image_id]:
+            raise ValueError(
+                f"{path}: a mask in image {image_id} has size [height, width] = {list(mask['size'])}, but the image is "
+                f"{list(sizes[image_id])}"
+            )
+        try:
+            run_lengths.area(mask)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: the run lengths of a mask in image {image_id} are broken: {error}") from error
 
 
 def _groups(
@@ -376,7 +444,7 @@ def _groups(
     groups: dict[int, Group] = {}
     for key, group in (own if given is None else given).items():
         if group not in get_args(Group):
-            remedy = "pass groups= (category id -> group)" if given is None else "mend groups="
+            remedy = _REMEDY if given is None else "mend groups="
             raise ValueError(
                 f"{path}: the frequency group of category {key} should be 'r', 'c' or 'f', got {group!r}; {remedy}"
             )

@@ -4,15 +4,20 @@ import gc
 import gzip
 import json
 import re
+import zlib
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, Never
 
+import msgspec
+
 PIECE = 1 << 20
 """Bytes of text that are parsed at a time: few enough that the records stay in the processor's cache."""
 _BETWEEN = re.compile(rb"\}\s*,\s*(?=\{)")
+# JSONDecodeError and UnicodeDecodeError are ValueErrors; thousands of brackets end in a RecursionError
+_UNREADABLE = (ValueError, EOFError, RecursionError, gzip.BadGzipFile, zlib.error)
 
 
 def read_json(path: Path) -> Any:  # noqa: ANN401 - JSON is anything until it has been looked at
@@ -26,15 +31,15 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - JSON is anything until it ha
     try:
         with path.open("rb") as raw, _unpacked(raw) as file:
             return _parse(file.read())
-    except (ValueError, EOFError, gzip.BadGzipFile) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
+    except _UNREADABLE as error:
         raise ValueError(f"{path} cannot be read as JSON: {error}") from error
 
 
 def read_records(path: Path, progress: Callable[[int, int], None] | None = None) -> Iterator[list[Any]]:
     """The records of a file that holds one list of objects, some thousand at a time.
 
-    The text is cut between two objects. Where the first cut does not work out (there are objects in lists within the
-    records) the file is read as a whole.
+    The text is cut between two objects. Where a cut does not work out (there are objects in lists within the records)
+    the file is read as a whole.
 
     Args:
         path: the file.
@@ -45,24 +50,25 @@ def read_records(path: Path, progress: Callable[[int, int], None] | None = None)
         ValueError: not JSON, or not a list.
     """
     _check_file(path)
-    size, text_read = path.stat().st_size, 0
+    size, text_read, done = path.stat().st_size, 0, 0
     try:
-        for text, position in _pieces(path):
+        for text, position, is_cut in _pieces(path):
             try:
                 records = _parse(text)
             except json.JSONDecodeError as error:
-                if not text_read:
+                if is_cut or not text_read:
                     break
                 raise ValueError(f"{error.msg}, about character {text_read + error.pos:,}") from error
             if not isinstance(records, list):
                 break
             text_read += len(text)
+            done += len(records)
             yield records
             if progress:
                 progress(position, size)
         else:
             return
-    except (ValueError, EOFError, gzip.BadGzipFile) as error:
+    except _UNREADABLE as error:
         raise ValueError(f"{path} cannot be read as JSON: {error}") from error
     records = read_json(path)
     if not isinstance(records, list):
@@ -70,7 +76,7 @@ def read_records(path: Path, progress: Callable[[int, int], None] | None = None)
             f"{path}: expected a list of result records, got {type(records).__name__}; a results file is "
             '[{"image_id": .., "category_id": .., "bbox": .., "score": .., "segmentation": ..}, ..]'
         )
-    yield records
+    yield records[done:]
 
 
 @contextmanager
@@ -85,17 +91,19 @@ def garbage_collector_paused() -> Generator[None]:
             gc.enable()
 
 
-def _pieces(path: Path) -> Iterator[tuple[bytes, int]]:
-    """Parts of the list, each a list by itself, and the place in the file up to which it was read."""
+def _pieces(path: Path) -> Iterator[tuple[bytes, int, bool]]:
+    """Parts of the list, each a list by itself, the place in the file up to which it was read, whether more follow."""
     with path.open("rb") as raw, _unpacked(raw) as file:
         rest = b""
         while part := file.read(PIECE):
             rest += part
+            if not rest.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
+                break  # no list: a search for its objects would go over all of it again and again
             cut = _last_cut(rest)
             if cut:
-                yield rest[: cut[0]] + b"]", raw.tell()
+                yield rest[: cut[0]] + b"]", raw.tell(), True
                 rest = b"[" + rest[cut[1] :]
-        yield rest, raw.tell()
+        yield rest, raw.tell(), False
 
 
 def _last_cut(text: bytes) -> tuple[int, int] | None:
@@ -114,7 +122,10 @@ def _parse(text: bytes) -> Any:  # noqa: ANN401
     def refuse(constant: str) -> Never:
         raise ValueError(f"it holds the value {constant}, which is no number: remove or mend that record")
 
-    return json.loads(text, parse_constant=refuse)
+    try:
+        return msgspec.json.decode(text)
+    except ValueError:  # Python's parser is slower, knows larger numbers and says better what is wrong
+        return json.loads(text, parse_constant=refuse)
 
 
 def _unpacked(file: BufferedIOBase) -> BufferedIOBase:

@@ -5,7 +5,8 @@ Shapes: n detections, M objects, P pairs.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 from hotcoco import mask as run_lengths
@@ -72,6 +73,7 @@ def mask_pairs(
     objects: np.ndarray,
     groups: np.ndarray,
     masks: Callable[[np.ndarray], list[Runs]],
+    areas: np.ndarray,
     object_masks: Sequence[Runs],
     crowds: np.ndarray,
 ) -> Pairs:
@@ -81,43 +83,75 @@ def mask_pairs(
         detections, objects: the pairs.
         groups: ``[P]``: pairs of one group (an image, or a class in one) are handed to the engine together.
         masks: the run lengths of the detections at some positions.
+        areas: of the masks of all detections.
         object_masks: of all objects.
         crowds: bool ``[M]``.
     """
-    possible = _possible(detections, objects, masks, object_masks, crowds)
+    possible = _possible(detections, objects, masks, areas, object_masks, crowds)
     detections, objects, groups = detections[possible], objects[possible], groups[possible]
     order = np.argsort(groups, kind="stable")
-    overlaps = np.zeros(len(detections))
-    starts = np.flatnonzero(np.diff(groups[order], prepend=-1))
-    for rows in np.split(order, starts[1:]) if len(order) else ():
-        mine, at_mine = np.unique(detections[rows], return_inverse=True)
-        theirs, at_theirs = np.unique(objects[rows], return_inverse=True)
-        table = run_lengths.iou(masks(mine), [object_masks[index] for index in theirs.tolist()], crowds[theirs])
-        overlaps[rows] = table[at_mine, at_theirs]
+    ends = [*np.flatnonzero(np.diff(groups[order], prepend=-1)).tolist(), len(order)]
+    mine, theirs = _distinct(groups[order], ends, detections[order]), _distinct(groups[order], ends, objects[order])
+    overlaps = np.zeros(len(order))
+    for i, (start, end) in enumerate(pairwise(ends)):
+        ours, others = mine.of_group(i), theirs.of_group(i)
+        table = run_lengths.iou(masks(ours), [object_masks[index] for index in others.tolist()], crowds[others])
+        overlaps[order[start:end]] = table[mine.places[start:end], theirs.places[start:end]]
     near = overlaps >= LEAST
     return Pairs(detections[near], objects[near], overlaps[near])
+
+
+class _Distinct(NamedTuple):
+    """The distinct values of each group, ascending, the groups one after the other."""
+
+    values: np.ndarray
+    starts: np.ndarray
+    """Where each group's begin, and their number."""
+    places: np.ndarray
+    """``[P]``: the place of each value among those of its group."""
+
+    def of_group(self, group: int) -> np.ndarray:
+        return self.values[self.starts[group] : self.starts[group + 1]]
+
+
+def _distinct(groups: np.ndarray, ends: Sequence[int], values: np.ndarray) -> _Distinct:
+    """Of values whose groups are ascending; for all groups at once, since there is one for each class in each image.
+
+    Args:
+        groups, values: ``[P]``.
+        ends: where each group begins, and P.
+    """
+    order = np.lexsort((values, groups))
+    ordered = values[order]
+    new = np.diff(ordered, prepend=-1) != 0
+    new[ends[:-1]] = True
+    rank = np.cumsum(new) - 1
+    starts = np.append(rank[ends[:-1]], new.sum())
+    places = np.empty_like(rank)
+    places[order] = rank - np.repeat(starts[:-1], np.diff(ends))
+    return _Distinct(ordered[new], starts, places)
 
 
 def _possible(
     detections: np.ndarray,
     objects: np.ndarray,
     masks: Callable[[np.ndarray], list[Runs]],
+    areas: np.ndarray,
     object_masks: Sequence[Runs],
     crowds: np.ndarray,
 ) -> np.ndarray:
     """Whether the overlap can reach `LEAST`: masks share no more than their boxes do, and than the smaller one has."""
     mine, at_mine = np.unique(detections, return_inverse=True)
     theirs, at_theirs = np.unique(objects, return_inverse=True)
-    boxes, areas = _boxes_and_areas(masks(mine))
-    object_boxes, object_areas = _boxes_and_areas([object_masks[index] for index in theirs.tolist()])
-    area, object_area = areas[at_mine], object_areas[at_theirs]
+    if not len(theirs):
+        return np.zeros(0, dtype=bool)
+    their_masks = [object_masks[index] for index in theirs.tolist()]
+    boxes, object_boxes = _boxes(masks(mine)), _boxes(their_masks)
+    area, object_area = areas[detections], np.asarray(run_lengths.area(their_masks), dtype=np.float64)[at_theirs]
     shared = np.minimum(intersections(boxes[at_mine], object_boxes[at_theirs]), np.minimum(area, object_area))
     union = np.where(crowds[objects], area, np.maximum(area, object_area))
     return (shared >= LEAST * union) & (shared > 0)
 
 
-def _boxes_and_areas(masks: list[Runs]) -> tuple[np.ndarray, np.ndarray]:
-    if not masks:
-        return np.zeros((0, 4)), np.zeros(0)
-    boxes = np.asarray(run_lengths.to_bbox(masks), dtype=np.float64).reshape(-1, 4)
-    return boxes, np.asarray(run_lengths.area(masks), dtype=np.float64).reshape(-1)
+def _boxes(masks: list[Runs]) -> np.ndarray:
+    return np.asarray(run_lengths.to_bbox(masks), dtype=np.float64).reshape(-1, 4)

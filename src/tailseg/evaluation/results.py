@@ -6,6 +6,7 @@ category ids being those of the annotation file.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,12 @@ class Results:
 
 
 Keep = Callable[[Results, int], np.ndarray]
+Names = Mapping[str | int, int]
+"""Image ids by what results call the images."""
+
+
+class UnknownImagesError(ValueError):
+    """What stands for the image in some records means none."""
 
 
 def read_results(
@@ -89,7 +96,7 @@ def read_results(
     boxes: bool = True,
     masks: bool = True,
     keep: Keep | None = None,
-    stems: Mapping[str, int] | None = None,
+    names: Names | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Results:
     """Packs result records after a look at each: fields present, numbers finite, sides not negative, masks run lengths.
@@ -102,12 +109,13 @@ def read_results(
         masks: every record needs a ``segmentation``.
         keep: given some records and the number of those before, may object by a ValueError, and says whose run lengths
             are kept (bool ``[n]``); all are if None.
-        stems: image ids by the file names' stems, for results whose ``image_id`` is such a stem (ultralytics).
+        names: for results whose ``image_id`` is a name; None for those that hold the ids themselves.
         progress: called with the bytes read so far and the size of the file.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: not JSON, not a list of records, or a record as above; the message names the first and the remedy.
+        UnknownImagesError: an ``image_id`` is no whole number, or none of the names.
     """
     source = str(results) if isinstance(results, str | Path) else "results"
     if isinstance(results, str | Path):
@@ -117,7 +125,7 @@ def read_results(
     parts: list[Results] = []
     first = 0
     for records in pieces:
-        part = _pack(records, source, first, boxes=boxes, masks=masks, stems=stems)
+        part = _pack(records, source, first, boxes=boxes, masks=masks, names=names)
         if keep is not None:
             kept = keep(part, first)
             if part.counts is not None:
@@ -142,17 +150,14 @@ def holds(path: Path) -> tuple[IouType, ...]:
     return ()
 
 
+_LARGEST = 2**63 - 1
+"""Of the whole numbers."""
 _KEYS: tuple[tuple[IouType, str], ...] = (("bbox", "bbox"), ("segm", "segmentation"))
 
 
-def _pack(
-    records: Sequence[Any], source: str, first: int, *, boxes: bool, masks: bool, stems: Mapping[str, int] | None
-) -> Results:
+def _pack(records: Sequence[Any], source: str, first: int, *, boxes: bool, masks: bool, names: Names | None) -> Results:
     wrong = _Wrong(records, source, first)
-    if stems and records and isinstance(records[0], Mapping) and isinstance(records[0].get("image_id"), str):
-        records = [_with_number(record, stems) for record in records]
-        wrong = _Wrong(records, source, first)
-    image_ids = _column(records, "image_id", wrong, kind="iu", expected="a whole number").astype(np.int64)
+    image_ids = _image_ids(records, names, wrong)
     category_ids = _column(records, "category_id", wrong, kind="iu", expected="a whole number").astype(np.int64)
     scores = _column(records, "score", wrong, kind="iuf", expected="a finite number").astype(np.float64)
     sizes, counts, areas = _masks(records, wrong) if masks else (None, None, None)
@@ -188,10 +193,15 @@ def _joined(parts: Sequence[Results]) -> Results:
     )
 
 
-def _with_number(record: Any, stems: Mapping[str, int]) -> Any:  # noqa: ANN401
-    if isinstance(record, Mapping) and isinstance(record.get("image_id"), str):
-        return {**record, "image_id": stems.get(record["image_id"], record["image_id"])}
-    return record
+def _image_ids(records: Sequence[Any], names: Names | None, wrong: "_Wrong") -> np.ndarray:
+    try:
+        if names is None:
+            return _column(records, "image_id", wrong, kind="iu", expected="a whole number").astype(np.int64)
+        if all(type(record["image_id"]) in (str, int) for record in records):
+            return np.asarray([names[record["image_id"]] for record in records], dtype=np.int64)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UnknownImagesError(str(error)) from error
+    raise UnknownImagesError(f"{wrong.source}: an image_id is no name")
 
 
 def is_run_lengths(value: Any) -> bool:  # noqa: ANN401
@@ -210,21 +220,25 @@ def _column(records: Sequence[Any], key: str, wrong: "_Wrong", *, kind: str, exp
         column = np.empty(0)
     if not len(records):
         return np.zeros(0)
-    if column.shape == (len(records),) and column.dtype.kind in kind and np.isfinite(column).all():
+    fits = column.dtype.kind in kind and not (column.dtype.kind == "u" and len(column) and column.max() > _LARGEST)
+    if column.shape == (len(records),) and fits and np.isfinite(column).all():
         return column
     raise wrong.first(key, expected, lambda value: _is_number(value, whole="f" not in kind))
 
 
 def _boxes(records: Sequence[Any], wrong: "_Wrong") -> np.ndarray:
     try:
-        boxes = np.asarray([record["bbox"] for record in records])
+        boxes = [record["bbox"] for record in records]
+        sides = {*map(len, boxes)}
+        flat = np.asarray([*chain.from_iterable(boxes)])  # much faster than from a list of lists
     except (KeyError, TypeError, ValueError):
-        boxes = np.empty(0)
+        sides, flat = set(), np.empty(0)
     if not len(records):
         return np.zeros((0, 4))
-    numbers = boxes.shape == (len(records), 4) and boxes.dtype.kind in "iuf"
-    if numbers and np.isfinite(boxes).all() and (boxes[:, 2:] >= 0).all():
-        return boxes.astype(np.float64)
+    if sides == {4} and flat.shape == (4 * len(records),) and flat.dtype.kind in "iuf" and np.isfinite(flat).all():
+        corners = flat.astype(np.float64).reshape(-1, 4)
+        if (corners[:, 2:] >= 0).all():
+            return corners
     expected = "[x, y, width, height], four finite numbers of which the sides are not negative"
     raise wrong.first("bbox", expected, _is_box)
 
@@ -242,25 +256,26 @@ def _masks(records: Sequence[Any], wrong: "_Wrong") -> tuple[np.ndarray, list[An
         return sizes.astype(np.int64), counts, _areas(masks, wrong)
     expected = 'run lengths {"size": [height, width], "counts": ..}'
     if not any("segmentation" in record for record in records if isinstance(record, Mapping)):
-        expected += " (no record has any; to score boxes alone, ask for iou_types=('bbox',))"
+        expected += " (no record has any; to score boxes alone, ask for iou_types=('bbox',), or --only bbox)"
     raise wrong.first("segmentation", expected, is_run_lengths)
 
 
 def _areas(masks: list[dict[str, Any]], wrong: "_Wrong") -> np.ndarray:
     try:  # hotcoco's area: pycocotools' overflows on exactly 256 masks under NumPy 2
         return np.asarray(run_lengths.area(masks), dtype=np.float64).reshape(-1)
-    except ValueError:
+    except (TypeError, ValueError):
         for row, mask in enumerate(masks, start=wrong.before):
             try:
                 run_lengths.area(mask)
-            except ValueError as error:
+            except (TypeError, ValueError) as error:
                 raise ValueError(f"{wrong.source}: the run lengths of record {row} are broken: {error}") from error
         raise
 
 
 def _is_number(value: Any, *, whole: bool = False) -> bool:  # noqa: ANN401
-    number = isinstance(value, int | np.integer) if whole else isinstance(value, int | float | np.integer | np.floating)
-    return number and not isinstance(value, bool) and bool(np.isfinite(value))
+    if isinstance(value, int | np.integer):
+        return not isinstance(value, bool) and -_LARGEST <= value <= _LARGEST
+    return not whole and isinstance(value, float | np.floating) and bool(np.isfinite(value))
 
 
 def _is_box(value: Any) -> bool:  # noqa: ANN401

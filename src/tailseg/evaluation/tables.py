@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from tailseg.evaluation.analysis import Analysis
 from tailseg.evaluation.comparison import Comparison, Difference
@@ -28,17 +29,15 @@ def tables(analysis: Analysis) -> Iterator[Table]:
     yield scores_table(analysis)
     iou_type = "segm" if "segm" in analysis.errors else "bbox"
     parts = analysis.errors[iou_type].parts
-    errors = _table(f"Errors of {ROW_NAMES[iou_type]} at IoU 0.5, and the AP50 to be won without them", "classes")
-    for column in ("objects", "found", *SHORT.values()):
-        errors.add_column(column, justify="right")
+    title = f"Errors of {ROW_NAMES[iou_type]} at IoU 0.5, and the AP50 to be won without them"
+    errors = _table(title, "classes", "objects", "found", *SHORT.values())
     for part, kinds in parts.items():
         counts = (f"{kinds.counts[kind]:,}\n{_signed(kinds.cost[kind])}" for kind in KINDS)
         errors.add_row(PART_NAMES[part], f"{kinds.num_objects:,}", f"{kinds.found:,}", *counts)
     yield errors
     if analysis.reliability[iou_type]:
-        calibration = _table("Do scores mean precision? (IoU 0.5, in percent)", "classes")
-        for column in ("detections", "expected error", "score - precision"):
-            calibration.add_column(column, justify="right")
+        columns = "detections", "expected error", "score - precision"
+        calibration = _table("Do scores mean precision? (IoU 0.5, in percent)", "classes", *columns)
         for part, found in analysis.reliability[iou_type].items():
             calibration.add_row(
                 PART_NAMES[part], f"{found.count:,}", percent(found.expected_error), _signed(found.bias)
@@ -56,10 +55,18 @@ def scores_table(analysis: Analysis) -> Table:
     return table
 
 
-def _table(title: str, first: str) -> Table:
+def _table(title: str, first: str, *columns: str) -> Table:
+    """A table of figures, which are never cut; where it gets narrow, the first column is folded."""
     table = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column(first, no_wrap=True)
+    table.add_column(first, overflow="fold")
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
     return table
+
+
+def _name(name: str) -> Text:
+    """A class's name, whatever it holds: brackets are no markup, and nothing in it moves the cursor."""
+    return Text("".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name))
 
 
 def _signed(value: float | None) -> str:
@@ -73,12 +80,11 @@ def class_table(analysis: Analysis, count: int) -> Table:
     scored = sorted(
         ((entry.AP, entry, counts) for entry, counts in entries if entry.AP is not None), key=lambda x: x[0]
     )
-    table = _table(f"Classes of lowest AP, {ROW_NAMES[iou_type]}", "class")
-    for column in ("group", "objects", "AP", "AP50", "AR", *SHORT.values()):
-        table.add_column(column, justify="right")
+    columns = "", "obj.", "AP", "AP50", "AR", *SHORT.values()  # names are long, and want the room
+    table = _table(f"Classes of lowest AP, {ROW_NAMES[iou_type]}", "class", *columns)
     for _, entry, counts in scored[:count]:
         scores = (percent(value) for value in (entry.AP, entry.AP50, entry.AR))
-        table.add_row(entry.name, entry.group or "-", f"{entry.num_objects:,}", *scores, *map(str, counts))
+        table.add_row(_name(entry.name), entry.group or "-", f"{entry.num_objects:,}", *scores, *map(str, counts))
     return table
 
 
@@ -86,27 +92,22 @@ def comparison_tables(
     comparison: Comparison, errors: tuple[Errors, Errors], truth: GroundTruth, iou_type: IouType, count: int
 ) -> Iterator[Table]:
     """Differences of the figures, the classes that moved most, and errors before and after."""
-    figures = _table(f"{ROW_NAMES[iou_type].capitalize()}, in percent, with 95 % intervals", "")
-    for column in ("A", "B", "B - A", "interval", "B is"):
-        figures.add_column(column, justify="right")
+    title = f"{ROW_NAMES[iou_type].capitalize()}, in percent, with 95 % intervals"
+    figures = _table(title, "", "A", "B", "B - A", "interval", "B is")
     for name, entry in comparison.figures.items():
         figures.add_row(name, *_differences(entry), entry.verdict)
     yield figures
     moved = comparison.moved_most(count)
     if moved:
         title = f"Classes whose AP moved most, {ROW_NAMES[iou_type]} (by chance alone 1 in 20 leaves its interval)"
-        classes = _table(title, "class")
+        classes = _table(title, "class", "group", "objects", "A", "B", "B - A", "interval")
         names = list(truth.categories.values())
-        for column in ("group", "objects", "A", "B", "B - A", "interval"):
-            classes.add_column(column, justify="right")
         for index in moved:
             objects = f"{int(truth.object_counts[index]):,}"
             entry = comparison.classes[index]
-            classes.add_row(names[index], truth.class_groups[index] or "-", objects, *_differences(entry))
+            classes.add_row(_name(names[index]), truth.class_groups[index] or "-", objects, *_differences(entry))
         yield classes
-    kinds = _table(f"Errors of {ROW_NAMES[iou_type]} at IoU 0.5, A and B", "classes")
-    for column in ("found", *SHORT.values()):
-        kinds.add_column(column, justify="right")
+    kinds = _table(f"Errors of {ROW_NAMES[iou_type]} at IoU 0.5, A and B", "classes", "found", *SHORT.values())
     before, after = (each.parts for each in errors)
     for part, first in before.items():
         second = after[part]

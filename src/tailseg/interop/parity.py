@@ -404,7 +404,7 @@ def _mask_targets(golden: Golden, stage: int) -> int:
 def stage_losses(golden: Golden) -> dict[str, Tensor]:
     """Our losses, by our names, from their samples."""
     model, pyramid = golden.model, golden.pyramid()
-    losses = model.rpn.losses(model.rpn(pyramid), golden.targets, golden.sizes)
+    losses = model.rpn.losses(pyramid, model.rpn(pyramid), golden.targets, golden.sizes)
     for stage in range(golden.num_stages):
         heads = golden.box_head(stage).losses(pyramid, golden.box_samples(stage))
         samples, weight, suffix = golden.mask_samples(stage), 1.0, ""

@@ -58,7 +58,7 @@ class Detector(nn.Module, ABC):
         proposals = self.rpn.proposals(output, batch.sizes)
         if targets is not None:
             return {
-                **self.rpn.losses(output, targets, batch.sizes),
+                **self.rpn.losses(pyramid, output, targets, batch.sizes),
                 **self.roi_losses(pyramid, proposals, targets, batch.sizes),
             }
         return self.detect(pyramid, proposals, batch.sizes, original_sizes or batch.sizes)

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from tailseg.losses.processes import share_of_processes
 from tailseg.models.box_head import ImageBoxes
@@ -23,6 +24,10 @@ from tailseg.structures import Detections, Target
 
 TEST_CHUNK = 50
 """RoIs at a time at test: bounds the memory of the upsampled features."""
+
+
+PREDICT_CHUNK = 32
+"""RoIs whose features are upsampled at a time."""
 
 
 class MaskHead(nn.Module):
@@ -75,6 +80,17 @@ class MaskHead(nn.Module):
     def predict(self, x: Float[Tensor, "R D s s"], labels: Int64[Tensor, " R"]) -> Float[Tensor, "R 2*s 2*s"]:
         """Mask logits from `features`: deconvolution, ReLU and the labels' rows of the predictor.
 
+        Of many RoIs a few at a time, and again in the backward pass: the upsampled features are the largest maps of a
+        step, and with the two gradients of their size would be its peak of memory.
+        """
+        if len(x) <= PREDICT_CHUNK:
+            return self._predict(x, labels)
+        chunks = zip(x.split(PREDICT_CHUNK), labels.split(PREDICT_CHUNK), strict=True)
+        return torch.cat([checkpoint(self._predict, *chunk, use_reentrant=False) for chunk in chunks])
+
+    def _predict(self, x: Float[Tensor, "R D s s"], labels: Int64[Tensor, " R"]) -> Float[Tensor, "R 2*s 2*s"]:
+        """`predict` of some RoIs.
+
         A 2x2 deconvolution of stride 2 makes four outputs of each cell that do not overlap: four 1x1 convolutions.
         Its outputs stay where they are, and only the one logit of each is put in its place.
         """
@@ -83,13 +99,14 @@ class MaskHead(nn.Module):
         assert self.upsample.bias is not None
         assert self.predictor.bias is not None
         corners = F.conv2d(x, weight, self.upsample.bias.repeat(4)).relu_()
-        corners = corners.reshape(rois * 4, channels, side * side)
-        weight, bias, labels = self.predictor.weight.flatten(1), self.predictor.bias, labels.repeat_interleave(4)
+        # channels are last in memory: nothing is copied
+        corners = corners.permute(0, 2, 3, 1).reshape(rois, side * side * 4, channels)
+        weight, bias = self.predictor.weight.flatten(1), self.predictor.bias
         if self.config.normalised is None:
             logits = class_map(corners, weight, bias, labels)
         else:
             logits = normalised_class_map(corners, weight, bias, labels, self.config.normalised)
-        return logits.view(rois, 2, 2, side, side).permute(0, 3, 1, 4, 2).reshape(rois, 2 * side, 2 * side)
+        return logits.view(rois, side, side, 2, 2).permute(0, 1, 3, 2, 4).reshape(rois, 2 * side, 2 * side)
 
     def losses(
         self, pyramid: Sequence[Float[Tensor, "B D _ _"]], samples: Sequence[RoISample], targets: Sequence[Target]

@@ -28,19 +28,19 @@ def class_linear(
 
 
 def class_map(
-    x: Float[Tensor, "R K P"], weight: Float[Tensor, "C K"], bias: Float[Tensor, " C"], labels: Int64[Tensor, " R"]
+    x: Float[Tensor, "R P K"], weight: Float[Tensor, "C K"], bias: Float[Tensor, " C"], labels: Int64[Tensor, " R"]
 ) -> Float[Tensor, "R P"]:
-    """``w[labels[r]] @ x[r] + b[labels[r]]`` for each row r: the class's channel of a 1x1 convolution."""
-    rows = F.embedding(labels, weight).unsqueeze(1)
-    return (rows @ x).squeeze(1) + bias[labels].unsqueeze(1)
+    """``x[r] @ w[labels[r]] + b[labels[r]]`` for each row r: the class's channel of a 1x1 convolution."""
+    rows = F.embedding(labels, weight).unsqueeze(2)
+    return (x @ rows).squeeze(2) + bias[labels].unsqueeze(1)
 
 
-def inverse_norm(x: Float[Tensor, "*S"], *, power: float) -> Float[Tensor, "*T"]:
-    """1 / (norm^power + 1e-6), the Euclidean norm over dimension 1 (channels), which stays with size 1.
+def inverse_norm(x: Float[Tensor, "*S K"], *, power: float) -> Float[Tensor, "*S 1"]:
+    """1 / (norm^power + 1e-6), the Euclidean norm over the channels, the last dimension.
 
     In float32 or wider: squares overflow float16 at 256, and the result does where a norm is 0.
     """
-    return (torch.linalg.vector_norm(at_least_float32(x), dim=1, keepdim=True) ** power + EPS).reciprocal()
+    return (torch.linalg.vector_norm(at_least_float32(x), dim=-1, keepdim=True) ** power + EPS).reciprocal()
 
 
 class NormalisedLinear(nn.Linear):
@@ -70,7 +70,7 @@ class NormalisedLinear(nn.Linear):
 
 
 def normalised_class_map(
-    x: Float[Tensor, "R K P"],
+    x: Float[Tensor, "R P K"],
     weight: Float[Tensor, "C K"],
     bias: Float[Tensor, " C"],
     labels: Int64[Tensor, " R"],
@@ -82,5 +82,5 @@ def normalised_class_map(
     """
     rows = F.embedding(labels, weight)
     rows = (rows * inverse_norm(rows, power=config.power)).to(weight.dtype)
-    logits = (rows.unsqueeze(1) @ x) * (config.temperature * inverse_norm(x, power=config.power))
-    return logits.squeeze(1) + bias[labels].unsqueeze(1)
+    logits = (x @ rows.unsqueeze(2)) * (config.temperature * inverse_norm(x, power=config.power))
+    return logits.squeeze(2) + bias[labels].unsqueeze(1)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import box_iou
@@ -23,6 +23,9 @@ from tailseg.ops.matching import IGNORED, match, sample
 from tailseg.ops.nms import level_nms
 from tailseg.structures import Target
 
+ANCHORS_AT_A_TIME = 65_536
+"""Whose overlaps with the objects are computed together."""
+
 
 class RPNOutput(NamedTuple):
     """What the RPN says about every anchor."""
@@ -35,6 +38,17 @@ class RPNOutput(NamedTuple):
     """``[T, 4]``."""
     level_sizes: tuple[int, ...]
     """Anchors of each level; they sum to T."""
+
+
+class AnchorSample(NamedTuple):
+    """The anchors of all images that are trained."""
+
+    index: Tensor
+    """``[S]``, into the ``B * T`` anchors; the P positive ones first."""
+    box_targets: Tensor
+    """Deltas from the positive anchors to their objects, ``[P, 4]``."""
+    divisor: int
+    """S, where an image without positives (or without negatives) counts one more, as published."""
 
 
 class RPN(nn.Module):
@@ -55,8 +69,12 @@ class RPN(nn.Module):
             assert conv.bias is not None
             nn.init.zeros_(conv.bias)
 
+    @torch.no_grad()
     def forward(self, pyramid: Sequence[Float[Tensor, "B C _ _"]]) -> RPNOutput:
-        """Objectness and deltas of every anchor of P2 .. P6."""
+        """Objectness and deltas of every anchor of P2 .. P6, for the proposals.
+
+        Without gradient: of some 240,000 anchors an image trains 256, which `losses` computes again.
+        """
         logits, deltas, anchors = [], [], []
         for feature, stride in zip(pyramid, FPN_STRIDES, strict=True):
             hidden = self.conv(feature).relu_()
@@ -113,48 +131,92 @@ class RPN(nn.Module):
             proposals.append(clipped[keep])
         return proposals
 
+    def at(
+        self, pyramid: Sequence[Float[Tensor, "B C _ _"]], level_sizes: Sequence[int], index: Int64[Tensor, " S"]
+    ) -> tuple[Float[Tensor, " S"], Float[Tensor, "S 4"]]:
+        """Objectness and deltas, with gradient, of the anchors with these places among the ``B * T`` of `forward`.
+
+        A convolution at few cells is a linear map of their 3x3 neighbourhoods: neither the hidden maps nor gradients
+        of their size are made.
+        """
+        num_anchors = len(self.config.anchor_ratios)
+        image, place = index.div(sum(level_sizes), rounding_mode="floor"), index % sum(level_sizes)
+        cells, order, start = [], [], 0
+        for feature, size in zip(pyramid, level_sizes, strict=True):
+            chosen = ((place >= start) & (place < start + size)).nonzero()[:, 0]
+            # a level without chosen anchors is read too: the empty result keeps it in the graph, which DDP needs
+            cells.append(neighbourhoods(feature, image[chosen], (place[chosen] - start) // num_anchors))
+            order.append(chosen)
+            start += size
+        weight = self.conv.weight.permute(0, 2, 3, 1).flatten(1)
+        hidden = F.linear(torch.cat(cells), weight, self.conv.bias).relu_()
+        chosen = torch.cat(order)
+        ratio = (place[chosen] % num_anchors).unsqueeze(1)
+        logits = F.linear(hidden, self.objectness.weight.flatten(1), self.objectness.bias).gather(1, ratio)
+        deltas = F.linear(hidden, self.box_deltas.weight.flatten(1), self.box_deltas.bias)
+        deltas = deltas.view(-1, num_anchors, 4).gather(1, ratio.unsqueeze(2).expand(-1, 1, 4))
+        back = chosen.argsort()
+        return logits[back, 0].float(), deltas[back, 0].float()
+
     def losses(
-        self, output: RPNOutput, targets: Sequence[Target], sizes: Sequence[tuple[int, int]]
+        self,
+        pyramid: Sequence[Float[Tensor, "B C _ _"]],
+        output: RPNOutput,
+        targets: Sequence[Target],
+        sizes: Sequence[tuple[int, int]],
+    ) -> dict[str, Float[Tensor, ""]]:
+        """`anchor_losses` of anchors drawn for each image; ``output`` is what `forward` made of the pyramid."""
+        chosen = self.sample_anchors(output.anchors, targets, sizes)
+        return self.anchor_losses(chosen, *self.at(pyramid, output.level_sizes, chosen.index))
+
+    def anchor_losses(
+        self, chosen: AnchorSample, logits: Float[Tensor, " S"], deltas: Float[Tensor, "S 4"]
     ) -> dict[str, Float[Tensor, ""]]:
         """``loss_rpn_cls``: binary cross entropy of the sampled anchors; ``loss_rpn_box``: smooth L1 of the positives.
 
-        Both are sums divided by the number of sampled anchors of all images, those of other processes included, where
-        an image without positives (or without negatives) counts one more, as published.
+        Both are sums divided by the number of sampled anchors of all images, those of other processes included.
         """
-        num_anchors = len(output.anchors)
-        positives, negatives, box_targets, num_sampled = [], [], [], 0
+        num_positive = len(chosen.box_targets)
+        labels = torch.zeros_like(logits)
+        labels[:num_positive] = 1
+        scale = share_of_processes(chosen.divisor, logits.device) / chosen.divisor
+        box_loss = smooth_l1_sum(deltas[:num_positive], chosen.box_targets, beta=self.config.smooth_l1_beta)
+        return {
+            "loss_rpn_cls": F.binary_cross_entropy_with_logits(logits, labels, reduction="sum") * scale,
+            "loss_rpn_box": box_loss * scale,
+        }
+
+    @torch.no_grad()
+    def sample_anchors(
+        self, anchors: Float[Tensor, "T 4"], targets: Sequence[Target], sizes: Sequence[tuple[int, int]]
+    ) -> AnchorSample:
+        """Draws the anchors of each image that are trained."""
+        positives, negatives, box_targets, divisor = [], [], [], 0
         for i, (target, size) in enumerate(zip(targets, sizes, strict=True)):
-            trained = trained_anchors(output.anchors, size, sizes, border=self.config.border)
-            matches = self.match_anchors(output.anchors, target, trained)
+            matches = self.match_anchors(
+                anchors, target, trained_anchors(anchors, size, sizes, border=self.config.border)
+            )
             positive, negative = sample(
                 matches,
                 num=self.config.anchors_per_image,
                 positive_fraction=self.config.positive_fraction,
                 generator=draws_of(target),
             )
-            positives.append(positive + i * num_anchors)
-            negatives.append(negative + i * num_anchors)
-            box_targets.append(encode_boxes(target.boxes[matches[positive]], output.anchors[positive]))
-            num_sampled += max(len(positive), 1) + max(len(negative), 1)
-        positive = torch.cat(positives)
-        logits = output.logits.flatten()[torch.cat([positive, *negatives])]
-        labels = torch.zeros_like(logits)
-        labels[: len(positive)] = 1
-        deltas = output.deltas.view(-1, 4)[positive]
-        scale = share_of_processes(num_sampled, logits.device) / num_sampled
-        return {
-            "loss_rpn_cls": F.binary_cross_entropy_with_logits(logits, labels, reduction="sum") * scale,
-            "loss_rpn_box": smooth_l1_sum(deltas, torch.cat(box_targets), beta=self.config.smooth_l1_beta) * scale,
-        }
+            positives.append(positive + i * len(anchors))
+            negatives.append(negative + i * len(anchors))
+            box_targets.append(encode_boxes(target.boxes[matches[positive]], anchors[positive]))
+            divisor += max(len(positive), 1) + max(len(negative), 1)
+        return AnchorSample(torch.cat([*positives, *negatives]), torch.cat(box_targets), divisor)
 
     @torch.no_grad()
     def match_anchors(
         self, anchors: Float[Tensor, "T 4"], target: Target, reachable: Bool[Tensor, " T"] | None
     ) -> Tensor:
         """The object of each anchor, or NEGATIVE, or IGNORED (between the thresholds, in a crowd, out of reach)."""
-        overlap = box_iou(target.boxes, anchors)
+        # in parts, for box_iou has temporaries of four times its result
+        overlap = torch.cat([box_iou(target.boxes, part) for part in anchors.split(ANCHORS_AT_A_TIME)], dim=1)
         if reachable is not None:
-            overlap = overlap * reachable
+            overlap *= reachable
         matches = match(
             overlap,
             positive=self.config.positive_iou,
@@ -164,6 +226,19 @@ class RPN(nn.Module):
         )
         matches = ignore_crowds(matches, anchors, target.ignore_boxes)
         return matches if reachable is None else matches.masked_fill(~reachable, IGNORED)
+
+
+def neighbourhoods(
+    feature: Float[Tensor, "B C H W"], image: Int64[Tensor, " S"], cell: Int64[Tensor, " S"]
+) -> Float[Tensor, "S 9*C"]:
+    """The 3x3 cells around each cell (``row * W + column``), row by row, zeros outside the map."""
+    images, channels, height, width = feature.shape
+    step = torch.arange(-1, 2, device=cell.device)
+    row, column = (cell // width)[:, None, None] + step[:, None], (cell % width)[:, None, None] + step
+    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    index = (image[:, None, None] * height + row.clamp(0, height - 1)) * width + column.clamp(0, width - 1)
+    table = feature.permute(0, 2, 3, 1).reshape(images * height * width, channels)
+    return (F.embedding(index, table) * inside.unsqueeze(-1)).flatten(1)
 
 
 def trained_anchors(

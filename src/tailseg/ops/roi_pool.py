@@ -61,5 +61,5 @@ def roi_pool(
     pooled = torch.empty(shape, dtype=features[0].dtype, device=rois.device, memory_format=torch.channels_last)
     for feature, member, stride in zip(features, members, strides, strict=True):
         # A level without boxes is pooled too: its empty result keeps the level in the graph, which DDP needs.
-        pooled.index_copy_(0, member, roi_align(feature, rois[member], output_size, 1 / stride))
+        pooled[member] = roi_align(feature, rois[member], output_size, 1 / stride)
     return pooled
