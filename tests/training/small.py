@@ -3,6 +3,7 @@
 tiny_tail's test preset has 16 images, which repeat factor sampling makes 5 steps of an epoch.
 """
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -65,8 +66,9 @@ def shared(data: str | Path = "", out: str | Path = "") -> Recipe:
 class TroublesomeConfig(GumbelCEConfig):
     """The Gumbel loss, and a trouble in call ``call`` of process ``rank`` as long as ``file`` exists.
 
-    The file says which: ``nan``, ``kill loaders``, ``kill host`` (this process and who started it), ``delete PATH``, or
-    the number of a signal that the process sends itself. A kill comes once.
+    The file says which: ``nan``, ``kill loaders``, ``kill host`` (this process and who started it), ``delete PATH``,
+    ``fill PATH`` (write until the disk is full), or the number of a signal that the process sends itself. A kill comes
+    once.
     """
 
     file: str = ""
@@ -99,6 +101,10 @@ class Troublesome(GumbelCE):
                     os.kill(process, signal.SIGKILL)
             elif trouble.startswith("delete "):
                 Path(trouble.removeprefix("delete ")).unlink(missing_ok=True)
+            elif trouble.startswith("fill "):
+                with contextlib.suppress(OSError), Path(trouble.removeprefix("fill ")).open("wb", buffering=0) as full:
+                    while full.write(b"x" * 1024):
+                        pass
             else:
                 if int(trouble) == signal.SIGKILL:
                     file.unlink()

@@ -1,6 +1,8 @@
 """Checkpoints are whole, say what is wrong with others, and run nobody's code."""
 
 import pickle
+import random
+import zipfile
 from dataclasses import replace
 
 import pytest
@@ -78,6 +80,47 @@ def test_code_in_a_file_is_not_run(tmp_path):
     torch.save({"format": checkpoint.FORMAT, "model": Malicious()}, path)
     with pytest.raises(CheckpointError, match="not written by tailseg"):
         checkpoint.load(path)
+
+
+def test_a_small_file_does_not_fill_the_memory(tmp_path):
+    """Compressed zeros, and a bytearray of a length that the file states: torch's reader takes both."""
+    whole, path = tmp_path / "whole.pt", tmp_path / "x.pt"
+    checkpoint.save(replace(make(), model={"weight": torch.zeros(1_000_000)}), whole)
+    with zipfile.ZipFile(whole) as parts, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in parts.namelist():
+            archive.writestr(name, parts.read(name))
+    with pytest.raises(CheckpointError, match=r"x\.pt cannot be read.*its parts are larger than the file"):
+        checkpoint.load(path)
+    torch.save({"format": checkpoint.FORMAT, "model": Long()}, path)
+    with pytest.raises(CheckpointError, match=r"x\.pt cannot be read.*it names __builtin__ bytearray"):
+        checkpoint.load(path)
+
+
+class Long:
+    def __reduce__(self):
+        return bytearray, (1_000_000,)
+
+
+def test_any_pickle_is_read_or_refused(tmp_path):
+    """Bytes changed in the pickle, with the checksum of what they are then."""
+    path, changed, positions = tmp_path / "x.pt", tmp_path / "changed.pt", random.Random(0)
+    checkpoint.save(make(), path)
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    name = next(name for name in parts if name.endswith("data.pkl"))
+    refused = 0
+    for _ in range(2000):
+        content = bytearray(parts[name])
+        for _ in range(positions.randint(1, 4)):
+            content[positions.randrange(len(content))] = positions.randrange(256)
+        with zipfile.ZipFile(changed, "w") as archive:
+            for each, part in {**parts, name: bytes(content)}.items():
+                archive.writestr(each, part)
+        try:
+            checkpoint.load(changed)
+        except CheckpointError:
+            refused += 1
+    assert 500 < refused < 2000
 
 
 def test_a_checkpoint_without_a_part_is_named(tmp_path):
@@ -175,6 +218,7 @@ def test_the_newest_are_kept(tmp_path):
     for step in (900, 9_999_999, 12_000_000):
         checkpoint.save(make(step=step), checkpoint.step_path(tmp_path, step))
     checkpoint.save(make(), checkpoint.best_path(tmp_path))
+    (tmp_path / "checkpoints" / "step_final.pt").touch()  # a copy by hand
     checkpoint.keep_newest(tmp_path, 2)
     assert [path.name for path in checkpoint.in_order(tmp_path)] == ["step_9999999.pt", "step_12000000.pt"]
     checkpoint.keep_newest(tmp_path, 0)

@@ -215,6 +215,35 @@ def test_a_full_disk_ends_the_run_with_what_was_saved_whole(undisturbed, data, s
     assert_same_run(small_disk / "run", undisturbed)
 
 
+# TensorBoard's own thread meets it too.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_full_disk_that_the_log_meets_is_named(data, small_disk):
+    """A checkpoint comes after the last of the 30 epochs only."""
+    recipe = small.recipe(data, small_disk / "run")
+    run = replace(recipe.run, eval_every=0, checkpoint_every=100)
+    recipe = replace(recipe, run=run, optim=replace(recipe.optim, epochs=30))
+    with pytest.raises(OSError, match=r"log\.jsonl could not be written .*MB are free there"):
+        train(troubled(recipe, small_disk, f"fill {small_disk / 'full'}", 1))
+
+
+def test_one_training_at_a_time_writes_into_a_folder(data, tmp_path, start_training, monkeypatch):
+    recipe = small.recipe(data, tmp_path)
+    recipe = replace(recipe, optim=replace(recipe.optim, epochs=1000))
+    first = start_training(recipe)
+    while not (tmp_path / "log.jsonl").exists():
+        time.sleep(0.01)
+    monkeypatch.setattr("tailseg.training.run.PATIENCE", 0.1)
+    with pytest.raises(ValueError, match=r"another training writes into .*--run\.out"):
+        train(recipe, resume=True)
+    assert first.exitcode is None
+    first.kill()
+    first.join()
+    train(replace(recipe, optim=replace(recipe.optim, epochs=1)))  # the lock went with the process
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"file cannot be made \(File exists\): name another folder"):
+        train(small.recipe(data, tmp_path / "file"))
+
+
 def troubled(recipe: Recipe, folder: Path, trouble: str, call: int) -> Recipe:
     file = folder / "trouble"
     file.write_text(trouble)

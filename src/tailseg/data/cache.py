@@ -22,7 +22,6 @@ import hashlib
 import json
 import os
 import sys
-import tempfile
 import time
 import warnings
 import zlib
@@ -38,7 +37,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from tailseg.data.annotations import Contents, Objects
-from tailseg.data.home import cache_folder
+from tailseg.data.home import cache_folder, unfinished
 from tailseg.data.packed import Ragged, map_array
 from tailseg.structures import Group
 
@@ -148,26 +147,14 @@ def _entry(file: Path) -> dict[str, Any] | None:
 
 def _write(file: Path, entry: dict[str, Any]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    with _unfinished(file) as unfinished:
-        unfinished.write_text(json.dumps(entry))
+    with unfinished(file) as written:
+        written.write_text(json.dumps(entry))
 
 
 def _drop_unused(folder: Path, key: str) -> None:
     """Deletes the cache of a content that no path has any more; who has it mapped keeps it."""
     if all((_entry(file) or {}).get("key") != key for file in (folder / "index").glob("*.json")):
         store_path(folder, key).unlink(missing_ok=True)
-
-
-@contextmanager
-def _unfinished(file: Path) -> Generator[Path]:
-    """A name beside ``file`` to write to, renamed to it at the end, or deleted after an error."""
-    handle, name = tempfile.mkstemp(prefix=f".{file.stem}-", suffix=".unfinished", dir=file.parent)
-    os.close(handle)
-    try:
-        yield Path(name)
-        Path(name).replace(file)
-    finally:
-        Path(name).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -204,8 +191,8 @@ def _save(contents: Contents, folder: Path) -> None:
         "notes": json.dumps(contents.notes),
     }
     metadata["checksum"] = _checksum(metadata, arrays)
-    with _unfinished(store_path(folder, contents.key)) as unfinished:
-        save_file(arrays, unfinished, metadata)
+    with unfinished(store_path(folder, contents.key)) as written:
+        save_file(arrays, written, metadata)
 
 
 def _arrays(contents: Contents) -> dict[str, np.ndarray]:

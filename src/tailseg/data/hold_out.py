@@ -2,59 +2,78 @@
 
 import json
 import random
-from collections import Counter, defaultdict
+from collections import Counter
 from pathlib import Path
-from typing import Any
+
+from tailseg.data.annotations import Annotations
+from tailseg.data.home import unfinished
+from tailseg.data.raw import join, split
 
 HELD_OUT_SHARE = 0.1
 
 
-def hold_out(annotation_file: Path, folder: Path, *, share: float = HELD_OUT_SHARE) -> tuple[Path, Path]:
-    """Splits a COCO- or LVIS-format file into ``folder/train.json`` and ``folder/val.json``.
+def hold_out(annotations: Annotations, folder: Path, *, share: float = HELD_OUT_SHARE) -> tuple[Path, Path]:
+    """Splits a data set into the annotation files ``folder/train.json`` and ``folder/val.json``.
 
     The same file gives the same split every time. An image is held out only while each of its classes stays in some
-    other training image, so that no rare class is lost to training; both files list all categories.
+    other training image, so that no rare class is lost to training; both files list all categories. They are written
+    once: ``folder/held_out.json`` says of which content they are.
 
     Args:
-        annotation_file: read without checks: `read_dataset` it first.
+        annotations: the whole.
         folder: made if need be; files in it are replaced.
         share: of the images, in (0, 1).
 
     Raises:
         ValueError: no image can be held out.
     """
-    content = json.loads(annotation_file.read_text())
-    held_out = _held_out(content, share)
+    paths, note = (folder / "train.json", folder / "val.json"), folder / "held_out.json"
+    if _read(note) == _note(annotations, share, paths):
+        return paths
+    held_out = _held_out(annotations, share)
     if not held_out:
         raise ValueError(
-            f"{annotation_file}: no image can be held out for validation without losing a class from training; "
+            f"{annotations.path}: no image can be held out for validation without losing a class from training; "
             "name a validation set (data.val)"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    paths = folder / "train.json", folder / "val.json"
+    images, objects, categories = split(annotations.path.read_bytes(), annotations.path)
     for path, wanted in zip(paths, (False, True), strict=True):
-        part = {
-            **content,
-            "images": [image for image in content["images"] if (image["id"] in held_out) == wanted],
-            "annotations": [item for item in content["annotations"] if (item["image_id"] in held_out) == wanted],
-        }
-        unfinished = path.with_name(path.name + ".unfinished")
-        unfinished.write_text(json.dumps(part))
-        unfinished.replace(path)
+        rows = [row for row, item in enumerate(objects) if item and (item.image_id in held_out) == wanted]
+        part = [image for image in images if (image["id"] in held_out) == wanted]
+        with unfinished(path) as file:
+            file.write_bytes(join(part, objects.take(rows), categories))
+    with unfinished(note) as file:
+        file.write_text(json.dumps(_note(annotations, share, paths)))
     return paths
 
 
-def _held_out(content: dict[str, Any], share: float) -> set[int]:
+def _note(annotations: Annotations, share: float, paths: tuple[Path, ...]) -> dict[str, object]:
+    """What the parts are made of, and their sizes as they lie there: a power failure may cut files short."""
+    return {
+        "of": annotations.key,
+        "share": share,
+        "bytes": [path.stat().st_size if path.is_file() else 0 for path in paths],
+    }
+
+
+def _read(note: Path) -> object:
+    try:
+        return json.loads(note.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def _held_out(annotations: Annotations, share: float) -> set[int]:
     """Ids of the images held out, drawn from those with objects first to last in a fixed random order."""
-    classes: dict[int, set[int]] = defaultdict(set)
-    for item in content["annotations"]:
-        classes[item["image_id"]].add(item["category_id"])
+    ids = annotations.image_ids.tolist()
+    classes = {ids[index]: set(annotations.classes_of(index).tolist()) for index in range(annotations.num_images)}
     images_left = Counter(label for labels in classes.values() for label in labels)
-    order = sorted(classes)
+    order = sorted(image for image, labels in classes.items() if labels)
     random.Random(0).shuffle(order)
     held_out: set[int] = set()
     for image_id in order:
-        if len(held_out) >= max(1, round(share * len(content["images"]))):
+        if len(held_out) >= max(1, round(share * annotations.num_images)):
             break
         if all(images_left[label] > 1 for label in classes[image_id]):
             held_out.add(image_id)

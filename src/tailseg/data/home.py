@@ -1,9 +1,25 @@
 """Where tailseg keeps what it can make again."""
 
 import os
+import secrets
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 
 def cache_folder() -> Path:
     """``$TAILSEG_HOME``, else ``~/.cache/tailseg``; anything in it may be deleted at any time."""
     return Path(os.environ.get("TAILSEG_HOME") or Path.home() / ".cache" / "tailseg")
+
+
+@contextmanager
+def unfinished(file: Path) -> Generator[Path]:
+    """A name beside ``file`` to write to, renamed to it at the end, or deleted after an error."""
+    written = file.with_name(
+        f".{file.stem}-{secrets.token_hex(8)}.unfinished"
+    )  # mkstemp's would be readable by us alone
+    try:
+        yield written
+        written.replace(file)
+    finally:
+        written.unlink(missing_ok=True)

@@ -34,11 +34,11 @@ class RawAnnotations(Sequence[RawAnnotation | None]):
     """The annotations of a file, each decoded when it is asked for; None for what is no JSON object."""
 
     def __init__(self, records: Sequence[Any]) -> None:
-        self._records = records
+        self.records = records
         self._decoder = msgspec.json.Decoder(RawAnnotation)
 
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self.records)
 
     @overload
     def __getitem__(self, index: int) -> RawAnnotation | None: ...
@@ -46,15 +46,19 @@ class RawAnnotations(Sequence[RawAnnotation | None]):
     def __getitem__(self, index: slice) -> "RawAnnotations": ...
     def __getitem__(self, index: int | slice) -> "RawAnnotation | RawAnnotations | None":
         if isinstance(index, slice):
-            return RawAnnotations(self._records[index])
-        return self._decode(self._records[index])
+            return RawAnnotations(self.records[index])
+        return self._decode(self.records[index])
+
+    def take(self, rows: Sequence[int]) -> "RawAnnotations":
+        """The annotations ``rows``, in that order."""
+        return RawAnnotations([self.records[row] for row in rows])
 
     def field(self, index: int, name: str) -> Any:  # noqa: ANN401
         """A field of annotation ``index``, for messages."""
         return getattr(self[index], name, None)
 
     def __iter__(self) -> Iterator[RawAnnotation | None]:
-        return map(self._decode, self._records)
+        return map(self._decode, self.records)
 
     def _decode(self, record: Any) -> RawAnnotation | None:  # noqa: ANN401 - anything that JSON can hold
         if isinstance(record, msgspec.Raw):
@@ -97,6 +101,14 @@ def split(content: bytes, path: Path) -> tuple[list[Any], RawAnnotations, list[A
         )
     images, annotations, categories = sections
     return images, RawAnnotations(annotations), categories
+
+
+def join(images: list[Any], annotations: RawAnnotations, categories: list[Any]) -> bytes:
+    """The JSON of a file with these sections, its annotations as they were written: the inverse of `split`."""
+    content = dict(zip(SECTIONS, (images, annotations.records, categories), strict=True))
+    if all(isinstance(record, msgspec.Raw) for record in annotations.records):
+        return msgspec.json.encode(content)
+    return json.dumps(content).encode()
 
 
 def _split_slowly(content: bytes, path: Path) -> tuple[list[Any], list[Any], list[Any]]:

@@ -93,6 +93,6 @@ def _candidates(path: Path) -> Iterator[Path]:
 
 def _held_out(annotations: Annotations, folder: Path) -> tuple[Annotations, Annotations]:
     """The two parts of one data set; their images lie where the whole's do."""
-    train_file, val_file = hold_out(annotations.path, folder)
+    train_file, val_file = hold_out(annotations, folder)
     train = replace(read_dataset(train_file), finder=annotations.finder)
     return train, replace(read_dataset(val_file, frequency_from=train), finder=annotations.finder)

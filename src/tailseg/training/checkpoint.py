@@ -11,7 +11,8 @@ import dataclasses
 import hashlib
 import json
 import os
-import pickle
+import pickletools
+import re
 import shutil
 import zipfile
 import zlib
@@ -200,13 +201,18 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         RuntimeError,
         SafetensorError,
     ) as error:  # torch's and safetensors' writers have errors of their own
-        free = shutil.disk_usage(path.parent).free
-        raise OSError(
-            f"{path} could not be written ({str(error).strip().splitlines()[0]}); {free / 2**20:.0f} MB are free "
-            "there. What was saved before is whole"
-        ) from error
+        raise unwritten(path, error) from error
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def unwritten(path: Path, error: Exception) -> OSError:
+    """The error of a file that could not be written, with the space that is left for it."""
+    free = shutil.disk_usage(path.parent).free
+    return OSError(
+        f"{path} could not be written ({str(error).strip().splitlines()[0]}); {free / 2**20:.0f} MB are free there. "
+        "What was saved before is whole"
+    )
 
 
 def write_text(path: Path, text: str) -> None:
@@ -236,10 +242,10 @@ def load(path: Path, *, device: torch.device | str = "cpu") -> Checkpoint:
     if path.suffix == WEIGHTS_SUFFIX:
         return _load_weights(path, device)
     try:
-        _check_sums(path)
+        check_archive(path)
         content = torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        reason = str(error).strip().split("\n")[0]
+    except Exception as error:  # noqa: BLE001 (a malformed pickle can make torch's reader raise any)
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise CheckpointError(
             f"{path} cannot be read as a checkpoint: truncated, damaged, or not written by tailseg ({reason}). "
             "The checkpoint before it may be whole; --resume takes the newest that is"
@@ -272,11 +278,30 @@ def load(path: Path, *, device: torch.device | str = "cpu") -> Checkpoint:
         raise CheckpointError(f"{path}: a part is missing or of the wrong kind ({error!r})") from None
 
 
-def _check_sums(path: Path) -> None:
-    """Raises zipfile.BadZipFile where bytes are not those written: torch writes CRC-32 sums and never reads them."""
+GLOBALS = re.compile(
+    r"torch(\._utils _rebuild_tensor_v[23]|\._tensor _rebuild_from_type_v2| \w+)|collections OrderedDict"
+)
+"""What our checkpoints name: tensors, their storages and types. torch would also let a file ask for a bytearray of any
+size."""
+
+
+def check_archive(path: Path) -> None:
+    """Looks at a file of torch.save before torch does, which writes CRC-32 sums and never reads them.
+
+    Raises:
+        zipfile.BadZipFile: bytes are not those written, parts are larger than the file, or it names what no checkpoint
+            has: a small file must not fill the memory.
+    """
     with zipfile.ZipFile(path) as archive:
+        if sum(part.file_size for part in archive.infolist()) > path.stat().st_size:
+            raise zipfile.BadZipFile("its parts are larger than the file: torch does not compress them")
         if damaged := archive.testzip():
             raise zipfile.BadZipFile(f"the checksum of {damaged} is another one: its bytes have changed")
+        for name in archive.namelist():
+            if name.endswith("data.pkl"):
+                for operation, argument, _ in pickletools.genops(archive.read(name)):
+                    if operation.name == "GLOBAL" and not GLOBALS.fullmatch(str(argument)):
+                        raise zipfile.BadZipFile(f"it names {argument}")
 
 
 def _load_weights(path: Path, device: torch.device | str) -> Checkpoint:
@@ -408,8 +433,8 @@ def weights_path(run: Path) -> Path:
 
 def in_order(run: Path) -> list[Path]:
     """The run's checkpoints, oldest first, without the best one."""
-    found = (run / "checkpoints").glob("step_*.pt")
-    return sorted(found, key=lambda path: int(path.stem.removeprefix("step_")))
+    found = {path: path.stem.removeprefix("step_") for path in (run / "checkpoints").glob("step_*.pt")}
+    return sorted((path for path, step in found.items() if step.isdecimal()), key=lambda path: int(found[path]))
 
 
 def latest(run: Path) -> Path | None:

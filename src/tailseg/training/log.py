@@ -8,7 +8,7 @@ from types import TracebackType
 
 from torch.utils.tensorboard import SummaryWriter
 
-from tailseg.training.checkpoint import write_text
+from tailseg.training.checkpoint import unwritten, write_text
 
 
 class Log:
@@ -25,11 +25,11 @@ class Log:
         self._writes = run is not None
         if run is None:
             return
-        path = run / "log.jsonl"
-        lines = path.read_text().splitlines() if path.is_file() and step else []
+        self._path = run / "log.jsonl"
+        lines = self._path.read_text().splitlines() if self._path.is_file() and step else []
         kept = [line for line in lines if _step(line) <= step]
-        write_text(path, "".join(f"{line}\n" for line in kept))
-        self._file = path.open("a", buffering=1)
+        write_text(self._path, "".join(f"{line}\n" for line in kept))
+        self._file = self._path.open("a", buffering=1)
         self._tensorboard = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
 
     def __enter__(self) -> "Log":
@@ -38,22 +38,33 @@ class Log:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._writes:
-            self._file.close()
-            self._tensorboard.close()
+        if not self._writes:
+            return
+        for each in (self._file, self._tensorboard):
+            try:
+                each.close()
+            except OSError as failed:
+                if error is None:
+                    raise unwritten(self._path, failed) from failed
 
     def write(self, kind: str, *, epoch: int, step: int, values: Mapping[str, float], text: str = "") -> None:
         """One line: ``kind`` (train, val or image), epoch, step, the finite values; in TensorBoard ``kind/name``.
 
         A ``text`` stands in the line alone.
+
+        Raises:
+            OSError: the disk is full; names the file.
         """
         if not self._writes:
             return
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
         line = {"kind": kind, "epoch": epoch, "step": step, **finite, **({"text": text} if text else {})}
-        self._file.write(json.dumps(line) + "\n")
-        for name, value in finite.items():
-            self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
+        try:
+            self._file.write(json.dumps(line) + "\n")
+            for name, value in finite.items():
+                self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
+        except OSError as error:
+            raise unwritten(self._path, error) from error
 
 
 def _step(line: str) -> float:

@@ -23,6 +23,7 @@ from tailseg.data.loader import WorkerError
 from tailseg.evaluation import Metrics
 from tailseg.evaluation.metrics import ROW_NAMES, percent
 from tailseg.models.precision import autocast, float32_products
+from tailseg.recipes.build import run_folder
 from tailseg.recipes.recipe import Recipe
 from tailseg.structures import Batch
 from tailseg.training import checkpoint
@@ -32,7 +33,7 @@ from tailseg.training.distributed import gather_everywhere, is_first, joined, me
 from tailseg.training.interrupt import StopRequest, TrainingStopped
 from tailseg.training.log import Log
 from tailseg.training.optimiser import learning_rate
-from tailseg.training.run import Run, build_train_loader, describe, start
+from tailseg.training.run import Run, alone_in, build_train_loader, describe, start
 from tailseg.training.testing import build_test_loader, save_results, test
 
 
@@ -58,15 +59,15 @@ def train(recipe: Recipe, *, resume: bool = False) -> Metrics:
         Figures of the last evaluation.
 
     Raises:
-        ValueError: the folder holds a run already and ``resume`` is False; the data, the backbone's weights or the
-            checkpoint cannot be used.
+        ValueError: the folder holds a run already and ``resume`` is False, or another training is at work in it; the
+            data, the backbone's weights or the checkpoint cannot be used.
         NonFiniteLossError: a loss is not finite.
         ImageError: too many images cannot be read. The state is saved.
         WorkerError: a loader process died, and the one in its place too. The state is saved.
         TrainingStopped: by a signal. The state is saved.
         ProcessLostError: another process ended without a word.
     """
-    with StopRequest() as stop, joined(), float32_products(recipe.run.precision):
+    with StopRequest() as stop, joined(), alone_in(run_folder(recipe)), float32_products(recipe.run.precision):
         run = start(recipe, resume=resume)
         with Log(run.folder if is_first() else None, step=run.progress.step) as log, console(run) as bar:
             for line in (describe(run), *run.notes):

@@ -1,10 +1,13 @@
 """What training works on, made from a recipe."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Final, cast
 
 import torch
+from filelock import FileLock, Timeout
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -31,6 +34,9 @@ from tailseg.training.distributed import (
     world_size,
 )
 from tailseg.training.optimiser import PUBLISHED_BATCH_SIZE, build_optimizer
+
+PATIENCE: Final = 15.0
+"""Seconds to wait for the run's folder: longer than loader processes take to notice that theirs was killed."""
 
 
 @dataclass
@@ -148,6 +154,39 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
         run.restore(saved)
     run.network = distribute(model, device)
     return run
+
+
+@contextmanager
+def alone_in(folder: Path) -> Generator[None]:
+    """Within, no other training writes into the run's folder, which is made if need be.
+
+    The lock goes with its process. Loader processes of a killed one hold it for some seconds more, and a restart waits
+    for them. Where the file system cannot lock, this does nothing.
+
+    Raises:
+        ValueError: another training is at work there, or there can be no such folder.
+    """
+    lock = FileLock(folder / "lock", timeout=PATIENCE)
+
+    def take() -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"{folder} cannot be made ({error.strerror}): name another folder (--run.out)") from None
+        try:
+            lock.acquire()
+        except Timeout:
+            raise ValueError(
+                f"another training writes into {folder}: wait for it, or name another folder (--run.out)"
+            ) from None
+        except (OSError, NotImplementedError):
+            return
+
+    from_first(take)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def open_folder(recipe: Recipe, folder: Path, *, resume: bool) -> tuple[Checkpoint, Path, list[str]] | None:
