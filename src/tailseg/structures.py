@@ -52,8 +52,8 @@ class Frame:
 def sent(tensor: Tensor, device: torch.device | str) -> Tensor:
     """The tensor on ``device``; to a GPU through pinned memory, which the processor does not wait for."""
     if tensor.device.type == "cpu" and torch.device(device).type == "cuda":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 @dataclass(frozen=True)

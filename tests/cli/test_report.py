@@ -84,7 +84,7 @@ def test_results_of_another_data_set_are_refused(
     content = json.loads((photos.parent / "val.json").read_text())
     for image in content["images"]:
         image["id"] += 1000
-        image["file_name"] = f"other_{image['file_name']}"
+        image["file_name"] = image["file_name"].replace(".", "_of_another.")
     for annotation in content["annotations"]:
         annotation["image_id"] += 1000
     (tmp_path / "val.json").write_text(json.dumps(content))

@@ -46,10 +46,12 @@ def recipe(data: str | Path = "", out: str | Path = "") -> Recipe:
     )
 
 
-def shared(data: str | Path = "", out: str | Path = "") -> Recipe:
+def shared(data: str | Path = "", out: str | Path = "", seed: int = 1) -> Recipe:
     """The same for several processes: four epochs, images of one size, a loss that counts what all processes see.
 
-    A process pads its images to the largest of its own, so that only images of one size are padded alike.
+    A process pads its images to the largest of its own, so that only images of one size are padded alike. With some seeds
+    an input of a ReLU lies so near zero, or two proposals so near each other, that rounding decides, and what is equal
+    otherwise parts by a thousandth: the seeds are such that none does.
     """
     made = recipe(data, out)
     return replace(
@@ -58,7 +60,7 @@ def shared(data: str | Path = "", out: str | Path = "") -> Recipe:
         data=replace(made.data, short_sides=(64,), max_long_side=64),
         loss=EQLv2Config(),
         optim=replace(made.optim, epochs=4, steps=(3,)),
-        run=replace(made.run, eval_every=0),
+        run=replace(made.run, eval_every=0, seed=seed),
     )
 
 

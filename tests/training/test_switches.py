@@ -44,7 +44,7 @@ def run_steps(recipe: Recipe, number: int = 3) -> tuple[Run, list[dict[str, floa
 
 @pytest.fixture(scope="module")
 def plain(data, tmp_path_factory) -> tuple[Run, list[dict[str, float]]]:
-    return run_steps(varied(small.shared(data, tmp_path_factory.mktemp("plain")), clip_norm=None))
+    return run_steps(varied(small.shared(data, tmp_path_factory.mktemp("plain"), seed=0), clip_norm=None))
 
 
 def assert_same_weights(run: Run, other: Run) -> None:
@@ -55,7 +55,7 @@ def assert_same_weights(run: Run, other: Run) -> None:
 @pytest.mark.parametrize("settings", [{"clip_norm": 1e6}, {"average": 0.9}, {"precision": "tf32"}])
 def test_a_switch_that_does_not_touch_the_weights_leaves_every_bit(plain, data, tmp_path, settings):
     """A bound above every norm; an average beside the weights; TensorFloat-32, which a CPU does not have."""
-    run, losses = run_steps(varied(small.shared(data, tmp_path), **{"clip_norm": None, **settings}))
+    run, losses = run_steps(varied(small.shared(data, tmp_path, seed=0), **{"clip_norm": None, **settings}))
     assert losses == plain[1]
     assert_same_weights(run, plain[0])
 
@@ -63,7 +63,7 @@ def test_a_switch_that_does_not_touch_the_weights_leaves_every_bit(plain, data, 
 @pytest.mark.parametrize(("precision", "tolerance"), [("bfloat16", 0.03), ("float16", 0.005)])
 def test_half_precision_learns_nearly_the_same(plain, data, tmp_path, precision, tolerance):
     """The losses together: a single one may differ more, since other proposals are drawn where two rank alike."""
-    run, losses = run_steps(varied(small.shared(data, tmp_path), clip_norm=None, precision=precision), 1)
+    run, losses = run_steps(varied(small.shared(data, tmp_path, seed=0), clip_norm=None, precision=precision), 1)
     assert sum(losses[0].values()) == pytest.approx(sum(plain[1][0].values()), rel=tolerance)
     assert losses[0] != plain[1][0]
     assert all(value.dtype == torch.float32 for value in run.model.parameters())
@@ -72,7 +72,7 @@ def test_half_precision_learns_nearly_the_same(plain, data, tmp_path, precision,
 
 def test_float16_takes_the_steps_of_float32_whatever_the_scale(plain, data, tmp_path):
     """A step of float16, unscaled, moves the weights as float32's does; one whose gradient overflows moves none."""
-    recipe = varied(small.shared(data, tmp_path), clip_norm=None, precision="float16")
+    recipe = varied(small.shared(data, tmp_path, seed=0), clip_norm=None, precision="float16")
     run, _ = run_steps(recipe, 0)
     before = {name: value.clone() for name, value in run.model.named_parameters()}
     run.sampler.set_epoch(0)
@@ -126,7 +126,7 @@ def test_the_average_is_the_one_of_its_formula_and_is_what_is_used(data, tmp_pat
 
 def test_parts_of_a_batch_give_the_gradient_of_the_whole(plain, data, tmp_path):
     """Every part has as many sampled regions; the mask loss, whose positives differ, is left out."""
-    recipe = varied(small.shared(data, tmp_path), clip_norm=None)
+    recipe = varied(small.shared(data, tmp_path, seed=0), clip_norm=None)
     recipe = replace(recipe, loss=small.recipe().loss, model=replace(recipe.model, mask=None))
     gradients = []
     for parts in (1, 2, 4):
@@ -151,7 +151,7 @@ def test_a_compiled_network_learns_the_same_to_float_precision(plain, data, tmp_
     """In a process of its own: functions that check their arguments' shapes, as here, are no code to compile."""
     script = (
         "import json, sys; from tests.training import small, test_switches as switches\n"
-        "recipe = switches.varied(small.shared(*sys.argv[1:]), clip_norm=None, compile=True)\n"
+        "recipe = switches.varied(small.shared(*sys.argv[1:], seed=0), clip_norm=None, compile=True)\n"
         "run, losses = switches.run_steps(recipe); print(json.dumps([losses, list(run.model.state_dict())]))"
     )
     command = [sys.executable, "-c", script, str(data), str(tmp_path)]

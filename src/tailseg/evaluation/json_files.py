@@ -55,6 +55,8 @@ def read_records(path: Path, progress: Callable[[int, int], None] | None = None)
         for text, position, is_cut in _pieces(path):
             try:
                 records = _parse(text)
+            except UnicodeDecodeError:  # cut within a character
+                break
             except json.JSONDecodeError as error:
                 if is_cut or not text_read:
                     break

@@ -232,10 +232,17 @@ def _boxes(records: Sequence[Any], wrong: "_Wrong") -> np.ndarray:
         sides = {*map(len, boxes)}
         flat = np.asarray([*chain.from_iterable(boxes)])  # much faster than from a list of lists
     except (KeyError, TypeError, ValueError):
-        sides, flat = set(), np.empty(0)
+        boxes, sides, flat = [], set(), np.empty(0)
     if not len(records):
         return np.zeros((0, 4))
-    if sides == {4} and flat.shape == (4 * len(records),) and flat.dtype.kind in "iuf" and np.isfinite(flat).all():
+    plain = {*map(type, boxes)} <= {list, tuple, np.ndarray}
+    if (
+        plain
+        and sides == {4}
+        and flat.shape == (4 * len(records),)
+        and flat.dtype.kind in "iuf"
+        and np.isfinite(flat).all()
+    ):
         corners = flat.astype(np.float64).reshape(-1, 4)
         if (corners[:, 2:] >= 0).all():
             return corners

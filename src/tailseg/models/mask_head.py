@@ -86,7 +86,9 @@ class MaskHead(nn.Module):
         if len(x) <= PREDICT_CHUNK:
             return self._predict(x, labels)
         chunks = zip(x.split(PREDICT_CHUNK), labels.split(PREDICT_CHUNK), strict=True)
-        return torch.cat([checkpoint(self._predict, *chunk, use_reentrant=False) for chunk in chunks])
+        return torch.cat(
+            [checkpoint(self._predict, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
+        )
 
     def _predict(self, x: Float[Tensor, "R D s s"], labels: Int64[Tensor, " R"]) -> Float[Tensor, "R 2*s 2*s"]:
         """`predict` of some RoIs.

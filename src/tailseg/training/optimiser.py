@@ -17,7 +17,8 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
 
     SGD decays all of them, biases and normalisation scales included, as in mmdetection. AdamW spares the scales and
     shifts of norms and Swin's tables of relative positions, but not the biases of layers, as in mmdetection's Swin.
-    Both update all parameters in one pass over memory (torch's ``fused``).
+    Neither is torch's ``fused`` one: with float16's scaler, SGD's takes memory that nobody has written for its momentum
+    when the first step overflows (torch 2.15).
 
     Raises:
         ValueError: the model has nothing to train.
@@ -27,14 +28,14 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
         raise ValueError("the model has no trainable parameter: lower model.backbone.frozen_stages")
     match config:
         case SGDConfig():
-            return SGD(parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True)
+            return SGD(parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
         case AdamWConfig():
             spared = undecayed(model)
             groups = [
                 {"params": [parameter for parameter in parameters if id(parameter) not in spared]},
                 {"params": [parameter for parameter in parameters if id(parameter) in spared], "weight_decay": 0.0},
             ]
-            return AdamW(groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True)
+            return AdamW(groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
 
 
 def undecayed(model: nn.Module) -> dict[int, Tensor]:
