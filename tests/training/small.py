@@ -49,9 +49,9 @@ def recipe(data: str | Path = "", out: str | Path = "") -> Recipe:
 def shared(data: str | Path = "", out: str | Path = "", seed: int = 1) -> Recipe:
     """The same for several processes: four epochs, images of one size, a loss that counts what all processes see.
 
-    A process pads its images to the largest of its own, so that only images of one size are padded alike. With some seeds
-    an input of a ReLU lies so near zero, or two proposals so near each other, that rounding decides, and what is equal
-    otherwise parts by a thousandth: the seeds are such that none does.
+    A process pads its images to the largest of its own, so that only images of one size are padded alike. With some
+    seeds an input of a ReLU lies so near zero, or two proposals so near each other, that rounding decides, and what is
+    equal otherwise parts by a thousandth: the seeds are such that none does.
     """
     made = recipe(data, out)
     return replace(
