@@ -17,7 +17,7 @@ def files(synthetic, tmp_path_factory):
 @pytest.mark.filterwarnings("ignore:The 'warn' method is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
 def test_equals_lvis_api_on_5000_images(files, iou_type):
-    """A quarter of an hour and 9 GB for each."""
+    """Three minutes and some gigabytes for each."""
     pytest.importorskip("lvis")
     truth = read_ground_truth(files.truth, masks=iou_type == "segm")
     found = read_found(files.results, truth, (iou_type,))
