@@ -141,22 +141,19 @@ class RPN(nn.Module):
         """
         num_anchors = len(self.config.anchor_ratios)
         image, place = index.div(sum(level_sizes), rounding_mode="floor"), index % sum(level_sizes)
-        cells, order, start = [], [], 0
+        cells, start = pyramid[0].new_empty(len(index), 9 * pyramid[0].shape[1]), 0
         for feature, size in zip(pyramid, level_sizes, strict=True):
             chosen = ((place >= start) & (place < start + size)).nonzero()[:, 0]
             # a level without chosen anchors is read too: the empty result keeps it in the graph, which DDP needs
-            cells.append(neighbourhoods(feature, image[chosen], (place[chosen] - start) // num_anchors))
-            order.append(chosen)
+            cells[chosen] = neighbourhoods(feature, image[chosen], (place[chosen] - start) // num_anchors)
             start += size
         weight = self.conv.weight.permute(0, 2, 3, 1).flatten(1)
-        hidden = F.linear(torch.cat(cells), weight, self.conv.bias).relu_()
-        chosen = torch.cat(order)
-        ratio = (place[chosen] % num_anchors).unsqueeze(1)
+        hidden = F.linear(cells, weight, self.conv.bias).relu_()
+        ratio = (place % num_anchors).unsqueeze(1)
         logits = F.linear(hidden, self.objectness.weight.flatten(1), self.objectness.bias).gather(1, ratio)
         deltas = F.linear(hidden, self.box_deltas.weight.flatten(1), self.box_deltas.bias)
         deltas = deltas.view(-1, num_anchors, 4).gather(1, ratio.unsqueeze(2).expand(-1, 1, 4))
-        back = chosen.argsort()
-        return logits[back, 0].float(), deltas[back, 0].float()
+        return logits[:, 0].float(), deltas[:, 0].float()
 
     def losses(
         self,
