@@ -22,12 +22,8 @@ from tailseg.ops.masks import mask_targets, paste_masks
 from tailseg.ops.roi_pool import roi_pool
 from tailseg.structures import Detections, Target
 
-TEST_CHUNK = 50
-"""RoIs at a time at test: bounds the memory of the upsampled features."""
-
-
-PREDICT_CHUNK = 32
-"""RoIs whose features are upsampled at a time."""
+CHUNK = 32
+"""RoIs at a time at test, and whose features are upsampled in training: bounds the memory of these."""
 
 
 class MaskHead(nn.Module):
@@ -83,9 +79,9 @@ class MaskHead(nn.Module):
         Of many RoIs a few at a time, and again in the backward pass: the upsampled features are the largest maps of a
         step, and with the two gradients of their size would be its peak of memory.
         """
-        if len(x) <= PREDICT_CHUNK:
+        if len(x) <= CHUNK:
             return self._predict(x, labels)
-        chunks = zip(x.split(PREDICT_CHUNK), labels.split(PREDICT_CHUNK), strict=True)
+        chunks = zip(x.split(CHUNK), labels.split(CHUNK), strict=True)
         return torch.cat(
             [checkpoint(self._predict, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
         )
@@ -195,6 +191,6 @@ def _in_chunks(
     boxes: Float[Tensor, "R 4"],
     labels: Int64[Tensor, " R"],
 ) -> Float[Tensor, "R S S"]:
-    """The masks of one image's boxes, 50 at a time."""
-    chunks = zip(boxes.split(TEST_CHUNK), labels.split(TEST_CHUNK), strict=True)
+    """The masks of one image's boxes, `CHUNK` at a time."""
+    chunks = zip(boxes.split(CHUNK), labels.split(CHUNK), strict=True)
     return torch.cat([probabilities(maps, [some], chosen) for some, chosen in chunks])
