@@ -224,6 +224,7 @@ NAN = float("nan")
         ({"score": "0.9"}, "'score' of record 1 should be a finite number, got '0.9'"),
         ({"image_id": "1"}, "'image_id' of record 1 should be a whole number, got '1'"),
         ({"image_id": 1.0}, "'image_id' of record 1 should be a whole number, got 1.0"),
+        ({"bbox": b"1234"}, "'bbox' of record 1 should be"),
         ({"image_id": 2**63}, "'image_id' of record 1 should be a whole number, got 9223372036854775808"),
         ({"category_id": 10**30}, "'category_id' of record 1 should be a whole number, got 10000"),
         (

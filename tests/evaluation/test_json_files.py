@@ -84,6 +84,14 @@ def test_what_is_no_list_is_not_searched_for_objects(tmp_path, monkeypatch):
     assert searched == []
 
 
+def test_what_is_no_list_is_named_though_a_piece_ends_within_a_character(tmp_path):
+    path = tmp_path / "object.json"
+    path.write_text(json.dumps({"k": "ü" * 400}, ensure_ascii=False))
+
+    with pytest.raises(ValueError, match=r"object.json: expected a list of result records, got dict"):
+        list(read_records(path))
+
+
 def test_a_broken_gzip_file_is_named(tmp_path):
     path = tmp_path / "list.json"
     packed = gzip.compress(json.dumps(RECORDS).encode())

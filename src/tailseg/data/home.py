@@ -15,9 +15,8 @@ def cache_folder() -> Path:
 @contextmanager
 def unfinished(file: Path) -> Generator[Path]:
     """A name beside ``file`` to write to, renamed to it at the end, or deleted after an error."""
-    written = file.with_name(
-        f".{file.stem}-{secrets.token_hex(8)}.unfinished"
-    )  # mkstemp's would be readable by us alone
+    # not mkstemp, whose files nobody else may read
+    written = file.with_name(f".{file.stem}-{secrets.token_hex(8)}.unfinished")
     try:
         yield written
         written.replace(file)

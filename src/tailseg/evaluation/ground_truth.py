@@ -295,7 +295,7 @@ def _protocol(data: dict[str, Any], path: Path, notes: list[str], *, groups_give
         if not groups_given:
             raise ValueError(
                 f"{path}: the categories have LVIS's 'frequency', but no image has {lists}, without which LVIS AP "
-                f"would be wrong. Take the original LVIS file; or, if every object of every class is annotated, "
+                "would be wrong. Take the original LVIS file; or, if every object of every class is annotated, "
                 f"{_REMEDY} or remove 'frequency': the file is then scored as COCO"
             )
         notes.append(f"the file has LVIS's 'frequency', but not {lists}: scored as COCO, not comparable with LVIS AP")

@@ -90,8 +90,9 @@ def mask_pairs(
     possible = _possible(detections, objects, masks, areas, object_masks, crowds)
     detections, objects, groups = detections[possible], objects[possible], groups[possible]
     order = np.argsort(groups, kind="stable")
-    ends = [*np.flatnonzero(np.diff(groups[order], prepend=-1)).tolist(), len(order)]
-    mine, theirs = _distinct(groups[order], ends, detections[order]), _distinct(groups[order], ends, objects[order])
+    groups = groups[order]
+    ends = [*np.flatnonzero(np.diff(groups, prepend=-1)).tolist(), len(order)]
+    mine, theirs = _distinct(groups, ends, detections[order]), _distinct(groups, ends, objects[order])
     overlaps = np.zeros(len(order))
     for i, (start, end) in enumerate(pairwise(ends)):
         ours, others = mine.of_group(i), theirs.of_group(i)

@@ -229,20 +229,14 @@ def _column(records: Sequence[Any], key: str, wrong: "_Wrong", *, kind: str, exp
 def _boxes(records: Sequence[Any], wrong: "_Wrong") -> np.ndarray:
     try:
         boxes = [record["bbox"] for record in records]
-        sides = {*map(len, boxes)}
-        flat = np.asarray([*chain.from_iterable(boxes)])  # much faster than from a list of lists
+        fit = {*map(type, boxes)} <= {list, tuple, np.ndarray} and {*map(len, boxes)} == {4}
+        # much faster than from a list of lists
+        flat = np.asarray([*chain.from_iterable(boxes)]) if fit else np.empty(0)
     except (KeyError, TypeError, ValueError):
-        boxes, sides, flat = [], set(), np.empty(0)
+        flat = np.empty(0)
     if not len(records):
         return np.zeros((0, 4))
-    plain = {*map(type, boxes)} <= {list, tuple, np.ndarray}
-    if (
-        plain
-        and sides == {4}
-        and flat.shape == (4 * len(records),)
-        and flat.dtype.kind in "iuf"
-        and np.isfinite(flat).all()
-    ):
+    if flat.shape == (4 * len(records),) and flat.dtype.kind in "iuf" and np.isfinite(flat).all():
         corners = flat.astype(np.float64).reshape(-1, 4)
         if (corners[:, 2:] >= 0).all():
             return corners
@@ -287,7 +281,7 @@ def _is_number(value: Any, *, whole: bool = False) -> bool:  # noqa: ANN401
 
 def _is_box(value: Any) -> bool:  # noqa: ANN401
     box = value.tolist() if isinstance(value, np.ndarray) else value
-    return isinstance(box, Sequence) and len(box) == 4 and all(map(_is_number, box)) and bool(min(box[2:]) >= 0)
+    return isinstance(box, list | tuple) and len(box) == 4 and all(map(_is_number, box)) and bool(min(box[2:]) >= 0)
 
 
 @dataclass(frozen=True)
