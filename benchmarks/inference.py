@@ -6,7 +6,7 @@
 
 1,203 classes, 800 x 1216 pixels, 1,000 proposals, one in ten of (region, class) pairs above the threshold, 300
 detections, masks as run lengths of the whole image (torchvision's by pycocotools). Where there is a GPU it runs there.
-Memory is the most held above what is held before, in a process of its own.
+Memory is the most held above what is held before, on a CPU in a process of its own.
 """
 
 import json
@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 import torch
 import tyro
-from measure import Parts, clock, in_own_process, peak_memory, table, write
+from measure import Parts, clock, held_alone, peak_memory, table, write
 from peers import LVIS, smooth_noise, tailseg_model, torchvision_model
 from pycocotools import mask as coco
 from torch import Tensor, nn
@@ -56,9 +56,11 @@ class Options:
     compile: bool = False
     """tailseg's backbone and FPN through torch.compile."""
     precision: Precision = "float32"
-    """tailseg's layers."""
+    """Of the layers, of both."""
     memory: Literal["tailseg", "torchvision"] | None = None
     """Measure the memory of this one alone, and print it as JSON."""
+    size: int | None = None
+    """With --memory and --grow: how many of what grows."""
 
 
 Run = Callable[[], object]
@@ -77,12 +79,13 @@ def ours(model: Detector, images: list[Tensor], options: Options) -> Run:
     return run
 
 
-def torchvisions(model: nn.Module, images: list[Tensor]) -> Run:
+def torchvisions(model: nn.Module, images: list[Tensor], options: Options) -> Run:
     scaled = [image.float() / 255 for image in images]
 
     @torch.no_grad()
     def run() -> object:
-        return [encode(found["masks"]) for found in model(scaled)]
+        with autocast(device(), options.precision):
+            return [encode(found["masks"]) for found in model(scaled)]
 
     return run
 
@@ -137,7 +140,7 @@ def build(
     parts = {"tailseg": Parts(), "torchvision": Parts()}
     watch_ours(model, parts["tailseg"])
     watch_torchvision(peer, parts["torchvision"])
-    runs = {"tailseg": ours(model, images, options), "torchvision": torchvisions(peer.to(device()), images)}
+    runs = {"tailseg": ours(model, images, options), "torchvision": torchvisions(peer.to(device()), images, options)}
     return {name: (run, parts[name]) for name, run in runs.items()}
 
 
@@ -156,38 +159,40 @@ def measure(run: Run, parts: Parts, rounds: int) -> tuple[float, dict[str, float
 def compare(options: Options) -> str:
     built = build(options)
     measured = {name: measure(run, parts, options.rounds) for name, (run, parts) in built.items()}
-    held = {name: in_own_process(__file__, *sys.argv[1:], "--memory", name) for name in built}
+    held = {name: held_alone(run, __file__, *sys.argv[1:], "--memory", name) for name, (run, _) in built.items()}
     rows = []
     for part in PARTS:
         taken = [times.get(part, total - sum(times.values())) for total, times in measured.values()]
         rows.append([part, *(f"{seconds:.3f}" for seconds in taken), f"{taken[1] / taken[0]:.1f}"])
     totals = [total for total, _ in measured.values()]
-    rows.append(["an image, s", *(f"{total:.2f}" for total in totals), f"{totals[1] / totals[0]:.2f}"])
+    rows.append(["an image, s", *(f"{total:.3f}" for total in totals), f"{totals[1] / totals[0]:.2f}"])
     peaks = [held[name] / 1e9 for name in measured]
     rows.append(["peak above start, GB", *(f"{peak:.2f}" for peak in peaks), f"{peaks[1] / peaks[0]:.1f}"])
     return table(["", *measured, "torchvision / tailseg"], rows)
 
 
 def grow(options: Options, what: str) -> str:
-    rows = []
+    rows, first = [], None
     for value in GROWTH[what]:
         run, parts = build(options, **{what: value})["tailseg"]
         total, _ = measure(run, parts, options.rounds)
-        rows.append([f"{value:,}", f"{total:.2f}", f"{peak_memory(run) / 1e9:.2f}"])
-    first = float(rows[0][1])
-    return table(
-        [what, "s", "peak above start, GB", "times the first"], [[*row, f"{float(row[1]) / first:.2f}"] for row in rows]
-    )
+        held = held_alone(run, __file__, *sys.argv[1:], "--memory", "tailseg", "--size", str(value))
+        first = first or total
+        rows.append([f"{value:,}", f"{total:.3f}", f"{total / first:.2f}", f"{held / 1e9:.2f}"])
+    return table([what, "s", "times the first", "peak above start, GB"], rows)
 
 
 def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
     if options.memory:
-        run, _ = build(options)[options.memory]
+        sizes = {options.grow: options.size} if options.grow and options.size else {}
+        run, _ = build(options, **sizes)[options.memory]
         run()
         print(json.dumps(peak_memory(run)))
         return
-    name = f"inference-{options.grow}" if options.grow else "inference"
+    kind = [options.grow] if options.grow else []
+    kind += [options.precision] * (options.precision != "float32") + ["compiled"] * options.compile
+    name = "-".join(["inference", *kind])
     text = grow(options, options.grow) if options.grow else compare(options)
     write("inference", "Inference, Mask R-CNN R50-FPN", text, threads=options.threads, file=name)
 

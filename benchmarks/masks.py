@@ -28,6 +28,8 @@ from tailseg.structures import Frame
 
 HEIGHT, WIDTH = 800, 1216
 THREADS = 1
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+"""Where the network's masks and boxes lie."""
 
 
 def masks_and_boxes(number: int) -> tuple[Tensor, Tensor]:
@@ -39,7 +41,7 @@ def masks_and_boxes(number: int) -> tuple[Tensor, Tensor]:
     centre = torch.rand(number, 2, generator=generator) * torch.tensor([WIDTH, HEIGHT])
     boxes = torch.cat([centre - side / 2, centre + side / 2], dim=1)
     limits = torch.tensor([WIDTH, HEIGHT, WIDTH, HEIGHT])
-    return probabilities, boxes.clamp(min=0).minimum(limits)
+    return probabilities.to(DEVICE), boxes.clamp(min=0).minimum(limits).to(DEVICE)
 
 
 def pasting(number: int) -> dict[str, Callable[[], object]]:
@@ -47,13 +49,13 @@ def pasting(number: int) -> dict[str, Callable[[], object]]:
 
     def torchvision() -> list[dict]:
         pasted = paste_masks_in_image(probabilities[:, None], boxes, (HEIGHT, WIDTH))
-        return [coco.encode(np.asfortranarray(mask[0].numpy().astype(np.uint8))) for mask in pasted >= 0.5]
+        return [coco.encode(np.asfortranarray(mask[0].cpu().numpy().astype(np.uint8))) for mask in pasted >= 0.5]
 
     def detectron2() -> list[dict]:
         from detectron2.layers.mask_ops import paste_masks_in_image as paste
 
         pasted = paste(probabilities, boxes, (HEIGHT, WIDTH), threshold=0.5)
-        return [coco.encode(np.asfortranarray(mask.numpy().astype(np.uint8))) for mask in pasted]
+        return [coco.encode(np.asfortranarray(mask.cpu().numpy().astype(np.uint8))) for mask in pasted]
 
     ways = {"tailseg": lambda: paste_masks(probabilities, boxes, HEIGHT, WIDTH), "torchvision": torchvision}
     return {**ways, "detectron2": detectron2} if detectron2_installed() else ways
@@ -75,12 +77,12 @@ def targets(number: int) -> dict[str, Callable[[], object]]:
     ]
     owner = np.arange(number) % 20
     around = np.array([[*polygon.min(0), *polygon.max(0)] for polygon in polygons])
-    boxes = torch.from_numpy(around[owner] + generator.uniform(-8, 8, (number, 4))).float()
+    boxes = torch.from_numpy(around[owner] + generator.uniform(-8, 8, (number, 4))).float().to(DEVICE)
 
     def torchvision() -> Tensor:
         rles = [coco.merge(coco.frPyObjects([polygon.ravel()], HEIGHT, WIDTH)) for polygon in polygons]
-        bitmaps = torch.from_numpy(np.ascontiguousarray(coco.decode(rles).transpose(2, 0, 1)))
-        return project_masks_on_boxes(bitmaps, boxes, torch.from_numpy(owner), 28)
+        bitmaps = torch.from_numpy(np.ascontiguousarray(coco.decode(rles).transpose(2, 0, 1))).to(DEVICE)
+        return project_masks_on_boxes(bitmaps, boxes, torch.from_numpy(owner).to(DEVICE), 28)
 
     return {
         "tailseg": lambda: mask_targets([(polygons[k],) for k in owner], Frame(), boxes),
@@ -102,8 +104,10 @@ def main() -> None:
     check(300)
     rows = []
     for case, make in CASES.items():
-        times = seconds(make(), rounds=3)
-        held = in_own_process(__file__, case)
+        ways = make()
+        times = seconds(ways, rounds=3)
+        on_gpu = DEVICE.type == "cuda"
+        held = {n: peak_memory(run) for n, run in ways.items()} if on_gpu else in_own_process(__file__, case)
         for name, took in times.items():
             ratios = f"{times['torchvision'] / took:.1f} | {held['torchvision'] / max(held[name], 1):.1f}".split(" | ")
             rows.append([case, name, f"{1e3 * took:.1f}", f"{held[name] / 1e6:.0f}", *ratios])

@@ -98,6 +98,11 @@ def peak_memory(run: Callable[[], object]) -> int:
     return kernel_memory("VmHWM") - before
 
 
+def held_alone(run: Callable[[], object], script: str, *arguments: str) -> int:
+    """`peak_memory` of a step; on a CPU that of the script, which prints it when it is called with these arguments."""
+    return peak_memory(run) if torch.cuda.is_available() else in_own_process(script, *arguments)
+
+
 def in_own_process(script: str, *arguments: str) -> Any:
     """What a script prints as JSON when it runs in a process that gives freed tensors back to the system at once."""
     environment = {

@@ -2,12 +2,14 @@
 
     uv run python benchmarks/training.py
     uv run python benchmarks/training.py --checkpoint-blocks
+    uv run python benchmarks/training.py --batch 16 --precision bfloat16
 
-1,203 classes, one image of 800 x 1216 pixels, 20 objects of one polygon each, 512 RoIs, 128 of them on objects, softmax
+1,203 classes, images of 800 x 1216 pixels, 20 objects of one polygon each, 512 RoIs, 128 of them on objects, softmax
 cross entropy, SGD. Both run their RPN to its end, and go on with the same 1,000 proposals, as good as a trained RPN's:
 that of random weights finds no object, and would leave the mask heads with next to nothing to do. torchvision's data
-sets make a bitmap of every object: that is timed with it, as tailseg's targets are with tailseg. Memory is the most
-held above what is held before, in a process of its own.
+sets make a bitmap of every object, which a loader process does meanwhile: they lie ready here, but have to be moved to
+the device; tailseg makes its targets within the step. Memory is the most held above what is held before, on a CPU in a
+process of its own.
 """
 
 import json
@@ -19,12 +21,13 @@ from typing import Literal
 import numpy as np
 import torch
 import tyro
-from measure import in_own_process, peak_memory, seconds, table, write
+from measure import held_alone, peak_memory, seconds, table, write
 from peers import LVIS, smooth_noise, star, tailseg_model, torchvision_model
 from pycocotools import mask as coco
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD
 
+from tailseg.models.precision import Precision, autocast
 from tailseg.ops.boxes import clip_boxes
 from tailseg.structures import Frame, Target
 
@@ -39,22 +42,30 @@ class Options:
     """CPU threads; with 1 CPU time is measured, else wall time."""
     rounds: int = 3
     """Turns that each takes."""
+    batch: int = 1
+    """Images a step."""
+    precision: Precision = "float32"
+    """Of the layers, of both."""
     checkpoint_blocks: bool = False
     """tailseg's backbone computes its blocks again in the backward pass."""
     memory: Literal["tailseg", "torchvision"] | None = None
     """Measure the memory of this one alone, and print it as JSON."""
 
 
-def objects() -> tuple[list[np.ndarray], torch.Tensor, torch.Tensor]:
-    """Polygons, boxes ``[N, 4]`` and labels ``[N]``."""
-    generator = np.random.default_rng(0)
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def objects(seed: int) -> tuple[list[np.ndarray], Tensor, Tensor]:
+    """Polygons, boxes ``[N, 4]`` and labels ``[N]`` of an image."""
+    generator = np.random.default_rng(seed)
     centres = generator.uniform([150, 150], [WIDTH - 150, HEIGHT - 150], (OBJECTS, 2))
     polygons = [star(centre, generator.uniform(20, 150), generator) for centre in centres]
     boxes = torch.tensor([[*polygon.min(0), *polygon.max(0)] for polygon in polygons], dtype=torch.float32)
     return polygons, boxes, torch.from_numpy(generator.integers(0, LVIS, OBJECTS))
 
 
-def proposals(boxes: torch.Tensor) -> torch.Tensor:
+def proposals(boxes: Tensor) -> Tensor:
     """300 boxes on the objects, 15 each, with IoUs from 0.6, and 700 anywhere, ``[1000, 4]``."""
     generator = torch.Generator().manual_seed(0)
     near = boxes.repeat(15, 1)
@@ -75,37 +86,52 @@ def exchanged(function: Callable, result: object) -> Callable:
     return run
 
 
-def stepping(model: nn.Module, losses: Callable[[], dict[str, torch.Tensor]]) -> Callable[[], None]:
+def stepping(model: nn.Module, losses: Callable[[], dict[str, Tensor]], options: Options) -> Callable[[], None]:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = SGD(trained, lr=1e-6, momentum=0.9, weight_decay=1e-4, fused=True)
 
     def step() -> None:
         optimiser.zero_grad()
-        torch.stack(list(losses().values())).sum().backward()
+        with autocast(device(), options.precision):
+            total = torch.stack(list(losses().values())).sum()
+        total.backward()
         optimiser.step()
 
     return step
 
 
+def bitmaps(polygons: list[np.ndarray]) -> Tensor:
+    rles = [coco.merge(coco.frPyObjects([polygon.ravel()], HEIGHT, WIDTH)) for polygon in polygons]
+    return torch.from_numpy(np.ascontiguousarray(coco.decode(rles).transpose(2, 0, 1)))
+
+
 def build(options: Options) -> dict[str, Callable[[], None]]:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    polygons, boxes, labels = objects()
-    image = smooth_noise(HEIGHT, WIDTH).to(device)
+    annotated = [objects(seed) for seed in range(options.batch)]
+    images = [smooth_noise(HEIGHT, WIDTH, seed).to(device()) for seed in range(options.batch)]
     peer = torchvision_model(LVIS)
-    model = tailseg_model(LVIS, peer, checkpoint_blocks=options.checkpoint_blocks).to(device).train()
-    peer = peer.to(device).train()
-    target = Target(boxes, labels, tuple((polygon,) for polygon in polygons), Frame(), torch.zeros(0, 4)).to(device)
+    model = tailseg_model(LVIS, peer, checkpoint_blocks=options.checkpoint_blocks).to(device()).train()
+    peer = peer.to(device()).train()
+    targets = [
+        Target(boxes, labels, tuple((polygon,) for polygon in polygons), Frame(), torch.zeros(0, 4))
+        for polygons, boxes, labels in annotated
+    ]
+    masks = [bitmaps(polygons) for polygons, _, _ in annotated]
 
-    given = proposals(boxes).to(device)
-    model.rpn.proposals = exchanged(model.rpn.proposals, [given])
-    peer.rpn.filter_proposals = exchanged(peer.rpn.filter_proposals, ([given], [given[:, 0]]))
+    given = [proposals(boxes).to(device()) for _, boxes, _ in annotated]
+    model.rpn.proposals = exchanged(model.rpn.proposals, given)
+    peer.rpn.filter_proposals = exchanged(peer.rpn.filter_proposals, (given, [boxes[:, 0] for boxes in given]))
 
-    def theirs() -> dict[str, torch.Tensor]:
-        rles = [coco.merge(coco.frPyObjects([polygon.ravel()], HEIGHT, WIDTH)) for polygon in polygons]
-        bitmaps = torch.from_numpy(np.ascontiguousarray(coco.decode(rles).transpose(2, 0, 1))).to(device)
-        return peer([image.float() / 255], [{"boxes": target.boxes, "labels": target.labels + 1, "masks": bitmaps}])
+    def ours() -> dict[str, Tensor]:
+        return model(images, [target.to(device()) for target in targets])
 
-    return {"tailseg": stepping(model, lambda: model([image], [target])), "torchvision": stepping(peer, theirs)}
+    def theirs() -> dict[str, Tensor]:
+        moved = [
+            {"boxes": target.boxes.to(device()), "labels": target.labels.to(device()) + 1, "masks": mask.to(device())}
+            for target, mask in zip(targets, masks, strict=True)
+        ]
+        return peer([image.float() / 255 for image in images], moved)
+
+    return {"tailseg": stepping(model, ours, options), "torchvision": stepping(peer, theirs, options)}
 
 
 def main(options: Options) -> None:
@@ -117,14 +143,18 @@ def main(options: Options) -> None:
         print(json.dumps(peak_memory(run)))
         return
     times = seconds(built, rounds=options.rounds)
-    held = {name: in_own_process(__file__, *sys.argv[1:], "--memory", name) for name in built}
+    held = {name: held_alone(run, __file__, *sys.argv[1:], "--memory", name) for name, run in built.items()}
+    ratio = f"{times['torchvision'] / times['tailseg']:.2f}"
     rows = [
-        ["a step, s", *(f"{took:.2f}" for took in times.values()), f"{times['torchvision'] / times['tailseg']:.2f}"],
+        ["a step, s", *(f"{took:.3f}" for took in times.values()), ratio],
+        ["images a second", *(f"{options.batch / took:.2f}" for took in times.values()), ratio],
         ["peak above start, GB", *(f"{peak / 1e9:.2f}" for peak in held.values())],
     ]
-    rows[1].append(f"{held['torchvision'] / held['tailseg']:.2f}")
+    rows[-1].append(f"{held['torchvision'] / held['tailseg']:.2f}")
     text = table(["", *times, "torchvision / tailseg"], rows)
-    name = "training-checkpoint" if options.checkpoint_blocks else "training"
+    kind = ["checkpoint"] * options.checkpoint_blocks + [f"batch{options.batch}"] * (options.batch > 1)
+    kind += [options.precision] * (options.precision != "float32")
+    name = "-".join(["training", *kind])
     write("training", "A training step, Mask R-CNN R50-FPN", text, threads=options.threads, file=name)
 
 

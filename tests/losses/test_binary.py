@@ -91,7 +91,7 @@ from tailseg.losses import Gumbel, NormalCDF, Sigmoid, binary
 sys.path.insert(0, sys.argv[1])
 from test_binary import by_autograd, problem, value_and_gradient
 
-binary.COMPILE_FROM = 1
+binary.COMPILE_FROM = {"cpu": 1, "cuda": 1}
 half, single = torch.float16, torch.float32  # half precision computes its gradient anew
 cases = [(Gumbel(), 37, single), (Gumbel(), 50, single), (Gumbel(), 50, half), (Gumbel(), 50, torch.bfloat16)]
 for link, num_regions, dtype in [*cases, (Sigmoid(), 50, single), (NormalCDF(), 50, single)]:
@@ -141,7 +141,7 @@ from tailseg.losses import Gumbel, binary
 sys.path.insert(0, sys.argv[1])
 from test_binary import by_autograd, problem, value_and_gradient
 
-binary.COMPILE_FROM = 1
+binary.COMPILE_FROM = {"cpu": 1, "cuda": 1}
 logits, labels, dropped = problem(37, 11)
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")

@@ -4,6 +4,7 @@ Shapes: R regions, L logits per region.
 """
 
 import functools
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, cast
@@ -20,8 +21,8 @@ from tailseg.losses.weighted_bce import own_column
 
 BLOCK = 65536
 """Logits that a CPU thread works on at a time: with what is computed from them they fit into its cache."""
-COMPILE_FROM = 2**19
-"""Logits from which on a CPU compiles the loss, once, within seconds: fewer take a millisecond as they are."""
+COMPILE_FROM = {"cpu": 2**19, "cuda": 1}
+"""Logits from which on the loss is compiled, once, within seconds: fewer take a CPU a millisecond as they are."""
 
 
 class Dropped(NamedTuple):
@@ -161,7 +162,7 @@ def _over_regions(q: Tensor, factor: Tensor | float) -> Tensor:
 def _run(function: Callable[..., Any], link: Link, classes: Tensor | None, *rows: Tensor | None) -> list[Any]:
     """The function's results: of all rows, compiled, or block by block."""
     q = cast(Tensor, rows[0])
-    if link.fuses and (q.is_cuda or q.numel() >= COMPILE_FROM) and not _FAILURES:
+    if link.fuses and q.numel() >= COMPILE_FROM.get(q.device.type, sys.maxsize) and not _FAILURES:
         try:
             return [_compiled(function)(link, classes, *rows)]
         except TorchDynamoException as error:
