@@ -1,28 +1,34 @@
 """Training Mask R-CNN R50 of 1,203 classes in every precision, compiled and not: losses, images a second, memory.
 
-    uv run python benchmarks/precision.py              on a GPU; on a CPU it takes hours
-    uv run python benchmarks/precision.py --steps 4 --batches 2 --short-side 128
+    uv run python benchmarks/precision.py              200 steps' losses; minutes on a GPU, hours on a CPU
+    uv run python benchmarks/precision.py --part speed --precisions float32 tf32 bfloat16
+    uv run python benchmarks/precision.py --part speed --precisions bfloat16 --compile
 
 The recipe is gumbel_mask_rcnn_r50_random_1x on synthetic images, from the data set to the optimiser, as `tailseg train`
-runs it. The backbone's weights are random, its fixed batch norms hold the statistics of its features.
+runs it. The backbone's weights are random, its fixed batch norms hold the statistics of its features, and the loss
+starts in thousands: the gradient is clipped.
 
 Losses: the same images in the same order for each precision. They part by more than rounding: where two regions rank
 alike, another one is trained. How far TensorFloat-32 parts from float32 is the measure for bfloat16 and float16.
-Images a second: with the loader in the first table, in the second one the same batch again and again, moved to the
-device each time. Memory is the most that torch held, the weights included.
+Speed: the same batch again and again, moved to the device each time, and then new ones from the loader. Memory is the
+most that torch held, the weights included.
 """
 
+import json
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import get_args
+from statistics import median
+from typing import Literal, get_args
 
 import torch
 import tyro
-from measure import table, write
+from measure import in_own_process, table, write
 from synthetic_lvis import write_lvis
 from torch import nn
 
@@ -41,21 +47,24 @@ WINDOWS = 5
 class Options:
     """What to measure."""
 
+    part: Literal["losses", "speed"] = "losses"
     steps: int = 200
     """Steps of which the losses are compared, of two images each."""
+    precisions: tuple[Precision, ...] = get_args(Precision)
+    """What is measured; losses are compared with those of the first."""
     batches: tuple[int, ...] = (2, 4, 8, 16)
     """Images a step whose speed and memory are measured."""
-    compile: bool = True
-    """Measure torch.compile too."""
-    precisions: tuple[Precision, ...] = get_args(Precision)
-    """Of the losses; the speed is measured in float32, TensorFloat-32 and bfloat16."""
+    compile: bool = False
+    """Measure the speed compiled."""
     short_side: int = 800
     workers: int = 8
     rounds: int = 5
     """Steps that are timed for each batch size; the median counts."""
+    alone: bool = False
+    """Print the losses of the first precision as JSON."""
 
 
-def recipe(folder: Path, options: Options, precision: Precision, batch: int, *, compiled: bool) -> Recipe:
+def recipe(folder: Path, options: Options, precision: Precision, batch: int) -> Recipe:
     made = gumbel_mask_rcnn_r50_random_1x()
     file = str(write_lvis(folder, scale=0.02, counts=None))
     data = replace(
@@ -71,7 +80,7 @@ def recipe(folder: Path, options: Options, precision: Precision, batch: int, *, 
     model = replace(made.model, backbone=replace(made.model.backbone, weights="none"))
     # random weights want a gentle start
     optim = replace(made.optim, warmup_iterations=options.steps, clip_norm=10.0)
-    run = replace(made.run, out=tempfile.mkdtemp(dir=folder), precision=precision, compile=compiled)
+    run = replace(made.run, out=tempfile.mkdtemp(dir=folder), precision=precision, compile=options.compile)
     return replace(made, data=data, model=model, optim=optim, run=run)
 
 
@@ -102,68 +111,74 @@ def wait() -> float:
     return time.perf_counter()
 
 
-def losses(folder: Path, options: Options) -> str:
-    """Mean losses of each part of the steps, and what the steps took with the loader's work."""
-    rows, reference = [], torch.zeros(0)
-    for precision in options.precisions:
-        run, batches = begin(recipe(folder, options, precision, 2, compiled=False))
-        summed, began = [], 0.0
-        with float32_products(precision):
-            for i, batch in enumerate(islice(batches, options.steps)):
-                summed.append(sum(train_step(run, batch.to(run.device))[0].values()))
-                run.progress.step += 1
-                if i == options.steps // 10:
-                    began = wait()
-        rate = 2 * (options.steps - 1 - options.steps // 10) / (wait() - began)
-        values = torch.tensor(summed, dtype=torch.float64)
-        if not len(reference):
-            reference = values
-        means = torch.stack([part.mean() for part in values.tensor_split(WINDOWS)])
-        parted = torch.stack([part.mean() for part in ((values - reference) / reference).abs().tensor_split(WINDOWS)])
-        shown = [f"{mean:.4f}" for mean in means]
-        shown += [f"{(values[0] / reference[0] - 1).abs():.1e}", f"{parted[-1]:.1e}", f"{rate:.1f}"]
-        rows.append([precision, *shown])
-        print(rows[-1], flush=True)
+def losses_of(folder: Path, options: Options, precision: Precision) -> list[float]:
+    """The losses of each step, added up."""
+    run, batches = begin(recipe(folder, options, precision, 2))
+    summed = []
+    with float32_products(precision):
+        for batch in islice(batches, options.steps):
+            summed.append(sum(train_step(run, batch.to(run.device))[0].values()))
+            run.progress.step += 1
+    return summed
+
+
+def compare_losses(options: Options) -> str:
+    """Mean losses of each part of the steps; on a GPU all precisions at once."""
+
+    def alone(precision: Precision) -> list[float]:
+        return in_own_process(__file__, *sys.argv[1:], "--alone", "--precisions", precision)
+
+    with ThreadPoolExecutor(len(options.precisions) if torch.cuda.is_available() else 1) as pool:
+        values = torch.tensor(list(pool.map(alone, options.precisions)), dtype=torch.float64)
+    rows = []
+    for precision, ours in zip(options.precisions, values, strict=True):
+        apart = ((ours - values[0]) / values[0]).abs()
+        shown = [f"{part.mean():.4f}" for part in ours.tensor_split(WINDOWS)]
+        rows.append([precision, *shown, f"{apart[0]:.1e}", f"{apart.tensor_split(WINDOWS)[-1].mean():.1e}"])
     ends = [round((i + 1) * options.steps / WINDOWS) for i in range(WINDOWS)]
-    head = ["", *(f"to step {end}" for end in ends), "apart at step 1", "apart in the last fifth", "images/s"]
-    return table(head, rows)
+    return table(["", *(f"to step {end}" for end in ends), "apart at step 1", "apart in the last fifth"], rows)
 
 
-def speed(folder: Path, options: Options) -> str:
+def measure_speed(folder: Path, options: Options) -> str:
     """Images a second and the most memory held, for each batch size."""
     rows = []
-    ways: list[tuple[Precision, bool]] = [("float32", False), ("tf32", False), ("bfloat16", False)]
-    for precision, compiled in [*ways, *[("bfloat16", True)] * options.compile]:
+    for precision in options.precisions:
         for size in options.batches:
-            run, batches = begin(recipe(folder, options, precision, size, compiled=compiled))
+            run, batches = begin(recipe(folder, options, precision, size))
             batch = next(batches)
-            del batches
-            times = []
-            with float32_products(precision):
+
+            def step(batch: Batch, run: Run = run) -> float:
                 began = wait()
-                for _ in range(2):
-                    train_step(run, batch.to(run.device))
-                warm_up = wait() - began
+                train_step(run, batch.to(run.device))
+                return wait() - began
+
+            with float32_products(precision):
+                warm_up = step(batch) + step(batch)
                 if torch.cuda.is_available():
                     torch.cuda.reset_peak_memory_stats()
-                for _ in range(options.rounds):
-                    began = wait()
-                    train_step(run, batch.to(run.device))
-                    times.append(wait() - began)
-            took = sorted(times)[len(times) // 2]
-            held = torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else float("nan")
-            name = f"{precision}, compiled" if compiled else precision
-            rows.append([name, str(size), f"{took:.3f}", f"{size / took:.1f}", f"{held:.2f}", f"{warm_up:.1f}"])
+                took = median(step(batch) for _ in range(options.rounds))
+                held = torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else float("nan")
+                began = wait()
+                steps = [step(batch) for batch in islice(batches, 4 * options.rounds)]
+                with_loader = size * len(steps) / (wait() - began)
+            rates = [f"{took:.3f}", f"{size / took:.1f}", f"{with_loader:.1f}"]
+            rows.append([precision, str(size), *rates, f"{held:.2f}", f"{warm_up:.1f}"])
             print(rows[-1], flush=True)
-    return table(["", "images a step", "a step, s", "images/s", "GB held", "first two steps, s"], rows)
+    head = ["", "images a step", "a step, s", "images/s", "images/s with the loader", "GB held", "first two steps, s"]
+    return table(head, rows)
 
 
 def main(options: Options) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        first = losses(Path(folder), options)
-        second = speed(Path(folder), options)
-    text = f"Losses together, mean of a fifth of the steps:\n\n{first}\nSpeed and memory:\n\n{second}"
-    write("precision", "Training in every precision", text, threads=torch.get_num_threads())
+        if options.alone:
+            print(json.dumps(losses_of(Path(folder), options, options.precisions[0])))
+            return
+        if options.part == "losses":
+            text = f"Losses together, mean of a fifth of the steps:\n\n{compare_losses(options)}"
+        else:
+            text = measure_speed(Path(folder), options)
+    name = "-".join(["precision", options.part, *["compiled"] * options.compile])
+    write("precision", "Training in every precision", text, threads=torch.get_num_threads(), file=name)
 
 
 if __name__ == "__main__":

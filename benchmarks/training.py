@@ -46,6 +46,8 @@ class Options:
     """Images a step."""
     precision: Precision = "float32"
     """Of the layers, of both."""
+    compile: bool = False
+    """tailseg's backbone and FPN through torch.compile, as `--run.compile` does."""
     checkpoint_blocks: bool = False
     """tailseg's backbone computes its blocks again in the backward pass."""
     memory: Literal["tailseg", "torchvision"] | None = None
@@ -110,6 +112,9 @@ def build(options: Options) -> dict[str, Callable[[], None]]:
     images = [smooth_noise(HEIGHT, WIDTH, seed).to(device()) for seed in range(options.batch)]
     peer = torchvision_model(LVIS)
     model = tailseg_model(LVIS, peer, checkpoint_blocks=options.checkpoint_blocks).to(device()).train()
+    if options.compile:
+        model.backbone.compile()
+        model.fpn.compile()
     peer = peer.to(device()).train()
     targets = [
         Target(boxes, labels, tuple((polygon,) for polygon in polygons), Frame(), torch.zeros(0, 4))
@@ -153,7 +158,7 @@ def main(options: Options) -> None:
     rows[-1].append(f"{held['torchvision'] / held['tailseg']:.2f}")
     text = table(["", *times, "torchvision / tailseg"], rows)
     kind = ["checkpoint"] * options.checkpoint_blocks + [f"batch{options.batch}"] * (options.batch > 1)
-    kind += [options.precision] * (options.precision != "float32")
+    kind += [options.precision] * (options.precision != "float32") + ["compiled"] * options.compile
     name = "-".join(["training", *kind])
     write("training", "A training step, Mask R-CNN R50-FPN", text, threads=options.threads, file=name)
 

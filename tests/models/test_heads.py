@@ -11,7 +11,7 @@ from tailseg.models import BoxHeadConfig, MaskHeadConfig, box_head
 from tailseg.models import TestConfig as DetectionConfig
 from tailseg.models.box_head import BoxHead
 from tailseg.models.config import NormalisedConfig
-from tailseg.models.mask_head import CHUNK, MaskHead, _in_chunks
+from tailseg.models.mask_head import MaskHead, _in_chunks, chunk_size
 from tailseg.models.predictors import NormalisedLinear, class_linear, class_map, normalised_class_map
 from tailseg.models.sampling import RoISample, sample_rois
 from tailseg.ops.boxes import encode_boxes
@@ -117,7 +117,7 @@ def test_mask_probabilities_in_chunks_equal_all_at_once() -> None:
     boxes = torch.cat([corners, corners + 5 + torch.rand(120, 2) * 25], 1)
     labels = torch.randint(0, 7, (120,))
     second = [level[1:] for level in maps]
-    assert CHUNK < 120
+    assert chunk_size(boxes) < 120
     parts = _in_chunks(head.probabilities, second, boxes, labels)
     with torch.no_grad():
         whole = head(second, [boxes], labels).sigmoid()

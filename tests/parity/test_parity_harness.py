@@ -39,11 +39,13 @@ WITH_MAPS = [file for file in files(*DETECTORS) if file != "trimmed/a3_mask_rcnn
 
 @pytest.mark.parametrize("place", WITH_MAPS, indirect=True)
 def test_from_the_golden_maps_on_everything_is_equal_to_a_few_roundings(place: tuple[Path, str]) -> None:
-    """Without the 2e-5 that fifty layers of float32 leave, nothing differs by more than 1e-5 of scale or 1e-4 pixels.
+    """Without the 2e-5 that fifty layers of float32 leave, nothing differs by more than 1e-5 of scale or two roundings.
+
+    Beyond 1,024 pixels float32 has steps of 1.2e-4: which way a processor's kernels round the last one differs.
 
     Of 500 masks three differ, each by one pixel whose probability is 0.5 to five digits: 0.992 for the least mask.
     """
-    limits = {"of scale": 1e-5, "relative": 1e-5, "of the norm": 1e-5, "absolute": 1e-5, "px": 1e-4, "count": 0}
+    limits = {"of scale": 1e-5, "relative": 1e-5, "of the norm": 1e-5, "absolute": 1e-5, "px": 2.5e-4, "count": 0}
     limits |= {"out of rank": 0, "masks": 0, "pixels": 0, "1 - IoU": 1e-2, "from p = 0.5": 1e-5}
     differences = measure(load_golden(*place, from_maps=True))
     assert [d for d in differences if d.value > limits[d.unit]] == []

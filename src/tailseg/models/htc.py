@@ -14,7 +14,7 @@ from tailseg.losses.base import ClassificationLoss
 from tailseg.models.box_cascade import BoxCascade, stage_losses
 from tailseg.models.config import HTCConfig, MaskHeadConfig, ModelConfig
 from tailseg.models.detector import Detector
-from tailseg.models.mask_head import MaskHead, detect_masks, mask_losses
+from tailseg.models.mask_head import MaskHead, Positives, detect_masks, mask_losses
 from tailseg.models.sampling import RoISample
 from tailseg.structures import Detections, Target
 
@@ -116,9 +116,10 @@ class HybridTaskCascade(Detector):
         targets: Sequence[Target],
     ) -> dict[str, Float[Tensor, ""]]:
         """A stage's ``loss_mask``, not yet weighted."""
+        positives = Positives.of(samples)
         labels = torch.cat([sample.positive_labels for sample in samples])
         logits = self.mask_flow(pyramid, [sample.positive_boxes for sample in samples], labels, stage=stage)
-        return mask_losses(logits, samples, targets)
+        return mask_losses(logits, positives, targets)
 
     def detect(
         self,

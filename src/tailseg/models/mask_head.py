@@ -4,6 +4,7 @@ Shapes: R RoIs of all images together, C classes, D channels, s the pooled side 
 """
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
@@ -20,10 +21,13 @@ from tailseg.models.sampling import RoISample
 from tailseg.ops.boxes import scale_boxes
 from tailseg.ops.masks import mask_targets, paste_masks
 from tailseg.ops.roi_pool import roi_pool
-from tailseg.structures import Detections, Target
+from tailseg.structures import Detections, Target, sent
 
-CHUNK = 32
-"""RoIs at a time at test, and whose features are upsampled in training: bounds the memory of these."""
+CHUNK = {"cpu": 32, "cuda": 128}
+"""RoIs at a time at test, and whose features are upsampled in training: bounds the memory of these.
+
+A CPU is as quick with few; on a GPU every part costs the start of some hundred kernels.
+"""
 
 
 class MaskHead(nn.Module):
@@ -79,9 +83,10 @@ class MaskHead(nn.Module):
         Of many RoIs a few at a time, and again in the backward pass: the upsampled features are the largest maps of a
         step, and with the two gradients of their size would be its peak of memory.
         """
-        if len(x) <= CHUNK:
+        size = chunk_size(x)
+        if len(x) <= size:
             return self._predict(x, labels)
-        chunks = zip(x.split(CHUNK), labels.split(CHUNK), strict=True)
+        chunks = zip(x.split(size), labels.split(size), strict=True)
         return torch.cat(
             [checkpoint(self._predict, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
         )
@@ -110,8 +115,10 @@ class MaskHead(nn.Module):
         self, pyramid: Sequence[Float[Tensor, "B D _ _"]], samples: Sequence[RoISample], targets: Sequence[Target]
     ) -> dict[str, Float[Tensor, ""]]:
         """`mask_losses` of the samples' positives."""
+        positives = Positives.of(samples)
         labels = torch.cat([sample.positive_labels for sample in samples])
-        return mask_losses(self(pyramid, [sample.positive_boxes for sample in samples], labels), samples, targets)
+        logits = self(pyramid, [sample.positive_boxes for sample in samples], labels)
+        return mask_losses(logits, positives, targets)
 
     @torch.no_grad()
     def probabilities(
@@ -124,27 +131,46 @@ class MaskHead(nn.Module):
         return self(pyramid, boxes, labels).float().sigmoid()
 
 
+def chunk_size(x: Tensor) -> int:
+    return CHUNK.get(x.device.type, CHUNK["cpu"])
+
+
+class Positives(NamedTuple):
+    """The positives of each image in main memory, where their targets are made.
+
+    To be fetched before the mask head runs: a copy from a GPU waits for all that it has been given to do, and the
+    targets are made while the mask head is at work.
+    """
+
+    boxes: tuple[Tensor, ...]
+    """``[P, 4]`` each."""
+    objects: tuple[list[int], ...]
+    """Which of the image's objects each of them is."""
+
+    @classmethod
+    def of(cls, samples: Sequence[RoISample]) -> "Positives":
+        counts = [sample.num_positive for sample in samples]
+        boxes = torch.cat([sample.positive_boxes for sample in samples]).cpu().split(counts)
+        objects = torch.cat([sample.objects for sample in samples]).cpu().split(counts)
+        return cls(boxes, tuple(part.tolist() for part in objects))
+
+
 def mask_losses(
-    logits: Float[Tensor, "R S S"], samples: Sequence[RoISample], targets: Sequence[Target]
+    logits: Float[Tensor, "R S S"], positives: Positives, targets: Sequence[Target]
 ) -> dict[str, Float[Tensor, ""]]:
     """``loss_mask``: binary cross entropy, the mean over all processes' positives' pixels in their own class's channel.
 
     Args:
         logits: of the positives of all images.
-        samples: of each image.
+        positives: of each image.
         targets: of each image.
     """
     logits = logits.float()
     wanted = [
-        mask_targets(
-            [target.masks[k] for k in sample.objects.tolist()],
-            target.frame,
-            sample.positive_boxes,
-            size=logits.shape[-1],
-        )
-        for sample, target in zip(samples, targets, strict=True)
+        mask_targets([target.masks[k] for k in objects], target.frame, boxes, size=logits.shape[-1])
+        for boxes, objects, target in zip(*positives, targets, strict=True)
     ]
-    loss = F.binary_cross_entropy_with_logits(logits, torch.cat(wanted).to(logits), reduction="sum")
+    loss = F.binary_cross_entropy_with_logits(logits, sent(torch.cat(wanted), logits.device), reduction="sum")
     share = share_of_processes(len(logits), logits.device)
     return {"loss_mask": loss / max(logits.numel(), 1) * share}
 
@@ -191,6 +217,7 @@ def _in_chunks(
     boxes: Float[Tensor, "R 4"],
     labels: Int64[Tensor, " R"],
 ) -> Float[Tensor, "R S S"]:
-    """The masks of one image's boxes, `CHUNK` at a time."""
-    chunks = zip(boxes.split(CHUNK), labels.split(CHUNK), strict=True)
+    """The masks of one image's boxes, a `CHUNK` at a time."""
+    size = chunk_size(boxes)
+    chunks = zip(boxes.split(size), labels.split(size), strict=True)
     return torch.cat([probabilities(maps, [some], chosen) for some, chosen in chunks])

@@ -26,7 +26,8 @@ def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d | nn.Identity) ->
         return norm(conv(x))
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     weight = conv.weight * scale.view(-1, 1, 1, 1)
-    return F.conv2d(x, weight, norm.bias - norm.running_mean * scale, conv.stride, conv.padding, groups=conv.groups)
+    bias = torch.addcmul(norm.bias, norm.running_mean, scale, value=-1)
+    return F.conv2d(x, weight, bias, conv.stride, conv.padding, groups=conv.groups)
 
 
 class BasicBlock(nn.Module):

@@ -4,6 +4,7 @@ Shapes: B images, T anchors of an image over all levels (order: level, row, colu
 """
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -21,6 +22,7 @@ from tailseg.ops.anchors import grid_anchors
 from tailseg.ops.boxes import clip_boxes, decode_boxes, encode_boxes, smooth_l1_sum
 from tailseg.ops.matching import IGNORED, match, sample
 from tailseg.ops.nms import level_nms
+from tailseg.ops.roi_pool import members_of
 from tailseg.structures import Target
 
 ANCHORS_AT_A_TIME = 65_536
@@ -119,7 +121,7 @@ class RPN(nn.Module):
         proposals = []
         for image_boxes, image_scores, (height, width) in zip(boxes, scores, sizes, strict=True):
             clipped = clip_boxes(image_boxes, height, width)
-            solid = (clipped[:, 2:] > clipped[:, :2]).all(1)
+            solid = (clipped[:, 2:] > clipped[:, :2]).all(1).nonzero()[:, 0]
             clipped, solid_scores, solid_levels = clipped[solid], image_scores[solid], level_of[solid]
             keep = level_nms(
                 clipped,
@@ -141,12 +143,12 @@ class RPN(nn.Module):
         """
         num_anchors = len(self.config.anchor_ratios)
         image, place = index.div(sum(level_sizes), rounding_mode="floor"), index % sum(level_sizes)
-        cells, start = pyramid[0].new_empty(len(index), 9 * pyramid[0].shape[1]), 0
-        for feature, size in zip(pyramid, level_sizes, strict=True):
-            chosen = ((place >= start) & (place < start + size)).nonzero()[:, 0]
+        starts = [0, *accumulate(level_sizes)][:-1]
+        level = torch.stack([place >= start for start in starts[1:]]).sum(0)
+        cells = pyramid[0].new_empty(len(index), 9 * pyramid[0].shape[1])
+        for feature, start, chosen in zip(pyramid, starts, members_of(level, len(starts)), strict=True):
             # a level without chosen anchors is read too: the empty result keeps it in the graph, which DDP needs
             cells[chosen] = neighbourhoods(feature, image[chosen], (place[chosen] - start) // num_anchors)
-            start += size
         weight = self.conv.weight.permute(0, 2, 3, 1).flatten(1)
         hidden = F.linear(cells, weight, self.conv.bias).relu_()
         ratio = (place % num_anchors).unsqueeze(1)

@@ -3,6 +3,7 @@
 Shapes: H x W positions of a feature map, A anchors a position, T = H W A anchors.
 """
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -10,14 +11,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def base_anchors(stride: int, *, scale: float, ratios: Sequence[float]) -> Float[Tensor, "A 4"]:
+@functools.lru_cache(maxsize=64)
+def base_anchors(
+    stride: int, *, scale: float, ratios: tuple[float, ...], device: torch.device | str = "cpu"
+) -> Float[Tensor, "A 4"]:
     """One anchor a ratio, centred on the origin: area ``(stride * scale)^2``, height / width the ratio.
 
-    Sides are not rounded, as published.
+    Sides are not rounded, as published. A GPU receives them once: it would be waited for each time.
     """
     root = torch.tensor(ratios, dtype=torch.float32).sqrt()
     sides = stride * scale * torch.stack([1 / root, root], dim=1)
-    return torch.cat([-sides / 2, sides / 2], dim=1)
+    return torch.cat([-sides / 2, sides / 2], dim=1).to(device)
 
 
 def grid_anchors(
@@ -27,7 +31,7 @@ def grid_anchors(
 
     Position (0, 0) is centred on pixel coordinate (0, 0), not on half a stride, as published.
     """
-    base = base_anchors(stride, scale=scale, ratios=ratios).to(device)
+    base = base_anchors(stride, scale=scale, ratios=tuple(ratios), device=device)
     y = torch.arange(height, device=device, dtype=base.dtype) * stride
     x = torch.arange(width, device=device, dtype=base.dtype) * stride
     shift_y, shift_x = torch.meshgrid(y, x, indexing="ij")

@@ -3,6 +3,7 @@
 Shapes: N boxes, K regions. Boxes are absolute xyxy; deltas are ``dx, dy, dw, dh``.
 """
 
+import functools
 import math
 from typing import Final
 
@@ -44,7 +45,7 @@ def encode_boxes(
     centre, side = _centre_and_side(boxes)
     reference_centre, reference_side = _centre_and_side(references)
     deltas = torch.cat([(centre - reference_centre) / reference_side, (side / reference_side).log()], dim=1)
-    return deltas / deltas.new_tensor(stds)
+    return deltas / _constant(stds, deltas.dtype, deltas.device)
 
 
 def decode_boxes(
@@ -68,10 +69,16 @@ def decode_boxes(
     Source: the inverse of ``encode_boxes``; both ends are clamped as published (torchvision clamps the upper one).
     """
     centre, side = _centre_and_side(references)
-    scaled = deltas.reshape(len(deltas), deltas.shape[1] // 4, 4) * deltas.new_tensor(stds)
+    scaled = deltas.reshape(len(deltas), deltas.shape[1] // 4, 4) * _constant(stds, deltas.dtype, deltas.device)
     centre = centre[:, None] + side[:, None] * scaled[..., :2]
     half = side[:, None] * scaled[..., 2:].clamp(-max_log_ratio, max_log_ratio).exp() / 2
     return torch.cat([centre - half, centre + half], dim=-1).flatten(1)
+
+
+@functools.lru_cache(maxsize=64)
+def _constant(values: Deviations, dtype: torch.dtype, device: torch.device) -> Float[Tensor, " 4"]:
+    """The numbers as a tensor, which a GPU receives once: it would be waited for each time."""
+    return torch.tensor(values, dtype=dtype, device=device)
 
 
 def _centre_and_side(boxes: Float[Tensor, "N 4"]) -> tuple[Float[Tensor, "N 2"], Float[Tensor, "N 2"]]:
@@ -87,7 +94,7 @@ def clip_boxes(boxes: Float[Tensor, "*N 4"], height: int, width: int) -> Float[T
 
 def scale_boxes(boxes: Float[Tensor, "*N 4"], scale_x: float, scale_y: float) -> Float[Tensor, "*N 4"]:
     """The same boxes in an image resized by these factors."""
-    return boxes * boxes.new_tensor([scale_x, scale_y, scale_x, scale_y])
+    return torch.stack([boxes[..., 0::2] * scale_x, boxes[..., 1::2] * scale_y], dim=-1).flatten(-2)
 
 
 def smooth_l1_sum(deltas: Float[Tensor, "N D"], targets: Float[Tensor, "N D"], *, beta: float) -> Float[Tensor, ""]:

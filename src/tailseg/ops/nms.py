@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torchvision.ops import nms
 
@@ -106,7 +106,7 @@ class _Candidates(NamedTuple):
     groups: Tensor
     """``[P]``: boxes of one group suppress each other."""
 
-    def at(self, rows: Int64[Tensor, " D"] | Bool[Tensor, " P"]) -> "_Candidates":
+    def at(self, rows: Int64[Tensor, " D"]) -> "_Candidates":
         return _Candidates(self.index[rows], self.boxes[rows], self.groups[rows])
 
 
@@ -118,6 +118,8 @@ def _survivors(
 ) -> _Candidates:
     """The best ``limit`` candidates that survive suppression within their groups."""
     for size in PREFIXES:
+        if size <= limit and size < len(scores):
+            continue  # as many as are wanted would all have to survive
         best = _finite(candidates(_best(scores, size)))
         kept = best.at(_suppress(best.boxes.double(), best.groups, iou_threshold)[:limit])
         if len(kept.index) == limit or size >= len(scores):
@@ -135,7 +137,7 @@ def _best(scores: Float[Tensor, " M"], size: int) -> Int64[Tensor, " P"]:
 
 
 def _finite(candidates: _Candidates) -> _Candidates:
-    return candidates.at(candidates.boxes.isfinite().all(dim=1))
+    return candidates.at(candidates.boxes.isfinite().all(dim=1).nonzero()[:, 0])
 
 
 def _suppress(boxes: Float[Tensor, "P 4"], groups: Int64[Tensor, " P"], iou_threshold: float) -> Int64[Tensor, " D"]:
