@@ -151,6 +151,8 @@ def test_weights_come_back_without_optimiser_and_progress(tmp_path):
     }
     assert (loaded.optimizer, loaded.progress) == ({}, Progress())
     assert [file.name for file in tmp_path.iterdir()] == ["x.safetensors"]
+    (tmp_path / "new").touch()
+    assert path.stat().st_mode == (tmp_path / "new").stat().st_mode, "whoever may read the folder may read the weights"
     with pytest.raises(ValueError, match=r"written to a \.safetensors file"):
         checkpoint.save_weights(saved, tmp_path / "x.pt")
 
