@@ -78,6 +78,16 @@ def test_a_named_folder_is_the_only_place(tmp_path: Path) -> None:
         finder.find(["a.jpg", "b.jpg"])
 
 
+def test_which_file_is_found_does_not_depend_on_those_before(tmp_path: Path) -> None:
+    """An image that is found by the second of its names must not make another one's second name the first choice."""
+    for name in ("images/1.jpg", "images/2.jpg", "images/sub/1.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    finder = ImageFinder(tmp_path / "train.json")
+    assert finder.find(["sub/2.jpg", "2.jpg"]) == tmp_path / "images" / "2.jpg"
+    assert finder.find(["sub/1.jpg", "1.jpg"]) == tmp_path / "images" / "sub" / "1.jpg"
+
+
 def test_a_missing_image_tells_every_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TAILSEG_DATA", "/nowhere")
     monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)

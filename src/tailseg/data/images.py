@@ -41,7 +41,6 @@ class ImageFinder:
 
     def __init__(self, annotation_file: Path, folder: Path | None = None) -> None:
         self.roots = [folder] if folder is not None else _default_roots(annotation_file)
-        self._last: tuple[Path, int] | None = None  # which root and which name succeeded: one look for most images
 
     def find(self, names: Sequence[str]) -> Path:
         """The first file that exists, trying each of the names (best first) under each root.
@@ -49,14 +48,9 @@ class ImageFinder:
         Raises:
             ImageError: there is none; says where it looked.
         """
-        if self._last is not None and self._last[1] < len(names):
-            path = self._last[0] / names[self._last[1]]
-            if path.is_file():
-                return path
         for root in self.roots:
-            for i, name in enumerate(names):
+            for name in names:
                 if (root / name).is_file():
-                    self._last = (root, i)
                     return root / name
         raise ImageError(
             f"image {names[0]} not found. Looked for {' and '.join(dict.fromkeys(names))} in "
