@@ -17,6 +17,7 @@ import shutil
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -203,7 +204,8 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     ) as error:  # torch's and safetensors' writers have errors of their own
         raise unwritten(path, error) from error
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):  # of a read-only file system, which would take the place of what says more
+            unfinished.unlink(missing_ok=True)
 
 
 def unwritten(path: Path, error: Exception) -> OSError:
