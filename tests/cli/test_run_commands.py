@@ -43,6 +43,15 @@ def test_test_refuses_other_classes(
     assert "something else" in capsys.readouterr().err
 
 
+def test_test_says_before_it_begins_that_results_cannot_be_written(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)
+    monkeypatch.setattr("tailseg.training.testing.test", lambda *_args, **_named: pytest.fail("it has begun"))
+    assert main(["test", str(run)]) == 1
+    assert "cannot be written, and the results go there: copy the run" in " ".join(capsys.readouterr().err.split())
+
+
 def test_predict_writes_results_and_pictures(run: Path, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "found"
     assert main(["predict", str(run), str(photos), "--out", str(out), "--score-threshold", "0"]) == 0

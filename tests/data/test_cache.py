@@ -2,17 +2,21 @@
 
 import copy
 import dataclasses
+import hashlib
 import json
 import multiprocessing
 import os
 import pickle
 import resource
+import shutil
+import signal
 import sys
 import time
 import warnings
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -292,6 +296,55 @@ def test_a_home_that_cannot_be_written_costs_a_warning(
     assert "could not be kept in" in warned[0]
 
 
+def test_a_user_without_a_home_has_no_cache(raw: RawDataset, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that runs as any number: expanduser finds no such user."""
+    monkeypatch.delenv("TAILSEG_HOME")
+
+    def homeless(path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    monkeypatch.setattr(Path, "home", lambda: homeless(Path()))
+    path = write(raw)
+    found, warned = reread(path)
+    assert same(found, parse(path))
+    assert len(warned) == 1
+    assert "is parsed each time: Could not determine home directory. Set TAILSEG_HOME to a folder" in warned[0]
+
+
+def test_a_tilde_in_the_environment_is_the_home(
+    raw: RawDataset, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.setenv("TAILSEG_HOME", "~/mine")
+    cached(write(raw), parse)
+    assert len(list((tmp_path / "mine" / "annotations").glob("*.safetensors"))) == 1
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="root alone can become another user")
+@pytest.mark.parametrize("mode", [0o000, 0o555], ids=["unreadable", "read_only"])
+def test_a_home_of_another_user_costs_a_warning(
+    mode: int, raw: RawDataset, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with TemporaryDirectory() as place:  # the folders above tmp_path are for one user only
+        path, home = Path(place) / "set.json", Path(place) / "home"
+        shutil.copy(write(raw), path)
+        parsed = parse(path)
+        monkeypatch.setenv("TAILSEG_HOME", str(home))
+        home.mkdir()
+        home.chmod(mode)
+        Path(place).chmod(0o755)
+        os.seteuid(12345)
+        try:
+            found, warned = reread(path)
+        finally:
+            os.seteuid(0)
+    assert same(found, parsed)
+    assert len(warned) == 1
+    assert "could not be kept in" in warned[0]
+
+
 def open_and_log(path: Path, log: Path) -> None:
     def logged(path: Path) -> Contents:
         with log.open("a") as file:
@@ -326,6 +379,53 @@ def test_what_a_killed_process_left_is_cleared_away(raw: RawDataset, write: Writ
     left.write_bytes(b"x")
     cached(path, parse)
     assert not left.exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="relies on fork")
+def test_nothing_stays_of_a_process_that_is_killed_while_it_writes(
+    raw: RawDataset, write: Write, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(raw)
+    cached(path, parse)
+    whole = sorted(folder.iterdir())
+    store_path(folder, parse(path).key).unlink()
+
+    def killed(arrays: Any, file: Path, metadata: Any) -> None:
+        """As safetensors does it: a name of its own beside the file's."""
+        (file.parent / ".tmpA1b2C3").write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "save_file", killed)
+        process = multiprocessing.get_context("fork").Process(target=cached, args=(path, parse))
+        process.start()
+        process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert same(cached(path, parse), parse(path))
+    assert sorted(folder.iterdir()) == whole
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+def test_who_may_read_the_folder_may_read_the_cache(raw: RawDataset, write: Write, folder: Path) -> None:
+    path = write(raw)
+    cached(path, parse)
+    assert store_path(folder, parse(path).key).stat().st_mode == path.stat().st_mode
+
+
+def test_a_change_while_the_file_is_hashed_does_not_count_as_settled(
+    raw: RawDataset, write: Write, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may carry the time of the change before it: hashing a gigabyte takes longer than the clocks are coarse."""
+    monkeypatch.setattr(cache, "SETTLED", 0.5)
+    digest = hashlib.file_digest
+
+    def slow(*args: Any) -> Any:
+        time.sleep(0.7)
+        return digest(*args)
+
+    monkeypatch.setattr(hashlib, "file_digest", slow)
+    cached(write(raw), parse)
+    assert not list(folder.glob("index/*"))
 
 
 def test_mapped_arrays_are_read_only_and_pickled_as_their_place(many: RawDataset, write: Write) -> None:

@@ -3,12 +3,15 @@
 import dataclasses
 import struct
 import zlib
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision.io import decode_image, encode_jpeg, encode_png, read_file, write_file
+from torchvision.io import encode_jpeg, encode_png, write_file
 
 from tailseg.data.images import (
     MAX_PIXELS,
@@ -73,6 +76,16 @@ def test_a_named_folder_is_the_only_place(tmp_path: Path) -> None:
         ImageError, match=r"image a\.jpg not found\. Looked for a\.jpg and b\.jpg in .*elsewhere\. Name"
     ):
         finder.find(["a.jpg", "b.jpg"])
+
+
+def test_which_file_is_found_does_not_depend_on_those_before(tmp_path: Path) -> None:
+    """An image that is found by the second of its names must not make another one's second name the first choice."""
+    for name in ("images/1.jpg", "images/2.jpg", "images/sub/1.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    finder = ImageFinder(tmp_path / "train.json")
+    assert finder.find(["sub/2.jpg", "2.jpg"]) == tmp_path / "images" / "2.jpg"
+    assert finder.find(["sub/1.jpg", "1.jpg"]) == tmp_path / "images" / "sub" / "1.jpg"
 
 
 def test_a_missing_image_tells_every_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +181,11 @@ def png(width: int, height: int) -> bytes:
     packer = zlib.compressobj()
     row = bytes(1 + (width + 7) // 8)
     rows = b"".join(packer.compress(row * min(1000, height - done)) for done in range(0, height, 1000))
-    chunks = ((b"IHDR", header), (b"IDAT", rows + packer.flush()), (b"IEND", b""))
+    return png_file([(b"IHDR", header), (b"IDAT", rows + packer.flush()), (b"IEND", b"")])
+
+
+def png_file(chunks: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """The chunks, each with its length and its check sum."""
     parts = (struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in chunks)
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
@@ -183,10 +200,67 @@ def test_a_png_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
     assert load_image(path).shape == (3, 200, 300)
 
 
-def test_of_an_animation_only_the_first_picture_is_decoded(tmp_path: Path, picture: torch.Tensor) -> None:
-    path = tmp_path / "a.gif"
+def chunks(content: bytes) -> list[tuple[bytes, bytes]]:
+    """A PNG's chunks, kind and data, read as its specification says."""
+    found, at = [], 8
+    while at < len(content):
+        size = int.from_bytes(content[at : at + 4], "big")
+        found.append((content[at + 4 : at + 8], content[at + 8 : at + 8 + size]))
+        at += 12 + size
+    return found
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGB", "RGBA", "I;16"])
+def test_a_damaged_png_is_refused_and_the_process_lives(mode: str, tmp_path: Path, picture: torch.Tensor) -> None:
+    """Any bit of the compressed pixels, with the check sum as it was, or as a forger would set it."""
+    path, image = tmp_path / "a.png", Image.fromarray(picture.permute(1, 2, 0).numpy())
+    deep = Image.fromarray(picture[0].numpy().astype("uint16") * 257)
+    (deep if mode == "I;16" else image.convert(mode)).save(path)
+    right = path.read_bytes()
+    assert load_image(path).shape == (3, 36, 48)
+    parts = chunks(right)
+    assert png_file(parts) == right
+    start = right.index(b"IDAT") + 4
+    size = len(dict(parts)[b"IDAT"])
+    for at in range(0, size, size // 30):
+        damaged = bytearray(right)
+        damaged[start + at] ^= 1 << at % 8
+        path.write_bytes(damaged)
+        with pytest.raises(ImageError, match=r"a\.png cannot be read: .+Replace the file"):
+            load_image(path)
+        path.write_bytes(png_file(chunks(bytes(damaged))))
+        with suppress(ImageError):  # some bits only change pixels
+            load_image(path)
+
+
+def test_grey_of_16_bits_keeps_the_upper_byte(tmp_path: Path) -> None:
+    values = torch.arange(36 * 48).reshape(36, 48) * 37
+    Image.fromarray(values.numpy().astype("uint16")).save(tmp_path / "a.png")
+    assert torch.equal(load_image(tmp_path / "a.png"), (values // 256).to(torch.uint8).expand(3, -1, -1))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("mode", ["P", "LA", "RGBA"])
+def test_transparency_is_dropped(mode: str, tmp_path: Path, picture: torch.Tensor) -> None:
+    image = Image.fromarray(picture.permute(1, 2, 0).numpy())
+    opaque = image.quantize(64) if mode == "P" else image.convert(mode[:-1])
+    seen = opaque.copy()
+    if mode == "P":
+        opaque.save(tmp_path / "a.png", transparency=bytes(range(64)))
+    else:
+        seen.putalpha(image.convert("L"))
+        seen.save(tmp_path / "a.png")
+    expected = torch.from_numpy(np.array(opaque.convert("RGB"))).permute(2, 0, 1)
+    assert torch.equal(load_image(tmp_path / "a.png"), expected)
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
+def test_of_an_animation_the_first_picture_is_read(suffix: str, tmp_path: Path, picture: torch.Tensor) -> None:
+    path = tmp_path / f"a.{suffix}"
     first = Image.fromarray(picture.permute(1, 2, 0).numpy()).quantize(64)
-    first.save(path, save_all=True, append_images=[first.rotate(180), first])
-    expected = decode_image(read_file(str(path)))
-    assert expected.shape == (3, 3, 36, 48)
-    assert torch.equal(load_image(path), expected[0])
+    lossless = {"lossless": True} if suffix == "webp" else {}
+    first.save(path, save_all=True, append_images=[first.rotate(180), first], **lossless)
+    with Image.open(path) as saved:
+        assert saved.n_frames == 3
+    expected = torch.from_numpy(np.array(first.convert("RGB"))).permute(2, 0, 1)
+    assert torch.equal(load_image(path), expected)

@@ -48,6 +48,10 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         assert torch.equal(file.state["neck.weight"], STATE["neck.weight"])
         assert file.class_names == classes
     assert {path.name for path in tmp_path.iterdir()} == {"x.pth", "x.safetensors"}
+    (tmp_path / "new").touch()
+    assert {path.stat().st_mode for path in tmp_path.iterdir()} == {(tmp_path / "new").stat().st_mode}, (
+        "for all to read"
+    )
 
 
 def refusal(path: Path) -> str:

@@ -1,9 +1,12 @@
 """Checkpoints are whole, say what is wrong with others, and run nobody's code."""
 
+import errno
+import os
 import pickle
 import random
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -135,6 +138,15 @@ def test_a_missing_file_is_named(tmp_path):
         checkpoint.load(tmp_path / "absent.pt")
 
 
+def test_a_read_only_file_system_is_told_with_the_file(tmp_path, monkeypatch):
+    def refuse(*_args, **_named):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "unlink", refuse)  # even of a file that is not there
+    with pytest.raises(OSError, match=r"a\.pt could not be written \(.*Read-only file system\)"):
+        checkpoint.write_whole(tmp_path / "a.pt", refuse)
+
+
 def test_weights_come_back_without_optimiser_and_progress(tmp_path):
     path = tmp_path / "x.safetensors"
     counts = torch.zeros(3, dtype=torch.int64)
@@ -151,6 +163,8 @@ def test_weights_come_back_without_optimiser_and_progress(tmp_path):
     }
     assert (loaded.optimizer, loaded.progress) == ({}, Progress())
     assert [file.name for file in tmp_path.iterdir()] == ["x.safetensors"]
+    (tmp_path / "new").touch()
+    assert path.stat().st_mode == (tmp_path / "new").stat().st_mode, "whoever may read the folder may read the weights"
     with pytest.raises(ValueError, match=r"written to a \.safetensors file"):
         checkpoint.save_weights(saved, tmp_path / "x.pt")
 

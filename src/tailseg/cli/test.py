@@ -1,5 +1,6 @@
 """`tailseg test`."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -72,9 +73,10 @@ def evaluate_run(options: Test) -> "Metrics":
         options.run, checkpoint=options.checkpoint, device=options.device, base=base, calibrated=False
     )
     recipe = predictor.recipe
-    recipe = replace(
-        recipe, run=replace(recipe.run, out=str(results_folder(options.run)))
-    )  # the folder may have been moved
+    folder = results_folder(options.run)
+    if is_first() and not os.access(folder, os.W_OK):  # the evaluation may take an hour
+        raise ValueError(f"{folder} cannot be written, and the results go there: copy the run to where you may write")
+    recipe = replace(recipe, run=replace(recipe.run, out=str(folder)))  # the folder may have been moved
     if options.val:
         recipe = replace(recipe, data=replace(recipe.data, val=options.val, val_images=options.val_images))
     annotations = build_validation(recipe)
@@ -91,5 +93,5 @@ def evaluate_run(options: Test) -> "Metrics":
             precision=recipe.run.precision,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    save_results(results_folder(options.run), results, metrics)
+    save_results(folder, results, metrics)
     return metrics

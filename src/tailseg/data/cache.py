@@ -8,9 +8,9 @@ The cache lies in ``$TAILSEG_HOME/annotations`` (``~/.cache/tailseg/annotations`
 *Which content a path has* would take seconds to hash, so it is taken from the index when device, inode, size, time of
 modification and time of change are all those of the entry. The time of change is the kernel's and cannot be set, so
 that an edit of the same size with the old modification time restored is noticed. An entry is written only when these
-did not change while the file was hashed and the last change was at least ``SETTLED`` seconds before: a later one cannot
-carry the same time. On Windows, which has no time of change, the file is hashed each time. (An edit through a writable
-memory map counts as a change only once the system has written it back.)
+did not change while the file was hashed and the last change was at least ``SETTLED`` seconds before that began: a
+later one cannot carry the same time. On Windows, which has no time of change, the file is hashed each time. (An edit
+through a writable memory map counts as a change only once the system has written it back.)
 
 *A cache file is not trusted.* Its header is checked by safetensors, all of it against a checksum, and the arrays
 against each other, so that no index leads out of them. What fails is deleted, with a warning, and made anew. It is
@@ -21,6 +21,7 @@ or full disk), the parsed file is used from memory, with a warning.
 import hashlib
 import json
 import os
+import shutil
 import sys
 import time
 import warnings
@@ -29,6 +30,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final, get_args
 
 import numpy as np
@@ -84,7 +86,11 @@ def cached(path: Path, parse: Callable[[Path], Contents]) -> Contents:
     """What the annotation file ``path`` holds: from the cache where it is large, else by ``parse``."""
     if path.stat().st_size < CACHE_FROM:
         return parse(path)
-    folder = cache_folder() / "annotations"
+    try:
+        folder = cache_folder() / "annotations"
+    except OSError as error:
+        warnings.warn(f"{path} is parsed each time: {error}", stacklevel=3)
+        return parse(path)
     key = _key(path, folder)
     found = _load(folder, key)
     if found is not None:
@@ -118,9 +124,9 @@ def _key(path: Path, folder: Path) -> str:
     entry = _entry(entry_file)
     if entry and sys.platform != "win32" and entry["stamp"] == before:
         return entry["key"]
+    settled = time.time() - max(path.stat().st_mtime, path.stat().st_ctime) >= SETTLED
     with path.open("rb") as file:
         key = hashlib.file_digest(file, "sha256").hexdigest()
-    settled = time.time() - max(path.stat().st_mtime, path.stat().st_ctime) >= SETTLED
     if settled and _stamp(path) == before:
         with suppress(OSError):
             _write(entry_file, {"path": str(path.resolve()), "stamp": before, "key": key})
@@ -167,7 +173,10 @@ def _alone(folder: Path, key: str) -> Generator[None]:
         lock.acquire()
         held = True
         for left in folder.glob(f".{key}-*.unfinished"):  # by a process that was killed
-            left.unlink(missing_ok=True)
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
     try:
         yield
     finally:
@@ -191,8 +200,13 @@ def _save(contents: Contents, folder: Path) -> None:
         "notes": json.dumps(contents.notes),
     }
     metadata["checksum"] = _checksum(metadata, arrays)
-    with unfinished(store_path(folder, contents.key)) as written:
-        save_file(arrays, written, metadata)
+    private = TemporaryDirectory(prefix=f".{contents.key}-", suffix=".unfinished", dir=folder)
+    with unfinished(store_path(folder, contents.key)) as written, private as inside:
+        written.touch()
+        # safetensors writes under another name, which would outlive a killed process, and what only the user may read
+        save_file(arrays, made := Path(inside) / "made", metadata)
+        shutil.copymode(written, made)
+        made.replace(written)
 
 
 def _arrays(contents: Contents) -> dict[str, np.ndarray]:
@@ -214,7 +228,7 @@ def _size(contents: Contents) -> int:
 def _load(folder: Path, key: str) -> Contents | None:
     """What the cache holds for that content; a damaged or outdated file is deleted."""
     file = store_path(folder, key)
-    if not file.is_file():
+    if not os.path.isfile(file):  # noqa: PTH113 - of a folder that may not be read, Path's raises
         return None
     try:
         return _read(file, key)

@@ -8,8 +8,15 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """``$TAILSEG_HOME``, else ``~/.cache/tailseg``; anything in it may be deleted at any time."""
-    return Path(os.environ.get("TAILSEG_HOME") or Path.home() / ".cache" / "tailseg")
+    """``$TAILSEG_HOME``, else ``~/.cache/tailseg``; anything in it may be deleted at any time.
+
+    Raises:
+        OSError: the user has no home, as in a container, and the variable is not set.
+    """
+    try:
+        return Path(os.environ.get("TAILSEG_HOME") or "~/.cache/tailseg").expanduser()
+    except RuntimeError as error:
+        raise OSError(f"{error} Set TAILSEG_HOME to a folder that can be written") from error
 
 
 @contextmanager

@@ -11,7 +11,6 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image, read_file
-from torchvision.transforms.v2.functional import to_dtype
 
 from tailseg.structures import ImageInfo
 
@@ -42,7 +41,6 @@ class ImageFinder:
 
     def __init__(self, annotation_file: Path, folder: Path | None = None) -> None:
         self.roots = [folder] if folder is not None else _default_roots(annotation_file)
-        self._last: tuple[Path, int] | None = None  # which root and which name succeeded: one look for most images
 
     def find(self, names: Sequence[str]) -> Path:
         """The first file that exists, trying each of the names (best first) under each root.
@@ -50,14 +48,9 @@ class ImageFinder:
         Raises:
             ImageError: there is none; says where it looked.
         """
-        if self._last is not None and self._last[1] < len(names):
-            path = self._last[0] / names[self._last[1]]
-            if path.is_file():
-                return path
         for root in self.roots:
-            for i, name in enumerate(names):
+            for name in names:
                 if (root / name).is_file():
-                    self._last = (root, i)
                     return root / name
         raise ImageError(
             f"image {names[0]} not found. Looked for {' and '.join(dict.fromkeys(names))} in "
@@ -131,18 +124,16 @@ def load_image(path: str | Path) -> UInt8[Tensor, "3 h w"]:
         ImageError: the file is missing, truncated, not an image, or has more than ``MAX_PIXELS`` pixels.
     """
     try:
-        if _format_within_limits(path) == "GIF":  # torchvision would decode every picture of an animation
-            return _first_picture(path)
-        image = decode_image(read_file(str(path)), mode=ImageReadMode.RGB)
+        kind = _format_within_limits(path)
+        if kind in ("PNG", "WEBP", "GIF"):
+            return _by_pillow(path, kind)
+        return decode_image(read_file(str(path)), mode=ImageReadMode.RGB)
     except (RuntimeError, OSError) as error:
         reason = str(error) if isinstance(error, OSError) else str(error).rsplit(".cpp:", 1)[-1].partition(", ")[2]
         raise ImageError(
             f"image {path} cannot be read: {reason.strip() or error}. Replace the file (JPEG, PNG, WebP or GIF), or "
             "remove the image from the annotation file"
         ) from error
-    if image.dtype != torch.uint8:  # 16-bit PNG
-        image = to_dtype(image, torch.uint8, scale=True)
-    return image[0] if image.ndim == 4 else image  # an animated WebP
 
 
 def _format_within_limits(path: str | Path) -> str | None:
@@ -169,6 +160,23 @@ def _format_within_limits(path: str | Path) -> str | None:
     return kind
 
 
-def _first_picture(path: str | Path) -> Tensor:
-    with Image.open(path, formats=FORMATS) as picture:
-        return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).contiguous()
+def _by_pillow(path: str | Path, kind: str) -> Tensor:
+    """The first picture of a PNG, WebP or GIF file: torchvision's reader of PNG ends the process over most damaged
+    files, and of an animation it decodes every picture, or refuses it.
+
+    Raises:
+        OSError: it cannot be decoded, or the check sums of a PNG are wrong.
+    """
+    try:
+        if kind == "PNG":
+            with Image.open(path, formats=FORMATS) as file:
+                file.verify()  # decoding looks at no sums, and may give other pixels
+        with Image.open(path, formats=FORMATS) as picture:
+            picture.load()
+            picture.info.pop("transparency", None)  # is dropped, but a palette's with a warning
+            if picture.mode == "I;16":  # grey, which convert would clip
+                picture = Image.fromarray((np.array(picture) >> 8).astype(np.uint8))
+            pixels = np.array(picture.convert("RGB"))
+    except Exception as error:  # malformed files meet exceptions of many kinds
+        raise OSError(str(error) or type(error).__name__) from error
+    return torch.from_numpy(pixels).permute(2, 0, 1)

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from numpy._core.multiarray import _reconstruct, scalar
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from tailseg.interop.rules import few
@@ -72,7 +73,7 @@ def write_torch_file(path: Path, state: Mapping[str, Tensor], class_names: Seque
 def write_safetensors_file(path: Path, state: Mapping[str, Tensor]) -> None:
     """Writes the tensors alone, whole or not at all."""
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
-    write_whole(path, lambda unfinished: save_file(tensors, unfinished))
+    write_whole(path, lambda unfinished: unfinished.write_bytes(to_bytes(tensors)))
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ import shutil
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +25,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from tailseg.data.annotations import Annotations, Category
@@ -155,7 +156,7 @@ def save_weights(checkpoint: Checkpoint, path: Path) -> None:
     }
     model = _apart({name: tensor.detach().cpu() for name, tensor in checkpoint.model.items()})
     header["crc32"] = json.dumps({name: _checksum(tensor) for name, tensor in model.items()})
-    write_whole(path, lambda unfinished: save_file(model, unfinished, header))
+    write_whole(path, lambda unfinished: unfinished.write_bytes(to_bytes(model, header)))
 
 
 def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -177,7 +178,7 @@ UNFINISHED = ".unfinished"
 """Ending of a file that is being written."""
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Calls ``write`` with another name first, and renames the file once it is on the disk; leaves none if it fails.
 
     Raises:
@@ -203,7 +204,8 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     ) as error:  # torch's and safetensors' writers have errors of their own
         raise unwritten(path, error) from error
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):  # of a read-only file system, which would take the place of what says more
+            unfinished.unlink(missing_ok=True)
 
 
 def unwritten(path: Path, error: Exception) -> OSError:
