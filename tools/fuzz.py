@@ -245,11 +245,15 @@ def checkpoints(folder: Path) -> tuple[list[bytes], Use]:
     return [text(header), b"w" + weights.read_bytes(), b"z" + whole.read_bytes(), b"p" + parts[pickled]], use
 
 
+def right(*_: object) -> str:
+    return "right"
+
+
 def caches(folder: Path) -> tuple[list[bytes], Use]:
     """A cache file whose checksum is right, whatever else it says; an input is its metadata and its arrays."""
     os.environ["TAILSEG_HOME"] = str(folder)
     cache.CACHE_FROM, cache.SETTLED = 0, 0.0
-    mock.patch.object(cache, "_checksum", return_value="right").start()
+    mock.patch.object(cache, "_checksum", right).start()
     path = folder / "set.json"
     path.write_bytes(text(DATASET))
     dataset = read_dataset(path)
@@ -269,7 +273,8 @@ def caches(folder: Path) -> tuple[list[bytes], Use]:
             save_file(forged, file, told)
         except Exception:  # noqa: BLE001 (no cache file can say this)
             return
-        look_at(read_dataset(path))
+        with contextlib.suppress(ValueError):  # polygons are looked at when they are used
+            look_at(read_dataset(path))
 
     return [text([metadata, {name: array.tolist() for name, array in arrays.items()}])], use
 
