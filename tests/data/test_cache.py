@@ -1,7 +1,6 @@
 """The cache of annotation files: the same as parsing, once, and never worse than parsing."""
 
 import copy
-import dataclasses
 import hashlib
 import json
 import multiprocessing
@@ -22,11 +21,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tailseg.data import cache
-from tailseg.data.annotations import Annotations, Contents
+from tailseg.data import cache, coco
+from tailseg.data.annotations import Annotations, Contents, Record
 from tailseg.data.cache import cached, store_path
 from tailseg.data.coco import parse, read_dataset
-from tailseg.data.packed import Mapped
+from tailseg.data.packed import Mapped, Ragged
 from tailseg.data.problems import DatasetError
 
 RawDataset = dict[str, Any]
@@ -104,6 +103,100 @@ def test_a_data_set_from_the_cache_is_the_data_set(many: RawDataset, write: Writ
     assert second.frequency.instance_counts.tolist() == first.frequency.instance_counts.tolist()
     assert second.key == first.key
     assert len(second.key) == 64
+
+
+def test_unusual_names_come_back_from_the_cache(raw: RawDataset, write: Write) -> None:
+    for image, name in zip(raw["images"], ("bilder/grün 1:2.jpg", "a..b.jpg"), strict=True):
+        image["file_name"] = name
+    path = write(raw)
+    parsed = parse(path)
+    assert same(cached(path, parse), parsed)
+    assert same(cached(path, no_parsing), parsed)
+    assert parsed.names.text(0) == "bilder/grün 1:2.jpg\ngrün 1:2.jpg"
+
+
+V0_5: RawDataset = {
+    "info": {"version": "0.5", "year": 2019},
+    "licenses": [{"id": 1, "name": "Attribution License", "url": "http://creativecommons.org/licenses/by/2.0/"}],
+    "images": [
+        {
+            "id": 397133,
+            "file_name": "COCO_val2014_000000397133.jpg",
+            "coco_url": "http://images.cocodataset.org/val2017/000000397133.jpg",
+            "height": 427,
+            "width": 640,
+            "neg_category_ids": [12, 1202],
+            "not_exhaustive_category_ids": [7],
+        },
+        {
+            "id": 37777,
+            "file_name": "COCO_val2014_000000037777.jpg",
+            "coco_url": "http://images.cocodataset.org/train2017/000000037777.jpg",
+            "height": 230,
+            "width": 352,
+            "neg_category_ids": [],
+            "not_exhaustive_category_ids": [],
+        },
+    ],
+    "annotations": [
+        {"id": 5, "image_id": 37777, "category_id": 1202, "area": 5000.0, "bbox": [10.0, 20.0, 100.0, 50.0]}
+        | {"segmentation": [[10.0, 20.0, 110.0, 20.0, 110.0, 70.0, 10.0, 70.0]]},
+        {"id": 9, "image_id": 397133, "category_id": 7, "area": 40.0, "bbox": [1.5, 2.25, 10.0, 4.0]}
+        | {"segmentation": [[1.5, 2.25, 11.5, 2.25, 11.5, 6.25], [1.5, 2.25, 11.5, 6.25, 1.5, 6.25]]},
+    ],
+    "categories": [
+        {"id": category_id, "name": name, "frequency": group, "image_count": 1, "instance_count": 1, "def": "a thing"}
+        | {"synset": f"{name}.n.01", "synonyms": [name]}
+        for category_id, name, group in ((1202, "zebra", "c"), (12, "apple", "f"), (7, "alligator", "r"))
+    ],
+}
+"""LVIS v0.5: unlike v1's, an image has a ``file_name``, of COCO 2014, beside the ``coco_url`` of 2017."""
+
+
+def plain(record: Record) -> list[Any]:
+    """What it says, in lists."""
+    arrays = (record.boxes, record.labels, record.annotation_ids, record.ignore_boxes)
+    masks = [[polygon.tolist() for polygon in mask] for mask in record.segmentations if isinstance(mask, tuple)]
+    return [[array.tolist() for array in arrays], masks, record.negative_ids, record.not_exhaustive_ids]
+
+
+def test_lvis_v0_5_is_the_same_from_the_cache(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(V0_5)
+    for place in ("val2017/000000397133.jpg", "COCO_val2014_000000037777.jpg"):  # by one name each
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / place).touch()
+    with monkeypatch.context() as without:
+        without.setattr(cache, "CACHE_FROM", 1_000_000)
+        parsed = read_dataset(path)
+    assert not isinstance(parsed.objects.boxes, Mapped)
+    first = read_dataset(path)
+    monkeypatch.setattr(coco, "parse", no_parsing)
+    for opened in (first, read_dataset(path)):
+        assert isinstance(opened.objects.boxes, Mapped)
+        assert (opened.key, opened.format, opened.notes) == (parsed.key, "lvis", ())
+        assert opened.categories == parsed.categories
+        assert [(c.id, c.name, c.group) for c in opened.categories] == [
+            (7, "alligator", "r"),
+            (12, "apple", "f"),
+            (1202, "zebra", "c"),
+        ]
+        assert str(opened.frequency) == str(parsed.frequency)
+        assert opened.frequency.image_counts.tolist() == [1, 0, 1]
+        assert opened.image_ids.tolist() == [397133, 37777]
+        assert opened.has_masks
+        for i in range(2):
+            assert plain(opened.record(i)) == plain(parsed.record(i))
+            assert opened.info(i) == parsed.info(i)
+        one, other = opened.record(0), opened.record(1)
+        assert (one.negative_ids, one.not_exhaustive_ids) == ((12, 1202), (7,))
+        assert (other.negative_ids, other.not_exhaustive_ids) == ((), ())
+        assert one.boxes.tolist() == [[1.5, 2.25, 11.5, 6.25]]
+        assert [len(polygon) for polygon in one.segmentations[0]] == [3, 3]
+        assert (other.labels.tolist(), other.annotation_ids.tolist()) == ([2], [5])
+        assert [Path(opened.info(i).file).relative_to(tmp_path).as_posix() for i in range(2)] == [
+            "val2017/000000397133.jpg",
+            "COCO_val2014_000000037777.jpg",
+        ]
 
 
 def test_notes_are_warned_of_each_time(raw: RawDataset, write: Write) -> None:
@@ -232,34 +325,95 @@ def test_another_version_is_made_anew(
     assert reread(path)[1] == []
 
 
-def broken_objects(parsed: Contents, **change: Any) -> Contents:
-    return dataclasses.replace(parsed, objects=dataclasses.replace(parsed.objects, **change))
+Forge = Callable[[Contents], dict[str, Any]]
+"""What a forged cache says in place of the contents, or of their objects."""
 
 
-def test_numbers_that_lead_out_of_the_arrays_are_refused_with_a_right_checksum(
-    raw: RawDataset, write: Write, folder: Path
+def text(*rows: str | bytes) -> Ragged:
+    return Ragged.pack_text(rows)
+
+
+def moved(ragged: Ragged, row: int, by: int) -> Ragged:
+    """Where a row begins, and the one before ends."""
+    return Ragged(ragged.values, moved_offsets(ragged.offsets, row, by))
+
+
+def moved_offsets(offsets: np.ndarray, row: int, by: int) -> np.ndarray:
+    return offsets + by * (np.arange(len(offsets)) == row % len(offsets))
+
+
+FORGED: dict[str, Forge] = {
+    "labels beyond the classes": lambda c: {"labels": c.objects.labels + 100},
+    "negative labels": lambda c: {"labels": c.objects.labels - 5},
+    "offsets beyond the objects": lambda c: {"offsets": c.objects.offsets * 1000},
+    "offsets that go back": lambda c: {"offsets": moved_offsets(c.objects.offsets, 1, 100)},
+    "negative offsets": lambda c: {"offsets": moved_offsets(c.objects.offsets, 1, -100)},
+    "objects left out": lambda c: {"offsets": moved_offsets(c.objects.offsets, 2, -1)},
+    "an offset too few": lambda c: {"offsets": c.objects.offsets[:-1].copy()},
+    "no offsets": lambda c: {"offsets": np.zeros(0, np.int64)},
+    "one offset, not a list of one": lambda c: {"offsets": np.array(0)},
+    "polygons from -1": lambda c: {"polygon_offsets": c.objects.polygon_offsets - 1},
+    "polygons beyond the last": lambda c: {"polygon_offsets": moved_offsets(c.objects.polygon_offsets, -1, 1)},
+    "coordinates beyond the last": lambda c: {"polygons": moved(c.objects.polygons, len(c.objects.polygons), 8)},
+    "half a point": lambda c: {"polygons": moved(c.objects.polygons, 1, 1)},
+    "two points": lambda c: {"polygons": moved(c.objects.polygons, 1, -4)},
+    "fewer boxes": lambda c: {"boxes": c.objects.boxes[:1].copy()},
+    "boxes beyond the image": lambda c: {"boxes": c.objects.boxes + np.float32(30)},
+    "boxes before the image": lambda c: {"boxes": c.objects.boxes - np.float32(11)},
+    "boxes inside out": lambda c: {"boxes": c.objects.boxes[:, [2, 1, 0, 3]].copy()},
+    "boxes of NaN": lambda c: {"boxes": c.objects.boxes * np.float32("nan")},
+    "crowds of another byte": lambda c: {"ignored": np.array([0, 2, 255], np.uint8).view(bool)},
+    "runs of fewer pixels": lambda c: {"run_lengths": Ragged.pack_text(["", "", "T10"])},
+    "runs that go on": lambda c: {"run_lengths": Ragged.pack_text(["", "", "ooo"])},
+    "runs of no text": lambda c: {"run_lengths": Ragged.pack_text(["", "", b"\xff\x00"])},
+    "runs of two objects": lambda c: {"run_lengths": moved(c.objects.run_lengths, 2, 1)},
+    "names cut elsewhere": lambda c: {"names": Ragged(c.names.values, c.names.offsets[::-1].copy())},
+    "names beyond the folder": lambda c: {"names": text("../b.jpg", "a.jpg")},
+    "names from the root": lambda c: {"names": text("b.jpg\n/etc/passwd", "a.jpg")},
+    "names on a drive": lambda c: {"names": text("C:b.jpg", "a.jpg")},
+    "names with control characters": lambda c: {"names": text("b.jpg", "\0a.jpg")},
+    "names too long": lambda c: {"names": text("b" * 300, "a.jpg")},
+    "names of no text": lambda c: {"names": text(b"\xff", "a.jpg")},
+    "no name": lambda c: {"names": text("b.jpg", "")},
+    "an image twice": lambda c: {"image_ids": c.image_ids[[0, 0]]},
+    "negative sizes": lambda c: {"sizes": -c.sizes},
+    "sizes beyond all memory": lambda c: {"sizes": c.sizes * 2**40},
+    "other groups": lambda c: {"groups": ("r", "x")},
+    "a group for two classes": lambda c: {"groups": ("r",)},
+    "a name for two classes": lambda c: {"category_names": ("one",)},
+    "half a character": lambda c: {"category_names": ("three", "\ud800")},
+    "a class twice": lambda c: {"category_ids": (3, 3)},
+    "classes out of order": lambda c: {"category_ids": (7, 3)},
+    "a class of no number": lambda c: {"category_ids": (3, True)},
+    "absent classes that are none": lambda c: {"negative": Ragged(c.negative.values + 1, c.negative.offsets)},
+    "absent classes beyond the last": lambda c: {"negative": moved(c.negative, -1, 1)},
+    "incomplete classes that are none": lambda c: {
+        "not_exhaustive": Ragged(-c.not_exhaustive.values, c.negative.offsets)
+    },
+    "a format without its lists": lambda c: {"format": "coco"},
+    "another format": lambda c: {"format": "voc"},
+}
+
+
+@pytest.mark.parametrize("forge", FORGED.values(), ids=FORGED)
+def test_a_forged_cache_with_a_right_checksum_is_made_anew(
+    forge: Forge, raw: RawDataset, write: Write, folder: Path
 ) -> None:
+    lvis(raw)
+    run_lengths(raw)
     path = write(raw)
     parsed = parse(path)
-    objects = parsed.objects
-    ragged = dataclasses.replace(parsed.names, offsets=parsed.names.offsets[::-1].copy())
-    forged = [
-        broken_objects(parsed, labels=objects.labels + 100),
-        broken_objects(parsed, labels=objects.labels - 5),
-        broken_objects(parsed, offsets=objects.offsets * 1000),
-        broken_objects(parsed, offsets=objects.offsets[:-1].copy()),
-        broken_objects(parsed, polygon_offsets=objects.polygon_offsets - 1),
-        broken_objects(parsed, boxes=objects.boxes[:1].copy()),
-        dataclasses.replace(parsed, names=ragged),
-        dataclasses.replace(parsed, sizes=-parsed.sizes),
-        dataclasses.replace(parsed, groups=("r",)),
-        dataclasses.replace(parsed, category_names=("one",)),
-    ]
-    for contents in forged:
-        cache._save(contents, folder)
-        found, warned = reread(path)
-        assert same(found, parsed)
-        assert "its parts do not fit together" in warned[0]
+    forged, objects = copy.copy(parsed), copy.copy(parsed.objects)
+    for name, value in {"objects": objects, **forge(parsed)}.items():  # not by replace, which the tests let check types
+        object.__setattr__(objects if hasattr(objects, name) else forged, name, value)
+    cache._save(parsed, folder)
+    assert same(cached(path, no_parsing), parsed)
+    cache._save(forged, folder)
+    found, warned = reread(path)
+    assert same(found, parsed)
+    assert len(warned) == 1
+    assert "is damaged or outdated" in warned[0]
+    assert same(cached(path, no_parsing), parsed)
 
 
 @contextmanager

@@ -219,6 +219,18 @@ def test_a_target_of_a_tiny_box_in_a_huge_polygon_is_quick():
     assert mask_targets([(big,)], Frame(), torch.tensor([[5.0, 5.0, 5.5, 5.5]])).all()
 
 
+def test_a_zigzag_does_not_fill_the_memory():
+    """Edges of 100 kB of JSON would take pycocotools 24 GB in the image, and as much around a tiny box."""
+    zigzag = np.tile([[-2600.0, -2600], [2600, 2600]], (2000, 1))
+    assert mask_targets([(zigzag,)], Frame(), torch.tensor([[0.0, 0.0, 2600.0, 2600.0]])).shape == (1, 28, 28)
+    with pytest.raises(
+        ValueError, match=r"edges must be at most 30000000 pixels long together, got 582254400: correct"
+    ):
+        mask_targets([(zigzag,)], Frame(), torch.tensor([[5.0, 5.0, 6.0, 6.0]]))
+    with pytest.raises(ValueError, match="edges must be at most 30000000 pixels long together"):
+        polygons_to_rle((zigzag * 30,), 60_000, 2000)
+
+
 def smooth_probabilities(count, side=28, seed=0):
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(count, 1, side + 8, side + 8, generator=generator)

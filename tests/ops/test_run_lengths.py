@@ -6,8 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from tailseg.ops.masks import decode_mask, mask_area, mask_box, segmentation_to_rle
-from tailseg.ops.run_lengths import run_lengths_total
+from tailseg.data.packed import Ragged
+from tailseg.ops import run_lengths
+from tailseg.ops.masks import _compressed, decode_mask, mask_area, mask_box, segmentation_to_rle
+from tailseg.ops.run_lengths import are_filled, run_lengths_total
 from tailseg.structures import RunLengths
 
 
@@ -67,3 +69,35 @@ def test_masks_of_strangers_are_decoded_or_refused(counts: str) -> None:
 def test_refused_run_lengths_say_why(counts: str | bytes, got: str) -> None:
     with pytest.raises(ValueError, match=rf"for the 5 x 7 pixels of their size, got {got}: encode the mask again"):
         decode_mask({"size": [5, 7], "counts": counts})
+
+
+def test_a_sum_beyond_64_bits_is_no_other_sum() -> None:
+    """Runs of 2^64 + 35 pixels in all are not the 35 of the image."""
+    steps = 46_400
+    step, rest = divmod(2**64 + 35, steps * (steps + 1) // 2)
+    runs = np.zeros(2 * steps + 1, np.int64)
+    runs[0], runs[1::2] = rest, step * np.arange(1, steps + 1)
+    assert sum(runs.tolist()) == 2**64 + 35
+    (text,) = _compressed(runs, np.array([0]))
+    assert run_lengths_total(text.encode()) is None
+    packed = Ragged.pack_text([text])
+    assert not are_filled(packed.values, packed.offsets, np.array([35]))
+
+
+CHARACTERS = st.binary(max_size=12) | st.text(st.characters(min_codepoint=48, max_codepoint=111), max_size=12)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.data())
+def test_many_are_filled_where_each_is(data: st.DataObject) -> None:
+    rows = [row.encode() if isinstance(row, str) else row for row in data.draw(st.lists(CHARACTERS, max_size=6))]
+    if data.draw(st.booleans()):
+        rows = [row for row in rows if not row or reference(row) is not None]
+    expected = [sum(reference(row) or [-1]) for row in rows]
+    wrong = data.draw(st.booleans()) and len(rows) > 0
+    pixels = np.array(expected, np.int64) + wrong * (np.arange(len(rows)) == len(rows) - 1)
+    packed = Ragged.pack_text(rows)
+    right = all(not row or total == found >= 0 for row, total, found in zip(rows, pixels, expected, strict=True))
+    with pytest.MonkeyPatch.context() as blocks:
+        blocks.setattr(run_lengths, "BLOCK", data.draw(st.sampled_from([1, 10, 1 << 20])))
+        assert are_filled(packed.values, packed.offsets, pixels) == right

@@ -80,6 +80,8 @@ def test_an_unknown_key_is_an_error_that_names_its_neighbour():
         ("run", "precision", "half", "precision: expected .*'float32', 'tf32', 'bfloat16', 'float16'"),
         ("data", "val", 3, "val: expected str, got 3"),
         ("model", "box", [], "box: expected the fields of BoxHeadConfig"),
+        ("optim", "lr", 10**400, "lr: expected float, got 1000"),
+        ("model", "backbone", {"type": ["ResNetConfig"]}, r"backbone: expected one of .*, got \['ResNetConfig'\]"),
     ],
 )
 def test_a_value_of_the_wrong_type_is_an_error_that_names_the_field(section, field, value, message):

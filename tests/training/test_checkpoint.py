@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from tailseg.data.annotations import Category
@@ -130,6 +131,59 @@ def test_a_checkpoint_without_a_part_is_named(tmp_path):
     path = tmp_path / "x.pt"
     torch.save({"format": checkpoint.FORMAT, "recipe": {}}, path)
     with pytest.raises(CheckpointError, match=r"x\.pt: a part is missing or of the wrong kind \(KeyError"):
+        checkpoint.load(path)
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "named"),
+    [
+        ("recipe", {"recipe": "tiny_gumbel"}, "recipe"),
+        ("recipe", to_plain(get_recipe("tiny_gumbel")) | {1: 2}, "recipe"),
+        ("recipe", {"recipe": "x", "resolved": {"lr": torch.ones(2)}}, "Tensor"),
+        ("categories", [{"id": "3", "name": "cat", "group": "r"}], "categor"),
+        ("categories", [{"id": 3, "name": "cat", "group": "r"}], "groups"),
+        ("categories", torch.ones(2), "mapping"),
+        ("frequency", torch.ones(2), "IndexError"),
+        (
+            "frequency",
+            {"image_counts": [1, 2], "instance_counts": [1, 2], "num_images": 3, "groups": "rc"},
+            "frequency",
+        ),
+        ("model", [torch.ones(2)], "model"),
+        ("model", {"weight": 1.0}, "model"),
+        ("trained", {3: torch.ones(2)}, "trained"),
+        ("optimizer", None, "optimizer"),
+        ("progress", {"step": "3"}, "progress"),
+        ("progress", {"window": {"steps": "x"}}, "progress"),
+        ("data", 7, "data"),
+    ],
+)
+def test_a_part_of_another_kind_is_named(tmp_path, part, value, named):
+    path = tmp_path / "x.pt"
+    checkpoint.save(make(), path)
+    torch.save({**torch.load(path, weights_only=True), part: value}, path)
+    with pytest.raises(CheckpointError, match=rf"(?is)x\.pt: a part is missing or of the wrong kind .*{named}"):
+        checkpoint.load(path)
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "message"),
+    [
+        ("recipe", "[" * 100_000, "header is damaged"),
+        ("recipe", "[]", "header is damaged"),
+        ("frequency", '{"image_counts": [1e400, 1], "instance_counts": [1, 1], "num_images": 3}', "header is damaged"),
+        ("frequency", f'{{"image_counts": [{2**63}, 1], "instance_counts": [1, 1]}}', "header is damaged"),
+        ("crc32", '["weight"]', "no safetensors file"),
+        ("crc32", "[" * 100_000, "no safetensors file"),
+    ],
+)
+def test_a_header_of_weights_of_another_kind_is_refused(tmp_path, part, value, message):
+    path = tmp_path / "x.safetensors"
+    checkpoint.save_weights(make(), path)
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata()
+    save_file({"weight": torch.arange(4.0)}, path, header | {part: value})
+    with pytest.raises(CheckpointError, match=message):
         checkpoint.load(path)
 
 

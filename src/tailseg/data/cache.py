@@ -13,9 +13,9 @@ later one cannot carry the same time. On Windows, which has no time of change, t
 through a writable memory map counts as a change only once the system has written it back.)
 
 *A cache file is not trusted.* Its header is checked by safetensors, all of it against a checksum, and the arrays
-against each other, so that no index leads out of them. What fails is deleted, with a warning, and made anew. It is
-written under another name and renamed, by one process while others wait for it. Where it cannot be written (read-only
-or full disk), the parsed file is used from memory, with a warning.
+against each other, so that no index leads out of them and no value is one that the reader refuses. What fails is
+deleted, with a warning, and made anew. It is written under another name and renamed, by one process while others wait
+for it. Where it cannot be written (read-only or full disk), the parsed file is used from memory, with a warning.
 """
 
 import hashlib
@@ -29,6 +29,7 @@ import zlib
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, get_args
@@ -40,7 +41,9 @@ from safetensors.numpy import save_file
 
 from tailseg.data.annotations import Contents, Objects
 from tailseg.data.home import cache_folder, unfinished
+from tailseg.data.images import MAX_NAME, MAX_PIXELS, is_safe_name, is_text
 from tailseg.data.packed import Ragged, map_array
+from tailseg.ops.run_lengths import are_filled
 from tailseg.structures import Group
 
 CACHE_FROM = 16_000_000
@@ -234,7 +237,7 @@ def _load(folder: Path, key: str) -> Contents | None:
         return _read(file, key)
     except FileNotFoundError:  # deleted meanwhile
         return None
-    except (DamagedError, OSError, SafetensorError, ValueError, TypeError, KeyError, RecursionError) as error:
+    except (DamagedError, OSError, SafetensorError, ValueError, TypeError, KeyError, RuntimeError) as error:
         warnings.warn(f"{file} is damaged or outdated ({error}): dropped, to be made anew", stacklevel=4)
         with suppress(OSError):
             file.unlink(missing_ok=True)
@@ -245,7 +248,8 @@ def _read(file: Path, key: str) -> Contents:
     """The cache file's content, its arrays mapped.
 
     Raises:
-        DamagedError, OSError, SafetensorError, ValueError, TypeError, KeyError: it is not what was written.
+        DamagedError, OSError, SafetensorError, ValueError, TypeError, KeyError, RuntimeError: it is not what was
+            written, or cannot be mapped.
     """
     with safe_open(file, framework="pt") as tensors:
         metadata, names = dict(tensors.metadata() or {}), set(tensors.keys())
@@ -253,7 +257,9 @@ def _read(file: Path, key: str) -> Contents:
     if metadata.get("version") != VERSION or metadata.get("key") != key or names != set(DTYPES):
         raise DamagedError("another version, or of another file")
     arrays: dict[str, np.ndarray] = {name: map_array(file, name) for name in DTYPES}
-    if wrong := [name for name, dtype in DTYPES.items() if arrays[name].dtype != dtype]:
+    if wrong := [
+        name for name, dtype in DTYPES.items() if (arrays[name].dtype, arrays[name].ndim) != (dtype, _ndim(name))
+    ]:
         raise DamagedError(f"{wrong[0]} has another type")
     if _checksum(metadata, arrays) != checksum:
         raise DamagedError("its checksum is wrong")
@@ -261,6 +267,10 @@ def _read(file: Path, key: str) -> Contents:
     contents = _assemble(metadata, arrays, tuple(category_ids), tuple(category_names), groups and tuple(groups))
     _check(contents)
     return contents
+
+
+def _ndim(name: str) -> int:
+    return 2 if name in ("sizes", "boxes") else 1
 
 
 def _assemble(
@@ -293,41 +303,84 @@ def _assemble(
 
 
 def _check(contents: Contents) -> None:
-    """That no number leads out of the arrays.
+    """That the contents are such as a file could have: no number leads out of the arrays, no value out of its range.
 
     Raises:
         DamagedError: one does.
     """
+    if not (_fits_together(contents) and _is_in_range(contents)):
+        raise DamagedError("its parts do not fit together")
+
+
+def _fits_together(contents: Contents) -> bool:
+    """Whether the arrays have the shapes that they should, and are cut into rows without gap or overlap."""
     objects, images, classes = contents.objects, len(contents.image_ids), len(contents.category_ids)
-    rows = len(objects.boxes)
-    polygons = objects.polygons
-    right = (
-        contents.format in ("lvis", "coco")
-        and len(contents.category_names) == classes > 0
-        and all(isinstance(i, int) for i in contents.category_ids)
-        and all(isinstance(name, str) for name in (*contents.category_names, *contents.notes))
-        and (contents.groups is None or all(group in get_args(Group) for group in contents.groups))
+    rows, polygons = len(objects.boxes), objects.polygons
+    return (
+        len(contents.category_names) == classes > 0
         and (contents.groups is None or len(contents.groups) == classes)
         and contents.image_ids.shape == (images,)
         and contents.sizes.shape == (images, 2)
-        and bool((contents.sizes > 0).all())
+        and images > 0
         and objects.boxes.shape == (rows, 4)
         and objects.labels.shape == objects.ids.shape == objects.ignored.shape == (rows,)
-        and bool(((objects.labels >= 0) & (objects.labels < classes)).all())
         and all(
-            _partitions(offsets, rows_in, values)
+            _partitions(offsets, rows_in, len(values))
             for offsets, rows_in, values in (
-                (objects.offsets, images, rows),
-                (objects.polygon_offsets, rows, len(polygons.offsets) - 1),
-                (polygons.offsets, len(polygons.offsets) - 1, len(polygons.values)),
-                (objects.run_lengths.offsets, rows, len(objects.run_lengths.values)),
-                *((r.offsets, images, len(r.values)) for r in (contents.names, contents.negative)),
-                (contents.not_exhaustive.offsets, images, len(contents.not_exhaustive.values)),
+                (objects.offsets, images, objects.labels),
+                (objects.polygon_offsets, rows, polygons.offsets[1:]),
+                (polygons.offsets, len(polygons.offsets) - 1, polygons.values),
+                (objects.run_lengths.offsets, rows, objects.run_lengths.values),
+                *((r.offsets, images, r.values) for r in (contents.names, contents.negative, contents.not_exhaustive)),
             )
         )
     )
-    if not right:
-        raise DamagedError("its parts do not fit together")
+
+
+def _is_in_range(contents: Contents) -> bool:
+    """Whether the values are such as `tailseg.data.coco.parse` lets through: others would end a training, or worse."""
+    objects, sizes = contents.objects, contents.sizes
+    ids, names, groups = contents.category_ids, contents.category_names, contents.groups or ()
+    lists = (contents.negative.values, contents.not_exhaustive.values)
+    if not (
+        contents.format in ("lvis", "coco")
+        and all(type(i) is int and -(2**63) <= i < 2**63 for i in ids)
+        and all(one < other for one, other in pairwise(ids))
+        and all(is_text(text) for text in (*names, *contents.notes))
+        and all(group in get_args(Group) for group in groups)
+        and bool(np.diff(np.sort(contents.image_ids)).all())  # each once
+        and bool(((sizes > 0) & (sizes <= MAX_PIXELS)).all() and (sizes.prod(axis=1) <= MAX_PIXELS).all())
+        and bool(((objects.labels >= 0) & (objects.labels < len(ids))).all())
+        and not (objects.ignored.view(np.uint8) > 1).any()
+        and (contents.format == "lvis" or not any(map(len, lists)))
+        and all(np.isin(values, np.array(ids)).all() for values in lists)
+        and _are_names(contents.names)
+    ):
+        return False
+    x1, y1, x2, y2 = objects.boxes.T
+    images, (heights, widths) = objects.images, sizes.astype(np.float32).T  # as boxes are rounded
+    lengths, counts = np.diff(objects.polygons.offsets), objects.run_lengths
+    return bool(
+        objects.boxes.min(initial=0) >= 0  # false for NaN, as all of these
+        and ((x1 <= x2).all() and (x2 <= widths[images]).all())
+        and ((y1 <= y2).all() and (y2 <= heights[images]).all())
+        and lengths.min(initial=6) >= 6
+        and not (lengths & 1).any()  # the coordinates, most of the file, are looked at when they are used
+        and are_filled(counts.values, counts.offsets, sizes.prod(axis=1)[images])
+    )
+
+
+def _are_names(names: Ragged) -> bool:
+    """Whether each image has names, all of them safe; plain ones, which nearly all are, are looked at together."""
+    lengths, text = np.diff(names.offsets), names.values.tobytes()
+    plain = (
+        text.isascii()
+        and 0 < lengths.min() <= lengths.max() <= MAX_NAME
+        and not np.isin(names.values[np.append(names.offsets[:-1], names.offsets[1:] - 1)], [*b"/\n"]).any()
+        and np.count_nonzero(names.values < ord(" ")) == text.count(b"\n")
+        and not any(odd in text for odd in (b"..", b"\n/", b"\n\n", b"\\", b":"))
+    )
+    return plain or all(is_safe_name(name) for row in range(len(names)) for name in names.text(row).split("\n"))
 
 
 def _partitions(offsets: np.ndarray, rows: int, values: int) -> bool:

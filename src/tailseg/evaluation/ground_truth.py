@@ -357,8 +357,8 @@ def _without_empty(annotations: list[dict[str, Any]], notes: list[str]) -> list[
 def _box_area(annotation: dict[str, Any], path: Path) -> float:
     try:
         _, _, width, height = annotation["bbox"]
-        return float(width * height)
-    except (TypeError, ValueError):
+        return float(width) * float(height)
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"{path}: a bbox should be [x, y, width, height], got {annotation['bbox']!r:.100}") from None
 
 
@@ -430,7 +430,7 @@ def _check_run_lengths(annotations: list[dict[str, Any]], sizes: dict[int, tuple
             )
         try:
             run_lengths.area(mask)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"{path}: the run lengths of a mask in image {image_id} are broken: {error}") from error
 
 

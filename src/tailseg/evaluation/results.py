@@ -150,6 +150,8 @@ def holds(path: Path) -> tuple[IouType, ...]:
     return ()
 
 
+_BROKEN = (TypeError, ValueError, OverflowError)
+"""What hotcoco raises of run lengths; the last of a size below zero or beyond its range."""
 _LARGEST = 2**63 - 1
 """Of the whole numbers."""
 _KEYS: tuple[tuple[IouType, str], ...] = (("bbox", "bbox"), ("segm", "segmentation"))
@@ -264,11 +266,11 @@ def _masks(records: Sequence[Any], wrong: "_Wrong") -> tuple[np.ndarray, list[An
 def _areas(masks: list[dict[str, Any]], wrong: "_Wrong") -> np.ndarray:
     try:  # hotcoco's area: pycocotools' overflows on exactly 256 masks under NumPy 2
         return np.asarray(run_lengths.area(masks), dtype=np.float64).reshape(-1)
-    except (TypeError, ValueError):
+    except _BROKEN:
         for row, mask in enumerate(masks, start=wrong.before):
             try:
                 run_lengths.area(mask)
-            except (TypeError, ValueError) as error:
+            except _BROKEN as error:
                 raise ValueError(f"{wrong.source}: the run lengths of record {row} are broken: {error}") from error
         raise
 

@@ -24,6 +24,10 @@ from tailseg.structures import Frame, Polygons, RunLengths, Segmentation
 MAX_COORDINATE: Final = 100_000
 """Largest coordinate of a polygon, in pixels: pycocotools walks along every edge, and its memory grows with it."""
 
+MAX_OUTLINE: Final = 30_000_000
+"""Longest outline of the polygons that are rasterised together, in pixels of the grid: pycocotools takes 40 bytes each.
+A mask's target has a grid of 28 x 28 to its box, in which polygons far outside a tiny box are long."""
+
 
 def encode_mask(bitmap: Bool[np.ndarray, "h w"]) -> RunLengths:
     """The bitmap as COCO run lengths, ready for JSON."""
@@ -62,10 +66,11 @@ def polygons_to_rle(polygons: Polygons, height: int, width: int) -> RunLengths:
     """The union of the polygons in an image of ``height x width``, rasterised by pycocotools.
 
     Raises:
-        ValueError: no polygon, one of fewer than three points, or a coordinate that is not finite or beyond
-            ``MAX_COORDINATE``.
+        ValueError: no polygon, one of fewer than three points, a coordinate that is not finite or beyond
+            ``MAX_COORDINATE``, or edges longer than ``MAX_OUTLINE`` together.
     """
     points = _points(polygons)
+    _check_outline(points)
     return _ready(coco.merge(coco.frPyObjects(_flat(points, polygons), height, width)))
 
 
@@ -104,6 +109,18 @@ def _points(polygons: Sequence[np.ndarray]) -> Float[np.ndarray, "P 2"]:
             f"{points[~(np.abs(points) <= MAX_COORDINATE)][0]}: correct or remove the object"
         )
     return points
+
+
+def _check_outline(points: Float[np.ndarray, "P 2"]) -> None:
+    """Refuses polygons that take gigabytes to walk along: a zigzag of some thousand long edges is a small file."""
+    if 2 * np.abs(points).max() * len(points) <= MAX_OUTLINE:  # quick, and nearly always so
+        return
+    length = np.abs(np.diff(points, axis=0)).max(axis=1).sum()
+    if length > MAX_OUTLINE:
+        raise ValueError(
+            f"polygons' edges must be at most {MAX_OUTLINE} pixels long together, got {length:.0f}: correct or remove "
+            "the object"
+        )
 
 
 def _flat(points: Float[np.ndarray, "P 2"], polygons: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -155,6 +172,7 @@ def _polygon_targets(masks: Sequence[Polygons], frame: Frame, boxes: Float[np.nd
     scale = size / np.maximum(boxes[:, 2:] - boxes[:, :2], 1)
     points = _points(polygons) * (frame.scale_x, frame.scale_y) + (frame.shift_x, frame.shift_y)
     points = (points - boxes[owner, :2]) * scale[owner]
+    _check_outline(points)
     rles = coco.frPyObjects(_flat(points, polygons), size, size)
     ends = np.cumsum([0, *parts])
     union = [rles[start] if end == start + 1 else coco.merge(rles[start:end]) for start, end in pairwise(ends)]

@@ -95,7 +95,8 @@ def _typed(value: object, annotation: object, base: object, where: str) -> objec
             kinds = [items[0]] * len(value) if items[-1] is Ellipsis else list(items)
             return tuple(_typed(item, kind, None, where) for item, kind in zip(value, kinds, strict=True))
     elif annotation is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        with contextlib.suppress(OverflowError):
+            return float(value)
     elif annotation is type(None) and value is None:
         return None
     elif type(value) is annotation:
@@ -118,13 +119,13 @@ def _one_of(value: object, members: tuple[Any, ...], base: object, where: str) -
         classes[type(base).__name__] = type(base)
         if isinstance(value, dict):  # an older version's field held one kind only and did not say which
             value = {"type": type(base).__name__, **value}
-    if not isinstance(value, dict) or value.get("type") not in classes:
-        chosen = value.get("type") if isinstance(value, dict) else value
+    name = value.get("type") if isinstance(value, dict) else value
+    if not isinstance(value, dict) or not isinstance(name, str) or name not in classes:
         raise ValueError(
-            f"{where}: expected one of {', '.join(sorted(classes))}, got {chosen!r}; if that is your own, "
+            f"{where}: expected one of {', '.join(sorted(classes))}, got {name!r}; if that is your own, "
             "name its recipe as module:function"
         )
-    chosen = classes[value["type"]]
+    chosen = classes[name]
     fields = {key: item for key, item in value.items() if key != "type"}
     return _dataclass(fields, chosen, base if type(base) is chosen else None, where)
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from tailseg.data.annotations import Annotations, Category
 from tailseg.recipes.recipe import Recipe
 from tailseg.recipes.saved import Plain, differences
-from tailseg.structures import ClassFrequency
+from tailseg.structures import ClassFrequency, Group
 
 FORMAT = "tailseg checkpoint 1"
 WEIGHTS_FORMAT = "tailseg weights 1"
@@ -56,6 +56,10 @@ CARRIED_OUT = {
 
 class CheckpointError(ValueError):
     """A file is not a usable checkpoint, or is one of another recipe; the message says what to do."""
+
+
+MALFORMED: Final = (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError)
+"""What Python and torch raise of a part of another kind than expected, nested too deeply or out of range."""
 
 
 @dataclass
@@ -253,14 +257,15 @@ def load(path: Path, *, device: torch.device | str = "cpu") -> Checkpoint:
             "The checkpoint before it may be whole; --resume takes the newest that is"
         ) from None
     if not (isinstance(content, dict) and content.get("format") == FORMAT):
-        found = sorted(map(str, content))[:5] if isinstance(content, dict) else type(content).__name__
+        names = [key for key in content if isinstance(key, str)] if isinstance(content, dict) else None
+        found = sorted(names)[:5] if names is not None else type(content).__name__
         raise CheckpointError(
             f"{path} is not a tailseg checkpoint: expected format {FORMAT!r}, found {found}; `tailseg convert` reads "
             "the files of mmdetection and torchvision"
         )
     try:
         frequency = content["frequency"]
-        return Checkpoint(
+        loaded = Checkpoint(
             recipe=content["recipe"],
             categories=tuple(Category(**category) for category in content["categories"]),
             frequency=ClassFrequency(
@@ -276,8 +281,50 @@ def load(path: Path, *, device: torch.device | str = "cpu") -> Checkpoint:
             scaler=content.get("scaler", {}),
             data=content.get("data", ""),
         )
-    except (KeyError, TypeError, ValueError) as error:
+        _check_kinds(loaded)
+        return loaded
+    except MALFORMED as error:
         raise CheckpointError(f"{path}: a part is missing or of the wrong kind ({error!r})") from None
+
+
+def _check_kinds(checkpoint: Checkpoint) -> None:
+    """That each part is what `Checkpoint` says, so that nobody who uses it stumbles.
+
+    Raises:
+        TypeError: one is not; names it.
+    """
+    recipe, frequency, progress = checkpoint.recipe, checkpoint.frequency, checkpoint.progress
+    counts, groups = (frequency.image_counts, frequency.instance_counts), [*frequency.groups]
+    categories = checkpoint.categories
+    right = {
+        "recipe": isinstance(recipe, dict)
+        and isinstance(recipe.get("recipe"), str)
+        and isinstance(recipe.get("resolved"), dict)
+        and json.loads(json.dumps(recipe)) == recipe,
+        "categories": all(type(each.id) is int and type(each.name) is str for each in categories),
+        "groups": all(
+            type(group) is str and group in get_args(Group) for group in [each.group for each in categories] + groups
+        )
+        and len(categories) == len(groups),
+        "frequency": all(isinstance(each, Tensor) and each.dtype == torch.int64 and each.ndim == 1 for each in counts)
+        and type(frequency.num_images) is int,
+        "model": _is_state(checkpoint.model),
+        "trained": _is_state(checkpoint.trained),
+        "optimizer": isinstance(checkpoint.optimizer, dict),
+        "scaler": isinstance(checkpoint.scaler, dict),
+        "data": isinstance(checkpoint.data, str),
+        "progress": all(type(each) is int for each in (progress.epoch, progress.step_in_epoch, progress.step))
+        and isinstance(progress.best, float | int | None)
+        and isinstance(progress.window, dict)
+        and all(isinstance(each, float | int) for each in progress.window.values())
+        and isinstance(progress.replaced, list),
+    }
+    if wrong := [name for name, is_right in right.items() if not is_right]:
+        raise TypeError(wrong[0])
+
+
+def _is_state(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
 
 
 GLOBALS = re.compile(
@@ -320,11 +367,11 @@ def _load_weights(path: Path, device: torch.device | str) -> Checkpoint:
             damaged = [name for name, tensor in model.items() if name in sums and _checksum(tensor.cpu()) != sums[name]]
             if damaged:
                 raise CheckpointError(f"{path} is damaged: the bytes of {damaged[0]} have changed: write it anew")
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+    except (SafetensorError, OSError, json.JSONDecodeError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path} is truncated, or no safetensors file ({error}): write it anew") from None
     try:
         frequency = json.loads(header["frequency"])
-        return Checkpoint(
+        loaded = Checkpoint(
             recipe=json.loads(header["recipe"]),
             categories=tuple(Category(**category) for category in json.loads(header["categories"])),
             frequency=ClassFrequency(
@@ -337,7 +384,9 @@ def _load_weights(path: Path, device: torch.device | str) -> Checkpoint:
             optimizer={},
             progress=Progress(),
         )
-    except (KeyError, TypeError, ValueError) as error:
+        _check_kinds(loaded)
+        return loaded
+    except MALFORMED as error:
         raise CheckpointError(f"{path}: its header is damaged ({error!r}): write it anew") from None
 
 
