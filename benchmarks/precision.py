@@ -128,7 +128,9 @@ def compare_losses(options: Options) -> str:
     def alone(precision: Precision) -> list[float]:
         return in_own_process(__file__, *sys.argv[1:], "--alone", "--precisions", precision)
 
-    with ThreadPoolExecutor(len(options.precisions) if torch.cuda.is_available() else 1) as pool:
+    at_once = len(options.precisions) if torch.cuda.is_available() else 1
+    torch.set_num_threads(max(torch.get_num_threads() // at_once, 1))
+    with ThreadPoolExecutor(at_once) as pool:
         values = torch.tensor(list(pool.map(alone, options.precisions)), dtype=torch.float64)
     rows = []
     for precision, ours in zip(options.precisions, values, strict=True):

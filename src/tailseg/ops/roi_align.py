@@ -16,8 +16,6 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import roi_align as torchvision_roi_align
 
-BAGS = {"cpu"}
-
 
 def roi_align(
     feature: Float[Tensor, "B ch H W"], rois: Float[Tensor, "R 5"], output_size: int, scale: float
@@ -35,7 +33,7 @@ def roi_align(
 
     Source: He et al. 2017, "Mask R-CNN"; ``aligned`` as in detectron2.
     """
-    if feature.device.type not in BAGS:
+    if feature.device.type != "cpu":
         return torchvision_roi_align(feature, rois, output_size, scale, sampling_ratio=-1, aligned=True)
     wide = feature.to(torch.promote_types(feature.dtype, torch.float32))
     images, channels, height, width = wide.shape
