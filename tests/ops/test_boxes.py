@@ -91,6 +91,17 @@ def test_share_of_the_area_inside_a_region():
     assert intersection_over_area(boxes, regions).tolist() == [[0.5, 1], [0, 0], [0, 1]]
 
 
+def test_what_inference_mode_left_behind_serves_training():
+    """Constants are kept: the first to want them may be a detection."""
+    stds = (0.3, 0.3, 0.7, 0.7)
+    box = torch.tensor([[0.0, 0.0, 4.0, 4.0]])
+    with torch.inference_mode():
+        decode_boxes(torch.zeros(1, 4), box, stds=stds)
+    deltas = torch.zeros(1, 4, requires_grad=True)
+    decode_boxes(deltas, box, stds=stds).sum().backward()
+    assert deltas.grad is not None
+
+
 def test_smooth_l1_by_hand() -> None:
     """Errors of 0.5 and 3 with beta 1: 0.125 + 2.5; with beta 0 their L1."""
     deltas, targets = torch.tensor([[0.5, 3.0]]), torch.zeros(1, 2)

@@ -182,3 +182,18 @@ def test_levels_suppress_among_themselves(seed, rows, most):
     by_level = torch.where(levels[:, None] == torch.arange(3), scores, -1.0)
     expected = brute_force(boxes, by_level, score_threshold=-1.0, iou_threshold=0.7, max_detections=most)
     assert kept.tolist() == [row for row, _ in expected]
+
+
+def test_a_prefix_of_which_all_would_have_to_survive_is_left_out(monkeypatch):
+    """1,000 proposals of 3,000 anchors: a pass over the best 1,000 would be one in vain."""
+    boxes, scores = random_problem(3000, 1, specific=False, seed=0)
+    boxes += 10_000 * torch.rand(3000, 1, generator=torch.Generator().manual_seed(1))  # enough of them survive
+    problem = boxes, scores[:, 0], torch.zeros(3000, dtype=torch.int64)
+    monkeypatch.setattr(module, "PREFIXES", (3000,))
+    wanted = level_nms(*problem, iou_threshold=0.7, max_proposals=1000)
+    assert len(wanted) == 1000
+    passes, suppress = [], module._suppress
+    monkeypatch.setattr(module, "_suppress", lambda *given: passes.append(len(given[0])) or suppress(*given))
+    monkeypatch.setattr(module, "PREFIXES", (1000, 2000))
+    assert torch.equal(level_nms(*problem, iou_threshold=0.7, max_proposals=1000), wanted)
+    assert passes == [2000]

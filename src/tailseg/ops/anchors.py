@@ -12,6 +12,7 @@ from torch import Tensor
 
 
 @functools.lru_cache(maxsize=64)
+@torch.inference_mode(mode=False)  # a tensor made in inference mode would be of no use in training
 def base_anchors(
     stride: int, *, scale: float, ratios: tuple[float, ...], device: torch.device | str = "cpu"
 ) -> Float[Tensor, "A 4"]:

@@ -76,6 +76,7 @@ def decode_boxes(
 
 
 @functools.lru_cache(maxsize=64)
+@torch.inference_mode(mode=False)  # a tensor made in inference mode would be of no use in training
 def _constant(values: Deviations, dtype: torch.dtype, device: torch.device) -> Float[Tensor, " 4"]:
     """The numbers as a tensor, which a GPU receives once: it would be waited for each time."""
     return torch.tensor(values, dtype=dtype, device=device)
