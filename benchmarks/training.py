@@ -121,6 +121,8 @@ def build(options: Options) -> dict[str, Callable[[], None]]:
         for polygons, boxes, labels in annotated
     ]
     masks = [bitmaps(polygons) for polygons, _, _ in annotated]
+    if device().type == "cuda":
+        masks = [mask.pin_memory() for mask in masks]
 
     given = [proposals(boxes).to(device()) for _, boxes, _ in annotated]
     model.rpn.proposals = exchanged(model.rpn.proposals, given)
@@ -131,7 +133,11 @@ def build(options: Options) -> dict[str, Callable[[], None]]:
 
     def theirs() -> dict[str, Tensor]:
         moved = [
-            {"boxes": target.boxes.to(device()), "labels": target.labels.to(device()) + 1, "masks": mask.to(device())}
+            {
+                "boxes": target.boxes.to(device()),
+                "labels": target.labels.to(device()) + 1,
+                "masks": mask.to(device(), non_blocking=True),
+            }
             for target, mask in zip(targets, masks, strict=True)
         ]
         return peer([image.float() / 255 for image in images], moved)

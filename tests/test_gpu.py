@@ -140,6 +140,7 @@ def test_less_precise_products_score_nearly_the_same(precision):
             results.append(model([image.to(GPU) for image in images()]))
     for ours, theirs in zip(results[1], results[0], strict=True):
         assert ours.scores.dtype == torch.float32
+        assert precision == "tf32" or not torch.equal(ours.scores[:5], theirs.scores[:5])
         torch.testing.assert_close(ours.scores[:5], theirs.scores[:5], rtol=0, atol=0.03)
 
 
@@ -194,7 +195,8 @@ def test_suppression_side_by_side_equals_a_cpus():
     assert ours.tolist() == expected.tolist()
 
 
-def test_pooling_masks_and_their_targets_are_a_cpus():
+def test_pooling_is_a_cpus_and_masks_come_from_the_gpu():
+    """Masks are pasted, and their targets made, in main memory."""
     generator = torch.Generator().manual_seed(0)
     maps = [torch.randn(2, 8, 64 // 2**i, 96 // 2**i, generator=generator) for i in range(4)]
     corner = 200 * torch.rand(50, 2, generator=generator)
@@ -251,12 +253,13 @@ def test_what_a_gpu_trained_a_cpu_uses(data, tmp_path):
     saved = checkpoint.latest(tmp_path)
     assert saved is not None
     found = [list(Predictor(saved, device=device, base=recipe).predict(images)) for device in ("cuda", "cpu")]
+    assert any(len(ours) for _, ours in found[0])
     for (_, ours), (_, theirs) in zip(*found, strict=True):
         assert_same_detections(ours, theirs, scores=1e-4, pixels=0.1)
 
 
-def test_nccl_trains_as_one_process_does(data, tmp_path):
-    """torchrun with one process on one GPU: the process group, the gradient's mean and the evaluation are NCCL's."""
+def test_torchrun_trains_on_a_gpu(data, tmp_path):
+    """One process: there is a process group of NCCL, and it comes up and goes down."""
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1"),
         *("-m", "tailseg", "train", "small:recipe", "--run.device", "cuda", "--run.out", str(tmp_path)),

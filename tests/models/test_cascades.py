@@ -358,3 +358,14 @@ def test_settings_that_do_not_go_together_are_refused(config: ModelConfig, small
 def test_a_negative_beta_is_refused(config_class: type) -> None:
     with pytest.raises(ValueError, match="smooth_l1_beta is at least 0"):
         config_class(smooth_l1_beta=-1.0)
+
+
+def test_weights_that_are_nan_give_losses_that_are_nan_and_no_detections(
+    build: Build, config: ModelConfig, make_image: MakeImage, make_target: MakeTarget
+) -> None:
+    """Training then names the step and the images: boxes of NaN, which belong to no level, must not end it before."""
+    model = build(config)
+    nn.init.constant_(model.box_cascade.heads[0].fc1.bias, torch.nan)
+    losses = model([make_image(64, 64)], [make_target(*BOXES)])
+    assert losses["loss_cls_0"].isnan()
+    assert [len(found) for found in model.eval()([make_image(64, 64)])] == [0]

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from tailseg.ops.roi_pool import fpn_levels, roi_pool
+from tailseg.ops.roi_pool import fpn_levels, members_of, roi_pool
 
 STRIDES = (4, 8, 16, 32)
 
@@ -69,3 +69,11 @@ def test_wrong_numbers_are_refused():
         roi_pool(constant_pyramid(1), [torch.zeros(0, 4)], output_size=7, strides=(4, 8))
     with pytest.raises(ValueError, match="2 sets of boxes"):
         roi_pool(constant_pyramid(1), [torch.zeros(0, 4)] * 2, output_size=7, strides=STRIDES)
+
+
+@pytest.mark.parametrize("group", [[], [2], [3, 0, 1, 0, 3, 1, 0], [-5, 1, 9, 0, 1, -(2**63), 2**62]])
+def test_members_are_the_rows_of_each_group_and_strangers_are_of_none(group: list[int]) -> None:
+    """A box of NaN has a level of no pyramid."""
+    groups = torch.tensor(group, dtype=torch.int64)
+    found = [members.tolist() for members in members_of(groups, 4)]
+    assert found == [[i for i, value in enumerate(group) if value == level] for level in range(4)]

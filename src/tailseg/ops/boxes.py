@@ -45,7 +45,7 @@ def encode_boxes(
     centre, side = _centre_and_side(boxes)
     reference_centre, reference_side = _centre_and_side(references)
     deltas = torch.cat([(centre - reference_centre) / reference_side, (side / reference_side).log()], dim=1)
-    return deltas / _constant(stds, deltas.dtype, deltas.device)
+    return deltas / _constant(tuple(stds), deltas.dtype, deltas.device)
 
 
 def decode_boxes(
@@ -69,7 +69,7 @@ def decode_boxes(
     Source: the inverse of ``encode_boxes``; both ends are clamped as published (torchvision clamps the upper one).
     """
     centre, side = _centre_and_side(references)
-    scaled = deltas.reshape(len(deltas), deltas.shape[1] // 4, 4) * _constant(stds, deltas.dtype, deltas.device)
+    scaled = deltas.reshape(len(deltas), deltas.shape[1] // 4, 4) * _constant(tuple(stds), deltas.dtype, deltas.device)
     centre = centre[:, None] + side[:, None] * scaled[..., :2]
     half = side[:, None] * scaled[..., 2:].clamp(-max_log_ratio, max_log_ratio).exp() / 2
     return torch.cat([centre - half, centre + half], dim=-1).flatten(1)

@@ -4,6 +4,7 @@ Shapes: R boxes of all images together, R_i of image i, ch channels, s the poole
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float, Int64
@@ -25,9 +26,13 @@ def fpn_levels(boxes: Float[Tensor, "R 4"], *, num_levels: int = 4, finest: floa
 
 
 def members_of(group: Int64[Tensor, " R"], num_groups: int) -> tuple[Int64[Tensor, " _"], ...]:
-    """Which rows belong to each group, ascending. A GPU is waited for once, whatever the number of groups."""
-    sizes = (group.unsqueeze(1) == torch.arange(num_groups, device=group.device)).sum(0)
-    return group.argsort(stable=True).split(sizes.tolist())
+    """Which rows belong to each group ``0 .. num_groups - 1``, ascending; rows of none are left out.
+
+    A GPU is waited for once, whatever the number of groups.
+    """
+    ordered, rows = group.sort(stable=True)
+    bounds = torch.searchsorted(ordered, torch.arange(num_groups + 1, device=group.device)).tolist()
+    return tuple(rows[start:end] for start, end in pairwise(bounds))
 
 
 def roi_pool(
