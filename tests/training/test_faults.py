@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tailseg.data.annotations import Category
 from tailseg.data.images import ImageError
 from tailseg.data.loader import WorkerError
 from tailseg.recipes.recipe import Recipe
@@ -138,7 +139,7 @@ def contents(step: int) -> checkpoint.Checkpoint:
     counts = torch.tensor([5, 50])
     return checkpoint.Checkpoint(
         recipe={"recipe": "small", "resolved": {}},
-        categories=(),
+        categories=(Category(1, "cup", "r"), Category(2, "hat", "c")),
         frequency=checkpoint.ClassFrequency.from_counts(counts, counts, 60),
         model={"weight": torch.full((200_000,), float(step))},
         optimizer={},
@@ -150,6 +151,7 @@ def test_a_flipped_bit_is_found_or_changes_nothing(tmp_path):
     path = tmp_path / "x.pt"
     saved = replace(contents(3), model={"weight": torch.arange(500.0)})
     checkpoint.save(saved, path)
+    assert checkpoint.load(path).progress == saved.progress
     whole, found, positions = path.read_bytes(), 0, random.Random(0)
     for position in positions.sample(range(8 * len(whole)), 300):
         damaged = bytearray(whole)
