@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 import torch
 import tyro
-from measure import Parts, clock, held_alone, peak_memory, table, write
+from measure import Parts, clock, device, held_alone, peak_memory, table, write
 from peers import LVIS, smooth_noise, tailseg_model, torchvision_model
 from pycocotools import mask as coco
 from torch import Tensor, nn
@@ -64,10 +64,6 @@ class Options:
 
 
 Run = Callable[[], object]
-
-
-def device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def ours(model: Detector, images: list[Tensor], options: Options) -> Run:

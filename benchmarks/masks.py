@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from measure import in_own_process, peak_memory, seconds, table, write
+from measure import device, in_own_process, peak_memory, seconds, table, write
 from peers import detectron2_installed, star
 from pycocotools import mask as coco
 from torch import Tensor
@@ -28,7 +28,7 @@ from tailseg.structures import Frame
 
 HEIGHT, WIDTH = 800, 1216
 THREADS = 1
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+DEVICE = device()
 """Where the network's masks and boxes lie."""
 
 

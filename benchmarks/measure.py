@@ -17,6 +17,11 @@ import torch
 RESULTS = Path(__file__).parent / "results"
 
 
+def device() -> torch.device:
+    """The GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def clock() -> float:
     """Seconds of work: CPU time on one thread, which other programs do not touch, else wall time."""
     if torch.cuda.is_available():

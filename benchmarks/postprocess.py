@@ -10,7 +10,7 @@ torchvision is what its RoI heads do after the box decoding: threshold, small bo
 from collections.abc import Callable
 
 import torch
-from measure import seconds, table, write
+from measure import device, seconds, table, write
 from torch import Tensor
 from torchvision.ops import batched_nms, box_iou, remove_small_boxes
 
@@ -22,14 +22,13 @@ REGIONS, CLASSES, DETECTIONS, THRESHOLD = 1000, 1203, 300, 1e-4
 def problem(share: float, *, spread: float, classes: int) -> tuple[Tensor, Tensor]:
     """Boxes ``[R, C, 4]`` and scores ``[R, C]``, of which a share is above the threshold, all in the first classes."""
     generator = torch.Generator().manual_seed(0)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     corner = torch.rand(REGIONS, 1, 2, generator=generator) * spread
     side = 40 + torch.rand(REGIONS, 1, 2, generator=generator) * 0.2 * spread
     boxes = torch.cat([corner, corner + side], 2) + 4 * torch.randn(REGIONS, CLASSES, 4, generator=generator)
     scores = torch.rand(REGIONS, CLASSES, generator=generator)
     above = torch.rand(REGIONS, CLASSES, generator=generator) < share
     above[:, classes:] = False
-    return boxes.to(device), torch.where(above, scores * 0.9 + 1e-3, 0.0).to(device)
+    return boxes.to(device()), torch.where(above, scores * 0.9 + 1e-3, 0.0).to(device())
 
 
 def torchvision(boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:

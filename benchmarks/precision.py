@@ -17,7 +17,6 @@ most that torch held, the weights included.
 import json
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -28,7 +27,7 @@ from typing import Literal, get_args
 
 import torch
 import tyro
-from measure import in_own_process, table, write
+from measure import clock, in_own_process, table, write
 from synthetic_lvis import write_lvis
 from torch import nn
 
@@ -105,12 +104,6 @@ def calibrate_norms(run: Run) -> None:
         norm.eval()
 
 
-def wait() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
 def losses_of(folder: Path, options: Options, precision: Precision) -> list[float]:
     """The losses of each step, added up."""
     run, batches = begin(recipe(folder, options, precision, 2))
@@ -150,9 +143,9 @@ def measure_speed(folder: Path, options: Options) -> str:
             batch = next(batches)
 
             def step(batch: Batch, run: Run = run) -> float:
-                began = wait()
+                began = clock()
                 train_step(run, batch.to(run.device))
-                return wait() - began
+                return clock() - began
 
             with float32_products(precision):
                 warm_up = step(batch) + step(batch)
@@ -160,9 +153,9 @@ def measure_speed(folder: Path, options: Options) -> str:
                     torch.cuda.reset_peak_memory_stats()
                 took = median(step(batch) for _ in range(options.rounds))
                 held = torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else float("nan")
-                began = wait()
+                began = clock()
                 steps = [step(batch) for batch in islice(batches, 4 * options.rounds)]
-                with_loader = size * len(steps) / (wait() - began)
+                with_loader = size * len(steps) / (clock() - began)
             rates = [f"{took:.3f}", f"{size / took:.1f}", f"{with_loader:.1f}"]
             rows.append([precision, str(size), *rates, f"{held:.2f}", f"{warm_up:.1f}"])
             print(rows[-1], flush=True)

@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 import torch
 import tyro
-from measure import held_alone, peak_memory, seconds, table, write
+from measure import device, held_alone, peak_memory, seconds, table, write
 from peers import LVIS, smooth_noise, star, tailseg_model, torchvision_model
 from pycocotools import mask as coco
 from torch import Tensor, nn
@@ -52,10 +52,6 @@ class Options:
     """tailseg's backbone computes its blocks again in the backward pass."""
     memory: Literal["tailseg", "torchvision"] | None = None
     """Measure the memory of this one alone, and print it as JSON."""
-
-
-def device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def objects(seed: int) -> tuple[list[np.ndarray], Tensor, Tensor]:
