@@ -12,7 +12,7 @@ from hotcoco import COCO
 from hotcoco import mask as run_lengths
 
 from tailseg.evaluation.json_files import read_json
-from tailseg.evaluation.results import is_run_lengths
+from tailseg.evaluation.results import is_run_lengths, mask_areas
 from tailseg.structures import Group
 
 LVIS_LISTS = ("neg_category_ids", "not_exhaustive_category_ids")
@@ -429,8 +429,8 @@ def _check_run_lengths(annotations: list[dict[str, Any]], sizes: dict[int, tuple
                 f"{list(sizes[image_id])}"
             )
         try:
-            run_lengths.area(mask)
-        except (TypeError, ValueError, OverflowError) as error:
+            mask_areas(mask)
+        except ValueError as error:
             raise ValueError(f"{path}: the run lengths of a mask in image {image_id} are broken: {error}") from error
 
 

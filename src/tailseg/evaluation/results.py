@@ -150,8 +150,6 @@ def holds(path: Path) -> tuple[IouType, ...]:
     return ()
 
 
-_BROKEN = (TypeError, ValueError, OverflowError)
-"""What hotcoco raises of run lengths; the last of a size below zero or beyond its range."""
 _LARGEST = 2**63 - 1
 """Of the whole numbers."""
 _KEYS: tuple[tuple[IouType, str], ...] = (("bbox", "bbox"), ("segm", "segmentation"))
@@ -204,6 +202,18 @@ def _image_ids(records: Sequence[Any], names: Names | None, wrong: "_Wrong") -> 
     except (KeyError, TypeError, ValueError) as error:
         raise UnknownImagesError(str(error)) from error
     raise UnknownImagesError(f"{wrong.source}: an image_id is no name")
+
+
+def mask_areas(masks: dict[str, Any] | list[dict[str, Any]]) -> np.ndarray:
+    """Pixels of each mask, by hotcoco: pycocotools' area overflows on exactly 256 masks under NumPy 2.
+
+    Raises:
+        ValueError: run lengths are broken, or of a size below zero or beyond its range.
+    """
+    try:
+        return np.asarray(run_lengths.area(masks), dtype=np.float64).reshape(-1)
+    except (TypeError, OverflowError) as error:
+        raise ValueError(str(error)) from error
 
 
 def is_run_lengths(value: Any) -> bool:  # noqa: ANN401
@@ -264,13 +274,13 @@ def _masks(records: Sequence[Any], wrong: "_Wrong") -> tuple[np.ndarray, list[An
 
 
 def _areas(masks: list[dict[str, Any]], wrong: "_Wrong") -> np.ndarray:
-    try:  # hotcoco's area: pycocotools' overflows on exactly 256 masks under NumPy 2
-        return np.asarray(run_lengths.area(masks), dtype=np.float64).reshape(-1)
-    except _BROKEN:
+    try:
+        return mask_areas(masks)
+    except ValueError:
         for row, mask in enumerate(masks, start=wrong.before):
             try:
-                run_lengths.area(mask)
-            except _BROKEN as error:
+                mask_areas(mask)
+            except ValueError as error:
                 raise ValueError(f"{wrong.source}: the run lengths of record {row} are broken: {error}") from error
         raise
 
