@@ -15,6 +15,7 @@ from torch import nn
 from tailseg import losses
 from tailseg.data.tiny_tail import generate
 from tailseg.inference import Predictor
+from tailseg.losses import drop_loss
 from tailseg.models import (
     BoxHeadConfig,
     CascadeConfig,
@@ -153,8 +154,10 @@ CONFIGS = [config() for config in losses.LossConfig.__args__] + [losses.GumbelCE
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: type(config).__name__)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_every_loss_is_that_of_a_cpu_in_float64(config, dtype, monkeypatch):
-    drawn = torch.rand  # the GPU draws what the CPU draws
+    # the GPU draws what the CPU draws
+    drawn, bits, cpu = torch.rand, drop_loss.draws, torch.device("cpu")
     monkeypatch.setattr(torch, "rand", lambda *shape, device=None: drawn(*shape).to(device or "cpu"))
+    monkeypatch.setattr(drop_loss, "draws", lambda rows, columns, device: bits(rows, columns, cpu).to(device))
     generator = torch.Generator().manual_seed(0)
     results = []
     for device, kind in (("cpu", torch.float64), (GPU, dtype)):
