@@ -17,8 +17,10 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 RELUS = (F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_)
-NEARNESS = (3e-6, 1e-5)
-"""How near to zero an input is tried, of its map's largest: what float32 leaves after fifty layers, nearest first."""
+NEARNESS = (3e-6, 1e-5, 3e-5)
+"""How near to zero an input is tried, of its map's largest, nearest first: up to what float32 leaves after fifty
+layers, 2e-5 and, in the mask head, 4e-5. The farther ones are hundreds, and needed with some processors' rounding
+only."""
 ENOUGH = 0.98
 """An input stays on the other side if the sum of squared differences falls below this part of what it was."""
 MOST = 32
