@@ -36,9 +36,11 @@ class DropLoss(TailLoss):
         """Foreground regions, and background regions with probability 1 - r, each class on its own."""
         foreground = labels < self.num_classes
         of_tail = foreground & self.tail[labels.clamp(max=self.num_classes - 1)]
-        # Counts stay tensors: to look at them would make a GPU wait. 1 - r is 0 / 1 without foreground.
-        share = (foreground & ~of_tail).sum() / foreground.sum().clamp(min=1)
-        drawn = draws(len(labels), self.num_classes, labels.device) < share * 2**16 - 2**15
+        # Counts stay tensors: to look at them would make a GPU wait. Without foreground 1 - r is 0 / 1.
+        r = 1 - (foreground & ~of_tail).sum() / foreground.sum().clamp(min=1)
+        # U > r in whole numbers; r = 1, which is no int16, is above every draw as its greatest is.
+        threshold = (r * 2**16 - 2**15).floor().clamp(max=2**15 - 1).to(torch.int16)
+        drawn = draws(len(labels), self.num_classes, labels.device) > threshold
         return drawn.logical_or_(foreground.unsqueeze(1))
 
 
