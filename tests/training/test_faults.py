@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from multiprocessing.resource_sharer import DupFd
 from pathlib import Path
 
 import pytest
@@ -258,6 +259,24 @@ def test_a_loader_process_that_dies_is_replaced(undisturbed, data, tmp_path, cap
     train(troubled(recipe, tmp_path, "kill loaders", 1))
     assert "another one takes its place" in capsys.readouterr().err
     assert_same_run(tmp_path / "run", undisturbed)
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError, ConnectionRefusedError, EOFError])
+def test_a_loader_process_whose_socket_dies_before_it_is_replaced(data, tmp_path, capsys, monkeypatch, error):
+    """For a moment, too short to kill it in, what it queued is there, its socket is not, and it counts as alive."""
+    detach, failed = DupFd.detach, []
+
+    def fail_once(handle):
+        if not failed:
+            failed.append(handle)
+            raise error
+        return detach(handle)
+
+    monkeypatch.setattr(DupFd, "detach", fail_once)
+    recipe = small.recipe(data, tmp_path / "run")
+    train(replace(recipe, data=replace(recipe.data, workers=1)))
+    assert failed
+    assert "exited unexpectedly while it handed over a batch; another one takes" in capsys.readouterr().err
 
 
 def test_loader_processes_that_die_again_end_the_run(data, tmp_path, monkeypatch):

@@ -168,6 +168,8 @@ class Loader:
                 if "DataLoader worker" not in str(error):
                     raise
                 raise WorkerError(str(error)) from None
+            except (ConnectionError, EOFError):  # its socket ended before it did, so that DataLoader saw it alive
+                raise WorkerError("DataLoader worker exited unexpectedly while it handed over a batch") from None
             if isinstance(made, Exception):
                 raise made
             images, targets, infos, replaced = made
