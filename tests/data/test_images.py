@@ -47,6 +47,8 @@ def jpeg(tmp_path: Path, picture: torch.Tensor) -> ImageInfo:
         ("sub/a.jpg", None, ["sub/a.jpg", "a.jpg"]),
         (None, URL, ["train2017/000000000009.jpg", "000000000009.jpg"]),
         ("COCO_9.jpg", URL, ["COCO_9.jpg", "train2017/000000000009.jpg", "000000000009.jpg"]),
+        ("a.jpg", "C:\\photos\\a.jpg", ["a.jpg"]),
+        (None, "C:\\photos\\a.jpg", ["C:\\photos\\a.jpg"]),  # to be refused
         (None, None, []),
     ],
 )
@@ -95,6 +97,14 @@ def test_a_missing_image_tells_every_place(tmp_path: Path, monkeypatch: pytest.M
         ImageFinder(tmp_path / "train.json").find(["a.jpg"])
     for place in (tmp_path, tmp_path / "images", tmp_path.parent, Path("/nowhere"), Path("/nowhere/coco")):
         assert str(place) in str(caught.value)
+
+
+def test_a_path_that_is_too_long_is_not_found(tmp_path: Path) -> None:
+    """The name fits, behind the folder it does not."""
+    name = "a/" * 2040 + "a.jpg"
+    assert is_safe_name(name)
+    with pytest.raises(ImageError, match="not found"):
+        ImageFinder(tmp_path / "train.json").find([name])
 
 
 def test_png_is_read_exactly(tmp_path: Path, picture: torch.Tensor) -> None:
@@ -163,6 +173,7 @@ def test_a_size_that_disagrees_with_the_annotations(jpeg: ImageInfo) -> None:
         "a\0.jpg",
         "\ud800.jpg",
         "x" * 256,
+        "a/" * 3000 + "a.jpg",
         "",
     ],
 )
@@ -198,6 +209,22 @@ def test_a_png_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
         load_image(path)
     path.write_bytes(png(300, 200))
     assert load_image(path).shape == (3, 200, 300)
+
+
+def test_a_jpeg_that_would_take_hours_is_refused(tmp_path: Path) -> None:
+    """Each scan of a few bytes goes over all pixels; those in a comment and behind the image do not count."""
+    path = tmp_path / "bomb.jpg"
+    Image.new("L", (480, 360)).save(path, progressive=True, comment=b"\xff\xda" * 200)
+    right = path.read_bytes()
+    assert right.count(b"\xff\xda") > 200
+    path.write_bytes(right + b"\xff\xda" * 200)
+    assert load_image(path).shape == (3, 360, 480)
+    again = right[right.rindex(b"\xff\xda") : -2]
+    path.write_bytes(right[:-2] + again * 95 + right[-2:])
+    with pytest.raises(ImageError, match=r"bomb\.jpg cannot be read: it has 101 scans; 100 are read\. Replace"):
+        load_image(path)
+    path.write_bytes(right[:-2] + again * 94 + right[-2:])
+    assert load_image(path).shape == (3, 360, 480)
 
 
 def chunks(content: bytes) -> list[tuple[bytes, bytes]]:

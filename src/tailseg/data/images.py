@@ -1,6 +1,7 @@
 """Finding image files and reading them."""
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -20,10 +21,16 @@ ROOT_VARIABLES: Final = {"TAILSEG_DATA": ("", "coco"), "DETECTRON2_DATASETS": ("
 MAX_PIXELS: Final = 178_956_970
 """Pixels of the largest image that is read, half a gigabyte as RGB: Pillow's limit against decompression bombs."""
 
+MOST_SCANS: Final = 100
+"""Passes over the pixels of a JPEG that are decoded: encoders write about ten, a few bytes suffice for one more."""
+
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF")
 
 MAX_NAME: Final = 255
 """Bytes of the longest name of a file or folder, on every usual file system."""
+
+MAX_PATH: Final = 4096
+"""Bytes of the longest path, on Linux; elsewhere it is shorter."""
 
 
 class ImageError(ValueError):
@@ -50,7 +57,7 @@ class ImageFinder:
         """
         for root in self.roots:
             for name in names:
-                if (root / name).is_file():
+                if os.path.isfile(root / name):  # noqa: PTH113 - of a path that is too long, Path's raises
                     return root / name
         raise ImageError(
             f"image {names[0]} not found. Looked for {' and '.join(dict.fromkeys(names))} in "
@@ -72,9 +79,12 @@ def candidate_names(file_name: str | None, coco_url: str | None) -> list[str]:
     """Names under which an image may be found below a root, best first.
 
     LVIS v1 has no ``file_name``: the tail of ``coco_url`` (``train2017/000000391895.jpg``) says which of COCO's folders
-    holds the image. LVIS v0.5 has a ``file_name`` of COCO 2014, and the ``coco_url`` of 2017.
+    holds the image. LVIS v0.5 has a ``file_name`` of COCO 2014, and the ``coco_url`` of 2017. Beside a ``file_name``, a
+    ``coco_url`` that is no name of a file (a path of somebody's machine, say) is passed over.
     """
     tail = "/".join(coco_url.split("/")[-2:]) if coco_url else None
+    if file_name and tail and not is_safe_name(tail):
+        tail = None
     names = [file_name, tail, tail and PurePosixPath(tail).name, file_name and PurePosixPath(file_name).name]
     return list(dict.fromkeys(name for name in names if name))
 
@@ -86,7 +96,9 @@ def is_safe_name(name: str) -> bool:
     parts = name.replace("\\", "/").split("/")
     if ".." in parts or not parts[0] or name[1:2] == ":" or not is_text(name):
         return False
-    return all(character >= " " for character in name) and max(len(part.encode()) for part in parts) <= MAX_NAME
+    if len(name.encode()) > MAX_PATH or any(len(part.encode()) > MAX_NAME for part in parts):
+        return False
+    return all(character >= " " for character in name)
 
 
 def is_text(value: object) -> bool:
@@ -121,13 +133,17 @@ def load_image(path: str | Path) -> UInt8[Tensor, "3 h w"]:
     animation the first picture is taken.
 
     Raises:
-        ImageError: the file is missing, truncated, not an image, or has more than ``MAX_PIXELS`` pixels.
+        ImageError: the file is missing, truncated, not an image, has more than ``MAX_PIXELS`` pixels, or more than
+            ``MOST_SCANS`` scans.
     """
     try:
         kind = _format_within_limits(path)
         if kind in ("PNG", "WEBP", "GIF"):
             return _by_pillow(path, kind)
-        return decode_image(read_file(str(path)), mode=ImageReadMode.RGB)
+        content = read_file(str(path))
+        if (scans := _scans(content.numpy().tobytes())) > MOST_SCANS:
+            raise OSError(f"it has {scans:,} scans; {MOST_SCANS} are read")
+        return decode_image(content, mode=ImageReadMode.RGB)
     except (RuntimeError, OSError) as error:
         reason = str(error) if isinstance(error, OSError) else str(error).rsplit(".cpp:", 1)[-1].partition(", ")[2]
         raise ImageError(
@@ -158,6 +174,19 @@ def _format_within_limits(path: str | Path) -> str | None:
             "and the annotations with it"
         )
     return kind
+
+
+def _scans(content: bytes) -> int:
+    """How often a JPEG file goes over its pixels, up to the end of its image: another or a film may be behind it."""
+    scans, at = 0, 2
+    while (marker := _MARKER.search(content, at)) and marker[0] != b"\xff\xd9":
+        scans += marker[0] == b"\xff\xda"
+        at = marker.end() + int.from_bytes(content[marker.end() : marker.end() + 2], "big")
+    return scans
+
+
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
+"""What a segment of a JPEG file begins with, its length behind it; not those that stand alone amid the pixels."""
 
 
 def _by_pillow(path: str | Path, kind: str) -> Tensor:
