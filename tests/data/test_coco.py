@@ -246,11 +246,16 @@ BAD = {
         _set("annotations", 1, "segmentation", to={"size": [36, 48], "counts": "abc~"}),
         r"counts stand for None pixels, not 1728",
     ),
+    "a crowd in words": (
+        _set("annotations", 1, "iscrowd", to="0"),
+        rf"1 annotations have an iscrowd or an ignore that is neither 0 nor 1: {ANNOTATION}'0' and None\. Write 1 for",
+    ),
     "no counts": (_set("annotations", 1, "segmentation", to={"size": [36, 48]}), r"counts must be a list or a string"),
     "an annotation that is no record": (_set("annotations", 1, to=5), r"1 annotation records without an integer id"),
     "an id twice": (_set("annotations", 1, "id", to=1), r"annotation 1 \(2 times\)\. Number them anew"),
     "an image id twice": (_set("images", 1, "id", to=20), r"1 image ids occur more than once: image 20"),
     "an image without size": (_drop("images", 0, "height"), r"image 20 has height None and width 48\. Give each"),
+    "a size with a point": (_set("images", 0, "height", to=36.0), r"has height 36\.0 and .*width, integers above 0"),
     "a negative size": (_set("images", 0, "height", to=-36), r"image 20 has height -36"),
     "an image without a name": (_drop("images", 0, "file_name"), r"without a file_name or a coco_url: image 20"),
     "a path out of the root": (

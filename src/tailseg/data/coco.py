@@ -31,6 +31,9 @@ from tailseg.structures import ClassFrequency
 BOX_TOLERANCE: Final = 2.0
 """Pixels by which a box may leave its image: annotation tools round outwards."""
 
+FLAGS: Final = (None, 0, 1)
+"""What ``iscrowd`` and ``ignore`` may be, false and true among them."""
+
 RawRecord = dict[str, Any]
 
 
@@ -166,7 +169,9 @@ def _categories(
             f"categories differ from those of the training set {training.path} ({len(mine)} and {len(theirs)} in all)",
             sorted(mine.items() ^ theirs.items()),
             "Both files need the same ids and names",
-            name=lambda it: f"{it[0]} {it[1]!r}, only in the {'one' if mine.get(it[0]) == it[1] else 'training set'}",
+            name=lambda it: (
+                f"{it[0]} {it[1]!r:.60}, only in the {'one' if mine.get(it[0]) == it[1] else 'training set'}"
+            ),
         )
         problems.stop_if_any()
         frequency = training.frequency
@@ -178,14 +183,14 @@ def _sizes(images: Sequence[RawRecord], problems: Problems) -> np.ndarray:
     """Height and width of each image, int64 ``[images, 2]``."""
 
     def name(image: RawRecord) -> str:
-        return f"image {image['id']} has height {image.get('height')!r} and width {image.get('width')!r}"
+        return f"image {image['id']} has height {image.get('height')!r:.60} and width {image.get('width')!r:.60}"
 
     sides = [(image.get("height"), image.get("width")) for image in images]
     pixels = [_pixels(*side) for side in sides]
     problems.add(
         "images without a size in pixels",
         [image for image, number in zip(images, pixels, strict=True) if not number],
-        "Give each a height and a width above 0",
+        "Give each a height and a width, integers above 0",
         name=name,
     )
     problems.add(
@@ -236,6 +241,7 @@ class _Columns:
         self.boxes = array("d")
         self.unreadable: list[int] = []
         self.ignored = bytearray()
+        self.undecided: list[int] = []
         self.segmentations = SegmentationPacker()
         self._images = {image_id: i for i, image_id in enumerate(image_ids)}
         self._categories = {category_id: i for i, category_id in enumerate(category_ids)}
@@ -251,6 +257,8 @@ class _Columns:
         self.image_of.append(image)
         self.ids.append(record.id)
         self.ignored.append(bool(record.iscrowd or record.ignore))
+        if record.iscrowd not in FLAGS or record.ignore not in FLAGS:
+            self.undecided.append(len(self.ids) - 1)
         if not self._add_box(record.bbox):
             self.boxes.fromlist([0.0] * 4)
             self.unreadable.append(len(self.ids) - 1)
@@ -297,6 +305,14 @@ def _objects(
     size = sizes[image_of]
     boxes = _check_boxes(
         columns, size, lambda row: f"{name(row)} has {annotations.field(row, 'bbox')!r:.100}", problems
+    )
+    problems.add(
+        "annotations have an iscrowd or an ignore that is neither 0 nor 1",
+        columns.undecided,
+        "Write 1 for a region to be left alone, 0 or nothing for an object",
+        name=lambda row: (
+            f"{name(row)} has {annotations.field(row, 'iscrowd')!r:.60} and {annotations.field(row, 'ignore')!r:.60}"
+        ),
     )
     polygons, polygon_offsets, run_lengths = columns.segmentations.pack(
         size, name, lambda row: annotations.field(row, "segmentation"), problems

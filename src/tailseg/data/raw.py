@@ -123,7 +123,7 @@ def _split_slowly(content: bytes, path: Path) -> tuple[list[Any], list[Any], lis
     found = list(raw)[:10] if isinstance(raw, dict) else f"a {type(raw).__name__} at the top"
     if not isinstance(raw, dict) or not all(isinstance(raw.get(section), list) for section in SECTIONS):
         raise DatasetError(
-            f"{path} is not in COCO format: expected the lists {', '.join(SECTIONS)}, found {found}. Export the "
-            "annotations as 'COCO instance segmentation'"
+            f"{path} is not in COCO format: expected the lists {', '.join(SECTIONS)}, found {found!s:.300}. Export "
+            "the annotations as 'COCO instance segmentation'"
         )
     return raw["images"], raw["annotations"], raw["categories"]

@@ -66,7 +66,7 @@ class SegmentationPacker:
             "segmentations are neither polygons nor run lengths",
             self._unknown,
             "Expected [[x1, y1, x2, y2, x3, y3, ...], ...] or {'size': [height, width], 'counts': ...}",
-            name=lambda row: f"{name(row)} has {str(segmentation(row))[:60]}",
+            name=lambda row: f"{name(row)} has {segmentation(row)!r:.60}",
         )
         problems.add(
             "run lengths do not fit their image",
@@ -109,7 +109,7 @@ def _check_polygons(
 def _run_lengths(segmentation: dict[str, Any], size: list[int]) -> tuple[bytes, str]:
     """The compressed counts, and what is wrong with them."""
     if segmentation.get("size") != size:
-        return b"", f"size is {str(segmentation.get('size'))[:60]}, the image's [height, width] is {size}"
+        return b"", f"size is {segmentation.get('size')!r:.60}, the image's [height, width] is {size}"
     counts = segmentation.get("counts")
     if isinstance(counts, list):
         if not all(isinstance(count, int) and count >= 0 for count in counts) or sum(counts) != size[0] * size[1]:
