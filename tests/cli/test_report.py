@@ -3,7 +3,10 @@
 import http.client
 import json
 import shutil
+import socket
+import struct
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -135,7 +138,10 @@ def test_serve_shows_its_pages_and_no_files(address) -> None:
 def test_serve_says_what_is_wrong_with_an_image(address, photos: Path, tmp_path: Path) -> None:
     image = min(photos.glob("*.jpg")).read_bytes()
     Image.new("1", (9000, 9000)).save(tmp_path / "bomb.png")
+    Image.new("1", (30_000, 30_000)).save(tmp_path / "large.png")
     for body, message in (
+        ((tmp_path / "large.png").read_bytes(), "far too many pixels: at most 50 million"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\x01IHDR\0", "expected a JPEG"),
         (b"no image", "expected a JPEG, PNG, WebP or GIF"),
         (image[: len(image) // 2], "damaged"),
         ((tmp_path / "bomb.png").read_bytes(), "at most 50 million pixels"),
@@ -146,6 +152,34 @@ def test_serve_says_what_is_wrong_with_an_image(address, photos: Path, tmp_path:
         assert message in answer["error"]
     status, answer = ask(address, "POST", "/predict?threshold=high", image)
     assert (status, answer["error"]) == (400, "threshold is a number in [0, 1], got 'high'")
+
+
+HOST = b"Host: 127.0.0.1\r\n"
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"POST /predict HTTP/1.1\r\nContent-Length: \xb2\r\n", b"411"),  # a digit, but no number
+        (b"POST /predict HTTP/1.1\r\nContent-Length: " + b"9" * 5000 + b"\r\n", b"411"),
+        (b"GET http://[ HTTP/1.1\r\n", b"400"),
+    ],
+)
+def test_serve_answers_a_malformed_request(request_: bytes, status: bytes, address, capfd) -> None:
+    with socket.create_connection(address, timeout=60) as connection:
+        connection.sendall(request_ + HOST + b"\r\n")
+        assert connection.makefile("rb").readline().split()[1] == status
+    assert capfd.readouterr().err == ""
+
+
+def test_who_closes_the_page_leaves_no_trace_in_the_terminal(address, capfd) -> None:
+    with socket.create_connection(address, timeout=60) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
+        connection.sendall(b"POST /predict HTTP/1.1\r\nContent-Length: 9\r\n" + HOST + b"\r\nhalf")
+        time.sleep(0.2)
+    time.sleep(0.2)
+    assert ask(address)[0] == 200
+    assert capfd.readouterr().err == ""
 
 
 def test_serve_reads_no_file_that_is_too_large(address) -> None:

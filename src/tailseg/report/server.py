@@ -13,14 +13,16 @@ import io
 import ipaddress
 import json
 import math
+import re
 import tempfile
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from typing import Any, ClassVar, Final
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from PIL import Image
 
@@ -91,12 +93,13 @@ def find(predictor: Predictor, file: bytes, *, threshold: float) -> dict[str, An
     try:
         with Image.open(io.BytesIO(file), formats=FORMATS) as opened:
             width, height = opened.size
-    except (OSError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise _too_large("far too many") from error
+    except (OSError, ValueError, RuntimeError) as error:  # of a malformed header
         expected = "expected a JPEG, PNG, WebP or GIF file"
         raise Refused(HTTPStatus.BAD_REQUEST, f"this is no image that can be read: {expected}") from error
     if width * height > MOST_PIXELS:
-        limit = f"at most {MOST_PIXELS // 10**6} million pixels are looked at"
-        raise Refused(HTTPStatus.BAD_REQUEST, f"the image has {width} x {height} pixels: {limit}; make it smaller")
+        raise _too_large(f"{width} x {height}")
     with tempfile.NamedTemporaryFile() as stored:
         stored.write(file)
         stored.flush()
@@ -117,6 +120,11 @@ def find(predictor: Predictor, file: bytes, *, threshold: float) -> dict[str, An
     }
 
 
+def _too_large(pixels: str) -> Refused:
+    limit = f"at most {MOST_PIXELS // 10**6} million pixels are looked at"
+    return Refused(HTTPStatus.BAD_REQUEST, f"the image has {pixels} pixels: {limit}; make it smaller")
+
+
 class _Handler(BaseHTTPRequestHandler):
     service: ClassVar[Service]
     one_at_a_time: ClassVar = threading.Lock()
@@ -131,15 +139,16 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(self._post)
 
     def _answer(self, make: Any) -> None:  # noqa: ANN401 - a method
-        try:
-            check_sender(dict(self.headers.items()), name=self.service.name)
-            content, kind = make(urlsplit(self.path))
-            self._send(HTTPStatus.OK, content, kind)
-        except Refused as refusal:
-            self.close_connection = True  # the rest of the body is not read
-            self._send(refusal.status, _json({"error": str(refusal)}), "application/json")
+        with suppress(ConnectionError):  # who asked has gone
+            try:
+                check_sender(dict(self.headers.items()), name=self.service.name)
+                content, kind = make(_parts(self.path))
+                self._send(HTTPStatus.OK, content, kind)
+            except Refused as refusal:
+                self.close_connection = True  # the rest of the body is not read
+                self._send(refusal.status, _json({"error": str(refusal)}), "application/json")
 
-    def _get(self, url: Any) -> tuple[bytes, str]:  # noqa: ANN401
+    def _get(self, url: SplitResult) -> tuple[bytes, str]:
         if url.path == "/report" and self.service.report is not None:
             return self.service.report, "text/html; charset=utf-8"
         if url.path not in PARTS:
@@ -147,17 +156,15 @@ class _Handler(BaseHTTPRequestHandler):
         name, kind = PARTS[url.path]
         return files("tailseg.report").joinpath(name).read_bytes(), kind
 
-    def _post(self, url: Any) -> tuple[bytes, str]:  # noqa: ANN401
+    def _post(self, url: SplitResult) -> tuple[bytes, str]:
         if url.path != "/predict":
             raise Refused(HTTPStatus.NOT_FOUND, "images are taken at /predict")
         threshold = _threshold(url.query)
-        length = self.headers.get("Content-Length", "")
-        if not length.isdigit():
-            raise Refused(HTTPStatus.LENGTH_REQUIRED, "expected an image file with its Content-Length")
-        if int(length) > LARGEST_UPLOAD:
+        length = _length(self.headers.get("Content-Length", ""))
+        if length > LARGEST_UPLOAD:
             limit = f"at most {LARGEST_UPLOAD // 10**6} MB are taken"
-            raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the file has {int(length) / 1e6:.1f} MB: {limit}")
-        file = self.rfile.read(int(length))
+            raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the file has {length / 1e6:.1f} MB: {limit}")
+        file = self.rfile.read(length)
         with self.one_at_a_time:
             return _json(find(self.service.predictor, file, threshold=threshold)), "application/json"
 
@@ -169,7 +176,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Cross-Origin-Resource-Policy", "same-origin")
         self.send_header("Referrer-Policy", "no-referrer")
         self.send_header("Cache-Control", "no-store")
-        if urlsplit(self.path).path != "/report":  # which states its own
+        if content is not self.service.report:  # which states its own
             self.send_header("Content-Security-Policy", POLICY)
         self.end_headers()
         self.wfile.write(content)
@@ -208,6 +215,19 @@ def _is_address(hostname: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _parts(path: str) -> SplitResult:
+    try:
+        return urlsplit(path)
+    except ValueError as error:
+        raise Refused(HTTPStatus.BAD_REQUEST, "this is no address") from error
+
+
+def _length(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,18}", text):
+        raise Refused(HTTPStatus.LENGTH_REQUIRED, "expected an image file with its Content-Length")
+    return int(text)
 
 
 def _threshold(query: str) -> float:
