@@ -19,15 +19,21 @@ def test_show_counts_the_embedded_data_set(capsys: pytest.CaptureFixture[str]) -
         assert text in shown
 
 
-def test_show_prints_names_in_brackets_as_they_are(
+def test_show_prints_names_as_they_are_and_nothing_that_moves_the_cursor(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     raw = json.loads((photos.parent / "val.json").read_text())
     for category in raw["categories"]:
-        category["name"] = f"[/{category['id']}]"
-    (tmp_path / "val.json").write_text(json.dumps(raw))
-    assert main(["data", "show", str(tmp_path / "val.json")]) == 0
-    assert "[/" in capsys.readouterr().out
+        category["name"] = f"[/{category['id']}]\x1b[2J"
+    (tmp_path / "[b]").mkdir()
+    (tmp_path / "[b]" / "[i].json").write_text(json.dumps(raw))
+    sheet = ["--images", str(photos.parent), "--pictures", str(tmp_path / "[b]" / "[u].png")]
+    assert main(["data", "show", str(tmp_path / "[b]" / "[i].json"), *sheet]) == 0
+    shown = capsys.readouterr().out
+    assert "[/" in shown
+    assert "\x1b" not in shown
+    assert "[b]/[i].json" in shown.replace("\n", "")
+    assert "[b]/[u].png" in shown.replace("\n", "")
 
 
 def test_show_draws_examples(home: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -147,7 +147,7 @@ def show(options: DataShow) -> None:
         output().print(part)
     if options.pictures:
         example_sheet(annotations, found).save(options.pictures)
-        output().print(f"Examples: [bold]{options.pictures}[/]")
+        output().print(f"Examples: [bold]{escape(str(options.pictures))}[/]")
 
 
 def describe(annotations: "Annotations", found: "Summary", classes: int) -> list[RenderableType]:
@@ -155,7 +155,8 @@ def describe(annotations: "Annotations", found: "Summary", classes: int) -> list
     from tailseg.drawing import GROUP_NAMES
 
     (width, height), share = found.image_sizes
-    overview = Table(title=str(annotations.path), box=None, show_header=False, title_justify="left", pad_edge=False)
+    title = escape(str(annotations.path))
+    overview = Table(title=title, box=None, show_header=False, title_justify="left", pad_edge=False)
     overview.add_row("format", annotations.format.upper() + ("" if found.with_masks else ", boxes without masks"))
     overview.add_row("images", f"{found.images:,}, of which {found.annotated_images:,} have objects")
     overview.add_row("objects", f"{found.objects:,}, and {found.ignored:,} crowd or ignore regions")
@@ -183,13 +184,15 @@ def _quantiles(values: Sequence[float]) -> str:
 
 
 def _class_table(title: str, counts: "Sequence[ClassCount]") -> Table:
+    from tailseg.evaluation.tables import name_text
+
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("class", max_width=20, overflow="ellipsis", no_wrap=True)
     table.add_column("", no_wrap=True)
     table.add_column("images", justify="right")
     table.add_column("objects", justify="right")
     for count in counts:
-        table.add_row(escape(count.category.name), count.category.group, f"{count.images:,}", f"{count.objects:,}")
+        table.add_row(name_text(count.category.name), count.category.group, f"{count.images:,}", f"{count.objects:,}")
     return table
 
 

@@ -64,7 +64,7 @@ def _table(title: str, first: str, *columns: str) -> Table:
     return table
 
 
-def _name(name: str) -> Text:
+def name_text(name: str) -> Text:
     """A class's name, whatever it holds: brackets are no markup, and nothing in it moves the cursor."""
     return Text("".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name))
 
@@ -84,7 +84,7 @@ def class_table(analysis: Analysis, count: int) -> Table:
     table = _table(f"Classes of lowest AP, {ROW_NAMES[iou_type]}", "class", *columns)
     for _, entry, counts in scored[:count]:
         scores = (percent(value) for value in (entry.AP, entry.AP50, entry.AR))
-        table.add_row(_name(entry.name), entry.group or "-", f"{entry.num_objects:,}", *scores, *map(str, counts))
+        table.add_row(name_text(entry.name), entry.group or "-", f"{entry.num_objects:,}", *scores, *map(str, counts))
     return table
 
 
@@ -105,7 +105,7 @@ def comparison_tables(
         for index in moved:
             objects = f"{int(truth.object_counts[index]):,}"
             entry = comparison.classes[index]
-            classes.add_row(_name(names[index]), truth.class_groups[index] or "-", objects, *_differences(entry))
+            classes.add_row(name_text(names[index]), truth.class_groups[index] or "-", objects, *_differences(entry))
         yield classes
     kinds = _table(f"Errors of {ROW_NAMES[iou_type]} at IoU 0.5, A and B", "classes", "found", *SHORT.values())
     before, after = (each.parts for each in errors)
