@@ -325,6 +325,20 @@ def test_another_version_is_made_anew(
     assert reread(path)[1] == []
 
 
+def test_the_cache_of_another_file_is_not_taken(raw: RawDataset, write: Write, folder: Path) -> None:
+    """It is whole, and its checksum right."""
+    path = write(raw)
+    mine = cached(path, parse)
+    raw["categories"][0]["name"] = "other"
+    theirs = cached(write(raw, name="other.json"), parse)
+    shutil.copy(store_path(folder, theirs.key), store_path(folder, mine.key))
+    found, warned = reread(path)
+    assert same(found, parse(path))
+    assert len(warned) == 1
+    assert "of another file" in warned[0]
+    assert same(cached(path, no_parsing), found)
+
+
 Forge = Callable[[Contents], dict[str, Any]]
 """What a forged cache says in place of the contents, or of their objects."""
 
@@ -359,6 +373,7 @@ FORGED: dict[str, Forge] = {
     "two points": lambda c: {"polygons": moved(c.objects.polygons, 1, -4)},
     "fewer boxes": lambda c: {"boxes": c.objects.boxes[:1].copy()},
     "boxes beyond the image": lambda c: {"boxes": c.objects.boxes + np.float32(30)},
+    "boxes wider than the image": lambda c: {"boxes": c.objects.boxes + np.float32([0, 0, 30, 0])},
     "boxes before the image": lambda c: {"boxes": c.objects.boxes - np.float32(11)},
     "boxes inside out": lambda c: {"boxes": c.objects.boxes[:, [2, 1, 0, 3]].copy()},
     "boxes of NaN": lambda c: {"boxes": c.objects.boxes * np.float32("nan")},
@@ -370,6 +385,7 @@ FORGED: dict[str, Forge] = {
     "names cut elsewhere": lambda c: {"names": Ragged(c.names.values, c.names.offsets[::-1].copy())},
     "names beyond the folder": lambda c: {"names": text("../b.jpg", "a.jpg")},
     "names from the root": lambda c: {"names": text("b.jpg\n/etc/passwd", "a.jpg")},
+    "names on another machine": lambda c: {"names": text("\\\\host\\b.jpg", "a.jpg")},
     "names on a drive": lambda c: {"names": text("C:b.jpg", "a.jpg")},
     "names with control characters": lambda c: {"names": text("b.jpg", "\0a.jpg")},
     "names too long": lambda c: {"names": text("b" * 300, "a.jpg")},

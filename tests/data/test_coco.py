@@ -91,6 +91,15 @@ def test_crowd_and_ignore_regions_are_no_objects(raw: RawDataset, write: Write) 
     assert len(annotations.record(0)) == 0
 
 
+def test_objects_of_an_image_are_in_the_order_of_the_file(raw: RawDataset, write: Write) -> None:
+    one, other = raw["annotations"][0], raw["annotations"][1]
+    raw["annotations"] = [{**(one, other)[i % 2], "id": 7 * i % 1000} for i in range(1000)]
+    annotations = read_dataset(write(raw))
+    assert [annotations.record(image).annotation_ids.tolist() for image in (1, 0)] == [
+        [7 * i % 1000 for i in range(start, 1000, 2)] for start in (0, 1)
+    ]
+
+
 def test_boxes_only(raw: RawDataset, write: Write) -> None:
     for annotation in raw["annotations"]:
         del annotation["segmentation"]
