@@ -67,6 +67,8 @@ def test_the_parts_are_written_once(many: RawDataset, write: Write, tmp_path: Pa
     write(many)
     hold_out(read_dataset(path), tmp_path / "data")
     assert b"other" in train.read_bytes()
+    hold_out(read_dataset(path), tmp_path / "data", share=0.3)
+    assert read_dataset(val).num_images == 4
     assert {file.name for file in (tmp_path / "data").iterdir()} == {"train.json", "val.json", "held_out.json"}
 
 

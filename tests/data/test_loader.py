@@ -170,6 +170,14 @@ def test_objects_that_a_crop_leaves_outside_are_dropped(many: dict[str, Any], wr
     assert len(cropped.ignore_boxes) == 0
 
 
+def test_objects_below_a_pixel_in_the_file_stay_out_when_the_image_grows(many: dict[str, Any], write: Write) -> None:
+    many["annotations"][0]["bbox"] = [10, 5, 0.5, 20]
+    with pytest.warns(UserWarning, match="1 objects are below one pixel"):
+        annotations = read_dataset(write(many, images=True))
+    dataset = DetectionDataset(annotations, test_transform(360, 480))
+    assert [len(dataset[image, 0][1].boxes) for image in (0, 1)] == [0, 1]
+
+
 def test_an_image_without_objects_has_an_empty_target(many: dict[str, Any], write: Write) -> None:
     del many["annotations"][0]
     _, target, _ = DetectionDataset(read_dataset(write(many, images=True)), train_transform([30], 100, 0.5))[0, 0]
