@@ -61,11 +61,17 @@ def test_predict_writes_results_and_pictures(run: Path, photos: Path, tmp_path: 
     assert {record["file_name"] for record in results} <= {str(image) for image in images}
     for record in results:
         with Image.open(record["file_name"]) as image:
-            assert record["segmentation"]["size"] == [image.height, image.width]
-        assert coco.decode(record["segmentation"]).any() or record["segmentation"]["counts"]
+            assert coco.decode(record["segmentation"]).shape == (image.height, image.width)
         assert 0 <= record["score"] <= 1
         assert record["image_id"] == images.index(Path(record["file_name"])) + 1
         assert isinstance(record["category"], str)
+
+
+def test_predict_names_a_folder_in_brackets(run: Path, photos: Path, tmp_path: Path, capsys) -> None:
+    """Which are markup elsewhere."""
+    out = tmp_path / "[v2]" / "[" / "b]"
+    assert main(["predict", str(run), str(min(photos.iterdir())), "--out", str(out), "--no-pictures"]) == 0
+    assert str(out) in capsys.readouterr().out.replace("\n", "")
 
 
 def test_predict_leaves_out_what_scores_less(run: Path, photos: Path, tmp_path: Path) -> None:
@@ -117,11 +123,12 @@ def test_predict_called_wrongly(run: Path, photos: Path, tmp_path: Path, capsys:
 
 
 def test_find_images_looks_into_folders_in_order(tmp_path: Path) -> None:
-    for name in ("b.PNG", "a.jpg", "notes.txt", "below/c.jpeg"):
+    images = ["a.jpg", "b.PNG", "below.jpg/c.jpeg", "d.webp", "e.gif"]
+    for name in (*images, "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     found = find_images([tmp_path, tmp_path / "a.jpg"])
-    assert [path.relative_to(tmp_path).as_posix() for path in found] == ["a.jpg", "b.PNG", "below/c.jpeg"]
+    assert [path.relative_to(tmp_path).as_posix() for path in found] == images
 
 
 def test_pictures_of_the_same_name_do_not_overwrite_each_other() -> None:

@@ -56,7 +56,7 @@ def run(arguments: Sequence[str]) -> None:
     report = to_mmdet(options) if options.to == "mmdet" else to_tailseg(options)
     for note in report.notes:
         output().print(f"note: {note}", markup=False)
-    output().print(f"{report.tensors} tensors, every key accounted for: [bold]{report.path}[/]")
+    output().print(f"{report.tensors} tensors, every key accounted for: {report.path}", markup=False)
     if options.to == "tailseg" and report.detects:
         output().print(f"Next: tailseg predict {options.out} IMAGES...", markup=False)
     elif options.to == "tailseg":

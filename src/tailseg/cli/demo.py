@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image
+from rich.markup import escape
 from rich.progress import track
 
 from tailseg.cli.common import UsageError, find_recipe, output, parse
@@ -57,7 +58,7 @@ def run(arguments: Sequence[str]) -> None:
     from tailseg.recipes.build import build_data
     from tailseg.training.loop import train
 
-    console.print(f"[bold]1/4[/] drawing the data set {recipe.data.train}")
+    console.print(f"[bold]1/4[/] drawing the data set {escape(recipe.data.train)}")
     prepare(recipe.data.train, progress=True)
     console.print("[bold]2/4[/] training a small Mask R-CNN with the Gumbel loss")
     metrics = train(recipe, resume=True)
@@ -69,15 +70,16 @@ def run(arguments: Sequence[str]) -> None:
     report = report_of(folder, recipe)
     console.print(
         f"\nDone in {(time.monotonic() - began) / 60:.1f} minutes. Look at\n"
-        + (f"  [bold]{report}[/]   the report: every class, with pictures, in a browser\n" if report else "")
-        + f"  [bold]{sheet}[/]   ground truth on the left, predictions on the right\n"
+        + (f"  {report}   the report: every class, with pictures, in a browser\n" if report else "")
+        + f"  {sheet}   ground truth on the left, predictions on the right\n"
         f"  {folder / 'predictions'}   {min(options.pictures, val.num_images)} such pictures\n"
         f"  tensorboard --logdir {folder}   how it learned\n"
         "Then try\n"
         f"  tailseg data show {recipe.data.train}   what it learned from\n"
         "  tailseg train my.json   your own COCO- or LVIS-format file\n"
         "  tailseg train tiny_softmax   a rival loss on the full data set\n"
-        "  tailseg recipes   what else there is"
+        "  tailseg recipes   what else there is",
+        markup=False,
     )
     if report:
         show(report)

@@ -15,7 +15,8 @@ from tailseg.cli.common import UsageError, find_recipe, output, parse, print_err
 if TYPE_CHECKING:
     from tailseg.inference import Predictor
 
-SUFFIXES = {".jpg", ".jpeg", ".png"}
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
+"""Of what is taken from folders."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Predict:
     run: tyro.conf.Positional[Path]
     """Folder of the run, as `train` or `convert` made it, or one checkpoint file."""
     images: tyro.conf.Positional[tuple[Path, ...]]
-    """Images (JPEG, PNG) and folders of images."""
+    """Images (JPEG, PNG, WebP, GIF) and folders of images."""
     out: Path | None = None
     """Folder of what is written; predictions in the run's folder unless given."""
     score_threshold: float = 0.3
@@ -66,6 +67,7 @@ def run(arguments: Sequence[str]) -> None:
     files = find_images(options.images)
     from tailseg.inference import Predictor
     from tailseg.models.optimise import InferenceConfig
+    from tailseg.training.checkpoint import write_text
 
     base = find_recipe(options.recipe) if options.recipe else None
     config = InferenceConfig(precision=options.precision, compile=options.compile)
@@ -82,8 +84,8 @@ def run(arguments: Sequence[str]) -> None:
     out = options.out or (options.run if options.run.is_dir() else options.run.parent) / "predictions"
     out.mkdir(parents=True, exist_ok=True)
     results, unread = predict_files(predictor, files, out, options)
-    (out / "results.json").write_text(json.dumps(results))
-    output().print(f"{len(results)} objects in {len(files) - unread} images: see [bold]{out}[/]")
+    write_text(out / "results.json", json.dumps(results))
+    output().print(f"{len(results)} objects in {len(files) - unread} images: see {out}", markup=False)
     if unread:
         raise ValueError(f"{unread} of {len(files)} images could not be read (named above)")
 
@@ -101,9 +103,9 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
         if not path.exists():
             raise UsageError(f"no image or folder {path}")
         found = sorted(path.rglob("*")) if path.is_dir() else [path]
-        files += [file for file in found if not path.is_dir() or file.suffix.lower() in SUFFIXES]
+        files += [file for file in found if not path.is_dir() or (file.is_file() and file.suffix.lower() in SUFFIXES)]
     if not files:
-        raise UsageError(f"no images ({', '.join(sorted(SUFFIXES))}) in {', '.join(map(str, paths))}")
+        raise UsageError(f"no images ({', '.join(SUFFIXES)}) in {', '.join(map(str, paths))}")
     return list(dict.fromkeys(files))
 
 

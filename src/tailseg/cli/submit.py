@@ -97,7 +97,7 @@ def run(arguments: Sequence[str]) -> None:
     if not training:
         raise UsageError("what to train stands behind --: tailseg submit --nodes 2 -- tiny_gumbel")
     job = submit(options, training)
-    output().print(f"job {job.job_id} ({' '.join(training)}); its output: {job.paths.stderr}")
+    output().print(f"job {job.job_id} ({' '.join(training)}); its output: {job.paths.stderr}", markup=False)
 
 
 def submit(options: Submit, training: Sequence[str]) -> "submitit.Job[None]":

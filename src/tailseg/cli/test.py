@@ -52,7 +52,7 @@ def run(arguments: Sequence[str]) -> None:
         if is_first():
             output().print(metrics.table())
             folder = results_folder(options.run)
-            output().print(f"\nWritten: {folder / 'results.json'}, {folder / 'metrics.json'}")
+            output().print(f"\nWritten: {folder / 'results.json'}, {folder / 'metrics.json'}", markup=False)
 
 
 def results_folder(run: Path) -> Path:

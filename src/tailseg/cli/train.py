@@ -73,10 +73,11 @@ def tell(metrics: "Metrics", folder: Path, report: Path | None) -> None:
     output().print(metrics.table())
     look = f"  open {report}     every class, with pictures\n" if report else ""
     output().print(
-        f"\nSaved in [bold]{folder}[/]. Next:\n"
+        f"\nSaved in {folder}. Next:\n"
         f"{look}"
         f"  tailseg predict {folder} IMAGES...     pictures of what it finds\n"
-        f"  tensorboard --logdir {folder}          how it learned"
+        f"  tensorboard --logdir {folder}          how it learned",
+        markup=False,
     )
 
 

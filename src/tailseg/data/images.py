@@ -148,7 +148,7 @@ def load_image(path: str | Path) -> UInt8[Tensor, "3 h w"]:
         reason = str(error) if isinstance(error, OSError) else str(error).rsplit(".cpp:", 1)[-1].partition(", ")[2]
         raise ImageError(
             f"image {path} cannot be read: {reason.strip() or error}. Replace the file (JPEG, PNG, WebP or GIF), or "
-            "remove the image from the annotation file"
+            "leave the image out"
         ) from error
 
 

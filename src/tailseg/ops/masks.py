@@ -356,7 +356,7 @@ MAX_CHARACTERS: Final = 7
 def _compressed(counts: Int64[np.ndarray, " K"], starts: Int64[np.ndarray, " D"]) -> list[str]:
     """COCO's text for the run lengths of each mask, which begin at ``starts``.
 
-    From the third on a run is written as its difference from the one two before. Numbers are cut into groups of five
+    From the fourth on a run is written as its difference from the one two before. Numbers are cut into groups of five
     bits, lowest first, each with a bit that says whether another follows, plus 48.
 
     Source: pycocotools, ``rleToString``; all masks at once.
