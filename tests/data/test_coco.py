@@ -100,6 +100,13 @@ def test_objects_of_an_image_are_in_the_order_of_the_file(raw: RawDataset, write
     ]
 
 
+@pytest.mark.parametrize("crowd", [0, 1])
+def test_one_object_without_a_mask_is_enough_to_have_none(crowd: int, raw: RawDataset, write: Write) -> None:
+    """A crowd needs none."""
+    raw["annotations"][1].update(segmentation=[], iscrowd=crowd)
+    assert read_dataset(write(raw)).has_masks == bool(crowd)
+
+
 def test_boxes_only(raw: RawDataset, write: Write) -> None:
     for annotation in raw["annotations"]:
         del annotation["segmentation"]

@@ -55,6 +55,12 @@ def test_rare_classes_are_repeated(annotations: Annotations, rounding: Any) -> N
     assert sampler.steps_per_epoch == 7
 
 
+def test_a_crowd_of_a_rare_class_repeats_no_image(many: dict[str, Any], write: Write) -> None:
+    many["annotations"].append({**many["annotations"][4], "id": 100, "image_id": 5, "iscrowd": 1})
+    sampler = TrainSampler(read_dataset(write(many)), batch_size=2, seed=0, repeat_threshold=0.75)
+    assert images(list(sampler)) == Counter({**dict.fromkeys(range(12), 1), 4: 3})
+
+
 def test_stochastic_rounding_shows_images_as_often_as_their_factor_says(annotations: Annotations) -> None:
     # r of image 4 is sqrt(0.5 * 12) = 2.449.
     sampler = TrainSampler(annotations, batch_size=1, seed=0, repeat_threshold=0.5, rounding="stochastic")
