@@ -301,6 +301,13 @@ def test_bad_input_names_file_record_and_remedy(case: str, raw: RawDataset, writ
     assert str(path) in str(caught.value)
 
 
+def test_a_number_beyond_all_is_infinite(raw: RawDataset, write: Write) -> None:
+    path = write(raw)
+    path.write_text(path.read_text().replace("[10.0, 5.0, 20.0, 20.0]", "[10.0, 5.0, 1e400, 20.0]", 1))
+    with pytest.raises(DatasetError, match=r"1 boxes have NaN or infinite numbers: annotation 1 .* 5\.0, inf, 20\.0\]"):
+        read_dataset(path)
+
+
 def test_unknown_classes_in_lvis_lists_are_refused(raw: RawDataset, write: Write) -> None:
     for image in raw["images"]:
         image.update(neg_category_ids=[8], not_exhaustive_category_ids=[])
