@@ -245,7 +245,11 @@ BAD = {
         _set("annotations", 1, "segmentation", to=[[10, 5, 30, math.nan, 10, 20]]),
         r"1 objects have a polygon with coordinates that are not finite.*: annotation 2 \(image 20\)\. Correct",
     ),
-    "huge polygon": (_set("annotations", 1, "segmentation", to=[[10, 5, 30, 1e9, 10, 20]]), r"far outside the image"),
+    "far polygon": (_set("annotations", 1, "segmentation", to=[[10, 5, 30, 97, 10, 20]]), r"far outside the image"),
+    "far polygon before": (
+        _set("annotations", 1, "segmentation", to=[[10, 5, -97, 5, 10, 20]]),
+        r"far outside the image",
+    ),
     "points as pairs": (
         _set("annotations", 1, "segmentation", to=[[[10, 5], [30, 5], [30, 25]]]),
         r"neither polygons nor run lengths.*Expected \[\[x1, y1",
@@ -256,6 +260,10 @@ BAD = {
     ),
     "run lengths too short": (
         _set("annotations", 1, "segmentation", to={"size": [36, 48], "counts": [100, 28]}),
+        r"add up to 1728",
+    ),
+    "negative run lengths": (
+        _set("annotations", 1, "segmentation", to={"size": [36, 48], "counts": [1756, -28]}),
         r"add up to 1728",
     ),
     "broken run lengths": (
