@@ -3,6 +3,7 @@
 import pickle
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -183,6 +184,36 @@ def test_names_of_several_devices_lose_their_prefix(tmp_path: Path) -> None:
 def test_sparse_tensors_are_refused(tmp_path: Path) -> None:
     torch.save({"neck.weight": torch.eye(3).to_sparse()}, tmp_path / "x.pth")
     assert "sparse or quantised tensors, expected dense ones: neck.weight" in refusal(tmp_path / "x.pth")
+
+
+def test_tensors_that_are_larger_than_their_bytes_are_refused(tmp_path: Path) -> None:
+    torch.save({"neck.weight": torch.zeros(1).expand(10**12)}, tmp_path / "x.pth")
+    assert "repeat a few numbers, expected whole ones: neck.weight" in refusal(tmp_path / "x.pth")
+
+
+class Large:
+    """Pickled as a call of bytearray, which torch allows."""
+
+    def __reduce__(self) -> Any:
+        return bytearray, (10**15,)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_file_that_asks_for_memory(tmp_path: Path, zipped: bool) -> None:
+    torch.save({"state_dict": STATE, "meta": Large()}, tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
+    assert (tmp_path / "x.pth").stat().st_size < 10_000
+    assert "asks for more memory than it has bytes" in refusal(tmp_path / "x.pth")
+
+
+def test_a_file_whose_parts_are_compressed(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"neck.weight": torch.zeros(10**6)}}, tmp_path / "whole.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "whole.pth") as whole,
+        zipfile.ZipFile(tmp_path / "x.pth", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for name in whole.namelist():
+            packed.writestr(name, whole.read(name))
+    assert "asks for more memory than it has bytes" in refusal(tmp_path / "x.pth")
 
 
 def test_the_optimisers_state_is_not_read_into_memory(tmp_path: Path) -> None:

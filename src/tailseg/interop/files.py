@@ -6,6 +6,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 import numpy as np
@@ -115,8 +116,25 @@ def _plain_globals() -> list[Callable[..., object] | tuple[Callable[..., object]
     ]
 
 
+BYTEARRAYS = (b"c__builtin__\nbytearray\n", b"cbuiltins\nbytearray\n")
+
+
+def _asks_for_memory(path: Path) -> bool:
+    """Whether a small file may fill the memory: torch would inflate its parts, and make it a bytearray of any size."""
+    if not zipfile.is_zipfile(path):
+        with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+            return any(content.find(name) >= 0 for name in BYTEARRAYS)
+    with zipfile.ZipFile(path) as archive:
+        parts = archive.infolist()
+        return sum(part.file_size for part in parts) > path.stat().st_size or any(
+            name in archive.read(part) for part in parts if part.filename.endswith(".pkl") for name in BYTEARRAYS
+        )
+
+
 def _read_torch(path: Path) -> object:
     try:
+        if _asks_for_memory(path):
+            raise CheckpointError(_unreadable(path, "it asks for more memory than it has bytes"))
         with warnings.catch_warnings(), torch.serialization.safe_globals(_plain_globals()):
             warnings.simplefilter("ignore", UserWarning)  # about the pickle's protocol: errors say what matters
             # mapped, not read: an optimiser's state is as large as two models, and nothing here touches it
@@ -160,6 +178,9 @@ def _state(content: object, path: Path) -> dict[str, Tensor]:
     packed = [str(key) for key, value in found.items() if value.layout != torch.strided or value.is_quantized]
     if packed:
         raise CheckpointError(f"{path} holds sparse or quantised tensors, expected dense ones: {few(packed)}")
+    spread = [str(key) for key, value in found.items() if value.nbytes > value.untyped_storage().nbytes()]
+    if spread:
+        raise CheckpointError(f"{path} holds tensors that repeat a few numbers, expected whole ones: {few(spread)}")
     state = {str(key): value for key, value in found.items()}
     if all(key.startswith(COPIED_PREFIX) for key in state):
         return {key.removeprefix(COPIED_PREFIX): value for key, value in state.items()}
