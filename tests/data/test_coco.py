@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -344,6 +345,8 @@ def test_no_such_file(tmp_path: Path) -> None:
         read_dataset(tmp_path / "nothing.json")
     with pytest.raises(DatasetError, match="is a folder, not a file"):
         read_dataset(tmp_path)
+    with pytest.raises(DatasetError, match="is a pipe or a device, not a file"):
+        read_dataset(os.devnull)
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"images": [', "<html>", "\x80"])

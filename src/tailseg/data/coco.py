@@ -56,7 +56,8 @@ def read_dataset(
     """
     path = Path(annotation_file)
     if not path.is_file():
-        kind = "is a folder, not a file" if path.is_dir() else "does not exist"
+        other = "is a folder, not a file" if path.is_dir() else "is a pipe or a device, not a file"
+        kind = other if path.exists() else "does not exist"
         raise DatasetError(f"{path} {kind}. Expected an annotation file in LVIS or COCO format (.json)")
     contents = cached(path, parse)
     for note in contents.notes:
