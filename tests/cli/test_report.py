@@ -135,6 +135,19 @@ def test_serve_shows_its_pages_and_no_files(address) -> None:
         assert ask(address, path=path)[0] == 404
 
 
+def test_no_answer_is_taken_for_a_page_that_may_do_more(address) -> None:
+    """The report states its own policy, with the sum of its script."""
+    for path in ("/", "/report", "/nothing"):
+        connection = http.client.HTTPConnection(*address, timeout=60)
+        connection.request("GET", path)
+        headers = connection.getresponse().headers
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
+        policy = headers["Content-Security-Policy"]
+        assert policy is None if path == "/report" else policy.startswith("default-src 'none'; script-src 'self';")
+        connection.close()
+
+
 def test_serve_says_what_is_wrong_with_an_image(address, photos: Path, tmp_path: Path) -> None:
     image = min(photos.glob("*.jpg")).read_bytes()
     Image.new("1", (9000, 9000)).save(tmp_path / "bomb.png")
