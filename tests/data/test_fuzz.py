@@ -143,6 +143,17 @@ def test_files_made_to_break_a_parser(content: bytes, tmp_path: Path) -> None:
         read_dataset(path)
 
 
+@pytest.mark.parametrize("place", ["segmentation", "category_id"])
+def test_lists_as_deep_as_can_be_read_are_refused(place: str, raw: RawDataset, tmp_path: Path) -> None:
+    """A record is read again for the message, with less of the stack left."""
+    path = tmp_path / "x.json"
+    raw["annotations"][0][place] = "deep"
+    content = json.dumps(raw)
+    for depth in range(700, 1000):
+        path.write_text(content.replace('"deep"', "[" * depth + "]" * depth))
+        assert isinstance(read(path), DatasetError)
+
+
 def test_a_name_of_two_lines_does_not_lead_out_of_the_folder(
     raw: RawDataset, write: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -64,10 +64,10 @@ class RawAnnotations(Sequence[RawAnnotation | None]):
         if isinstance(record, msgspec.Raw):
             try:
                 return self._decoder.decode(record)
-            except (msgspec.MsgspecError, UnicodeDecodeError):
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 try:
                     record = json.loads(bytes(record))  # a number out of msgspec's range
-                except ValueError:
+                except (ValueError, RecursionError):
                     return None
         if not isinstance(record, dict):
             return None
