@@ -258,7 +258,7 @@ def caches(folder: Path) -> tuple[list[bytes], Use]:
     path.write_bytes(text(DATASET))
     dataset = read_dataset(path)
     file = cache.store_path(folder / "annotations", dataset.key)
-    arrays = {name: cache.map_array(file, name) for name in cache.DTYPES}
+    arrays = cache.map_arrays(file, cache.DTYPES)
     with safe_open(file, framework="pt") as tensors:
         metadata = tensors.metadata()
 

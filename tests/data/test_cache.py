@@ -598,6 +598,14 @@ def test_a_change_while_the_file_is_hashed_does_not_count_as_settled(
     assert not list(folder.glob("index/*"))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_the_cache_file_is_mapped_once(many: RawDataset, write: Write) -> None:
+    path = write(many)
+    cached(path, parse)
+    opened = cached(path, no_parsing)
+    assert Path("/proc/self/maps").read_text().count(opened.key) == 1
+
+
 def test_mapped_arrays_are_read_only_and_pickled_as_their_place(many: RawDataset, write: Write) -> None:
     big = copy.deepcopy(many)
     for annotation in big["annotations"]:

@@ -42,7 +42,7 @@ from safetensors.numpy import save_file
 from tailseg.data.annotations import Contents, Objects
 from tailseg.data.home import cache_folder, unfinished
 from tailseg.data.images import MAX_NAME, MAX_PIXELS, is_safe_name, is_text
-from tailseg.data.packed import Ragged, map_array
+from tailseg.data.packed import Ragged, map_arrays
 from tailseg.ops.run_lengths import are_filled
 from tailseg.structures import Group
 
@@ -256,7 +256,7 @@ def _read(file: Path, key: str) -> Contents:
     checksum = metadata.pop("checksum", "")
     if metadata.get("version") != VERSION or metadata.get("key") != key or names != set(DTYPES):
         raise DamagedError("another version, or of another file")
-    arrays: dict[str, np.ndarray] = {name: map_array(file, name) for name in DTYPES}
+    arrays: dict[str, np.ndarray] = {**map_arrays(file, DTYPES)}
     if wrong := [
         name for name, dtype in DTYPES.items() if (arrays[name].dtype, arrays[name].ndim) != (dtype, _ndim(name))
     ]:

@@ -82,8 +82,16 @@ class Mapped(np.ndarray):
 
 def map_array(file: Path, name: str) -> Mapped:
     """The tensor ``name`` of a safetensors file."""
+    return map_arrays(file, [name])[name]
+
+
+def map_arrays(file: Path, names: Iterable[str]) -> dict[str, Mapped]:
+    """Tensors of a safetensors file, all in one mapping: a system that promises no more memory than it has counts each
+    mapping in full, in every process.
+    """
     with safe_open(file, framework="pt") as tensors:
-        array = tensors.get_tensor(name).numpy().view(Mapped)
-    array.flags.writeable = False
-    array.place = (file, name)
-    return array
+        arrays = {name: tensors.get_tensor(name).numpy().view(Mapped) for name in names}
+    for name, array in arrays.items():
+        array.flags.writeable = False
+        array.place = (file, name)
+    return arrays
