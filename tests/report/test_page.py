@@ -104,6 +104,15 @@ def test_a_class_name_is_text_wherever_it_stands(page, one):
     opened(page, one + "#class-0")
 
 
+def test_the_names_of_runs_and_files_are_text(read, tmp_path):
+    run = replace(evaluated(read(with_evil_names()), FIRST, name="first"), name=EVIL)
+    for title in ("", EVIL):
+        write_report([run, run], tmp_path / "evil.html", title=title)
+        text = (tmp_path / "evil.html").read_text()
+        assert "alert(1)&lt;/script&gt;" in text
+        assert EVIL not in text
+
+
 def test_search_and_groups_filter_the_table_and_the_dots(page, one):
     opened(page, one)
     assert len(names(page)) == 3
