@@ -86,6 +86,7 @@ def test_no_kind_has_more_than_its_share(read):
     [
         ((100, 100, 150, 120), (75, 60, 175, 160)),  # twice the longer side, around the middle
         ((0, 0, 50, 50), (0, 0, 100, 100)),  # moved into the image
+        ((350, 250, 400, 300), (300, 200, 400, 300)),
         ((100, 100, 110, 110), (73, 73, 137, 137)),  # not below 64 pixels
         ((0, 0, 400, 200), (0, 0, 400, 300)),  # cut where the image ends
     ],
