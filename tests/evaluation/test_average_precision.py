@@ -354,6 +354,7 @@ def broken(change, kind=lvis):
         ),
         (broken(lambda d: d["annotations"][0].update(area="100")), "its area one number"),
         (broken(lambda d: d["annotations"][0].update(image_id=[1])), r"image_id of annotations should .* got \[1\]"),
+        (broken(lambda d: d["annotations"][0].update(iscrowd="0")), r"0 or 1, got .'iscrowd': '0'. of annotation"),
         (broken(lambda d: d["images"][0].update(id=[1])), "each of 'images' needs an id of its own"),
         (broken(lambda d: d["categories"][0].update(id=2**63)), "each of 'categories' needs an id of its own"),
         (broken(lambda d: d["images"][0].update(height="40")), "height and width of image 1 should be whole numbers"),
@@ -366,6 +367,13 @@ def test_a_wrong_annotation_file_is_named(write, data, message):
     with pytest.raises(ValueError, match=message) as error:
         evaluate(path, PERFECT)
     assert str(path) in str(error.value)
+
+
+def test_a_name_that_no_file_can_hold_is_shown_as_far_as_it_can(write):
+    """JSON can escape half a surrogate pair, which cannot be written as UTF-8."""
+    metrics = evaluate(write(broken(lambda d: d["categories"][0].update(name="ant\ud800"))), PERFECT)
+
+    assert "ant?" in {entry.name for entry in metrics.per_class["bbox"]}
 
 
 def test_a_file_with_frequency_but_no_lists_is_scored_as_coco_when_groups_are_given(write):

@@ -232,7 +232,7 @@ def read_ground_truth(path: Path, *, masks: bool, groups: Mapping[int, Group] | 
     return GroundTruth(
         protocol=protocol,
         sizes=sizes,
-        categories={key: str(categories[key].get("name", key)) for key in order},
+        categories={key: _text(categories[key].get("name", key)) for key in order},
         groups=_groups(categories, groups, path, needed=protocol == "lvis"),
         objects=_objects(annotations, {key: index for index, key in enumerate(sorted(images))}, order, masks),
         negative=_listed(images, order, "neg_category_ids", protocol),
@@ -330,6 +330,7 @@ def _mended(annotations: list[Any], masks: bool, path: Path, notes: list[str]) -
     without_area = sum(annotation.get("area") is None for annotation in annotations)
     if without_area:
         notes.append(f"{without_area:,} objects without 'area' are sized by their boxes")
+    _check_flags(annotations, path)
     ignored = sum(bool(annotation.get("ignore")) for annotation in annotations)
     if ignored:
         notes.append(f"{ignored:,} objects marked 'ignore' are left alone, as crowds are")
@@ -346,12 +347,28 @@ def _mended(annotations: list[Any], masks: bool, path: Path, notes: list[str]) -
     ]
 
 
+def _text(value: object) -> str:
+    """As text that can be written: JSON can escape half a surrogate pair."""
+    return str(value).encode(errors="replace").decode()
+
+
 def _without_empty(annotations: list[dict[str, Any]], notes: list[str]) -> list[dict[str, Any]]:
     """LVIS only: lvis-api never loads objects of zero area. (pycocotools asks for them all the same.)"""
     kept = [annotation for annotation in annotations if annotation["area"] > 0]
     if len(kept) < len(annotations):
         notes.append(f"{len(annotations) - len(kept):,} objects of zero area are not asked for, as in lvis-api")
     return kept
+
+
+def _check_flags(annotations: list[dict[str, Any]], path: Path) -> None:
+    """A flag of "0" would make a crowd of an object."""
+    for index, annotation in enumerate(annotations):
+        flags = {key: annotation[key] for key in ("iscrowd", "ignore") if annotation.get(key) not in (None, 0, 1)}
+        if flags:
+            raise ValueError(
+                f"{path}: iscrowd and ignore should be 0 or 1, got {flags!r:.100} of annotation "
+                f"{annotation.get('id', index)}"
+            )
 
 
 def _box_area(annotation: dict[str, Any], path: Path) -> float:
@@ -446,7 +463,7 @@ def _groups(
         if group not in get_args(Group):
             remedy = _REMEDY if given is None else "mend groups="
             raise ValueError(
-                f"{path}: the frequency group of category {key} should be 'r', 'c' or 'f', got {group!r}; {remedy}"
+                f"{path}: the frequency group of category {key} should be 'r', 'c' or 'f', got {group!r:.60}; {remedy}"
             )
         groups[key] = group
     unknown = groups.keys() - categories.keys()
@@ -459,5 +476,5 @@ def _groups(
 
 def _few(ids: set[int]) -> str:
     """The first few of many ids."""
-    ordered = sorted(ids, key=str)
-    return ", ".join(map(str, ordered[:5])) + (f" and {len(ordered) - 5:,} more" if len(ordered) > 5 else "")
+    first = ", ".join(f"{key!s:.60}" for key in sorted(ids, key=str)[:5])
+    return first + (f" and {len(ids) - 5:,} more" if len(ids) > 5 else "")
