@@ -194,6 +194,14 @@ def test_a_loss_that_is_not_finite_names_the_step_in_a_run(data, tmp_path):
     assert checkpoint.latest(tmp_path / "run") == checkpoint.step_path(tmp_path / "run", 5)  # the epoch before
 
 
+def test_a_target_that_cannot_be_used_names_the_step_and_the_images(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("tailseg.ops.masks.MAX_OUTLINE", 10)
+    with pytest.raises(
+        ValueError, match=r"^step 0: polygons' .* at most 10 .* \(on the images with ids \[(\d+, ){3}\d+\]"
+    ):
+        train(small.recipe(data, tmp_path))
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_bad_image_names_its_file_and_the_run_goes_on_once_it_is_mended(uninterrupted, data, tmp_path, workers):
     copy = tmp_path / "data"

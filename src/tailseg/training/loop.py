@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from rich.console import Console
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from tailseg.data.images import ImageError
@@ -196,7 +197,7 @@ def train_step(run: Run, batch: Batch) -> tuple[dict[str, float], dict[str, floa
     for part in parts:
         with only_add_up(run.network) if part is not parts[-1] else nullcontext():
             with together(), autocast(run.device, run.recipe.run.precision):
-                losses = run.network(part.images, part.targets)
+                losses = losses_of(run.network, part, step)
                 costs = torch.stack(list(losses.values())) / optim.accumulate
                 require_finite(dict(zip(losses, costs.tolist(), strict=True)), step, part)
             run.scaler.scale(costs.sum()).backward()
@@ -213,6 +214,19 @@ def train_step(run: Run, batch: Batch) -> tuple[dict[str, float], dict[str, floa
     if run.average:
         run.average.update_parameters(run.model)
     return values, measured
+
+
+def losses_of(network: torch.nn.Module, batch: Batch, step: int) -> dict[str, Tensor]:
+    """The network's losses by name.
+
+    Raises:
+        ValueError: a target cannot be used: an outline of gigabytes, say. Names the step and the batch's images.
+    """
+    try:
+        return network(batch.images, batch.targets)
+    except ValueError as error:
+        ids = [info.image_id for info in batch.infos]
+        raise ValueError(f"step {step}: {error} (on the images with ids {ids})") from error
 
 
 def only_add_up(network: torch.nn.Module) -> AbstractContextManager[None]:
