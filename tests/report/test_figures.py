@@ -81,6 +81,13 @@ def test_what_finds_its_own_object_confuses_no_other(look):
     assert result.fates.tolist() == [FOUND, MISSED, MISSED, MISSED]
 
 
+def test_a_score_and_an_overlap_at_their_bounds_count(look):
+    evidence = look(dataset(), [record(2, GNU, 40, 25, 0.5, size=5)])  # on a quarter of the bee
+    assert outcomes(evidence, threshold=0.5, iou=0.25).fates[2] == CONFUSED
+    assert outcomes(evidence, threshold=0.51, iou=0.25).fates[2] == MISSED
+    assert outcomes(evidence, threshold=0.5, iou=0.26).fates[2] == MISSED
+
+
 def test_a_class_nobody_looked_for_confuses_though_it_counts_neither_for_nor_against(look):
     lvis = dataset(neg_category_ids=[], not_exhaustive_category_ids=[])
     evidence = look(lvis, [record(1, BEE, 5, 5, 0.9), record(1, BEE, 5, 6, 0.2)])
