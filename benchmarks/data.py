@@ -40,7 +40,7 @@ from synthetic_lvis import HEIGHT, WIDTH, write_lvis
 from torchvision.datasets import CocoDetection
 from torchvision.transforms import v2
 
-from tailseg.data.coco import read_dataset
+from tailseg.annotations.read import read_dataset
 from tailseg.data.loader import DetectionDataset
 from tailseg.data.transforms import test_transform
 

@@ -28,8 +28,8 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss, maskrcnn_loss
 from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
-from tailseg.data.annotations import Annotations
-from tailseg.data.coco import read_dataset
+from tailseg.annotations.dataset import Annotations
+from tailseg.annotations.read import read_dataset
 from tailseg.data.images import read_image
 from tailseg.data.tiny_tail import generate
 from tailseg.losses import ClassificationLoss, build_loss

@@ -24,6 +24,10 @@ import torch  # noqa: E402
 
 from tailseg.losses import binary  # noqa: E402
 
+from .raw_data import many, raw, write  # noqa: E402
+
+__all__ = ["browser", "many", "one_thread", "raw", "shared", "write"]
+
 # Checked functions are no code to compile: tests that compile do so in processes of their own.
 binary.COMPILE_FROM.clear()
 

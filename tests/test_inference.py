@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tailseg.data.images import ImageError
+from tailseg.annotations.image_files import ImageError
 from tailseg.data.tiny_tail import generate
 from tailseg.inference import Predictor
 from tailseg.recipes import RECIPES, Recipe

@@ -32,11 +32,12 @@ with atheris.instrument_imports(include=["tailseg"]):
     from safetensors.numpy import save_file
     from safetensors.torch import save_file as save_torch_file
 
-    from tailseg.data import cache
-    from tailseg.data.annotations import Annotations, Category
-    from tailseg.data.coco import read_dataset
-    from tailseg.data.images import ImageError, is_safe_name
-    from tailseg.data.problems import DatasetError
+    from tailseg.annotations import cache
+    from tailseg.annotations.dataset import Annotations, Category
+    from tailseg.annotations.image_files import ImageError, is_safe_name
+    from tailseg.annotations.problems import DatasetError
+    from tailseg.annotations.read import read_dataset
+    from tailseg.annotations.run_lengths import run_lengths_total
     from tailseg.evaluation.detections import match_results, read_found
     from tailseg.evaluation.ground_truth import read_ground_truth
     from tailseg.ops.masks import (
@@ -48,7 +49,6 @@ with atheris.instrument_imports(include=["tailseg"]):
         polygons_to_rle,
         segmentation_to_rle,
     )
-    from tailseg.ops.run_lengths import run_lengths_total
     from tailseg.recipes import get_recipe
     from tailseg.recipes.saved import from_plain, to_plain
     from tailseg.structures import ClassFrequency, Frame, RunLengths

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
-from tailseg.data.annotations import Annotations
-from tailseg.data.coco import read_dataset
+from tailseg.annotations.dataset import Annotations
+from tailseg.annotations.read import read_dataset
 from tailseg.data.images import read_image
 from tailseg.data.tiny_tail import prepare
 from tailseg.models.config import ResNetConfig

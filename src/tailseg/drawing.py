@@ -12,9 +12,10 @@ from jaxtyping import Bool
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from tailseg.data.annotations import Annotations
+from tailseg.annotations.dataset import Annotations
+from tailseg.annotations.types import Group
 from tailseg.ops.masks import decode_mask, segmentation_to_rle
-from tailseg.structures import Detections, Group
+from tailseg.structures import Detections
 
 ColorBy = Literal["class", "group"]
 """Colour by class, or by frequency group: rare, common, frequent."""

@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torchvision.tv_tensors import Image
 
-from tailseg.data.annotations import Category
+from tailseg.annotations.dataset import Category
 from tailseg.data.images import load_image
 from tailseg.data.transforms import test_transform
 from tailseg.models.optimise import InferenceConfig, for_inference

@@ -11,28 +11,35 @@ covers the unit square from (0, 0) to (1, 1). Labels are ``0 .. C-1``; ``C`` is 
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal, TypedDict
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-Group = Literal["r", "c", "f"]
-"""LVIS frequency group: rare (1-10 training images), common (11-100), frequent (more than 100)."""
+from tailseg.annotations.types import (
+    ClassCounts,
+    Group,
+    ImageInfo,
+    Polygons,
+    RunLengths,
+    Segmentation,
+    frequency_group,
+)
 
-
-class RunLengths(TypedDict):
-    """A mask as COCO run lengths: ``size`` is ``[height, width]``, ``counts`` the compressed string."""
-
-    size: list[int]
-    counts: bytes | str
-
-
-Polygons = tuple[np.ndarray, ...]
-"""A mask as the union of polygons, each a float64 array ``[K, 2]`` of x, y in pixels of the annotated file."""
-
-Segmentation = Polygons | RunLengths
+__all__ = [
+    "Batch",
+    "ClassFrequency",
+    "Detections",
+    "Frame",
+    "Group",
+    "ImageInfo",
+    "Polygons",
+    "RunLengths",
+    "Segmentation",
+    "Target",
+    "frequency_group",
+    "sent",
+]
 
 
 @dataclass(frozen=True)
@@ -94,16 +101,6 @@ class Target:
             labels=sent(self.labels, device),
             ignore_boxes=sent(self.ignore_boxes, device),
         )
-
-
-@dataclass(frozen=True)
-class ImageInfo:
-    """Where an image came from: its id in the annotation file, its file, and the file's height and width."""
-
-    image_id: int
-    file: str
-    height: int
-    width: int
 
 
 @dataclass(frozen=True)
@@ -198,6 +195,18 @@ class ClassFrequency:
             groups = tuple(frequency_group(int(count)) for count in image_counts)
         return cls(image_counts.long(), instance_counts.long(), num_images, groups)
 
+    @classmethod
+    def of(cls, counts: ClassCounts) -> "ClassFrequency":
+        """The counts of an annotation file as tensors."""
+        images, instances = torch.from_numpy(counts.image_counts), torch.from_numpy(counts.instance_counts)
+        return cls(images, instances, counts.num_images, counts.groups)
+
+    def counts(self) -> ClassCounts:
+        """The counts as arrays, as an annotation file has them."""
+        return ClassCounts(
+            self.image_counts.cpu().numpy(), self.instance_counts.cpu().numpy(), self.num_images, self.groups
+        )
+
     @property
     def num_classes(self) -> int:
         return len(self.image_counts)
@@ -206,10 +215,3 @@ class ClassFrequency:
     def image_fraction(self) -> Float[Tensor, " C"]:
         """f_j = image_count_j / num_images, the frequency that EQL, DropLoss and repeat factors speak of."""
         return self.image_counts.double() / max(self.num_images, 1)
-
-
-def frequency_group(image_count: int) -> Group:
-    """LVIS's group of a class seen in ``image_count`` training images (a class never seen counts as rare)."""
-    if image_count <= 10:
-        return "r"
-    return "c" if image_count <= 100 else "f"

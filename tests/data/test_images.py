@@ -13,15 +13,8 @@ import torch
 from PIL import Image
 from torchvision.io import encode_jpeg, encode_png, write_file
 
-from tailseg.data.images import (
-    MAX_PIXELS,
-    ImageError,
-    ImageFinder,
-    candidate_names,
-    is_safe_name,
-    load_image,
-    read_image,
-)
+from tailseg.annotations.image_files import MAX_PIXELS, ImageError, ImageFinder, candidate_names, is_safe_name
+from tailseg.data.images import load_image, read_image
 from tailseg.structures import ImageInfo
 
 URL = "http://images.cocodataset.org/train2017/000000000009.jpg"

@@ -13,11 +13,11 @@ import torch
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from tailseg.data.annotations import Annotations
-from tailseg.data.coco import read_dataset
-from tailseg.data.images import ImageError
+from tailseg.annotations.dataset import Annotations
+from tailseg.annotations.image_files import ImageError
+from tailseg.annotations.ragged import Ragged
+from tailseg.annotations.read import read_dataset
 from tailseg.data.loader import DetectionDataset, Loader, test_loader, train_loader
-from tailseg.data.packed import Ragged
 from tailseg.data.sampler import TestSampler, TrainSampler
 from tailseg.data.transforms import test_transform, train_transform
 from tailseg.ops.masks import mask_targets

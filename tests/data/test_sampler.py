@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tailseg.data.annotations import Annotations
-from tailseg.data.coco import read_dataset
+from tailseg.annotations.dataset import Annotations
+from tailseg.annotations.read import read_dataset
 from tailseg.data.sampler import Sample, TestSampler, TrainSampler
 
 Write = Callable[..., Path]

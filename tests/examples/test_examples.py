@@ -15,9 +15,10 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.models.detection.rpn import AnchorGenerator
 from torchvision.ops import MultiScaleRoIAlign
 
-from tailseg.data.coco import read_dataset
+from tailseg.annotations.read import read_dataset
 from tailseg.data.tiny_tail import generate
 from tailseg.losses import GumbelCE, SoftmaxCE, build_loss
+from tailseg.structures import ClassFrequency
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -81,7 +82,7 @@ def data(tmp_path_factory):
     """The smallest draw's images and targets in torchvision's form, and its class frequencies."""
     annotations = read_dataset(generate(tmp_path_factory.mktemp("examples") / "data", preset="test") / "train.json")
     images, targets = torchvision_example.load(annotations)
-    return images, targets, annotations.frequency
+    return images, targets, ClassFrequency.of(annotations.frequency)
 
 
 class Pyramid(nn.Module):

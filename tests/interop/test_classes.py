@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tailseg.data.annotations import Category
+from tailseg.annotations.dataset import Category
 from tailseg.interop.classes import check_class_names, read_classes
 from tailseg.training.checkpoint import CheckpointError
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tailseg.data.coco import read_dataset
+from tailseg.annotations.read import read_dataset
 from tailseg.data.repeat_factor import category_repeat_factors, image_repeat_factors, repeat_indices
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torchvision.io import encode_jpeg, write_file
 
-from tailseg.data.annotations import Annotations
-from tailseg.data.coco import read_dataset
+from tailseg.annotations.dataset import Annotations
+from tailseg.annotations.read import read_dataset
 
 
 @pytest.fixture

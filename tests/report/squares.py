@@ -7,6 +7,7 @@ from tailseg.evaluation import analyse
 from tailseg.recipes import get_recipe
 from tailseg.report.evidence import gather
 from tailseg.report.run import EvaluatedRun, what_overlaps
+from tailseg.structures import ClassFrequency
 
 ANT, BEE, GNU = 3, 7, 9
 SQUARES = [(1, ANT, 5, 5), (2, ANT, 20, 10), (2, BEE, 40, 25)]
@@ -65,7 +66,7 @@ def evaluated(annotations, records, *, name, recipe="tiny_gumbel"):
         analysis=analyse(annotations.path, dict.fromkeys({"bbox", kind}, results), groups=groups),
         evidence=gather(annotations.path, results, kind=kind, groups=groups, least_score=0.3),
         annotations=annotations,
-        frequency=annotations.frequency,
+        frequency=ClassFrequency.of(annotations.frequency),
         train=annotations,
         threshold=0.3,
     )

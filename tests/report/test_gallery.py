@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageStat
 from torchvision.io import encode_png, write_file
 
-from tailseg.data.coco import read_dataset
+from tailseg.annotations.read import read_dataset
 from tailseg.report.figures import outcomes
 from tailseg.report.gallery import PER_KIND, build_galleries
 from tailseg.report.thumbnails import box_outline, crop_around, outline, thumbnail_size

@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from tailseg.data.annotations import Category
+from tailseg.annotations.dataset import Category
 from tailseg.recipes import get_recipe
 from tailseg.recipes.saved import to_plain
 from tailseg.structures import ClassFrequency

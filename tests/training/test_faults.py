@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tailseg.data.annotations import Category
-from tailseg.data.images import ImageError
+from tailseg.annotations.dataset import Category
+from tailseg.annotations.image_files import ImageError
 from tailseg.data.loader import WorkerError
 from tailseg.recipes.recipe import Recipe
 from tailseg.training import checkpoint

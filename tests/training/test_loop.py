@@ -14,7 +14,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tailseg.data.images import ImageError
+from tailseg.annotations.image_files import ImageError
 from tailseg.recipes.recipe import Recipe
 from tailseg.recipes.saved import load_recipe
 from tailseg.training import checkpoint

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from tailseg.evaluation.calibration import adjust_logits, fracal_offsets, fracal_sigmoid_scores, norcal_offsets
 from tailseg.losses import ECMLossConfig, GumbelCE, SeesawLossConfig, SigmoidCE, SoftmaxCE
 from tailseg.structures import ClassFrequency
+from tailseg.training.calibration import adjust_logits, fracal_offsets, fracal_sigmoid_scores, norcal_offsets
 from tailseg.training.recalibration import Calibrated, Calibration, Setting, in_place, replacements, settings
 
 COUNTS = torch.tensor([500, 50, 5, 1])

@@ -15,7 +15,7 @@ from rich.table import Table
 from tailseg.cli.common import UsageError, find_recipe, output, parse
 
 if TYPE_CHECKING:
-    from tailseg.data.annotations import Annotations
+    from tailseg.annotations.dataset import Annotations
     from tailseg.evaluation import Analysis
     from tailseg.inference import Predictor
     from tailseg.structures import Batch
@@ -99,7 +99,7 @@ def read_data(predictor: "Predictor", run: Path) -> "tuple[Annotations, tuple[fl
     except (ValueError, FileNotFoundError):
         val, dimensions = build_validation(recipe), None
     check_classes(predictor.checkpoint, val.categories, predictor.file)
-    return replace(val, categories=predictor.categories, frequency=predictor.frequency), dimensions
+    return replace(val, categories=predictor.categories, frequency=predictor.frequency.counts()), dimensions
 
 
 def measure(

@@ -16,9 +16,9 @@ from tailseg.cli.common import UsageError, output, parse, suggestion
 if TYPE_CHECKING:
     from PIL import Image
 
-    from tailseg.data.annotations import Annotations
-    from tailseg.data.problems import Problem
-    from tailseg.data.summary import ClassCount, Summary
+    from tailseg.annotations.dataset import Annotations
+    from tailseg.annotations.problems import Problem
+    from tailseg.annotations.summary import ClassCount, Summary
 
 _HELP = """\
 usage: tailseg data show|check PATH|tiny_tail[:preset] [OPTIONS]
@@ -105,9 +105,9 @@ def check(options: DataCheck) -> "Sequence[Problem]":
     Raises:
         DatasetError: it is no annotation file at all.
     """
+    from tailseg.annotations.problems import DatasetError
+    from tailseg.annotations.read import read_dataset
     from tailseg.data.check import image_problems
-    from tailseg.data.coco import read_dataset
-    from tailseg.data.problems import DatasetError
 
     try:
         annotations = read_dataset(annotation_file(options.data), images=options.images)
@@ -138,8 +138,8 @@ def problem_table(problems: "Sequence[Problem]") -> Table:
 
 def show(options: DataShow) -> None:
     """Print what the data set contains, and draw examples."""
-    from tailseg.data.coco import read_dataset
-    from tailseg.data.summary import summary
+    from tailseg.annotations.read import read_dataset
+    from tailseg.annotations.summary import summary
 
     annotations = read_dataset(annotation_file(options.data), images=options.images)
     found = summary(annotations)

@@ -13,7 +13,7 @@ from rich.progress import track
 from tailseg.cli.common import UsageError, find_recipe, output, parse
 
 if TYPE_CHECKING:
-    from tailseg.data.annotations import Annotations
+    from tailseg.annotations.dataset import Annotations
     from tailseg.inference import Predictor
     from tailseg.recipes.recipe import Recipe
 

@@ -113,7 +113,7 @@ def predict_files(
     predictor: "Predictor", files: Sequence[Path], out: Path, options: Predict
 ) -> tuple[list[dict[str, Any]], int]:
     """Result records of all images (ids count from 1), and how many images could not be read."""
-    from tailseg.data.images import ImageError
+    from tailseg.annotations.image_files import ImageError
     from tailseg.drawing import above, draw
     from tailseg.evaluation import to_results
 

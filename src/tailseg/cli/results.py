@@ -66,7 +66,7 @@ def frequency_groups(train: Path | None) -> "Mapping[int, Group] | None":
     """
     if train is None:
         return None
-    from tailseg.data.coco import read_dataset
+    from tailseg.annotations.read import read_dataset
 
     return {category.id: category.group for category in read_dataset(train).categories}
 

@@ -82,7 +82,7 @@ def evaluate_run(options: Test) -> "Metrics":
     annotations = build_validation(recipe)
     check_classes(predictor.checkpoint, annotations.categories, predictor.file)
     # rare, common and frequent as in the training set, which the checkpoint remembers
-    annotations = replace(annotations, categories=predictor.categories, frequency=predictor.frequency)
+    annotations = replace(annotations, categories=predictor.categories, frequency=predictor.frequency.counts())
     with Progress(console=output(), transient=True, disable=not is_first()) as bar:
         task = bar.add_task("evaluating", total=None)
         results, metrics = test(

@@ -1,8 +1,9 @@
 """Whether the images of a data set are there, and what they are said to be."""
 
-from tailseg.data.annotations import Annotations
-from tailseg.data.images import ImageError, read_image
-from tailseg.data.problems import SHOWN, Problem
+from tailseg.annotations.dataset import Annotations
+from tailseg.annotations.image_files import ImageError
+from tailseg.annotations.problems import SHOWN, Problem
+from tailseg.data.images import read_image
 
 
 def image_problems(annotations: Annotations, *, decode: bool) -> tuple[Problem, ...]:

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
-from tailseg.data.annotations import Annotations
-from tailseg.data.images import ImageError, read_image
+from tailseg.annotations.dataset import Annotations
+from tailseg.annotations.image_files import ImageError
+from tailseg.data.images import read_image
 from tailseg.data.sampler import Sample, TestSampler, TrainSampler
 from tailseg.data.transforms import TransformSample, frame_of, make_sample
 from tailseg.structures import Batch, Frame, ImageInfo, Segmentation, Target

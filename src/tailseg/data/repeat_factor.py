@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from tailseg.data.annotations import Annotations
+from tailseg.annotations.dataset import Annotations
 
 Rounding = Literal["ceil", "stochastic"]
 
@@ -41,7 +41,8 @@ def image_repeat_factors(annotations: Annotations, threshold: float) -> Float64[
         ValueError: the threshold is negative or not finite.
     """
     objects = annotations.objects
-    of_class = category_repeat_factors(annotations.frequency.image_fraction, threshold).numpy()
+    fraction = torch.from_numpy(annotations.frequency.image_fraction)
+    of_class = category_repeat_factors(fraction, threshold).numpy()
     factors = np.ones(annotations.num_images)
     kept = ~objects.ignored
     np.maximum.at(factors, objects.images[kept], of_class[objects.labels[kept]])

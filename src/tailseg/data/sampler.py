@@ -6,7 +6,7 @@ from math import ceil
 import numpy as np
 import torch.utils.data
 
-from tailseg.data.annotations import Annotations
+from tailseg.annotations.dataset import Annotations
 from tailseg.data.repeat_factor import Rounding, image_repeat_factors, repeat_indices
 
 Sample = tuple[int, int]

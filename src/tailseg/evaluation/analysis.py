@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from tailseg.annotations.types import Group
 from tailseg.evaluation.average_precision import MAX_DETECTIONS, check_options, metrics, summary
 from tailseg.evaluation.boundary import with_boundaries
 from tailseg.evaluation.detections import best_of_each_class, best_of_each_image, candidates, read_found
@@ -27,7 +28,6 @@ from tailseg.evaluation.metrics import ROW_NAMES, IouType, Metrics
 from tailseg.evaluation.precision import precision_and_recall
 from tailseg.evaluation.reliability import Reliability, reliability
 from tailseg.evaluation.results import Results
-from tailseg.structures import Group
 
 Step = Callable[[str, int, int], None]
 """Told what is being done, how far it is, and its end."""

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from tailseg.annotations.types import Group
 from tailseg.evaluation.detections import areas_of, best_of_each_image, read_found
 from tailseg.evaluation.engines import ENGINES, Curves, Engine
 from tailseg.evaluation.ground_truth import GroundTruth, read_ground_truth
 from tailseg.evaluation.json_files import garbage_collector_paused
 from tailseg.evaluation.metrics import ClassScore, IouType, Metrics
 from tailseg.evaluation.results import Results
-from tailseg.structures import Group
 
 MAX_DETECTIONS = {"lvis": 300, "coco": 100}
 GROUPS: tuple[Group, ...] = ("r", "c", "f")

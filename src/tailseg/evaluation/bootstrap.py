@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tailseg.annotations.types import Group
 from tailseg.evaluation.errors import members_of_parts
 from tailseg.evaluation.matches import FALSE, FOUND, LEFT_ALONE, Matches
 from tailseg.evaluation.precision import RECALLS
-from tailseg.structures import Group
 
 BLOCK = 4_000_000
 """Detections times samples that are worked on at a time."""

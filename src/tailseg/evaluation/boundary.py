@@ -8,7 +8,6 @@ B. Cheng et al., "Boundary IoU: Improving Object-Centric Image Segmentation Eval
 
 from dataclasses import replace
 
-import cv2
 import numpy as np
 from hotcoco import mask as run_lengths
 
@@ -23,6 +22,8 @@ WIDTH = 0.02
 
 def outline(mask: Runs) -> Runs:
     """The pixels of a mask at most max(1, round(0.02 diagonal)) from its edge or the image's, along rows or columns."""
+    import cv2
+
     height, width = mask["size"]
     band = max(round(WIDTH * float(np.hypot(height, width))), 1)
     x, y, w, h = (int(value) for value in run_lengths.to_bbox(mask))

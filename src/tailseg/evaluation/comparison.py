@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tailseg.annotations.types import Group
 from tailseg.evaluation.average_precision import MAX_DETECTIONS
 from tailseg.evaluation.bootstrap import Resampled, draw, resample
 from tailseg.evaluation.detections import best_of_each_image, match_results, read_found
@@ -17,7 +18,6 @@ from tailseg.evaluation.ground_truth import GroundTruth
 from tailseg.evaluation.json_files import garbage_collector_paused
 from tailseg.evaluation.matches import Matches
 from tailseg.evaluation.metrics import ROW_NAMES, IouType
-from tailseg.structures import Group
 
 AT_A_TIME = 100
 """Samples drawn at a time."""

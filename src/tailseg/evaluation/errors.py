@@ -23,6 +23,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from tailseg.annotations.types import Group
 from tailseg.evaluation.detections import overlaps
 from tailseg.evaluation.ground_truth import GroundTruth
 from tailseg.evaluation.matches import FALSE, FOUND, Matches, order_of_match
@@ -30,7 +31,6 @@ from tailseg.evaluation.metrics import IouType
 from tailseg.evaluation.overlaps import Pairs, pairs_of_equal
 from tailseg.evaluation.precision import precision_curve
 from tailseg.evaluation.results import Results
-from tailseg.structures import Group
 
 Kind = Literal["classification", "localisation", "both", "duplicate", "background", "missed"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

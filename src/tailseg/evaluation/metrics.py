@@ -7,7 +7,7 @@ from typing import Literal
 from rich import box
 from rich.table import Table
 
-from tailseg.structures import Group
+from tailseg.annotations.types import Group
 
 IouType = Literal["bbox", "segm"]
 COLUMNS = ("AP", "AP50", "AP75", "APr", "APc", "APf", "APs", "APm", "APl", "AR")

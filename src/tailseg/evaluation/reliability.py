@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tailseg.annotations.types import Group
 from tailseg.evaluation.errors import Part, members_of_parts
 from tailseg.evaluation.matches import FOUND, LEFT_ALONE, Matches
-from tailseg.structures import Group
 
 NUM_BINS = 10
 

@@ -8,17 +8,31 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from hotcoco import mask as run_lengths
 
+from tailseg.annotations.types import RunLengths
 from tailseg.evaluation.json_files import read_records
 from tailseg.evaluation.metrics import IouType
-from tailseg.structures import Detections
 
 
-def to_results(detections: Detections, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
+@runtime_checkable
+class Found(Protocol):
+    """What is read of a `tailseg.structures.Detections`, which cannot be named without torch."""
+
+    @property
+    def boxes(self) -> Any: ...  # noqa: ANN401 - tensors
+    @property
+    def scores(self) -> Any: ...  # noqa: ANN401
+    @property
+    def labels(self) -> Any: ...  # noqa: ANN401
+    @property
+    def masks(self) -> tuple[RunLengths, ...] | None: ...
+
+
+def to_results(detections: Found, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
     """The detections of one image as result records.
 
     Args:

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from tailseg.data.annotations import Category
-from tailseg.data.coco import read_dataset
+from tailseg.annotations.dataset import Category
+from tailseg.annotations.read import read_dataset
 from tailseg.interop.rules import few
 from tailseg.structures import ClassFrequency, frequency_group
 from tailseg.training.checkpoint import CheckpointError
@@ -37,7 +37,7 @@ def read_classes(path: Path) -> tuple[tuple[Category, ...], ClassFrequency]:
         raise CheckpointError(f"{path} has no list of categories: expected an annotation file in COCO or LVIS format")
     if "annotations" in content:
         annotations = read_dataset(path)
-        return annotations.categories, annotations.frequency
+        return annotations.categories, ClassFrequency.of(annotations.frequency)
     return _from_list(content, path)
 
 

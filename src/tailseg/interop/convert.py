@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tailseg.data.annotations import Category
+from tailseg.annotations.dataset import Category
 from tailseg.interop.classes import check_class_names, read_classes
 from tailseg.interop.files import WeightsFile, read_weights_file, write_safetensors_file, write_torch_file
 from tailseg.interop.mmdet import from_mmdet, to_mmdet

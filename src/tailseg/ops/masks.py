@@ -18,7 +18,7 @@ from pycocotools import mask as coco
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from tailseg.ops.run_lengths import check_run_lengths
+from tailseg.annotations.run_lengths import check_run_lengths
 from tailseg.structures import Frame, Polygons, RunLengths, Segmentation
 
 MAX_COORDINATE: Final = 100_000

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from tailseg.data.annotations import Annotations
-from tailseg.data.coco import read_dataset
-from tailseg.data.hold_out import hold_out
+from tailseg.annotations.dataset import Annotations
+from tailseg.annotations.hold_out import hold_out
+from tailseg.annotations.read import read_dataset
 from tailseg.data.tiny_tail import is_tiny_tail, prepare
 from tailseg.losses import build_loss
 from tailseg.models.build import build_detector

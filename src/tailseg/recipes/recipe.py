@@ -22,7 +22,7 @@ class DataConfig:
     val: str | None
     """Annotation file of the validation set, or ``tiny_tail[:preset]``; None holds out a tenth of the training set."""
     train_images: str | None = None
-    """Folder of the training images; None looks beside the annotation file (see tailseg.data.coco)."""
+    """Folder of the training images; None looks beside the annotation file (see tailseg.annotations.read)."""
     val_images: str | None = None
     """Folder of the validation images; None looks beside the annotation file."""
     short_sides: tuple[int, ...] = (640, 672, 704, 736, 768, 800)

@@ -13,8 +13,9 @@ from typing import Any, Final, cast
 import numpy as np
 from pycocotools import mask as coco
 
-from tailseg.data.annotations import Annotations
-from tailseg.data.images import ImageError, read_image
+from tailseg.annotations.dataset import Annotations
+from tailseg.annotations.image_files import ImageError
+from tailseg.data.images import read_image
 from tailseg.ops.masks import segmentation_to_rle
 from tailseg.report.evidence import Evidence
 from tailseg.report.figures import CONFUSED, FOUND, MISSED, Outcomes, false_alarms

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from tailseg.data.annotations import Annotations
+from tailseg.annotations.dataset import Annotations
 from tailseg.evaluation import Analysis, analyse
 from tailseg.evaluation.metrics import IouType
 from tailseg.evaluation.results import holds
@@ -114,9 +114,9 @@ def _data(
         annotations = build_validation(recipe)
         saved = checkpoints.load(checkpoints.choose(folder, "best"))
         checkpoints.check_classes(saved, annotations.categories, folder)
-        annotations = replace(annotations, categories=saved.categories, frequency=saved.frequency)
+        annotations = replace(annotations, categories=saved.categories, frequency=saved.frequency.counts())
         return None, annotations, saved.frequency
-    return train, annotations, train.frequency
+    return train, annotations, ClassFrequency.of(train.frequency)
 
 
 def _files(recipe: Recipe) -> tuple[str | None, ...]:

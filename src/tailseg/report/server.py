@@ -26,7 +26,8 @@ from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from PIL import Image
 
-from tailseg.data.images import FORMATS, ImageError
+from tailseg.annotations.image_files import ImageError
+from tailseg.data.images import FORMATS
 from tailseg.drawing import above, draw
 from tailseg.inference import Predictor
 

@@ -28,7 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from tailseg.data.annotations import Annotations, Category
+from tailseg.annotations.dataset import Annotations, Category
 from tailseg.recipes.recipe import Recipe
 from tailseg.recipes.saved import Plain, differences
 from tailseg.structures import ClassFrequency, Group

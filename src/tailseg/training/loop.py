@@ -19,7 +19,7 @@ from rich.console import Console
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from tailseg.data.images import ImageError
+from tailseg.annotations.image_files import ImageError
 from tailseg.data.loader import WorkerError
 from tailseg.evaluation import Metrics
 from tailseg.evaluation.metrics import ROW_NAMES, percent

@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from tailseg.data.annotations import Annotations
+from tailseg.annotations.dataset import Annotations
 from tailseg.data.loader import DetectionDataset, Loader, train_loader
 from tailseg.data.sampler import TrainSampler
 from tailseg.data.transforms import train_transform
@@ -20,6 +20,7 @@ from tailseg.models.detector import Detector
 from tailseg.recipes.build import build_data, build_model, run_folder
 from tailseg.recipes.recipe import DataConfig, Recipe
 from tailseg.recipes.saved import save_recipe, to_plain
+from tailseg.structures import ClassFrequency
 from tailseg.training import checkpoint
 from tailseg.training.checkpoint import Checkpoint, Progress
 from tailseg.training.console import Speed
@@ -86,7 +87,7 @@ class Run:
             content = Checkpoint(
                 recipe=to_plain(self.recipe),
                 categories=self.train_data.categories,
-                frequency=self.train_data.frequency,
+                frequency=ClassFrequency.of(self.train_data.frequency),
                 model=self.evaluated.state_dict(),
                 optimizer=self.optimizer.state_dict(),
                 progress=self.progress,
@@ -122,7 +123,9 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
         check_masks(recipe, train_data)
         seed_everything(recipe.run.seed)
         first = Path(recipe.run.start_from) if recipe.run.start_from and not found else None
-        model = build_model(recipe, train_data.frequency, load_weights=not (found or first)).to(device)
+        model = build_model(recipe, ClassFrequency.of(train_data.frequency), load_weights=not (found or first)).to(
+            device
+        )
         if first:
             start_from(first, model, train_data)
     if recipe.run.compile:

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import torch
 
-from tailseg.data.annotations import Annotations
+from tailseg.annotations.dataset import Annotations
 from tailseg.data.loader import DetectionDataset, Loader, test_loader
 from tailseg.data.transforms import test_transform
 from tailseg.evaluation import Metrics, evaluate, to_results

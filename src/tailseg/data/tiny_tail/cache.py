@@ -5,8 +5,8 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from tailseg.data.home import cache_folder
 from tailseg.data.tiny_tail.write import find_preset, generate
+from tailseg.files import cache_folder
 
 VERSION: Final = 3
 """Part of a cached folder's name: goes up whenever the drawn files change."""

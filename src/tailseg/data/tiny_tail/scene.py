@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 from pycocotools import mask as coco_mask
 
+from tailseg.annotations.types import RunLengths
 from tailseg.data.tiny_tail.shapes import Outline, Points, Pose, blob, draw_pose, outline
 from tailseg.data.tiny_tail.surfaces import PRETRAIN_SURFACES, SURFACES, Field, Grid
-from tailseg.structures import RunLengths
 
 _SUPERSAMPLING: Final = 2
 _SIDES: Final = (128, 177)  # of an image, in pixels

@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from rich.progress import track
 
+from tailseg.annotations.types import frequency_group
 from tailseg.data.tiny_tail.plan import (
     PRESETS,
     ObjectClass,
@@ -17,7 +18,6 @@ from tailseg.data.tiny_tail.plan import (
     draw_order,
 )
 from tailseg.data.tiny_tail.scene import Bitmap, draw_scene, segmentation
-from tailseg.structures import frequency_group
 
 Record = dict[str, Any]
 

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tailseg.evaluation import calibration
-from tailseg.evaluation.calibration import (
+from tailseg.training import calibration
+from tailseg.training.calibration import (
     adjust_binary_scores,
     adjust_logits,
     adjust_scores,

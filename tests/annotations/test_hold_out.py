@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tailseg.data.coco import read_dataset
-from tailseg.data.hold_out import hold_out
+from tailseg.annotations.hold_out import hold_out
+from tailseg.annotations.read import read_dataset
 
 RawDataset = dict[str, Any]
 Write = Callable[..., Path]

@@ -9,12 +9,19 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 from jaxtyping import Float32, Int64
 
-from tailseg.data.images import ImageFinder
-from tailseg.data.packed import Ragged, offsets_of, spans
-from tailseg.structures import ClassFrequency, Group, ImageInfo, Polygons, RunLengths, Segmentation
+from tailseg.annotations.image_files import ImageFinder
+from tailseg.annotations.ragged import Ragged, offsets_of, spans
+from tailseg.annotations.types import (
+    ClassCounts,
+    Group,
+    ImageInfo,
+    Polygons,
+    RunLengths,
+    Segmentation,
+    frequency_group,
+)
 
 
 @dataclass(frozen=True)
@@ -128,11 +135,11 @@ class Contents:
 
 @dataclass(frozen=True, eq=False)
 class Annotations:
-    """An annotation file in memory, made by `tailseg.data.coco.read_dataset`.
+    """An annotation file in memory, made by `tailseg.annotations.read.read_dataset`.
 
     Images are addressed by their position ``0 .. num_images-1`` in the file, classes by labels ``0 .. C-1``: the
     categories ordered by id. All that is large lies in NumPy arrays, mapped from a file where the annotation file is
-    large (see `tailseg.data.cache`), so that loader processes share it.
+    large (see `tailseg.annotations.cache`), so that loader processes share it.
 
     Attributes:
         path: the annotation file.
@@ -154,7 +161,7 @@ class Annotations:
     key: str
     format: Literal["lvis", "coco"]
     categories: tuple[Category, ...]
-    frequency: ClassFrequency
+    frequency: ClassCounts
     image_ids: np.ndarray
     sizes: np.ndarray
     objects: Objects
@@ -238,9 +245,9 @@ def count_classes(objects: Objects, num_classes: int) -> tuple[Int64[np.ndarray,
     return image_counts, np.bincount(labels, minlength=num_classes), int(np.count_nonzero(np.bincount(images)))
 
 
-def count_frequency(objects: Objects, num_classes: int, groups: tuple[Group, ...] | None) -> ClassFrequency:
+def count_frequency(objects: Objects, num_classes: int, groups: tuple[Group, ...] | None) -> ClassCounts:
     """The objects' class frequencies; groups follow from the image counts unless given."""
     image_counts, instance_counts, num_images = count_classes(objects, num_classes)
-    return ClassFrequency.from_counts(
-        torch.from_numpy(image_counts), torch.from_numpy(instance_counts), num_images, groups
-    )
+    if groups is None:
+        groups = tuple(frequency_group(count) for count in image_counts.tolist())
+    return ClassCounts(image_counts, instance_counts, num_images, groups)

@@ -1,5 +1,6 @@
 """Rows of different lengths in one flat array, and arrays that lie in a file."""
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,15 @@ from typing import Any, Final
 
 import numpy as np
 from safetensors import safe_open
+
+_DTYPES: Final = {
+    "U8": np.uint8,
+    "U32": np.uint32,
+    "BOOL": np.bool_,
+    "I64": np.int64,
+    "F32": np.float32,
+    "F64": np.float64,
+}
 
 BLOCK: Final = 16_384
 """Rows moved at a time: bounds the memory of an index into a gigabyte of values."""
@@ -88,10 +98,18 @@ def map_array(file: Path, name: str) -> Mapped:
 def map_arrays(file: Path, names: Iterable[str]) -> dict[str, Mapped]:
     """Tensors of a safetensors file, all in one mapping: a system that promises no more memory than it has counts each
     mapping in full, in every process.
+
+    Raises:
+        OSError, SafetensorError, ValueError, KeyError: the file cannot be read, or lacks one of them.
     """
-    with safe_open(file, framework="pt") as tensors:
-        arrays = {name: tensors.get_tensor(name).numpy().view(Mapped) for name in names}
-    for name, array in arrays.items():
-        array.flags.writeable = False
+    with safe_open(file, framework="np"):  # checks the header, the places of the tensors among it
+        content = np.memmap(file, np.uint8, mode="r")
+    length = int(content[:8].view("<u8")[0])
+    header, arrays = json.loads(content[8 : 8 + length].tobytes()), {}
+    for name in names:
+        entry = header[name]
+        first, last = (8 + length + place for place in entry["data_offsets"])
+        array = content[first:last].view(_DTYPES[entry["dtype"]]).reshape(entry["shape"]).view(Mapped)
         array.place = (file, name)
+        arrays[name] = array
     return arrays

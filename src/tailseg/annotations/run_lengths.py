@@ -5,7 +5,7 @@ from typing import Final
 
 import numpy as np
 
-from tailseg.structures import RunLengths
+from tailseg.annotations.types import RunLengths
 
 BLOCK: Final = 1 << 20
 """Characters looked at together: bounds the memory."""

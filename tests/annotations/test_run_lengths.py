@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from tailseg.data.packed import Ragged
-from tailseg.ops import run_lengths
+from tailseg.annotations import run_lengths
+from tailseg.annotations.ragged import Ragged
+from tailseg.annotations.run_lengths import are_filled, run_lengths_total
 from tailseg.ops.masks import _compressed, decode_mask, mask_area, mask_box, segmentation_to_rle
-from tailseg.ops.run_lengths import are_filled, run_lengths_total
 from tailseg.structures import RunLengths
 
 

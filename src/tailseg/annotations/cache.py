@@ -39,12 +39,12 @@ from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from tailseg.data.annotations import Contents, Objects
-from tailseg.data.home import cache_folder, unfinished
-from tailseg.data.images import MAX_NAME, MAX_PIXELS, is_safe_name, is_text
-from tailseg.data.packed import Ragged, map_arrays
-from tailseg.ops.run_lengths import are_filled
-from tailseg.structures import Group
+from tailseg.annotations.dataset import Contents, Objects
+from tailseg.annotations.image_files import MAX_NAME, MAX_PIXELS, is_safe_name, is_text
+from tailseg.annotations.ragged import Ragged, map_arrays
+from tailseg.annotations.run_lengths import are_filled
+from tailseg.annotations.types import Group
+from tailseg.files import cache_folder, unfinished
 
 CACHE_FROM = 16_000_000
 """Bytes of an annotation file from which on it is cached: smaller ones are parsed within a second."""
@@ -251,7 +251,7 @@ def _read(file: Path, key: str) -> Contents:
         DamagedError, OSError, SafetensorError, ValueError, TypeError, KeyError, RuntimeError: it is not what was
             written, or cannot be mapped.
     """
-    with safe_open(file, framework="pt") as tensors:
+    with safe_open(file, framework="np") as tensors:
         metadata, names = dict(tensors.metadata() or {}), set(tensors.keys())
     checksum = metadata.pop("checksum", "")
     if metadata.get("version") != VERSION or metadata.get("key") != key or names != set(DTYPES):
@@ -338,7 +338,7 @@ def _fits_together(contents: Contents) -> bool:
 
 
 def _is_in_range(contents: Contents) -> bool:
-    """Whether the values are such as `tailseg.data.coco.parse` lets through: others would end a training, or worse."""
+    """Whether the values are such as `read.parse` lets through: others would end a training, or worse."""
     objects, sizes = contents.objects, contents.sizes
     ids, names, groups = contents.category_ids, contents.category_names, contents.groups or ()
     lists = (contents.negative.values, contents.not_exhaustive.values)

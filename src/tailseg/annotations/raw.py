@@ -13,7 +13,7 @@ from typing import Any, Final, overload
 
 import msgspec
 
-from tailseg.data.problems import DatasetError
+from tailseg.annotations.problems import DatasetError
 
 SECTIONS: Final = ("images", "annotations", "categories")
 

@@ -5,8 +5,8 @@ from typing import Final, get_args
 
 import numpy as np
 
-from tailseg.data.annotations import Annotations, Category, count_classes
-from tailseg.structures import Group
+from tailseg.annotations.dataset import Annotations, Category, count_classes
+from tailseg.annotations.types import Group
 
 QUANTILES: Final = (0.05, 0.25, 0.5, 0.75, 0.95)
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco
 
-from tailseg.data.packed import Ragged, offsets_of
-from tailseg.data.problems import Problems
-from tailseg.ops.run_lengths import run_lengths_total
+from tailseg.annotations.problems import Problems
+from tailseg.annotations.ragged import Ragged, offsets_of
+from tailseg.annotations.run_lengths import run_lengths_total
 
 
 class SegmentationPacker:

@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tailseg.data import cache, coco
-from tailseg.data.annotations import Annotations, Contents, Record
-from tailseg.data.cache import cached, store_path
-from tailseg.data.coco import parse, read_dataset
-from tailseg.data.packed import Mapped, Ragged
-from tailseg.data.problems import DatasetError
+from tailseg.annotations import cache, read
+from tailseg.annotations.cache import cached, store_path
+from tailseg.annotations.dataset import Annotations, Contents, Record
+from tailseg.annotations.problems import DatasetError
+from tailseg.annotations.ragged import Mapped, Ragged
+from tailseg.annotations.read import parse, read_dataset
 
 RawDataset = dict[str, Any]
 Write = Callable[..., Path]
@@ -170,7 +170,7 @@ def test_lvis_v0_5_is_the_same_from_the_cache(write: Write, tmp_path: Path, monk
         parsed = read_dataset(path)
     assert not isinstance(parsed.objects.boxes, Mapped)
     first = read_dataset(path)
-    monkeypatch.setattr(coco, "parse", no_parsing)
+    monkeypatch.setattr(read, "parse", no_parsing)
     for opened in (first, read_dataset(path)):
         assert isinstance(opened.objects.boxes, Mapped)
         assert (opened.key, opened.format, opened.notes) == (parsed.key, "lvis", ())

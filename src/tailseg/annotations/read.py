@@ -5,7 +5,7 @@ category ids with gaps. What is repaired, with a warning that counts it: boxes t
 beyond the image are clipped; objects below one pixel in width or height are kept but not trained on. Everything else is
 an error that names the records: training would go wrong silently, or stop hours later.
 
-A large file is parsed once: see `tailseg.data.cache`.
+A large file is parsed once: see `tailseg.annotations.cache`.
 """
 
 import hashlib
@@ -18,15 +18,15 @@ from typing import Any, Final
 
 import numpy as np
 
-from tailseg.data.annotations import Annotations, Category, Contents, Objects, count_frequency
-from tailseg.data.cache import cached
-from tailseg.data.images import MAX_PIXELS, ImageFinder, candidate_names, is_safe_name, is_text
-from tailseg.data.lvis import class_lists, is_lvis, stated_groups
-from tailseg.data.packed import Ragged, offsets_of
-from tailseg.data.problems import DatasetError, Problems
-from tailseg.data.raw import RawAnnotation, RawAnnotations, split
-from tailseg.data.segmentations import SegmentationPacker
-from tailseg.structures import ClassFrequency
+from tailseg.annotations.cache import cached
+from tailseg.annotations.dataset import Annotations, Category, Contents, Objects, count_frequency
+from tailseg.annotations.image_files import MAX_PIXELS, ImageFinder, candidate_names, is_safe_name, is_text
+from tailseg.annotations.lvis import class_lists, is_lvis, stated_groups
+from tailseg.annotations.problems import DatasetError, Problems
+from tailseg.annotations.ragged import Ragged, offsets_of
+from tailseg.annotations.raw import RawAnnotation, RawAnnotations, split
+from tailseg.annotations.segmentations import SegmentationPacker
+from tailseg.annotations.types import ClassCounts
 
 BOX_TOLERANCE: Final = 2.0
 """Pixels by which a box may leave its image: annotation tools round outwards."""
@@ -158,7 +158,7 @@ def _check_ids(kind: str, nameless: Sequence[int], ids: Sequence[int], problems:
 
 def _categories(
     contents: Contents, training: Annotations | None, path: Path
-) -> tuple[tuple[Category, ...], ClassFrequency]:
+) -> tuple[tuple[Category, ...], ClassCounts]:
     """The classes with their groups (as stated, as in the training set, or as counted), and their frequencies."""
     mine = dict(zip(contents.category_ids, contents.category_names, strict=True))
     if training is None:

@@ -5,9 +5,9 @@ import random
 from collections import Counter
 from pathlib import Path
 
-from tailseg.data.annotations import Annotations
-from tailseg.data.home import unfinished
-from tailseg.data.raw import join, split
+from tailseg.annotations.dataset import Annotations
+from tailseg.annotations.raw import join, split
+from tailseg.files import unfinished
 
 HELD_OUT_SHARE = 0.1
 

@@ -12,8 +12,8 @@ import pytest
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from tailseg.data.coco import read_dataset
-from tailseg.data.problems import DatasetError
+from tailseg.annotations.problems import DatasetError
+from tailseg.annotations.read import read_dataset
 from tailseg.ops.masks import decode_mask, segmentation_to_rle
 
 RawDataset = dict[str, Any]

@@ -5,9 +5,9 @@ from typing import Any, Final, get_args
 
 import numpy as np
 
-from tailseg.data.packed import Ragged
-from tailseg.data.problems import Problems
-from tailseg.structures import Group
+from tailseg.annotations.problems import Problems
+from tailseg.annotations.ragged import Ragged
+from tailseg.annotations.types import Group
 
 ABSENT: Final = "neg_category_ids"
 """An image's classes that annotators looked for and did not find: detections of these count as false."""

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tailseg.data.coco import read_dataset
-from tailseg.data.summary import GroupCount, summary
+from tailseg.annotations.read import read_dataset
+from tailseg.annotations.summary import GroupCount, summary
 
 
 def test_counts_of_a_small_file(many: dict[str, Any], write: Callable[..., Path]) -> None:

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tailseg.data.annotations import Annotations
-from tailseg.data.coco import read_dataset
-from tailseg.data.images import ImageError
-from tailseg.data.problems import DatasetError
+from tailseg.annotations.dataset import Annotations
+from tailseg.annotations.image_files import ImageError
+from tailseg.annotations.problems import DatasetError
+from tailseg.annotations.read import read_dataset
 from tailseg.ops.masks import segmentation_to_rle
 
 RawDataset = dict[str, Any]

@@ -1,0 +1,1 @@
+"""Annotation files: reading, checking, caching, splitting and summarizing them; without torch."""

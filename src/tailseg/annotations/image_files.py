@@ -1,0 +1,91 @@
+"""Finding the image files that an annotation file names."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+ROOT_VARIABLES: Final = {"TAILSEG_DATA": ("", "coco"), "DETECTRON2_DATASETS": ("coco",)}
+"""Environment variables that name folders of data sets, and where in those the images of COCO and LVIS lie."""
+
+MAX_PIXELS: Final = 178_956_970
+"""Pixels of the largest image that is read, half a gigabyte as RGB: Pillow's limit against decompression bombs."""
+
+MAX_NAME: Final = 255
+"""Bytes of the longest name of a file or folder, on every usual file system."""
+
+MAX_PATH: Final = 4096
+"""Bytes of the longest path, on Linux; elsewhere it is shorter."""
+
+
+class ImageError(ValueError):
+    """An image is missing, cannot be decoded or is not the one annotated; the message names the file."""
+
+
+class ImageFinder:
+    """Finds the files of a data set's images under a few root folders.
+
+    Args:
+        annotation_file: images lie in its folder, in the ``images`` folder there, or in the folder above
+            (``coco/annotations/x.json`` and ``coco/train2017``), or where the environment says.
+        folder: look only here; relative to the working directory like every path a user gives.
+    """
+
+    def __init__(self, annotation_file: Path, folder: Path | None = None) -> None:
+        self.roots = [folder] if folder is not None else _default_roots(annotation_file)
+
+    def find(self, names: Sequence[str]) -> Path:
+        """The first file that exists, trying each of the names (best first) under each root.
+
+        Raises:
+            ImageError: there is none; says where it looked.
+        """
+        for root in self.roots:
+            for name in names:
+                if os.path.isfile(root / name):  # noqa: PTH113 - of a path that is too long, Path's raises
+                    return root / name
+        raise ImageError(
+            f"image {names[0]} not found. Looked for {' and '.join(dict.fromkeys(names))} in "
+            f"{', '.join(str(root) for root in self.roots)}. Name the folder of the images (images=..., "
+            "--data.train-images, --data.val-images), or set TAILSEG_DATA to it"
+        )
+
+
+def _default_roots(annotation_file: Path) -> list[Path]:
+    folder = annotation_file.resolve().parent
+    roots = [folder, folder / "images", folder.parent, folder.parent / "images"]
+    for variable, subfolders in ROOT_VARIABLES.items():
+        if value := os.environ.get(variable):
+            roots += [Path(value).expanduser() / sub for sub in subfolders]
+    return list(dict.fromkeys(roots))
+
+
+def candidate_names(file_name: str | None, coco_url: str | None) -> list[str]:
+    """Names under which an image may be found below a root, best first.
+
+    LVIS v1 has no ``file_name``: the tail of ``coco_url`` (``train2017/000000391895.jpg``) says which of COCO's folders
+    holds the image. LVIS v0.5 has a ``file_name`` of COCO 2014, and the ``coco_url`` of 2017. Beside a ``file_name``, a
+    ``coco_url`` that is no name of a file (a path of somebody's machine, say) is passed over.
+    """
+    tail = "/".join(coco_url.split("/")[-2:]) if coco_url else None
+    if file_name and tail and not is_safe_name(tail):
+        tail = None
+    names = [file_name, tail, tail and PurePosixPath(tail).name, file_name and PurePosixPath(file_name).name]
+    return list(dict.fromkeys(name for name in names if name))
+
+
+def is_safe_name(name: str) -> bool:
+    """Whether a file name stays in the folder it is looked for in: neither absolute nor climbing out, without control
+    characters (a line feed would part it into two) or half characters, and no longer than a file system takes.
+    """
+    parts = name.replace("\\", "/").split("/")
+    if ".." in parts or not parts[0] or name[1:2] == ":" or not is_text(name):
+        return False
+    if len(name.encode()) > MAX_PATH or any(len(part.encode()) > MAX_NAME for part in parts):
+        return False
+    return all(character >= " " for character in name)
+
+
+def is_text(value: object) -> bool:
+    """Whether a value is a string that UTF-8 can hold: JSON can escape half a surrogate pair."""
+    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)

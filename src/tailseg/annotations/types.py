@@ -1,0 +1,62 @@
+"""The small types that everybody names; nothing here imports torch."""
+
+from dataclasses import dataclass
+from typing import Literal, TypedDict
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+Group = Literal["r", "c", "f"]
+"""LVIS frequency group: rare (1-10 training images), common (11-100), frequent (more than 100)."""
+
+
+class RunLengths(TypedDict):
+    """A mask as COCO run lengths: ``size`` is ``[height, width]``, ``counts`` the compressed string."""
+
+    size: list[int]
+    counts: bytes | str
+
+
+Polygons = tuple[np.ndarray, ...]
+"""A mask as the union of polygons, each a float64 array ``[K, 2]`` of x, y in pixels of the annotated file."""
+
+Segmentation = Polygons | RunLengths
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """Where an image came from: its id in the annotation file, its file, and the file's height and width."""
+
+    image_id: int
+    file: str
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, eq=False)
+class ClassCounts:
+    """How often each class occurs in a data set. The losses take it as a `tailseg.structures.ClassFrequency`.
+
+    Attributes:
+        image_counts: images in which the class occurs.
+        instance_counts: objects of the class.
+        num_images: images that carry at least one annotation (99,388 for LVIS v1's training set).
+        groups: LVIS frequency group of each class.
+    """
+
+    image_counts: Int64[np.ndarray, " C"]
+    instance_counts: Int64[np.ndarray, " C"]
+    num_images: int
+    groups: tuple[Group, ...]
+
+    @property
+    def image_fraction(self) -> Float64[np.ndarray, " C"]:
+        """f_j = image_count_j / num_images."""
+        return self.image_counts / max(self.num_images, 1)
+
+
+def frequency_group(image_count: int) -> Group:
+    """LVIS's group of a class seen in ``image_count`` training images (a class never seen counts as rare)."""
+    if image_count <= 10:
+        return "r"
+    return "c" if image_count <= 100 else "f"
