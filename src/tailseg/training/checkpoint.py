@@ -8,7 +8,6 @@ disk and renamed. What the disk changes afterwards is found by checksums (CRC-32
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 import pickletools
@@ -22,7 +21,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
@@ -98,7 +96,7 @@ class Checkpoint:
         progress: where the run stood.
         trained: the weights that the optimiser moves, where they are not those in ``model``.
         scaler: the state of float16's gradient scaler, empty for other precisions.
-        data: fingerprint of the training set, see `fingerprint`; empty where it is not known.
+        data: fingerprint of the training set, see `tailseg.annotations.fingerprint`; empty where it is not known.
     """
 
     recipe: Plain
@@ -418,17 +416,6 @@ def check_classes(checkpoint: Checkpoint, categories: Sequence[Category], path: 
         raise CheckpointError(
             f"{path} knows {len(theirs)} classes and the data set has {len(ours)}; the first difference is {first}"
         )
-
-
-def fingerprint(annotations: Annotations) -> str:
-    """Of all that a data set teaches: images, objects and classes; not of where its files lie. SHA-256."""
-    found = hashlib.sha256(repr([(each.id, each.name) for each in annotations.categories]).encode())
-    objects = annotations.objects
-    arrays = (annotations.image_ids, annotations.sizes, objects.boxes, objects.labels, objects.ignored, objects.offsets)
-    ragged = (objects.polygons, objects.run_lengths)
-    for array in (*arrays, objects.polygon_offsets, *(part for each in ragged for part in (each.values, each.offsets))):
-        found.update(np.ascontiguousarray(array).data)
-    return found.hexdigest()
 
 
 def check_data(checkpoint: Checkpoint, annotations: Annotations, found: str, path: Path) -> None:

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tailseg.annotations.dataset import Annotations
+from tailseg.annotations.fingerprint import fingerprint
 from tailseg.data.loader import DetectionDataset, Loader, train_loader
 from tailseg.data.sampler import TrainSampler
 from tailseg.data.transforms import train_transform
@@ -217,7 +218,7 @@ def one_fingerprint(data: Annotations) -> str:
     Raises:
         ValueError: the processes, on several machines, have not read the same data.
     """
-    found = gather_everywhere(checkpoint.fingerprint(data))
+    found = gather_everywhere(fingerprint(data))
     if different := [process for process, each in enumerate(found) if each != found[0]]:
         raise ValueError(f"{data.path} holds other data in the processes {different} than in the first: copy it anew")
     return found[0]
