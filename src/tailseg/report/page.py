@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from tailseg import __version__
 from tailseg.evaluation.metrics import ROW_NAMES, IouType, Metrics, percent
+from tailseg.files import write_text
 from tailseg.recipes.saved import to_plain
 from tailseg.report.figures import (
     Outcomes,
@@ -26,7 +27,6 @@ from tailseg.report.figures import (
 )
 from tailseg.report.gallery import Galleries, build_galleries
 from tailseg.report.run import EvaluatedRun, Log, check_comparable
-from tailseg.training.checkpoint import write_text
 
 LARGEST_FILE: Final = 5_000_000
 """Bytes of the whole page; pictures take what the figures leave."""

@@ -3,21 +3,18 @@
 A file holds tensors and plain types only, so that it loads with ``weights_only=True``: reading somebody's checkpoint
 never runs their code. Weights without a run (converted ones) are a safetensors file whose header holds the rest.
 
-A file is whole or it is not there, whenever the writer is killed: it is written under another name, brought to the
-disk and renamed. What the disk changes afterwards is found by checksums (CRC-32 of every tensor and of the rest).
+A file is whole or it is not there (`tailseg.files`). What the disk changes afterwards is found by checksums (CRC-32 of
+every tensor and of the rest).
 """
 
 import dataclasses
 import hashlib
 import json
-import os
 import pickletools
 import re
-import shutil
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
@@ -29,6 +26,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from tailseg.annotations.dataset import Annotations, Category
+from tailseg.files import unfinished
 from tailseg.recipes.recipe import Recipe
 from tailseg.recipes.saved import Plain, differences
 from tailseg.structures import ClassFrequency, Group
@@ -131,7 +129,8 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
         "scaler": checkpoint.scaler,
         "data": checkpoint.data,
     }
-    write_whole(path, lambda unfinished: torch.save(content, unfinished))
+    with unfinished(path) as file:
+        torch.save(content, file)
 
 
 def save_weights(checkpoint: Checkpoint, path: Path) -> None:
@@ -160,7 +159,8 @@ def save_weights(checkpoint: Checkpoint, path: Path) -> None:
     }
     model = _apart({name: tensor.detach().cpu() for name, tensor in checkpoint.model.items()})
     header["crc32"] = json.dumps({name: _checksum(tensor) for name, tensor in model.items()})
-    write_whole(path, lambda unfinished: unfinished.write_bytes(to_bytes(model, header)))
+    with unfinished(path) as file:
+        file.write_bytes(to_bytes(model, header))
 
 
 def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -176,65 +176,6 @@ def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _checksum(tensor: Tensor) -> int:
     return zlib.crc32(tensor.contiguous().flatten().view(torch.uint8).numpy())
-
-
-UNFINISHED = ".unfinished"
-"""Ending of a file that is being written."""
-
-
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Calls ``write`` with another name first, and renames the file once it is on the disk; leaves none if it fails.
-
-    Raises:
-        OSError: the disk is full or cannot be written; names the file.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + UNFINISHED)
-    try:
-        write(unfinished)
-        with unfinished.open("rb+") as file:
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-        if os.name == "posix":
-            folder = os.open(path.parent, os.O_RDONLY)  # the new name, too, must reach the disk
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-    except (
-        OSError,
-        RuntimeError,
-        SafetensorError,
-    ) as error:  # torch's and safetensors' writers have errors of their own
-        raise unwritten(path, error) from error
-    finally:
-        with suppress(OSError):  # of a read-only file system, which would take the place of what says more
-            unfinished.unlink(missing_ok=True)
-
-
-def unwritten(path: Path, error: Exception) -> OSError:
-    """The error of a file that could not be written, with the space that is left for it."""
-    free = shutil.disk_usage(path.parent).free
-    return OSError(
-        f"{path} could not be written ({str(error).strip().splitlines()[0]}); {free / 2**20:.0f} MB are free there. "
-        "What was saved before is whole"
-    )
-
-
-def write_text(path: Path, text: str) -> None:
-    """`write_whole` of a text."""
-
-    def write(unfinished: Path) -> None:
-        unfinished.write_text(text, encoding="utf-8")
-
-    write_whole(path, write)
-
-
-def remove_unfinished(run: Path) -> None:
-    """Removes what a killed process began to write in the run's folder."""
-    for folder in (run, run / "checkpoints"):
-        for path in folder.glob(f"*{UNFINISHED}"):
-            path.unlink()
 
 
 def load(path: Path, *, device: torch.device | str = "cpu") -> Checkpoint:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from tailseg.annotations.dataset import Annotations
 from tailseg.evaluation.results import to_results
+from tailseg.files import write_text
 from tailseg.losses import ClassificationLoss
 from tailseg.models.detector import Detector
 from tailseg.models.precision import Precision
@@ -31,7 +32,6 @@ from tailseg.training.calibration import (
     logit_adjustment_offsets,
     norcal_offsets,
 )
-from tailseg.training.checkpoint import write_text
 from tailseg.training.testing import detect
 
 Method = Literal["none", "logit adjustment", "NorCal", "FRACAL"]

@@ -16,6 +16,7 @@ from tailseg.annotations.dataset import Annotations
 from tailseg.data.loader import DetectionDataset, Loader, train_loader
 from tailseg.data.sampler import TrainSampler
 from tailseg.data.transforms import train_transform
+from tailseg.files import remove_unfinished
 from tailseg.models.detector import Detector
 from tailseg.recipes.build import build_data, build_model, run_folder
 from tailseg.recipes.recipe import DataConfig, Recipe
@@ -206,8 +207,9 @@ def open_folder(recipe: Recipe, folder: Path, *, resume: bool) -> tuple[Checkpoi
         checkpoint.check_recipe(saved, recipe, file)
         checkpoint.set_aside(folder, file)
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint.remove_unfinished(folder)
-    checkpoint.write_whole(folder / "recipe.json", lambda unfinished: save_recipe(recipe, unfinished))
+    for part in (folder, folder / "checkpoints"):
+        remove_unfinished(part)
+    save_recipe(recipe, folder / "recipe.json")
     return found
 
 

@@ -13,11 +13,11 @@ from tailseg.data.loader import DetectionDataset, Loader, test_loader
 from tailseg.data.transforms import test_transform
 from tailseg.evaluation import Metrics, evaluate, to_results
 from tailseg.evaluation.metrics import IouType
+from tailseg.files import write_text
 from tailseg.models.detector import Detector
 from tailseg.models.precision import Precision, autocast
 from tailseg.recipes.recipe import DataConfig
 from tailseg.structures import Batch, Detections
-from tailseg.training.checkpoint import write_text
 from tailseg.training.distributed import from_first, gather, rank, together, world_size
 
 
