@@ -67,7 +67,6 @@ class Checks:
 
     def field(self, *keys: str) -> Callable[[int], str]:
         """Names an annotation with what it has."""
-
         return lambda row: f"{self.name(row)} has {' and '.join(f'{self.value(row, key)!r:.100}' for key in keys)}"
 
     def value(self, row: int, key: str) -> Any:  # noqa: ANN401 - anything that JSON can hold

@@ -11,6 +11,7 @@ from PIL import Image
 from rich.progress import track
 
 from tailseg.cli.common import UsageError, find_recipe, output, parse, print_error
+from tailseg.files import write_text
 
 if TYPE_CHECKING:
     from tailseg.inference import Predictor
@@ -67,7 +68,6 @@ def run(arguments: Sequence[str]) -> None:
     files = find_images(options.images)
     from tailseg.inference import Predictor
     from tailseg.models.optimise import InferenceConfig
-    from tailseg.training.checkpoint import write_text
 
     base = find_recipe(options.recipe) if options.recipe else None
     config = InferenceConfig(precision=options.precision, compile=options.compile)

@@ -62,11 +62,11 @@ def results_folder(run: Path) -> Path:
 
 def evaluate_run(options: Test) -> "Metrics":
     """Detections of the run's model on its validation set, and their figures, written into the run's folder."""
+    from tailseg.detection.testing import detect_all, measure, save_results
     from tailseg.inference import Predictor
     from tailseg.recipes.build import build_validation
-    from tailseg.training.checkpoint import check_classes
-    from tailseg.training.distributed import is_first
-    from tailseg.training.testing import build_test_loader, save_results, test
+    from tailseg.training.distributed import by_turns, from_first, is_first, rank, world_size
+    from tailseg.training.fit import check_classes
 
     base = find_recipe(options.recipe) if options.recipe else None
     predictor = Predictor.from_run(
@@ -85,13 +85,18 @@ def evaluate_run(options: Test) -> "Metrics":
     annotations = replace(annotations, categories=predictor.categories, frequency=predictor.frequency.counts())
     with Progress(console=output(), transient=True, disable=not is_first()) as bar:
         task = bar.add_task("evaluating", total=None)
-        results, metrics = test(
-            predictor.model,
-            annotations,
-            build_test_loader(annotations, recipe.data),
-            device=predictor.device,
-            precision=recipe.run.precision,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        results = by_turns(
+            lambda: detect_all(
+                predictor.model,
+                annotations,
+                recipe.data,
+                device=predictor.device,
+                precision=recipe.run.precision,
+                rank=rank(),
+                world_size=world_size(),
+                progress=lambda done, total: bar.update(task, completed=done, total=total),
+            )
         )
-    save_results(folder, results, metrics)
+        metrics = from_first(lambda: measure(predictor.model, annotations, results))
+    from_first(lambda: save_results(folder, results, metrics))
     return metrics

@@ -15,7 +15,9 @@ from tailseg.recipes.recipe import Recipe
 from tailseg.recipes.saved import load_recipe
 from tailseg.report.evidence import Evidence, gather
 from tailseg.structures import ClassFrequency
-from tailseg.training import checkpoint as checkpoints
+from tailseg.training.checkpoint import load
+from tailseg.training.fit import check_classes
+from tailseg.training.run_files import choose
 
 Log = tuple[Mapping[str, float | str], ...]
 THRESHOLD: Final = 0.3
@@ -112,8 +114,8 @@ def _data(
         train, annotations = build_data(recipe)
     except ValueError:
         annotations = build_validation(recipe)
-        saved = checkpoints.load(checkpoints.choose(folder, "best"))
-        checkpoints.check_classes(saved, annotations.categories, folder)
+        saved = load(choose(folder, "best"))
+        check_classes(saved, annotations.categories, folder)
         annotations = replace(annotations, categories=saved.categories, frequency=saved.frequency.counts())
         return None, annotations, saved.frequency
     return train, annotations, ClassFrequency.of(train.frequency)

@@ -1,7 +1,7 @@
 """Calibration after training for a trained detector: which method, how strong, and what it does.
 
 A class's scores move by its frequency in the training set, before the best detections of an image are taken:
-:mod:`tailseg.training.calibration` has the formulas. Saved results do not suffice: they hold the best detections,
+:mod:`tailseg.detection.calibration` has the formulas. Saved results do not suffice: they hold the best detections,
 with one score each, while NorCal and FRACAL need all scores of a region. So the detector looks at its images again.
 """
 
@@ -17,12 +17,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from tailseg.annotations.dataset import Annotations
-from tailseg.evaluation.results import to_results
-from tailseg.losses import ClassificationLoss
-from tailseg.models.detector import Detector
-from tailseg.models.precision import Precision
-from tailseg.structures import Batch, ClassFrequency
-from tailseg.training.calibration import (
+from tailseg.detection.calibration import (
     adjust_binary_scores,
     adjust_scores,
     fracal_offsets,
@@ -31,8 +26,13 @@ from tailseg.training.calibration import (
     logit_adjustment_offsets,
     norcal_offsets,
 )
-from tailseg.training.checkpoint import write_text
-from tailseg.training.testing import detect
+from tailseg.detection.testing import detect
+from tailseg.evaluation.results import to_results
+from tailseg.files import write_text
+from tailseg.losses import ClassificationLoss
+from tailseg.models.detector import Detector
+from tailseg.models.precision import Precision
+from tailseg.structures import Batch, ClassFrequency
 
 Method = Literal["none", "logit adjustment", "NorCal", "FRACAL"]
 STRENGTHS: dict[Method, tuple[float, ...]] = {
