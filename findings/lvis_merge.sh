@@ -13,7 +13,7 @@
 #
 # Who meets it: whoever joins two data sets in the LVIS format (own exports, annotation in rounds) that do not number
 # the classes alike. LVIS counts a detection of a class as false only where the image is known not to have it: the
-# false cat is not counted, and AP is 1.0 where it is 0.833. A trainer with a federated loss learns from wrong negatives.
+# false cat is not counted, and AP is 1.0 where it is 0.833. A federated loss is taught wrong negatives.
 #
 # Output seen on 2026-11-28: the lines between "expected" below.
 set -euo pipefail

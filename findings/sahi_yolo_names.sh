@@ -3,7 +3,7 @@
 #
 # Versions: Python 3.11, sahi 0.12.8, supervision 0.31.2, hotcoco 1.3.0, opencv-python 5.0.0.93.
 #
-# Guess before the run: `sahi coco yolo` gives the classes the numbers 0, 1, .. in the order of data.yml, as YOLO counts.
+# Guess before the run: `sahi coco yolo` gives the classes the numbers 0, 1, .. in the order of data.yml, as YOLO does.
 #
 # Behavior: the number in a label file is the category id of the COCO file, and data.yml has the names in the order of
 # the file's categories. With ids from 1, as COCO has them, every object has the name of the class after its own. Where
