@@ -7,10 +7,9 @@ the command line, and saved with the run. Model settings stand beside the module
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tailseg.data.transforms import CropConfig
+from tailseg.data.settings import CropConfig
 from tailseg.losses import LossConfig
-from tailseg.models.config import ModelConfig
-from tailseg.models.precision import Precision
+from tailseg.models.config import ModelConfig, Precision
 
 
 @dataclass(frozen=True)
