@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 from rich.progress import Progress
 
-from tailseg.cli.common import find_recipe, output, parse
+from tailseg.cli.common import find_recipe, output, parse, require_run
 
 if TYPE_CHECKING:
     from tailseg.evaluation import Metrics
@@ -44,9 +44,10 @@ class Test:
 
 def run(arguments: Sequence[str]) -> None:
     """Evaluate the run, print the table, write the files."""
+    options = parse(Test, arguments, command="test")
+    require_run(options.run)
     from tailseg.training.distributed import is_first, joined
 
-    options = parse(Test, arguments, command="test")
     with joined():
         metrics = evaluate_run(options)
         if is_first():

@@ -3,7 +3,6 @@
 from tailseg.annotations.dataset import Annotations
 from tailseg.annotations.image_files import ImageError
 from tailseg.annotations.problems import Problem, Problems
-from tailseg.data.images import read_image
 
 
 def image_problems(annotations: Annotations, *, decode: bool) -> tuple[Problem, ...]:
@@ -18,6 +17,8 @@ def image_problems(annotations: Annotations, *, decode: bool) -> tuple[Problem, 
             continue
         try:
             if decode:
+                from tailseg.data.images import read_image  # and torch with it
+
                 read_image(info)
         except ImageError as error:
             unusable.append(str(error))

@@ -1,19 +1,21 @@
-"""From a recipe to its data and its model."""
+"""From a recipe to its data and its model; torch is imported for the model."""
 
 import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tailseg.annotations.dataset import Annotations
 from tailseg.annotations.hold_out import hold_out
 from tailseg.annotations.read import read_dataset
 from tailseg.data.tiny_tail import is_tiny_tail, prepare
 from tailseg.losses import build_loss
-from tailseg.models.build import build_detector
-from tailseg.models.detector import Detector
 from tailseg.recipes.recipe import Recipe
-from tailseg.structures import ClassFrequency
+
+if TYPE_CHECKING:
+    from tailseg.models.detector import Detector
+    from tailseg.structures import ClassFrequency
 
 ANNOTATION_FOLDERS = {"TAILSEG_DATA": ("", "lvis", "annotations"), "DETECTRON2_DATASETS": ("lvis",)}
 """Environment variables that name folders of data sets, and where in those an annotation file that is not in the
@@ -23,6 +25,20 @@ working directory is looked for."""
 def run_folder(recipe: Recipe) -> Path:
     """The folder of the recipe's run."""
     return Path(recipe.run.out.format(name=recipe.name))
+
+
+def require_data(recipe: Recipe) -> None:
+    """Looks whether the annotation files that the recipe names are there, without reading them.
+
+    Raises:
+        ValueError: no training set is named, or a file is not there.
+    """
+    data = recipe.data
+    if not data.train:
+        raise ValueError(f"recipe {recipe.name} needs a training set: give data.train an annotation file")
+    for part, spec in enumerate((data.train, data.val)):
+        if spec is not None and not is_tiny_tail(spec) and not annotation_file(spec, part).is_file():
+            read_dataset(annotation_file(spec, part))  # its error says what is there instead
 
 
 def build_data(recipe: Recipe) -> tuple[Annotations, Annotations]:
@@ -35,9 +51,8 @@ def build_data(recipe: Recipe) -> tuple[Annotations, Annotations]:
         ValueError: no training set is named, the files are missing or malformed (see `read_dataset`), or the two sets
             have different classes.
     """
+    require_data(recipe)
     data = recipe.data
-    if not data.train:
-        raise ValueError(f"recipe {recipe.name} needs a training set: give data.train an annotation file")
     train = read_dataset(annotation_file(data.train, 0), images=data.train_images)
     if data.val is None:
         return _held_out(train, run_folder(recipe) / "data")
@@ -64,7 +79,7 @@ def build_validation(recipe: Recipe) -> Annotations:
     return read_dataset(annotation_file(recipe.data.val, 1), images=recipe.data.val_images)
 
 
-def build_model(recipe: Recipe, frequency: ClassFrequency, *, load_weights: bool = True) -> Detector:
+def build_model(recipe: Recipe, frequency: "ClassFrequency", *, load_weights: bool = True) -> "Detector":
     """The recipe's detector for the classes of ``frequency``.
 
     Args:
@@ -72,6 +87,8 @@ def build_model(recipe: Recipe, frequency: ClassFrequency, *, load_weights: bool
         frequency: of the classes in the training set.
         load_weights: start the backbone from the weights that the recipe names; False where a checkpoint follows.
     """
+    from tailseg.models.build import build_detector
+
     return build_detector(recipe.model, build_loss(recipe.loss, frequency), load_weights=load_weights)
 
 

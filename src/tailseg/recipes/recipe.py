@@ -1,16 +1,16 @@
 """What a recipe is: one frozen dataclass that holds every setting of a run.
 
 A recipe is made by a function (``tailseg.recipes.tiny.tiny_gumbel`` ...), varied with ``dataclasses.replace`` or from
-the command line, and saved with the run. Model settings stand beside the module that they configure.
+the command line, and saved with the run. The settings of models, losses and data stand in their packages; none of them
+imports torch.
 """
 
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tailseg.data.transforms import CropConfig
+from tailseg.data.settings import CropConfig
 from tailseg.losses import LossConfig
-from tailseg.models.config import ModelConfig
-from tailseg.models.precision import Precision
+from tailseg.models.config import ModelConfig, Precision
 
 
 @dataclass(frozen=True)
