@@ -150,7 +150,7 @@ def match_runs(
                 run[iou_type], truth, (iou_type,), progress=lambda done, size, name=name: step(name, done, 2 * size)
             )
             rows = best_of_each_image(results, truth, MAX_DETECTIONS[truth.protocol])
-            matches = match_results(truth, results, rows, iou_type)
+            matches = match_results(truth, results, rows, iou_type, around=True)
             found[iou_type].append(Matched(matches, error_kinds(truth, results, matches, iou_type)))
             step(name, 1, 1)
     return found

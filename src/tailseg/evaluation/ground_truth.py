@@ -13,7 +13,7 @@ from hotcoco import mask as run_lengths
 
 from tailseg.annotations.types import Group
 from tailseg.evaluation.json_files import read_json
-from tailseg.evaluation.results import is_run_lengths, mask_areas
+from tailseg.evaluation.records import is_run_lengths, mask_areas
 
 LVIS_LISTS = ("neg_category_ids", "not_exhaustive_category_ids")
 

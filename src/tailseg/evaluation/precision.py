@@ -17,18 +17,51 @@ def precision_and_recall(matches: Matches) -> tuple[np.ndarray, np.ndarray]:
     recall = TP / objects over all detections.
     """
     num_areas, num_thresholds, _ = matches.states.shape
-    precision = np.full((num_thresholds, len(RECALLS), matches.num_classes, num_areas), -1.0)
-    recall = np.full((num_thresholds, matches.num_classes, num_areas), -1.0)
-    segments = matches.segments()
+    precision = np.full((num_areas, num_thresholds, matches.num_classes, len(RECALLS)), -1.0)
+    recall = np.full((num_areas, num_thresholds, matches.num_classes), -1.0)
     for area in range(num_areas):
         num_objects = matches.num_objects(area)
-        for index in np.flatnonzero(num_objects).tolist():
-            states = matches.states[area, :, segments[index]]
-            for threshold in range(num_thresholds):
-                curve, last = precision_curve(states[threshold], int(num_objects[index]))
-                precision[threshold, :, index, area] = curve
-                recall[threshold, index, area] = last
-    return precision, recall
+        there, needed = num_objects > 0, objects_needed(num_objects)
+        for threshold in range(num_thresholds):
+            curves, last = precision_curves(matches.classes, matches.states[area, threshold], num_objects, needed)
+            precision[area, threshold, there], recall[area, threshold, there] = curves[there], last[there]
+    return precision.transpose(1, 3, 2, 0), recall.transpose(1, 2, 0)
+
+
+def objects_needed(num_objects: np.ndarray) -> np.ndarray:
+    """``[K, P]``: how many objects before the one whose finding reaches each recall."""
+    sizes, of_size = np.unique(num_objects, return_inverse=True)
+    needed = [np.searchsorted(np.arange(1, size + 1) / size, RECALLS) if size else 0 * RECALLS for size in sizes]
+    return np.asarray(needed, dtype=np.int64).reshape(-1, len(RECALLS))[of_size]
+
+
+def precision_curves(
+    classes: np.ndarray, states: np.ndarray, num_objects: np.ndarray, needed: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """`precision_curve` of all classes at once: precision ``[K, P]`` and final recall ``[K]``, 0 without objects.
+
+    Args:
+        classes, states: ``[n]``, by class, then score.
+        num_objects: int64 ``[K]``.
+        needed: by `objects_needed`.
+    """
+    places = np.flatnonzero(states == FOUND)
+    curves, recall = np.zeros(needed.shape), np.zeros(len(needed))
+    if not len(places):
+        return curves, recall
+    of_class = classes[places]
+    edges = np.searchsorted(classes, np.arange(len(needed)))
+    first = np.searchsorted(of_class, np.arange(len(needed)))
+    num_found = np.bincount(of_class, minlength=len(needed))
+    counted = np.append(0, np.cumsum(states != LEFT_ALONE))
+    ranked = counted[places + 1] - counted[edges][of_class]
+    found = np.arange(1, len(places) + 1, dtype=np.float64) - first[of_class]
+    precision = found / (ranked + np.spacing(1))
+    reached = needed < num_found[:, None]
+    # the best between two recalls, then the best from each recall on
+    curves[reached] = np.maximum.reduceat(precision, (first[:, None] + needed)[reached])
+    np.divide(num_found, num_objects, out=recall, where=num_objects > 0)
+    return np.ascontiguousarray(np.maximum.accumulate(curves[:, ::-1], axis=1)[:, ::-1]), recall
 
 
 def precision_curve(states: np.ndarray, num_objects: int) -> tuple[np.ndarray, float]:
