@@ -17,16 +17,16 @@ from typing import Any
 import numpy as np
 
 from tailseg.annotations.types import Group
-from tailseg.evaluation.average_precision import MAX_DETECTIONS, check_options, metrics, summary
+from tailseg.evaluation.average_precision import MAX_DETECTIONS, check_options, metrics, scores
 from tailseg.evaluation.boundary import with_boundaries
 from tailseg.evaluation.detections import best_of_each_class, best_of_each_image, match_results, read_found
-from tailseg.evaluation.engines import ENGINES, Curves, Engine
+from tailseg.evaluation.engines import ENGINES, Engine
 from tailseg.evaluation.errors import KINDS, Errors, Part, error_kinds
 from tailseg.evaluation.ground_truth import GroundTruth, read_ground_truth
 from tailseg.evaluation.json_files import garbage_collector_paused
 from tailseg.evaluation.matches import Matches, match
 from tailseg.evaluation.metrics import ROW_NAMES, IouType, Metrics
-from tailseg.evaluation.precision import precision_and_recall
+from tailseg.evaluation.precision import Curves, curves_of
 from tailseg.evaluation.reliability import Reliability, reliability
 from tailseg.evaluation.results import Results
 
@@ -203,8 +203,8 @@ def _analyse(
     matches = either.only(capped)
     step(f"matching {name}", 1, 1)
     step(f"scoring {name}", 0, 1)
-    own = precision_and_recall(matches)
-    curves = own if engine == "tailseg" else ENGINES[engine](truth, found, capped, iou_type)
+    own = curves_of(matches)
+    curves = own if engine == "tailseg" else Curves.of_all(*ENGINES[engine](truth, found, capped, iou_type))
     fixed = _fixed_curves(either, best, matches, own)
     step(f"scoring {name}", 1, 1)
     step(f"sorting the errors of {name}", 0, 1)
@@ -214,12 +214,12 @@ def _analyse(
     if boundary and iou_type == "segm":
         step("comparing outlines", 0, 1)
         outlined = match(truth, with_boundaries(truth, found, matches))
-        outlines = summary(*precision_and_recall(outlined), truth.class_groups)
+        outlines = scores(curves_of(outlined), truth)
         step("comparing outlines", 1, 1)
     return _One(
         matches=matches,
         curves=curves,
-        fixed=summary(*fixed, truth.class_groups),
+        fixed=scores(fixed, truth),
         boundary=outlines,
         errors=errors,
         reliability=reliability(matches, truth.class_groups) if _are_probabilities(found) else {},
@@ -263,7 +263,7 @@ def _either(rows: np.ndarray, others: np.ndarray, num_rows: int) -> np.ndarray:
 def _fixed_curves(either: Matches, best: np.ndarray, matches: Matches, curves: Curves) -> Curves:
     chosen = either.only(best)
     same = len(chosen) == len(matches) and np.array_equal(chosen.rows, matches.rows)
-    return curves if same else precision_and_recall(chosen)
+    return curves if same else curves_of(chosen)
 
 
 def _are_probabilities(found: Results) -> bool:

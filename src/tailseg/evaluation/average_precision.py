@@ -12,10 +12,11 @@ import numpy as np
 
 from tailseg.annotations.types import Group
 from tailseg.evaluation.detections import areas_of, best_of_each_image, read_found
-from tailseg.evaluation.engines import ENGINES, Curves, Engine
+from tailseg.evaluation.engines import ENGINES, Engine
 from tailseg.evaluation.ground_truth import GroundTruth, read_ground_truth
 from tailseg.evaluation.json_files import garbage_collector_paused
 from tailseg.evaluation.metrics import ClassScore, IouType, Metrics
+from tailseg.evaluation.precision import Curves
 from tailseg.evaluation.results import Results
 
 MAX_DETECTIONS = {"lvis": 300, "coco": 100}
@@ -55,7 +56,7 @@ def evaluate(
     found = read_found(results, truth, iou_types)
     cap = max_detections or MAX_DETECTIONS[truth.protocol]
     rows = best_of_each_image(found, truth, cap)
-    curves = {iou_type: ENGINES[engine](truth, found, rows, iou_type) for iou_type in iou_types}
+    curves = {iou_type: Curves.of_all(*ENGINES[engine](truth, found, rows, iou_type)) for iou_type in iou_types}
     return metrics(truth, dict.fromkeys(iou_types, found), curves, max_detections=cap)
 
 
@@ -72,14 +73,19 @@ def metrics(
 ) -> Metrics:
     """The figures of precision and recall ``curves``."""
     return Metrics(
-        scores={iou_type: summary(*pair, truth.class_groups) for iou_type, pair in curves.items()},
-        per_class={iou_type: class_scores(*pair, truth) for iou_type, pair in curves.items()},
+        scores={iou_type: scores(some, truth) for iou_type, some in curves.items()},
+        per_class={iou_type: class_scores(some, truth) for iou_type, some in curves.items()},
         protocol=truth.protocol,
         max_detections=max_detections,
         num_images=len(truth.sizes),
         num_detections=max(map(len, found.values())),
         notes=(*truth.notes, *notes(found, truth)),
     )
+
+
+def scores(curves: Curves, truth: GroundTruth) -> dict[str, float | None]:
+    """The scores of `Metrics`."""
+    return summary(curves.precision, curves.recall, [truth.class_groups[index] for index in curves.classes.tolist()])
 
 
 def summary(precision: np.ndarray, recall: np.ndarray, groups: Sequence[Group | None]) -> dict[str, float | None]:
@@ -110,13 +116,17 @@ def _mean(values: np.ndarray) -> float | None:
     return float(values.ravel().mean()) if values.size else None
 
 
-def class_scores(precision: np.ndarray, recall: np.ndarray, truth: GroundTruth) -> tuple[ClassScore, ...]:
+def class_scores(curves: Curves, truth: GroundTruth) -> tuple[ClassScore, ...]:
     """Those of each class."""
+    precision, recall, classes = curves
     known, of_all = _scored(precision, recall, 0)
-    curves = np.ascontiguousarray(of_all.transpose(2, 0, 1))
+    of_each = np.ascontiguousarray(of_all.transpose(2, 0, 1))
     recalls = np.ascontiguousarray(recall[:, known, 0].T)
-    columns = curves.reshape(len(known), precision[..., 0, 0].size).mean(1), curves[:, 0].mean(1), recalls.mean(1)
-    figures = dict(zip(known, zip(*(column.tolist() for column in columns), strict=True), strict=True))
+    whole = of_each.reshape(len(known), of_all.shape[0] * of_all.shape[1])
+    columns = whole.mean(1), of_each[:, 0].mean(1), recalls.mean(1)
+    figures = dict(
+        zip(classes[known].tolist(), zip(*(column.tolist() for column in columns), strict=True), strict=True)
+    )
     nothing = None, None, None
     return tuple(
         ClassScore(

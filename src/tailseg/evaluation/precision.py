@@ -3,6 +3,8 @@
 Shapes: n detections, T IoU thresholds, P recall points (0, 0.01 .. 1), K classes, A ranges of object area.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 from tailseg.evaluation.matches import FOUND, LEFT_ALONE, Matches
@@ -10,22 +12,57 @@ from tailseg.evaluation.matches import FOUND, LEFT_ALONE, Matches
 RECALLS = np.linspace(0.0, 1.0, 101)
 
 
-def precision_and_recall(matches: Matches) -> tuple[np.ndarray, np.ndarray]:
-    """Precision ``[T, P, K, A]`` and recall ``[T, K, A]``; -1 where there is no object to be found.
+class Curves(NamedTuple):
+    """Precision and recall of some classes; -1 where an area range has no object to be found.
 
     precision(r) = the best TP / (TP + FP) among the score thresholds whose recall TP / objects is at least r, else 0;
     recall = TP / objects over all detections.
+
+    Attributes:
+        precision: ``[T, P, C, A]``.
+        recall: ``[T, C, A]``.
+        classes: int64 ``[C]``, positions of those classes among the K, ascending; all others have no object.
     """
+
+    precision: np.ndarray
+    recall: np.ndarray
+    classes: np.ndarray
+
+    @classmethod
+    def of_all(cls, precision: np.ndarray, recall: np.ndarray) -> "Curves":
+        """From those of all K classes."""
+        return cls(precision, recall, np.arange(recall.shape[1]))
+
+
+def precision_and_recall(matches: Matches) -> tuple[np.ndarray, np.ndarray]:
+    """`Curves` of all K classes: precision ``[T, P, K, A]`` and recall ``[T, K, A]``."""
+    curves, num_classes = curves_of(matches), matches.num_classes
+    num_thresholds, num_recalls, _, num_areas = curves.precision.shape
+    precision = np.full((num_thresholds, num_recalls, num_classes, num_areas), -1.0)
+    recall = np.full((num_thresholds, num_classes, num_areas), -1.0)
+    precision[:, :, curves.classes], recall[:, curves.classes] = curves.precision, curves.recall
+    return precision, recall
+
+
+def curves_of(matches: Matches) -> Curves:
+    """Curves of the classes that have objects."""
+    known = np.unique(matches.object_classes[matches.wanted.any(0)])
+    places = np.full(matches.num_classes, -1)
+    places[known] = np.arange(len(known))
+    classes = places[matches.classes]
+    scored = np.flatnonzero(classes >= 0)
+    classes = classes[scored]
     num_areas, num_thresholds, _ = matches.states.shape
-    precision = np.full((num_areas, num_thresholds, matches.num_classes, len(RECALLS)), -1.0)
-    recall = np.full((num_areas, num_thresholds, matches.num_classes), -1.0)
+    precision = np.full((num_areas, num_thresholds, len(known), len(RECALLS)), -1.0)
+    recall = np.full((num_areas, num_thresholds, len(known)), -1.0)
     for area in range(num_areas):
-        num_objects = matches.num_objects(area)
+        num_objects = matches.num_objects(area)[known]
         there, needed = num_objects > 0, objects_needed(num_objects)
         for threshold in range(num_thresholds):
-            curves, last = precision_curves(matches.classes, matches.states[area, threshold], num_objects, needed)
+            states = matches.states[area, threshold, scored]
+            curves, last = precision_curves(classes, states, num_objects, needed)
             precision[area, threshold, there], recall[area, threshold, there] = curves[there], last[there]
-    return precision.transpose(1, 3, 2, 0), recall.transpose(1, 2, 0)
+    return Curves(precision.transpose(1, 3, 2, 0), recall.transpose(1, 2, 0), known)
 
 
 def objects_needed(num_objects: np.ndarray) -> np.ndarray:
