@@ -19,13 +19,14 @@ import numpy as np
 from tailseg.annotations.types import Group
 from tailseg.evaluation.average_precision import MAX_DETECTIONS, check_options, metrics, scores
 from tailseg.evaluation.boundary import with_boundaries
-from tailseg.evaluation.detections import best_of_each_class, best_of_each_image, match_results, read_found
+from tailseg.evaluation.detections import best_of_each_class, best_of_each_image, match_results
 from tailseg.evaluation.engines import ENGINES, Engine
 from tailseg.evaluation.errors import KINDS, Errors, Part, error_kinds
 from tailseg.evaluation.ground_truth import GroundTruth, read_ground_truth
 from tailseg.evaluation.json_files import garbage_collector_paused
 from tailseg.evaluation.matches import Matches, match
 from tailseg.evaluation.metrics import ROW_NAMES, IouType, Metrics
+from tailseg.evaluation.numbering import read_explained
 from tailseg.evaluation.precision import Curves, curves_of
 from tailseg.evaluation.reliability import Reliability, reliability
 from tailseg.evaluation.results import Results
@@ -156,7 +157,7 @@ def look_into(
     """
     check_options(tuple(results), max_detections)
     cap = max_detections or MAX_DETECTIONS[truth.protocol]
-    found = _read(results, truth, least_score, step)
+    found = _read(results, truth, cap, least_score, step)
     kept = {id(records): _kept(records, truth, cap) for records in found.values()}
     with ThreadPoolExecutor(len(found)) as pool:  # NumPy and hotcoco let go of the interpreter where it takes long
         tasks = {
@@ -165,7 +166,14 @@ def look_into(
         }
     done = {iou_type: task.result() for iou_type, task in tasks.items()}
     analysis = Analysis(
-        metrics=metrics(truth, found, {iou_type: one.curves for iou_type, one in done.items()}, max_detections=cap),
+        metrics=metrics(
+            truth,
+            found,
+            {iou_type: one.curves for iou_type, one in done.items()},
+            sources=results,
+            max_detections=cap,
+            engine=engine,
+        ),
         fixed={iou_type: one.fixed for iou_type, one in done.items()},
         boundary=done["segm"].boundary if "segm" in done else None,
         errors={iou_type: one.errors for iou_type, one in done.items()},
@@ -234,6 +242,7 @@ def _kept(found: Results, truth: GroundTruth, cap: int) -> tuple[np.ndarray, np.
 def _read(
     results: Mapping[IouType, str | Path | Sequence[Mapping[str, Any]]],
     truth: GroundTruth,
+    cap: int,
     least_score: float,
     step: Step,
 ) -> dict[IouType, Results]:
@@ -243,10 +252,11 @@ def _read(
         if iou_type in found:
             continue
         served = tuple(other for other, same in results.items() if same is source or same == source)
-        records = read_found(
+        records = read_explained(
             source,
             truth,
             served,
+            cap=cap,
             progress=lambda done, size: step("reading results", done, size),
             least_score=least_score,
         )

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from tailseg.annotations.types import Group
-from tailseg.evaluation.detections import areas_of, best_of_each_image, read_found
+from tailseg.evaluation.detections import areas_of, best_of_each_image
 from tailseg.evaluation.engines import ENGINES, Engine
 from tailseg.evaluation.ground_truth import GroundTruth, read_ground_truth
 from tailseg.evaluation.json_files import garbage_collector_paused
 from tailseg.evaluation.metrics import ClassScore, IouType, Metrics
+from tailseg.evaluation.numbering import Source, note_on_ids, read_explained
 from tailseg.evaluation.precision import Curves
 from tailseg.evaluation.results import Results
 
@@ -53,11 +54,18 @@ def evaluate(
     """
     check_options(iou_types, max_detections)
     truth = read_ground_truth(Path(annotations_json), masks="segm" in iou_types, groups=groups)
-    found = read_found(results, truth, iou_types)
     cap = max_detections or MAX_DETECTIONS[truth.protocol]
+    found = read_explained(results, truth, iou_types, cap=cap)
     rows = best_of_each_image(found, truth, cap)
     curves = {iou_type: Curves.of_all(*ENGINES[engine](truth, found, rows, iou_type)) for iou_type in iou_types}
-    return metrics(truth, dict.fromkeys(iou_types, found), curves, max_detections=cap)
+    return metrics(
+        truth,
+        dict.fromkeys(iou_types, found),
+        curves,
+        sources=dict.fromkeys(iou_types, results),
+        max_detections=cap,
+        engine=engine,
+    )
 
 
 def check_options(iou_types: Sequence[IouType], max_detections: int | None) -> None:
@@ -69,17 +77,34 @@ def check_options(iou_types: Sequence[IouType], max_detections: int | None) -> N
 
 
 def metrics(
-    truth: GroundTruth, found: Mapping[IouType, Results], curves: Mapping[IouType, Curves], *, max_detections: int
+    truth: GroundTruth,
+    found: Mapping[IouType, Results],
+    curves: Mapping[IouType, Curves],
+    *,
+    sources: Mapping[IouType, Source],
+    max_detections: int,
+    engine: Engine,
 ) -> Metrics:
-    """The figures of precision and recall ``curves``."""
+    """The figures of precision and recall ``curves``, which an ``engine`` computed of results from ``sources``."""
+    figures = {iou_type: scores(some, truth) for iou_type, some in curves.items()}
+    kind: IouType = "bbox" if "bbox" in found else "segm"
+    AP50 = figures[kind]["AP50"]
+    lines = [*truth.notes, *notes(found, truth)]
+    if AP50 is not None:
+        lines.append(note_on_ids(truth, found[kind], sources[kind], kind, AP50, max_detections))
+    if engine == "lvis-api" and truth.objects.crowds.any():
+        lines.append(
+            f"{int(truth.objects.crowds.sum()):,} crowds are left alone here too, but lvis-api knows no crowds: by "
+            "itself it asks for them; here it leaves one detection that covers each alone and counts others as false"
+        )
     return Metrics(
-        scores={iou_type: scores(some, truth) for iou_type, some in curves.items()},
+        scores=figures,
         per_class={iou_type: class_scores(some, truth) for iou_type, some in curves.items()},
         protocol=truth.protocol,
         max_detections=max_detections,
         num_images=len(truth.sizes),
         num_detections=max(map(len, found.values())),
-        notes=(*truth.notes, *notes(found, truth)),
+        notes=tuple(filter(None, lines)),
     )
 
 

@@ -18,6 +18,10 @@ from tailseg.evaluation.records import Names, Part, UnknownImagesError, mask_are
 from tailseg.evaluation.results import Results, read_results
 
 
+class UnknownCategoriesError(ValueError):
+    """Some records have a category id that the annotation file lacks."""
+
+
 def read_found(
     results: Sequence[Mapping[str, Any]] | str | Path,
     truth: GroundTruth,
@@ -42,7 +46,7 @@ def read_found(
             raise UnknownImagesError(unknown)
         hint = "the file's own category ids are wanted, not labels 0 .. C-1"
         if unknown := _unknown(part.category_ids, truth.category_ids, "category_id", hint, part, before, truth):
-            raise ValueError(unknown)
+            raise UnknownCategoriesError(unknown)
         _check_sizes(part, truth, before)
         return truth.counts(part.image_ids, part.category_ids) | (part.scores >= least_score)
 

@@ -35,6 +35,23 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - JSON is anything until it ha
         raise ValueError(f"{path} cannot be read as JSON: {error}") from error
 
 
+class _Identified(msgspec.Struct):
+    id: Any = None
+
+
+class _Categories(msgspec.Struct):
+    categories: list[_Identified] = []
+
+
+def category_ids(path: Path) -> list[Any]:
+    """The ids of an annotation file's categories as it spells them, at a glance; none if it cannot be read."""
+    try:
+        with path.open("rb") as raw, _unpacked(raw) as file:
+            return [category.id for category in msgspec.json.decode(file.read(), type=_Categories).categories]
+    except (OSError, *_UNREADABLE):
+        return []
+
+
 def parse(text: bytes) -> Any:  # noqa: ANN401
     """What JSON text says; NaN and Infinity are refused.
 
