@@ -124,6 +124,50 @@ def test_other_engines_agree(write, tmp_path, engine):
     assert scores(tmp_path / engine)["bbox"]["APr"] == pytest.approx(51 / 101)
 
 
+@pytest.mark.parametrize("mark", ["iscrowd", "ignore"])
+@pytest.mark.parametrize("engine", ["hotcoco", "lvis-api"])
+def test_other_engines_agree_on_crowds(write, tmp_path, engine, mark):
+    """lvis-api by itself would ask for a crowd: a note says so."""
+    data = truth()
+    data["annotations"][0][mark] = 1
+    file, results = write(data), write(records("bbox", "segmentation"), "results.json")
+
+    for name in ("tailseg", engine):
+        assert main(["eval", file, results, f"--engine={name}", "--out", str(tmp_path / name)]) == 0
+
+    assert scores(tmp_path / engine) == scores(tmp_path / "tailseg")
+    assert scores(tmp_path / engine)["bbox"]["AP"] == pytest.approx(1)
+    notes = json.loads((tmp_path / engine / "metrics.json").read_text())["notes"]
+    assert any("1 crowds are left alone here too, but lvis-api" in note for note in notes) == (engine == "lvis-api")
+
+
+@pytest.mark.parametrize("empty", [[], None])
+def test_results_whose_segmentations_are_empty_are_scored_as_boxes(write, tmp_path, empty):
+    data = truth()
+    for annotation in data["annotations"]:
+        annotation["segmentation"] = []
+    results = write([record | {"segmentation": empty} for record in records("bbox")], "results.json")
+
+    assert main(["eval", write(data), results, "--out", str(tmp_path / "out")]) == 0
+
+    assert scores(tmp_path / "out").keys() == {"bbox"}
+
+
+def test_a_class_that_only_the_training_file_knows_plays_no_part(write, tmp_path):
+    train = truth()
+    train["categories"].append({"id": 9, "name": "gnu", "frequency": "c"})
+    train["annotations"].append(train["annotations"][0] | {"id": 9, "category_id": 9})
+    for category in train["categories"]:
+        del category["frequency"]
+    files = [write(truth()), write(records("bbox"), "results.json"), "--train", write(train, "train.json")]
+
+    assert main(["eval", *files, "--out", str(tmp_path / "out")]) == 0
+
+    assert scores(tmp_path / "out")["bbox"]["APr"] == pytest.approx(1)
+    notes = json.loads((tmp_path / "out" / "metrics.json").read_text())["notes"]
+    assert [note.startswith("1 classes of ") and note.endswith("play no part (9)") for note in notes] == [True]
+
+
 @pytest.mark.parametrize("engine", ["hotcoco", "lvis-api"])
 @pytest.mark.parametrize(("images", "classes"), [(2**53, 2**62), (-50, -5)])
 def test_engines_agree_on_ids_that_a_float_cannot_hold_and_on_negative_ones(write, tmp_path, engine, images, classes):

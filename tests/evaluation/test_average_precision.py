@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from pycocotools import mask as run_lengths
 
 from tailseg.evaluation import analyse, evaluate
 
@@ -225,8 +226,12 @@ NAN = float("nan")
         ({"bbox": None}, "'bbox' of record 1 .* got None"),
         ({"score": NAN}, "'score' of record 1 should be a finite number, got nan"),
         ({"score": "0.9"}, "'score' of record 1 should be a finite number, got '0.9'"),
-        ({"image_id": "1"}, "'image_id' of record 1 should be a whole number, got '1'"),
-        ({"image_id": 1.0}, "'image_id' of record 1 should be a whole number, got 1.0"),
+        ({"image_id": "one"}, "'image_id' of record 1 should be a whole number, got 'one'"),
+        ({"image_id": "01"}, "'image_id' of record 1 should be a whole number, got '01'"),
+        ({"image_id": 1.5}, "'image_id' of record 1 should be a whole number, got 1.5"),
+        ({"image_id": True}, "'image_id' of record 1 should be a whole number, got True"),
+        ({"category_id": True}, "'category_id' of record 1 should be a whole number, got True"),
+        ({"score": True}, "'score' of record 1 should be a finite number, got True"),
         ({"bbox": b"1234"}, "'bbox' of record 1 should be"),
         ({"image_id": 2**63}, "'image_id' of record 1 should be a whole number, got 9223372036854775808"),
         ({"category_id": 10**30}, "'category_id' of record 1 should be a whole number, got 10000"),
@@ -243,7 +248,7 @@ NAN = float("nan")
         ({"segmentation": {"size": [40, 60], "counts": [-5, 2405]}}, "the run lengths of record 1 are broken"),
         ({"segmentation": {"size": [-40, 60], "counts": [2400]}}, "the run lengths of record 1 are broken"),
         ({"segmentation": {"size": [40, 2**40], "counts": [2400]}}, "the run lengths of record 1 are broken"),
-        ({"segmentation": [[0, 0, 9, 0, 9, 9]]}, "'segmentation' of record 1 should be run lengths"),
+        ({"segmentation": [[0, 0, 9, 9]]}, "'segmentation' of record 1 should be run lengths .* or polygons"),
         ({"segmentation": None}, "'segmentation' of record 1 should be run lengths"),
     ],
 )
@@ -285,6 +290,43 @@ def test_a_name_that_could_mean_another_image_is_refused(write, files, names):
 
     with pytest.raises(ValueError, match="'image_id' of record 0 should be a whole number"):
         evaluate(write(data), results)
+
+
+@pytest.mark.parametrize("as_file", [False, True])
+@pytest.mark.parametrize("spell", [str, float])
+@pytest.mark.parametrize("key", ["image_id", "category_id"])
+def test_ids_that_mean_whole_numbers_are_taken_and_counted(write, key, spell, as_file):
+    results = [*PERFECT[:1], *(entry | {key: spell(entry[key])} for entry in PERFECT[1:])]
+
+    metrics = evaluate(write(coco()), write(results, "results.json") if as_file else results)
+
+    assert metrics["segm"]["AP"] == pytest.approx(1)
+    (note,) = metrics.notes
+    assert f'2 values of {key!r} are written as 1.0 or "1": taken as whole numbers' in note
+
+
+def test_polygons_in_results_score_as_their_run_lengths(write):
+    data = coco()
+    polygons = [
+        entry | {"segmentation": [[x + 0.3, y, x + 9.0, y + 0.5, x + 10.6, y + 9.7, x - 0.8, y + 8.2]]}
+        for entry, (_, _, x, y) in zip(PERFECT, SQUARES, strict=True)
+    ]
+    masks = [entry | {"segmentation": run_lengths.frPyObjects(entry["segmentation"], 40, 60)[0]} for entry in polygons]
+
+    scores = evaluate(write(data), polygons)["segm"]
+
+    assert scores == evaluate(write(data), masks)["segm"]
+    assert scores["AP50"] == pytest.approx(1)
+    assert 0 < scores["AP"] < 1
+
+
+def test_polygons_want_the_size_of_their_image(write):
+    data = coco()
+    del data["images"][0]["height"]
+    polygons = [PERFECT[0] | {"segmentation": [[5, 5, 15, 5, 15, 15, 5, 15]]}]
+
+    with pytest.raises(ValueError, match=r"has none of image 1: add its height and width"):
+        evaluate(write(data), polygons)
 
 
 def test_a_missing_field_is_named_with_a_count(write):

@@ -116,7 +116,10 @@ def find_truth(options: Compare) -> RunTruth:
         UsageError: A is a file, and nothing is given; or another run has another validation set.
     """
     if options.truth:
-        return RunTruth(options.truth, frequency_groups(options.train) or {})
+        groups, notes = frequency_groups(options.train, options.truth)
+        for note in notes:
+            output().print(escape(note))
+        return RunTruth(options.truth, groups or {})
     if not options.runs[0].is_dir():
         raise UsageError(f"{options.runs[0]} is a results file: name its annotation file with --truth")
     truth = run_truth(options.runs[0])

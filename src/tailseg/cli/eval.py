@@ -1,7 +1,7 @@
 """`tailseg eval`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -51,7 +51,7 @@ class Eval:
     max_detections: int | None = None
     """An image's detections that count (lvis: 300), or those of each class in an image (coco: 100)."""
     engine: Literal["tailseg", "hotcoco", "lvis-api"] = "tailseg"
-    """Who computes AP and AR: all three agree."""
+    """Who computes AP and AR: all three agree (lvis-api but for several detections in one crowd; a note says so)."""
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -63,16 +63,18 @@ def run(arguments: Sequence[str]) -> None:
     from tailseg.evaluation.tables import class_table, tables
 
     sources = what_to_score(options.results, options.only)
+    groups, notes = frequency_groups(options.train, options.truth)
     with steps() as step:
         analysis = analyse(
             options.truth,
             sources,
             max_detections=options.max_detections,
-            groups=frequency_groups(options.train),
+            groups=groups,
             engine=options.engine,
             boundary=options.boundary,
             step=step,
         )
+    analysis = replace(analysis, metrics=replace(analysis.metrics, notes=(*notes, *analysis.metrics.notes)))
     for table in tables(analysis):
         output().print(table)
     if options.classes:

@@ -58,17 +58,27 @@ def steps() -> "Generator[Callable[[str, int, int], None]]":
         yield step
 
 
-def frequency_groups(train: Path | None) -> "Mapping[int, Group] | None":
-    """Category id -> group by the image counts of a training set's annotation file.
+def frequency_groups(train: Path | None, truth: Path) -> "tuple[Mapping[int, Group] | None, tuple[str, ...]]":
+    """Category id -> group by the image counts of a training set's annotation file; and notes for the reader.
+
+    Classes that ``truth`` lacks are left out: many tools write only the classes that a split has objects of.
 
     Raises:
         ValueError: the file is missing or malformed; see `read_dataset`.
     """
     if train is None:
-        return None
+        return None, ()
     from tailseg.annotations.read import read_dataset
+    from tailseg.evaluation.json_files import category_ids
 
-    return {category.id: category.group for category in read_dataset(train).categories}
+    groups = {category.id: category.group for category in read_dataset(train).categories}
+    known = {*map(str, category_ids(truth))}
+    beyond = [key for key in groups if str(key) not in known]
+    if not known or not beyond:  # what is wrong with the file, its reader says
+        return groups, ()
+    some = ", ".join(map(str, beyond[:5])) + (" .." if len(beyond) > 5 else "")
+    note = f"{len(beyond):,} classes of {train} that {truth} lacks play no part ({some})"
+    return {key: group for key, group in groups.items() if key not in beyond}, (note,)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ print(analysis.metrics["segm"]["APr"], analysis.errors["segm"].parts["r"].cost)
 import csv
 import io
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -16,16 +17,17 @@ from typing import Any
 import numpy as np
 
 from tailseg.annotations.types import Group
-from tailseg.evaluation.average_precision import MAX_DETECTIONS, check_options, metrics, summary
+from tailseg.evaluation.average_precision import MAX_DETECTIONS, check_options, metrics, scores
 from tailseg.evaluation.boundary import with_boundaries
-from tailseg.evaluation.detections import best_of_each_class, best_of_each_image, candidates, read_found
-from tailseg.evaluation.engines import ENGINES, Curves, Engine
+from tailseg.evaluation.detections import best_of_each_class, best_of_each_image, match_results
+from tailseg.evaluation.engines import ENGINES, Engine
 from tailseg.evaluation.errors import KINDS, Errors, Part, error_kinds
 from tailseg.evaluation.ground_truth import GroundTruth, read_ground_truth
 from tailseg.evaluation.json_files import garbage_collector_paused
-from tailseg.evaluation.matches import Candidates, Matches, match
+from tailseg.evaluation.matches import Matches, match
 from tailseg.evaluation.metrics import ROW_NAMES, IouType, Metrics
-from tailseg.evaluation.precision import precision_and_recall
+from tailseg.evaluation.numbering import read_explained
+from tailseg.evaluation.precision import Curves, curves_of
 from tailseg.evaluation.reliability import Reliability, reliability
 from tailseg.evaluation.results import Results
 
@@ -86,7 +88,22 @@ class Analysis:
         return text.getvalue()
 
 
-@garbage_collector_paused()
+@dataclass(frozen=True, eq=False)
+class Insight:
+    """An analysis and what it stands on.
+
+    Attributes:
+        analysis: the figures.
+        truth: what was to be found.
+        found, matches: by kind of overlap, the results, and what became of those that count.
+    """
+
+    analysis: Analysis
+    truth: GroundTruth
+    found: dict[IouType, Results]
+    matches: dict[IouType, Matches]
+
+
 def analyse(
     annotations_json: str | Path,
     results: Mapping[IouType, str | Path | Sequence[Mapping[str, Any]]],
@@ -113,8 +130,34 @@ def analyse(
     step("reading the annotation file", 0, 1)
     truth = read_ground_truth(Path(annotations_json), masks="segm" in results, groups=groups)
     step("reading the annotation file", 1, 1)
+    found = look_into(truth, results, max_detections=max_detections, engine=engine, boundary=boundary, step=step)
+    return found.analysis
+
+
+@garbage_collector_paused()
+def look_into(
+    truth: GroundTruth,
+    results: Mapping[IouType, str | Path | Sequence[Mapping[str, Any]]],
+    *,
+    max_detections: int | None = None,
+    engine: Engine = "tailseg",
+    boundary: bool = False,
+    least_score: float = math.inf,
+    step: Step = lambda *_: None,
+) -> Insight:
+    """`analyse` for those who need the matches too, or have the annotation file already.
+
+    Args:
+        truth: the annotation file, with masks if masks are scored.
+        results, max_detections, engine, boundary, step: see `analyse`.
+        least_score: the run lengths of detections that score as much are kept, though these may not count.
+
+    Raises:
+        FileNotFoundError, ValueError: as `evaluate`.
+    """
+    check_options(tuple(results), max_detections)
     cap = max_detections or MAX_DETECTIONS[truth.protocol]
-    found = _read(results, truth, step)
+    found = _read(results, truth, cap, least_score, step)
     kept = {id(records): _kept(records, truth, cap) for records in found.values()}
     with ThreadPoolExecutor(len(found)) as pool:  # NumPy and hotcoco let go of the interpreter where it takes long
         tasks = {
@@ -122,19 +165,28 @@ def analyse(
             for iou_type, records in found.items()
         }
     done = {iou_type: task.result() for iou_type, task in tasks.items()}
-    return Analysis(
-        metrics=metrics(truth, found, {iou_type: one.curves for iou_type, one in done.items()}, max_detections=cap),
+    analysis = Analysis(
+        metrics=metrics(
+            truth,
+            found,
+            {iou_type: one.curves for iou_type, one in done.items()},
+            sources=results,
+            max_detections=cap,
+            engine=engine,
+        ),
         fixed={iou_type: one.fixed for iou_type, one in done.items()},
         boundary=done["segm"].boundary if "segm" in done else None,
         errors={iou_type: one.errors for iou_type, one in done.items()},
         reliability={iou_type: one.reliability for iou_type, one in done.items()},
     )
+    return Insight(analysis, truth, found, {iou_type: one.matches for iou_type, one in done.items()})
 
 
 @dataclass(frozen=True)
 class _One:
     """The analysis of boxes, or of masks."""
 
+    matches: Matches
     curves: Curves
     fixed: dict[str, float | None]
     boundary: dict[str, float | None] | None
@@ -154,13 +206,14 @@ def _analyse(
     name = ROW_NAMES[iou_type]
     capped, best = kept
     step(f"matching {name}", 0, 1)
-    near = candidates(truth, found, _either(capped, best, len(found)), iou_type)
-    matches = match(truth, near.only(capped))
+    # of each class in an image both keep the best, so that one matching serves both
+    either = match_results(truth, found, _either(capped, best, len(found)), iou_type, around=True)
+    matches = either.only(capped)
     step(f"matching {name}", 1, 1)
     step(f"scoring {name}", 0, 1)
-    own = precision_and_recall(matches)
-    curves = own if engine == "tailseg" else ENGINES[engine](truth, found, capped, iou_type)
-    fixed = _fixed_curves(truth, near, best, matches, own)
+    own = curves_of(matches)
+    curves = own if engine == "tailseg" else Curves.of_all(*ENGINES[engine](truth, found, capped, iou_type))
+    fixed = _fixed_curves(either, best, matches, own)
     step(f"scoring {name}", 1, 1)
     step(f"sorting the errors of {name}", 0, 1)
     errors = error_kinds(truth, found, matches, iou_type)
@@ -168,12 +221,13 @@ def _analyse(
     outlines = None
     if boundary and iou_type == "segm":
         step("comparing outlines", 0, 1)
-        outlined = match(truth, with_boundaries(truth, found, near.only(capped)))
-        outlines = summary(*precision_and_recall(outlined), truth.class_groups)
+        outlined = match(truth, with_boundaries(truth, found, matches))
+        outlines = scores(curves_of(outlined), truth)
         step("comparing outlines", 1, 1)
     return _One(
+        matches=matches,
         curves=curves,
-        fixed=summary(*fixed, truth.class_groups),
+        fixed=scores(fixed, truth),
         boundary=outlines,
         errors=errors,
         reliability=reliability(matches, truth.class_groups) if _are_probabilities(found) else {},
@@ -186,7 +240,11 @@ def _kept(found: Results, truth: GroundTruth, cap: int) -> tuple[np.ndarray, np.
 
 
 def _read(
-    results: Mapping[IouType, str | Path | Sequence[Mapping[str, Any]]], truth: GroundTruth, step: Step
+    results: Mapping[IouType, str | Path | Sequence[Mapping[str, Any]]],
+    truth: GroundTruth,
+    cap: int,
+    least_score: float,
+    step: Step,
 ) -> dict[IouType, Results]:
     """Each file is read once, for all that it serves."""
     found: dict[IouType, Results] = {}
@@ -194,7 +252,14 @@ def _read(
         if iou_type in found:
             continue
         served = tuple(other for other, same in results.items() if same is source or same == source)
-        records = read_found(source, truth, served, progress=lambda done, size: step("reading results", done, size))
+        records = read_explained(
+            source,
+            truth,
+            served,
+            cap=cap,
+            progress=lambda done, size: step("reading results", done, size),
+            least_score=least_score,
+        )
         found |= dict.fromkeys(served, records)
     return {iou_type: found[iou_type] for iou_type in results}
 
@@ -205,10 +270,10 @@ def _either(rows: np.ndarray, others: np.ndarray, num_rows: int) -> np.ndarray:
     return np.flatnonzero(chosen)
 
 
-def _fixed_curves(truth: GroundTruth, near: Candidates, best: np.ndarray, matches: Matches, curves: Curves) -> Curves:
-    chosen = near.only(best)
+def _fixed_curves(either: Matches, best: np.ndarray, matches: Matches, curves: Curves) -> Curves:
+    chosen = either.only(best)
     same = len(chosen) == len(matches) and np.array_equal(chosen.rows, matches.rows)
-    return curves if same else precision_and_recall(match(truth, chosen))
+    return curves if same else curves_of(chosen)
 
 
 def _are_probabilities(found: Results) -> bool:

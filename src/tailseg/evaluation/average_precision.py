@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 
 from tailseg.annotations.types import Group
-from tailseg.evaluation.detections import areas_of, best_of_each_image, read_found
-from tailseg.evaluation.engines import ENGINES, Curves, Engine
+from tailseg.evaluation.detections import areas_of, best_of_each_image
+from tailseg.evaluation.engines import ENGINES, Engine
 from tailseg.evaluation.ground_truth import GroundTruth, read_ground_truth
 from tailseg.evaluation.json_files import garbage_collector_paused
 from tailseg.evaluation.metrics import ClassScore, IouType, Metrics
+from tailseg.evaluation.numbering import Source, note_on_ids, read_explained
+from tailseg.evaluation.precision import Curves
 from tailseg.evaluation.results import Results
 
 MAX_DETECTIONS = {"lvis": 300, "coco": 100}
@@ -52,11 +54,18 @@ def evaluate(
     """
     check_options(iou_types, max_detections)
     truth = read_ground_truth(Path(annotations_json), masks="segm" in iou_types, groups=groups)
-    found = read_found(results, truth, iou_types)
     cap = max_detections or MAX_DETECTIONS[truth.protocol]
+    found = read_explained(results, truth, iou_types, cap=cap)
     rows = best_of_each_image(found, truth, cap)
-    curves = {iou_type: ENGINES[engine](truth, found, rows, iou_type) for iou_type in iou_types}
-    return metrics(truth, dict.fromkeys(iou_types, found), curves, max_detections=cap)
+    curves = {iou_type: Curves.of_all(*ENGINES[engine](truth, found, rows, iou_type)) for iou_type in iou_types}
+    return metrics(
+        truth,
+        dict.fromkeys(iou_types, found),
+        curves,
+        sources=dict.fromkeys(iou_types, results),
+        max_detections=cap,
+        engine=engine,
+    )
 
 
 def check_options(iou_types: Sequence[IouType], max_detections: int | None) -> None:
@@ -68,52 +77,89 @@ def check_options(iou_types: Sequence[IouType], max_detections: int | None) -> N
 
 
 def metrics(
-    truth: GroundTruth, found: Mapping[IouType, Results], curves: Mapping[IouType, Curves], *, max_detections: int
+    truth: GroundTruth,
+    found: Mapping[IouType, Results],
+    curves: Mapping[IouType, Curves],
+    *,
+    sources: Mapping[IouType, Source],
+    max_detections: int,
+    engine: Engine,
 ) -> Metrics:
-    """The figures of precision and recall ``curves``."""
+    """The figures of precision and recall ``curves``, which an ``engine`` computed of results from ``sources``."""
+    figures = {iou_type: scores(some, truth) for iou_type, some in curves.items()}
+    kind: IouType = "bbox" if "bbox" in found else "segm"
+    AP50 = figures[kind]["AP50"]
+    lines = [*truth.notes, *notes(found, truth)]
+    if AP50 is not None:
+        lines.append(note_on_ids(truth, found[kind], sources[kind], kind, AP50, max_detections))
+    if engine == "lvis-api" and truth.objects.crowds.any():
+        lines.append(
+            f"{int(truth.objects.crowds.sum()):,} crowds are left alone here too, but lvis-api knows no crowds: by "
+            "itself it asks for them; here it leaves one detection that covers each alone and counts others as false"
+        )
     return Metrics(
-        scores={iou_type: summary(*pair, truth.class_groups) for iou_type, pair in curves.items()},
-        per_class={iou_type: class_scores(*pair, truth) for iou_type, pair in curves.items()},
+        scores=figures,
+        per_class={iou_type: class_scores(some, truth) for iou_type, some in curves.items()},
         protocol=truth.protocol,
         max_detections=max_detections,
         num_images=len(truth.sizes),
         num_detections=max(map(len, found.values())),
-        notes=(*truth.notes, *notes(found, truth)),
+        notes=tuple(filter(None, lines)),
     )
+
+
+def scores(curves: Curves, truth: GroundTruth) -> dict[str, float | None]:
+    """The scores of `Metrics`."""
+    return summary(curves.precision, curves.recall, [truth.class_groups[index] for index in curves.classes.tolist()])
 
 
 def summary(precision: np.ndarray, recall: np.ndarray, groups: Sequence[Group | None]) -> dict[str, float | None]:
     """The scores of `Metrics` from precision and recall."""
-    scores = {"AP": _mean(precision[..., 0]), "AP50": _mean(precision[0, ..., 0]), "AP75": _mean(precision[5, ..., 0])}
+    known, of_all = _scored(precision, recall, 0)
+    scores = {"AP": _mean(of_all), "AP50": _mean(of_all[0]), "AP75": _mean(of_all[5])}
     for group in GROUPS:
-        members = [index for index, other in enumerate(groups) if other == group]
-        scores[f"AP{group}"] = _mean(precision[:, :, members, 0])
+        members = [index for index, other in enumerate(known) if groups[other] == group]
+        scores[f"AP{group}"] = _mean(of_all[..., members])
         if group == "f":
-            scores["AP50f"] = _mean(precision[0][:, members, 0])
+            scores["AP50f"] = _mean(of_all[0][:, members])
     for index, size in enumerate("sml", start=1):
-        scores[f"AP{size}"] = _mean(precision[..., index])
+        scores[f"AP{size}"] = _mean(_scored(precision, recall, index)[1])
     for index, size in enumerate(("", "s", "m", "l")):
-        scores[f"AR{size}"] = _mean(recall[..., index])
+        values = recall[..., index]
+        scores[f"AR{size}"] = _mean(values[values > -1])
     return scores
 
 
+def _scored(precision: np.ndarray, recall: np.ndarray, area: int) -> tuple[list[int], np.ndarray]:
+    """The classes that have objects of an area range, and their precision ``[T, P, classes]``."""
+    known = np.flatnonzero(recall[0, :, area] > -1)
+    return known.tolist(), precision[:, :, known, area]
+
+
 def _mean(values: np.ndarray) -> float | None:
-    """Mean over what was scored (-1 was not); None if nothing was."""
-    scored = values[values > -1]
-    return float(scored.mean()) if scored.size else None
+    """None if there are no values."""
+    return float(values.ravel().mean()) if values.size else None
 
 
-def class_scores(precision: np.ndarray, recall: np.ndarray, truth: GroundTruth) -> tuple[ClassScore, ...]:
+def class_scores(curves: Curves, truth: GroundTruth) -> tuple[ClassScore, ...]:
     """Those of each class."""
+    precision, recall, classes = curves
+    known, of_all = _scored(precision, recall, 0)
+    of_each = np.ascontiguousarray(of_all.transpose(2, 0, 1))
+    recalls = np.ascontiguousarray(recall[:, known, 0].T)
+    whole = of_each.reshape(len(known), of_all.shape[0] * of_all.shape[1])
+    columns = whole.mean(1), of_each[:, 0].mean(1), recalls.mean(1)
+    figures = dict(
+        zip(classes[known].tolist(), zip(*(column.tolist() for column in columns), strict=True), strict=True)
+    )
+    nothing = None, None, None
     return tuple(
         ClassScore(
             category_id=key,
             name=name,
             group=truth.groups.get(key),
             num_objects=int(truth.object_counts[index]),
-            AP=_mean(precision[:, :, index, 0]),
-            AP50=_mean(precision[0, :, index, 0]),
-            AR=_mean(recall[:, index, 0]),
+            **dict(zip(("AP", "AP50", "AR"), figures.get(index, nothing), strict=True)),
         )
         for index, (key, name) in enumerate(truth.categories.items())
     )
@@ -128,6 +174,7 @@ def notes(found: Mapping[IouType, Results], truth: GroundTruth) -> tuple[str, ..
         empty = int((areas_of(results, iou_type) <= 0).sum())
         lines += [f"{empty:,} {names[iou_type]}: {fate}"] if empty else []
     for results in {id(results): results for results in found.values()}.values():
+        lines += results.notes
         if duplicates := _count_duplicates(results):
             lines.append(
                 f"{duplicates:,} records repeat another one exactly, and count as false: were images tested twice?"
@@ -146,8 +193,12 @@ def _count_duplicates(found: Results) -> int:
         columns.append(found.mask_areas.astype(np.int64))
     digest = np.zeros(len(found), dtype=np.uint64)
     for column in columns:  # equal records have equal digests; one sort instead of eight
-        digest = (digest ^ column.view(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
+        digest ^= column.view(np.uint64)
+        digest *= np.uint64(0x9E3779B97F4A7C15)
         digest ^= digest >> np.uint64(29)
+    ordered = np.sort(digest)
+    if not (ordered[1:] == ordered[:-1]).any():
+        return 0
     order = np.argsort(digest, kind="stable")
     earlier, later = order[:-1], order[1:]
     near = digest[earlier] == digest[later]
@@ -155,6 +206,8 @@ def _count_duplicates(found: Results) -> int:
     for column in columns:
         same = column[earlier] == column[later]
         earlier, later = earlier[same], later[same]
-    if found.counts is None:
+    if found.runs is None:
         return len(later)
-    return sum(found.counts[a] == found.counts[b] for a, b in zip(later.tolist(), earlier.tolist(), strict=True))
+    places = found.runs.places
+    pairs = zip(places[later].tolist(), places[earlier].tolist(), strict=True)
+    return sum(found.runs.text(a) == found.runs.text(b) for a, b in pairs)

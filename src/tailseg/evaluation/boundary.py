@@ -6,8 +6,6 @@ diagonal inside the masks.
 B. Cheng et al., "Boundary IoU: Improving Object-Centric Image Segmentation Evaluation", CVPR 2021.
 """
 
-from dataclasses import replace
-
 import numpy as np
 from hotcoco import mask as run_lengths
 
@@ -52,4 +50,5 @@ def with_boundaries(truth: GroundTruth, found: Results, candidates: Candidates) 
             truth.objects.crowds[theirs],
         )
         overlaps[rows] = np.minimum(overlaps[rows], table[at_mine, at_theirs])
-    return replace(candidates, pairs=Pairs(near.detections, near.objects, overlaps))
+    columns = candidates.rows, candidates.classes, candidates.images, candidates.scores, candidates.areas
+    return Candidates(*columns, Pairs(near.detections, near.objects, overlaps))

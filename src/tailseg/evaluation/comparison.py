@@ -12,12 +12,13 @@ import numpy as np
 from tailseg.annotations.types import Group
 from tailseg.evaluation.average_precision import MAX_DETECTIONS
 from tailseg.evaluation.bootstrap import Resampled, draw, resample
-from tailseg.evaluation.detections import best_of_each_image, match_results, read_found
+from tailseg.evaluation.detections import best_of_each_image, match_results
 from tailseg.evaluation.errors import Errors, error_kinds
 from tailseg.evaluation.ground_truth import GroundTruth
 from tailseg.evaluation.json_files import garbage_collector_paused
 from tailseg.evaluation.matches import Matches
 from tailseg.evaluation.metrics import ROW_NAMES, IouType
+from tailseg.evaluation.numbering import read_explained
 
 AT_A_TIME = 100
 """Samples drawn at a time."""
@@ -146,11 +147,16 @@ def match_runs(
     for number, run in enumerate(runs, start=1):
         for iou_type in iou_types:
             name = f"run {number}, {ROW_NAMES[iou_type]}"
-            results = read_found(
-                run[iou_type], truth, (iou_type,), progress=lambda done, size, name=name: step(name, done, 2 * size)
+            cap = MAX_DETECTIONS[truth.protocol]
+            results = read_explained(
+                run[iou_type],
+                truth,
+                (iou_type,),
+                cap=cap,
+                progress=lambda done, size, name=name: step(name, done, 2 * size),
             )
-            rows = best_of_each_image(results, truth, MAX_DETECTIONS[truth.protocol])
-            matches = match_results(truth, results, rows, iou_type)
+            rows = best_of_each_image(results, truth, cap)
+            matches = match_results(truth, results, rows, iou_type, around=True)
             found[iou_type].append(Matched(matches, error_kinds(truth, results, matches, iou_type)))
             step(name, 1, 1)
     return found

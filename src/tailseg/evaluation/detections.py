@@ -5,17 +5,21 @@ Shapes: n result records, M objects.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tailseg.evaluation.ground_truth import GroundTruth
-from tailseg.evaluation.matches import Candidates, Matches, match, order_of_match
+from tailseg.evaluation.matches import Candidates, Matches, best_first, match, order_of_match
 from tailseg.evaluation.metrics import IouType
-from tailseg.evaluation.overlaps import Pairs, box_pairs, mask_pairs, pairs_of_equal
-from tailseg.evaluation.results import Names, Results, UnknownImagesError, read_results
+from tailseg.evaluation.overlaps import Pairs, Shapes, ascending, boxes_of, overlapping
+from tailseg.evaluation.records import Names, Part, UnknownImagesError, mask_areas
+from tailseg.evaluation.results import Results, read_results
+
+
+class UnknownCategoriesError(ValueError):
+    """Some records have a category id that the annotation file lacks."""
 
 
 def read_found(
@@ -29,38 +33,49 @@ def read_found(
     """Results that belong to an annotation file; run lengths are kept of the detections that can count.
 
     They are kept as well of those that score at least ``least_score``. An ``image_id`` that no image has may be the
-    name of its file: see `GroundTruth.namings`.
+    name of its file: see `GroundTruth.namings`. Polygons are rasterised at the size of their image.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: see `read_results`; unknown image or category, or a mask of another size than its image.
     """
 
-    def keep(part: Results, before: int) -> np.ndarray:
+    def keep(part: Part, before: int) -> np.ndarray:
         hint = "were they made for another split?"
         if unknown := _unknown(part.image_ids, truth.image_ids, "image_id", hint, part, before, truth):
             raise UnknownImagesError(unknown)
         hint = "the file's own category ids are wanted, not labels 0 .. C-1"
         if unknown := _unknown(part.category_ids, truth.category_ids, "category_id", hint, part, before, truth):
-            raise ValueError(unknown)
+            raise UnknownCategoriesError(unknown)
         _check_sizes(part, truth, before)
         return truth.counts(part.image_ids, part.category_ids) | (part.scores >= least_score)
 
-    def read(names: Names | None) -> Results:
-        boxes, masks = "bbox" in iou_types, "segm" in iou_types
-        return read_results(results, boxes=boxes, masks=masks, keep=keep, names=names, progress=progress)
+    def size(image_id: int) -> tuple[int, int]:
+        if image_id not in truth.sizes:
+            raise UnknownImagesError(f"{truth.path} has no image {image_id}: were they made for another split?")
+        if 0 in truth.sizes[image_id]:
+            raise ValueError(
+                f"the results have polygons, which want the size of their image, but {truth.path} has none of image "
+                f"{image_id}: add its height and width"
+            )
+        return truth.sizes[image_id]
 
-    try:
-        return read(None)
-    except UnknownImagesError as error:
-        for names in truth.namings:
-            with suppress(UnknownImagesError):
-                return read(names)
-        raise error from None
+    def read(names: Names | None, *, digits: bool) -> Results:
+        boxes, masks = "bbox" in iou_types, "segm" in iou_types
+        return read_results(
+            results, boxes=boxes, masks=masks, keep=keep, names=names, digits=digits, size=size, progress=progress
+        )
+
+    for names in (None, *truth.namings):
+        try:
+            return read(names, digits=False)
+        except UnknownImagesError:
+            continue
+    return read(None, digits=True)
 
 
 def _unknown(
-    ids: np.ndarray, known: np.ndarray, key: str, hint: str, found: Results, before: int, truth: GroundTruth
+    ids: np.ndarray, known: np.ndarray, key: str, hint: str, found: Part, before: int, truth: GroundTruth
 ) -> str:
     """What is wrong with the ids that are not known, if there are any."""
     unknown = ~np.isin(ids, known)
@@ -73,7 +88,7 @@ def _unknown(
     )
 
 
-def _check_sizes(found: Results, truth: GroundTruth, before: int) -> None:
+def _check_sizes(found: Part, truth: GroundTruth, before: int) -> None:
     if found.sizes is None:
         return
     wrong = (found.sizes != truth.image_sizes[np.searchsorted(truth.image_ids, found.image_ids)]).any(1)
@@ -110,7 +125,8 @@ def _best(keys: np.ndarray, scores: np.ndarray, cap: int) -> np.ndarray:
     """Rows, ascending, of the ``cap`` best scores of each key (a position); sorts only where there are more."""
     crowded = (np.bincount(keys) > cap)[keys]
     rows = np.flatnonzero(crowded)
-    order = rows[np.lexsort((-scores[rows], keys[rows]))]
+    order = rows[best_first(scores[rows])]
+    order = order[ascending(keys[order])]
     ordered = keys[order]
     rank = np.arange(len(order)) - np.searchsorted(ordered, ordered)
     kept = ~crowded
@@ -124,7 +140,7 @@ def areas_of(found: Results, iou_type: IouType) -> np.ndarray:
         assert found.boxes is not None
         return found.boxes[:, 2] * found.boxes[:, 3]
     assert found.mask_areas is not None
-    return found.mask_areas
+    return found.mask_areas.astype(np.float64)
 
 
 def counting(found: Results, truth: GroundTruth, rows: np.ndarray, iou_type: IouType) -> np.ndarray:
@@ -134,48 +150,60 @@ def counting(found: Results, truth: GroundTruth, rows: np.ndarray, iou_type: Iou
     return rows if truth.protocol == "coco" else rows[areas_of(found, iou_type)[rows] > 0]
 
 
-def candidates(truth: GroundTruth, found: Results, rows: np.ndarray, iou_type: IouType) -> Candidates:
-    """The records at ``rows`` that count, and the objects that they overlap."""
+def candidates(
+    truth: GroundTruth, found: Results, rows: np.ndarray, iou_type: IouType, *, around: bool = False
+) -> Candidates:
+    """The records at ``rows`` that count, and the objects that they overlap.
+
+    Args:
+        truth, found, rows, iou_type: as above.
+        around: whether those of other classes are wanted too.
+    """
     rows = counting(found, truth, rows, iou_type)
     images = np.searchsorted(truth.image_ids, found.image_ids[rows])
     classes = np.searchsorted(truth.category_ids, found.category_ids[rows])
     order = order_of_match(classes, images, found.scores[rows])
     rows, images, classes = rows[order], images[order], classes[order]
     objects, num_classes = truth.objects, len(truth.categories)
-    keys = images * num_classes + classes
-    detections, others = pairs_of_equal(keys, objects.images * num_classes + objects.classes)
-    pairs = overlaps(truth, found, rows, detections, others, keys[detections], iou_type)
-    return Candidates(rows, classes, images, found.scores[rows], areas_of(found, iou_type)[rows], pairs)
+    shapes = shapes_of(found, rows, iou_type)
+    if around:
+        near = overlapping(images, objects.images, shapes, _object_shapes(truth, iou_type), objects.crowds)
+        pairs = near.take(np.flatnonzero(classes[near.detections] == objects.classes[near.objects]))
+    else:
+        keys, object_keys = images * num_classes + classes, objects.images * num_classes + objects.classes
+        near = None
+        pairs = overlapping(keys, object_keys, shapes, _object_shapes(truth, iou_type), objects.crowds)
+    return Candidates(rows, classes, images, found.scores[rows], shapes.areas, pairs, around=near)
 
 
-def match_results(truth: GroundTruth, found: Results, rows: np.ndarray, iou_type: IouType) -> Matches:
-    """Matches the records at ``rows`` (after a cap) with the objects."""
-    return match(truth, candidates(truth, found, rows, iou_type))
+def surroundings(truth: GroundTruth, found: Results, rows: np.ndarray, images: np.ndarray, iou_type: IouType) -> Pairs:
+    """The objects, of whatever class, that the records at ``rows``, in ``images`` (positions), overlap."""
+    shapes = shapes_of(found, rows, iou_type)
+    return overlapping(images, truth.objects.images, shapes, _object_shapes(truth, iou_type), truth.objects.crowds)
 
 
-def overlaps(
-    truth: GroundTruth,
-    found: Results,
-    rows: np.ndarray,
-    detections: np.ndarray,
-    objects: np.ndarray,
-    groups: np.ndarray,
-    iou_type: IouType,
-) -> Pairs:
-    """Those of the given pairs that overlap.
+def match_results(
+    truth: GroundTruth, found: Results, rows: np.ndarray, iou_type: IouType, *, around: bool = False
+) -> Matches:
+    """Matches the records at ``rows`` (after a cap) with the objects; see `candidates`."""
+    return match(truth, candidates(truth, found, rows, iou_type, around=around))
 
-    Args:
-        truth, found: objects, and records.
-        rows: records of the detections.
-        detections, objects: ``[P]`` positions in ``rows`` and among the objects.
-        groups: ``[P]``: see `mask_pairs`.
-        iou_type: what overlaps.
-    """
-    of_truth = truth.objects
+
+def shapes_of(found: Results, rows: np.ndarray, iou_type: IouType) -> Shapes:
+    """Boxes or masks of the records at ``rows``."""
+    areas = areas_of(found, iou_type)[rows]
     if iou_type == "bbox":
         assert found.boxes is not None
-        return box_pairs(detections, objects, found.boxes[rows], of_truth.boxes, of_truth.crowds)
-    areas = areas_of(found, iou_type)[rows]
-    return mask_pairs(
-        detections, objects, groups, lambda at: found.masks(rows[at]), areas, truth.object_masks, of_truth.crowds
+        return Shapes(found.boxes[rows], areas)
+    return Shapes(found.mask_boxes(rows), areas, lambda at: found.masks(rows[at]))
+
+
+def _object_shapes(truth: GroundTruth, iou_type: IouType) -> Shapes:
+    """Those of the objects; the areas of masks are the masks' own, not the file's."""
+    if iou_type == "bbox":
+        boxes = truth.objects.boxes
+        return Shapes(boxes, boxes[:, 2] * boxes[:, 3])
+    masks = truth.object_masks
+    return Shapes(
+        boxes_of(masks), mask_areas(masks).astype(np.float64), lambda at: [masks[index] for index in at.tolist()]
     )

@@ -27,16 +27,16 @@ from tailseg.evaluation.metrics import IouType
 from tailseg.evaluation.precision import precision_and_recall
 from tailseg.evaluation.results import Results
 
-Curves = tuple[np.ndarray, np.ndarray]
+Arrays = tuple[np.ndarray, np.ndarray]
 Engine = Literal["tailseg", "hotcoco", "lvis-api"]
 
 
-def tailseg(truth: GroundTruth, found: Results, rows: np.ndarray, iou_type: IouType) -> Curves:
+def tailseg(truth: GroundTruth, found: Results, rows: np.ndarray, iou_type: IouType) -> Arrays:
     """The engine of this package, on whose matches the error kinds, calibration and comparisons stand too."""
     return precision_and_recall(match_results(truth, found, rows, iou_type))
 
 
-def hotcoco(truth: GroundTruth, found: Results, rows: np.ndarray, iou_type: IouType) -> Curves:
+def hotcoco(truth: GroundTruth, found: Results, rows: np.ndarray, iou_type: IouType) -> Arrays:
     """hotcoco's, in Rust."""
     rows = counting(found, truth, rows, iou_type)
     boxes = np.zeros((len(rows), 4))
@@ -60,8 +60,10 @@ def hotcoco(truth: GroundTruth, found: Results, rows: np.ndarray, iou_type: IouT
     return engine.eval["precision"][..., -1], engine.eval["recall"][..., -1]
 
 
-def lvis_api(truth: GroundTruth, found: Results, rows: np.ndarray, iou_type: IouType) -> Curves:
+def lvis_api(truth: GroundTruth, found: Results, rows: np.ndarray, iou_type: IouType) -> Arrays:
     """lvis-api's, slow: about 100 times the time and 4 times the memory of the others.
+
+    It knows no crowds, which it would ask for; what it knows is ``ignore``: left alone, by one detection each.
 
     Raises:
         ValueError: lvis-api is not installed, or the annotation file is not LVIS's.
@@ -89,8 +91,10 @@ def lvis_api(truth: GroundTruth, found: Results, rows: np.ndarray, iou_type: Iou
     logging.getLogger("lvis").setLevel(logging.ERROR)
     with TemporaryDirectory() as folder, _old_numpy(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        file = Path(folder) / "truth.json"
-        file.write_text(json.dumps(truth.dataset()))
+        file, dataset = Path(folder) / "truth.json", truth.dataset()
+        for annotation in dataset["annotations"]:
+            annotation["ignore"] = annotation["iscrowd"]
+        file.write_text(json.dumps(dataset))
         reference = lvis.LVIS(str(file))
         engine = lvis.LVISEval(reference, lvis.LVISResults(reference, records, max_dets=-1), iou_type)
         engine.evaluate()
@@ -120,7 +124,7 @@ def _old_numpy() -> Generator[None]:
                 del np.__dict__["float"]
 
 
-ENGINES: dict[Engine, Callable[[GroundTruth, Results, np.ndarray, IouType], Curves]] = {
+ENGINES: dict[Engine, Callable[[GroundTruth, Results, np.ndarray, IouType], Arrays]] = {
     "tailseg": tailseg,
     "hotcoco": hotcoco,
     "lvis-api": lvis_api,

@@ -24,12 +24,12 @@ from typing import Literal, get_args
 import numpy as np
 
 from tailseg.annotations.types import Group
-from tailseg.evaluation.detections import overlaps
+from tailseg.evaluation.detections import surroundings
 from tailseg.evaluation.ground_truth import GroundTruth
-from tailseg.evaluation.matches import FALSE, FOUND, Matches, order_of_match
+from tailseg.evaluation.matches import FALSE, FOUND, LEFT_ALONE, Matches, best_first
 from tailseg.evaluation.metrics import IouType
-from tailseg.evaluation.overlaps import Pairs, pairs_of_equal
-from tailseg.evaluation.precision import precision_curve
+from tailseg.evaluation.overlaps import Pairs, ascending
+from tailseg.evaluation.precision import objects_needed, precision_curves
 from tailseg.evaluation.results import Results
 
 Kind = Literal["classification", "localisation", "both", "duplicate", "background", "missed"]
@@ -38,8 +38,6 @@ CLASSIFICATION, LOCALISATION, BOTH, DUPLICATE, BACKGROUND, MISSED = range(len(KI
 CORRECT, BACKGROUND_BELOW = 0.5, 0.1
 Part = Literal["all", "r", "c", "f"]
 PARTS: tuple[Part, ...] = get_args(Part)
-CHUNK = 100_000
-"""Detections whose overlaps with all objects of their images are computed at a time."""
 
 
 @dataclass(frozen=True)
@@ -96,14 +94,18 @@ def error_kinds(truth: GroundTruth, found: Results, matches: Matches, iou_type: 
         truth, found, iou_type: what was matched.
         matches: by `match_results`.
     """
-    labelled = label(truth, found, matches, iou_type)
+    around = matches.around
+    if around is None:
+        around = surroundings(truth, found, matches.rows, matches.images, iou_type)
+    labelled = label(matches, around)
     per_class = np.zeros((matches.num_classes, len(KINDS)), dtype=np.int64)
     wrong = labelled.kinds >= 0
     np.add.at(per_class, (matches.classes[wrong], labelled.kinds[wrong]), 1)
     np.add.at(per_class, (matches.object_classes[labelled.missed], MISSED), 1)
     state = matches.states[0, 0]
     current = _ap50(matches.classes, state == FOUND, state == FALSE, matches.num_objects())
-    fixed = np.stack([_fixed_ap50(matches, labelled, kind, current) for kind in range(len(KINDS))])
+    places = _places(matches)
+    fixed = np.stack([_fixed_ap50(matches, labelled, kind, current, places) for kind in range(len(KINDS))])
     found_per_class = np.bincount(matches.object_classes[_found(matches)], minlength=matches.num_classes)
     parts = {
         part: ErrorKinds(
@@ -125,17 +127,23 @@ def members_of_parts(groups: tuple[Group | None, ...]) -> dict[Part, np.ndarray]
     return {part: rows for part, rows in members.items() if rows.any()}
 
 
-def label(truth: GroundTruth, found: Results, matches: Matches, iou_type: IouType) -> Labelled:
-    """The kind of every false positive, and the objects that nothing points at."""
+def label(matches: Matches, around: Pairs) -> Labelled:
+    """The kind of every false positive, and the objects that nothing points at.
+
+    Args:
+        matches: by `match_results`.
+        around: detections and objects of one image that overlap, whatever their classes.
+    """
     false = matches.states[0, 0] == FALSE
     wanted = matches.wanted[0]
-    own = matches.pairs.take(np.flatnonzero(false[matches.pairs.detections] & wanted[matches.pairs.objects]))
-    same, same_object = _best(own, len(matches))
+    near = around.take(np.flatnonzero(false[around.detections] & wanted[around.objects]))
+    own = matches.classes[near.detections] == matches.object_classes[near.objects]
+    same, same_object = _best(near.take(np.flatnonzero(own)), len(matches))
+    other, other_object = _best(near.take(np.flatnonzero(~own)), len(matches))
     kinds = np.full(len(matches), -1)
     poor = false & (same >= BACKGROUND_BELOW) & (same <= CORRECT)
     kinds[poor] = LOCALISATION
     rest = np.flatnonzero(false & ~poor)
-    other, other_object = _best_of_other_classes(truth, found, matches, iou_type, rest)
     kinds[rest] = np.select(
         [other[rest] >= CORRECT, same[rest] >= CORRECT, np.maximum(same, other)[rest] <= BACKGROUND_BELOW],
         [CLASSIFICATION, DUPLICATE, BACKGROUND],
@@ -165,26 +173,15 @@ def _best(pairs: Pairs, num_detections: int) -> tuple[np.ndarray, np.ndarray]:
     return overlap, which
 
 
-def _best_of_other_classes(
-    truth: GroundTruth, found: Results, matches: Matches, iou_type: IouType, rest: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """As `_best`, among the wanted objects of other classes, for the detections ``rest``."""
-    overlap, which = np.zeros(len(matches)), np.full(len(matches), -1)
-    objects = np.flatnonzero(matches.wanted[0])
-    rest = rest[np.argsort(matches.images[rest], kind="stable")]
-    for start in range(0, len(rest), CHUNK):
-        some = rest[start : start + CHUNK]
-        at, among = pairs_of_equal(matches.images[some], matches.object_images[objects])
-        detections, others = some[at], objects[among]
-        differ = matches.classes[detections] != matches.object_classes[others]
-        detections, others = detections[differ], others[differ]
-        pairs = overlaps(truth, found, matches.rows, detections, others, matches.images[detections], iou_type)
-        best, best_object = _best(pairs, len(matches))
-        overlap[some], which[some] = best[some], best_object[some]
-    return overlap, which
+def _places(matches: Matches) -> np.ndarray:
+    """Where each detection stands by score (descending), image and place, whatever its class: ``[n]``."""
+    by_image = ascending(matches.images)
+    places = np.empty(len(matches), dtype=np.int64)
+    places[by_image[best_first(matches.scores[by_image])]] = np.arange(len(matches))
+    return places
 
 
-def _fixed_ap50(matches: Matches, labelled: Labelled, kind: int, current: np.ndarray) -> np.ndarray:
+def _fixed_ap50(matches: Matches, labelled: Labelled, kind: int, current: np.ndarray, places: np.ndarray) -> np.ndarray:
     """AP50 ``[K]`` without the errors of one kind, NaN for a class without objects, where ``current`` is.
 
     As in TIDE: the best of the detections that point at an object not found finds it, with the right class and place;
@@ -201,10 +198,25 @@ def _fixed_ap50(matches: Matches, labelled: Labelled, kind: int, current: np.nda
         )
     wrong = labelled.kinds == kind
     mended = wrong & _points_best(matches, labelled)
-    classes = matches.classes.copy()
-    classes[mended] = matches.object_classes[labelled.targets[mended]]
-    order = order_of_match(classes, matches.images, matches.scores)
-    return _ap50(classes[order], (correct | mended)[order], (false & ~wrong)[order], num_objects)
+    correct, false = correct | mended, false & ~wrong
+    moved = np.flatnonzero(mended)
+    classes = matches.object_classes[labelled.targets[moved]]
+    differ = classes != matches.classes[moved]
+    if not differ.any():
+        return _ap50(matches.classes, correct, false, num_objects)
+    order, classes = _with_moved(matches, moved[differ], classes[differ], places)
+    return _ap50(classes, correct[order], false[order], num_objects)
+
+
+def _with_moved(
+    matches: Matches, moved: np.ndarray, classes: np.ndarray, places: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """`order_of_match` of detections of which some (positions, ascending) move to other classes; and all classes."""
+    rest = np.delete(np.arange(len(matches)), moved)
+    keys = classes * len(matches) + places[moved]
+    order = np.argsort(keys)
+    at = np.searchsorted(matches.classes[rest] * len(matches) + places[rest], keys[order])
+    return np.insert(rest, at, moved[order]), np.insert(matches.classes[rest], at, classes[order])
 
 
 def _points_best(matches: Matches, labelled: Labelled) -> np.ndarray:
@@ -219,15 +231,9 @@ def _points_best(matches: Matches, labelled: Labelled) -> np.ndarray:
 
 def _ap50(classes: np.ndarray, correct: np.ndarray, false: np.ndarray, num_objects: np.ndarray) -> np.ndarray:
     """AP of each class, ``[K]``, from detections in order; NaN without objects."""
-    values = np.full(len(num_objects), np.nan)
-    state = np.where(correct, FOUND, FALSE)
-    counts = correct | false
-    classes, state = classes[counts], state[counts]
-    edges = np.searchsorted(classes, np.arange(len(num_objects) + 1))
-    for index in np.flatnonzero(num_objects > 0).tolist():
-        curve, _ = precision_curve(state[edges[index] : edges[index + 1]], int(num_objects[index]))
-        values[index] = curve.mean()
-    return values
+    state = np.where(correct, np.uint8(FOUND), np.where(false, np.uint8(FALSE), np.uint8(LEFT_ALONE)))
+    curves, _ = precision_curves(classes, state, num_objects, objects_needed(num_objects))
+    return np.where(num_objects > 0, curves.mean(1), np.nan)
 
 
 def _cost(fixed: np.ndarray, current: np.ndarray) -> float | None:

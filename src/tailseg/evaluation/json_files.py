@@ -30,12 +30,47 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - JSON is anything until it ha
     _check_file(path)
     try:
         with path.open("rb") as raw, _unpacked(raw) as file:
-            return _parse(file.read())
+            return parse(file.read())
     except _UNREADABLE as error:
         raise ValueError(f"{path} cannot be read as JSON: {error}") from error
 
 
-def read_records(path: Path, progress: Callable[[int, int], None] | None = None) -> Iterator[list[Any]]:
+class _Identified(msgspec.Struct):
+    id: Any = None
+
+
+class _Categories(msgspec.Struct):
+    categories: list[_Identified] = []
+
+
+def category_ids(path: Path) -> list[Any]:
+    """The ids of an annotation file's categories as it spells them, at a glance; none if it cannot be read."""
+    try:
+        with path.open("rb") as raw, _unpacked(raw) as file:
+            return [category.id for category in msgspec.json.decode(file.read(), type=_Categories).categories]
+    except (OSError, *_UNREADABLE):
+        return []
+
+
+def parse(text: bytes) -> Any:  # noqa: ANN401
+    """What JSON text says; NaN and Infinity are refused.
+
+    Raises:
+        ValueError: not JSON.
+    """
+
+    def refuse(constant: str) -> Never:
+        raise ValueError(f"it holds the value {constant}, which is no number: remove or correct that record")
+
+    try:
+        return msgspec.json.decode(text)
+    except ValueError:  # Python's parser is slower, knows larger numbers and says better what is wrong
+        return json.loads(text, parse_constant=refuse)
+
+
+def read_records(
+    path: Path, progress: Callable[[int, int], None] | None = None, parse: Callable[[bytes], Any] = parse
+) -> Iterator[list[Any]]:
     """The records of a file that holds one list of objects, some thousand at a time.
 
     The text is cut between two objects. Where a cut does not work out (there are objects in lists within the records)
@@ -44,6 +79,7 @@ def read_records(path: Path, progress: Callable[[int, int], None] | None = None)
     Args:
         path: the file.
         progress: called with the bytes of the file read so far and its size.
+        parse: takes the text of some records apart, and raises errors as `parse` does.
 
     Raises:
         FileNotFoundError: no such file.
@@ -54,7 +90,7 @@ def read_records(path: Path, progress: Callable[[int, int], None] | None = None)
     try:
         for text, position, is_cut in _pieces(path):
             try:
-                records = _parse(text)
+                records = parse(text)
             except UnicodeDecodeError:  # cut within a character
                 break
             except json.JSONDecodeError as error:
@@ -118,16 +154,6 @@ def _last_cut(text: bytes) -> tuple[int, int] | None:
         if reach >= len(text):
             return None
         reach *= 8
-
-
-def _parse(text: bytes) -> Any:  # noqa: ANN401
-    def refuse(constant: str) -> Never:
-        raise ValueError(f"it holds the value {constant}, which is no number: remove or mend that record")
-
-    try:
-        return msgspec.json.decode(text)
-    except ValueError:  # Python's parser is slower, knows larger numbers and says better what is wrong
-        return json.loads(text, parse_constant=refuse)
 
 
 def _unpacked(file: BufferedIOBase) -> BufferedIOBase:

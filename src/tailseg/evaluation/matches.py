@@ -4,13 +4,13 @@ Shapes: n detections that count, M objects, T IoU thresholds (0.50, 0.55 .. 0.95
 medium, large), K classes in order of id, P pairs.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
 
 from tailseg.evaluation.ground_truth import GroundTruth, is_member
-from tailseg.evaluation.overlaps import Pairs
+from tailseg.evaluation.overlaps import Pairs, ascending
 
 IOUS = np.linspace(0.5, 0.95, 10)
 AREAS = ((0.0, 1e10), (0.0, 32.0**2), (32.0**2, 96.0**2), (96.0**2, 1e10))
@@ -27,6 +27,7 @@ class Candidates:
         scores: float64 ``[n]``.
         areas: float64 ``[n]``, of boxes or masks.
         pairs: overlapping detections and objects of one class and image.
+        around: the same of one image, whatever their classes; None where nobody asked.
     """
 
     rows: np.ndarray
@@ -35,19 +36,16 @@ class Candidates:
     scores: np.ndarray
     areas: np.ndarray
     pairs: Pairs
+    around: Pairs | None = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def only(self, rows: np.ndarray) -> "Candidates":
-        """Those at some rows of the results (ascending)."""
-        kept = is_member(self.rows, rows)
-        if kept.all():
-            return self
-        pairs = self.pairs.take(np.flatnonzero(kept[self.pairs.detections]))
-        pairs = replace(pairs, detections=(np.cumsum(kept) - 1)[pairs.detections])
-        columns = (self.rows, self.classes, self.images, self.scores, self.areas)
-        return Candidates(*(column[kept] for column in columns), pairs)
+
+def _of_kept(pairs: Pairs, kept: np.ndarray) -> Pairs:
+    """The pairs of the detections that are kept, which get new positions."""
+    pairs = pairs.take(np.flatnonzero(kept[pairs.detections]))
+    return replace(pairs, detections=(np.cumsum(kept) - 1)[pairs.detections])
 
 
 @dataclass(frozen=True)
@@ -70,6 +68,23 @@ class Matches(Candidates):
     num_classes: int
     num_images: int
 
+    def only(self, rows: np.ndarray) -> "Matches":
+        """Those at some rows of the results (ascending), as if they had been matched alone.
+
+        What is left out must have the lowest scores of its class in its image: it was matched last.
+        """
+        kept = is_member(self.rows, rows)
+        if kept.all():
+            return self
+        names = "rows", "classes", "images", "scores", "areas", "matched"
+        return replace(
+            self,
+            **{name: getattr(self, name)[kept] for name in names},
+            pairs=_of_kept(self.pairs, kept),
+            around=None if self.around is None else _of_kept(self.around, kept),
+            states=self.states[..., kept],
+        )
+
     def num_objects(self, area: int = 0) -> np.ndarray:
         """int64 ``[K]``: objects of an area range that are to be found."""
         return np.bincount(self.object_classes[self.wanted[area]], minlength=self.num_classes)
@@ -82,7 +97,21 @@ class Matches(Candidates):
 
 def order_of_match(classes: np.ndarray, images: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Positions by class, then score (descending), image and place."""
-    return np.lexsort((images, -scores, classes))
+    by_image = ascending(images)
+    order = by_image[best_first(scores[by_image])]
+    return order[ascending(classes[order])]
+
+
+def best_first(scores: np.ndarray) -> np.ndarray:
+    """Positions by score (descending), equal ones as they come: a stable sort, in a fifth of its time."""
+    order = np.argsort(-scores)
+    ranks = np.empty(len(scores), dtype=np.int64)
+    ranks[order] = np.cumsum(np.diff(scores[order], prepend=scores[order[:1]]) != 0)
+    bits = len(scores).bit_length()
+    ranks <<= bits
+    ranks |= np.arange(len(scores))
+    ranks.sort()
+    return ranks & ((1 << bits) - 1)
 
 
 def match(truth: GroundTruth, candidates: Candidates) -> Matches:
@@ -92,17 +121,19 @@ def match(truth: GroundTruth, candidates: Candidates) -> Matches:
     wanted = ~objects.crowds & (objects.areas >= low) & (objects.areas <= high)
     keys = candidates.images * len(truth.categories) + candidates.classes
     alone = (candidates.areas < low) | (candidates.areas > high) | is_member(keys, truth.not_exhaustive)
-    states = np.repeat(np.where(alone, LEFT_ALONE, FALSE).astype(np.uint8)[:, None], len(IOUS), axis=1)
+    states = np.repeat(np.where(alone, np.uint8(LEFT_ALONE), np.uint8(FALSE))[:, None], len(IOUS), axis=1)
     matched = np.full(len(candidates), -1)
     near = candidates.pairs.take(np.flatnonzero(candidates.pairs.overlaps >= IOUS[0]))
-    rank = _rank_among_rivals(near, keys)
+    rivals, places = np.unique(near.detections, return_inverse=True)
+    near = replace(near, detections=places)
+    near, rank = _by_preference(near, _rank_among_rivals(keys[rivals])[places])
     for area in range(len(AREAS)):
-        ordered, ranks = _by_preference(near, rank, wanted[area])
-        found = _match_in_rounds(ordered, ranks, objects.crowds, len(candidates))
-        hit = found >= 0
-        states[area][hit] = np.where(wanted[area][found[hit]], FOUND, LEFT_ALONE)
+        found = _match_in_rounds(_wanted_first(near, wanted[area]), rank, objects.crowds, len(rivals))
+        threshold, which = np.nonzero(found >= 0)
+        of_wanted = wanted[area][found[threshold, which]]
+        states[area, threshold, rivals[which]] = np.where(of_wanted, FOUND, LEFT_ALONE)
         if area == 0:
-            matched[:] = np.where(hit[0] & (states[0, 0] == FOUND), found[0], -1)
+            matched[rivals] = np.where(states[0, 0, rivals] == FOUND, found[0], -1)
     return Matches(
         **vars(candidates),
         states=states,
@@ -115,20 +146,25 @@ def match(truth: GroundTruth, candidates: Candidates) -> Matches:
     )
 
 
-def _rank_among_rivals(near: Pairs, keys: np.ndarray) -> np.ndarray:
-    """``[P]``: how many detections of the same image and class, with an object near, precede the pair's detection."""
-    detections = np.unique(near.detections)
-    order = np.lexsort((detections, keys[detections]))
-    ordered = keys[detections[order]]
-    rank = np.empty(len(detections), dtype=np.int64)
+def _rank_among_rivals(keys: np.ndarray) -> np.ndarray:
+    """How many detections of the same image and class (key) precede each."""
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    rank = np.empty(len(keys), dtype=np.int64)
     rank[order] = np.arange(len(order)) - np.searchsorted(ordered, ordered)
-    return rank[np.searchsorted(detections, near.detections)]
+    return rank
 
 
-def _by_preference(near: Pairs, rank: np.ndarray, wanted: np.ndarray) -> tuple[Pairs, np.ndarray]:
-    """Pairs in rounds of equal rank, a detection's as it prefers: wanted objects, most overlap, the later one."""
-    order = np.lexsort((-near.objects, -near.overlaps, ~wanted[near.objects], near.detections, rank))
+def _by_preference(near: Pairs, rank: np.ndarray) -> tuple[Pairs, np.ndarray]:
+    """Pairs in rounds of equal rank, a detection's as it prefers: most overlap, then the later object."""
+    order = np.lexsort((-near.objects, -near.overlaps, near.detections, rank))
     return near.take(order), rank[order]
+
+
+def _wanted_first(near: Pairs, wanted: np.ndarray) -> Pairs:
+    """Each detection's pairs with wanted objects before its others."""
+    groups = np.cumsum(np.diff(near.detections, prepend=-1) != 0)
+    return near.take(ascending(2 * groups + ~wanted[near.objects]))
 
 
 def _match_in_rounds(pairs: Pairs, rank: np.ndarray, crowds: np.ndarray, num_detections: int) -> np.ndarray:

@@ -3,10 +3,10 @@
 Shapes: n detections, M objects, P pairs.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from hotcoco import mask as run_lengths
@@ -14,11 +14,13 @@ from hotcoco import mask as run_lengths
 Runs = dict[str, Any]
 LEAST = 0.1
 """Overlaps below it are nobody's concern: neither a match (from 0.5) nor an error of localisation (from 0.1)."""
+BLOCK = 1 << 16
+"""Pairs that are looked at together: few enough to stay in the processor's cache."""
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Detections and objects that overlap by at least `LEAST`, in order of detection.
+    """Detections and objects that overlap by at least `LEAST`, in order of detection, then object.
 
     Attributes:
         detections, objects: int64 ``[P]`` positions.
@@ -37,122 +39,126 @@ class Pairs:
         return Pairs(self.detections[rows], self.objects[rows], self.overlaps[rows])
 
 
-def pairs_of_equal(detection_keys: np.ndarray, object_keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All pairs whose keys are equal: positions of detections, ascending, and of objects, ascending within each."""
-    order = np.argsort(object_keys, kind="stable")
-    ordered = object_keys[order]
-    first = np.searchsorted(ordered, detection_keys, side="left")
-    count = np.searchsorted(ordered, detection_keys, side="right") - first
-    detections = np.repeat(np.arange(len(detection_keys)), count)
-    within = np.arange(len(detections)) - np.repeat(np.cumsum(count) - count, count)
-    return detections, order[np.repeat(first, count) + within]
+@dataclass(frozen=True)
+class Shapes:
+    """Boxes, or masks with the boxes around them.
+
+    Attributes:
+        boxes: ``[n, 4]`` xywh.
+        areas: float64 ``[n]``, of the boxes or masks.
+        masks: the run lengths at some positions; None for boxes.
+    """
+
+    boxes: np.ndarray
+    areas: np.ndarray
+    masks: Callable[[np.ndarray], list[Runs]] | None = None
 
 
-def intersections(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Shared area of xywh boxes, row by row, with pycocotools' order of operations: equal to the last bit."""
-    low = np.maximum(boxes[:, :2], others[:, :2])
-    sides = np.minimum(boxes[:, 2:] + boxes[:, :2], others[:, 2:] + others[:, :2]) - low
-    return np.where((sides > 0).all(1), sides[:, 0] * sides[:, 1], 0.0)
-
-
-def box_pairs(
-    detections: np.ndarray, objects: np.ndarray, boxes: np.ndarray, object_boxes: np.ndarray, crowds: np.ndarray
+def overlapping(
+    detection_keys: np.ndarray, object_keys: np.ndarray, detections: Shapes, objects: Shapes, crowds: np.ndarray
 ) -> Pairs:
-    """Those of the given pairs whose boxes (xywh, ``[n, 4]`` and ``[M, 4]``) overlap."""
-    mine, theirs = boxes[detections], object_boxes[objects]
-    shared = intersections(mine, theirs)
-    area = mine[:, 2] * mine[:, 3]
-    union = np.where(crowds[objects], area, area + theirs[:, 2] * theirs[:, 3] - shared)
-    overlaps = np.divide(shared, union, out=np.zeros_like(shared), where=shared > 0)
-    near = overlaps >= LEAST
-    return Pairs(detections[near], objects[near], overlaps[near])
-
-
-def mask_pairs(
-    detections: np.ndarray,
-    objects: np.ndarray,
-    groups: np.ndarray,
-    masks: Callable[[np.ndarray], list[Runs]],
-    areas: np.ndarray,
-    object_masks: Sequence[Runs],
-    crowds: np.ndarray,
-) -> Pairs:
-    """Those of the given pairs whose masks overlap.
+    """The pairs of equal keys (an image, or a class in one) that overlap.
 
     Args:
-        detections, objects: the pairs.
-        groups: ``[P]``: pairs of one group (an image, or a class in one) are handed to the engine together.
-        masks: the run lengths of the detections at some positions.
-        areas: of the masks of all detections.
-        object_masks: of all objects.
+        detection_keys: int64 ``[n]``.
+        object_keys: int64 ``[M]``.
+        detections, objects: n and M of them.
         crowds: bool ``[M]``.
     """
-    possible = _possible(detections, objects, masks, areas, object_masks, crowds)
-    detections, objects, groups = detections[possible], objects[possible], groups[possible]
-    order = np.argsort(groups, kind="stable")
-    groups = groups[order]
-    ends = [*np.flatnonzero(np.diff(groups, prepend=-1)).tolist(), len(order)]
-    mine, theirs = _distinct(groups, ends, detections[order]), _distinct(groups, ends, objects[order])
-    overlaps = np.zeros(len(order))
-    for i, (start, end) in enumerate(pairwise(ends)):
-        ours, others = mine.of_group(i), theirs.of_group(i)
-        table = run_lengths.iou(masks(ours), [object_masks[index] for index in others.tolist()], crowds[others])
-        overlaps[order[start:end]] = table[mine.places[start:end], theirs.places[start:end]]
-    near = overlaps >= LEAST
-    return Pairs(detections[near], objects[near], overlaps[near])
+    columns = _corners(detections.boxes), _corners(objects.boxes)
+    overlaps_of = _box_overlaps if objects.masks is None else _mask_overlaps
+    found = []
+    for block in _pairs_of_equal(detection_keys, object_keys):
+        mine, theirs, shared = _sharing(*block, *columns)
+        overlaps = overlaps_of(mine, theirs, shared, detections, objects, crowds)
+        near = np.flatnonzero(overlaps >= LEAST)
+        found.append((mine[near], theirs[near], overlaps[near]))
+    if not found:
+        return Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
+    pairs = Pairs(*(np.concatenate(columns) for columns in zip(*found, strict=True)))
+    return pairs.take(np.argsort(pairs.detections * len(object_keys) + pairs.objects))
 
 
-class _Distinct(NamedTuple):
-    """The distinct values of each group, ascending, the groups one after the other."""
-
-    values: np.ndarray
-    starts: np.ndarray
-    """Where each group's begin, and their number."""
-    places: np.ndarray
-    """``[P]``: the place of each value among those of its group."""
-
-    def of_group(self, group: int) -> np.ndarray:
-        return self.values[self.starts[group] : self.starts[group + 1]]
-
-
-def _distinct(groups: np.ndarray, ends: Sequence[int], values: np.ndarray) -> _Distinct:
-    """Of values whose groups are ascending; for all groups at once, since there is one for each class in each image.
-
-    Args:
-        groups, values: ``[P]``.
-        ends: where each group begins, and P.
-    """
-    order = np.lexsort((values, groups))
-    ordered = values[order]
-    new = np.diff(ordered, prepend=-1) != 0
-    new[ends[:-1]] = True
-    rank = np.cumsum(new) - 1
-    starts = np.append(rank[ends[:-1]], new.sum())
-    places = np.empty_like(rank)
-    places[order] = rank - np.repeat(starts[:-1], np.diff(ends))
-    return _Distinct(ordered[new], starts, places)
+def _pairs_of_equal(detection_keys: np.ndarray, object_keys: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Detections and objects of equal keys, those of an object together; some `BLOCK` at a time."""
+    by_key = ascending(detection_keys)
+    ordered = detection_keys[by_key]
+    order = ascending(object_keys)
+    first = np.searchsorted(ordered, object_keys[order], side="left")
+    count = np.searchsorted(ordered, object_keys[order], side="right") - first
+    reached = np.cumsum(count)
+    cuts = np.flatnonzero(np.diff(reached // BLOCK, prepend=0))
+    for low, high in pairwise([0, *cuts.tolist(), len(order)]):
+        counts = count[low:high]
+        theirs = np.repeat(order[low:high], counts)
+        if len(theirs):
+            starts = first[low:high] - (np.cumsum(counts) - counts)
+            yield by_key[np.repeat(starts, counts) + np.arange(len(theirs))], theirs
 
 
-def _possible(
-    detections: np.ndarray,
-    objects: np.ndarray,
-    masks: Callable[[np.ndarray], list[Runs]],
-    areas: np.ndarray,
-    object_masks: Sequence[Runs],
-    crowds: np.ndarray,
+def ascending(keys: np.ndarray) -> np.ndarray:
+    """Positions in ascending order of whole numbers, equal ones as they come."""
+    if not len(keys) or (keys[1:] >= keys[:-1]).all():
+        return np.arange(len(keys))
+    # a few bytes are sorted by counting, many by comparing
+    return np.argsort(keys.astype(np.uint16) if keys.min() >= 0 and keys.max() < 1 << 16 else keys, kind="stable")
+
+
+def _corners(boxes: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Left, top, right and bottom of xywh boxes, each in one piece."""
+    x, y, width, height = (np.ascontiguousarray(side, dtype=np.float64) for side in boxes.T)
+    return x, y, width + x, height + y
+
+
+def _sharing(
+    mine: np.ndarray, theirs: np.ndarray, columns: tuple[np.ndarray, ...], their_columns: tuple[np.ndarray, ...]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Those of the pairs whose boxes overlap, and the area that they share, to the last bit as pycocotools has it."""
+    sides: list[np.ndarray] = []
+    for low, high in ((0, 2), (1, 3)):
+        side = np.minimum(columns[high][mine], their_columns[high][theirs])
+        side -= np.maximum(columns[low][mine], their_columns[low][theirs])
+        kept = np.flatnonzero(side > 0)
+        mine, theirs = mine[kept], theirs[kept]
+        sides = [*(other[kept] for other in sides), side[kept]]
+    return mine, theirs, sides[0] * sides[1]
+
+
+def _box_overlaps(
+    mine: np.ndarray, theirs: np.ndarray, shared: np.ndarray, detections: Shapes, objects: Shapes, crowds: np.ndarray
 ) -> np.ndarray:
-    """Whether the overlap can reach `LEAST`: masks share no more than their boxes do, and than the smaller one has."""
-    mine, at_mine = np.unique(detections, return_inverse=True)
-    theirs, at_theirs = np.unique(objects, return_inverse=True)
-    if not len(theirs):
-        return np.zeros(0, dtype=bool)
-    their_masks = [object_masks[index] for index in theirs.tolist()]
-    boxes, object_boxes = _boxes(masks(mine)), _boxes(their_masks)
-    area, object_area = areas[detections], np.asarray(run_lengths.area(their_masks), dtype=np.float64)[at_theirs]
-    shared = np.minimum(intersections(boxes[at_mine], object_boxes[at_theirs]), np.minimum(area, object_area))
-    union = np.where(crowds[objects], area, np.maximum(area, object_area))
-    return (shared >= LEAST * union) & (shared > 0)
+    area = detections.areas[mine]
+    return shared / np.where(crowds[theirs], area, area + objects.areas[theirs] - shared)
 
 
-def _boxes(masks: list[Runs]) -> np.ndarray:
-    return np.asarray(run_lengths.to_bbox(masks), dtype=np.float64).reshape(-1, 4)
+def _mask_overlaps(
+    mine: np.ndarray, theirs: np.ndarray, shared: np.ndarray, detections: Shapes, objects: Shapes, crowds: np.ndarray
+) -> np.ndarray:
+    """By hotcoco, object by object; 0 where masks that share no more than their boxes do cannot reach `LEAST`."""
+    assert detections.masks is not None
+    assert objects.masks is not None
+    overlaps = np.zeros(len(mine))
+    area, object_area = detections.areas[mine], objects.areas[theirs]
+    union = np.where(crowds[theirs], area, np.maximum(area, object_area))
+    possible = np.flatnonzero(np.minimum(shared, np.minimum(area, object_area)) >= LEAST * union)
+    if not len(possible):
+        return overlaps
+    masks = detections.masks(mine[possible])
+    which = theirs[possible]
+    starts = np.flatnonzero(np.diff(which, prepend=-1))
+    found = [
+        run_lengths.iou(masks[low:high], [mask], [crowd])[:, 0]
+        for mask, crowd, (low, high) in zip(
+            objects.masks(which[starts]),
+            crowds[which[starts]].tolist(),
+            pairwise([*starts.tolist(), len(which)]),
+            strict=True,
+        )
+    ]
+    overlaps[possible] = np.concatenate(found)
+    return overlaps
+
+
+def boxes_of(masks: Sequence[Runs]) -> np.ndarray:
+    """float64 ``[n, 4]`` xywh around masks."""
+    return np.asarray(run_lengths.to_bbox(list(masks)), dtype=np.float64).reshape(-1, 4)

@@ -3,6 +3,8 @@
 Shapes: n detections, T IoU thresholds, P recall points (0, 0.01 .. 1), K classes, A ranges of object area.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 from tailseg.evaluation.matches import FOUND, LEFT_ALONE, Matches
@@ -10,25 +12,93 @@ from tailseg.evaluation.matches import FOUND, LEFT_ALONE, Matches
 RECALLS = np.linspace(0.0, 1.0, 101)
 
 
-def precision_and_recall(matches: Matches) -> tuple[np.ndarray, np.ndarray]:
-    """Precision ``[T, P, K, A]`` and recall ``[T, K, A]``; -1 where there is no object to be found.
+class Curves(NamedTuple):
+    """Precision and recall of some classes; -1 where an area range has no object to be found.
 
     precision(r) = the best TP / (TP + FP) among the score thresholds whose recall TP / objects is at least r, else 0;
     recall = TP / objects over all detections.
+
+    Attributes:
+        precision: ``[T, P, C, A]``.
+        recall: ``[T, C, A]``.
+        classes: int64 ``[C]``, positions of those classes among the K, ascending; all others have no object.
     """
-    num_areas, num_thresholds, _ = matches.states.shape
-    precision = np.full((num_thresholds, len(RECALLS), matches.num_classes, num_areas), -1.0)
-    recall = np.full((num_thresholds, matches.num_classes, num_areas), -1.0)
-    segments = matches.segments()
-    for area in range(num_areas):
-        num_objects = matches.num_objects(area)
-        for index in np.flatnonzero(num_objects).tolist():
-            states = matches.states[area, :, segments[index]]
-            for threshold in range(num_thresholds):
-                curve, last = precision_curve(states[threshold], int(num_objects[index]))
-                precision[threshold, :, index, area] = curve
-                recall[threshold, index, area] = last
+
+    precision: np.ndarray
+    recall: np.ndarray
+    classes: np.ndarray
+
+    @classmethod
+    def of_all(cls, precision: np.ndarray, recall: np.ndarray) -> "Curves":
+        """From those of all K classes."""
+        return cls(precision, recall, np.arange(recall.shape[1]))
+
+
+def precision_and_recall(matches: Matches) -> tuple[np.ndarray, np.ndarray]:
+    """`Curves` of all K classes: precision ``[T, P, K, A]`` and recall ``[T, K, A]``."""
+    curves, num_classes = curves_of(matches), matches.num_classes
+    num_thresholds, num_recalls, _, num_areas = curves.precision.shape
+    precision = np.full((num_thresholds, num_recalls, num_classes, num_areas), -1.0)
+    recall = np.full((num_thresholds, num_classes, num_areas), -1.0)
+    precision[:, :, curves.classes], recall[:, curves.classes] = curves.precision, curves.recall
     return precision, recall
+
+
+def curves_of(matches: Matches) -> Curves:
+    """Curves of the classes that have objects."""
+    known = np.unique(matches.object_classes[matches.wanted.any(0)])
+    places = np.full(matches.num_classes, -1)
+    places[known] = np.arange(len(known))
+    classes = places[matches.classes]
+    scored = np.flatnonzero(classes >= 0)
+    classes = classes[scored]
+    num_areas, num_thresholds, _ = matches.states.shape
+    precision = np.full((num_areas, num_thresholds, len(known), len(RECALLS)), -1.0)
+    recall = np.full((num_areas, num_thresholds, len(known)), -1.0)
+    for area in range(num_areas):
+        num_objects = matches.num_objects(area)[known]
+        there, needed = num_objects > 0, objects_needed(num_objects)
+        for threshold in range(num_thresholds):
+            states = matches.states[area, threshold, scored]
+            curves, last = precision_curves(classes, states, num_objects, needed)
+            precision[area, threshold, there], recall[area, threshold, there] = curves[there], last[there]
+    return Curves(precision.transpose(1, 3, 2, 0), recall.transpose(1, 2, 0), known)
+
+
+def objects_needed(num_objects: np.ndarray) -> np.ndarray:
+    """``[K, P]``: how many objects before the one whose finding reaches each recall."""
+    sizes, of_size = np.unique(num_objects, return_inverse=True)
+    needed = [np.searchsorted(np.arange(1, size + 1) / size, RECALLS) if size else 0 * RECALLS for size in sizes]
+    return np.asarray(needed, dtype=np.int64).reshape(-1, len(RECALLS))[of_size]
+
+
+def precision_curves(
+    classes: np.ndarray, states: np.ndarray, num_objects: np.ndarray, needed: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """`precision_curve` of all classes at once: precision ``[K, P]`` and final recall ``[K]``, 0 without objects.
+
+    Args:
+        classes, states: ``[n]``, by class, then score.
+        num_objects: int64 ``[K]``.
+        needed: by `objects_needed`.
+    """
+    places = np.flatnonzero(states == FOUND)
+    curves, recall = np.zeros(needed.shape), np.zeros(len(needed))
+    if not len(places):
+        return curves, recall
+    of_class = classes[places]
+    edges = np.searchsorted(classes, np.arange(len(needed)))
+    first = np.searchsorted(of_class, np.arange(len(needed)))
+    num_found = np.bincount(of_class, minlength=len(needed))
+    counted = np.append(0, np.cumsum(states != LEFT_ALONE))
+    ranked = counted[places + 1] - counted[edges][of_class]
+    found = np.arange(1, len(places) + 1, dtype=np.float64) - first[of_class]
+    precision = found / (ranked + np.spacing(1))
+    reached = needed < num_found[:, None]
+    # the best between two recalls, then the best from each recall on
+    curves[reached] = np.maximum.reduceat(precision, (first[:, None] + needed)[reached])
+    np.divide(num_found, num_objects, out=recall, where=num_objects > 0)
+    return np.ascontiguousarray(np.maximum.accumulate(curves[:, ::-1], axis=1)[:, ::-1]), recall
 
 
 def precision_curve(states: np.ndarray, num_objects: int) -> tuple[np.ndarray, float]:

@@ -4,18 +4,27 @@ A record is ``{"image_id", "category_id", "bbox": [x, y, width, height], "score"
 category ids being those of the annotation file.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import chain
+from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from hotcoco import mask as run_lengths
 
+from tailseg.annotations.ragged import Ragged
 from tailseg.annotations.types import RunLengths
 from tailseg.evaluation.json_files import read_records
 from tailseg.evaluation.metrics import IouType
+from tailseg.evaluation.overlaps import boxes_of
+from tailseg.evaluation.records import (
+    Names,
+    Part,
+    Reader,
+    Size,
+)
 
 
 @runtime_checkable
@@ -67,10 +76,11 @@ class Results:
         image_ids, category_ids: int64 ``[n]``.
         boxes: float64 ``[n, 4]`` xywh; None if the records have none.
         scores: float64 ``[n]``.
-        sizes: int64 ``[n, 2]``, height and width of the masks; None if the records have none.
-        counts: n run lengths as the records have them, None for those that were not kept; None without masks.
-        mask_areas: float64 ``[n]``, pixels; None without masks.
+        sizes: int32 ``[n, 2]``, height and width of the masks; None if the records have none.
+        mask_areas: uint32 ``[n]``, pixels; None without masks.
+        runs: run lengths of the records that were kept; None without masks.
         source: how errors call them: the file, or "results".
+        notes: what was read otherwise than it is written.
     """
 
     image_ids: np.ndarray
@@ -78,30 +88,55 @@ class Results:
     boxes: np.ndarray | None
     scores: np.ndarray
     sizes: np.ndarray | None
-    counts: list[Any] | None
     mask_areas: np.ndarray | None
+    runs: "Runs | None"
     source: str
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.scores)
 
     def masks(self, rows: np.ndarray) -> list[dict[str, Any]]:
         """Run lengths of the records at these rows."""
+        assert self.runs is not None
         assert self.sizes is not None
-        assert self.counts is not None
+        return self.runs.masks(self.runs.places[rows], self.sizes[rows])
+
+    def mask_boxes(self, rows: np.ndarray) -> np.ndarray:
+        """The boxes (xywh, ``[n, 4]``) around the masks at these rows."""
+        assert self.runs is not None
+        return self.runs.boxes[self.runs.places[rows]]
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Compressed run lengths of k masks out of n.
+
+    Attributes:
+        places: int32 ``[n]``, positions among the k; -1 for those that were not kept.
+        counts: k strings of bytes.
+        boxes: int32 ``[k, 4]`` xywh, around the masks.
+    """
+
+    places: np.ndarray
+    counts: Ragged
+    boxes: np.ndarray
+
+    def text(self, place: int) -> bytes:
+        """The run lengths at a place; none at -1."""
+        return self.counts[place].tobytes() if place >= 0 else b""
+
+    def masks(self, places: np.ndarray, sizes: np.ndarray) -> list[dict[str, Any]]:
+        """Some of them, with their sizes (``[.., 2]``)."""
+        text = self.counts.values.data
+        ends = zip(self.counts.offsets[places].tolist(), self.counts.offsets[places + 1].tolist(), strict=True)
         return [
-            {"size": size, "counts": self.counts[row]}
-            for row, size in zip(rows.tolist(), self.sizes[rows].tolist(), strict=True)
+            {"size": size, "counts": text[start:end].tobytes()}
+            for (start, end), size in zip(ends, sizes.tolist(), strict=True)
         ]
 
 
-Keep = Callable[[Results, int], np.ndarray]
-Names = Mapping[str | int, int]
-"""Image ids by what results call the images."""
-
-
-class UnknownImagesError(ValueError):
-    """What stands for the image in some records means none."""
+Keep = Callable[[Part, int], np.ndarray]
 
 
 def read_results(
@@ -111,11 +146,14 @@ def read_results(
     masks: bool = True,
     keep: Keep | None = None,
     names: Names | None = None,
+    digits: bool = True,
+    size: Size | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Results:
     """Packs result records after a look at each: fields present, numbers finite, sides not negative, masks run lengths.
 
-    A file is read piece by piece, so that its records are never in memory all at once; it may be packed by gzip.
+    A file is read piece by piece, so that its records are never in memory all at once; it may be packed by gzip. Ids
+    written as 1.0 or "1" are taken as the numbers, with a note.
 
     Args:
         results: records, or the JSON file that lists them.
@@ -124,6 +162,8 @@ def read_results(
         keep: given some records and the number of those before, may object by a ValueError, and says whose run lengths
             are kept (bool ``[n]``); all are if None.
         names: for results whose ``image_id`` is a name; None for those that hold the ids themselves.
+        digits: whether an ``image_id`` may be a text of digits.
+        size: height and width of an image by its id, for masks that are polygons; None refuses polygons.
         progress: called with the bytes read so far and the size of the file.
 
     Raises:
@@ -132,26 +172,20 @@ def read_results(
         UnknownImagesError: an ``image_id`` is no whole number, or none of the names.
     """
     source = str(results) if isinstance(results, str | Path) else "results"
+    reader = Reader(source, boxes=boxes, masks=masks, names=names, digits=digits, size=size)
     if isinstance(results, str | Path):
-        pieces = read_records(Path(results), progress)
+        pieces = read_records(Path(results), progress, reader.parse)
     else:
         pieces = iter([results])
-    parts: list[Results] = []
-    first = 0
+    packed = _Packed(boxes=boxes, masks=masks)
     for records in pieces:
-        part = _pack(records, source, first, boxes=boxes, masks=masks, names=names)
-        if keep is not None:
-            kept = keep(part, first)
-            if part.counts is not None:
-                counts = [text if kept else None for text, kept in zip(part.counts, kept.tolist(), strict=True)]
-                part = replace(part, counts=counts)
-        parts.append(part)
-        first += len(part)
-    return _joined(parts)
+        part = reader.part(records, packed.length)
+        packed.add(part, np.ones(len(part), dtype=bool) if keep is None else keep(part, packed.length))
+    return packed.results(source)
 
 
 def holds(path: Path) -> tuple[IouType, ...]:
-    """What the first record of a results file has: a bbox, a segmentation, both.
+    """What the first record of a results file has: a bbox, a segmentation that is not empty, both.
 
     Raises:
         FileNotFoundError: no such file.
@@ -160,180 +194,113 @@ def holds(path: Path) -> tuple[IouType, ...]:
     for records in read_records(path):
         for record in records:
             if isinstance(record, Mapping):
-                return tuple(iou_type for iou_type, key in _KEYS if key in record)
+                return tuple(iou_type for iou_type, key in _KEYS if key in record and record[key] not in ([], None, ""))
     return ()
 
 
-_LARGEST = 2**63 - 1
-"""Of the whole numbers."""
 _KEYS: tuple[tuple[IouType, str], ...] = (("bbox", "bbox"), ("segm", "segmentation"))
 
 
-def _pack(records: Sequence[Any], source: str, first: int, *, boxes: bool, masks: bool, names: Names | None) -> Results:
-    wrong = _Wrong(records, source, first)
-    image_ids = _image_ids(records, names, wrong)
-    category_ids = _column(records, "category_id", wrong, kind="iu", expected="a whole number").astype(np.int64)
-    scores = _column(records, "score", wrong, kind="iuf", expected="a finite number").astype(np.float64)
-    sizes, counts, areas = _masks(records, wrong) if masks else (None, None, None)
-    return Results(
-        image_ids=image_ids,
-        category_ids=category_ids,
-        boxes=_boxes(records, wrong) if boxes else None,
-        scores=scores,
-        sizes=sizes,
-        counts=counts,
-        mask_areas=areas,
-        source=source,
-    )
+class _Growing:
+    """An array to which rows are added: the system moves its pages, nothing is copied."""
+
+    def __init__(self, dtype: type[np.generic], *shape: int) -> None:
+        self._values = np.empty((0, *shape), dtype)
+        self.length = 0
+
+    def add(self, rows: np.ndarray) -> None:
+        """Adds rows at the end."""
+        length = self.length + len(rows)
+        if length > len(self._values):
+            self._resize(length + length // 8)
+        self._values[self.length : length] = rows
+        self.length = length
+
+    def array(self) -> np.ndarray:
+        """All rows; nothing may be added after."""
+        self._resize(self.length)
+        return self._values
+
+    def _resize(self, length: int) -> None:
+        self._values.resize((length, *self._values.shape[1:]), refcheck=False)
 
 
-def _joined(parts: Sequence[Results]) -> Results:
-    if len(parts) == 1:
-        return parts[0]
+class _Packed:
+    """Parts of a file, put together."""
 
-    def joined(columns: list[np.ndarray | None]) -> np.ndarray | None:
-        present = [column for column in columns if column is not None]
-        return np.concatenate(present) if present else None
+    def __init__(self, *, boxes: bool, masks: bool) -> None:
+        self._image_ids, self._category_ids, self._scores = _Growing(np.int64), _Growing(np.int64), _Growing(np.float64)
+        self._boxes = _Growing(np.float64, 4) if boxes else None
+        self._runs = _PackedRuns() if masks else None
+        self._converted: Counter[str] = Counter()
 
-    return Results(
-        image_ids=np.concatenate([part.image_ids for part in parts]),
-        category_ids=np.concatenate([part.category_ids for part in parts]),
-        boxes=joined([part.boxes for part in parts]),
-        scores=np.concatenate([part.scores for part in parts]),
-        sizes=joined([part.sizes for part in parts]),
-        counts=None if parts[0].counts is None else [text for part in parts for text in part.counts or ()],
-        mask_areas=joined([part.mask_areas for part in parts]),
-        source=parts[0].source,
-    )
+    @property
+    def length(self) -> int:
+        """Records so far."""
+        return self._scores.length
 
+    def add(self, part: Part, kept: np.ndarray) -> None:
+        """Adds records; the run lengths of those that are ``kept``."""
+        self._image_ids.add(part.image_ids)
+        self._category_ids.add(part.category_ids)
+        self._scores.add(part.scores)
+        if self._boxes is not None and part.boxes is not None:
+            self._boxes.add(part.boxes)
+        if self._runs is not None:
+            self._runs.add(part, kept)
+        self._converted.update(part.converted)
 
-def _image_ids(records: Sequence[Any], names: Names | None, wrong: "_Wrong") -> np.ndarray:
-    try:
-        if names is None:
-            return _column(records, "image_id", wrong, kind="iu", expected="a whole number").astype(np.int64)
-        if all(type(record["image_id"]) in (str, int) for record in records):
-            return np.asarray([names[record["image_id"]] for record in records], dtype=np.int64)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UnknownImagesError(str(error)) from error
-    raise UnknownImagesError(f"{wrong.source}: an image_id is no name")
-
-
-def mask_areas(masks: dict[str, Any] | list[dict[str, Any]]) -> np.ndarray:
-    """Pixels of each mask, by hotcoco: pycocotools' area overflows on exactly 256 masks under NumPy 2.
-
-    Raises:
-        ValueError: run lengths are broken, or of a size below zero or beyond its range.
-    """
-    try:
-        return np.asarray(run_lengths.area(masks), dtype=np.float64).reshape(-1)
-    except (TypeError, OverflowError) as error:
-        raise ValueError(str(error)) from error
-
-
-def is_run_lengths(value: Any) -> bool:  # noqa: ANN401
-    """Whether it looks like ``{"size": [height, width], "counts": ..}``; the counts are not looked into."""
-    if not isinstance(value, Mapping) or not isinstance(value.get("counts"), str | bytes | list):
-        return False
-    size = value.get("size")
-    return isinstance(size, Sequence) and len(size) == 2 and all(_is_number(side, whole=True) for side in size)
-
-
-def _column(records: Sequence[Any], key: str, wrong: "_Wrong", *, kind: str, expected: str) -> np.ndarray:
-    """One number a record."""
-    try:
-        column = np.asarray([record[key] for record in records])
-    except (KeyError, TypeError, ValueError):
-        column = np.empty(0)
-    if not len(records):
-        return np.zeros(0)
-    fits = column.dtype.kind in kind and not (column.dtype.kind == "u" and len(column) and column.max() > _LARGEST)
-    if column.shape == (len(records),) and fits and np.isfinite(column).all():
-        return column
-    raise wrong.first(key, expected, lambda value: _is_number(value, whole="f" not in kind))
-
-
-def _boxes(records: Sequence[Any], wrong: "_Wrong") -> np.ndarray:
-    try:
-        boxes = [record["bbox"] for record in records]
-        fit = {*map(type, boxes)} <= {list, tuple, np.ndarray} and {*map(len, boxes)} == {4}
-        # much faster than from a list of lists
-        flat = np.asarray([*chain.from_iterable(boxes)]) if fit else np.empty(0)
-    except (KeyError, TypeError, ValueError):
-        flat = np.empty(0)
-    if not len(records):
-        return np.zeros((0, 4))
-    if flat.shape == (4 * len(records),) and flat.dtype.kind in "iuf" and np.isfinite(flat).all():
-        corners = flat.astype(np.float64).reshape(-1, 4)
-        if (corners[:, 2:] >= 0).all():
-            return corners
-    expected = "[x, y, width, height], four finite numbers of which the sides are not negative"
-    raise wrong.first("bbox", expected, _is_box)
-
-
-def _masks(records: Sequence[Any], wrong: "_Wrong") -> tuple[np.ndarray, list[Any], np.ndarray]:
-    """Sizes, counts and areas."""
-    try:
-        masks = [record["segmentation"] for record in records]
-        sizes, counts = np.asarray([mask["size"] for mask in masks]), [mask["counts"] for mask in masks]
-    except (KeyError, TypeError, ValueError):
-        masks, sizes, counts = [], np.empty(0), []
-    if not len(records):
-        return np.zeros((0, 2), dtype=np.int64), [], np.zeros(0)
-    if sizes.shape == (len(records), 2) and sizes.dtype.kind in "iu" and {*map(type, counts)} <= {str, bytes, list}:
-        return sizes.astype(np.int64), counts, _areas(masks, wrong)
-    expected = 'run lengths {"size": [height, width], "counts": ..}'
-    if not any("segmentation" in record for record in records if isinstance(record, Mapping)):
-        expected += " (no record has any; to score boxes alone, ask for iou_types=('bbox',), or --only bbox)"
-    raise wrong.first("segmentation", expected, is_run_lengths)
-
-
-def _areas(masks: list[dict[str, Any]], wrong: "_Wrong") -> np.ndarray:
-    try:
-        return mask_areas(masks)
-    except ValueError:
-        for row, mask in enumerate(masks, start=wrong.before):
-            try:
-                mask_areas(mask)
-            except ValueError as error:
-                raise ValueError(f"{wrong.source}: the run lengths of record {row} are broken: {error}") from error
-        raise
-
-
-def _is_number(value: Any, *, whole: bool = False) -> bool:  # noqa: ANN401
-    if isinstance(value, int | np.integer):
-        return not isinstance(value, bool) and -_LARGEST <= value <= _LARGEST
-    return not whole and isinstance(value, float | np.floating) and bool(np.isfinite(value))
-
-
-def _is_box(value: Any) -> bool:  # noqa: ANN401
-    box = value.tolist() if isinstance(value, np.ndarray) else value
-    return isinstance(box, list | tuple) and len(box) == 4 and all(map(_is_number, box)) and bool(min(box[2:]) >= 0)
-
-
-@dataclass(frozen=True)
-class _Wrong:
-    """Writes the error about some of the records; ``before`` them come others."""
-
-    records: Sequence[Any]
-    source: str
-    before: int
-
-    def first(self, key: str, expected: str, valid: Callable[[Any], bool]) -> ValueError:
-        """Names the first wrong record and says how many there are."""
-        wrong = [
-            index
-            for index, record in enumerate(self.records)
-            if not (isinstance(record, Mapping) and key in record and valid(record[key]))
-        ]
-        if not wrong:  # every value is right by itself, so they differ in type
-            return ValueError(f"{self.source}: the records' {key!r} are of mixed types, expected {expected} in each")
-        record = self.records[wrong[0]]
-        if isinstance(record, Mapping):
-            found = f"got {record[key]!r}" if key in record else "it is missing"
-        else:
-            found = f"the record is {record!r}"
-        read = self.before + len(self.records)
-        return ValueError(
-            f"{self.source}: {key!r} of record {self.before + wrong[0]} should be {expected}, {found[:200]} "
-            f"({len(wrong):,} of {read:,} records are wrong)"
+    def results(self, source: str) -> Results:
+        """All of them."""
+        runs = self._runs
+        notes = (
+            f'{source}: {count:,} values of {key!r} are written as 1.0 or "1": taken as whole numbers'
+            for key, count in sorted(self._converted.items())
         )
+        return Results(
+            image_ids=self._image_ids.array(),
+            category_ids=self._category_ids.array(),
+            boxes=None if self._boxes is None else self._boxes.array(),
+            scores=self._scores.array(),
+            sizes=None if runs is None else runs.sizes.array(),
+            mask_areas=None if runs is None else runs.areas.array(),
+            runs=None if runs is None else runs.runs(),
+            source=source,
+            notes=tuple(notes),
+        )
+
+
+class _PackedRuns:
+    """Masks of parts of a file, put together."""
+
+    def __init__(self) -> None:
+        self.sizes, self.areas = _Growing(np.int32, 2), _Growing(np.uint32)
+        self._places, self._boxes = _Growing(np.int32), _Growing(np.int32, 4)
+        self._text, self._lengths = _Growing(np.uint8), _Growing(np.int64)
+
+    def add(self, part: Part, kept: np.ndarray) -> None:
+        """Adds records; the run lengths of those that are ``kept``."""
+        assert part.masks is not None
+        assert part.sizes is not None
+        assert part.areas is not None
+        self.sizes.add(part.sizes)
+        self.areas.add(part.areas)
+        self._places.add(np.where(kept, self._boxes.length + np.cumsum(kept) - 1, -1))
+        masks = [*compress(part.masks, kept.tolist())]
+        texts = [*map(_text, masks)]
+        self._boxes.add(boxes_of(masks))
+        self._lengths.add(np.fromiter(map(len, texts), np.int64, len(texts)))
+        self._text.add(np.frombuffer("".join(texts).encode("ascii"), np.uint8))
+
+    def runs(self) -> Runs:
+        """All of them."""
+        offsets = np.append(0, np.cumsum(self._lengths.array()))
+        return Runs(self._places.array(), Ragged(self._text.array(), offsets), self._boxes.array())
+
+
+def _text(mask: dict[str, Any]) -> str:
+    """The compressed run lengths."""
+    counts = mask["counts"]
+    if isinstance(counts, list):
+        counts = run_lengths.frPyObjects(mask, *mask["size"])["counts"]
+    return counts if isinstance(counts, str) else counts.decode("ascii")

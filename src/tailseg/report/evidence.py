@@ -4,23 +4,19 @@ Shapes: n detections, M objects and crowds.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 
 from tailseg.evaluation.average_precision import MAX_DETECTIONS
-from tailseg.evaluation.detections import best_of_each_image, match_results, overlaps, read_found
+from tailseg.evaluation.detections import best_of_each_image, match_results, read_found, surroundings
 from tailseg.evaluation.ground_truth import GroundTruth, read_ground_truth
 from tailseg.evaluation.matches import LEFT_ALONE, Matches
 from tailseg.evaluation.metrics import IouType
-from tailseg.evaluation.overlaps import pairs_of_equal
+from tailseg.evaluation.overlaps import Pairs
 from tailseg.evaluation.results import Results
 from tailseg.structures import Group
-
-CHUNK: Final = 100_000
-"""Detections whose overlaps are computed at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,11 +71,28 @@ def gather(
     truth = read_ground_truth(annotations_json, masks=kind == "segm", groups=groups)
     found = read_found(results, truth, both, least_score=least_score)
     capped = best_of_each_image(found, truth, MAX_DETECTIONS[truth.protocol])
-    matches = match_results(truth, found, capped, kind)
+    return evidence_of(truth, found, match_results(truth, found, capped, kind), kind=kind, least_score=least_score)
+
+
+def evidence_of(truth: GroundTruth, found: Results, matches: Matches, *, kind: IouType, least_score: float) -> Evidence:
+    """The evidence in the matches of an analysis.
+
+    Args:
+        truth, found, matches: by `tailseg.evaluation.analysis.look_into`.
+        kind: what overlaps.
+        least_score: of the detections that do not count, those that score less are left out.
+    """
+    capped = best_of_each_image(found, truth, MAX_DETECTIONS[truth.protocol])
     others = capped[~np.isin(capped, matches.rows) & (found.scores[capped] >= least_score)]
     rows = np.concatenate([matches.rows, others])
     images = np.searchsorted(truth.image_ids, found.image_ids[rows])
-    overlapped, shares = _most_overlapped(truth, found, rows, images, kind)
+    around = matches.around
+    if around is None:
+        around = surroundings(truth, found, matches.rows, matches.images, kind)
+    beside = surroundings(truth, found, others, images[len(matches) :], kind)
+    overlapped, shares = _most_overlapped(
+        truth, len(rows), around, replace(beside, detections=beside.detections + len(matches))
+    )
     found_by = np.full(len(truth.objects), -1)
     hits = np.flatnonzero(matches.matched >= 0)
     found_by[matches.matched[hits]] = hits
@@ -99,19 +112,12 @@ def gather(
     )
 
 
-def _most_overlapped(
-    truth: GroundTruth, found: Results, rows: np.ndarray, images: np.ndarray, kind: IouType
-) -> tuple[np.ndarray, np.ndarray]:
+def _most_overlapped(truth: GroundTruth, num_detections: int, *parts: Pairs) -> tuple[np.ndarray, np.ndarray]:
     """Of each detection the object that it overlaps most, and their IoU; -1 and 0 without."""
-    which, most = np.full(len(rows), -1), np.zeros(len(rows))
-    objects = np.flatnonzero(~truth.objects.crowds)
-    by_image = np.argsort(images, kind="stable")
-    for first in range(0, len(by_image), CHUNK):
-        some = by_image[first : first + CHUNK]
-        at, among = pairs_of_equal(images[some], truth.objects.images[objects])
-        detections = some[at]
-        pairs = overlaps(truth, found, rows, detections, objects[among], images[detections], kind)
+    which, most = np.full(num_detections, -1), np.zeros(num_detections)
+    for pairs in parts:
         least_first = np.argsort(pairs.overlaps, kind="stable")
+        least_first = least_first[~truth.objects.crowds[pairs.objects[least_first]]]
         which[pairs.detections[least_first]] = pairs.objects[least_first]  # the largest is written last, and stays
         most[pairs.detections[least_first]] = pairs.overlaps[least_first]
     return which, most

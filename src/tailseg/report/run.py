@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Final
 
 from tailseg.annotations.dataset import Annotations
-from tailseg.evaluation import Analysis, analyse
+from tailseg.evaluation import Analysis
+from tailseg.evaluation.analysis import look_into
+from tailseg.evaluation.ground_truth import GroundTruth, read_ground_truth
 from tailseg.evaluation.metrics import IouType
 from tailseg.evaluation.results import holds
 from tailseg.recipes.build import build_data, build_validation
 from tailseg.recipes.recipe import Recipe
 from tailseg.recipes.saved import load_recipe
-from tailseg.report.evidence import Evidence, gather
+from tailseg.report.evidence import Evidence, evidence_of
 from tailseg.structures import ClassFrequency
 from tailseg.training.checkpoint import load
 from tailseg.training.fit import check_classes
@@ -84,14 +86,15 @@ def read_run(
     train, annotations, frequency = _data(recipe, folder, like)
     results = folder / "results.json"
     kind = what_overlaps(results)
-    groups = {category.id: category.group for category in annotations.categories}
+    truth = _truth(annotations, kind, like)
     sources: dict[IouType, Path] = dict.fromkeys(("bbox", "segm") if kind == "segm" else ("bbox",), results)
+    found = look_into(truth, sources, least_score=threshold)
     return EvaluatedRun(
         name=folder.resolve().name,
         recipe=recipe,
         log=read_log(folder / "log.jsonl"),
-        analysis=analyse(annotations.path, sources, groups=groups),
-        evidence=gather(annotations.path, results, kind=kind, groups=groups, least_score=threshold),
+        analysis=found.analysis,
+        evidence=evidence_of(truth, found.found[kind], found.matches[kind], kind=kind, least_score=threshold),
         annotations=annotations,
         frequency=frequency,
         train=train,
@@ -102,6 +105,14 @@ def read_run(
 def what_overlaps(results: Path) -> IouType:
     """``"segm"`` if the detections have masks, else ``"bbox"``."""
     return "segm" if "segm" in holds(results) else "bbox"
+
+
+def _truth(annotations: Annotations, kind: IouType, like: EvaluatedRun | None) -> GroundTruth:
+    """The validation set for scoring: that of the run before, where both have the same data and masks."""
+    if like and like.annotations is annotations and like.evidence.kind == kind:
+        return like.evidence.truth
+    groups = {category.id: category.group for category in annotations.categories}
+    return read_ground_truth(annotations.path, masks=kind == "segm", groups=groups)
 
 
 def _data(

@@ -1,0 +1,153 @@
+"""Category ids of another numbering: shifted by one, positions, another order. They score 0 without an error.
+
+Looked for where AP50 is near zero, or an id is unknown: of the numberings that give every id a class of the annotation
+file, the one by which most of the best detections lie on objects of their class.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from tailseg.evaluation.detections import (
+    UnknownCategoriesError,
+    best_of_each_image,
+    match_results,
+    read_found,
+    surroundings,
+)
+from tailseg.evaluation.ground_truth import GroundTruth, is_member
+from tailseg.evaluation.json_files import read_records
+from tailseg.evaluation.metrics import ROW_NAMES, IouType
+from tailseg.evaluation.precision import curves_of
+from tailseg.evaluation.results import Results, read_results
+
+SUSPICIOUS = 0.05
+"""An AP50 below it may come of ids that mean other classes."""
+SAMPLE = 20_000
+"""Detections, the best ones, by which a numbering is chosen."""
+Source = Sequence[Mapping[str, Any]] | str | Path
+
+
+def note_on_ids(truth: GroundTruth, found: Results, source: Source, kind: IouType, plain: float, cap: int) -> str:
+    """What another numbering of the categories would score, if it is clearly more; else nothing.
+
+    Args:
+        truth, found, source: the objects, the results and where they came from.
+        kind: what overlaps.
+        plain: AP50 as the ids stand, 0..1.
+        cap: see `best_of_each_image`.
+    """
+    if plain >= SUSPICIOUS or not len(found) or not len(truth.objects):
+        return ""
+    if kind == "segm" and truth.protocol == "lvis":  # run lengths were kept of what counts as the ids stand
+        found = read_found(source, truth, ("segm",), least_score=-math.inf)
+    words, score = _best_numbering(truth, found, source, kind, cap)
+    if score < max(SUSPICIOUS, 2 * plain):
+        return ""
+    return (
+        f"AP50 of {ROW_NAMES[kind]} is {100 * plain:.1f}, but {100 * score:.1f} if {words}: "
+        "do the category ids of the results mean other classes?"
+    )
+
+
+def read_explained(
+    source: Source,
+    truth: GroundTruth,
+    iou_types: Sequence[IouType],
+    *,
+    cap: int,
+    progress: Callable[[int, int], None] | None = None,
+    least_score: float = math.inf,
+) -> Results:
+    """`read_found`; the error about unknown category ids says how they could be meant.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_found`.
+    """
+    try:
+        return read_found(source, truth, iou_types, progress=progress, least_score=least_score)
+    except UnknownCategoriesError as error:
+        kind: IouType = "bbox" if "bbox" in iou_types else "segm"
+        raise ValueError(f"{error}{_could_mean(truth, source, kind, cap)}") from None
+
+
+def _could_mean(truth: GroundTruth, source: Source, kind: IouType, cap: int) -> str:
+    """How unknown category ids could be meant; nothing if no numbering fits them all."""
+    try:
+        found = read_results(source, boxes=kind == "bbox", masks=kind == "segm")
+    except ValueError:
+        return ""
+    if not is_member(found.image_ids, truth.image_ids).all():
+        return ""
+    words, score = _best_numbering(truth, found, source, kind, cap)
+    return f"; every id fits if {words}: AP50 of {ROW_NAMES[kind]} is then {100 * score:.1f}" if words else ""
+
+
+def _best_numbering(truth: GroundTruth, found: Results, source: Source, kind: IouType, cap: int) -> tuple[str, float]:
+    """The numbering that fits best, in words, and its AP50; nothing and 0 if none is better than the ids are."""
+    used, at = np.unique(found.category_ids, return_inverse=True)
+    rows = np.argsort(-found.scores, kind="stable")[:SAMPLE]
+    images = np.searchsorted(truth.image_ids, found.image_ids[rows])
+    near = surroundings(truth, found, rows, images, kind)
+    near = near.take(np.flatnonzero(near.overlaps >= 0.5))
+    wanted, ids = truth.category_ids[truth.objects.classes[near.objects]], at[rows[near.detections]]
+    most, chosen = int((used[ids] == wanted).sum()), ("", used)
+    for words, meant in _numberings(truth, used.tolist(), source).items():
+        hits = int((meant[ids] == wanted).sum())
+        if hits > most:
+            most, chosen = hits, (words, meant)
+    words, meant = chosen
+    if not words:
+        return "", 0.0
+    meant_so = replace(found, category_ids=meant[at])
+    matches = match_results(truth, meant_so, best_of_each_image(meant_so, truth, cap), kind)
+    precision = curves_of(matches).precision[0, ..., 0]
+    scored = precision[precision > -1]
+    return words, float(scored.mean()) if scored.size else 0.0
+
+
+def _numberings(truth: GroundTruth, used: list[int], source: Source) -> dict[str, np.ndarray]:
+    """What the ids could mean: words -> the category ids of the annotation file, one for each of ``used``."""
+    ids = list(truth.categories)
+    listed = [category["id"] for category in truth.data["categories"]]
+    by_name = sorted(ids, key=lambda key: truth.categories[key])
+    meanings: dict[str, dict[int, int]] = {
+        "1 is taken off each category id": {key + 1: key for key in ids},
+        "1 is added to each category id": {key - 1: key for key in ids},
+    }
+    orders = {"in order of id": ids, "as the file lists them": listed, "in order of name": by_name}
+    for first in (0, 1):
+        for order, keys in orders.items():
+            words = f"they are places among the categories {order}, from {first}"
+            meanings[words] = dict(enumerate(keys, start=first))
+    names = {name: key for key, name in truth.categories.items()}
+    meanings["category_name is followed"] = {
+        key: names[name] for key, name in _names_in(source).items() if name in names
+    }
+    return {
+        words: np.asarray([meaning[key] for key in used], dtype=np.int64)
+        for words, meaning in meanings.items()
+        if all(key in meaning for key in used)
+    }
+
+
+class _Named(msgspec.Struct):
+    category_id: int
+    category_name: str
+
+
+def _names_in(source: Source) -> dict[int, str]:
+    """The category_name of each category id, where results have both."""
+    pieces = read_records(Path(source)) if isinstance(source, str | Path) else iter([source])
+    found: dict[int, str] = {}
+    try:
+        for records in pieces:
+            found |= {one.category_id: one.category_name for one in msgspec.convert(records, list[_Named])}
+    except msgspec.ValidationError:  # no names
+        return {}
+    return found
