@@ -234,6 +234,7 @@ def _save(contents: Contents, folder: Path) -> None:
         "key": contents.key,
         "format": contents.format,
         "categories": json.dumps([contents.category_ids, contents.category_names, contents.groups]),
+        "listed_ids": json.dumps(contents.listed_ids),
         "problems": json.dumps([[p.kind.name, p.count, p.examples, p.detail] for p in contents.problems]),
         "spelled": json.dumps([list(texts.items()) for texts in contents.spelled]),
     }
@@ -338,6 +339,7 @@ def _assemble(
             Problem(KINDS[name], count, tuple(examples), detail)
             for name, count, examples, detail in json.loads(metadata["problems"])
         ),
+        listed_ids=tuple(json.loads(metadata["listed_ids"])),
         spelled=(dict(images), dict(categories)),
     )
 
@@ -392,6 +394,7 @@ def _is_in_range(contents: Contents) -> bool:
         contents.format in ("lvis", "coco")
         and all(type(i) is int and -(2**63) <= i < 2**63 for i in ids)
         and all(one < other for one, other in pairwise(ids))
+        and sorted(contents.listed_ids) == list(ids)
         and all(is_text(text) for text in names)
         and all(group in get_args(Group) for group in groups)
         and bool(np.diff(np.sort(contents.image_ids)).all())  # each once

@@ -135,7 +135,8 @@ class Objects:
 class Contents:
     """What an annotation file holds, packed, with what is wrong with it; named and shaped as in `Annotations`.
 
-    ``groups`` are those that the categories state, None where not all state one; ``spelled`` are the image and the
+    ``groups`` are those that the categories state, None where not all state one; ``listed_ids`` the ids of the
+    categories in the order in which the file lists them; ``spelled`` are the image and the
     category ids that are written as text, as they are written.
     """
 
@@ -151,6 +152,7 @@ class Contents:
     not_exhaustive: Ragged
     names: Ragged
     problems: tuple[Problem, ...]
+    listed_ids: tuple[int, ...]
     spelled: tuple[dict[int, str], dict[int, str]] = ({}, {})
 
 
@@ -178,6 +180,7 @@ class Annotations:
         notes: what was repaired in reading, one sentence each.
         remarks: what is of interest, and nothing was done about.
         problems: all that is wrong with the file, for this and for other uses.
+        listed_ids: ids of the categories in the order in which the file lists them.
         spelled: image and category ids that are written as text, as they are written: results keep the spelling.
         states_groups: whether the file states the frequency groups of its categories.
     """
@@ -197,6 +200,7 @@ class Annotations:
     notes: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
+    listed_ids: tuple[int, ...] = ()
     spelled: tuple[dict[int, str], dict[int, str]] = ({}, {})
     states_groups: bool = False
 

@@ -52,6 +52,7 @@ def parse(path: Path, *, key: str | None = None, find_size: FindSize | None = No
     problems.add("no_annotations", [] if sections.annotations else [0], None)
     images, image_texts = _identified("image", sections.images, problems)
     categories, category_texts = _identified("category", sections.categories, problems)
+    listed_ids = tuple(category["id"] for category in categories)
     categories.sort(key=lambda category: category["id"])
     columns = read_columns(sections.annotations)
     _note_the_file(sections, categories, problems)
@@ -86,6 +87,7 @@ def parse(path: Path, *, key: str | None = None, find_size: FindSize | None = No
         not_exhaustive=not_exhaustive,
         names=files,
         problems=tuple(problems.found),
+        listed_ids=listed_ids,
         spelled=(image_texts, category_texts),
     )
 

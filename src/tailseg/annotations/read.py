@@ -100,6 +100,7 @@ def open_file(path: Path, *, images: str | Path | None = None, needs_sizes: bool
         names=contents.names,
         finder=finder,
         problems=contents.problems,
+        listed_ids=contents.listed_ids,
         spelled=contents.spelled,
         states_groups=groups is not None,
     )
