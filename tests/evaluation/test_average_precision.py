@@ -368,7 +368,7 @@ def broken(change, kind=lvis):
         ),
         (
             broken(lambda d: d["categories"][0].pop("frequency")),
-            rr"1 categories without a frequency of 'r', 'c' or 'f' .*: category 9 has None.* \(--train\)",
+            r"1 categories without a frequency of 'r', 'c' or 'f' .*: category 9 has None.* \(--train\)",
         ),
         (
             broken(lambda d: d["annotations"][0].update(image_id=5)),
