@@ -94,7 +94,7 @@ def read_run(
         recipe=recipe,
         log=read_log(folder / "log.jsonl"),
         analysis=found.analysis,
-        evidence=evidence_of(truth, found.found[kind], found.matches[kind], kind=kind, least_score=threshold),
+        evidence=evidence_of(truth, found.found, found.matches, kind=kind, least_score=threshold),
         annotations=annotations,
         frequency=frequency,
         train=train,
