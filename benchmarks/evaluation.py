@@ -6,9 +6,11 @@
 Data: `benchmarks/synthetic_results.py`, 300 detections an image. Each engine runs in a process of its own, from files
 to AP of boxes and masks; tailseg's process also finds AP-fixed, the kinds of error and the reliability. Time is that
 of the wall and of all processor threads; memory the most that the process held (ru_maxrss). lvis-api wants some 26 GB
-at 19,809 images: leave it out there. faster-coco-eval has no cap per image and is run without one.
+at 19,809 images: leave it out there. faster-coco-eval is not among tailseg's own packages (`uv run --with
+faster-coco-eval python ...`); it has no cap per image and is run without one.
 """
 
+import importlib.util
 import json
 import os
 import resource
@@ -72,6 +74,8 @@ def run_faster_coco_eval(truth: Path, results: Path) -> list[float | None]:
     return scores
 
 
+MODULES: dict[Peer, str] = {"lvis-api": "lvis", "faster-coco-eval": "faster_coco_eval"}
+PACKAGES: dict[Peer, str] = {"lvis-api": "lvis", "faster-coco-eval": "faster-coco-eval"}
 ENGINES = {"tailseg": run_tailseg, "lvis-api": run_lvis_api, "faster-coco-eval": run_faster_coco_eval}
 
 
@@ -85,6 +89,17 @@ def child(engine: str, truth: Path, results: Path) -> None:
     print(json.dumps(line))
 
 
+def require(peers: tuple[Peer, ...]) -> None:
+    """Ends the script if a peer is not installed, and says how to install it."""
+    missing = [peer for peer in peers if importlib.util.find_spec(MODULES[peer]) is None]
+    if missing:
+        packages = [PACKAGES[peer] for peer in missing]
+        raise SystemExit(
+            f"not installed: {', '.join(missing)}. Run `uv run --with {','.join(packages)} python "
+            f"benchmarks/evaluation.py ...`, or `pip install {' '.join(packages)}` first, or leave it out of --peers"
+        )
+
+
 def main(images: tuple[int, ...] = (100, 1000), peers: tuple[Peer, ...] = (), data: Path | None = None) -> None:
     """Prints the table.
 
@@ -93,6 +108,7 @@ def main(images: tuple[int, ...] = (100, 1000), peers: tuple[Peer, ...] = (), da
         peers: who else runs.
         data: folder of the files, kept; they are made where they are not there yet.
     """
+    require(peers)
     print("| Images | Engine | AP boxes, masks | wall s | CPU s | peak MB |\n|---|---|---|---|---|---|")
     with TemporaryDirectory() as temporary:
         for size in images:

@@ -17,8 +17,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from tailseg.interop import parity
-from tailseg.interop.golden import golden_files
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tests.parity import parity
+from tests.parity.golden import golden_files
 
 
 def main(arguments: list[str]) -> int:

@@ -11,8 +11,8 @@ import torch
 import tyro
 from torch import Tensor, nn
 
+from tailseg.detection.calibration import adjust_binary_scores, adjust_scores, norcal_offsets
 from tailseg.losses import ClassificationLoss, GumbelCE, SoftmaxCE
-from tailseg.training.calibration import adjust_binary_scores, adjust_scores, norcal_offsets
 
 COUNTS = torch.tensor([round(2000 * 0.5**j) for j in range(10)])  # 2,000 regions down to 4
 BACKGROUND = 4000

@@ -35,7 +35,7 @@ from tailseg.ops.masks import decode_mask, mask_targets, paste_masks
 from tailseg.ops.nms import class_nms, level_nms
 from tailseg.ops.roi_pool import roi_pool
 from tailseg.structures import ClassFrequency, Detections, Frame, Target, sent
-from tailseg.training import checkpoint
+from tailseg.training import checkpoint, run_files
 from tailseg.training.loop import train
 
 from .models.test_detector import BOXES
@@ -237,12 +237,12 @@ def test_a_run_learns_is_saved_and_goes_on(data, tmp_path, precision):
     train(recipe)
     whole = steps(tmp_path / "whole")
     assert whole[-1] < 0.7 * whole[0]
-    third = checkpoint.load(checkpoint.step_path(tmp_path / "whole", 3 * small.STEPS_PER_EPOCH))
+    third = checkpoint.load(run_files.step_path(tmp_path / "whole", 3 * small.STEPS_PER_EPOCH))
     assert all(value.isfinite().all() and value.device.type == "cpu" for value in third.model.values())
 
     parts = tmp_path / "parts"
     shutil.copytree(tmp_path / "whole", parts)
-    checkpoint.step_path(parts, 3 * small.STEPS_PER_EPOCH).unlink()
+    run_files.step_path(parts, 3 * small.STEPS_PER_EPOCH).unlink()
     train(replace(recipe, run=replace(recipe.run, out=str(parts))), resume=True)
     again = steps(parts)
     assert len(again) == len(whole)
@@ -253,7 +253,7 @@ def test_what_a_gpu_trained_a_cpu_uses(data, tmp_path):
     recipe = small.recipe(data, tmp_path)
     train(replace(recipe, run=replace(recipe.run, device="cuda")))
     images = sorted((data / "val").iterdir())[:2]
-    saved = checkpoint.latest(tmp_path)
+    saved = run_files.latest(tmp_path)
     assert saved is not None
     found = [list(Predictor(saved, device=device, base=recipe).predict(images)) for device in ("cuda", "cpu")]
     assert any(len(ours) for _, ours in found[0])

@@ -52,7 +52,7 @@ with atheris.instrument_imports(include=["tailseg"]):
     from tailseg.recipes import get_recipe
     from tailseg.recipes.saved import from_plain, to_plain
     from tailseg.structures import ClassFrequency, Frame, RunLengths
-    from tailseg.training import checkpoint
+    from tailseg.training import checkpoint, fit
 
 Use = Callable[[bytes], None]
 
@@ -233,9 +233,9 @@ def checkpoints(folder: Path) -> tuple[list[bytes], Use]:
             with contextlib.suppress(ValueError):
                 from_plain(loaded.recipe)
             for check, ours in (
-                (checkpoint.check_classes, saved.categories),
-                (checkpoint.check_model, model),
-                (checkpoint.check_recipe, recipe),
+                (fit.check_classes, saved.categories),
+                (fit.check_model, model),
+                (fit.check_recipe, recipe),
             ):
                 with contextlib.suppress(checkpoint.CheckpointError):
                     check(loaded, ours, path)

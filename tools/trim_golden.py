@@ -16,7 +16,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tailseg.interop.golden import without_backbone
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tests.parity.golden import without_backbone
 
 ROIS = 50
 """Of each image, in testing."""

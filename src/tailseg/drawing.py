@@ -20,7 +20,6 @@ from tailseg.structures import Detections
 ColorBy = Literal["class", "group"]
 """Colour by class, or by frequency group: rare, common, frequent."""
 
-GROUP_NAMES: dict[Group, str] = {"r": "rare", "c": "common", "f": "frequent"}
 GROUP_COLORS: dict[Group, str] = {"r": "#e6194b", "c": "#f59f00", "f": "#1c7ed6"}
 _CLASS_COLORS = sv.ColorPalette.DEFAULT
 _GAP = 6

@@ -1,10 +1,19 @@
-"""Where tailseg keeps what it can make again."""
+"""Where tailseg keeps what it can make again, and the one writer of files that are whole or not there.
+
+Whenever the writer is killed, a file is the old one or the new one: the new one is written under another name, brought
+to the disk and renamed.
+"""
 
 import os
-import secrets
+import shutil
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from safetensors import SafetensorError
+
+UNFINISHED = ".unfinished"
+"""Ending of a file that is being written."""
 
 
 def cache_folder() -> Path:
@@ -20,12 +29,58 @@ def cache_folder() -> Path:
 
 
 @contextmanager
-def unfinished(file: Path) -> Generator[Path]:
-    """A name beside ``file`` to write to, renamed to it at the end, or deleted after an error."""
+def unfinished(path: Path) -> Generator[Path]:
+    """A name beside ``path`` to write to, which becomes ``path`` once its content is on the disk.
+
+    The folder is made if need be. After an error nothing stays, and the file of before is as it was. Each use has a
+    name of its own, so that two processes may write the same file: the last one stays.
+
+    Raises:
+        OSError: the disk is full or cannot be written; names the file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
     # not mkstemp, whose files nobody else may read
-    written = file.with_name(f".{file.stem}-{secrets.token_hex(8)}.unfinished")
+    written = path.with_name(f".{path.stem}-{os.urandom(8).hex()}{UNFINISHED}")
     try:
         yield written
-        written.replace(file)
+        with written.open("rb+") as file:
+            os.fsync(file.fileno())
+        written.replace(path)
+        _sync_folder(path.parent)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch's and safetensors' writers have their own
+        raise unwritten(path, error) from error
     finally:
-        written.unlink(missing_ok=True)
+        with suppress(OSError):  # of a read-only file system, which would take the place of what says more
+            written.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Brings the names in a folder to the disk, where the system can open folders."""
+    if os.name != "posix":
+        return
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def unwritten(path: Path, error: Exception) -> OSError:
+    """The error of a file that could not be written, with the space that is left for it."""
+    free = shutil.disk_usage(path.parent).free
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return OSError(
+        f"{path} could not be written ({reason}); {free / 2**20:.0f} MB are free there. What was saved before is whole"
+    )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text as UTF-8, whole or not at all; see `unfinished` for the error."""
+    with unfinished(path) as written:
+        written.write_text(text, encoding="utf-8")
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what killed processes began to write in a folder; nobody may be writing there."""
+    for path in folder.glob(f"*{UNFINISHED}"):
+        path.unlink()

@@ -20,17 +20,18 @@ from torchvision.tv_tensors import Image
 from tailseg.annotations.dataset import Category
 from tailseg.data.images import load_image
 from tailseg.data.transforms import test_transform
+from tailseg.detection import recalibration
+from tailseg.detection.recalibration import Calibration, Setting
 from tailseg.models.optimise import InferenceConfig, for_inference
 from tailseg.models.precision import Precision, autocast
 from tailseg.recipes.build import build_model
 from tailseg.recipes.recipe import Recipe
 from tailseg.recipes.saved import from_plain
 from tailseg.structures import ClassFrequency, Detections, ImageInfo
-from tailseg.training import checkpoint as checkpoints
-from tailseg.training import recalibration
-from tailseg.training.checkpoint import Checkpoint
+from tailseg.training.checkpoint import Checkpoint, load
 from tailseg.training.device import choose_device
-from tailseg.training.recalibration import Calibration, Setting
+from tailseg.training.fit import check_model
+from tailseg.training.run_files import choose
 
 
 class Predictor:
@@ -69,12 +70,12 @@ class Predictor:
         """
         self.file = file
         self.device = choose_device(device)
-        self.checkpoint: Checkpoint = checkpoints.load(file)
+        self.checkpoint: Checkpoint = load(file)
         self.recipe = from_plain(self.checkpoint.recipe, base=base, source=str(file))
         self.categories: tuple[Category, ...] = self.checkpoint.categories
         self.frequency: ClassFrequency = self.checkpoint.frequency
         model = build_model(self.recipe, self.frequency, load_weights=False)
-        checkpoints.check_model(self.checkpoint, model, file)
+        check_model(self.checkpoint, model, file)
         model.load_state_dict(self.checkpoint.model)
         self.calibration = Calibration(Setting())
         self._calibrated: recalibration.Replaced = []
@@ -100,7 +101,7 @@ class Predictor:
         run = Path(run)
         if run.is_file():
             return cls(run, device=device, base=base, config=config)
-        predictor = cls(checkpoints.choose(run, checkpoint), device=device, base=base, config=config)
+        predictor = cls(choose(run, checkpoint), device=device, base=base, config=config)
         stored = run / recalibration.FILE
         if calibrated and stored.is_file():
             predictor.calibration = recalibration.load(stored, predictor.frequency.num_classes)

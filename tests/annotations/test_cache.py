@@ -74,11 +74,11 @@ def arrays(contents: Contents) -> dict[str, list[Any]]:
 
 
 def same(one: Contents, other: Contents) -> bool:
-    rest = ("key", "format", "category_ids", "category_names", "groups", "notes")
+    rest = ("key", "format", "category_ids", "category_names", "groups", "problems", "spelled")
     return arrays(one) == arrays(other) and all(getattr(one, name) == getattr(other, name) for name in rest)
 
 
-def no_parsing(path: Path) -> Contents:
+def no_parsing(path: Path, *, key: str | None = None) -> Contents:
     raise AssertionError(f"{path} was parsed again")
 
 
@@ -366,8 +366,12 @@ FORGED: dict[str, Forge] = {
     "an offset too few": lambda c: {"offsets": c.objects.offsets[:-1].copy()},
     "no offsets": lambda c: {"offsets": np.zeros(0, np.int64)},
     "one offset, not a list of one": lambda c: {"offsets": np.array(0)},
-    "polygons from -1": lambda c: {"polygon_offsets": c.objects.polygon_offsets - 1},
-    "polygons beyond the last": lambda c: {"polygon_offsets": moved_offsets(c.objects.polygon_offsets, -1, 1)},
+    "polygons from -1": lambda c: {"first_polygons": c.objects.first_polygons - 1},
+    "polygons beyond the last": lambda c: {"first_polygons": c.objects.first_polygons + 1},
+    "more polygons than there are": lambda c: {"polygon_counts": c.objects.polygon_counts + 100},
+    "fewer polygons than none": lambda c: {"polygon_counts": -c.objects.polygon_counts},
+    "written boxes of NaN": lambda c: {"written_boxes": c.objects.written_boxes * np.nan},
+    "infinite areas": lambda c: {"areas": c.objects.areas * np.inf},
     "coordinates beyond the last": lambda c: {"polygons": moved(c.objects.polygons, len(c.objects.polygons), 8)},
     "half a point": lambda c: {"polygons": moved(c.objects.polygons, 1, 1)},
     "two points": lambda c: {"polygons": moved(c.objects.polygons, 1, -4)},
@@ -516,7 +520,7 @@ def test_a_home_of_another_user_costs_a_warning(
 
 
 def open_and_log(path: Path, log: Path) -> None:
-    def logged(path: Path) -> Contents:
+    def logged(path: Path, *, key: str | None = None) -> Contents:
         with log.open("a") as file:
             file.write("parsed\n")
         time.sleep(0.2)
@@ -609,7 +613,7 @@ def test_the_cache_file_is_mapped_once(many: RawDataset, write: Write) -> None:
 def test_mapped_arrays_are_read_only_and_pickled_as_their_place(many: RawDataset, write: Write) -> None:
     big = copy.deepcopy(many)
     for annotation in big["annotations"]:
-        annotation["segmentation"] = [[float(i % 40) for i in range(4000)]]
+        annotation["segmentation"] = [[10.0, 5.0, 30.0, 5.0, 30.0, 25.0, 10.0, 25.0] * 500]
     path = write(big)
     annotations = read_dataset(path)
     with pytest.raises(ValueError, match="read-only"):

@@ -6,8 +6,8 @@ import shutil
 import pytest
 
 from tailseg.cli import main
+from tailseg.detection.recalibration import STRENGTHS, Calibration, Setting, load, save
 from tailseg.inference import Predictor
-from tailseg.training.recalibration import STRENGTHS, Calibration, Setting, load, save
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ import pytest
 
 from tailseg.cli import main
 from tailseg.recipes.saved import from_plain, to_plain
-from tailseg.training.checkpoint import choose, load, save
+from tailseg.training.checkpoint import load, save
+from tailseg.training.run_files import choose
 
 
 @pytest.fixture

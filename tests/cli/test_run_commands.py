@@ -47,7 +47,7 @@ def test_test_says_before_it_begins_that_results_cannot_be_written(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("os.access", lambda *_: False)
-    monkeypatch.setattr("tailseg.training.testing.test", lambda *_args, **_named: pytest.fail("it has begun"))
+    monkeypatch.setattr("tailseg.detection.testing.detect_all", lambda *_args, **_named: pytest.fail("it has begun"))
     assert main(["test", str(run)]) == 1
     assert "cannot be written, and the results go there: copy the run" in " ".join(capsys.readouterr().err.split())
 

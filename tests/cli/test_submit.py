@@ -13,7 +13,7 @@ import pytest
 from tailseg.cli import main
 from tailseg.cli.submit import Submit, Training, submit, torchrun_command
 from tailseg.data.tiny_tail import generate
-from tailseg.training import checkpoint
+from tailseg.training import run_files
 
 TRAINING = Path(__file__).parents[1] / "training"
 
@@ -101,16 +101,16 @@ def job(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_local_job_trains(job, tmp_path):
     job(epochs=1).result()
-    assert checkpoint.latest(tmp_path / "run") == checkpoint.step_path(tmp_path / "run", 5)
+    assert run_files.latest(tmp_path / "run") == run_files.step_path(tmp_path / "run", 5)
 
 
 @pytest.mark.slow
 def test_a_preempted_job_saves_and_goes_on(job, tmp_path):
     begun = job(epochs=20)
-    while not checkpoint.latest(tmp_path / "run"):
+    while not run_files.latest(tmp_path / "run"):
         time.sleep(0.1)
     controller = begun._process.pid
     os.kill(int(Path(f"/proc/{controller}/task/{controller}/children").read_text()), signal.SIGUSR2)  # as SLURM does
     begun.result()
     assert "going on after step" in begun.stderr()
-    assert checkpoint.latest(tmp_path / "run") == checkpoint.step_path(tmp_path / "run", 100)
+    assert run_files.latest(tmp_path / "run") == run_files.step_path(tmp_path / "run", 100)

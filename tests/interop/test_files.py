@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from tailseg.interop.files import read_weights_file, write_safetensors_file, write_torch_file
-from tailseg.training.checkpoint import CheckpointError, write_whole
+from tailseg.training.checkpoint import CheckpointError
 
 STATE = {"neck.weight": torch.arange(6.0).view(2, 3), "count": torch.tensor(3)}
 
@@ -229,13 +229,3 @@ def test_the_optimisers_state_is_not_read_into_memory(tmp_path: Path) -> None:
         [sys.executable, "-c", program, str(tmp_path / "x.pth")], capture_output=True, text=True, check=True
     )
     assert int(done.stdout) < 60_000  # kilobytes
-
-
-def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
-    def full(path: Path) -> None:
-        path.write_bytes(b"half")
-        raise OSError("no space left on device")
-
-    with pytest.raises(OSError, match="no space"):
-        write_whole(tmp_path / "x.pth", full)
-    assert list(tmp_path.iterdir()) == []

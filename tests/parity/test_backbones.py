@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from tailseg.interop.golden import GoldenBackbone, load_golden_backbone, outputs
 from tailseg.interop.mmdet import to_mmdet
 from tailseg.models.swin import relative_positions
 
-from .golden import TRIMMED, assert_close_to_scale, assert_gradients_equal, files, place
+from .assertions import TRIMMED, assert_close_to_scale, assert_gradients_equal, files, place
+from .golden import GoldenBackbone, load_golden_backbone, outputs
 
 
 @pytest.fixture(scope="module", params=files("d_resnext", "d_swin"))

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from tailseg.interop.golden import Golden, load_golden
 from tailseg.models import CascadeMaskRCNN, HybridTaskCascade
 from tailseg.models.sampling import RoISample
 from tailseg.ops.boxes import encode_boxes
 from tailseg.ops.masks import mask_targets
 
-from . import golden as shared_golden
-from .golden import NUM_CLASSES, assert_close_to_scale, assert_same_boxes
+from . import assertions
+from .assertions import NUM_CLASSES, assert_close_to_scale, assert_same_boxes
+from .golden import Golden, load_golden
 
 STAGES = (0, 1, 2)
 LOSSES = {
@@ -25,9 +25,9 @@ LOSSES = {
 }
 
 
-@pytest.fixture(scope="module", params=shared_golden.files("b_cascade_mask_rcnn", "c_htc"))
+@pytest.fixture(scope="module", params=assertions.files("b_cascade_mask_rcnn", "c_htc"))
 def golden(request: pytest.FixtureRequest) -> Golden:
-    return load_golden(*shared_golden.place(request))
+    return load_golden(*assertions.place(request))
 
 
 def cascade_of(golden: Golden) -> CascadeMaskRCNN | HybridTaskCascade:
@@ -45,7 +45,7 @@ def mask_logits(golden: Golden, stage: int, boxes: Sequence[Tensor], labels: Ten
 @torch.no_grad()
 def test_maps_and_proposals_equal(golden: Golden) -> None:
     golden.model.eval()
-    shared_golden.assert_maps_equal(golden)
+    assertions.assert_maps_equal(golden)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -90,7 +90,7 @@ def test_mask_probabilities_equal(golden: Golden) -> None:
 @torch.no_grad()
 def test_detections_equal(golden: Golden) -> None:
     golden.model.eval()
-    shared_golden.assert_detections_equal(golden)
+    assertions.assert_detections_equal(golden)
 
 
 def assert_same_samples(ours: Sequence[RoISample], theirs: Sequence[RoISample]) -> None:
@@ -147,7 +147,7 @@ def test_losses_and_gradients_equal(golden: Golden, monkeypatch: pytest.MonkeyPa
         **model.rpn.losses(pyramid, output, golden.targets, golden.sizes),
         **model.roi_losses(pyramid, [], golden.targets, golden.sizes),
     }
-    shared_golden.assert_losses_and_gradients_equal(golden, losses, LOSSES)
+    assertions.assert_losses_and_gradients_equal(golden, losses, LOSSES)
 
 
 def test_whole_training_step_equal(golden: Golden) -> None:

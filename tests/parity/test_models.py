@@ -3,26 +3,26 @@
 import pytest
 import torch
 
-from tailseg.interop.golden import Golden, load_golden
 from tailseg.models.sampling import sample_rois
 from tailseg.ops.boxes import encode_boxes
 from tailseg.ops.masks import mask_targets
 
-from . import golden as shared_golden
-from .golden import NUM_CLASSES, assert_close_to_scale, assert_same_boxes
+from . import assertions
+from .assertions import NUM_CLASSES, assert_close_to_scale, assert_same_boxes
+from .golden import Golden, load_golden
 
 
 @pytest.fixture(
-    scope="module", params=shared_golden.files("a_mask_rcnn", "a2_mask_rcnn_normed_mask", "a3_mask_rcnn_gumbel")
+    scope="module", params=assertions.files("a_mask_rcnn", "a2_mask_rcnn_normed_mask", "a3_mask_rcnn_gumbel")
 )
 def golden(request: pytest.FixtureRequest) -> Golden:
-    return load_golden(*shared_golden.place(request))
+    return load_golden(*assertions.place(request))
 
 
 @torch.no_grad()
 def test_maps_and_proposals_equal(golden: Golden) -> None:
     golden.model.eval()
-    shared_golden.assert_maps_equal(golden)
+    assertions.assert_maps_equal(golden)
 
 
 @torch.no_grad()
@@ -37,7 +37,7 @@ def test_box_head_equal(golden: Golden) -> None:
 @torch.no_grad()
 def test_detections_equal(golden: Golden) -> None:
     golden.model.eval()
-    shared_golden.assert_detections_equal(golden)
+    assertions.assert_detections_equal(golden)
 
 
 @torch.no_grad()
@@ -97,7 +97,7 @@ def test_losses_and_gradients_equal(golden: Golden) -> None:
         "loss_box": "loss_bbox",
         "loss_mask": "loss_mask",
     }
-    shared_golden.assert_losses_and_gradients_equal(golden, losses, theirs)
+    assertions.assert_losses_and_gradients_equal(golden, losses, theirs)
 
 
 def test_whole_training_step_equal(golden: Golden) -> None:

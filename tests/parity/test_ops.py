@@ -22,7 +22,7 @@ from tailseg.ops.nms import class_nms, level_nms
 from tailseg.ops.roi_pool import fpn_levels, roi_pool
 from tailseg.structures import Frame
 
-from .golden import files, place
+from .assertions import files, place
 
 STRIDES = (4, 8, 16, 32)
 

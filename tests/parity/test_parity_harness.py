@@ -7,11 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from tailseg.interop.golden import Golden, golden_files, load_golden
-from tailseg.interop.kinks import settle
-from tailseg.interop.parity import Difference, compare_detections, measure, measure_file, measure_test, their_loss
-
-from .golden import TRIMMED, assert_equal, files, place
+from .assertions import TRIMMED, assert_equal, files, place
+from .golden import Golden, golden_files, load_golden
+from .kinks import settle
+from .parity import Difference, compare_detections, measure, measure_file, measure_test, their_loss
 
 # Sums shared between threads are rounded otherwise and put other ReLU inputs on the other side of zero.
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -14,12 +14,12 @@ import pytest
 
 from tailseg.data.tiny_tail import generate
 from tailseg.data.transforms import CropConfig
+from tailseg.detection.testing import detect_all, measure
 from tailseg.models import GroupedConfig, ResNetConfig, SwinConfig
 from tailseg.models.config import BackboneConfig, ModelConfig
 from tailseg.recipes import RECIPES, Recipe, get_recipe
 from tailseg.training.loop import train_step
 from tailseg.training.run import start
-from tailseg.training.testing import build_test_loader, test
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 VAL_IMAGES = 2
@@ -95,8 +95,9 @@ def test_two_steps_an_interruption_between_them_and_two_images(name, data, tmp_p
     trained = {name: parameter for name, parameter in resumed.model.named_parameters() if parameter.requires_grad}
     assert not [name for name, parameter in trained.items() if parameter.grad is None]  # or distribution would hang
 
-    loader = build_test_loader(resumed.val_data, recipe.data)
-    results, metrics = test(resumed.model, resumed.val_data, loader, device=resumed.device)
+    batches = detect_all(resumed.model, resumed.val_data, recipe.data, device=resumed.device)
+    results = [record for batch in batches for record in batch]
+    metrics = measure(resumed.model, resumed.val_data, results)
     known_ids = {image["id"] for image in json.loads((data / "val.json").read_text())["images"]}
     assert {record["image_id"] for record in results} == known_ids
     assert all(math.isfinite(record["score"]) and 0 <= record["score"] <= 1 for record in results)

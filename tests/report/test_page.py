@@ -10,7 +10,8 @@ import pytest
 import torch
 from torchvision.io import encode_jpeg, write_file
 
-from tailseg.report.page import LARGEST_FILE, thinned, write_report
+from tailseg.report import page as page_module
+from tailseg.report.page import LARGEST_FILE, SCRIPT, thinned, write_report
 from tailseg.report.run import check_comparable
 
 from .squares import ANT, BEE, GNU, dataset, evaluated, record
@@ -225,6 +226,11 @@ def test_the_page_forbids_itself_all_requests_and_foreign_scripts(one):
     assert "http://www.w3.org/2000/svg" in script, "the name of SVG's tags"
     assert set(re.findall(r"https?://[^\"'\s<)]*", script)) == {"http://www.w3.org/2000/svg"}
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", script)
+
+
+def test_every_part_of_the_script_is_in_the_page_once():
+    folder = Path(page_module.__file__).parent / "script"
+    assert sorted(SCRIPT) == sorted(path.stem for path in folder.iterdir())
 
 
 def test_lvis_size_stays_below_five_megabytes(read, tmp_path):

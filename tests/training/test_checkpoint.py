@@ -1,36 +1,21 @@
 """Checkpoints are whole, say what is wrong with others, and run nobody's code."""
 
-import errno
-import os
 import pickle
 import random
 import zipfile
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from tailseg.annotations.dataset import Category
 from tailseg.recipes import get_recipe
 from tailseg.recipes.saved import to_plain
-from tailseg.structures import ClassFrequency
 from tailseg.training import checkpoint
-from tailseg.training.checkpoint import Checkpoint, CheckpointError, Progress
+from tailseg.training.checkpoint import CheckpointError, Progress
 
-
-def make(recipe=None, step=3):
-    counts = torch.tensor([5, 50])
-    return Checkpoint(
-        recipe=to_plain(recipe or get_recipe("tiny_gumbel")),
-        categories=(Category(3, "cat", "r"), Category(7, "dog", "c")),
-        frequency=ClassFrequency.from_counts(counts, counts * 2, 60),
-        model={"weight": torch.arange(4.0)},
-        optimizer={"state": {0: {"momentum_buffer": torch.ones(4)}}, "param_groups": [{"lr": 0.1, "params": [0]}]},
-        progress=Progress(epoch=1, step_in_epoch=1, step=step, best=0.25, window={"loss_cls": 0.1, "steps": 1.0}),
-    )
+from .saved import make
 
 
 def test_what_is_saved_comes_back(tmp_path):
@@ -192,15 +177,6 @@ def test_a_missing_file_is_named(tmp_path):
         checkpoint.load(tmp_path / "absent.pt")
 
 
-def test_a_read_only_file_system_is_told_with_the_file(tmp_path, monkeypatch):
-    def refuse(*_args, **_named):
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-
-    monkeypatch.setattr(Path, "unlink", refuse)  # even of a file that is not there
-    with pytest.raises(OSError, match=r"a\.pt could not be written \(.*Read-only file system\)"):
-        checkpoint.write_whole(tmp_path / "a.pt", refuse)
-
-
 def test_weights_come_back_without_optimiser_and_progress(tmp_path):
     path = tmp_path / "x.safetensors"
     counts = torch.zeros(3, dtype=torch.int64)
@@ -237,58 +213,3 @@ def test_damaged_weights_are_named(tmp_path):
     save_file({"a": torch.zeros(1)}, path, {"format": checkpoint.WEIGHTS_FORMAT, "frequency": "{}"})
     with pytest.raises(CheckpointError, match="header is damaged"):
         checkpoint.load(path)
-
-
-def test_a_run_has_its_best_or_last_checkpoint_or_converted_weights(tmp_path):
-    with pytest.raises(CheckpointError, match="no run in"):
-        checkpoint.choose(tmp_path, "best")
-    converted, last = checkpoint.weights_path(tmp_path), checkpoint.step_path(tmp_path, 3)
-    checkpoint.save_weights(make(), converted)
-    assert checkpoint.choose(tmp_path, "best") == checkpoint.choose(tmp_path, "last") == converted
-    checkpoint.save(make(), last)
-    assert checkpoint.choose(tmp_path, "best") == checkpoint.choose(tmp_path, "last") == last
-    checkpoint.save(make(), checkpoint.best_path(tmp_path))
-    assert checkpoint.choose(tmp_path, "best") == checkpoint.best_path(tmp_path)
-    assert checkpoint.choose(tmp_path, "last") == last
-
-
-def test_weights_of_another_network_are_refused(tmp_path):
-    with pytest.raises(CheckpointError, match=r"another network .*: weight is \[4\], expected \[2, 4\]; bias is"):
-        checkpoint.check_model(make(), torch.nn.Linear(4, 2), tmp_path)
-
-
-def test_another_recipe_is_refused_and_the_differences_named(tmp_path):
-    recipe = get_recipe("tiny_gumbel")
-    other = replace(recipe, optim=replace(recipe.optim, lr=0.5), loss=get_recipe("tiny_softmax").loss)
-    saved = rf"another recipe \(tiny_gumbel\).*loss.*optim\.lr: 0\.5, saved {recipe.optim.lr}"
-    with pytest.raises(CheckpointError, match=saved):
-        checkpoint.check_recipe(make(recipe), other, tmp_path)
-
-
-def test_settings_that_change_nothing_that_is_learned_may_differ(tmp_path):
-    recipe = get_recipe("tiny_gumbel")
-    run = replace(recipe.run, out="elsewhere", log_every=1, device="cpu")
-    checkpoint.check_recipe(make(recipe), replace(recipe, run=run, data=replace(recipe.data, workers=0)), tmp_path)
-
-
-def test_other_classes_are_refused_and_the_first_difference_named(tmp_path):
-    ours = make().categories
-    checkpoint.check_classes(make(), ours, tmp_path)
-    with pytest.raises(CheckpointError, match=r"\(7, 'dog'\) in the checkpoint, \(8, 'dog'\) in the data"):
-        checkpoint.check_classes(make(), (ours[0], replace(ours[1], id=8)), tmp_path)
-    with pytest.raises(CheckpointError, match=r"2 classes and the data set has 1.*None in the data"):
-        checkpoint.check_classes(make(), ours[:1], tmp_path)
-
-
-def test_the_newest_are_kept(tmp_path):
-    assert checkpoint.latest(tmp_path) is None
-    assert checkpoint.best(tmp_path) is None
-    for step in (900, 9_999_999, 12_000_000):
-        checkpoint.save(make(step=step), checkpoint.step_path(tmp_path, step))
-    checkpoint.save(make(), checkpoint.best_path(tmp_path))
-    (tmp_path / "checkpoints" / "step_final.pt").touch()  # a copy by hand
-    checkpoint.keep_newest(tmp_path, 2)
-    assert [path.name for path in checkpoint.in_order(tmp_path)] == ["step_9999999.pt", "step_12000000.pt"]
-    checkpoint.keep_newest(tmp_path, 0)
-    assert checkpoint.latest(tmp_path) == checkpoint.step_path(tmp_path, 12_000_000)
-    assert checkpoint.best(tmp_path) == checkpoint.best_path(tmp_path)

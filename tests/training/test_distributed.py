@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from tailseg.data.tiny_tail import generate
-from tailseg.training import checkpoint
+from tailseg.training import checkpoint, run_files
 from tailseg.training.loop import train
 
 from . import several, small
@@ -97,10 +97,10 @@ def losses(run: Path) -> torch.Tensor:
 def test_two_and_four_processes_learn_what_one_learns(alone, two, four):
     """20 steps, repeat factors and EQLv2's counts included. Sums of float32 in another order differ in the last bits,
     and 20 steps make that up to a few thousandths of a loss that is nearly 0."""
-    expected = checkpoint.load(checkpoint.step_path(alone, STEPS)).model
+    expected = checkpoint.load(run_files.step_path(alone, STEPS)).model
     for run in (two, four / "run"):
         torch.testing.assert_close(losses(run), losses(alone), rtol=2e-3, atol=2e-4)
-        weights = checkpoint.load(checkpoint.step_path(run, STEPS)).model
+        weights = checkpoint.load(run_files.step_path(run, STEPS)).model
         torch.testing.assert_close(weights, expected, rtol=2e-3, atol=2e-4)
 
 
@@ -137,7 +137,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(four, outcomes):
     for outcome in outcomes:
         assert outcome["sigterm"].startswith("TrainingStopped: ")
         assert "saved after step 3 in" in outcome["sigterm"]
-    assert checkpoint.latest(four / "run_sigterm") == checkpoint.step_path(four / "run_sigterm", 3)
+    assert run_files.latest(four / "run_sigterm") == run_files.step_path(four / "run_sigterm", 3)
 
 
 def test_an_image_that_one_process_cannot_read_is_named_by_all(four, outcomes):

@@ -20,7 +20,7 @@ from tailseg.annotations.dataset import Category
 from tailseg.annotations.image_files import ImageError
 from tailseg.data.loader import WorkerError
 from tailseg.recipes.recipe import Recipe
-from tailseg.training import checkpoint
+from tailseg.training import checkpoint, run_files
 from tailseg.training.checkpoint import CheckpointError
 from tailseg.training.loop import train
 
@@ -49,7 +49,7 @@ def assert_same_run(run: Path, other: Path) -> None:
     ours, theirs = [[line for line in log(each) if line["kind"] == "train"] for each in (run, other)]
     assert ours == theirs
     assert (run / "results.json").read_bytes() == (other / "results.json").read_bytes()
-    ours, theirs = [checkpoint.load(checkpoint.step_path(each, LAST)) for each in (run, other)]
+    ours, theirs = [checkpoint.load(run_files.step_path(each, LAST)) for each in (run, other)]
     assert all(torch.equal(ours.model[name], theirs.model[name]) for name in theirs.model)
     assert all(
         torch.equal(ours.optimizer["state"][key]["momentum_buffer"], state["momentum_buffer"])
@@ -101,9 +101,9 @@ def test_a_run_killed_again_and_again_is_the_undisturbed_run(undisturbed, data, 
 
 def wait_for_a_moment(process: multiprocessing.Process, run: Path, moments: random.Random) -> None:
     """Three times of four until it has saved something, and then for up to 0.3 seconds."""
-    newest = checkpoint.latest(run)
+    newest = run_files.latest(run)
     if moments.random() < 0.75:
-        while process.is_alive() and checkpoint.latest(run) == newest:
+        while process.is_alive() and run_files.latest(run) == newest:
             time.sleep(0.005)
     process.join(moments.uniform(0, 0.3))
 
@@ -178,7 +178,7 @@ def test_a_flipped_bit_is_found_or_changes_nothing(tmp_path):
 def test_a_run_goes_on_from_the_last_checkpoint_that_is_whole(undisturbed, data, tmp_path, capsys):
     run = tmp_path / "run"
     shutil.copytree(undisturbed, run)
-    newest = checkpoint.step_path(run, LAST)
+    newest = run_files.step_path(run, LAST)
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1
     newest.write_bytes(content)
@@ -189,7 +189,7 @@ def test_a_run_goes_on_from_the_last_checkpoint_that_is_whole(undisturbed, data,
     assert_same_run(run, undisturbed)
     names = sorted(path.name for path in (run / "checkpoints").iterdir())
     assert names == ["best.pt", "step_0000010.pt", "step_0000015.pt", "step_0000015.pt.damaged"]
-    for path in checkpoint.in_order(run):
+    for path in run_files.in_order(run):
         path.write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"none of the run's checkpoints can be read: .*step_0000015\.pt"):
         train(small.recipe(data, run), resume=True)
@@ -211,7 +211,7 @@ def test_a_full_disk_ends_the_run_with_what_was_saved_whole(undisturbed, data, s
     recipe = small.recipe(data, small_disk / "run")
     with pytest.raises(OSError, match=r"step_00000\d\d\.pt could not be written .*MB are free there.*before is whole"):
         train(recipe)
-    saved = checkpoint.latest(small_disk / "run")
+    saved = run_files.latest(small_disk / "run")
     assert checkpoint.load(saved).progress.step in (5, 10)
     subprocess.run(["mount", "-o", "remount,size=64m", small_disk], check=True)
     train(recipe, resume=True)
@@ -235,7 +235,7 @@ def test_one_training_at_a_time_writes_into_a_folder(data, tmp_path, start_train
     first = start_training(recipe)
     while not (tmp_path / "log.jsonl").exists():
         time.sleep(0.01)
-    monkeypatch.setattr("tailseg.training.run.PATIENCE", 0.1)
+    monkeypatch.setattr("tailseg.training.run_files.PATIENCE", 0.1)
     with pytest.raises(ValueError, match=r"another training writes into .*--run\.out"):
         train(recipe, resume=True)
     assert first.exitcode is None
@@ -302,7 +302,7 @@ def test_an_image_deleted_in_the_middle_is_replaced_and_named(data, tmp_path, ca
     assert "1 images could not be used and were replaced by others" in said
     lines = [line for line in log(tmp_path / "run") if line["kind"] == "image"]
     assert [(line["replaced"], image.name in line["text"]) for line in lines] == [(1, True)]
-    saved = checkpoint.load(checkpoint.step_path(tmp_path / "run", LAST))
+    saved = checkpoint.load(run_files.step_path(tmp_path / "run", LAST))
     assert [image.name in reason for reason in saved.progress.replaced] == [True]
 
 

@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tailseg.annotations.image_files import ImageError
 from tailseg.recipes.recipe import Recipe
 from tailseg.recipes.saved import load_recipe
-from tailseg.training import checkpoint
+from tailseg.training import checkpoint, run_files
 from tailseg.training.checkpoint import CheckpointError
 from tailseg.training.interrupt import StopRequest, TrainingStopped
 from tailseg.training.loop import NonFiniteLossError, train, train_step
@@ -49,7 +49,7 @@ def troublesome(data: Path, folder: Path, trouble: str, call: int) -> tuple[Reci
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    path = checkpoint.latest(run)
+    path = run_files.latest(run)
     assert path is not None
     return checkpoint.load(path).model
 
@@ -89,7 +89,7 @@ def test_the_loss_falls(uninterrupted):
 
 
 def test_a_checkpoint_knows_the_classes(uninterrupted, data):
-    saved = checkpoint.load(checkpoint.latest(uninterrupted))
+    saved = checkpoint.load(run_files.latest(uninterrupted))
     content = json.loads((data / "train.json").read_text())
     assert [(c.id, c.name) for c in saved.categories] == [(c["id"], c["name"]) for c in content["categories"]]
     assert saved.frequency.image_counts.tolist() == [c["image_count"] for c in content["categories"]]
@@ -191,7 +191,7 @@ def test_a_loss_that_is_not_finite_names_the_step_in_a_run(data, tmp_path):
         NonFiniteLossError, match=r"step 5: loss_cls is nan on the images with ids \[\d+, \d+, \d+, \d+\]"
     ):
         train(recipe)
-    assert checkpoint.latest(tmp_path / "run") == checkpoint.step_path(tmp_path / "run", 5)  # the epoch before
+    assert run_files.latest(tmp_path / "run") == run_files.step_path(tmp_path / "run", 5)  # the epoch before
 
 
 def test_a_target_that_cannot_be_used_names_the_step_and_the_images(data, tmp_path, monkeypatch):
@@ -223,7 +223,7 @@ def test_faster_rcnn_is_evaluated_on_boxes_alone(data, tmp_path):
     metrics = train(replace(recipe, model=replace(recipe.model, mask=None), optim=replace(recipe.optim, epochs=1)))
     assert "bbox" in metrics
     assert "segm" not in metrics
-    assert checkpoint.best(tmp_path) is not None
+    assert run_files.best(tmp_path) is not None
 
 
 def test_bfloat16_trains(data, tmp_path):

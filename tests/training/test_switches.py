@@ -13,7 +13,7 @@ import torch
 from tailseg.inference import Predictor
 from tailseg.models.precision import float32_products
 from tailseg.recipes.recipe import Recipe
-from tailseg.training import checkpoint
+from tailseg.training import checkpoint, run_files
 from tailseg.training.loop import train, train_step
 from tailseg.training.run import Run, start
 
@@ -99,7 +99,7 @@ def test_float16_and_the_average_go_on_to_the_bit(data, tmp_path):
     run.progress.epoch = 1
     run.save()
     train(parts, resume=True)
-    ours, theirs = [checkpoint.load(checkpoint.step_path(tmp_path / name, 10)) for name in ("parts", "whole")]
+    ours, theirs = [checkpoint.load(run_files.step_path(tmp_path / name, 10)) for name in ("parts", "whole")]
     assert ours.scaler == theirs.scaler
     for name in theirs.model:
         assert torch.equal(ours.model[name], theirs.model[name])

@@ -26,13 +26,13 @@ import sys
 import time
 import warnings
 import zlib
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final, get_args
+from typing import Any, Final, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from filelock import FileLock
@@ -41,6 +41,8 @@ from safetensors.numpy import save_file
 
 from tailseg.annotations.dataset import Contents, Objects
 from tailseg.annotations.image_files import MAX_NAME, MAX_PIXELS, is_safe_name, is_text
+from tailseg.annotations.kinds import KINDS
+from tailseg.annotations.problems import Problem
 from tailseg.annotations.ragged import Ragged, map_arrays
 from tailseg.annotations.run_lengths import are_filled
 from tailseg.annotations.types import Group
@@ -49,7 +51,7 @@ from tailseg.files import cache_folder, unfinished
 CACHE_FROM = 16_000_000
 """Bytes of an annotation file from which on it is cached: smaller ones are parsed within a second."""
 
-VERSION: Final = "1"
+VERSION: Final = "2"
 """Of the cache's layout; another one is made anew."""
 
 SETTLED: Final = 2.0
@@ -66,11 +68,15 @@ DTYPES: Final = {
     "image_ids": np.int64,
     "sizes": np.int64,
     "boxes": np.float32,
+    "written_boxes": np.float64,
+    "areas": np.float64,
     "labels": np.int64,
     "ids": np.int64,
     "ignored": np.bool_,
+    "faults": np.uint32,
     "offsets": np.int64,
-    "polygon_offsets": np.int64,
+    "first_polygons": np.int64,
+    "polygon_counts": np.int64,
     "negative": np.int64,
     "not_exhaustive": np.int64,
     "names": np.uint8,
@@ -80,13 +86,32 @@ DTYPES: Final = {
 }
 """The tensors of a cache file: of a `Ragged` its values and, apart, its offsets."""
 
+COLUMNS: Final = (
+    *("boxes", "written_boxes", "areas", "labels", "ids", "ignored", "faults", "offsets"),
+    *("first_polygons", "polygon_counts"),
+)
+"""Those that belong to `Objects`."""
+
+ROWS: Final = ("areas", "labels", "ids", "ignored", "faults", "first_polygons", "polygon_counts")
+"""Those with one number an object."""
+
 
 class DamagedError(Exception):
     """A cache file is not what was written."""
 
 
-def cached(path: Path, parse: Callable[[Path], Contents]) -> Contents:
-    """What the annotation file ``path`` holds: from the cache where it is large, else by ``parse``."""
+@runtime_checkable
+class Parse(Protocol):
+    """Reads the annotation file of a path, whose content has that SHA-256 (None: find out)."""
+
+    def __call__(self, path: Path, *, key: str | None = None) -> Contents: ...
+
+
+def cached(path: Path, parse: Parse) -> Contents:
+    """What the annotation file ``path`` holds: from the cache where it is large, else by ``parse``.
+
+    Kept is what training accepts; a file that is to be repaired first is parsed each time.
+    """
     if path.stat().st_size < CACHE_FROM:
         return parse(path)
     try:
@@ -102,7 +127,9 @@ def cached(path: Path, parse: Callable[[Path], Contents]) -> Contents:
         found = _load(folder, key)  # made by another process meanwhile
         if found is not None:
             return found
-        parsed = parse(path)
+        parsed = parse(path, key=key)
+        if not _is_accepted(parsed):
+            return parsed
         try:
             _save(parsed, folder)
         except (OSError, SafetensorError) as error:
@@ -112,7 +139,14 @@ def cached(path: Path, parse: Callable[[Path], Contents]) -> Contents:
                 stacklevel=3,
             )
             return parsed
-    return _load(folder, parsed.key) or parsed
+        with suppress(DamagedError, OSError, SafetensorError, ValueError, TypeError, KeyError, RuntimeError):
+            return _read(store_path(folder, parsed.key), parsed.key, just_written=True)
+    return parsed
+
+
+def _is_accepted(contents: Contents) -> bool:
+    """Whether training accepts the file, its pictures apart."""
+    return not any("training" in each.kind.stops or each.kind.name == "size_missing" for each in contents.problems)
 
 
 def store_path(folder: Path, key: str) -> Path:
@@ -200,7 +234,9 @@ def _save(contents: Contents, folder: Path) -> None:
         "key": contents.key,
         "format": contents.format,
         "categories": json.dumps([contents.category_ids, contents.category_names, contents.groups]),
-        "notes": json.dumps(contents.notes),
+        "listed_ids": json.dumps(contents.listed_ids),
+        "problems": json.dumps([[p.kind.name, p.count, p.examples, p.detail] for p in contents.problems]),
+        "spelled": json.dumps([list(texts.items()) for texts in contents.spelled]),
     }
     metadata["checksum"] = _checksum(metadata, arrays)
     private = TemporaryDirectory(prefix=f".{contents.key}-", suffix=".unfinished", dir=folder)
@@ -216,8 +252,7 @@ def _arrays(contents: Contents) -> dict[str, np.ndarray]:
     """The tensors of a cache file."""
     objects = contents.objects
     arrays = {"image_ids": contents.image_ids, "sizes": contents.sizes}
-    arrays |= {name: getattr(objects, name) for name in ("boxes", "labels", "ids", "ignored")}
-    arrays |= {"offsets": objects.offsets, "polygon_offsets": objects.polygon_offsets}
+    arrays |= {name: getattr(objects, name) for name in COLUMNS}
     for name in RAGGED:
         ragged = getattr(objects if hasattr(objects, name) else contents, name)
         arrays |= {name: ragged.values, f"{name}_offsets_of_rows": ragged.offsets}
@@ -244,8 +279,8 @@ def _load(folder: Path, key: str) -> Contents | None:
         return None
 
 
-def _read(file: Path, key: str) -> Contents:
-    """The cache file's content, its arrays mapped.
+def _read(file: Path, key: str, *, just_written: bool = False) -> Contents:
+    """The cache file's content, its arrays mapped; looked through unless it was written a moment ago.
 
     Raises:
         DamagedError, OSError, SafetensorError, ValueError, TypeError, KeyError, RuntimeError: it is not what was
@@ -261,16 +296,17 @@ def _read(file: Path, key: str) -> Contents:
         name for name, dtype in DTYPES.items() if (arrays[name].dtype, arrays[name].ndim) != (dtype, _ndim(name))
     ]:
         raise DamagedError(f"{wrong[0]} has another type")
-    if _checksum(metadata, arrays) != checksum:
+    if not just_written and _checksum(metadata, arrays) != checksum:
         raise DamagedError("its checksum is wrong")
     category_ids, category_names, groups = json.loads(metadata["categories"])
     contents = _assemble(metadata, arrays, tuple(category_ids), tuple(category_names), groups and tuple(groups))
-    _check(contents)
+    if not just_written:
+        _check(contents)
     return contents
 
 
 def _ndim(name: str) -> int:
-    return 2 if name in ("sizes", "boxes") else 1
+    return 2 if name in ("sizes", "boxes", "written_boxes") else 1
 
 
 def _assemble(
@@ -282,10 +318,11 @@ def _assemble(
 ) -> Contents:
     ragged = {name: Ragged(arrays[name], arrays[f"{name}_offsets_of_rows"]) for name in RAGGED}
     objects = Objects(
-        **{name: arrays[name] for name in ("boxes", "labels", "ids", "ignored", "offsets", "polygon_offsets")},
+        **{name: arrays[name] for name in COLUMNS},
         polygons=ragged["polygons"],
         run_lengths=ragged["run_lengths"],
     )
+    images, categories = json.loads(metadata["spelled"])
     return Contents(
         key=metadata["key"],
         format=metadata["format"],  # ty: ignore[invalid-argument-type] - _check looks at it
@@ -298,7 +335,12 @@ def _assemble(
         negative=ragged["negative"],
         not_exhaustive=ragged["not_exhaustive"],
         names=ragged["names"],
-        notes=tuple(json.loads(metadata["notes"])),
+        problems=tuple(
+            Problem(KINDS[name], count, tuple(examples), detail)
+            for name, count, examples, detail in json.loads(metadata["problems"])
+        ),
+        listed_ids=tuple(json.loads(metadata["listed_ids"])),
+        spelled=(dict(images), dict(categories)),
     )
 
 
@@ -323,22 +365,28 @@ def _fits_together(contents: Contents) -> bool:
         and contents.sizes.shape == (images, 2)
         and images > 0
         and objects.boxes.shape == (rows, 4)
-        and objects.labels.shape == objects.ids.shape == objects.ignored.shape == (rows,)
+        and objects.written_boxes.shape == (rows, 4)
+        and all(getattr(objects, name).shape == (rows,) for name in ROWS)
         and all(
             _partitions(offsets, rows_in, len(values))
             for offsets, rows_in, values in (
                 (objects.offsets, images, objects.labels),
-                (objects.polygon_offsets, rows, polygons.offsets[1:]),
                 (polygons.offsets, len(polygons.offsets) - 1, polygons.values),
                 (objects.run_lengths.offsets, rows, objects.run_lengths.values),
                 *((r.offsets, images, r.values) for r in (contents.names, contents.negative, contents.not_exhaustive)),
             )
         )
+        and _are_within(objects.first_polygons, objects.polygon_counts, len(polygons))
     )
 
 
+def _are_within(first: np.ndarray, counts: np.ndarray, end: int) -> bool:
+    """Whether the places ``first[i] .. first[i] + counts[i] - 1`` lie in ``0 .. end - 1``."""
+    return bool(((first >= 0) & (counts >= 0) & (first <= end) & (counts <= end - first)).all())
+
+
 def _is_in_range(contents: Contents) -> bool:
-    """Whether the values are such as `read.parse` lets through: others would end a training, or worse."""
+    """Whether the values are such as training accepts: others would end it, or worse."""
     objects, sizes = contents.objects, contents.sizes
     ids, names, groups = contents.category_ids, contents.category_names, contents.groups or ()
     lists = (contents.negative.values, contents.not_exhaustive.values)
@@ -346,10 +394,12 @@ def _is_in_range(contents: Contents) -> bool:
         contents.format in ("lvis", "coco")
         and all(type(i) is int and -(2**63) <= i < 2**63 for i in ids)
         and all(one < other for one, other in pairwise(ids))
-        and all(is_text(text) for text in (*names, *contents.notes))
+        and sorted(contents.listed_ids) == list(ids)
+        and all(is_text(text) for text in names)
         and all(group in get_args(Group) for group in groups)
         and bool(np.diff(np.sort(contents.image_ids)).all())  # each once
         and bool(((sizes > 0) & (sizes <= MAX_PIXELS)).all() and (sizes.prod(axis=1) <= MAX_PIXELS).all())
+        and bool(np.isfinite(objects.written_boxes).all() and not np.isinf(objects.areas).any())
         and bool(((objects.labels >= 0) & (objects.labels < len(ids))).all())
         and not (objects.ignored.view(np.uint8) > 1).any()
         and (contents.format == "lvis" or not any(map(len, lists)))

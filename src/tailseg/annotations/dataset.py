@@ -3,7 +3,8 @@
 Shapes: N objects and K crowd regions of one image, C classes.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -12,7 +13,9 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from tailseg.annotations.image_files import ImageFinder
-from tailseg.annotations.ragged import Ragged, offsets_of, spans
+from tailseg.annotations.kinds import BITS
+from tailseg.annotations.problems import Problem
+from tailseg.annotations.ragged import Ragged, offsets_of
 from tailseg.annotations.types import (
     ClassCounts,
     Group,
@@ -64,41 +67,58 @@ class Objects:
     """All annotated objects and regions, ordered by image; one row each unless said.
 
     Attributes:
-        boxes: float32 ``[M, 4]`` xyxy.
+        boxes: float32 ``[M, 4]`` xyxy, clipped to the image.
+        written_boxes: float64 ``[M, 4]`` xywh, as the file has them.
+        areas: float64 ``[M]``, as the file has them; NaN where it has none.
         labels: int64 ``[M]``.
         ids: int64 ``[M]``, ids of the annotations.
         ignored: bool ``[M]``: a crowd or ignore region.
+        faults: uint32 ``[M]``, see `tailseg.annotations.kinds.BITS`.
         offsets: int64 ``[images + 1]``: image ``i`` has rows ``offsets[i] : offsets[i + 1]``.
-        polygons: one row a polygon, float64 ``x, y, x, y ...``.
-        polygon_offsets: int64 ``[M + 1]``: object ``m`` has polygons ``polygon_offsets[m] : polygon_offsets[m + 1]``.
+        polygons: one row a polygon, float64 ``x, y, x, y ...``, in the order of the file.
+        first_polygons, polygon_counts: int64 ``[M]``: object ``m`` has the polygons ``first_polygons[m]`` to
+            ``first_polygons[m] + polygon_counts[m] - 1``.
         run_lengths: one row an object, the compressed counts; empty for an object of polygons.
     """
 
     boxes: np.ndarray
+    written_boxes: np.ndarray
+    areas: np.ndarray
     labels: np.ndarray
     ids: np.ndarray
     ignored: np.ndarray
+    faults: np.ndarray
     offsets: np.ndarray
     polygons: Ragged
-    polygon_offsets: np.ndarray
+    first_polygons: np.ndarray
+    polygon_counts: np.ndarray
     run_lengths: Ragged
 
     def __len__(self) -> int:
         return len(self.boxes)
 
-    def take(self, rows: np.ndarray) -> "Objects":
-        """The same images' objects with their rows in the given order, as a copy."""
-        polygon_counts = np.diff(self.polygon_offsets)[rows]
-        return Objects(
-            boxes=self.boxes[rows],
-            labels=self.labels[rows],
-            ids=self.ids[rows],
-            ignored=self.ignored[rows],
-            offsets=self.offsets,
-            polygons=self.polygons.take(spans(self.polygon_offsets[rows], polygon_counts)),
-            polygon_offsets=offsets_of(polygon_counts),
+    def keep(self, kept: np.ndarray) -> "Objects":
+        """The rows ``kept`` (bool ``[M]``) of the same images."""
+        if kept.all():
+            return self
+        rows = np.flatnonzero(kept)
+        columns = ("boxes", "written_boxes", "areas", "labels", "ids", "ignored", "faults", "first_polygons")
+        per_image = np.bincount(self.images[rows], minlength=len(self.offsets) - 1)
+        return replace(
+            self,
+            **{name: getattr(self, name)[rows] for name in (*columns, "polygon_counts")},
+            offsets=offsets_of(per_image),
             run_lengths=self.run_lengths.take(rows),
         )
+
+    def marked(self, *kinds: str) -> np.ndarray:
+        """Rows with a problem of these kinds, bool ``[M]``."""
+        return (self.faults & np.uint32(sum(BITS[kind] for kind in kinds))) > 0
+
+    @property
+    def masked(self) -> np.ndarray:
+        """Rows with a segmentation, bool ``[M]``."""
+        return (self.polygon_counts > 0) | (np.diff(self.run_lengths.offsets) > 0)
 
     @property
     def trainable(self) -> np.ndarray:
@@ -114,9 +134,11 @@ class Objects:
 
 @dataclass(frozen=True, eq=False)
 class Contents:
-    """What an annotation file holds, checked and packed; named and shaped as in `Annotations`.
+    """What an annotation file holds, packed, with what is wrong with it; named and shaped as in `Annotations`.
 
-    ``groups`` are those that the categories state, None where they state none.
+    ``groups`` are those that the categories state, None where not all state one; ``listed_ids`` the ids of the
+    categories in the order in which the file lists them; ``spelled`` are the image and the
+    category ids that are written as text, as they are written.
     """
 
     key: str
@@ -130,7 +152,9 @@ class Contents:
     negative: Ragged
     not_exhaustive: Ragged
     names: Ragged
-    notes: tuple[str, ...]
+    problems: tuple[Problem, ...]
+    listed_ids: tuple[int, ...]
+    spelled: tuple[dict[int, str], dict[int, str]] = ({}, {})
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,6 +179,11 @@ class Annotations:
         names: names of the images' files, one row an image, separated by line feeds.
         finder: finds those files.
         notes: what was repaired in reading, one sentence each.
+        remarks: what is of interest, and nothing was done about.
+        problems: all that is wrong with the file, for this and for other uses.
+        listed_ids: ids of the categories in the order in which the file lists them.
+        spelled: image and category ids that are written as text, as they are written: results keep the spelling.
+        states_groups: whether the file states the frequency groups of its categories.
     """
 
     path: Path
@@ -170,6 +199,11 @@ class Annotations:
     names: Ragged
     finder: ImageFinder
     notes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    listed_ids: tuple[int, ...] = ()
+    spelled: tuple[dict[int, str], dict[int, str]] = ({}, {})
+    states_groups: bool = False
 
     @property
     def num_images(self) -> int:
@@ -187,8 +221,7 @@ class Annotations:
     @cached_property
     def has_masks(self) -> bool:
         """Whether every object has a segmentation; a mask head has nothing to learn from otherwise."""
-        masked = (np.diff(self.objects.polygon_offsets) > 0) | (np.diff(self.objects.run_lengths.offsets) > 0)
-        return bool(masked[~self.objects.ignored].all())
+        return bool(self.objects.masked[~self.objects.ignored].all())
 
     def info(self, index: int) -> ImageInfo:
         """Id, file and size of image ``index``.
@@ -220,12 +253,34 @@ class Annotations:
         rows = slice(self.objects.offsets[index], self.objects.offsets[index + 1])
         return np.unique(self.objects.labels[rows][~self.objects.ignored[rows]])
 
+    def only(self, image_ids: Sequence[int]) -> "Annotations":
+        """The images with these ids, in the order of the file."""
+        kept = np.isin(self.image_ids, np.array(image_ids, np.int64))
+        rows = np.flatnonzero(kept)
+        objects = self.objects.keep(kept[self.objects.images])
+        offsets = np.append(objects.offsets[:-1][rows], len(objects))
+        return replace(
+            self,
+            image_ids=self.image_ids[rows],
+            sizes=self.sizes[rows],
+            objects=replace(objects, offsets=offsets),
+            negative=self.negative.take(rows),
+            not_exhaustive=self.not_exhaustive.take(rows),
+            names=self.names.take(rows),
+        )
+
     def segmentation(self, row: int, index: int) -> Segmentation:
-        """The mask of object ``row``, which is in image ``index``; a rectangle where the file has none."""
+        """The mask of object ``row``, which is in image ``index``.
+
+        A rectangle where the file has none; no polygon where the file's has no pixel.
+        """
         objects = self.objects
+        if objects.faults[row] & BITS["mask_empty"]:
+            return ()
         if len(counts := objects.run_lengths[row]):
             return RunLengths(size=self.sizes[index].tolist(), counts=counts.tobytes().decode("ascii"))
-        first, last = objects.polygon_offsets[row], objects.polygon_offsets[row + 1]
+        first = objects.first_polygons[row]
+        last = first + objects.polygon_counts[row]
         polygons: Polygons = tuple(objects.polygons[i].reshape(-1, 2) for i in range(first, last))
         return polygons or (_rectangle(objects.boxes[row]),)
 

@@ -3,10 +3,12 @@
 import json
 import random
 from collections import Counter
+from itertools import compress
 from pathlib import Path
 
+from tailseg.annotations.columns import read_columns, whole
 from tailseg.annotations.dataset import Annotations
-from tailseg.annotations.raw import join, split
+from tailseg.annotations.json_file import join, split, unpack
 from tailseg.files import unfinished
 
 HELD_OUT_SHARE = 0.1
@@ -37,12 +39,14 @@ def hold_out(annotations: Annotations, folder: Path, *, share: float = HELD_OUT_
             "name a validation set (data.val)"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    images, objects, categories = split(annotations.path.read_bytes(), annotations.path)
+    sections = split(unpack(annotations.path.read_bytes(), annotations.path), annotations.path)
+    image_of = read_columns(sections.annotations).image_ids.tolist()
     for path, wanted in zip(paths, (False, True), strict=True):
-        rows = [row for row, item in enumerate(objects) if item and (item.image_id in held_out) == wanted]
-        part = [image for image in images if (image["id"] in held_out) == wanted]
+        mine = [(image in held_out) == wanted for image in image_of]
+        objects = list(compress(sections.annotations, mine))
+        part = [image for image in sections.images if (whole(image["id"]) in held_out) == wanted]
         with unfinished(path) as file:
-            file.write_bytes(join(part, objects.take(rows), categories))
+            file.write_bytes(join(part, objects, sections.categories))
     with unfinished(note) as file:
         file.write_text(json.dumps(_note(annotations, share, paths)))
     return paths

@@ -2,11 +2,15 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 ROOT_VARIABLES: Final = {"TAILSEG_DATA": ("", "coco"), "DETECTRON2_DATASETS": ("coco",)}
 """Environment variables that name folders of data sets, and where in those the images of COCO and LVIS lie."""
+
+FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF")
 
 MAX_PIXELS: Final = 178_956_970
 """Pixels of the largest image that is read, half a gigabyte as RGB: Pillow's limit against decompression bombs."""
@@ -16,6 +20,10 @@ MAX_NAME: Final = 255
 
 MAX_PATH: Final = 4096
 """Bytes of the longest path, on Linux; elsewhere it is shorter."""
+
+
+MOST_FOLDERS: Final = 200
+"""Folders that are looked through for an image that is in none of the roots."""
 
 
 class ImageError(ValueError):
@@ -29,23 +37,45 @@ class ImageFinder:
         annotation_file: images lie in its folder, in the ``images`` folder there, or in the folder above
             (``coco/annotations/x.json`` and ``coco/train2017``), or where the environment says.
         folder: look only here; relative to the working directory like every path a user gives.
+
+    What is in none of these is looked for one folder lower, as CVAT lays out its images (``images/default/a.jpg``).
     """
 
     def __init__(self, annotation_file: Path, folder: Path | None = None) -> None:
         self.roots = [folder] if folder is not None else _default_roots(annotation_file)
 
+    @cached_property
+    def lower(self) -> list[Path]:
+        """The folders in the roots; none where there are too many to look through for every image."""
+        folders: list[Path] = []
+        for root in self.roots:
+            with suppress(OSError):
+                folders += [Path(entry) for entry in sorted(os.scandir(root), key=str) if entry.is_dir()]
+        return list(dict.fromkeys(folders)) if len(folders) <= MOST_FOLDERS else []
+
     def find(self, names: Sequence[str]) -> Path:
-        """The first file that exists, trying each of the names (best first) under each root.
+        """The first file that exists, trying each name (best first) under each root, then one folder lower.
 
         Raises:
             ImageError: there is none; says where it looked.
         """
-        for root in self.roots:
-            for name in names:
+        for name in names:
+            for root in self.roots:
                 if os.path.isfile(root / name):  # noqa: PTH113 - of a path that is too long, Path's raises
                     return root / name
+        for name in names:
+            found = [folder / name for folder in self.lower if os.path.isfile(folder / name)]  # noqa: PTH113
+            if len(found) == 1:
+                return found[0]
+            if found:
+                raise ImageError(
+                    f"image {name} lies in more than one folder: {', '.join(str(path) for path in found[:3])}. Write "
+                    "file_name with the folder, or name the folder of the images (images=..., --data.train-images, "
+                    "--data.val-images)"
+                )
+        called = names[0] if names else "(without a name)"
         raise ImageError(
-            f"image {names[0]} not found. Looked for {' and '.join(dict.fromkeys(names))} in "
+            f"image {called} not found. Looked for {' and '.join(dict.fromkeys(names))} in "
             f"{', '.join(str(root) for root in self.roots)}. Name the folder of the images (images=..., "
             "--data.train-images, --data.val-images), or set TAILSEG_DATA to it"
         )
@@ -70,8 +100,25 @@ def candidate_names(file_name: str | None, coco_url: str | None) -> list[str]:
     tail = "/".join(coco_url.split("/")[-2:]) if coco_url else None
     if file_name and tail and not is_safe_name(tail):
         tail = None
-    names = [file_name, tail, tail and PurePosixPath(tail).name, file_name and PurePosixPath(file_name).name]
+    folders = [name.replace("\\", "/") if name else None for name in (file_name, tail)]
+    names = [file_name, *folders, *(name and PurePosixPath(name).name for name in reversed(folders))]
     return list(dict.fromkeys(name for name in names if name))
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """Height and width of the pixels of an image file, from its first bytes.
+
+    Raises:
+        ImageError: it is no image.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=FORMATS) as picture:
+            width, height = picture.size
+    except Exception as error:  # malformed headers meet exceptions of many kinds
+        raise ImageError(f"image {path} cannot be read: {error}") from error
+    return height, width
 
 
 def is_safe_name(name: str) -> bool:

@@ -5,6 +5,7 @@ from typing import Any, Final, get_args
 
 import numpy as np
 
+from tailseg.annotations.columns import whole
 from tailseg.annotations.problems import Problems
 from tailseg.annotations.ragged import Ragged
 from tailseg.annotations.types import Group
@@ -28,43 +29,38 @@ def class_lists(
         empty = Ragged(np.empty(0, np.int64), np.zeros(len(images) + 1, np.int64))
         return empty, empty
     known = set(category_ids)
-    incomplete: list[int] = []
-    unknown: list[tuple[int, Any]] = []
+    incomplete: list[Any] = []
+    bad: list[tuple[Any, Any]] = []
+    unknown: list[tuple[Any, Any]] = []
+    rows: dict[str, list[np.ndarray]] = {ABSENT: [], NOT_EXHAUSTIVE: []}
     for image in images:
-        lists = [image.get(ABSENT), image.get(NOT_EXHAUSTIVE)]
+        lists = [image.get(key) for key in rows]
         if not all(isinstance(ids, list) for ids in lists):
             incomplete.append(image["id"])
-        elif wrong := [i for ids in lists if ids for i in ids if not isinstance(i, int) or i not in known]:
-            unknown.append((image["id"], wrong[0]))
-    problems.add(
-        f"images of an LVIS file without both lists {ABSENT} and {NOT_EXHAUSTIVE}",
-        incomplete,
-        "Add the lists ([] where nothing is known), or remove them from every image: a COCO file has none",
-        name=lambda image: f"image {image}",
-    )
-    problems.add(
-        "images list an unknown category as absent or not exhaustive",
-        unknown,
-        "Remove the id, or add the category",
-        name=lambda found: f"image {found[0]} has {found[1]!r:.60}",
-    )
-    problems.stop_if_any()
-    absent, not_exhaustive = (
-        Ragged.pack([np.array(image[key], np.int64) for image in images], np.int64) for key in (ABSENT, NOT_EXHAUSTIVE)
-    )
+        for key, ids in zip(rows, lists, strict=True):
+            values = ids if isinstance(ids, list) else []
+            numbers = [whole(value) for value in values]
+            if None in numbers:
+                bad.append((image["id"], values[numbers.index(None)]))
+            elif other := [number for number in numbers if number not in known]:
+                unknown.append((image["id"], other[0]))
+            rows[key].append(np.array([number for number in numbers if number in known], np.int64))
+    problems.add("lists_missing", incomplete, lambda image: f"image {image}")
+    for kind, wrong in (("lists_bad", bad), ("lists_unknown", unknown)):
+        problems.add(kind, wrong, lambda found: f"image {found[0]} has {found[1]!r:.60}")
+    absent, not_exhaustive = (Ragged.pack(lists, np.int64) for lists in rows.values())
     return absent, not_exhaustive
 
 
 def stated_groups(categories: Sequence[dict[str, Any]], problems: Problems) -> tuple[Group, ...] | None:
-    """The frequency groups that the categories state (``frequency``: r, c or f); None when none does."""
+    """The frequency groups that the categories state (``frequency``: r, c or f); None when not all do."""
     stated: list[Any] = [category.get("frequency") for category in categories]
     if all(group is None for group in stated):
         return None
-    problems.add(
-        "categories without a frequency of 'r', 'c' or 'f' where others have one",
-        [item for item in zip(categories, stated, strict=True) if item[1] not in get_args(Group)],
-        "State it for all categories, or for none: groups are then counted in the training file",
-        name=lambda item: f"category {item[0]['id']} has {item[1]!r:.60}",
-    )
-    problems.stop_if_any()
-    return tuple(stated)
+    wrong = [
+        (category["id"], group)
+        for category, group in zip(categories, stated, strict=True)
+        if not (isinstance(group, str) and group in get_args(Group))
+    ]
+    problems.add("frequency_bad", wrong, lambda found: f"category {found[0]} has {found[1]!r:.60}")
+    return None if wrong else tuple(stated)

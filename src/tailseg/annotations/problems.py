@@ -1,4 +1,4 @@
-"""What is wrong with an annotation file, collected so that one run tells all of it."""
+"""What is wrong with one annotation file, collected so that one run tells all of it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,22 +7,51 @@ from typing import Any, Final
 
 import numpy as np
 
+from tailseg.annotations.kinds import KINDS, Kind, Use
+
 SHOWN: Final = 3
 """Records shown of each kind of problem."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One kind of problem: how many records have it, the first of them, and what to do."""
+    """One kind of problem: how many records have it, the first of them, and a figure about all."""
 
+    kind: Kind
     count: int
-    what: str
-    examples: tuple[str, ...]
-    remedy: str
+    examples: tuple[str, ...] = ()
+    detail: str = ""
+
+    @property
+    def what(self) -> str:
+        """What the records have."""
+        return self.kind.what.format(detail=self.detail)
+
+    @property
+    def remedy(self) -> str:
+        """What to do."""
+        return self.kind.remedy.format(detail=self.detail)
+
+    @property
+    def note(self) -> str:
+        """One sentence for a use that goes on."""
+        records = f" ({self._records()})" if self.examples else ""
+        return f"{self._counted()}: {self.kind.done}{records}"
+
+    @property
+    def text(self) -> str:
+        """What is wrong, with the first records."""
+        return f"{self._counted()}{': ' * bool(self.examples)}{self._records()}"
 
     def __str__(self) -> str:
-        more = f" and {self.count - len(self.examples)} more" if self.count > len(self.examples) else ""
-        return f"{self.count} {self.what}: {'; '.join(self.examples)}{more}. {self.remedy}."
+        return f"{self.text}. {self.remedy}."
+
+    def _counted(self) -> str:
+        return self.what if self.kind.scope == "file" else f"{self.count:,} {self.what}"
+
+    def _records(self) -> str:
+        more = f" and {self.count - len(self.examples):,} more" if self.count > len(self.examples) else ""
+        return f"{'; '.join(self.examples)}{more}" if self.examples else ""
 
 
 class DatasetError(ValueError):
@@ -40,26 +69,56 @@ class DatasetError(ValueError):
 class Problems:
     """Collects what is wrong with one file."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._found: list[Problem] = []
+    def __init__(self) -> None:
+        self.found: list[Problem] = []
 
     def add(
-        self, what: str, wrong: Sequence[Any] | np.ndarray, remedy: str, *, name: Callable[[Any], str] = str
+        self,
+        kind: str,
+        wrong: Sequence[Any] | np.ndarray,
+        name: Callable[[Any], str] | None = str,
+        *,
+        detail: str = "",
     ) -> None:
-        """Note that the records ``wrong`` are ``what``; nothing if there are none.
+        """Note that the records ``wrong`` have a problem of that kind; nothing if there are none.
 
         ``name`` makes the text that shows one of them, its id and the offending value; it is asked for the first few.
         """
-        wrong = wrong.tolist() if isinstance(wrong, np.ndarray) else wrong
-        if wrong:
-            self._found.append(Problem(len(wrong), what, tuple(name(item) for item in wrong[:SHOWN]), remedy))
+        count = len(wrong)
+        if count:
+            first = wrong[:SHOWN]
+            shown = first.tolist() if isinstance(first, np.ndarray) else first
+            examples = tuple(name(item) for item in shown) if name else ()
+            self.found.append(Problem(KINDS[kind], count, examples, detail))
 
-    def stop_if_any(self) -> None:
-        """Raise what was found so far.
 
-        Raises:
-            DatasetError: something was found.
-        """
-        if self._found:
-            raise DatasetError("\n  ".join([f"{self.path} cannot be used:", *map(str, self._found)]), self._found)
+def verdicts(problem: Problem, uses: Sequence[Use]) -> str:
+    """What the uses make of the problem, a letter each; of one that is refused, that alone."""
+    letters = "".join(problem.kind.verdict(use) for use in uses)
+    return "x" if "x" in letters else letters
+
+
+def refuse(problems: Sequence[Problem], path: Path, uses: Sequence[Use], *, repair: bool = False) -> None:
+    """Raise those problems that a use does not go on with.
+
+    Args:
+        problems: of the file.
+        path: the file.
+        uses: of the file.
+        repair: objects that cannot be used are left out.
+
+    Raises:
+        DatasetError: there are some.
+    """
+    stopping = [
+        each for each in problems if verdicts(each, uses) == "x" and not (repair and each.kind.scope == "object")
+    ]
+    if not stopping:
+        return
+    lines = [f"{path} cannot be used:", *map(str, stopping)]
+    if any(use.startswith("training") for use in uses) and all(each.kind.scope == "object" for each in stopping):
+        lines.append(
+            "To go on without these objects: --data.on-problem repair. To write a file without them: "
+            f"tailseg data check {path} --repair OUT.json"
+        )
+    raise DatasetError("\n  ".join(lines), stopping)

@@ -1,19 +1,41 @@
-"""Segmentations as annotated: polygons or run lengths, checked and packed."""
+"""Segmentations as annotated: polygons or run lengths, packed; what is wrong with them is told afterwards."""
 
 from array import array
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco
 
-from tailseg.annotations.problems import Problems
+from tailseg.annotations.json_file import WrittenRunLengths
 from tailseg.annotations.ragged import Ragged, offsets_of
 from tailseg.annotations.run_lengths import run_lengths_total
 
 
+@dataclass(frozen=True)
+class Segmentations:
+    """The masks of M objects.
+
+    Attributes:
+        polygons: one row a polygon, float64 ``x, y, x, y ...``, objects one after the other.
+        polygon_counts: int64 ``[M]``.
+        run_lengths: one row an object, the compressed counts; empty for an object of polygons.
+        sizes: int64 ``[M, 2]``: height and width that the run lengths state; 0 for polygons.
+        unknown: rows of segmentations that are neither polygons nor run lengths.
+        broken: rows of run lengths that are malformed, and why.
+    """
+
+    polygons: Ragged
+    polygon_counts: np.ndarray
+    run_lengths: Ragged
+    sizes: np.ndarray
+    unknown: list[int]
+    broken: dict[int, str]
+
+
 class SegmentationPacker:
-    """Packs segmentations one after the other; what is wrong with them is told at the end."""
+    """Packs segmentations one after the other."""
 
     def __init__(self) -> None:
         self._coordinates = array("d")
@@ -21,102 +43,85 @@ class SegmentationPacker:
         self._polygon_counts = array("q")
         self._run_lengths = bytearray()
         self._run_length_sizes = array("q")
+        self._sizes = array("q")
         self._unknown: list[int] = []
-        self._broken: list[tuple[int, str]] = []
+        self._broken: dict[int, str] = {}
 
-    def add(self, segmentation: Any, size: list[int]) -> None:  # noqa: ANN401 - whatever the file has
-        """The next object's: polygons, run lengths, or None or [] for no mask; ``size`` is ``[height, width]``."""
-        row, polygons, compressed = len(self._polygon_counts), 0, b""
-        if isinstance(segmentation, dict):
-            compressed, reason = _run_lengths(segmentation, size)
-            self._broken += [(row, reason)] * bool(reason)
-        elif segmentation is not None:
-            polygons = self._add_polygons(segmentation)
-            self._unknown += [row] * (polygons is None)
-        self._polygon_counts.append(polygons or 0)
+    def extend(self, segmentations: Sequence[list[list[float]] | WrittenRunLengths | None]) -> None:
+        """The next objects', of the right types."""
+        add_numbers, add_length = self._coordinates.fromlist, self._polygon_lengths.append
+        for segmentation in segmentations:
+            if isinstance(segmentation, WrittenRunLengths):
+                self._add_run_lengths(list(segmentation.size), segmentation.counts)
+                continue
+            count = 0
+            for polygon in segmentation or ():
+                if polygon:  # an empty one says nothing
+                    add_numbers(polygon)
+                    add_length(len(polygon))
+                    count += 1
+            self._close(count, b"", (0, 0))
+
+    def add(self, segmentation: Any) -> None:  # noqa: ANN401 - whatever the file has
+        """The next object's, whatever it is."""
+        before = len(self._coordinates), len(self._polygon_lengths)
+        try:
+            if isinstance(segmentation, dict):
+                self._add_run_lengths(segmentation.get("size"), segmentation.get("counts"))
+                return
+            if segmentation is not None and not isinstance(segmentation, list):
+                raise TypeError
+            if any(not isinstance(polygon, list) or bool in map(type, polygon) for polygon in segmentation or ()):
+                raise TypeError
+            self.extend([segmentation])
+        except (TypeError, OverflowError):
+            del self._coordinates[before[0] :], self._polygon_lengths[before[1] :]
+            self._unknown.append(len(self._polygon_counts))
+            self._close(0, b"", (0, 0))
+
+    def _add_run_lengths(self, size: Any, counts: Any) -> None:  # noqa: ANN401
+        if not _is_size(size):
+            self._broken[len(self._polygon_counts)] = f"size is {size!r:.60}, expected [height, width]"
+            size = [0, 0]
+        self._close(0, self._compress(counts, size), size)
+
+    def _close(self, count: int, compressed: bytes, size: Sequence[int]) -> None:
+        self._polygon_counts.append(count)
         self._run_lengths += compressed
         self._run_length_sizes.append(len(compressed))
+        self._sizes.extend(size)
 
-    def _add_polygons(self, polygons: Any) -> int | None:  # noqa: ANN401
-        """The number of polygons added; None, and nothing added, if they are no list of lists of numbers."""
-        if not isinstance(polygons, list):
-            return None
-        coordinates, lengths = len(self._coordinates), len(self._polygon_lengths)
-        try:
-            for polygon in polygons:
-                self._coordinates.fromlist(polygon)
-                self._polygon_lengths.append(len(polygon))
-        except (TypeError, OverflowError):
-            del self._coordinates[coordinates:], self._polygon_lengths[lengths:]
-            return None
-        return len(polygons)
+    def _compress(self, counts: Any, size: Sequence[int]) -> bytes:  # noqa: ANN401
+        """The counts compressed; b"" and a reason where they are broken."""
+        row, (height, width) = len(self._polygon_counts), size
+        if row in self._broken:
+            return b""
+        if isinstance(counts, list):
+            right = all(isinstance(count, int) and count >= 0 for count in counts) and sum(counts) == height * width
+            if right and 0 < height * width < 2**32:
+                return coco.frPyObjects({"size": [height, width], "counts": counts}, height, width)["counts"]
+            self._broken[row] = f"counts must be numbers of pixels that add up to {height * width}"
+        elif isinstance(counts, str) and counts.isascii():
+            compressed = counts.encode()
+            total = run_lengths_total(compressed)
+            if total == height * width > 0:
+                return compressed
+            self._broken[row] = f"counts stand for {total} pixels, not {height * width}"
+        else:
+            self._broken[row] = f"counts must be a list or a string, got {type(counts).__name__}"
+        return b""
 
-    def pack(
-        self, sizes: np.ndarray, name: Callable[[int], str], segmentation: Callable[[int], Any], problems: Problems
-    ) -> tuple[Ragged, np.ndarray, Ragged]:
-        """Polygons (a row each), the objects' offsets into them, and compressed run lengths (a row an object).
-
-        Args:
-            sizes: int64 ``[M, 2]``, height and width of each object's image.
-            name: of an object, for messages.
-            segmentation: of an object, for messages.
-            problems: takes what is wrong.
-        """
-        problems.add(
-            "segmentations are neither polygons nor run lengths",
-            self._unknown,
-            "Expected [[x1, y1, x2, y2, x3, y3, ...], ...] or {'size': [height, width], 'counts': ...}",
-            name=lambda row: f"{name(row)} has {segmentation(row)!r:.60}",
+    def pack(self) -> Segmentations:
+        """All of them."""
+        return Segmentations(
+            polygons=Ragged(np.frombuffer(self._coordinates, np.float64), offsets_of(self._polygon_lengths)),
+            polygon_counts=np.frombuffer(self._polygon_counts, np.int64),
+            run_lengths=Ragged(np.frombuffer(self._run_lengths, np.uint8), offsets_of(self._run_length_sizes)),
+            sizes=np.frombuffer(self._sizes, np.int64).reshape(-1, 2),
+            unknown=self._unknown,
+            broken=self._broken,
         )
-        problems.add(
-            "run lengths do not fit their image",
-            self._broken,
-            "Encode the mask again at the image's size",
-            name=lambda found: f"{name(found[0])}: {found[1]}",
-        )
-        polygons = Ragged(np.frombuffer(self._coordinates, np.float64), offsets_of(self._polygon_lengths))
-        polygon_counts = np.frombuffer(self._polygon_counts, np.int64)
-        _check_polygons(polygons, np.repeat(np.arange(len(sizes)), polygon_counts), sizes, name, problems)
-        run_lengths = Ragged(np.frombuffer(self._run_lengths, np.uint8), offsets_of(self._run_length_sizes))
-        return polygons, offsets_of(polygon_counts), run_lengths
 
 
-def _check_polygons(
-    polygons: Ragged, owners: np.ndarray, sizes: np.ndarray, name: Callable[[int], str], problems: Problems
-) -> None:
-    lengths = np.diff(polygons.offsets)
-    problems.add(
-        "polygons with fewer than three points or an odd number of coordinates",
-        np.flatnonzero((lengths < 6) | (lengths % 2 == 1)),
-        "Write x1, y1, x2, y2, x3, y3, ..., or remove the polygon (a box needs its four corners)",
-        name=lambda polygon: f"{name(int(owners[polygon]))} has one of {lengths[polygon]} numbers",
-    )
-    limits = 2 * sizes.max(axis=1, initial=1)[owners]
-    filled = np.flatnonzero(lengths)
-    highest, lowest = (
-        limit.reduceat(polygons.values, polygons.offsets[filled]) if len(filled) else np.empty(0)
-        for limit in (np.maximum, np.minimum)
-    )
-    fits = (highest <= limits[filled]) & (lowest >= -limits[filled])  # false for NaN, which pycocotools dies of
-    problems.add(
-        "objects have a polygon with coordinates that are not finite or far outside the image",
-        np.unique(owners[filled[~fits]]),
-        "Correct the coordinates (pixels of the image, x before y) or remove the object",
-        name=name,
-    )
-
-
-def _run_lengths(segmentation: dict[str, Any], size: list[int]) -> tuple[bytes, str]:
-    """The compressed counts, and what is wrong with them."""
-    if segmentation.get("size") != size:
-        return b"", f"size is {segmentation.get('size')!r:.60}, the image's [height, width] is {size}"
-    counts = segmentation.get("counts")
-    if isinstance(counts, list):
-        if not all(isinstance(count, int) and count >= 0 for count in counts) or sum(counts) != size[0] * size[1]:
-            return b"", f"counts must be numbers of pixels that add up to {size[0] * size[1]}"
-        return coco.frPyObjects({"size": size, "counts": counts}, *size)["counts"], ""
-    if not isinstance(counts, str) or not counts.isascii():
-        return b"", f"counts must be a list or a string, got {type(counts).__name__}"
-    compressed = counts.encode()
-    total = run_lengths_total(compressed)
-    return compressed, "" if total == size[0] * size[1] else f"counts stand for {total} pixels, not {size[0] * size[1]}"
+def _is_size(size: Any) -> bool:  # noqa: ANN401
+    return isinstance(size, list) and len(size) == 2 and all(type(side) is int and 0 < side < 2**31 for side in size)

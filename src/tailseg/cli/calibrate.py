@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
@@ -16,10 +15,10 @@ from tailseg.cli.common import UsageError, find_recipe, output, parse
 
 if TYPE_CHECKING:
     from tailseg.annotations.dataset import Annotations
+    from tailseg.detection.recalibration import Calibration
     from tailseg.evaluation import Analysis
     from tailseg.inference import Predictor
     from tailseg.structures import Batch
-    from tailseg.training.recalibration import Calibration
 
 COLUMNS = ("AP", "APr", "APc", "APf")
 
@@ -59,8 +58,8 @@ def run(arguments: Sequence[str]) -> None:
         raise UsageError(f"--images is 1 or more, got {options.images}")
     if not options.run.is_dir():
         raise UsageError(f"{options.run} is no folder of a run: the calibration is stored there")
+    from tailseg.detection.recalibration import FILE, Calibration, save, settings
     from tailseg.inference import Predictor
-    from tailseg.training.recalibration import FILE, Calibration, save, settings
 
     base = find_recipe(options.recipe) if options.recipe else None
     predictor = Predictor.from_run(
@@ -88,9 +87,9 @@ def run(arguments: Sequence[str]) -> None:
 
 def read_data(predictor: "Predictor", run: Path) -> "tuple[Annotations, tuple[float, ...] | None]":
     """The validation set with the run's frequencies, and the fractal dimensions of the training set if it is there."""
+    from tailseg.detection.recalibration import dimensions_of
     from tailseg.recipes.build import build_data, build_validation
-    from tailseg.training.checkpoint import check_classes
-    from tailseg.training.recalibration import dimensions_of
+    from tailseg.training.fit import with_classes_of_run
 
     recipe = replace(predictor.recipe, run=replace(predictor.recipe.run, out=str(run)))
     try:
@@ -98,16 +97,15 @@ def read_data(predictor: "Predictor", run: Path) -> "tuple[Annotations, tuple[fl
         dimensions = dimensions_of(train)
     except (ValueError, FileNotFoundError):
         val, dimensions = build_validation(recipe), None
-    check_classes(predictor.checkpoint, val.categories, predictor.file)
-    return replace(val, categories=predictor.categories, frequency=predictor.frequency.counts()), dimensions
+    return with_classes_of_run(val, predictor.checkpoint, predictor.file), dimensions
 
 
 def measure(
     predictor: "Predictor", val: "Annotations", calibrations: "Sequence[Calibration]", *, half: int, limit: int
 ) -> "list[Analysis]":
     """What each calibration scores on the first images of a half of the validation set."""
+    from tailseg.detection.recalibration import results_of
     from tailseg.evaluation import analyse
-    from tailseg.training.recalibration import results_of, subset
 
     groups = {category.id: category.group for category in val.categories}
     with Progress(console=output(), transient=True) as bar:
@@ -123,10 +121,9 @@ def measure(
             precision=predictor.recipe.run.precision,
             progress=lambda done: bar.update(task, completed=done),
         )
-    with TemporaryDirectory() as folder:
-        truth = subset(val.path, image_ids, Path(folder) / "part.json")
-        kinds: tuple[Any, ...] = ("bbox",) if predictor.recipe.model.mask is None else ("bbox", "segm")
-        return [analyse(truth, dict.fromkeys(kinds, records), groups=groups) for records in results]
+    truth = val.only(image_ids)
+    kinds: tuple[Any, ...] = ("bbox",) if predictor.recipe.model.mask is None else ("bbox", "segm")
+    return [analyse(truth, dict.fromkeys(kinds, records), groups=groups) for records in results]
 
 
 def batches_of(predictor: "Predictor", val: "Annotations", half: int, limit: int) -> "Iterator[Batch]":

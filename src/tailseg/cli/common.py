@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-if TYPE_CHECKING:  # importing a recipe imports torch, which takes seconds
+if TYPE_CHECKING:
     from tailseg.recipes.recipe import Recipe
 
 T = TypeVar("T")
@@ -65,6 +65,18 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     """``; did you mean x?`` when a known word comes near, else nothing."""
     near = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
     return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def require_run(run: Path) -> None:
+    """Says that a run is not there before torch is imported to open it, which takes seconds.
+
+    Raises:
+        ValueError: there is neither such a folder nor such a file.
+    """
+    if not run.exists():
+        raise ValueError(
+            f"no run in {run}: expected a folder that `tailseg train` or `tailseg convert` made, with checkpoints in it"
+        )
 
 
 def find_recipe(name: str) -> "Recipe":

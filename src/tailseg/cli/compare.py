@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from tailseg.cli.common import UsageError, output, parse
 from tailseg.cli.results import RunTruth, frequency_groups, run_truth, steps, what_to_score
+from tailseg.files import write_text
 
 if TYPE_CHECKING:
     from tailseg.evaluation.comparison import Comparison, Matched
@@ -92,8 +93,6 @@ def run(arguments: Sequence[str]) -> None:
             for iou_type, comparisons in found.items()
         }
     if options.out:
-        from tailseg.training.checkpoint import write_text
-
         write_text(options.out, json.dumps({"before": str(options.runs[0]), "after": written}, indent=1))
         output().print(escape(f"Written: {options.out}"))
 

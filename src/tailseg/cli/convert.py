@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from tailseg.cli.common import UsageError, find_recipe, output, parse
+from tailseg.cli.common import UsageError, find_recipe, output, parse, require_run
 
 if TYPE_CHECKING:
     from tailseg.interop.convert import Report
@@ -71,7 +71,6 @@ def to_tailseg(options: Convert) -> "Report":
             "`tailseg recipes` lists the built-in ones"
         )
     recipe = find_recipe(options.recipe)
-    from tailseg.interop.convert import to_tailseg as convert
     from tailseg.recipes.build import annotation_file
 
     if options.classes is None and not recipe.data.train:
@@ -85,6 +84,9 @@ def to_tailseg(options: Convert) -> "Report":
             f"no file {classes}: give the annotation file of the training set with --classes, for class names and "
             "frequencies"
         )
+    if not options.source.exists():  # said before torch is imported, which takes seconds
+        raise ValueError(f"no file {options.source}: expected a checkpoint (.pth, .safetensors)")
+    from tailseg.interop.convert import to_tailseg as convert
 
     return convert(options.source, options.out, recipe, classes)
 
@@ -93,6 +95,7 @@ def to_mmdet(options: Convert) -> "Report":
     """Carries out the conversion to mmdetection's layout."""
     if options.recipe or options.classes:
         raise UsageError("--to mmdet takes the recipe and the classes from the checkpoint: leave them out")
+    require_run(options.source)
     from tailseg.interop.convert import to_other
 
     return to_other(options.source, options.out, which=options.checkpoint)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tailseg.annotations.dataset import Annotations
     from tailseg.annotations.problems import Problem
     from tailseg.annotations.summary import ClassCount, Summary
+    from tailseg.annotations.types import Group
 
 _HELP = """\
 usage: tailseg data show|check PATH|tiny_tail[:preset] [OPTIONS]
@@ -29,6 +30,7 @@ usage: tailseg data show|check PATH|tiny_tail[:preset] [OPTIONS]
 `tailseg data show --help` says more.
 """
 SHEET_COLUMNS = 4
+GROUP_NAMES: "dict[Group, str]" = {"r": "rare", "c": "common", "f": "frequent"}
 
 
 @dataclass(frozen=True)
@@ -152,8 +154,6 @@ def show(options: DataShow) -> None:
 
 def describe(annotations: "Annotations", found: "Summary", classes: int) -> list[RenderableType]:
     """The summary as tables and lines."""
-    from tailseg.drawing import GROUP_NAMES
-
     (width, height), share = found.image_sizes
     title = escape(str(annotations.path))
     overview = Table(title=title, box=None, show_header=False, title_justify="left", pad_edge=False)
@@ -203,7 +203,7 @@ def example_sheet(annotations: "Annotations", found: "Summary") -> "Image.Image"
         ValueError: the data set has no objects.
         ImageError: an image is missing or cannot be read.
     """
-    from tailseg.drawing import GROUP_NAMES, contact_sheet
+    from tailseg.drawing import contact_sheet
 
     largest = largest_objects(annotations)
     labels = {category.id: label for label, category in enumerate(annotations.categories)}

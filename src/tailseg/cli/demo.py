@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image
 from rich.markup import escape
 from rich.progress import track
 
@@ -100,6 +99,8 @@ def demo_recipe(options: Demo) -> "Recipe":
 
 def draw_pairs(predictor: "Predictor", val: "Annotations", folder: Path, options: Demo) -> Path:
     """Ground truth beside predictions, a picture for each of the first validation images, and one sheet of some."""
+    from PIL import Image
+
     from tailseg.drawing import above, contact_sheet, draw, ground_truth
 
     names, groups = predictor.names, predictor.frequency.groups

@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from tailseg.cli.common import UsageError, output, parse
 from tailseg.cli.results import frequency_groups, steps, what_to_score
+from tailseg.files import write_text
 
 if TYPE_CHECKING:
     from tailseg.evaluation import Analysis
@@ -84,8 +85,6 @@ def run(arguments: Sequence[str]) -> None:
 
 def write(analysis: "Analysis", folder: Path) -> list[Path]:
     """metrics.json and classes.csv."""
-    from tailseg.training.checkpoint import write_text
-
     files = {folder / "metrics.json": analysis.to_json(), folder / "classes.csv": analysis.to_csv()}
     for file, text in files.items():
         write_text(file, text)

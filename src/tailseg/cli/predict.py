@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
-from PIL import Image
 from rich.progress import track
 
-from tailseg.cli.common import UsageError, find_recipe, output, parse, print_error
+from tailseg.cli.common import UsageError, find_recipe, output, parse, print_error, require_run
+from tailseg.files import write_text
 
 if TYPE_CHECKING:
     from tailseg.inference import Predictor
@@ -65,9 +65,9 @@ def run(arguments: Sequence[str]) -> None:
     if not 0 <= options.score_threshold <= 1:
         raise UsageError(f"--score-threshold is in [0, 1], got {options.score_threshold:g}")
     files = find_images(options.images)
+    require_run(options.run)
     from tailseg.inference import Predictor
     from tailseg.models.optimise import InferenceConfig
-    from tailseg.training.checkpoint import write_text
 
     base = find_recipe(options.recipe) if options.recipe else None
     config = InferenceConfig(precision=options.precision, compile=options.compile)
@@ -113,6 +113,8 @@ def predict_files(
     predictor: "Predictor", files: Sequence[Path], out: Path, options: Predict
 ) -> tuple[list[dict[str, Any]], int]:
     """Result records of all images (ids count from 1), and how many images could not be read."""
+    from PIL import Image
+
     from tailseg.annotations.image_files import ImageError
     from tailseg.drawing import above, draw
     from tailseg.evaluation import to_results

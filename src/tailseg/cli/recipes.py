@@ -8,7 +8,7 @@ from rich.table import Table
 
 from tailseg.cli.common import output, parse
 
-if TYPE_CHECKING:  # importing a recipe imports torch, which takes seconds
+if TYPE_CHECKING:
     from tailseg.recipes.recipe import Recipe
 
 WIDTH = 110

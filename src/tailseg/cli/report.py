@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import tyro
 from rich.markup import escape
 
-from tailseg.cli.common import UsageError, explain, find_recipe, output, parse, print_error
+from tailseg.cli.common import UsageError, explain, find_recipe, output, parse, print_error, require_run
 
 if TYPE_CHECKING:
     from tailseg.recipes.recipe import Recipe
@@ -56,6 +56,8 @@ def run(arguments: Sequence[str]) -> None:
         raise UsageError("name at least one run: tailseg report RUN ...")
     if not 0 <= options.score_threshold <= 1:
         raise UsageError(f"--score-threshold is in [0, 1], got {options.score_threshold:g}")
+    for folder in options.runs:
+        require_run(folder)
     from tailseg.report.page import write_report
     from tailseg.report.run import EvaluatedRun, read_run
 

@@ -98,10 +98,11 @@ def run_truth(run: Path) -> RunTruth:
     """
     from tailseg.recipes.build import build_validation
     from tailseg.recipes.saved import from_plain
-    from tailseg.training import checkpoint as checkpoints
+    from tailseg.training.checkpoint import load
+    from tailseg.training.run_files import choose
 
-    file = checkpoints.choose(run, "best")
-    checkpoint = checkpoints.load(file)
+    file = choose(run, "best")
+    checkpoint = load(file)
     recipe = from_plain(checkpoint.recipe, source=str(file))
     annotations = build_validation(replace(recipe, run=replace(recipe.run, out=str(run))))
     groups = {category.id: category.group for category in checkpoint.categories}

@@ -10,7 +10,7 @@ from typing import Literal
 import tyro
 from rich.markup import escape
 
-from tailseg.cli.common import UsageError, find_recipe, output, parse
+from tailseg.cli.common import UsageError, find_recipe, output, parse, require_run
 from tailseg.cli.report import report_of
 
 
@@ -47,6 +47,7 @@ def run(arguments: Sequence[str]) -> None:
     options = parse(Serve, arguments, command="serve")
     if not 0 <= options.port <= 65535:
         raise UsageError(f"--port is in 0 .. 65535, got {options.port}")
+    require_run(options.run)
     from tailseg.inference import Predictor
     from tailseg.report.server import Service, make_server
 

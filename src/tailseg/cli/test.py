@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 from rich.progress import Progress
 
-from tailseg.cli.common import find_recipe, output, parse
+from tailseg.cli.common import find_recipe, output, parse, require_run
 
 if TYPE_CHECKING:
     from tailseg.evaluation import Metrics
@@ -44,9 +44,10 @@ class Test:
 
 def run(arguments: Sequence[str]) -> None:
     """Evaluate the run, print the table, write the files."""
+    options = parse(Test, arguments, command="test")
+    require_run(options.run)
     from tailseg.training.distributed import is_first, joined
 
-    options = parse(Test, arguments, command="test")
     with joined():
         metrics = evaluate_run(options)
         if is_first():
@@ -62,11 +63,11 @@ def results_folder(run: Path) -> Path:
 
 def evaluate_run(options: Test) -> "Metrics":
     """Detections of the run's model on its validation set, and their figures, written into the run's folder."""
+    from tailseg.detection.testing import detect_all, measure, save_results
     from tailseg.inference import Predictor
     from tailseg.recipes.build import build_validation
-    from tailseg.training.checkpoint import check_classes
-    from tailseg.training.distributed import is_first
-    from tailseg.training.testing import build_test_loader, save_results, test
+    from tailseg.training.distributed import by_turns, from_first, is_first, rank, world_size
+    from tailseg.training.fit import with_classes_of_run
 
     base = find_recipe(options.recipe) if options.recipe else None
     predictor = Predictor.from_run(
@@ -80,18 +81,21 @@ def evaluate_run(options: Test) -> "Metrics":
     if options.val:
         recipe = replace(recipe, data=replace(recipe.data, val=options.val, val_images=options.val_images))
     annotations = build_validation(recipe)
-    check_classes(predictor.checkpoint, annotations.categories, predictor.file)
-    # rare, common and frequent as in the training set, which the checkpoint remembers
-    annotations = replace(annotations, categories=predictor.categories, frequency=predictor.frequency.counts())
+    annotations = with_classes_of_run(annotations, predictor.checkpoint, predictor.file)
     with Progress(console=output(), transient=True, disable=not is_first()) as bar:
         task = bar.add_task("evaluating", total=None)
-        results, metrics = test(
-            predictor.model,
-            annotations,
-            build_test_loader(annotations, recipe.data),
-            device=predictor.device,
-            precision=recipe.run.precision,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        results = by_turns(
+            lambda: detect_all(
+                predictor.model,
+                annotations,
+                recipe.data,
+                device=predictor.device,
+                precision=recipe.run.precision,
+                rank=rank(),
+                world_size=world_size(),
+                progress=lambda done, total: bar.update(task, completed=done, total=total),
+            )
         )
-    save_results(folder, results, metrics)
+        metrics = from_first(lambda: measure(predictor.model, annotations, results))
+    from_first(lambda: save_results(folder, annotations, results, metrics))
     return metrics

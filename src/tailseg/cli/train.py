@@ -55,6 +55,9 @@ def run(arguments: Sequence[str]) -> None:
         print(_HELP)
         raise SystemExit(0 if arguments else 2)
     options = train_options(arguments[0], arguments[1:])
+    from tailseg.recipes.build import require_data
+
+    require_data(options.recipe)  # said before torch is imported, which takes seconds
     from tailseg.cli.report import report_of
     from tailseg.training.distributed import is_first, joined, start_processes, under_torchrun
     from tailseg.training.loop import train

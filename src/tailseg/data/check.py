@@ -2,8 +2,7 @@
 
 from tailseg.annotations.dataset import Annotations
 from tailseg.annotations.image_files import ImageError
-from tailseg.annotations.problems import SHOWN, Problem
-from tailseg.data.images import read_image
+from tailseg.annotations.problems import Problem, Problems
 
 
 def image_problems(annotations: Annotations, *, decode: bool) -> tuple[Problem, ...]:
@@ -18,12 +17,13 @@ def image_problems(annotations: Annotations, *, decode: bool) -> tuple[Problem, 
             continue
         try:
             if decode:
+                from tailseg.data.images import read_image  # and torch with it
+
                 read_image(info)
         except ImageError as error:
             unusable.append(str(error))
     where = ", ".join(map(str, annotations.finder.roots))
-    kinds = (
-        ("images not found", missing, f"Looked in {where}. Name the folder that holds them (--images)"),
-        ("images cannot be used", unusable, "Replace them, or remove them from the annotation file"),
-    )
-    return tuple(Problem(len(wrong), what, tuple(wrong[:SHOWN]), remedy) for what, wrong, remedy in kinds if wrong)
+    problems = Problems()
+    problems.add("images_not_found", missing, detail=f"Looked in {where}. Name the folder that holds them (--images)")
+    problems.add("images_unusable", unusable)
+    return tuple(problems.found)

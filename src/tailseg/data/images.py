@@ -11,13 +11,11 @@ from PIL import Image
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image, read_file
 
-from tailseg.annotations.image_files import MAX_PIXELS, ImageError
+from tailseg.annotations.image_files import FORMATS, MAX_PIXELS, ImageError
 from tailseg.annotations.types import ImageInfo
 
 MOST_SCANS: Final = 100
 """Passes over the pixels of a JPEG that are decoded: encoders write about ten, a few bytes suffice for one more."""
-
-FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF")
 
 
 def read_image(info: ImageInfo) -> UInt8[Tensor, "3 h w"]:

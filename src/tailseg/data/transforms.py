@@ -13,7 +13,6 @@ markers, but their flip is ``w - 1 - x``: half-pixel off the boxes'.)
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,6 +22,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
+from tailseg.data.settings import CropConfig
 from tailseg.structures import Frame
 
 TransformSample = dict[str, tv_tensors.TVTensor]
@@ -107,32 +107,6 @@ class ResizeShortSide(v2.Transform):
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:  # noqa: ANN401 - torchvision's signature
         return self._call_kernel(functional.resize, inpt, params["size"], antialias=True)
-
-
-@dataclass(frozen=True)
-class CropConfig:
-    """Multi-scale crops: a part of the training images is resized, cropped, and then resized like the others.
-
-    The defaults are those of DETR, published for Swin as well.
-
-    Raises:
-        ValueError: a side below 1, ``least`` above ``most``, or a probability outside ``[0, 1]``.
-    """
-
-    probability: float = 0.5
-    """Share of the images that is cropped."""
-    short_sides: tuple[int, ...] = (400, 500, 600)
-    """Before the crop the short side is resized to one of these, drawn for each image."""
-    least: int = 384
-    """Least height and least width of a crop; a smaller image is not cropped."""
-    most: int = 600
-    """Greatest height and greatest width of a crop."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.probability <= 1:
-            raise ValueError(f"the probability of a crop must lie in 0 .. 1, got {self.probability}")
-        if not 1 <= self.least <= self.most:
-            raise ValueError(f"a crop's sides want 1 <= least <= most, got {self.least} and {self.most}")
 
 
 class RandomSizeCrop(v2.Transform):

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from tailseg.annotations.dataset import Annotations
 from tailseg.annotations.types import Group
 from tailseg.evaluation.average_precision import MAX_DETECTIONS, check_options, metrics, scores
 from tailseg.evaluation.boundary import with_boundaries
@@ -106,7 +107,7 @@ class Insight:
 
 
 def analyse(
-    annotations_json: str | Path,
+    annotations_json: str | Path | Annotations,
     results: Mapping[IouType, str | Path | Sequence[Mapping[str, Any]]],
     *,
     max_detections: int | None = None,
@@ -118,7 +119,7 @@ def analyse(
     """Scores results and looks into their errors.
 
     Args:
-        annotations_json: ground truth; LVIS's lists in it make the scores federated.
+        annotations_json: ground truth: the file, or what was read of it; LVIS's lists in it make the scores federated.
         results: by what overlaps (boxes, masks): the results file, or records; most often the same one for both.
         max_detections, groups, engine: see `evaluate`; error kinds, AP-fixed and reliability are tailseg's own.
         boundary: whether boundary AP is wanted, which takes some milliseconds a mask.
@@ -129,7 +130,7 @@ def analyse(
     """
     check_options(tuple(results), max_detections)
     step("reading the annotation file", 0, 1)
-    truth = read_ground_truth(Path(annotations_json), masks="segm" in results, groups=groups)
+    truth = read_ground_truth(annotations_json, masks="segm" in results, groups=groups)
     step("reading the annotation file", 1, 1)
     found = look_into(truth, results, max_detections=max_detections, engine=engine, boundary=boundary, step=step)
     return found.analysis

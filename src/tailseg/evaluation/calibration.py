@@ -1,4 +1,4 @@
-"""Moved to `tailseg.training.calibration`: evaluation imports no torch. This name still works, with a warning."""
+"""Moved to `tailseg.detection.calibration`: evaluation imports no torch. This name still works, with a warning."""
 
 import importlib
 import warnings
@@ -6,9 +6,9 @@ from typing import Any
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the module has
-    value = getattr(importlib.import_module("tailseg.training.calibration"), name)
+    value = getattr(importlib.import_module("tailseg.detection.calibration"), name)
     warnings.warn(
-        f"tailseg.evaluation.calibration has moved: import {name} from tailseg.training.calibration",
+        f"tailseg.evaluation.calibration has moved: import {name} from tailseg.detection.calibration",
         DeprecationWarning,
         stacklevel=2,
     )

@@ -114,7 +114,7 @@ def _best_numbering(truth: GroundTruth, found: Results, source: Source, kind: Io
 def _numberings(truth: GroundTruth, used: list[int], source: Source) -> dict[str, np.ndarray]:
     """What the ids could mean: words -> the category ids of the annotation file, one for each of ``used``."""
     ids = list(truth.categories)
-    listed = [category["id"] for category in truth.data["categories"]]
+    listed = list(truth.annotations.listed_ids)
     by_name = sorted(ids, key=lambda key: truth.categories[key])
     meanings: dict[str, dict[int, int]] = {
         "1 is taken off each category id": {key + 1: key for key in ids},

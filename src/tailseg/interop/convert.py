@@ -15,8 +15,8 @@ from tailseg.recipes.build import build_model
 from tailseg.recipes.recipe import Recipe
 from tailseg.recipes.saved import save_recipe, to_plain
 from tailseg.structures import ClassFrequency
-from tailseg.training import checkpoint as checkpoints
-from tailseg.training.checkpoint import WEIGHTS_SUFFIX, Checkpoint, CheckpointError, Progress
+from tailseg.training import run_files
+from tailseg.training.checkpoint import WEIGHTS_SUFFIX, Checkpoint, CheckpointError, Progress, load, save_weights
 from tailseg.training.device import seed_everything
 
 Layout = Literal["mmdet", "torchvision"]
@@ -83,7 +83,7 @@ def to_tailseg(source: Path, out: Path, recipe: Recipe, classes: Path) -> Report
         converted, more = _from_torchvision(file, model, categories)
         notes += more
     content = Checkpoint(to_plain(recipe), categories, frequency, converted.state, {}, Progress())
-    checkpoints.save_weights(content, target)
+    save_weights(content, target)
     if target != out:
         save_recipe(recipe, out / "recipe.json")
     return Report(target, len(converted.state), tuple(notes), detects=layout == "mmdet")
@@ -103,7 +103,7 @@ def to_other(source: Path, out: Path, *, which: Literal["best", "last"] = "best"
     if out.suffix not in (".pth", WEIGHTS_SUFFIX):
         raise CheckpointError(f"mmdetection's layout is written to a .pth or {WEIGHTS_SUFFIX} file, got {out}")
     _check_apart(source, out)
-    saved = checkpoints.load(source if source.is_file() else checkpoints.choose(source, which))
+    saved = load(source if source.is_file() else run_files.choose(source, which))
     converted = to_mmdet(saved.model)
     if out.suffix == ".pth":
         write_torch_file(out, converted.state, [category.name for category in saved.categories])
@@ -124,9 +124,9 @@ def _target(out: Path) -> Path:
         raise CheckpointError(f"tailseg's weights are written to a {WEIGHTS_SUFFIX} file or into a folder, got {out}")
     if out.is_file():
         raise CheckpointError(f"{out} is a file: expected a folder, or a name that ends in {WEIGHTS_SUFFIX}")
-    if checkpoints.latest(out) or checkpoints.best(out):
+    if run_files.latest(out) or run_files.best(out):
         raise CheckpointError(f"{out} holds a trained run already: name another folder")
-    return checkpoints.weights_path(out)
+    return run_files.weights_path(out)
 
 
 def _initial_model(recipe: Recipe, frequency: ClassFrequency) -> Detector:

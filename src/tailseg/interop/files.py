@@ -17,8 +17,9 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from tailseg.files import unfinished
 from tailseg.interop.rules import few
-from tailseg.training.checkpoint import CheckpointError, write_whole
+from tailseg.training.checkpoint import CheckpointError
 
 STATE_KEYS = ("state_dict", "model")
 """Where training programs put the state dict beside the rest: mmdetection and torchvision's references."""
@@ -68,13 +69,15 @@ def write_torch_file(path: Path, state: Mapping[str, Tensor], class_names: Seque
     """Writes ``{meta, state_dict}`` as mmdetection reads it: class names where its version 2 and where 3 look."""
     meta = {"CLASSES": tuple(class_names), "dataset_meta": {"classes": tuple(class_names)}}
     content = {"meta": meta, "state_dict": {key: tensor.detach().cpu() for key, tensor in state.items()}}
-    write_whole(path, lambda unfinished: torch.save(content, unfinished))
+    with unfinished(path) as file:
+        torch.save(content, file)
 
 
 def write_safetensors_file(path: Path, state: Mapping[str, Tensor]) -> None:
     """Writes the tensors alone, whole or not at all."""
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
-    write_whole(path, lambda unfinished: unfinished.write_bytes(to_bytes(tensors)))
+    with unfinished(path) as file:
+        file.write_bytes(to_bytes(tensors))
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -1,46 +1,73 @@
 """Classification losses for long-tailed detection, all behind `ClassificationLoss`.
 
-A recipe holds a config; ``build_loss(config, frequency)`` makes the loss for a data set's classes.
+A recipe holds a config; ``build_loss(config, frequency)`` makes the loss for a data set's classes. The configs come
+without torch; a loss is imported when it is asked for.
 """
 
-from tailseg.losses.bags import BAGSLoss, BAGSLossConfig
-from tailseg.losses.base import ClassificationLoss
-from tailseg.losses.class_relative import ClassRelativeLoss, ClassRelativeLossConfig
-from tailseg.losses.drop_loss import DropLoss, DropLossConfig
-from tailseg.losses.ecm import ECMLoss, ECMLossConfig
-from tailseg.losses.eql import EQL, EQLConfig
-from tailseg.losses.eql_v2 import EQLv2, EQLv2Config
-from tailseg.losses.federated import FederatedLoss, FederatedLossConfig
-from tailseg.losses.focal import FocalLoss, FocalLossConfig
-from tailseg.losses.gumbel_ce import GumbelCE, GumbelCEConfig
-from tailseg.losses.ldam import LDAMLoss, LDAMLossConfig
-from tailseg.losses.links import Gumbel, Link, NormalCDF, Sigmoid
-from tailseg.losses.logit_adjusted import LogitAdjustedSoftmax, LogitAdjustedSoftmaxConfig
-from tailseg.losses.seesaw import SeesawLoss, SeesawLossConfig
-from tailseg.losses.sigmoid_ce import SigmoidCE, SigmoidCEConfig
-from tailseg.losses.softmax_ce import SoftmaxCE, SoftmaxCEConfig
-from tailseg.structures import ClassFrequency
+from typing import TYPE_CHECKING
 
-LossConfig = (
-    SigmoidCEConfig
-    | SoftmaxCEConfig
-    | GumbelCEConfig
-    | DropLossConfig
-    | EQLConfig
-    | ClassRelativeLossConfig
-    | BAGSLossConfig
-    | ECMLossConfig
-    | EQLv2Config
-    | FederatedLossConfig
-    | FocalLossConfig
-    | LDAMLossConfig
-    | LogitAdjustedSoftmaxConfig
-    | SeesawLossConfig
+from tailseg.lazy import on_demand
+from tailseg.losses.settings import (
+    BAGSLossConfig,
+    ClassRelativeLossConfig,
+    DropLossConfig,
+    ECMLossConfig,
+    EQLConfig,
+    EQLv2Config,
+    FederatedLossConfig,
+    FocalLossConfig,
+    GumbelCEConfig,
+    LDAMLossConfig,
+    LogitAdjustedSoftmaxConfig,
+    LossConfig,
+    SeesawLossConfig,
+    SigmoidCEConfig,
+    SoftmaxCEConfig,
 )
-"""The settings of any loss; its class says which."""
+
+if TYPE_CHECKING:
+    from tailseg.losses.bags import BAGSLoss
+    from tailseg.losses.base import ClassificationLoss
+    from tailseg.losses.class_relative import ClassRelativeLoss
+    from tailseg.losses.drop_loss import DropLoss
+    from tailseg.losses.ecm import ECMLoss
+    from tailseg.losses.eql import EQL
+    from tailseg.losses.eql_v2 import EQLv2
+    from tailseg.losses.federated import FederatedLoss
+    from tailseg.losses.focal import FocalLoss
+    from tailseg.losses.gumbel_ce import GumbelCE
+    from tailseg.losses.ldam import LDAMLoss
+    from tailseg.losses.links import Gumbel, Link, NormalCDF, Sigmoid
+    from tailseg.losses.logit_adjusted import LogitAdjustedSoftmax
+    from tailseg.losses.seesaw import SeesawLoss
+    from tailseg.losses.sigmoid_ce import SigmoidCE
+    from tailseg.losses.softmax_ce import SoftmaxCE
+    from tailseg.structures import ClassFrequency
+else:
+    __getattr__, __dir__ = on_demand(
+        __name__,
+        {
+            "bags": ("BAGSLoss",),
+            "base": ("ClassificationLoss",),
+            "class_relative": ("ClassRelativeLoss",),
+            "drop_loss": ("DropLoss",),
+            "ecm": ("ECMLoss",),
+            "eql": ("EQL",),
+            "eql_v2": ("EQLv2",),
+            "federated": ("FederatedLoss",),
+            "focal": ("FocalLoss",),
+            "gumbel_ce": ("GumbelCE",),
+            "ldam": ("LDAMLoss",),
+            "links": ("Gumbel", "Link", "NormalCDF", "Sigmoid"),
+            "logit_adjusted": ("LogitAdjustedSoftmax",),
+            "seesaw": ("SeesawLoss",),
+            "sigmoid_ce": ("SigmoidCE",),
+            "softmax_ce": ("SoftmaxCE",),
+        },
+    )
 
 
-def build_loss(config: LossConfig, frequency: ClassFrequency) -> ClassificationLoss:
+def build_loss(config: LossConfig, frequency: "ClassFrequency") -> "ClassificationLoss":
     """The loss that ``config`` describes, for the classes of ``frequency``."""
     return config.build(frequency)
 

@@ -3,14 +3,13 @@
 Y. Li et al., "Overcoming Classifier Imbalance for Long-tail Object Detection with Balanced Group Softmax", CVPR 2020.
 """
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from tailseg.losses.base import ClassificationLoss, at_least_float32
+from tailseg.losses.settings import BAGSLossConfig as BAGSLossConfig
 from tailseg.structures import ClassFrequency
 
 
@@ -113,21 +112,3 @@ class BAGSLoss(ClassificationLoss):
         grouped = torch.cat([part.softmax(1) for part in parts], dim=1)
         within = torch.empty_like(grouped).index_copy_(1, self.columns, grouped)
         return within[:, : self.num_classes] * logits[:, -2:].softmax(1)[:, :1]
-
-
-@dataclass(frozen=True)
-class BAGSLossConfig:
-    """Balanced group softmax."""
-
-    edges: tuple[int, ...] = (10, 100, 1000)
-    """Numbers of training objects that split the classes into groups."""
-    beta: float = 8.0
-    """Other regions drawn for each region of a group's classes."""
-    init_bias: float = 0.0
-    """The classifier's bias before training; the softmax ignores a common shift."""
-    weight: float = 1.0
-    """Multiplies the loss."""
-
-    def build(self, frequency: ClassFrequency) -> BAGSLoss:
-        """The loss for these classes."""
-        return BAGSLoss(frequency, edges=self.edges, beta=self.beta, init_bias=self.init_bias, weight=self.weight)

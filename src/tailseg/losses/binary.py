@@ -12,7 +12,6 @@ from typing import Any, NamedTuple, cast
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
-from torch._dynamo.exc import TorchDynamoException
 from torch.autograd.function import BackwardCFunction
 
 from tailseg.losses.base import at_least_float32
@@ -165,7 +164,11 @@ def _run(function: Callable[..., Any], link: Link, classes: Tensor | None, *rows
     if link.fuses and q.numel() >= COMPILE_FROM.get(q.device.type, sys.maxsize) and not _FAILURES:
         try:
             return [_compiled(function)(link, classes, *rows)]
-        except TorchDynamoException as error:
+        except RuntimeError as error:
+            from torch._dynamo.exc import TorchDynamoException  # seconds, which only the compiler is worth
+
+            if not isinstance(error, TorchDynamoException):
+                raise
             _FAILURES.append(str(error).strip().splitlines()[0])
             warnings.warn(f"the loss runs uncompiled, slower: torch.compile failed: {_FAILURES[0]}", stacklevel=2)
     return [function(link, classes, *block) for block in _blocks(*rows)]

@@ -4,8 +4,6 @@ K. P. Alexandridis et al., "Long-tailed Instance Segmentation using Gumbel Optim
 code describes it, but never registers it, so that it could not run there.
 """
 
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -13,6 +11,7 @@ from torch import Tensor
 from tailseg.losses.base import ClassificationLoss, at_least_float32
 from tailseg.losses.binary import binary_cost
 from tailseg.losses.links import Gumbel, Link, NormalCDF
+from tailseg.losses.settings import ClassRelativeLossConfig as ClassRelativeLossConfig
 from tailseg.structures import ClassFrequency
 
 
@@ -89,27 +88,3 @@ class ClassRelativeLoss(ClassificationLoss):
         logits = at_least_float32(logits)
         normal = self.links["normal"].probability(logits.index_select(1, self.normal))
         return self.links["gumbel"].probability(logits).index_copy(1, self.normal, normal)[:, :-1]
-
-
-@dataclass(frozen=True)
-class ClassRelativeLossConfig:
-    """Class-relative activations: normal CDF for frequent classes, Gumbel for the others."""
-
-    frequent_above: int = 100
-    """Classes in more training images than this are frequent."""
-    init_bias: float = -3.0
-    """The classifier's bias before training."""
-    weight: float = 1.0
-    """Multiplies the loss."""
-    parity: bool = False
-    """Compute the published loss, its clamps and dead zones included."""
-
-    def build(self, frequency: ClassFrequency) -> ClassRelativeLoss:
-        """The loss for these classes."""
-        return ClassRelativeLoss(
-            frequency,
-            frequent_above=self.frequent_above,
-            init_bias=self.init_bias,
-            weight=self.weight,
-            parity=self.parity,
-        )

@@ -4,15 +4,12 @@ T.-I. Hsieh et al., "DropLoss for Long-Tail Instance Segmentation", AAAI 2021; K
 Instance Segmentation using Gumbel Optimized Loss", ECCV 2022.
 """
 
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Bool, Int16, Int64
 from torch import Tensor
 
-from tailseg.losses.links import LINKS, LinkName
-from tailseg.losses.tail import Tail, TailLoss
-from tailseg.structures import ClassFrequency
+from tailseg.losses.settings import DropLossConfig as DropLossConfig
+from tailseg.losses.tail import TailLoss
 
 
 class DropLoss(TailLoss):
@@ -49,30 +46,3 @@ def draws(rows: int, columns: int, device: torch.device) -> Int16[Tensor, "{rows
     size = rows * columns
     numbers = torch.randint(-(2**63), 2**63 - 1, (-(-size // 4),), device=device)
     return numbers.view(torch.int16)[:size].view(rows, columns)
-
-
-@dataclass(frozen=True)
-class DropLossConfig:
-    """DropLoss over any link; over the Gumbel link it is GOL."""
-
-    tail: Tail = 0.0011
-    """Which classes are the tail: those in a smaller share of the training images, or the groups r or rc."""
-    link: LinkName = "gumbel"
-    """Turns logits into probabilities."""
-    init_bias: float | None = None
-    """The classifier's bias before training; None: gumbel -2, sigmoid -6.9, normal -3."""
-    weight: float = 1.0
-    """Multiplies the loss."""
-    parity: bool = False
-    """Compute the published code's loss, its clamps and dead zones included."""
-
-    def build(self, frequency: ClassFrequency) -> DropLoss:
-        """The loss for these classes."""
-        return DropLoss(
-            frequency,
-            tail=self.tail,
-            link=LINKS[self.link],
-            init_bias=self.init_bias,
-            weight=self.weight,
-            parity=self.parity,
-        )

@@ -3,13 +3,12 @@
 J. H. Cho and P. Krahenbuhl, "Long-tail Detection with Effective Class-Margins", ECCV 2022.
 """
 
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tailseg.losses.base import ClassificationLoss, at_least_float32
+from tailseg.losses.settings import ECMLossConfig as ECMLossConfig
 from tailseg.losses.weighted_bce import weighted_bce
 from tailseg.structures import ClassFrequency
 
@@ -87,19 +86,3 @@ class ECMLoss(ClassificationLoss):
         """sigmoid(q_j) (1 - sigmoid(q_background))."""
         logits = at_least_float32(logits)
         return logits[:, :-1].sigmoid() * torch.sigmoid(-logits[:, -1:])
-
-
-@dataclass(frozen=True)
-class ECMLossConfig:
-    """Effective class-margin loss."""
-
-    background_ratio: float = 6.3313
-    """Background regions to foreground ones."""
-    init_bias: float = -2.0
-    """The classifier's bias before training."""
-    weight: float = 1.0
-    """Multiplies the loss."""
-
-    def build(self, frequency: ClassFrequency) -> ECMLoss:
-        """The loss for these classes."""
-        return ECMLoss(frequency, background_ratio=self.background_ratio, init_bias=self.init_bias, weight=self.weight)

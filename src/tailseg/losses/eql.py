@@ -4,14 +4,11 @@ J. Tan et al., "Equalization Loss for Long-Tailed Object Recognition", CVPR 2020
 K. P. Alexandridis et al., "Long-tailed Instance Segmentation using Gumbel Optimized Loss", ECCV 2022.
 """
 
-from dataclasses import dataclass
-
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from tailseg.losses.links import LINKS, LinkName
-from tailseg.losses.tail import Tail, TailLoss
-from tailseg.structures import ClassFrequency
+from tailseg.losses.settings import EQLConfig as EQLConfig
+from tailseg.losses.tail import TailLoss
 
 
 class EQL(TailLoss):
@@ -29,30 +26,3 @@ class EQL(TailLoss):
     def spares_tail(self, labels: Int64[Tensor, " R"]) -> Bool[Tensor, "R 1"]:
         """Foreground regions."""
         return (labels < self.num_classes).unsqueeze(1)
-
-
-@dataclass(frozen=True)
-class EQLConfig:
-    """Equalization loss over any link."""
-
-    tail: Tail = 0.0011
-    """Which classes are the tail: those in a smaller share of the training images, or the groups r or rc."""
-    link: LinkName = "gumbel"
-    """Turns logits into probabilities."""
-    init_bias: float | None = None
-    """The classifier's bias before training; None: gumbel -2, sigmoid -6.9, normal -3."""
-    weight: float = 1.0
-    """Multiplies the loss."""
-    parity: bool = False
-    """Compute the published code's loss, its clamps and dead zones included."""
-
-    def build(self, frequency: ClassFrequency) -> EQL:
-        """The loss for these classes."""
-        return EQL(
-            frequency,
-            tail=self.tail,
-            link=LINKS[self.link],
-            init_bias=self.init_bias,
-            weight=self.weight,
-            parity=self.parity,
-        )

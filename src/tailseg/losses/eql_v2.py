@@ -4,7 +4,6 @@ J. Tan et al., "Equalization Loss v2: A New Gradient Balance Approach for Long-t
 """
 
 import math
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int64
@@ -12,8 +11,8 @@ from torch import Tensor
 
 from tailseg.losses.base import ClassificationLoss, at_least_float32
 from tailseg.losses.processes import sum_over_processes
+from tailseg.losses.settings import EQLv2Config as EQLv2Config
 from tailseg.losses.weighted_bce import own_column, weighted_bce
-from tailseg.structures import ClassFrequency
 
 
 class EQLv2(ClassificationLoss):
@@ -105,30 +104,3 @@ class EQLv2(ClassificationLoss):
         """p_j (1 - p_background)."""
         logits = at_least_float32(logits)
         return logits[:, :-1].sigmoid() * torch.sigmoid(-logits[:, -1:])
-
-
-@dataclass(frozen=True)
-class EQLv2Config:
-    """Equalization loss v2."""
-
-    gamma: float = 12.0
-    """Steepness of the map from the gradient ratio to the weight of negatives."""
-    mu: float = 0.8
-    """The gradient ratio at which negatives weigh 1/2."""
-    alpha: float = 4.0
-    """How far positives are raised where negatives are lowered."""
-    init_bias: float = -6.9
-    """The classifier's bias before training."""
-    weight: float = 1.0
-    """Multiplies the loss."""
-
-    def build(self, frequency: ClassFrequency) -> EQLv2:
-        """The loss for these classes; it counts for itself and ignores their frequencies."""
-        return EQLv2(
-            frequency.num_classes,
-            gamma=self.gamma,
-            mu=self.mu,
-            alpha=self.alpha,
-            init_bias=self.init_bias,
-            weight=self.weight,
-        )

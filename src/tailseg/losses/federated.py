@@ -5,13 +5,13 @@ the defaults are those of their code for LVIS.
 """
 
 import math
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from tailseg.losses.base import ClassificationLoss, at_least_float32
+from tailseg.losses.settings import FederatedLossConfig as FederatedLossConfig
 from tailseg.losses.weighted_bce import weighted_bce
 from tailseg.structures import ClassFrequency
 
@@ -93,27 +93,3 @@ class FederatedLoss(ClassificationLoss):
     def scores(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, "R C"]:
         """The probability p of every class."""
         return at_least_float32(logits).sigmoid()
-
-
-@dataclass(frozen=True)
-class FederatedLossConfig:
-    """Federated loss."""
-
-    num_sampled: int = 50
-    """Classes that each step asks about."""
-    power: float = 0.5
-    """Absent classes are drawn in proportion to image_count^power."""
-    init_bias: float = -4.6
-    """The classifier's bias before training."""
-    weight: float = 1.0
-    """Multiplies the loss."""
-
-    def build(self, frequency: ClassFrequency) -> FederatedLoss:
-        """The loss for these classes."""
-        return FederatedLoss(
-            frequency,
-            num_sampled=self.num_sampled,
-            power=self.power,
-            init_bias=self.init_bias,
-            weight=self.weight,
-        )

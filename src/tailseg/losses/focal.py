@@ -3,7 +3,6 @@
 T.-Y. Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, equation 5.
 """
 
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -13,8 +12,8 @@ from torch.autograd.function import BackwardCFunction
 
 from tailseg.losses.base import ClassificationLoss, at_least_float32
 from tailseg.losses.links import softplus
+from tailseg.losses.settings import FocalLossConfig as FocalLossConfig
 from tailseg.losses.weighted_bce import own_column
-from tailseg.structures import ClassFrequency
 
 
 class FocalLoss(ClassificationLoss):
@@ -112,23 +111,3 @@ class _FocalSum(torch.autograd.Function):
         )
         grad = _negative_slope(q, gamma).mul_(negative).scatter_(1, column, own_grad).mul_(grads[0])
         return grad, None, None, None, None
-
-
-@dataclass(frozen=True)
-class FocalLossConfig:
-    """Sigmoid focal loss."""
-
-    gamma: float = 2.0
-    """How fast a well classified logit stops counting."""
-    alpha: float | None = 0.25
-    """The share of the positives; None weighs both alike."""
-    init_bias: float = -4.6
-    """The classifier's bias before training."""
-    weight: float = 1.0
-    """Multiplies the loss."""
-
-    def build(self, frequency: ClassFrequency) -> FocalLoss:
-        """The loss for these classes."""
-        return FocalLoss(
-            frequency.num_classes, gamma=self.gamma, alpha=self.alpha, init_bias=self.init_bias, weight=self.weight
-        )

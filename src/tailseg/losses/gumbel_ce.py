@@ -3,8 +3,6 @@
 K. P. Alexandridis et al., "Long-tailed Instance Segmentation using Gumbel Optimized Loss", ECCV 2022.
 """
 
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -12,7 +10,7 @@ from torch import Tensor
 from tailseg.losses.base import ClassificationLoss, at_least_float32
 from tailseg.losses.binary import binary_cost
 from tailseg.losses.links import Gumbel
-from tailseg.structures import ClassFrequency
+from tailseg.losses.settings import GumbelCEConfig as GumbelCEConfig
 
 
 class GumbelCE(ClassificationLoss):
@@ -62,19 +60,3 @@ class GumbelCE(ClassificationLoss):
     def scores(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, "R C"]:
         """The probability p of the foreground classes; in float32 every q below -4.64 scores exactly 0."""
         return self.link.probability(at_least_float32(logits[:, :-1]))
-
-
-@dataclass(frozen=True)
-class GumbelCEConfig:
-    """Gumbel cross entropy."""
-
-    init_bias: float = -2.0
-    """The classifier's bias before training."""
-    weight: float = 1.0
-    """Multiplies the loss."""
-    parity: bool = False
-    """Compute the published code's loss, its clamps and dead zones included."""
-
-    def build(self, frequency: ClassFrequency) -> GumbelCE:
-        """The loss for these classes."""
-        return GumbelCE(frequency.num_classes, init_bias=self.init_bias, weight=self.weight, parity=self.parity)

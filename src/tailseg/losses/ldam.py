@@ -4,14 +4,13 @@ K. Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware Margi
 the weights are those of Y. Cui et al., "Class-Balanced Loss Based on Effective Number of Samples", CVPR 2019.
 """
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tailseg.losses.base import ClassificationLoss, at_least_float32
+from tailseg.losses.settings import LDAMLossConfig as LDAMLossConfig
 from tailseg.structures import ClassFrequency
 
 
@@ -102,33 +101,3 @@ class LDAMLoss(ClassificationLoss):
     def scores(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, "R C"]:
         """Softmax probabilities of the foreground classes, of the scaled logits."""
         return (self.scale * at_least_float32(logits)).softmax(dim=1)[:, :-1]
-
-
-@dataclass(frozen=True)
-class LDAMLossConfig:
-    """LDAM; with reweight_after, LDAM-DRW."""
-
-    max_margin: float = 0.5
-    """Margin of the rarest class."""
-    scale: float = 1.0
-    """Multiplies the logits after the margin; 30 for cosines."""
-    reweight_after: int | None = None
-    """Steps before classes are weighed by their effective number; None leaves the weights out."""
-    beta: float = 0.9999
-    """Of the effective number of samples."""
-    init_bias: float = 0.0
-    """The classifier's bias before training; the softmax ignores a common shift."""
-    weight: float = 1.0
-    """Multiplies the loss."""
-
-    def build(self, frequency: ClassFrequency) -> LDAMLoss:
-        """The loss for these classes."""
-        return LDAMLoss(
-            frequency,
-            max_margin=self.max_margin,
-            scale=self.scale,
-            reweight_after=self.reweight_after,
-            beta=self.beta,
-            init_bias=self.init_bias,
-            weight=self.weight,
-        )

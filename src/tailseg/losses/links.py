@@ -7,13 +7,15 @@ and has a finite gradient for every finite logit.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float32
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
+
+from tailseg.losses.settings import LinkName
 
 
 def softplus(x: Tensor) -> Tensor:
@@ -312,9 +314,6 @@ class PublishedNormalCDF(PublishedLink):
         """The probability Phi(q), with q clamped to [-5, 5]."""
         return (1 + torch.erf(q.float().clamp(-5, 5) / math.sqrt(2))) / 2
 
-
-LinkName = Literal["gumbel", "sigmoid", "normal"]
-"""How a config names a link."""
 
 LINKS: Mapping[LinkName, Link] = {"gumbel": Gumbel(), "sigmoid": Sigmoid(), "normal": NormalCDF()}
 """The links that a config can name; a loss itself takes any `Link`."""

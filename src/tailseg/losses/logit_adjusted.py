@@ -4,14 +4,13 @@ J. Ren et al., "Balanced Meta-Softmax for Long-Tailed Visual Recognition", NeurI
 A. K. Menon et al., "Long-tail Learning via Logit Adjustment", ICLR 2021.
 """
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tailseg.losses.base import ClassificationLoss, at_least_float32
+from tailseg.losses.settings import LogitAdjustedSoftmaxConfig as LogitAdjustedSoftmaxConfig
 from tailseg.structures import ClassFrequency
 
 
@@ -66,19 +65,3 @@ class LogitAdjustedSoftmax(ClassificationLoss):
     def scores(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, "R C"]:
         """Softmax probabilities of the foreground classes, not adjusted."""
         return at_least_float32(logits).softmax(dim=1)[:, :-1]
-
-
-@dataclass(frozen=True)
-class LogitAdjustedSoftmaxConfig:
-    """Logit-adjusted softmax; balanced softmax as it stands."""
-
-    tau: float = 1.0
-    """Strength of the adjustment; 1 is balanced softmax."""
-    init_bias: float = 0.0
-    """The classifier's bias before training; the softmax ignores a common shift."""
-    weight: float = 1.0
-    """Multiplies the loss."""
-
-    def build(self, frequency: ClassFrequency) -> LogitAdjustedSoftmax:
-        """The loss for these classes."""
-        return LogitAdjustedSoftmax(frequency, tau=self.tau, init_bias=self.init_bias, weight=self.weight)

@@ -4,7 +4,6 @@ J. Wang et al., "Seesaw Loss for Long-Tailed Instance Segmentation", CVPR 2021, 
 """
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from tailseg.losses.base import ClassificationLoss, at_least_float32
 from tailseg.losses.processes import sum_over_processes
-from tailseg.structures import ClassFrequency
+from tailseg.losses.settings import SeesawLossConfig as SeesawLossConfig
 
 
 class SeesawLoss(ClassificationLoss):
@@ -109,25 +108,3 @@ class SeesawLoss(ClassificationLoss):
         """Softmax over the classes times the probability of an object."""
         logits = at_least_float32(logits)
         return logits[:, :-2].softmax(1) * logits[:, -2:].softmax(1)[:, :1]
-
-
-@dataclass(frozen=True)
-class SeesawLossConfig:
-    """Seesaw loss."""
-
-    p: float = 0.8
-    """Strength of the mitigation: how much less frequent classes push rare ones down."""
-    q: float = 2.0
-    """Strength of the compensation: how much more misclassified regions push back."""
-    eps: float = 1e-2
-    """Least probability of the label that the compensation divides by."""
-    init_bias: float = 0.0
-    """The classifier's bias before training; a common shift has no effect."""
-    weight: float = 1.0
-    """Multiplies both terms."""
-
-    def build(self, frequency: ClassFrequency) -> SeesawLoss:
-        """The loss for these classes; it counts for itself and ignores their frequencies."""
-        return SeesawLoss(
-            frequency.num_classes, p=self.p, q=self.q, eps=self.eps, init_bias=self.init_bias, weight=self.weight
-        )

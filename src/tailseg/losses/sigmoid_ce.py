@@ -1,7 +1,5 @@
 """Sigmoid cross entropy: one yes-no question a class, the plain baseline."""
 
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -9,7 +7,7 @@ from torch import Tensor
 from tailseg.losses.base import ClassificationLoss, at_least_float32
 from tailseg.losses.binary import binary_cost
 from tailseg.losses.links import Sigmoid
-from tailseg.structures import ClassFrequency
+from tailseg.losses.settings import SigmoidCEConfig as SigmoidCEConfig
 
 
 class SigmoidCE(ClassificationLoss):
@@ -54,21 +52,3 @@ class SigmoidCE(ClassificationLoss):
     def scores(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, "R C"]:
         """The probability p of every class."""
         return self.link.probability(at_least_float32(logits))[:, : self.num_classes]
-
-
-@dataclass(frozen=True)
-class SigmoidCEConfig:
-    """Sigmoid cross entropy."""
-
-    init_bias: float = -6.5
-    """The classifier's bias before training."""
-    weight: float = 1.0
-    """Multiplies the loss."""
-    background: bool = False
-    """Background has a logit of its own, as in the published baseline; without, it is "no" to every class."""
-
-    def build(self, frequency: ClassFrequency) -> SigmoidCE:
-        """The loss for these classes."""
-        return SigmoidCE(
-            frequency.num_classes, init_bias=self.init_bias, weight=self.weight, background=self.background
-        )

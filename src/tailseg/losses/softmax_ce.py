@@ -1,14 +1,12 @@
 """Softmax cross entropy: one choice among all classes and background, the usual loss of Mask R-CNN."""
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tailseg.losses.base import ClassificationLoss, at_least_float32
-from tailseg.structures import ClassFrequency
+from tailseg.losses.settings import SoftmaxCEConfig as SoftmaxCEConfig
 
 
 class SoftmaxCE(ClassificationLoss):
@@ -49,17 +47,3 @@ class SoftmaxCE(ClassificationLoss):
     def scores(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, "R C"]:
         """Softmax probabilities of the foreground classes."""
         return at_least_float32(logits).softmax(dim=1)[:, :-1]
-
-
-@dataclass(frozen=True)
-class SoftmaxCEConfig:
-    """Softmax cross entropy."""
-
-    init_bias: float = -6.5
-    """The classifier's bias before training; the softmax ignores a common shift."""
-    weight: float = 1.0
-    """Multiplies the loss."""
-
-    def build(self, frequency: ClassFrequency) -> SoftmaxCE:
-        """The loss for these classes."""
-        return SoftmaxCE(frequency.num_classes, init_bias=self.init_bias, weight=self.weight)

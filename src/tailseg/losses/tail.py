@@ -4,7 +4,6 @@ Shapes: R regions, C foreground classes, which are also the logits.
 """
 
 from abc import abstractmethod
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -13,10 +12,8 @@ from torch import Tensor
 from tailseg.losses.base import ClassificationLoss, at_least_float32
 from tailseg.losses.binary import Dropped, binary_cost
 from tailseg.losses.links import Link
+from tailseg.losses.settings import Tail
 from tailseg.structures import ClassFrequency
-
-Tail = float | Literal["r", "rc"]
-"""Which classes are the tail: a threshold lambda on f_j, or the frequency groups rare, or rare and common."""
 
 
 def tail_classes(frequency: ClassFrequency, tail: Tail) -> Bool[Tensor, " C"]:

@@ -1,7 +1,8 @@
-"""Detectors and their parts."""
+"""Detectors and their parts. The settings come without torch; all else is imported when it is asked for."""
 
-from tailseg.models.build import build_detector
-from tailseg.models.cascade import CascadeMaskRCNN
+from typing import TYPE_CHECKING
+
+from tailseg.lazy import on_demand
 from tailseg.models.config import (
     BoxHeadConfig,
     CascadeConfig,
@@ -20,11 +21,28 @@ from tailseg.models.config import (
     cascade_mask_rcnn,
     hybrid_task_cascade,
 )
-from tailseg.models.detector import Detector
-from tailseg.models.faster_rcnn import FasterRCNN
-from tailseg.models.htc import HybridTaskCascade
-from tailseg.models.mask_rcnn import MaskRCNN
-from tailseg.models.weights import load_backbone
+
+if TYPE_CHECKING:
+    from tailseg.models.build import build_detector
+    from tailseg.models.cascade import CascadeMaskRCNN
+    from tailseg.models.detector import Detector
+    from tailseg.models.faster_rcnn import FasterRCNN
+    from tailseg.models.htc import HybridTaskCascade
+    from tailseg.models.mask_rcnn import MaskRCNN
+    from tailseg.models.weights import load_backbone
+else:
+    __getattr__, __dir__ = on_demand(
+        __name__,
+        {
+            "build": ("build_detector",),
+            "cascade": ("CascadeMaskRCNN",),
+            "detector": ("Detector",),
+            "faster_rcnn": ("FasterRCNN",),
+            "htc": ("HybridTaskCascade",),
+            "mask_rcnn": ("MaskRCNN",),
+            "weights": ("load_backbone",),
+        },
+    )
 
 __all__ = [
     "BoxHeadConfig",

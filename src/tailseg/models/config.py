@@ -3,6 +3,10 @@
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+Precision = Literal["float32", "tf32", "bfloat16", "float16"]
+"""float32 is IEEE's everywhere; tf32 lets GPUs since Ampere round the factors of products to 10 bits; bfloat16 and
+float16 are autocast's types, for layers that bear it."""
+
 
 @dataclass(frozen=True)
 class GroupedConfig:

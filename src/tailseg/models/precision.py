@@ -2,13 +2,11 @@
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Literal
 
 import torch
 
-Precision = Literal["float32", "tf32", "bfloat16", "float16"]
-"""float32 is IEEE's everywhere; tf32 lets GPUs since Ampere round the factors of products to 10 bits; bfloat16 and
-float16 are autocast's types, for layers that bear it."""
+from tailseg.models.config import Precision
+
 HALF: dict[str, torch.dtype] = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 """The types of the precisions that have one of their own."""
 

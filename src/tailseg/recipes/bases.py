@@ -8,7 +8,7 @@ images those of COCO 2017. Both are looked for where ``TAILSEG_DATA`` and ``DETE
 
 from dataclasses import replace
 
-from tailseg.data.transforms import CropConfig
+from tailseg.data.settings import CropConfig
 from tailseg.losses import LossConfig
 from tailseg.models.config import (
     BackboneConfig,

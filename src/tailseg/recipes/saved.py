@@ -12,6 +12,7 @@ import types
 from pathlib import Path
 from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
+from tailseg.files import write_text
 from tailseg.recipes.recipe import Recipe
 
 Plain = dict[str, Any]
@@ -49,8 +50,8 @@ def from_plain(saved: object, *, base: Recipe | None = None, source: str = "the 
 
 
 def save_recipe(recipe: Recipe, path: Path) -> None:
-    """Writes the recipe as JSON."""
-    path.write_text(json.dumps(to_plain(recipe), indent=2) + "\n")
+    """Writes the recipe as JSON, whole or not at all."""
+    write_text(path, json.dumps(to_plain(recipe), indent=2) + "\n")
 
 
 def load_recipe(path: Path, *, base: Recipe | None = None) -> Recipe:

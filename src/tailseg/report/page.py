@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from tailseg import __version__
 from tailseg.evaluation.metrics import ROW_NAMES, IouType, Metrics, percent
+from tailseg.files import write_text
 from tailseg.recipes.saved import to_plain
 from tailseg.report.figures import (
     Outcomes,
@@ -26,7 +27,6 @@ from tailseg.report.figures import (
 )
 from tailseg.report.gallery import Galleries, build_galleries
 from tailseg.report.run import EvaluatedRun, Log, check_comparable
-from tailseg.training.checkpoint import write_text
 
 LARGEST_FILE: Final = 5_000_000
 """Bytes of the whole page; pictures take what the figures leave."""
@@ -34,6 +34,22 @@ COLUMNS: Final = ("AP", "APr", "APc", "APf", "AP50", "AP75", "AR")
 LOG_POINTS: Final = 300
 FEW_CLASSES: Final = 300
 """Up to so many classes there is room for larger pictures."""
+SCRIPT: Final = (
+    "elements",
+    "words",
+    "charts",
+    "state",
+    "table",
+    "scatter",
+    "precision",
+    "detections",
+    "objects",
+    "training",
+    "gallery",
+    "class_page",
+    "start",
+)
+"""The parts of the page's script, in ``script/``: first what others use while they are read, last what begins."""
 
 
 def write_report(runs: Sequence[EvaluatedRun], path: Path, *, title: str = "") -> None:
@@ -56,14 +72,14 @@ def render(runs: Sequence[EvaluatedRun], *, title: str) -> str:
     results = [outcomes(run.evidence, threshold=run.threshold) for run in runs]
     figures = report_data(runs, results)
     packed = _packed(figures)
-    static = {name: files("tailseg.report").joinpath(name).read_text("utf-8") for name in _PARTS}
-    room = LARGEST_FILE - len(packed) - sum(map(len, static.values())) - 250 * len(runs[0].frequency.groups) - 20_000
+    template, style = _text("page.html"), _text("page.css")
+    script = "\n".join(_text(f"script/{name}.js") for name in SCRIPT)
+    room = LARGEST_FILE - len(packed) - len(template + style + script) - 250 * len(runs[0].frequency.groups) - 20_000
     longest = 144 if len(runs[0].frequency.groups) <= FEW_CLASSES else 96
     galleries = build_galleries(runs, results, room=room, longest=longest)
     truth = runs[0].evidence.truth
-    script = static["page.js"]
     environment = Environment(autoescape=select_autoescape(default=True), keep_trailing_newline=True)
-    return environment.from_string(static["page.html"]).render(
+    return environment.from_string(template).render(
         title=title,
         subtitle=f"{len(truth.sizes):,} images, {len(truth.categories):,} classes of {truth.path.name}; "
         f"{truth.protocol.upper()} AP in percent",
@@ -75,13 +91,14 @@ def render(runs: Sequence[EvaluatedRun], *, title: str) -> str:
         version=__version__,
         data=packed,
         galleries=[(label, _packed(gallery)) for label, gallery in galleries.of.items()],
-        style=Markup(static["page.css"]),  # noqa: S704 - our own files
+        style=Markup(style),  # noqa: S704 - our own files
         script=Markup(script),  # noqa: S704
         script_hash=f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode('ascii')}",
     )
 
 
-_PARTS = ("page.html", "page.css", "page.js")
+def _text(name: str) -> str:
+    return files("tailseg.report").joinpath(name).read_text("utf-8")
 
 
 def report_data(runs: Sequence[EvaluatedRun], results: Sequence[Outcomes]) -> dict[str, Any]:

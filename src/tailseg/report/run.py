@@ -17,7 +17,9 @@ from tailseg.recipes.recipe import Recipe
 from tailseg.recipes.saved import load_recipe
 from tailseg.report.evidence import Evidence, evidence_of
 from tailseg.structures import ClassFrequency
-from tailseg.training import checkpoint as checkpoints
+from tailseg.training.checkpoint import load
+from tailseg.training.fit import with_classes_of_run
+from tailseg.training.run_files import choose
 
 Log = tuple[Mapping[str, float | str], ...]
 THRESHOLD: Final = 0.3
@@ -110,7 +112,7 @@ def _truth(annotations: Annotations, kind: IouType, like: EvaluatedRun | None) -
     if like and like.annotations is annotations and like.evidence.kind == kind:
         return like.evidence.truth
     groups = {category.id: category.group for category in annotations.categories}
-    return read_ground_truth(annotations.path, masks=kind == "segm", groups=groups)
+    return read_ground_truth(annotations, masks=kind == "segm", groups=groups)
 
 
 def _data(
@@ -123,9 +125,8 @@ def _data(
         train, annotations = build_data(recipe)
     except ValueError:
         annotations = build_validation(recipe)
-        saved = checkpoints.load(checkpoints.choose(folder, "best"))
-        checkpoints.check_classes(saved, annotations.categories, folder)
-        annotations = replace(annotations, categories=saved.categories, frequency=saved.frequency.counts())
+        saved = load(choose(folder, "best"))
+        annotations = with_classes_of_run(annotations, saved, folder)
         return None, annotations, saved.frequency
     return train, annotations, ClassFrequency.of(train.frequency)
 

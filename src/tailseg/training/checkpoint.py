@@ -3,55 +3,33 @@
 A file holds tensors and plain types only, so that it loads with ``weights_only=True``: reading somebody's checkpoint
 never runs their code. Weights without a run (converted ones) are a safetensors file whose header holds the rest.
 
-A file is whole or it is not there, whenever the writer is killed: it is written under another name, brought to the
-disk and renamed. What the disk changes afterwards is found by checksums (CRC-32 of every tensor and of the rest).
+A file is whole or it is not there (`tailseg.files`). What the disk changes afterwards is found by checksums (CRC-32 of
+every tensor and of the rest).
 """
 
 import dataclasses
-import hashlib
 import json
-import os
 import pickletools
 import re
-import shutil
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, get_args
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
-from torch import Tensor, nn
+from torch import Tensor
 
-from tailseg.annotations.dataset import Annotations, Category
-from tailseg.recipes.recipe import Recipe
-from tailseg.recipes.saved import Plain, differences
+from tailseg.annotations.dataset import Category
+from tailseg.files import unfinished
+from tailseg.recipes.saved import Plain
 from tailseg.structures import ClassFrequency, Group
 
 FORMAT = "tailseg checkpoint 1"
 WEIGHTS_FORMAT = "tailseg weights 1"
 WEIGHTS_SUFFIX = ".safetensors"
-
-CARRIED_OUT = {
-    "run.out",
-    "run.device",
-    "run.log_every",
-    "run.eval_every",
-    "run.checkpoint_every",
-    "run.checkpoint_steps",
-    "run.keep_checkpoints",
-    "run.compile",
-    "data.workers",
-    "data.train_images",
-    "data.val_images",
-    "data.max_bad_images",
-}
-"""Settings that may differ when a run goes on: they do not change what is learned."""
 
 
 class CheckpointError(ValueError):
@@ -98,7 +76,7 @@ class Checkpoint:
         progress: where the run stood.
         trained: the weights that the optimiser moves, where they are not those in ``model``.
         scaler: the state of float16's gradient scaler, empty for other precisions.
-        data: fingerprint of the training set, see `fingerprint`; empty where it is not known.
+        data: fingerprint of the training set, see `tailseg.annotations.fingerprint`; empty where it is not known.
     """
 
     recipe: Plain
@@ -131,7 +109,8 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
         "scaler": checkpoint.scaler,
         "data": checkpoint.data,
     }
-    write_whole(path, lambda unfinished: torch.save(content, unfinished))
+    with unfinished(path) as file:
+        torch.save(content, file)
 
 
 def save_weights(checkpoint: Checkpoint, path: Path) -> None:
@@ -160,7 +139,8 @@ def save_weights(checkpoint: Checkpoint, path: Path) -> None:
     }
     model = _apart({name: tensor.detach().cpu() for name, tensor in checkpoint.model.items()})
     header["crc32"] = json.dumps({name: _checksum(tensor) for name, tensor in model.items()})
-    write_whole(path, lambda unfinished: unfinished.write_bytes(to_bytes(model, header)))
+    with unfinished(path) as file:
+        file.write_bytes(to_bytes(model, header))
 
 
 def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -176,65 +156,6 @@ def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _checksum(tensor: Tensor) -> int:
     return zlib.crc32(tensor.contiguous().flatten().view(torch.uint8).numpy())
-
-
-UNFINISHED = ".unfinished"
-"""Ending of a file that is being written."""
-
-
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Calls ``write`` with another name first, and renames the file once it is on the disk; leaves none if it fails.
-
-    Raises:
-        OSError: the disk is full or cannot be written; names the file.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + UNFINISHED)
-    try:
-        write(unfinished)
-        with unfinished.open("rb+") as file:
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-        if os.name == "posix":
-            folder = os.open(path.parent, os.O_RDONLY)  # the new name, too, must reach the disk
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-    except (
-        OSError,
-        RuntimeError,
-        SafetensorError,
-    ) as error:  # torch's and safetensors' writers have errors of their own
-        raise unwritten(path, error) from error
-    finally:
-        with suppress(OSError):  # of a read-only file system, which would take the place of what says more
-            unfinished.unlink(missing_ok=True)
-
-
-def unwritten(path: Path, error: Exception) -> OSError:
-    """The error of a file that could not be written, with the space that is left for it."""
-    free = shutil.disk_usage(path.parent).free
-    return OSError(
-        f"{path} could not be written ({str(error).strip().splitlines()[0]}); {free / 2**20:.0f} MB are free there. "
-        "What was saved before is whole"
-    )
-
-
-def write_text(path: Path, text: str) -> None:
-    """`write_whole` of a text."""
-
-    def write(unfinished: Path) -> None:
-        unfinished.write_text(text, encoding="utf-8")
-
-    write_whole(path, write)
-
-
-def remove_unfinished(run: Path) -> None:
-    """Removes what a killed process began to write in the run's folder."""
-    for folder in (run, run / "checkpoints"):
-        for path in folder.glob(f"*{UNFINISHED}"):
-            path.unlink()
 
 
 def load(path: Path, *, device: torch.device | str = "cpu") -> Checkpoint:
@@ -388,156 +309,3 @@ def _load_weights(path: Path, device: torch.device | str) -> Checkpoint:
         return loaded
     except MALFORMED as error:
         raise CheckpointError(f"{path}: its header is damaged ({error!r}): write it anew") from None
-
-
-def check_recipe(checkpoint: Checkpoint, recipe: Recipe, path: Path) -> None:
-    """Refuses to go on with a recipe that learns something else.
-
-    Raises:
-        CheckpointError: a setting differs that changes what is learned; the message lists them.
-    """
-    different = [line for line in differences(recipe, checkpoint.recipe) if line.split(":")[0] not in CARRIED_OUT]
-    if different:
-        raise CheckpointError(
-            f"{path} belongs to another recipe ({checkpoint.recipe['recipe']}). Different are {'; '.join(different)}. "
-            "Resume with the settings of that run, or train into another folder with --run.out"
-        )
-
-
-def check_classes(checkpoint: Checkpoint, categories: Sequence[Category], path: Path) -> None:
-    """Refuses a data set whose classes are not those that the model knows.
-
-    Raises:
-        CheckpointError: ids, names or their order differ.
-    """
-    ours = [(category.id, category.name) for category in categories]
-    theirs = [(category.id, category.name) for category in checkpoint.categories]
-    if ours != theirs:
-        pairs = zip(theirs + [None] * len(ours), ours + [None] * len(theirs), strict=False)
-        first = next(f"{known} in the checkpoint, {given} in the data" for known, given in pairs if known != given)
-        raise CheckpointError(
-            f"{path} knows {len(theirs)} classes and the data set has {len(ours)}; the first difference is {first}"
-        )
-
-
-def fingerprint(annotations: Annotations) -> str:
-    """Of all that a data set teaches: images, objects and classes; not of where its files lie. SHA-256."""
-    found = hashlib.sha256(repr([(each.id, each.name) for each in annotations.categories]).encode())
-    objects = annotations.objects
-    arrays = (annotations.image_ids, annotations.sizes, objects.boxes, objects.labels, objects.ignored, objects.offsets)
-    ragged = (objects.polygons, objects.run_lengths)
-    for array in (*arrays, objects.polygon_offsets, *(part for each in ragged for part in (each.values, each.offsets))):
-        found.update(np.ascontiguousarray(array).data)
-    return found.hexdigest()
-
-
-def check_data(checkpoint: Checkpoint, annotations: Annotations, found: str, path: Path) -> None:
-    """Refuses to go on with other training data: neither the order nor the figures would be those of one run.
-
-    ``found`` is the `fingerprint` of ``annotations``.
-
-    Raises:
-        CheckpointError: images, objects or classes are not those that the run began with.
-    """
-    if checkpoint.data not in ("", found):
-        raise CheckpointError(
-            f"{annotations.path} has changed since {path} was written: other images, objects or classes. Put the old "
-            f"file back, or begin a run with the new one in another folder: --run.out ... --run.start-from {path}"
-        )
-
-
-def check_model(checkpoint: Checkpoint, model: nn.Module, path: Path) -> None:
-    """Refuses weights of another network than ``model``.
-
-    Raises:
-        CheckpointError: names or shapes differ.
-    """
-    ours = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
-    theirs = {name: list(tensor.shape) for name, tensor in checkpoint.model.items()}
-    different = [
-        f"{name} is {theirs.get(name, 'absent')}, expected {ours.get(name, 'absent')}"
-        for name in dict.fromkeys([*ours, *theirs])
-        if ours.get(name) != theirs.get(name)
-    ]
-    if different:
-        rest = f" and {len(different) - 3} more" if len(different) > 3 else ""
-        raise CheckpointError(
-            f"{path} holds the weights of another network ({checkpoint.recipe['recipe']}): "
-            f"{'; '.join(different[:3])}{rest}. Use the recipe and the loss that it was made with"
-        )
-
-
-def step_path(run: Path, step: int) -> Path:
-    """Where the checkpoint after ``step`` steps lies."""
-    return run / "checkpoints" / f"step_{step:07d}.pt"
-
-
-def best_path(run: Path) -> Path:
-    """Where the checkpoint with the best AP in evaluation lies."""
-    return run / "checkpoints" / "best.pt"
-
-
-def weights_path(run: Path) -> Path:
-    """Where converted weights lie in the folder of a run that was never trained here."""
-    return run / "checkpoints" / f"converted{WEIGHTS_SUFFIX}"
-
-
-def in_order(run: Path) -> list[Path]:
-    """The run's checkpoints, oldest first, without the best one."""
-    found = {path: path.stem.removeprefix("step_") for path in (run / "checkpoints").glob("step_*.pt")}
-    return sorted((path for path, step in found.items() if step.isdecimal()), key=lambda path: int(found[path]))
-
-
-def latest(run: Path) -> Path | None:
-    """The run's newest checkpoint."""
-    return next(reversed(in_order(run)), None)
-
-
-def newest_whole(run: Path) -> tuple[Checkpoint, Path, list[str]] | None:
-    """The run's newest checkpoint that can be read, its file, and what is wrong with newer ones; None without any.
-
-    Raises:
-        CheckpointError: there are checkpoints, and none can be read.
-    """
-    damages = []
-    for path in reversed(in_order(run)):
-        try:
-            return load(path), path, damages
-        except CheckpointError as error:
-            damages.append(str(error))
-    if damages:
-        raise CheckpointError(f"none of the run's checkpoints can be read: {'; '.join(damages)}")
-    return None
-
-
-def best(run: Path) -> Path | None:
-    """The run's checkpoint with the best AP in evaluation, if it was evaluated."""
-    path = best_path(run)
-    return path if path.is_file() else None
-
-
-def choose(run: Path, which: Literal["best", "last"]) -> Path:
-    """The run's best checkpoint (the last, if it was never evaluated), its last one, or its converted weights.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    found = (best(run) if which == "best" else None) or latest(run) or weights_path(run)
-    if not found.is_file():
-        raise CheckpointError(
-            f"no run in {run}: expected a folder that `tailseg train` or `tailseg convert` made, with checkpoints in it"
-        )
-    return found
-
-
-def set_aside(run: Path, after: Path) -> None:
-    """Renames the checkpoints newer than ``after``, which cannot be read, so that they do not count as the newest."""
-    paths = in_order(run)
-    for path in paths[paths.index(after) + 1 :]:
-        path.rename(path.with_name(path.name + ".damaged"))
-
-
-def keep_newest(run: Path, count: int) -> None:
-    """Removes all but the newest ``count`` checkpoints (at least one stays)."""
-    for path in in_order(run)[: -max(count, 1)]:
-        path.unlink()

@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
 from typing import Any, NoReturn, TypeVar, cast
 
 import torch
@@ -186,6 +187,17 @@ def gather_everywhere(value: T) -> list[T]:
     values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def by_turns(work: Callable[[], Sequence[Sequence[T]]]) -> list[T]:
+    """What the processes made of batches that they took by turns, as one process would have it, on the first one.
+
+    The others get nothing; where ``work`` raises on one process, all raise.
+    """
+    with together():
+        batches = work()
+    parts = gather(batches) or []
+    return [item for row in zip_longest(*parts, fillvalue=()) for batch in row for item in batch]
 
 
 def from_first(make: Callable[[], T]) -> T:

@@ -8,7 +8,7 @@ from types import TracebackType
 
 from torch.utils.tensorboard import SummaryWriter
 
-from tailseg.training.checkpoint import unwritten, write_text
+from tailseg.files import unwritten, write_text
 
 
 class Log:

@@ -21,21 +21,32 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tailseg.annotations.image_files import ImageError
 from tailseg.data.loader import WorkerError
+from tailseg.detection.testing import detect_all, measure, save_results
 from tailseg.evaluation import Metrics
 from tailseg.evaluation.metrics import ROW_NAMES, percent
 from tailseg.models.precision import autocast, float32_products
 from tailseg.recipes.build import run_folder
 from tailseg.recipes.recipe import Recipe
 from tailseg.structures import Batch
-from tailseg.training import checkpoint
 from tailseg.training.console import TrainingConsole
 from tailseg.training.device import seed_everything
-from tailseg.training.distributed import gather_everywhere, is_first, joined, mean, rank, together, total
+from tailseg.training.distributed import (
+    by_turns,
+    from_first,
+    gather_everywhere,
+    is_first,
+    joined,
+    mean,
+    rank,
+    together,
+    total,
+    world_size,
+)
 from tailseg.training.interrupt import StopRequest, TrainingStopped
 from tailseg.training.log import Log
 from tailseg.training.optimiser import learning_rate
-from tailseg.training.run import Run, alone_in, build_train_loader, describe, start
-from tailseg.training.testing import build_test_loader, save_results, test
+from tailseg.training.run import Run, build_train_loader, describe, start
+from tailseg.training.run_files import alone_in, best_path
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -258,7 +269,7 @@ def finish_epoch(run: Run, stop: StopRequest, log: Log, bar: TrainingConsole) ->
         figure = main_figure(metrics)
         if progress.best is None or figure > progress.best:
             progress.best = figure
-            run.save(checkpoint.best_path(run.folder))
+            run.save(best_path(run.folder))
         log.write("val", epoch=progress.epoch, step=progress.step, values=flatten(metrics))
         bar.say(f"epoch {progress.epoch}: {describe_metrics(metrics)}")
     if save_due:
@@ -273,16 +284,20 @@ def evaluate_run(run: Run, stop: StopRequest, bar: TrainingConsole) -> Metrics:
         bar.evaluating(done, total)
         stop.check()
 
-    loader = build_test_loader(run.val_data, run.recipe.data)
-    results, metrics = test(
-        run.evaluated,
-        run.val_data,
-        loader,
-        device=run.device,
-        precision=run.recipe.run.precision,
-        progress=each_batch,
+    results = by_turns(
+        lambda: detect_all(
+            run.evaluated,
+            run.val_data,
+            run.recipe.data,
+            device=run.device,
+            precision=run.recipe.run.precision,
+            rank=rank(),
+            world_size=world_size(),
+            progress=each_batch,
+        )
     )
-    save_results(run.folder, results, metrics)
+    metrics = from_first(lambda: measure(run.evaluated, run.val_data, results))
+    from_first(lambda: save_results(run.folder, run.val_data, results, metrics))
     return metrics
 
 

@@ -1,13 +1,10 @@
-"""What training works on, made from a recipe."""
+"""The state of a training, and how it is put together from a recipe."""
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, cast
+from typing import cast
 
 import torch
-from filelock import FileLock, Timeout
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -19,7 +16,7 @@ from tailseg.data.transforms import train_transform
 from tailseg.models.detector import Detector
 from tailseg.recipes.build import build_data, build_model, run_folder
 from tailseg.recipes.recipe import DataConfig, Recipe
-from tailseg.recipes.saved import save_recipe, to_plain
+from tailseg.recipes.saved import to_plain
 from tailseg.structures import ClassFrequency
 from tailseg.training import checkpoint
 from tailseg.training.checkpoint import Checkpoint, Progress
@@ -29,15 +26,12 @@ from tailseg.training.distributed import (
     distribute,
     first_goes_first,
     from_first,
-    gather_everywhere,
     rank,
-    was_restarted,
     world_size,
 )
+from tailseg.training.fit import check_classes, check_data, check_model, check_shares, one_fingerprint
 from tailseg.training.optimiser import PUBLISHED_BATCH_SIZE, build_optimizer
-
-PATIENCE: Final = 15.0
-"""Seconds to wait for the run's folder: longer than loader processes take to notice that theirs was killed."""
+from tailseg.training.run_files import keep_newest, open_folder, step_path
 
 
 @dataclass
@@ -81,7 +75,7 @@ class Run:
 
     def save(self, path: Path | None = None) -> Path:
         """Writes a checkpoint from the first process, and removes those that are too old; returns its path."""
-        path = path or checkpoint.step_path(self.folder, self.progress.step)
+        path = path or step_path(self.folder, self.progress.step)
 
         def write() -> None:
             content = Checkpoint(
@@ -96,7 +90,7 @@ class Run:
                 data=self.fingerprint,
             )
             checkpoint.save(content, path)
-            checkpoint.keep_newest(self.folder, self.recipe.run.keep_checkpoints)
+            keep_newest(self.folder, self.recipe.run.keep_checkpoints)
 
         from_first(write)
         return path
@@ -120,7 +114,6 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
     device = choose_device(recipe.run.device)
     with first_goes_first():  # what is made or downloaded once lies there for the others
         train_data, val_data = build_data(recipe)
-        check_masks(recipe, train_data)
         seed_everything(recipe.run.seed)
         first = Path(recipe.run.start_from) if recipe.run.start_from and not found else None
         model = build_model(recipe, ClassFrequency.of(train_data.frequency), load_weights=not (found or first)).to(
@@ -149,97 +142,20 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
         progress=Progress(),
         fingerprint=one_fingerprint(train_data),
         speed=Speed(recipe.data.batch_size),
+        notes=[
+            f"{data.path}: {note}"
+            for data in ({train_data.path: train_data, val_data.path: val_data}).values()
+            for note in (*data.notes, *data.remarks)
+        ],
     )
     if found:
-        saved, file, run.notes = found
-        checkpoint.check_classes(saved, train_data.categories, file)
-        checkpoint.check_data(saved, train_data, run.fingerprint, file)
+        saved, file, damages = found
+        run.notes = [*run.notes, *damages]
+        check_classes(saved, train_data.categories, file)
+        check_data(saved, train_data, run.fingerprint, file)
         run.restore(saved)
     run.network = distribute(model, device)
     return run
-
-
-@contextmanager
-def alone_in(folder: Path) -> Generator[None]:
-    """Within, no other training writes into the run's folder, which is made if need be.
-
-    The lock goes with its process. Loader processes of a killed one hold it for some seconds more, and a restart waits
-    for them. Where the file system cannot lock, this does nothing.
-
-    Raises:
-        ValueError: another training is at work there, or there can be no such folder.
-    """
-    lock = FileLock(folder / "lock", timeout=PATIENCE)
-
-    def take() -> None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ValueError(f"{folder} cannot be made ({error.strerror}): name another folder (--run.out)") from None
-        try:
-            lock.acquire()
-        except Timeout:
-            raise ValueError(
-                f"another training writes into {folder}: wait for it, or name another folder (--run.out)"
-            ) from None
-        except (OSError, NotImplementedError):
-            return
-
-    from_first(take)
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def open_folder(recipe: Recipe, folder: Path, *, resume: bool) -> tuple[Checkpoint, Path, list[str]] | None:
-    """Makes the run's folder ready, and finds the checkpoint to go on from; see `checkpoint.newest_whole`.
-
-    Raises:
-        ValueError: the folder holds a run already, or one of another recipe.
-    """
-    if checkpoint.latest(folder) and not (resume or was_restarted()):
-        raise ValueError(f"{folder} holds a run already: go on with it (--resume), or name another folder (--run.out)")
-    found = checkpoint.newest_whole(folder)
-    if found:
-        saved, file, _ = found
-        checkpoint.check_recipe(saved, recipe, file)
-        checkpoint.set_aside(folder, file)
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoint.remove_unfinished(folder)
-    checkpoint.write_whole(folder / "recipe.json", lambda unfinished: save_recipe(recipe, unfinished))
-    return found
-
-
-def one_fingerprint(data: Annotations) -> str:
-    """The training set's fingerprint.
-
-    Raises:
-        ValueError: the processes, on several machines, have not read the same data.
-    """
-    found = gather_everywhere(checkpoint.fingerprint(data))
-    if different := [process for process, each in enumerate(found) if each != found[0]]:
-        raise ValueError(f"{data.path} holds other data in the processes {different} than in the first: copy it anew")
-    return found[0]
-
-
-def check_shares(recipe: Recipe) -> None:
-    """Raises ValueError if a step's images cannot be shared equally by the processes, in equal parts."""
-    images, parts = recipe.data.batch_size, recipe.optim.accumulate
-    if images % (world_size() * parts):
-        raise ValueError(
-            f"a step's {images} images cannot be shared by {world_size()} processes that take them in {parts} equal "
-            "parts: change data.batch_size, optim.accumulate or the number of processes"
-        )
-
-
-def check_masks(recipe: Recipe, data: Annotations) -> None:
-    """Raises ValueError if the model learns masks and the data have none."""
-    if recipe.model.mask is not None and not data.has_masks:
-        raise ValueError(
-            f"{data.path} has objects without a segmentation, and this model learns masks: add them, or train "
-            "boxes only (model.mask None)"
-        )
 
 
 def start_from(file: Path, model: Detector, data: Annotations) -> None:
@@ -249,8 +165,8 @@ def start_from(file: Path, model: Detector, data: Annotations) -> None:
         CheckpointError: the file cannot be read, or is of other classes or another network.
     """
     saved = checkpoint.load(file)
-    checkpoint.check_classes(saved, data.categories, file)
-    checkpoint.check_model(saved, model, file)
+    check_classes(saved, data.categories, file)
+    check_model(saved, model, file)
     model.load_state_dict(saved.model)
 
 

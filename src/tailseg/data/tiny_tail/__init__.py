@@ -9,8 +9,15 @@ The validation draw is flatter than the training draw, so that the AP of rare cl
 each; the frequency groups are those of the training draw.
 """
 
+from typing import TYPE_CHECKING
+
 from tailseg.data.tiny_tail.cache import is_tiny_tail, prepare
-from tailseg.data.tiny_tail.plan import PRESETS, ObjectClass, Preset
-from tailseg.data.tiny_tail.write import generate
+from tailseg.lazy import on_demand
+
+if TYPE_CHECKING:
+    from tailseg.data.tiny_tail.plan import PRESETS, ObjectClass, Preset
+    from tailseg.data.tiny_tail.write import generate
+else:
+    __getattr__, __dir__ = on_demand(__name__, {"plan": ("PRESETS", "ObjectClass", "Preset"), "write": ("generate",)})
 
 __all__ = ["PRESETS", "ObjectClass", "Preset", "generate", "is_tiny_tail", "prepare"]

@@ -5,7 +5,6 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from tailseg.data.tiny_tail.write import find_preset, generate
 from tailseg.files import cache_folder
 
 VERSION: Final = 3
@@ -31,6 +30,8 @@ def prepare(spec: str, *, home: Path | None = None, progress: bool = False) -> t
     Raises:
         ValueError: a spec of another form, or an unknown preset.
     """
+    from tailseg.data.tiny_tail.write import find_preset, generate  # what draws is not for those who only ask
+
     preset, seed = _parse(spec)
     find_preset(preset)
     folder = (home or cache_folder()) / f"tiny_tail-{preset}-{seed}-v{VERSION}"

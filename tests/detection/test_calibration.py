@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tailseg.training import calibration
-from tailseg.training.calibration import (
+from tailseg.detection import calibration
+from tailseg.detection.calibration import (
     adjust_binary_scores,
     adjust_logits,
     adjust_scores,
@@ -201,3 +201,10 @@ def test_a_full_grid_has_dimension_2_and_a_spot_1():
     assert dimensions.tolist() == pytest.approx([2, 1])
     empty = fractal_dimensions(torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64), num_classes=3)
     assert empty.tolist() == [1, 1, 1]
+
+
+def test_the_name_before_it_moved_works_with_a_warning():
+    from tailseg.evaluation import calibration as before
+
+    with pytest.warns(DeprecationWarning, match=r"import norcal_offsets from tailseg\.detection\.calibration"):
+        assert before.norcal_offsets is norcal_offsets

@@ -14,8 +14,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from tailseg.interop.golden import Golden, GoldenBackbone, Kind, load_golden, load_golden_backbone, numbered, outputs
-from tailseg.interop.kinks import MOST, settle
 from tailseg.interop.mmdet import to_mmdet
 from tailseg.models.cascade import CascadeMaskRCNN
 from tailseg.models.htc import HybridTaskCascade
@@ -27,6 +25,9 @@ from tailseg.ops.masks import decode_mask, mask_targets, paste_masks
 from tailseg.ops.nms import class_nms
 from tailseg.ops.roi_pool import fpn_levels, roi_pool
 from tailseg.structures import Detections, RunLengths
+
+from .golden import Golden, GoldenBackbone, Kind, load_golden, load_golden_backbone, numbered, outputs
+from .kinks import MOST, settle
 
 DEPARTURES = """\
 Two departures from mmdetection are meant. Boxes are compared within a class (or an RPN level) as they are; mmdetection

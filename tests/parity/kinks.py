@@ -70,12 +70,12 @@ class _Passing(torch.autograd.Function):
     """A ReLU whose backward pass looks up anew what passes: the outputs are the same, to a rounding."""
 
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor, relu: _Relu) -> Tensor:  # noqa: ANN401 (torch gives it no public type)
+    def forward(ctx: Any, inputs: Tensor, relu: _Relu) -> Tensor:
         ctx.relu = relu
         return inputs * relu.passes
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None]:  # noqa: ANN401
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None]:
         (gradient,) = gradients
         ctx.relu.reached |= gradient != 0
         return gradient * ctx.relu.passes, None

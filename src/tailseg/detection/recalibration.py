@@ -1,12 +1,12 @@
 """Calibration after training for a trained detector: which method, how strong, and what it does.
 
 A class's scores move by its frequency in the training set, before the best detections of an image are taken:
-:mod:`tailseg.training.calibration` has the formulas. Saved results do not suffice: they hold the best detections,
+:mod:`tailseg.detection.calibration` has the formulas. Saved results do not suffice: they hold the best detections,
 with one score each, while NorCal and FRACAL need all scores of a region. So the detector looks at its images again.
 """
 
 import json
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,12 +17,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from tailseg.annotations.dataset import Annotations
-from tailseg.evaluation.results import to_results
-from tailseg.losses import ClassificationLoss
-from tailseg.models.detector import Detector
-from tailseg.models.precision import Precision
-from tailseg.structures import Batch, ClassFrequency
-from tailseg.training.calibration import (
+from tailseg.detection.calibration import (
     adjust_binary_scores,
     adjust_scores,
     fracal_offsets,
@@ -31,8 +26,13 @@ from tailseg.training.calibration import (
     logit_adjustment_offsets,
     norcal_offsets,
 )
-from tailseg.training.checkpoint import write_text
-from tailseg.training.testing import detect
+from tailseg.detection.testing import detect
+from tailseg.evaluation.results import to_results
+from tailseg.files import write_text
+from tailseg.losses import ClassificationLoss
+from tailseg.models.detector import Detector
+from tailseg.models.precision import Precision
+from tailseg.structures import Batch, ClassFrequency
 
 Method = Literal["none", "logit adjustment", "NorCal", "FRACAL"]
 STRENGTHS: dict[Method, tuple[float, ...]] = {
@@ -212,16 +212,3 @@ def load(file: Path, num_classes: int) -> Calibration:
     if setting.method not in get_args(Method) or (None if dimensions is None else len(dimensions)) != wanted:
         raise ValueError(f"{file} does not fit a detector of {num_classes} classes: {setting}; calibrate it anew")
     return Calibration(setting, dimensions)
-
-
-def subset(annotations_json: Path, image_ids: Iterable[int], out: Path) -> Path:
-    """Writes the annotation file of some images."""
-    content: Mapping[str, Any] = json.loads(annotations_json.read_text())
-    kept = set(image_ids)
-    part = {
-        **content,
-        "images": [image for image in content["images"] if image["id"] in kept],
-        "annotations": [item for item in content["annotations"] if item["image_id"] in kept],
-    }
-    out.write_text(json.dumps(part))
-    return out

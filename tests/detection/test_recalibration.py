@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from tailseg.detection.calibration import adjust_logits, fracal_offsets, fracal_sigmoid_scores, norcal_offsets
+from tailseg.detection.recalibration import Calibrated, Calibration, Setting, in_place, replacements, settings
 from tailseg.losses import ECMLossConfig, GumbelCE, SeesawLossConfig, SigmoidCE, SoftmaxCE
 from tailseg.structures import ClassFrequency
-from tailseg.training.calibration import adjust_logits, fracal_offsets, fracal_sigmoid_scores, norcal_offsets
-from tailseg.training.recalibration import Calibrated, Calibration, Setting, in_place, replacements, settings
 
 COUNTS = torch.tensor([500, 50, 5, 1])
 FREQUENCY = ClassFrequency.from_counts(COUNTS, 2 * COUNTS, 600)

@@ -1,0 +1,262 @@
+"""What is wrong with the annotations of a file, all rows at once.
+
+Shapes: M annotations, P polygons.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+from pycocotools import mask as coco
+
+from tailseg.annotations.columns import UNKNOWN, Columns
+from tailseg.annotations.json_file import decode
+from tailseg.annotations.kinds import BITS
+from tailseg.annotations.problems import Problems
+from tailseg.annotations.ragged import Ragged, offsets_of
+from tailseg.annotations.segmentations import Segmentations
+
+FARTHEST: Final = 1e9
+"""Pixels beyond which a coordinate is none: pycocotools and hotcoco count pixels in 32 bits."""
+
+BLOCK: Final = 1 << 14
+"""Polygons looked at together: they stay in the processor's cache."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """What the checks need of the images.
+
+    Attributes:
+        ids: int64, in the file's order.
+        sizes: int64 ``[images, 2]``: height and width; 0 where they are not known.
+    """
+
+    ids: np.ndarray
+    sizes: np.ndarray
+
+
+class Checks:
+    """Checks the annotations, marks rows in ``columns.faults`` and adds problems.
+
+    Args:
+        columns: of the annotations; boxes that are missing are taken from the masks.
+        records: the annotations as they stand in the file, for messages.
+        images: of the file.
+        image_of: int64 ``[M]``: each annotation's image, -1 where it is unknown.
+        problems: takes what is found.
+    """
+
+    def __init__(
+        self, columns: Columns, records: Sequence[Any], images: Images, image_of: np.ndarray, problems: Problems
+    ) -> None:
+        self.columns = columns
+        self.records = records
+        self.images = images
+        self.image_of = image_of
+        self.problems = problems
+        self.sizes = images.sizes[image_of] if len(images.sizes) else np.zeros((len(image_of), 2), np.int64)
+        self.sizes[image_of < 0] = 0
+
+    def name(self, row: int) -> str:
+        """An annotation, for messages."""
+        number = self.columns.ids[row]
+        called = f"annotation {number}" if number != UNKNOWN else f"annotation number {row}"
+        return f"{called} (image {self.images.ids[self.image_of[row]]})" if self.image_of[row] >= 0 else called
+
+    def field(self, *keys: str) -> Callable[[int], str]:
+        """Names an annotation with what it has."""
+        return lambda row: f"{self.name(row)} has {' and '.join(f'{self.value(row, key)!r:.100}' for key in keys)}"
+
+    def value(self, row: int, key: str) -> Any:  # noqa: ANN401 - anything that JSON can hold
+        """What an annotation has under a key."""
+        record = decode(self.records[row])
+        return record.get(key) if isinstance(record, dict) else record
+
+    def mark(self, kind: str, rows: np.ndarray, name: Callable[[int], str] | None = None, *, detail: str = "") -> None:
+        """Rows (int64, or bool ``[M]``) have a problem of that kind."""
+        rows = np.flatnonzero(rows) if rows.dtype == bool else rows
+        self.columns.faults[rows] |= np.uint32(BITS[kind])
+        self.problems.add(kind, rows, name or self.name, detail=detail)
+
+    def marked(self, *kinds: str) -> np.ndarray:
+        """Rows that were marked, bool ``[M]``."""
+        return (self.columns.faults & np.uint32(sum(BITS[kind] for kind in kinds))) > 0
+
+    def check_ids(self, labels: np.ndarray) -> None:
+        """Records, their ids, and the images and categories (-1 where unknown) that they name."""
+        columns, bad = self.columns, self.marked("record_bad")
+        self.mark("record_bad", bad, lambda row: f"number {row} is {decode(self.records[row])!r:.60}")
+        self.mark("id_missing", ~bad & (columns.ids == UNKNOWN))
+        self.mark("id_twice", ~bad & (columns.ids != UNKNOWN) & ~_first_of_each(columns.ids))
+        for key, unknown in (("image", self.image_of < 0), ("category", labels < 0)):
+            rows = np.flatnonzero(unknown & ~bad)
+            self.columns.faults[rows] |= np.uint32(BITS[f"{key}_unknown"])
+            self.problems.add(f"{key}_unknown", rows, lambda row, key=key: self._unknown(row, f"{key}_id"))
+
+    def _unknown(self, row: int, key: str) -> str:
+        return f"{self.name(row).split(' (')[0]} has {key} {self.value(row, key)!r:.60}"
+
+    def check_flags_and_areas(self) -> None:
+        """``iscrowd``, ``ignore`` and ``area``."""
+        columns = self.columns
+        self.mark("flag_bad", self.marked("flag_bad"), self.field("iscrowd", "ignore"))
+        self.mark("ignore", self.marked("ignore"))
+        objects, areas = ~columns.ignored, columns.areas
+        self.mark("area_bad", self.marked("area_bad") | np.isinf(areas), self.field("area"))
+        self.mark("area_negative", areas < 0, self.field("area"))
+        self.mark("area_missing", np.isnan(areas) & ~self.marked("area_bad", "record_bad"))
+        sides = columns.boxes[:, 2:]
+        with np.errstate(invalid="ignore", over="ignore"):
+            largest = (sides + 1).prod(axis=1)  # masks are of whole pixels, boxes need not be
+            large = objects & (areas > largest) & ~self.marked("box_bad")
+        self.mark("area_large", large, self.field("area", "bbox"))
+
+    def check_boxes(self) -> np.ndarray:
+        """Boxes as xyxy, float64 ``[M, 4]``, clipped to their images where those have a size."""
+        bad = self.marked("box_bad")
+        self.mark("box_bad", bad, self._boxed)
+        corner, sides = np.split(self.columns.boxes, 2, axis=1)
+        with np.errstate(invalid="ignore", over="ignore"):  # of infinite numbers
+            boxes = np.concatenate([corner, corner + sides], axis=1)
+        infinite = np.asarray(~np.isfinite(boxes).all(axis=1))
+        boxes[infinite] = 0
+        negative = ~infinite & (sides.min(axis=1, initial=0) < 0)
+        sized = (self.sizes > 0).all(axis=1) & ~infinite & ~negative & ~bad
+        limits = np.where(sized[:, None], np.tile(self.sizes[:, ::-1], 2), np.inf)
+        clipped = np.clip(boxes, np.where(sized, 0, -np.inf)[:, None], limits)
+        clipped[negative] = 0
+        overshoot = np.where(sized, np.abs(clipped - boxes).max(axis=1, initial=0), 0)
+        outside = sized & (sides > 0).all(axis=1) & ~(clipped[:, 2:] > clipped[:, :2]).all(axis=1)
+        beyond = ~outside & (overshoot > 1e-3)  # not the rounding of x + width
+        self.mark("box_infinite", infinite, self._boxed)
+        self.mark("box_negative", negative, self._boxed)
+        self.mark("box_outside", outside, self._boxed)
+        self.mark("box_beyond", beyond, self._boxed, detail=f"{overshoot[beyond].max(initial=0):.2g}")
+        small = ~(clipped[:, 2:] - clipped[:, :2] >= 1).all(axis=1)
+        self.mark("small", small & ~self.columns.ignored & ~(infinite | negative | bad | outside))
+        return clipped
+
+    def _boxed(self, row: int) -> str:
+        height, width = self.sizes[row]
+        return f"{self.field('bbox')(row)}, its image is {width} x {height}"
+
+    def check_masks(self) -> Segmentations:
+        """The masks without what is left out of them."""
+        masks = self.columns.segmentations
+        self.mark("mask_unknown", np.array(masks.unknown, np.int64), self._segmented)
+        other = (masks.sizes > 0).all(axis=1) & (self.sizes > 0).all(axis=1) & (masks.sizes != self.sizes).any(axis=1)
+        reasons = masks.broken | {
+            row: f"size is {masks.sizes[row].tolist()}, the image's [height, width] is {self.sizes[row].tolist()}"
+            for row in np.flatnonzero(other).tolist()
+        }
+        rows = np.array(sorted(reasons), np.int64)
+        self.mark("run_lengths_bad", rows, lambda row: f"{self.name(row)}: {reasons[row]}")
+        masks = self._check_polygons(masks)
+        have = (masks.polygon_counts > 0) | (np.diff(masks.run_lengths.offsets) > 0)
+        have |= self.marked("mask_unknown", "run_lengths_bad", "polygon_short", "record_bad")
+        objects = ~self.columns.ignored & ~self.marked("record_bad")
+        missing = objects & ~have
+        self.mark("mask_missing", missing, detail=f"{int(missing.sum()):,} of {int(objects.sum()):,}")
+        return masks
+
+    def _segmented(self, row: int) -> str:
+        return f"{self.name(row)} has {self.value(row, 'segmentation')!r:.60}"
+
+    def _check_polygons(self, masks: Segmentations) -> Segmentations:
+        polygons, counts = masks.polygons, masks.polygon_counts
+        lengths, owners = np.diff(polygons.offsets), np.repeat(np.arange(len(counts)), counts)
+        short = (lengths < 6) | (lengths % 2 == 1)
+        good = np.bincount(owners[~short], minlength=len(counts)) > 0
+        first_short = np.full(len(counts), -1)
+        first_short[owners[short]] = lengths[short]
+        parts = np.bincount(owners[short], minlength=len(counts)) > 0
+        said = lambda row: f"{self.name(row)} has one of {first_short[row]} numbers"  # noqa: E731 - used twice
+        self.mark("polygon_short", parts & ~good, said)
+        self.mark("polygon_part", parts & good, said)
+        if short.any():
+            kept = np.flatnonzero(~short)
+            polygons, owners = polygons.take(kept), owners[kept]
+            counts = np.bincount(owners, minlength=len(counts))
+        self._check_coordinates(polygons, owners)
+        areas = polygon_areas(polygons)
+        flat = (areas == 0) & (counts[owners] > 1)
+        flat_rows = np.unique(owners[flat])
+        solid = np.bincount(owners, weights=areas, minlength=len(counts))
+        self.mark("polygon_flat", flat_rows[solid[flat_rows] > 0])
+        masks = replace(masks, polygons=polygons, polygon_counts=counts)
+        self._check_pixels(masks, solid)
+        return masks
+
+    def _check_coordinates(self, polygons: Ragged, owners: np.ndarray) -> None:
+        highest, lowest = (
+            limit.reduceat(polygons.values, polygons.offsets[:-1]) if len(polygons) else np.empty(0)
+            for limit in (np.maximum, np.minimum)
+        )
+        finite = (highest <= FARTHEST) & (lowest >= -FARTHEST)  # false for NaN, which pycocotools dies of
+        self.mark("polygon_infinite", np.unique(owners[~finite]))
+        limits = 2 * np.where(self.sizes.min(axis=1) > 0, self.sizes.max(axis=1, initial=1), FARTHEST)[owners]
+        near = (highest <= limits) & (lowest >= -limits)
+        self.mark("polygon_far", np.unique(owners[finite & ~near]))
+
+    def _check_pixels(self, masks: Segmentations, areas: np.ndarray) -> None:
+        """Masks without a pixel; only those that are thin or small are drawn."""
+        sides = self.columns.boxes[:, 2:].sum(axis=1)
+        fit = ~self.columns.ignored & ~self.marked("polygon_infinite", "polygon_far") & (self.sizes > 0).all(axis=1)
+        thin = fit & (masks.polygon_counts > 0) & (areas <= np.maximum(sides, 2))
+        few_runs = np.diff(masks.run_lengths.offsets)
+        short = ~self.columns.ignored & (few_runs > 0) & (few_runs < 9) & ~self.marked("run_lengths_bad")
+        first = offsets_of(masks.polygon_counts)
+        empty = []
+        for row in np.flatnonzero(thin | short).tolist():
+            if short[row]:
+                size = masks.sizes[row].tolist()
+                pixels = coco.area({"size": size, "counts": masks.run_lengths[row].tobytes()})
+            else:
+                parts = [masks.polygons[place].tolist() for place in range(first[row], first[row + 1])]
+                pixels = coco.area(coco.merge(coco.frPyObjects(parts, *self.sizes[row].tolist())))
+            if not pixels:
+                empty.append(row)
+        self.mark("mask_empty", np.array(empty, np.int64))
+
+
+def _first_of_each(ids: np.ndarray) -> np.ndarray:
+    """Rows with an id that no row before has, bool."""
+    order = np.argsort(ids, kind="stable")
+    first = np.ones(len(ids), bool)
+    first[order[1:][ids[order[1:]] == ids[order[:-1]]]] = False
+    return first
+
+
+def polygon_areas(polygons: Ragged) -> np.ndarray:
+    """The area that each polygon encloses, in pixels, float64 ``[P]``: half of |sum of x_i y_(i+1) - x_(i+1) y_i|."""
+    areas = np.zeros(len(polygons))
+    for start in range(0, len(polygons), BLOCK):
+        offsets = polygons.offsets[start : start + BLOCK + 1]
+        points = polygons.values[offsets[0] : offsets[-1]].reshape(-1, 2)
+        ends = (offsets[1:] - offsets[0]) // 2 - 1
+        firsts = np.append(0, ends[:-1] + 1)
+        following = np.roll(points, -1, axis=0)
+        following[ends] = points[firsts]
+        with np.errstate(invalid="ignore", over="ignore"):
+            cross = points[:, 0] * following[:, 1] - following[:, 0] * points[:, 1]
+            areas[start : start + BLOCK] = np.abs(np.add.reduceat(cross, firsts)) / 2
+    return areas
+
+
+def boxes_of_masks(masks: Segmentations, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes xywh, float64 ``[rows, 4]``, of the masks in these rows, and whether there is a mask."""
+    boxes, found = np.zeros((len(rows), 4)), np.zeros(len(rows), bool)
+    first = offsets_of(masks.polygon_counts)
+    for place, row in enumerate(rows.tolist()):
+        counts = masks.run_lengths[row]
+        if len(counts):
+            found[place] = True
+            boxes[place] = coco.toBbox({"size": masks.sizes[row].tolist(), "counts": counts.tobytes()})
+        elif masks.polygon_counts[row]:
+            values = np.concatenate([masks.polygons[place] for place in range(first[row], first[row + 1])])
+            if len(values) % 2 == 0 and np.isfinite(values).all():
+                low, high = values.reshape(-1, 2).min(axis=0), values.reshape(-1, 2).max(axis=0)
+                found[place], boxes[place] = True, [*low, *(high - low)]
+    return boxes, found

@@ -1,0 +1,174 @@
+"""The annotations of a file as columns: a number takes eight bytes, and nothing is thrown away yet.
+
+Shapes: M annotations, in the file's order.
+"""
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import nan
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from tailseg.annotations.json_file import Record, decode
+from tailseg.annotations.kinds import BITS
+from tailseg.annotations.segmentations import SegmentationPacker, Segmentations
+
+BATCH: Final = 2_000
+"""Annotations decoded at a time: few enough that they stay in the processor's cache."""
+
+FLAGS: Final = (None, 0, 1)
+"""What ``iscrowd`` and ``ignore`` may be, false and true among them."""
+
+UNKNOWN: Final = np.iinfo(np.int64).min
+"""Stands for an id that is none; no file can hold it, see `whole`."""
+
+_RECORDS = msgspec.json.Decoder(list[Record])
+_RECORD = msgspec.json.Decoder(Record)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The fields of M annotations.
+
+    Attributes:
+        ids, image_ids, category_ids: int64 ``[M]``; UNKNOWN where there is none.
+        boxes: float64 ``[M, 4]`` xywh as written; 0 where they are no numbers.
+        areas: float64 ``[M]`` as written; NaN where there is none.
+        ignored: bool ``[M]``: a crowd or to be ignored.
+        faults: uint32 ``[M]``: `tailseg.annotations.kinds.BITS`.
+        segmentations: packed.
+        num_text_ids: ids that are written as text.
+        keypoints: whether any annotation has some.
+    """
+
+    ids: np.ndarray
+    image_ids: np.ndarray
+    category_ids: np.ndarray
+    boxes: np.ndarray
+    areas: np.ndarray
+    ignored: np.ndarray
+    faults: np.ndarray
+    segmentations: Segmentations
+    num_text_ids: int
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def read_columns(records: Sequence[Any]) -> Columns:
+    """The fields of all annotations; what cannot be read is marked in ``faults``."""
+    reader = _Reader()
+    for start in range(0, len(records), BATCH):
+        reader.read(records[start : start + BATCH])
+    return Columns(
+        *(np.frombuffer(column, np.int64) for column in (reader.ids, reader.image_ids, reader.category_ids)),
+        boxes=np.frombuffer(reader.boxes, np.float64).reshape(-1, 4),
+        areas=np.frombuffer(reader.areas, np.float64),
+        ignored=np.frombuffer(reader.ignored, bool),
+        faults=np.frombuffer(reader.faults, np.uint32).copy(),
+        segmentations=reader.segmentations.pack(),
+        num_text_ids=reader.num_text_ids,
+    )
+
+
+class _Reader:
+    def __init__(self) -> None:
+        self.ids, self.image_ids, self.category_ids = array("q"), array("q"), array("q")
+        self.boxes, self.areas = array("d"), array("d")
+        self.ignored, self.faults = bytearray(), array("I")
+        self.segmentations = SegmentationPacker()
+        self.num_text_ids = 0
+
+    def read(self, raw: Sequence[Any]) -> None:
+        """The next annotations: together where all of them are as nearly all files write them."""
+        try:
+            records = _RECORDS.decode(b"[" + b",".join(raw) + b"]")
+            self._add(records)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, TypeError, OverflowError):
+            for record in raw:
+                self._read_one(record)
+
+    def _add(self, records: list[Record]) -> None:
+        crowds = [record.iscrowd for record in records]
+        ignores = [record.ignore for record in records]
+        if not {*crowds, *ignores} <= {*FLAGS}:
+            raise TypeError
+        columns = (
+            array("q", [UNKNOWN if record.id is None else record.id for record in records]),
+            array("q", [record.image_id for record in records]),
+            array("q", [record.category_id for record in records]),
+        )  # all of them first: a number beyond int64 ends in an OverflowError, and nothing has been added
+        for column, values in zip((self.ids, self.image_ids, self.category_ids), columns, strict=True):
+            column.extend(values)
+        for record in records:
+            self.boxes.extend(record.bbox)
+        self.areas.extend([nan if record.area is None else record.area for record in records])
+        self.ignored += bytes([bool(crowd or ignore) for crowd, ignore in zip(crowds, ignores, strict=True)])
+        bits = BITS["ignore"]
+        self.faults.extend([bits if ignore else 0 for ignore in ignores])
+        self.segmentations.extend([record.segmentation for record in records])
+
+    def _read_one(self, raw: Any) -> None:  # noqa: ANN401 - anything that JSON can hold
+        if isinstance(raw, msgspec.Raw):
+            try:
+                self._add([_RECORD.decode(raw)])
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, TypeError, OverflowError):
+                pass
+            else:
+                return
+        record = decode(raw)
+        faults = 0
+        if not isinstance(record, dict):
+            record, faults = {}, BITS["record_bad"]
+        for column, key in ((self.ids, "id"), (self.image_ids, "image_id"), (self.category_ids, "category_id")):
+            value = record.get(key)
+            number = whole(value)
+            column.append(UNKNOWN if number is None else number)
+            self.num_text_ids += number is not None and isinstance(value, str)
+        box, area = record.get("bbox"), record.get("area")
+        is_box = _numbers(box, 4)
+        if not is_box:
+            faults |= BITS["box_from_mask" if box in (None, []) else "box_bad"]
+        self.boxes.extend(box if isinstance(box, list) and is_box else [0.0] * 4)
+        if area is not None and not _numbers([area], 1):
+            faults |= BITS["area_bad"]
+            area = None
+        self.areas.append(nan if area is None else area)
+        crowd, ignore = record.get("iscrowd"), record.get("ignore")
+        if not all(_is_flag(flag) for flag in (crowd, ignore)):
+            faults |= BITS["flag_bad"]
+            crowd = ignore = 0
+        faults |= BITS["ignore"] if ignore else 0
+        self.ignored.append(bool(crowd or ignore))
+        self.faults.append(faults)
+        self.segmentations.add(record.get("segmentation"))
+
+
+def whole(value: object) -> int | None:
+    """The whole number that an id is, or spells (``"12"``, ``12.0``); None for what is none, or beyond int64."""
+    if isinstance(value, str):
+        digits = value.strip()
+        value = int(digits) if digits.isascii() and digits.lstrip("-").isdigit() and len(digits) < 20 else None
+    elif isinstance(value, float):
+        value = int(value) if value.is_integer() else None
+    if isinstance(value, bool) or not isinstance(value, int):
+        return None
+    return value if UNKNOWN < value < 2**63 else None
+
+
+def _numbers(value: Any, length: int) -> bool:  # noqa: ANN401
+    """Whether it is a list of that many numbers that float64 can hold."""
+    if not isinstance(value, list) or len(value) != length or bool in map(type, value):
+        return False
+    try:
+        array("d", value)
+    except (TypeError, OverflowError):
+        return False
+    return True
+
+
+def _is_flag(value: Any) -> bool:  # noqa: ANN401
+    return value is None or (isinstance(value, int | float) and value in FLAGS)

@@ -1,0 +1,1 @@
+"""A detector at work: on a whole data set, and with scores calibrated after training."""

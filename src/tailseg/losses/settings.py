@@ -1,0 +1,377 @@
+"""The settings of every loss: what a recipe holds and saves, what the command line changes.
+
+Nothing here imports torch: `build` imports the loss when it is called.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from tailseg.losses.bags import BAGSLoss
+    from tailseg.losses.class_relative import ClassRelativeLoss
+    from tailseg.losses.drop_loss import DropLoss
+    from tailseg.losses.ecm import ECMLoss
+    from tailseg.losses.eql import EQL
+    from tailseg.losses.eql_v2 import EQLv2
+    from tailseg.losses.federated import FederatedLoss
+    from tailseg.losses.focal import FocalLoss
+    from tailseg.losses.gumbel_ce import GumbelCE
+    from tailseg.losses.ldam import LDAMLoss
+    from tailseg.losses.logit_adjusted import LogitAdjustedSoftmax
+    from tailseg.losses.seesaw import SeesawLoss
+    from tailseg.losses.sigmoid_ce import SigmoidCE
+    from tailseg.losses.softmax_ce import SoftmaxCE
+    from tailseg.structures import ClassFrequency
+
+Tail = float | Literal["r", "rc"]
+"""Which classes are the tail: a threshold lambda on f_j, or the frequency groups rare, or rare and common."""
+LinkName = Literal["gumbel", "sigmoid", "normal"]
+"""How a config names a link."""
+
+
+@dataclass(frozen=True)
+class SigmoidCEConfig:
+    """Sigmoid cross entropy."""
+
+    init_bias: float = -6.5
+    """The classifier's bias before training."""
+    weight: float = 1.0
+    """Multiplies the loss."""
+    background: bool = False
+    """Background has a logit of its own, as in the published baseline; without, it is "no" to every class."""
+
+    def build(self, frequency: "ClassFrequency") -> "SigmoidCE":
+        """The loss for these classes."""
+        from tailseg.losses.sigmoid_ce import SigmoidCE
+
+        return SigmoidCE(
+            frequency.num_classes, init_bias=self.init_bias, weight=self.weight, background=self.background
+        )
+
+
+@dataclass(frozen=True)
+class SoftmaxCEConfig:
+    """Softmax cross entropy."""
+
+    init_bias: float = -6.5
+    """The classifier's bias before training; the softmax ignores a common shift."""
+    weight: float = 1.0
+    """Multiplies the loss."""
+
+    def build(self, frequency: "ClassFrequency") -> "SoftmaxCE":
+        """The loss for these classes."""
+        from tailseg.losses.softmax_ce import SoftmaxCE
+
+        return SoftmaxCE(frequency.num_classes, init_bias=self.init_bias, weight=self.weight)
+
+
+@dataclass(frozen=True)
+class GumbelCEConfig:
+    """Gumbel cross entropy."""
+
+    init_bias: float = -2.0
+    """The classifier's bias before training."""
+    weight: float = 1.0
+    """Multiplies the loss."""
+    parity: bool = False
+    """Compute the published code's loss, its clamps and dead zones included."""
+
+    def build(self, frequency: "ClassFrequency") -> "GumbelCE":
+        """The loss for these classes."""
+        from tailseg.losses.gumbel_ce import GumbelCE
+
+        return GumbelCE(frequency.num_classes, init_bias=self.init_bias, weight=self.weight, parity=self.parity)
+
+
+@dataclass(frozen=True)
+class DropLossConfig:
+    """DropLoss over any link; over the Gumbel link it is GOL."""
+
+    tail: Tail = 0.0011
+    """Which classes are the tail: those in a smaller share of the training images, or the groups r or rc."""
+    link: LinkName = "gumbel"
+    """Turns logits into probabilities."""
+    init_bias: float | None = None
+    """The classifier's bias before training; None: gumbel -2, sigmoid -6.9, normal -3."""
+    weight: float = 1.0
+    """Multiplies the loss."""
+    parity: bool = False
+    """Compute the published code's loss, its clamps and dead zones included."""
+
+    def build(self, frequency: "ClassFrequency") -> "DropLoss":
+        """The loss for these classes."""
+        from tailseg.losses.drop_loss import DropLoss
+        from tailseg.losses.links import LINKS
+
+        return DropLoss(
+            frequency,
+            tail=self.tail,
+            link=LINKS[self.link],
+            init_bias=self.init_bias,
+            weight=self.weight,
+            parity=self.parity,
+        )
+
+
+@dataclass(frozen=True)
+class EQLConfig:
+    """Equalization loss over any link."""
+
+    tail: Tail = 0.0011
+    """Which classes are the tail: those in a smaller share of the training images, or the groups r or rc."""
+    link: LinkName = "gumbel"
+    """Turns logits into probabilities."""
+    init_bias: float | None = None
+    """The classifier's bias before training; None: gumbel -2, sigmoid -6.9, normal -3."""
+    weight: float = 1.0
+    """Multiplies the loss."""
+    parity: bool = False
+    """Compute the published code's loss, its clamps and dead zones included."""
+
+    def build(self, frequency: "ClassFrequency") -> "EQL":
+        """The loss for these classes."""
+        from tailseg.losses.eql import EQL
+        from tailseg.losses.links import LINKS
+
+        return EQL(
+            frequency,
+            tail=self.tail,
+            link=LINKS[self.link],
+            init_bias=self.init_bias,
+            weight=self.weight,
+            parity=self.parity,
+        )
+
+
+@dataclass(frozen=True)
+class ClassRelativeLossConfig:
+    """Class-relative activations: normal CDF for frequent classes, Gumbel for the others."""
+
+    frequent_above: int = 100
+    """Classes in more training images than this are frequent."""
+    init_bias: float = -3.0
+    """The classifier's bias before training."""
+    weight: float = 1.0
+    """Multiplies the loss."""
+    parity: bool = False
+    """Compute the published loss, its clamps and dead zones included."""
+
+    def build(self, frequency: "ClassFrequency") -> "ClassRelativeLoss":
+        """The loss for these classes."""
+        from tailseg.losses.class_relative import ClassRelativeLoss
+
+        return ClassRelativeLoss(
+            frequency,
+            frequent_above=self.frequent_above,
+            init_bias=self.init_bias,
+            weight=self.weight,
+            parity=self.parity,
+        )
+
+
+@dataclass(frozen=True)
+class BAGSLossConfig:
+    """Balanced group softmax."""
+
+    edges: tuple[int, ...] = (10, 100, 1000)
+    """Numbers of training objects that split the classes into groups."""
+    beta: float = 8.0
+    """Other regions drawn for each region of a group's classes."""
+    init_bias: float = 0.0
+    """The classifier's bias before training; the softmax ignores a common shift."""
+    weight: float = 1.0
+    """Multiplies the loss."""
+
+    def build(self, frequency: "ClassFrequency") -> "BAGSLoss":
+        """The loss for these classes."""
+        from tailseg.losses.bags import BAGSLoss
+
+        return BAGSLoss(frequency, edges=self.edges, beta=self.beta, init_bias=self.init_bias, weight=self.weight)
+
+
+@dataclass(frozen=True)
+class ECMLossConfig:
+    """Effective class-margin loss."""
+
+    background_ratio: float = 6.3313
+    """Background regions to foreground ones."""
+    init_bias: float = -2.0
+    """The classifier's bias before training."""
+    weight: float = 1.0
+    """Multiplies the loss."""
+
+    def build(self, frequency: "ClassFrequency") -> "ECMLoss":
+        """The loss for these classes."""
+        from tailseg.losses.ecm import ECMLoss
+
+        return ECMLoss(frequency, background_ratio=self.background_ratio, init_bias=self.init_bias, weight=self.weight)
+
+
+@dataclass(frozen=True)
+class EQLv2Config:
+    """Equalization loss v2."""
+
+    gamma: float = 12.0
+    """Steepness of the map from the gradient ratio to the weight of negatives."""
+    mu: float = 0.8
+    """The gradient ratio at which negatives weigh 1/2."""
+    alpha: float = 4.0
+    """How far positives are raised where negatives are lowered."""
+    init_bias: float = -6.9
+    """The classifier's bias before training."""
+    weight: float = 1.0
+    """Multiplies the loss."""
+
+    def build(self, frequency: "ClassFrequency") -> "EQLv2":
+        """The loss for these classes; it counts for itself and ignores their frequencies."""
+        from tailseg.losses.eql_v2 import EQLv2
+
+        return EQLv2(
+            frequency.num_classes,
+            gamma=self.gamma,
+            mu=self.mu,
+            alpha=self.alpha,
+            init_bias=self.init_bias,
+            weight=self.weight,
+        )
+
+
+@dataclass(frozen=True)
+class FederatedLossConfig:
+    """Federated loss."""
+
+    num_sampled: int = 50
+    """Classes that each step asks about."""
+    power: float = 0.5
+    """Absent classes are drawn in proportion to image_count^power."""
+    init_bias: float = -4.6
+    """The classifier's bias before training."""
+    weight: float = 1.0
+    """Multiplies the loss."""
+
+    def build(self, frequency: "ClassFrequency") -> "FederatedLoss":
+        """The loss for these classes."""
+        from tailseg.losses.federated import FederatedLoss
+
+        return FederatedLoss(
+            frequency,
+            num_sampled=self.num_sampled,
+            power=self.power,
+            init_bias=self.init_bias,
+            weight=self.weight,
+        )
+
+
+@dataclass(frozen=True)
+class FocalLossConfig:
+    """Sigmoid focal loss."""
+
+    gamma: float = 2.0
+    """How fast a well classified logit stops counting."""
+    alpha: float | None = 0.25
+    """The share of the positives; None weighs both alike."""
+    init_bias: float = -4.6
+    """The classifier's bias before training."""
+    weight: float = 1.0
+    """Multiplies the loss."""
+
+    def build(self, frequency: "ClassFrequency") -> "FocalLoss":
+        """The loss for these classes."""
+        from tailseg.losses.focal import FocalLoss
+
+        return FocalLoss(
+            frequency.num_classes, gamma=self.gamma, alpha=self.alpha, init_bias=self.init_bias, weight=self.weight
+        )
+
+
+@dataclass(frozen=True)
+class LDAMLossConfig:
+    """LDAM; with reweight_after, LDAM-DRW."""
+
+    max_margin: float = 0.5
+    """Margin of the rarest class."""
+    scale: float = 1.0
+    """Multiplies the logits after the margin; 30 for cosines."""
+    reweight_after: int | None = None
+    """Steps before classes are weighed by their effective number; None leaves the weights out."""
+    beta: float = 0.9999
+    """Of the effective number of samples."""
+    init_bias: float = 0.0
+    """The classifier's bias before training; the softmax ignores a common shift."""
+    weight: float = 1.0
+    """Multiplies the loss."""
+
+    def build(self, frequency: "ClassFrequency") -> "LDAMLoss":
+        """The loss for these classes."""
+        from tailseg.losses.ldam import LDAMLoss
+
+        return LDAMLoss(
+            frequency,
+            max_margin=self.max_margin,
+            scale=self.scale,
+            reweight_after=self.reweight_after,
+            beta=self.beta,
+            init_bias=self.init_bias,
+            weight=self.weight,
+        )
+
+
+@dataclass(frozen=True)
+class LogitAdjustedSoftmaxConfig:
+    """Logit-adjusted softmax; balanced softmax as it stands."""
+
+    tau: float = 1.0
+    """Strength of the adjustment; 1 is balanced softmax."""
+    init_bias: float = 0.0
+    """The classifier's bias before training; the softmax ignores a common shift."""
+    weight: float = 1.0
+    """Multiplies the loss."""
+
+    def build(self, frequency: "ClassFrequency") -> "LogitAdjustedSoftmax":
+        """The loss for these classes."""
+        from tailseg.losses.logit_adjusted import LogitAdjustedSoftmax
+
+        return LogitAdjustedSoftmax(frequency, tau=self.tau, init_bias=self.init_bias, weight=self.weight)
+
+
+@dataclass(frozen=True)
+class SeesawLossConfig:
+    """Seesaw loss."""
+
+    p: float = 0.8
+    """Strength of the mitigation: how much less frequent classes push rare ones down."""
+    q: float = 2.0
+    """Strength of the compensation: how much more misclassified regions push back."""
+    eps: float = 1e-2
+    """Least probability of the label that the compensation divides by."""
+    init_bias: float = 0.0
+    """The classifier's bias before training; a common shift has no effect."""
+    weight: float = 1.0
+    """Multiplies both terms."""
+
+    def build(self, frequency: "ClassFrequency") -> "SeesawLoss":
+        """The loss for these classes; it counts for itself and ignores their frequencies."""
+        from tailseg.losses.seesaw import SeesawLoss
+
+        return SeesawLoss(
+            frequency.num_classes, p=self.p, q=self.q, eps=self.eps, init_bias=self.init_bias, weight=self.weight
+        )
+
+
+LossConfig = (
+    SigmoidCEConfig
+    | SoftmaxCEConfig
+    | GumbelCEConfig
+    | DropLossConfig
+    | EQLConfig
+    | ClassRelativeLossConfig
+    | BAGSLossConfig
+    | ECMLossConfig
+    | EQLv2Config
+    | FederatedLossConfig
+    | FocalLossConfig
+    | LDAMLossConfig
+    | LogitAdjustedSoftmaxConfig
+    | SeesawLossConfig
+)
+"""The settings of any loss; its class says which."""

@@ -1,0 +1,144 @@
+"""What must fit before a run begins, goes on or is used: a checkpoint, its recipe, classes, data and network.
+
+A recipe must fit its data and the number of processes, too.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from torch import nn
+
+from tailseg.annotations.dataset import Annotations, Category
+from tailseg.annotations.fingerprint import fingerprint
+from tailseg.annotations.problems import DatasetError
+from tailseg.annotations.read import with_classes
+from tailseg.recipes.recipe import Recipe
+from tailseg.recipes.saved import differences
+from tailseg.training.checkpoint import Checkpoint, CheckpointError
+from tailseg.training.distributed import gather_everywhere, world_size
+
+CARRIED_OUT: Final = {
+    "run.out",
+    "run.device",
+    "run.log_every",
+    "run.eval_every",
+    "run.checkpoint_every",
+    "run.checkpoint_steps",
+    "run.keep_checkpoints",
+    "run.compile",
+    "data.workers",
+    "data.train_images",
+    "data.val_images",
+    "data.max_bad_images",
+}
+"""Settings that may differ when a run goes on: they do not change what is learned."""
+
+
+def check_shares(recipe: Recipe) -> None:
+    """Raises ValueError if a step's images cannot be shared equally by the processes, in equal parts."""
+    images, parts = recipe.data.batch_size, recipe.optim.accumulate
+    if images % (world_size() * parts):
+        raise ValueError(
+            f"a step's {images} images cannot be shared by {world_size()} processes that take them in {parts} equal "
+            "parts: change data.batch_size, optim.accumulate or the number of processes"
+        )
+
+
+def check_recipe(checkpoint: Checkpoint, recipe: Recipe, path: Path) -> None:
+    """Refuses to go on with a recipe that learns something else.
+
+    Raises:
+        CheckpointError: a setting differs that changes what is learned; the message lists them.
+    """
+    different = [line for line in differences(recipe, checkpoint.recipe) if line.split(":")[0] not in CARRIED_OUT]
+    if different:
+        raise CheckpointError(
+            f"{path} belongs to another recipe ({checkpoint.recipe['recipe']}). Different are {'; '.join(different)}. "
+            "Resume with the settings of that run, or train into another folder with --run.out"
+        )
+
+
+def check_classes(checkpoint: Checkpoint, categories: Sequence[Category], path: Path) -> None:
+    """Refuses a data set whose classes are not those that the model knows.
+
+    Raises:
+        CheckpointError: ids, names or their order differ.
+    """
+    ours = [(category.id, category.name) for category in categories]
+    theirs = [(category.id, category.name) for category in checkpoint.categories]
+    if ours != theirs:
+        pairs = zip(theirs + [None] * len(ours), ours + [None] * len(theirs), strict=False)
+        first = next(f"{known} in the checkpoint, {given} in the data" for known, given in pairs if known != given)
+        raise CheckpointError(
+            f"{path} knows {len(theirs)} classes and the data set has {len(ours)}; the first difference is {first}"
+        )
+
+
+def with_classes_of_run(annotations: Annotations, saved: Checkpoint, path: Path) -> Annotations:
+    """A data set with the classes of a run: rare, common and frequent as in its training set.
+
+    Args:
+        annotations: the data set.
+        saved: the run's checkpoint.
+        path: its file.
+
+    Raises:
+        CheckpointError: the data set has objects of other classes.
+    """
+    try:
+        adapted = with_classes(annotations, saved.categories, saved.frequency.counts(), f"the run in {path}")
+    except DatasetError:
+        check_classes(saved, annotations.categories, path)
+        raise
+    groups = {category.id: category.group for category in saved.categories}
+    return replace(adapted, categories=tuple(replace(c, group=groups[c.id]) for c in adapted.categories))
+
+
+def one_fingerprint(data: Annotations) -> str:
+    """The training set's fingerprint.
+
+    Raises:
+        ValueError: the processes, on several machines, have not read the same data.
+    """
+    found = gather_everywhere(fingerprint(data))
+    if different := [process for process, each in enumerate(found) if each != found[0]]:
+        raise ValueError(f"{data.path} holds other data in the processes {different} than in the first: copy it anew")
+    return found[0]
+
+
+def check_data(checkpoint: Checkpoint, annotations: Annotations, found: str, path: Path) -> None:
+    """Refuses to go on with other training data: neither the order nor the figures would be those of one run.
+
+    ``found`` is the `fingerprint` of ``annotations``.
+
+    Raises:
+        CheckpointError: images, objects or classes are not those that the run began with.
+    """
+    if checkpoint.data not in ("", found):
+        raise CheckpointError(
+            f"{annotations.path} has changed since {path} was written: other images, objects or classes. Put the old "
+            f"file back, or begin a run with the new one in another folder: --run.out ... --run.start-from {path}"
+        )
+
+
+def check_model(checkpoint: Checkpoint, model: nn.Module, path: Path) -> None:
+    """Refuses weights of another network than ``model``.
+
+    Raises:
+        CheckpointError: names or shapes differ.
+    """
+    ours = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    theirs = {name: list(tensor.shape) for name, tensor in checkpoint.model.items()}
+    different = [
+        f"{name} is {theirs.get(name, 'absent')}, expected {ours.get(name, 'absent')}"
+        for name in dict.fromkeys([*ours, *theirs])
+        if ours.get(name) != theirs.get(name)
+    ]
+    if different:
+        rest = f" and {len(different) - 3} more" if len(different) > 3 else ""
+        raise CheckpointError(
+            f"{path} holds the weights of another network ({checkpoint.recipe['recipe']}): "
+            f"{'; '.join(different[:3])}{rest}. Use the recipe and the loss that it was made with"
+        )

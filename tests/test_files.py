@@ -1,0 +1,106 @@
+"""A file is whole or it is not there, and whoever cannot write one says which."""
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors import SafetensorError
+
+from tailseg.files import remove_unfinished, unfinished, write_text
+
+
+def write_with(path: Path, write: Callable[[Path], object]) -> None:
+    with unfinished(path) as written:
+        write(written)
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    def full(path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="no space"):
+        write_with(tmp_path / "x.pth", full)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_read_only_file_system_is_told_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_args: object, **_named: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "unlink", refuse)  # even of a file that is not there
+    with pytest.raises(OSError, match=r"a\.pt could not be written \(.*Read-only file system\)"):
+        write_with(tmp_path / "a.pt", refuse)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError("no space left on device"), r"\(no space left on device\); \d+ MB are free there"),
+        (RuntimeError("[enforce fail] short write\nframe 1"), r"\(\[enforce fail\] short write\); \d+ MB"),
+        (SafetensorError("I/O error"), r"\(I/O error\); \d+ MB"),
+        (OSError(), r"\(OSError\); \d+ MB"),
+    ],
+)
+def test_whatever_the_writer_raises_the_file_is_named_and_the_old_one_stays(
+    tmp_path: Path, error: Exception, told: str
+) -> None:
+    def fail(path: Path) -> None:
+        path.write_text("half")
+        raise error
+
+    write_text(tmp_path / "a.json", "old")
+    with pytest.raises(OSError, match=rf"a\.json could not be written {told}.*What was saved before is whole"):
+        write_with(tmp_path / "a.json", fail)
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a.json", "old")]
+
+
+def test_an_error_of_what_is_written_is_told_as_it_is(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^a record is wrong$"), unfinished(tmp_path / "a.json"):
+        raise ValueError("a record is wrong")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_content_is_on_the_disk_before_the_file_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, synced = tmp_path / "made" / "ü.txt", []
+
+    def note(descriptor: int) -> None:
+        synced.append((stat.S_ISDIR(os.fstat(descriptor).st_mode), os.fstat(descriptor).st_size, path.exists()))
+
+    monkeypatch.setattr(os, "fsync", note)
+    write_text(path, "ü")
+    content, *folder = synced
+    assert content == (False, 2, False)
+    assert [(is_folder, there) for is_folder, _, there in folder] == [(True, True)] * (os.name == "posix")
+    assert path.read_bytes() == "ü".encode()
+
+
+def test_two_processes_may_write_the_same_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    with unfinished(path) as first, unfinished(path) as second:
+        first.write_text("first")
+        second.write_text("second")
+    assert path.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_whoever_may_read_the_folder_may_read_the_file(tmp_path: Path) -> None:
+    write_text(tmp_path / "a", "")
+    (tmp_path / "new").touch()
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "new").stat().st_mode
+
+
+def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
+    with unfinished(tmp_path / "a.json") as left:
+        left.write_text("half")
+        (tmp_path / "b.pt.unfinished").touch()  # as versions before wrote
+        remove_unfinished(tmp_path)
+        assert list(tmp_path.iterdir()) == []
+        left.write_text("whole")
+    remove_unfinished(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]

@@ -1,0 +1,40 @@
+"""What does not fit a checkpoint is refused, and the first difference named."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tailseg.recipes import get_recipe
+from tailseg.training import fit
+from tailseg.training.checkpoint import CheckpointError
+
+from .saved import make
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    with pytest.raises(CheckpointError, match=r"another network .*: weight is \[4\], expected \[2, 4\]; bias is"):
+        fit.check_model(make(), torch.nn.Linear(4, 2), tmp_path)
+
+
+def test_another_recipe_is_refused_and_the_differences_named(tmp_path):
+    recipe = get_recipe("tiny_gumbel")
+    other = replace(recipe, optim=replace(recipe.optim, lr=0.5), loss=get_recipe("tiny_softmax").loss)
+    saved = rf"another recipe \(tiny_gumbel\).*loss.*optim\.lr: 0\.5, saved {recipe.optim.lr}"
+    with pytest.raises(CheckpointError, match=saved):
+        fit.check_recipe(make(recipe), other, tmp_path)
+
+
+def test_settings_that_change_nothing_that_is_learned_may_differ(tmp_path):
+    recipe = get_recipe("tiny_gumbel")
+    run = replace(recipe.run, out="elsewhere", log_every=1, device="cpu")
+    fit.check_recipe(make(recipe), replace(recipe, run=run, data=replace(recipe.data, workers=0)), tmp_path)
+
+
+def test_other_classes_are_refused_and_the_first_difference_named(tmp_path):
+    ours = make().categories
+    fit.check_classes(make(), ours, tmp_path)
+    with pytest.raises(CheckpointError, match=r"\(7, 'dog'\) in the checkpoint, \(8, 'dog'\) in the data"):
+        fit.check_classes(make(), (ours[0], replace(ours[1], id=8)), tmp_path)
+    with pytest.raises(CheckpointError, match=r"2 classes and the data set has 1.*None in the data"):
+        fit.check_classes(make(), ours[:1], tmp_path)
