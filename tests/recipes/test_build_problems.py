@@ -107,4 +107,4 @@ def test_crowds_are_said_to_be_left_alone_and_can_be_objects(many, write: Write)
     assert train.notes == ("1 crowd regions are taken as objects",)
     result = {"image_id": 4, "category_id": 7, "bbox": [10, 5, 20, 20], "score": 0.9}
     scores = evaluate(val, [result], iou_types=["bbox"]).per_class["bbox"]
-    assert scores[1].AP == pytest.approx(1)
+    assert pytest.approx(1) == scores[1].AP
