@@ -55,6 +55,12 @@ class Ragged:
         """Row ``row`` of strings that were packed by ``pack_text``."""
         return self[row].tobytes().decode()
 
+    def only(self, known: Sequence[int]) -> "Ragged":
+        """The same rows without the values that are not known."""
+        kept = np.isin(self.values, np.array(known, self.values.dtype))
+        counts = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept)])
+        return Ragged(self.values[kept], counts[self.offsets])
+
     def take(self, rows: np.ndarray) -> "Ragged":
         """The given rows, in the given order, as a copy."""
         offsets = offsets_of(np.diff(self.offsets)[rows])
