@@ -117,7 +117,7 @@ def cached(path: Path, parse: Parse) -> Contents:
     except OSError as error:
         warnings.warn(f"{path} is parsed each time: {error}", stacklevel=3)
         return parse(path)
-    key = _key(path, folder)
+    stamp, key = _stamp(path), _key(path, folder)
     found = _load(folder, key)
     if found is not None:
         return found
@@ -126,6 +126,8 @@ def cached(path: Path, parse: Parse) -> Contents:
         if found is not None:
             return found
         parsed = parse(path, key=key)
+        if _stamp(path) != stamp:  # edited meanwhile: the key may be of another content than what was read
+            return parse(path)
         if not _is_accepted(parsed):
             return parsed
         try:
