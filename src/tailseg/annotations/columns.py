@@ -73,6 +73,8 @@ def read_columns(records: Sequence[Any], text: Text = b"") -> Columns:
         reader.read(records[start : start + BATCH])
         if start % (BATCH * BATCHES_KEPT) == 0:
             give_back(text, records[start])
+    if records:
+        give_back(text, records[-1])
     return Columns(
         *(np.frombuffer(column, np.int64) for column in (reader.ids, reader.image_ids, reader.category_ids)),
         boxes=np.frombuffer(reader.boxes, np.float64).reshape(-1, 4),

@@ -121,7 +121,11 @@ def _identified(kind: str, records: Sequence[Any], problems: Problems) -> tuple[
         for record, number in zip(records, ids, strict=True)
         if number is not None and isinstance(record["id"], str)
     }
-    found = {number: record | {"id": number} for record, number in zip(records, ids, strict=True) if number is not None}
+    found = {
+        number: record if type(record["id"]) is int else record | {"id": number}
+        for record, number in zip(records, ids, strict=True)
+        if number is not None
+    }
     return list(found.values()), texts
 
 
