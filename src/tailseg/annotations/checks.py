@@ -181,15 +181,11 @@ class Checks:
         return masks
 
     def _check_coordinates(self, polygons: Ragged, owners: np.ndarray) -> None:
-        highest, lowest = (
-            limit.reduceat(polygons.values, polygons.offsets[:-1]) if len(polygons) else np.empty(0)
-            for limit in (np.maximum, np.minimum)
-        )
-        finite = (highest <= FARTHEST) & (lowest >= -FARTHEST)  # false for NaN, which pycocotools dies of
+        farthest = _farthest(polygons)
+        finite = farthest <= FARTHEST  # false for NaN, which pycocotools dies of
         self.mark("polygon_infinite", np.unique(owners[~finite]))
         limits = 2 * np.where(self.sizes.min(axis=1) > 0, self.sizes.max(axis=1, initial=1), FARTHEST)[owners]
-        near = (highest <= limits) & (lowest >= -limits)
-        self.mark("polygon_far", np.unique(owners[finite & ~near]))
+        self.mark("polygon_far", np.unique(owners[finite & ~(farthest <= limits)]))
 
     def _check_pixels(self, masks: Segmentations, areas: np.ndarray) -> None:
         """Masks without a pixel; only those that are thin or small are drawn."""
@@ -237,6 +233,16 @@ def _first_of_each(ids: np.ndarray) -> np.ndarray:
     first = np.ones(len(ids), bool)
     first[order[1:][ids[order[1:]] == ids[order[:-1]]]] = False
     return first
+
+
+def _farthest(polygons: Ragged) -> np.ndarray:
+    """The largest coordinate of each polygon, its sign left out, float64 ``[P]``; NaN where one is NaN."""
+    farthest = np.zeros(len(polygons))
+    for start in range(0, len(polygons), BLOCK):
+        offsets = polygons.offsets[start : start + BLOCK + 1]
+        values = np.abs(polygons.values[offsets[0] : offsets[-1]])
+        farthest[start : start + BLOCK] = np.maximum.reduceat(values, offsets[:-1] - offsets[0])
+    return farthest
 
 
 def polygon_areas(polygons: Ragged) -> np.ndarray:

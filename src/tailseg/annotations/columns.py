@@ -115,8 +115,7 @@ class _Reader:
         )  # all of them first: a number beyond int64 ends in an OverflowError, and nothing has been added
         for column, values in zip((self.ids, self.image_ids, self.category_ids), columns, strict=True):
             column.extend(values)
-        for record in records:
-            self.boxes.extend(record.bbox)
+        self.boxes.extend([number for record in records for number in record.bbox])
         self.areas.extend([nan if record.area is None else record.area for record in records])
         self.ignored += bytes([bool(crowd or ignore) for crowd, ignore in zip(crowds, ignores, strict=True)])
         bits = BITS["ignore"]

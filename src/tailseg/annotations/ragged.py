@@ -74,8 +74,8 @@ class Ragged:
 
 def offsets_of(lengths: Iterable[int] | np.ndarray) -> np.ndarray:
     """``[0, l0, l0 + l1, ...]``, int64."""
-    counts = np.fromiter(lengths, dtype=np.int64)
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+    counts = lengths if isinstance(lengths, np.ndarray) else np.fromiter(lengths, np.int64)
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
 
 
 def spans(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:

@@ -114,11 +114,12 @@ class SegmentationPacker:
     def pack(self) -> Segmentations:
         """All of them."""
         rows, num_rows = np.frombuffer(self._run_length_rows, np.int64), len(self._polygon_counts)
+        polygon_lengths = np.frombuffer(self._polygon_lengths, np.int64)
         sizes, lengths = np.zeros((num_rows, 2), np.int64), np.zeros(num_rows, np.int64)
         sizes[rows] = np.frombuffer(self._sizes, np.int64).reshape(-1, 2)
         lengths[rows] = self._run_length_sizes
         return Segmentations(
-            polygons=Ragged(np.frombuffer(self._coordinates, np.float64), offsets_of(self._polygon_lengths)),
+            polygons=Ragged(np.frombuffer(self._coordinates, np.float64), offsets_of(polygon_lengths)),
             polygon_counts=np.frombuffer(self._polygon_counts, np.int64),
             run_lengths=Ragged(np.frombuffer(self._run_lengths, np.uint8), offsets_of(lengths)),
             sizes=sizes,
