@@ -6,7 +6,7 @@ category ids being those of the annotation file.
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import compress
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -94,6 +94,19 @@ class Results:
     def __len__(self) -> int:
         return len(self.scores)
 
+    def only(self, rows: np.ndarray) -> "Results":
+        """The records at these rows, as a copy."""
+        runs = self.runs
+        return replace(
+            self,
+            image_ids=self.image_ids[rows],
+            category_ids=self.category_ids[rows],
+            boxes=None if self.boxes is None else self.boxes[rows],
+            scores=self.scores[rows],
+            mask_areas=None if self.mask_areas is None else self.mask_areas[rows],
+            runs=None if runs is None else runs.only(runs.places[rows]),
+        )
+
     def masks(self, rows: np.ndarray) -> list[dict[str, Any]]:
         """Run lengths of the records at these rows."""
         assert self.runs is not None
@@ -120,6 +133,11 @@ class Runs:
     counts: Ragged
     sizes: np.ndarray
     boxes: np.ndarray
+
+    def only(self, places: np.ndarray) -> "Runs":
+        """Those at these places, all of which were kept."""
+        here = np.arange(len(places), dtype=np.int32)
+        return Runs(here, self.counts.take(places), self.sizes[places], self.boxes[places])
 
     def text(self, place: int) -> bytes:
         """The run lengths at a place; none at -1."""
