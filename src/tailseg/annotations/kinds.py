@@ -83,6 +83,14 @@ _FILE: Final = (
         "boxes and masks are read, keypoints are not",
         "file",
     ),
+    Kind(
+        "boxes_alone",
+        "-x-x",
+        "no object has a mask: it is a file of boxes",
+        "None is needed for boxes (evaluation: --only bbox)",
+        "boxes are learned and scored",
+        "file",
+    ),
     Kind("videos", "iinn", "it is of videos", "None is needed", "each frame is read as an image by itself", "file"),
     Kind(
         "text_ids",
@@ -354,10 +362,11 @@ _OBJECTS: Final = (
     Kind(
         "crowds_alone",
         "ii--",
-        "of {detail} objects are crowd regions and will not be learned",
+        "{detail} objects are crowd regions and will not be learned",
         "Were masks exported as crowds, as Datumaro and CVAT do with brush masks? --data.crowds objects takes crowds "
         "as objects",
         "left alone in training and evaluation, see --data.crowds",
+        "file",
     ),
 )
 
