@@ -8,6 +8,7 @@ from typing import Final
 from tailseg.annotations.dataset import Annotations
 from tailseg.annotations.image_files import ImageError
 from tailseg.annotations.kinds import KINDS
+from tailseg.annotations.lints import lint
 from tailseg.annotations.problems import DatasetError, Problem, Problems
 from tailseg.annotations.read import open_file
 
@@ -19,7 +20,7 @@ BOXES_ALONE: Final = "boxes_alone"
 
 
 def read_problems(path: Path, images: Path | None = None) -> Annotations:
-    """An annotation file with the problems that any use has with it.
+    """An annotation file with the problems that any use has with it, and with what is suspect in it.
 
     Args:
         path: the file.
@@ -40,7 +41,7 @@ def read_problems(path: Path, images: Path | None = None) -> Annotations:
     missing = found.get("mask_missing")
     if missing and missing.count == annotations.num_objects:
         found["mask_missing"] = Problem(KINDS[BOXES_ALONE], missing.count)
-    return replace(annotations, problems=tuple(found.values()))
+    return replace(annotations, problems=(*found.values(), *lint(annotations)))
 
 
 def is_fault(problem: Problem) -> bool:
