@@ -110,7 +110,7 @@ class Checks:
         sides = columns.boxes[:, 2:]
         with np.errstate(invalid="ignore", over="ignore"):
             largest = (sides + 1).prod(axis=1)  # masks are of whole pixels, boxes need not be
-            large = objects & (areas > largest) & ~self.marked("box_bad")
+            large = objects & (areas > largest) & ~self.marked("area_bad", "box_bad", "box_infinite", "box_negative")
         self.mark("area_large", large, self.field("area", "bbox"))
 
     def check_boxes(self) -> np.ndarray:
@@ -135,7 +135,9 @@ class Checks:
         self.mark("box_outside", outside, self._boxed)
         self.mark("box_beyond", beyond, self._boxed, detail=f"{overshoot[beyond].max(initial=0):.2g}")
         small = ~(clipped[:, 2:] - clipped[:, :2] >= 1).all(axis=1)
-        self.mark("small", small & ~self.columns.ignored & ~(infinite | negative | bad | outside))
+        self.mark(
+            "small", small & ~self.columns.ignored & ~(infinite | negative | bad | outside | self.marked("record_bad"))
+        )
         return clipped
 
     def _boxed(self, row: int) -> str:

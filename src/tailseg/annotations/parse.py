@@ -292,8 +292,8 @@ def _check_classes(objects: Objects, names: Sequence[str], problems: Problems) -
     lost = [names[label] for label in np.flatnonzero((found > 0) & (learned == 0)).tolist()]
     images_lost = np.setdiff1d(images[crowds], images[~objects.ignored])
     if crowds.any() and (lost or len(images_lost)):
-        rows = np.flatnonzero(crowds)
         said = f"{len(images_lost):,} images have nothing else"
         if lost:
             said = f"classes with nothing else: {', '.join(name[:60] for name in lost[:20])}{' ...' * (len(lost) > 20)}"
-        problems.add("crowds_alone", rows, lambda _: said, detail=f"{len(objects):,}")
+        detail = f"{np.count_nonzero(crowds):,} of {len(objects):,}"
+        problems.add("crowds_alone", [said], detail=detail)
