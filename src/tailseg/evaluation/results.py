@@ -7,7 +7,7 @@ category ids being those of the annotation file.
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import compress
+from itertools import chain, compress, islice
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -25,6 +25,9 @@ from tailseg.evaluation.records import (
     Reader,
     Size,
 )
+
+FIRST = 1000
+"""Records of a file that are looked at to know what it holds."""
 
 
 @runtime_checkable
@@ -202,17 +205,14 @@ def read_results(
 
 
 def holds(path: Path) -> tuple[IouType, ...]:
-    """What the first record of a results file has: a bbox, a segmentation that is not empty, both.
+    """What the first records of a results file have: a bbox, a segmentation that is not empty, both.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: not JSON, or not a list of records.
     """
-    for records in read_records(path):
-        for record in records:
-            if isinstance(record, Mapping):
-                return tuple(iou_type for iou_type, key in _KEYS if key in record and record[key] not in ([], None, ""))
-    return ()
+    first = [record for record in islice(chain.from_iterable(read_records(path)), FIRST) if isinstance(record, Mapping)]
+    return tuple(iou_type for iou_type, key in _KEYS if any(record.get(key) not in ([], None, "") for record in first))
 
 
 _KEYS: tuple[tuple[IouType, str], ...] = (("bbox", "bbox"), ("segm", "segmentation"))
