@@ -96,8 +96,8 @@ def show(options: DataShow) -> None:
 def describe(annotations: "Annotations", found: "Summary", classes: int, *, cut: bool) -> list[RenderableType]:
     """The summary as tables and lines; ``cut``: names are, to fit a terminal."""
     (width, height), share = found.image_sizes
-    title = escape(str(annotations.path))
-    overview = Table(title=title, box=None, show_header=False, title_justify="left", pad_edge=False)
+    title = f"[italic]{escape(str(annotations.path))}[/]"
+    overview = Table(box=None, show_header=False, pad_edge=False)
     overview.add_row("format", annotations.format.upper() + ("" if found.with_masks else ", boxes without masks"))
     overview.add_row("images", f"{found.images:,}, of which {found.annotated_images:,} have objects")
     overview.add_row("objects", f"{found.objects:,}, and {found.ignored:,} crowd or ignore regions")
@@ -116,7 +116,7 @@ def describe(annotations: "Annotations", found: "Summary", classes: int, *, cut:
         _class_table("most frequent", found.most_frequent(classes), cut=cut),
         _class_table("least frequent", found.least_frequent(classes), cut=cut),
     )
-    return [overview, groups, columns, *(f"note: {note}" for note in found.notes)]
+    return [title, overview, groups, columns, *(f"note: {note}" for note in found.notes)]
 
 
 def _quantiles(values: Sequence[float]) -> str:
