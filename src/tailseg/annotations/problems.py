@@ -102,6 +102,11 @@ def verdicts(problem: Problem, uses: Sequence[Use]) -> str:
     return "x" if "x" in letters else letters
 
 
+def is_of_boxes(problem: Problem, num_objects: int) -> bool:
+    """Whether it says that no object has a mask: a file of boxes, which is no fault."""
+    return problem.kind.name == "mask_missing" and problem.count == num_objects
+
+
 def refuse(problems: Sequence[Problem], path: Path, uses: Sequence[Use], *, repair: bool = False) -> None:
     """Raise those problems that a use does not go on with.
 

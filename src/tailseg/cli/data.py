@@ -86,18 +86,18 @@ def show(options: DataShow) -> None:
     console = output()
     if not console.is_terminal:
         console.width = UNLIMITED  # names in a file or a pipe are neither cut nor wrapped
-    for part in describe(annotations, found, options.classes):
+    for part in describe(annotations, found, options.classes, cut=console.is_terminal):
         console.print(part)
     if options.pictures:
         example_sheet(annotations, found).save(options.pictures)
         output().print(f"Examples: [bold]{escape(str(options.pictures))}[/]")
 
 
-def describe(annotations: "Annotations", found: "Summary", classes: int) -> list[RenderableType]:
-    """The summary as tables and lines."""
+def describe(annotations: "Annotations", found: "Summary", classes: int, *, cut: bool) -> list[RenderableType]:
+    """The summary as tables and lines; ``cut``: names are, to fit a terminal."""
     (width, height), share = found.image_sizes
-    title = escape(str(annotations.path))
-    overview = Table(title=title, box=None, show_header=False, title_justify="left", pad_edge=False)
+    title = f"[italic]{escape(str(annotations.path))}[/]"
+    overview = Table(box=None, show_header=False, pad_edge=False)
     overview.add_row("format", annotations.format.upper() + ("" if found.with_masks else ", boxes without masks"))
     overview.add_row("images", f"{found.images:,}, of which {found.annotated_images:,} have objects")
     overview.add_row("objects", f"{found.objects:,}, and {found.ignored:,} crowd or ignore regions")
@@ -113,10 +113,10 @@ def describe(annotations: "Annotations", found: "Summary", classes: int) -> list
         groups.add_row(GROUP_NAMES[group], range_, str(count.classes), str(count.present), f"{count.objects:,}", part)
     columns = Table.grid(padding=(0, 2))
     columns.add_row(
-        _class_table("most frequent", found.most_frequent(classes)),
-        _class_table("least frequent", found.least_frequent(classes)),
+        _class_table("most frequent", found.most_frequent(classes), cut=cut),
+        _class_table("least frequent", found.least_frequent(classes), cut=cut),
     )
-    return [overview, groups, columns, *(f"note: {note}" for note in found.notes)]
+    return [title, overview, groups, columns, *(f"note: {note}" for note in found.notes)]
 
 
 def _quantiles(values: Sequence[float]) -> str:
@@ -124,11 +124,11 @@ def _quantiles(values: Sequence[float]) -> str:
     return f"median {middle:.0f}, nine in ten from {low:.0f} to {high:.0f}"
 
 
-def _class_table(title: str, counts: "Sequence[ClassCount]") -> Table:
+def _class_table(title: str, counts: "Sequence[ClassCount]", *, cut: bool) -> Table:
     from tailseg.evaluation.tables import name_text
 
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("class", max_width=20, overflow="ellipsis", no_wrap=True)
+    table.add_column("class", max_width=20 if cut else None, overflow="ellipsis", no_wrap=True)
     table.add_column("", no_wrap=True)
     table.add_column("images", justify="right")
     table.add_column("objects", justify="right")

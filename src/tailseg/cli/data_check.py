@@ -9,7 +9,7 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from tailseg.cli.common import output
+from tailseg.cli.common import UsageError, output
 
 if TYPE_CHECKING:
     from tailseg.annotations.problems import Problem
@@ -27,6 +27,7 @@ class DataCheck:
     examples:
       tailseg data check my.json
       tailseg data check my.json --images photos --decode     read every image as well
+      tailseg data check my.json --repair new.json            write a file that can be used
     """
 
     data: tyro.conf.Positional[str]
@@ -35,6 +36,10 @@ class DataCheck:
     """Folder of the images, unless they lie beside the annotation file."""
     decode: bool = False
     """Read every image, and compare its size with the file's."""
+    repair: Path | None = None
+    """Write a file that training and evaluation of masks accept (of boxes, where no object has a mask): records are put
+    right or left out, and what was done is listed. A file that is there is not overwritten. Exit code 0 if it was
+    written and its images are there."""
 
 
 def annotation_file(data: str) -> Path:
@@ -50,18 +55,37 @@ def check(options: DataCheck) -> bool:
     Raises:
         DatasetError: it is no annotation file at all.
     """
+    from tailseg.annotations.repair import require_new
     from tailseg.data.check import image_problems, is_fault, read_problems
 
+    if options.repair:
+        try:
+            require_new(options.repair)
+        except FileExistsError as error:
+            raise UsageError(str(error)) from error
     annotations = read_problems(annotation_file(options.data), options.images)
-    found = (*annotations.problems, *image_problems(annotations, decode=options.decode, track=track))
-    faults = [problem for problem in found if is_fault(problem)]
-    notes = [problem for problem in found if not is_fault(problem)]
-    for problem in (*faults, *notes):
+    pictures = image_problems(annotations, decode=options.decode, track=track)
+    found = sorted((*annotations.problems, *pictures), key=is_fault, reverse=True)
+    for problem in found:
         say("\n".join(describe(problem, fault=is_fault(problem))))
-    if not faults:
+    good = not any(map(is_fault, found))
+    if good:
         numbers = f"{annotations.num_images:,} images, {annotations.num_objects:,} objects"
         say(f"{annotations.path}: nothing wrong in {numbers}, {annotations.num_classes:,} classes")
-    return not faults
+    if options.repair:
+        write_repaired(annotations.path, options.repair, options.images)
+        return not pictures
+    return good
+
+
+def write_repaired(path: Path, out: Path, images: Path | None) -> None:
+    """Write the repaired file, and print what was done."""
+    from tailseg.annotations.repair import repair
+
+    done = repair(path, out, images=images)
+    say(f"{out}: written, a repaired copy of {path}" if done else f"{out}: written; there was nothing to repair")
+    for what, number in done.items():
+        say(f"  {number:,} {what}")
 
 
 def describe(problem: "Problem", *, fault: bool) -> Iterator[str]:

@@ -9,7 +9,7 @@ from tailseg.annotations.dataset import Annotations
 from tailseg.annotations.image_files import ImageError
 from tailseg.annotations.kinds import KINDS
 from tailseg.annotations.lints import lint
-from tailseg.annotations.problems import DatasetError, Problem, Problems
+from tailseg.annotations.problems import DatasetError, Problem, Problems, is_of_boxes
 from tailseg.annotations.read import open_file
 
 Track = Callable[[Iterable[int], str, int], Iterable[int]]
@@ -39,7 +39,7 @@ def read_problems(path: Path, images: Path | None = None) -> Annotations:
         else:
             found |= {problem.kind.name: problem for problem in annotations.problems}
     missing = found.get("mask_missing")
-    if missing and missing.count == annotations.num_objects:
+    if missing and is_of_boxes(missing, annotations.num_objects):
         found["mask_missing"] = Problem(KINDS[BOXES_ALONE], missing.count)
     return replace(annotations, problems=(*found.values(), *lint(annotations)))
 
