@@ -110,7 +110,7 @@ class Checks:
         sides = columns.boxes[:, 2:]
         with np.errstate(invalid="ignore", over="ignore"):
             largest = (sides + 1).prod(axis=1)  # masks are of whole pixels, boxes need not be
-            large = objects & (areas > largest) & ~self.marked("box_bad")
+            large = objects & (areas > largest) & ~self.marked("area_bad", "box_bad", "box_infinite", "box_negative")
         self.mark("area_large", large, self.field("area", "bbox"))
 
     def check_boxes(self) -> np.ndarray:
@@ -126,7 +126,9 @@ class Checks:
         self.mark("box_outside", outside, self._boxed)
         self.mark("box_beyond", beyond, self._boxed, detail=f"{overshoot[beyond].max(initial=0):.2g}")
         small = ~(clipped[:, 2:] - clipped[:, :2] >= 1).all(axis=1)
-        self.mark("small", small & ~self.columns.ignored & ~(infinite | negative | bad | outside))
+        self.mark(
+            "small", small & ~self.columns.ignored & ~(infinite | negative | bad | outside | self.marked("record_bad"))
+        )
         return clipped
 
     def _boxed(self, row: int) -> str:
@@ -262,7 +264,7 @@ def polygon_areas(polygons: Ragged) -> np.ndarray:
 
 
 def boxes_of_masks(masks: Segmentations, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes xywh, float64 ``[rows, 4]``, of the masks in these rows, and whether there is a mask."""
+    """Boxes xywh, float64 ``[rows, 4]``, of the masks in these rows without bad parts, and whether there is a mask."""
     boxes, found = np.zeros((len(rows), 4)), np.zeros(len(rows), bool)
     first = offsets_of(masks.polygon_counts)
     for place, row in enumerate(rows.tolist()):
@@ -271,8 +273,9 @@ def boxes_of_masks(masks: Segmentations, rows: np.ndarray) -> tuple[np.ndarray, 
             found[place] = True
             boxes[place] = coco.toBbox({"size": masks.sizes[row].tolist(), "counts": counts.tobytes()})
         elif masks.polygon_counts[row]:
-            values = np.concatenate([masks.polygons[place] for place in range(first[row], first[row + 1])])
-            if len(values) % 2 == 0 and np.isfinite(values).all():
+            parts = [masks.polygons[at] for at in range(first[row], first[row + 1])]
+            values = np.concatenate([np.empty(0), *(part for part in parts if len(part) >= 6 and len(part) % 2 == 0)])
+            if len(values) and np.isfinite(values).all():
                 low, high = values.reshape(-1, 2).min(axis=0), values.reshape(-1, 2).max(axis=0)
                 found[place], boxes[place] = True, [*low, *(high - low)]
     return boxes, found

@@ -83,6 +83,14 @@ _FILE: Final = (
         "boxes and masks are read, keypoints are not",
         "file",
     ),
+    Kind(
+        "boxes_alone",
+        "-x-x",
+        "no object has a mask: it is a file of boxes",
+        "None is needed for boxes (evaluation: --only bbox)",
+        "boxes are learned and scored",
+        "file",
+    ),
     Kind("videos", "iinn", "it is of videos", "None is needed", "each frame is read as an image by itself", "file"),
     Kind(
         "text_ids",
@@ -355,13 +363,54 @@ _OBJECTS: Final = (
     Kind(
         "crowds_alone",
         "ii--",
-        "of {detail} objects are crowd regions and will not be learned",
+        "{detail} objects are crowd regions and will not be learned",
         "Were masks exported as crowds, as Datumaro and CVAT do with brush masks? --data.crowds objects takes crowds "
         "as objects",
         "left alone in training and evaluation, see --data.crowds",
+        "file",
     ),
 )
 
-KINDS: Final = {kind.name: kind for kind in (*_FILE, *_IMAGES, *_CATEGORIES, *_OBJECTS)}
+_LINTS: Final = (
+    Kind(
+        "polygon_inside",
+        "iiii",
+        "objects have a polygon inside another one",
+        "Is it a hole? COCO's polygons have none: encode the mask as run lengths",
+        "filled: a mask of polygons is all of them together",
+    ),
+    Kind(
+        "area_of_box",
+        "--ii",
+        "areas are those of the boxes, while the masks are smaller",
+        "Write the mask's pixels",
+        "taken as they are: the size groups of AP follow them",
+    ),
+    Kind(
+        "copies",
+        "iiii",
+        "annotations say the same as another one of their image",
+        "Leave the copies out (pylabel writes them for images without objects)",
+        "all are read: no detector finds an object twice",
+    ),
+    Kind(
+        "absent_present",
+        "iiii",
+        "classes are listed as absent from an image (neg_category_ids) that has objects of them",
+        "Were files with other class numbers merged? Numbers in the lists must be changed with those of the objects",
+        "all is read as it stands",
+        "image",
+    ),
+    Kind(
+        "area_zero",
+        "--ii",
+        "objects have an area of 0",
+        "Write the mask's pixels",
+        "not asked for under LVIS's rules, as in lvis-api",
+    ),
+)
+"""What `tailseg.annotations.lints` finds."""
+
+KINDS: Final = {kind.name: kind for kind in (*_FILE, *_IMAGES, *_CATEGORIES, *_OBJECTS, *_LINTS)}
 BITS: Final = {kind.name: 1 << place for place, kind in enumerate(_OBJECTS)}
 """Of the kinds that objects have: the bit in `tailseg.annotations.dataset.Objects.faults`."""

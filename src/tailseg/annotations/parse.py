@@ -37,7 +37,6 @@ FindSize = Callable[[Sequence[str]], tuple[int, int]]
 LARGEST_SIDE: Final = 2**31 - 1
 
 
-@garbage_collector_paused()
 def parse(path: Path, *, key: str | None = None, find_size: FindSize | None = None) -> Contents:
     """Read and pack an annotation file.
 
@@ -49,6 +48,14 @@ def parse(path: Path, *, key: str | None = None, find_size: FindSize | None = No
     Raises:
         DatasetError: it is no annotation file; the message says what it is.
     """
+    return parse_rows(path, key=key, find_size=find_size)[0]
+
+
+@garbage_collector_paused()
+def parse_rows(
+    path: Path, *, key: str | None = None, find_size: FindSize | None = None
+) -> tuple[Contents, Sections, Columns]:
+    """As `parse`; and the sections as they stand in the file, and the columns of its annotations, in its order."""
     content = read_text(path)
     key = key or hashlib.sha256(content).hexdigest()
     content = unpack(content, path)
@@ -81,7 +88,7 @@ def parse(path: Path, *, key: str | None = None, find_size: FindSize | None = No
         problems.add("lists_without_frequency" if lists else "frequency_without_lists", [0], None)
     if not lists and len(objects):
         _check_classes(objects, names, problems)
-    return Contents(
+    contents = Contents(
         key=key,
         format="lvis" if lists else "coco",
         category_ids=tuple(category_ids),
@@ -97,6 +104,7 @@ def parse(path: Path, *, key: str | None = None, find_size: FindSize | None = No
         listed_ids=listed_ids,
         spelled=(image_texts, category_texts),
     )
+    return contents, sections, columns
 
 
 def _note_the_file(sections: Sections, categories: Sequence[RawRecord], problems: Problems) -> None:
@@ -303,8 +311,8 @@ def _check_classes(objects: Objects, names: Sequence[str], problems: Problems) -
     lost = [names[label] for label in np.flatnonzero((found > 0) & (learned == 0)).tolist()]
     images_lost = np.setdiff1d(images[crowds], images[~objects.ignored])
     if crowds.any() and (lost or len(images_lost)):
-        rows = np.flatnonzero(crowds)
         said = f"{len(images_lost):,} images have nothing else"
         if lost:
             said = f"classes with nothing else: {', '.join(name[:60] for name in lost[:20])}{' ...' * (len(lost) > 20)}"
-        problems.add("crowds_alone", rows, lambda _: said, detail=f"{len(objects):,}")
+        detail = f"{np.count_nonzero(crowds):,} of {len(objects):,}"
+        problems.add("crowds_alone", [said], detail=detail)

@@ -1,0 +1,114 @@
+"""`tailseg data check`: what is wrong with an annotation file, and what that stops."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+
+from tailseg.cli.common import UsageError, output
+
+if TYPE_CHECKING:
+    from tailseg.annotations.problems import Problem
+
+
+@dataclass(frozen=True)
+class DataCheck:
+    """Check an annotation file and whether its images are there.
+
+    Every kind of problem is listed with its count, the first records, what to do, and which uses of the file it stops:
+    training, training of masks, evaluation, evaluation of masks. What stops none of them is a note, and says what is
+    done about it. Exit code 1 if a problem stops a use. A file in which no object has a mask is a file of boxes, which
+    is no fault.
+
+    examples:
+      tailseg data check my.json
+      tailseg data check my.json --images photos --decode     read every image as well
+      tailseg data check my.json --repair new.json            write a file that can be used
+    """
+
+    data: tyro.conf.Positional[str]
+    """Annotation file (COCO or LVIS format), or tiny_tail[:preset] for the embedded data set's training draw."""
+    images: Path | None = None
+    """Folder of the images, unless they lie beside the annotation file."""
+    decode: bool = False
+    """Read every image, and compare its size with the file's."""
+    repair: Path | None = None
+    """Write a file that training and evaluation of masks accept (of boxes, where no object has a mask): records are put
+    right or left out, and what was done is listed. A file that is there is not overwritten. Exit code 0 if it was
+    written and its images are there."""
+
+
+def annotation_file(data: str) -> Path:
+    """The file that the argument stands for."""
+    from tailseg.data.tiny_tail import is_tiny_tail, prepare
+
+    return prepare(data, progress=True)[0] if is_tiny_tail(data) else Path(data)
+
+
+def check(options: DataCheck) -> bool:
+    """Print what is wrong; returns whether nothing stops a use.
+
+    Raises:
+        DatasetError: it is no annotation file at all.
+    """
+    from tailseg.annotations.repair import require_new
+    from tailseg.data.check import image_problems, is_fault, read_problems
+
+    if options.repair:
+        try:
+            require_new(options.repair)
+        except FileExistsError as error:
+            raise UsageError(str(error)) from error
+    annotations = read_problems(annotation_file(options.data), options.images)
+    pictures = image_problems(annotations, decode=options.decode, track=track)
+    found = sorted((*annotations.problems, *pictures), key=is_fault, reverse=True)
+    for problem in found:
+        say("\n".join(describe(problem, fault=is_fault(problem))))
+    good = not any(map(is_fault, found))
+    if good:
+        numbers = f"{annotations.num_images:,} images, {annotations.num_objects:,} objects"
+        say(f"{annotations.path}: nothing wrong in {numbers}, {annotations.num_classes:,} classes")
+    if options.repair:
+        write_repaired(annotations.path, options.repair, options.images)
+        return not pictures
+    return good
+
+
+def write_repaired(path: Path, out: Path, images: Path | None) -> None:
+    """Write the repaired file, and print what was done."""
+    from tailseg.annotations.repair import repair
+
+    done = repair(path, out, images=images)
+    say(f"{out}: written, a repaired copy of {path}" if done else f"{out}: written; there was nothing to repair")
+    for what, number in done.items():
+        say(f"  {number:,} {what}")
+
+
+def describe(problem: "Problem", *, fault: bool) -> Iterator[str]:
+    """A problem in a few lines: what it is, the first records, what it stops or what is done, what to do."""
+    from tailseg.annotations.kinds import USE_NAMES
+
+    yield f"{'problem' if fault else 'note'}: {problem.counted}"
+    lines = [
+        ("records", problem.records),
+        ("stops", ", ".join(USE_NAMES[use] for use in problem.kind.stops)),
+        ("otherwise" if problem.kind.stops else "done", problem.kind.done),
+        ("to do", problem.remedy),
+    ]
+    yield from (f"  {name}: {text}" for name, text in lines if text)
+
+
+def say(text: str) -> None:
+    """Print lines as they are: a name is neither cut nor wrapped."""
+    output().print(escape(text), soft_wrap=True)
+
+
+def track(items: Iterable[int], title: str, total: int) -> Iterable[int]:
+    """The items, with a bar and the time left on the terminal."""
+    from rich.progress import track as bar
+
+    yield from bar(items, title, total, console=Console(stderr=True), transient=True)
