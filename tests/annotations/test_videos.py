@@ -55,7 +55,7 @@ def test_numbered_images_are_no_videos(kind: str) -> None:
 
 
 def test_images_without_a_name() -> None:
-    assert scenes(["", "", "a.jpg"]) == ["", "", "a"]
+    assert scenes(["", "", "a.jpg"]) == ["", "", "a.jpg"]
 
 
 def test_two_videos_that_are_called_so() -> None:

@@ -51,15 +51,19 @@ def scenes(names: Sequence[str], classes: Iterable[str] = ()) -> list[str]:
 
 
 def _picture(name: str) -> str:
-    """A file's name without its ending, and without what Roboflow appends."""
-    stem = re.sub(r"\.\w{1,5}$", "", name.replace("\\", "/"))
-    found = _ROBOFLOW.match(stem)
-    return found["name"] if found else stem
+    """A file's name, without what Roboflow appends."""
+    found = _ROBOFLOW.match(_stem(name))
+    return found["name"] if found else name.replace("\\", "/")
+
+
+def _stem(name: str) -> str:
+    """Without the ending."""
+    return re.sub(r"\.\w{1,5}$", "", name)
 
 
 def _video(picture: str, classes: set[str]) -> str:
     """The video that a picture is a frame of by its name; empty if it is none."""
-    found = _FRAME.match(picture)
+    found = _FRAME.match(_stem(picture))
     if not found or classes & {part.casefold() for part in re.split(r"[/_\-. ]", found["video"])}:
         return ""
     return found["video"]
