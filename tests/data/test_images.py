@@ -5,11 +5,13 @@ import struct
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from torchvision.io import encode_jpeg, encode_png, write_file
 
@@ -177,6 +179,16 @@ def test_names_that_lead_out_or_that_no_file_has(name: str) -> None:
 @pytest.mark.parametrize("name", ["a.jpg", "train2017/a.jpg", "..a/b..jpg", "naïve 日本語\u3000.jpg", "x" * 255])
 def test_names_that_stay_in_the_folder(name: str) -> None:
     assert is_safe_name(name)
+
+
+@given(st.text("aB_1-./\\: \n\0é", min_size=1, max_size=8))
+def test_plain_names_are_judged_as_all_others(name: str) -> None:
+    """They are told by one pattern, without a look at their parts."""
+    folded = name.replace("\\", "/")
+    stays = ".." not in folded.split("/") and folded[0] != "/" and name[1:2] != ":" and min(name) >= " "
+    assert is_safe_name(name) == stays
+    last = PurePosixPath(folded).name
+    assert candidate_names(name, None) == list(dict.fromkeys(each for each in (name, folded, last) if each))
 
 
 def png(width: int, height: int) -> bytes:

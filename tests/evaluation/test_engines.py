@@ -8,7 +8,7 @@ from tailseg.evaluation.engines import _old_numpy
 
 
 def test_boxes_and_masks_may_need_the_old_numpy_at_once():
-    """`analyse` gives each a thread: the first to finish must not take the name away from the other."""
+    """In threads of one process: the first to finish must not take the name away from the other."""
 
     def use(_: int) -> bool:
         with _old_numpy():

@@ -1,6 +1,7 @@
 """Sampling and the two heads: class-specific outputs equal to computing every class and selecting one."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -162,6 +163,22 @@ def test_mask_loss_is_the_mean_over_positives(make_target: MakeTarget) -> None:
     wanted[:, :, :14] = 1
     logits = head(pyramid(1, 4), [boxes[:1]], torch.tensor([2]))
     torch.testing.assert_close(losses["loss_mask"], F.binary_cross_entropy_with_logits(logits, wanted))
+
+
+def test_an_object_whose_mask_has_no_pixel_is_left_out_of_the_mask_loss(make_target: MakeTarget) -> None:
+    torch.manual_seed(0)
+    head = MaskHead(4, 6, MaskHeadConfig(channels=8, num_convs=1))
+    boxes = torch.tensor([[10.0, 10, 38, 38], [0, 0, 10, 10]])
+    sample = RoISample(boxes, torch.tensor([2, 4]), torch.tensor([0, 1]), boxes, torch.tensor([False, False]))
+    target = make_target((10.0, 10, 38, 38), (0.0, 0, 10, 10))
+    alone = RoISample(boxes[:1], torch.tensor([2]), torch.tensor([0]), boxes[:1], torch.tensor([False]))
+    empty = replace(target, masks=(target.masks[0], ()))
+    wanted = head.losses(pyramid(1, 4), [alone], [target])["loss_mask"]
+    torch.testing.assert_close(head.losses(pyramid(1, 4), [sample], [empty])["loss_mask"], wanted)
+    assert head.losses(pyramid(1, 4), [sample], [target])["loss_mask"] != wanted
+    none = head.losses(pyramid(1, 4), [sample], [replace(target, masks=((), ()))])["loss_mask"]
+    assert none == 0, "and a step without any mask goes on"
+    none.backward()
 
 
 def test_objects_come_first_and_are_their_own_regions(make_target: MakeTarget) -> None:

@@ -21,7 +21,7 @@ FARTHEST: Final = 1e9
 """Pixels beyond which a coordinate is none: pycocotools and hotcoco count pixels in 32 bits."""
 
 BLOCK: Final = 1 << 14
-"""Polygons looked at together: they stay in the processor's cache."""
+"""Boxes and polygons looked at together: they stay in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -117,18 +117,9 @@ class Checks:
         """Boxes as xyxy, float64 ``[M, 4]``, clipped to their images where those have a size."""
         bad = self.marked("box_bad")
         self.mark("box_bad", bad, self._boxed)
-        corner, sides = np.split(self.columns.boxes, 2, axis=1)
-        with np.errstate(invalid="ignore", over="ignore"):  # of infinite numbers
-            boxes = np.concatenate([corner, corner + sides], axis=1)
-        infinite = np.asarray(~np.isfinite(boxes).all(axis=1))
-        boxes[infinite] = 0
-        negative = ~infinite & (sides.min(axis=1, initial=0) < 0)
-        sized = (self.sizes > 0).all(axis=1) & ~infinite & ~negative & ~bad
-        limits = np.where(sized[:, None], np.tile(self.sizes[:, ::-1], 2), np.inf)
-        clipped = np.clip(boxes, np.where(sized, 0, -np.inf)[:, None], limits)
-        clipped[negative] = 0
-        overshoot = np.where(sized, np.abs(clipped - boxes).max(axis=1, initial=0), 0)
-        outside = sized & (sides > 0).all(axis=1) & ~(clipped[:, 2:] > clipped[:, :2]).all(axis=1)
+        blocks = [slice(start, start + BLOCK) for start in range(0, max(len(bad), 1), BLOCK)]
+        found = [_clip(self.columns.boxes[block], self.sizes[block], bad[block]) for block in blocks]
+        clipped, overshoot, infinite, negative, outside = map(np.concatenate, zip(*found, strict=True))
         beyond = ~outside & (overshoot > 1e-3)  # not the rounding of x + width
         self.mark("box_infinite", infinite, self._boxed)
         self.mark("box_negative", negative, self._boxed)
@@ -221,6 +212,25 @@ class Checks:
             if not pixels:
                 empty.append(row)
         self.mark("mask_empty", np.array(empty, np.int64))
+
+
+def _clip(written: np.ndarray, sizes: np.ndarray, bad: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Boxes xywh as xyxy within their images, and for each: how far it reached beyond, and whether it is infinite, of a
+    negative size, or wholly outside.
+    """
+    corner, sides = np.split(written, 2, axis=1)
+    with np.errstate(invalid="ignore", over="ignore"):  # of infinite numbers
+        boxes = np.concatenate([corner, corner + sides], axis=1)
+    infinite = np.asarray(~np.isfinite(boxes).all(axis=1))
+    boxes[infinite] = 0
+    negative = ~infinite & (sides.min(axis=1, initial=0) < 0)
+    sized = (sizes > 0).all(axis=1) & ~infinite & ~negative & ~bad
+    limits = np.where(sized[:, None], np.tile(sizes[:, ::-1], 2), np.inf)
+    clipped = np.clip(boxes, np.where(sized, 0, -np.inf)[:, None], limits)
+    clipped[negative] = 0
+    overshoot = np.where(sized, np.abs(clipped - boxes).max(axis=1, initial=0), 0)
+    outside = sized & (sides > 0).all(axis=1) & ~(clipped[:, 2:] > clipped[:, :2]).all(axis=1)
+    return clipped, overshoot, infinite, negative, outside
 
 
 def _first_of_each(ids: np.ndarray) -> np.ndarray:

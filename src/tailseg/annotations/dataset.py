@@ -3,6 +3,7 @@
 Shapes: N objects and K crowd regions of one image, C classes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -252,9 +253,30 @@ class Annotations:
         rows = slice(self.objects.offsets[index], self.objects.offsets[index + 1])
         return np.unique(self.objects.labels[rows][~self.objects.ignored[rows]])
 
+    def only(self, image_ids: Sequence[int]) -> "Annotations":
+        """The images with these ids, in the order of the file."""
+        kept = np.isin(self.image_ids, np.array(image_ids, np.int64))
+        rows = np.flatnonzero(kept)
+        objects = self.objects.keep(kept[self.objects.images])
+        offsets = np.append(objects.offsets[:-1][rows], len(objects))
+        return replace(
+            self,
+            image_ids=self.image_ids[rows],
+            sizes=self.sizes[rows],
+            objects=replace(objects, offsets=offsets),
+            negative=self.negative.take(rows),
+            not_exhaustive=self.not_exhaustive.take(rows),
+            names=self.names.take(rows),
+        )
+
     def segmentation(self, row: int, index: int) -> Segmentation:
-        """The mask of object ``row``, which is in image ``index``; a rectangle where the file has none."""
+        """The mask of object ``row``, which is in image ``index``.
+
+        A rectangle where the file has none; no polygon where the file's has no pixel.
+        """
         objects = self.objects
+        if objects.faults[row] & BITS["mask_empty"]:
+            return ()
         if len(counts := objects.run_lengths[row]):
             return RunLengths(size=self.sizes[index].tolist(), counts=counts.tobytes().decode("ascii"))
         first = objects.first_polygons[row]

@@ -1,6 +1,7 @@
 """Finding the image files that an annotation file names."""
 
 import os
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -21,6 +22,8 @@ MAX_NAME: Final = 255
 MAX_PATH: Final = 4096
 """Bytes of the longest path, on Linux; elsewhere it is shorter."""
 
+_PLAIN: Final = re.compile(r"\w+(?:[-./]\w+)*", re.ASCII)
+"""Names that nearly all files have; told from others in a tenth of the time that it takes to look at their parts."""
 
 MOST_FOLDERS: Final = 200
 """Folders that are looked through for an image that is in none of the roots."""
@@ -101,7 +104,7 @@ def candidate_names(file_name: str | None, coco_url: str | None) -> list[str]:
     if file_name and tail and not is_safe_name(tail):
         tail = None
     folders = [name.replace("\\", "/") if name else None for name in (file_name, tail)]
-    names = [file_name, *folders, *(name and PurePosixPath(name).name for name in reversed(folders))]
+    names = [file_name, *folders, *(name and _last_part(name) for name in reversed(folders))]
     return list(dict.fromkeys(name for name in names if name))
 
 
@@ -121,10 +124,20 @@ def read_size(path: Path) -> tuple[int, int]:
     return height, width
 
 
+def _is_plain(name: str) -> bool:
+    return len(name) <= MAX_NAME and _PLAIN.fullmatch(name) is not None
+
+
+def _last_part(name: str) -> str:
+    return name[name.rfind("/") + 1 :] if _is_plain(name) else PurePosixPath(name).name
+
+
 def is_safe_name(name: str) -> bool:
     """Whether a file name stays in the folder it is looked for in: neither absolute nor climbing out, without control
     characters (a line feed would part it into two) or half characters, and no longer than a file system takes.
     """
+    if _is_plain(name):
+        return True
     parts = name.replace("\\", "/").split("/")
     if ".." in parts or not parts[0] or name[1:2] == ":" or not is_text(name):
         return False
@@ -135,4 +148,6 @@ def is_safe_name(name: str) -> bool:
 
 def is_text(value: object) -> bool:
     """Whether a value is a string that UTF-8 can hold: JSON can escape half a surrogate pair."""
-    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
+    return isinstance(value, str) and (
+        value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)
+    )

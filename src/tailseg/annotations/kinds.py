@@ -349,7 +349,8 @@ _OBJECTS: Final = (
         "mask_missing",
         "-x-x",
         "objects without a mask ({detail})",
-        "Annotate their masks, or remove them; to score boxes alone: --only bbox (iou_types=('bbox',))",
+        "Annotate their masks, or remove them. To learn boxes alone: --model.mask None; to score boxes alone: "
+        "--only bbox (iou_types=('bbox',))",
         "boxes alone are read",
     ),
     Kind(

@@ -16,7 +16,14 @@ from tailseg.annotations.checks import Checks, Images, boxes_of_masks
 from tailseg.annotations.columns import UNKNOWN, Columns, read_columns, whole
 from tailseg.annotations.dataset import Contents, Objects
 from tailseg.annotations.image_files import MAX_PIXELS, candidate_names, is_safe_name
-from tailseg.annotations.json_file import Sections, garbage_collector_paused, other_annotations, split, unpack
+from tailseg.annotations.json_file import (
+    Sections,
+    garbage_collector_paused,
+    other_annotations,
+    read_text,
+    split,
+    unpack,
+)
 from tailseg.annotations.kinds import BITS
 from tailseg.annotations.lvis import class_lists, is_lvis, stated_groups
 from tailseg.annotations.problems import DatasetError, Problems
@@ -49,7 +56,7 @@ def parse_rows(
     path: Path, *, key: str | None = None, find_size: FindSize | None = None
 ) -> tuple[Contents, Sections, Columns]:
     """As `parse`; and the sections as they stand in the file, and the columns of its annotations, in its order."""
-    content = path.read_bytes()
+    content = read_text(path)
     key = key or hashlib.sha256(content).hexdigest()
     content = unpack(content, path)
     sections = split(content, path)
@@ -61,7 +68,7 @@ def parse_rows(
     categories, category_texts = _identified("category", sections.categories, problems)
     listed_ids = tuple(category["id"] for category in categories)
     categories.sort(key=lambda category: category["id"])
-    columns = read_columns(sections.annotations)
+    columns = read_columns(sections.annotations, content)
     _note_the_file(sections, categories, problems)
     num_texts = len(image_texts) + len(category_texts) + columns.num_text_ids
     problems.add("text_ids", [0] * bool(num_texts), None, detail=f"{num_texts:,}")
@@ -122,7 +129,11 @@ def _identified(kind: str, records: Sequence[Any], problems: Problems) -> tuple[
         for record, number in zip(records, ids, strict=True)
         if number is not None and isinstance(record["id"], str)
     }
-    found = {number: record | {"id": number} for record, number in zip(records, ids, strict=True) if number is not None}
+    found = {
+        number: record if type(record["id"]) is int else record | {"id": number}
+        for record, number in zip(records, ids, strict=True)
+        if number is not None
+    }
     return list(found.values()), texts
 
 

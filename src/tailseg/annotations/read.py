@@ -55,9 +55,11 @@ def read_dataset(
     uses: Sequence[Use] = [use] if isinstance(use, str) else use  # ty: ignore[invalid-assignment] - a Use is a str
     annotations = open_file(path, images=images, needs_sizes=any(each.startswith("training") for each in uses))
     annotations = judge(annotations, uses, on_problem=on_problem, crowds=crowds)
+    if frequency_from is not None:
+        annotations = with_classes_of(annotations, frequency_from)
     for note in annotations.notes:
         warnings.warn(f"{path}: {note}", stacklevel=2)
-    return annotations if frequency_from is None else with_classes_of(annotations, frequency_from)
+    return annotations
 
 
 def open_file(path: Path, *, images: str | Path | None = None, needs_sizes: bool = False) -> Annotations:
@@ -164,46 +166,57 @@ def _categories(ids: Sequence[int], names: Sequence[str], frequency: ClassCounts
 
 
 def with_classes_of(annotations: Annotations, training: Annotations) -> Annotations:
-    """A validation set with the classes of the training set, their order and their frequencies.
-
-    Classes that the validation file leaves out have no object in it, and the other way round: tools leave out the
-    classes that a split has no object of.
+    """A validation set with the classes of the training set; see `with_classes`.
 
     Raises:
-        DatasetError: an id stands for two names, or objects are of a class that the training set lacks.
+        DatasetError: as `with_classes`.
+    """
+    return with_classes(annotations, training.categories, training.frequency, f"the training set {training.path}")
+
+
+def with_classes(
+    annotations: Annotations, categories: Sequence[Category], frequency: ClassCounts, whose: str
+) -> Annotations:
+    """A data set with the classes of another one, their order and their frequencies.
+
+    Classes that the file leaves out have no object in it, and classes that the others lack none in the file: tools
+    leave out the classes that a split has no object of. Groups that the file states stay.
+
+    Args:
+        annotations: the data set.
+        categories: in the order of the labels.
+        frequency: of these classes in the training set.
+        whose: they are, for messages.
+
+    Raises:
+        DatasetError: an id stands for two names, or objects are of a class that the others lack.
     """
     mine = {category.id: category.name for category in annotations.categories}
-    theirs = {category.id: category.name for category in training.categories}
+    theirs = {category.id: category.name for category in categories}
     used = np.bincount(annotations.objects.labels, minlength=len(mine)) > 0
-    other = [
-        (category.id, category.name)
-        for category, is_used in zip(annotations.categories, used.tolist(), strict=True)
-        if theirs.get(category.id, None if is_used else category.name) != category.name
-    ]
-    if other:
+    if any(theirs.get(key, None if has else name) != name for (key, name), has in zip(mine.items(), used, strict=True)):
         differ = sorted(mine.items() ^ theirs.items())
         shown = [(key, name, "one" if mine.get(key) == name else "training set") for key, name in differ[:3]]
         raise DatasetError(
-            f"{annotations.path} cannot be used:\n  {len(differ)} categories differ from those of the training set "
-            f"{training.path} ({len(mine)} and {len(theirs)} in all): "
+            f"{annotations.path} cannot be used:\n  {len(differ)} categories differ from those of {whose} ({len(mine)} "
+            f"and {len(theirs)} in all): "
             f"{'; '.join(f'{key} {name!r:.60}, only in the {where}' for key, name, where in shown)}. Both files need "
             "the same ids and names."
         )
-    groups = {category.id: category.group for category in annotations.categories} if annotations.states_groups else {}
-    categories = tuple(replace(c, group=groups.get(c.id, c.group)) for c in training.categories)
+    stated = {category.id: category.group for category in annotations.categories} if annotations.states_groups else {}
+    merged = tuple(replace(c, group=stated.get(c.id, c.group)) for c in categories)
+    annotations = replace(annotations, categories=merged, frequency=frequency)
     if mine == theirs:
-        return replace(annotations, categories=categories, frequency=training.frequency)
-    ids = np.array([category.id for category in categories], np.int64)
-    to = places(np.array(list(mine), np.int64), ids)
-    note = (
-        f"{len(theirs.keys() - mine.keys()):,} classes of the training set are not in the file, and "
-        f"{len(mine.keys() - theirs.keys()):,} of its own have no object: read with the training set's classes"
-    )
-    warnings.warn(f"{annotations.path}: {note}", stacklevel=3)
+        return annotations
+    to = places(np.array(list(mine), np.int64), np.array(list(theirs), np.int64))
+    labels = to[annotations.objects.labels]
+    counts = [(len(theirs.keys() - mine.keys()), f"classes of {whose} are not in the file")]
+    counts += [(len(mine.keys() - theirs.keys()), "classes of the file are not in the others, and have no object")]
+    notes = [f"{count:,} {what}" for count, what in counts if count]
     return replace(
         annotations,
-        categories=categories,
-        frequency=training.frequency,
-        objects=replace(annotations.objects, labels=to[annotations.objects.labels]),
-        notes=(*annotations.notes, note),
+        objects=replace(annotations.objects, labels=labels),
+        negative=annotations.negative.only(list(theirs)),
+        not_exhaustive=annotations.not_exhaustive.only(list(theirs)),
+        notes=(*annotations.notes, *notes),
     )

@@ -127,7 +127,7 @@ class _Repairer:
             top: dict[str, Any] = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
             encode = _encode
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # of NaN, say, which msgspec does not write
-            top, encode = json.loads(content), _encode_slowly
+            top, encode = json.loads(bytes(content)), _encode_slowly
         images = [self._image(record) for record in self._identified("image", self.sections.images)]
         categories = [self._category(record) for record in self._identified("category", self.sections.categories)]
         annotations = [self._annotation(row) for row in np.flatnonzero(self.kept).tolist()]

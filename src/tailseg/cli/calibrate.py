@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
@@ -90,7 +89,7 @@ def read_data(predictor: "Predictor", run: Path) -> "tuple[Annotations, tuple[fl
     """The validation set with the run's frequencies, and the fractal dimensions of the training set if it is there."""
     from tailseg.detection.recalibration import dimensions_of
     from tailseg.recipes.build import build_data, build_validation
-    from tailseg.training.fit import check_classes
+    from tailseg.training.fit import with_classes_of_run
 
     recipe = replace(predictor.recipe, run=replace(predictor.recipe.run, out=str(run)))
     try:
@@ -98,15 +97,14 @@ def read_data(predictor: "Predictor", run: Path) -> "tuple[Annotations, tuple[fl
         dimensions = dimensions_of(train)
     except (ValueError, FileNotFoundError):
         val, dimensions = build_validation(recipe), None
-    check_classes(predictor.checkpoint, val.categories, predictor.file)
-    return replace(val, categories=predictor.categories, frequency=predictor.frequency.counts()), dimensions
+    return with_classes_of_run(val, predictor.checkpoint, predictor.file), dimensions
 
 
 def measure(
     predictor: "Predictor", val: "Annotations", calibrations: "Sequence[Calibration]", *, half: int, limit: int
 ) -> "list[Analysis]":
     """What each calibration scores on the first images of a half of the validation set."""
-    from tailseg.detection.recalibration import results_of, subset
+    from tailseg.detection.recalibration import results_of
     from tailseg.evaluation import analyse
 
     groups = {category.id: category.group for category in val.categories}
@@ -123,10 +121,9 @@ def measure(
             precision=predictor.recipe.run.precision,
             progress=lambda done: bar.update(task, completed=done),
         )
-    with TemporaryDirectory() as folder:
-        truth = subset(val.path, image_ids, Path(folder) / "part.json")
-        kinds: tuple[Any, ...] = ("bbox",) if predictor.recipe.model.mask is None else ("bbox", "segm")
-        return [analyse(truth, dict.fromkeys(kinds, records), groups=groups) for records in results]
+    truth = val.only(image_ids)
+    kinds: tuple[Any, ...] = ("bbox",) if predictor.recipe.model.mask is None else ("bbox", "segm")
+    return [analyse(truth, dict.fromkeys(kinds, records), groups=groups) for records in results]
 
 
 def batches_of(predictor: "Predictor", val: "Annotations", half: int, limit: int) -> "Iterator[Batch]":

@@ -67,7 +67,7 @@ def evaluate_run(options: Test) -> "Metrics":
     from tailseg.inference import Predictor
     from tailseg.recipes.build import build_validation
     from tailseg.training.distributed import by_turns, from_first, is_first, rank, world_size
-    from tailseg.training.fit import check_classes
+    from tailseg.training.fit import with_classes_of_run
 
     base = find_recipe(options.recipe) if options.recipe else None
     predictor = Predictor.from_run(
@@ -81,9 +81,7 @@ def evaluate_run(options: Test) -> "Metrics":
     if options.val:
         recipe = replace(recipe, data=replace(recipe.data, val=options.val, val_images=options.val_images))
     annotations = build_validation(recipe)
-    check_classes(predictor.checkpoint, annotations.categories, predictor.file)
-    # rare, common and frequent as in the training set, which the checkpoint remembers
-    annotations = replace(annotations, categories=predictor.categories, frequency=predictor.frequency.counts())
+    annotations = with_classes_of_run(annotations, predictor.checkpoint, predictor.file)
     with Progress(console=output(), transient=True, disable=not is_first()) as bar:
         task = bar.add_task("evaluating", total=None)
         results = by_turns(
@@ -99,5 +97,5 @@ def evaluate_run(options: Test) -> "Metrics":
             )
         )
         metrics = from_first(lambda: measure(predictor.model, annotations, results))
-    from_first(lambda: save_results(folder, results, metrics))
+    from_first(lambda: save_results(folder, annotations, results, metrics))
     return metrics

@@ -6,7 +6,7 @@ with one score each, while NorCal and FRACAL need all scores of a region. So the
 """
 
 import json
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -212,16 +212,3 @@ def load(file: Path, num_classes: int) -> Calibration:
     if setting.method not in get_args(Method) or (None if dimensions is None else len(dimensions)) != wanted:
         raise ValueError(f"{file} does not fit a detector of {num_classes} classes: {setting}; calibrate it anew")
     return Calibration(setting, dimensions)
-
-
-def subset(annotations_json: Path, image_ids: Iterable[int], out: Path) -> Path:
-    """Writes the annotation file of some images."""
-    content: Mapping[str, Any] = json.loads(annotations_json.read_text())
-    kept = set(image_ids)
-    part = {
-        **content,
-        "images": [image for image in content["images"] if image["id"] in kept],
-        "annotations": [item for item in content["annotations"] if item["image_id"] in kept],
-    }
-    out.write_text(json.dumps(part))
-    return out

@@ -74,10 +74,17 @@ def measure(model: Detector, annotations: Annotations, results: Sequence[Mapping
     """The figures of the model's results: boxes, and masks where the model finds masks."""
     iou_types: tuple[IouType, ...] = ("bbox",) if model.config.mask is None else ("bbox", "segm")
     groups = {category.id: category.group for category in annotations.categories}
-    return evaluate(annotations.path, results, iou_types=iou_types, groups=groups)
+    return evaluate(annotations, results, iou_types=iou_types, groups=groups)
 
 
-def save_results(folder: Path, results: Sequence[Mapping[str, Any]], metrics: Metrics) -> None:
-    """Writes ``folder/results.json`` and ``folder/metrics.json``, each whole or not at all."""
+def save_results(folder: Path, annotations: Annotations, results: Records, metrics: Metrics) -> None:
+    """Writes ``folder/results.json`` and ``folder/metrics.json``, each whole or not at all.
+
+    Ids that the annotation file writes as text are written as text: pycocotools looks them up as they stand.
+    """
+    images, categories = annotations.spelled
+    for record in results if images or categories else ():
+        record["image_id"] = images.get(record["image_id"], record["image_id"])
+        record["category_id"] = categories.get(record["category_id"], record["category_id"])
     write_text(folder / "results.json", json.dumps(results))
     write_text(folder / "metrics.json", metrics.to_json())

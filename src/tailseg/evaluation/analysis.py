@@ -9,24 +9,24 @@ import io
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tailseg.annotations.dataset import Annotations
 from tailseg.annotations.types import Group
 from tailseg.evaluation.average_precision import MAX_DETECTIONS, check_options, metrics, scores
 from tailseg.evaluation.boundary import with_boundaries
 from tailseg.evaluation.detections import best_of_each_class, best_of_each_image, match_results
 from tailseg.evaluation.engines import ENGINES, Engine
 from tailseg.evaluation.errors import KINDS, Errors, Part, error_kinds
-from tailseg.evaluation.ground_truth import GroundTruth, read_ground_truth
+from tailseg.evaluation.ground_truth import GroundTruth, is_member, read_ground_truth
 from tailseg.evaluation.json_files import garbage_collector_paused
 from tailseg.evaluation.matches import Matches, match
 from tailseg.evaluation.metrics import ROW_NAMES, IouType, Metrics
-from tailseg.evaluation.numbering import read_explained
+from tailseg.evaluation.numbering import read_sources
 from tailseg.evaluation.precision import Curves, curves_of
 from tailseg.evaluation.reliability import Reliability, reliability
 from tailseg.evaluation.results import Results
@@ -95,17 +95,19 @@ class Insight:
     Attributes:
         analysis: the figures.
         truth: what was to be found.
-        found, matches: by kind of overlap, the results, and what became of those that count.
+        kind: of overlap: masks where they were scored, else boxes.
+        found, matches: the results, and what became of those that count, by this kind of overlap.
     """
 
     analysis: Analysis
     truth: GroundTruth
-    found: dict[IouType, Results]
-    matches: dict[IouType, Matches]
+    kind: IouType
+    found: Results
+    matches: Matches
 
 
 def analyse(
-    annotations_json: str | Path,
+    annotations_json: str | Path | Annotations,
     results: Mapping[IouType, str | Path | Sequence[Mapping[str, Any]]],
     *,
     max_detections: int | None = None,
@@ -117,7 +119,7 @@ def analyse(
     """Scores results and looks into their errors.
 
     Args:
-        annotations_json: ground truth; LVIS's lists in it make the scores federated.
+        annotations_json: ground truth: the file, or what was read of it; LVIS's lists in it make the scores federated.
         results: by what overlaps (boxes, masks): the results file, or records; most often the same one for both.
         max_detections, groups, engine: see `evaluate`; error kinds, AP-fixed and reliability are tailseg's own.
         boundary: whether boundary AP is wanted, which takes some milliseconds a mask.
@@ -128,7 +130,7 @@ def analyse(
     """
     check_options(tuple(results), max_detections)
     step("reading the annotation file", 0, 1)
-    truth = read_ground_truth(Path(annotations_json), masks="segm" in results, groups=groups)
+    truth = read_ground_truth(annotations_json, masks="segm" in results, groups=groups)
     step("reading the annotation file", 1, 1)
     found = look_into(truth, results, max_detections=max_detections, engine=engine, boundary=boundary, step=step)
     return found.analysis
@@ -157,14 +159,20 @@ def look_into(
     """
     check_options(tuple(results), max_detections)
     cap = max_detections or MAX_DETECTIONS[truth.protocol]
-    found = _read(results, truth, cap, least_score, step)
-    kept = {id(records): _kept(records, truth, cap) for records in found.values()}
-    with ThreadPoolExecutor(len(found)) as pool:  # NumPy and hotcoco let go of the interpreter where it takes long
-        tasks = {
-            iou_type: pool.submit(_analyse, truth, records, kept[id(records)], iou_type, engine, boundary, step)
-            for iou_type, records in found.items()
-        }
-    done = {iou_type: task.result() for iou_type, task in tasks.items()}
+    found = read_sources(
+        results,
+        truth,
+        cap=cap,
+        progress=lambda done, size: step("reading results", done, size),
+        least_score=least_score,
+    )
+    kind: IouType = "segm" if "segm" in found else "bbox"
+    done: dict[IouType, _One] = {}
+    matches: dict[IouType, Matches] = {}
+    for iou_type, records in found.items():
+        done[iou_type], matched = _analyse(truth, records, cap, iou_type, engine, boundary, step)
+        if iou_type == kind:
+            matches[kind] = matched
     analysis = Analysis(
         metrics=metrics(
             truth,
@@ -179,14 +187,13 @@ def look_into(
         errors={iou_type: one.errors for iou_type, one in done.items()},
         reliability={iou_type: one.reliability for iou_type, one in done.items()},
     )
-    return Insight(analysis, truth, found, {iou_type: one.matches for iou_type, one in done.items()})
+    return Insight(analysis, truth, kind, found[kind], matches[kind])
 
 
 @dataclass(frozen=True)
 class _One:
     """The analysis of boxes, or of masks."""
 
-    matches: Matches
     curves: Curves
     fixed: dict[str, float | None]
     boundary: dict[str, float | None] | None
@@ -197,14 +204,14 @@ class _One:
 def _analyse(
     truth: GroundTruth,
     found: Results,
-    kept: tuple[np.ndarray, np.ndarray],
+    cap: int,
     iou_type: IouType,
     engine: Engine,
     boundary: bool,
     step: Step,
-) -> _One:
+) -> tuple[_One, Matches]:
     name = ROW_NAMES[iou_type]
-    capped, best = kept
+    capped, best = best_of_each_image(found, truth, cap), best_of_each_class(found, truth, FIXED_PER_CLASS)
     step(f"matching {name}", 0, 1)
     # of each class in an image both keep the best, so that one matching serves both
     either = match_results(truth, found, _either(capped, best, len(found)), iou_type, around=True)
@@ -213,7 +220,8 @@ def _analyse(
     step(f"scoring {name}", 0, 1)
     own = curves_of(matches)
     curves = own if engine == "tailseg" else Curves.of_all(*ENGINES[engine](truth, found, capped, iou_type))
-    fixed = _fixed_curves(either, best, matches, own)
+    among = is_member(either.rows, best)
+    fixed = own if either is matches and among.all() else curves_of(either, among)
     step(f"scoring {name}", 1, 1)
     step(f"sorting the errors of {name}", 0, 1)
     errors = error_kinds(truth, found, matches, iou_type)
@@ -224,56 +232,20 @@ def _analyse(
         outlined = match(truth, with_boundaries(truth, found, matches))
         outlines = scores(curves_of(outlined), truth)
         step("comparing outlines", 1, 1)
-    return _One(
-        matches=matches,
+    done = _One(
         curves=curves,
         fixed=scores(fixed, truth),
         boundary=outlines,
         errors=errors,
         reliability=reliability(matches, truth.class_groups) if _are_probabilities(found) else {},
     )
-
-
-def _kept(found: Results, truth: GroundTruth, cap: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows within the cap of each image, and of the best of each class."""
-    return best_of_each_image(found, truth, cap), best_of_each_class(found, truth, FIXED_PER_CLASS)
-
-
-def _read(
-    results: Mapping[IouType, str | Path | Sequence[Mapping[str, Any]]],
-    truth: GroundTruth,
-    cap: int,
-    least_score: float,
-    step: Step,
-) -> dict[IouType, Results]:
-    """Each file is read once, for all that it serves."""
-    found: dict[IouType, Results] = {}
-    for iou_type, source in results.items():
-        if iou_type in found:
-            continue
-        served = tuple(other for other, same in results.items() if same is source or same == source)
-        records = read_explained(
-            source,
-            truth,
-            served,
-            cap=cap,
-            progress=lambda done, size: step("reading results", done, size),
-            least_score=least_score,
-        )
-        found |= dict.fromkeys(served, records)
-    return {iou_type: found[iou_type] for iou_type in results}
+    return done, matches
 
 
 def _either(rows: np.ndarray, others: np.ndarray, num_rows: int) -> np.ndarray:
     chosen = np.zeros(num_rows, dtype=bool)
     chosen[rows] = chosen[others] = True
     return np.flatnonzero(chosen)
-
-
-def _fixed_curves(either: Matches, best: np.ndarray, matches: Matches, curves: Curves) -> Curves:
-    chosen = either.only(best)
-    same = len(chosen) == len(matches) and np.array_equal(chosen.rows, matches.rows)
-    return curves if same else curves_of(chosen)
 
 
 def _are_probabilities(found: Results) -> bool:

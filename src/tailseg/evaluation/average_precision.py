@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from tailseg.annotations.dataset import Annotations
 from tailseg.annotations.types import Group
 from tailseg.evaluation.detections import areas_of, best_of_each_image
 from tailseg.evaluation.engines import ENGINES, Engine
@@ -26,7 +27,7 @@ GROUPS: tuple[Group, ...] = ("r", "c", "f")
 
 @garbage_collector_paused()
 def evaluate(
-    annotations_json: str | Path,
+    annotations_json: str | Path | Annotations,
     results: Sequence[Mapping[str, Any]] | str | Path,
     *,
     iou_types: Sequence[IouType] = ("bbox", "segm"),
@@ -41,7 +42,7 @@ def evaluate(
     class in an image count. Crowds: see :mod:`tailseg.evaluation`.
 
     Args:
-        annotations_json: ground truth.
+        annotations_json: ground truth: the file, or what was read of it.
         results: COCO-style result records, or their JSON file; none at all score 0.
         iou_types: what overlaps: ``"bbox"``, ``"segm"`` or both.
         max_detections: None is the protocol's own: 300 (LVIS), 100 (COCO).
@@ -53,7 +54,7 @@ def evaluate(
         ValueError: the files are malformed or do not belong together; the message says where and what to do.
     """
     check_options(iou_types, max_detections)
-    truth = read_ground_truth(Path(annotations_json), masks="segm" in iou_types, groups=groups)
+    truth = read_ground_truth(annotations_json, masks="segm" in iou_types, groups=groups)
     cap = max_detections or MAX_DETECTIONS[truth.protocol]
     found = read_explained(results, truth, iou_types, cap=cap)
     rows = best_of_each_image(found, truth, cap)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tailseg.evaluation.ground_truth import GroundTruth
+from tailseg.evaluation.ground_truth import GroundTruth, is_member
 from tailseg.evaluation.matches import Candidates, Matches, best_first, match, order_of_match
 from tailseg.evaluation.metrics import IouType
 from tailseg.evaluation.overlaps import Pairs, Shapes, ascending, boxes_of, overlapping
@@ -78,7 +78,7 @@ def _unknown(
     ids: np.ndarray, known: np.ndarray, key: str, hint: str, found: Part, before: int, truth: GroundTruth
 ) -> str:
     """What is wrong with the ids that are not known, if there are any."""
-    unknown = ~np.isin(ids, known)
+    unknown = ~is_member(ids, known)
     if not unknown.any():
         return ""
     examples = ", ".join(map(str, np.unique(ids[unknown])[:5]))

@@ -225,7 +225,7 @@ def is_member(keys: np.ndarray, ascending: np.ndarray) -> np.ndarray:
 
 
 def read_ground_truth(
-    source: Path | Annotations, *, masks: bool, groups: Mapping[int, Group] | None = None
+    source: str | Path | Annotations, *, masks: bool, groups: Mapping[int, Group] | None = None
 ) -> GroundTruth:
     """Reads an LVIS or COCO annotation file for evaluation.
 
@@ -238,12 +238,11 @@ def read_ground_truth(
         FileNotFoundError: no such file.
         ValueError: the file is not such a file, or disagrees with itself; the message names the record and the remedy.
     """
-    if isinstance(source, Annotations):
-        annotations = source
-    elif source.is_file():
-        annotations = open_file(source)
-    else:
-        raise FileNotFoundError(f"no such file: {source}")
+    if not isinstance(source, Annotations):
+        if not Path(source).is_file():
+            raise FileNotFoundError(f"no such file: {source}")
+        source = open_file(Path(source))
+    annotations = source
     if groups is not None:
         annotations = replace(annotations, problems=_without_groups(annotations.problems))
     annotations = judge(annotations, ["masks" if masks else "boxes"])

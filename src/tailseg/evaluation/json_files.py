@@ -13,7 +13,7 @@ from typing import Any, Never
 
 import msgspec
 
-PIECE = 1 << 20
+PIECE = 1 << 18
 """Bytes of text that are parsed at a time: few enough that the records stay in the processor's cache."""
 _BETWEEN = re.compile(rb"\}\s*,\s*(?=\{)")
 # JSONDecodeError and UnicodeDecodeError are ValueErrors; thousands of brackets end in a RecursionError

@@ -82,7 +82,7 @@ class Matches(Candidates):
             **{name: getattr(self, name)[kept] for name in names},
             pairs=_of_kept(self.pairs, kept),
             around=None if self.around is None else _of_kept(self.around, kept),
-            states=self.states[..., kept],
+            states=self.states.take(np.flatnonzero(kept), axis=-1),
         )
 
     def num_objects(self, area: int = 0) -> np.ndarray:

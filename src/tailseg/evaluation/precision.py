@@ -44,13 +44,19 @@ def precision_and_recall(matches: Matches) -> tuple[np.ndarray, np.ndarray]:
     return precision, recall
 
 
-def curves_of(matches: Matches) -> Curves:
-    """Curves of the classes that have objects."""
+def curves_of(matches: Matches, among: np.ndarray | None = None) -> Curves:
+    """Curves of the classes that have objects.
+
+    Args:
+        matches: by `match_results`.
+        among: bool ``[n]``, the detections that count; all if None.
+    """
     known = np.unique(matches.object_classes[matches.wanted.any(0)])
     places = np.full(matches.num_classes, -1)
     places[known] = np.arange(len(known))
     classes = places[matches.classes]
-    scored = np.flatnonzero(classes >= 0)
+    counting = classes >= 0 if among is None else among & (classes >= 0)
+    scored = slice(None) if counting.all() else np.flatnonzero(counting)
     classes = classes[scored]
     num_areas, num_thresholds, _ = matches.states.shape
     precision = np.full((num_areas, num_thresholds, len(known), len(RECALLS)), -1.0)
@@ -90,7 +96,8 @@ def precision_curves(
     edges = np.searchsorted(classes, np.arange(len(needed)))
     first = np.searchsorted(of_class, np.arange(len(needed)))
     num_found = np.bincount(of_class, minlength=len(needed))
-    counted = np.append(0, np.cumsum(states != LEFT_ALONE))
+    counted = np.zeros(len(states) + 1, dtype=np.int32)
+    np.cumsum(states != LEFT_ALONE, out=counted[1:])
     ranked = counted[places + 1] - counted[edges][of_class]
     found = np.arange(1, len(places) + 1, dtype=np.float64) - first[of_class]
     precision = found / (ranked + np.spacing(1))

@@ -6,8 +6,8 @@ category ids being those of the annotation file.
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import compress
+from dataclasses import dataclass, replace
+from itertools import chain, compress, islice
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -25,6 +25,9 @@ from tailseg.evaluation.records import (
     Reader,
     Size,
 )
+
+FIRST = 1000
+"""Records of a file that are looked at to know what it holds."""
 
 
 @runtime_checkable
@@ -76,7 +79,6 @@ class Results:
         image_ids, category_ids: int64 ``[n]``.
         boxes: float64 ``[n, 4]`` xywh; None if the records have none.
         scores: float64 ``[n]``.
-        sizes: int32 ``[n, 2]``, height and width of the masks; None if the records have none.
         mask_areas: uint32 ``[n]``, pixels; None without masks.
         runs: run lengths of the records that were kept; None without masks.
         source: how errors call them: the file, or "results".
@@ -87,7 +89,6 @@ class Results:
     category_ids: np.ndarray
     boxes: np.ndarray | None
     scores: np.ndarray
-    sizes: np.ndarray | None
     mask_areas: np.ndarray | None
     runs: "Runs | None"
     source: str
@@ -96,11 +97,23 @@ class Results:
     def __len__(self) -> int:
         return len(self.scores)
 
+    def only(self, rows: np.ndarray) -> "Results":
+        """The records at these rows, as a copy."""
+        runs = self.runs
+        return replace(
+            self,
+            image_ids=self.image_ids[rows],
+            category_ids=self.category_ids[rows],
+            boxes=None if self.boxes is None else self.boxes[rows],
+            scores=self.scores[rows],
+            mask_areas=None if self.mask_areas is None else self.mask_areas[rows],
+            runs=None if runs is None else runs.only(runs.places[rows]),
+        )
+
     def masks(self, rows: np.ndarray) -> list[dict[str, Any]]:
         """Run lengths of the records at these rows."""
         assert self.runs is not None
-        assert self.sizes is not None
-        return self.runs.masks(self.runs.places[rows], self.sizes[rows])
+        return self.runs.masks(self.runs.places[rows])
 
     def mask_boxes(self, rows: np.ndarray) -> np.ndarray:
         """The boxes (xywh, ``[n, 4]``) around the masks at these rows."""
@@ -115,24 +128,31 @@ class Runs:
     Attributes:
         places: int32 ``[n]``, positions among the k; -1 for those that were not kept.
         counts: k strings of bytes.
+        sizes: int32 ``[k, 2]``, height and width.
         boxes: int32 ``[k, 4]`` xywh, around the masks.
     """
 
     places: np.ndarray
     counts: Ragged
+    sizes: np.ndarray
     boxes: np.ndarray
+
+    def only(self, places: np.ndarray) -> "Runs":
+        """Those at these places, all of which were kept."""
+        here = np.arange(len(places), dtype=np.int32)
+        return Runs(here, self.counts.take(places), self.sizes[places], self.boxes[places])
 
     def text(self, place: int) -> bytes:
         """The run lengths at a place; none at -1."""
         return self.counts[place].tobytes() if place >= 0 else b""
 
-    def masks(self, places: np.ndarray, sizes: np.ndarray) -> list[dict[str, Any]]:
-        """Some of them, with their sizes (``[.., 2]``)."""
+    def masks(self, places: np.ndarray) -> list[dict[str, Any]]:
+        """Some of them."""
         text = self.counts.values.data
         ends = zip(self.counts.offsets[places].tolist(), self.counts.offsets[places + 1].tolist(), strict=True)
         return [
             {"size": size, "counts": text[start:end].tobytes()}
-            for (start, end), size in zip(ends, sizes.tolist(), strict=True)
+            for (start, end), size in zip(ends, self.sizes[places].tolist(), strict=True)
         ]
 
 
@@ -185,17 +205,14 @@ def read_results(
 
 
 def holds(path: Path) -> tuple[IouType, ...]:
-    """What the first record of a results file has: a bbox, a segmentation that is not empty, both.
+    """What the first records of a results file have: a bbox, a segmentation that is not empty, both.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: not JSON, or not a list of records.
     """
-    for records in read_records(path):
-        for record in records:
-            if isinstance(record, Mapping):
-                return tuple(iou_type for iou_type, key in _KEYS if key in record and record[key] not in ([], None, ""))
-    return ()
+    first = [record for record in islice(chain.from_iterable(read_records(path)), FIRST) if isinstance(record, Mapping)]
+    return tuple(iou_type for iou_type, key in _KEYS if any(record.get(key) not in ([], None, "") for record in first))
 
 
 _KEYS: tuple[tuple[IouType, str], ...] = (("bbox", "bbox"), ("segm", "segmentation"))
@@ -262,7 +279,6 @@ class _Packed:
             category_ids=self._category_ids.array(),
             boxes=None if self._boxes is None else self._boxes.array(),
             scores=self._scores.array(),
-            sizes=None if runs is None else runs.sizes.array(),
             mask_areas=None if runs is None else runs.areas.array(),
             runs=None if runs is None else runs.runs(),
             source=source,
@@ -274,8 +290,8 @@ class _PackedRuns:
     """Masks of parts of a file, put together."""
 
     def __init__(self) -> None:
-        self.sizes, self.areas = _Growing(np.int32, 2), _Growing(np.uint32)
-        self._places, self._boxes = _Growing(np.int32), _Growing(np.int32, 4)
+        self.areas, self._places = _Growing(np.uint32), _Growing(np.int32)
+        self._sizes, self._boxes = _Growing(np.int32, 2), _Growing(np.int32, 4)
         self._text, self._lengths = _Growing(np.uint8), _Growing(np.int64)
 
     def add(self, part: Part, kept: np.ndarray) -> None:
@@ -283,11 +299,13 @@ class _PackedRuns:
         assert part.masks is not None
         assert part.sizes is not None
         assert part.areas is not None
-        self.sizes.add(part.sizes)
         self.areas.add(part.areas)
         self._places.add(np.where(kept, self._boxes.length + np.cumsum(kept) - 1, -1))
         masks = [*compress(part.masks, kept.tolist())]
-        texts = [*map(_text, masks)]
+        texts = [mask["counts"] for mask in masks]
+        if not {*map(type, texts)} <= {str}:
+            texts = [*map(_text, masks)]
+        self._sizes.add(part.sizes[kept])
         self._boxes.add(boxes_of(masks))
         self._lengths.add(np.fromiter(map(len, texts), np.int64, len(texts)))
         self._text.add(np.frombuffer("".join(texts).encode("ascii"), np.uint8))
@@ -295,7 +313,8 @@ class _PackedRuns:
     def runs(self) -> Runs:
         """All of them."""
         offsets = np.append(0, np.cumsum(self._lengths.array()))
-        return Runs(self._places.array(), Ragged(self._text.array(), offsets), self._boxes.array())
+        text = Ragged(self._text.array(), offsets)
+        return Runs(self._places.array(), text, self._sizes.array(), self._boxes.array())
 
 
 def _text(mask: dict[str, Any]) -> str:

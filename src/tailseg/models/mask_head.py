@@ -165,7 +165,7 @@ def mask_losses(
         positives: of each image.
         targets: of each image.
     """
-    logits = logits.float()
+    logits, positives = without_empty_masks(logits.float(), positives, targets)
     wanted = [
         mask_targets([target.masks[k] for k in objects], target.frame, boxes, size=logits.shape[-1])
         for boxes, objects, target in zip(*positives, targets, strict=True)
@@ -173,6 +173,22 @@ def mask_losses(
     loss = F.binary_cross_entropy_with_logits(logits, sent(torch.cat(wanted), logits.device), reduction="sum")
     share = share_of_processes(len(logits), logits.device)
     return {"loss_mask": loss / max(logits.numel(), 1) * share}
+
+
+def without_empty_masks(
+    logits: Float[Tensor, "R S S"], positives: Positives, targets: Sequence[Target]
+) -> tuple[Float[Tensor, "K S S"], Positives]:
+    """Those of objects whose mask has a pixel: a mask without any would teach that nothing is there."""
+    kept = [
+        [place for place, k in enumerate(objects) if target.masks[k] != ()]
+        for objects, target in zip(positives.objects, targets, strict=True)
+    ]
+    if sum(map(len, kept)) == len(logits):
+        return logits, positives
+    parts = zip(logits.split([len(objects) for objects in positives.objects]), kept, strict=True)
+    boxes = tuple(boxes[places] for boxes, places in zip(positives.boxes, kept, strict=True))
+    objects = tuple([of[place] for place in places] for of, places in zip(positives.objects, kept, strict=True))
+    return torch.cat([part[places] for part, places in parts]), Positives(boxes, objects)
 
 
 Probabilities = Callable[[Sequence[Tensor], Sequence[Tensor], Tensor], Tensor]

@@ -80,6 +80,8 @@ def segmentation_to_rle(segmentation: Segmentation, height: int, width: int) -> 
     Raises:
         ValueError: polygons that ``polygons_to_rle`` refuses, or run lengths of another size or that do not fill it.
     """
+    if segmentation == ():  # annotated, but without a pixel
+        return _ready(coco.encode(np.zeros((height, width), np.uint8, order="F")))
     if isinstance(segmentation, tuple):
         return polygons_to_rle(segmentation, height, width)
     if list(segmentation["size"]) != [height, width]:

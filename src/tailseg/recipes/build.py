@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from tailseg.annotations.dataset import Annotations
 from tailseg.annotations.hold_out import hold_out
-from tailseg.annotations.read import read_dataset
+from tailseg.annotations.kinds import Use
+from tailseg.annotations.read import judge, open_file, with_classes_of
 from tailseg.data.tiny_tail import is_tiny_tail, prepare
 from tailseg.losses import build_loss
 from tailseg.recipes.recipe import Recipe
@@ -38,7 +39,7 @@ def require_data(recipe: Recipe) -> None:
         raise ValueError(f"recipe {recipe.name} needs a training set: give data.train an annotation file")
     for part, spec in enumerate((data.train, data.val)):
         if spec is not None and not is_tiny_tail(spec) and not annotation_file(spec, part).is_file():
-            read_dataset(annotation_file(spec, part))  # its error says what is there instead
+            open_file(annotation_file(spec, part))  # its error says what is there instead
 
 
 def build_data(recipe: Recipe) -> tuple[Annotations, Annotations]:
@@ -53,17 +54,10 @@ def build_data(recipe: Recipe) -> tuple[Annotations, Annotations]:
     """
     require_data(recipe)
     data = recipe.data
-    train = read_dataset(annotation_file(data.train, 0), images=data.train_images)
+    train = _read(annotation_file(data.train, 0), data.train_images, recipe)
     if data.val is None:
-        return _held_out(train, run_folder(recipe) / "data")
-    val = read_dataset(annotation_file(data.val, 1), images=data.val_images, frequency_from=train)
-    ours, theirs = [[(category.id, category.name) for category in part.categories] for part in (train, val)]
-    if ours != theirs:
-        different = sorted(set(ours) ^ set(theirs))[:5]
-        raise ValueError(
-            f"{train.path} and {val.path} need the same categories, ids and names alike; they have {len(ours)} and "
-            f"{len(theirs)}, and in one only are {different}"
-        )
+        return _held_out(train, recipe)
+    val = with_classes_of(_read(annotation_file(data.val, 1), data.val_images, recipe, evaluated=True), train)
     return train, val
 
 
@@ -76,7 +70,17 @@ def build_validation(recipe: Recipe) -> Annotations:
     """
     if recipe.data.val is None:
         return build_data(recipe)[1]
-    return read_dataset(annotation_file(recipe.data.val, 1), images=recipe.data.val_images)
+    return _read(annotation_file(recipe.data.val, 1), recipe.data.val_images, recipe, evaluated=True)
+
+
+def _read(path: Path, images: str | None, recipe: Recipe, *, evaluated: bool = False) -> Annotations:
+    """The annotations for what the recipe's model does with them: learns, and is scored on them."""
+    masks = recipe.model.mask is not None
+    uses: list[Use] = ["training_masks" if masks else "training"]
+    if evaluated:
+        uses.append("masks" if masks else "boxes")
+    annotations = open_file(path, images=images, needs_sizes=True)
+    return judge(annotations, uses, on_problem=recipe.data.on_problem, crowds=recipe.data.crowds)
 
 
 def build_model(recipe: Recipe, frequency: "ClassFrequency", *, load_weights: bool = True) -> "Detector":
@@ -108,8 +112,10 @@ def _candidates(path: Path) -> Iterator[Path]:
                 yield from (Path(root).expanduser() / folder / path for folder in folders)
 
 
-def _held_out(annotations: Annotations, folder: Path) -> tuple[Annotations, Annotations]:
+def _held_out(annotations: Annotations, recipe: Recipe) -> tuple[Annotations, Annotations]:
     """The two parts of one data set; their images lie where the whole's do."""
-    train_file, val_file = hold_out(annotations, folder)
-    train = replace(read_dataset(train_file), finder=annotations.finder)
-    return train, replace(read_dataset(val_file, frequency_from=train), finder=annotations.finder)
+    train_file, val_file = hold_out(annotations, run_folder(recipe) / "data")
+    folder = recipe.data.train_images
+    train = replace(_read(train_file, folder, recipe), finder=annotations.finder)
+    val = replace(_read(val_file, folder, recipe, evaluated=True), finder=annotations.finder)
+    return train, with_classes_of(val, train)

@@ -45,6 +45,11 @@ class DataConfig:
     """ceil as published, or stochastic rounding drawn anew each epoch."""
     filter_empty: bool = True
     """Leave out training images without objects."""
+    on_problem: Literal["refuse", "repair"] = "refuse"
+    """What is done about objects that cannot be used, such as those without a mask: refuse the file and name them, or
+    leave them out (repair) and count them. `tailseg data check` lists them."""
+    crowds: Literal["ignore", "objects"] = "ignore"
+    """Leave crowd regions (iscrowd) alone, or take them as objects: some tools write every mask as a crowd."""
     max_bad_images: float = 0.001
     """Share of the training images that may turn out missing or unreadable: each is named, and another image is taken
     in its place; one more of them ends the run."""

@@ -66,8 +66,24 @@ def load_recipe(path: Path, *, base: Recipe | None = None) -> Recipe:
 
 
 def differences(recipe: Recipe, saved: Plain) -> list[str]:
-    """Fields in which a recipe differs from a saved one, as ``optim.lr: 0.01, saved 0.02``."""
-    return _differences(to_plain(recipe)["resolved"], saved["resolved"], "")
+    """Fields in which a recipe differs from a saved one, as ``optim.lr: 0.01, saved 0.02``.
+
+    A setting that came after the run was saved had its default there.
+    """
+    return _differences(to_plain(recipe)["resolved"], _with_defaults(saved["resolved"], recipe), "")
+
+
+def _with_defaults(saved: object, value: object) -> Any:  # noqa: ANN401 - as JSON has it
+    """The saved fields of ``value``, with the defaults of those that are not among them."""
+    if not (isinstance(saved, dict) and dataclasses.is_dataclass(value)):
+        return saved
+    hints, filled = get_type_hints(type(value)), dict(saved)
+    for field in dataclasses.fields(value):
+        if field.name in saved:
+            filled[field.name] = _with_defaults(saved[field.name], getattr(value, field.name))
+        elif field.default is not dataclasses.MISSING:
+            filled[field.name] = _plain(field.default, hints[field.name])
+    return filled
 
 
 def _plain(value: object, annotation: object) -> object:

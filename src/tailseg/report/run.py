@@ -18,7 +18,7 @@ from tailseg.recipes.saved import load_recipe
 from tailseg.report.evidence import Evidence, evidence_of
 from tailseg.structures import ClassFrequency
 from tailseg.training.checkpoint import load
-from tailseg.training.fit import check_classes
+from tailseg.training.fit import with_classes_of_run
 from tailseg.training.run_files import choose
 
 Log = tuple[Mapping[str, float | str], ...]
@@ -94,7 +94,7 @@ def read_run(
         recipe=recipe,
         log=read_log(folder / "log.jsonl"),
         analysis=found.analysis,
-        evidence=evidence_of(truth, found.found[kind], found.matches[kind], kind=kind, least_score=threshold),
+        evidence=evidence_of(truth, found.found, found.matches, kind=kind, least_score=threshold),
         annotations=annotations,
         frequency=frequency,
         train=train,
@@ -112,7 +112,7 @@ def _truth(annotations: Annotations, kind: IouType, like: EvaluatedRun | None) -
     if like and like.annotations is annotations and like.evidence.kind == kind:
         return like.evidence.truth
     groups = {category.id: category.group for category in annotations.categories}
-    return read_ground_truth(annotations.path, masks=kind == "segm", groups=groups)
+    return read_ground_truth(annotations, masks=kind == "segm", groups=groups)
 
 
 def _data(
@@ -126,8 +126,7 @@ def _data(
     except ValueError:
         annotations = build_validation(recipe)
         saved = load(choose(folder, "best"))
-        check_classes(saved, annotations.categories, folder)
-        annotations = replace(annotations, categories=saved.categories, frequency=saved.frequency.counts())
+        annotations = with_classes_of_run(annotations, saved, folder)
         return None, annotations, saved.frequency
     return train, annotations, ClassFrequency.of(train.frequency)
 

@@ -4,6 +4,7 @@ A recipe must fit its data and the number of processes, too.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +12,8 @@ from torch import nn
 
 from tailseg.annotations.dataset import Annotations, Category
 from tailseg.annotations.fingerprint import fingerprint
+from tailseg.annotations.problems import DatasetError
+from tailseg.annotations.read import with_classes
 from tailseg.recipes.recipe import Recipe
 from tailseg.recipes.saved import differences
 from tailseg.training.checkpoint import Checkpoint, CheckpointError
@@ -43,15 +46,6 @@ def check_shares(recipe: Recipe) -> None:
         )
 
 
-def check_masks(recipe: Recipe, data: Annotations) -> None:
-    """Raises ValueError if the model learns masks and the data have none."""
-    if recipe.model.mask is not None and not data.has_masks:
-        raise ValueError(
-            f"{data.path} has objects without a segmentation, and this model learns masks: add them, or train "
-            "boxes only (model.mask None)"
-        )
-
-
 def check_recipe(checkpoint: Checkpoint, recipe: Recipe, path: Path) -> None:
     """Refuses to go on with a recipe that learns something else.
 
@@ -80,6 +74,26 @@ def check_classes(checkpoint: Checkpoint, categories: Sequence[Category], path: 
         raise CheckpointError(
             f"{path} knows {len(theirs)} classes and the data set has {len(ours)}; the first difference is {first}"
         )
+
+
+def with_classes_of_run(annotations: Annotations, saved: Checkpoint, path: Path) -> Annotations:
+    """A data set with the classes of a run: rare, common and frequent as in its training set.
+
+    Args:
+        annotations: the data set.
+        saved: the run's checkpoint.
+        path: its file.
+
+    Raises:
+        CheckpointError: the data set has objects of other classes.
+    """
+    try:
+        adapted = with_classes(annotations, saved.categories, saved.frequency.counts(), f"the run in {path}")
+    except DatasetError:
+        check_classes(saved, annotations.categories, path)
+        raise
+    groups = {category.id: category.group for category in saved.categories}
+    return replace(adapted, categories=tuple(replace(c, group=groups[c.id]) for c in adapted.categories))
 
 
 def one_fingerprint(data: Annotations) -> str:

@@ -297,7 +297,7 @@ def evaluate_run(run: Run, stop: StopRequest, bar: TrainingConsole) -> Metrics:
         )
     )
     metrics = from_first(lambda: measure(run.evaluated, run.val_data, results))
-    from_first(lambda: save_results(run.folder, results, metrics))
+    from_first(lambda: save_results(run.folder, run.val_data, results, metrics))
     return metrics
 
 

@@ -29,7 +29,7 @@ from tailseg.training.distributed import (
     rank,
     world_size,
 )
-from tailseg.training.fit import check_classes, check_data, check_masks, check_model, check_shares, one_fingerprint
+from tailseg.training.fit import check_classes, check_data, check_model, check_shares, one_fingerprint
 from tailseg.training.optimiser import PUBLISHED_BATCH_SIZE, build_optimizer
 from tailseg.training.run_files import keep_newest, open_folder, step_path
 
@@ -114,7 +114,6 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
     device = choose_device(recipe.run.device)
     with first_goes_first():  # what is made or downloaded once lies there for the others
         train_data, val_data = build_data(recipe)
-        check_masks(recipe, train_data)
         seed_everything(recipe.run.seed)
         first = Path(recipe.run.start_from) if recipe.run.start_from and not found else None
         model = build_model(recipe, ClassFrequency.of(train_data.frequency), load_weights=not (found or first)).to(
@@ -143,9 +142,15 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
         progress=Progress(),
         fingerprint=one_fingerprint(train_data),
         speed=Speed(recipe.data.batch_size),
+        notes=[
+            f"{data.path}: {note}"
+            for data in ({train_data.path: train_data, val_data.path: val_data}).values()
+            for note in (*data.notes, *data.remarks)
+        ],
     )
     if found:
-        saved, file, run.notes = found
+        saved, file, damages = found
+        run.notes = [*run.notes, *damages]
         check_classes(saved, train_data.categories, file)
         check_data(saved, train_data, run.fingerprint, file)
         run.restore(saved)
