@@ -212,3 +212,20 @@ def test_repair_says_what_it_cannot_do(photos: Path, tmp_path: Path, capsys: pyt
     assert main(["data", "check", str(tmp_path / "x.json"), "--repair", str(tmp_path / "new.json")]) == 1
     assert "cannot be repaired:\n  1 image ids occur more than once" in capsys.readouterr().err
     assert not (tmp_path / "new.json").exists()
+
+
+def test_check_compares_two_files(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = small(photos)
+    raw["categories"].append({**raw["categories"][0], "id": 9999, "name": "other"})
+    (tmp_path / "val.json").write_text(json.dumps(raw))
+    train = str(photos.parent / "train.json")
+    command = ["data", "check", train, "--val", str(tmp_path / "val.json"), "--val-images", str(photos.parent)]
+    assert main(command) == 0
+    shown = capsys.readouterr().out
+    assert (
+        f"note: {len(raw['images'])} file names stand in both files\n  records: {raw['images'][0]['file_name']}"
+        in shown
+    )
+    assert "note: 1 classes are in one file only, or have another id or name\n  records: 9999 'other', only in" in shown
+    assert main(["data", "check", train, "--val", str(photos.parent / "val.json"), "--decode"]) == 0
+    assert f"val.json: none of its images is found in {train}, by names, contents and looks" in capsys.readouterr().out

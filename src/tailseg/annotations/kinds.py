@@ -411,6 +411,28 @@ _LINTS: Final = (
 )
 """What `tailseg.annotations.lints` finds."""
 
-KINDS: Final = {kind.name: kind for kind in (*_FILE, *_IMAGES, *_CATEGORIES, *_OBJECTS, *_LINTS)}
+_LEAK: Final = "Remove them from one of the two: what was learned by heart is no measure of what is recognized"
+_LEAKS: Final = (
+    Kind("leak_names", "--ii", "file names stand in both files", _LEAK, scope="image"),
+    Kind("leak_content", "--ii", "images have the content of a training image of another name", _LEAK, scope="image"),
+    Kind(
+        "leak_scenes",
+        "--ii",
+        "videos, or augmented pictures, have images in both files, by their names",
+        "Put all frames of a video, and all copies of a picture, into one of the two",
+        scope="image",
+    ),
+    Kind("leak_pixels", "--ii", "images look like a training image", _LEAK, scope="image"),
+    Kind(
+        "classes_differ",
+        "--ii",
+        "classes are in one file only, or have another id or name",
+        "Give both files the same categories: those without objects as well",
+        scope="category",
+    ),
+)
+"""What `tailseg.annotations.leaks` finds between two files."""
+
+KINDS: Final = {kind.name: kind for kind in (*_FILE, *_IMAGES, *_CATEGORIES, *_OBJECTS, *_LINTS, *_LEAKS)}
 BITS: Final = {kind.name: 1 << place for place, kind in enumerate(_OBJECTS)}
 """Of the kinds that objects have: the bit in `tailseg.annotations.dataset.Objects.faults`."""

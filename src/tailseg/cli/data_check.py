@@ -12,6 +12,7 @@ from rich.markup import escape
 from tailseg.cli.common import UsageError, output
 
 if TYPE_CHECKING:
+    from tailseg.annotations.dataset import Annotations
     from tailseg.annotations.problems import Problem
 
 
@@ -28,6 +29,7 @@ class DataCheck:
       tailseg data check my.json
       tailseg data check my.json --images photos --decode     read every image as well
       tailseg data check my.json --repair new.json            write a file that can be used
+      tailseg data check train.json --val val.json --decode   are images of one in the other?
     """
 
     data: tyro.conf.Positional[str]
@@ -40,6 +42,12 @@ class DataCheck:
     """Write a file that training and evaluation of masks accept (of boxes, where no object has a mask): records are put
     right or left out, and what was done is listed. A file that is there is not overwritten. Exit code 0 if it was
     written and its images are there."""
+    val: Path | None = None
+    """Validation file: are images of it in the training file? Looks for the same file names, the same content, frames
+    of one video by their names and, with --decode, the same looks; says where the classes differ. What is found is a
+    note: it does not change the exit code. The validation file itself is not checked."""
+    val_images: Path | None = None
+    """Folder of the validation file's images, unless they lie beside it."""
 
 
 def annotation_file(data: str) -> Path:
@@ -72,10 +80,25 @@ def check(options: DataCheck) -> bool:
     if good:
         numbers = f"{annotations.num_images:,} images, {annotations.num_objects:,} objects"
         say(f"{annotations.path}: nothing wrong in {numbers}, {annotations.num_classes:,} classes")
+    if options.val:
+        compare(annotations, options.val, options.val_images, decode=options.decode)
     if options.repair:
         write_repaired(annotations.path, options.repair, options.images)
         return not pictures
     return good
+
+
+def compare(train: "Annotations", path: Path, images: Path | None, *, decode: bool) -> None:
+    """Print what a validation file has in common with the training file."""
+    from tailseg.annotations.leaks import leaks
+    from tailseg.annotations.read import open_file
+
+    found = leaks(train, open_file(path, images=images), decode=decode, track=track)
+    for problem in found:
+        say("\n".join(describe(problem, fault=False)))
+    if not any(problem.kind.name.startswith("leak_") for problem in found):
+        looks = "names, contents and looks" if decode else "names and contents"
+        say(f"{path}: none of its images is found in {train.path}, by {looks}")
 
 
 def write_repaired(path: Path, out: Path, images: Path | None) -> None:

@@ -1,6 +1,5 @@
 """All that is wrong with an annotation file and its images, whatever it is used for."""
 
-from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -8,12 +7,10 @@ from typing import Final
 from tailseg.annotations.dataset import Annotations
 from tailseg.annotations.image_files import ImageError
 from tailseg.annotations.kinds import KINDS
+from tailseg.annotations.leaks import Track, silently
 from tailseg.annotations.lints import lint
 from tailseg.annotations.problems import DatasetError, Problem, Problems, is_of_boxes
 from tailseg.annotations.read import open_file
-
-Track = Callable[[Iterable[int], str, int], Iterable[int]]
-"""Shows how far a loop is: over the same items, with a title and how many they are."""
 
 BOXES_ALONE: Final = "boxes_alone"
 """The kind of a file in which no object has a mask; it stops what needs masks, but it is no fault."""
@@ -49,9 +46,7 @@ def is_fault(problem: Problem) -> bool:
     return bool(problem.kind.stops) and problem.kind.name != BOXES_ALONE
 
 
-def image_problems(
-    annotations: Annotations, *, decode: bool, track: Track = lambda items, *_: items
-) -> tuple[Problem, ...]:
+def image_problems(annotations: Annotations, *, decode: bool, track: Track = silently) -> tuple[Problem, ...]:
     """The images that are missing and, if ``decode``, those that cannot be read or have another size."""
     missing: list[str] = []
     unusable: list[str] = []
