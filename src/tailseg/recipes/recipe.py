@@ -118,8 +118,8 @@ class RunConfig:
     out: str = "runs/{name}"
     """Folder of the run; {name} is the recipe's name."""
     start_from: str | None = None
-    """Start from the weights of this file, which `tailseg convert` or another run wrote for the same classes and the
-    same network; None starts from the backbone's weights alone."""
+    """Start from the weights of this file, which `tailseg convert` or another run wrote for the same network: shared
+    layers, and the rows of classes of the same name; None starts from the backbone's weights alone."""
     seed: int = 0
     device: str = "auto"
     """auto takes cuda when present, else cpu."""

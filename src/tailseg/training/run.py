@@ -29,7 +29,8 @@ from tailseg.training.distributed import (
     rank,
     world_size,
 )
-from tailseg.training.fit import check_classes, check_data, check_model, check_shares, one_fingerprint
+from tailseg.training.first_weights import start_from
+from tailseg.training.fit import check_classes, check_data, check_shares, one_fingerprint
 from tailseg.training.optimiser import PUBLISHED_BATCH_SIZE, build_optimizer
 from tailseg.training.run_files import keep_newest, open_folder, step_path
 
@@ -119,8 +120,7 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
         model = build_model(recipe, ClassFrequency.of(train_data.frequency), load_weights=not (found or first)).to(
             device
         )
-        if first:
-            start_from(first, model, train_data)
+        first_notes = start_from(first, model, train_data.categories) if first else []
     if recipe.run.compile:
         model.backbone.compile()
         model.fpn.compile()
@@ -142,7 +142,8 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
         progress=Progress(),
         fingerprint=one_fingerprint(train_data),
         speed=Speed(recipe.data.batch_size),
-        notes=[
+        notes=first_notes
+        + [
             f"{data.path}: {note}"
             for data in ({train_data.path: train_data, val_data.path: val_data}).values()
             for note in (*data.notes, *data.remarks)
@@ -156,18 +157,6 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
         run.restore(saved)
     run.network = distribute(model, device)
     return run
-
-
-def start_from(file: Path, model: Detector, data: Annotations) -> None:
-    """Gives a model that is to be trained the weights of another run, or converted ones.
-
-    Raises:
-        CheckpointError: the file cannot be read, or is of other classes or another network.
-    """
-    saved = checkpoint.load(file)
-    check_classes(saved, data.categories, file)
-    check_model(saved, model, file)
-    model.load_state_dict(saved.model)
 
 
 def build_sampler(annotations: Annotations, recipe: Recipe) -> TrainSampler:
