@@ -107,7 +107,5 @@ def _notes(file: Path, saved: Checkpoint, categories: Sequence[Category], rows: 
         return []
     known = [categories[label].name for label, _ in rows]
     examples = f" ({', '.join(known[:SHOWN])}{' ..' * (len(known) > SHOWN)})" if known else ""
-    return [
-        f"{file}: {len(rows):,} of {len(categories):,} classes are among its {len(saved.categories):,} by name and "
-        + f"take their rows{examples}; the others start new"
-    ]
+    count = f"{len(rows):,} of {len(categories):,} classes are among its {len(saved.categories):,} by name"
+    return [f"{file}: {count} and take their rows{examples}; the others start new"]
