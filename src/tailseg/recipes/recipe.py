@@ -6,6 +6,7 @@ imports torch.
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from tailseg.data.settings import CropConfig
@@ -160,3 +161,8 @@ class Recipe:
                 f"a step's {self.data.batch_size} images cannot be taken in {self.optim.accumulate} equal parts: "
                 "optim.accumulate must divide data.batch_size"
             )
+
+
+def run_folder(recipe: Recipe) -> Path:
+    """The folder of the recipe's run."""
+    return Path(recipe.run.out.format(name=recipe.name))

@@ -16,7 +16,7 @@ from tailseg.data.transforms import train_transform
 from tailseg.models.detector import Detector
 from tailseg.recipes.build import build_data, build_model, run_folder
 from tailseg.recipes.recipe import DataConfig, Recipe
-from tailseg.recipes.saved import to_plain
+from tailseg.recipes.saved import to_saved
 from tailseg.structures import ClassFrequency
 from tailseg.training import checkpoint
 from tailseg.training.checkpoint import Checkpoint, Progress
@@ -80,7 +80,7 @@ class Run:
 
         def write() -> None:
             content = Checkpoint(
-                recipe=to_plain(self.recipe),
+                recipe=to_saved(self.recipe),
                 categories=self.train_data.categories,
                 frequency=ClassFrequency.of(self.train_data.frequency),
                 model=self.evaluated.state_dict(),
@@ -114,7 +114,7 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
     found = from_first(lambda: open_folder(recipe, folder, resume=resume))
     device = choose_device(recipe.run.device)
     with first_goes_first():  # what is made or downloaded once lies there for the others
-        train_data, val_data = build_data(recipe)
+        train_data, val_data = build_data(recipe, trained=bool(found))
         seed_everything(recipe.run.seed)
         first = Path(recipe.run.start_from) if recipe.run.start_from and not found else None
         model = build_model(recipe, ClassFrequency.of(train_data.frequency), load_weights=not (found or first)).to(
@@ -153,7 +153,7 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
         saved, file, damages = found
         run.notes = [*run.notes, *damages]
         check_classes(saved, train_data.categories, file)
-        check_data(saved, train_data, run.fingerprint, file)
+        check_data(saved, train_data, run.fingerprint, file, recipe)
         run.restore(saved)
     run.network = distribute(model, device)
     return run
