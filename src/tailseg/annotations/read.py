@@ -62,13 +62,20 @@ def read_dataset(
     return annotations
 
 
-def open_file(path: Path, *, images: str | Path | None = None, needs_sizes: bool = False) -> Annotations:
+def open_file(
+    path: Path,
+    *,
+    images: str | Path | None = None,
+    needs_sizes: bool = False,
+    images_of: Path | None = None,
+) -> Annotations:
     """An annotation file with all its problems, whatever they are; `judge` decides what they mean.
 
     Args:
         path: the file.
         images: see `read_dataset`.
         needs_sizes: whether sizes that the file lacks are read from the pictures.
+        images_of: the file that this one is a part of: images are looked for where that one's lie.
 
     Raises:
         DatasetError: no such file, not JSON, or not in COCO format.
@@ -77,7 +84,7 @@ def open_file(path: Path, *, images: str | Path | None = None, needs_sizes: bool
         other = "is a folder, not a file" if path.is_dir() else "is a pipe or a device, not a file"
         kind = other if path.exists() else "does not exist"
         raise DatasetError(f"{path} {kind}. Expected an annotation file in LVIS or COCO format (.json)")
-    finder = ImageFinder(path, Path(images) if images is not None else None)
+    finder = ImageFinder(images_of or path, Path(images) if images is not None else None)
     contents = cached(path, parse)
     if needs_sizes and any(problem.kind.name == "size_missing" for problem in contents.problems):
         try:

@@ -25,19 +25,20 @@ _SURE: Final = re.compile(r"(?<![^\W\d_])(?:vid|video|clip|seq|sequence|scene|fr
 """Names with these words are those of videos and frames."""
 
 
-def scenes(names: Sequence[str], classes: Iterable[str] = ()) -> list[str]:
+def scenes(names: Sequence[str], classes: Iterable[str] = (), *, most: float = MOST) -> list[str]:
     """For each image file the scene that it shows; of an image that stands alone this is its own name.
 
     A scene is a video, or a picture and its augmentations. The names of videos are those that begin alike up to a
     separator and a number (``clip7_0012.jpg``, ``clip7/0013.jpg``, ``vid3_frame_000045.png``), where at least
-    `LEAST` beginnings have several images each, and none has more than `MOST` of all. Numbers without a beginning
-    (``000000000139.jpg``, ``a1.jpg``) are none.
+    `LEAST` beginnings have several images each, and none has more than a share ``most`` of all. Numbers without a
+    beginning (``000000000139.jpg``, ``a1.jpg``) are none.
 
     Args:
         names: of the files, with their folders.
+        most: see above.
         classes: names of the classes: ``dog_1.jpg`` and ``dog/2.jpg`` are pictures of dogs, not frames.
     """
-    pictures = [_picture(name) for name in names]
+    pictures = [picture_of(name) for name in names]
     known = {name.casefold() for name in classes}
     videos = [_video(picture, known) for picture in pictures]
     images: defaultdict[str, set[str]] = defaultdict(set)
@@ -45,15 +46,15 @@ def scenes(names: Sequence[str], classes: Iterable[str] = ()) -> list[str]:
         images[video].add(picture)
     counts = Counter({video: len(found) for video, found in images.items() if video and len(found) > 1})
     sure = len(counts) > 1 and all(_SURE.search(picture) for video in counts for picture in images[video])
-    if not sure and (len(counts) < LEAST or max(counts.values()) > MOST * len(set(pictures))):
+    if not sure and (len(counts) < LEAST or max(counts.values()) > most * len(set(pictures))):
         return pictures
     return [video if video in counts else picture for video, picture in zip(videos, pictures, strict=True)]
 
 
-def _picture(name: str) -> str:
-    """A file's name, without what Roboflow appends."""
+def picture_of(name: str) -> str:
+    """The picture that a file is of: its name, or that of which Roboflow has made variants, in whatever folder."""
     found = _ROBOFLOW.match(_stem(name))
-    return found["name"] if found else name.replace("\\", "/")
+    return found["name"].rpartition("/")[2] if found else name.replace("\\", "/")
 
 
 def _stem(name: str) -> str:

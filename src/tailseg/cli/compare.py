@@ -123,6 +123,8 @@ def find_truth(options: Compare) -> RunTruth:
     if not options.runs[0].is_dir():
         raise UsageError(f"{options.runs[0]} is a results file: name its annotation file with --truth")
     truth = run_truth(options.runs[0])
+    if truth.note:
+        output().print(f"note: {truth.note}", markup=False, soft_wrap=True)
     for other in options.runs[1:]:
         if other.is_dir():
             check_same_truth(other, truth, options.runs[0])

@@ -42,7 +42,7 @@ class Report:
     val: str | None = None
     """Annotation file of the results, if they are of another one than the recipe's."""
     val_images: str | None = None
-    """Folder of its images, unless they lie beside it."""
+    """Folder of the images of the validation set, unless they lie beside it or where they did in training."""
     recipe: str | None = None
     """module:function of your own recipe, if the runs were trained with one."""
     open: bool = False
@@ -77,6 +77,8 @@ def run(arguments: Sequence[str]) -> None:
                     like=like,
                 )
             )
+            if runs[-1].note:
+                output().print(f"note: {runs[-1].note}", markup=False, soft_wrap=True)
         status.update("drawing")
         path = options.out or options.runs[-1] / "report.html"
         write_report(runs, path, title=options.title)

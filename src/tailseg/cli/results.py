@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,11 +83,14 @@ def frequency_groups(train: Path | None, truth: Path) -> "tuple[Mapping[int, Gro
 
 @dataclass(frozen=True)
 class RunTruth:
-    """The validation set of a run, the groups of its classes in the training set, and the file's SHA-256."""
+    """The validation set of a run, the groups of its classes in the training set, the file's SHA-256, and what is to be
+    said about it.
+    """
 
     path: Path
     groups: "Mapping[int, Group]"
     key: str = ""
+    note: str = ""
 
 
 def run_truth(run: Path) -> RunTruth:
@@ -96,7 +99,8 @@ def run_truth(run: Path) -> RunTruth:
     Raises:
         ValueError: no checkpoint, an unknown recipe, or a validation set that is not there.
     """
-    from tailseg.recipes.build import build_validation
+    from tailseg.recipes.build import build_validation, held_out_note
+    from tailseg.recipes.places import found_again
     from tailseg.recipes.saved import from_plain
     from tailseg.training.checkpoint import load
     from tailseg.training.run_files import choose
@@ -104,6 +108,7 @@ def run_truth(run: Path) -> RunTruth:
     file = choose(run, "best")
     checkpoint = load(file)
     recipe = from_plain(checkpoint.recipe, source=str(file))
-    annotations = build_validation(replace(recipe, run=replace(recipe.run, out=str(run))))
+    recipe = found_again(recipe, checkpoint.recipe, run)
+    annotations = build_validation(recipe)
     groups = {category.id: category.group for category in checkpoint.categories}
-    return RunTruth(annotations.path, groups, annotations.key)
+    return RunTruth(annotations.path, groups, annotations.key, held_out_note(recipe))

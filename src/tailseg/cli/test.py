@@ -35,7 +35,7 @@ class Test:
     val: str | None = None
     """Another annotation file to evaluate on; its classes must be the model's."""
     val_images: str | None = None
-    """Folder of its images, unless they lie beside it."""
+    """Folder of the images of the validation set, unless they lie beside it or where they did in training."""
     device: str = "auto"
     """auto takes cuda when present, else cpu."""
     recipe: str | None = None
@@ -65,7 +65,8 @@ def evaluate_run(options: Test) -> "Metrics":
     """Detections of the run's model on its validation set, and their figures, written into the run's folder."""
     from tailseg.detection.testing import detect_all, measure, save_results
     from tailseg.inference import Predictor
-    from tailseg.recipes.build import build_validation
+    from tailseg.recipes.build import build_validation, held_out_note
+    from tailseg.recipes.places import folder_of, found_again
     from tailseg.training.distributed import by_turns, from_first, is_first, rank, world_size
     from tailseg.training.fit import with_classes_of_run
 
@@ -77,10 +78,12 @@ def evaluate_run(options: Test) -> "Metrics":
     folder = results_folder(options.run)
     if is_first() and not os.access(folder, os.W_OK):  # the evaluation may take an hour
         raise ValueError(f"{folder} cannot be written, and the results go there: copy the run to where you may write")
-    recipe = replace(recipe, run=replace(recipe.run, out=str(folder)))  # the folder may have been moved
+    recipe = found_again(recipe, predictor.checkpoint.recipe, folder_of(options.run))
     if options.val:
-        recipe = replace(recipe, data=replace(recipe.data, val=options.val, val_images=options.val_images))
-    annotations = build_validation(recipe)
+        recipe = replace(recipe, data=replace(recipe.data, val=options.val, val_images=None))
+    annotations = build_validation(recipe, images=options.val_images)
+    if (note := held_out_note(recipe)) and is_first():
+        output().print(f"note: {note}", markup=False, soft_wrap=True)
     annotations = with_classes_of_run(annotations, predictor.checkpoint, predictor.file)
     with Progress(console=output(), transient=True, disable=not is_first()) as bar:
         task = bar.add_task("evaluating", total=None)

@@ -6,6 +6,7 @@ imports torch.
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from tailseg.data.settings import CropConfig
@@ -118,8 +119,8 @@ class RunConfig:
     out: str = "runs/{name}"
     """Folder of the run; {name} is the recipe's name."""
     start_from: str | None = None
-    """Start from the weights of this file, which `tailseg convert` or another run wrote for the same classes and the
-    same network; None starts from the backbone's weights alone."""
+    """Start from the weights of this file, which `tailseg convert` or another run wrote for the same network: shared
+    layers, and the rows of classes of the same name; None starts from the backbone's weights alone."""
     seed: int = 0
     device: str = "auto"
     """auto takes cuda when present, else cpu."""
@@ -160,3 +161,8 @@ class Recipe:
                 f"a step's {self.data.batch_size} images cannot be taken in {self.optim.accumulate} equal parts: "
                 "optim.accumulate must divide data.batch_size"
             )
+
+
+def run_folder(recipe: Recipe) -> Path:
+    """The folder of the recipe's run."""
+    return Path(recipe.run.out.format(name=recipe.name))

@@ -25,8 +25,7 @@ from tailseg.detection.testing import detect_all, measure, save_results
 from tailseg.evaluation import Metrics
 from tailseg.evaluation.metrics import ROW_NAMES, percent
 from tailseg.models.precision import autocast, float32_products
-from tailseg.recipes.build import run_folder
-from tailseg.recipes.recipe import Recipe
+from tailseg.recipes.recipe import Recipe, run_folder
 from tailseg.structures import Batch
 from tailseg.training.console import TrainingConsole
 from tailseg.training.device import seed_everything

@@ -16,7 +16,7 @@ from tailseg.data.transforms import train_transform
 from tailseg.models.detector import Detector
 from tailseg.recipes.build import build_data, build_model, run_folder
 from tailseg.recipes.recipe import DataConfig, Recipe
-from tailseg.recipes.saved import to_plain
+from tailseg.recipes.saved import to_saved
 from tailseg.structures import ClassFrequency
 from tailseg.training import checkpoint
 from tailseg.training.checkpoint import Checkpoint, Progress
@@ -29,7 +29,8 @@ from tailseg.training.distributed import (
     rank,
     world_size,
 )
-from tailseg.training.fit import check_classes, check_data, check_model, check_shares, one_fingerprint
+from tailseg.training.first_weights import start_from
+from tailseg.training.fit import check_classes, check_data, check_shares, one_fingerprint
 from tailseg.training.optimiser import PUBLISHED_BATCH_SIZE, build_optimizer
 from tailseg.training.run_files import keep_newest, open_folder, step_path
 
@@ -79,7 +80,7 @@ class Run:
 
         def write() -> None:
             content = Checkpoint(
-                recipe=to_plain(self.recipe),
+                recipe=to_saved(self.recipe),
                 categories=self.train_data.categories,
                 frequency=ClassFrequency.of(self.train_data.frequency),
                 model=self.evaluated.state_dict(),
@@ -113,14 +114,13 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
     found = from_first(lambda: open_folder(recipe, folder, resume=resume))
     device = choose_device(recipe.run.device)
     with first_goes_first():  # what is made or downloaded once lies there for the others
-        train_data, val_data = build_data(recipe)
+        train_data, val_data = build_data(recipe, trained=bool(found))
         seed_everything(recipe.run.seed)
         first = Path(recipe.run.start_from) if recipe.run.start_from and not found else None
         model = build_model(recipe, ClassFrequency.of(train_data.frequency), load_weights=not (found or first)).to(
             device
         )
-        if first:
-            start_from(first, model, train_data)
+        first_notes = start_from(first, model, train_data.categories) if first else []
     if recipe.run.compile:
         model.backbone.compile()
         model.fpn.compile()
@@ -142,7 +142,8 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
         progress=Progress(),
         fingerprint=one_fingerprint(train_data),
         speed=Speed(recipe.data.batch_size),
-        notes=[
+        notes=first_notes
+        + [
             f"{data.path}: {note}"
             for data in ({train_data.path: train_data, val_data.path: val_data}).values()
             for note in (*data.notes, *data.remarks)
@@ -152,22 +153,10 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
         saved, file, damages = found
         run.notes = [*run.notes, *damages]
         check_classes(saved, train_data.categories, file)
-        check_data(saved, train_data, run.fingerprint, file)
+        check_data(saved, train_data, run.fingerprint, file, recipe)
         run.restore(saved)
     run.network = distribute(model, device)
     return run
-
-
-def start_from(file: Path, model: Detector, data: Annotations) -> None:
-    """Gives a model that is to be trained the weights of another run, or converted ones.
-
-    Raises:
-        CheckpointError: the file cannot be read, or is of other classes or another network.
-    """
-    saved = checkpoint.load(file)
-    check_classes(saved, data.categories, file)
-    check_model(saved, model, file)
-    model.load_state_dict(saved.model)
 
 
 def build_sampler(annotations: Annotations, recipe: Recipe) -> TrainSampler:
