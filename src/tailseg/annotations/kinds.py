@@ -411,7 +411,7 @@ _LINTS: Final = (
 )
 """What `tailseg.annotations.lints` finds."""
 
-_LEAK: Final = "Remove them from one of the two: what was learned by heart is no measure of what is recognized"
+_LEAK: Final = "Remove them from one of the two: an image that was learned does not show how new ones are recognized"
 _LEAKS: Final = (
     Kind("leak_names", "--ii", "file names stand in both files", _LEAK, scope="image"),
     Kind("leak_content", "--ii", "images have the content of a training image of another name", _LEAK, scope="image"),

@@ -111,6 +111,7 @@ class _Repairer:
         self.contents, self.sections, self.columns = contents, sections, columns
         self.last_parts = last_parts
         self.known = set(contents.category_ids)
+        self.rows = {number: row for row, number in enumerate(contents.image_ids.tolist())}
         self.done: Counter[str] = Counter()
         self.boxes = self._good_boxes()
         self.kept = self._kept()
@@ -169,13 +170,15 @@ class _Repairer:
             if not KINDS[name].stops or name in KEPT or (name == "mask_missing" and boxes_alone):
                 continue
             self._leave_out(kept, self.marked(name), name)
+        boxed = np.zeros(len(kept), bool)
+        boxed[list(self.boxes)] = True
         for name in BOXES:
-            with_box = np.isin(np.arange(len(kept)), np.array(list(self.boxes), np.int64))
-            self._leave_out(kept, self.marked(name) & ~with_box, name)
-        for row in np.flatnonzero(self.marked("flag_bad")).tolist():
+            self._leave_out(kept, self.marked(name) & ~boxed, name)
+        bad_flags = self.marked("flag_bad")
+        for row in np.flatnonzero(bad_flags).tolist():
             record = decode(self.sections.annotations[row])
-            if not all(_flag(record.get(key)) in (None, 0, 1) for key in ("iscrowd", "ignore")):
-                self._leave_out(kept, np.arange(len(kept)) == row, "flag_bad")
+            bad_flags[row] = any(_flag(record.get(key)) not in (None, 0, 1) for key in ("iscrowd", "ignore"))
+        self._leave_out(kept, bad_flags, "flag_bad")
         self._leave_out(kept, self._copies(), "copies")
         return kept
 
@@ -208,9 +211,8 @@ class _Repairer:
     def _image(self, given: RawRecord) -> RawRecord:
         image = dict(given)
         self._whole(image, "id", number := _whole_id(image))
-        row = int(places(np.array([number]), self.contents.image_ids)[0])
         if not (image.get("height") and image.get("width")):
-            image["height"], image["width"] = self.contents.sizes[row].tolist()
+            image["height"], image["width"] = self.contents.sizes[self.rows[number]].tolist()
             self._count("images without a height or a width: taken from the pictures or the run lengths")
         name = image.get("file_name")
         if self.last_parts and isinstance(name, str) and (name[:1] in ("/", "\\") or name[1:2] == ":"):
