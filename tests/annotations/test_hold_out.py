@@ -152,7 +152,18 @@ def test_one_video_that_holds_most_images_is_no_reason_to_hold_out_nothing(write
     _, val = hold_out(read_dataset(write(raw)), tmp_path / "data")
     assert len(ids(val)) == 4
     (remark,) = remarks_on(tmp_path / "data")
-    assert remark == "by their names 31 of 40 images are frames of one video: frames are not kept together"
+    assert remark == "31 of 40 images would be frames of one video: these are not kept in one part"
+
+
+def test_pictures_that_are_all_the_same_are_not_put_together(write: Write, tmp_path: Path) -> None:
+    raw = of_images(20)
+    path = write(raw)
+    for image in raw["images"]:
+        (tmp_path / image["file_name"]).write_bytes(b"black")
+    _, val = hold_out(read_dataset(path), tmp_path / "data")
+    assert len(ids(val)) == 2
+    (remark,) = remarks_on(tmp_path / "data")
+    assert remark == "20 of 20 images would be files of one content: these are not kept in one part"
 
 
 def test_names_that_number_the_images_of_a_class_lose_no_class(write: Write, tmp_path: Path) -> None:
@@ -163,7 +174,7 @@ def test_names_that_number_the_images_of_a_class_lose_no_class(write: Write, tmp
     assert len(ids(val)) == 4
     assert len(read_dataset(train).frequency.image_counts.nonzero()[0]) == 4
     assert remarks_on(tmp_path / "data") == [
-        "no video can be held out without losing a class or too many images: frames are not kept together"
+        "too few images can be held out where frames of one video stay in one part: they do not"
     ]
 
 

@@ -296,3 +296,15 @@ def test_of_an_animation_the_first_picture_is_read(suffix: str, tmp_path: Path, 
         assert saved.n_frames == 3
     expected = torch.from_numpy(np.array(first.convert("RGB"))).permute(2, 0, 1)
     assert torch.equal(load_image(path), expected)
+
+
+def test_a_name_without_its_folder_is_the_last_resort(tmp_path):
+    """Other folders hold other images of the same name: the listed one is looked for one folder lower as well."""
+    for file in ("set/0001.png", "set/deep/valid/0001.png", "train/0002.png"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    finder = ImageFinder(tmp_path / "set" / "all.json")
+    assert finder.find(["valid/0001.png", "0001.png"]) == tmp_path / "set" / "deep" / "valid" / "0001.png"
+    assert finder.find(["train/0001.png", "0001.png"]) == tmp_path / "set" / "0001.png"
+    assert finder.find(["0001.png", "train2017/0001.png"]) == tmp_path / "set" / "0001.png"
+    assert finder.find(["other/0002.png", "0002.png"]) == tmp_path / "train" / "0002.png"

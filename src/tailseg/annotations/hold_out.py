@@ -4,7 +4,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Sequence
-from itertools import compress
+from itertools import compress, pairwise
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -128,33 +128,41 @@ def _require_objects(annotations: Annotations) -> None:
 
 
 def _draw(annotations: Annotations, images: Sequence[Any], share: float, use: Use) -> tuple[set[int], list[str]]:
-    """Ids of the images held out, and what is to be known about them."""
+    """Ids of the images held out, and what is to be known about them.
+
+    Images are put together by all that is known of them, or by less where that would leave no fair choice.
+    """
     names = [annotations.names.text(row).partition("\n")[0] for row in range(annotations.num_images)]
-    classes = [category.name for category in annotations.categories]
-    copies = merged(image_groups(names, videos=False), content_groups(_files(annotations)))
-    together = merged(copies, image_groups(names, classes))
+    same_name = image_groups(names, videos=False)
+    copies = merged(same_name, content_groups(_files(annotations)))
     videos = [image.get("video_id") for image in images]
+    frames = image_groups(names, [category.name for category in annotations.categories])
     if None not in videos:
-        together = merged(together, np.unique(list(map(str, videos)), return_inverse=True)[1])
+        frames = merged(frames, np.unique(list(map(str, videos)), return_inverse=True)[1])
+    known = {
+        "frames of one video": merged(copies, frames),
+        "files of one content": copies,
+        "files of one name": same_name,
+        "": np.arange(len(names)),
+    }
     remarks = []
-    if (largest := int(np.bincount(together).max())) * 2 > len(names) and (together != copies).any():
-        remarks.append(
-            f"by their names {largest:,} of {len(names):,} images are frames of one video: frames are not kept together"
-        )
-        together = copies
-    held_out = _held_out(annotations, together, share, use)
-    if not held_out and (together != copies).any():
-        remarks.append(
-            "no video can be held out without losing a class or too many images: frames are not kept together"
-        )
-        together, held_out = copies, _held_out(annotations, copies, share, use)
-    several = np.bincount(together)[together] > 1
-    if several.any():
-        remarks.append(
-            f"{int(several.sum()):,} images are of one video or one picture with others "
-            f"({np.unique(together[several]).size:,} groups): each group stays in one part"
-        )
-    return set(annotations.image_ids[held_out].tolist()), remarks
+    for (what, groups), less in pairwise([*known.items(), ("", np.empty(0, np.int64))]):
+        if np.array_equal(groups, less[1]):
+            continue
+        largest = int(np.bincount(groups).max())
+        if what and largest * 2 > len(names):
+            remarks.append(f"{largest:,} of {len(names):,} images would be {what}: these are not kept in one part")
+        elif held_out := _held_out(annotations, groups, share, use):
+            several = np.bincount(groups)[groups] > 1
+            if several.any():
+                remarks.append(
+                    f"{int(several.sum()):,} images are of one video or one picture with others "
+                    f"({np.unique(groups[several]).size:,} groups): each group stays in one part"
+                )
+            return set(annotations.image_ids[held_out].tolist()), remarks
+        elif largest > 1:
+            remarks.append(f"too few images can be held out where {what} stay in one part: they do not")
+    return set(), remarks
 
 
 def _files(annotations: Annotations) -> list[Path | None]:

@@ -59,29 +59,44 @@ class ImageFinder:
     def find(self, names: Sequence[str]) -> Path:
         """The first file that exists, trying each name (best first) under each root, then one folder lower.
 
+        A name of which the folders were cut off is the last resort: another folder may hold an image of that name.
+
         Raises:
             ImageError: there is none; says where it looked.
         """
-        for name in names:
-            for root in self.roots:
-                if os.path.isfile(root / name):  # noqa: PTH113 - of a path that is too long, Path's raises
-                    return root / name
-        for name in names:
-            found = [folder / name for folder in self.lower if os.path.isfile(folder / name)]  # noqa: PTH113
-            if len(found) == 1:
-                return found[0]
-            if found:
-                raise ImageError(
-                    f"image {name} lies in more than one folder: {', '.join(str(path) for path in found[:3])}. Write "
-                    "file_name with the folder, or name the folder of the images (images=..., --data.train-images, "
-                    "--data.val-images)"
-                )
+        cut = {PurePosixPath(name).name for name in names if "/" in name} - {*names[:1]}
+        for part in ([name for name in names if name not in cut], [name for name in names if name in cut]):
+            if found := self._in_roots(part) or self._lower(part):
+                return found
         called = names[0] if names else "(without a name)"
         raise ImageError(
             f"image {called} not found. Looked for {' and '.join(dict.fromkeys(names))} in "
             f"{', '.join(str(root) for root in self.roots)}. Name the folder of the images (images=..., "
-            "--data.train-images, --data.val-images), or set TAILSEG_DATA to it"
+            "--data.train-images, --data.val-images; for a run, --val-images), or set TAILSEG_DATA to it"
         )
+
+    def _in_roots(self, names: Sequence[str]) -> Path | None:
+        """The first file that exists in the roots."""
+        files = (root / name for name in names for root in self.roots)
+        return next(filter(os.path.isfile, files), None)  # of a path that is too long, Path's raises
+
+    def _lower(self, names: Sequence[str]) -> Path | None:
+        """The file that exists one folder lower.
+
+        Raises:
+            ImageError: there are several.
+        """
+        for name in names:
+            found = [folder / name for folder in self.lower if os.path.isfile(folder / name)]  # noqa: PTH113
+            if len(found) > 1:
+                raise ImageError(
+                    f"image {name} lies in more than one folder: {', '.join(str(path) for path in found[:3])}. Write "
+                    "file_name with the folder, or name the folder of the images (images=..., --data.train-images, "
+                    "--data.val-images; for a run, --val-images)"
+                )
+            if found:
+                return found[0]
+        return None
 
 
 def _default_roots(annotation_file: Path) -> list[Path]:

@@ -35,8 +35,8 @@ def scenes(names: Sequence[str], classes: Iterable[str] = (), *, most: float = M
 
     Args:
         names: of the files, with their folders.
-        most: see above.
         classes: names of the classes: ``dog_1.jpg`` and ``dog/2.jpg`` are pictures of dogs, not frames.
+        most: see above.
     """
     pictures = [picture_of(name) for name in names]
     known = {name.casefold() for name in classes}

@@ -44,7 +44,7 @@ from tailseg.training.distributed import (
 from tailseg.training.interrupt import StopRequest, TrainingStopped
 from tailseg.training.log import Log
 from tailseg.training.optimiser import learning_rate
-from tailseg.training.run import Run, build_train_loader, describe, start
+from tailseg.training.run import Run, build_train_loader, describe, describe_data, start
 from tailseg.training.run_files import alone_in, best_path
 
 
@@ -81,7 +81,7 @@ def train(recipe: Recipe, *, resume: bool = False) -> Metrics:
     with StopRequest() as stop, joined(), alone_in(run_folder(recipe)), float32_products(recipe.run.precision):
         run = start(recipe, resume=resume)
         with Log(run.folder if is_first() else None, step=run.progress.step) as log, console(run) as bar:
-            for line in (describe(run), *run.notes):
+            for line in (describe(run), *describe_data(run), *run.notes):
                 bar.say(line)
             try:
                 return train_epochs(run, stop, log, bar)

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tailseg.annotations.dataset import Annotations
+from tailseg.annotations.hold_out import remarks_on
 from tailseg.data.loader import DetectionDataset, Loader, train_loader
 from tailseg.data.sampler import TrainSampler
 from tailseg.data.transforms import train_transform
@@ -188,7 +189,31 @@ def describe(run: Run) -> str:
     parts = f" in {recipe.optim.accumulate} parts" if recipe.optim.accumulate > 1 else ""
     processes = f" of {world_size()} processes" if world_size() > 1 else ""
     return (
-        f"{recipe.name}: {run.train_data.num_images:,} images, {len(run.train_data.categories):,} classes, {start}, "
+        f"{recipe.name}: {_counted(len(run.sampler.images), int(run.train_data.objects.trainable.sum()))} to train on, "
+        f"{len(run.train_data.categories):,} classes, {start}, "
         f"{recipe.data.batch_size} images a step{parts}{processes}, lr {rate:.3g} "
         f"({recipe.optim.lr:g} for {PUBLISHED_BATCH_SIZE} images), on {run.device}, into {run.folder}"
     )
+
+
+def describe_data(run: Run) -> list[str]:
+    """What is held out or validated on, what is left out of the training, and why; for the console."""
+    data, objects, val = run.train_data, run.train_data.objects, run.val_data
+    held_out = run.recipe.data.val is None
+    lines = [
+        f"{'held out' if held_out else 'validated on'}: {_counted(val.num_images, val.num_objects)} ({val.path})",
+        *(remarks_on(val.path.parent) if held_out else ()),
+    ]
+    empty = data.num_images - len(run.sampler.images)
+    reasons = {
+        "images without an object to learn from (--data.no-filter-empty takes them)": empty,
+        "crowd and ignore regions": int(objects.ignored.sum()),
+        "objects below one pixel": int((~objects.ignored & ~objects.trainable).sum()),
+    }
+    if any(reasons.values()):
+        lines.append(f"left out: {', '.join(f'{count:,} {what}' for what, count in reasons.items() if count)}")
+    return lines
+
+
+def _counted(images: int, objects: int) -> str:
+    return f"{images:,} images with {objects:,} objects"
