@@ -158,6 +158,12 @@ CHANGES = {
     "iscrowd 0.0": Change(annotate(iscrowd=0.0), "----", set()),
     "ignore": Change(annotate(ignore=1), "--nn", {"ignore"}),
     "crowds alone": Change(annotate(iscrowd=1), "ii--", {"crowds_alone"}),
+    "a crowd without a mask": Change(
+        annotate(iscrowd=1, segmentation=[]), "ii-x", {"crowds_alone", "crowd_mask_missing"}, (1, 3)
+    ),
+    "boxes only, one of a crowd": Change(
+        lambda raw: (no_masks(raw), raw["annotations"][1].update(iscrowd=1)), "ix-x", {"mask_missing", "crowds_alone"}
+    ),
     "keypoints": Change(lambda raw: raw["categories"][0].update(keypoints=["nose"]), "nnnn", {"keypoints"}),
     "videos": Change(lambda raw: raw.update(videos=[{"id": 1}]), "iinn", {"videos"}),
     "an annotation that is no record": Change(lambda raw: raw["annotations"].append(5), "xxxx", {"record_bad"}),

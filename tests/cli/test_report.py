@@ -16,6 +16,7 @@ from PIL import Image
 from tailseg.cli import main
 from tailseg.inference import Predictor
 from tailseg.report import server as serving
+from tailseg.report.run import read_run
 from tailseg.report.server import Service, check_sender, make_server
 
 from .conftest import SMALL
@@ -41,6 +42,20 @@ def test_a_report_that_cannot_be_written_fails_no_training(tmp_path: Path, capsy
     shown = capsys.readouterr()
     assert "no report was written" in shown.err
     assert "APr" in shown.out
+
+
+def test_runs_that_make_different_things_of_one_file_do_not_share_it(run: Path, photos: Path, tmp_path: Path) -> None:
+    val = tmp_path / "val.json"
+    content = json.loads((photos.parent / "val.json").read_text())
+    content["annotations"][0]["iscrowd"] = 1
+    val.write_text(json.dumps(content))
+    one, other = (Path(shutil.copytree(run, tmp_path / name)) for name in ("one", "other"))
+    for folder, crowds in ((one, "ignore"), (other, "objects")):
+        recipe = json.loads((folder / "recipe.json").read_text())
+        recipe["resolved"]["data"] |= {"val": str(val), "val_images": str(photos), "crowds": crowds}
+        (folder / "recipe.json").write_text(json.dumps(recipe))
+    first = read_run(one)
+    assert read_run(other, like=first).annotations.num_objects == first.annotations.num_objects + 1
 
 
 def test_report_compares_runs_and_says_where_it_is(

@@ -152,6 +152,8 @@ class Checks:
         objects = ~self.columns.ignored & ~self.marked("record_bad")
         missing = objects & ~have
         self.mark("mask_missing", missing, detail=f"{int(missing.sum()):,} of {int(objects.sum()):,}")
+        if (objects & have).any() or not objects.any():  # else it is a file of boxes
+            self.mark("crowd_mask_missing", self.columns.ignored & ~have)
         return masks
 
     def _segmented(self, row: int) -> str:
@@ -192,10 +194,10 @@ class Checks:
     def _check_pixels(self, masks: Segmentations, areas: np.ndarray) -> None:
         """Masks without a pixel; only those that are thin or small are drawn."""
         sides = self.columns.boxes[:, 2:].sum(axis=1)
-        fit = ~self.columns.ignored & ~self.marked("polygon_infinite", "polygon_far") & (self.sizes > 0).all(axis=1)
+        fit = ~self.marked("polygon_infinite", "polygon_far") & (self.sizes > 0).all(axis=1)
         thin = fit & (masks.polygon_counts > 0) & (areas <= np.maximum(sides, 2))
         few_runs = np.diff(masks.run_lengths.offsets)
-        short = ~self.columns.ignored & (few_runs > 0) & (few_runs < 9) & ~self.marked("run_lengths_bad")
+        short = (few_runs > 0) & (few_runs < 9) & ~self.marked("run_lengths_bad")
         first = offsets_of(masks.polygon_counts)
         empty = []
         for row in np.flatnonzero(thin | short).tolist():
@@ -207,7 +209,9 @@ class Checks:
                 pixels = coco.area(coco.merge(coco.frPyObjects(parts, *self.sizes[row].tolist())))
             if not pixels:
                 empty.append(row)
-        self.mark("mask_empty", np.array(empty, np.int64))
+        rows = np.array(empty, np.int64)
+        self.columns.faults[rows] |= np.uint32(BITS["mask_empty"])  # crowds can be taken as objects
+        self.problems.add("mask_empty", rows[~self.columns.ignored[rows]], self.name)
 
 
 def _clip(written: np.ndarray, sizes: np.ndarray, bad: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -369,6 +369,12 @@ _OBJECTS: Final = (
         "left alone in training and evaluation, see --data.crowds",
         "file",
     ),
+    Kind(
+        "crowd_mask_missing",
+        "---x",
+        "crowd or ignore regions without a mask, which would leave no detection alone",
+        "Annotate their masks, or remove them. To score boxes alone: --only bbox (iou_types=('bbox',))",
+    ),
 )
 
 _LINTS: Final = (

@@ -127,9 +127,10 @@ def judge(
     Raises:
         DatasetError: they cannot be used.
     """
-    refuse(annotations.problems, annotations.path, uses, repair=on_problem == "repair")
-    left_out = [each for each in annotations.problems if "x" in verdicts(each, uses)]
-    left = [each for each in annotations.problems if each not in left_out]
+    problems = _with_crowds_as_objects(annotations.problems) if crowds == "objects" else annotations.problems
+    refuse(problems, annotations.path, uses, repair=on_problem == "repair")
+    left_out = [each for each in problems if "x" in verdicts(each, uses)]
+    left = [each for each in problems if each not in left_out]
     notes = [f"{each.text}: left out" for each in left_out]
     objects = annotations.objects
     if left_out:
@@ -142,6 +143,15 @@ def judge(
     loud, quiet = ([each.note for each in left if letter in verdicts(each, uses)] for letter in "ni")
     annotations = replace(annotations, notes=(*notes, *loud), remarks=tuple(quiet), problems=tuple(left))
     return annotations if objects is annotations.objects else _with_objects(annotations, objects)
+
+
+def _with_crowds_as_objects(problems: tuple[Problem, ...]) -> tuple[Problem, ...]:
+    """The problems where a crowd is learned and scored as an object: it needs a mask where an object does."""
+    needed = KINDS["mask_missing"].verdicts
+    return tuple(
+        replace(each, kind=replace(each.kind, verdicts=needed)) if each.kind.name == "crowd_mask_missing" else each
+        for each in problems
+    )
 
 
 def _with_objects(annotations: Annotations, objects: Objects) -> Annotations:

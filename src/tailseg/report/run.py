@@ -133,9 +133,11 @@ def _data(
         return None, with_classes_of_run(annotations, saved, folder), saved.frequency
 
 
-def _files(recipe: Recipe) -> tuple[str | None, ...]:
+def _files(recipe: Recipe) -> tuple[str | bool | None, ...]:
+    """What decides what is read: the files, and what is made of them."""
     data = recipe.data
-    return data.train, data.train_images, data.val, data.val_images
+    files = (data.train, data.train_images, data.val, data.val_images)
+    return (*files, data.on_problem, data.crowds, recipe.model.mask is None)
 
 
 def read_log(path: Path) -> Log:
