@@ -18,7 +18,7 @@ import torch
 
 from tailseg.annotations.dataset import Category
 from tailseg.annotations.image_files import ImageError
-from tailseg.data.loader import WorkerError
+from tailseg.data.workers import WorkerError
 from tailseg.recipes.recipe import Recipe
 from tailseg.training import checkpoint, run_files
 from tailseg.training.checkpoint import CheckpointError
