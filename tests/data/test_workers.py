@@ -95,24 +95,17 @@ def test_a_worker_killed_while_half_of_its_batch_is_in_the_pipe_is_replaced() ->
 # benchmarks/loader_kills.py kills fifty times, in a training.
 def test_workers_killed_at_random_moments_lose_nothing() -> None:
     said: list[str] = []
-    kills, moments = 10, random.Random(0)
-
-    def kill() -> None:
-        for _ in range(kills):
-            time.sleep(moments.uniform(0.1, 0.4))
-            if running := loaders():
-                moments.choice(running).kill()
-
+    made, kills, moments = [], 8, random.Random(0)
     results = run(Workers(content, 2), itertools.count(), said)
-    killer = threading.Thread(target=kill)
-    killer.start()
-    made = []
-    while killer.is_alive():
-        made.append(next(results))
-        time.sleep(0.02)
-    made += itertools.islice(results, 8)
-    assert_all_there(made, range(len(made)))
-    assert 1 < len(said) <= kills
+    for _ in range(kills):
+        made += itertools.islice(results, 2)
+        timer = threading.Timer(moments.uniform(0, 0.05), moments.choice(loaders()).kill)
+        timer.start()
+        made += itertools.islice(results, 6)
+        timer.join()
+        made += itertools.islice(results, 6)  # it was waited for by then
+    assert_all_there(made, range(14 * kills))
+    assert len(said) == kills
 
 
 def test_a_worker_that_dies_over_the_same_task_again_is_an_error() -> None:
