@@ -35,13 +35,15 @@ class DetectionDataset(Dataset[Item]):
     Args:
         annotations: of `read_dataset`.
         transform: takes and returns a sample as described in `tailseg.data.transforms`.
+        look: whether to look for the first image here.
 
     Raises:
         ImageError: the first image is not to be found: the folder is most likely wrong.
     """
 
-    def __init__(self, annotations: Annotations, transform: Transform) -> None:
-        annotations.info(0)
+    def __init__(self, annotations: Annotations, transform: Transform, *, look: bool = True) -> None:
+        if look:
+            annotations.info(0)
         self.annotations = annotations
         self.transform = transform
 

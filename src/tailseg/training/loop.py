@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tailseg.annotations.image_files import ImageError
 from tailseg.data.workers import WorkerError
-from tailseg.detection.testing import detect_all, measure, save_results
+from tailseg.detection.testing import describe_unread, detect_all, measure, save_results
 from tailseg.evaluation import Metrics
 from tailseg.evaluation.metrics import ROW_NAMES, percent
 from tailseg.models.precision import autocast, float32_products
@@ -266,7 +266,11 @@ def finish_epoch(run: Run, stop: StopRequest, log: Log, bar: TrainingConsole) ->
 
 
 def evaluate_run(run: Run, stop: StopRequest, bar: TrainingConsole) -> Metrics:
-    """Tests the model on the validation set; writes results.json and metrics.json."""
+    """Tests the model on the validation set; writes results.json and metrics.json.
+
+    Images that cannot be used are named, and count as if nothing was found in them.
+    """
+    unread: list[str] = []
 
     def each_batch(done: int, total: int) -> None:
         bar.evaluating(done, total)
@@ -282,9 +286,14 @@ def evaluate_run(run: Run, stop: StopRequest, bar: TrainingConsole) -> Metrics:
             rank=rank(),
             world_size=world_size(),
             progress=each_batch,
+            say=bar.say,
+            unread=unread,
         )
     )
-    metrics = from_first(lambda: measure(run.evaluated, run.val_data, results))
+    unread = [reason for part in gather_everywhere(unread) for reason in part]
+    metrics = from_first(lambda: measure(run.evaluated, run.val_data, results, unread))
+    for line in describe_unread(unread):
+        bar.say(f"evaluation: {line}")
     from_first(lambda: save_results(run.folder, run.val_data, results, metrics))
     return metrics
 
