@@ -4,11 +4,13 @@ Whenever the writer is killed, a file is the old one or the new one: the new one
 to the disk and renamed.
 """
 
+import json
 import os
 import shutil
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import TracebackType
 
 from safetensors import SafetensorError
 
@@ -78,6 +80,65 @@ def write_text(path: Path, text: str) -> None:
     """Writes a text as UTF-8, whole or not at all; see `unfinished` for the error."""
     with unfinished(path) as written:
         written.write_text(text, encoding="utf-8")
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes bytes, whole or not at all; see `unfinished` for the error."""
+    with unfinished(path) as written:
+        written.write_bytes(content)
+
+
+class JsonList:
+    """A file that holds a JSON list at every moment while items are added to it: nothing is lost with the process.
+
+    Each item takes the closing bracket's place in one write, behind which stands the next closing bracket. What cannot
+    be added leaves the file as it was before.
+
+    Args:
+        path: is replaced by an empty list.
+    """
+
+    def __init__(self, path: Path) -> None:
+        write_text(path, "[]")
+        self.path = path
+        self.count = 0
+        self._file = path.open("rb+", buffering=0)
+        self._end = 1
+
+    def __enter__(self) -> "JsonList":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with suppress(OSError):  # each item is in the file; what the disk does with it is not this list's error
+            os.fsync(self._file.fileno())
+        self._file.close()
+
+    def add(self, items: Iterable[object]) -> None:
+        """Adds the items one by one.
+
+        Raises:
+            OSError: the disk is full or cannot be written; names the file, which holds the items of before.
+        """
+        for item in items:
+            text = (", " if self.count else "") + json.dumps(item)
+            try:
+                self._put(text.encode() + b"]")
+            except BaseException as error:
+                with suppress(OSError):
+                    self._put(b"]")
+                    self._file.truncate(self._end + 1)
+                if isinstance(error, OSError):
+                    raise unwritten(self.path, error) from error
+                raise
+            self._end += len(text.encode())
+            self.count += 1
+
+    def _put(self, content: bytes) -> None:
+        self._file.seek(self._end)
+        while content:
+            content = content[self._file.write(content) :]
 
 
 def remove_unfinished(folder: Path) -> None:
