@@ -262,6 +262,32 @@ def test_lvis_size_stays_below_five_megabytes(read, tmp_path):
     assert "more pictures had no room" in (tmp_path / "report.html").read_text(), "noise fills any file"
 
 
+def test_the_file_is_no_larger_than_it_may_be(read, monkeypatch):
+    """However wrong the estimate of what pictures and outlines take."""
+    run = evaluated(read(with_evil_names()), FIRST, name="first")
+    real = page_module.build_galleries
+    built = []
+
+    def everything(runs, results, *, room, longest):
+        built.append(real(runs, results, room=10**9, longest=longest))
+        return built[-1]
+
+    monkeypatch.setattr(page_module, "build_galleries", everything)
+    full = len(page_module.render([run], title="a").encode())
+    all_shown = built[-1].shown
+    assert all_shown > 3
+    for less in (1, 100, 300):
+        monkeypatch.setattr(page_module, "LARGEST_FILE", full - less)
+        text = page_module.render([run], title="a")
+        assert full - less - 400 < len(text.encode()) <= full - less
+        left = built[-1]
+        assert left.left_out > 0
+        assert f"The file is full: {left.left_out} more pictures had no room." in text
+        assert left.shown == sum(len(gallery["pictures"]) for gallery in left.of.values()) < all_shown
+        for gallery in left.of.values():
+            assert {item[2] for item in gallery["items"]} == set(range(len(gallery["pictures"])))
+
+
 def test_images_that_are_gone_leave_a_report_without_pictures(read, tmp_path):
     annotations = read(dataset())
     for image in tmp_path.glob("*.jpg"):

@@ -58,12 +58,24 @@ class Galleries:
         shown: pictures that are in the file.
         left_out: pictures for which there was no room.
         problem: why an image could not be shown; the last one.
+        order: the label of each item, in the order in which they were added.
     """
 
     of: dict[int, dict[str, list[Any]]] = field(default_factory=dict)
     shown: int = 0
     left_out: int = 0
     problem: str = ""
+    order: list[int] = field(default_factory=list)
+
+    def drop(self, count: int) -> None:
+        """Takes the last items out again, and the pictures that no other item of their class shows."""
+        for _ in range(min(count, len(self.order))):
+            gallery = self.of[self.order.pop()]
+            gallery["items"].pop()
+            shown = max((item[2] for item in gallery["items"]), default=-1) + 1
+            self.shown -= len(gallery["pictures"]) - shown
+            self.left_out += 1
+            del gallery["pictures"][shown:]
 
 
 def build_galleries(runs: Sequence[EvaluatedRun], results: Sequence[Outcomes], *, room: int, longest: int) -> Galleries:
@@ -92,6 +104,7 @@ def build_galleries(runs: Sequence[EvaluatedRun], results: Sequence[Outcomes], *
             gallery["pictures"].append(picture)
             galleries.shown += 1
         gallery["items"].append(item)
+        galleries.order.append(subject.label)
         room -= is_new * len(picture) + len(str(item)) // 2  # outlines shrink to half when they are packed
     return galleries
 

@@ -77,6 +77,24 @@ def render(runs: Sequence[EvaluatedRun], *, title: str) -> str:
     room = LARGEST_FILE - len(packed) - len(template + style + script) - 250 * len(runs[0].frequency.groups) - 20_000
     longest = 144 if len(runs[0].frequency.groups) <= FEW_CLASSES else 96
     galleries = build_galleries(runs, results, room=room, longest=longest)
+    while True:  # how long an outline becomes is known when it is packed
+        text = _filled(runs, galleries, title=title, packed=packed, template=template, style=style, script=script)
+        if (size := len(text.encode())) <= LARGEST_FILE or not galleries.order:
+            return text
+        galleries.drop(-(-len(galleries.order) * (size - LARGEST_FILE) // size) + 1)
+
+
+def _filled(
+    runs: Sequence[EvaluatedRun],
+    galleries: Galleries,
+    *,
+    title: str,
+    packed: str,
+    template: str,
+    style: str,
+    script: str,
+) -> str:
+    """The template with all that belongs into it."""
     truth = runs[0].evidence.truth
     environment = Environment(autoescape=select_autoescape(default=True), keep_trailing_newline=True)
     return environment.from_string(template).render(

@@ -24,8 +24,8 @@ def start_from(file: Path, model: Detector, categories: Sequence[Category]) -> l
     """Gives a model that is to be trained the weights of another run, or converted ones.
 
     All layers are copied that do not depend on the classes. Of the predictors, the rows of classes of the same name are
-    copied, and those of no class (background) where both losses have as many. What the losses have counted is neither
-    taken nor asked for.
+    copied, and those of no class (background) where both losses have as many; a loss that has none is another network
+    than one that has some. What the losses have counted is neither taken nor asked for.
 
     Args:
         file: a checkpoint of the same network.
@@ -56,7 +56,8 @@ def start_from(file: Path, model: Detector, categories: Sequence[Category]) -> l
         more = f" and {len(different) - 3} more" if len(different) > 3 else ""
         raise CheckpointError(
             f"{file} holds the weights of another network ({saved.recipe['recipe']}): {'; '.join(different[:3])}{more}."
-            " Train with the network that it was made with, whatever the classes and the loss"
+            " Train with the network that it was made with, whatever the classes, and a loss that has logits for"
+            " background if its loss had some"
         )
     model.load_state_dict(state)
     return _notes(file, saved, categories, rows)
@@ -87,16 +88,13 @@ def _taken(name: str, mine: Tensor, theirs: Tensor, saved: Checkpoint, model: De
         return theirs if theirs.shape == mine.shape else None
     width = 4 if layer == "regressor" else 1
     end, other_end = width * model.num_classes, width * len(saved.categories)
-    if (
-        mine.shape[1:] != theirs.shape[1:]
-        or len(theirs) < other_end
-        or (layer != "classifier" and len(theirs) > other_end)
-    ):
+    others, other_others = len(mine) - end, len(theirs) - other_end  # rows of no class
+    if mine.shape[1:] != theirs.shape[1:] or other_others < 0 or bool(others) != bool(other_others):
         return None
     made = mine.clone()
     for label, other in rows:
         made[width * label : width * (label + 1)] = theirs[width * other : width * (other + 1)]
-    if len(mine) - end == len(theirs) - other_end:
+    if others == other_others:
         made[end:] = theirs[other_end:]
     return made
 
