@@ -384,3 +384,13 @@ def test_categories_that_differ_from_the_training_set(raw: RawDataset, many: Raw
     raw["categories"][0]["name"] = "eight"
     with pytest.raises(DatasetError, match=r"differ from those of the training set .*7 'eight'.*need the same ids and"):
         read_dataset(write(raw, name="val.json"), frequency_from=train)
+
+
+def test_only_classes_that_stop_it_are_named_where_a_file_has_others(
+    raw: RawDataset, many: RawDataset, write: Write
+) -> None:
+    train = read_dataset(write(many, name="train.json"))
+    raw["categories"] += [{"id": 1, "name": "one"}, {"id": 9, "name": "nine"}]
+    raw["annotations"][0]["category_id"] = 9
+    with pytest.raises(DatasetError, match=r"\n  1 categories differ .*: 9 'nine', only in the one\. Both"):
+        read_dataset(write(raw, name="val.json"), frequency_from=train)

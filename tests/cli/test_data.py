@@ -1,6 +1,7 @@
 """`tailseg data show`, `tailseg data check`."""
 
 import json
+import re
 import shutil
 import warnings
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from tailseg.annotations.kinds import KINDS
 from tailseg.cli import main
 
 
@@ -203,6 +205,15 @@ def test_repair_writes_a_new_file_and_lists_what_was_done(
     assert "not overwritten" in capsys.readouterr().err
     assert main([*command[:-1], str(path)]) == 2
     assert out.read_bytes() == before
+
+
+def test_options_that_remedies_name_are_options(capsys: pytest.CaptureFixture[str]) -> None:
+    said = " ".join(text for kind in KINDS.values() for text in (kind.remedy, kind.done))
+    named = {option.rstrip(".") for option in re.findall(r"--(?:data|model|optim|run)\.[\w.-]+", said)}
+    assert main(["train", "custom_small", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert {"--data.crowds", "--data.train-images"} <= named
+    assert [option for option in sorted(named) if not re.search(rf"{re.escape(option)}[ ,]", shown)] == []
 
 
 def test_repair_says_what_it_cannot_do(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

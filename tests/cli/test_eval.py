@@ -168,6 +168,20 @@ def test_a_class_that_only_the_training_file_knows_plays_no_part(write, tmp_path
     assert [note.startswith("1 classes of ") and note.endswith("play no part (9)") for note in notes] == [True]
 
 
+def test_the_training_file_is_counted_without_its_pictures(write, tmp_path):
+    """Its boxes have no size to be clipped to: no matter."""
+    train = truth()
+    for image in train["images"]:
+        del image["width"]
+    del train["categories"][0]["frequency"], train["categories"][1]["frequency"]
+    files = [write(truth()), write(records("bbox"), "results.json"), "--train", write(train, "train.json")]
+
+    assert main(["eval", *files, "--out", str(tmp_path)]) == 0
+
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    assert [entry["group"] for entry in found["per_class"]["bbox"]] == ["r", "r"]
+
+
 @pytest.mark.parametrize("engine", ["hotcoco", "lvis-api"])
 @pytest.mark.parametrize(("images", "classes"), [(2**53, 2**62), (-50, -5)])
 def test_engines_agree_on_ids_that_a_float_cannot_hold_and_on_negative_ones(write, tmp_path, engine, images, classes):

@@ -211,14 +211,16 @@ def with_classes(
     mine = {category.id: category.name for category in annotations.categories}
     theirs = {category.id: category.name for category in categories}
     used = np.bincount(annotations.objects.labels, minlength=len(mine)) > 0
-    if any(theirs.get(key, None if has else name) != name for (key, name), has in zip(mine.items(), used, strict=True)):
-        differ = sorted(mine.items() ^ theirs.items())
-        shown = [(key, name, "one" if mine.get(key) == name else "training set") for key, name in differ[:3]]
+    differ = [
+        f"{key} {name!r:.60}, " + (f"{theirs[key]!r:.60} in the other" if key in theirs else "only in the one")
+        for (key, name), has in zip(mine.items(), used, strict=True)
+        if theirs.get(key, None if has else name) != name
+    ]
+    if differ:
         raise DatasetError(
             f"{annotations.path} cannot be used:\n  {len(differ)} categories differ from those of {whose} ({len(mine)} "
-            f"and {len(theirs)} in all): "
-            f"{'; '.join(f'{key} {name!r:.60}, only in the {where}' for key, name, where in shown)}. Both files need "
-            "the same ids and names."
+            f"and {len(theirs)} in all): {'; '.join(differ[:3])}{' ...' * (len(differ) > 3)}. Both files need the same "
+            "ids and names."
         )
     stated = {category.id: category.group for category in annotations.categories} if annotations.states_groups else {}
     merged = tuple(replace(c, group=stated.get(c.id, c.group)) for c in categories)

@@ -68,10 +68,11 @@ def frequency_groups(train: Path | None, truth: Path) -> "tuple[Mapping[int, Gro
     """
     if train is None:
         return None, ()
-    from tailseg.annotations.read import read_dataset
+    from tailseg.annotations.read import judge, open_file
     from tailseg.evaluation.json_files import category_ids
 
-    groups = {category.id: category.group for category in read_dataset(train).categories}
+    annotations = judge(open_file(train), ["training"])  # without the pictures, that may hold the sizes
+    groups = {category.id: category.group for category in annotations.categories}
     known = {*map(str, category_ids(truth))}
     beyond = [key for key in groups if str(key) not in known]
     if not known or not beyond:  # what is wrong with the file, its reader says

@@ -60,9 +60,11 @@ class TrainSampler(torch.utils.data.Sampler[Sample]):
         trainable = np.unique(objects.images[objects.trainable])
         self.images = trainable if filter_empty else np.arange(annotations.num_images)
         if not len(self.images):
+            said = "".join(f"\n  {note}" for note in (*annotations.notes, *annotations.remarks))
             raise ValueError(
-                f"{annotations.path}: no image has an object to learn from (crowd regions and boxes below one pixel do "
-                "not count). Annotate objects, or pass filter_empty=False to train on background alone"
+                f"{annotations.path}: no image has an object to learn from (crowd regions, boxes below one pixel and "
+                "what was left out do not count). Annotate objects; or take crowds as objects (--data.crowds objects), "
+                f"or train on background alone (filter_empty=False, --data.no-filter-empty){said}"
             )
         self.factors = image_repeat_factors(annotations, repeat_threshold)[self.images]
         self.batch_size, self.seed, self.rounding = batch_size, seed, rounding
