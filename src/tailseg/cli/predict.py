@@ -4,13 +4,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.progress import track
 
 from tailseg.cli.common import UsageError, find_recipe, output, parse, print_error, require_run
-from tailseg.files import write_text
+from tailseg.cli.file_kinds import FOUND, PICTURE
+from tailseg.cli.outputs import check
+from tailseg.files import DETECTIONS, Output, drawn, write_picture, write_text
 
 if TYPE_CHECKING:
     from tailseg.inference import Predictor
@@ -36,9 +38,12 @@ class Predict:
     run: tyro.conf.Positional[Path]
     """Folder of the run, as `train` or `convert` made it, or one checkpoint file."""
     images: tyro.conf.Positional[tuple[Path, ...]]
-    """Images (JPEG, PNG, WebP, GIF) and folders of images."""
-    out: Path | None = None
-    """Folder of what is written; predictions in the run's folder unless given."""
+    """Images (JPEG, PNG, WebP, GIF) and folders of images; pictures that tailseg drew are left out of folders."""
+    out: Annotated[Path | None, Output("results.json, a picture for each image")] = None
+    """Folder of what is written; predictions in the run's folder unless given. What `predict` wrote there before is
+    replaced: results.json and all its pictures."""
+    overwrite: bool = False
+    """Replace files of other kinds that are there already; inputs never are."""
     score_threshold: float = 0.3
     """Leave out detections that score less, in [0, 1]."""
     color: Literal["class", "group"] = "class"
@@ -66,6 +71,12 @@ def run(arguments: Sequence[str]) -> None:
         raise UsageError(f"--score-threshold is in [0, 1], got {options.score_threshold:g}")
     files = find_images(options.images)
     require_run(options.run)
+    out = options.out or (options.run if options.run.is_dir() else options.run.parent) / "predictions"
+    earlier = earlier_pictures(out)
+    names = picture_names(files)
+    pictures = [*(out / name for name in names.values() if options.pictures), *earlier]
+    targets = {out: None, out / "results.json": FOUND, **dict.fromkeys(pictures, PICTURE)}
+    check(options, targets, instead="name another folder (--out)", inputs=files, overwrite=options.overwrite)
     from tailseg.inference import Predictor
     from tailseg.models.optimise import InferenceConfig
 
@@ -81,8 +92,8 @@ def run(arguments: Sequence[str]) -> None:
     )
     if predictor.calibration.setting.method != "none":
         output().print(f"Scores are calibrated: {predictor.calibration.setting}")
-    out = options.out or (options.run if options.run.is_dir() else options.run.parent) / "predictions"
-    out.mkdir(parents=True, exist_ok=True)
+    for picture in earlier:
+        picture.unlink()
     results, unread = predict_files(predictor, files, out, options)
     write_text(out / "results.json", json.dumps(results))
     output().print(f"{len(results)} objects in {len(files) - unread} images: see {out}", markup=False)
@@ -92,6 +103,8 @@ def run(arguments: Sequence[str]) -> None:
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
     """The images among the paths and, in order of their names, in the folders among them.
+
+    Pictures that tailseg drew are left out of folders: those of the last call would be taken for new images.
 
     Raises:
         UsageError: a path does not exist, or nothing is left.
@@ -103,10 +116,20 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
         if not path.exists():
             raise UsageError(f"no image or folder {path}")
         found = sorted(path.rglob("*")) if path.is_dir() else [path]
-        files += [file for file in found if not path.is_dir() or (file.is_file() and file.suffix.lower() in SUFFIXES)]
+        files += [file for file in found if not path.is_dir() or is_image(file)]
     if not files:
         raise UsageError(f"no images ({', '.join(SUFFIXES)}) in {', '.join(map(str, paths))}")
     return list(dict.fromkeys(files))
+
+
+def is_image(file: Path) -> bool:
+    """Whether something in a folder is an image, and none that tailseg drew."""
+    return file.suffix.lower() in SUFFIXES and file.is_file() and not drawn(file)
+
+
+def earlier_pictures(folder: Path) -> list[Path]:
+    """The pictures in a folder that an earlier call drew."""
+    return [file for file in sorted(folder.glob("*.jpg")) if drawn(file, DETECTIONS)]
 
 
 def predict_files(
@@ -136,8 +159,8 @@ def predict_files(
             results.append({"file_name": str(file), "category": class_names[record["category_id"]], **record})
         if options.pictures:
             picture = Image.fromarray(image.permute(1, 2, 0).numpy())
-            drawn = draw(picture, found, predictor.names, predictor.frequency.groups, color_by=options.color)
-            drawn.save(out / names[file], quality=92)
+            shown = draw(picture, found, predictor.names, predictor.frequency.groups, color_by=options.color)
+            write_picture(out / names[file], shown, DETECTIONS)
     return results, unread
 
 
@@ -147,8 +170,8 @@ def picture_names(files: Sequence[Path]) -> dict[Path, str]:
     taken: set[str] = set()
     for file in files:
         name, number = f"{file.stem}.jpg", 2
-        while name in taken:
+        while name.casefold() in taken:  # file systems may take both cases for the same
             name, number = f"{file.stem}_{number}.jpg", number + 1
-        taken.add(name)
+        taken.add(name.casefold())
         names[file] = name
     return names

@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from tailseg.cli.common import UsageError, find_recipe, output, parse
+from tailseg.cli.file_kinds import LOG, METRICS, PAGE, PART, RECIPE, RECORDS
+from tailseg.cli.outputs import Kind, check
 from tailseg.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -55,8 +58,9 @@ def run(arguments: Sequence[str]) -> None:
         print(_HELP)
         raise SystemExit(0 if arguments else 2)
     options = train_options(arguments[0], arguments[1:])
-    from tailseg.recipes.build import require_data
+    from tailseg.recipes.build import require_data, run_folder
 
+    check_run(options)
     require_data(options.recipe)  # said before torch is imported, which takes seconds
     from tailseg.cli.report import report_of
     from tailseg.training.distributed import is_first, joined, start_processes, under_torchrun
@@ -67,21 +71,52 @@ def run(arguments: Sequence[str]) -> None:
     with joined():
         metrics, first = train(options.recipe, resume=options.resume), is_first()
     if first:  # the others need not wait for it
-        folder = Path(options.recipe.run.out.format(name=options.recipe.name))
+        folder = run_folder(options.recipe)
         tell(metrics, folder, report_of(folder, options.recipe) if options.report else None)
 
 
 def tell(metrics: "Metrics", folder: Path, report: Path | None) -> None:
     """What was reached, and what can be done next."""
     output().print(metrics.table())
-    look = f"  open {report}     every class, with pictures\n" if report else ""
+    look = f"  open {quote(str(report))}     every class, with pictures\n" if report else ""
     output().print(
         f"\nSaved in {folder}. Next:\n"
         f"{look}"
-        f"  tailseg predict {folder} IMAGES...     pictures of what it finds\n"
-        f"  tensorboard --logdir {folder}          how it learned",
+        f"  tailseg predict {quote(str(folder))} IMAGES...     pictures of what it finds\n"
+        f"  tensorboard --logdir {quote(str(folder))}          how it learned",
         markup=False,
     )
+
+
+def check_run(options: Train) -> None:
+    """Looks whether the run's files may be written, before the work.
+
+    Raises:
+        UsageError: the folder has no possible name, or holds files that no run wrote.
+        OSError: it cannot be written.
+    """
+    recipe = options.recipe
+    check(options, files_of(recipe, report=options.report), instead="name another folder (--run.out)")
+
+
+def files_of(recipe: Recipe, *, report: bool) -> dict[Path, Kind | None]:
+    """The run's folder, and the files in it that may be there without a run.
+
+    Raises:
+        UsageError: the folder has no possible name.
+    """
+    from tailseg.recipes.build import run_folder
+
+    try:
+        folder = run_folder(recipe)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    files = {"recipe.json": RECIPE, "log.jsonl": LOG, "results.json": RECORDS, "metrics.json": METRICS}
+    if report:
+        files["report.html"] = PAGE
+    if recipe.data.val is None:
+        files |= {"data/train.json": PART, "data/val.json": PART}
+    return {folder: None, **{folder / name: kind for name, kind in files.items()}}
 
 
 def train_options(name: str, arguments: Sequence[str]) -> Train:

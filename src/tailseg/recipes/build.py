@@ -24,8 +24,18 @@ working directory is looked for."""
 
 
 def run_folder(recipe: Recipe) -> Path:
-    """The folder of the recipe's run."""
-    return Path(recipe.run.out.format(name=recipe.name))
+    """The folder of the recipe's run.
+
+    Raises:
+        ValueError: something else than ``{name}`` stands in braces.
+    """
+    try:
+        return Path(recipe.run.out.format(name=recipe.name))
+    except (LookupError, ValueError, AttributeError):
+        raise ValueError(
+            f"run.out is {recipe.run.out!r}, and only {{name}}, the recipe's name, can stand in braces there: write "
+            "{{ and }} for braces in a folder's name"
+        ) from None
 
 
 def require_data(recipe: Recipe) -> None:
