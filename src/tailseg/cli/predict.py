@@ -1,7 +1,7 @@
 """`tailseg predict`."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -74,7 +74,7 @@ def run(arguments: Sequence[str]) -> None:
     out = options.out or (options.run if options.run.is_dir() else options.run.parent) / "predictions"
     earlier = earlier_pictures(out)
     names = picture_names(files)
-    pictures = [*(out / name for name in names.values() if options.pictures), *earlier]
+    pictures = {*(out / name for name in names.values() if options.pictures), *earlier}
     targets = {out: None, out / "results.json": FOUND, **dict.fromkeys(pictures, PICTURE)}
     check(options, targets, instead="name another folder (--out)", inputs=files, overwrite=options.overwrite)
     from tailseg.inference import Predictor
@@ -92,10 +92,9 @@ def run(arguments: Sequence[str]) -> None:
     )
     if predictor.calibration.setting.method != "none":
         output().print(f"Scores are calibrated: {predictor.calibration.setting}")
-    for picture in earlier:
-        picture.unlink()
     results, unread = predict_files(predictor, files, out, options)
     write_text(out / "results.json", json.dumps(results))
+    remove_left(earlier)
     output().print(f"{len(results)} objects in {len(files) - unread} images: see {out}", markup=False)
     if unread:
         raise ValueError(f"{unread} of {len(files)} images could not be read (named above)")
@@ -127,9 +126,19 @@ def is_image(file: Path) -> bool:
     return file.suffix.lower() in SUFFIXES and file.is_file() and not drawn(file)
 
 
-def earlier_pictures(folder: Path) -> list[Path]:
-    """The pictures in a folder that an earlier call drew."""
-    return [file for file in sorted(folder.glob("*.jpg")) if drawn(file, DETECTIONS)]
+def earlier_pictures(folder: Path) -> dict[Path, int]:
+    """The pictures in a folder that an earlier call drew, with the numbers of their files."""
+    return {file: file.stat().st_ino for file in sorted(folder.glob("*.jpg")) if drawn(file, DETECTIONS)}
+
+
+def remove_left(earlier: Mapping[Path, int]) -> None:
+    """Removes the pictures of an earlier call that this one has not replaced, once it has its results.
+
+    One that was replaced is another file under the same name.
+    """
+    for file, number in earlier.items():
+        if file.stat().st_ino == number:
+            file.unlink()
 
 
 def predict_files(

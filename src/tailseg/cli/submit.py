@@ -98,6 +98,7 @@ def run(arguments: Sequence[str]) -> None:
     training = list(arguments[split + 1 :])
     if not training:
         raise UsageError("what to train stands behind --: tailseg submit --nodes 2 -- tiny_gumbel")
+    check(options, {options.logs: None}, instead="name another folder (--logs)")
     job = submit(options, training)
     output().print(f"job {job.job_id} ({' '.join(training)}); its output: {job.paths.stderr}", markup=False)
 
@@ -114,7 +115,6 @@ def submit(options: Submit, training: Sequence[str]) -> "submitit.Job[None]":
         raise ValueError("tailseg submit needs submitit: pip install 'tailseg[slurm]'") from None
     from tailseg.cli.train import check_run, train_options
 
-    check(options, {options.logs: None}, instead="name another folder (--logs)")
     check_run(train_options(training[0], training[1:]))  # wrong usage is told here, not hours later in a job's output
     executor = submitit.AutoExecutor(folder=options.logs, cluster=options.cluster)
     executor.update_parameters(

@@ -112,7 +112,7 @@ def files_of(recipe: Recipe, *, report: bool) -> dict[Path, Kind | None]:
     except ValueError as error:
         raise UsageError(str(error)) from None
     files = {"recipe.json": RECIPE, "log.jsonl": LOG, "results.json": RECORDS, "metrics.json": METRICS}
-    if report:
+    if report and (folder / "report.html").is_file():  # a folder of this name costs the report alone
         files["report.html"] = PAGE
     if recipe.data.val is None:
         files |= {"data/train.json": PART, "data/val.json": PART}
