@@ -65,7 +65,7 @@ def run(arguments: Sequence[str]) -> None:
         output().print(f"note: {note}", markup=False)
     output().print(f"{report.tensors} tensors, every key accounted for: {report.path}", markup=False)
     if options.to == "tailseg" and report.detects:
-        output().print(f"Next: tailseg predict {quote(str(options.out))} IMAGES...", markup=False)
+        output().print(f"Next: tailseg predict {quote(str(options.out))} IMAGES...", markup=False, soft_wrap=True)
     elif options.to == "tailseg":
         output().print(
             f"Next: tailseg train {quote(str(options.recipe))} --run.start-from {quote(str(report.path))}", markup=False

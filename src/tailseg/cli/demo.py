@@ -86,6 +86,7 @@ def run(arguments: Sequence[str]) -> None:
         "  tailseg train tiny_softmax   a rival loss on the full data set\n"
         "  tailseg recipes   what else there is",
         markup=False,
+        soft_wrap=True,
     )
     if report:
         show(report)

@@ -85,6 +85,7 @@ def tell(metrics: "Metrics", folder: Path, report: Path | None) -> None:
         f"  tailseg predict {quote(str(folder))} IMAGES...     pictures of what it finds\n"
         f"  tensorboard --logdir {quote(str(folder))}          how it learned",
         markup=False,
+        soft_wrap=True,  # commands are pasted, and a line that was broken would be two
     )
 
 
