@@ -1,8 +1,13 @@
 """A file is whole or it is not there, and whoever cannot write one says which."""
 
 import errno
+import json
+import multiprocessing
 import os
+import random
 import stat
+import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +19,8 @@ from tailseg.files import (
     DETECTIONS,
     EXAMPLES,
     PICTURE_FORMATS,
-    drawn,
+    JsonList,
+    is_drawn,
     remove_unfinished,
     unfinished,
     write_picture,
@@ -137,15 +143,76 @@ def test_a_picture_says_who_drew_it(ending: str, tmp_path: Path) -> None:
     path = tmp_path / f"a{ending}"
     picture = Image.effect_noise((300, 200), 90).convert("RGB")
     picture.save(path)
-    assert not drawn(path)
+    assert not is_drawn(path)
     write_picture(path, picture, EXAMPLES)
-    assert drawn(path)
-    assert drawn(path, EXAMPLES)
-    assert not drawn(path, DETECTIONS)
+    assert is_drawn(path)
+    assert is_drawn(path, EXAMPLES)
+    assert not is_drawn(path, DETECTIONS)
     with Image.open(path) as read:
         assert (read.size, read.format) == ((300, 200), PICTURE_FORMATS[ending])
 
 
 def test_what_is_no_file_was_not_drawn(tmp_path: Path) -> None:
     (tmp_path / "empty.jpg").touch()
-    assert not any(map(drawn, (tmp_path, tmp_path / "empty.jpg", tmp_path / "missing.jpg")))
+    assert not any(map(is_drawn, (tmp_path, tmp_path / "empty.jpg", tmp_path / "missing.jpg")))
+
+
+def test_a_list_is_valid_after_each_item_and_as_json_writes_it(tmp_path: Path) -> None:
+    path, items = tmp_path / "list.json", [{"a": 1}, "é", [2.5, None]]
+    path.write_text("what was there before, and is longer than what comes")
+    with JsonList(path) as written:
+        assert json.loads(path.read_text()) == []
+        for count in range(3):
+            written.add(items[count : count + 1])
+            assert json.loads(path.read_text()) == items[: count + 1]
+        assert written.count == 3
+    assert path.read_text() == json.dumps(items)
+
+
+def test_a_list_is_valid_and_whole_whenever_its_writer_is_killed(tmp_path: Path) -> None:
+    path, moments = tmp_path / "list.json", random.Random(0)
+    for _ in range(20):
+        receiver, sender = multiprocessing.Pipe(duplex=False)
+
+        def write(sender=sender) -> None:
+            with JsonList(path) as written:
+                for number in range(10_000_000):
+                    written.add([{"number": number, "text": "x" * 300}])
+                    sender.send_bytes(b"")
+
+        process = multiprocessing.get_context("fork").Process(target=write)
+        process.start()
+        sender.close()
+        said, end = 0, time.monotonic() + moments.uniform(0.05, 0.15)
+        while time.monotonic() < end or not said:
+            receiver.recv_bytes()
+            said += 1
+        process.kill()
+        process.join()
+        while receiver.poll():
+            try:
+                receiver.recv_bytes()
+            except EOFError:
+                break
+            said += 1
+        numbers = [item["number"] for item in json.loads(path.read_text())]
+        assert numbers == list(range(len(numbers)))
+        assert len(numbers) in (said, said + 1)
+
+
+def test_a_full_disk_leaves_the_list_as_it_was(tmp_path: Path) -> None:
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tailseg", tmp_path], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"needs to mount a small file system: {mounted.stderr.decode().strip()}")
+    try:
+        path = tmp_path / "list.json"
+        with (
+            JsonList(path) as written,
+            pytest.raises(OSError, match=r"list\.json could not be written .*No space left"),
+        ):
+            written.add([number, "x" * 1000] for number in range(1000))
+        items = json.loads(path.read_text())
+        assert [number for number, _ in items] == list(range(written.count))
+        assert written.count > 40
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)

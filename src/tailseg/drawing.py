@@ -1,9 +1,10 @@
 """Pictures of detections and of ground truth, drawn with supervision: masks, boxes, class names and scores."""
 
+import io
 from collections.abc import Sequence
 from dataclasses import replace
 from math import ceil
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 import supervision as sv
@@ -13,7 +14,9 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from tailseg.annotations.dataset import Annotations
+from tailseg.annotations.image_files import ImageError
 from tailseg.annotations.types import Group
+from tailseg.files import DETECTIONS, signed
 from tailseg.ops.masks import decode_mask, segmentation_to_rle
 from tailseg.structures import Detections
 
@@ -21,6 +24,8 @@ ColorBy = Literal["class", "group"]
 """Colour by class, or by frequency group: rare, common, frequent."""
 
 GROUP_COLORS: dict[Group, str] = {"r": "#e6194b", "c": "#f59f00", "f": "#1c7ed6"}
+LONGEST_SIDE: Final = 65_500
+"""Pixels of a JPEG file's side."""
 _CLASS_COLORS = sv.ColorPalette.DEFAULT
 _GAP = 6
 _CAPTION = 18
@@ -106,6 +111,22 @@ def draw(
     text = sv.LabelAnnotator(palette, text_scale=0.4, text_padding=3, smart_position=True)
     picture = text.annotate(picture, found, labels=captions, custom_color_lookup=colors)
     return Image.fromarray(picture[:, :, ::-1])
+
+
+def to_jpeg(picture: Image.Image, *, quality: int) -> bytes:
+    """The picture as a JPEG file, marked as drawn by tailseg.
+
+    Raises:
+        ImageError: a side is longer than JPEG allows.
+    """
+    if max(picture.size) > LONGEST_SIDE:
+        raise ImageError(
+            f"a picture of {picture.width} x {picture.height} pixels cannot be drawn: the sides of a JPEG file end at "
+            f"{LONGEST_SIDE:,} pixels. Cut the image into tiles, or scale it down"
+        )
+    file = io.BytesIO()
+    picture.save(file, "jpeg", quality=quality, exif=signed(picture, DETECTIONS))
+    return file.getvalue()
 
 
 def contact_sheet(

@@ -6,12 +6,14 @@ to the disk and renamed.
 """
 
 import errno
+import json
 import os
 import shutil
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
 from safetensors import SafetensorError
@@ -131,16 +133,21 @@ def write_picture(path: Path, picture: "Image.Image", made_by: str) -> None:
     Args:
         path: of the file.
         picture: what is written.
-        made_by: `DETECTIONS` or `EXAMPLES`; `drawn` finds it again.
+        made_by: `DETECTIONS` or `EXAMPLES`; `is_drawn` finds it again.
     """
+    with unfinished(path) as written:
+        picture.save(written, PICTURE_FORMATS[path.suffix.lower()], quality=92, exif=signed(picture, made_by))
+
+
+def signed(picture: "Image.Image", made_by: str) -> "Image.Exif":
+    """EXIF of a picture that says what tailseg made it for: `DETECTIONS` or `EXAMPLES`."""
     exif = picture.getexif()
     exif[_SOFTWARE] = made_by
-    with unfinished(path) as written:
-        picture.save(written, PICTURE_FORMATS[path.suffix.lower()], quality=92, exif=exif)
+    return exif
 
 
-def drawn(path: Path, *made_by: str) -> bool:
-    """Whether `write_picture` wrote the file, for one of these purposes (any unless given)."""
+def is_drawn(path: Path, *made_by: str) -> bool:
+    """Whether tailseg drew the picture, for one of these purposes (any unless given)."""
     ends = 1024  # bytes; the mark stands at the start, or in WebP at the end
     try:
         with path.open("rb") as file:
@@ -150,6 +157,65 @@ def drawn(path: Path, *made_by: str) -> bool:
     except OSError:
         return False
     return any(mark.encode() in content for mark in made_by or (DETECTIONS, EXAMPLES))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes bytes, whole or not at all; see `unfinished` for the error."""
+    with unfinished(path) as written:
+        written.write_bytes(content)
+
+
+class JsonList:
+    """A file that holds a JSON list at every moment while items are added to it: nothing is lost with the process.
+
+    Each item takes the closing bracket's place in one write, behind which stands the next closing bracket. What cannot
+    be added leaves the file as it was before.
+
+    Args:
+        path: is replaced by an empty list.
+    """
+
+    def __init__(self, path: Path) -> None:
+        write_text(path, "[]")
+        self.path = path
+        self.count = 0
+        self._file = path.open("rb+", buffering=0)
+        self._end = 1
+
+    def __enter__(self) -> "JsonList":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with suppress(OSError):  # each item is in the file; what the disk does with it is not this list's error
+            os.fsync(self._file.fileno())
+        self._file.close()
+
+    def add(self, items: Iterable[object]) -> None:
+        """Adds the items one by one.
+
+        Raises:
+            OSError: the disk is full or cannot be written; names the file, which holds the items of before.
+        """
+        for item in items:
+            text = (", " if self.count else "") + json.dumps(item)
+            try:
+                self._put(text.encode() + b"]")
+            except BaseException as error:
+                with suppress(OSError):
+                    self._put(b"]")
+                    self._file.truncate(self._end + 1)
+                if isinstance(error, OSError):
+                    raise unwritten(self.path, error) from error
+                raise
+            self._end += len(text.encode())
+            self.count += 1
+
+    def _put(self, content: bytes) -> None:
+        self._file.seek(self._end)
+        while content:
+            content = content[self._file.write(content) :]
 
 
 def remove_unfinished(folder: Path) -> None:

@@ -107,7 +107,8 @@ class Target:
 class Batch:
     """Images (uint8 RGB ``[3, h, w]``, each of its own size), their targets and their origin.
 
-    ``replaced`` says what was wrong with the files in whose place others were taken.
+    ``replaced`` says what was wrong with the files that could not be used: in training others were taken in their
+    place, in an evaluation none.
     """
 
     images: tuple[Tensor, ...]

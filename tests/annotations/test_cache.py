@@ -565,12 +565,11 @@ def test_nothing_stays_of_a_process_that_is_killed_while_it_writes(
     store_path(folder, parse(path).key).unlink()
 
     def killed(arrays: Any, file: Path, metadata: Any) -> None:
-        """As safetensors does it: a name of its own beside the file's."""
-        (file.parent / ".tmpA1b2C3").write_bytes(b"half")
+        file.write_bytes(b"half")
         os.kill(os.getpid(), signal.SIGKILL)
 
     with monkeypatch.context() as patch:
-        patch.setattr(cache, "save_file", killed)
+        patch.setattr(cache, "write_arrays", killed)
         process = multiprocessing.get_context("fork").Process(target=cached, args=(path, parse))
         process.start()
         process.join(60)
@@ -624,3 +623,18 @@ def test_mapped_arrays_are_read_only_and_pickled_as_their_place(many: RawDataset
     assert str(again.record(3)) == str(annotations.record(3))
     part = pickle.loads(pickle.dumps(annotations.objects.boxes[2:4]))
     assert part.tolist() == annotations.objects.boxes[2:4].tolist()
+
+
+def test_a_file_that_is_edited_while_it_is_opened_is_not_kept_under_the_key_of_before(
+    raw: RawDataset, write: Write, folder: Path
+) -> None:
+    path = write(raw)
+    before = parse(path).key
+
+    def edited(path: Path, *, key: str | None = None) -> Contents:
+        path.write_bytes(path.read_bytes() + b" ")
+        return parse(path, key=key)
+
+    contents = cached(path, edited)
+    assert contents.key == hashlib.sha256(path.read_bytes()).hexdigest() != before
+    assert not list(folder.glob("*.safetensors"))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tailseg.annotations.hold_out import hold_out
+from tailseg.annotations.hold_out import drawn_from, hold_out, parts_of, remarks_on
 from tailseg.annotations.read import read_dataset
 
 RawDataset = dict[str, Any]
@@ -92,3 +92,126 @@ def test_processes_that_split_at_once_do_not_disturb_each_other(many: RawDataset
         process.join(60)
         process.kill()
     assert [process.exitcode for process in processes] == [0] * 4
+
+
+def of_images(count: int, empty: int = 0, name: str = "{}.jpg", classes: int = 2) -> RawDataset:
+    """Images with one object each, of the classes by turns, and images without."""
+    images = [{"id": i, "file_name": name.format(i), "height": 36, "width": 48} for i in range(1, count + empty + 1)]
+    square = {"bbox": [1, 1, 20, 20], "area": 400, "iscrowd": 0, "segmentation": [[1, 1, 21, 1, 21, 21, 1, 21]]}
+    objects = [{"id": i, "image_id": i, "category_id": 1 + i % classes, **square} for i in range(1, count + 1)]
+    categories = [{"id": i, "name": f"class {i}"} for i in range(1, classes + 1)]
+    return {"images": images, "annotations": objects, "categories": categories}
+
+
+def ids(path: Path) -> set[int]:
+    return {image["id"] for image in json.loads(path.read_bytes())["images"]}
+
+
+@pytest.mark.parametrize(("full", "empty", "held_out"), [(12, 108, (1, 11)), (500, 500, (50, 50)), (50, 950, (5, 95))])
+def test_a_tenth_of_the_images_with_objects_and_of_those_without(
+    full: int, empty: int, held_out: tuple[int, int], write: Write, tmp_path: Path
+) -> None:
+    _, val = hold_out(read_dataset(write(of_images(full, empty))), tmp_path / "data")
+    assert (sum(i <= full for i in ids(val)), sum(i > full for i in ids(val))) == held_out
+
+
+def test_a_picture_with_two_ids_stays_in_one_part(write: Write, tmp_path: Path) -> None:
+    raw = of_images(40, classes=1)
+    for image in raw["images"][20:]:
+        image["file_name"] = f"{image['id'] - 20}.jpg"
+    path = write(raw)
+    (tmp_path / "5.jpg").write_bytes(b"the same")  # under another name
+    (tmp_path / "6.jpg").write_bytes(b"the same")
+    train, val = (({i % 20 for i in ids(part)}) for part in hold_out(read_dataset(path), tmp_path / "data"))
+    assert not train & val
+    assert len(val) == 2
+    assert {5, 6} <= train or {5, 6} <= val
+    assert remarks_on(tmp_path / "data") == [
+        "40 images are of one video or one picture with others (19 groups): each group stays in one part"
+    ]
+
+
+def test_frames_of_a_video_stay_in_one_part(write: Write, tmp_path: Path) -> None:
+    raw = of_images(100)
+    for image in raw["images"]:
+        image["file_name"] = f"vid_{image['id'] % 10:06}_frame{image['id']:07}.jpg"
+    train, val = (({i % 10 for i in ids(part)}) for part in hold_out(read_dataset(write(raw)), tmp_path / "data"))
+    assert not train & val
+    assert len(val) == 1
+    for image in raw["images"]:  # the file says it itself
+        image |= {"file_name": f"{image['id']}.jpg", "video_id": image["id"] % 10}
+    train, val = (({i % 10 for i in ids(part)}) for part in hold_out(read_dataset(write(raw)), tmp_path / "data"))
+    assert not train & val
+
+
+def test_one_video_that_holds_most_images_is_no_reason_to_hold_out_nothing(write: Write, tmp_path: Path) -> None:
+    raw = of_images(40)
+    for image in raw["images"]:
+        video = "short" if image["id"] < 5 else "middle" if image["id"] < 10 else "long"
+        image["file_name"] = f"{video}_{image['id']}.jpg"
+    _, val = hold_out(read_dataset(write(raw)), tmp_path / "data")
+    assert len(ids(val)) == 4
+    (remark,) = remarks_on(tmp_path / "data")
+    assert remark == "31 of 40 images would be frames of one video: these are not kept in one part"
+
+
+def test_pictures_that_are_all_the_same_are_not_put_together(write: Write, tmp_path: Path) -> None:
+    raw = of_images(20)
+    path = write(raw)
+    for image in raw["images"]:
+        (tmp_path / image["file_name"]).write_bytes(b"black")
+    _, val = hold_out(read_dataset(path), tmp_path / "data")
+    assert len(ids(val)) == 2
+    (remark,) = remarks_on(tmp_path / "data")
+    assert remark == "20 of 20 images would be files of one content: these are not kept in one part"
+
+
+def test_names_that_number_the_images_of_a_class_lose_no_class(write: Write, tmp_path: Path) -> None:
+    raw = of_images(40, classes=4)
+    for image in raw["images"]:
+        image["file_name"] = f"class_{image['id'] % 4}_{image['id']}.jpg"
+    train, val = hold_out(read_dataset(write(raw)), tmp_path / "data")
+    assert len(ids(val)) == 4
+    assert len(read_dataset(train).frequency.image_counts.nonzero()[0]) == 4
+    assert remarks_on(tmp_path / "data") == [
+        "too few images can be held out where frames of one video stay in one part: they do not"
+    ]
+
+
+@pytest.mark.filterwarnings("ignore:.*areas are negative")
+def test_objects_that_evaluation_refuses_are_trained_on(write: Write, tmp_path: Path) -> None:
+    raw = of_images(40)
+    for annotation in raw["annotations"][::2]:
+        annotation["area"] = -1
+    _, val = hold_out(read_dataset(write(raw)), tmp_path / "data")
+    assert len(ids(val)) == 4
+    read_dataset(val, use="masks")
+
+
+@pytest.mark.filterwarnings("ignore:.*crowd regions are taken as objects")
+def test_a_file_of_crowds_is_told_so(write: Write, tmp_path: Path) -> None:
+    raw = of_images(12)
+    for annotation in raw["annotations"]:
+        annotation["iscrowd"] = 1
+    with pytest.raises(ValueError, match=r"all 12 objects are crowd regions .*--data\.crowds objects"):
+        hold_out(read_dataset(write(raw)), tmp_path / "data")
+    hold_out(read_dataset(write(raw), crowds="objects"), tmp_path / "data")
+
+
+def test_the_parts_of_a_run_are_found_as_they_were_written(many: RawDataset, write: Write, tmp_path: Path) -> None:
+    parts = hold_out(read_dataset(write(many)), tmp_path / "data")
+    assert parts_of(tmp_path / "data") == parts
+    assert drawn_from(tmp_path / "data") == read_dataset(tmp_path / "set.json").key
+    note = tmp_path / "data" / "held_out.json"
+    old = json.loads(note.read_text())
+    note.write_text(json.dumps({key: old[key] for key in ("of", "share", "bytes")}))  # as earlier versions wrote it
+    assert hold_out(read_dataset(tmp_path / "set.json"), tmp_path / "data") == parts_of(tmp_path / "data") == parts
+    note.unlink()
+    assert parts_of(tmp_path / "data") == parts
+    note.write_text(json.dumps(old))
+    parts[1].write_bytes(parts[1].read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"val\.json is not as it was written.*--val"):
+        parts_of(tmp_path / "data")
+    parts[1].unlink()
+    with pytest.raises(ValueError, match=r"val\.json is not there"):
+        parts_of(tmp_path / "data")

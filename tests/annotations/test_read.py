@@ -13,7 +13,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from tailseg.annotations.problems import DatasetError
-from tailseg.annotations.read import read_dataset
+from tailseg.annotations.read import judge, open_file, read_dataset
 from tailseg.ops.masks import decode_mask, segmentation_to_rle
 
 RawDataset = dict[str, Any]
@@ -90,6 +90,19 @@ def test_crowd_and_ignore_regions_are_no_objects(raw: RawDataset, write: Write) 
     assert annotations.frequency.instance_counts.tolist() == [1, 0]
     assert annotations.classes_of(0).tolist() == []
     assert len(annotations.record(0)) == 0
+
+
+def test_crowds_taken_as_objects_need_what_objects_need(raw: RawDataset, write: Write) -> None:
+    raw["annotations"][0].update(iscrowd=1, segmentation=None)
+    raw["annotations"][1].update(iscrowd=1, segmentation=[[10, 5, 10.2, 5, 10.2, 25, 10, 25]])
+    path = write(raw)
+    with pytest.raises(DatasetError, match=r"1 crowd .* without a mask.*: annotation 1"):
+        read_dataset(path, use="training_masks", crowds="objects")
+    annotations = judge(open_file(path), ["training_masks"], crowds="objects", on_problem="repair")
+    assert "annotation 1 (image 10): left out" in annotations.notes[0]
+    assert annotations.has_masks
+    assert annotations.record(0).segmentations == ((),)  # of no pixel
+    assert annotations.record(1).annotation_ids.tolist() == [3]
 
 
 def test_objects_of_an_image_are_in_the_order_of_the_file(raw: RawDataset, write: Write) -> None:

@@ -46,7 +46,7 @@ def test_without_the_training_set_fracal_is_left_out(own, capsys, monkeypatch):
     def absent(recipe):
         raise FileNotFoundError("no training set")
 
-    monkeypatch.setattr("tailseg.recipes.build.build_data", absent)
+    monkeypatch.setattr("tailseg.recipes.build.build_training", absent)
 
     assert main(["calibrate", str(own), "--images=1"]) == 0
 

@@ -85,6 +85,36 @@ def test_runs_with_different_validation_sets_are_not_compared(run, photos, tmp_p
     assert main(["compare", str(run), str(other), "--samples=2", f"--truth={photos.parent / 'val.json'}"]) == 0
 
 
+def test_a_run_is_compared_on_what_it_was_told_to_make_of_its_validation_set(run, photos, tmp_path):
+    """Of the same objects as crowds, some without a mask, the run takes crowds as objects and leaves those out."""
+    assert main(["test", str(run)]) == 0
+    other, val, plain = (tmp_path / name for name in ("other", "val.json", "plain.json"))
+    shutil.copytree(run, other)
+    content = json.loads((photos.parent / "val.json").read_text())
+    first, *rest = content["annotations"]
+    plain.write_text(json.dumps(content | {"annotations": rest}))
+    for annotation in content["annotations"]:
+        annotation["iscrowd"] = 1
+    del first["segmentation"]
+    val.write_text(json.dumps(content))
+    file = choose(other, "best")
+    checkpoint = load(file)
+    recipe = from_plain(checkpoint.recipe, source="")
+    data = replace(recipe.data, val=str(val), val_images=str(photos), crowds="objects", on_problem="repair")
+    save(replace(checkpoint, recipe=to_plain(replace(recipe, data=data))), file)
+    found = {}
+    for folder, options in ((other, []), (run, [f"--truth={plain}"])):
+        out = tmp_path / "compared.json"
+        results = str(run / "results.json")
+        assert main(["compare", str(folder), results, "--samples=2", f"--out={out}", *options]) == 0
+        (found[folder],) = json.loads(out.read_text())["after"].values()
+
+    for iou_type in ("bbox", "segm"):
+        figures = found[other][iou_type]["figures"]
+        assert figures["AR"]["before"] is not None
+        assert figures["AR"] == found[run][iou_type]["figures"]["AR"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -2,7 +2,10 @@
 
 import json
 import shutil
+import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -99,3 +102,130 @@ def test_check_counts_missing_and_damaged_images(
     shown = " ".join(capsys.readouterr().out.split())
     assert "images not found" in shown
     assert "images cannot be used" in shown
+
+
+def small(photos: Path) -> dict[str, Any]:
+    """The carried data set; its images lie in the folder above."""
+    return json.loads((photos.parent / "train.json").read_text())
+
+
+def test_check_says_what_each_problem_stops(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = small(photos)
+    raw["annotations"][0]["area"] = -1
+    raw["annotations"][1]["bbox"] = [-500, 5, 20, 20]
+    raw["annotations"][2]["id"] = raw["annotations"][3]["id"]
+    (tmp_path / "x.json").write_text(json.dumps(raw))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert main(["data", "check", str(tmp_path / "x.json"), "--images", str(photos.parent)]) == 1
+    shown = capsys.readouterr().out
+    for lines in (
+        "problem: 1 areas are negative\n  records: annotation ",
+        "  stops: evaluation, evaluation of masks\n  otherwise: not used in training; evaluation refuses them\n",
+        "problem: 1 boxes lie outside their image\n",
+        "  stops: training, training of masks\n  otherwise: kept as objects that nothing can find\n",
+        "note: 1 annotation ids occur more than once\n",
+        "  done: all are read\n",
+    ):
+        assert shown.count(lines) == 1, lines
+    assert "nothing wrong" not in shown
+
+
+def test_check_of_a_file_of_boxes_is_no_failure(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = small(photos)
+    for annotation in raw["annotations"]:
+        annotation["segmentation"] = []
+    (tmp_path / "x.json").write_text(json.dumps(raw))
+    assert main(["data", "check", str(tmp_path / "x.json"), "--images", str(photos.parent)]) == 0
+    shown = capsys.readouterr().out
+    assert "note: no object has a mask: it is a file of boxes\n  stops: training of masks, evaluation of masks" in shown
+    assert "nothing wrong in" in shown
+    raw["annotations"][0]["segmentation"] = [[1, 1, 9, 1, 9, 9]]
+    (tmp_path / "x.json").write_text(json.dumps(raw))
+    assert main(["data", "check", str(tmp_path / "x.json"), "--images", str(photos.parent)]) == 1
+    assert "objects without a mask (" in capsys.readouterr().out
+
+
+def test_names_are_whole_where_the_output_is_no_terminal(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw, name = small(photos), "a very long name of a class, with many words in it"
+    raw["categories"].append({**raw["categories"][0], "id": 9999, "name": name})
+    for category in raw["categories"][:-1]:
+        category["name"] = f"{name}: {category['id']}"
+    path = tmp_path / ("x" * 90) / "x.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(raw))
+    for command in ("check", "show"):
+        assert main(["data", command, str(path), "--images", str(photos.parent)]) == 0
+        shown = capsys.readouterr().out
+        assert str(path) in shown
+        assert "…" not in shown
+    assert f"{name}: {raw['categories'][0]['id']}" in shown
+
+
+def test_check_finds_what_each_use_finds(
+    raw: dict[str, Any], write: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Training reads sizes from the pictures, and then finds a box outside of one; evaluation has none to draw at."""
+    raw["annotations"][1]["bbox"] = [60, 5, 20, 20]
+    write(raw, images=True)
+    del raw["images"][0]["width"]
+    assert main(["data", "check", str(write(raw))]) == 1
+    shown = capsys.readouterr().out
+    assert (
+        "problem: 1 images with polygons have no height or width\n  records: image 20\n  stops: evaluation of m"
+        in shown
+    )
+    assert "problem: 1 boxes lie outside their image\n  records: annotation 2 (image 20)" in shown
+    assert "note: 1 images without a height or a width\n" in shown
+
+
+def test_repair_writes_a_new_file_and_lists_what_was_done(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = small(photos)
+    raw["annotations"][0]["area"] = -1
+    raw["annotations"][1]["bbox"] = [-500, 5, 20, 20]
+    path, out = tmp_path / "x.json", tmp_path / "new.json"
+    path.write_text(json.dumps(raw))
+    command = ["data", "check", str(path), "--images", str(photos.parent), "--repair", str(out)]
+    assert main(command) == 0
+    shown = capsys.readouterr().out
+    assert f"{out}: written, a repaired copy of {path}\n" in shown
+    assert "  1 boxes lie outside their image: left out\n" in shown
+    assert "  1 areas are negative or no numbers: left out\n" in shown
+    assert main(["data", "check", str(out), "--images", str(photos.parent)]) == 0
+    before = out.read_bytes()
+    assert main(command) == 2
+    assert "not overwritten" in capsys.readouterr().err
+    assert main([*command[:-1], str(path)]) == 2
+    assert out.read_bytes() == before
+
+
+def test_repair_says_what_it_cannot_do(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = small(photos)
+    raw["images"].append(raw["images"][0])
+    (tmp_path / "x.json").write_text(json.dumps(raw))
+    assert main(["data", "check", str(tmp_path / "x.json"), "--repair", str(tmp_path / "new.json")]) == 1
+    assert "cannot be repaired:\n  1 image ids occur more than once" in capsys.readouterr().err
+    assert not (tmp_path / "new.json").exists()
+
+
+def test_check_compares_two_files(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = small(photos)
+    raw["categories"].append({**raw["categories"][0], "id": 9999, "name": "other"})
+    (tmp_path / "val.json").write_text(json.dumps(raw))
+    train = str(photos.parent / "train.json")
+    command = ["data", "check", train, "--val", str(tmp_path / "val.json"), "--val-images", str(photos.parent)]
+    assert main(command) == 0
+    shown = capsys.readouterr().out
+    assert (
+        f"note: {len(raw['images'])} file names stand in both files\n  records: {raw['images'][0]['file_name']}"
+        in shown
+    )
+    assert "note: 1 classes are in one file only, or have another id or name\n  records: 9999 'other', only in" in shown
+    assert main(["data", "check", train, "--val", str(photos.parent / "val.json"), "--decode"]) == 0
+    assert f"val.json: none of its images is found in {train}, by names, contents and looks" in capsys.readouterr().out

@@ -55,7 +55,12 @@ def files(raw: dict[str, Any], write: Callable[..., Path]) -> dict[str, str]:
     keys = ("image_id", "category_id", "bbox")
     found = [{key: record[key] for key in keys} | {"score": 0.5} for record in raw["annotations"]]
     results = write(found, name="results.json")
-    return {"TRUTH": str(truth), "RESULTS": str(results), "MISSING": str(truth.with_name("missing.json"))}
+    return {
+        "TRUTH": str(truth),
+        "RESULTS": str(results),
+        "MISSING": str(truth.with_name("missing.json")),
+        "NEW": str(truth.with_name("new.json")),
+    }
 
 
 def test_the_packages_that_a_process_imports_are_found() -> None:
@@ -90,6 +95,8 @@ def test_a_misspelt_option_needs_a_parser_alone(command: str) -> None:
         ("train no_such_recipe", 2, PARSER),
         ("data show TRUTH", 0, EVALUATION),
         ("data check TRUTH", 0, ANNOTATIONS),
+        ("data check TRUTH --val TRUTH", 0, ANNOTATIONS),
+        ("data check TRUTH --repair NEW", 0, ANNOTATIONS),
         ("eval TRUTH RESULTS", 0, EVALUATION),
         ("eval TRUTH RESULTS --train TRUTH", 0, EVALUATION),
         ("compare RESULTS RESULTS --truth TRUTH --samples 10", 0, EVALUATION),

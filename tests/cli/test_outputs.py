@@ -52,7 +52,7 @@ READ = {
     *("Calibrate.recipe", "Predict.recipe", "Report.recipe", "Serve.recipe", "Test.recipe", "Convert.recipe"),
     *("Compare.runs", "Compare.train", "Compare.truth", "Convert.classes", "Convert.source", "Eval.results"),
     *("Eval.train", "Eval.truth", "Predict.images", "Predict.run", "Report.runs", "DataShow.images"),
-    "DataCheck.images",
+    *("DataCheck.images", "DataCheck.val", "DataCheck.val_images"),
 }
 """Settings that name what is read, or a function."""
 WORDS = {
@@ -159,6 +159,13 @@ def rows(run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, 
             lambda out: words("data", "show", truth, "--pictures", out.with_suffix(".jpg")),
             (".jpg",),
             lambda out: words("data", "show", photo, "--pictures", linked(photo)(out.with_suffix(".jpg"))),
+        ),
+        Row(
+            "DataCheck.repair",
+            "`data check --repair`: an annotation file",
+            lambda out: words("data", "check", truth, "--repair", out),
+            ("",),
+            lambda out: words("data", "check", copied(truth)(out), "--repair", out),
         ),
         Row(
             "Predict.out",
@@ -291,8 +298,8 @@ def test_the_page_says_what_happens(
         for column in COLUMNS[:2]:
             cells[column] = outcome(row.call(new), new, name)
         shutil.copytree(new.parent, full.parent, dirs_exist_ok=True)
-    if setting == "Serve.run":  # what is there already is not written
-        (full / name).unlink()
+    if setting in {"Serve.run", "DataCheck.repair"}:  # which never write over what is there
+        place_of(full, name).unlink()
     capsys.readouterr()
     for file in row.files:
         place_of(new, file).parent.mkdir(parents=True, exist_ok=True)

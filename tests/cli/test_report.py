@@ -1,5 +1,6 @@
 """`tailseg report`, `tailseg serve`, and the report that training leaves."""
 
+import contextlib
 import http.client
 import json
 import shutil
@@ -8,6 +9,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from PIL import Image
 from tailseg.cli import main
 from tailseg.inference import Predictor
 from tailseg.report import server as serving
+from tailseg.report.run import read_run
 from tailseg.report.server import Service, check_sender, make_server
 
 from .conftest import SMALL
@@ -41,6 +44,20 @@ def test_a_report_that_cannot_be_written_fails_no_training(tmp_path: Path, capsy
     shown = capsys.readouterr()
     assert "no report was written" in shown.err
     assert "APr" in shown.out
+
+
+def test_runs_that_make_different_things_of_one_file_do_not_share_it(run: Path, photos: Path, tmp_path: Path) -> None:
+    val = tmp_path / "val.json"
+    content = json.loads((photos.parent / "val.json").read_text())
+    content["annotations"][0]["iscrowd"] = 1
+    val.write_text(json.dumps(content))
+    one, other = (Path(shutil.copytree(run, tmp_path / name)) for name in ("one", "other"))
+    for folder, crowds in ((one, "ignore"), (other, "objects")):
+        recipe = json.loads((folder / "recipe.json").read_text())
+        recipe["resolved"]["data"] |= {"val": str(val), "val_images": str(photos), "crowds": crowds}
+        (folder / "recipe.json").write_text(json.dumps(recipe))
+    first = read_run(one)
+    assert read_run(other, like=first).annotations.num_objects == first.annotations.num_objects + 1
 
 
 def test_report_compares_runs_and_says_where_it_is(
@@ -199,6 +216,65 @@ def test_serve_reads_no_file_that_is_too_large(address) -> None:
     status, answer = ask(address, "POST", "/predict", b"", Content_Length=str(serving.LARGEST_UPLOAD + 1))
     assert status == 413
     assert "at most 20 MB" in answer["error"]
+
+
+def test_a_body_that_is_too_large_gets_its_answer_before_the_connection_ends(address) -> None:
+    """Most clients read no answer before all is sent; what is closed with bytes unread is reset, answer included."""
+    for path, status in ((f"/predict?{'x' * 10}", 413), ("/nothing", 404)):
+        assert ask(address, "POST", path, b"x" * (serving.LARGEST_UPLOAD + 30_000_000))[0] == status
+
+
+def test_a_hundred_requests_at_once_all_get_an_answer(address, photos: Path) -> None:
+    image = min(photos.iterdir()).read_bytes()
+    start = threading.Barrier(100)
+
+    def one(number: int) -> int:
+        start.wait()
+        if number % 2:
+            return ask(address)[0]
+        return ask(address, "POST", "/predict", image)[0]
+
+    with ThreadPoolExecutor(100) as threads:
+        assert [*threads.map(one, range(100))] == [200] * 100
+
+
+def test_a_connection_has_a_total_time_limit(address, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte now and then keeps no thread and no descriptor of the server for ever."""
+    monkeypatch.setattr(serving, "TOTAL_SECONDS", 1.0)
+    start = time.monotonic()
+    with socket.create_connection(address, timeout=60) as connection:
+        connection.sendall(b"POST /predict HTTP/1.1\r\nContent-Length: 1000\r\n" + HOST + b"\r\n")
+        with contextlib.suppress(ConnectionError):
+            while time.monotonic() < start + 30:
+                connection.sendall(b"x")
+                time.sleep(0.1)
+    assert 0.9 < time.monotonic() - start < 20
+    assert ask(address)[0] == 200
+
+
+def test_an_image_that_cannot_be_drawn_or_looked_at_is_an_answer(
+    address, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("1", (70_000, 4)).save(tmp_path / "long.png")
+    status, answer = ask(address, "POST", "/predict", (tmp_path / "long.png").read_bytes())
+    assert status == 400
+    assert "70000 x 4 pixels cannot be drawn: the sides of a JPEG file end at 65,500" in answer["error"]
+
+    def fail(*_):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(Predictor, "detect", fail)
+    status, answer = ask(address, "POST", "/predict", min(photos.iterdir()).read_bytes())
+    assert (status, answer["error"]) == (500, "the image could not be looked at: out of memory")
+
+
+def test_half_a_file_is_an_answer(address) -> None:
+    with socket.create_connection(address, timeout=60) as connection:
+        connection.sendall(b"POST /predict HTTP/1.1\r\nContent-Length: 9\r\n" + HOST + b"\r\nhalf")
+        connection.shutdown(socket.SHUT_WR)
+        answer = connection.makefile("rb").read()
+    assert b" 400 " in answer
+    assert b"only 4 of the file's 9 bytes arrived" in answer
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,10 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +113,146 @@ def test_predict_names_a_bad_image_and_does_the_others(
     assert "truncated.jpg" in error
     assert "1 of 2 images" in error
     assert (tmp_path / "out" / "whole.jpg").is_file()
+
+
+def test_predict_names_an_image_that_cannot_be_drawn_and_keeps_what_was_found(
+    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    Image.new("L", (70_000, 4)).save(folder / "long.png")  # longer than a JPEG
+    shutil.copy(min(photos.iterdir()), folder / "whole.jpg")
+    out = tmp_path / "out"
+    assert main(["predict", str(run), str(folder), "--out", str(out), "--score-threshold", "0"]) == 1
+    error = " ".join(capsys.readouterr().err.split())
+    assert f"{folder / 'long.png'}: a picture of 70000 x 4 pixels cannot be drawn" in error
+    assert "1 of 2 images could not be read or drawn" in error
+    assert (out / "whole.jpg").is_file()
+    assert not (out / "long.jpg").exists()
+    assert {record["image_id"] for record in json.loads((out / "results.json").read_text())} >= {2}
+
+
+def test_predict_goes_on_whatever_the_model_makes_of_one_image(
+    run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tailseg.inference import Predictor
+
+    detect, seen = Predictor.detect, []
+
+    def fail_at_the_second(self, image):
+        seen.append(image)
+        if len(seen) == 2:
+            raise RuntimeError("out of memory")
+        return detect(self, image)
+
+    monkeypatch.setattr(Predictor, "detect", fail_at_the_second)
+    images = sorted(photos.iterdir())[:3]
+    out = ["--out", str(tmp_path / "out"), "--score-threshold", "0"]
+    assert main(["predict", str(run), *map(str, images), *out]) == 1
+    assert f"image {images[1]}: out of memory" in capsys.readouterr().err
+    assert {record["image_id"] for record in json.loads((tmp_path / "out/results.json").read_text())} == {1, 3}
+
+
+def bad_among(photos: Path, folder: Path, *, count: int, bad: int) -> Path:
+    """A folder of so many images, some of which end after a few bytes."""
+    folder.mkdir()
+    contents = [path.read_bytes() for path in sorted(photos.iterdir())]
+    for number in range(count):
+        content = contents[number % len(contents)]
+        is_bad = number % (count // bad) == 5
+        (folder / f"{number:03}.jpg").write_bytes(content[:150] if is_bad else content)
+    return folder
+
+
+def found(out: Path) -> list[dict]:
+    return json.loads((out / "results.json").read_text()) if (out / "results.json").is_file() else []
+
+
+def check_stopped(run: Path, images: Path, out: Path, number: int, *, code: int, after: int) -> str:
+    """Signals a prediction in the middle: what was found stands in a valid file, as without the signal."""
+    arguments = ["predict", str(run), str(images), "--score-threshold", "0", "--out"]
+    command = [sys.executable, "-m", "tailseg", *arguments, str(out)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        while process.poll() is None and (found(out) or [{"image_id": 0}])[-1]["image_id"] < after:
+            time.sleep(0.005)  # each look meets a valid file
+        process.send_signal(number)
+        said = process.communicate(timeout=120)[1].decode()
+    assert process.returncode == code, said
+    assert main([*arguments, str(out.parent / "whole"), "--no-pictures"]) == 1
+    records, whole = found(out), found(out.parent / "whole")
+    assert records == whole[: len(records)]
+    assert after <= records[-1]["image_id"] < len(list(images.iterdir()))
+    return said
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 130)])
+def test_predict_stopped_in_the_middle_loses_nothing(
+    run: Path, photos: Path, tmp_path: Path, number: int, code: int
+) -> None:
+    images = bad_among(photos, tmp_path / "images", count=30, bad=3)
+    said = check_stopped(run, images, tmp_path / "out", number, code=code, after=8)
+    if code == 130:
+        assert "of 30 images: what was found is in" in " ".join(said.split())
+        assert not list((tmp_path / "out").glob("*.unfinished"))
+
+
+@pytest.mark.slow
+def test_predict_of_five_hundred_images_with_ten_bad_ones_and_a_kill(run: Path, photos: Path, tmp_path: Path) -> None:
+    images = bad_among(photos, tmp_path / "images", count=500, bad=10)
+    check_stopped(run, images, tmp_path / "out", signal.SIGKILL, code=-9, after=250)
+
+
+def test_predict_on_a_full_disk_keeps_what_was_found(
+    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=160k", "tailseg", disk], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"needs to mount a small file system: {mounted.stderr.decode().strip()}")
+    try:
+        assert main(["predict", str(run), str(photos), "--out", str(disk), "--score-threshold", "0"]) == 1
+        assert "could not be written" in capsys.readouterr().err
+        assert found(disk)
+        assert not list(disk.glob(".*"))
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_validation_images_that_cannot_be_read_are_named_and_the_others_evaluated(
+    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = shutil.copytree(photos.parent, tmp_path / "data")
+    moved = shutil.copytree(run, tmp_path / "moved")
+    arguments = ["test", str(moved), "--val", str(data / "val.json"), "--val-images", str(data / "val")]
+    assert main(arguments) == 0
+    whole = found(moved)
+    first, second, *_ = images = sorted((data / "val").iterdir())
+    kept = {path: path.read_bytes() for path in (first, second)}
+    first.unlink()
+    second.write_bytes(kept[second][:200])
+    capsys.readouterr()
+    assert main(arguments) == 1
+    shown = capsys.readouterr()
+    for image in (first, second):
+        assert image.name in shown.err
+    error = " ".join(shown.err.split())
+    assert f"2 of {len(images)} images could not be used (named above)" in error
+    assert "2 of" in shown.out
+    assert "APr" in shown.out
+    lost = {record["image_id"] for record in whole} - {record["image_id"] for record in found(moved)}
+    assert len(lost) <= 2
+    assert found(moved) == [record for record in whole if record["image_id"] not in lost]
+    notes = json.loads((moved / "metrics.json").read_text())["notes"]
+    assert any("2 of" in note and "count as if nothing was found" in note for note in notes)
+    for path, content in kept.items():
+        path.write_bytes(content)
+    assert main(arguments) == 0
+    assert found(moved) == whole
+    shutil.rmtree(data / "val")
+    (data / "val").mkdir()
+    assert main(arguments) == 1
+    assert f"none of the {len(images)} images can be used" in " ".join(capsys.readouterr().err.split())
 
 
 def test_predict_called_wrongly(run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,11 +6,13 @@ import warnings
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from torchvision.io import encode_jpeg, encode_png, write_file
 
@@ -188,6 +190,16 @@ def test_names_that_stay_in_the_folder(name: str) -> None:
     assert is_safe_name(name)
 
 
+@given(st.text("aB_1-./\\: \n\0é", min_size=1, max_size=8))
+def test_plain_names_are_judged_as_all_others(name: str) -> None:
+    """They are told by one pattern, without a look at their parts."""
+    folded = name.replace("\\", "/")
+    stays = ".." not in folded.split("/") and folded[0] != "/" and name[1:2] != ":" and min(name) >= " "
+    assert is_safe_name(name) == stays
+    last = PurePosixPath(folded).name
+    assert candidate_names(name, None) == list(dict.fromkeys(each for each in (name, folded, last) if each))
+
+
 def png(width: int, height: int) -> bytes:
     """A black picture of one bit a pixel: a few kilobytes for any size."""
     header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
@@ -305,3 +317,15 @@ def test_a_large_image_that_is_allowed_comes_without_a_warning(tmp_path):
         with open_picture(path) as picture:
             assert picture.size == (10_000, 9_000)
     assert told == []
+
+
+def test_a_name_without_its_folder_is_the_last_resort(tmp_path):
+    """Other folders hold other images of the same name: the listed one is looked for one folder lower as well."""
+    for file in ("set/0001.png", "set/deep/valid/0001.png", "train/0002.png"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    finder = ImageFinder(tmp_path / "set" / "all.json")
+    assert finder.find(["valid/0001.png", "0001.png"]) == tmp_path / "set" / "deep" / "valid" / "0001.png"
+    assert finder.find(["train/0001.png", "0001.png"]) == tmp_path / "set" / "0001.png"
+    assert finder.find(["0001.png", "train2017/0001.png"]) == tmp_path / "set" / "0001.png"
+    assert finder.find(["other/0002.png", "0002.png"]) == tmp_path / "train" / "0002.png"

@@ -206,6 +206,19 @@ def test_a_bad_image_ends_loading_with_one_line_that_names_the_file(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_bad_images_are_left_out_where_that_is_asked_for(workers: int, many: dict[str, Any], write: Write) -> None:
+    folder = write(many, images=True).parent
+    annotations = read_dataset(folder / "set.json")
+    for number in (4, 6, 7):
+        (folder / f"{number:02}.jpg").write_bytes(b"")
+    dataset = DetectionDataset(annotations, test_transform(40, 100))
+    batches = list(test_loader(dataset, 2, workers, leave_out=True))
+    assert [[info.image_id for info in batch.infos] for batch in batches] == [[0, 1], [2, 3], [5], [], [8, 9], [10, 11]]
+    reasons = [reason for batch in batches for reason in batch.replaced]
+    assert [reason.partition(".jpg")[0][-2:] for reason in reasons] == ["04", "06", "07"]
+
+
 def test_wrong_image_folder_is_told_before_anything_is_loaded(many: dict[str, Any], write: Write) -> None:
     annotations = read_dataset(write(many))
     with pytest.raises(ImageError, match=r"image 00\.jpg not found\. Looked for"):

@@ -39,6 +39,8 @@ def reference(truth, results, iou_type):
         ("wild/fce_gt_dataset", "wild/fce_dt_dataset_results", "segm", 0.695),
         ("wild/sahi_visdrone_gt", "wild/sahi_visdrone_results", "bbox", 0.072),
         ("crossed/sahi_gt", "crossed/sahi_result", "segm", 0.9),
+        ("../data/coco_tail/val", "wild/centernet_mbv3_coco_tail_val_results", "bbox", 0.291),
+        ("../data/coco_tail/train", "wild/centernet_mbv3_coco_tail_train_results", "bbox", 0.314),
     ],
 )
 def test_real_results_score_as_pycocotools_says(folder, truth, results, iou_type, AP):
@@ -52,6 +54,31 @@ def test_real_results_score_as_pycocotools_says(folder, truth, results, iou_type
         expected = {name: expected[name] for name in NAMES[:3]}  # its masks have the areas of their boxes
     expected = {name: None if value < 0 else pytest.approx(value, abs=1e-12) for name, value in expected.items()}
     assert {name: scores[name] for name in expected} == expected
+
+
+def test_a_truth_whose_ids_are_texts_scores_as_if_they_were_numbers(folder, tmp_path):
+    truth, results = (folder / f"wild/fce_{name}.json" for name in ("gt_ignore", "dt_ignore_results"))
+    data = json.loads(truth.read_text())
+    for image in data["images"]:
+        image["id"] = int(image["id"])
+    for annotation in data["annotations"]:
+        annotation["image_id"] = int(annotation["image_id"])
+    (tmp_path / "numbers.json").write_text(json.dumps(data))
+
+    metrics = evaluate(truth, results, iou_types=("bbox",))
+
+    assert "written as text" in metrics.notes[0]
+    assert metrics["bbox"]["AP"] == pytest.approx(
+        reference(tmp_path / "numbers.json", results, "bbox")["AP"], abs=1e-12
+    )
+    assert metrics["bbox"]["AP"] == pytest.approx(0.710, abs=5e-4)
+
+
+def test_lists_that_name_a_class_which_a_subset_left_out_are_passed_over(folder):
+    metrics = evaluate(folder / "crossed/hot_filter.json", folder / "crossed/hot_filter_res.json")
+
+    assert metrics["segm"]["AP"] == pytest.approx(0.1658, abs=5e-5)
+    assert "2 images list an unknown category" in metrics.notes[0]
 
 
 def test_results_with_empty_segmentations_are_scored_as_boxes(folder, tmp_path, capsys):

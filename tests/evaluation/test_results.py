@@ -2,10 +2,13 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
+from pycocotools import mask as run_lengths
 
 from tailseg.evaluation import read_results, to_results
+from tailseg.evaluation.results import holds
 from tailseg.structures import Detections
 
 MASK = {"size": [40, 60], "counts": b"0P[2"}
@@ -64,3 +67,36 @@ def test_no_detections_no_records():
 def test_a_label_without_category_is_refused():
     with pytest.raises(ValueError, match="labels 0 to 1 need as many category ids, got 1"):
         to_results(detections(), 7, [30])
+
+
+@pytest.mark.parametrize(
+    ("segmentations", "expected"),
+    [
+        (([], []), ("bbox",)),
+        ((None, ""), ("bbox",)),
+        (([], {"size": [40, 60], "counts": "0P[2"}), ("bbox", "segm")),
+        (([[1, 1, 5, 1, 5, 5]], []), ("bbox", "segm")),
+    ],
+)
+def test_empty_segmentations_hold_no_masks(tmp_path, segmentations, expected):
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps([{"bbox": [0, 0, 1, 1], "segmentation": each} for each in segmentations]))
+
+    assert holds(path) == expected
+
+
+def test_some_records_keep_their_masks_in_the_order_asked_for():
+    records = [
+        {"image_id": i, "category_id": 1, "bbox": [i, 0, 2, 2], "score": 0.5}
+        | {"segmentation": {"size": [4, 4], "counts": [i, 2, 14 - i]}}
+        for i in range(5)
+    ]
+
+    whole = read_results(records, keep=lambda part, _: part.image_ids != 2)
+    some = whole.only(np.array([4, 0]))
+
+    assert some.image_ids.tolist() == [4, 0]
+    assert some.boxes[:, 0].tolist() == [4, 0]
+    assert [run_lengths.decode(mask).flatten(order="F").argmax() for mask in some.masks(np.array([0, 1]))] == [4, 0]
+    assert some.mask_boxes(np.array([0])).tolist() == [[1, 0, 1, 2]]
+    assert whole.mask_areas.tolist() == [2] * 5

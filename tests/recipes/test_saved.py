@@ -132,3 +132,12 @@ def test_differences_name_both_values():
     found = differences(other, to_plain(recipe))
     assert f"optim.lr: 0.5, saved {recipe.optim.lr}" in found
     assert [line.split(":")[0] for line in found] == ["model.mask", "optim.lr"]
+
+
+def test_a_setting_that_came_later_had_its_default_in_an_older_run():
+    recipe = get_recipe("custom_small")
+    saved = json.loads(json.dumps(to_plain(recipe)))
+    del saved["resolved"]["data"]["crowds"], saved["resolved"]["data"]["on_problem"]
+    assert differences(recipe, saved) == []
+    changed = replace(recipe, data=replace(recipe.data, crowds="objects"))
+    assert differences(changed, saved) == ["data.crowds: 'objects', saved 'ignore'"]

@@ -18,10 +18,11 @@ import torch
 
 from tailseg.annotations.dataset import Category
 from tailseg.annotations.image_files import ImageError
-from tailseg.data.loader import WorkerError
+from tailseg.data.workers import WorkerError
 from tailseg.recipes.recipe import Recipe
 from tailseg.training import checkpoint, run_files
 from tailseg.training.checkpoint import CheckpointError
+from tailseg.training.interrupt import TrainingStopped
 from tailseg.training.loop import train
 
 from . import small
@@ -314,6 +315,32 @@ def test_more_unusable_images_than_stated_end_the_run(data, tmp_path):
     recipe = small.recipe(copy, tmp_path / "run")
     with pytest.raises(ImageError, match=r"2 of 16 images are like this; data\.max_bad_images = 0\.1 allows fewer"):
         train(replace(recipe, data=replace(recipe.data, max_bad_images=0.1)))
+
+
+def test_a_validation_image_that_is_gone_costs_itself_alone(data, tmp_path, capsys):
+    copy = tmp_path / "data"
+    shutil.copytree(data, copy)
+    image = min((copy / "val").iterdir())  # the first one, by which a wrong folder is told elsewhere
+    metrics = train(troubled(small.recipe(copy, tmp_path / "run"), tmp_path, f"delete {image}", 4))
+    said = capsys.readouterr().err
+    assert (
+        f"evaluation: image {image.name} not found" in said or f"evaluation: image val/{image.name} not found" in said
+    )
+    assert any("1 of" in note and "count as if nothing was found" in note for note in metrics.notes)
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["notes"] == [*metrics.notes]
+
+
+def test_a_run_that_waits_for_a_loader_process_that_hangs_can_be_stopped(data, tmp_path, monkeypatch):
+    def hang(_info):
+        os.kill(main, signal.SIGTERM)
+        time.sleep(3600)
+
+    main = os.getpid()
+    monkeypatch.setattr("tailseg.data.loader.read_image", hang)  # forked processes inherit it
+    recipe = small.recipe(data, tmp_path)
+    with pytest.raises(TrainingStopped, match="asked to stop; saved after step 0"):
+        train(replace(recipe, data=replace(recipe.data, workers=1)))
+    assert not multiprocessing.active_children()
 
 
 def test_an_annotation_file_that_has_changed_is_refused(data, tmp_path):

@@ -31,19 +31,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Final, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from filelock import FileLock
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from tailseg.annotations.dataset import Contents, Objects
 from tailseg.annotations.image_files import MAX_NAME, MAX_PIXELS, is_safe_name, is_text
 from tailseg.annotations.kinds import KINDS
 from tailseg.annotations.problems import Problem
-from tailseg.annotations.ragged import Ragged, map_arrays
+from tailseg.annotations.ragged import Ragged, map_arrays, write_arrays
 from tailseg.annotations.run_lengths import are_filled
 from tailseg.annotations.types import Group
 from tailseg.files import cache_folder, unfinished
@@ -119,7 +117,7 @@ def cached(path: Path, parse: Parse) -> Contents:
     except OSError as error:
         warnings.warn(f"{path} is parsed each time: {error}", stacklevel=3)
         return parse(path)
-    key = _key(path, folder)
+    stamp, key = _stamp(path), _key(path, folder)
     found = _load(folder, key)
     if found is not None:
         return found
@@ -128,11 +126,13 @@ def cached(path: Path, parse: Parse) -> Contents:
         if found is not None:
             return found
         parsed = parse(path, key=key)
+        if _stamp(path) != stamp:  # edited meanwhile: the key may be of another content than what was read
+            return parse(path)
         if not _is_accepted(parsed):
             return parsed
         try:
             _save(parsed, folder)
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
             warnings.warn(
                 f"{path} was parsed, but could not be kept in {folder} for the next time: {error}. Set TAILSEG_HOME to "
                 f"a folder with {_size(parsed) / 1e6:,.0f} MB to spare",
@@ -209,7 +209,7 @@ def _alone(folder: Path, key: str) -> Generator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
         held = True
-        for left in folder.glob(f".{key}-*.unfinished"):  # by a process that was killed
+        for left in folder.glob(f".{key}-*.unfinished"):  # by a process that was killed (a folder: by an earlier build)
             if left.is_dir():
                 shutil.rmtree(left, ignore_errors=True)
             else:
@@ -225,7 +225,7 @@ def _save(contents: Contents, folder: Path) -> None:
     """Writes the cache file.
 
     Raises:
-        OSError, SafetensorError: it cannot be written.
+        OSError: it cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     arrays = _arrays(contents)
@@ -239,13 +239,8 @@ def _save(contents: Contents, folder: Path) -> None:
         "spelled": json.dumps([list(texts.items()) for texts in contents.spelled]),
     }
     metadata["checksum"] = _checksum(metadata, arrays)
-    private = TemporaryDirectory(prefix=f".{contents.key}-", suffix=".unfinished", dir=folder)
-    with unfinished(store_path(folder, contents.key)) as written, private as inside:
-        written.touch()
-        # safetensors writes under another name, which would outlive a killed process, and what only the user may read
-        save_file(arrays, made := Path(inside) / "made", metadata)
-        shutil.copymode(written, made)
-        made.replace(written)
+    with unfinished(store_path(folder, contents.key)) as written:
+        write_arrays(arrays, written, metadata)
 
 
 def _arrays(contents: Contents) -> dict[str, np.ndarray]:

@@ -21,7 +21,7 @@ FARTHEST: Final = 1e9
 """Pixels beyond which a coordinate is none: pycocotools and hotcoco count pixels in 32 bits."""
 
 BLOCK: Final = 1 << 14
-"""Polygons looked at together: they stay in the processor's cache."""
+"""Boxes and polygons looked at together: they stay in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -110,32 +110,25 @@ class Checks:
         sides = columns.boxes[:, 2:]
         with np.errstate(invalid="ignore", over="ignore"):
             largest = (sides + 1).prod(axis=1)  # masks are of whole pixels, boxes need not be
-            large = objects & (areas > largest) & ~self.marked("box_bad")
+            large = objects & (areas > largest) & ~self.marked("area_bad", "box_bad", "box_infinite", "box_negative")
         self.mark("area_large", large, self.field("area", "bbox"))
 
     def check_boxes(self) -> np.ndarray:
         """Boxes as xyxy, float64 ``[M, 4]``, clipped to their images where those have a size."""
         bad = self.marked("box_bad")
         self.mark("box_bad", bad, self._boxed)
-        corner, sides = np.split(self.columns.boxes, 2, axis=1)
-        with np.errstate(invalid="ignore", over="ignore"):  # of infinite numbers
-            boxes = np.concatenate([corner, corner + sides], axis=1)
-        infinite = np.asarray(~np.isfinite(boxes).all(axis=1))
-        boxes[infinite] = 0
-        negative = ~infinite & (sides.min(axis=1, initial=0) < 0)
-        sized = (self.sizes > 0).all(axis=1) & ~infinite & ~negative & ~bad
-        limits = np.where(sized[:, None], np.tile(self.sizes[:, ::-1], 2), np.inf)
-        clipped = np.clip(boxes, np.where(sized, 0, -np.inf)[:, None], limits)
-        clipped[negative] = 0
-        overshoot = np.where(sized, np.abs(clipped - boxes).max(axis=1, initial=0), 0)
-        outside = sized & (sides > 0).all(axis=1) & ~(clipped[:, 2:] > clipped[:, :2]).all(axis=1)
+        blocks = [slice(start, start + BLOCK) for start in range(0, max(len(bad), 1), BLOCK)]
+        found = [_clip(self.columns.boxes[block], self.sizes[block], bad[block]) for block in blocks]
+        clipped, overshoot, infinite, negative, outside = map(np.concatenate, zip(*found, strict=True))
         beyond = ~outside & (overshoot > 1e-3)  # not the rounding of x + width
         self.mark("box_infinite", infinite, self._boxed)
         self.mark("box_negative", negative, self._boxed)
         self.mark("box_outside", outside, self._boxed)
         self.mark("box_beyond", beyond, self._boxed, detail=f"{overshoot[beyond].max(initial=0):.2g}")
         small = ~(clipped[:, 2:] - clipped[:, :2] >= 1).all(axis=1)
-        self.mark("small", small & ~self.columns.ignored & ~(infinite | negative | bad | outside))
+        self.mark(
+            "small", small & ~self.columns.ignored & ~(infinite | negative | bad | outside | self.marked("record_bad"))
+        )
         return clipped
 
     def _boxed(self, row: int) -> str:
@@ -159,6 +152,8 @@ class Checks:
         objects = ~self.columns.ignored & ~self.marked("record_bad")
         missing = objects & ~have
         self.mark("mask_missing", missing, detail=f"{int(missing.sum()):,} of {int(objects.sum()):,}")
+        if (objects & have).any() or not objects.any():  # else it is a file of boxes
+            self.mark("crowd_mask_missing", self.columns.ignored & ~have)
         return masks
 
     def _segmented(self, row: int) -> str:
@@ -190,23 +185,19 @@ class Checks:
         return masks
 
     def _check_coordinates(self, polygons: Ragged, owners: np.ndarray) -> None:
-        highest, lowest = (
-            limit.reduceat(polygons.values, polygons.offsets[:-1]) if len(polygons) else np.empty(0)
-            for limit in (np.maximum, np.minimum)
-        )
-        finite = (highest <= FARTHEST) & (lowest >= -FARTHEST)  # false for NaN, which pycocotools dies of
+        farthest = _farthest(polygons)
+        finite = farthest <= FARTHEST  # false for NaN, which pycocotools dies of
         self.mark("polygon_infinite", np.unique(owners[~finite]))
         limits = 2 * np.where(self.sizes.min(axis=1) > 0, self.sizes.max(axis=1, initial=1), FARTHEST)[owners]
-        near = (highest <= limits) & (lowest >= -limits)
-        self.mark("polygon_far", np.unique(owners[finite & ~near]))
+        self.mark("polygon_far", np.unique(owners[finite & ~(farthest <= limits)]))
 
     def _check_pixels(self, masks: Segmentations, areas: np.ndarray) -> None:
         """Masks without a pixel; only those that are thin or small are drawn."""
         sides = self.columns.boxes[:, 2:].sum(axis=1)
-        fit = ~self.columns.ignored & ~self.marked("polygon_infinite", "polygon_far") & (self.sizes > 0).all(axis=1)
+        fit = ~self.marked("polygon_infinite", "polygon_far") & (self.sizes > 0).all(axis=1)
         thin = fit & (masks.polygon_counts > 0) & (areas <= np.maximum(sides, 2))
         few_runs = np.diff(masks.run_lengths.offsets)
-        short = ~self.columns.ignored & (few_runs > 0) & (few_runs < 9) & ~self.marked("run_lengths_bad")
+        short = (few_runs > 0) & (few_runs < 9) & ~self.marked("run_lengths_bad")
         first = offsets_of(masks.polygon_counts)
         empty = []
         for row in np.flatnonzero(thin | short).tolist():
@@ -218,7 +209,28 @@ class Checks:
                 pixels = coco.area(coco.merge(coco.frPyObjects(parts, *self.sizes[row].tolist())))
             if not pixels:
                 empty.append(row)
-        self.mark("mask_empty", np.array(empty, np.int64))
+        rows = np.array(empty, np.int64)
+        self.columns.faults[rows] |= np.uint32(BITS["mask_empty"])  # crowds can be taken as objects
+        self.problems.add("mask_empty", rows[~self.columns.ignored[rows]], self.name)
+
+
+def _clip(written: np.ndarray, sizes: np.ndarray, bad: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Boxes xywh as xyxy within their images, and for each: how far it reached beyond, and whether it is infinite, of a
+    negative size, or wholly outside.
+    """
+    corner, sides = np.split(written, 2, axis=1)
+    with np.errstate(invalid="ignore", over="ignore"):  # of infinite numbers
+        boxes = np.concatenate([corner, corner + sides], axis=1)
+    infinite = np.asarray(~np.isfinite(boxes).all(axis=1))
+    boxes[infinite] = 0
+    negative = ~infinite & (sides.min(axis=1, initial=0) < 0)
+    sized = (sizes > 0).all(axis=1) & ~infinite & ~negative & ~bad
+    limits = np.where(sized[:, None], np.tile(sizes[:, ::-1], 2), np.inf)
+    clipped = np.clip(boxes, np.where(sized, 0, -np.inf)[:, None], limits)
+    clipped[negative] = 0
+    overshoot = np.where(sized, np.abs(clipped - boxes).max(axis=1, initial=0), 0)
+    outside = sized & (sides > 0).all(axis=1) & ~(clipped[:, 2:] > clipped[:, :2]).all(axis=1)
+    return clipped, overshoot, infinite, negative, outside
 
 
 def _first_of_each(ids: np.ndarray) -> np.ndarray:
@@ -227,6 +239,16 @@ def _first_of_each(ids: np.ndarray) -> np.ndarray:
     first = np.ones(len(ids), bool)
     first[order[1:][ids[order[1:]] == ids[order[:-1]]]] = False
     return first
+
+
+def _farthest(polygons: Ragged) -> np.ndarray:
+    """The largest coordinate of each polygon, its sign left out, float64 ``[P]``; NaN where one is NaN."""
+    farthest = np.zeros(len(polygons))
+    for start in range(0, len(polygons), BLOCK):
+        offsets = polygons.offsets[start : start + BLOCK + 1]
+        values = np.abs(polygons.values[offsets[0] : offsets[-1]])
+        farthest[start : start + BLOCK] = np.maximum.reduceat(values, offsets[:-1] - offsets[0])
+    return farthest
 
 
 def polygon_areas(polygons: Ragged) -> np.ndarray:
@@ -246,7 +268,7 @@ def polygon_areas(polygons: Ragged) -> np.ndarray:
 
 
 def boxes_of_masks(masks: Segmentations, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes xywh, float64 ``[rows, 4]``, of the masks in these rows, and whether there is a mask."""
+    """Boxes xywh, float64 ``[rows, 4]``, of the masks in these rows without bad parts, and whether there is a mask."""
     boxes, found = np.zeros((len(rows), 4)), np.zeros(len(rows), bool)
     first = offsets_of(masks.polygon_counts)
     for place, row in enumerate(rows.tolist()):
@@ -255,8 +277,9 @@ def boxes_of_masks(masks: Segmentations, rows: np.ndarray) -> tuple[np.ndarray, 
             found[place] = True
             boxes[place] = coco.toBbox({"size": masks.sizes[row].tolist(), "counts": counts.tobytes()})
         elif masks.polygon_counts[row]:
-            values = np.concatenate([masks.polygons[place] for place in range(first[row], first[row + 1])])
-            if len(values) % 2 == 0 and np.isfinite(values).all():
+            parts = [masks.polygons[at] for at in range(first[row], first[row + 1])]
+            values = np.concatenate([np.empty(0), *(part for part in parts if len(part) >= 6 and len(part) % 2 == 0)])
+            if len(values) and np.isfinite(values).all():
                 low, high = values.reshape(-1, 2).min(axis=0), values.reshape(-1, 2).max(axis=0)
                 found[place], boxes[place] = True, [*low, *(high - low)]
     return boxes, found

@@ -12,12 +12,15 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from tailseg.annotations.json_file import Record, decode
+from tailseg.annotations.json_file import Record, Text, decode, give_back
 from tailseg.annotations.kinds import BITS
 from tailseg.annotations.segmentations import SegmentationPacker, Segmentations
 
-BATCH: Final = 2_000
-"""Annotations decoded at a time: few enough that they stay in the processor's cache."""
+BATCH: Final = 64
+"""Annotations decoded at a time: few enough that their numbers stay in the processor's cache (three times as fast)."""
+
+BATCHES_KEPT: Final = 500
+"""Batches after which their text is taken out of memory."""
 
 FLAGS: Final = (None, 0, 1)
 """What ``iscrowd`` and ``ignore`` may be, false and true among them."""
@@ -58,11 +61,20 @@ class Columns:
         return len(self.ids)
 
 
-def read_columns(records: Sequence[Any]) -> Columns:
-    """The fields of all annotations; what cannot be read is marked in ``faults``."""
+def read_columns(records: Sequence[Any], text: Text = b"") -> Columns:
+    """The fields of all annotations; what cannot be read is marked in ``faults``.
+
+    Args:
+        records: the annotations.
+        text: of which they are parts; what is done with is taken out of memory.
+    """
     reader = _Reader()
     for start in range(0, len(records), BATCH):
         reader.read(records[start : start + BATCH])
+        if start % (BATCH * BATCHES_KEPT) == 0:
+            give_back(text, records[start])
+    if records:
+        give_back(text, records[-1])
     return Columns(
         *(np.frombuffer(column, np.int64) for column in (reader.ids, reader.image_ids, reader.category_ids)),
         boxes=np.frombuffer(reader.boxes, np.float64).reshape(-1, 4),
@@ -103,8 +115,7 @@ class _Reader:
         )  # all of them first: a number beyond int64 ends in an OverflowError, and nothing has been added
         for column, values in zip((self.ids, self.image_ids, self.category_ids), columns, strict=True):
             column.extend(values)
-        for record in records:
-            self.boxes.extend(record.bbox)
+        self.boxes.extend([number for record in records for number in record.bbox])
         self.areas.extend([nan if record.area is None else record.area for record in records])
         self.ignored += bytes([bool(crowd or ignore) for crowd, ignore in zip(crowds, ignores, strict=True)])
         bits = BITS["ignore"]

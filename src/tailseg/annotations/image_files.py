@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
@@ -26,6 +27,8 @@ MAX_NAME: Final = 255
 MAX_PATH: Final = 4096
 """Bytes of the longest path, on Linux; elsewhere it is shorter."""
 
+_PLAIN: Final = re.compile(r"\w+(?:[-./]\w+)*", re.ASCII)
+"""Names that nearly all files have; told from others in a tenth of the time that it takes to look at their parts."""
 
 MOST_FOLDERS: Final = 200
 """Folders that are looked through for an image that is in none of the roots."""
@@ -61,29 +64,44 @@ class ImageFinder:
     def find(self, names: Sequence[str]) -> Path:
         """The first file that exists, trying each name (best first) under each root, then one folder lower.
 
+        A name of which the folders were cut off is the last resort: another folder may hold an image of that name.
+
         Raises:
             ImageError: there is none; says where it looked.
         """
-        for name in names:
-            for root in self.roots:
-                if os.path.isfile(root / name):  # noqa: PTH113 - of a path that is too long, Path's raises
-                    return root / name
-        for name in names:
-            found = [folder / name for folder in self.lower if os.path.isfile(folder / name)]  # noqa: PTH113
-            if len(found) == 1:
-                return found[0]
-            if found:
-                raise ImageError(
-                    f"image {name} lies in more than one folder: {', '.join(str(path) for path in found[:3])}. Write "
-                    "file_name with the folder, or name the folder of the images (images=..., --data.train-images, "
-                    "--data.val-images)"
-                )
+        cut = {PurePosixPath(name).name for name in names if "/" in name} - {*names[:1]}
+        for part in ([name for name in names if name not in cut], [name for name in names if name in cut]):
+            if found := self._in_roots(part) or self._lower(part):
+                return found
         called = names[0] if names else "(without a name)"
         raise ImageError(
             f"image {called} not found. Looked for {' and '.join(dict.fromkeys(names))} in "
             f"{', '.join(str(root) for root in self.roots)}. Name the folder of the images (images=..., "
-            "--data.train-images, --data.val-images), or set TAILSEG_DATA to it"
+            "--data.train-images, --data.val-images; for a run, --val-images), or set TAILSEG_DATA to it"
         )
+
+    def _in_roots(self, names: Sequence[str]) -> Path | None:
+        """The first file that exists in the roots."""
+        files = (root / name for name in names for root in self.roots)
+        return next(filter(os.path.isfile, files), None)  # of a path that is too long, Path's raises
+
+    def _lower(self, names: Sequence[str]) -> Path | None:
+        """The file that exists one folder lower.
+
+        Raises:
+            ImageError: there are several.
+        """
+        for name in names:
+            found = [folder / name for folder in self.lower if os.path.isfile(folder / name)]  # noqa: PTH113
+            if len(found) > 1:
+                raise ImageError(
+                    f"image {name} lies in more than one folder: {', '.join(str(path) for path in found[:3])}. Write "
+                    "file_name with the folder, or name the folder of the images (images=..., --data.train-images, "
+                    "--data.val-images; for a run, --val-images)"
+                )
+            if found:
+                return found[0]
+        return None
 
 
 def _default_roots(annotation_file: Path) -> list[Path]:
@@ -106,7 +124,7 @@ def candidate_names(file_name: str | None, coco_url: str | None) -> list[str]:
     if file_name and tail and not is_safe_name(tail):
         tail = None
     folders = [name.replace("\\", "/") if name else None for name in (file_name, tail)]
-    names = [file_name, *folders, *(name and PurePosixPath(name).name for name in reversed(folders))]
+    names = [file_name, *folders, *(name and _last_part(name) for name in reversed(folders))]
     return list(dict.fromkeys(name for name in names if name))
 
 
@@ -133,10 +151,20 @@ def read_size(path: Path) -> tuple[int, int]:
     return height, width
 
 
+def _is_plain(name: str) -> bool:
+    return len(name) <= MAX_NAME and _PLAIN.fullmatch(name) is not None
+
+
+def _last_part(name: str) -> str:
+    return name[name.rfind("/") + 1 :] if _is_plain(name) else PurePosixPath(name).name
+
+
 def is_safe_name(name: str) -> bool:
     """Whether a file name stays in the folder it is looked for in: neither absolute nor climbing out, without control
     characters (a line feed would part it into two) or half characters, and no longer than a file system takes.
     """
+    if _is_plain(name):
+        return True
     parts = name.replace("\\", "/").split("/")
     if ".." in parts or not parts[0] or name[1:2] == ":" or not is_text(name):
         return False
@@ -147,4 +175,6 @@ def is_safe_name(name: str) -> bool:
 
 def is_text(value: object) -> bool:
     """Whether a value is a string that UTF-8 can hold: JSON can escape half a surrogate pair."""
-    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
+    return isinstance(value, str) and (
+        value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)
+    )

@@ -9,19 +9,27 @@ numbers out of range, and says where a syntax error is.
 import gc
 import gzip
 import json
+import mmap
+import os
 import zlib
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+import numpy as np
 
 from tailseg.annotations.problems import DatasetError
 
 SECTIONS: Final = ("images", "annotations", "categories")
 GZIP: Final = b"\x1f\x8b"
+
+MAPPED_FROM: Final = 1 << 24
+"""Bytes from which on a file's text is mapped into memory."""
+
+Text = bytes | mmap.mmap
 
 
 class _Cut(msgspec.Struct):
@@ -66,13 +74,32 @@ class Record(msgspec.Struct, gc=False):
     segmentation: list[list[float]] | WrittenRunLengths | None = None
 
 
-def unpack(content: bytes, path: Path) -> bytes:
+def read_text(path: Path) -> Text:
+    """The content of a file; a large one is mapped, so that `give_back` can part with what has been decoded.
+
+    As with every mapped file, the system ends the process if another one cuts the file short meanwhile.
+    """
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size >= MAPPED_FROM:
+            with suppress(OSError):  # of a file system that cannot map
+                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return file.read()
+
+
+def give_back(content: Text, record: Any) -> None:  # noqa: ANN401 - see `Sections`
+    """Takes a mapped text up to a record out of memory; what is wanted again is read from the file."""
+    if isinstance(content, mmap.mmap) and isinstance(record, msgspec.Raw) and hasattr(mmap, "MADV_DONTNEED"):
+        first, here = (np.frombuffer(text, np.uint8).ctypes.data for text in (content, record))
+        content.madvise(mmap.MADV_DONTNEED, 0, (here - first) // mmap.PAGESIZE * mmap.PAGESIZE)
+
+
+def unpack(content: Text, path: Path) -> Text:
     """The content of a file, unpacked if it is packed by gzip.
 
     Raises:
         DatasetError: it is a broken gzip file.
     """
-    if not content.startswith(GZIP):
+    if content[: len(GZIP)] != GZIP:
         return content
     try:
         return gzip.decompress(content)
@@ -80,7 +107,7 @@ def unpack(content: bytes, path: Path) -> bytes:
         raise DatasetError(f"{path} cannot be unpacked: {error}. It may be incomplete: download it again") from error
 
 
-def split(content: bytes, path: Path) -> Sections:
+def split(content: Text, path: Path) -> Sections:
     """The sections of a file with that content; only the list of annotations may be empty.
 
     Raises:
@@ -126,10 +153,10 @@ def decode(record: Any) -> Any:  # noqa: ANN401 - anything that JSON can hold
             return None
 
 
-def _split_slowly(content: bytes, path: Path) -> Sections:
+def _split_slowly(content: Text, path: Path) -> Sections:
     """The same by the standard library, with a message that says what is wrong."""
     try:
-        raw = json.loads(content)
+        raw = json.loads(bytes(content))
     except (ValueError, RecursionError) as error:
         raise DatasetError(
             f"{path} is not JSON: {error}. Expected an annotation file in LVIS or COCO format; if it was downloaded, "

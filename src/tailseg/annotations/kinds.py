@@ -83,6 +83,14 @@ _FILE: Final = (
         "boxes and masks are read, keypoints are not",
         "file",
     ),
+    Kind(
+        "boxes_alone",
+        "-x-x",
+        "no object has a mask: it is a file of boxes",
+        "None is needed for boxes (evaluation: --only bbox)",
+        "boxes are learned and scored",
+        "file",
+    ),
     Kind("videos", "iinn", "it is of videos", "None is needed", "each frame is read as an image by itself", "file"),
     Kind(
         "text_ids",
@@ -355,13 +363,82 @@ _OBJECTS: Final = (
     Kind(
         "crowds_alone",
         "ii--",
-        "of {detail} objects are crowd regions and will not be learned",
+        "{detail} objects are crowd regions and will not be learned",
         "Were masks exported as crowds, as Datumaro and CVAT do with brush masks? --data.crowds objects takes crowds "
         "as objects",
         "left alone in training and evaluation, see --data.crowds",
+        "file",
+    ),
+    Kind(
+        "crowd_mask_missing",
+        "---x",
+        "crowd or ignore regions without a mask, which would leave no detection alone",
+        "Annotate their masks, or remove them. To score boxes alone: --only bbox (iou_types=('bbox',))",
     ),
 )
 
-KINDS: Final = {kind.name: kind for kind in (*_FILE, *_IMAGES, *_CATEGORIES, *_OBJECTS)}
+_LINTS: Final = (
+    Kind(
+        "polygon_inside",
+        "iiii",
+        "objects have a polygon inside another one",
+        "Is it a hole? COCO's polygons have none: encode the mask as run lengths",
+        "filled: a mask of polygons is all of them together",
+    ),
+    Kind(
+        "area_of_box",
+        "--ii",
+        "areas are those of the boxes, while the masks are smaller",
+        "Write the mask's pixels",
+        "taken as they are: the size groups of AP follow them",
+    ),
+    Kind(
+        "copies",
+        "iiii",
+        "annotations say the same as another one of their image",
+        "Leave the copies out (pylabel writes them for images without objects)",
+        "all are read: no detector finds an object twice",
+    ),
+    Kind(
+        "absent_present",
+        "iiii",
+        "classes are listed as absent from an image (neg_category_ids) that has objects of them",
+        "Were files with other class numbers merged? Numbers in the lists must be changed with those of the objects",
+        "all is read as it stands",
+        "image",
+    ),
+    Kind(
+        "area_zero",
+        "--ii",
+        "objects have an area of 0",
+        "Write the mask's pixels",
+        "not asked for under LVIS's rules, as in lvis-api",
+    ),
+)
+"""What `tailseg.annotations.lints` finds."""
+
+_LEAK: Final = "Remove them from one of the two: an image that was learned does not show how new ones are recognized"
+_LEAKS: Final = (
+    Kind("leak_names", "--ii", "file names stand in both files", _LEAK, scope="image"),
+    Kind("leak_content", "--ii", "images have the content of a training image of another name", _LEAK, scope="image"),
+    Kind(
+        "leak_scenes",
+        "--ii",
+        "videos, or augmented pictures, have images in both files, by their names",
+        "Put all frames of a video, and all copies of a picture, into one of the two",
+        scope="image",
+    ),
+    Kind("leak_pixels", "--ii", "images look like a training image", _LEAK, scope="image"),
+    Kind(
+        "classes_differ",
+        "--ii",
+        "classes are in one file only, or have another id or name",
+        "Give both files the same categories: those without objects as well",
+        scope="category",
+    ),
+)
+"""What `tailseg.annotations.leaks` finds between two files."""
+
+KINDS: Final = {kind.name: kind for kind in (*_FILE, *_IMAGES, *_CATEGORIES, *_OBJECTS, *_LINTS, *_LEAKS)}
 BITS: Final = {kind.name: 1 << place for place, kind in enumerate(_OBJECTS)}
 """Of the kinds that objects have: the bit in `tailseg.annotations.dataset.Objects.faults`."""

@@ -1,5 +1,6 @@
 """What LVIS adds to the COCO format: frequency groups, and which classes were checked in which image."""
 
+from array import array
 from collections.abc import Sequence
 from typing import Any, Final, get_args
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from tailseg.annotations.columns import whole
 from tailseg.annotations.problems import Problems
-from tailseg.annotations.ragged import Ragged
+from tailseg.annotations.ragged import Ragged, offsets_of
 from tailseg.annotations.types import Group
 
 ABSENT: Final = "neg_category_ids"
@@ -32,23 +33,29 @@ def class_lists(
     incomplete: list[Any] = []
     bad: list[tuple[Any, Any]] = []
     unknown: list[tuple[Any, Any]] = []
-    rows: dict[str, list[np.ndarray]] = {ABSENT: [], NOT_EXHAUSTIVE: []}
+    found = {ABSENT: array("q"), NOT_EXHAUSTIVE: array("q")}
+    lengths: dict[str, list[int]] = {key: [] for key in found}
     for image in images:
-        lists = [image.get(key) for key in rows]
+        lists = [image.get(key) for key in found]
         if not all(isinstance(ids, list) for ids in lists):
             incomplete.append(image["id"])
-        for key, ids in zip(rows, lists, strict=True):
+        for key, ids in zip(found, lists, strict=True):
             values = ids if isinstance(ids, list) else []
-            numbers = [whole(value) for value in values]
-            if None in numbers:
-                bad.append((image["id"], values[numbers.index(None)]))
-            elif other := [number for number in numbers if number not in known]:
-                unknown.append((image["id"], other[0]))
-            rows[key].append(np.array([number for number in numbers if number in known], np.int64))
+            if {*map(type, values)} <= {int} and known.issuperset(values):
+                kept = values
+            else:
+                numbers = [whole(value) for value in values]
+                if None in numbers:
+                    bad.append((image["id"], values[numbers.index(None)]))
+                elif other := [number for number in numbers if number not in known]:
+                    unknown.append((image["id"], other[0]))
+                kept = [number for number in numbers if number in known]
+            found[key].extend(kept)
+            lengths[key].append(len(kept))
     problems.add("lists_missing", incomplete, lambda image: f"image {image}")
     for kind, wrong in (("lists_bad", bad), ("lists_unknown", unknown)):
-        problems.add(kind, wrong, lambda found: f"image {found[0]} has {found[1]!r:.60}")
-    absent, not_exhaustive = (Ragged.pack(lists, np.int64) for lists in rows.values())
+        problems.add(kind, wrong, lambda pair: f"image {pair[0]} has {pair[1]!r:.60}")
+    absent, not_exhaustive = (Ragged(np.frombuffer(found[key], np.int64), offsets_of(lengths[key])) for key in found)
     return absent, not_exhaustive
 
 

@@ -16,7 +16,14 @@ from tailseg.annotations.checks import Checks, Images, boxes_of_masks
 from tailseg.annotations.columns import UNKNOWN, Columns, read_columns, whole
 from tailseg.annotations.dataset import Contents, Objects
 from tailseg.annotations.image_files import MAX_PIXELS, candidate_names, is_safe_name
-from tailseg.annotations.json_file import Sections, garbage_collector_paused, other_annotations, split, unpack
+from tailseg.annotations.json_file import (
+    Sections,
+    garbage_collector_paused,
+    other_annotations,
+    read_text,
+    split,
+    unpack,
+)
 from tailseg.annotations.kinds import BITS
 from tailseg.annotations.lvis import class_lists, is_lvis, stated_groups
 from tailseg.annotations.problems import DatasetError, Problems
@@ -30,7 +37,6 @@ FindSize = Callable[[Sequence[str]], tuple[int, int]]
 LARGEST_SIDE: Final = 2**31 - 1
 
 
-@garbage_collector_paused()
 def parse(path: Path, *, key: str | None = None, find_size: FindSize | None = None) -> Contents:
     """Read and pack an annotation file.
 
@@ -42,7 +48,15 @@ def parse(path: Path, *, key: str | None = None, find_size: FindSize | None = No
     Raises:
         DatasetError: it is no annotation file; the message says what it is.
     """
-    content = path.read_bytes()
+    return parse_rows(path, key=key, find_size=find_size)[0]
+
+
+@garbage_collector_paused()
+def parse_rows(
+    path: Path, *, key: str | None = None, find_size: FindSize | None = None
+) -> tuple[Contents, Sections, Columns]:
+    """As `parse`; and the sections as they stand in the file, and the columns of its annotations, in its order."""
+    content = read_text(path)
     key = key or hashlib.sha256(content).hexdigest()
     content = unpack(content, path)
     sections = split(content, path)
@@ -54,7 +68,7 @@ def parse(path: Path, *, key: str | None = None, find_size: FindSize | None = No
     categories, category_texts = _identified("category", sections.categories, problems)
     listed_ids = tuple(category["id"] for category in categories)
     categories.sort(key=lambda category: category["id"])
-    columns = read_columns(sections.annotations)
+    columns = read_columns(sections.annotations, content)
     _note_the_file(sections, categories, problems)
     num_texts = len(image_texts) + len(category_texts) + columns.num_text_ids
     problems.add("text_ids", [0] * bool(num_texts), None, detail=f"{num_texts:,}")
@@ -74,7 +88,7 @@ def parse(path: Path, *, key: str | None = None, find_size: FindSize | None = No
         problems.add("lists_without_frequency" if lists else "frequency_without_lists", [0], None)
     if not lists and len(objects):
         _check_classes(objects, names, problems)
-    return Contents(
+    contents = Contents(
         key=key,
         format="lvis" if lists else "coco",
         category_ids=tuple(category_ids),
@@ -90,6 +104,7 @@ def parse(path: Path, *, key: str | None = None, find_size: FindSize | None = No
         listed_ids=listed_ids,
         spelled=(image_texts, category_texts),
     )
+    return contents, sections, columns
 
 
 def _note_the_file(sections: Sections, categories: Sequence[RawRecord], problems: Problems) -> None:
@@ -114,7 +129,11 @@ def _identified(kind: str, records: Sequence[Any], problems: Problems) -> tuple[
         for record, number in zip(records, ids, strict=True)
         if number is not None and isinstance(record["id"], str)
     }
-    found = {number: record | {"id": number} for record, number in zip(records, ids, strict=True) if number is not None}
+    found = {
+        number: record if type(record["id"]) is int else record | {"id": number}
+        for record, number in zip(records, ids, strict=True)
+        if number is not None
+    }
     return list(found.values()), texts
 
 
@@ -292,8 +311,8 @@ def _check_classes(objects: Objects, names: Sequence[str], problems: Problems) -
     lost = [names[label] for label in np.flatnonzero((found > 0) & (learned == 0)).tolist()]
     images_lost = np.setdiff1d(images[crowds], images[~objects.ignored])
     if crowds.any() and (lost or len(images_lost)):
-        rows = np.flatnonzero(crowds)
         said = f"{len(images_lost):,} images have nothing else"
         if lost:
             said = f"classes with nothing else: {', '.join(name[:60] for name in lost[:20])}{' ...' * (len(lost) > 20)}"
-        problems.add("crowds_alone", rows, lambda _: said, detail=f"{len(objects):,}")
+        detail = f"{np.count_nonzero(crowds):,} of {len(objects):,}"
+        problems.add("crowds_alone", [said], detail=detail)

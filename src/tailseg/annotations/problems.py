@@ -35,21 +35,25 @@ class Problem:
     @property
     def note(self) -> str:
         """One sentence for a use that goes on."""
-        records = f" ({self._records()})" if self.examples else ""
-        return f"{self._counted()}: {self.kind.done}{records}"
+        records = f" ({self.records})" if self.examples else ""
+        return f"{self.counted}: {self.kind.done}{records}"
 
     @property
     def text(self) -> str:
         """What is wrong, with the first records."""
-        return f"{self._counted()}{': ' * bool(self.examples)}{self._records()}"
+        return f"{self.counted}{': ' * bool(self.examples)}{self.records}"
 
     def __str__(self) -> str:
         return f"{self.text}. {self.remedy}."
 
-    def _counted(self) -> str:
+    @property
+    def counted(self) -> str:
+        """How many records have what."""
         return self.what if self.kind.scope == "file" else f"{self.count:,} {self.what}"
 
-    def _records(self) -> str:
+    @property
+    def records(self) -> str:
+        """The first records, and how many more there are."""
         more = f" and {self.count - len(self.examples):,} more" if self.count > len(self.examples) else ""
         return f"{'; '.join(self.examples)}{more}" if self.examples else ""
 
@@ -96,6 +100,11 @@ def verdicts(problem: Problem, uses: Sequence[Use]) -> str:
     """What the uses make of the problem, a letter each; of one that is refused, that alone."""
     letters = "".join(problem.kind.verdict(use) for use in uses)
     return "x" if "x" in letters else letters
+
+
+def is_of_boxes(problem: Problem, num_objects: int) -> bool:
+    """Whether it says that no object has a mask: a file of boxes, which is no fault."""
+    return problem.kind.name == "mask_missing" and problem.count == num_objects
 
 
 def refuse(problems: Sequence[Problem], path: Path, uses: Sequence[Use], *, repair: bool = False) -> None:

@@ -62,13 +62,20 @@ def read_dataset(
     return annotations
 
 
-def open_file(path: Path, *, images: str | Path | None = None, needs_sizes: bool = False) -> Annotations:
+def open_file(
+    path: Path,
+    *,
+    images: str | Path | None = None,
+    needs_sizes: bool = False,
+    images_of: Path | None = None,
+) -> Annotations:
     """An annotation file with all its problems, whatever they are; `judge` decides what they mean.
 
     Args:
         path: the file.
         images: see `read_dataset`.
         needs_sizes: whether sizes that the file lacks are read from the pictures.
+        images_of: the file that this one is a part of: images are looked for where that one's lie.
 
     Raises:
         DatasetError: no such file, not JSON, or not in COCO format.
@@ -77,7 +84,7 @@ def open_file(path: Path, *, images: str | Path | None = None, needs_sizes: bool
         other = "is a folder, not a file" if path.is_dir() else "is a pipe or a device, not a file"
         kind = other if path.exists() else "does not exist"
         raise DatasetError(f"{path} {kind}. Expected an annotation file in LVIS or COCO format (.json)")
-    finder = ImageFinder(path, Path(images) if images is not None else None)
+    finder = ImageFinder(images_of or path, Path(images) if images is not None else None)
     contents = cached(path, parse)
     if needs_sizes and any(problem.kind.name == "size_missing" for problem in contents.problems):
         try:
@@ -120,9 +127,10 @@ def judge(
     Raises:
         DatasetError: they cannot be used.
     """
-    refuse(annotations.problems, annotations.path, uses, repair=on_problem == "repair")
-    left_out = [each for each in annotations.problems if "x" in verdicts(each, uses)]
-    left = [each for each in annotations.problems if each not in left_out]
+    problems = _with_crowds_as_objects(annotations.problems) if crowds == "objects" else annotations.problems
+    refuse(problems, annotations.path, uses, repair=on_problem == "repair")
+    left_out = [each for each in problems if "x" in verdicts(each, uses)]
+    left = [each for each in problems if each not in left_out]
     notes = [f"{each.text}: left out" for each in left_out]
     objects = annotations.objects
     if left_out:
@@ -135,6 +143,15 @@ def judge(
     loud, quiet = ([each.note for each in left if letter in verdicts(each, uses)] for letter in "ni")
     annotations = replace(annotations, notes=(*notes, *loud), remarks=tuple(quiet), problems=tuple(left))
     return annotations if objects is annotations.objects else _with_objects(annotations, objects)
+
+
+def _with_crowds_as_objects(problems: tuple[Problem, ...]) -> tuple[Problem, ...]:
+    """The problems where a crowd is learned and scored as an object: it needs a mask where an object does."""
+    needed = KINDS["mask_missing"].verdicts
+    return tuple(
+        replace(each, kind=replace(each.kind, verdicts=needed)) if each.kind.name == "crowd_mask_missing" else each
+        for each in problems
+    )
 
 
 def _with_objects(annotations: Annotations, objects: Objects) -> Annotations:

@@ -42,6 +42,7 @@ class SegmentationPacker:
         self._polygon_lengths = array("q")
         self._polygon_counts = array("q")
         self._run_lengths = bytearray()
+        self._run_length_rows = array("q")
         self._run_length_sizes = array("q")
         self._sizes = array("q")
         self._unknown: list[int] = []
@@ -50,6 +51,7 @@ class SegmentationPacker:
     def extend(self, segmentations: Sequence[list[list[float]] | WrittenRunLengths | None]) -> None:
         """The next objects', of the right types."""
         add_numbers, add_length = self._coordinates.fromlist, self._polygon_lengths.append
+        add_count = self._polygon_counts.append
         for segmentation in segmentations:
             if isinstance(segmentation, WrittenRunLengths):
                 self._add_run_lengths(list(segmentation.size), segmentation.counts)
@@ -60,7 +62,7 @@ class SegmentationPacker:
                     add_numbers(polygon)
                     add_length(len(polygon))
                     count += 1
-            self._close(count, b"", (0, 0))
+            add_count(count)
 
     def add(self, segmentation: Any) -> None:  # noqa: ANN401 - whatever the file has
         """The next object's, whatever it is."""
@@ -77,25 +79,23 @@ class SegmentationPacker:
         except (TypeError, OverflowError):
             del self._coordinates[before[0] :], self._polygon_lengths[before[1] :]
             self._unknown.append(len(self._polygon_counts))
-            self._close(0, b"", (0, 0))
+            self._polygon_counts.append(0)
 
     def _add_run_lengths(self, size: Any, counts: Any) -> None:  # noqa: ANN401
-        if not _is_size(size):
-            self._broken[len(self._polygon_counts)] = f"size is {size!r:.60}, expected [height, width]"
-            size = [0, 0]
-        self._close(0, self._compress(counts, size), size)
-
-    def _close(self, count: int, compressed: bytes, size: Sequence[int]) -> None:
-        self._polygon_counts.append(count)
-        self._run_lengths += compressed
-        self._run_length_sizes.append(len(compressed))
-        self._sizes.extend(size)
+        row = len(self._polygon_counts)
+        if _is_size(size):
+            compressed = self._compress(counts, size)
+            self._run_lengths += compressed
+            self._run_length_rows.append(row)
+            self._run_length_sizes.append(len(compressed))
+            self._sizes.extend(size)
+        else:
+            self._broken[row] = f"size is {size!r:.60}, expected [height, width]"
+        self._polygon_counts.append(0)
 
     def _compress(self, counts: Any, size: Sequence[int]) -> bytes:  # noqa: ANN401
         """The counts compressed; b"" and a reason where they are broken."""
         row, (height, width) = len(self._polygon_counts), size
-        if row in self._broken:
-            return b""
         if isinstance(counts, list):
             right = all(isinstance(count, int) and count >= 0 for count in counts) and sum(counts) == height * width
             if right and 0 < height * width < 2**32:
@@ -113,11 +113,16 @@ class SegmentationPacker:
 
     def pack(self) -> Segmentations:
         """All of them."""
+        rows, num_rows = np.frombuffer(self._run_length_rows, np.int64), len(self._polygon_counts)
+        polygon_lengths = np.frombuffer(self._polygon_lengths, np.int64)
+        sizes, lengths = np.zeros((num_rows, 2), np.int64), np.zeros(num_rows, np.int64)
+        sizes[rows] = np.frombuffer(self._sizes, np.int64).reshape(-1, 2)
+        lengths[rows] = self._run_length_sizes
         return Segmentations(
-            polygons=Ragged(np.frombuffer(self._coordinates, np.float64), offsets_of(self._polygon_lengths)),
+            polygons=Ragged(np.frombuffer(self._coordinates, np.float64), offsets_of(polygon_lengths)),
             polygon_counts=np.frombuffer(self._polygon_counts, np.int64),
-            run_lengths=Ragged(np.frombuffer(self._run_lengths, np.uint8), offsets_of(self._run_length_sizes)),
-            sizes=np.frombuffer(self._sizes, np.int64).reshape(-1, 2),
+            run_lengths=Ragged(np.frombuffer(self._run_lengths, np.uint8), offsets_of(lengths)),
+            sizes=sizes,
             unknown=self._unknown,
             broken=self._broken,
         )

@@ -14,7 +14,7 @@ from rich.table import Table
 from tailseg.cli.common import UsageError, find_recipe, output, parse
 from tailseg.cli.file_kinds import CALIBRATION
 from tailseg.cli.outputs import check
-from tailseg.files import Output
+from tailseg.files import Input, Output
 
 if TYPE_CHECKING:
     from tailseg.annotations.dataset import Annotations
@@ -50,6 +50,10 @@ class Calibrate:
     """The checkpoint with the best AP, or the last one."""
     overwrite: bool = False
     """Replace files of other kinds that are there already; inputs never are."""
+    val: Annotated[str | None, Input()] = None
+    """Another annotation file to look at; its classes must be the model's."""
+    val_images: Annotated[str | None, Input()] = None
+    """Folder of the images of the validation set, unless they lie beside it or where they did in training."""
     device: str = "auto"
     """auto takes cuda when present, else cpu."""
     recipe: str | None = None
@@ -72,7 +76,7 @@ def run(arguments: Sequence[str]) -> None:
     predictor = Predictor.from_run(
         options.run, checkpoint=options.checkpoint, device=options.device, base=base, calibrated=False
     )
-    val, dimensions = read_data(predictor, options.run)
+    val, dimensions = read_data(predictor, options)
     if dimensions is None:
         output().print("note: the training set is not there, so FRACAL, which looks at it, is left out")
     swept = [
@@ -92,18 +96,23 @@ def run(arguments: Sequence[str]) -> None:
     output().print(f"Stored for predict: {best.setting} ([bold]{escape(str(stored))}[/])")
 
 
-def read_data(predictor: "Predictor", run: Path) -> "tuple[Annotations, tuple[float, ...] | None]":
+def read_data(predictor: "Predictor", options: Calibrate) -> "tuple[Annotations, tuple[float, ...] | None]":
     """The validation set with the run's frequencies, and the fractal dimensions of the training set if it is there."""
     from tailseg.detection.recalibration import dimensions_of
-    from tailseg.recipes.build import build_data, build_validation
+    from tailseg.recipes.build import build_training, build_validation, held_out_note
+    from tailseg.recipes.places import found_again
     from tailseg.training.fit import with_classes_of_run
 
-    recipe = replace(predictor.recipe, run=replace(predictor.recipe.run, out=str(run)))
+    recipe = found_again(predictor.recipe, predictor.checkpoint.recipe, options.run)
     try:
-        train, val = build_data(recipe)
-        dimensions = dimensions_of(train)
+        dimensions = dimensions_of(build_training(recipe))
     except (ValueError, FileNotFoundError):
-        val, dimensions = build_validation(recipe), None
+        dimensions = None
+    if options.val:
+        recipe = replace(recipe, data=replace(recipe.data, val=options.val, val_images=None))
+    if note := held_out_note(recipe):
+        output().print(f"note: {note}", markup=False, soft_wrap=True)
+    val = build_validation(recipe, images=options.val_images)
     return with_classes_of_run(val, predictor.checkpoint, predictor.file), dimensions
 
 

@@ -12,10 +12,12 @@ from rich.markup import escape
 from tailseg.cli.common import UsageError, output, parse
 from tailseg.cli.file_kinds import COMPARISON
 from tailseg.cli.outputs import check
-from tailseg.cli.results import RunTruth, frequency_groups, run_truth, steps, what_to_score
+from tailseg.cli.results import frequency_groups, run_truth, steps, what_to_score
 from tailseg.files import Output, write_text
 
 if TYPE_CHECKING:
+    from tailseg.annotations.dataset import Annotations
+    from tailseg.annotations.types import Group
     from tailseg.evaluation.comparison import Comparison, Matched
     from tailseg.evaluation.ground_truth import GroundTruth
 
@@ -67,14 +69,14 @@ def run(arguments: Sequence[str]) -> None:
     if options.out:
         instead = "name another file (--out)"
         check(options, {options.out: COMPARISON}, instead=instead, inputs=files, overwrite=options.overwrite)
-    known = find_truth(options)
+    source, groups = find_truth(options)
     from tailseg.evaluation.comparison import compare, match_runs
     from tailseg.evaluation.ground_truth import read_ground_truth
     from tailseg.evaluation.tables import comparison_tables
 
     sources = [what_to_score([file], options.only) for file in files]
     with_masks = all("segm" in source for source in sources)
-    truth = read_ground_truth(known.path, masks=with_masks, groups=known.groups or None)
+    truth = read_ground_truth(source, masks=with_masks, groups=groups or None)
     written: dict[str, Any] = {}
     with steps() as step:
         matched = match_runs(truth, sources, step=step)
@@ -116,8 +118,8 @@ def results_file(path: Path) -> Path:
     return file
 
 
-def find_truth(options: Compare) -> RunTruth:
-    """The annotation file as given, or that of the first run.
+def find_truth(options: Compare) -> "tuple[Path | Annotations, Mapping[int, Group] | None]":
+    """The annotation file as given, or what the first run was validated on; and the groups of its classes.
 
     Raises:
         UsageError: A is a file, and nothing is given; or another run has another validation set.
@@ -126,20 +128,22 @@ def find_truth(options: Compare) -> RunTruth:
         groups, notes = frequency_groups(options.train, options.truth)
         for note in notes:
             output().print(escape(note))
-        return RunTruth(options.truth, groups or {})
+        return options.truth, groups
     if not options.runs[0].is_dir():
         raise UsageError(f"{options.runs[0]} is a results file: name its annotation file with --truth")
-    truth = run_truth(options.runs[0])
+    truth, groups, note = run_truth(options.runs[0])
+    if note:
+        output().print(f"note: {note}", markup=False, soft_wrap=True)
     for other in options.runs[1:]:
         if other.is_dir():
             check_same_truth(other, truth, options.runs[0])
-    return truth
+    return truth, groups
 
 
-def check_same_truth(other: Path, truth: RunTruth, first: Path) -> None:
+def check_same_truth(other: Path, truth: "Annotations", first: Path) -> None:
     """Raises UsageError if a run was validated on another file, where the same ids may be those of other images."""
     try:
-        own = run_truth(other)
+        own, _, _ = run_truth(other)
     except (ValueError, FileNotFoundError):  # its data are elsewhere
         return
     if own.key != truth.key:

@@ -1,4 +1,4 @@
-"""`tailseg data`: show, check."""
+"""`tailseg data`: show; check stands in `tailseg.cli.data_check`."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from tailseg.cli.common import UsageError, output, parse, suggestion
+from tailseg.cli.data_check import DataCheck, annotation_file, check
 from tailseg.cli.file_kinds import SHEET
 from tailseg.cli.outputs import check as check_outputs
 from tailseg.files import EXAMPLES, PICTURE_FORMATS, Input, Output, write_picture
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from tailseg.annotations.dataset import Annotations
-    from tailseg.annotations.problems import Problem
     from tailseg.annotations.summary import ClassCount, Summary
     from tailseg.annotations.types import Group
 
@@ -29,11 +29,13 @@ _HELP = """\
 usage: tailseg data show|check PATH|tiny_tail[:preset] [OPTIONS]
 
   show    what a data set contains: counts, frequency groups, sizes, the most and least frequent classes
-  check   what is wrong with it: malformed records and missing images, by kind, with counts and remedies
+  check   what is wrong with it: malformed records and missing images, what they stop and what to do about them
 
-`tailseg data show --help` says more.
+`tailseg data show --help` and `tailseg data check --help` say more.
 """
 SHEET_COLUMNS = 4
+UNLIMITED = 100_000
+"""Columns of an output that is no terminal."""
 GROUP_NAMES: "dict[Group, str]" = {"r": "rare", "c": "common", "f": "frequent"}
 
 
@@ -63,25 +65,6 @@ class DataShow:
     """Replace files of other kinds that are there already; inputs never are."""
 
 
-@dataclass(frozen=True)
-class DataCheck:
-    """Check an annotation file and whether its images are there; exit code 1 if anything is wrong.
-
-    Every kind of problem is listed with its count, the first records and what to do.
-
-    examples:
-      tailseg data check my.json
-      tailseg data check my.json --images photos --decode     read every image as well
-    """
-
-    data: Annotated[str, tyro.conf.Positional, Input()]
-    """Annotation file (COCO or LVIS format), or tiny_tail[:preset] for the embedded data set's training draw."""
-    images: Path | None = None
-    """Folder of the images, unless they lie beside the annotation file."""
-    decode: bool = False
-    """Read every image, and compare its size with the file's."""
-
-
 def run(arguments: Sequence[str]) -> None:
     """Carry out `data show` or `data check`."""
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -91,57 +74,12 @@ def run(arguments: Sequence[str]) -> None:
     if command == "show":
         show(parse(DataShow, rest, command="data show"))
     elif command == "check":
-        if problems := check(parse(DataCheck, rest, command="data check")):
-            output().print(problem_table(problems))
+        if not check(parse(DataCheck, rest, command="data check")):
             raise SystemExit(1)
     else:
         raise UsageError(
             f"no command `data {command}`{suggestion(command, ['show', 'check'])}; there are `data show`, `data check`"
         )
-
-
-def annotation_file(data: str) -> Path:
-    """The file that the argument stands for."""
-    from tailseg.data.tiny_tail import is_tiny_tail, prepare
-
-    return prepare(data, progress=True)[0] if is_tiny_tail(data) else Path(data)
-
-
-def check(options: DataCheck) -> "Sequence[Problem]":
-    """What is wrong; nothing, after one line that says so, if all is well.
-
-    Raises:
-        DatasetError: it is no annotation file at all.
-    """
-    from tailseg.annotations.problems import DatasetError
-    from tailseg.annotations.read import read_dataset
-    from tailseg.data.check import image_problems
-
-    try:
-        annotations = read_dataset(annotation_file(options.data), images=options.images)
-    except DatasetError as error:
-        if not error.problems:
-            raise
-        return error.problems
-    problems = image_problems(annotations, decode=options.decode)
-    if not problems:
-        numbers = f"{annotations.num_images:,} images, {annotations.num_objects:,} objects"
-        output().print(
-            f"{escape(str(annotations.path))}: nothing wrong in {numbers}, {annotations.num_classes:,} classes"
-        )
-    for note in annotations.notes:
-        output().print(f"note: {escape(note)}")
-    return problems
-
-
-def problem_table(problems: "Sequence[Problem]") -> Table:
-    """The kinds of problems, a row each."""
-    table = Table(box=box.SIMPLE_HEAD, show_lines=True)
-    for column in ("count", "problem", "first records", "what to do"):
-        table.add_column(column, justify="right" if column == "count" else "left")
-    for problem in problems:
-        table.add_row(*map(escape, (f"{problem.count:,}", problem.what, "\n".join(problem.examples), problem.remedy)))
-    return table
 
 
 def show(options: DataShow) -> None:
@@ -155,8 +93,11 @@ def show(options: DataShow) -> None:
     if options.pictures and options.pictures.exists():
         check_pictures(options, images_of(annotations))
     found = summary(annotations)
-    for part in describe(annotations, found, options.classes):
-        output().print(part)
+    console = output()
+    if not console.is_terminal:
+        console.width = UNLIMITED  # names in a file or a pipe are neither cut nor wrapped
+    for part in describe(annotations, found, options.classes, cut=console.is_terminal):
+        console.print(part)
     if options.pictures:
         write_picture(options.pictures, example_sheet(annotations, found), EXAMPLES)
         output().print(f"Examples: [bold]{escape(str(options.pictures))}[/]")
@@ -185,11 +126,11 @@ def images_of(annotations: "Annotations") -> Iterator[Path]:
             yield Path(annotations.info(index).file)
 
 
-def describe(annotations: "Annotations", found: "Summary", classes: int) -> list[RenderableType]:
-    """The summary as tables and lines."""
+def describe(annotations: "Annotations", found: "Summary", classes: int, *, cut: bool) -> list[RenderableType]:
+    """The summary as tables and lines; ``cut``: names are, to fit a terminal."""
     (width, height), share = found.image_sizes
-    title = escape(str(annotations.path))
-    overview = Table(title=title, box=None, show_header=False, title_justify="left", pad_edge=False)
+    title = f"[italic]{escape(str(annotations.path))}[/]"
+    overview = Table(box=None, show_header=False, pad_edge=False)
     overview.add_row("format", annotations.format.upper() + ("" if found.with_masks else ", boxes without masks"))
     overview.add_row("images", f"{found.images:,}, of which {found.annotated_images:,} have objects")
     overview.add_row("objects", f"{found.objects:,}, and {found.ignored:,} crowd or ignore regions")
@@ -205,10 +146,10 @@ def describe(annotations: "Annotations", found: "Summary", classes: int) -> list
         groups.add_row(GROUP_NAMES[group], range_, str(count.classes), str(count.present), f"{count.objects:,}", part)
     columns = Table.grid(padding=(0, 2))
     columns.add_row(
-        _class_table("most frequent", found.most_frequent(classes)),
-        _class_table("least frequent", found.least_frequent(classes)),
+        _class_table("most frequent", found.most_frequent(classes), cut=cut),
+        _class_table("least frequent", found.least_frequent(classes), cut=cut),
     )
-    return [overview, groups, columns, *(f"note: {note}" for note in found.notes)]
+    return [title, overview, groups, columns, *(f"note: {note}" for note in found.notes)]
 
 
 def _quantiles(values: Sequence[float]) -> str:
@@ -216,11 +157,11 @@ def _quantiles(values: Sequence[float]) -> str:
     return f"median {middle:.0f}, nine in ten from {low:.0f} to {high:.0f}"
 
 
-def _class_table(title: str, counts: "Sequence[ClassCount]") -> Table:
+def _class_table(title: str, counts: "Sequence[ClassCount]", *, cut: bool) -> Table:
     from tailseg.evaluation.tables import name_text
 
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("class", max_width=20, overflow="ellipsis", no_wrap=True)
+    table.add_column("class", max_width=20 if cut else None, overflow="ellipsis", no_wrap=True)
     table.add_column("", no_wrap=True)
     table.add_column("images", justify="right")
     table.add_column("objects", justify="right")

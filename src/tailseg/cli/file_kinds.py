@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from tailseg.cli.outputs import Kind
-from tailseg.files import CONVERTED, DETECTIONS, EXAMPLES, drawn
+from tailseg.files import CONVERTED, DETECTIONS, EXAMPLES, is_drawn
 
 HEAD: Final = 65_536
 """Bytes of a file that tell what it is."""
@@ -84,7 +84,9 @@ CALIBRATION: Final = Kind("a calibration", lambda path: _has(path, "setting", "d
 FOUND: Final = Kind(
     "a list of predictions", lambda path: _starts(path, r'\[\s*\]\s*$|\[\s*\{\s*"file_name": [^\n]*"category": ')
 )
-PICTURE: Final = Kind("a picture of predictions", lambda path: drawn(path, DETECTIONS))
-SHEET: Final = Kind("a picture of examples", lambda path: drawn(path, EXAMPLES))
+PICTURE: Final = Kind("a picture of predictions", lambda path: is_drawn(path, DETECTIONS))
+SHEET: Final = Kind("a picture of examples", lambda path: is_drawn(path, EXAMPLES))
 WEIGHTS: Final = Kind("a file of weights", lambda path: "tailseg weights" in _metadata(path).get("format", ""))
 MMDET: Final = Kind("a file of weights for mmdetection", _is_for_mmdet)
+REPAIRED: Final = Kind("a repaired file", lambda _: False)
+"""Never replaced: it may hold what somebody did by hand since."""

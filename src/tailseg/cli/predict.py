@@ -1,10 +1,9 @@
 """`tailseg predict`."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rich.progress import track
@@ -12,10 +11,13 @@ from rich.progress import track
 from tailseg.cli.common import UsageError, find_recipe, output, parse, print_error, require_run
 from tailseg.cli.file_kinds import FOUND, PICTURE
 from tailseg.cli.outputs import check
-from tailseg.files import DETECTIONS, Output, drawn, write_picture, write_text
+from tailseg.files import DETECTIONS, JsonList, Output, is_drawn, write_bytes
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from tailseg.inference import Predictor
+    from tailseg.structures import Detections
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
 """Of what is taken from folders."""
@@ -65,7 +67,7 @@ class Predict:
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Detect, draw, write; images that cannot be read are named, and fail the command at its end."""
+    """Detect, draw, write; images that cannot be read, drawn or written are named, and fail the command at its end."""
     options = parse(Predict, arguments, command="predict")
     if not 0 <= options.score_threshold <= 1:
         raise UsageError(f"--score-threshold is in [0, 1], got {options.score_threshold:g}")
@@ -92,12 +94,13 @@ def run(arguments: Sequence[str]) -> None:
     )
     if predictor.calibration.setting.method != "none":
         output().print(f"Scores are calibrated: {predictor.calibration.setting}")
-    results, unread = predict_files(predictor, files, out, options)
-    write_text(out / "results.json", json.dumps(results))
+    out.mkdir(parents=True, exist_ok=True)
+    with JsonList(out / "results.json") as results:
+        failed = predict_files(predictor, files, results, options)
     remove_left(earlier)
-    output().print(f"{len(results)} objects in {len(files) - unread} images: see {out}", markup=False)
-    if unread:
-        raise ValueError(f"{unread} of {len(files)} images could not be read (named above)")
+    output().print(f"{results.count} objects in {len(files) - failed} images: see {out}", markup=False)
+    if failed:
+        raise ValueError(f"{failed} of {len(files)} images could not be read or drawn (named above)")
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
@@ -123,12 +126,12 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
 
 def is_image(file: Path) -> bool:
     """Whether something in a folder is an image, and none that tailseg drew."""
-    return file.suffix.lower() in SUFFIXES and file.is_file() and not drawn(file)
+    return file.suffix.lower() in SUFFIXES and file.is_file() and not is_drawn(file)
 
 
 def earlier_pictures(folder: Path) -> dict[Path, int]:
     """The pictures in a folder that an earlier call drew, with the numbers of their files."""
-    return {file: file.stat().st_ino for file in sorted(folder.glob("*.jpg")) if drawn(file, DETECTIONS)}
+    return {file: file.stat().st_ino for file in sorted(folder.glob("*.jpg")) if is_drawn(file, DETECTIONS)}
 
 
 def remove_left(earlier: Mapping[Path, int]) -> None:
@@ -141,36 +144,75 @@ def remove_left(earlier: Mapping[Path, int]) -> None:
             file.unlink()
 
 
-def predict_files(
-    predictor: "Predictor", files: Sequence[Path], out: Path, options: Predict
-) -> tuple[list[dict[str, Any]], int]:
-    """Result records of all images (ids count from 1), and how many images could not be read."""
-    from PIL import Image
+def predict_files(predictor: "Predictor", files: Sequence[Path], results: JsonList, options: Predict) -> int:
+    """Adds the result records of all images (ids count from 1), and draws pictures beside them.
 
-    from tailseg.annotations.image_files import ImageError
-    from tailseg.drawing import above, draw
+    An image that cannot be read has no records; one that cannot be drawn has, but no picture.
+
+    Returns:
+        How many images could not be read or drawn; they are named.
+
+    Raises:
+        TrainingStopped: by a signal; the image at that moment was finished.
+        OSError: the disk is full or cannot be written.
+    """
+    from tailseg.drawing import above
     from tailseg.evaluation import to_results
+    from tailseg.training.interrupt import StopRequest, TrainingStopped
 
-    results: list[dict[str, Any]] = []
-    unread = 0
+    failed = 0
     names = picture_names(files)
     ids = [category.id for category in predictor.categories]
     class_names = {category.id: category.name for category in predictor.categories}
-    for image_id, file in enumerate(track(files, "predicting", transient=True, console=output()), start=1):
-        try:
-            image = predictor.read(file)
-        except ImageError as error:
-            print_error(str(error))
-            unread += 1
-            continue
-        found = above(predictor.detect(image), options.score_threshold)
-        for record in to_results(found, image_id, ids):
-            results.append({"file_name": str(file), "category": class_names[record["category_id"]], **record})
-        if options.pictures:
-            picture = Image.fromarray(image.permute(1, 2, 0).numpy())
-            shown = draw(picture, found, predictor.names, predictor.frequency.groups, color_by=options.color)
-            write_picture(out / names[file], shown, DETECTIONS)
-    return results, unread
+    with StopRequest(after="this image") as stop:
+        for image_id, file in enumerate(track(files, "predicting", transient=True, console=output()), start=1):
+            try:
+                stop.check()
+            except TrainingStopped:
+                done = f"{image_id - 1} of {len(files)} images"
+                raise TrainingStopped(f"stopped after {done}: what was found is in {results.path}") from None
+            try:
+                image = predictor.read(file)
+                found = above(predictor.detect(image), options.score_threshold)
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with one image, the others are looked at
+                failed += 1
+                print_error(describe(file, error))
+                continue
+            records = to_results(found, image_id, ids)
+            results.add(
+                {"file_name": str(file), "category": class_names[record["category_id"]], **record} for record in records
+            )
+            if not options.pictures:
+                continue
+            try:
+                picture = drawn(predictor, image, found, options.color)
+            except Exception as error:  # noqa: BLE001
+                failed += 1
+                print_error(describe(file, error))
+            else:
+                write_bytes(results.path.parent / names[file], picture)
+    return failed
+
+
+def drawn(predictor: "Predictor", image: "Tensor", found: "Detections", color: Literal["class", "group"]) -> bytes:
+    """A JPEG file of an image (RGB, ``[3, h, w]``) with its detections.
+
+    Raises:
+        ImageError: it is too long for a JPEG file.
+    """
+    from PIL import Image
+
+    from tailseg.drawing import draw, to_jpeg
+
+    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+    groups = predictor.frequency.groups
+    return to_jpeg(draw(picture, found, predictor.names, groups, color_by=color), quality=92)
+
+
+def describe(file: Path, error: Exception) -> str:
+    """What is wrong with an image, with the name of its file."""
+    reason = str(error).strip() or type(error).__name__
+    return reason if str(file) in reason else f"image {file}: {reason}"
 
 
 def picture_names(files: Sequence[Path]) -> dict[Path, str]:

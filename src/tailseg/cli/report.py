@@ -48,7 +48,7 @@ class Report:
     val: Annotated[str | None, Input()] = None
     """Annotation file of the results, if they are of another one than the recipe's."""
     val_images: Annotated[str | None, Input()] = None
-    """Folder of its images, unless they lie beside it."""
+    """Folder of the images of the validation set, unless they lie beside it or where they did in training."""
     recipe: str | None = None
     """module:function of your own recipe, if the runs were trained with one."""
     open: bool = False
@@ -85,6 +85,8 @@ def run(arguments: Sequence[str]) -> None:
                     like=like,
                 )
             )
+            if runs[-1].note:
+                output().print(f"note: {runs[-1].note}", markup=False, soft_wrap=True)
         status.update("drawing")
         write_report(runs, path, title=options.title)
     output().print(f"Written: [bold]{escape(str(path))}[/] ({path.stat().st_size / 1e6:.1f} MB)", soft_wrap=True)

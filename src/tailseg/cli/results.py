@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ from rich.progress import Progress, TaskID
 from tailseg.cli.common import UsageError, output
 
 if TYPE_CHECKING:
+    from tailseg.annotations.dataset import Annotations
     from tailseg.evaluation.metrics import IouType
     from tailseg.structures import Group
 
@@ -81,29 +81,26 @@ def frequency_groups(train: Path | None, truth: Path) -> "tuple[Mapping[int, Gro
     return {key: group for key, group in groups.items() if key not in beyond}, (note,)
 
 
-@dataclass(frozen=True)
-class RunTruth:
-    """The validation set of a run, the groups of its classes in the training set, and the file's SHA-256."""
+def run_truth(run: Path) -> "tuple[Annotations, Mapping[int, Group], str]":
+    """What a run was validated on, by its checkpoint: read as for the run, with its ``on_problem`` and ``crowds``.
 
-    path: Path
-    groups: "Mapping[int, Group]"
-    key: str = ""
-
-
-def run_truth(run: Path) -> RunTruth:
-    """What a run was validated on, by its checkpoint.
+    Returns:
+        The validation set, the groups of its classes in the training set, and what is to be said about it.
 
     Raises:
         ValueError: no checkpoint, an unknown recipe, or a validation set that is not there.
     """
-    from tailseg.recipes.build import build_validation
+    from tailseg.recipes.build import build_validation, held_out_note
+    from tailseg.recipes.places import found_again
     from tailseg.recipes.saved import from_plain
     from tailseg.training.checkpoint import load
+    from tailseg.training.fit import with_classes_of_run
     from tailseg.training.run_files import choose
 
     file = choose(run, "best")
     checkpoint = load(file)
     recipe = from_plain(checkpoint.recipe, source=str(file))
-    annotations = build_validation(replace(recipe, run=replace(recipe.run, out=str(run))))
+    recipe = found_again(recipe, checkpoint.recipe, run)
+    annotations = build_validation(recipe)
     groups = {category.id: category.group for category in checkpoint.categories}
-    return RunTruth(annotations.path, groups, annotations.key)
+    return with_classes_of_run(annotations, checkpoint, file), groups, held_out_note(recipe)

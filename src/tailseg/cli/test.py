@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from rich.progress import Progress
 
-from tailseg.cli.common import find_recipe, output, parse, require_run
+from tailseg.cli.common import find_recipe, output, parse, print_error, require_run
 from tailseg.cli.file_kinds import METRICS, RECORDS
 from tailseg.cli.outputs import check
 from tailseg.files import Input, Output
@@ -37,7 +37,7 @@ class Test:
     val: Annotated[str | None, Input()] = None
     """Another annotation file to evaluate on; its classes must be the model's."""
     val_images: Annotated[str | None, Input()] = None
-    """Folder of its images, unless they lie beside it."""
+    """Folder of the images of the validation set, unless they lie beside it or where they did in training."""
     overwrite: bool = False
     """Replace files of other kinds that are there already; inputs never are."""
     device: str = "auto"
@@ -56,10 +56,15 @@ def run(arguments: Sequence[str]) -> None:
     from tailseg.training.distributed import is_first, joined
 
     with joined():
-        metrics = evaluate_run(options)
+        metrics, unread = evaluate_run(options)
         if is_first():
             output().print(metrics.table())
             output().print(f"\nWritten: {folder / 'results.json'}, {folder / 'metrics.json'}", markup=False)
+            if unread:
+                raise ValueError(
+                    f"{len(unread)} of {metrics.num_images} images could not be used (named above) and count as if "
+                    "nothing was found in them: bring them back and call `tailseg test` again"
+                )
 
 
 def results_folder(run: Path) -> Path:
@@ -67,12 +72,17 @@ def results_folder(run: Path) -> Path:
     return run if run.is_dir() else run.parent
 
 
-def evaluate_run(options: Test) -> "Metrics":
-    """Detections of the run's model on its validation set, and their figures, written into the run's folder."""
-    from tailseg.detection.testing import detect_all, measure, save_results
+def evaluate_run(options: Test) -> "tuple[Metrics, list[str]]":
+    """Detections of the run's model on its validation set, and their figures, written into the run's folder.
+
+    Returns:
+        The figures, and the reason of each image that could not be used.
+    """
+    from tailseg.detection.testing import describe_unread, detect_all, measure, save_results
     from tailseg.inference import Predictor
-    from tailseg.recipes.build import build_validation
-    from tailseg.training.distributed import by_turns, from_first, is_first, rank, world_size
+    from tailseg.recipes.build import build_validation, held_out_note
+    from tailseg.recipes.places import folder_of, found_again
+    from tailseg.training.distributed import by_turns, from_first, gather_everywhere, is_first, rank, world_size
     from tailseg.training.fit import with_classes_of_run
 
     base = find_recipe(options.recipe) if options.recipe else None
@@ -81,11 +91,14 @@ def evaluate_run(options: Test) -> "Metrics":
     )
     recipe = predictor.recipe
     folder = results_folder(options.run)
-    recipe = replace(recipe, run=replace(recipe.run, out=str(folder)))  # the folder may have been moved
+    recipe = found_again(recipe, predictor.checkpoint.recipe, folder_of(options.run))
     if options.val:
-        recipe = replace(recipe, data=replace(recipe.data, val=options.val, val_images=options.val_images))
-    annotations = build_validation(recipe)
+        recipe = replace(recipe, data=replace(recipe.data, val=options.val, val_images=None))
+    annotations = build_validation(recipe, images=options.val_images)
+    if (note := held_out_note(recipe)) and is_first():
+        output().print(f"note: {note}", markup=False, soft_wrap=True)
     annotations = with_classes_of_run(annotations, predictor.checkpoint, predictor.file)
+    unread: list[str] = []
     with Progress(console=output(), transient=True, disable=not is_first()) as bar:
         task = bar.add_task("evaluating", total=None)
         results = by_turns(
@@ -98,8 +111,13 @@ def evaluate_run(options: Test) -> "Metrics":
                 rank=rank(),
                 world_size=world_size(),
                 progress=lambda done, total: bar.update(task, completed=done, total=total),
+                say=bar.console.print,
+                unread=unread,
             )
         )
-        metrics = from_first(lambda: measure(predictor.model, annotations, results))
+        unread = [reason for part in gather_everywhere(unread) for reason in part]
+        metrics = from_first(lambda: measure(predictor.model, annotations, results, unread))
+    for line in describe_unread(unread) if is_first() else ():
+        print_error(line)
     from_first(lambda: save_results(folder, annotations, results, metrics))
-    return metrics
+    return metrics, unread

@@ -11,7 +11,7 @@ import tyro
 from tailseg.cli.common import UsageError, find_recipe, output, parse
 from tailseg.cli.file_kinds import LOG, METRICS, PAGE, PART, RECIPE, RECORDS
 from tailseg.cli.outputs import Kind, check
-from tailseg.recipes.recipe import Recipe
+from tailseg.recipes.recipe import Recipe, run_folder
 
 if TYPE_CHECKING:
     from tailseg.evaluation import Metrics
@@ -58,7 +58,7 @@ def run(arguments: Sequence[str]) -> None:
         print(_HELP)
         raise SystemExit(0 if arguments else 2)
     options = train_options(arguments[0], arguments[1:])
-    from tailseg.recipes.build import require_data, run_folder
+    from tailseg.recipes.build import require_data
 
     check_run(options)
     require_data(options.recipe)  # said before torch is imported, which takes seconds
@@ -106,8 +106,6 @@ def files_of(recipe: Recipe, *, report: bool) -> dict[Path, Kind | None]:
     Raises:
         UsageError: the folder has no possible name.
     """
-    from tailseg.recipes.build import run_folder
-
     try:
         folder = run_folder(recipe)
     except ValueError as error:

@@ -1,15 +1,57 @@
-"""Whether the images of a data set are there, and what they are said to be."""
+"""All that is wrong with an annotation file and its images, whatever it is used for."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
 
 from tailseg.annotations.dataset import Annotations
 from tailseg.annotations.image_files import ImageError
-from tailseg.annotations.problems import Problem, Problems
+from tailseg.annotations.kinds import KINDS
+from tailseg.annotations.leaks import Track, silently
+from tailseg.annotations.lints import lint
+from tailseg.annotations.problems import DatasetError, Problem, Problems, is_of_boxes
+from tailseg.annotations.read import open_file
+
+BOXES_ALONE: Final = "boxes_alone"
+"""The kind of a file in which no object has a mask; it stops what needs masks, but it is no fault."""
 
 
-def image_problems(annotations: Annotations, *, decode: bool) -> tuple[Problem, ...]:
+def read_problems(path: Path, images: Path | None = None) -> Annotations:
+    """An annotation file with the problems that any use has with it, and with what is suspect in it.
+
+    Args:
+        path: the file.
+        images: folder of the images, see `tailseg.annotations.read.read_dataset`.
+
+    Raises:
+        DatasetError: it is no annotation file.
+    """
+    annotations = open_file(path, images=images)
+    found = {problem.kind.name: problem for problem in annotations.problems}
+    if "size_missing" in found:  # training reads the sizes from the pictures, evaluation does not
+        try:
+            annotations = open_file(path, images=images, needs_sizes=True)
+        except DatasetError:
+            pass  # the pictures are not there, which `image_problems` says
+        else:
+            found |= {problem.kind.name: problem for problem in annotations.problems}
+    missing = found.get("mask_missing")
+    if missing and is_of_boxes(missing, annotations.num_objects):
+        found["mask_missing"] = Problem(KINDS[BOXES_ALONE], missing.count)
+    return replace(annotations, problems=(*found.values(), *lint(annotations)))
+
+
+def is_fault(problem: Problem) -> bool:
+    """Whether a use refuses the file for it."""
+    return bool(problem.kind.stops) and problem.kind.name != BOXES_ALONE
+
+
+def image_problems(annotations: Annotations, *, decode: bool, track: Track = silently) -> tuple[Problem, ...]:
     """The images that are missing and, if ``decode``, those that cannot be read or have another size."""
     missing: list[str] = []
     unusable: list[str] = []
-    for index in range(annotations.num_images):
+    rows = range(annotations.num_images)
+    for index in track(rows, "Reading the images", len(rows)) if decode else rows:
         try:
             info = annotations.info(index)
         except ImageError:

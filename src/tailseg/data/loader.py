@@ -1,22 +1,20 @@
 """From annotations to batches."""
 
-import multiprocessing
-import signal
-import sys
-import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
+from torch.utils.data import BatchSampler, Dataset, Sampler
 
 from tailseg.annotations.dataset import Annotations
 from tailseg.annotations.image_files import ImageError
 from tailseg.data.images import read_image
 from tailseg.data.sampler import Sample, TestSampler, TrainSampler
 from tailseg.data.transforms import TransformSample, frame_of, make_sample
+from tailseg.data.workers import Workers
 from tailseg.structures import Batch, Frame, ImageInfo, Segmentation, Target
 
 Item = tuple[Tensor, Target, ImageInfo]
@@ -37,13 +35,15 @@ class DetectionDataset(Dataset[Item]):
     Args:
         annotations: of `read_dataset`.
         transform: takes and returns a sample as described in `tailseg.data.transforms`.
+        look: whether to look for the first image here.
 
     Raises:
         ImageError: the first image is not to be found: the folder is most likely wrong.
     """
 
-    def __init__(self, annotations: Annotations, transform: Transform) -> None:
-        annotations.info(0)
+    def __init__(self, annotations: Annotations, transform: Transform, *, look: bool = True) -> None:
+        if look:
+            annotations.info(0)
         self.annotations = annotations
         self.transform = transform
 
@@ -111,14 +111,16 @@ class Loader:
     """Batches in the order of a sampler, made ahead by worker processes.
 
     Workers are forked on Linux, so that they share the annotations' arrays instead of copying them: their memory does
-    not grow with the data set. They use one thread each and never draw from the main process's random generators.
+    not grow with the data set. They use one thread each and never draw from the main process's random generators. One
+    that dies is replaced by another with the same data, see `tailseg.data.workers`.
 
     Args:
         dataset: what the samples index.
-        sampler: yields samples; iterated in the main process, anew for each pass.
+        sampler: yields samples; iterated in the main process, from its start for each pass.
         batch_size: images a batch on this process.
         workers: processes; 0 makes the batches in the main process.
         spares: images that replace those that cannot be used; with none of them such an image is an error.
+        leave_out: an image that cannot be used is missing in its batch, which may then be empty, instead of an error.
 
     Raises:
         ValueError: a batch size below 1 or a negative number of workers.
@@ -132,49 +134,40 @@ class Loader:
         workers: int,
         *,
         spares: Sequence[int] | np.ndarray = (),
+        leave_out: bool = False,
     ) -> None:
         if batch_size < 1 or workers < 0:
             raise ValueError(f"expected a batch of 1 or more and 0 or more workers, got {batch_size} and {workers}")
         self.sampler = sampler
         self._batches = BatchSampler(sampler, batch_size, drop_last=False)  # ty: ignore[invalid-argument-type]
-        self._loader = DataLoader(
-            _Guarded(dataset, spares),
-            batch_sampler=self._batches,
-            num_workers=workers,
-            collate_fn=_collate,
-            worker_init_fn=_ignore_interrupt if workers else None,
-            persistent_workers=workers > 0,
-            generator=torch.Generator(),
-            multiprocessing_context=multiprocessing.get_context(_start_method()) if workers else None,
-        )
+        self._make = _Batches(dataset, spares, leave_out=leave_out)
+        self._workers = Workers(self._make, workers) if workers else None
 
     def __len__(self) -> int:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Batch]:
+        return self.batches()
+
+    def batches(
+        self, *, say: Callable[[str], None] = lambda _line: None, check: Callable[[], None] = lambda: None
+    ) -> Iterator[Batch]:
         """The batches.
+
+        Args:
+            say: called with a line when a worker died and another one took its place.
+            check: called about once a second while a worker is waited for; may raise to end the wait.
 
         Raises:
             ImageError: an image cannot be used and nothing replaces it; names the file, also when a worker met it.
-            WorkerError: a worker died.
+            WorkerError: a worker died, and so did the one in its place, over the same batch.
         """
-        batches = iter(self._loader)
-        _notice_deaths_here()
-        while True:
-            try:
-                made = next(batches)
-            except StopIteration:
-                return
-            except RuntimeError as error:
-                if "DataLoader worker" not in str(error):
-                    raise
-                raise WorkerError(str(error)) from None
-            except (ConnectionError, EOFError):  # its socket ended before it did, so that DataLoader saw it alive
-                raise WorkerError("DataLoader worker exited unexpectedly while it handed over a batch") from None
+        batches = cast("Iterable[Sequence[Sample]]", self._batches)
+        for made in self._workers.map(batches, say=say, check=check) if self._workers else map(self._make, batches):
             if isinstance(made, Exception):
                 raise made
-            images, targets, infos, replaced = made
-            yield Batch(images, tuple(_unpacked(target) for target in targets), infos, replaced)
+            images, targets, infos, unusable = made
+            yield Batch(images, tuple(_unpacked(target) for target in targets), infos, unusable)
 
 
 def train_loader(dataset: DetectionDataset, sampler: TrainSampler, batch_size: int, workers: int) -> Loader:
@@ -191,39 +184,55 @@ def test_loader(
     workers: int,
     rank: int = 0,
     world_size: int = 1,
+    *,
+    leave_out: bool = False,
 ) -> Loader:
     """Every image once, in order, on process ``rank`` every ``world_size``-th batch; see `Loader`."""
     sampler = TestSampler(len(dataset), batch_size=batch_size, rank=rank, world_size=world_size)
-    return Loader(dataset, sampler, batch_size, workers)
+    return Loader(dataset, sampler, batch_size, workers, leave_out=leave_out)
 
 
 test_loader.__test__ = False  # ty: ignore[missing-attribute]  # not a test case of pytest
 
 
-class WorkerError(ChildProcessError):
-    """A loader process died: killed, or out of memory."""
-
-
-class _Guarded(Dataset[tuple[Item | Exception, list[str]]]):
-    """Hands a user's error over as a value: DataLoader would bury its message in a worker's stack trace.
+class _Batches:
+    """Makes a batch of its samples, or hands over what a user can correct: the error as a value, without a stack trace.
 
     Replaces an image that cannot be used by a spare one, and says why. The sample's seed chooses it, so that a resumed
     run sees the same one.
     """
 
-    def __init__(self, dataset: DetectionDataset, spares: Sequence[int] | np.ndarray) -> None:
-        self.dataset, self.spares = dataset, spares
+    def __init__(self, dataset: DetectionDataset, spares: Sequence[int] | np.ndarray, *, leave_out: bool) -> None:
+        self.dataset, self.spares, self.leave_out = dataset, spares, leave_out
 
-    def __getitem__(self, sample: Sample) -> tuple[Item | Exception, list[str]]:
-        unusable: list[ImageError] = []
-        for each in self._tries(*sample):
+    def __call__(self, samples: Sequence[Sample]) -> "_Made | Exception":
+        items: list[Item] = []
+        unusable: list[str] = []
+        for sample in samples:
+            item, reasons = self._item(*sample)
+            if not isinstance(item, Exception):
+                items.append(item)
+            elif not (self.leave_out and isinstance(item, ImageError)):
+                return item
+            unusable += reasons
+        return (
+            tuple(image for image, _, _ in items),
+            tuple(_packed(target) for _, target, _ in items),
+            tuple(info for _, _, info in items),
+            tuple(unusable),
+        )
+
+    def _item(self, index: int, seed: int) -> tuple[Item | Exception, list[str]]:
+        """The image or a spare one, or the first one's error; and what was wrong with those that were not taken."""
+        errors: list[ImageError] = []
+        for each in self._tries(index, seed):
             try:
-                return self.dataset[each, sample[1]], [str(error) for error in unusable]
+                return self.dataset[each, seed], [str(error) for error in errors]
             except ImageError as error:
-                unusable.append(error.with_traceback(None))
+                errors.append(error.with_traceback(None))
             except ValueError as error:
                 return error.with_traceback(None), []
-        return unusable[0], []
+        return errors[0], [str(errors[0])]
 
     def _tries(self, index: int, seed: int) -> Iterator[int]:
         """The image, and then the spare ones, which are drawn when they are asked for: hardly ever."""
@@ -234,16 +243,7 @@ class _Guarded(Dataset[tuple[Item | Exception, list[str]]]):
 
 _Packed = tuple[np.ndarray, np.ndarray, tuple[Segmentation, ...], Frame, np.ndarray, int | None]
 _Made = tuple[tuple[Tensor, ...], tuple[_Packed, ...], tuple[ImageInfo, ...], tuple[str, ...]]
-
-
-def _collate(items: Sequence[tuple[Item | Exception, list[str]]]) -> _Made | Exception:
-    """What travels to the main process: every tensor takes a shared memory file, so only images stay tensors."""
-    good = [item for item, _ in items if not isinstance(item, Exception)]
-    if len(good) < len(items):
-        return next(item for item, _ in items if isinstance(item, Exception))
-    images, targets, infos = zip(*good, strict=True)
-    replaced = tuple(reason for _, reasons in items for reason in reasons)
-    return images, tuple(_packed(target) for target in targets), infos, replaced
+"""What travels to the main process: every tensor takes a shared memory file, so only images stay tensors."""
 
 
 def _packed(target: Target) -> _Packed:
@@ -254,23 +254,3 @@ def _packed(target: Target) -> _Packed:
 def _unpacked(packed: _Packed) -> Target:
     boxes, labels, masks, frame, ignore, seed = packed
     return Target(torch.from_numpy(boxes), torch.from_numpy(labels), masks, frame, torch.from_numpy(ignore), seed)
-
-
-def _notice_deaths_here() -> None:
-    """Leaves it to the fetch of a batch to notice that a worker died.
-
-    torch's handler of SIGCHLD would raise wherever the main process happens to be: in the middle of the optimiser's
-    step too, with half of the weights changed.
-    """
-    if sys.platform == "linux" and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-
-
-def _start_method() -> str | None:
-    """Fork where it is safe and shares memory; None is the platform's own way."""
-    return "fork" if sys.platform == "linux" else None
-
-
-def _ignore_interrupt(_worker: int) -> None:
-    """Ctrl-C reaches every process of the terminal: the main process decides, workers end with it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

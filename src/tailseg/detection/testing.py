@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import torch
 
 from tailseg.annotations.dataset import Annotations
+from tailseg.annotations.image_files import ImageError
 from tailseg.data.loader import DetectionDataset, test_loader
 from tailseg.data.transforms import test_transform
 from tailseg.evaluation import Metrics, evaluate, to_results
@@ -17,6 +19,9 @@ from tailseg.models.detector import Detector
 from tailseg.models.precision import Precision, autocast
 from tailseg.recipes.recipe import DataConfig
 from tailseg.structures import Batch, Detections
+
+MOST_NAMED: Final = 10
+"""Images that are named when they cannot be used."""
 
 Records = list[dict[str, Any]]
 """COCO-style: image_id, category_id, bbox, score, and segmentation where the model finds masks."""
@@ -33,6 +38,8 @@ def detect_all(
     rank: int = 0,
     world_size: int = 1,
     progress: Callable[[int, int], None] | None = None,
+    say: Callable[[str], None] = lambda _line: None,
+    unread: list[str] | None = None,
 ) -> list[Records]:
     """Detections on every image of a data set, or on every batch whose turn is this process's.
 
@@ -45,19 +52,30 @@ def detect_all(
         rank: this process.
         world_size: processes that take batches by turns.
         progress: called after each batch with the images that all processes have done by then, and their total.
+        say: called with a line when a loader process died and another one took its place.
+        unread: gets the reason of each image that cannot be used, which then has no records; None makes it an error.
 
     Returns:
         The result records of each batch.
+
+    Raises:
+        ImageError: an image cannot be used and ``unread`` is None.
+        WorkerError: a loader process died, and so did the one in its place.
     """
     category_ids = [category.id for category in annotations.categories]
-    dataset = DetectionDataset(annotations, test_transform(data.test_short_side, data.max_long_side))
+    transform = test_transform(data.test_short_side, data.max_long_side)
+    dataset = DetectionDataset(annotations, transform, look=unread is None)
+    loader = test_loader(dataset, data.batch_size, data.workers, rank, world_size, leave_out=unread is not None)
     batches: list[Records] = []
     done = 0
     model.eval()
-    for batch in test_loader(dataset, data.batch_size, data.workers, rank, world_size):
-        found = zip(detect(model, batch.to(device), precision), batch.infos, strict=True)
-        batches.append([record for each, info in found for record in to_results(each, info.image_id, category_ids)])
-        done = min(done + len(batch) * world_size, annotations.num_images)
+    for batch in loader.batches(say=say):
+        found = detect(model, batch.to(device), precision) if len(batch) else []
+        pairs = zip(found, batch.infos, strict=True)
+        batches.append([record for each, info in pairs for record in to_results(each, info.image_id, category_ids)])
+        if unread is not None:
+            unread += batch.replaced
+        done = min(done + (len(batch) + len(batch.replaced)) * world_size, annotations.num_images)
         if progress:
             progress(done, annotations.num_images)
     return batches
@@ -70,11 +88,32 @@ def detect(model: Detector, batch: Batch, precision: Precision) -> list[Detectio
         return cast("list[Detections]", model(batch.images, original_sizes=sizes))
 
 
-def measure(model: Detector, annotations: Annotations, results: Sequence[Mapping[str, Any]]) -> Metrics:
-    """The figures of the model's results: boxes, and masks where the model finds masks."""
+def measure(
+    model: Detector, annotations: Annotations, results: Sequence[Mapping[str, Any]], unread: Sequence[str] = ()
+) -> Metrics:
+    """The figures of the model's results: boxes, and masks where the model finds masks.
+
+    Images that could not be used, for the reasons ``unread``, count as images in which nothing was found, so that the
+    figures are those of the results file; a note says how many.
+
+    Raises:
+        ImageError: none could be used.
+    """
+    if unread and len(unread) == annotations.num_images:
+        raise ImageError(f"{unread[0]} (none of the {len(unread):,} images can be used)")
     iou_types: tuple[IouType, ...] = ("bbox",) if model.config.mask is None else ("bbox", "segm")
     groups = {category.id: category.group for category in annotations.categories}
-    return evaluate(annotations, results, iou_types=iou_types, groups=groups)
+    metrics = evaluate(annotations, results, iou_types=iou_types, groups=groups)
+    if not unread:
+        return metrics
+    note = f"{len(unread):,} of {annotations.num_images:,} images could not be used, and count as if nothing was found"
+    return replace(metrics, notes=(*metrics.notes, note))
+
+
+def describe_unread(unread: Sequence[str]) -> list[str]:
+    """Lines that name the images that could not be used, the first ten of them."""
+    rest = len(unread) - MOST_NAMED
+    return [*unread[:MOST_NAMED], *([f"... and {rest:,} more images like this"] if rest > 0 else [])]
 
 
 def save_results(folder: Path, annotations: Annotations, results: Records, metrics: Metrics) -> None:

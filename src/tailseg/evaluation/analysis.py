@@ -26,7 +26,7 @@ from tailseg.evaluation.ground_truth import GroundTruth, is_member, read_ground_
 from tailseg.evaluation.json_files import garbage_collector_paused
 from tailseg.evaluation.matches import Matches, match
 from tailseg.evaluation.metrics import ROW_NAMES, IouType, Metrics
-from tailseg.evaluation.numbering import read_explained
+from tailseg.evaluation.numbering import read_sources
 from tailseg.evaluation.precision import Curves, curves_of
 from tailseg.evaluation.reliability import Reliability, reliability
 from tailseg.evaluation.results import Results
@@ -159,7 +159,13 @@ def look_into(
     """
     check_options(tuple(results), max_detections)
     cap = max_detections or MAX_DETECTIONS[truth.protocol]
-    found = _read(results, truth, cap, least_score, step)
+    found = read_sources(
+        results,
+        truth,
+        cap=cap,
+        progress=lambda done, size: step("reading results", done, size),
+        least_score=least_score,
+    )
     kind: IouType = "segm" if "segm" in found else "bbox"
     done: dict[IouType, _One] = {}
     matches: dict[IouType, Matches] = {}
@@ -234,31 +240,6 @@ def _analyse(
         reliability=reliability(matches, truth.class_groups) if _are_probabilities(found) else {},
     )
     return done, matches
-
-
-def _read(
-    results: Mapping[IouType, str | Path | Sequence[Mapping[str, Any]]],
-    truth: GroundTruth,
-    cap: int,
-    least_score: float,
-    step: Step,
-) -> dict[IouType, Results]:
-    """Each file is read once, for all that it serves."""
-    found: dict[IouType, Results] = {}
-    for iou_type, source in results.items():
-        if iou_type in found:
-            continue
-        served = tuple(other for other, same in results.items() if same is source or same == source)
-        records = read_explained(
-            source,
-            truth,
-            served,
-            cap=cap,
-            progress=lambda done, size: step("reading results", done, size),
-            least_score=least_score,
-        )
-        found |= dict.fromkeys(served, records)
-    return {iou_type: found[iou_type] for iou_type in results}
 
 
 def _either(rows: np.ndarray, others: np.ndarray, num_rows: int) -> np.ndarray:

@@ -4,7 +4,7 @@ Shapes: B samples, K classes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,9 @@ from tailseg.evaluation.errors import Errors, error_kinds
 from tailseg.evaluation.ground_truth import GroundTruth
 from tailseg.evaluation.json_files import garbage_collector_paused
 from tailseg.evaluation.matches import Matches
-from tailseg.evaluation.metrics import ROW_NAMES, IouType
-from tailseg.evaluation.numbering import read_explained
+from tailseg.evaluation.metrics import IouType
+from tailseg.evaluation.numbering import Source, read_sources
+from tailseg.evaluation.overlaps import NO_PAIRS
 
 AT_A_TIME = 100
 """Samples drawn at a time."""
@@ -144,21 +145,16 @@ def match_runs(
     if not iou_types:
         raise ValueError("the results have neither boxes nor masks in common: there is nothing to compare")
     found: dict[IouType, list[Matched]] = {iou_type: [] for iou_type in iou_types}
+    cap = MAX_DETECTIONS[truth.protocol]
     for number, run in enumerate(runs, start=1):
-        for iou_type in iou_types:
-            name = f"run {number}, {ROW_NAMES[iou_type]}"
-            cap = MAX_DETECTIONS[truth.protocol]
-            results = read_explained(
-                run[iou_type],
-                truth,
-                (iou_type,),
-                cap=cap,
-                progress=lambda done, size, name=name: step(name, done, 2 * size),
-            )
-            rows = best_of_each_image(results, truth, cap)
-            matches = match_results(truth, results, rows, iou_type, around=True)
-            found[iou_type].append(Matched(matches, error_kinds(truth, results, matches, iou_type)))
-            step(name, 1, 1)
+        name = f"run {number}"
+        sources: dict[IouType, Source] = {iou_type: run[iou_type] for iou_type in iou_types}
+        read = read_sources(sources, truth, cap=cap, progress=lambda done, size, name=name: step(name, done, 2 * size))
+        for iou_type, results in read.items():
+            matches = match_results(truth, results, best_of_each_image(results, truth, cap), iou_type, around=True)
+            errors = error_kinds(truth, results, matches, iou_type)
+            found[iou_type].append(Matched(replace(matches, pairs=NO_PAIRS, around=None), errors))
+        step(name, 1, 1)
     return found
 
 

@@ -76,6 +76,29 @@ def read_explained(
         raise ValueError(f"{error}{_could_mean(truth, source, kind, cap)}") from None
 
 
+def read_sources(
+    sources: Mapping[IouType, Source],
+    truth: GroundTruth,
+    *,
+    cap: int,
+    progress: Callable[[int, int], None],
+    least_score: float = math.inf,
+) -> dict[IouType, Results]:
+    """`read_explained` of boxes and of masks: a file is read once, for all that it serves."""
+    found: dict[IouType, Results] = {}
+    for iou_type, source in sources.items():
+        if iou_type in found:
+            continue
+        served = tuple(other for other, same in sources.items() if same is source or _is_file(source, same))
+        records = read_explained(source, truth, served, cap=cap, progress=progress, least_score=least_score)
+        found |= dict.fromkeys(served, records)
+    return {iou_type: found[iou_type] for iou_type in sources}
+
+
+def _is_file(source: Source, same: Source) -> bool:
+    return isinstance(source, str | Path) and isinstance(same, str | Path) and Path(source) == Path(same)
+
+
 def _could_mean(truth: GroundTruth, source: Source, kind: IouType, cap: int) -> str:
     """How unknown category ids could be meant; nothing if no numbering fits them all."""
     try:

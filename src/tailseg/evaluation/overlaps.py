@@ -39,6 +39,9 @@ class Pairs:
         return Pairs(self.detections[rows], self.objects[rows], self.overlaps[rows])
 
 
+NO_PAIRS = Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
+
+
 @dataclass(frozen=True)
 class Shapes:
     """Boxes, or masks with the boxes around them.
@@ -74,7 +77,7 @@ def overlapping(
         near = np.flatnonzero(overlaps >= LEAST)
         found.append((mine[near], theirs[near], overlaps[near]))
     if not found:
-        return Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
+        return NO_PAIRS
     pairs = Pairs(*(np.concatenate(columns) for columns in zip(*found, strict=True)))
     return pairs.take(np.argsort(pairs.detections * len(object_keys) + pairs.objects))
 

@@ -6,8 +6,8 @@ category ids being those of the annotation file.
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import compress
+from dataclasses import dataclass, replace
+from itertools import chain, compress, islice
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -25,6 +25,9 @@ from tailseg.evaluation.records import (
     Reader,
     Size,
 )
+
+FIRST = 1000
+"""Records of a file that are looked at to know what it holds."""
 
 
 @runtime_checkable
@@ -94,6 +97,19 @@ class Results:
     def __len__(self) -> int:
         return len(self.scores)
 
+    def only(self, rows: np.ndarray) -> "Results":
+        """The records at these rows, as a copy."""
+        runs = self.runs
+        return replace(
+            self,
+            image_ids=self.image_ids[rows],
+            category_ids=self.category_ids[rows],
+            boxes=None if self.boxes is None else self.boxes[rows],
+            scores=self.scores[rows],
+            mask_areas=None if self.mask_areas is None else self.mask_areas[rows],
+            runs=None if runs is None else runs.only(runs.places[rows]),
+        )
+
     def masks(self, rows: np.ndarray) -> list[dict[str, Any]]:
         """Run lengths of the records at these rows."""
         assert self.runs is not None
@@ -120,6 +136,11 @@ class Runs:
     counts: Ragged
     sizes: np.ndarray
     boxes: np.ndarray
+
+    def only(self, places: np.ndarray) -> "Runs":
+        """Those at these places, all of which were kept."""
+        here = np.arange(len(places), dtype=np.int32)
+        return Runs(here, self.counts.take(places), self.sizes[places], self.boxes[places])
 
     def text(self, place: int) -> bytes:
         """The run lengths at a place; none at -1."""
@@ -184,17 +205,14 @@ def read_results(
 
 
 def holds(path: Path) -> tuple[IouType, ...]:
-    """What the first record of a results file has: a bbox, a segmentation that is not empty, both.
+    """What the first records of a results file have: a bbox, a segmentation that is not empty, both.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: not JSON, or not a list of records.
     """
-    for records in read_records(path):
-        for record in records:
-            if isinstance(record, Mapping):
-                return tuple(iou_type for iou_type, key in _KEYS if key in record and record[key] not in ([], None, ""))
-    return ()
+    first = [record for record in islice(chain.from_iterable(read_records(path)), FIRST) if isinstance(record, Mapping)]
+    return tuple(iou_type for iou_type, key in _KEYS if any(record.get(key) not in ([], None, "") for record in first))
 
 
 _KEYS: tuple[tuple[IouType, str], ...] = (("bbox", "bbox"), ("segm", "segmentation"))

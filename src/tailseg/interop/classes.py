@@ -12,6 +12,7 @@ from tailseg.annotations.read import read_dataset
 from tailseg.interop.rules import few
 from tailseg.structures import ClassFrequency, frequency_group
 from tailseg.training.checkpoint import CheckpointError
+from tailseg.training.first_weights import plain_name
 
 
 def read_classes(path: Path) -> tuple[tuple[Category, ...], ClassFrequency]:
@@ -56,11 +57,6 @@ def _from_list(content: dict[str, Any], path: Path) -> tuple[tuple[Category, ...
             f"{path} has no annotations, and is no complete list of classes either ({error!r}): expected num_images, "
             "and categories with id, name, image_count and instance_count"
         ) from None
-
-
-def plain_name(name: str) -> str:
-    """A class's name as data sets agree on it: lower case, words apart by one space."""
-    return " ".join(name.lower().replace("_", " ").split())
 
 
 def check_class_names(stated: Sequence[str], categories: Sequence[Category], source: str) -> list[str]:

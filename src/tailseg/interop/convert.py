@@ -13,7 +13,7 @@ from tailseg.interop.torchvision import from_torchvision
 from tailseg.models.detector import Detector
 from tailseg.recipes.build import build_model
 from tailseg.recipes.recipe import Recipe
-from tailseg.recipes.saved import save_recipe, to_plain
+from tailseg.recipes.saved import save_recipe, to_saved
 from tailseg.structures import ClassFrequency
 from tailseg.training import run_files
 from tailseg.training.checkpoint import WEIGHTS_SUFFIX, Checkpoint, CheckpointError, Progress, load, save_weights
@@ -82,7 +82,7 @@ def to_tailseg(source: Path, out: Path, recipe: Recipe, classes: Path) -> Report
     else:
         converted, more = _from_torchvision(file, model, categories)
         notes += more
-    content = Checkpoint(to_plain(recipe), categories, frequency, converted.state, {}, Progress())
+    content = Checkpoint(to_saved(recipe), categories, frequency, converted.state, {}, Progress())
     save_weights(content, target)
     if target != out:
         save_recipe(recipe, out / "recipe.json")

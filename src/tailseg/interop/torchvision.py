@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
-from tailseg.interop.classes import plain_name
 from tailseg.interop.rules import BATCH_COUNT, Converted, Rule, ours_of, read_by_rules
 from tailseg.models.detector import Detector
 from tailseg.training.checkpoint import CheckpointError
+from tailseg.training.first_weights import plain_name
 
 CLASSIFIER = "roi_heads.box_predictor.cls_score"
 REGRESSOR = "roi_heads.box_predictor.bbox_pred"

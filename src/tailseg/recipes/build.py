@@ -1,5 +1,6 @@
 """From a recipe to its data and its model; torch is imported for the model."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -7,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tailseg.annotations.dataset import Annotations
-from tailseg.annotations.hold_out import hold_out
+from tailseg.annotations.fingerprint import fingerprint
+from tailseg.annotations.hold_out import drawn_from, hold_out, parts_of
 from tailseg.annotations.kinds import Use
+from tailseg.annotations.problems import DatasetError
 from tailseg.annotations.read import judge, open_file, with_classes_of
 from tailseg.data.tiny_tail import is_tiny_tail, prepare
 from tailseg.losses import build_loss
-from tailseg.recipes.recipe import Recipe
+from tailseg.recipes.recipe import Recipe, run_folder
 
 if TYPE_CHECKING:
     from tailseg.models.detector import Detector
@@ -21,21 +24,6 @@ if TYPE_CHECKING:
 ANNOTATION_FOLDERS = {"TAILSEG_DATA": ("", "lvis", "annotations"), "DETECTRON2_DATASETS": ("lvis",)}
 """Environment variables that name folders of data sets, and where in those an annotation file that is not in the
 working directory is looked for."""
-
-
-def run_folder(recipe: Recipe) -> Path:
-    """The folder of the recipe's run.
-
-    Raises:
-        ValueError: something else than ``{name}`` stands in braces.
-    """
-    try:
-        return Path(recipe.run.out.format(name=recipe.name))
-    except (LookupError, ValueError, AttributeError):
-        raise ValueError(
-            f"run.out is {recipe.run.out!r}, and only {{name}}, the recipe's name, can stand in braces there: write "
-            "{{ and }} for braces in a folder's name"
-        ) from None
 
 
 def require_data(recipe: Recipe) -> None:
@@ -52,45 +40,113 @@ def require_data(recipe: Recipe) -> None:
             open_file(annotation_file(spec, part))  # its error says what is there instead
 
 
-def build_data(recipe: Recipe) -> tuple[Annotations, Annotations]:
+def build_data(recipe: Recipe, *, trained: bool = False) -> tuple[Annotations, Annotations]:
     """The training and the validation set; the latter has the former's frequency groups unless it states its own.
 
     ``tiny_tail`` is generated when it is not there yet. Without a validation set, a tenth of the training images is
-    held out: both parts are written into ``<run>/data`` as files of their own, the same ones every time.
+    held out: both parts are written into ``<run>/data`` as files of their own, and belong to the run from its first
+    checkpoint on.
+
+    Args:
+        recipe: names the data.
+        trained: the recipe's run has a checkpoint; its parts are taken, and never drawn again.
 
     Raises:
         ValueError: no training set is named, the files are missing or malformed (see `read_dataset`), or the two sets
             have different classes.
     """
-    require_data(recipe)
-    data = recipe.data
-    train = _read(annotation_file(data.train, 0), data.train_images, recipe)
-    if data.val is None:
-        return _held_out(train, recipe)
-    val = with_classes_of(_read(annotation_file(data.val, 1), data.val_images, recipe, evaluated=True), train)
-    return train, val
+    if not (recipe.data.val is None and trained):
+        require_data(recipe)
+        train = _read(annotation_file(recipe.data.train, 0), recipe.data.train_images, recipe)
+        if recipe.data.val is not None:
+            return train, with_classes_of(build_validation(recipe), train)
+        hold_out(train, _data_folder(recipe), use=_evaluation(recipe))
+    train = build_training(recipe)
+    return train, with_classes_of(build_validation(recipe), train)
 
 
-def build_validation(recipe: Recipe) -> Annotations:
-    """The validation set alone, with the frequencies that its own file states or has: the training set need not be
-    there, unless the validation set was held out of it.
+def build_training(recipe: Recipe) -> Annotations:
+    """The training set of a trained run alone: without the part that was held out of it.
 
     Raises:
         ValueError: as `build_data`.
     """
     if recipe.data.val is None:
-        return build_data(recipe)[1]
-    return _read(annotation_file(recipe.data.val, 1), recipe.data.val_images, recipe, evaluated=True)
+        return _part(recipe, 0)
+    require_data(replace(recipe, data=replace(recipe.data, val=None)))
+    return _read(annotation_file(recipe.data.train, 0), recipe.data.train_images, recipe)
 
 
-def _read(path: Path, images: str | None, recipe: Recipe, *, evaluated: bool = False) -> Annotations:
-    """The annotations for what the recipe's model does with them: learns, and is scored on them."""
-    masks = recipe.model.mask is not None
-    uses: list[Use] = ["training_masks" if masks else "training"]
-    if evaluated:
-        uses.append("masks" if masks else "boxes")
-    annotations = open_file(path, images=images, needs_sizes=True)
+def build_validation(recipe: Recipe, *, images: str | None = None) -> Annotations:
+    """The validation set of a run alone, with the frequencies that its own file states or has.
+
+    The training set need not be there: a part that was held out of it lies in the run's folder.
+
+    Args:
+        recipe: names the data.
+        images: the folder of the images, if it is another one than the recipe's.
+
+    Raises:
+        ValueError: as `build_data`.
+    """
+    data = recipe.data
+    if data.val is not None:
+        file = annotation_file(data.val, 1)
+        if not file.is_file():
+            raise ValueError(
+                f"the validation set of the run, {file}, is not there: name it where it is now (--val FILE, and "
+                "--val-images FOLDER if its images do not lie beside it)"
+            )
+        return _read(file, images or data.val_images, recipe, evaluated=True)
+    return _part(recipe, 1, images)
+
+
+def held_out_note(recipe: Recipe) -> str:
+    """What is to be said about a trained run's own validation set: that its source has changed; else nothing.
+
+    It has changed if it has other images, objects or classes; its layout may be another one.
+    """
+    own = _data_folder(recipe) / "val.json"
+    if recipe.data.val is not None or not own.is_file() or not has_changed(recipe):
+        return ""
+    return f"{recipe.data.train} has changed since the run began: its own held-out part is used, {own}"
+
+
+def has_changed(recipe: Recipe) -> bool:
+    """Whether the file that a trained run's validation set was held out of holds something else than the two parts."""
+    file = annotation_file(recipe.data.train, 0)
+    if not file.is_file():
+        return False
+    with file.open("rb") as opened:
+        if hashlib.file_digest(opened, "sha256").hexdigest() == drawn_from(_data_folder(recipe)):
+            return False
+    try:
+        whole = _read(file, recipe.data.train_images, recipe)
+    except DatasetError:
+        return True
+    parts = [_part(recipe, part) for part in (0, 1)]
+    if sum(part.num_images for part in parts) != whole.num_images:
+        return True
+    return any(fingerprint(part) != fingerprint(whole.only(part.image_ids.tolist())) for part in parts)
+
+
+def _read(
+    path: Path, images: str | None, recipe: Recipe, *, evaluated: bool = False, part: int | None = None
+) -> Annotations:
+    """The annotations for what the recipe's model does with them: learns, and is scored on them.
+
+    ``part`` is that of the training file: 0 is trained on, 1 is held out.
+    """
+    uses: list[Use] = ["training" if recipe.model.mask is None else "training_masks"]
+    if evaluated or part == 1:
+        uses.append(_evaluation(recipe))
+    whole = None if part is None else annotation_file(recipe.data.train, 0)
+    annotations = open_file(path, images=images, needs_sizes=True, images_of=whole)
     return judge(annotations, uses, on_problem=recipe.data.on_problem, crowds=recipe.data.crowds)
+
+
+def _evaluation(recipe: Recipe) -> Use:
+    return "boxes" if recipe.model.mask is None else "masks"
 
 
 def build_model(recipe: Recipe, frequency: "ClassFrequency", *, load_weights: bool = True) -> "Detector":
@@ -122,10 +178,11 @@ def _candidates(path: Path) -> Iterator[Path]:
                 yield from (Path(root).expanduser() / folder / path for folder in folders)
 
 
-def _held_out(annotations: Annotations, recipe: Recipe) -> tuple[Annotations, Annotations]:
-    """The two parts of one data set; their images lie where the whole's do."""
-    train_file, val_file = hold_out(annotations, run_folder(recipe) / "data")
-    folder = recipe.data.train_images
-    train = replace(_read(train_file, folder, recipe), finder=annotations.finder)
-    val = replace(_read(val_file, folder, recipe, evaluated=True), finder=annotations.finder)
-    return train, with_classes_of(val, train)
+def _part(recipe: Recipe, part: int, images: str | None = None) -> Annotations:
+    """A part of one data set; its images lie where the whole's do."""
+    file = parts_of(_data_folder(recipe))[part]
+    return _read(file, images or recipe.data.train_images, recipe, part=part)
+
+
+def _data_folder(recipe: Recipe) -> Path:
+    return run_folder(recipe) / "data"

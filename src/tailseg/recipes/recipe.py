@@ -6,6 +6,7 @@ imports torch.
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Literal
 
 from tailseg.data.settings import CropConfig
@@ -119,8 +120,8 @@ class RunConfig:
     out: Annotated[str, Output("the run")] = "runs/{name}"
     """Folder of the run; {name} is the recipe's name."""
     start_from: Annotated[str | None, Input()] = None
-    """Start from the weights of this file, which `tailseg convert` or another run wrote for the same classes and the
-    same network; None starts from the backbone's weights alone."""
+    """Start from the weights of this file, which `tailseg convert` or another run wrote for the same network: shared
+    layers, and the rows of classes of the same name; None starts from the backbone's weights alone."""
     seed: int = 0
     device: str = "auto"
     """auto takes cuda when present, else cpu."""
@@ -161,3 +162,18 @@ class Recipe:
                 f"a step's {self.data.batch_size} images cannot be taken in {self.optim.accumulate} equal parts: "
                 "optim.accumulate must divide data.batch_size"
             )
+
+
+def run_folder(recipe: Recipe) -> Path:
+    """The folder of the recipe's run.
+
+    Raises:
+        ValueError: something else than ``{name}`` stands in braces.
+    """
+    try:
+        return Path(recipe.run.out.format(name=recipe.name))
+    except (LookupError, ValueError, AttributeError):
+        raise ValueError(
+            f"run.out is {recipe.run.out!r}, and only {{name}}, the recipe's name, can stand in braces there: write "
+            "{{ and }} for braces in a folder's name"
+        ) from None

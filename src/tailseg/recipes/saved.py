@@ -1,7 +1,8 @@
 """Recipes as JSON, so that a run can be tested, resumed and drawn without the command line that started it.
 
 The file holds ``{"recipe": name, "resolved": {...}}``: every field of the recipe, nested as its dataclasses are. A
-field that may hold one of several dataclasses (the loss) carries the chosen one's name under ``"type"``.
+field that may hold one of several dataclasses (the loss) carries the chosen one's name under ``"type"``. A run keeps
+the path of its folder beside them, under ``"folder"``: its data are found again by it, see `tailseg.recipes.places`.
 """
 
 import contextlib
@@ -12,11 +13,14 @@ import types
 from pathlib import Path
 from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
+from tailseg.data.tiny_tail import is_tiny_tail
 from tailseg.files import write_text
-from tailseg.recipes.recipe import Recipe
+from tailseg.recipes.recipe import Recipe, run_folder
 
 Plain = dict[str, Any]
 """A recipe in JSON's types."""
+DATA_PATHS = ("train", "val", "train_images", "val_images")
+"""Fields of a recipe's data that are paths."""
 
 
 def to_plain(recipe: Recipe) -> Plain:
@@ -49,25 +53,75 @@ def from_plain(saved: object, *, base: Recipe | None = None, source: str = "the 
     return cast("Recipe", _typed(saved["resolved"], Recipe, base, source))
 
 
+def to_saved(recipe: Recipe) -> Plain:
+    """What a run keeps of its recipe, in JSON's types."""
+    return {**to_plain(with_absolute_paths(recipe)), "folder": str(run_folder(recipe).absolute())}
+
+
+def with_absolute_paths(recipe: Recipe) -> Recipe:
+    """The recipe with those paths made absolute that lead somewhere from the working directory.
+
+    Others stay: they are looked for where the environment says (see `tailseg.recipes.build`).
+    """
+    data = {name: _absolute(getattr(recipe.data, name)) for name in DATA_PATHS}
+    run = dataclasses.replace(recipe.run, start_from=_absolute(recipe.run.start_from))
+    return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, **data), run=run)
+
+
+def absolute(saved: Plain) -> Plain:
+    """What a run keeps, its paths made absolute as `with_absolute_paths` does: earlier versions kept them as typed."""
+    data, run = saved["resolved"].get("data", {}), saved["resolved"].get("run", {})
+    data = {**data, **{name: _absolute(data[name]) for name in DATA_PATHS if name in data}}
+    run = {**run, "start_from": _absolute(run.get("start_from"))}
+    return {**saved, "resolved": {**saved["resolved"], "data": data, "run": run}}
+
+
 def save_recipe(recipe: Recipe, path: Path) -> None:
-    """Writes the recipe as JSON, whole or not at all."""
-    write_text(path, json.dumps(to_plain(recipe), indent=2) + "\n")
+    """Writes the recipe of a run as JSON, whole or not at all."""
+    write_text(path, json.dumps(to_saved(recipe), indent=2) + "\n")
 
 
 def load_recipe(path: Path, *, base: Recipe | None = None) -> Recipe:
     """Reads what `save_recipe` wrote; see `from_plain` for ``base`` and the errors."""
+    return load_saved(path, base=base)[0]
+
+
+def load_saved(path: Path, *, base: Recipe | None = None) -> tuple[Recipe, Plain]:
+    """Reads what `save_recipe` wrote, and returns it as it stands as well."""
     if not path.is_file():
         raise ValueError(f"no recipe at {path}: expected the recipe.json of a run")
     try:
         saved = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}): expected the recipe.json of a run") from None
-    return from_plain(saved, base=base, source=str(path))
+    return from_plain(saved, base=base, source=str(path)), saved
 
 
 def differences(recipe: Recipe, saved: Plain) -> list[str]:
-    """Fields in which a recipe differs from a saved one, as ``optim.lr: 0.01, saved 0.02``."""
-    return _differences(to_plain(recipe)["resolved"], saved["resolved"], "")
+    """Fields in which a recipe differs from a saved one, as ``optim.lr: 0.01, saved 0.02``.
+
+    A setting that came after the run was saved had its default there.
+    """
+    return _differences(to_plain(recipe)["resolved"], _with_defaults(saved["resolved"], recipe), "")
+
+
+def _with_defaults(saved: object, value: object) -> Any:  # noqa: ANN401 - as JSON has it
+    """The saved fields of ``value``, with the defaults of those that are not among them."""
+    if not (isinstance(saved, dict) and dataclasses.is_dataclass(value)):
+        return saved
+    hints, filled = get_type_hints(type(value)), dict(saved)
+    for field in dataclasses.fields(value):
+        if field.name in saved:
+            filled[field.name] = _with_defaults(saved[field.name], getattr(value, field.name))
+        elif field.default is not dataclasses.MISSING:
+            filled[field.name] = _plain(field.default, hints[field.name])
+    return filled
+
+
+def _absolute(path: str | None) -> str | None:
+    if not path or is_tiny_tail(path) or not Path(path).exists():
+        return path
+    return str(Path(path).absolute())
 
 
 def _plain(value: object, annotation: object) -> object:

@@ -14,7 +14,7 @@ from tailseg.evaluation.detections import best_of_each_image, match_results, rea
 from tailseg.evaluation.ground_truth import GroundTruth, read_ground_truth
 from tailseg.evaluation.matches import LEFT_ALONE, Matches
 from tailseg.evaluation.metrics import IouType
-from tailseg.evaluation.overlaps import Pairs
+from tailseg.evaluation.overlaps import NO_PAIRS, Pairs
 from tailseg.evaluation.results import Results
 from tailseg.structures import Group
 
@@ -25,10 +25,9 @@ class Evidence:
 
     Attributes:
         truth: the M objects and crowds.
-        found: the results file.
+        found: the results of the n detections, in their order.
         kind: what overlaps.
-        matches: the detections that count, ordered by class, then score.
-        rows: int64 ``[n]``, places in ``found``.
+        matches: the detections that count, ordered by class, then score; at IoU 0.5 and of all sizes, without pairs.
         classes, images: int64 ``[n]``, positions in order of id.
         scores: float64 ``[n]``.
         states: uint8 ``[n]``: FOUND (an object), FALSE (a false positive), or LEFT_ALONE: in LVIS a class that was not
@@ -42,7 +41,6 @@ class Evidence:
     found: Results
     kind: IouType
     matches: Matches
-    rows: np.ndarray
     classes: np.ndarray
     images: np.ndarray
     scores: np.ndarray
@@ -98,10 +96,9 @@ def evidence_of(truth: GroundTruth, found: Results, matches: Matches, *, kind: I
     found_by[matches.matched[hits]] = hits
     return Evidence(
         truth=truth,
-        found=found,
+        found=found.only(rows),
         kind=kind,
-        matches=matches,
-        rows=rows,
+        matches=replace(matches, states=matches.states[:1, :1].copy(), pairs=NO_PAIRS, around=None),
         classes=np.searchsorted(truth.category_ids, found.category_ids[rows]),
         images=images,
         scores=found.scores[rows],

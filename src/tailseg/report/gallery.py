@@ -197,7 +197,7 @@ class _Painter:
     def _detection(self, evidence: Evidence, detection: int, crop: Crop) -> str:
         if evidence.kind == "bbox":
             return box_outline(_box(evidence, detection), crop, self.longest)
-        (mask,) = evidence.found.masks(evidence.rows[[detection]])
+        (mask,) = evidence.found.masks(np.array([detection]))
         return outline(_compressed(mask), crop, self.longest)
 
     def _picture(self, is_train: bool, position: int, crop: Crop) -> str:
@@ -216,7 +216,7 @@ def _compressed(mask: dict[str, Any]) -> RunLengths:
 
 def _box(evidence: Evidence, detection: int) -> list[float]:
     assert evidence.found.boxes is not None
-    return _corners(evidence.found.boxes[evidence.rows[detection]])
+    return _corners(evidence.found.boxes[detection])
 
 
 def _corners(box: np.ndarray) -> list[float]:

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Final
 
 from tailseg.annotations.dataset import Annotations
+from tailseg.annotations.read import with_classes_of
 from tailseg.evaluation import Analysis
 from tailseg.evaluation.analysis import look_into
 from tailseg.evaluation.ground_truth import GroundTruth, read_ground_truth
 from tailseg.evaluation.metrics import IouType
 from tailseg.evaluation.results import holds
-from tailseg.recipes.build import build_data, build_validation
+from tailseg.recipes.build import build_training, build_validation, held_out_note
+from tailseg.recipes.places import found_again
 from tailseg.recipes.recipe import Recipe
-from tailseg.recipes.saved import load_recipe
+from tailseg.recipes.saved import load_saved
 from tailseg.report.evidence import Evidence, evidence_of
 from tailseg.structures import ClassFrequency
 from tailseg.training.checkpoint import load
@@ -40,6 +42,7 @@ class EvaluatedRun:
         frequency: of the classes in the training set.
         train: the training set; None if it is not there any more.
         threshold: what scores less is not shown as found, and is no false alarm; in [0, 1].
+        note: what is to be said about its data; empty if nothing.
     """
 
     name: str
@@ -51,6 +54,7 @@ class EvaluatedRun:
     frequency: ClassFrequency
     train: Annotations | None
     threshold: float
+    note: str = ""
 
 
 def read_run(
@@ -79,11 +83,8 @@ def read_run(
         raise ValueError(f"no run in {folder}: expected a folder that `tailseg train` or `tailseg convert` made")
     if not (folder / "results.json").is_file():
         raise ValueError(f"{folder} has no results.json: evaluate the run first, with `tailseg test {folder}`")
-    recipe = load_recipe(folder / "recipe.json", base=base)
-    recipe = replace(recipe, run=replace(recipe.run, out=str(folder)))  # it may have been moved
-    if val:
-        recipe = replace(recipe, data=replace(recipe.data, val=val, val_images=val_images))
-    train, annotations, frequency = _data(recipe, folder, like)
+    recipe = found_again(*load_saved(folder / "recipe.json", base=base), folder)
+    train, annotations, frequency = _data(recipe, folder, like, val, val_images)
     results = folder / "results.json"
     kind = what_overlaps(results)
     truth = _truth(annotations, kind, like)
@@ -99,6 +100,7 @@ def read_run(
         frequency=frequency,
         train=train,
         threshold=threshold,
+        note=held_out_note(recipe),
     )
 
 
@@ -116,24 +118,26 @@ def _truth(annotations: Annotations, kind: IouType, like: EvaluatedRun | None) -
 
 
 def _data(
-    recipe: Recipe, folder: Path, like: EvaluatedRun | None
+    recipe: Recipe, folder: Path, like: EvaluatedRun | None, val: str | None, val_images: str | None
 ) -> tuple[Annotations | None, Annotations, ClassFrequency]:
     """The training set if it is there, the validation set, and the classes' frequencies in the former."""
+    evaluated = replace(recipe, data=replace(recipe.data, val=val, val_images=None)) if val else recipe
     if like and recipe.data.val is not None and _files(like.recipe) == _files(recipe):
         return like.train, like.annotations, like.frequency
+    annotations = build_validation(evaluated, images=val_images)
     try:
-        train, annotations = build_data(recipe)
+        train = build_training(recipe)
+        return train, with_classes_of(annotations, train), ClassFrequency.of(train.frequency)
     except ValueError:
-        annotations = build_validation(recipe)
         saved = load(choose(folder, "best"))
-        annotations = with_classes_of_run(annotations, saved, folder)
-        return None, annotations, saved.frequency
-    return train, annotations, ClassFrequency.of(train.frequency)
+        return None, with_classes_of_run(annotations, saved, folder), saved.frequency
 
 
-def _files(recipe: Recipe) -> tuple[str | None, ...]:
+def _files(recipe: Recipe) -> tuple[str | bool | None, ...]:
+    """What decides what is read: the files, and what is made of them."""
     data = recipe.data
-    return data.train, data.train_images, data.val, data.val_images
+    files = (data.train, data.train_images, data.val, data.val_images)
+    return (*files, data.on_problem, data.crowds, recipe.model.mask is None)
 
 
 def read_log(path: Path) -> Log:

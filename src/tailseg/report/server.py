@@ -14,20 +14,22 @@ import ipaddress
 import json
 import math
 import re
+import socket
 import tempfile
 import threading
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, cast
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from PIL import Image
 
 from tailseg.annotations.image_files import ImageError, open_picture
-from tailseg.drawing import above, draw
+from tailseg.drawing import above, draw, to_jpeg
 from tailseg.inference import Predictor
 
 LARGEST_UPLOAD: Final = 20_000_000
@@ -36,6 +38,10 @@ MOST_PIXELS: Final = 50_000_000
 """Of an image: a small file can unfold to gigabytes."""
 SECONDS: Final = 30
 """A silent connection is closed."""
+TOTAL_SECONDS: Final = 120
+"""A request has arrived by then, and an answer has been fetched, however often a few bytes came meanwhile."""
+WAITING: Final = 512
+"""Connections that the system keeps until they are accepted."""
 POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; connect-src 'self'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'"
@@ -70,7 +76,34 @@ class Service:
     name: str
 
 
-def make_server(service: Service, *, host: str, port: int) -> ThreadingHTTPServer:
+class Server(ThreadingHTTPServer):
+    """A thread a connection, each with a time limit."""
+
+    request_queue_size = WAITING
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        self._limits: dict[socket.socket, float] = {}
+        super().__init__(address, handler)
+
+    def limit(self, connection: socket.socket) -> None:
+        """From now on the connection has `TOTAL_SECONDS`; then what it waits for ends."""
+        self._limits[connection] = time.monotonic() + TOTAL_SECONDS
+
+    def unlimited(self, connection: socket.socket) -> None:
+        """The connection waits for this server's work, or is closed."""
+        self._limits.pop(connection, None)
+
+    def service_actions(self) -> None:
+        """Called twice a second."""
+        now = time.monotonic()
+        for connection, end in list(self._limits.items()):
+            if end < now:
+                self.unlimited(connection)
+                with suppress(OSError):  # it has been closed meanwhile
+                    connection.shutdown(socket.SHUT_RDWR)
+
+
+def make_server(service: Service, *, host: str, port: int) -> Server:
     """A server that listens, and answers once its ``serve_forever`` is called.
 
     Raises:
@@ -81,14 +114,14 @@ def make_server(service: Service, *, host: str, port: int) -> ThreadingHTTPServe
         service: ClassVar[Service]
 
     Handler.service = service
-    return ThreadingHTTPServer((host, port), Handler)
+    return Server((host, port), Handler)
 
 
 def find(predictor: Predictor, file: bytes, *, threshold: float) -> dict[str, Any]:
     """What the model finds in an image file, drawn and listed.
 
     Raises:
-        Refused: the file is no image, or too large a one.
+        Refused: the file is no image, or too large or too long a one.
     """
     try:
         with open_picture(io.BytesIO(file)) as opened:
@@ -109,10 +142,12 @@ def find(predictor: Predictor, file: bytes, *, threshold: float) -> dict[str, An
             raise Refused(HTTPStatus.BAD_REQUEST, "the image is damaged: only a part of it could be read") from error
     found = above(predictor.detect(image), threshold)
     picture = Image.fromarray(image.permute(1, 2, 0).numpy())
-    drawn = io.BytesIO()
-    draw(picture, found, predictor.names, predictor.frequency.groups).save(drawn, "jpeg", quality=90)
+    try:
+        drawn = to_jpeg(draw(picture, found, predictor.names, predictor.frequency.groups), quality=90)
+    except ImageError as error:
+        raise Refused(HTTPStatus.BAD_REQUEST, str(error)) from error
     return {
-        "picture": base64.b64encode(drawn.getvalue()).decode("ascii"),
+        "picture": base64.b64encode(drawn).decode("ascii"),
         "found": [
             [predictor.names[label], round(score, 3)]
             for label, score in zip(found.labels.tolist(), found.scores.tolist(), strict=True)
@@ -132,6 +167,18 @@ class _Handler(BaseHTTPRequestHandler):
     server_version = "tailseg"
     sys_version = ""
 
+    def setup(self) -> None:
+        super().setup()
+        self._server.limit(self.connection)
+
+    def finish(self) -> None:
+        self._server.unlimited(self.connection)
+        super().finish()
+
+    @property
+    def _server(self) -> Server:
+        return cast("Server", self.server)
+
     def do_GET(self) -> None:
         self._answer(self._get)
 
@@ -139,14 +186,28 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(self._post)
 
     def _answer(self, make: Any) -> None:  # noqa: ANN401 - a method
-        with suppress(ConnectionError):  # who asked has gone
+        with suppress(ConnectionError, TimeoutError):  # who asked has gone
             try:
                 check_sender(dict(self.headers.items()), name=self.service.name)
                 content, kind = make(_parts(self.path))
-                self._send(HTTPStatus.OK, content, kind)
             except Refused as refusal:
-                self.close_connection = True  # the rest of the body is not read
-                self._send(refusal.status, _json({"error": str(refusal)}), "application/json")
+                self._refuse(refusal.status, str(refusal))
+            except (ConnectionError, TimeoutError):
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with one image, who sent it is told
+                reason = str(error).strip() or type(error).__name__
+                self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, f"the image could not be looked at: {reason}")
+            else:
+                self._send(HTTPStatus.OK, content, kind)
+
+    def _refuse(self, status: HTTPStatus, reason: str) -> None:
+        """Answers, and takes the rest of the body: an answer before it is lost to who is still sending."""
+        self.close_connection = True
+        self._send(status, _json({"error": reason}), "application/json")
+        with suppress(OSError):  # the other end may have closed it
+            self.connection.shutdown(socket.SHUT_WR)
+            while self.rfile.read1(65536):
+                pass
 
     def _get(self, url: SplitResult) -> tuple[bytes, str]:
         if url.path == "/report" and self.service.report is not None:
@@ -165,10 +226,14 @@ class _Handler(BaseHTTPRequestHandler):
             limit = f"at most {LARGEST_UPLOAD // 10**6} MB are taken"
             raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the file has {length / 1e6:.1f} MB: {limit}")
         file = self.rfile.read(length)
+        if len(file) < length:
+            raise Refused(HTTPStatus.BAD_REQUEST, f"only {len(file):,} of the file's {length:,} bytes arrived")
+        self._server.unlimited(self.connection)
         with self.one_at_a_time:
             return _json(find(self.service.predictor, file, threshold=threshold)), "application/json"
 
     def _send(self, status: HTTPStatus, content: bytes, kind: str) -> None:
+        self._server.limit(self.connection)
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(content)))

@@ -14,8 +14,9 @@ from tailseg.annotations.dataset import Annotations, Category
 from tailseg.annotations.fingerprint import fingerprint
 from tailseg.annotations.problems import DatasetError
 from tailseg.annotations.read import with_classes
+from tailseg.recipes.build import has_changed
 from tailseg.recipes.recipe import Recipe
-from tailseg.recipes.saved import differences
+from tailseg.recipes.saved import absolute, differences, with_absolute_paths
 from tailseg.training.checkpoint import Checkpoint, CheckpointError
 from tailseg.training.distributed import gather_everywhere, world_size
 
@@ -52,7 +53,9 @@ def check_recipe(checkpoint: Checkpoint, recipe: Recipe, path: Path) -> None:
     Raises:
         CheckpointError: a setting differs that changes what is learned; the message lists them.
     """
-    different = [line for line in differences(recipe, checkpoint.recipe) if line.split(":")[0] not in CARRIED_OUT]
+    carried_out = {*CARRIED_OUT, *(["data.train"] if checkpoint.data else [])}  # `check_data` looks at what it holds
+    found = differences(with_absolute_paths(recipe), absolute(checkpoint.recipe))
+    different = [line for line in found if line.split(":")[0] not in carried_out]
     if different:
         raise CheckpointError(
             f"{path} belongs to another recipe ({checkpoint.recipe['recipe']}). Different are {'; '.join(different)}. "
@@ -108,18 +111,25 @@ def one_fingerprint(data: Annotations) -> str:
     return found[0]
 
 
-def check_data(checkpoint: Checkpoint, annotations: Annotations, found: str, path: Path) -> None:
+def check_data(checkpoint: Checkpoint, annotations: Annotations, found: str, path: Path, recipe: Recipe) -> None:
     """Refuses to go on with other training data: neither the order nor the figures would be those of one run.
 
-    ``found`` is the `fingerprint` of ``annotations``.
+    Args:
+        checkpoint: of the run.
+        annotations: the training set, or the part of it that is not held out.
+        found: their `fingerprint`.
+        path: the checkpoint's file.
+        recipe: of the run.
 
     Raises:
         CheckpointError: images, objects or classes are not those that the run began with.
     """
-    if checkpoint.data not in ("", found):
+    split = recipe.data.val is None  # the parts are the run's: what they were made of may have changed
+    if checkpoint.data not in ("", found) or (split and has_changed(recipe)):
         raise CheckpointError(
-            f"{annotations.path} has changed since {path} was written: other images, objects or classes. Put the old "
-            f"file back, or begin a run with the new one in another folder: --run.out ... --run.start-from {path}"
+            f"{recipe.data.train if split else annotations.path} has changed since {path} was written: other images, "
+            "objects or classes. Put the old file back, or begin a run with the new one in another folder: --run.out "
+            f"... --run.start-from {path}"
         )
 
 

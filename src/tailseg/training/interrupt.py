@@ -19,9 +19,13 @@ class StopRequest:
 
     Loader processes forked meanwhile inherit the handler and do nothing: a Ctrl-C in the terminal reaches them too, and
     they have batches to finish. Signals can be handled in the main thread only: elsewhere the context does nothing.
+
+    Args:
+        after: what is finished before the stop, as the user is told.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, after: str = "this step") -> None:
+        self._after = after
         self._asked = False
         self._process = os.getpid()
         self._previous: dict[signal.Signals, Callable[[int, FrameType | None], Any] | int | None] = {}
@@ -53,4 +57,5 @@ class StopRequest:
             raise KeyboardInterrupt
         self._asked = True
         if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
-            os.write(2, b"\nstopping after this step, with everything saved (once more: at once, without)\n")
+            line = f"\nstopping after {self._after}, with everything saved (once more: at once, without)\n"
+            os.write(2, line.encode())

@@ -20,13 +20,12 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from tailseg.annotations.image_files import ImageError
-from tailseg.data.loader import WorkerError
-from tailseg.detection.testing import detect_all, measure, save_results
+from tailseg.data.workers import WorkerError
+from tailseg.detection.testing import describe_unread, detect_all, measure, save_results
 from tailseg.evaluation import Metrics
 from tailseg.evaluation.metrics import ROW_NAMES, percent
 from tailseg.models.precision import autocast, float32_products
-from tailseg.recipes.build import run_folder
-from tailseg.recipes.recipe import Recipe
+from tailseg.recipes.recipe import Recipe, run_folder
 from tailseg.structures import Batch
 from tailseg.training.console import TrainingConsole
 from tailseg.training.device import seed_everything
@@ -45,7 +44,7 @@ from tailseg.training.distributed import (
 from tailseg.training.interrupt import StopRequest, TrainingStopped
 from tailseg.training.log import Log
 from tailseg.training.optimiser import learning_rate
-from tailseg.training.run import Run, build_train_loader, describe, start
+from tailseg.training.run import Run, describe, describe_data, start
 from tailseg.training.run_files import alone_in, best_path
 
 
@@ -82,7 +81,7 @@ def train(recipe: Recipe, *, resume: bool = False) -> Metrics:
     with StopRequest() as stop, joined(), alone_in(run_folder(recipe)), float32_products(recipe.run.precision):
         run = start(recipe, resume=resume)
         with Log(run.folder if is_first() else None, step=run.progress.step) as log, console(run) as bar:
-            for line in (describe(run), *run.notes):
+            for line in (describe(run), *describe_data(run), *run.notes):
                 bar.say(line)
             try:
                 return train_epochs(run, stop, log, bar)
@@ -143,28 +142,16 @@ def train_epoch(run: Run, stop: StopRequest, log: Log, bar: TrainingConsole) -> 
 def batches(run: Run, stop: StopRequest, bar: TrainingConsole) -> Iterator[Batch]:
     """The batches that the epoch still has, each on all processes or on none.
 
-    When a loader process dies, new ones take up the work where it was; when they die over the same batch, it ends.
+    A loader process that dies is replaced by one with the same data; when that one dies too, it ends.
     """
     steps, progress = run.sampler.steps_per_epoch, run.progress
-    died_at = None
+    run.sampler.set_epoch(progress.epoch, start_step=progress.step_in_epoch)
+    loader = run.loader.batches(say=lambda line: bar.say(f"step {progress.step}: {line}"), check=stop.check)
     while progress.step_in_epoch < steps:
-        run.sampler.set_epoch(progress.epoch, start_step=progress.step_in_epoch)
-        loader = iter(run.loader)
-        try:
-            while progress.step_in_epoch < steps:
-                with together():
-                    stop.check()
-                    batch = next(loader)
-                yield batch
-        except WorkerError as error:
-            if died_at == progress.step:
-                raise WorkerError(
-                    f"{error}; and so did the one in its place. Loader processes that run out of memory end like this: "
-                    "fewer of them (--data.workers) need less"
-                ) from None
-            died_at = progress.step
-            bar.say(f"step {progress.step}: {error}; another one takes its place")
-            run.loader = build_train_loader(run.train_data, run.sampler, run.recipe.data)
+        with together():
+            stop.check()
+            batch = next(loader)
+        yield batch
 
 
 def note_replaced(run: Run, batch: Batch, log: Log, bar: TrainingConsole) -> None:
@@ -278,7 +265,11 @@ def finish_epoch(run: Run, stop: StopRequest, log: Log, bar: TrainingConsole) ->
 
 
 def evaluate_run(run: Run, stop: StopRequest, bar: TrainingConsole) -> Metrics:
-    """Tests the model on the validation set; writes results.json and metrics.json."""
+    """Tests the model on the validation set; writes results.json and metrics.json.
+
+    Images that cannot be used are named, and count as if nothing was found in them.
+    """
+    unread: list[str] = []
 
     def each_batch(done: int, total: int) -> None:
         bar.evaluating(done, total)
@@ -294,9 +285,14 @@ def evaluate_run(run: Run, stop: StopRequest, bar: TrainingConsole) -> Metrics:
             rank=rank(),
             world_size=world_size(),
             progress=each_batch,
+            say=bar.say,
+            unread=unread,
         )
     )
-    metrics = from_first(lambda: measure(run.evaluated, run.val_data, results))
+    unread = [reason for part in gather_everywhere(unread) for reason in part]
+    metrics = from_first(lambda: measure(run.evaluated, run.val_data, results, unread))
+    for line in describe_unread(unread):
+        bar.say(f"evaluation: {line}")
     from_first(lambda: save_results(run.folder, run.val_data, results, metrics))
     return metrics
 

@@ -10,13 +10,14 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tailseg.annotations.dataset import Annotations
+from tailseg.annotations.hold_out import remarks_on
 from tailseg.data.loader import DetectionDataset, Loader, train_loader
 from tailseg.data.sampler import TrainSampler
 from tailseg.data.transforms import train_transform
 from tailseg.models.detector import Detector
 from tailseg.recipes.build import build_data, build_model, run_folder
 from tailseg.recipes.recipe import DataConfig, Recipe
-from tailseg.recipes.saved import to_plain
+from tailseg.recipes.saved import to_saved
 from tailseg.structures import ClassFrequency
 from tailseg.training import checkpoint
 from tailseg.training.checkpoint import Checkpoint, Progress
@@ -29,7 +30,8 @@ from tailseg.training.distributed import (
     rank,
     world_size,
 )
-from tailseg.training.fit import check_classes, check_data, check_model, check_shares, one_fingerprint
+from tailseg.training.first_weights import start_from
+from tailseg.training.fit import check_classes, check_data, check_shares, one_fingerprint
 from tailseg.training.optimiser import PUBLISHED_BATCH_SIZE, build_optimizer
 from tailseg.training.run_files import keep_newest, open_folder, step_path
 
@@ -79,7 +81,7 @@ class Run:
 
         def write() -> None:
             content = Checkpoint(
-                recipe=to_plain(self.recipe),
+                recipe=to_saved(self.recipe),
                 categories=self.train_data.categories,
                 frequency=ClassFrequency.of(self.train_data.frequency),
                 model=self.evaluated.state_dict(),
@@ -113,14 +115,13 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
     found = from_first(lambda: open_folder(recipe, folder, resume=resume))
     device = choose_device(recipe.run.device)
     with first_goes_first():  # what is made or downloaded once lies there for the others
-        train_data, val_data = build_data(recipe)
+        train_data, val_data = build_data(recipe, trained=bool(found))
         seed_everything(recipe.run.seed)
         first = Path(recipe.run.start_from) if recipe.run.start_from and not found else None
         model = build_model(recipe, ClassFrequency.of(train_data.frequency), load_weights=not (found or first)).to(
             device
         )
-        if first:
-            start_from(first, model, train_data)
+        first_notes = start_from(first, model, train_data.categories) if first else []
     if recipe.run.compile:
         model.backbone.compile()
         model.fpn.compile()
@@ -142,7 +143,8 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
         progress=Progress(),
         fingerprint=one_fingerprint(train_data),
         speed=Speed(recipe.data.batch_size),
-        notes=[
+        notes=first_notes
+        + [
             f"{data.path}: {note}"
             for data in ({train_data.path: train_data, val_data.path: val_data}).values()
             for note in (*data.notes, *data.remarks)
@@ -152,22 +154,10 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
         saved, file, damages = found
         run.notes = [*run.notes, *damages]
         check_classes(saved, train_data.categories, file)
-        check_data(saved, train_data, run.fingerprint, file)
+        check_data(saved, train_data, run.fingerprint, file, recipe)
         run.restore(saved)
     run.network = distribute(model, device)
     return run
-
-
-def start_from(file: Path, model: Detector, data: Annotations) -> None:
-    """Gives a model that is to be trained the weights of another run, or converted ones.
-
-    Raises:
-        CheckpointError: the file cannot be read, or is of other classes or another network.
-    """
-    saved = checkpoint.load(file)
-    check_classes(saved, data.categories, file)
-    check_model(saved, model, file)
-    model.load_state_dict(saved.model)
 
 
 def build_sampler(annotations: Annotations, recipe: Recipe) -> TrainSampler:
@@ -199,7 +189,31 @@ def describe(run: Run) -> str:
     parts = f" in {recipe.optim.accumulate} parts" if recipe.optim.accumulate > 1 else ""
     processes = f" of {world_size()} processes" if world_size() > 1 else ""
     return (
-        f"{recipe.name}: {run.train_data.num_images:,} images, {len(run.train_data.categories):,} classes, {start}, "
+        f"{recipe.name}: {_counted(len(run.sampler.images), int(run.train_data.objects.trainable.sum()))} to train on, "
+        f"{len(run.train_data.categories):,} classes, {start}, "
         f"{recipe.data.batch_size} images a step{parts}{processes}, lr {rate:.3g} "
         f"({recipe.optim.lr:g} for {PUBLISHED_BATCH_SIZE} images), on {run.device}, into {run.folder}"
     )
+
+
+def describe_data(run: Run) -> list[str]:
+    """What is held out or validated on, what is left out of the training, and why; for the console."""
+    data, objects, val = run.train_data, run.train_data.objects, run.val_data
+    held_out = run.recipe.data.val is None
+    lines = [
+        f"{'held out' if held_out else 'validated on'}: {_counted(val.num_images, val.num_objects)} ({val.path})",
+        *(remarks_on(val.path.parent) if held_out else ()),
+    ]
+    empty = data.num_images - len(run.sampler.images)
+    reasons = {
+        "images without an object to learn from (--data.no-filter-empty takes them)": empty,
+        "crowd and ignore regions": int(objects.ignored.sum()),
+        "objects below one pixel": int((~objects.ignored & ~objects.trainable).sum()),
+    }
+    if any(reasons.values()):
+        lines.append(f"left out: {', '.join(f'{count:,} {what}' for what, count in reasons.items() if count)}")
+    return lines
+
+
+def _counted(images: int, objects: int) -> str:
+    return f"{images:,} images with {objects:,} objects"

@@ -1,0 +1,189 @@
+"""What is suspect in a well-formed annotation file. `tailseg data check` looks for it; reading for a use does not.
+
+Shapes: M objects and regions, P polygons.
+"""
+
+from collections import Counter
+from collections.abc import Generator
+from typing import Final
+
+import numpy as np
+from pycocotools import mask as coco
+
+from tailseg.annotations.checks import polygon_areas
+from tailseg.annotations.dataset import Annotations, Objects
+from tailseg.annotations.problems import Problem, Problems
+from tailseg.annotations.ragged import Ragged, spans
+
+SMALLER: Final = 0.9
+"""A mask with at most this share of its box's pixels is smaller than the box: rasterizing rounds by less."""
+
+BLOCK: Final = 1 << 15
+"""Pairs of polygons looked at together: bounds the memory."""
+
+
+def lint(annotations: Annotations) -> tuple[Problem, ...]:
+    """What is suspect, as notes."""
+    problems = Problems()
+    objects = annotations.objects
+    name = _Name(annotations)
+    problems.add("polygon_inside", polygons_inside(objects), name)
+    problems.add("area_of_box", areas_of_boxes(annotations), name)
+    problems.add("copies", copies(objects), name)
+    if annotations.format == "lvis":
+        boxes = objects.written_boxes[:, 2] * objects.written_boxes[:, 3]
+        areas = np.where(np.isnan(objects.areas), boxes, objects.areas)
+        problems.add("area_zero", np.flatnonzero(areas == 0), name)
+        problems.add("absent_present", _absent_present(annotations))
+    return tuple(problems.found)
+
+
+class _Name:
+    """Names the object in a row, for messages."""
+
+    def __init__(self, annotations: Annotations) -> None:
+        self.annotations = annotations
+
+    def __call__(self, row: int) -> str:
+        objects = self.annotations.objects
+        image = int(np.searchsorted(objects.offsets, row, side="right")) - 1
+        return f"annotation {objects.ids[row]} (image {self.annotations.image_ids[image]})"
+
+
+def _absent_present(annotations: Annotations) -> list[str]:
+    """Images that list a class as absent and have objects of it, in words."""
+    objects, num_classes = annotations.objects, annotations.num_classes
+    kept = ~objects.ignored
+    keys = objects.images[kept] * num_classes + objects.labels[kept]
+    ids = np.array([category.id for category in annotations.categories], np.int64)
+    listed = np.repeat(np.arange(annotations.num_images), np.diff(annotations.negative.offsets))
+    absent = np.unique(listed * num_classes + np.searchsorted(ids, annotations.negative.values))
+    found = Counter(keys[np.isin(keys, absent)].tolist())
+    return [
+        f"image {annotations.image_ids[key // num_classes]}: class "
+        f"{annotations.categories[key % num_classes].name!r:.60} is listed as absent and has {count} objects"
+        for key, count in sorted(found.items())
+    ]
+
+
+def copies(objects: Objects) -> np.ndarray:
+    """Rows that say what a row before them says, int64: image, class, box, mask and flag are the same."""
+    columns = [objects.images, objects.labels, *objects.written_boxes.T.view(np.int64)]
+    keys = np.zeros(len(objects), np.uint64)
+    for column in columns:  # a hash, so that one sort tells which rows may be alike
+        keys = (keys ^ column.astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
+        keys ^= keys >> np.uint64(29)
+    _, place, times = np.unique(keys, return_inverse=True, return_counts=True)
+    images, seen, found = objects.images, set(), []
+    for row in np.flatnonzero(times[place] > 1).tolist():
+        first, count = int(objects.first_polygons[row]), int(objects.polygon_counts[row])
+        polygons = [objects.polygons[at].tobytes() for at in range(first, first + count)]
+        key = (
+            images[row],
+            objects.labels[row],
+            objects.ignored[row],
+            objects.written_boxes[row].tobytes(),
+            objects.run_lengths[row].tobytes(),
+            *polygons,
+        )
+        if key in seen:
+            found.append(row)
+        seen.add(key)
+    return np.array(found, np.int64)
+
+
+def areas_of_boxes(annotations: Annotations) -> np.ndarray:
+    """Rows whose area is that of their box, while their mask is clearly smaller, int64."""
+    objects = annotations.objects
+    boxes = objects.written_boxes[:, 2] * objects.written_boxes[:, 3]
+    with np.errstate(invalid="ignore"):
+        alike = np.isclose(objects.areas, boxes, rtol=1e-3, atol=0.01) & (boxes > 0)
+    rows = np.flatnonzero(alike & ~objects.ignored & objects.masked)
+    counts = objects.polygon_counts[rows]
+    areas = polygon_areas(objects.polygons.take(spans(objects.first_polygons[rows], counts)))
+    masks = np.bincount(np.repeat(np.arange(len(rows)), counts), weights=areas, minlength=len(rows))
+    sizes = annotations.sizes[objects.images[rows]]
+    for place in np.flatnonzero(counts == 0).tolist():
+        encoded = {"size": sizes[place].tolist(), "counts": objects.run_lengths[int(rows[place])].tobytes()}
+        masks[place] = coco.area(encoded)
+    return rows[masks <= SMALLER * boxes[rows]]
+
+
+def polygons_inside(objects: Objects) -> np.ndarray:
+    """Rows with a polygon that lies inside another one of the same object, int64."""
+    rows = np.flatnonzero((objects.polygon_counts > 1) & ~objects.ignored)
+    polygons = objects.polygons.take(spans(objects.first_polygons[rows], objects.polygon_counts[rows]))
+    owners = np.repeat(np.arange(len(rows)), objects.polygon_counts[rows])
+    limits = _limits(polygons)
+    found: list[np.ndarray] = []
+    for inner, outer in _pairs(owners):
+        within = (limits[inner, :2] >= limits[outer, :2]).all(axis=1) & (limits[inner, 2:] <= limits[outer, 2:]).all(
+            axis=1
+        )
+        inner, outer = inner[within], outer[within]
+        first = polygons.values[np.stack([polygons.offsets[inner], polygons.offsets[inner] + 1], axis=1)]
+        begins = _contain(polygons, outer, first)
+        found += [
+            owners[one]
+            for one, other in zip(inner[begins].tolist(), outer[begins].tolist(), strict=True)
+            if _all_inside(polygons, one, other)
+        ]
+    return rows[np.unique(np.array(found, np.int64))]
+
+
+def _limits(polygons: Ragged) -> np.ndarray:
+    """Least x and y, greatest x and y, float64 ``[P, 4]``."""
+    limits = np.empty((len(polygons), 4))
+    for axis in (0, 1) if len(polygons) else ():
+        values, starts = polygons.values[axis::2], polygons.offsets[:-1] // 2
+        limits[:, axis] = np.minimum.reduceat(values, starts)
+        limits[:, 2 + axis] = np.maximum.reduceat(values, starts)
+    return limits
+
+
+def _pairs(owners: np.ndarray) -> Generator[tuple[np.ndarray, np.ndarray]]:
+    """Ordered pairs of different polygons of one object, two int64 arrays at a time.
+
+    Args:
+        owners: int64 ``[P]``, ascending.
+    """
+    first = np.searchsorted(owners, owners)
+    counts = np.searchsorted(owners, owners, side="right") - first
+    ends = np.cumsum(counts)
+    start = 0
+    while start < len(owners):
+        reached = ends[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, reached + BLOCK)))
+        inner = np.repeat(np.arange(start, stop), counts[start:stop])
+        outer = spans(first[start:stop], counts[start:stop])
+        different = inner != outer
+        yield inner[different], outer[different]
+        start = stop
+
+
+def _contain(polygons: Ragged, rows: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Whether each polygon contains its point (float64 ``[rows, 2]``), bool ``[rows]``: by the even-odd rule."""
+    taken = polygons.take(rows)
+    corners = taken.values.reshape(-1, 2)
+    starts, lengths = taken.offsets[:-1] // 2, np.diff(taken.offsets) // 2
+    following = np.arange(1, len(corners) + 1)
+    following[starts + lengths - 1] = starts
+    owners = np.repeat(np.arange(len(rows)), lengths)
+    crossed = _crossed(corners, corners[following], points[owners])
+    return np.bincount(owners[crossed], minlength=len(rows)) % 2 == 1
+
+
+def _all_inside(polygons: Ragged, inner: int, outer: int) -> bool:
+    """Whether all corners of a polygon are in another one."""
+    corners = polygons[outer].reshape(-1, 2)
+    points = polygons[inner].reshape(-1, 1, 2)
+    crossed = _crossed(corners, np.roll(corners, -1, axis=0), points)
+    return bool((crossed.sum(axis=1) % 2 == 1).all())
+
+
+def _crossed(one: np.ndarray, other: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Whether the ray from the point to the right meets the edge between two corners; all float64 ``[..., 2]``."""
+    above = (one[..., 1] > points[..., 1]) != (other[..., 1] > points[..., 1])
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        at = one[..., 0] + (points[..., 1] - one[..., 1]) / (other[..., 1] - one[..., 1]) * (other - one)[..., 0]
+        return above & (points[..., 0] < at)

@@ -1,0 +1,244 @@
+"""Processes that make batches ahead, and a main process that never waits for one that is gone.
+
+Each worker has two pipes of its own, one for what it is to make and one for what it has made, and nothing is shared by
+two workers: no queue, no lock. A worker that dies with half of a batch handed over therefore ends its own pipe and
+keeps no other worker from writing, which is what a queue that workers share cannot promise. (torch's DataLoader has
+such a queue, and its main process then reads from it for ever.)
+"""
+
+import errno
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import cycle, islice
+from multiprocessing import util
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from queue import SimpleQueue
+from typing import Any, Final
+
+import torch
+
+AHEAD: Final = 2
+"""Tasks that each worker has at a time: while one batch is handed over the next one is made."""
+PATIENCE: Final = 1.0
+"""Seconds between two looks at whether a wait is to end, and whether the main process is still there."""
+
+Make = Callable[[Any], Any]
+
+
+class WorkerError(ChildProcessError):
+    """A loader process died: killed, or out of memory."""
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """What a worker sends when its task raised."""
+
+    trace: str
+
+
+class Workers:
+    """Worker processes, started when they are first needed.
+
+    They are forked on Linux, so that they share the memory of what ``make`` holds, and end with the process that
+    started them, however that one ends.
+
+    Args:
+        make: called in the workers with each task; what it returns is pickled, tensors go through shared memory.
+        count: processes, at least 1.
+    """
+
+    def __init__(self, make: Make, count: int) -> None:
+        self._make, self._count = make, count
+        self._workers: list[_Worker] = []
+
+    def map(
+        self, tasks: Iterable[Any], *, say: Callable[[str], None], check: Callable[[], None]
+    ) -> Generator[Any, None, None]:
+        """What ``make`` returns for each task, in order.
+
+        Another worker takes the place of one that died, and gets the same tasks.
+
+        Args:
+            tasks: read a little ahead, in this process.
+            say: called with a line when a worker was replaced.
+            check: called about once a second while the next result is not there; may raise.
+
+        Raises:
+            WorkerError: a worker died, and so did the one in its place, over the same task.
+            RuntimeError: ``make`` raised; the message has its stack trace.
+            OSError: the results need more open files than the system allows.
+        """
+        if not self._workers:
+            self._workers = [_Worker(self._make) for _ in range(self._count)]
+        done = False
+        try:
+            turns, due = cycle(self._workers), deque[_Worker]()
+            rest = zip(tasks, turns)  # noqa: B905 - the turns never end
+            for task, worker in islice(rest, AHEAD * self._count):
+                worker.give(task)
+                due.append(worker)
+            while due:
+                made = _take(due.popleft(), say, check)
+                for task, worker in islice(rest, 1):
+                    worker.give(task)
+                    due.append(worker)
+                yield made
+            done = True
+        finally:
+            if not done:  # what they still make belongs to tasks that nobody asks for any more
+                self.stop()
+
+    def stop(self) -> None:
+        """Ends the workers; others start when they are needed again."""
+        for worker in self._workers:
+            worker.stop()
+        self._workers = []
+
+
+def _take(worker: "_Worker", say: Callable[[str], None], check: Callable[[], None]) -> Any:  # noqa: ANN401 - of make
+    """The next result of a worker, or of the one that takes its place."""
+    try:
+        return worker.take(check)
+    except WorkerError as error:
+        say(f"{error}; another one takes its place")
+    worker.replace()
+    try:
+        made = worker.take(check)
+    except WorkerError as error:
+        raise WorkerError(
+            f"{error}; and so did the one in its place. Loader processes that run out of memory end like this: "
+            "fewer of them (--data.workers) need less"
+        ) from None
+    worker.go_on()
+    return made
+
+
+class _Worker:
+    """One process, its two pipes, and the tasks that it has not handed over yet."""
+
+    def __init__(self, make: Make) -> None:
+        self._make = make
+        self._given: deque[Any] = deque()
+        self._start()
+
+    def _start(self) -> None:
+        util.get_temp_dir()  # of this process, which removes it: a worker that is killed would leave one of its own
+        context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
+        tasks, self._tasks = context.Pipe(duplex=False)
+        self._results, results = context.Pipe(duplex=False)
+        self._process: BaseProcess = context.Process(
+            target=_work, args=(self._make, tasks, results, os.getpid()), daemon=True
+        )
+        self._process.start()
+        tasks.close()  # so that the worker's ends are in the worker alone, and its death ends both pipes
+        results.close()
+        self._end = util.Finalize(self, _end, args=(self._process, self._tasks, self._results), exitpriority=10)
+
+    def give(self, task: Any) -> None:  # noqa: ANN401 - as make takes it
+        """Adds a task."""
+        self._given.append(task)
+        self._send(task)
+
+    def _send(self, task: Any) -> None:  # noqa: ANN401
+        with suppress(ConnectionError):  # it has died, which `take` will notice
+            self._tasks.send(task)
+
+    def take(self, check: Callable[[], None]) -> Any:  # noqa: ANN401 - as make returns it
+        """The result of the oldest task.
+
+        Raises:
+            WorkerError: the process has died.
+            RuntimeError: the task raised.
+        """
+        while not wait([self._results], PATIENCE):
+            check()
+        try:
+            made = self._results.recv()
+        except (EOFError, OSError, RuntimeError) as error:
+            if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE) or "ancdata" in str(error):
+                raise OSError("too many open files for what loader processes hand over: raise `ulimit -n`") from error
+            if isinstance(error, RuntimeError):
+                raise
+            raise WorkerError(self._how_it_died()) from None
+        if isinstance(made, _Failure):
+            raise RuntimeError(f"a loader process failed:\n{made.trace}")
+        self._given.popleft()
+        return made
+
+    def _how_it_died(self) -> str:
+        self._process.join(PATIENCE)
+        code, name = self._process.exitcode, f"loader process {self._process.pid} exited unexpectedly"
+        if code is None:  # its socket ended before it did
+            return f"{name} while it handed over a batch"
+        return f"{name} ({signal.Signals(-code).name})" if code < 0 else f"{name} (code {code})"
+
+    def replace(self) -> None:
+        """Ends the process, and gives another one its oldest task: the next one may be what kills."""
+        self.stop()
+        self._start()
+        self._send(self._given[0])
+
+    def go_on(self) -> None:
+        """Gives the process that took the place of another one the other tasks."""
+        for task in self._given:
+            self._send(task)
+
+    def stop(self) -> None:
+        """Ends the process."""
+        self._end()
+
+
+def _end(process: BaseProcess, tasks: Connection, results: Connection) -> None:
+    """Kills: a worker has nothing to save, and may be in the middle of what cannot be interrupted otherwise."""
+    process.kill()
+    process.join(5)
+    tasks.close()
+    results.close()
+
+
+def _work(make: Make, tasks: Connection, results: Connection, parent: int) -> None:
+    """In the worker: makes what it is asked for until the main process is gone."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # reach all processes of a terminal: the main process decides
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    torch.set_num_threads(1)
+    ready: SimpleQueue[Any] = SimpleQueue()
+    threading.Thread(target=_hand_over, args=(ready, results), daemon=True).start()
+    while True:
+        try:
+            task = tasks.recv()
+        except EOFError:
+            return
+        try:
+            ready.put(make(task))
+        except Exception:  # noqa: BLE001 - whatever it is, the main process raises it
+            ready.put(_Failure(traceback.format_exc()))
+
+
+def _hand_over(ready: "SimpleQueue[Any]", results: Connection) -> None:
+    """Sends what is ready; a pipe takes less than a batch, so that a send ends when the main process reads."""
+    try:
+        while True:
+            results.send(ready.get())
+    except ConnectionError:  # the main process is gone
+        os._exit(1)
+    except Exception:  # noqa: BLE001 - else the main process would wait for a batch that never comes
+        traceback.print_exc()
+        os._exit(1)
+
+
+def _end_with(parent: int) -> None:
+    """Ends this process when its parent has ended: another one has then adopted it."""
+    while os.getppid() == parent:
+        time.sleep(PATIENCE)
+    os._exit(1)

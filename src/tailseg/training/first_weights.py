@@ -1,0 +1,111 @@
+"""A run that starts from the weights of another one: shared layers, and the rows of classes of the same name."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from torch import Tensor
+
+from tailseg.annotations.dataset import Category
+from tailseg.models.detector import Detector
+from tailseg.training import checkpoint
+from tailseg.training.checkpoint import Checkpoint, CheckpointError
+
+LOSS: Final = ".loss."
+"""In the names of what losses count (LDAM's steps, EQLv2's gradients): it belongs to a run."""
+SHOWN: Final = 5
+"""Classes that a note names."""
+
+Rows = list[tuple[int, int]]
+"""Our label and theirs of each class that both know."""
+
+
+def start_from(file: Path, model: Detector, categories: Sequence[Category]) -> list[str]:
+    """Gives a model that is to be trained the weights of another run, or converted ones.
+
+    All layers are copied that do not depend on the classes. Of the predictors, the rows of classes of the same name are
+    copied, and those of no class (background) where both losses have as many. What the losses have counted is neither
+    taken nor asked for.
+
+    Args:
+        file: a checkpoint of the same network.
+        model: with its initial weights, which it keeps where the file has none.
+        categories: of ``model``, by label.
+
+    Returns:
+        What the user should know, a sentence each.
+
+    Raises:
+        CheckpointError: the file cannot be read, or is of another network.
+    """
+    saved = checkpoint.load(file)
+    rows = _same_names(saved.categories, categories)
+    theirs = {name: tensor for name, tensor in saved.model.items() if LOSS not in name}
+    state = model.state_dict()
+    different = [f"{name} is {list(theirs[name].shape)}, expected absent" for name in theirs if name not in state]
+    for name, mine in state.items():
+        if LOSS in name:
+            continue
+        taken = None if name not in theirs else _taken(name, mine, theirs[name], saved, model, rows)
+        if taken is None:
+            found = list(theirs[name].shape) if name in theirs else "absent"
+            different.append(f"{name} is {found}, expected {list(mine.shape)}")
+        else:
+            state[name] = taken
+    if different:
+        more = f" and {len(different) - 3} more" if len(different) > 3 else ""
+        raise CheckpointError(
+            f"{file} holds the weights of another network ({saved.recipe['recipe']}): {'; '.join(different[:3])}{more}."
+            " Train with the network that it was made with, whatever the classes and the loss"
+        )
+    model.load_state_dict(state)
+    return _notes(file, saved, categories, rows)
+
+
+def plain_name(name: str) -> str:
+    """A class's name as data sets agree on it: lower case, words apart by one space."""
+    return " ".join(name.lower().replace("_", " ").split())
+
+
+def _same_names(theirs: Sequence[Category], ours: Sequence[Category]) -> Rows:
+    """The classes that both know by name; of several of one name those of the same id, else none."""
+    by_id = {(plain_name(each.name), each.id): label for label, each in enumerate(theirs)}
+    names = [plain_name(each.name) for each in theirs]
+    alone = {name: label for label, name in enumerate(names) if names.count(name) == 1}
+    found = (
+        (label, by_id.get((plain_name(c.name), c.id), alone.get(plain_name(c.name)))) for label, c in enumerate(ours)
+    )
+    return [(label, other) for label, other in found if other is not None]
+
+
+def _taken(name: str, mine: Tensor, theirs: Tensor, saved: Checkpoint, model: Detector, rows: Rows) -> Tensor | None:
+    """What a layer of the model becomes; None if the other one does not fit."""
+    layer = name.split(".")[-2]
+    if layer not in ("classifier", "regressor", "predictor") or (
+        layer == "regressor" and model.config.box.class_agnostic
+    ):
+        return theirs if theirs.shape == mine.shape else None
+    width = 4 if layer == "regressor" else 1
+    end, other_end = width * model.num_classes, width * len(saved.categories)
+    if (
+        mine.shape[1:] != theirs.shape[1:]
+        or len(theirs) < other_end
+        or (layer != "classifier" and len(theirs) > other_end)
+    ):
+        return None
+    made = mine.clone()
+    for label, other in rows:
+        made[width * label : width * (label + 1)] = theirs[width * other : width * (other + 1)]
+    if len(mine) - end == len(theirs) - other_end:
+        made[end:] = theirs[other_end:]
+    return made
+
+
+def _notes(file: Path, saved: Checkpoint, categories: Sequence[Category], rows: Rows) -> list[str]:
+    """Which classes start new, if some do."""
+    if len(rows) == len(categories):
+        return []
+    known = [categories[label].name for label, _ in rows]
+    examples = f" ({', '.join(known[:SHOWN])}{' ..' * (len(known) > SHOWN)})" if known else ""
+    count = f"{len(rows):,} of {len(categories):,} classes are among its {len(saved.categories):,} by name"
+    return [f"{file}: {count} and take their rows{examples}; the others start new"]
