@@ -12,9 +12,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from safetensors import SafetensorError
 
-from tailseg.files import JsonList, remove_unfinished, unfinished, write_text
+from tailseg.files import (
+    DETECTIONS,
+    EXAMPLES,
+    PICTURE_FORMATS,
+    JsonList,
+    is_drawn,
+    remove_unfinished,
+    unfinished,
+    write_picture,
+    write_text,
+)
 
 
 def write_with(path: Path, write: Callable[[Path], object]) -> None:
@@ -109,6 +120,41 @@ def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
         left.write_text("whole")
     remove_unfinished(tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC, errno.EDQUOT])
+def test_free_space_is_named_when_the_disk_is_full(number: int, tmp_path: Path) -> None:
+    def fail(_: Path) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with pytest.raises(OSError, match=r"a\.json could not be written") as told:
+        write_with(tmp_path / "new" / "a.json", fail)
+    assert ("MB are free there" in str(told.value)) == (number in (errno.ENOSPC, errno.EDQUOT))
+
+
+def test_a_folder_that_cannot_be_made_is_told_with_the_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"a\.json could not be written \(.*exists: .*file'\)"):
+        write_text(tmp_path / "file" / "a.json", "")
+
+
+@pytest.mark.parametrize("ending", PICTURE_FORMATS)
+def test_a_picture_says_who_drew_it(ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a{ending}"
+    picture = Image.effect_noise((300, 200), 90).convert("RGB")
+    picture.save(path)
+    assert not is_drawn(path)
+    write_picture(path, picture, EXAMPLES)
+    assert is_drawn(path)
+    assert is_drawn(path, EXAMPLES)
+    assert not is_drawn(path, DETECTIONS)
+    with Image.open(path) as read:
+        assert (read.size, read.format) == ((300, 200), PICTURE_FORMATS[ending])
+
+
+def test_what_is_no_file_was_not_drawn(tmp_path: Path) -> None:
+    (tmp_path / "empty.jpg").touch()
+    assert not any(map(is_drawn, (tmp_path, tmp_path / "empty.jpg", tmp_path / "missing.jpg")))
 
 
 def test_a_list_is_valid_after_each_item_and_as_json_writes_it(tmp_path: Path) -> None:

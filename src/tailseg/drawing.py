@@ -16,6 +16,7 @@ from torch import Tensor
 from tailseg.annotations.dataset import Annotations
 from tailseg.annotations.image_files import ImageError
 from tailseg.annotations.types import Group
+from tailseg.files import DETECTIONS, signed
 from tailseg.ops.masks import decode_mask, segmentation_to_rle
 from tailseg.structures import Detections
 
@@ -113,7 +114,7 @@ def draw(
 
 
 def to_jpeg(picture: Image.Image, *, quality: int) -> bytes:
-    """The picture as a JPEG file.
+    """The picture as a JPEG file, marked as drawn by tailseg.
 
     Raises:
         ImageError: a side is longer than JPEG allows.
@@ -124,7 +125,7 @@ def to_jpeg(picture: Image.Image, *, quality: int) -> bytes:
             f"{LONGEST_SIDE:,} pixels. Cut the image into tiles, or scale it down"
         )
     file = io.BytesIO()
-    picture.save(file, "jpeg", quality=quality)
+    picture.save(file, "jpeg", quality=quality, exif=signed(picture, DETECTIONS))
     return file.getvalue()
 
 

@@ -1,21 +1,61 @@
-"""Where tailseg keeps what it can make again, and the one writer of files that are whole or not there.
+"""Where tailseg keeps what it can make again, the one writer of files that are whole or not there, and the marks of
+settings that name files.
 
 Whenever the writer is killed, a file is the old one or the new one: the new one is written under another name, brought
 to the disk and renamed.
 """
 
+import errno
 import json
 import os
 import shutil
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING, Final
 
 from safetensors import SafetensorError
 
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+@dataclass(frozen=True)
+class Input:
+    """Marks a setting of type ``str`` that names a file or folder which is read, as in ``Annotated[str, Input()]``."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """Marks a setting that names a file or folder which is written to.
+
+    Attributes:
+        files: what is written there, for people.
+    """
+
+    files: str
+
+
 UNFINISHED = ".unfinished"
 """Ending of a file that is being written."""
+
+FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+"""The system's reasons for which free space is named."""
+
+PICTURE_FORMATS: Final = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
+"""By the ending of a picture's name."""
+
+DETECTIONS: Final = "tailseg: detections"
+EXAMPLES: Final = "tailseg: examples"
+"""What drawn pictures carry as the program that made them, so that they are told from photographs."""
+
+CONVERTED: Final = "tailseg: convert"
+"""What weights for other frameworks carry, beside the tensors."""
+
+_SOFTWARE: Final = 0x0131
+"""EXIF's tag of the program that made a picture."""
 
 
 def cache_folder() -> Path:
@@ -40,7 +80,10 @@ def unfinished(path: Path) -> Generator[Path]:
     Raises:
         OSError: the disk is full or cannot be written; names the file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritten(path, error) from error
     # not mkstemp, whose files nobody else may read
     written = path.with_name(f".{path.stem}-{os.urandom(8).hex()}{UNFINISHED}")
     try:
@@ -68,18 +111,52 @@ def _sync_folder(folder: Path) -> None:
 
 
 def unwritten(path: Path, error: Exception) -> OSError:
-    """The error of a file that could not be written, with the space that is left for it."""
-    free = shutil.disk_usage(path.parent).free
+    """The error of a file that could not be written; with the free space, unless the system gave another reason."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return OSError(
-        f"{path} could not be written ({reason}); {free / 2**20:.0f} MB are free there. What was saved before is whole"
-    )
+    free = ""
+    if getattr(error, "errno", None) in (None, *FULL):  # torch's and safetensors' errors have no number
+        folder = next(folder for folder in path.absolute().parents if folder.is_dir())
+        with suppress(OSError):
+            free = f"; {shutil.disk_usage(folder).free / 2**20:.0f} MB are free there"
+    return OSError(f"{path} could not be written ({reason}){free}. What was saved before is whole")
 
 
 def write_text(path: Path, text: str) -> None:
     """Writes a text as UTF-8, whole or not at all; see `unfinished` for the error."""
     with unfinished(path) as written:
         written.write_text(text, encoding="utf-8")
+
+
+def write_picture(path: Path, picture: "Image.Image", made_by: str) -> None:
+    """Writes an RGB picture, whole or not at all, in the format that the name's ending says (`PICTURE_FORMATS`).
+
+    Args:
+        path: of the file.
+        picture: what is written.
+        made_by: `DETECTIONS` or `EXAMPLES`; `is_drawn` finds it again.
+    """
+    with unfinished(path) as written:
+        picture.save(written, PICTURE_FORMATS[path.suffix.lower()], quality=92, exif=signed(picture, made_by))
+
+
+def signed(picture: "Image.Image", made_by: str) -> "Image.Exif":
+    """EXIF of a picture that says what tailseg made it for: `DETECTIONS` or `EXAMPLES`."""
+    exif = picture.getexif()
+    exif[_SOFTWARE] = made_by
+    return exif
+
+
+def is_drawn(path: Path, *made_by: str) -> bool:
+    """Whether tailseg drew the picture, for one of these purposes (any unless given)."""
+    ends = 1024  # bytes; the mark stands at the start, or in WebP at the end
+    try:
+        with path.open("rb") as file:
+            content = file.read(ends)
+            file.seek(max(path.stat().st_size - ends, 0))
+            content += file.read(ends)
+    except OSError:
+        return False
+    return any(mark.encode() in content for mark in made_by or (DETECTIONS, EXAMPLES))
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -134,7 +134,7 @@ def test_classes_in_another_order_are_refused(
 def test_a_trained_run_is_not_overwritten(
     run: Path, theirs: Path, small: str, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["convert", str(theirs), str(run), "--recipe", small, "--classes", train_file(photos)]) == 1
+    assert main(["convert", str(theirs), str(run), "--recipe", small, "--classes", train_file(photos)]) == 2
     assert "holds a trained run already" in capsys.readouterr().err
 
 
@@ -145,7 +145,7 @@ def test_a_file_is_not_written_over_itself(
     options = ["--recipe", small, "--classes", train_file(photos)]
     assert main(["convert", str(theirs), str(file), *options]) == 0
     content = file.read_bytes()
-    assert main(["convert", str(file), str(tmp_path / "." / "x.safetensors"), "--to", "mmdet"]) == 1
+    assert main(["convert", str(file), str(tmp_path / "." / "x.safetensors"), "--to", "mmdet"]) == 2
     assert "over the file that it is made from" in capsys.readouterr().err
     assert file.read_bytes() == content
 
@@ -155,7 +155,7 @@ def test_a_file_in_the_place_of_the_folder(
 ) -> None:
     (tmp_path / "out").write_text("mine")
     options = ["--recipe", small, "--classes", train_file(photos)]
-    assert main(["convert", str(theirs), str(tmp_path / "out"), *options]) == 1
+    assert main(["convert", str(theirs), str(tmp_path / "out"), *options]) == 2
     assert "out is a file: expected a folder" in capsys.readouterr().err
     assert (tmp_path / "out").read_text() == "mine"
 

@@ -1,5 +1,6 @@
 """What every command has in common: help, exit codes, errors."""
 
+import os
 import subprocess
 import sys
 
@@ -63,3 +64,29 @@ def test_debug_shows_where_an_error_came_from(by: str, monkeypatch: pytest.Monke
         monkeypatch.setenv("TAILSEG_DEBUG", "1")
     with pytest.raises(ValueError, match="no run in"):
         main(["test", "no/such/run", *(["--debug"] if by == "option" else [])])
+
+
+@pytest.mark.parametrize("arguments", ["--help", "train --help", "recipes", "train tiny_gumbel --help", "data --help"])
+def test_output_that_nobody_reads_to_its_end_is_no_error(arguments: str) -> None:
+    command = f"{sys.executable} -m tailseg {arguments} | head -c 1"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
+    assert (len(done.stdout), done.stderr) == (1, "")
+    # all of it may have been written before the reader left
+    assert done.returncode in (0, 1)
+
+
+def test_output_that_nobody_reads_at_all_is_no_error() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-m", "tailseg", "--help"], stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_a_pipe_that_breaks_elsewhere_is_an_error(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    def fail(*_: object) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr("tailseg.cli.recipes.run", fail)
+    assert main(["recipes"]) == 1
+    assert "Broken pipe" in capsys.readouterr().err

@@ -279,3 +279,72 @@ def test_pictures_of_the_same_name_do_not_overwrite_each_other() -> None:
     names = picture_names([Path("x/a.jpg"), Path("y/a.jpg"), Path("y/a.png"), Path("a_2.jpg")])
     assert list(names.values()) == ["a.jpg", "a_2.jpg", "a_3.jpg", "a_2_2.jpg"]
     assert np.unique(list(names.values())).size == 4
+
+
+def test_predict_writes_over_no_image(run: Path, photos: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    """By another path, by a link, by the case of its letters, in the folder of the images."""
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    first = min(folder.iterdir())
+    (tmp_path / "link").symlink_to(folder)
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / first.name).hardlink_to(first)
+    upper = tmp_path / "upper"
+    upper.mkdir()
+    shutil.copy(first, upper / "A.JPG")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    monkeypatch.chdir(folder)
+    for images, out in (
+        (folder, folder),
+        (first, folder),
+        (first.name, "."),
+        (folder, tmp_path / "link"),
+        (tmp_path / "link", folder),
+        (first, tmp_path / "linked"),
+        (upper / "A.JPG", upper),
+        (first, run),
+    ):
+        assert main(["predict", str(run), str(images), "--out", str(out), "--overwrite"]) == 2
+        assert "name another folder (--out)" in " ".join(capsys.readouterr().err.split())
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_predict_does_not_find_its_own_pictures(run: Path, photos: Path, tmp_path: Path, capsys) -> None:
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    (folder / "notes.jpg").write_text("mine")
+    count = len(list(photos.iterdir()))
+    for out in (folder / "found", folder / "found", tmp_path / "photos" / "other"):
+        main(["predict", str(run), str(folder), "--out", str(out)])
+        assert f"in {count} images" in " ".join(capsys.readouterr().out.split())
+    assert (folder / "notes.jpg").read_text() == "mine"
+
+
+def test_a_second_predict_leaves_no_picture_of_the_first(run: Path, photos: Path, tmp_path: Path) -> None:
+    first, second, *_ = sorted(photos.iterdir())
+    own = tmp_path / "own.jpg"
+    shutil.copy(first, own)
+    for image in (first, second):
+        assert main(["predict", str(run), str(image), "--out", str(tmp_path)]) == 0
+        assert {path.name for path in tmp_path.iterdir()} == {"own.jpg", "results.json", f"{image.stem}.jpg"}
+    assert own.read_bytes() == first.read_bytes()
+    assert main(["predict", str(run), str(first), "--out", str(tmp_path), "--no-pictures"]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"own.jpg", "results.json"}
+
+
+def test_a_run_is_not_predicted_or_compared_into(run: Path, photos: Path, tmp_path: Path, capsys) -> None:
+    """Not even when asked: another run's results are what is compared."""
+    copy = shutil.copytree(run, tmp_path / "copy")
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    results = str(copy / "results.json")
+    for arguments in (
+        ["predict", str(copy), str(photos), "--out", str(copy)],
+        ["compare", str(run), str(copy), "--out", str(copy)],
+        ["compare", str(run), str(copy), "--out", results],
+        ["compare", str(run), str(copy), "--out", str(copy / "metrics.json")],
+        ["eval", str(photos.parent / "val.json"), str(run / "results.json"), "--out", str(copy)],
+        ["report", str(copy), "--out", str(copy / "recipe.json")],
+    ):
+        code = main([*arguments, *([] if arguments[0] == "eval" else ["--overwrite"])])
+        assert code == 2, capsys.readouterr().err
+    assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before

@@ -1,13 +1,16 @@
 """`tailseg train` and `tailseg recipes`."""
 
 import json
+import shlex
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tailseg.cli import main
 from tailseg.cli.common import UsageError
-from tailseg.cli.train import train_options
+from tailseg.cli.train import tell, train_options
 from tailseg.losses import SoftmaxCEConfig
 from tailseg.recipes import RECIPES
 
@@ -105,3 +108,38 @@ def test_recipes_lists_all(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recipes"]) == 0
     shown = capsys.readouterr().out
     assert all(name in shown for name in RECIPES)
+
+
+def test_a_run_is_not_written_over_the_users_own_files(photos, tmp_path, monkeypatch, capsys):
+    """``data/train.json`` of the user's would become the run's own part, and each test would take another tenth."""
+    (tmp_path / "data").mkdir()
+    for name in ("train.json", "val.json"):
+        shutil.copy(photos.parent / name, tmp_path / "data" / name)
+    shutil.copy(photos.parent / "val.json", tmp_path / "mine.json")
+    (tmp_path / "results.json").write_text("[1]")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    monkeypatch.chdir(tmp_path)
+    for file in ("data/train.json", "mine.json"):
+        assert main(["train", file, "--run.out", "."]) == 2
+    (tmp_path / "results.json").unlink()
+    assert main(["train", "mine.json", "--run.out", "."]) == 2
+    assert "data/train.json is there already" in " ".join(capsys.readouterr().err.split())
+    del before[tmp_path / "results.json"]
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("out", ["runs/{x}", "runs/{", "runs/{0}", "runs/{name.x}"])
+def test_braces_in_the_name_of_a_folder_are_explained(out, capsys):
+    assert main(["train", "tiny_gumbel", "--run.out", out]) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert out in error
+    assert "only {name}, the recipe's name, can stand in braces" in error
+
+
+def test_commands_to_paste_hold_a_folder_with_a_space(tmp_path, capsys):
+    tell(SimpleNamespace(table=lambda: ""), tmp_path / "my runs" / "x", tmp_path / "my runs" / "x" / "report.html")
+    lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines() if "my runs" in line]
+    folder = str(tmp_path / "my runs" / "x")
+    assert lines[1][:2] == ["open", f"{folder}/report.html"]
+    assert lines[2][:4] == ["tailseg", "predict", folder, "IMAGES..."]
+    assert lines[3][:3] == ["tensorboard", "--logdir", folder]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import struct
+import warnings
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,7 +16,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.io import encode_jpeg, encode_png, write_file
 
-from tailseg.annotations.image_files import MAX_PIXELS, ImageError, ImageFinder, candidate_names, is_safe_name
+from tailseg.annotations.image_files import (
+    MAX_PIXELS,
+    ImageError,
+    ImageFinder,
+    candidate_names,
+    is_safe_name,
+    open_picture,
+    read_size,
+)
 from tailseg.data.images import load_image, read_image
 from tailseg.structures import ImageInfo
 
@@ -296,6 +305,18 @@ def test_of_an_animation_the_first_picture_is_read(suffix: str, tmp_path: Path, 
         assert saved.n_frames == 3
     expected = torch.from_numpy(np.array(first.convert("RGB"))).permute(2, 0, 1)
     assert torch.equal(load_image(path), expected)
+
+
+def test_a_large_image_that_is_allowed_comes_without_a_warning(tmp_path):
+    """Pillow warns of half as many pixels as are read; the tests make warnings errors."""
+    path = tmp_path / "large.png"
+    Image.new("1", (10_000, 9_000)).save(path)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        assert read_size(path) == (9_000, 10_000)
+        with open_picture(path) as picture:
+            assert picture.size == (10_000, 9_000)
+    assert told == []
 
 
 def test_a_name_without_its_folder_is_the_last_resort(tmp_path):

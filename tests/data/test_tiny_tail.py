@@ -343,3 +343,12 @@ def test_generate_refuses_a_folder_with_files_and_a_negative_seed(tmp_path):
 )
 def test_is_tiny_tail(spec, answer):
     assert is_tiny_tail(spec) is answer
+
+
+def test_a_home_that_cannot_be_written_is_told_with_its_variable(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"file cannot be written \(File exists\).*set TAILSEG_HOME to a folder that can"):
+        prepare("tiny_tail:test", home=tmp_path / "file")
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(OSError, match=r"home cannot be written \(Permission denied\).*set TAILSEG_HOME"):
+        prepare("tiny_tail:test", home=tmp_path / "home")

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage.
 
 import importlib
 import os
+import select
 import sys
 from collections.abc import Sequence
 
@@ -52,7 +53,30 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
+    """Run one command; returns the exit code, 1 where nobody reads the output any more, as behind ``| head``."""
+    try:
+        code = _main(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        # what is left to write would fail once more when Python ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return code
+
+
+def _nobody_reads() -> bool:
+    """Whether the other end of standard output is closed."""
+    try:
+        waiting = select.poll()
+        waiting.register(sys.stdout.fileno(), 0)
+        return bool(waiting.poll(0))
+    except (AttributeError, OSError, ValueError):  # no poll on Windows, no number of a replaced stream
+        return False
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given or os.environ.get("TAILSEG_DEBUG", "") not in ("", "0")
     given = [argument for argument in given if argument != "--debug"]
@@ -93,7 +117,7 @@ def _run(command: str, arguments: list[str], *, debug: bool) -> int:
         print_error(str(error))
         return 2
     except Exception as error:
-        if debug:
+        if debug or (isinstance(error, BrokenPipeError) and _nobody_reads()):
             raise
         from tailseg.cli.common import explain
 

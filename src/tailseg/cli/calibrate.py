@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich import box
@@ -12,6 +12,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from tailseg.cli.common import UsageError, find_recipe, output, parse
+from tailseg.cli.file_kinds import CALIBRATION
+from tailseg.cli.outputs import check
+from tailseg.files import Input, Output
 
 if TYPE_CHECKING:
     from tailseg.annotations.dataset import Annotations
@@ -37,7 +40,7 @@ class Calibrate:
       tailseg calibrate runs/mine --by APr
     """
 
-    run: tyro.conf.Positional[Path]
+    run: Annotated[Path, tyro.conf.Positional, Output("calibration.json")]
     """Folder of the run."""
     images: int = 300
     """At most so many images in each half; every method and strength looks at each of the first half."""
@@ -45,9 +48,11 @@ class Calibrate:
     """The figure that chooses: of masks where the run finds masks."""
     checkpoint: Literal["best", "last"] = "best"
     """The checkpoint with the best AP, or the last one."""
-    val: str | None = None
+    overwrite: bool = False
+    """Replace files of other kinds that are there already; inputs never are."""
+    val: Annotated[str | None, Input()] = None
     """Another annotation file to look at; its classes must be the model's."""
-    val_images: str | None = None
+    val_images: Annotated[str | None, Input()] = None
     """Folder of the images of the validation set, unless they lie beside it or where they did in training."""
     device: str = "auto"
     """auto takes cuda when present, else cpu."""
@@ -62,7 +67,9 @@ def run(arguments: Sequence[str]) -> None:
         raise UsageError(f"--images is 1 or more, got {options.images}")
     if not options.run.is_dir():
         raise UsageError(f"{options.run} is no folder of a run: the calibration is stored there")
-    from tailseg.detection.recalibration import FILE, Calibration, save, settings
+    stored = options.run / "calibration.json"
+    check(options, {stored: CALIBRATION}, instead="copy the run to where you may write", overwrite=options.overwrite)
+    from tailseg.detection.recalibration import Calibration, save, settings
     from tailseg.inference import Predictor
 
     base = find_recipe(options.recipe) if options.recipe else None
@@ -83,10 +90,10 @@ def run(arguments: Sequence[str]) -> None:
     chosen = list(dict.fromkeys((swept[0], best)))
     after = measure(predictor, val, chosen, half=1, limit=options.images)
     output().print(table("On the other half", chosen, after))
-    save(best, options.run / FILE)
+    save(best, stored)
     if len(chosen) == 1:
         output().print("Nothing is better than the scores as trained: they stay.")
-    output().print(f"Stored for predict: {best.setting} ([bold]{escape(str(options.run / FILE))}[/])")
+    output().print(f"Stored for predict: {best.setting} ([bold]{escape(str(stored))}[/])")
 
 
 def read_data(predictor: "Predictor", options: Calibrate) -> "tuple[Annotations, tuple[float, ...] | None]":

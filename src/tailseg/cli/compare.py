@@ -10,8 +10,10 @@ import tyro
 from rich.markup import escape
 
 from tailseg.cli.common import UsageError, output, parse
+from tailseg.cli.file_kinds import COMPARISON
+from tailseg.cli.outputs import check
 from tailseg.cli.results import frequency_groups, run_truth, steps, what_to_score
-from tailseg.files import write_text
+from tailseg.files import Output, write_text
 
 if TYPE_CHECKING:
     from tailseg.annotations.dataset import Annotations
@@ -50,8 +52,10 @@ class Compare:
     """Of the draws."""
     classes: int = 10
     """How many of the classes that moved most are listed."""
-    out: Path | None = None
+    out: Annotated[Path | None, Output("a JSON file")] = None
     """JSON file of all differences."""
+    overwrite: bool = False
+    """Replace files of other kinds that are there already; inputs never are."""
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -62,6 +66,9 @@ def run(arguments: Sequence[str]) -> None:
     if options.samples < 2:
         raise UsageError(f"--samples is 2 or more, got {options.samples}")
     files = [results_file(path) for path in options.runs]
+    if options.out:
+        instead = "name another file (--out)"
+        check(options, {options.out: COMPARISON}, instead=instead, inputs=files, overwrite=options.overwrite)
     source, groups = find_truth(options)
     from tailseg.evaluation.comparison import compare, match_runs
     from tailseg.evaluation.ground_truth import read_ground_truth

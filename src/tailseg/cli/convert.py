@@ -3,11 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from tailseg.cli.common import UsageError, find_recipe, output, parse, require_run
+from tailseg.cli.file_kinds import MMDET, RECIPE, WEIGHTS
+from tailseg.cli.outputs import Kind, check
+from tailseg.files import Output
 
 if TYPE_CHECKING:
     from tailseg.interop.convert import Report
@@ -37,7 +41,7 @@ class Convert:
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IN")]
     """A checkpoint (.pth, .safetensors); with --to mmdet, a run's folder or a checkpoint of tailseg."""
-    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT"), Output("weights, or a run")]
     """A run's folder or a .safetensors file; with --to mmdet, a .pth or .safetensors file."""
     recipe: str | None = None
     """Network and loss of the file: a recipe's name, or module:function of your own."""
@@ -46,6 +50,8 @@ class Convert:
     num_images and categories of id, name, image_count, instance_count. The recipe's training set unless given."""
     to: Literal["tailseg", "mmdet"] = "tailseg"
     """The layout that is written."""
+    overwrite: bool = False
+    """Replace files of other kinds that are there already; inputs never are."""
     checkpoint: Literal["best", "last"] = "best"
     """With --to mmdet, the checkpoint of a run's folder."""
 
@@ -53,14 +59,34 @@ class Convert:
 def run(arguments: Sequence[str]) -> None:
     """Convert, and say what was written and what was left out."""
     options = parse(Convert, arguments, command="convert")
+    check(options, files_of(options), instead="name another one", overwrite=options.overwrite)
     report = to_mmdet(options) if options.to == "mmdet" else to_tailseg(options)
     for note in report.notes:
         output().print(f"note: {note}", markup=False)
     output().print(f"{report.tensors} tensors, every key accounted for: {report.path}", markup=False)
     if options.to == "tailseg" and report.detects:
-        output().print(f"Next: tailseg predict {options.out} IMAGES...", markup=False)
+        output().print(f"Next: tailseg predict {quote(str(options.out))} IMAGES...", markup=False, soft_wrap=True)
     elif options.to == "tailseg":
-        output().print(f"Next: tailseg train {options.recipe} --run.start-from {report.path}", markup=False)
+        output().print(
+            f"Next: tailseg train {quote(str(options.recipe))} --run.start-from {quote(str(report.path))}", markup=False
+        )
+
+
+def files_of(options: Convert) -> dict[Path, Kind | None]:
+    """What would be written: a file, or the files of a run.
+
+    Raises:
+        UsageError: a training's checkpoints are there.
+    """
+    out = options.out
+    if options.to == "mmdet":
+        return {out: MMDET}
+    if out.suffix == ".safetensors":
+        return {out: WEIGHTS}
+    checkpoints = out / "checkpoints"
+    if any(checkpoints.glob("step_*.pt")) or (checkpoints / "best.pt").exists():
+        raise UsageError(f"{out} holds a trained run already: name another folder")
+    return {out: None, out / "recipe.json": RECIPE, checkpoints / "converted.safetensors": WEIGHTS}
 
 
 def to_tailseg(options: Convert) -> "Report":

@@ -1,9 +1,10 @@
 """`tailseg data`: show; check stands in `tailseg.cli.data_check`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, cast
 
 import tyro
 from rich import box
@@ -13,6 +14,9 @@ from rich.table import Table
 
 from tailseg.cli.common import UsageError, output, parse, suggestion
 from tailseg.cli.data_check import DataCheck, annotation_file, check
+from tailseg.cli.file_kinds import SHEET
+from tailseg.cli.outputs import check as check_outputs
+from tailseg.files import EXAMPLES, PICTURE_FORMATS, Input, Output, write_picture
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -49,14 +53,16 @@ class DataShow:
       tailseg data show tiny_tail:demo                        the data of `tailseg demo`
     """
 
-    data: tyro.conf.Positional[str]
+    data: Annotated[str, tyro.conf.Positional, Input()]
     """Annotation file (COCO or LVIS format), or tiny_tail[:preset] for the embedded data set's training draw."""
     images: Path | None = None
     """Folder of the images, unless they lie beside the annotation file."""
     classes: int = 10
     """How many of the most and of the least frequent classes are listed."""
-    pictures: Path | None = None
-    """Draw examples of each frequency group into this picture file."""
+    pictures: Annotated[Path | None, Output("a picture")] = None
+    """Draw examples of each frequency group into this picture file (.png, .jpg, .webp)."""
+    overwrite: bool = False
+    """Replace files of other kinds that are there already; inputs never are."""
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -81,7 +87,11 @@ def show(options: DataShow) -> None:
     from tailseg.annotations.read import read_dataset
     from tailseg.annotations.summary import summary
 
+    if options.pictures:
+        check_pictures(options)
     annotations = read_dataset(annotation_file(options.data), images=options.images)
+    if options.pictures and options.pictures.exists():
+        check_pictures(options, images_of(annotations))
     found = summary(annotations)
     console = output()
     if not console.is_terminal:
@@ -89,8 +99,31 @@ def show(options: DataShow) -> None:
     for part in describe(annotations, found, options.classes, cut=console.is_terminal):
         console.print(part)
     if options.pictures:
-        example_sheet(annotations, found).save(options.pictures)
+        write_picture(options.pictures, example_sheet(annotations, found), EXAMPLES)
         output().print(f"Examples: [bold]{escape(str(options.pictures))}[/]")
+
+
+def check_pictures(options: DataShow, images: Iterable[Path] = ()) -> None:
+    """Looks whether the picture may be written.
+
+    Args:
+        options: of the command.
+        images: of the data set.
+    """
+    path = cast("Path", options.pictures)
+    if path.suffix.lower() not in PICTURE_FORMATS:
+        raise UsageError(f"--pictures is a name that ends in {', '.join(PICTURE_FORMATS)}, got {path}")
+    instead = "name another file (--pictures)"
+    check_outputs(options, {path: SHEET}, instead=instead, inputs=images, overwrite=options.overwrite)
+
+
+def images_of(annotations: "Annotations") -> Iterator[Path]:
+    """The images of a data set that are there."""
+    from tailseg.annotations.image_files import ImageError
+
+    for index in range(annotations.num_images):
+        with suppress(ImageError):
+            yield Path(annotations.info(index).file)
 
 
 def describe(annotations: "Annotations", found: "Summary", classes: int, *, cut: bool) -> list[RenderableType]:

@@ -3,13 +3,16 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.console import Console
 from rich.markup import escape
 
 from tailseg.cli.common import UsageError, output
+from tailseg.cli.file_kinds import REPAIRED
+from tailseg.cli.outputs import check as check_outputs
+from tailseg.files import Input, Output
 
 if TYPE_CHECKING:
     from tailseg.annotations.dataset import Annotations
@@ -32,13 +35,13 @@ class DataCheck:
       tailseg data check train.json --val val.json --decode   are images of one in the other?
     """
 
-    data: tyro.conf.Positional[str]
+    data: Annotated[str, tyro.conf.Positional, Input()]
     """Annotation file (COCO or LVIS format), or tiny_tail[:preset] for the embedded data set's training draw."""
     images: Path | None = None
     """Folder of the images, unless they lie beside the annotation file."""
     decode: bool = False
     """Read every image, and compare its size with the file's."""
-    repair: Path | None = None
+    repair: Annotated[Path | None, Output("an annotation file")] = None
     """Write a file that training and evaluation of masks accept (of boxes, where no object has a mask): records are put
     right or left out, and what was done is listed. A file that is there is not overwritten. Exit code 0 if it was
     written and its images are there."""
@@ -71,6 +74,7 @@ def check(options: DataCheck) -> bool:
             require_new(options.repair)
         except FileExistsError as error:
             raise UsageError(str(error)) from error
+        check_outputs(options, {options.repair: REPAIRED}, instead="name a new file (--repair)")
     annotations = read_problems(annotation_file(options.data), options.images)
     pictures = image_problems(annotations, decode=options.decode, track=track)
     found = sorted((*annotations.problems, *pictures), key=is_fault, reverse=True)

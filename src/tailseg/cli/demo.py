@@ -4,12 +4,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated
 
 from rich.markup import escape
 from rich.progress import track
 
 from tailseg.cli.common import UsageError, find_recipe, output, parse
+from tailseg.cli.file_kinds import PICTURE
+from tailseg.cli.outputs import check
+from tailseg.cli.train import files_of
+from tailseg.files import DETECTIONS, Output, write_picture
 
 if TYPE_CHECKING:
     from tailseg.annotations.dataset import Annotations
@@ -34,7 +39,7 @@ class Demo:
       tailseg demo --quick      a minute, to see that everything works; it learns next to nothing
     """
 
-    out: Path | None = None
+    out: Annotated[Path | None, Output("a run, demo.png, predictions/*.jpg")] = None
     """Folder of the run; runs/demo unless given (runs/demo_quick with --quick)."""
     quick: bool = False
     """A very small draw and a few steps."""
@@ -50,6 +55,8 @@ def run(arguments: Sequence[str]) -> None:
     if options.pictures < 1:
         raise UsageError(f"--pictures is at least 1, got {options.pictures}")
     recipe = demo_recipe(options)
+    targets = {**files_of(recipe, report=True), Path(recipe.run.out) / "demo.png": PICTURE}
+    check(options, targets, instead="name another folder (--out)")
     folder, console, began = Path(recipe.run.out), output(), time.monotonic()
     from tailseg.cli.report import report_of, show
     from tailseg.data.tiny_tail import prepare
@@ -72,13 +79,14 @@ def run(arguments: Sequence[str]) -> None:
         + (f"  {report}   the report: every class, with pictures, in a browser\n" if report else "")
         + f"  {sheet}   ground truth on the left, predictions on the right\n"
         f"  {folder / 'predictions'}   {min(options.pictures, val.num_images)} such pictures\n"
-        f"  tensorboard --logdir {folder}   how it learned\n"
+        f"  tensorboard --logdir {quote(str(folder))}   how it learned\n"
         "Then try\n"
         f"  tailseg data show {recipe.data.train}   what it learned from\n"
         "  tailseg train my.json   your own COCO- or LVIS-format file\n"
         "  tailseg train tiny_softmax   a rival loss on the full data set\n"
         "  tailseg recipes   what else there is",
         markup=False,
+        soft_wrap=True,
     )
     if report:
         show(report)
@@ -104,7 +112,6 @@ def draw_pairs(predictor: "Predictor", val: "Annotations", folder: Path, options
     from tailseg.drawing import above, contact_sheet, draw, ground_truth
 
     names, groups = predictor.names, predictor.frequency.groups
-    (folder / "predictions").mkdir(parents=True, exist_ok=True)
     panels: list[Image.Image] = []
     for index in track(range(min(options.pictures, val.num_images)), "drawing", transient=True, console=output()):
         file = val.info(index).file
@@ -113,9 +120,9 @@ def draw_pairs(predictor: "Predictor", val: "Annotations", folder: Path, options
         truth = draw(image, ground_truth(val, index), names, groups, show_scores=False)
         found = draw(image, above(predictor.detect(tensor), options.score_threshold), names, groups)
         pair = contact_sheet([truth, found], PANELS, columns=2, cell=truth.size)
-        pair.save(folder / "predictions" / f"{Path(file).stem}.jpg", quality=92)
+        write_picture(folder / "predictions" / f"{Path(file).stem}.jpg", pair, DETECTIONS)
         panels += [truth, found]
     shown = panels[: 2 * SHEET_PAIRS]
     sheet = folder / "demo.png"
-    contact_sheet(shown, PANELS * (len(shown) // 2), columns=4, cell=(360, 360)).save(sheet)
+    write_picture(sheet, contact_sheet(shown, PANELS * (len(shown) // 2), columns=4, cell=(360, 360)), DETECTIONS)
     return sheet

@@ -9,8 +9,10 @@ import tyro
 from rich.markup import escape
 
 from tailseg.cli.common import UsageError, output, parse
+from tailseg.cli.file_kinds import ANALYSIS, CLASSES
+from tailseg.cli.outputs import check
 from tailseg.cli.results import frequency_groups, steps, what_to_score
-from tailseg.files import write_text
+from tailseg.files import Output, write_text
 
 if TYPE_CHECKING:
     from tailseg.evaluation import Analysis
@@ -37,8 +39,10 @@ class Eval:
     """The annotation file."""
     results: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RESULTS.json")]
     """One results file, or one of boxes and one of masks."""
-    out: Path | None = None
+    out: Annotated[Path | None, Output("metrics.json, classes.csv")] = None
     """Folder for metrics.json (everything), classes.csv (one line a class)."""
+    overwrite: bool = False
+    """Replace files of other kinds that are there already; inputs never are."""
     train: Path | None = None
     """Annotation file of the training set: its image counts make classes rare, common and frequent, where GT.json does
     not state LVIS's groups."""
@@ -59,6 +63,9 @@ def run(arguments: Sequence[str]) -> None:
     options = parse(Eval, arguments, command="eval")
     if options.max_detections is not None and options.max_detections < 1:
         raise UsageError(f"--max-detections is 1 or more, got {options.max_detections}")
+    if options.out:
+        files = {options.out: None, options.out / "metrics.json": ANALYSIS, options.out / "classes.csv": CLASSES}
+        check(options, files, instead="name another folder (--out)", overwrite=options.overwrite)
     from tailseg.evaluation import analyse
     from tailseg.evaluation.tables import class_table, tables
 

@@ -1,15 +1,17 @@
 """`tailseg predict`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rich.progress import track
 
 from tailseg.cli.common import UsageError, find_recipe, output, parse, print_error, require_run
-from tailseg.files import JsonList, write_bytes
+from tailseg.cli.file_kinds import FOUND, PICTURE
+from tailseg.cli.outputs import check
+from tailseg.files import DETECTIONS, JsonList, Output, is_drawn, write_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,9 +40,12 @@ class Predict:
     run: tyro.conf.Positional[Path]
     """Folder of the run, as `train` or `convert` made it, or one checkpoint file."""
     images: tyro.conf.Positional[tuple[Path, ...]]
-    """Images (JPEG, PNG, WebP, GIF) and folders of images."""
-    out: Path | None = None
-    """Folder of what is written; predictions in the run's folder unless given."""
+    """Images (JPEG, PNG, WebP, GIF) and folders of images; pictures that tailseg drew are left out of folders."""
+    out: Annotated[Path | None, Output("results.json, a picture for each image")] = None
+    """Folder of what is written; predictions in the run's folder unless given. What `predict` wrote there before is
+    replaced: results.json and all its pictures."""
+    overwrite: bool = False
+    """Replace files of other kinds that are there already; inputs never are."""
     score_threshold: float = 0.3
     """Leave out detections that score less, in [0, 1]."""
     color: Literal["class", "group"] = "class"
@@ -68,6 +73,12 @@ def run(arguments: Sequence[str]) -> None:
         raise UsageError(f"--score-threshold is in [0, 1], got {options.score_threshold:g}")
     files = find_images(options.images)
     require_run(options.run)
+    out = options.out or (options.run if options.run.is_dir() else options.run.parent) / "predictions"
+    earlier = earlier_pictures(out)
+    names = picture_names(files)
+    pictures = {*(out / name for name in names.values() if options.pictures), *earlier}
+    targets = {out: None, out / "results.json": FOUND, **dict.fromkeys(pictures, PICTURE)}
+    check(options, targets, instead="name another folder (--out)", inputs=files, overwrite=options.overwrite)
     from tailseg.inference import Predictor
     from tailseg.models.optimise import InferenceConfig
 
@@ -83,10 +94,10 @@ def run(arguments: Sequence[str]) -> None:
     )
     if predictor.calibration.setting.method != "none":
         output().print(f"Scores are calibrated: {predictor.calibration.setting}")
-    out = options.out or (options.run if options.run.is_dir() else options.run.parent) / "predictions"
     out.mkdir(parents=True, exist_ok=True)
     with JsonList(out / "results.json") as results:
         failed = predict_files(predictor, files, results, options)
+    remove_left(earlier)
     output().print(f"{results.count} objects in {len(files) - failed} images: see {out}", markup=False)
     if failed:
         raise ValueError(f"{failed} of {len(files)} images could not be read or drawn (named above)")
@@ -94,6 +105,8 @@ def run(arguments: Sequence[str]) -> None:
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
     """The images among the paths and, in order of their names, in the folders among them.
+
+    Pictures that tailseg drew are left out of folders: those of the last call would be taken for new images.
 
     Raises:
         UsageError: a path does not exist, or nothing is left.
@@ -105,10 +118,30 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
         if not path.exists():
             raise UsageError(f"no image or folder {path}")
         found = sorted(path.rglob("*")) if path.is_dir() else [path]
-        files += [file for file in found if not path.is_dir() or (file.is_file() and file.suffix.lower() in SUFFIXES)]
+        files += [file for file in found if not path.is_dir() or is_image(file)]
     if not files:
         raise UsageError(f"no images ({', '.join(SUFFIXES)}) in {', '.join(map(str, paths))}")
     return list(dict.fromkeys(files))
+
+
+def is_image(file: Path) -> bool:
+    """Whether something in a folder is an image, and none that tailseg drew."""
+    return file.suffix.lower() in SUFFIXES and file.is_file() and not is_drawn(file)
+
+
+def earlier_pictures(folder: Path) -> dict[Path, int]:
+    """The pictures in a folder that an earlier call drew, with the numbers of their files."""
+    return {file: file.stat().st_ino for file in sorted(folder.glob("*.jpg")) if is_drawn(file, DETECTIONS)}
+
+
+def remove_left(earlier: Mapping[Path, int]) -> None:
+    """Removes the pictures of an earlier call that this one has not replaced, once it has its results.
+
+    One that was replaced is another file under the same name.
+    """
+    for file, number in earlier.items():
+        if file.stat().st_ino == number:
+            file.unlink()
 
 
 def predict_files(predictor: "Predictor", files: Sequence[Path], results: JsonList, options: Predict) -> int:
@@ -188,8 +221,8 @@ def picture_names(files: Sequence[Path]) -> dict[Path, str]:
     taken: set[str] = set()
     for file in files:
         name, number = f"{file.stem}.jpg", 2
-        while name in taken:
+        while name.casefold() in taken:  # file systems may take both cases for the same
             name, number = f"{file.stem}_{number}.jpg", number + 1
-        taken.add(name)
+        taken.add(name.casefold())
         names[file] = name
     return names

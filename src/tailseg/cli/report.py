@@ -6,12 +6,16 @@ import webbrowser
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.markup import escape
 
 from tailseg.cli.common import UsageError, explain, find_recipe, output, parse, print_error, require_run
+from tailseg.cli.file_kinds import PAGE
+from tailseg.cli.outputs import check
+from tailseg.files import Input, Output
 
 if TYPE_CHECKING:
     from tailseg.recipes.recipe import Recipe
@@ -33,15 +37,17 @@ class Report:
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Folders of evaluated runs: `train`, or `test` after `convert`, left a results.json there."""
-    out: Path | None = None
+    out: Annotated[Path | None, Output("an HTML file")] = None
     """The file; report.html in the (last) run's folder unless given."""
+    overwrite: bool = False
+    """Replace files of other kinds that are there already; inputs never are."""
     title: str = ""
     """The page's title; the runs' names unless given."""
     score_threshold: float = 0.3
     """What scores less is not shown as found, and is no false alarm; in [0, 1]."""
-    val: str | None = None
+    val: Annotated[str | None, Input()] = None
     """Annotation file of the results, if they are of another one than the recipe's."""
-    val_images: str | None = None
+    val_images: Annotated[str | None, Input()] = None
     """Folder of the images of the validation set, unless they lie beside it or where they did in training."""
     recipe: str | None = None
     """module:function of your own recipe, if the runs were trained with one."""
@@ -58,6 +64,8 @@ def run(arguments: Sequence[str]) -> None:
         raise UsageError(f"--score-threshold is in [0, 1], got {options.score_threshold:g}")
     for folder in options.runs:
         require_run(folder)
+    path = options.out or options.runs[-1] / "report.html"
+    check(options, {path: PAGE}, instead="name another file (--out)", overwrite=options.overwrite)
     from tailseg.report.page import write_report
     from tailseg.report.run import EvaluatedRun, read_run
 
@@ -80,7 +88,6 @@ def run(arguments: Sequence[str]) -> None:
             if runs[-1].note:
                 output().print(f"note: {runs[-1].note}", markup=False, soft_wrap=True)
         status.update("drawing")
-        path = options.out or options.runs[-1] / "report.html"
         write_report(runs, path, title=options.title)
     output().print(f"Written: [bold]{escape(str(path))}[/] ({path.stat().st_size / 1e6:.1f} MB)", soft_wrap=True)
     if options.open:
@@ -102,7 +109,7 @@ def report_of(folder: Path, recipe: "Recipe") -> Path | None:
         with output().status("writing the report"):
             write_report([read_run(folder, base=recipe)], path)
     except Exception as error:  # noqa: BLE001 - the training is done and saved
-        print_error(f"no report was written: {explain(error)}\n`tailseg report {folder}` tries again")
+        print_error(f"no report was written: {explain(error)}\n`tailseg report {quote(str(folder))}` tries again")
         return None
     return path
 

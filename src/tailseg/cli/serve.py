@@ -5,13 +5,14 @@ import webbrowser
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 from rich.markup import escape
 
 from tailseg.cli.common import UsageError, find_recipe, output, parse, require_run
 from tailseg.cli.report import report_of
+from tailseg.files import Output
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Serve:
       tailseg serve runs/tiny_gumbel --port 8080 --open
     """
 
-    run: tyro.conf.Positional[Path]
+    run: Annotated[Path, tyro.conf.Positional, Output("report.html, where there is none")]
     """Folder of the run, as `train` or `convert` made it."""
     host: str = "127.0.0.1"
     """Address to listen on."""

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tailseg.cli.common import UsageError, output, parse
+from tailseg.cli.outputs import check
+from tailseg.files import Output
 
 if TYPE_CHECKING:
     import submitit
@@ -42,7 +44,7 @@ class Submit:
     """Time after which the job saves and queues again."""
     partition: str | None = None
     """SLURM's partition; None takes the cluster's default."""
-    logs: Path = Path("runs/slurm")
+    logs: Annotated[Path, Output("the job's output")] = Path("runs/slurm")
     """Folder of the job's output."""
     cluster: Literal["slurm", "local"] = "slurm"
     """local runs the job on this machine, to try it out."""
@@ -96,6 +98,7 @@ def run(arguments: Sequence[str]) -> None:
     training = list(arguments[split + 1 :])
     if not training:
         raise UsageError("what to train stands behind --: tailseg submit --nodes 2 -- tiny_gumbel")
+    check(options, {options.logs: None}, instead="name another folder (--logs)")
     job = submit(options, training)
     output().print(f"job {job.job_id} ({' '.join(training)}); its output: {job.paths.stderr}", markup=False)
 
@@ -110,9 +113,9 @@ def submit(options: Submit, training: Sequence[str]) -> "submitit.Job[None]":
         import submitit
     except ImportError:
         raise ValueError("tailseg submit needs submitit: pip install 'tailseg[slurm]'") from None
-    from tailseg.cli.train import train_options
+    from tailseg.cli.train import check_run, train_options
 
-    train_options(training[0], training[1:])  # wrong usage is told here, not hours later in a job's output
+    check_run(train_options(training[0], training[1:]))  # wrong usage is told here, not hours later in a job's output
     executor = submitit.AutoExecutor(folder=options.logs, cluster=options.cluster)
     executor.update_parameters(
         name=f"tailseg {training[0]}",

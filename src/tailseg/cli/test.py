@@ -1,15 +1,17 @@
 """`tailseg test`."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rich.progress import Progress
 
 from tailseg.cli.common import find_recipe, output, parse, print_error, require_run
+from tailseg.cli.file_kinds import METRICS, RECORDS
+from tailseg.cli.outputs import check
+from tailseg.files import Input, Output
 
 if TYPE_CHECKING:
     from tailseg.evaluation import Metrics
@@ -28,14 +30,16 @@ class Test:
       tailseg test runs/custom_small --val other.json --val-images photos
     """
 
-    run: tyro.conf.Positional[Path]
+    run: Annotated[Path, tyro.conf.Positional, Output("results.json, metrics.json")]
     """Folder of the run, as `train` or `convert` made it, or one checkpoint file (results are written beside it)."""
     checkpoint: Literal["best", "last"] = "best"
     """The checkpoint with the best AP, or the last one."""
-    val: str | None = None
+    val: Annotated[str | None, Input()] = None
     """Another annotation file to evaluate on; its classes must be the model's."""
-    val_images: str | None = None
+    val_images: Annotated[str | None, Input()] = None
     """Folder of the images of the validation set, unless they lie beside it or where they did in training."""
+    overwrite: bool = False
+    """Replace files of other kinds that are there already; inputs never are."""
     device: str = "auto"
     """auto takes cuda when present, else cpu."""
     recipe: str | None = None
@@ -46,13 +50,15 @@ def run(arguments: Sequence[str]) -> None:
     """Evaluate the run, print the table, write the files."""
     options = parse(Test, arguments, command="test")
     require_run(options.run)
+    folder = results_folder(options.run)
+    files = {folder / "results.json": RECORDS, folder / "metrics.json": METRICS}
+    check(options, files, instead="copy the run to where you may write", overwrite=options.overwrite)
     from tailseg.training.distributed import is_first, joined
 
     with joined():
         metrics, unread = evaluate_run(options)
         if is_first():
             output().print(metrics.table())
-            folder = results_folder(options.run)
             output().print(f"\nWritten: {folder / 'results.json'}, {folder / 'metrics.json'}", markup=False)
             if unread:
                 raise ValueError(
@@ -85,8 +91,6 @@ def evaluate_run(options: Test) -> "tuple[Metrics, list[str]]":
     )
     recipe = predictor.recipe
     folder = results_folder(options.run)
-    if is_first() and not os.access(folder, os.W_OK):  # the evaluation may take an hour
-        raise ValueError(f"{folder} cannot be written, and the results go there: copy the run to where you may write")
     recipe = found_again(recipe, predictor.checkpoint.recipe, folder_of(options.run))
     if options.val:
         recipe = replace(recipe, data=replace(recipe.data, val=options.val, val_images=None))

@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from tailseg.cli.common import UsageError, find_recipe, output, parse
-from tailseg.recipes.recipe import Recipe
+from tailseg.cli.file_kinds import LOG, METRICS, PAGE, PART, RECIPE, RECORDS
+from tailseg.cli.outputs import Kind, check
+from tailseg.recipes.recipe import Recipe, run_folder
 
 if TYPE_CHECKING:
     from tailseg.evaluation import Metrics
@@ -57,6 +60,7 @@ def run(arguments: Sequence[str]) -> None:
     options = train_options(arguments[0], arguments[1:])
     from tailseg.recipes.build import require_data
 
+    check_run(options)
     require_data(options.recipe)  # said before torch is imported, which takes seconds
     from tailseg.cli.report import report_of
     from tailseg.training.distributed import is_first, joined, start_processes, under_torchrun
@@ -67,21 +71,51 @@ def run(arguments: Sequence[str]) -> None:
     with joined():
         metrics, first = train(options.recipe, resume=options.resume), is_first()
     if first:  # the others need not wait for it
-        folder = Path(options.recipe.run.out.format(name=options.recipe.name))
+        folder = run_folder(options.recipe)
         tell(metrics, folder, report_of(folder, options.recipe) if options.report else None)
 
 
 def tell(metrics: "Metrics", folder: Path, report: Path | None) -> None:
     """What was reached, and what can be done next."""
     output().print(metrics.table())
-    look = f"  open {report}     every class, with pictures\n" if report else ""
+    look = f"  open {quote(str(report))}     every class, with pictures\n" if report else ""
     output().print(
         f"\nSaved in {folder}. Next:\n"
         f"{look}"
-        f"  tailseg predict {folder} IMAGES...     pictures of what it finds\n"
-        f"  tensorboard --logdir {folder}          how it learned",
+        f"  tailseg predict {quote(str(folder))} IMAGES...     pictures of what it finds\n"
+        f"  tensorboard --logdir {quote(str(folder))}          how it learned",
         markup=False,
+        soft_wrap=True,  # commands are pasted, and a line that was broken would be two
     )
+
+
+def check_run(options: Train) -> None:
+    """Looks whether the run's files may be written, before the work.
+
+    Raises:
+        UsageError: the folder has no possible name, or holds files that no run wrote.
+        OSError: it cannot be written.
+    """
+    recipe = options.recipe
+    check(options, files_of(recipe, report=options.report), instead="name another folder (--run.out)")
+
+
+def files_of(recipe: Recipe, *, report: bool) -> dict[Path, Kind | None]:
+    """The run's folder, and the files in it that may be there without a run.
+
+    Raises:
+        UsageError: the folder has no possible name.
+    """
+    try:
+        folder = run_folder(recipe)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    files = {"recipe.json": RECIPE, "log.jsonl": LOG, "results.json": RECORDS, "metrics.json": METRICS}
+    if report and (folder / "report.html").is_file():  # a folder of this name costs the report alone
+        files["report.html"] = PAGE
+    if recipe.data.val is None:
+        files |= {"data/train.json": PART, "data/val.json": PART}
+    return {folder: None, **{folder / name: kind for name, kind in files.items()}}
 
 
 def train_options(name: str, arguments: Sequence[str]) -> Train:

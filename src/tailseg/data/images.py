@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image, read_file
 
-from tailseg.annotations.image_files import FORMATS, MAX_PIXELS, ImageError
+from tailseg.annotations.image_files import MAX_PIXELS, ImageError, open_picture
 from tailseg.annotations.types import ImageInfo
 
 MOST_SCANS: Final = 100
@@ -73,7 +73,7 @@ def _format_within_limits(path: str | Path) -> str | None:
     """
     kind = None
     try:
-        with Image.open(path, formats=FORMATS) as header:
+        with open_picture(path) as header:
             (width, height), kind = header.size, header.format
         too_large = f"{width} x {height} pixels" if width * height > MAX_PIXELS else ""
     except Image.DecompressionBombError as error:
@@ -110,9 +110,9 @@ def _by_pillow(path: str | Path, kind: str) -> Tensor:
     """
     try:
         if kind == "PNG":
-            with Image.open(path, formats=FORMATS) as file:
+            with open_picture(path) as file:
                 file.verify()  # decoding looks at no sums, and may give other pixels
-        with Image.open(path, formats=FORMATS) as picture:
+        with open_picture(path) as picture:
             picture.load()
             picture.info.pop("transparency", None)  # is dropped, but a palette's with a warning
             if picture.mode == "I;16":  # grey, which convert would clip

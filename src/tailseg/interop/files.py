@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from tailseg.files import unfinished
+from tailseg.files import CONVERTED, unfinished
 from tailseg.interop.rules import few
 from tailseg.training.checkpoint import CheckpointError
 
@@ -67,7 +67,8 @@ def read_weights_file(path: Path) -> WeightsFile:
 
 def write_torch_file(path: Path, state: Mapping[str, Tensor], class_names: Sequence[str]) -> None:
     """Writes ``{meta, state_dict}`` as mmdetection reads it: class names where its version 2 and where 3 look."""
-    meta = {"CLASSES": tuple(class_names), "dataset_meta": {"classes": tuple(class_names)}}
+    # what tells it as our own comes first: the names may be thousands
+    meta = {"made_by": CONVERTED, "CLASSES": tuple(class_names), "dataset_meta": {"classes": tuple(class_names)}}
     content = {"meta": meta, "state_dict": {key: tensor.detach().cpu() for key, tensor in state.items()}}
     with unfinished(path) as file:
         torch.save(content, file)
@@ -77,7 +78,7 @@ def write_safetensors_file(path: Path, state: Mapping[str, Tensor]) -> None:
     """Writes the tensors alone, whole or not at all."""
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
     with unfinished(path) as file:
-        file.write_bytes(to_bytes(tensors))
+        file.write_bytes(to_bytes(tensors, {"made_by": CONVERTED}))
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -7,9 +7,10 @@ imports torch.
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from tailseg.data.settings import CropConfig
+from tailseg.files import Input, Output
 from tailseg.losses import LossConfig
 from tailseg.models.config import ModelConfig, Precision
 
@@ -18,13 +19,13 @@ from tailseg.models.config import ModelConfig, Precision
 class DataConfig:
     """Which images, at what size, how often."""
 
-    train: str
+    train: Annotated[str, Input()]
     """Annotation file of the training set, or ``tiny_tail[:preset]`` for the embedded data set."""
-    val: str | None
+    val: Annotated[str | None, Input()]
     """Annotation file of the validation set, or ``tiny_tail[:preset]``; None holds out a tenth of the training set."""
-    train_images: str | None = None
+    train_images: Annotated[str | None, Input()] = None
     """Folder of the training images; None looks beside the annotation file (see tailseg.annotations.read)."""
-    val_images: str | None = None
+    val_images: Annotated[str | None, Input()] = None
     """Folder of the validation images; None looks beside the annotation file."""
     short_sides: tuple[int, ...] = (640, 672, 704, 736, 768, 800)
     """Training resizes the short side to one of these, drawn for each image."""
@@ -116,9 +117,9 @@ class RunConfig:
     compile changes sums in their last bits, as another GPU would.
     """
 
-    out: str = "runs/{name}"
+    out: Annotated[str, Output("the run")] = "runs/{name}"
     """Folder of the run; {name} is the recipe's name."""
-    start_from: str | None = None
+    start_from: Annotated[str | None, Input()] = None
     """Start from the weights of this file, which `tailseg convert` or another run wrote for the same network: shared
     layers, and the rows of classes of the same name; None starts from the backbone's weights alone."""
     seed: int = 0
@@ -164,5 +165,15 @@ class Recipe:
 
 
 def run_folder(recipe: Recipe) -> Path:
-    """The folder of the recipe's run."""
-    return Path(recipe.run.out.format(name=recipe.name))
+    """The folder of the recipe's run.
+
+    Raises:
+        ValueError: something else than ``{name}`` stands in braces.
+    """
+    try:
+        return Path(recipe.run.out.format(name=recipe.name))
+    except (LookupError, ValueError, AttributeError):
+        raise ValueError(
+            f"run.out is {recipe.run.out!r}, and only {{name}}, the recipe's name, can stand in braces there: write "
+            "{{ and }} for braces in a folder's name"
+        ) from None

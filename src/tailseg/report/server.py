@@ -28,8 +28,7 @@ from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from PIL import Image
 
-from tailseg.annotations.image_files import ImageError
-from tailseg.data.images import FORMATS
+from tailseg.annotations.image_files import ImageError, open_picture
 from tailseg.drawing import above, draw, to_jpeg
 from tailseg.inference import Predictor
 
@@ -125,7 +124,7 @@ def find(predictor: Predictor, file: bytes, *, threshold: float) -> dict[str, An
         Refused: the file is no image, or too large or too long a one.
     """
     try:
-        with Image.open(io.BytesIO(file), formats=FORMATS) as opened:
+        with open_picture(io.BytesIO(file)) as opened:
             width, height = opened.size
     except Image.DecompressionBombError as error:
         raise _too_large("far too many") from error

@@ -1,5 +1,7 @@
 """tiny_tail on demand: drawn once, then read from the cache."""
 
+import errno
+import os
 import re
 import tempfile
 from pathlib import Path
@@ -36,7 +38,7 @@ def prepare(spec: str, *, home: Path | None = None, progress: bool = False) -> t
     find_preset(preset)
     folder = (home or cache_folder()) / f"tiny_tail-{preset}-{seed}-v{VERSION}"
     if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        _require_writable(folder.parent)
         with tempfile.TemporaryDirectory(prefix=".tiny_tail-", dir=folder.parent) as scratch:
             drawn = generate(Path(scratch) / "drawn", preset=preset, seed=seed, progress=progress)
             try:
@@ -45,6 +47,23 @@ def prepare(spec: str, *, home: Path | None = None, progress: bool = False) -> t
                 if not folder.is_dir():
                     raise
     return folder / "train.json", folder / "val.json"
+
+
+def _require_writable(home: Path) -> None:
+    """Makes the folder of the caches if need be.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        if not os.access(home, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise OSError(
+            f"{home} cannot be written ({error.strerror}), and tiny_tail is drawn there: set TAILSEG_HOME to a folder "
+            "that can be written"
+        ) from None
 
 
 def _parse(spec: str) -> tuple[str, int]:

@@ -1,0 +1,92 @@
+"""The kinds of file that commands write, and how each is told from other files of the same name."""
+
+import json
+import re
+from pathlib import Path
+from typing import Final
+
+from tailseg.cli.outputs import Kind
+from tailseg.files import CONVERTED, DETECTIONS, EXAMPLES, is_drawn
+
+HEAD: Final = 65_536
+"""Bytes of a file that tell what it is."""
+
+
+def _starts(path: Path, pattern: str) -> bool:
+    """Whether a file's first bytes match the pattern."""
+    try:
+        with path.open("rb") as file:
+            return re.match(pattern.encode(), file.read(HEAD).lstrip(), re.DOTALL) is not None
+    except OSError:
+        return False
+
+
+def _has(path: Path, *keys: str) -> bool:
+    """Whether a file is a JSON object with these keys."""
+    try:
+        content = json.loads(path.read_bytes()) if _starts(path, r"\{") else None
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and content.keys() >= set(keys)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is that of a run, begun or done: its recipe is written first."""
+    return _has(folder / "recipe.json", "recipe", "resolved")
+
+
+def _is_records(path: Path) -> bool:
+    """Whether a file holds detections of an evaluation by tailseg, which look like everybody's: what lies beside tells.
+
+    An empty list holds nothing that could be lost.
+    """
+    if _starts(path, r"\[\s*\]\s*$"):
+        return True
+    ours = is_run(path.parent) or METRICS.is_own(path.parent / "metrics.json")
+    return ours and _starts(path, r'\[\s*\{\s*"image_id"')
+
+
+def _is_metrics(path: Path) -> bool:
+    return _has(path, "protocol", "scores", "per_class") and not _has(path, "fixed")
+
+
+def _in_run(path: Path) -> bool:
+    """Whether a file lies in the folder ``data`` of a run."""
+    return is_run(path.parent.parent)
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    """What a safetensors file says beside its tensors: JSON after its length in eight bytes."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            content = json.loads(file.read(length)) if length < path.stat().st_size else {}
+    except (OSError, ValueError, RecursionError):
+        return {}
+    found = content.get("__metadata__") if isinstance(content, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def _is_for_mmdet(path: Path) -> bool:
+    return _starts(path, f"PK.*{CONVERTED}") or _metadata(path).get("made_by") == CONVERTED
+
+
+METRICS: Final = Kind("figures of an evaluation", _is_metrics)
+RECORDS: Final = Kind("detections of an evaluation", _is_records)
+ANALYSIS: Final = Kind("a file of figures", lambda path: _has(path, "protocol", "scores", "fixed", "reliability"))
+CLASSES: Final = Kind("a table of classes", lambda path: _starts(path, "iou_type,category_id,"))
+COMPARISON: Final = Kind("a comparison", lambda path: _starts(path, r'\{\s*"before": "[^\n]*",\s*"after": \{'))
+PAGE: Final = Kind("a report", lambda path: _starts(path, "<!doctype html>.*default-src 'none'; script-src 'sha256-"))
+RECIPE: Final = Kind("the recipe of a run", lambda path: is_run(path.parent))
+LOG: Final = Kind("the log of a run", lambda path: is_run(path.parent))
+PART: Final = Kind("a part of a run's data", _in_run)
+CALIBRATION: Final = Kind("a calibration", lambda path: _has(path, "setting", "dimensions"))
+FOUND: Final = Kind(
+    "a list of predictions", lambda path: _starts(path, r'\[\s*\]\s*$|\[\s*\{\s*"file_name": [^\n]*"category": ')
+)
+PICTURE: Final = Kind("a picture of predictions", lambda path: is_drawn(path, DETECTIONS))
+SHEET: Final = Kind("a picture of examples", lambda path: is_drawn(path, EXAMPLES))
+WEIGHTS: Final = Kind("a file of weights", lambda path: "tailseg weights" in _metadata(path).get("format", ""))
+MMDET: Final = Kind("a file of weights for mmdetection", _is_for_mmdet)
+REPAIRED: Final = Kind("a repaired file", lambda _: False)
+"""Never replaced: it may hold what somebody did by hand since."""

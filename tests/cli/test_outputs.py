@@ -1,0 +1,326 @@
+"""What every command and option that writes does with what is there already; docs/reference/outputs.md says the same.
+
+The commands and their options come from the command line's own types, so that a new one cannot be left out.
+"""
+
+import importlib
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, is_dataclass
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from tailseg.cli import COMMANDS, main
+from tailseg.cli.outputs import mark_of, settings
+from tailseg.files import Input, Output
+
+from .conftest import SMALL
+
+PAGE = Path(__file__).resolve().parents[2] / "docs/reference/outputs.md"
+COLUMNS = ("absent", "its own", "another kind", "another kind, --overwrite", "an input", "full disk", "read-only")
+DATA = ["--data.train=tiny_tail:test", "--data.val=tiny_tail:test"]
+MINE = '{"mine": 1}'
+
+
+def options_of(command: str) -> list[type]:
+    """The option classes of a command: `Predict`; `DataShow`, `DataCheck`."""
+    module = importlib.import_module(f"tailseg.cli.{command}")
+    found = [value for value in vars(module).values() if isinstance(value, type) and is_dataclass(value)]
+    return [kind for kind in found if kind.__name__.lower().startswith(command)]
+
+
+def all_settings() -> dict[str, object]:
+    """``Class.setting`` -> annotated type, of all commands."""
+    return {
+        f"{kind.__name__}.{'.'.join(names)}": annotation
+        for command in COMMANDS
+        for kind in options_of(command)
+        for names, annotation in settings(kind)
+    }
+
+
+def holds(annotation: object, kind: type) -> bool:
+    """Whether a setting's type is ``kind`` or has a part that is."""
+    return annotation is kind or any(holds(part, kind) for part in get_args(annotation))
+
+
+READ = {
+    *("Calibrate.recipe", "Predict.recipe", "Report.recipe", "Serve.recipe", "Test.recipe", "Convert.recipe"),
+    *("Compare.runs", "Compare.train", "Compare.truth", "Convert.classes", "Convert.source", "Eval.results"),
+    *("Eval.train", "Eval.truth", "Predict.images", "Predict.run", "Report.runs", "DataShow.images"),
+    *("DataCheck.images", "DataCheck.val", "DataCheck.val_images"),
+}
+"""Settings that name what is read, or a function."""
+WORDS = {
+    *("Calibrate.device", "Predict.device", "Serve.device", "Test.device", "Train.recipe.run.device", "Serve.host"),
+    *("Report.title", "Submit.partition", "Train.recipe.name"),
+}
+"""Settings that are text, and no file is written by that name."""
+
+
+def test_every_setting_that_may_name_a_file_is_known_to_read_or_to_write() -> None:
+    """A new one is marked with `Output` or `Input`, or put into one of the lists above."""
+    named = {
+        name
+        for name, annotation in all_settings().items()
+        if (holds(annotation, Path) or holds(annotation, str)) and not isinstance(mark_of(annotation), Input | Output)
+    }
+    networks = {name for name in named if name.startswith(("Train.recipe.model.", "Train.recipe.loss"))}
+    assert named - networks == READ | WORDS
+
+
+def outputs() -> set[str]:
+    return {name for name, annotation in all_settings().items() if isinstance(mark_of(annotation), Output)}
+
+
+@dataclass(frozen=True)
+class Row:
+    """How one setting is tried.
+
+    Attributes:
+        setting: as `all_settings` names it.
+        shown: as the page calls it.
+        call: the command's arguments, for the place that is written to.
+        files: what is written there, the first one always; "" for the place itself.
+        as_input: puts an input at the place, and returns the arguments that name it; None where nothing else is read.
+        begin: makes the place as it is before the command is first called.
+    """
+
+    setting: str
+    shown: str
+    call: Callable[[Path], list[str]]
+    files: tuple[str, ...]
+    as_input: Callable[[Path], list[str]] | None
+    begin: Callable[[Path], object] = lambda _: None
+
+
+@pytest.fixture
+def rows(run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Row]:
+    truth, results = photos.parent / "val.json", run / "results.json"
+    photo, best = min(photos.iterdir()), run / "checkpoints/best.pt"
+    monkeypatch.setattr("tailseg.report.server.make_server", lambda *_a, **_n: (_ for _ in ()).throw(SystemExit(0)))
+    monkeypatch.setattr("tailseg.cli.submit.submit", lambda *_: pytest.skip("SLURM's files have numbers of their own"))
+
+    def copied(source: Path, name: str = "") -> Callable[[Path], Path]:
+        def copy(out: Path) -> Path:
+            place = out / name if name else out
+            place.parent.mkdir(parents=True, exist_ok=True)
+            return Path(shutil.copytree(source, place) if source.is_dir() else shutil.copy(source, place))
+
+        return copy
+
+    def linked(source: Path) -> Callable[[Path], Path]:
+        def link(out: Path) -> Path:
+            out.symlink_to(source)
+            return out
+
+        return link
+
+    def a_run(*without: str) -> Callable[[Path], None]:
+        def copy(out: Path) -> None:
+            shutil.copytree(run, out)
+            for name in without:
+                (out / name).unlink(missing_ok=True)
+
+        return copy
+
+    def words(*parts: object) -> list[str]:
+        return [str(part) for part in parts]
+
+    made = [
+        Row(
+            "Eval.out",
+            "`eval --out`: metrics.json, classes.csv",
+            lambda out: words("eval", truth, results, "--out", out),
+            ("metrics.json", "classes.csv"),
+            lambda out: words("eval", copied(truth, "metrics.json")(out), results, "--out", out),
+        ),
+        Row(
+            "Compare.out",
+            "`compare --out`: a JSON file",
+            lambda out: words("compare", results, results, "--truth", truth, "--samples=2", "--out", out),
+            ("",),
+            lambda out: words("compare", results, copied(results)(out), "--truth", truth, "--out", out),
+        ),
+        Row(
+            "Report.out",
+            "`report --out`: an HTML file",
+            lambda out: words("report", run, "--out", out),
+            ("",),
+            lambda out: words("report", run, "--val", copied(truth)(out), "--out", out),
+        ),
+        Row(
+            "DataShow.pictures",
+            "`data show --pictures`: a picture",
+            lambda out: words("data", "show", truth, "--pictures", out.with_suffix(".jpg")),
+            (".jpg",),
+            lambda out: words("data", "show", photo, "--pictures", linked(photo)(out.with_suffix(".jpg"))),
+        ),
+        Row(
+            "DataCheck.repair",
+            "`data check --repair`: an annotation file",
+            lambda out: words("data", "check", truth, "--repair", out),
+            ("",),
+            lambda out: words("data", "check", copied(truth)(out), "--repair", out),
+        ),
+        Row(
+            "Predict.out",
+            "`predict --out`: results.json, pictures",
+            lambda out: words("predict", run, photo, "--out", out),
+            ("results.json", f"{photo.stem}.jpg"),
+            lambda out: words("predict", run, copied(photos)(out), "--out", out),
+        ),
+        Row(
+            "Test.run",
+            "`test RUN`: results.json, metrics.json",
+            lambda out: words("test", out),
+            ("results.json", "metrics.json"),
+            lambda out: words("test", out, "--val", copied(truth, "results.json")(out)),
+            a_run("results.json", "metrics.json"),
+        ),
+        Row(
+            "Calibrate.run",
+            "`calibrate RUN`: calibration.json",
+            lambda out: words("calibrate", out, "--images=2"),
+            ("calibration.json",),
+            None,
+            a_run("calibration.json"),
+        ),
+        Row(
+            "Serve.run",
+            "`serve RUN`: report.html",
+            lambda out: words("serve", out),
+            ("report.html",),
+            None,
+            a_run("report.html"),
+        ),
+        Row(
+            "Convert.out",
+            "`convert OUT`: weights, or a run",
+            lambda out: words("convert", run, out.with_suffix(".pth"), "--to", "mmdet"),
+            (".pth",),
+            lambda out: words("convert", *[copied(best)(out.with_suffix(".pth"))] * 2, "--to", "mmdet"),
+        ),
+        Row(
+            "Train.recipe.run.out",
+            "`train --run.out`, `submit -- --run.out`: a run",
+            lambda out: words("train", "tiny_gumbel", *DATA, *SMALL, f"--run.out={out}"),
+            ("recipe.json",),
+            lambda out: words("train", copied(truth, "data/train.json")(out), *SMALL, f"--run.out={out}"),
+        ),
+        Row(
+            "Demo.out",
+            "`demo --out`: a run, pictures",
+            lambda out: words("demo", "--quick", "--pictures=1", "--out", out),
+            ("recipe.json",),
+            None,
+        ),
+        Row(
+            "Submit.logs",
+            "`submit --logs`: the job's output",
+            lambda out: words("submit", "--logs", out, "--", "tiny_gumbel", *DATA, *SMALL),
+            ("",),
+            None,
+        ),
+    ]  # fmt: skip
+    assert {row.setting for row in made} == outputs(), "an output without a row"
+    return {row.setting: row for row in made}
+
+
+Content = dict[str, tuple[int, bytes]]
+
+
+def place_of(out: Path, name: str) -> Path:
+    return out.with_name(out.name + name) if name.startswith(".") or not name else out / name
+
+
+def content(out: Path) -> Content:
+    """All files of the place, and their numbers: a file that is written again has another one."""
+    files = [path for top in out.parent.glob(f"{out.name}*") for path in (top, *top.rglob("*")) if path.is_file()]
+    return {str(path.relative_to(out.parent)): (path.stat().st_ino, path.read_bytes()) for path in files}
+
+
+def outcome(arguments: list[str], out: Path, name: str) -> str:
+    """What a command does, in the page's words."""
+    before, main_file = content(out), str(place_of(out, name).relative_to(out.parent))
+    code = main(arguments)
+    after = content(out)
+    if code == 0:
+        if main_file not in after:
+            return "not written"
+        if main_file not in before:
+            return "written"
+        return "replaced" if after[main_file] != before[main_file] else "left as it is"
+    assert {key: after.get(key) for key in before} == before, "something was lost"
+    return {1: "error (1)", 2: "refused (2)"}[code]
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A small file system."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "tailseg", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"needs to mount a small file system: {mounted.stderr.decode().strip()}")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def fill(folder: Path) -> None:
+    """Leaves no byte free."""
+    with (folder / "filler").open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(2**16))
+    assert shutil.disk_usage(folder).free == 0
+
+
+SLOW = {"Train.recipe.run.out", "Demo.out"}
+"""Whose work is not done here: test_train.py and test_demo.py do it, and go on with it."""
+
+
+@pytest.mark.parametrize("setting", sorted(outputs()))
+def test_the_page_says_what_happens(
+    setting: str, rows: dict[str, Row], tmp_path: Path, disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row, cells = rows[setting], dict.fromkeys(COLUMNS, "-")
+    name, can_ask = row.files[0], f"{setting.split('.')[0]}.overwrite" in all_settings()
+    works = setting not in SLOW | {"Submit.logs"}
+    new, full = tmp_path / "new" / "out", disk / "out"
+    for place in (new, full):
+        place.parent.mkdir(exist_ok=True)
+        row.begin(place)
+    if works:
+        for column in COLUMNS[:2]:
+            cells[column] = outcome(row.call(new), new, name)
+        shutil.copytree(new.parent, full.parent, dirs_exist_ok=True)
+    if setting in {"Serve.run", "DataCheck.repair"}:  # which never write over what is there
+        place_of(full, name).unlink()
+    capsys.readouterr()
+    for file in row.files:
+        place_of(new, file).parent.mkdir(parents=True, exist_ok=True)
+        place_of(new, file).write_text(MINE)
+    cells["another kind"] = outcome(row.call(new), new, name)
+    if can_ask:
+        cells["another kind, --overwrite"] = outcome([*row.call(new), "--overwrite"], new, name)
+    if row.as_input:
+        taken = tmp_path / "taken" / "out"
+        taken.parent.mkdir()
+        row.begin(taken)
+        asked = ["--overwrite"] if can_ask else []
+        cells["an input"] = outcome([*row.as_input(taken), *asked], taken, name)
+    fill(disk)
+    capsys.readouterr()
+    if setting != "Submit.logs":
+        cells["full disk"] = outcome(row.call(full), full, name)
+        assert "could not be written" in capsys.readouterr().err
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    cells["read-only"] = outcome(row.call(full), full, name)
+    if cells["read-only"] != "not written":
+        assert "cannot be written, and the results go there" in " ".join(capsys.readouterr().err.split())
+    line = f"| {row.shown} | {' | '.join(cells.values())} |"
+    assert line in PAGE.read_text().splitlines(), f"{PAGE.name} lacks the line\n{line}"
