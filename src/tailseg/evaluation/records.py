@@ -337,5 +337,5 @@ class Wrong:
         read = self.before + len(self.records)
         return ValueError(
             f"{self.source}: {key!r} of record {self.before + wrong[0]} should be {expected}, {found[:200]} "
-            f"({len(wrong):,} of {read:,} records are wrong)"
+            f"({len(wrong):,} of {read:,} records read so far are wrong)"
         )
