@@ -52,7 +52,7 @@ def jpeg(tmp_path: Path, picture: torch.Tensor) -> ImageInfo:
         (None, URL, ["train2017/000000000009.jpg", "000000000009.jpg"]),
         ("COCO_9.jpg", URL, ["COCO_9.jpg", "train2017/000000000009.jpg", "000000000009.jpg"]),
         ("a.jpg", "C:\\photos\\a.jpg", ["a.jpg"]),
-        (None, "C:\\photos\\a.jpg", ["C:\\photos\\a.jpg"]),  # to be refused
+        (None, "C:\\photos\\a.jpg", ["C:/photos/a.jpg", "a.jpg"]),  # the first of them to be refused
         (None, None, []),
     ],
 )
@@ -329,3 +329,14 @@ def test_a_name_without_its_folder_is_the_last_resort(tmp_path):
     assert finder.find(["train/0001.png", "0001.png"]) == tmp_path / "set" / "0001.png"
     assert finder.find(["0001.png", "train2017/0001.png"]) == tmp_path / "set" / "0001.png"
     assert finder.find(["other/0002.png", "0002.png"]) == tmp_path / "train" / "0002.png"
+
+
+def test_an_image_one_folder_lower_is_found_but_not_beside_the_file(tmp_path: Path) -> None:
+    annotation_file = tmp_path / "set" / "annotations" / "instances_default.json"
+    lower = tmp_path / "set" / "images" / "default" / "a.jpg"
+    for file in (annotation_file, lower, tmp_path / "set" / "other" / "b.jpg"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    assert ImageFinder(annotation_file).find(["a.jpg"]) == lower
+    with pytest.raises(ImageError, match="image b.jpg not found"):
+        ImageFinder(annotation_file).find(["b.jpg"])

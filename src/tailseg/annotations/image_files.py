@@ -46,17 +46,20 @@ class ImageFinder:
             (``coco/annotations/x.json`` and ``coco/train2017``), or where the environment says.
         folder: look only here; relative to the working directory like every path a user gives.
 
-    What is in none of these is looked for one folder lower, as CVAT lays out its images (``images/default/a.jpg``).
+    What is in none of these is looked for one folder lower than the named folder, the file's own and ``images``, as CVAT
+    lays out its images (``images/default/a.jpg``); not in the folders beside the file's, which are other data sets'.
     """
 
     def __init__(self, annotation_file: Path, folder: Path | None = None) -> None:
         self.roots = [folder] if folder is not None else _default_roots(annotation_file)
+        own = annotation_file.resolve().parent
+        self._with_lower = [folder] if folder is not None else [own, own / "images", own.parent / "images"]
 
     @cached_property
     def lower(self) -> list[Path]:
-        """The folders in the roots; none where there are too many to look through for every image."""
+        """The folders in these; none where there are too many to look through for every image."""
         folders: list[Path] = []
-        for root in self.roots:
+        for root in self._with_lower:
             with suppress(OSError):
                 folders += [Path(entry) for entry in sorted(os.scandir(root), key=str) if entry.is_dir()]
         return list(dict.fromkeys(folders)) if len(folders) <= MOST_FOLDERS else []
