@@ -328,11 +328,12 @@ def test_a_name_without_its_folder_is_the_last_resort(tmp_path):
     assert finder.find(["valid/0001.png", "0001.png"]) == tmp_path / "set" / "deep" / "valid" / "0001.png"
     assert finder.find(["train/0001.png", "0001.png"]) == tmp_path / "set" / "0001.png"
     assert finder.find(["0001.png", "train2017/0001.png"]) == tmp_path / "set" / "0001.png"
+    finder = ImageFinder(tmp_path / "annotations" / "all.json")
     assert finder.find(["other/0002.png", "0002.png"]) == tmp_path / "train" / "0002.png"
 
 
 def test_an_image_one_folder_lower_is_found_but_not_beside_the_file(tmp_path: Path) -> None:
-    annotation_file = tmp_path / "set" / "annotations" / "instances_default.json"
+    annotation_file = tmp_path / "set" / "labels" / "instances_default.json"
     lower = tmp_path / "set" / "images" / "default" / "a.jpg"
     for file in (annotation_file, lower, tmp_path / "set" / "other" / "b.jpg"):
         file.parent.mkdir(parents=True, exist_ok=True)

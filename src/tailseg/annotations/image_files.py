@@ -46,14 +46,16 @@ class ImageFinder:
             (``coco/annotations/x.json`` and ``coco/train2017``), or where the environment says.
         folder: look only here; relative to the working directory like every path a user gives.
 
-    What is in none of these is looked for one folder lower than the named folder, the file's own and ``images``, as CVAT
-    lays out its images (``images/default/a.jpg``); not in the folders beside the file's, which are other data sets'.
+    What is in none of these is looked for one folder lower than the named folder, the file's own and ``images``, as
+    CVAT lays out its images (``images/default/a.jpg``), and beside a folder ``annotations``, as COCO does. Folders
+    beside others are those of other data sets.
     """
 
     def __init__(self, annotation_file: Path, folder: Path | None = None) -> None:
         self.roots = [folder] if folder is not None else _default_roots(annotation_file)
         own = annotation_file.resolve().parent
-        self._with_lower = [folder] if folder is not None else [own, own / "images", own.parent / "images"]
+        beside = [own.parent] * (own.name == "annotations")
+        self._with_lower = [folder] if folder is not None else [own, own / "images", own.parent / "images", *beside]
 
     @cached_property
     def lower(self) -> list[Path]:
