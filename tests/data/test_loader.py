@@ -156,6 +156,7 @@ def test_objects_that_a_crop_leaves_outside_are_dropped(many: dict[str, Any], wr
         **copy.deepcopy(many["annotations"][0]),
         "id": 100,
         "bbox": [40, 28, 8, 8],
+        "area": 32,
         "segmentation": [[40, 28, 48, 28, 44, 36]],
     }
     crowd = {**copy.deepcopy(far), "id": 101, "iscrowd": 1}
@@ -171,7 +172,7 @@ def test_objects_that_a_crop_leaves_outside_are_dropped(many: dict[str, Any], wr
 
 
 def test_objects_below_a_pixel_in_the_file_stay_out_when_the_image_grows(many: dict[str, Any], write: Write) -> None:
-    many["annotations"][0]["bbox"] = [10, 5, 0.5, 20]
+    many["annotations"][0].update(bbox=[10, 5, 0.5, 20], area=10)
     with pytest.warns(UserWarning, match="1 objects are below one pixel"):
         annotations = read_dataset(write(many, images=True))
     dataset = DetectionDataset(annotations, test_transform(360, 480))
