@@ -162,7 +162,7 @@ CHANGES = {
         annotate(iscrowd=1, segmentation=[]), "ii-x", {"crowds_alone", "crowd_mask_missing"}, (1, 3)
     ),
     "boxes only, one of a crowd": Change(
-        lambda raw: (no_masks(raw), raw["annotations"][1].update(iscrowd=1)), "ix-x", {"mask_missing", "crowds_alone"}
+        lambda raw: (no_masks(raw), raw["annotations"][2].update(iscrowd=1)), "-x-x", {"mask_missing"}
     ),
     "keypoints": Change(lambda raw: raw["categories"][0].update(keypoints=["nose"]), "nnnn", {"keypoints"}),
     "videos": Change(lambda raw: raw.update(videos=[{"id": 1}]), "iinn", {"videos"}),
