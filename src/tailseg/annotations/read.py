@@ -239,3 +239,16 @@ def with_classes(
         not_exhaustive=annotations.not_exhaustive.only(list(theirs)),
         notes=(*annotations.notes, *notes),
     )
+
+
+def with_more_classes(annotations: Annotations, more: Sequence[Category]) -> Annotations:
+    """A data set that knows other classes too, without an object of them: detections of them are then in place."""
+    known = {category.id for category in annotations.categories}
+    added = [category for category in more if category.id not in known]
+    if not added:
+        return annotations
+    categories = tuple(sorted((*annotations.categories, *added), key=lambda category: category.id))
+    before, after = (np.array([c.id for c in each], np.int64) for each in (annotations.categories, categories))
+    objects = replace(annotations.objects, labels=places(before, after)[annotations.objects.labels])
+    frequency = count_frequency(objects, len(categories), tuple(category.group for category in categories))
+    return replace(annotations, categories=categories, objects=objects, frequency=frequency)

@@ -12,7 +12,7 @@ from rich.markup import escape
 from tailseg.cli.common import UsageError, output, parse
 from tailseg.cli.file_kinds import COMPARISON
 from tailseg.cli.outputs import check
-from tailseg.cli.results import frequency_groups, run_truth, steps, what_to_score
+from tailseg.cli.results import run_truth, steps, truth_and_groups, what_to_score
 from tailseg.files import Output, write_text
 
 if TYPE_CHECKING:
@@ -125,10 +125,10 @@ def find_truth(options: Compare) -> "tuple[Path | Annotations, Mapping[int, Grou
         UsageError: A is a file, and nothing is given; or another run has another validation set.
     """
     if options.truth:
-        groups, notes = frequency_groups(options.train, options.truth)
+        truth, groups, notes = truth_and_groups(options.truth, options.train)
         for note in notes:
             output().print(escape(note))
-        return options.truth, groups
+        return truth, groups
     if not options.runs[0].is_dir():
         raise UsageError(f"{options.runs[0]} is a results file: name its annotation file with --truth")
     truth, groups, note = run_truth(options.runs[0])

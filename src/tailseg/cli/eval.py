@@ -11,7 +11,7 @@ from rich.markup import escape
 from tailseg.cli.common import UsageError, output, parse
 from tailseg.cli.file_kinds import ANALYSIS, CLASSES
 from tailseg.cli.outputs import check
-from tailseg.cli.results import frequency_groups, steps, what_to_score
+from tailseg.cli.results import steps, truth_and_groups, what_to_score
 from tailseg.files import Output, write_text
 
 if TYPE_CHECKING:
@@ -70,10 +70,10 @@ def run(arguments: Sequence[str]) -> None:
     from tailseg.evaluation.tables import class_table, tables
 
     sources = what_to_score(options.results, options.only)
-    groups, notes = frequency_groups(options.train, options.truth)
+    truth, groups, notes = truth_and_groups(options.truth, options.train)
     with steps() as step:
         analysis = analyse(
-            options.truth,
+            truth,
             sources,
             max_detections=options.max_detections,
             groups=groups,

@@ -58,28 +58,30 @@ def steps() -> "Generator[Callable[[str, int, int], None]]":
         yield step
 
 
-def frequency_groups(train: Path | None, truth: Path) -> "tuple[Mapping[int, Group] | None, tuple[str, ...]]":
-    """Category id -> group by the image counts of a training set's annotation file; and notes for the reader.
+def truth_and_groups(
+    truth: Path, train: Path | None
+) -> "tuple[Path | Annotations, Mapping[int, Group] | None, tuple[str, ...]]":
+    """An annotation file to score against, with the classes of a training set and their groups by its image counts.
 
-    Classes that ``truth`` lacks are left out: many tools write only the classes that a split has objects of.
+    Many tools write only the classes that a split has objects of, so the training set may know more of them.
+
+    Returns:
+        The file or what was read of it, category id -> group, and notes for the reader.
 
     Raises:
-        ValueError: the file is missing or malformed; see `read_dataset`.
+        ValueError: a file is missing or malformed; see `read_dataset`.
     """
     if train is None:
-        return None, ()
-    from tailseg.annotations.read import judge, open_file
-    from tailseg.evaluation.json_files import category_ids
+        return truth, None, ()
+    from tailseg.annotations.read import judge, open_file, with_more_classes
 
-    annotations = judge(open_file(train), ["training"])  # without the pictures, that may hold the sizes
-    groups = {category.id: category.group for category in annotations.categories}
-    known = {*map(str, category_ids(truth))}
-    beyond = [key for key in groups if str(key) not in known]
-    if not known or not beyond:  # what is wrong with the file, its reader says
-        return groups, ()
+    training = judge(open_file(train), ["training"])  # without the pictures, that may hold the sizes
+    annotations = open_file(truth)
+    groups = {category.id: category.group for category in training.categories}
+    beyond = sorted(groups.keys() - {category.id for category in annotations.categories})
     some = ", ".join(map(str, beyond[:5])) + (" .." if len(beyond) > 5 else "")
-    note = f"{len(beyond):,} classes of {train} that {truth} lacks play no part ({some})"
-    return {key: group for key, group in groups.items() if key not in beyond}, (note,)
+    notes = (f"{len(beyond):,} classes of {train} that {truth} lacks play no part ({some})",) if beyond else ()
+    return with_more_classes(annotations, training.categories), groups, notes
 
 
 def run_truth(run: Path) -> "tuple[Annotations, Mapping[int, Group], str]":

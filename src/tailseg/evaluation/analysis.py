@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from tailseg.annotations.dataset import Annotations
+from tailseg.annotations.json_file import garbage_collector_paused
 from tailseg.annotations.types import Group
 from tailseg.evaluation.average_precision import MAX_DETECTIONS, check_options, metrics, scores
 from tailseg.evaluation.boundary import with_boundaries
@@ -23,7 +24,6 @@ from tailseg.evaluation.detections import best_of_each_class, best_of_each_image
 from tailseg.evaluation.engines import ENGINES, Engine
 from tailseg.evaluation.errors import KINDS, Errors, Part, error_kinds
 from tailseg.evaluation.ground_truth import GroundTruth, is_member, read_ground_truth
-from tailseg.evaluation.json_files import garbage_collector_paused
 from tailseg.evaluation.matches import Matches, match
 from tailseg.evaluation.metrics import ROW_NAMES, IouType, Metrics
 from tailseg.evaluation.numbering import read_sources

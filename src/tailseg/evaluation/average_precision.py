@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from tailseg.annotations.dataset import Annotations
+from tailseg.annotations.json_file import garbage_collector_paused
 from tailseg.annotations.types import Group
 from tailseg.evaluation.detections import areas_of, best_of_each_image
 from tailseg.evaluation.engines import ENGINES, Engine
 from tailseg.evaluation.ground_truth import GroundTruth, read_ground_truth
-from tailseg.evaluation.json_files import garbage_collector_paused
 from tailseg.evaluation.metrics import ClassScore, IouType, Metrics
 from tailseg.evaluation.numbering import Source, note_on_ids, read_explained
 from tailseg.evaluation.precision import Curves

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
+from tailseg.annotations.json_file import garbage_collector_paused
 from tailseg.annotations.types import Group
 from tailseg.evaluation.average_precision import MAX_DETECTIONS
 from tailseg.evaluation.bootstrap import Resampled, draw, resample
 from tailseg.evaluation.detections import best_of_each_image, match_results
 from tailseg.evaluation.errors import Errors, error_kinds
 from tailseg.evaluation.ground_truth import GroundTruth
-from tailseg.evaluation.json_files import garbage_collector_paused
 from tailseg.evaluation.matches import Matches
 from tailseg.evaluation.metrics import IouType
 from tailseg.evaluation.numbering import Source, read_sources

@@ -1,12 +1,10 @@
 """JSON files, packed by gzip or not: as a whole, or lists record by record without holding all in memory."""
 
-import gc
 import gzip
 import json
 import re
 import zlib
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, Never
@@ -33,23 +31,6 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - JSON is anything until it ha
             return parse(file.read())
     except _UNREADABLE as error:
         raise ValueError(f"{path} cannot be read as JSON: {error}") from error
-
-
-class _Identified(msgspec.Struct):
-    id: Any = None
-
-
-class _Categories(msgspec.Struct):
-    categories: list[_Identified] = []
-
-
-def category_ids(path: Path) -> list[Any]:
-    """The ids of an annotation file's categories as it spells them, at a glance; none if it cannot be read."""
-    try:
-        with path.open("rb") as raw, _unpacked(raw) as file:
-            return [category.id for category in msgspec.json.decode(file.read(), type=_Categories).categories]
-    except (OSError, *_UNREADABLE):
-        return []
 
 
 def parse(text: bytes) -> Any:  # noqa: ANN401
@@ -115,18 +96,6 @@ def read_records(
             '[{"image_id": .., "category_id": .., "bbox": .., "score": .., "segmentation": ..}, ..]'
         )
     yield records[done:]
-
-
-@contextmanager
-def garbage_collector_paused() -> Generator[None]:
-    """Millions of records hold no cycles, and are not to be searched for them again and again."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _pieces(path: Path) -> Iterator[tuple[bytes, int, bool]]:
