@@ -12,8 +12,8 @@ which is emptied before each run of ``open``.
 Works (`--works` names some): the light ones, ``recipes``, ``train-help``, ``recipe-help``, ``show`` and ``check`` (50
 images), ``losses`` (all of ``tailseg.losses``) beside ``torch`` (``import torch``), ``eval-100``; and the large ones,
 ``eval-19809`` (5.9 million detections), ``open`` (the first opening of an annotation file of LVIS's size) and
-``report`` (three runs of 5,000 images). The files of the works are made in ``--data`` once (4 GB for all) and used
-again.
+``report`` (three runs of 5,000 images), and ``train`` (20 steps of a small network). The files of the works are made
+in ``--data`` once (4 GB for all) and used again.
 """
 
 import json
@@ -35,7 +35,6 @@ from measure import table
 
 ROOT = Path(__file__).parents[1]
 DATA = Path.home() / ".cache" / "tailseg-benchmark"
-DATA = Path.home() / ".cache" / "tailseg-benchmark"
 Name = Literal[
     "recipes",
     "train-help",
@@ -48,6 +47,7 @@ Name = Literal[
     "eval-19809",
     "open",
     "report",
+    "train",
 ]
 OPEN = """\
 import sys
@@ -144,6 +144,18 @@ def open_lvis(data: Path) -> list[str]:
     return ["-c", OPEN, str(write_lvis(data, scale=1.0, counts=COUNTS if COUNTS.is_file() else None))]
 
 
+def train(data: Path) -> list[str]:
+    """Twenty steps of eight images on a small network, evaluated at the end."""
+    from tailseg.data.tiny_tail import generate
+
+    folder = data / "tiny_tail"
+    if not folder.is_dir():
+        generate(folder, preset="test")
+    files = [str(folder / "train.json"), "--data.val", str(folder / "val.json")]
+    steps = ["--optim.epochs", "10", "--optim.steps", "8", "--run.eval-every", "0", "--run.out", "run", "--no-report"]
+    return ["-m", "tailseg", "train", *files, *steps]
+
+
 def report(data: Path) -> list[str]:
     """Three runs of one recipe whose detections are of different skill."""
     runs = [results(data, 5000, skill=skill, pictures=skill == 0.5) for skill in (0.5, 0.6, 0.7)]
@@ -166,6 +178,7 @@ WORKS: dict[Name, Work] = {
     "eval-19809": Work("`tailseg eval`, 19,809 images", evaluate(19_809)),
     "open": Work("first opening of an annotation file of LVIS's size", open_lvis, fresh=True),
     "report": Work("`tailseg report`, three runs of 5,000 images", report),
+    "train": Work("`tailseg train`, 20 steps of 8 images", train, fresh=True),
 }
 
 

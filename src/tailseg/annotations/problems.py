@@ -43,6 +43,12 @@ class Problem:
         """What is wrong, with the first records."""
         return f"{self.counted}{': ' * bool(self.examples)}{self.records}"
 
+    @property
+    def is_of_all(self) -> bool:
+        """Whether all objects have the problem, as the detail ``86 of 86`` says: nothing is left without them."""
+        first, _, last = self.detail.partition(" of ")
+        return bool(last) and first == last
+
     def __str__(self) -> str:
         return f"{self.text}. {self.remedy}."
 
@@ -125,7 +131,8 @@ def refuse(problems: Sequence[Problem], path: Path, uses: Sequence[Use], *, repa
     if not stopping:
         return
     lines = [f"{path} cannot be used:", *map(str, stopping)]
-    if any(use.startswith("training") for use in uses) and all(each.kind.scope == "object" for each in stopping):
+    repairable = all(each.kind.scope == "object" and not each.is_of_all for each in stopping)
+    if repairable and any(use.startswith("training") for use in uses):
         lines.append(
             "To go on without these objects: --data.on-problem repair. To write a file without them: "
             f"tailseg data check {path} --repair OUT.json"
