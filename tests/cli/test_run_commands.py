@@ -1,6 +1,7 @@
 """`tailseg test` and `tailseg predict` on a trained run."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from pycocotools import mask as coco
 
@@ -172,7 +174,8 @@ def check_stopped(run: Path, images: Path, out: Path, number: int, *, code: int,
     """Signals a prediction in the middle: what was found stands in a valid file, as without the signal."""
     arguments = ["predict", str(run), str(images), "--score-threshold", "0", "--out"]
     command = [sys.executable, "-m", "tailseg", *arguments, str(out)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # sums are shared by as many as here
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env={**os.environ, **threads}) as process:
         while process.poll() is None and (found(out) or [{"image_id": 0}])[-1]["image_id"] < after:
             time.sleep(0.005)  # each look meets a valid file
         process.send_signal(number)
