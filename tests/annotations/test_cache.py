@@ -295,7 +295,7 @@ def test_any_flipped_bit_is_noticed_and_mended(raw: RawDataset, write: Write, fo
         found, warned = reread(path)
         assert same(found, parsed)
         assert len(warned) == 1
-        assert "is damaged or outdated" in warned[0]
+        assert "is damaged" in warned[0]
         assert same(cached(path, no_parsing), parsed)
 
 
@@ -321,8 +321,8 @@ def test_another_version_is_made_anew(
         cached(path, parse)
     found, warned = reread(path)
     assert same(found, parse(path))
-    assert "another version" in warned[0]
-    assert reread(path)[1] == []
+    assert warned == [], "it is no damage"
+    assert same(cached(path, no_parsing), found)
 
 
 def test_the_cache_of_another_file_is_not_taken(raw: RawDataset, write: Write, folder: Path) -> None:
@@ -432,7 +432,7 @@ def test_a_forged_cache_with_a_right_checksum_is_made_anew(
     found, warned = reread(path)
     assert same(found, parsed)
     assert len(warned) == 1
-    assert "is damaged or outdated" in warned[0]
+    assert "is damaged" in warned[0]
     assert same(cached(path, no_parsing), parsed)
 
 

@@ -50,7 +50,7 @@ CACHE_FROM = 16_000_000
 """Bytes of an annotation file from which on it is cached: smaller ones are parsed within a second."""
 
 VERSION: Final = "2"
-"""Of the cache's layout; another one is made anew."""
+"""Of the cache's layout; one of another version is made again, without a word."""
 
 SETTLED: Final = 2.0
 """Seconds since its last change after which a file's times tell any later one: the coarsest clock of file systems."""
@@ -96,6 +96,10 @@ ROWS: Final = ("areas", "labels", "ids", "ignored", "faults", "first_polygons", 
 
 class DamagedError(Exception):
     """A cache file is not what was written."""
+
+
+class OutdatedError(Exception):
+    """A cache file is of another version of tailseg."""
 
 
 @runtime_checkable
@@ -267,8 +271,12 @@ def _load(folder: Path, key: str) -> Contents | None:
         return _read(file, key)
     except FileNotFoundError:  # deleted meanwhile
         return None
+    except OutdatedError:
+        with suppress(OSError):
+            file.unlink(missing_ok=True)
+        return None
     except (DamagedError, OSError, SafetensorError, ValueError, TypeError, KeyError, RuntimeError) as error:
-        warnings.warn(f"{file} is damaged or outdated ({error}): dropped, to be made anew", stacklevel=4)
+        warnings.warn(f"{file} is damaged ({error}): dropped, to be made again", stacklevel=4)
         with suppress(OSError):
             file.unlink(missing_ok=True)
         return None
@@ -284,8 +292,10 @@ def _read(file: Path, key: str, *, just_written: bool = False) -> Contents:
     with safe_open(file, framework="np") as tensors:
         metadata, names = dict(tensors.metadata() or {}), set(tensors.keys())
     checksum = metadata.pop("checksum", "")
-    if metadata.get("version") != VERSION or metadata.get("key") != key or names != set(DTYPES):
-        raise DamagedError("another version, or of another file")
+    if metadata.get("version", VERSION) != VERSION:
+        raise OutdatedError(metadata["version"])
+    if metadata.get("key") != key or names != set(DTYPES):
+        raise DamagedError("of another file, or lacks a part")
     arrays: dict[str, np.ndarray] = {**map_arrays(file, DTYPES)}
     if wrong := [
         name for name, dtype in DTYPES.items() if (arrays[name].dtype, arrays[name].ndim) != (dtype, _ndim(name))
