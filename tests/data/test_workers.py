@@ -78,6 +78,22 @@ def test_results_come_in_the_order_of_their_tasks_pass_after_pass(count: int) ->
     assert not loaders()
 
 
+def test_workers_stay_where_no_more_than_the_last_result_is_asked_for() -> None:
+    """As an epoch does that counts its steps: forking again for each took half of a short one's time."""
+    workers = Workers(lambda _: os.getpid(), 2)
+    passes = []
+    for _ in range(3):
+        made = run(workers, range(6))
+        passes.append([next(made) for _ in range(6)])
+        made.close()
+    assert passes[0] == passes[1] == passes[2]
+    made = run(workers, range(6))
+    next(made)
+    made.close()
+    assert set(run(workers, range(6))).isdisjoint(passes[0]), "after a pass that was left early others take over"
+    workers.stop()
+
+
 def test_a_worker_killed_while_half_of_its_batch_is_in_the_pipe_is_replaced() -> None:
     """All that the pipe takes is in it, and the main process reads on: where workers share a queue it does for ever."""
     said: list[str] = []

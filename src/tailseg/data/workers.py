@@ -80,22 +80,21 @@ class Workers:
         """
         if not self._workers:
             self._workers = [_Worker(self._make) for _ in range(self._count)]
-        done = False
+        turns, due = cycle(self._workers), deque[_Worker]()
+        rest = zip(tasks, turns)  # noqa: B905 - the turns never end
         try:
-            turns, due = cycle(self._workers), deque[_Worker]()
-            rest = zip(tasks, turns)  # noqa: B905 - the turns never end
             for task, worker in islice(rest, AHEAD * self._count):
                 worker.give(task)
                 due.append(worker)
             while due:
-                made = _take(due.popleft(), say, check)
+                made = _take(due[0], say, check)
+                due.popleft()
                 for task, worker in islice(rest, 1):
                     worker.give(task)
                     due.append(worker)
-                yield made
-            done = True
+                yield made  # the caller need not ask once more to learn that this was the last one
         finally:
-            if not done:  # what they still make belongs to tasks that nobody asks for any more
+            if due:  # what they still make belongs to tasks that nobody asks for any more
                 self.stop()
 
     def stop(self) -> None:
