@@ -1,11 +1,18 @@
 """Two images of 40 x 60 with squares of 10 pixels, as in the tests of the evaluation, and detections of them."""
 
 import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from tailseg.annotations.types import Group
 from tailseg.evaluation import analyse
+from tailseg.evaluation.average_precision import MAX_DETECTIONS
+from tailseg.evaluation.detections import best_of_each_image, match_results, read_found
+from tailseg.evaluation.ground_truth import read_ground_truth
+from tailseg.evaluation.metrics import IouType
 from tailseg.recipes import get_recipe
-from tailseg.report.evidence import gather
+from tailseg.report.evidence import Evidence, evidence_of
 from tailseg.report.run import EvaluatedRun, what_overlaps
 from tailseg.structures import ClassFrequency
 
@@ -70,3 +77,14 @@ def evaluated(annotations, records, *, name, recipe="tiny_gumbel"):
         train=annotations,
         threshold=0.3,
     )
+
+
+def gather(
+    annotations_json: Path, results: Path, *, kind: IouType, groups: Mapping[int, Group], least_score: float
+) -> Evidence:
+    """The evidence of a results file, matched for the report alone."""
+    both: tuple[IouType, ...] = ("bbox", "segm") if kind == "segm" else ("bbox",)  # boxes say where a picture is
+    truth = read_ground_truth(annotations_json, masks=kind == "segm", groups=groups)
+    found = read_found(results, truth, both, least_score=least_score)
+    capped = best_of_each_image(found, truth, MAX_DETECTIONS[truth.protocol])
+    return evidence_of(truth, found, match_results(truth, found, capped, kind), kind=kind, least_score=least_score)

@@ -5,9 +5,8 @@ import json
 import pytest
 
 from tailseg.evaluation.matches import FALSE, FOUND, LEFT_ALONE
-from tailseg.report.evidence import gather
 
-from .squares import ANT, BEE, GNU, dataset, record
+from .squares import ANT, BEE, GNU, dataset, gather, record
 
 GROUPS = {ANT: "r", BEE: "f", GNU: "c"}
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from tailseg.evaluation import matches
-from tailseg.report.evidence import gather
 from tailseg.report.figures import (
     CONFUSED,
     FOUND,
@@ -20,7 +19,7 @@ from tailseg.report.figures import (
     score_histograms,
 )
 
-from .squares import ANT, BEE, GNU, dataset, record
+from .squares import ANT, BEE, GNU, dataset, gather, record
 
 LABELS = {ANT: 0, BEE: 1, GNU: 2}
 

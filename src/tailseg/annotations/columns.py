@@ -44,7 +44,6 @@ class Columns:
         faults: uint32 ``[M]``: `tailseg.annotations.kinds.BITS`.
         segmentations: packed.
         num_text_ids: ids that are written as text.
-        keypoints: whether any annotation has some.
     """
 
     ids: np.ndarray

@@ -3,20 +3,17 @@
 Shapes: n detections, M objects and crowds.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
 from tailseg.evaluation.average_precision import MAX_DETECTIONS
-from tailseg.evaluation.detections import best_of_each_image, match_results, read_found, surroundings
-from tailseg.evaluation.ground_truth import GroundTruth, read_ground_truth
+from tailseg.evaluation.detections import best_of_each_image, surroundings
+from tailseg.evaluation.ground_truth import GroundTruth
 from tailseg.evaluation.matches import LEFT_ALONE, Matches
 from tailseg.evaluation.metrics import IouType
 from tailseg.evaluation.overlaps import NO_PAIRS, Pairs
 from tailseg.evaluation.results import Results
-from tailseg.structures import Group
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,28 +45,6 @@ class Evidence:
     overlapped: np.ndarray
     overlaps: np.ndarray
     found_by: np.ndarray
-
-
-def gather(
-    annotations_json: Path, results: Path, *, kind: IouType, groups: Mapping[int, Group], least_score: float
-) -> Evidence:
-    """Reads and matches a results file.
-
-    Args:
-        annotations_json: ground truth.
-        results: the results file.
-        kind: what overlaps.
-        groups: category id -> frequency group.
-        least_score: of the detections that do not count, those that score less are left out.
-
-    Raises:
-        FileNotFoundError, ValueError: as `tailseg.evaluation.evaluate`.
-    """
-    both: tuple[IouType, ...] = ("bbox", "segm") if kind == "segm" else ("bbox",)  # boxes say where a picture is
-    truth = read_ground_truth(annotations_json, masks=kind == "segm", groups=groups)
-    found = read_found(results, truth, both, least_score=least_score)
-    capped = best_of_each_image(found, truth, MAX_DETECTIONS[truth.protocol])
-    return evidence_of(truth, found, match_results(truth, found, capped, kind), kind=kind, least_score=least_score)
 
 
 def evidence_of(truth: GroundTruth, found: Results, matches: Matches, *, kind: IouType, least_score: float) -> Evidence:
