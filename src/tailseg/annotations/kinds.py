@@ -87,7 +87,7 @@ _FILE: Final = (
         "boxes_alone",
         "-x-x",
         "no object has a mask: it is a file of boxes",
-        "None is needed for boxes (training: a recipe with model.mask=None; evaluation: --only bbox)",
+        "To learn boxes: tailseg train with --boxes-only (a recipe with model.mask=None); to score boxes: --only bbox",
         "boxes are learned and scored",
         "file",
     ),
@@ -349,8 +349,8 @@ _OBJECTS: Final = (
         "mask_missing",
         "-x-x",
         "objects without a mask ({detail})",
-        "Annotate their masks, or remove them. To learn boxes alone: a recipe of yours with model.mask=None (tailseg "
-        "train module:function); to score boxes alone: --only bbox (iou_types=('bbox',))",
+        "Annotate their masks, or remove them. To learn boxes alone: tailseg train with --boxes-only (a recipe with "
+        "model.mask=None); to score boxes alone: --only bbox (iou_types=('bbox',))",
         "boxes alone are read",
     ),
     Kind(
