@@ -160,6 +160,14 @@ _IMAGES: Final = (
         "Replace them, or remove them from the annotation file",
         scope="pixels",
     ),
+    Kind(
+        "images_twice",
+        "iiii",
+        "files are listed more than once, as images of their own",
+        "List each file once, with all its objects",
+        "each is read as an image by itself; where a part is held out, those of one file stay in one part",
+        "pixels",
+    ),
 )
 
 _CATEGORIES: Final = (
