@@ -56,9 +56,10 @@ def check_agreement(checks: Checks, masks: Segmentations, clipped: np.ndarray, p
     boxed = ~columns.ignored & (checks.sizes > 0).all(axis=1) & ~checks.marked(*BAD_BOXES)
     known = _measure(checks, masks, boxed & ~checks.marked(*BAD_MASKS))
     masked = ~np.isnan(known.boxes[:, 0])
-    limits = np.tile(checks.sizes[:, ::-1], 2)
     rows = np.flatnonzero(masked)
-    apart = rows[~readings.agree(np.clip(known.boxes[rows], 0, limits[rows]), clipped[rows])]
+    apart = rows[~readings.agree(known.boxes[rows], clipped[rows])]
+    limits = np.tile(checks.sizes[apart][:, ::-1], 2)  # what is drawn ends at the image's edges
+    apart = apart[~readings.agree(np.clip(known.boxes[apart], 0, limits), clipped[apart])]
     many = _is_many(len(apart), len(rows))
     if many or len(apart := apart[~checks.marked(*NAMED)[apart]]):
 
@@ -70,7 +71,7 @@ def check_agreement(checks: Checks, masks: Segmentations, clipped: np.ndarray, p
         known_xywh = np.concatenate([known.boxes[:, :2], known.boxes[:, 2:] - known.boxes[:, :2]], axis=1)
         detail = _apart(checks, masks, known, apart, len(rows))
         problems.add("mask_box" if many else "mask_box_some", apart, name, detail=detail)
-    if not many:
+    if not many and 2 * len(rows) < np.count_nonzero(boxed):
         _check_boxes(checks, np.flatnonzero(boxed), problems)
     masked[apart] = False
     _check_areas(checks, known, np.flatnonzero(masked), problems)
@@ -90,10 +91,11 @@ def _measure(checks: Checks, masks: Segmentations, wanted: np.ndarray) -> _Masks
     rows = np.flatnonzero(masks.polygon_counts > 0)
     if len(rows):
         first = offsets_of(masks.polygon_counts)[rows]
-        boxes[rows, :2] = np.minimum.reduceat(checks.limits[:, :2], first)
-        boxes[rows, 2:] = np.maximum.reduceat(checks.limits[:, 2:], first)
-        sides = boxes[rows, 2:] - boxes[rows, :2]
-        slack, whole = sides.sum(axis=1), sides.prod(axis=1)  # drawing a polygon rounds by less
+        reduced = [np.minimum] * 2 + [np.maximum] * 2
+        sides = [each.reduceat(side, first) for each, side in zip(reduced, checks.limits.T, strict=True)]
+        boxes[rows] = np.stack(sides, axis=1)
+        width, height = sides[2] - sides[0], sides[3] - sides[1]
+        whole, slack = width * height, width + height  # drawing a polygon rounds by less
         least[rows] = np.minimum(np.maximum.reduceat(checks.areas, first), whole) - slack
         most[rows] = np.minimum(np.add.reduceat(checks.areas, first), whole) + slack
     boxes[~wanted] = np.nan
@@ -138,14 +140,11 @@ def _check_boxes(checks: Checks, rows: np.ndarray, problems: Problems) -> None:
 
 def _check_areas(checks: Checks, known: _Masks, rows: np.ndarray, problems: Problems) -> None:
     """Areas that put objects with a mask into another size group than the mask does."""
-    areas = checks.columns.areas
-    rows = rows[~np.isnan(areas[rows]) & ~checks.marked("area_bad", "area_negative", "area_large", "mask_empty")[rows]]
-    groups = readings.size_groups(areas[rows])
-    smaller, larger = (
-        (groups < readings.size_groups(known.least[rows])),
-        groups > readings.size_groups(known.most[rows]),
-    )
-    other = rows[smaller | larger]
+    areas, least, most = checks.columns.areas, known.least, known.most
+    other = rows[(areas[rows] < least[rows]) | (areas[rows] > most[rows])]
+    other = other[~checks.marked("area_negative", "area_large", "mask_empty")[other]]
+    low, group, high = (readings.size_groups(pixels[other]) for pixels in (least, areas, most))
+    other = other[(group < low) | (group > high)]
     if _is_many(len(other), len(rows)):
         whose = readings.whose_areas(areas[other], checks.columns.boxes[other], checks.sizes[other])
         detail = (

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from pycocotools import mask as coco
 
-from tailseg.annotations.checks import polygon_areas, polygon_limits
+from tailseg.annotations.checks import polygon_shapes
 from tailseg.annotations.dataset import Annotations, Objects
 from tailseg.annotations.problems import Problem, Problems
 from tailseg.annotations.ragged import Ragged, spans
@@ -100,7 +100,7 @@ def areas_of_boxes(annotations: Annotations) -> np.ndarray:
         alike = np.isclose(objects.areas, boxes, rtol=1e-3, atol=0.01) & (boxes > 0)
     rows = np.flatnonzero(alike & ~objects.ignored & objects.masked)
     counts = objects.polygon_counts[rows]
-    areas = polygon_areas(objects.polygons.take(spans(objects.first_polygons[rows], counts)))
+    _, areas = polygon_shapes(objects.polygons.take(spans(objects.first_polygons[rows], counts)))
     masks = np.bincount(np.repeat(np.arange(len(rows)), counts), weights=areas, minlength=len(rows))
     sizes = annotations.sizes[objects.images[rows]]
     for place in np.flatnonzero(counts == 0).tolist():
@@ -114,7 +114,7 @@ def polygons_inside(objects: Objects) -> np.ndarray:
     rows = np.flatnonzero((objects.polygon_counts > 1) & ~objects.ignored)
     polygons = objects.polygons.take(spans(objects.first_polygons[rows], objects.polygon_counts[rows]))
     owners = np.repeat(np.arange(len(rows)), objects.polygon_counts[rows])
-    limits = polygon_limits(polygons)
+    limits, _ = polygon_shapes(polygons)
     found: list[np.ndarray] = []
     for inner, outer in _pairs(owners):
         within = (limits[inner, :2] >= limits[outer, :2]).all(axis=1) & (limits[inner, 2:] <= limits[outer, 2:]).all(
