@@ -30,6 +30,8 @@ SUSPICIOUS = 0.05
 """An AP50 below it may come of ids that mean other classes."""
 SAMPLE = 20_000
 """Detections, the best ones, by which a numbering is chosen."""
+HEAD = 1 << 14
+"""Bytes of a results file in which a field that all records have is found."""
 Source = Sequence[Mapping[str, Any]] | str | Path
 
 
@@ -52,6 +54,25 @@ def note_on_ids(truth: GroundTruth, found: Results, source: Source, kind: IouTyp
     return (
         f"AP50 of {ROW_NAMES[kind]} is {100 * plain:.1f}, but {100 * score:.1f} if {words}: "
         "do the category ids of the results mean other classes?"
+    )
+
+
+def note_on_names(truth: GroundTruth, source: Source) -> str:
+    """That names of classes in the results belong to other ids in the annotation file; by the first records."""
+    if isinstance(source, str | Path):
+        with Path(source).open("rb") as file:
+            if b'"category_name"' not in file.read(HEAD):
+                return ""
+        source = next(read_records(Path(source)), [])
+    theirs, ours = _names_in(source), truth.categories
+    known = {*ours.values()}
+    differ = [(key, name) for key, name in theirs.items() if name in known and ours.get(key, name) != name]
+    if not differ:
+        return ""
+    key, name = differ[0]
+    return (
+        f"{len(differ):,} classes have another name in the results than in {truth.path} ({key} is {name!r:.60} there, "
+        f"{ours[key]!r:.60} in the file): category_id is followed, not category_name"
     )
 
 
