@@ -351,3 +351,27 @@ def test_a_run_is_not_predicted_or_compared_into(run: Path, photos: Path, tmp_pa
         code = main([*arguments, *([] if arguments[0] == "eval" else ["--overwrite"])])
         assert code == 2, capsys.readouterr().err
     assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
+
+
+def test_predictions_score_the_same_in_any_order_of_the_annotation_file(
+    run: Path, photos: Path, tmp_path: Path
+) -> None:
+    """Their image_id count from 1; their file_name says which image is meant."""
+    val = json.loads((photos.parent / "val.json").read_text())
+    predict = ["predict", str(run), str(photos), "--no-pictures", "--score-threshold=0", "--no-calibrated"]
+    assert main([*predict, f"--out={tmp_path / 'found'}"]) == 0
+    results = str(tmp_path / "found" / "results.json")
+    ids = [image["id"] for image in val["images"]]
+    number = dict(zip(ids, np.random.default_rng(0).permutation(len(ids)) + 1, strict=True))
+    scores = []
+    for order, renumber in ((1, number.get), (-1, number.get), (1, lambda key: key + 1000)):
+        truth = {
+            **val,
+            "images": [{**image, "id": int(renumber(image["id"]))} for image in val["images"][::order]],
+            "annotations": [{**entry, "image_id": int(renumber(entry["image_id"]))} for entry in val["annotations"]],
+        }
+        (tmp_path / "truth.json").write_text(json.dumps(truth))
+        assert main(["eval", str(tmp_path / "truth.json"), results, f"--out={tmp_path / 'scores'}"]) == 0
+        scores.append(json.loads((tmp_path / "scores" / "metrics.json").read_text())["per_class"])
+    assert scores[0] == scores[1] == scores[2]
+    assert max(entry["AR"] or 0 for entry in scores[0]["bbox"]) > 0

@@ -49,7 +49,7 @@ from tailseg.files import cache_folder, unfinished
 CACHE_FROM = 16_000_000
 """Bytes of an annotation file from which on it is cached: smaller ones are parsed within a second."""
 
-VERSION: Final = "2"
+VERSION: Final = "3"
 """Of the cache's layout; one of another version is made again, without a word."""
 
 SETTLED: Final = 2.0

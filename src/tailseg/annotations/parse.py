@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from tailseg.annotations.agreement import check_agreement
 from tailseg.annotations.checks import Checks, Images, boxes_of_masks
 from tailseg.annotations.columns import UNKNOWN, Columns, read_columns, whole
 from tailseg.annotations.dataset import Contents, Objects
@@ -258,6 +259,7 @@ def _objects(
     boxes = checks.check_boxes()
     checks.check_flags_and_areas()
     masks = checks.check_masks()
+    check_agreement(checks, masks, boxes, problems)
     known = np.flatnonzero((image_of >= 0) & (labels >= 0) & ~checks.marked("record_bad"))
     rows = known[np.argsort(image_of[known], kind="stable")]
     first = offsets_of(masks.polygon_counts)[:-1]

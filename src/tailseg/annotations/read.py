@@ -84,8 +84,8 @@ def open_file(
         other = "is a folder, not a file" if path.is_dir() else "is a pipe or a device, not a file"
         kind = other if path.exists() else "does not exist"
         raise DatasetError(f"{path} {kind}. Expected an annotation file in LVIS or COCO format (.json)")
-    finder = ImageFinder(images_of or path, Path(images) if images is not None else None)
     contents = cached(path, parse)
+    finder = ImageFinder(images_of or path, Path(images) if images is not None else None, contents.names)
     if needs_sizes and any(problem.kind.name == "size_missing" for problem in contents.problems):
         try:
             contents = parse(path, find_size=partial(_find_size, finder))

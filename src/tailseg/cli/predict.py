@@ -180,7 +180,8 @@ def predict_files(predictor: "Predictor", files: Sequence[Path], results: JsonLi
                 continue
             records = to_results(found, image_id, ids)
             results.add(
-                {"file_name": str(file), "category": class_names[record["category_id"]], **record} for record in records
+                {"file_name": file.as_posix(), "category": class_names[record["category_id"]], **record}
+                for record in records
             )
             if not options.pictures:
                 continue

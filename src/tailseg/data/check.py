@@ -1,16 +1,18 @@
 """All that is wrong with an annotation file and its images, whatever it is used for."""
 
+from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from tailseg.annotations.dataset import Annotations
-from tailseg.annotations.image_files import ImageError
+from tailseg.annotations.image_files import ImageError, SharedNameError
 from tailseg.annotations.kinds import KINDS
 from tailseg.annotations.leaks import Track, silently
 from tailseg.annotations.lints import lint
 from tailseg.annotations.problems import DatasetError, Problem, Problems, is_of_boxes
 from tailseg.annotations.read import open_file
+from tailseg.annotations.types import ImageInfo
 
 BOXES_ALONE: Final = "boxes_alone"
 """The kind of a file in which no object has a mask; it stops what needs masks, but it is no fault."""
@@ -46,17 +48,28 @@ def is_fault(problem: Problem) -> bool:
     return bool(problem.kind.stops) and problem.kind.name != BOXES_ALONE
 
 
+def _listed(infos: list[ImageInfo]) -> str:
+    """A file, and the images that it is listed as."""
+    return f"{infos[0].file} (images {', '.join(str(info.image_id) for info in infos[:3])})"
+
+
 def image_problems(annotations: Annotations, *, decode: bool, track: Track = silently) -> tuple[Problem, ...]:
     """The images that are missing and, if ``decode``, those that cannot be read or have another size."""
     missing: list[str] = []
     unusable: list[str] = []
+    files: defaultdict[tuple[int, int], list[ImageInfo]] = defaultdict(list)
     rows = range(annotations.num_images)
     for index in track(rows, "Reading the images", len(rows)) if decode else rows:
         try:
             info = annotations.info(index)
+        except SharedNameError as error:
+            unusable.append(str(error))
+            continue
         except ImageError:
             missing.append(annotations.names.text(index).partition("\n")[0])
             continue
+        found = Path(info.file).stat()
+        files[found.st_dev, found.st_ino].append(info)
         try:
             if decode:
                 from tailseg.data.images import read_image  # and torch with it
@@ -68,4 +81,5 @@ def image_problems(annotations: Annotations, *, decode: bool, track: Track = sil
     problems = Problems()
     problems.add("images_not_found", missing, detail=f"Looked in {where}. Name the folder that holds them (--images)")
     problems.add("images_unusable", unusable)
+    problems.add("images_twice", [infos for infos in files.values() if len(infos) > 1], _listed)
     return tuple(problems.found)

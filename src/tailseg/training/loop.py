@@ -43,6 +43,7 @@ from tailseg.training.distributed import (
 )
 from tailseg.training.interrupt import StopRequest, TrainingStopped
 from tailseg.training.log import Log
+from tailseg.training.norms import update_average
 from tailseg.training.optimiser import learning_rate
 from tailseg.training.run import Run, describe, describe_data, start
 from tailseg.training.run_files import alone_in, best_path
@@ -210,7 +211,7 @@ def train_step(run: Run, batch: Batch) -> tuple[dict[str, float], dict[str, floa
     run.scaler.step(run.optimizer)
     run.scaler.update()
     if run.average:
-        run.average.update_parameters(run.model)
+        update_average(run.average, run.model, run.statistics)
     return values, measured
 
 
@@ -270,6 +271,7 @@ def evaluate_run(run: Run, stop: StopRequest, bar: TrainingConsole) -> Metrics:
     Images that cannot be used are named, and count as if nothing was found in them.
     """
     unread: list[str] = []
+    run.agree()
 
     def each_batch(done: int, total: int) -> None:
         bar.evaluating(done, total)
