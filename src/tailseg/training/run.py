@@ -18,7 +18,7 @@ from tailseg.models.detector import Detector
 from tailseg.recipes.build import build_data, build_model, run_folder
 from tailseg.recipes.recipe import DataConfig, Recipe
 from tailseg.recipes.saved import to_saved
-from tailseg.structures import ClassFrequency
+from tailseg.structures import ClassFrequency, ImageInfo
 from tailseg.training import checkpoint
 from tailseg.training.checkpoint import Checkpoint, Progress
 from tailseg.training.console import Speed
@@ -50,6 +50,7 @@ class Run:
         statistics: names of the batch norms' running means and variances that training moves.
         fingerprint: of the training set.
         notes: what the user should know before the first step.
+        turned: images read so far whose EXIF says that they are to be turned, by id; None once that was said.
     """
 
     recipe: Recipe
@@ -69,6 +70,7 @@ class Run:
     fingerprint: str
     speed: Speed
     notes: list[str] = field(default_factory=list)
+    turned: dict[int, ImageInfo] | None = field(default_factory=dict)
 
     @property
     def is_last_epoch(self) -> bool:
