@@ -74,8 +74,9 @@ def test_without_timm_the_error_says_how_to_install_it(monkeypatch: pytest.Monke
     ("name", "message"),
     [
         ("resnet18_of_no_one", r"has no network 'resnet18_of_no_one'; near it: .*resnet"),
-        ("vit_tiny_patch16_224", "does not take an image of 64 x 96"),
-        ("swin_tiny_patch4_window7_224", "does not take an image of 64 x 96.*any size"),
+        ("vit_tiny_patch16_224", "has not the maps of strides 4, 8, 16 and 32 .* but those of 16"),
+        ("mvitv2_tiny", "does not take an image of 256 x 320.*set model.backbone.image_side"),
+        ("efficientformer_l1", "does not take an image of 256 x 320.*needs a network for images of any size"),
     ],
 )
 def test_networks_that_cannot_serve_are_refused(name: str, message: str) -> None:
@@ -96,7 +97,7 @@ def test_pretrained_weights_are_timms(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(1)
     source = timm.create_model("resnet18", features_only=True)
     backbone = TimmBackbone(TimmConfig(name="resnet18"))
-    monkeypatch.setattr("tailseg.models.weights.create", lambda *_, **__: source)
+    monkeypatch.setattr("tailseg.models.timm_weights.create", lambda *_, **__: source)
     load_backbone(backbone, "pretrained")
     for ours, theirs in zip(backbone.network.state_dict().values(), source.state_dict().values(), strict=True):
         assert torch.equal(ours, theirs)
@@ -104,12 +105,12 @@ def test_pretrained_weights_are_timms(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_weights_that_do_not_come_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = TimmBackbone(TimmConfig(name="resnet18"))
-    with pytest.raises(ValueError, match="'pretrained' or 'none', got 'imagenet'"):
+    with pytest.raises(ValueError, match="'pretrained', 'none' or the path of a file, got 'imagenet'"):
         load_backbone(backbone, "imagenet")
 
     def no_network(*_: object, **__: object) -> torch.nn.Module:
         raise ConnectionError("no route")
 
-    monkeypatch.setattr("tailseg.models.weights.create", no_network)
+    monkeypatch.setattr("tailseg.models.timm_weights.create", no_network)
     with pytest.raises(ValueError, match=r"weights of resnet18 \(no route\)"):
         load_backbone(backbone, "pretrained")

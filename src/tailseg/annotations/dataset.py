@@ -20,6 +20,7 @@ from tailseg.annotations.types import (
     ClassCounts,
     Group,
     ImageInfo,
+    Orientation,
     Polygons,
     RunLengths,
     Segmentation,
@@ -184,6 +185,7 @@ class Annotations:
         listed_ids: ids of the categories in the order in which the file lists them.
         spelled: image and category ids that are written as text, as they are written: results keep the spelling.
         states_groups: whether the file states the frequency groups of its categories.
+        orientation: how pictures are read that EXIF wants turned, where their annotated size allows both.
     """
 
     path: Path
@@ -204,6 +206,7 @@ class Annotations:
     listed_ids: tuple[int, ...] = ()
     spelled: tuple[dict[int, str], dict[int, str]] = ({}, {})
     states_groups: bool = False
+    orientation: Orientation = "shown"
 
     @property
     def num_images(self) -> int:
@@ -231,7 +234,7 @@ class Annotations:
         """
         file = self.finder.find(self.names.text(index).split("\n"))
         height, width = self.sizes[index]
-        return ImageInfo(int(self.image_ids[index]), str(file), int(height), int(width))
+        return ImageInfo(int(self.image_ids[index]), str(file), int(height), int(width), self.orientation)
 
     def record(self, index: int) -> Record:
         """What the file says about image ``index``."""

@@ -50,7 +50,7 @@ _FILE: Final = (
         "boxes_alone",
         "-x-x",
         "no object has a mask: it is a file of boxes",
-        "None is needed for boxes (training: a recipe with model.mask=None; evaluation: --only bbox)",
+        "To learn boxes: tailseg train with --boxes-only (a recipe with model.mask=None); to score boxes: --only bbox",
         "boxes are learned and scored",
         "file",
     ),
@@ -122,6 +122,39 @@ _IMAGES: Final = (
         "images cannot be used",
         "Replace them, or remove them from the annotation file",
         scope="pixels",
+    ),
+    Kind(
+        "images_turned",
+        "ii--",
+        "images have an EXIF orientation other than 1{detail}",
+        "Were they annotated on the stored pixels? Train with --data.orientation stored, or take the orientation out "
+        "of the files",
+        "read as viewers and annotation tools show them, where the annotated size allows it",
+        "pixels",
+    ),
+    Kind(
+        "images_dark",
+        "ii--",
+        "images use less than a tenth of their 16 bits",
+        "Scale their values to 16 bits, or write 8 bits",
+        "the upper 8 bits are read: they are nearly black",
+        "pixels",
+    ),
+    Kind(
+        "images_of_pages",
+        "ii--",
+        "files hold more than one picture",
+        "Write each page into a file of its own, if others than the first are annotated",
+        "the first is read",
+        "pixels",
+    ),
+    Kind(
+        "images_twice",
+        "iiii",
+        "files are listed more than once, as images of their own",
+        "List each file once, with all its objects",
+        "each is read as an image by itself; where a part is held out, those of one file stay in one part",
+        "pixels",
     ),
 )
 
@@ -312,8 +345,8 @@ _OBJECTS: Final = (
         "mask_missing",
         "-x-x",
         "objects without a mask ({detail})",
-        "Annotate their masks, or remove them. To learn boxes alone: a recipe of yours with model.mask=None (tailseg "
-        "train module:function); to score boxes alone: --only bbox (iou_types=('bbox',))",
+        "Annotate their masks, or remove them. To learn boxes alone: tailseg train with --boxes-only (a recipe with "
+        "model.mask=None); to score boxes alone: --only bbox (iou_types=('bbox',))",
         "boxes alone are read",
     ),
     Kind(

@@ -12,7 +12,8 @@ from typing import Final
 import numpy as np
 
 from tailseg.annotations.dataset import Annotations
-from tailseg.annotations.image_files import FORMATS, ImageError
+from tailseg.annotations.image_files import ImageError
+from tailseg.annotations.pictures import open_picture
 from tailseg.annotations.problems import Problem, Problems
 from tailseg.annotations.videos import scenes
 
@@ -136,7 +137,7 @@ def _look(path: Path) -> np.ndarray:
     from PIL import Image
 
     try:
-        with Image.open(path, formats=FORMATS) as picture:
+        with open_picture(path) as picture:
             picture.draft("L", (8 * SIDE, 8 * SIDE))  # JPEG is decoded at a fraction of its size
             gray = np.asarray(picture.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX), np.float32)
     except Exception:  # noqa: BLE001 - damaged files meet exceptions of many kinds, and `data check` names them

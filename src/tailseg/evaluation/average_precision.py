@@ -17,10 +17,11 @@ from tailseg.evaluation.detections import areas_of, best_of_each_image
 from tailseg.evaluation.engines import ENGINES, Engine
 from tailseg.evaluation.ground_truth import GroundTruth, read_ground_truth
 from tailseg.evaluation.metrics import ROW_NAMES, ClassScore, IouType, Metrics, percent
-from tailseg.evaluation.numbering import Source, note_on_ids, note_on_names, read_explained
+from tailseg.evaluation.numbering import note_on_ids, note_on_names, read_explained
 from tailseg.evaluation.plausible import doubts
 from tailseg.evaluation.precision import Curves
 from tailseg.evaluation.results import Results
+from tailseg.evaluation.survey import Source
 
 MAX_DETECTIONS = {"lvis": 300, "coco": 100}
 GROUPS: tuple[Group, ...] = ("r", "c", "f")

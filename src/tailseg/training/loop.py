@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from tailseg.annotations.image_files import ImageError
+from tailseg.data.images import describe_turned
 from tailseg.data.workers import WorkerError
 from tailseg.detection.testing import describe_unread, detect_all, measure, save_results
 from tailseg.evaluation import Metrics
@@ -43,6 +44,7 @@ from tailseg.training.distributed import (
 )
 from tailseg.training.interrupt import StopRequest, TrainingStopped
 from tailseg.training.log import Log
+from tailseg.training.norms import update_average
 from tailseg.training.optimiser import learning_rate
 from tailseg.training.run import Run, describe, describe_data, start
 from tailseg.training.run_files import alone_in, best_path
@@ -124,6 +126,8 @@ def train_epoch(run: Run, stop: StopRequest, log: Log, bar: TrainingConsole) -> 
     run.speed.pause()
     for batch in batches(run, stop, bar):
         note_replaced(run, batch, log, bar)
+        if run.turned is not None:
+            run.turned |= {info.image_id: info for info in batch.infos if info.exif != 1}
         losses, measured = train_step(run, batch.to(run.device))
         run.speed.step()
         progress.step += 1
@@ -137,6 +141,17 @@ def train_epoch(run: Run, stop: StopRequest, log: Log, bar: TrainingConsole) -> 
             run.save()
     with together():
         stop.check()
+    say_turned(run, bar)
+
+
+def say_turned(run: Run, bar: TrainingConsole) -> None:
+    """Says after the first epoch how many images EXIF wants turned: those of all processes, read once by then."""
+    if run.turned is None:
+        return
+    found = {key: info for part in gather_everywhere(run.turned) for key, info in part.items()}
+    if line := describe_turned(found.values()):
+        bar.say(line)
+    run.turned = None
 
 
 def batches(run: Run, stop: StopRequest, bar: TrainingConsole) -> Iterator[Batch]:
@@ -210,7 +225,7 @@ def train_step(run: Run, batch: Batch) -> tuple[dict[str, float], dict[str, floa
     run.scaler.step(run.optimizer)
     run.scaler.update()
     if run.average:
-        run.average.update_parameters(run.model)
+        update_average(run.average, run.model, run.statistics)
     return values, measured
 
 
@@ -270,6 +285,7 @@ def evaluate_run(run: Run, stop: StopRequest, bar: TrainingConsole) -> Metrics:
     Images that cannot be used are named, and count as if nothing was found in them.
     """
     unread: list[str] = []
+    run.agree()
 
     def each_batch(done: int, total: int) -> None:
         bar.evaluating(done, total)

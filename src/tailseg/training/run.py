@@ -18,7 +18,7 @@ from tailseg.models.detector import Detector
 from tailseg.recipes.build import build_data, build_model, run_folder
 from tailseg.recipes.recipe import DataConfig, Recipe
 from tailseg.recipes.saved import to_saved
-from tailseg.structures import ClassFrequency
+from tailseg.structures import ClassFrequency, ImageInfo
 from tailseg.training import checkpoint
 from tailseg.training.checkpoint import Checkpoint, Progress
 from tailseg.training.console import Speed
@@ -32,8 +32,10 @@ from tailseg.training.distributed import (
 )
 from tailseg.training.first_weights import start_from
 from tailseg.training.fit import check_classes, check_data, check_shares, one_fingerprint
-from tailseg.training.optimiser import PUBLISHED_BATCH_SIZE, build_optimizer
+from tailseg.training.norms import average_over_processes, running_statistics
+from tailseg.training.optimiser import PUBLISHED_BATCH_SIZE, build_optimizer, spares_less
 from tailseg.training.run_files import keep_newest, open_folder, step_path
+from tailseg.training.settled import settled
 
 
 @dataclass
@@ -45,8 +47,10 @@ class Run:
         network: the same as it is called in training: its gradients are the mean over all processes.
         scaler: scales float16's loss; does nothing for other precisions.
         average: the moving average of the model's weights, if the recipe wants one.
+        statistics: names of the batch norms' running means and variances that training moves.
         fingerprint: of the training set.
         notes: what the user should know before the first step.
+        turned: images read so far whose EXIF says that they are to be turned, by id; None once that was said.
     """
 
     recipe: Recipe
@@ -61,10 +65,12 @@ class Run:
     optimizer: Optimizer
     scaler: torch.amp.GradScaler
     average: AveragedModel | None
+    statistics: tuple[str, ...]
     progress: Progress
     fingerprint: str
     speed: Speed
     notes: list[str] = field(default_factory=list)
+    turned: dict[int, ImageInfo] | None = field(default_factory=dict)
 
     @property
     def is_last_epoch(self) -> bool:
@@ -75,8 +81,14 @@ class Run:
         """The model whose figures count: the averaged one, where there is one."""
         return cast(Detector, self.average.module) if self.average else self.model
 
+    def agree(self) -> None:
+        """Gives the batch norms of all processes one set of running statistics, to be tested with and saved."""
+        for model in [self.model, *([self.evaluated] if self.average else [])]:
+            average_over_processes(model, self.statistics)
+
     def save(self, path: Path | None = None) -> Path:
         """Writes a checkpoint from the first process, and removes those that are too old; returns its path."""
+        self.agree()
         path = path or step_path(self.folder, self.progress.step)
 
         def write() -> None:
@@ -100,6 +112,8 @@ class Run:
     def restore(self, saved: Checkpoint) -> None:
         """Puts everything that changes as it was when the checkpoint was written."""
         self.model.load_state_dict(saved.trained or saved.model)
+        if spares_less(self.optimizer, saved.optimizer):
+            self.optimizer = build_optimizer(self.model, self.recipe.optim, spare_timms=False)
         self.optimizer.load_state_dict(saved.optimizer)
         self.scaler.load_state_dict(saved.scaler)
         self.progress = saved.progress
@@ -112,6 +126,7 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
     """The data, the model and the optimiser, new or as the newest whole checkpoint left them."""
     folder = run_folder(recipe)
     check_shares(recipe)
+    recipe = from_first(lambda: settled(recipe, folder))
     found = from_first(lambda: open_folder(recipe, folder, resume=resume))
     device = choose_device(recipe.run.device)
     with first_goes_first():  # what is made or downloaded once lies there for the others
@@ -140,6 +155,7 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
         optimizer=build_optimizer(model, recipe.optim),
         scaler=torch.amp.GradScaler(device.type, enabled=recipe.run.precision == "float16"),
         average=None if decay is None else AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay)),
+        statistics=running_statistics(model.train()),
         progress=Progress(),
         fingerprint=one_fingerprint(train_data),
         speed=Speed(recipe.data.batch_size),
