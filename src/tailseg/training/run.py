@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from tailseg.annotations.dataset import Annotations
+from tailseg.annotations.dataset import Annotations, never_shown
 from tailseg.annotations.hold_out import remarks_on
 from tailseg.data.loader import DetectionDataset, Loader, train_loader
 from tailseg.data.sampler import TrainSampler
@@ -228,6 +228,12 @@ def describe_data(run: Run) -> list[str]:
     }
     if any(reasons.values()):
         lines.append(f"left out: {', '.join(f'{count:,} {what}' for what, count in reasons.items() if count)}")
+    if unseen := never_shown(data, val):
+        some = f"{', '.join(unseen[:5])}{' ..' * (len(unseen) > 5)}"
+        lines.append(
+            f"{len(unseen):,} classes with objects in {val.path} have none to learn from ({some}): they count in AP, "
+            "and are in no frequency group unless the file states one"
+        )
     return lines
 
 
