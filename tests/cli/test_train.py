@@ -17,6 +17,7 @@ from tailseg.recipes import RECIPES
 OWN_RECIPE = """
 from dataclasses import replace
 from tailseg.recipes import RECIPES
+from tailseg.training.distributed import start_processes
 
 def mine():
     return replace(RECIPES["tiny_softmax"](), name="mine")
@@ -88,8 +89,10 @@ def test_a_missing_file_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_a_number_of_devices_that_cannot_be_is_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "tiny_gumbel", "--devices", "0"]) == 1
-    assert "--devices is a number of processes" in capsys.readouterr().err
+    assert main(["train", "tiny_gumbel", "--devices", "0"]) == 2
+    assert "--devices is 1 or more, got 0" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="--devices is a number of processes"):
+        start_processes(0, [])
 
 
 def test_training_leaves_a_run(run: Path) -> None:

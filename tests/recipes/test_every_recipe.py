@@ -72,7 +72,7 @@ def small(recipe: Recipe, data: Path, out: Path) -> Recipe:
             box=replace(model.box, hidden=16, rois_per_image=16),
             mask=model.mask and replace(model.mask, channels=8),
             cascade=model.cascade,
-            test=replace(model.test, max_detections=10, score_threshold=-1.0),  # an untrained network finds nothing
+            test=replace(model.test, max_detections=10, score_threshold=0.0),  # an untrained network finds nothing
         ),
         run=replace(recipe.run, out=str(out), device="cpu"),
     )
