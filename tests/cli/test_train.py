@@ -13,11 +13,11 @@ from tailseg.cli.common import UsageError
 from tailseg.cli.train import tell, train_options
 from tailseg.losses import SoftmaxCEConfig
 from tailseg.recipes import RECIPES
+from tailseg.training.distributed import start_processes
 
 OWN_RECIPE = """
 from dataclasses import replace
 from tailseg.recipes import RECIPES
-from tailseg.training.distributed import start_processes
 
 def mine():
     return replace(RECIPES["tiny_softmax"](), name="mine")
