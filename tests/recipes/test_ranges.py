@@ -60,7 +60,8 @@ def variants():
     for loss in get_args(LossConfig):
         yield loss.__name__, replace(BASE, loss=loss())
     for backbone in get_args(BackboneConfig):
-        yield backbone.__name__, replace(BASE, model=replace(BASE.model, backbone=backbone()))
+        optional = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)} if backbone is TimmConfig else {}
+        yield backbone.__name__, replace(BASE, model=replace(BASE.model, backbone=backbone(**optional)))
 
 
 VARIANTS = dict(variants())
