@@ -179,7 +179,7 @@ def test_frozen_stages_take_no_gradient_and_keep_their_statistics(name: str, fro
 
 
 def test_stages_that_there_are_not() -> None:
-    with pytest.raises(ValueError, match=r"frozen_stages is 0 \.\. 4, got 5"):
+    with pytest.raises(ValueError, match=r"model\.backbone\.frozen_stages is in \[0, 4\], got 5"):
         TimmConfig(frozen_stages=5)
 
 
