@@ -32,6 +32,7 @@ from tailseg.models.config import (
     HTCConfig,
     NormalisedConfig,
     ResNetConfig,
+    TimmConfig,
 )
 from tailseg.ranges import Range, SettingError, Settings, option, ranges_of
 from tailseg.recipes import RECIPES, AdamWConfig, get_recipe
