@@ -114,6 +114,19 @@ def test_the_names_of_runs_and_files_are_text(read, tmp_path):
         assert EVIL not in text
 
 
+def test_a_cost_without_a_figure_is_a_dash(page, read, tmp_path):
+    """No bee was detected, rightly or wrongly: of the frequent classes none is left without it."""
+    path = tmp_path / "ants.html"
+    write_report([evaluated(read(dataset()), [record(1, ANT, 5, 5, 0.9)], name="ants")], path)
+    page.goto(path.as_uri())
+
+    bars = page.locator("#errors g")
+    missed = {text[: text.index(":")]: text for text in bars.all_text_contents() if ": 1 errors" in text}
+
+    assert missed["frequent"] == "frequent: 1 errors–"
+    assert missed["rare"] == "rare: 1 errors49.5", "one of two ants is found: recall ends at 51 of 101 points"
+
+
 def test_search_and_groups_filter_the_table_and_the_dots(page, one):
     opened(page, one)
     assert len(names(page)) == 3

@@ -17,7 +17,8 @@ from tailseg.evaluation.detections import areas_of, best_of_each_image
 from tailseg.evaluation.engines import ENGINES, Engine
 from tailseg.evaluation.ground_truth import GroundTruth, read_ground_truth
 from tailseg.evaluation.metrics import ClassScore, IouType, Metrics
-from tailseg.evaluation.numbering import note_on_ids, read_explained
+from tailseg.evaluation.numbering import note_on_ids, note_on_names, read_explained
+from tailseg.evaluation.plausible import doubts
 from tailseg.evaluation.precision import Curves
 from tailseg.evaluation.results import Results
 from tailseg.evaluation.survey import Source
@@ -93,7 +94,8 @@ def metrics(
     AP50 = figures[kind]["AP50"]
     lines = [*truth.notes, *notes(found, truth)]
     if AP50 is not None:
-        lines.append(note_on_ids(truth, found[kind], sources[kind], kind, AP50, max_detections))
+        other = note_on_ids(truth, found[kind], sources[kind], kind, AP50, max_detections)
+        lines.append(other or note_on_names(truth, sources[kind]))
     if engine == "lvis-api" and truth.objects.crowds.any():
         lines.append(
             f"{int(truth.objects.crowds.sum()):,} crowds are left alone here too, but lvis-api knows no crowds: by "
@@ -172,11 +174,16 @@ def notes(found: Mapping[IouType, Results], truth: GroundTruth) -> tuple[str, ..
     fate = "dropped, as lvis-api does" if truth.protocol == "lvis" else "counted as false, as pycocotools does"
     names: dict[IouType, str] = {"bbox": "boxes without area", "segm": "masks without a pixel"}
     lines = []
+    if len(truth.objects) and not truth.object_counts.any():
+        lines.append(
+            f"all {len(truth.objects):,} annotations are crowd or ignore regions: there is nothing to be found, AP is "
+            "undefined (were masks exported as crowds?)"
+        )
     for iou_type, results in found.items():
         empty = int((areas_of(results, iou_type) <= 0).sum())
         lines += [f"{empty:,} {names[iou_type]}: {fate}"] if empty else []
     for results in {id(results): results for results in found.values()}.values():
-        lines += results.notes
+        lines += [*results.notes, *doubts(results, truth)]
         if duplicates := _count_duplicates(results):
             lines.append(
                 f"{duplicates:,} records repeat another one exactly, and count as false: were images tested twice?"
