@@ -303,6 +303,27 @@ def count_classes(objects: Objects, num_classes: int) -> tuple[Int64[np.ndarray,
     return image_counts, np.bincount(labels, minlength=num_classes), int(np.count_nonzero(np.bincount(images)))
 
 
+def scored_groups(annotations: Annotations) -> dict[int, Group]:
+    """Category id -> frequency group, for APr, APc and APf.
+
+    Groups that a file states are taken as they are. Where they follow from counts, a class without an image in the
+    training set is in none: it was never learned, and an AP of rare classes says nothing of it.
+    """
+    categories, counts = annotations.categories, annotations.frequency.image_counts.tolist()
+    pairs = list(zip(categories, counts, strict=True))
+    stated = annotations.states_groups or any(each.group != frequency_group(count) for each, count in pairs)
+    return {category.id: category.group for category, count in pairs if stated or count}
+
+
+def never_shown(train: Annotations, val: Annotations) -> list[str]:
+    """Names of the classes of which the validation set, with the classes of the training set, alone has objects."""
+    objects = val.objects
+    found = np.bincount(objects.labels[~objects.ignored], minlength=len(val.categories)) > 0
+    return [
+        val.categories[label].name for label in np.flatnonzero(found & (train.frequency.image_counts == 0)).tolist()
+    ]
+
+
 def count_frequency(objects: Objects, num_classes: int, groups: tuple[Group, ...] | None) -> ClassCounts:
     """The objects' class frequencies; groups follow from the image counts unless given."""
     image_counts, instance_counts, num_images = count_classes(objects, num_classes)

@@ -149,9 +149,14 @@ def _look(path: Path) -> np.ndarray:
 
 
 def _other_classes(train: Annotations, val: Annotations) -> list[str]:
-    """The classes that only one of the two has, by id and name."""
+    """The classes that only one of the two has, by id and name; of one that has another id there, both."""
     ours, theirs = ({(category.id, category.name) for category in part.categories} for part in (train, val))
-    return [
-        f"{key} {name!r:.60}, only in the {'training' if (key, name) in ours else 'validation'} file"
-        for key, name in sorted(ours ^ theirs)
-    ]
+    found = []
+    for key, name in sorted(ours ^ theirs):
+        mine, others, here = (ours, theirs, "training") if (key, name) in ours else (theirs, ours, "validation")
+        ids = [other for other, same in others if same == name and (other, same) not in mine]
+        if not ids:
+            found.append(f"{key} {name!r:.60}, only in the {here} file")
+        elif here == "training":
+            found.append(f"{name!r:.60} is {key} in the training file and {ids[0]} in the validation file")
+    return found

@@ -221,10 +221,12 @@ def with_classes(
         if theirs.get(key, None if has else name) != name
     ]
     if differ:
+        moved = sum(theirs.get(key) != name and name in theirs.values() for key, name in mine.items())
+        renumbered = f" {moved:,} of the names have another id there: number the categories alike." if moved else ""
         raise DatasetError(
             f"{annotations.path} cannot be used:\n  {len(differ)} categories differ from those of {whose} ({len(mine)} "
             f"and {len(theirs)} in all): {'; '.join(differ[:3])}{' ...' * (len(differ) > 3)}. Both files need the same "
-            "ids and names."
+            f"ids and names.{renumbered}"
         )
     stated = {category.id: category.group for category in annotations.categories} if annotations.states_groups else {}
     merged = tuple(replace(c, group=stated.get(c.id, c.group)) for c in categories)
@@ -243,6 +245,17 @@ def with_classes(
         not_exhaustive=annotations.not_exhaustive.only(list(theirs)),
         notes=(*annotations.notes, *notes),
     )
+
+
+def other_names(mine: Sequence[Category], theirs: Sequence[Category]) -> str:
+    """How many ids have another name in another file, with the first of them; nothing where none has."""
+    names = {category.id: category.name for category in theirs}
+    differ = [category for category in mine if names.get(category.id, category.name) != category.name]
+    if not differ:
+        return ""
+    first = differ[0]
+    said = f"{len(differ):,} category ids have another name ({first.id}: {first.name!r:.60}"
+    return f"{said}, {names[first.id]!r:.60} there) in"
 
 
 def with_more_classes(annotations: Annotations, more: Sequence[Category]) -> Annotations:

@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 
 import torch
 
-from tailseg.annotations.dataset import Annotations
+from tailseg.annotations.dataset import Annotations, scored_groups
 from tailseg.annotations.image_files import ImageError
 from tailseg.data.loader import DetectionDataset, test_loader
 from tailseg.data.transforms import test_transform
@@ -106,8 +106,7 @@ def measure(
     if unread and len(unread) == annotations.num_images:
         raise ImageError(f"{unread[0]} (none of the {len(unread):,} images can be used)")
     iou_types: tuple[IouType, ...] = ("bbox",) if model.config.mask is None else ("bbox", "segm")
-    groups = {category.id: category.group for category in annotations.categories}
-    metrics = evaluate(annotations, results, iou_types=iou_types, groups=groups)
+    metrics = evaluate(annotations, results, iou_types=iou_types, groups=scored_groups(annotations))
     if not unread:
         return metrics
     note = f"{len(unread):,} of {annotations.num_images:,} images could not be used, and count as if nothing was found"

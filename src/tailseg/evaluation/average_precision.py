@@ -16,7 +16,7 @@ from tailseg.annotations.types import Group
 from tailseg.evaluation.detections import areas_of, best_of_each_image
 from tailseg.evaluation.engines import ENGINES, Engine
 from tailseg.evaluation.ground_truth import GroundTruth, read_ground_truth
-from tailseg.evaluation.metrics import ClassScore, IouType, Metrics
+from tailseg.evaluation.metrics import ROW_NAMES, ClassScore, IouType, Metrics, percent
 from tailseg.evaluation.numbering import note_on_ids, note_on_names, read_explained
 from tailseg.evaluation.plausible import doubts
 from tailseg.evaluation.precision import Curves
@@ -48,7 +48,8 @@ def evaluate(
         results: COCO-style result records, or their JSON file; none at all score 0.
         iou_types: what overlaps: ``"bbox"``, ``"segm"`` or both.
         max_detections: None is the protocol's own: 300 (LVIS), 100 (COCO).
-        groups: category id -> frequency group in the training set, for APr, APc and APf; None takes LVIS's own.
+        groups: category id -> frequency group in the training set, for APr, APc and APf, without the classes that
+            training never shows; None takes LVIS's own.
         engine: who computes precision and recall; see :mod:`tailseg.evaluation.engines`.
 
     Raises:
@@ -96,6 +97,7 @@ def metrics(
     if AP50 is not None:
         other = note_on_ids(truth, found[kind], sources[kind], kind, AP50, max_detections)
         lines.append(other or note_on_names(truth, sources[kind]))
+    lines.append(note_on_ungrouped(truth, curves, figures))
     if engine == "lvis-api" and truth.objects.crowds.any():
         lines.append(
             f"{int(truth.objects.crowds.sum()):,} crowds are left alone here too, but lvis-api knows no crowds: by "
@@ -143,6 +145,28 @@ def _scored(precision: np.ndarray, recall: np.ndarray, area: int) -> tuple[list[
 def _mean(values: np.ndarray) -> float | None:
     """None if there are no values."""
     return float(values.ravel().mean()) if values.size else None
+
+
+def note_on_ungrouped(
+    truth: GroundTruth, curves: Mapping[IouType, Curves], figures: Mapping[IouType, Mapping[str, float | None]]
+) -> str:
+    """The classes with objects that are in no frequency group where others are, and what they change."""
+    classes = [index for index, group in enumerate(truth.class_groups) if not group and truth.object_counts[index]]
+    if not classes or not truth.groups:
+        return ""
+    names = [list(truth.categories.values())[index] for index in classes]
+    as_rare = [group or "r" for group in truth.class_groups]
+    changes = []
+    for iou_type, (precision, recall, of) in curves.items():
+        known, of_all = _scored(precision, recall, 0)
+        rare = [place for place, index in enumerate(known) if as_rare[of[index]] == "r"]
+        found, other = percent(figures[iou_type]["APr"]), percent(_mean(of_all[..., rare]))
+        changes.append(f"APr of {ROW_NAMES[iou_type]} {found} ({other} with them)")
+    more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
+    return (
+        f"{len(names):,} classes with objects here have no image in the training set ({', '.join(names[:5])}{more}): "
+        f"they count in AP and are in no frequency group. {', '.join(changes)}"
+    )
 
 
 def class_scores(curves: Curves, truth: GroundTruth) -> tuple[ClassScore, ...]:

@@ -72,7 +72,7 @@ class Metrics:
             f"{self.protocol.upper()} AP in percent; {self.num_images:,} images, {self.num_detections:,} detections "
             f"(at most {self.max_detections} {per})"
         )
-        caption = Text("\n".join((origin, *self.notes)))  # names and brackets are no markup
+        caption = Text("\n".join((origin, *self.notes)), "table.caption")  # brackets in notes are no markup
         table = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", padding=(0, 1, 0, 0))
         table.add_column("", min_width=5, no_wrap=True)
         for column in COLUMNS:
