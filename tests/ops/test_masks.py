@@ -272,6 +272,13 @@ def test_pasting_nothing():
     assert paste_bitmaps(torch.zeros(0, 28, 28), torch.zeros(0, 4), 15, 20).shape == (0, 15, 20)
 
 
+@pytest.mark.parametrize("paste", [paste_masks, paste_bitmaps])
+@pytest.mark.parametrize("threshold", [0.0, -0.1, 1.1, float("nan")])
+def test_a_threshold_that_pixels_outside_the_box_reach_is_refused(paste, threshold) -> None:
+    with pytest.raises(ValueError, match=r"in \(0, 1\], got"):
+        paste(torch.full((1, 28, 28), 0.7), torch.tensor([[2.0, 2, 8, 8]]), 10, 12, threshold=threshold)
+
+
 @given(st.integers(0, 2**32))
 @settings(max_examples=20, deadline=None)
 def test_run_lengths_and_bitmaps_agree(seed):

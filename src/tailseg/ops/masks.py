@@ -221,7 +221,10 @@ def paste_masks(
         boxes: finite, in pixels of the image.
         height: of the image.
         width: of the image.
-        threshold: least probability of the mask, positive.
+        threshold: least probability of the mask, in ``(0, 1]``.
+
+    Raises:
+        ValueError: the threshold lies outside.
 
     Source: the published pasting (grid_sample with align_corners False), as mmdetection and detectron2 do it.
     """
@@ -280,6 +283,10 @@ def _pasted(
     Bilinear sampling of a grid is a product of two thin matrices with the mask, one of rows and one of columns: quicker
     than sampling every pixel by itself.
     """
+    if not 0 < threshold <= 1:
+        raise ValueError(
+            f"the threshold of a mask is in (0, 1], got {threshold}: at 0 pixels far from the box are in it"
+        )
     cells = probabilities.detach().float().cpu().numpy()
     corners = boxes.detach().double().cpu().numpy()
     outwards = np.concatenate([np.floor(corners[:, :2]) - 1, np.ceil(corners[:, 2:]) + 1], axis=1)
