@@ -84,6 +84,18 @@ KEPT = {
 }
 """What each file keeps. The plain softmax Mask R-CNN is left out: every part of it is in one of the first two."""
 OPERATORS = "e_ops"
+FRACAL = "2024/k_fracal.safetensors"
+
+
+def fracal(source: Path) -> dict[str, Tensor]:
+    """Two regions of each form with their scores, and the counts that the authors' statistics hold."""
+    tensors = load_file(source / FRACAL)
+    statistics = json.loads((source.parent / "data/lvis/lvis_v1_fractal.json").read_text())
+    kept = {key: tensor for key, tensor in tensors.items() if "variant" not in key}
+    kept |= {key: tensor[:2] for key, tensor in kept.items() if tensor.ndim == 2}
+    kept["image_counts"] = torch.tensor([each["image_frequency"] for each in statistics["categories"]])
+    kept["num_images"] = torch.tensor(statistics["num_images"])
+    return kept
 
 
 def main(arguments: list[str]) -> int:
@@ -98,7 +110,9 @@ def main(arguments: list[str]) -> int:
         save_file({key: tensor.contiguous().clone() for key, tensor in tensors.items()}, out / f"{name}.safetensors")
         (out / f"{name}.json").write_text(json.dumps(facts, separators=(",", ":")) + "\n")
     save_file(one_channel(load_file(source / f"{OPERATORS}.safetensors")), out / f"{OPERATORS}.safetensors")
-    print(f"{sum(path.stat().st_size for path in out.iterdir()):,} bytes in {out}")
+    (out / FRACAL).parent.mkdir(exist_ok=True)
+    save_file({key: tensor.clone() for key, tensor in fracal(source).items()}, out / FRACAL)
+    print(f"{sum(path.stat().st_size for path in out.rglob('*') if path.is_file()):,} bytes in {out}")
     return 0
 
 

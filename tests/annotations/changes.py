@@ -167,7 +167,7 @@ CHANGES = {
     "keypoints": Change(lambda raw: raw["categories"][0].update(keypoints=["nose"]), "nnnn", {"keypoints"}),
     "videos": Change(lambda raw: raw.update(videos=[{"id": 1}]), "iinn", {"videos"}),
     "an annotation that is no record": Change(lambda raw: raw["annotations"].append(5), "xxxx", {"record_bad"}),
-    "mask without a pixel": Change(annotate(segmentation=[[10, 5, 10.2, 5, 10.2, 25, 10, 25]]), "nn--", {"mask_empty"}),
+    "mask without a pixel": Change(annotate(segmentation=[[10, 5, 10.2, 5, 10.2, 25, 10, 25]]), "nn-n", {"mask_empty"}),
 }
 
 

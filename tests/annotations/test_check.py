@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tailseg.annotations.problems import DatasetError
-from tailseg.annotations.read import read_dataset
+from tailseg.annotations.read import open_file, read_dataset
 from tailseg.data.check import image_problems, is_fault, read_problems
 
 from .changes import CHANGES, USES, write_change
@@ -50,3 +50,19 @@ def test_sizes_from_the_pictures_do_not_hide_what_evaluation_refuses(
     kinds = {problem.kind.name for problem in annotations.problems}
     assert kinds == {"box_outside", "size_missing", "size_missing_for_polygons"}
     assert image_problems(annotations, decode=True) == ()
+
+
+def test_files_that_are_listed_twice_are_counted(raw: dict[str, Any], write: Callable[..., Path]) -> None:
+    """By one name, by another spelling of it, and by a link."""
+    path = write(raw, images=True)
+    first = dict(raw["images"][0])
+    name = str(first["file_name"])
+    link = path.parent / "link.png"
+    link.symlink_to(annotated := open_file(path).info(0).file)
+    raw["images"] += [{**first, "id": 900, "file_name": f"./{name}"}, {**first, "id": 901, "file_name": link.name}]
+
+    (found,) = image_problems(read_problems(write(raw)), decode=False)
+
+    assert found.kind.name == "images_twice"
+    assert not is_fault(found)
+    assert found.text == f"1 files are listed more than once, as images of their own: {annotated} (images 20, 900, 901)"

@@ -88,6 +88,8 @@ def everything(raw: RawDataset) -> RawDataset:
         category["frequency"] = "r"
     raw["annotations"][0]["segmentation"] = {"size": [36, 48], "counts": [100, 28, 1600]}
     raw["annotations"][1]["segmentation"] = {"size": [36, 48], "counts": "T3l0Pb1"}
+    for annotation in raw["annotations"][:2]:
+        annotation.update(bbox=[2, 0, 2, 36], area=28)
     raw["annotations"][1]["ignore"] = 0
     return raw
 

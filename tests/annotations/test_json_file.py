@@ -27,7 +27,7 @@ FAULTS: dict[str, dict[str, Any]] = {
     "an area of NaN, which the standard library reads": {"area": math.nan},
     "numbers in the flat": {"segmentation": [1, 2, 3, 4, 5, 6]},
     "a box of three": {"bbox": [1, 2, 3]},
-    "run lengths": {"segmentation": {"size": [36, 48], "counts": [100, 28, 1600]}},
+    "run lengths": {"segmentation": {"size": [36, 48], "counts": [100, 28, 1600]}, "bbox": [2, 0, 2, 36], "area": 28},
 }
 
 

@@ -55,6 +55,19 @@ def test_without_the_training_set_fracal_is_left_out(own, capsys, monkeypatch):
     assert "FRACAL 1" not in printed
 
 
+def test_a_training_set_that_lost_images_is_not_looked_at(own, capsys, monkeypatch):
+    class Fewer:
+        path, num_images = "train.json", 0
+
+    monkeypatch.setattr("tailseg.recipes.build.build_training", lambda recipe: Fewer)
+
+    assert main(["calibrate", str(own), "--images=1"]) == 0
+
+    printed = capsys.readouterr().out
+    assert "train.json has 0 images, and the run was trained on" in printed
+    assert "FRACAL 1" not in printed
+
+
 def test_a_calibration_of_another_detector_is_refused(own, capsys, photos):
     save(Calibration(Setting("FRACAL", 1.0), dimensions=(1.0, 2.0)), own / "calibration.json")
 

@@ -3,6 +3,7 @@
 import json
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -81,6 +82,20 @@ def test_an_option_of_the_wrong_type_is_wrong_usage(capsys: pytest.CaptureFixtur
 def test_an_option_before_the_recipe_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--resume", "tiny_gumbel"]) == 2
     assert "the recipe comes first" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["my.json", "tiny_softmax", "custom_r50"])
+def test_a_recipe_learns_boxes_alone(name: str) -> None:
+    recipe = train_options(name, ["--boxes-only", "--optim.lr", "0.5"]).recipe
+    plain = train_options(name, ["--optim.lr", "0.5"]).recipe
+    assert recipe.model.mask is None
+    assert replace(recipe, model=plain.model) == plain
+
+
+def test_a_cascade_learns_masks(capsys: pytest.CaptureFixture[str]) -> None:
+    cascades = [name for name, make in RECIPES.items() if make().model.cascade is not None]
+    assert main(["train", cascades[0], "--boxes-only"]) == 2
+    assert f"{cascades[0]} is a cascade, whose stages learn masks" in capsys.readouterr().err
 
 
 def test_a_missing_file_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

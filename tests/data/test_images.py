@@ -16,15 +16,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.io import encode_jpeg, encode_png, write_file
 
-from tailseg.annotations.image_files import (
-    MAX_PIXELS,
-    ImageError,
-    ImageFinder,
-    candidate_names,
-    is_safe_name,
-    open_picture,
-    read_size,
-)
+from tailseg.annotations.image_files import ImageError, ImageFinder, SharedNameError, candidate_names, is_safe_name
+from tailseg.annotations.pictures import MAX_PIXELS, open_picture, read_size
+from tailseg.annotations.ragged import Ragged
 from tailseg.data.images import load_image, read_image
 from tailseg.structures import ImageInfo
 
@@ -330,6 +324,28 @@ def test_a_name_without_its_folder_is_the_last_resort(tmp_path):
     assert finder.find(["0001.png", "train2017/0001.png"]) == tmp_path / "set" / "0001.png"
     finder = ImageFinder(tmp_path / "annotations" / "all.json")
     assert finder.find(["other/0002.png", "0002.png"]) == tmp_path / "train" / "0002.png"
+
+
+@pytest.mark.parametrize("separator", ["/", "\\"])
+def test_a_bare_name_of_images_in_several_folders_finds_none_of_them(tmp_path: Path, separator: str) -> None:
+    """The cats' folder was flattened: a dog of the same name must not be read from a cat's picture."""
+    names = [f"{kind}{separator}{number}.png" for kind in ("cats", "dogs") for number in (0, 1)] + ["cats/2.png"]
+    rows = Ragged.pack_text("\n".join(candidate_names(name, None)) for name in names)
+    finder = ImageFinder(tmp_path / "all.json", None, rows)
+    for file in ("0.png", "1.png", "2.png", "dogs/1.png"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).touch()
+
+    found = {}
+    for row, name in enumerate(names):
+        with suppress(SharedNameError):
+            found[name] = finder.find(rows.text(row).split("\n")).relative_to(tmp_path).as_posix()
+
+    assert found == {names[3]: "dogs/1.png", "cats/2.png": "2.png"}
+    with pytest.raises(
+        SharedNameError, match=r"0\.png has its last part, which other images have .*: cats/0.png, dogs/0"
+    ):
+        finder.find(candidate_names(names[2], None))
 
 
 def test_an_image_one_folder_lower_is_found_but_not_beside_the_file(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Calibration after training: the formulas by hand, on logits and on scores, and where they change nothing."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from tailseg.detection.calibration import (
 )
 
 COUNTS = torch.tensor([1000, 100, 10, 1])
+IMAGES = 1050  # in all: one may hold several classes, or none
 DIMENSIONS = torch.tensor([1.8, 1.5, 1.2, 1.0], dtype=torch.float64)
 
 
@@ -56,9 +58,9 @@ def test_norcal_by_its_formula(gamma):
 @pytest.mark.parametrize("strength", [1.0, 2.0])
 def test_fracal_by_its_formula(strength):
     logits = logits_of(7, 5)
-    offsets = fracal_offsets(COUNTS, DIMENSIONS, strength=strength)
+    offsets = fracal_offsets(COUNTS, DIMENSIONS, num_images=IMAGES, strength=strength)
     ours = adjust_logits(logits, offsets).softmax(1)[:, :-1]
-    w = np.append(-np.log10(COUNTS.numpy() / COUNTS.sum().item()) - np.log10(4), 0)
+    w = np.append(-np.log10(COUNTS.numpy() / IMAGES) - np.log10(4), 0)
     divisor = np.append(DIMENSIONS.numpy(), 1) ** strength
     for row, result in zip(logits.numpy(), ours.numpy(), strict=True):
         s = np.exp(row + w) / np.exp(row + w).sum() / divisor
@@ -68,8 +70,8 @@ def test_fracal_by_its_formula(strength):
 
 def test_fracal_of_sigmoids_by_its_formula():
     logits = logits_of(7, 4)
-    ours = fracal_sigmoid_scores(logits, COUNTS, DIMENSIONS, strength=2.0)
-    w = -np.log10(COUNTS.numpy() / COUNTS.sum().item()) - np.log10(4)
+    ours = fracal_sigmoid_scores(logits, COUNTS, DIMENSIONS, num_images=IMAGES, strength=2.0)
+    w = -np.log10(COUNTS.numpy() / IMAGES) - np.log10(4)
     squares = DIMENSIONS.numpy() ** 2
     f = -np.log10(squares / squares.sum()) - np.log10(4)
     for row, result in zip(logits.numpy(), ours.numpy(), strict=True):
@@ -81,8 +83,12 @@ UNMOVED = {
     "logit adjustment, tau 0": logit_adjustment_offsets(COUNTS, tau=0.0),
     "NorCal, gamma 0": norcal_offsets(COUNTS, gamma=0.0),
     "NorCal, one image a class": norcal_offsets(torch.ones(4, dtype=torch.int64)),
-    "FRACAL, equal counts and dimensions 1": fracal_offsets(torch.full((4,), 17), torch.ones(4)),
-    "FRACAL, equal counts and strength 0": fracal_offsets(torch.full((4,), 17), DIMENSIONS, strength=0.0),
+    "FRACAL, one of four classes an image and dimensions 1": fracal_offsets(
+        torch.full((4,), 17), torch.ones(4), num_images=68
+    ),
+    "FRACAL, one of four classes an image and strength 0": fracal_offsets(
+        torch.full((4,), 17), DIMENSIONS, num_images=68, strength=0.0
+    ),
 }
 
 
@@ -97,7 +103,11 @@ def test_changes_nothing_where_it_should_not(offsets):
 
 @pytest.mark.parametrize(
     "offsets",
-    [logit_adjustment_offsets(COUNTS), norcal_offsets(COUNTS), fracal_offsets(COUNTS, DIMENSIONS)],
+    [
+        logit_adjustment_offsets(COUNTS),
+        norcal_offsets(COUNTS),
+        fracal_offsets(COUNTS, DIMENSIONS, num_images=IMAGES),
+    ],
     ids=["logit adjustment", "NorCal", "FRACAL"],
 )
 def test_raises_the_rare_above_the_frequent(offsets):
@@ -149,7 +159,8 @@ def test_classes_never_seen_count_as_seen_once():
     unseen, once = torch.tensor([0, 5]), torch.tensor([1, 5])
     assert torch.equal(norcal_offsets(unseen), norcal_offsets(once))
     assert torch.equal(logit_adjustment_offsets(unseen), logit_adjustment_offsets(once))
-    assert torch.equal(fracal_offsets(unseen, torch.ones(2)), fracal_offsets(once, torch.ones(2)))
+    ours, expected = (fracal_offsets(counts, torch.ones(2), num_images=6) for counts in (unseen, once))
+    assert torch.equal(ours, expected)
 
 
 def test_wrong_input_is_refused():
@@ -164,6 +175,11 @@ def test_wrong_input_is_refused():
         fractal_dimensions(torch.tensor([[1.5, 0.5]]), torch.tensor([0]), num_classes=1)
     with pytest.raises(ValueError, match=r"0 \.\. 0, got 1 \.\. 1"):
         fractal_dimensions(torch.tensor([[0.5, 0.5]]), torch.tensor([1]), num_classes=1)
+    with pytest.raises(ValueError, match="max_grid must be 2 or more, got 1: a slope needs two grids"):
+        fractal_dimensions(torch.rand(50, 2), torch.zeros(50, dtype=torch.int64), num_classes=1, max_grid=1)
+    for fracal in (fracal_offsets, partial(fracal_sigmoid_scores, torch.zeros(1, 4))):
+        with pytest.raises(ValueError, match="num_images counts all training images, got 999, but .* in 1000"):
+            fracal(COUNTS, DIMENSIONS, num_images=999)
 
 
 def naive_dimension(centres, max_grid):

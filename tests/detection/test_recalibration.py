@@ -1,17 +1,31 @@
 """A calibrated loss gives the scores that the formulas give, and leaves the detector as it was."""
 
+import json
+
 import pytest
 import torch
 from torch import nn
 
+from tailseg.annotations.read import read_dataset
 from tailseg.detection.calibration import adjust_logits, fracal_offsets, fracal_sigmoid_scores, norcal_offsets
-from tailseg.detection.recalibration import Calibrated, Calibration, Setting, in_place, replacements, settings
+from tailseg.detection.recalibration import (
+    STRENGTHS,
+    Calibrated,
+    Calibration,
+    Setting,
+    calibrations,
+    in_place,
+    load,
+    replacements,
+    save,
+)
 from tailseg.losses import ECMLossConfig, GumbelCE, SeesawLossConfig, SigmoidCE, SoftmaxCE
 from tailseg.structures import ClassFrequency
 
 COUNTS = torch.tensor([500, 50, 5, 1])
 FREQUENCY = ClassFrequency.from_counts(COUNTS, 2 * COUNTS, 600)
 DIMENSIONS = (2.0, 1.5, 1.2, 1.0)
+SETTINGS = [Setting(method, strength) for method, strengths in STRENGTHS.items() for strength in strengths]
 
 
 @pytest.fixture
@@ -28,15 +42,16 @@ def test_softmax_scores_are_those_of_adjusted_logits(logits):
 
 
 def test_fracal_takes_the_form_that_fits_the_scores(logits):
-    fracal = Calibration(Setting("FRACAL", 2.0), DIMENSIONS)
+    fracal = Calibration(Setting("FRACAL", 2.0), DIMENSIONS, num_images=700)
     dimensions = torch.tensor(DIMENSIONS, dtype=torch.float64)
 
     softmax = Calibrated(SoftmaxCE(4), fracal, FREQUENCY).scores(logits)
     sigmoid = Calibrated(SigmoidCE(4), fracal, FREQUENCY).scores(logits[:, :4])
 
-    offsets = fracal_offsets(COUNTS, dimensions, strength=2.0)
+    known = {"num_images": 700, "strength": 2.0}
+    offsets = fracal_offsets(COUNTS, dimensions, **known)
     torch.testing.assert_close(softmax, adjust_logits(logits, offsets).softmax(1)[:, :-1])
-    torch.testing.assert_close(sigmoid, fracal_sigmoid_scores(logits[:, :4], COUNTS, dimensions, strength=2.0))
+    torch.testing.assert_close(sigmoid, fracal_sigmoid_scores(logits[:, :4], COUNTS, dimensions, **known))
 
 
 @pytest.mark.parametrize(
@@ -54,11 +69,12 @@ def test_shares_are_told_from_separate_answers(loss, shares):
     assert Calibrated(loss, Calibration(Setting("NorCal", 0.5)), FREQUENCY).are_shares is shares
 
 
-@pytest.mark.parametrize("setting", settings(fracal=True)[1:], ids=str)
+@pytest.mark.parametrize("setting", SETTINGS, ids=str)
 @pytest.mark.parametrize("loss", [SoftmaxCE(4), GumbelCE(4)], ids=lambda value: type(value).__name__)
 def test_rare_classes_gain_against_frequent_ones(logits, loss, setting):
     """In log odds, where the classes move apart by the same in every region (FRACAL's product for sigmoids apart)."""
-    calibration = Calibration(setting, DIMENSIONS if setting.method == "FRACAL" else None)
+    known = {"dimensions": DIMENSIONS, "num_images": 600} if setting.method == "FRACAL" else {}
+    calibration = Calibration(setting, **known)
     before, after = loss.scores(logits), Calibrated(loss, calibration, FREQUENCY).scores(logits)
 
     assert ((after >= 0) & (after <= 1)).all()
@@ -79,3 +95,32 @@ def test_the_detector_stays_as_it_was():
     assert model.head.loss is loss
     with in_place(replacements(model, Calibration(Setting()), FREQUENCY)):
         assert model.head.loss is loss, "as trained"
+
+
+def test_fracal_is_given_all_images_of_the_training_set(write, raw, tmp_path):
+    """The third image holds no object, and counts all the same."""
+    raw["images"].append(raw["images"][0] | {"id": 30, "file_name": "c.jpg"})
+    train = read_dataset(write(raw))
+
+    found = calibrations(train)
+
+    assert [each.setting for each in found] == [Setting(), *SETTINGS]
+    assert {each.num_images for each in found} == {None, 3}
+    for each in found:
+        save(each, tmp_path / "calibration.json")
+        assert load(tmp_path / "calibration.json", 2) == each
+    assert [each.setting.method for each in calibrations(None)] == [
+        each.setting.method for each in found if each.setting.method != "FRACAL"
+    ]
+
+
+def test_what_earlier_builds_stored_is_read_but_for_fracal(tmp_path):
+    """Their FRACAL divided by another number; the strength was chosen with scores that nobody gets any more."""
+    file = tmp_path / "calibration.json"
+    stored = {"setting": {"method": "NorCal", "strength": 0.4}, "dimensions": None}
+    file.write_text(json.dumps(stored))
+    assert load(file, 4) == Calibration(Setting("NorCal", 0.4))
+
+    file.write_text(json.dumps(stored | {"setting": {"method": "FRACAL", "strength": 2.0}, "dimensions": DIMENSIONS}))
+    with pytest.raises(ValueError, match="FRACAL 2 without the number of training images.*`tailseg calibrate"):
+        load(file, 4)

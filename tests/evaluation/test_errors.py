@@ -41,7 +41,7 @@ def test_counts_and_costs_equal_hotcocos(case, iou_type):
     theirs, ours = tide(truth, found, rows, iou_type), errors.parts["all"]
     assert ours.counts == {kind: theirs["counts"][SHORT[kind]] for kind in KINDS}
     assert min(ours.counts.values()) > 20, "each kind should occur"
-    # the same numbers added in another order
+    # The same numbers added in another order. Every class is detected here: without, hotcoco says 0 of missed objects.
     expected = {kind: pytest.approx(theirs["delta_ap"][SHORT[kind]], abs=1e-12) for kind in KINDS}
     assert ours.cost == expected
     assert pytest.approx(theirs["ap_base"], abs=1e-12) == ours.AP50
@@ -121,9 +121,46 @@ def test_what_is_pointed_at_is_not_missed(tmp_path):
     nothing, near = errors_of(truth).parts["all"], errors_of(truth, (1, moved(ANT, 10), 0.5)).parts["all"]
 
     assert nothing.counts["missed"] == 2
-    assert nothing.cost["missed"] == 0, "nobody is found: there is no precision to speak of"
+    assert nothing.cost["missed"] is None, "no class is left to take the mean of"
     assert near.counts["missed"] == 1, "the ant is badly placed, not missed"
     assert near.cost["localisation"] == pytest.approx(0.5), "one of two classes would have AP50 1"
+
+
+def test_a_class_without_a_detection_costs_what_it_takes_from_the_mean(tmp_path):
+    """The ant is found, nobody looked for the bee: 0.5, and 1 if the bee were not asked for. hotcoco says 0."""
+    truth = scene(tmp_path)
+
+    missed = errors_of(truth, (1, ANT, 0.9)).parts
+
+    assert [missed[part].cost["missed"] for part in ("all", "r")] == pytest.approx([0.5, 0])
+    assert missed["f"].cost["missed"] is None
+    results = read_found([{"image_id": 1, "category_id": 1, "bbox": ANT, "score": 0.9}], truth, ("bbox",))
+    theirs = tide(truth, results, best_of_each_image(results, truth, 300), "bbox")
+    assert (theirs["delta_ap"]["Miss"], theirs["ap_base"]) == pytest.approx((0, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("false", "cost"), [((), 0.5), (((2, [40, 40, 10, 10], 0.5),), 0.0)], ids=["none", "a false one"]
+)
+def test_a_class_without_a_right_detection_leaves_the_mean_only_without_false_ones(tmp_path, false, cost):
+    errors = errors_of(scene(tmp_path), (1, ANT, 0.9), *false)
+
+    assert errors.parts["all"].counts["missed"] == 1
+    assert errors.parts["all"].cost["missed"] == pytest.approx(cost)
+
+
+def test_a_class_of_which_some_are_missed_gains_on_the_others(tmp_path):
+    """Two ants, one found and one without a detection: recall ends at 1/2, where 51 of 101 points lie."""
+    file = tmp_path / "truth.json"
+    scene(tmp_path)
+    data = json.loads(file.read_text())
+    data["annotations"][1] |= {"category_id": 1}
+    file.write_text(json.dumps(data))
+
+    errors = errors_of(read_ground_truth(file, masks=False), (1, ANT, 0.9))
+
+    assert pytest.approx(51 / 101) == errors.parts["all"].AP50
+    assert errors.parts["all"].cost["missed"] == pytest.approx(50 / 101)
 
 
 def test_the_mended_class_wins_what_a_classification_error_costs(tmp_path):

@@ -1,8 +1,13 @@
-"""The rivals' formulas as their papers write them: float64, one row after the other, exp and log as they stand.
+"""The losses' formulas as their papers write them: float64, one row after the other, in logarithms.
 
-Each is a function of logits ``[R, L]`` and labels, or a class with ``__call__`` where the loss has state, and shares no
-code with the package. All want moderate logits.
+Each is a class of a data set's frequencies and its settings. A call takes logits ``[R, L]`` and labels, and keeps
+state where the loss has one; ``scores`` are those of testing. Nothing here is shared with the package. Logarithms are
+of whole probabilities (log p, log(1 - p)), so that logits far from 0 keep their digits.
+
+n_j and N_j, a class's objects and images, count as 1 at least.
 """
+
+import math
 
 import torch
 
@@ -16,12 +21,111 @@ def one_hot(label, length):
     return y
 
 
-def sigmoid(x):
-    return 1 / (1 + torch.exp(-x))
+def log_sigmoid(x):
+    return -torch.logaddexp(torch.zeros_like(x), -x)
 
 
-def softmax(x):
-    return torch.exp(x) / torch.exp(x).sum()
+def log_softmax(x):
+    return x - torch.logsumexp(x, 0)
+
+
+def mean_over(q, total):
+    """Divided by R; 0 with a gradient for no regions."""
+    return (total + 0 * q.sum()) / max(len(q), 1)
+
+
+def log_gumbel(q):
+    """The logarithms of p = exp(-exp(-q)) and 1 - p; log p goes on along its tangent below -11."""
+    t = torch.exp(-q)
+    p = torch.where(q >= -11, -t, -math.exp(11) * (1 - 11 - q))
+    few, many = t.clamp(max=0.6), t.clamp(min=0.6)
+    return p, torch.where(t < 0.6, torch.log(-torch.expm1(-few)), torch.log1p(-torch.exp(-many)))
+
+
+LINKS = {
+    "gumbel": log_gumbel,
+    "sigmoid": lambda q: (log_sigmoid(q), log_sigmoid(-q)),
+    "normal": lambda q: (torch.special.log_ndtr(q), torch.special.log_ndtr(-q)),
+}
+
+
+class Binary:
+    """Yes or no to every logit; background is a question of its own where it has a logit."""
+
+    def __init__(self, frequency: ClassFrequency, link="sigmoid"):
+        self.num_classes = frequency.num_classes
+        self.links = [link] * (self.num_classes + 1)
+
+    def logs(self, q):
+        """The logarithms of p and 1 - p, ``[R, L]`` each."""
+        both = [LINKS[link](column) for link, column in zip(self.links, q.T, strict=False)]
+        return [torch.stack([pair[i] for pair in both], 1) for i in (0, 1)]
+
+    def weights(self, labels):
+        """By region and logit, on negatives alone."""
+        return torch.ones(len(labels), 1, dtype=torch.float64)
+
+    def __call__(self, q, labels):
+        yes, no = self.logs(q)
+        y = torch.stack([one_hot(label, q.shape[1]) for label in labels.tolist()]) if len(q) else torch.zeros_like(q)
+        return mean_over(q, -(y * yes + self.weights(labels) * (1 - y) * no).sum())
+
+    def scores(self, q):
+        return torch.exp(self.logs(q)[0])[:, : self.num_classes]
+
+
+class ClassRelative(Binary):
+    def __init__(self, frequency: ClassFrequency, frequent_above):
+        super().__init__(frequency)
+        self.links = ["normal" if n > frequent_above else "gumbel" for n in frequency.image_counts.tolist()]
+        self.links.append("gumbel")
+
+
+class SparesTail(Binary):
+    """EQL: objects ask nothing of the tail but their own class.
+
+    DropLoss: background neither, where U > r, the share of the objects that are of the tail; ``uniform`` is U,
+    ``[R, C]``, of which background rows alone are read.
+    """
+
+    def __init__(self, frequency: ClassFrequency, tail, link, uniform=None):
+        super().__init__(frequency, link)
+        images = frequency.image_counts.tolist()
+        if isinstance(tail, str):
+            most = {"r": 10, "rc": 100}[tail]
+            self.tail = [n <= most for n in images]
+        else:
+            self.tail = [n / frequency.num_images < tail for n in images]
+        self.uniform = uniform
+
+    def weights(self, labels):
+        objects = [label for label in labels.tolist() if label < self.num_classes]
+        r = sum(self.tail[label] for label in objects) / len(objects) if objects else 1
+        weights = torch.ones(len(labels), self.num_classes, dtype=torch.float64)
+        for i, label in enumerate(labels.tolist()):
+            for j in range(self.num_classes):
+                if label < self.num_classes:
+                    dropped = self.tail[j]
+                else:
+                    dropped = self.uniform is not None and self.tail[j] and bool(self.uniform[i, j] > r)
+                weights[i, j] = 1 - dropped
+        return weights
+
+
+class Softmax:
+    def __init__(self, frequency: ClassFrequency, scale=1.0):
+        self.scale = scale
+
+    def __call__(self, q, labels):
+        return mean_over(q, -sum(log_softmax(row)[label] for row, label in zip(q, labels.tolist(), strict=True)))
+
+    def scores(self, q):
+        return torch.stack([torch.exp(log_softmax(self.scale * row))[:-1] for row in q])
+
+
+def with_objectness(q):
+    """sigmoid(q_j) (1 - sigmoid(q_background))."""
+    return torch.exp(log_sigmoid(q[:, :-1]) + log_sigmoid(-q[:, -1:]))
 
 
 class Focal:
@@ -32,10 +136,13 @@ class Focal:
     def __call__(self, q, labels):
         total = 0
         for row, label in zip(q, labels.tolist(), strict=True):
-            p, y = sigmoid(row), one_hot(label, len(row))
-            total -= (self.positive * y * (1 - p) ** self.gamma * torch.log(p)).sum()
-            total -= (self.negative * (1 - y) * p**self.gamma * torch.log(1 - p)).sum()
-        return total / len(q)
+            yes, no, y = log_sigmoid(row), log_sigmoid(-row), one_hot(label, len(row))
+            total -= (self.positive * y * torch.exp(self.gamma * no) * yes).sum()
+            total -= (self.negative * (1 - y) * torch.exp(self.gamma * yes) * no).sum()
+        return mean_over(q, total)
+
+    def scores(self, q):
+        return torch.exp(log_sigmoid(q))
 
 
 class EQLv2:
@@ -53,13 +160,17 @@ class EQLv2:
         u = 1 + self.alpha * (1 - v)
         total = 0
         for row, label in zip(q, labels.tolist(), strict=True):
-            p, y = sigmoid(row), one_hot(label, len(row))
+            y = one_hot(label, len(row))
             weight = u * y + v * (1 - y)
-            total -= (weight * (y * torch.log(p) + (1 - y) * torch.log(1 - p))).sum()
-            gradient = ((p - y).abs() * weight).detach()
+            total -= (weight * (y * log_sigmoid(row) + (1 - y) * log_sigmoid(-row))).sum()
+            # |p - y|: 1 - p where the answer is yes
+            gradient = (torch.exp(torch.where(y == 1, log_sigmoid(-row), log_sigmoid(row))) * weight).detach()
             self.positive = [s + g for s, g in zip(self.positive, (gradient * y).tolist()[:-1], strict=True)]
             self.negative = [s + g for s, g in zip(self.negative, (gradient * (1 - y)).tolist()[:-1], strict=True)]
-        return total / len(q)
+        return mean_over(q, total)
+
+    def scores(self, q):
+        return with_objectness(q)
 
 
 class Seesaw:
@@ -76,18 +187,21 @@ class Seesaw:
         total = 0
         for row, label in zip(logits, labels.tolist(), strict=True):
             background = int(label == num_classes)
-            total -= torch.log(softmax(row[num_classes:])[background])
+            total -= log_softmax(row[num_classes:])[background]
             if background:
                 continue
             q = row[:num_classes]
-            s = softmax(q).detach()
+            s = torch.exp(log_softmax(q)).detach()
             mitigation = torch.where(n < n[label], (n / n[label]) ** self.p, 1.0)
             own = max(float(s[label]), self.eps)
             compensation = torch.where(s > own, (s / own) ** self.q, 1.0)
-            push = mitigation * compensation * torch.exp(q)
-            others = torch.cat([push[:label], push[label + 1 :]]).sum()
-            total -= torch.log(torch.exp(q[label]) / (others + torch.exp(q[label])))
-        return total / len(logits)
+            push = torch.log(mitigation * compensation) + q
+            push = torch.cat([push[:label], q[label][None], push[label + 1 :]])
+            total += torch.logsumexp(push, 0) - q[label]
+        return mean_over(logits, total)
+
+    def scores(self, q):
+        return torch.stack([torch.exp(log_softmax(row[:-2]) + log_softmax(row[-2:])[0]) for row in q])
 
 
 class BAGS:
@@ -103,14 +217,22 @@ class BAGS:
     def __call__(self, q, labels):
         total = 0
         for row, label in zip(q, labels.tolist(), strict=True):
-            total -= torch.log(softmax(row[-2:])[int(label == self.num_classes)])
+            total -= log_softmax(row[-2:])[int(label == self.num_classes)]
         for g, classes in enumerate(self.groups):
             if not set(labels.tolist()) & set(classes):
                 continue
             for row, label in zip(q, labels.tolist(), strict=True):
-                p = softmax(row[[*classes, self.num_classes + g]])
-                total -= torch.log(p[classes.index(label) if label in classes else len(classes)])
-        return total / len(q)
+                p = log_softmax(row[[*classes, self.num_classes + g]])
+                total -= p[classes.index(label) if label in classes else len(classes)]
+        return mean_over(q, total)
+
+    def scores(self, q):
+        found = torch.zeros(len(q), self.num_classes, dtype=q.dtype)
+        for i, row in enumerate(q):
+            for g, classes in enumerate(self.groups):
+                within = log_softmax(row[[*classes, self.num_classes + g]])[:-1]
+                found[i, classes] = torch.exp(within + log_softmax(row[-2:])[0])
+        return found
 
 
 class Federated:
@@ -124,29 +246,29 @@ class Federated:
         chosen = torch.tensor([float(j in asked) for j in range(q.shape[1])])
         total = 0
         for row, label in zip(q, labels.tolist(), strict=True):
-            p, y = sigmoid(row), one_hot(label, len(row))
-            total -= (chosen * (y * torch.log(p) + (1 - y) * torch.log(1 - p))).sum()
-        return total / len(q)
+            y = one_hot(label, len(row))
+            total -= (chosen * (y * log_sigmoid(row) + (1 - y) * log_sigmoid(-row))).sum()
+        return mean_over(q, total)
+
+    def scores(self, q):
+        return torch.exp(log_sigmoid(q))
 
 
-class LogitAdjusted:
+class LogitAdjusted(Softmax):
     """By counts, as balanced softmax is written; background has the mean count."""
 
     def __init__(self, frequency: ClassFrequency, tau):
-        n = frequency.instance_counts.double()
+        super().__init__(frequency)
+        n = frequency.instance_counts.clamp(min=1).double()
         self.prior = torch.cat([n, n.mean()[None]]) ** tau
 
     def __call__(self, q, labels):
-        total = 0
-        for row, label in zip(q, labels.tolist(), strict=True):
-            weighted = self.prior * torch.exp(row)
-            total -= torch.log(weighted[label] / weighted.sum())
-        return total / len(q)
+        return super().__call__(torch.log(self.prior) + q, labels)
 
 
 class ECM:
     def __init__(self, frequency: ClassFrequency, background_ratio):
-        n = frequency.image_counts.double()
+        n = frequency.image_counts.clamp(min=1).double()
         n = torch.cat([n, (background_ratio * n.sum())[None]])
         rest = n.sum() - n
         self.positive = (n**0.25 + rest**0.25) / rest**0.25
@@ -157,20 +279,25 @@ class ECM:
     def __call__(self, q, labels):
         total = 0
         for row, label in zip(q, labels.tolist(), strict=True):
-            yes, no = self.positive * torch.exp(row), self.negative * torch.exp(-row)
+            yes, no = torch.log(self.positive) + row, torch.log(self.negative) - row
+            both = torch.logaddexp(yes, no)
             y = one_hot(label, len(row))
-            total -= (self.weight * (y * torch.log(yes / (yes + no)) + (1 - y) * torch.log(no / (yes + no)))).sum()
-        return total / len(q)
+            total -= (self.weight * (y * (yes - both) + (1 - y) * (no - both))).sum()
+        return mean_over(q, total)
+
+    def scores(self, q):
+        return with_objectness(q)
 
 
-class LDAM:
+class LDAM(Softmax):
     def __init__(self, frequency: ClassFrequency, max_margin, scale, reweight_after, beta):
-        n = frequency.instance_counts.double()
+        super().__init__(frequency, scale)
+        n = frequency.instance_counts.clamp(min=1).double()
         margin = 1 / n.sqrt().sqrt()
         self.margin = [*(margin * max_margin / margin.max()).tolist(), 0.0]
         effective = (1 - beta**n) / (1 - beta)
         self.class_weight = [*(len(n) / effective / (1 / effective).sum()).tolist(), 1.0]
-        self.scale, self.reweight_after, self.calls = scale, reweight_after, 0
+        self.reweight_after, self.calls = reweight_after, 0
 
     def __call__(self, q, labels):
         weighs = self.reweight_after is not None and self.calls >= self.reweight_after
@@ -178,6 +305,6 @@ class LDAM:
         total = 0
         for row, label in zip(q, labels.tolist(), strict=True):
             z = torch.stack([row[j] - self.margin[j] if j == label else row[j] for j in range(len(row))])
-            cost = -torch.log(softmax(self.scale * z)[label])
+            cost = -log_softmax(self.scale * z)[label]
             total = total + (self.class_weight[label] if weighs else 1) * cost
-        return total / len(q)
+        return mean_over(q, total)

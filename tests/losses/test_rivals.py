@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import os
 import pickle
 import subprocess
 import sys
@@ -29,7 +28,7 @@ from tailseg.losses import (
 from tailseg.ranges import Settings
 from tailseg.structures import ClassFrequency
 
-from . import naive, two_processes
+from . import naive
 
 ALL = 10**6  # samples everything
 CONFIGS = {
@@ -717,25 +716,3 @@ def test_evaluation_leaves_the_state_alone(name):
     total(loss.train(), *problem(loss, 12, seed=5))
     loss.step_taken()
     assert not all(torch.equal(loss.state_dict()[key], value) for key, value in before.items())
-
-
-def test_one_process_equals_two(tmp_path):
-    """Two processes with half of each batch have the state of one with all of it; its loss is the mean of theirs."""
-    problems = {}
-    for name in STATE:
-        frequency = long_tail(6)
-        loss = CONFIGS[name].build(frequency)
-        problems[name] = (CONFIGS[name], frequency, [problem(loss, 24, seed) for seed in range(4)])
-    (tmp_path / "problems.pkl").write_bytes(pickle.dumps(problems))
-    script = Path(two_processes.__file__)
-    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen([sys.executable, str(script), str(tmp_path), str(rank)], env=environment) for rank in (0, 1)
-    ]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
-    halves = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
-    for name, (values, state) in two_processes.run(problems, 0, 1).items():
-        torch.testing.assert_close((halves[0][name][0] + halves[1][name][0]) / 2, values, rtol=1e-12, atol=0)
-        for half in halves:
-            # Sums of gradients are taken in another order.
-            torch.testing.assert_close(half[name][1], state, rtol=1e-12, atol=0)

@@ -114,6 +114,29 @@ def test_the_names_of_runs_and_files_are_text(read, tmp_path):
         assert EVIL not in text
 
 
+def test_a_cost_without_a_figure_is_a_dash(page, read, tmp_path):
+    """No bee was detected, rightly or wrongly: of the frequent classes none is left without it."""
+    path = tmp_path / "ants.html"
+    write_report([evaluated(read(dataset()), [record(1, ANT, 5, 5, 0.9)], name="ants")], path)
+    page.goto(path.as_uri())
+
+    bars = page.locator("#errors g")
+    missed = {text[: text.index(":")]: text for text in bars.all_text_contents() if ": 1 errors" in text}
+
+    assert missed["frequent"] == "frequent: 1 errors–"
+    assert missed["rare"] == "rare: 1 errors49.5", "one of two ants is found: recall ends at 51 of 101 points"
+
+
+def test_a_class_that_training_never_shows_is_in_a_group_of_its_own(page, read, tmp_path):
+    run = evaluated(read(with_evil_names()), FIRST, name="first")
+    groups = {ANT: "r", GNU: "f"}
+    run = replace(run, evidence=replace(run.evidence, truth=replace(run.evidence.truth, groups=groups)))
+    write_report([run], tmp_path / "unseen.html")
+    page.goto((tmp_path / "unseen.html").as_uri())
+    assert page.locator("#groups label").all_text_contents() == [" rare", " common", " frequent", " never trained on"]
+    assert page.locator("#classes .group.n").all_text_contents() == ["never trained on"]
+
+
 def test_search_and_groups_filter_the_table_and_the_dots(page, one):
     opened(page, one)
     assert len(names(page)) == 3

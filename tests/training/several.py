@@ -41,6 +41,7 @@ def main(folder: Path, data: Path, alone: Path) -> None:
     from_first(lambda: shutil.copytree(alone, copy))
     evaluate_run(Test(run=copy, device="cpu", recipe="small:shared"))
 
+    train(learned_norms(data, folder / "run_norms"))
     outcome["order"] = order(folder / "order")
     outcome["failed alone"] = trouble(failed_alone)
     outcome["unforeseen"] = trouble(unforeseen)
@@ -61,6 +62,13 @@ def parts(data: Path, out: Path, count: int) -> Recipe:
     recipe = small.shared(data, out)
     model, optim = replace(recipe.model, mask=None), replace(recipe.optim, accumulate=count, clip_norm=None)
     return replace(recipe, model=model, optim=optim, loss=small.recipe().loss)
+
+
+def learned_norms(data: Path, out: Path) -> Recipe:
+    """Batch norms that learn their statistics, and an average of the weights."""
+    recipe = small.shared(data, out)
+    model = replace(recipe.model, backbone=replace(recipe.model.backbone, fixed_norm=False))
+    return replace(recipe, model=model, optim=replace(recipe.optim, epochs=2, steps=(), average=0.8))
 
 
 def eight_images(data: Path) -> DataConfig:

@@ -5,6 +5,7 @@ torchrun starts the processes, as it does for users; they compute on CPUs and ta
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tailseg.cli import test as command_test
 from tailseg.data.tiny_tail import generate
 from tailseg.training import checkpoint, run_files
 from tailseg.training.loop import train
@@ -112,6 +114,22 @@ def test_the_first_step_is_the_same_to_float_precision(alone, two, four):
 def test_four_processes_find_what_one_finds_to_the_byte(alone, four):
     for name in ("results.json", "metrics.json"):
         assert (four / "alone" / name).read_bytes() == (alone / name).read_bytes()
+
+
+def test_the_checkpoint_finds_what_four_processes_found_with_learned_norms(four, data, tmp_path, one_thread):
+    """Each process has normalised other images; they test, and save, with one set of running statistics."""
+    run = four / "run_norms"
+    shutil.copytree(run, tmp_path / "copy")
+    options = command_test.Test(
+        run=tmp_path / "copy", device="cpu", recipe=f"{small.__name__}:shared", checkpoint="last"
+    )
+    command_test.evaluate_run(options)
+    for name in ("results.json", "metrics.json"):
+        assert (tmp_path / "copy" / name).read_bytes() == (run / name).read_bytes()
+    assert len(json.loads((run / "results.json").read_text())) > 100
+    saved = checkpoint.load(run_files.step_path(run, 2 * small.STEPS_PER_EPOCH))
+    means = "backbone.bn1.running_mean"
+    assert not torch.equal(saved.model[means], saved.trained[means])
 
 
 def test_every_process_knows_the_figures(four, outcomes):

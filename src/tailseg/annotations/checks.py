@@ -15,13 +15,17 @@ from tailseg.annotations.json_file import decode
 from tailseg.annotations.kinds import BITS
 from tailseg.annotations.problems import Problems
 from tailseg.annotations.ragged import Ragged, offsets_of
+from tailseg.annotations.readings import SAMPLE, size_groups, whose_areas, why_empty
 from tailseg.annotations.segmentations import Segmentations
 
 FARTHEST: Final = 1e9
 """Pixels beyond which a coordinate is none: pycocotools and hotcoco count pixels in 32 bits."""
 
 BLOCK: Final = 1 << 14
-"""Boxes and polygons looked at together: they stay in the processor's cache."""
+"""Boxes looked at together: they stay in the processor's cache."""
+
+FEW: Final = 1 << 11
+"""Polygons looked at together, for the same reason."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,10 @@ class Checks:
         images: of the file.
         image_of: int64 ``[M]``: each annotation's image, -1 where it is unknown.
         problems: takes what is found.
+
+    Attributes:
+        limits, areas: float64 ``[P, 4]`` and ``[P]`` of the polygons that are kept, see `polygon_shapes`; known
+            after `check_masks`.
     """
 
     def __init__(
@@ -58,6 +66,7 @@ class Checks:
         self.problems = problems
         self.sizes = images.sizes[image_of] if len(images.sizes) else np.zeros((len(image_of), 2), np.int64)
         self.sizes[image_of < 0] = 0
+        self.limits, self.areas = np.zeros((0, 4)), np.zeros(0)
 
     def name(self, row: int) -> str:
         """An annotation, for messages."""
@@ -111,7 +120,14 @@ class Checks:
         with np.errstate(invalid="ignore", over="ignore"):
             largest = (sides + 1).prod(axis=1)  # masks are of whole pixels, boxes need not be
             large = objects & (areas > largest) & ~self.marked("area_bad", "box_bad", "box_infinite", "box_negative")
-        self.mark("area_large", large, self.field("area", "bbox"))
+        self.mark("area_large", large, self.field("area", "bbox"), detail=self._large(np.flatnonzero(large)))
+
+    def _large(self, rows: np.ndarray) -> str:
+        """Of what areas that are larger than the box are, and what they change."""
+        areas, boxes = self.columns.areas[rows], self.columns.boxes[rows]
+        moved = np.count_nonzero(size_groups(areas) != size_groups(boxes[:, 2:].prod(axis=1)))
+        consequence = f", by which {moved:,} objects count as larger than they are" if moved else ""
+        return f"{whose_areas(areas, boxes, self.sizes[rows])}{consequence}"
 
     def check_boxes(self) -> np.ndarray:
         """Boxes as xyxy, float64 ``[M, 4]``, clipped to their images where those have a size."""
@@ -174,8 +190,9 @@ class Checks:
             kept = np.flatnonzero(~short)
             polygons, owners = polygons.take(kept), owners[kept]
             counts = np.bincount(owners, minlength=len(counts))
-        self._check_coordinates(polygons, owners)
-        areas = polygon_areas(polygons)
+        self.limits, self.areas = polygon_shapes(polygons)
+        self._check_coordinates(owners)
+        areas = self.areas
         flat = (areas == 0) & (counts[owners] > 1)
         flat_rows = np.unique(owners[flat])
         solid = np.bincount(owners, weights=areas, minlength=len(counts))
@@ -184,8 +201,8 @@ class Checks:
         self._check_pixels(masks, solid)
         return masks
 
-    def _check_coordinates(self, polygons: Ragged, owners: np.ndarray) -> None:
-        farthest = _farthest(polygons)
+    def _check_coordinates(self, owners: np.ndarray) -> None:
+        farthest = np.abs(self.limits.T).max(axis=0, initial=0)
         finite = farthest <= FARTHEST  # false for NaN, which pycocotools dies of
         self.mark("polygon_infinite", np.unique(owners[~finite]))
         limits = 2 * np.where(self.sizes.min(axis=1) > 0, self.sizes.max(axis=1, initial=1), FARTHEST)[owners]
@@ -211,7 +228,9 @@ class Checks:
                 empty.append(row)
         rows = np.array(empty, np.int64)
         self.columns.faults[rows] |= np.uint32(BITS["mask_empty"])  # crowds can be taken as objects
-        self.problems.add("mask_empty", rows[~self.columns.ignored[rows]], self.name)
+        rows = rows[~self.columns.ignored[rows]]
+        parts = [masks.polygons[at] for row in rows[:SAMPLE].tolist() for at in range(first[row], first[row + 1])]
+        self.problems.add("mask_empty", rows, self.name, detail=why_empty(parts))
 
 
 def _clip(written: np.ndarray, sizes: np.ndarray, bad: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -241,30 +260,32 @@ def _first_of_each(ids: np.ndarray) -> np.ndarray:
     return first
 
 
-def _farthest(polygons: Ragged) -> np.ndarray:
-    """The largest coordinate of each polygon, its sign left out, float64 ``[P]``; NaN where one is NaN."""
-    farthest = np.zeros(len(polygons))
-    for start in range(0, len(polygons), BLOCK):
-        offsets = polygons.offsets[start : start + BLOCK + 1]
-        values = np.abs(polygons.values[offsets[0] : offsets[-1]])
-        farthest[start : start + BLOCK] = np.maximum.reduceat(values, offsets[:-1] - offsets[0])
-    return farthest
+def polygon_shapes(polygons: Ragged) -> tuple[np.ndarray, np.ndarray]:
+    """Where polygons end and what they enclose.
 
-
-def polygon_areas(polygons: Ragged) -> np.ndarray:
-    """The area that each polygon encloses, in pixels, float64 ``[P]``: half of |sum of x_i y_(i+1) - x_(i+1) y_i|."""
-    areas = np.zeros(len(polygons))
-    for start in range(0, len(polygons), BLOCK):
-        offsets = polygons.offsets[start : start + BLOCK + 1]
-        points = polygons.values[offsets[0] : offsets[-1]].reshape(-1, 2)
-        ends = (offsets[1:] - offsets[0]) // 2 - 1
-        firsts = np.append(0, ends[:-1] + 1)
-        following = np.roll(points, -1, axis=0)
-        following[ends] = points[firsts]
+    Returns:
+        Least x and y, greatest x and y, float64 ``[P, 4]``; and the areas in pixels, float64 ``[P]``: half of
+        |sum of x_i y_(i+1) - x_(i+1) y_i|. NaN where a coordinate is NaN.
+    """
+    limits, areas = np.zeros((4, len(polygons))), np.zeros(len(polygons))
+    for start in range(0, len(polygons), FEW):
+        part, offsets = slice(start, start + FEW), polygons.offsets[start : start + FEW + 1]
+        firsts, lasts = (offsets[:-1] - offsets[0]) // 2, (offsets[1:] - offsets[0]) // 2 - 1
+        axes: list[np.ndarray] = []
+        for axis in (0, 1):
+            here = np.ascontiguousarray(polygons.values[offsets[0] + axis : offsets[-1] : 2])
+            np.minimum.reduceat(here, firsts, out=limits[axis, part])
+            np.maximum.reduceat(here, firsts, out=limits[2 + axis, part])
+            following = np.empty_like(here)
+            following[:-1] = here[1:]
+            following[lasts] = here[firsts]
+            axes += [here, following]
+        x, next_x, y, next_y = axes
         with np.errstate(invalid="ignore", over="ignore"):
-            cross = points[:, 0] * following[:, 1] - following[:, 0] * points[:, 1]
-            areas[start : start + BLOCK] = np.abs(np.add.reduceat(cross, firsts)) / 2
-    return areas
+            x *= next_y
+            x -= np.multiply(next_x, y, out=next_x)
+            areas[part] = np.abs(np.add.reduceat(x, firsts)) / 2
+    return limits.T, areas
 
 
 def boxes_of_masks(masks: Segmentations, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ import numpy as np
 from tailseg.annotations.columns import read_columns, whole
 from tailseg.annotations.dataset import Annotations
 from tailseg.annotations.groups import content_groups, image_groups, merged
-from tailseg.annotations.image_files import ImageError
+from tailseg.annotations.image_files import ImageError, SharedNameError
 from tailseg.annotations.json_file import join, split, unpack
 from tailseg.annotations.kinds import BITS, KINDS, Use
 from tailseg.files import unfinished
@@ -166,11 +166,17 @@ def _draw(annotations: Annotations, images: Sequence[Any], share: float, use: Us
 
 
 def _files(annotations: Annotations) -> list[Path | None]:
-    """Each image's file; None where it is missing, which is said when it is read."""
+    """Each image's file; None where it is missing, which is said when it is read.
+
+    Raises:
+        SharedNameError: two images would be read from one file: apart, the parts could not tell.
+    """
 
     def found(row: int) -> Path | None:
         try:
             return annotations.finder.find(annotations.names.text(row).split("\n"))
+        except SharedNameError:
+            raise
         except ImageError:
             return None
 

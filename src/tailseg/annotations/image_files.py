@@ -1,25 +1,17 @@
 """Finding the image files that an annotation file names."""
 
-import io
 import os
 import re
-import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from PIL import Image
+from tailseg.annotations.ragged import Ragged
 
 ROOT_VARIABLES: Final = {"TAILSEG_DATA": ("", "coco"), "DETECTRON2_DATASETS": ("coco",)}
 """Environment variables that name folders of data sets, and where in those the images of COCO and LVIS lie."""
-
-FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF")
-
-MAX_PIXELS: Final = 178_956_970
-"""Pixels of the largest image that is read, half a gigabyte as RGB: Pillow's limit against decompression bombs."""
 
 MAX_NAME: Final = 255
 """Bytes of the longest name of a file or folder, on every usual file system."""
@@ -38,6 +30,10 @@ class ImageError(ValueError):
     """An image is missing, cannot be decoded or is not the one annotated; the message names the file."""
 
 
+class SharedNameError(ImageError):
+    """An image's file is not where its name says, and a file of its bare name could be another image's."""
+
+
 class ImageFinder:
     """Finds the files of a data set's images under a few root folders.
 
@@ -45,16 +41,19 @@ class ImageFinder:
         annotation_file: images lie in its folder, in the ``images`` folder there, or in the folder above
             (``coco/annotations/x.json`` and ``coco/train2017``), or where the environment says.
         folder: look only here; relative to the working directory like every path a user gives.
+        names: those of all images, as in `tailseg.annotations.dataset.Annotations`: a bare name that several of other
+            folders have finds none of them.
 
     What is in none of these is looked for one folder lower than the named folder, the file's own and ``images``, as
     CVAT lays out its images (``images/default/a.jpg``), and beside a folder ``annotations``, as COCO does. Folders
     beside others are those of other data sets.
     """
 
-    def __init__(self, annotation_file: Path, folder: Path | None = None) -> None:
+    def __init__(self, annotation_file: Path, folder: Path | None = None, names: Ragged | None = None) -> None:
         self.roots = [folder] if folder is not None else _default_roots(annotation_file)
         own = annotation_file.resolve().parent
         beside = [own.parent] * (own.name == "annotations")
+        self._names = names
         self._with_lower = [folder] if folder is not None else [own, own / "images", own.parent / "images", *beside]
 
     @cached_property
@@ -73,17 +72,34 @@ class ImageFinder:
 
         Raises:
             ImageError: there is none; says where it looked.
+            SharedNameError: only a bare name is found, which images of other folders have as well.
         """
         cut = {PurePosixPath(name).name for name in names if "/" in name} - {*names[:1]}
-        for part in ([name for name in names if name not in cut], [name for name in names if name in cut]):
-            if found := self._in_roots(part) or self._lower(part):
-                return found
+        whole, bare = [name for name in names if name not in cut], [name for name in names if name in cut]
+        if found := self._in_roots(whole) or self._lower(whole):
+            return found
+        if found := self._in_roots(bare) or self._lower(bare):
+            if others := self._shared.get(found.name):
+                raise SharedNameError(
+                    f"image {names[0]} not found. {found} has its last part, which other images have as well: "
+                    f"{', '.join(others[:3])}{' ..' * (len(others) > 3)}. Lay the files into the folders that "
+                    "file_name names, or write file_name as they lie"
+                )
+            return found
         called = names[0] if names else "(without a name)"
         raise ImageError(
             f"image {called} not found. Looked for {' and '.join(dict.fromkeys(names))} in "
             f"{', '.join(str(root) for root in self.roots)}. Name the folder of the images (images=..., "
             "--data.train-images, --data.val-images; for a run, --val-images), or set TAILSEG_DATA to it"
         )
+
+    @cached_property
+    def _shared(self) -> dict[str, list[str]]:
+        """The names of the images whose last part several have; looked at when a bare name is found, hardly ever."""
+        found: dict[str, list[str]] = {}
+        for name in dict.fromkeys(first_names(self._names)) if self._names is not None else ():
+            found.setdefault(name.rpartition("/")[2], []).append(name)
+        return {last: names for last, names in found.items() if len(names) > 1}
 
     def _in_roots(self, names: Sequence[str]) -> Path | None:
         """The first file that exists in the roots."""
@@ -109,6 +125,11 @@ class ImageFinder:
         return None
 
 
+def first_names(names: Ragged) -> list[str]:
+    """The first name of each image's file, with ``/`` between folders."""
+    return [names.text(row).partition("\n")[0].replace("\\", "/") for row in range(len(names))]
+
+
 def _default_roots(annotation_file: Path) -> list[Path]:
     folder = annotation_file.resolve().parent
     roots = [folder, folder / "images", folder.parent, folder.parent / "images"]
@@ -131,29 +152,6 @@ def candidate_names(file_name: str | None, coco_url: str | None) -> list[str]:
     folders = [name.replace("\\", "/") if name else None for name in (file_name, tail)]
     names = [file_name, *folders, *(name and _last_part(name) for name in reversed(folders))]
     return list(dict.fromkeys(name for name in names if name))
-
-
-def open_picture(file: "str | Path | io.BytesIO") -> "Image.Image":
-    """Opens an image of one of `FORMATS`; of images over half of `MAX_PIXELS` Pillow would warn."""
-    from PIL import Image
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return Image.open(file, formats=FORMATS)
-
-
-def read_size(path: Path) -> tuple[int, int]:
-    """Height and width of the pixels of an image file, from its first bytes.
-
-    Raises:
-        ImageError: it is no image.
-    """
-    try:
-        with open_picture(path) as picture:
-            width, height = picture.size
-    except Exception as error:  # malformed headers meet exceptions of many kinds
-        raise ImageError(f"image {path} cannot be read: {error}") from error
-    return height, width
 
 
 def _is_plain(name: str) -> bool:

@@ -18,49 +18,12 @@ Training refuses what it cannot learn from, evaluation what would change a figur
 training can be told to leave them out (`repair`).
 """
 
-from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import Final
 
-Use = Literal["training", "training_masks", "boxes", "masks"]
-Scope = Literal["file", "image", "category", "object", "pixels"]
+from tailseg.annotations.kind import USE_NAMES, Kind, Scope, Use
+from tailseg.annotations.suspect_kinds import SUSPECT
 
-USE_NAMES: Final[dict[Use, str]] = {
-    "training": "training",
-    "training_masks": "training of masks",
-    "boxes": "evaluation",
-    "masks": "evaluation of masks",
-}
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of problem.
-
-    Attributes:
-        name: by which it is known.
-        verdicts: a letter for each use, see above.
-        what: of the records, in the plural; ``{detail}`` stands for a figure.
-        remedy: what the user can do.
-        done: what a use that goes on does.
-        scope: what has the problem; file: there is no count of records; pixels: the image's file.
-    """
-
-    name: str
-    verdicts: str
-    what: str
-    remedy: str
-    done: str = ""
-    scope: Scope = "object"
-
-    def verdict(self, use: Use) -> str:
-        """``-``, ``i``, ``n`` or ``x``."""
-        return self.verdicts[get_args(Use).index(use)]
-
-    @property
-    def stops(self) -> tuple[Use, ...]:
-        """The uses that refuse it."""
-        return tuple(use for use in get_args(Use) if self.verdict(use) == "x")
-
+__all__ = ["BITS", "KINDS", "USE_NAMES", "Kind", "Scope", "Use"]
 
 _BOX: Final = "Write bbox as [x, y, width, height], x and y of the upper left corner"
 _IDS: Final = "Give each an id of its own, a whole number"
@@ -87,7 +50,7 @@ _FILE: Final = (
         "boxes_alone",
         "-x-x",
         "no object has a mask: it is a file of boxes",
-        "None is needed for boxes (training: a recipe with model.mask=None; evaluation: --only bbox)",
+        "To learn boxes: tailseg train with --boxes-only (a recipe with model.mask=None); to score boxes: --only bbox",
         "boxes are learned and scored",
         "file",
     ),
@@ -159,6 +122,39 @@ _IMAGES: Final = (
         "images cannot be used",
         "Replace them, or remove them from the annotation file",
         scope="pixels",
+    ),
+    Kind(
+        "images_turned",
+        "ii--",
+        "images have an EXIF orientation other than 1{detail}",
+        "Were they annotated on the stored pixels? Train with --data.orientation stored, or take the orientation out "
+        "of the files",
+        "read as viewers and annotation tools show them, where the annotated size allows it",
+        "pixels",
+    ),
+    Kind(
+        "images_dark",
+        "ii--",
+        "images use less than a tenth of their 16 bits",
+        "Scale their values to 16 bits, or write 8 bits",
+        "the upper 8 bits are read: they are nearly black",
+        "pixels",
+    ),
+    Kind(
+        "images_of_pages",
+        "ii--",
+        "files hold more than one picture",
+        "Write each page into a file of its own, if others than the first are annotated",
+        "the first is read",
+        "pixels",
+    ),
+    Kind(
+        "images_twice",
+        "iiii",
+        "files are listed more than once, as images of their own",
+        "List each file once, with all its objects",
+        "each is read as an image by itself; where a part is held out, those of one file stay in one part",
+        "pixels",
     ),
 )
 
@@ -288,7 +284,7 @@ _OBJECTS: Final = (
     Kind(
         "area_large",
         "nnnn",
-        "areas are larger than the box",
+        "areas are larger than the box{detail}",
         "Write the mask's pixels",
         "taken as they are: the size groups of AP follow them",
     ),
@@ -349,16 +345,16 @@ _OBJECTS: Final = (
         "mask_missing",
         "-x-x",
         "objects without a mask ({detail})",
-        "Annotate their masks, or remove them. To learn boxes alone: a recipe of yours with model.mask=None (tailseg "
-        "train module:function); to score boxes alone: --only bbox (iou_types=('bbox',))",
+        "Annotate their masks, or remove them. To learn boxes alone: tailseg train with --boxes-only (a recipe with "
+        "model.mask=None); to score boxes alone: --only bbox (iou_types=('bbox',))",
         "boxes alone are read",
     ),
     Kind(
         "mask_empty",
-        "nn--",
-        "objects' masks have no pixel",
+        "nn-n",
+        "objects' masks have no pixel{detail}",
         "Correct their polygons",
-        "their boxes are learned, their masks are not",
+        "their boxes are learned and scored; their masks are not learned, and no detection can match them",
     ),
     Kind(
         "crowds_alone",
@@ -377,68 +373,6 @@ _OBJECTS: Final = (
     ),
 )
 
-_LINTS: Final = (
-    Kind(
-        "polygon_inside",
-        "iiii",
-        "objects have a polygon inside another one",
-        "Is it a hole? COCO's polygons have none: encode the mask as run lengths",
-        "filled: a mask of polygons is all of them together",
-    ),
-    Kind(
-        "area_of_box",
-        "--ii",
-        "areas are those of the boxes, while the masks are smaller",
-        "Write the mask's pixels",
-        "taken as they are: the size groups of AP follow them",
-    ),
-    Kind(
-        "copies",
-        "iiii",
-        "annotations say the same as another one of their image",
-        "Leave the copies out (pylabel writes them for images without objects)",
-        "all are read: no detector finds an object twice",
-    ),
-    Kind(
-        "absent_present",
-        "iiii",
-        "classes are listed as absent from an image (neg_category_ids) that has objects of them",
-        "Were files with other class numbers merged? Numbers in the lists must be changed with those of the objects",
-        "all is read as it stands",
-        "image",
-    ),
-    Kind(
-        "area_zero",
-        "--ii",
-        "objects have an area of 0",
-        "Write the mask's pixels",
-        "not asked for under LVIS's rules, as in lvis-api",
-    ),
-)
-"""What `tailseg.annotations.lints` finds."""
-
-_LEAK: Final = "Remove them from one of the two: an image that was learned does not show how new ones are recognized"
-_LEAKS: Final = (
-    Kind("leak_names", "--ii", "file names stand in both files", _LEAK, scope="image"),
-    Kind("leak_content", "--ii", "images have the content of a training image of another name", _LEAK, scope="image"),
-    Kind(
-        "leak_scenes",
-        "--ii",
-        "videos, or augmented pictures, have images in both files, by their names",
-        "Put all frames of a video, and all copies of a picture, into one of the two",
-        scope="image",
-    ),
-    Kind("leak_pixels", "--ii", "images look like a training image", _LEAK, scope="image"),
-    Kind(
-        "classes_differ",
-        "--ii",
-        "classes are in one file only, or have another id or name",
-        "Give both files the same categories: those without objects as well",
-        scope="category",
-    ),
-)
-"""What `tailseg.annotations.leaks` finds between two files."""
-
-KINDS: Final = {kind.name: kind for kind in (*_FILE, *_IMAGES, *_CATEGORIES, *_OBJECTS, *_LINTS, *_LEAKS)}
+KINDS: Final = {kind.name: kind for kind in (*_FILE, *_IMAGES, *_CATEGORIES, *_OBJECTS, *SUSPECT)}
 BITS: Final = {kind.name: 1 << place for place, kind in enumerate(_OBJECTS)}
 """Of the kinds that objects have: the bit in `tailseg.annotations.dataset.Objects.faults`."""

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from pycocotools import mask as coco
 
-from tailseg.annotations.checks import polygon_areas
+from tailseg.annotations.checks import polygon_shapes
 from tailseg.annotations.dataset import Annotations, Objects
 from tailseg.annotations.problems import Problem, Problems
 from tailseg.annotations.ragged import Ragged, spans
@@ -100,7 +100,7 @@ def areas_of_boxes(annotations: Annotations) -> np.ndarray:
         alike = np.isclose(objects.areas, boxes, rtol=1e-3, atol=0.01) & (boxes > 0)
     rows = np.flatnonzero(alike & ~objects.ignored & objects.masked)
     counts = objects.polygon_counts[rows]
-    areas = polygon_areas(objects.polygons.take(spans(objects.first_polygons[rows], counts)))
+    _, areas = polygon_shapes(objects.polygons.take(spans(objects.first_polygons[rows], counts)))
     masks = np.bincount(np.repeat(np.arange(len(rows)), counts), weights=areas, minlength=len(rows))
     sizes = annotations.sizes[objects.images[rows]]
     for place in np.flatnonzero(counts == 0).tolist():
@@ -114,7 +114,7 @@ def polygons_inside(objects: Objects) -> np.ndarray:
     rows = np.flatnonzero((objects.polygon_counts > 1) & ~objects.ignored)
     polygons = objects.polygons.take(spans(objects.first_polygons[rows], objects.polygon_counts[rows]))
     owners = np.repeat(np.arange(len(rows)), objects.polygon_counts[rows])
-    limits = _limits(polygons)
+    limits, _ = polygon_shapes(polygons)
     found: list[np.ndarray] = []
     for inner, outer in _pairs(owners):
         within = (limits[inner, :2] >= limits[outer, :2]).all(axis=1) & (limits[inner, 2:] <= limits[outer, 2:]).all(
@@ -129,16 +129,6 @@ def polygons_inside(objects: Objects) -> np.ndarray:
             if _all_inside(polygons, one, other)
         ]
     return rows[np.unique(np.array(found, np.int64))]
-
-
-def _limits(polygons: Ragged) -> np.ndarray:
-    """Least x and y, greatest x and y, float64 ``[P, 4]``."""
-    limits = np.empty((len(polygons), 4))
-    for axis in (0, 1) if len(polygons) else ():
-        values, starts = polygons.values[axis::2], polygons.offsets[:-1] // 2
-        limits[:, axis] = np.minimum.reduceat(values, starts)
-        limits[:, 2 + axis] = np.maximum.reduceat(values, starts)
-    return limits
 
 
 def _pairs(owners: np.ndarray) -> Generator[tuple[np.ndarray, np.ndarray]]:

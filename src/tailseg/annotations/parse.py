@@ -12,10 +12,11 @@ from typing import Any, Final
 
 import numpy as np
 
+from tailseg.annotations.agreement import check_agreement
 from tailseg.annotations.checks import Checks, Images, boxes_of_masks
 from tailseg.annotations.columns import UNKNOWN, Columns, read_columns, whole
 from tailseg.annotations.dataset import Contents, Objects
-from tailseg.annotations.image_files import MAX_PIXELS, candidate_names, is_safe_name
+from tailseg.annotations.image_files import candidate_names, is_safe_name
 from tailseg.annotations.json_file import (
     Sections,
     garbage_collector_paused,
@@ -26,6 +27,7 @@ from tailseg.annotations.json_file import (
 )
 from tailseg.annotations.kinds import BITS
 from tailseg.annotations.lvis import class_lists, is_lvis, stated_groups
+from tailseg.annotations.pictures import MAX_PIXELS
 from tailseg.annotations.problems import DatasetError, Problems
 from tailseg.annotations.ragged import Ragged, offsets_of
 from tailseg.annotations.segmentations import Segmentations
@@ -258,6 +260,7 @@ def _objects(
     boxes = checks.check_boxes()
     checks.check_flags_and_areas()
     masks = checks.check_masks()
+    check_agreement(checks, masks, boxes, problems)
     known = np.flatnonzero((image_of >= 0) & (labels >= 0) & ~checks.marked("record_bad"))
     rows = known[np.argsort(image_of[known], kind="stable")]
     first = offsets_of(masks.polygon_counts)[:-1]

@@ -68,20 +68,15 @@ def run(arguments: Sequence[str]) -> None:
         raise UsageError(f"{options.run} is no folder of a run: the calibration is stored there")
     stored = options.run / "calibration.json"
     check(options, {stored: CALIBRATION}, instead="copy the run to where you may write", overwrite=options.overwrite)
-    from tailseg.detection.recalibration import Calibration, save, settings
+    from tailseg.detection.recalibration import calibrations, save
     from tailseg.inference import Predictor
 
     base = find_recipe(options.recipe) if options.recipe else None
     predictor = Predictor.from_run(
         options.run, checkpoint=options.checkpoint, device=options.device, base=base, calibrated=False
     )
-    val, dimensions = read_data(predictor, options)
-    if dimensions is None:
-        output().print("note: the training set is not there, so FRACAL, which looks at it, is left out")
-    swept = [
-        Calibration(setting, dimensions if setting.method == "FRACAL" else None)
-        for setting in settings(fracal=dimensions is not None)
-    ]
+    val, train = read_data(predictor, options)
+    swept = calibrations(train)
     analyses = measure(predictor, val, swept, half=0, limit=options.images)
     output().print(table(f"Chosen by {options.by} on one half of the images, in percent", swept, analyses))
     kind = "segm" if "segm" in analyses[0].metrics else "bbox"
@@ -95,34 +90,43 @@ def run(arguments: Sequence[str]) -> None:
     output().print(f"Stored for predict: {best.setting} ([bold]{escape(str(stored))}[/])")
 
 
-def read_data(predictor: "Predictor", options: Calibrate) -> "tuple[Annotations, tuple[float, ...] | None]":
-    """The validation set with the run's frequencies, and the fractal dimensions of the training set if it is there."""
-    from tailseg.detection.recalibration import dimensions_of
+def read_data(predictor: "Predictor", options: Calibrate) -> "tuple[Annotations, Annotations | None]":
+    """The validation set with the run's frequencies, and the training set if it is there as it was."""
     from tailseg.recipes.build import build_training, build_validation, held_out_note
     from tailseg.recipes.places import found_again
     from tailseg.training.fit import with_classes_of_run
 
     recipe = found_again(predictor.recipe, predictor.checkpoint.recipe, options.run)
     try:
-        dimensions = dimensions_of(build_training(recipe))
+        train = build_training(recipe)
     except (ValueError, FileNotFoundError):
-        dimensions = None
+        train = None
+        output().print("note: the training set is not there, so FRACAL, which looks at it, is left out")
+    if train is not None and train.num_images < predictor.frequency.num_images:
+        output().print(
+            f"note: {train.path} has {train.num_images:,} images, and the run was trained on "
+            f"{predictor.frequency.num_images:,} with objects, so FRACAL, which looks at them, is left out",
+            markup=False,
+            soft_wrap=True,
+        )
+        train = None
     if options.val:
         recipe = replace(recipe, data=replace(recipe.data, val=options.val, val_images=None))
     if note := held_out_note(recipe):
         output().print(f"note: {note}", markup=False, soft_wrap=True)
     val = build_validation(recipe, images=options.val_images)
-    return with_classes_of_run(val, predictor.checkpoint, predictor.file), dimensions
+    return with_classes_of_run(val, predictor.checkpoint, predictor.file), train
 
 
 def measure(
     predictor: "Predictor", val: "Annotations", calibrations: "Sequence[Calibration]", *, half: int, limit: int
 ) -> "list[Analysis]":
     """What each calibration scores on the first images of a half of the validation set."""
+    from tailseg.annotations.dataset import scored_groups
     from tailseg.detection.recalibration import results_of
     from tailseg.evaluation import analyse
 
-    groups = {category.id: category.group for category in val.categories}
+    groups = scored_groups(val)
     with Progress(console=output(), transient=True) as bar:
         total = min(limit, (val.num_images + 1 - half) // 2)
         task = bar.add_task(f"looking at {total} images, {len(calibrations)} times each", total=total)

@@ -89,6 +89,8 @@ def run(arguments: Sequence[str]) -> None:
             )
             for iou_type, runs in matched.items()
         }
+    for note in dict.fromkeys(note for runs in matched.values() for one in runs for note in one.notes):
+        output().print(f"note: {note}", markup=False, soft_wrap=True)
     for index, other in enumerate(options.runs[1:], start=1):
         names = (f"[bold]{escape(str(run))}[/]" for run in (options.runs[0], other))
         output().print(f"{' -> '.join(names)}: {len(truth.sizes):,} images")

@@ -88,7 +88,7 @@ def check(options: DataCheck) -> bool:
         compare(annotations, options.val, options.val_images, decode=options.decode)
     if options.repair:
         write_repaired(annotations.path, options.repair, options.images)
-        return not pictures
+        return not any(map(is_fault, pictures))
     return good
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tailseg.evaluation import Metrics
 
 _HELP = """\
-usage: tailseg train NAME|FILE.json [--resume] [--devices N] [--no-report] [OPTIONS]
+usage: tailseg train NAME|FILE.json [--resume] [--devices N] [--boxes-only] [--no-report] [OPTIONS]
 
 Train a recipe, or train on your own COCO- or LVIS-format file.
 
@@ -27,6 +27,8 @@ Train a recipe, or train on your own COCO- or LVIS-format file.
               a tenth of the images is held out
   --resume    go on from the run's last checkpoint
   --devices N train in N processes on this machine, one a GPU (several machines: torchrun -m tailseg train ...)
+  --boxes-only
+              learn boxes without masks: the recipe's network without its mask head (Faster R-CNN)
   --no-report leave out report.html, the page that `tailseg report` writes
   OPTIONS     every setting of the recipe: `tailseg train NAME --help` lists them with their values
 
@@ -36,6 +38,7 @@ examples:
   tailseg train my.json                                your data, a small network, any machine
   tailseg train custom_r50 --data.train my.json        your data, Mask R-CNN R50, a GPU
   tailseg train my.json --data.train-images photos     images in another folder
+  tailseg train my.json --boxes-only                   annotations that have boxes and no masks
   tailseg train tiny_gumbel --resume                   go on after an interruption
 """
 
@@ -49,6 +52,8 @@ class Train:
     """Go on from the run's last checkpoint, with the same settings."""
     devices: Annotated[int, Range(ge=1)] = 1
     """Processes on this machine, one a GPU, that torchrun starts; they share each step and learn what one would."""
+    boxes_only: bool = False
+    """Learn boxes without masks: the recipe's network without its mask head (Faster R-CNN)."""
     report: bool = True
     """Write report.html into the run's folder at the end."""
 
@@ -123,7 +128,7 @@ def train_options(name: str, arguments: Sequence[str]) -> Train:
     """The recipe called ``name`` (or made for the file ``name``), varied by the options in ``arguments``.
 
     Raises:
-        UsageError: no such recipe, or an option came first.
+        UsageError: no such recipe, one that cannot do without masks, or an option came first.
     """
     if name.startswith("-"):
         raise UsageError(f"the recipe comes first: tailseg train NAME {name} ...; `tailseg recipes` lists the names")
@@ -132,4 +137,20 @@ def train_options(name: str, arguments: Sequence[str]) -> Train:
         recipe = replace(recipe, data=replace(recipe.data, train=name))
     else:
         recipe = find_recipe(name)
+    if "--boxes-only" in arguments:  # before the options are parsed: a network without masks has no settings of masks
+        recipe = without_masks(recipe)
     return parse(Train, arguments, command=f"train {name}", default=Train(recipe))
+
+
+def without_masks(recipe: Recipe) -> Recipe:
+    """The same recipe with a detector that learns boxes alone.
+
+    Raises:
+        UsageError: it is a cascade, whose stages learn masks.
+    """
+    if recipe.model.cascade is not None:
+        raise UsageError(
+            f"--boxes-only: {recipe.name} is a cascade, whose stages learn masks. Recipes without a cascade: "
+            "custom_small and custom_r50 for your own data; `tailseg recipes` lists all"
+        )
+    return replace(recipe, model=replace(recipe.model, mask=None))

@@ -39,18 +39,22 @@ def norcal_offsets(image_counts: Int64[Tensor, " C"], *, gamma: float = 0.6) -> 
 
 
 def fracal_offsets(
-    image_counts: Int64[Tensor, " C"], dimensions: Float[Tensor, " C"], *, strength: float = 2.0
+    image_counts: Int64[Tensor, " C"], dimensions: Float[Tensor, " C"], *, num_images: int, strength: float = 2.0
 ) -> Float[Tensor, " C"]:
     """The offsets of FRACAL for a softmax: w_j - strength ln D_j.
 
-    With N_j the training images (at least 1), p_j = N_j / sum N and D_j the fractal dimension::
+    With N_j the training images of class j (at least 1), M all training images, those without objects too (LVIS v1:
+    100,170), and D_j the fractal dimension::
 
-        w_j = -log10 p_j - log10 C            base 10 as published
+        w_j = -log10(N_j / M) - log10 C       base 10 as published
         score_j ~ softmax(q + w)_j / D_j^strength, normalised; background has w = 0 and D = 1
 
-    K. P. Alexandridis et al., "Fractal Calibration for Long-tailed Object Detection", CVPR 2025.
+    K. P. Alexandridis et al., "Fractal Calibration for Long-tailed Object Detection", CVPR 2025; M as in their code.
+
+    Raises:
+        ValueError: a class occurs in more than ``num_images`` images.
     """
-    return _fracal_prior(image_counts) - strength * dimensions.double().log()
+    return _fracal_prior(image_counts, num_images) - strength * dimensions.double().log()
 
 
 def adjust_logits(logits: Float[Tensor, "R L"], offsets: Float[Tensor, " C"]) -> Float[Tensor, "R L"]:
@@ -104,15 +108,19 @@ def fracal_sigmoid_scores(
     image_counts: Int64[Tensor, " C"],
     dimensions: Float[Tensor, " C"],
     *,
+    num_images: int,
     strength: float = 2.0,
 ) -> Float[Tensor, "R C"]:
     """FRACAL for a detector of sigmoids: sigmoid(q) * sigmoid(q + w + f), w as in `fracal_offsets`.
 
     f_j = -log10(D_j^strength / sum of D^strength) - log10 C
+
+    Raises:
+        ValueError: a class occurs in more than ``num_images`` images.
     """
     weight = dimensions.double() ** strength
     spread = -(weight / weight.mean()).log10()
-    return logits.sigmoid() * adjust_logits(logits, _fracal_prior(image_counts) + spread).sigmoid()
+    return logits.sigmoid() * adjust_logits(logits, _fracal_prior(image_counts, num_images) + spread).sigmoid()
 
 
 def fractal_dimensions(
@@ -128,11 +136,13 @@ def fractal_dimensions(
         centres: x and y of the boxes' centres, divided by their image's width and height: in ``[0, 1]``.
         labels: ``0 .. C-1``.
         num_classes: C.
-        max_grid: the finest grid.
+        max_grid: the finest grid, 2 or more: one grid alone has no slope.
 
     Raises:
-        ValueError: a centre lies outside ``[0, 1]``, or a label outside ``0 .. C-1``.
+        ValueError: a centre lies outside ``[0, 1]``, a label outside ``0 .. C-1``, or ``max_grid`` is below 2.
     """
+    if max_grid < 2:
+        raise ValueError(f"max_grid must be 2 or more, got {max_grid}: a slope needs two grids")
     if len(centres) and not (bool(((centres >= 0) & (centres <= 1)).all())):
         raise ValueError("centres must be divided by their image's width and height: expected values in [0, 1]")
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
@@ -154,9 +164,13 @@ def _occupied_cells(centres: Tensor, labels: Tensor, grid: int, num_classes: int
     return (cells // grid**2).bincount(minlength=num_classes).cpu()
 
 
-def _fracal_prior(image_counts: Tensor) -> Tensor:
+def _fracal_prior(image_counts: Tensor, num_images: int) -> Tensor:
     counts = _positive(image_counts)
-    return -(counts / counts.mean()).log10()
+    if len(counts) and counts.max() > num_images:
+        raise ValueError(
+            f"num_images counts all training images, got {num_images}, but a class occurs in {int(counts.max())}"
+        )
+    return -(counts * len(counts) / num_images).log10()
 
 
 def _positive(counts: Tensor) -> Tensor:

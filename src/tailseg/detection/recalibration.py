@@ -8,7 +8,7 @@ with one score each, while NorCal and FRACAL need all scores of a region. So the
 import json
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -61,10 +61,12 @@ class Calibration:
     Attributes:
         setting: which method, how strong.
         dimensions: fractal dimension of each class, for FRACAL.
+        num_images: all training images, those without objects too, for FRACAL.
     """
 
     setting: Setting
     dimensions: tuple[float, ...] | None = None
+    num_images: int | None = None
 
 
 class Calibrated(ClassificationLoss):
@@ -90,9 +92,10 @@ class Calibrated(ClassificationLoss):
         setting, counts = self.calibration.setting, self.frequency.image_counts.to(scores.device)
         if setting.method == "FRACAL":
             dimensions = torch.tensor(self.calibration.dimensions, device=scores.device, dtype=scores.dtype)
+            known: Any = {"num_images": self.calibration.num_images, "strength": setting.strength}
             if not self.are_shares:
-                return fracal_sigmoid_scores(scores.logit(), counts, dimensions, strength=setting.strength).to(scores)
-            offsets = fracal_offsets(counts, dimensions, strength=setting.strength)
+                return fracal_sigmoid_scores(scores.logit(), counts, dimensions, **known).to(scores)
+            offsets = fracal_offsets(counts, dimensions, **known)
         elif setting.method == "NorCal":
             offsets = norcal_offsets(counts, gamma=setting.strength)
         else:
@@ -137,10 +140,14 @@ def in_place(replaced: Replaced) -> Generator[None]:
             setattr(owner, name, loss)
 
 
-def settings(*, fracal: bool) -> list[Setting]:
-    """As trained, then every method at each of its strengths."""
-    methods = [method for method in STRENGTHS if fracal or method != "FRACAL"]
-    return [Setting(), *(Setting(method, strength) for method in methods for strength in STRENGTHS[method])]
+def calibrations(train: Annotations | None) -> list[Calibration]:
+    """As trained, then every method at each of its strengths; FRACAL only where the training set is there."""
+    found = [Calibration(Setting())]
+    found += [Calibration(Setting(method, strength)) for method, each in STRENGTHS.items() for strength in each]
+    if train is None:
+        return [each for each in found if each.setting.method != "FRACAL"]
+    known = {"dimensions": dimensions_of(train), "num_images": train.num_images}
+    return [replace(each, **known) if each.setting.method == "FRACAL" else each for each in found]
 
 
 def dimensions_of(train: Annotations) -> tuple[float, ...]:
@@ -200,15 +207,22 @@ def load(file: Path, num_classes: int) -> Calibration:
     """Reads what `save` wrote.
 
     Raises:
-        ValueError: it is no such file, or not of a detector of ``num_classes`` classes.
+        ValueError: it is no such file, or not of a detector of ``num_classes`` classes, or FRACAL of a build that did
+            not divide by the number of images: its strength was chosen with other scores.
     """
     try:
         content = json.loads(file.read_text())
         setting = Setting(content["setting"]["method"], float(content["setting"]["strength"]))
         dimensions = None if content["dimensions"] is None else tuple(map(float, content["dimensions"]))
-    except (KeyError, TypeError, ValueError) as error:
+        num_images = None if content.get("num_images") is None else int(content["num_images"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file} is no calibration that `tailseg calibrate` wrote: {error!r}") from error
     wanted = num_classes if setting.method == "FRACAL" else None
     if setting.method not in get_args(Method) or (None if dimensions is None else len(dimensions)) != wanted:
         raise ValueError(f"{file} does not fit a detector of {num_classes} classes: {setting}; calibrate it anew")
-    return Calibration(setting, dimensions)
+    if setting.method == "FRACAL" and num_images is None:
+        raise ValueError(
+            f"{file} holds {setting} without the number of training images, as earlier builds wrote it, whose scores "
+            f"were not those of FRACAL's authors: choose again with `tailseg calibrate {file.parent}`, or delete it"
+        )
+    return Calibration(setting, dimensions, num_images)

@@ -18,8 +18,9 @@ from tailseg.evaluation.errors import Errors, error_kinds
 from tailseg.evaluation.ground_truth import GroundTruth
 from tailseg.evaluation.matches import Matches
 from tailseg.evaluation.metrics import IouType
-from tailseg.evaluation.numbering import Source, read_sources
+from tailseg.evaluation.numbering import read_sources
 from tailseg.evaluation.overlaps import NO_PAIRS
+from tailseg.evaluation.survey import Source
 
 AT_A_TIME = 100
 """Samples drawn at a time."""
@@ -118,10 +119,11 @@ def compare(
 
 @dataclass(frozen=True)
 class Matched:
-    """One run's matches and errors, of boxes or of masks."""
+    """One run's matches and errors, of boxes or of masks, and what was read otherwise than it is written."""
 
     matches: Matches
     errors: Errors
+    notes: tuple[str, ...] = ()
 
 
 @garbage_collector_paused()
@@ -153,7 +155,7 @@ def match_runs(
         for iou_type, results in read.items():
             matches = match_results(truth, results, best_of_each_image(results, truth, cap), iou_type, around=True)
             errors = error_kinds(truth, results, matches, iou_type)
-            found[iou_type].append(Matched(replace(matches, pairs=NO_PAIRS, around=None), errors))
+            found[iou_type].append(Matched(replace(matches, pairs=NO_PAIRS, around=None), errors, results.notes))
         step(name, 1, 1)
     return found
 

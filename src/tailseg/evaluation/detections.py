@@ -5,35 +5,49 @@ Shapes: n result records, M objects.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 
+from tailseg.annotations.columns import whole
 from tailseg.evaluation.ground_truth import GroundTruth, is_member
+from tailseg.evaluation.image_names import UnknownImagesError, counted
 from tailseg.evaluation.matches import Candidates, Matches, best_first, match, order_of_match
 from tailseg.evaluation.metrics import IouType
 from tailseg.evaluation.overlaps import Pairs, Shapes, ascending, boxes_of, overlapping
-from tailseg.evaluation.records import Names, Part, UnknownImagesError, mask_areas
-from tailseg.evaluation.results import Results, read_results
+from tailseg.evaluation.records import Names, Part, WrongRecordsError, mask_areas
+from tailseg.evaluation.results import Results, Runs, read_results
+from tailseg.evaluation.survey import Source, Survey, have_file_names, survey
+
+SAMPLE = 20_000
+"""Detections, the best ones, by which two readings of their images are compared."""
+CLEARLY = 2
+"""Times as many detections on objects make another reading the right one."""
 
 
 class UnknownCategoriesError(ValueError):
     """Some records have a category id that the annotation file lacks."""
 
 
+class WrongSizesError(ValueError):
+    """A mask has another size than its image."""
+
+
 def read_found(
-    results: Sequence[Mapping[str, Any]] | str | Path,
+    results: Source,
     truth: GroundTruth,
     iou_types: Sequence[IouType],
     *,
     progress: Callable[[int, int], None] | None = None,
     least_score: float = math.inf,
+    any_class: bool = False,
 ) -> Results:
     """Results that belong to an annotation file; run lengths are kept of the detections that can count.
 
-    They are kept as well of those that score at least ``least_score``. An ``image_id`` that no image has may be the
-    name of its file: see `GroundTruth.namings`. Polygons are rasterised at the size of their image.
+    They are kept as well of those that score at least ``least_score``. Which image a record means is decided by
+    `tailseg.evaluation.image_names`. Polygons are rasterised at the size of their image. ``any_class`` takes unknown
+    categories too, and keeps all run lengths.
 
     Raises:
         FileNotFoundError: no such file.
@@ -41,13 +55,13 @@ def read_found(
     """
 
     def keep(part: Part, before: int) -> np.ndarray:
-        hint = "were they made for another split?"
-        if unknown := _unknown(part.image_ids, truth.image_ids, "image_id", hint, part, before, truth):
-            raise UnknownImagesError(unknown)
-        hint = "the file's own category ids are wanted, not labels 0 .. C-1"
-        if unknown := _unknown(part.category_ids, truth.category_ids, "category_id", hint, part, before, truth):
-            raise UnknownCategoriesError(unknown)
+        if not is_member(part.image_ids, truth.image_ids).all():
+            raise UnknownImagesError(f"{part.source}: images that {truth.path} lacks")
+        if not any_class and not is_member(part.category_ids, truth.category_ids).all():
+            raise UnknownCategoriesError(f"{part.source}: categories that {truth.path} lacks")
         _check_sizes(part, truth, before)
+        if any_class:
+            return np.ones(len(part), dtype=bool)
         return truth.counts(part.image_ids, part.category_ids) | (part.scores >= least_score)
 
     def size(image_id: int) -> tuple[int, int]:
@@ -66,25 +80,75 @@ def read_found(
             results, boxes=boxes, masks=masks, keep=keep, names=names, digits=digits, size=size, progress=progress
         )
 
-    for names in (None, *truth.namings):
-        try:
-            return read(names, digits=False)
+    try:
+        if not have_file_names(results) and not truth.image_names.clash:
+            with suppress(UnknownImagesError):
+                return read(None, digits=False)
+        return _read_as_meant(read, truth, survey(results, progress))
+    except UnknownCategoriesError:
+        raise UnknownCategoriesError(_unknown_categories(survey(results), truth)) from None
+
+
+def _read_as_meant(read: Callable[..., Results], truth: GroundTruth, found: Survey) -> Results:
+    """The results, their images found as the records mean them."""
+    try:
+        reading = truth.image_names.reading(found)
+    except UnknownImagesError as error:
+        try:  # a value that can be no id is told with its record
+            read(None, digits=True)
         except UnknownImagesError:
-            continue
-    return read(None, digits=True)
+            pass
+        except WrongRecordsError as wrong:
+            raise ValueError(f"{wrong}; taken for a name, {error}" if wrong.key == "image_id" else str(wrong)) from None
+        raise
+    try:
+        first = read(reading.names, digits=True)
+    except WrongSizesError:
+        if reading.other is None:
+            raise
+        note = f"{reading.other.note}: otherwise masks have another size than their images"
+        return _noted(read(reading.other.names, digits=True), note)
+    if reading.other is None:
+        return _noted(first, reading.note)
+    (hits, sample), (others, _) = (_on_objects(first, truth, images) for images in ({}, reading.images_of_other))
+    if others > CLEARLY * hits:
+        return _noted(read(reading.other.names, digits=True), counted(reading.other.note, others, hits, sample))
+    return _noted(first, counted(reading.note, hits, others, sample))
 
 
-def _unknown(
-    ids: np.ndarray, known: np.ndarray, key: str, hint: str, found: Part, before: int, truth: GroundTruth
-) -> str:
-    """What is wrong with the ids that are not known, if there are any."""
-    unknown = ~is_member(ids, known)
-    if not unknown.any():
-        return ""
-    examples = ", ".join(map(str, np.unique(ids[unknown])[:5]))
+def _noted(found: Results, note: str) -> Results:
+    return replace(found, notes=(*found.notes, *filter(None, [note])))
+
+
+def _on_objects(found: Results, truth: GroundTruth, images: Mapping[int, int]) -> tuple[int, int]:
+    """How many of the best detections lie on an object at IoU 0.5, by their boxes, and how many were looked at.
+
+    Args:
+        found, truth: as above.
+        images: other images than those of the results, by the latter's ids.
+    """
+    rows = np.arange(len(found)) if found.boxes is not None else np.flatnonzero(_runs_of(found).places >= 0)
+    rows = rows[np.argsort(-found.scores[rows], kind="stable")[:SAMPLE]]
+    ids = np.array([images.get(key, key) for key in found.image_ids[rows].tolist()], np.int64)
+    boxes = found.boxes[rows] if found.boxes is not None else found.mask_boxes(rows).astype(np.float64)
+    shapes = Shapes(boxes, boxes[:, 2] * boxes[:, 3])
+    places = np.searchsorted(truth.image_ids, ids)
+    near = overlapping(places, truth.objects.images, shapes, _object_shapes(truth, "bbox"), truth.objects.crowds)
+    return len(np.unique(near.detections[near.overlaps >= 0.5])), len(rows)
+
+
+def _runs_of(found: Results) -> Runs:
+    assert found.runs is not None
+    return found.runs
+
+
+def _unknown_categories(found: Survey, truth: GroundTruth) -> str:
+    """What is wrong with the category ids, in words."""
+    unknown = {key: count for key, count in found.categories.items() if whole(key) not in truth.categories}
+    examples = ", ".join(sorted(map(str, unknown), key=lambda text: (len(text), text))[:5])
     return (
-        f"{found.source}: the {key} of {int(unknown.sum()):,} of {before + len(found):,} records is not in "
-        f"{truth.path} ({examples} ..): {hint}"
+        f"{found.source}: the category_id of {sum(unknown.values()):,} of {found.total:,} records is not in "
+        f"{truth.path} ({examples} ..): the file's own category ids are wanted, not labels 0 .. C-1"
     )
 
 
@@ -95,7 +159,7 @@ def _check_sizes(found: Part, truth: GroundTruth, before: int) -> None:
     if wrong.any():
         row = int(wrong.argmax())
         image_id = int(found.image_ids[row])
-        raise ValueError(
+        raise WrongSizesError(
             f"{found.source}: the mask of record {before + row} has size [height, width] = "
             f"{found.sizes[row].tolist()}, but image {image_id} is {list(truth.sizes[image_id])} in {truth.path}; "
             "masks must cover the original image"

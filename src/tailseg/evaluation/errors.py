@@ -47,7 +47,8 @@ class ErrorKinds:
     Attributes:
         counts: by kind, of false positives by their own class, of missed objects by theirs.
         cost: by kind, the AP50 (0..1, mean over the part's classes) to be won if none of this kind were made. Costs do
-            not add up: fixing one kind changes what another costs. None where the part has no object.
+            not add up: fixing one kind changes what another costs. None where the part has no object, and of missed
+            objects where they are all that is wrong in every class: no class is left to take the mean of.
         found, num_objects: objects found at IoU 0.5, and all of them.
         AP50: as it is.
     """
@@ -105,7 +106,7 @@ def error_kinds(truth: GroundTruth, found: Results, matches: Matches, iou_type: 
     state = matches.states[0, 0]
     current = _ap50(matches.classes, state == FOUND, state == FALSE, matches.num_objects())
     places = _places(matches)
-    fixed = np.stack([_fixed_ap50(matches, labelled, kind, current, places) for kind in range(len(KINDS))])
+    fixed = np.stack([_fixed_ap50(matches, labelled, kind, places) for kind in range(len(KINDS))])
     found_per_class = np.bincount(matches.object_classes[_found(matches)], minlength=matches.num_classes)
     parts = {
         part: ErrorKinds(
@@ -181,21 +182,22 @@ def _places(matches: Matches) -> np.ndarray:
     return places
 
 
-def _fixed_ap50(matches: Matches, labelled: Labelled, kind: int, current: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """AP50 ``[K]`` without the errors of one kind, NaN for a class without objects, where ``current`` is.
+def _fixed_ap50(matches: Matches, labelled: Labelled, kind: int, places: np.ndarray) -> np.ndarray:
+    """AP50 ``[K]`` without the errors of one kind, NaN for a class without objects.
 
     As in TIDE: the best of the detections that point at an object not found finds it, with the right class and place;
-    all others of the kind go, and missed objects are no longer asked for.
+    all others of the kind go, and missed objects are no longer asked for. A class that is then without objects is NaN
+    if it has no detection either, and leaves the mean; its false detections keep it at 0.
     """
     state = matches.states[0, 0]
     correct, false = state == FOUND, state == FALSE
     num_objects = matches.num_objects()
     if kind == MISSED:
         missed = np.bincount(matches.object_classes[labelled.missed], minlength=matches.num_classes)
-        # a class whose objects were all missed stays at 0, as in TIDE: the mean is over the same classes
-        return np.where(
-            num_objects == missed, 0 * current, _ap50(matches.classes, correct, false, num_objects - missed)
-        )
+        num_left = num_objects - missed
+        fixed = _ap50(matches.classes, correct, false, num_left)
+        has_false = np.bincount(matches.classes[false], minlength=matches.num_classes) > 0
+        return np.where((num_objects > 0) & (num_left == 0) & has_false, 0, fixed)
     wrong = labelled.kinds == kind
     mended = wrong & _points_best(matches, labelled)
     correct, false = correct | mended, false & ~wrong

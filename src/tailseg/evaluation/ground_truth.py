@@ -4,7 +4,6 @@ Objects are sized by the ``area`` of the file, as in lvis-api and pycocotools, a
 are not asked for, as in lvis-api.
 """
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,6 +19,7 @@ from tailseg.annotations.problems import Problem
 from tailseg.annotations.ragged import Ragged
 from tailseg.annotations.read import judge, open_file
 from tailseg.annotations.types import Group
+from tailseg.evaluation.image_names import ImageNames
 
 LVIS_LISTS = ("neg_category_ids", "not_exhaustive_category_ids")
 
@@ -96,26 +96,9 @@ class GroundTruth:
         return np.asarray(list(self.sizes.values()), dtype=np.int64).reshape(-1, 2)
 
     @cached_property
-    def namings(self) -> list[dict[str | int, int]]:
-        """Image ids by what results may call images instead, where that is something else than the id.
-
-        By the file's name without folder and suffix; or as ultralytics does, which makes a number of a name of digits.
-        Names that several images share are left out.
-        """
-        files = self.annotations.names
-        stems = [
-            (Path(files.text(row).partition("\n")[0]).stem, key)
-            for row, key in enumerate(self.annotations.image_ids.tolist())
-            if len(files[row])
-        ]
-        numbers = [(int(stem) if stem.isdecimal() and len(stem) < 19 else stem, key) for stem, key in stems]
-        namings = []
-        for pairs in (stems, numbers):
-            times = Counter(name for name, _ in pairs)
-            names = {name: key for name, key in pairs if times[name] == 1}
-            if any(name != key for name, key in names.items()):
-                namings.append(names)
-        return namings
+    def image_names(self) -> ImageNames:
+        """What results may call the images."""
+        return ImageNames(self.annotations)
 
     def segmentation(self, index: int) -> Any:  # noqa: ANN401 - polygons or run lengths
         """The mask of an object as pycocotools takes it: polygons as lists of numbers, or run lengths."""

@@ -49,6 +49,21 @@ def parse(text: bytes) -> Any:  # noqa: ANN401
         return json.loads(text, parse_constant=refuse)
 
 
+def beginning(path: Path) -> bytes:
+    """The first `PIECE` bytes of the text.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is packed, and damaged.
+    """
+    _check_file(path)
+    try:
+        with path.open("rb") as raw, _unpacked(raw) as file:
+            return file.read(PIECE)
+    except _UNREADABLE as error:
+        raise ValueError(f"{path} cannot be read as JSON: {error}") from error
+
+
 def read_records(
     path: Path, progress: Callable[[int, int], None] | None = None, parse: Callable[[bytes], Any] = parse
 ) -> Iterator[list[Any]]:

@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -20,17 +19,17 @@ from tailseg.evaluation.detections import (
     read_found,
     surroundings,
 )
-from tailseg.evaluation.ground_truth import GroundTruth, is_member
-from tailseg.evaluation.json_files import read_records
+from tailseg.evaluation.ground_truth import GroundTruth
+from tailseg.evaluation.json_files import beginning, read_records
 from tailseg.evaluation.metrics import ROW_NAMES, IouType
 from tailseg.evaluation.precision import curves_of
-from tailseg.evaluation.results import Results, read_results
+from tailseg.evaluation.results import Results
+from tailseg.evaluation.survey import Source
 
 SUSPICIOUS = 0.05
 """An AP50 below it may come of ids that mean other classes."""
 SAMPLE = 20_000
 """Detections, the best ones, by which a numbering is chosen."""
-Source = Sequence[Mapping[str, Any]] | str | Path
 
 
 def note_on_ids(truth: GroundTruth, found: Results, source: Source, kind: IouType, plain: float, cap: int) -> str:
@@ -52,6 +51,24 @@ def note_on_ids(truth: GroundTruth, found: Results, source: Source, kind: IouTyp
     return (
         f"AP50 of {ROW_NAMES[kind]} is {100 * plain:.1f}, but {100 * score:.1f} if {words}: "
         "do the category ids of the results mean other classes?"
+    )
+
+
+def note_on_names(truth: GroundTruth, source: Source) -> str:
+    """That names of classes in the results belong to other ids in the annotation file; by the first records."""
+    if isinstance(source, str | Path):
+        if b'"category_name"' not in beginning(Path(source)):
+            return ""
+        source = next(read_records(Path(source)), [])
+    theirs, ours = _names_in(source), truth.categories
+    known = {*ours.values()}
+    differ = [(key, name) for key, name in theirs.items() if name in known and ours.get(key, name) != name]
+    if not differ:
+        return ""
+    key, name = differ[0]
+    return (
+        f"{len(differ):,} classes have another name in the results than in {truth.path} ({key} is {name!r:.60} there, "
+        f"{ours[key]!r:.60} in the file): category_id is followed, not category_name"
     )
 
 
@@ -102,10 +119,8 @@ def _is_file(source: Source, same: Source) -> bool:
 def _could_mean(truth: GroundTruth, source: Source, kind: IouType, cap: int) -> str:
     """How unknown category ids could be meant; nothing if no numbering fits them all."""
     try:
-        found = read_results(source, boxes=kind == "bbox", masks=kind == "segm")
+        found = read_found(source, truth, (kind,), any_class=True)
     except ValueError:
-        return ""
-    if not is_member(found.image_ids, truth.image_ids).all():
         return ""
     words, score = _best_numbering(truth, found, source, kind, cap)
     return f"; every id fits if {words}: AP50 of {ROW_NAMES[kind]} is then {100 * score:.1f}" if words else ""

@@ -4,7 +4,7 @@ Nearly all files hold what they should, so that msgspec can check the types whil
 once more without types and looked at record by record, to be taken another way or to be named.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Final, TypedDict
@@ -14,9 +14,11 @@ import numpy as np
 from hotcoco import mask as run_lengths
 
 from tailseg.evaluation import json_files
+from tailseg.evaluation.image_names import UnknownImagesError
+from tailseg.evaluation.survey import Called, called
 
-Names = Mapping[str | int, int]
-"""Image ids by what results call the images."""
+Names = Mapping[Called, int]
+"""Image ids by what records call the images."""
 Size = Callable[[int], tuple[int, int]]
 """Height and width of an image, by its id."""
 LARGEST: Final = 2**63 - 1
@@ -24,10 +26,6 @@ LARGEST: Final = 2**63 - 1
 _ID: Final = "a whole number"
 _BOX: Final = "[x, y, width, height], four finite numbers of which the sides are not negative"
 _MASK: Final = 'run lengths {"size": [height, width], "counts": ..}'
-
-
-class UnknownImagesError(ValueError):
-    """What stands for the image in some records means none."""
 
 
 class _Mask(TypedDict):
@@ -95,7 +93,7 @@ class Reader:
     Args:
         source: how errors call the file.
         boxes, masks: what every record needs.
-        names: for results whose ``image_id`` is a name; None for those that hold the ids themselves.
+        names: see `image_names.Reading`.
         digits: whether an ``image_id`` may be a text of digits.
         size: of images, for masks that are polygons; None refuses these.
     """
@@ -124,7 +122,7 @@ class Reader:
 
         Raises:
             ValueError: a record is not as expected; the message names the first.
-            UnknownImagesError: an ``image_id`` is no whole number, or none of the names.
+            UnknownImagesError: what a record calls its image is none of the names.
         """
         if records and isinstance(records[0], _Scored):
             part = self._typed(records)
@@ -167,13 +165,16 @@ class Reader:
 
     def _image_ids(self, records: Sequence[Any], wrong: "Wrong", converted: dict[str, int]) -> np.ndarray:
         try:
-            if self._names is None:
-                return _ids(records, "image_id", wrong, converted, digits=self._digits)
-            if all(type(record["image_id"]) in (str, int) for record in records):
-                return np.asarray([self._names[record["image_id"]] for record in records], dtype=np.int64)
-        except (KeyError, TypeError, ValueError) as error:
-            raise UnknownImagesError(str(error)) from error
-        raise UnknownImagesError(f"{self.source}: an image_id is no name")
+            if self._names is not None:
+                return np.asarray([self._names[called(record)] for record in records], dtype=np.int64)
+        except KeyError as error:
+            raise UnknownImagesError(f"{self.source} has changed while it was read: {error} is new") from error
+        try:
+            return _ids(records, "image_id", wrong, converted, digits=self._digits)
+        except ValueError as error:
+            if self._digits:
+                raise
+            raise UnknownImagesError(str(error)) from error  # names, perhaps
 
 
 def mask_areas(masks: dict[str, Any] | list[dict[str, Any]]) -> np.ndarray:
@@ -312,6 +313,33 @@ def is_box(value: Any) -> bool:  # noqa: ANN401
     return isinstance(box, list | tuple) and len(box) == 4 and all(map(_is_number, box)) and bool(min(box[2:]) >= 0)
 
 
+class WrongRecordsError(ValueError):
+    """Some of the records read so far are not as expected; `over_all` counts those to come as well."""
+
+    def __init__(
+        self, key: str, begin: str, counts: tuple[int, int], is_wrong: Callable[[Any], bool], read: str = ""
+    ) -> None:
+        super().__init__(f"{begin} ({counts[0]:,} of {counts[1]:,} records{read} are wrong)")
+        self.key = key
+        self._begin, self._counts, self._is_wrong = begin, counts, is_wrong
+
+    def over_all(self, rest: Iterable[Sequence[Any]]) -> "WrongRecordsError":
+        """The error with the counts of the whole file.
+
+        Args:
+            rest: the records that were not read yet.
+        """
+        wrong, total = self._counts
+        try:
+            for records in rest:
+                plain = msgspec.to_builtins(records) if records and isinstance(records[0], _Scored) else records
+                wrong += sum(map(self._is_wrong, plain))
+                total += len(plain)
+        except ValueError:  # the rest cannot be read
+            return WrongRecordsError(self.key, self._begin, (wrong, total), self._is_wrong, " read so far")
+        return WrongRecordsError(self.key, self._begin, (wrong, total), self._is_wrong)
+
+
 @dataclass(frozen=True)
 class Wrong:
     """Writes the error about some of the records; ``before`` them come others."""
@@ -322,11 +350,11 @@ class Wrong:
 
     def first(self, key: str, expected: str, valid: Callable[[Any], bool]) -> ValueError:
         """Names the first wrong record and says how many there are."""
-        wrong = [
-            index
-            for index, record in enumerate(self.records)
-            if not (isinstance(record, Mapping) and key in record and valid(record[key]))
-        ]
+
+        def is_wrong(record: Any) -> bool:  # noqa: ANN401
+            return not (isinstance(record, Mapping) and key in record and valid(record[key]))
+
+        wrong = [index for index, record in enumerate(self.records) if is_wrong(record)]
         if not wrong:  # every value is right by itself, so they differ in type
             return ValueError(f"{self.source}: the records' {key!r} are of mixed types, expected {expected} in each")
         record = self.records[wrong[0]]
@@ -334,8 +362,5 @@ class Wrong:
             found = f"got {record[key]!r}" if key in record else "it is missing"
         else:
             found = f"the record is {record!r}"
-        read = self.before + len(self.records)
-        return ValueError(
-            f"{self.source}: {key!r} of record {self.before + wrong[0]} should be {expected}, {found[:200]} "
-            f"({len(wrong):,} of {read:,} records read so far are wrong)"
-        )
+        begin = f"{self.source}: {key!r} of record {self.before + wrong[0]} should be {expected}, {found[:200]}"
+        return WrongRecordsError(key, begin, (len(wrong), self.before + len(self.records)), is_wrong)

@@ -24,6 +24,7 @@ from tailseg.evaluation.records import (
     Part,
     Reader,
     Size,
+    WrongRecordsError,
 )
 
 FIRST = 1000
@@ -181,7 +182,7 @@ def read_results(
         masks: every record needs a ``segmentation``.
         keep: given some records and the number of those before, may object by a ValueError, and says whose run lengths
             are kept (bool ``[n]``); all are if None.
-        names: for results whose ``image_id`` is a name; None for those that hold the ids themselves.
+        names: image ids by what records call the images; None where ``image_id`` is the id.
         digits: whether an ``image_id`` may be a text of digits.
         size: height and width of an image by its id, for masks that are polygons; None refuses polygons.
         progress: called with the bytes read so far and the size of the file.
@@ -189,7 +190,7 @@ def read_results(
     Raises:
         FileNotFoundError: no such file.
         ValueError: not JSON, not a list of records, or a record as above; the message names the first and the remedy.
-        UnknownImagesError: an ``image_id`` is no whole number, or none of the names.
+        UnknownImagesError: what a record calls its image is none of the names.
     """
     source = str(results) if isinstance(results, str | Path) else "results"
     reader = Reader(source, boxes=boxes, masks=masks, names=names, digits=digits, size=size)
@@ -198,9 +199,12 @@ def read_results(
     else:
         pieces = iter([results])
     packed = _Packed(boxes=boxes, masks=masks)
-    for records in pieces:
-        part = reader.part(records, packed.length)
-        packed.add(part, np.ones(len(part), dtype=bool) if keep is None else keep(part, packed.length))
+    try:
+        for records in pieces:
+            part = reader.part(records, packed.length)
+            packed.add(part, np.ones(len(part), dtype=bool) if keep is None else keep(part, packed.length))
+    except WrongRecordsError as error:
+        raise error.over_all(pieces) from None
     return packed.results(source)
 
 

@@ -9,8 +9,12 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from tailseg.losses.base import ClassificationLoss, at_least_float32
+from tailseg.losses.processes import rows_of_all_processes
 from tailseg.losses.settings import BAGSLossConfig as BAGSLossConfig
 from tailseg.structures import ClassFrequency
+
+OWN = 2.0
+"""Where a region of a group's own classes stands among the draws from [0, 1) of its others: behind all of them."""
 
 
 class BAGSLoss(ClassificationLoss):
@@ -24,8 +28,9 @@ class BAGSLoss(ClassificationLoss):
                the mean over the group's regions of  log(sum over its logits of exp(q_j)) - q_target
 
     A group's regions are those labelled with its classes and, drawn at random, at most ``beta`` times as many others;
-    without the former it costs nothing. The background group (object, background) has all regions. Draws come from
-    torch's default generator: ``torch.manual_seed`` repeats them.
+    without the former it costs nothing. The background group (object, background) has all regions. A group is one over
+    all processes: regions are counted and drawn among those that all of them hold. Draws come from torch's default
+    generator: ``torch.manual_seed`` repeats them.
 
     Scores are softmax within the class's group times the probability of an object. The paper trains the classifier
     alone, on a detector trained with a plain softmax.
@@ -82,7 +87,7 @@ class BAGSLoss(ClassificationLoss):
         return torch.full((self.num_logits,), self.bias)
 
     def forward(self, logits: Float[Tensor, "R L"], labels: Int64[Tensor, " R"]) -> dict[str, Float[Tensor, ""]]:
-        """``{"loss_cls": loss}``; 0 for R = 0.
+        """``{"loss_cls": loss}``; 0 for R = 0. All processes must call.
 
         Raises:
             ValueError: a label lies outside ``0 .. C``, or shapes disagree.
@@ -92,18 +97,29 @@ class BAGSLoss(ClassificationLoss):
         background = (labels == self.num_classes).long()
         total = F.cross_entropy(logits[:, -2:], background, reduction="sum") / max(len(labels), 1)
         parts = logits.index_select(1, self.columns).split(self.sizes, dim=1)
-        for g, (part, chosen) in enumerate(zip(parts, self.sample(labels), strict=True)):
+        of_all, here = self._draw(labels)
+        # The heads weigh this process by its share of all regions; a group's mean is over the group's regions.
+        per_region = of_all.shape[1] / max(len(labels), 1)
+        for g, (part, chosen) in enumerate(zip(parts, of_all, strict=True)):
             target = torch.where(self.group[labels] == g, self.position[labels], self.sizes[g] - 1)
             costs = F.cross_entropy(part, target, reduction="none")
-            total = total + (costs * chosen).sum() / chosen.sum().clamp(min=1)
+            total = total + (costs * chosen[here]).sum() / chosen.sum().clamp(min=1) * per_region
         return {"loss_cls": self.weight * total}
 
     def sample(self, labels: Int64[Tensor, " R"]) -> Bool[Tensor, "G R"]:
-        """The regions that count in each group, drawn anew at every call."""
+        """The regions that count in each group, drawn again at every call. All processes must call."""
+        of_all, here = self._draw(labels)
+        return of_all[:, here]
+
+    def _draw(self, labels: Int64[Tensor, " R"]) -> tuple[Bool[Tensor, "G _"], slice]:
+        """The same of the regions of all processes, and where this process's stand among them."""
         own = self.group[labels] == torch.arange(len(self.sizes), device=labels.device).unsqueeze(1)
+        draws = torch.rand(own.shape, device=labels.device).masked_fill(own, OWN)
+        rows, here = rows_of_all_processes(draws.T)
+        draws, own = rows.T, rows.T == OWN
         # Others in random order, a group's own regions behind them: no size depends on the labels' values.
-        order = torch.rand(own.shape, device=labels.device).masked_fill(own, 2.0).argsort(1).argsort(1)
-        return own | (order < (self.beta * own.sum(1, keepdim=True)).floor())
+        order = draws.argsort(1).argsort(1)
+        return own | (order < (self.beta * own.sum(1, keepdim=True)).floor()), here
 
     def scores(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, "R C"]:
         """Softmax within the class's group times the probability of an object."""

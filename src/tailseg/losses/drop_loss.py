@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Int16, Int64
 from torch import Tensor
 
+from tailseg.losses.processes import sum_over_processes
 from tailseg.losses.settings import DropLossConfig as DropLossConfig
 from tailseg.losses.tail import TailLoss
 
@@ -22,11 +23,12 @@ class DropLoss(TailLoss):
         w_ij = 1 - T_ij (1 - y_ij)
         T_ij = [f_j < lambda]                 for a foreground region i
                [f_j < lambda] [U_ij > r]      for a background region i
-        r    = the share of this call's foreground regions whose class has f < lambda
+        r    = the share of this call's foreground regions, of all processes, whose class has f < lambda
 
-    Without foreground nothing is dropped (r = 1; the published r is not a number then, with the same effect). r
-    belongs to this process, as published. U has 16 bits, from torch's default generator: ``torch.manual_seed`` repeats
-    them. Scores are p. An empty tail makes it plain binary cross entropy. For the arguments see `TailLoss`.
+    Without foreground nothing is dropped (r = 1; the published r is not a number then, with the same effect). The
+    published code takes r of each process's own regions. All processes must call. U has 16 bits, from torch's default
+    generator: ``torch.manual_seed`` repeats them. Scores are p. An empty tail makes it plain binary cross entropy. For
+    the arguments see `TailLoss`.
     """
 
     def spares_tail(self, labels: Int64[Tensor, " R"]) -> Bool[Tensor, "R C"]:
@@ -34,7 +36,8 @@ class DropLoss(TailLoss):
         foreground = labels < self.num_classes
         of_tail = foreground & self.tail[labels.clamp(max=self.num_classes - 1)]
         # Counts stay tensors: to look at them would make a GPU wait. Without foreground 1 - r is 0 / 1.
-        r = 1 - (foreground & ~of_tail).sum() / foreground.sum().clamp(min=1)
+        others, every = sum_over_processes(torch.stack([(foreground & ~of_tail).sum(), foreground.sum()]))
+        r = 1 - others / every.clamp(min=1)
         # U > r in whole numbers; r = 1, which is no int16, is above every draw as its greatest is.
         threshold = (r * 2**16 - 2**15).floor().clamp(max=2**15 - 1).to(torch.int16)
         drawn = draws(len(labels), self.num_classes, labels.device) > threshold

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from tailseg.losses.base import ClassificationLoss, at_least_float32
+from tailseg.losses.processes import from_first_process, sum_over_processes
 from tailseg.losses.settings import FederatedLossConfig as FederatedLossConfig
 from tailseg.losses.weighted_bce import weighted_bce
 from tailseg.structures import ClassFrequency
@@ -25,9 +26,10 @@ class FederatedLoss(ClassificationLoss):
 
     S holds every class among the labels and, if those are fewer than ``num_sampled``, others up to that number,
     drawn without replacement with probability proportional to image_count^power. A class without images is never
-    drawn. Background is no class here; detectron2 counts it as one of the ``num_sampled``.
+    drawn. Background is no class here; detectron2 counts it as one of the ``num_sampled``. S is one for all processes,
+    of the labels of all; the published code has one for each.
 
-    Draws come from torch's default generator: ``torch.manual_seed`` repeats them. Scores are p.
+    Draws come from torch's default generator, the first process's: ``torch.manual_seed`` repeats them. Scores are p.
 
     Args:
         frequency: of the classes in the training set.
@@ -68,7 +70,7 @@ class FederatedLoss(ClassificationLoss):
         return torch.full((self.num_logits,), self.bias)
 
     def forward(self, logits: Float[Tensor, "R L"], labels: Int64[Tensor, " R"]) -> dict[str, Float[Tensor, ""]]:
-        """``{"loss_cls": loss}``; 0 for R = 0.
+        """``{"loss_cls": loss}``; 0 for R = 0. All processes must call.
 
         Raises:
             ValueError: a label lies outside ``0 .. C``, or shapes disagree.
@@ -80,12 +82,12 @@ class FederatedLoss(ClassificationLoss):
         return {"loss_cls": self.weight * total / max(len(labels), 1)}
 
     def sample(self, labels: Int64[Tensor, " R"]) -> Bool[Tensor, " C"]:
-        """The set S for these labels, drawn anew at every call."""
-        present = torch.zeros(self.num_classes + 1, dtype=torch.bool, device=labels.device)
-        present = present.index_fill(0, labels, True)[:-1]
+        """The set S for these labels and those of the other processes, drawn again at every call."""
+        present = torch.zeros(self.num_classes + 1, dtype=torch.int64, device=labels.device)
+        present = sum_over_processes(present.index_fill(0, labels, 1))[:-1] > 0
         # The largest of log w + Gumbel noise are a draw without replacement by w, and their number is no tensor's
         # value, for which a GPU would have to wait.
-        noise = -torch.empty_like(self.log_frequency).exponential_().log()
+        noise = from_first_process(-torch.empty_like(self.log_frequency).exponential_().log())
         keys = torch.where(present, math.inf, self.log_frequency + noise)
         top = keys.topk(self.num_sampled)
         return present.index_copy(0, top.indices, top.values > -math.inf) | present

@@ -28,3 +28,27 @@ def share_of_processes(count: int, device: torch.device) -> Tensor | float:
         return 1.0
     total = sum_over_processes(torch.tensor(float(count), device=device))
     return count * dist.get_world_size() / total.clamp(min=1)  # ty: ignore[possibly-missing-attribute]
+
+
+def from_first_process(tensor: Tensor) -> Tensor:
+    """The tensor of the first process, on all of them; all have one of its shape. May change its argument."""
+    if _is_joined():
+        dist.broadcast(tensor, 0)  # ty: ignore[possibly-missing-attribute]
+    return tensor
+
+
+def rows_of_all_processes(rows: Tensor) -> tuple[Tensor, slice]:
+    """The rows that all processes hold, in the processes' order, and where this one's stand among them.
+
+    Processes may hold different numbers of rows. On a GPU with several processes this waits for their numbers.
+    """
+    if not _is_joined():
+        return rows, slice(None)
+    this, count = dist.get_rank(), dist.get_world_size()  # ty: ignore[possibly-missing-attribute]
+    numbers = torch.zeros(count, dtype=torch.int64, device=rows.device)
+    numbers[this] = len(rows)
+    held = sum_over_processes(numbers).tolist()
+    here = slice(sum(held[:this]), sum(held[: this + 1]))
+    every = rows.new_zeros(sum(held), *rows.shape[1:])
+    every[here] = rows
+    return sum_over_processes(every), here

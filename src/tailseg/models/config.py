@@ -59,14 +59,36 @@ class SwinConfig(Settings, at="model.backbone"):
 
 @dataclass(frozen=True)
 class TimmConfig(Settings, at="model.backbone"):
-    """A network of timm by name: ``pip install 'tailseg[timm]'``."""
+    """A network of timm by name: ``pip install 'tailseg[timm]'``.
+
+    Raises:
+        ValueError: a side that is no multiple of 32, or a mean without a deviation or the other way round.
+    """
 
     name: str = "convnext_tiny"
     """As timm calls it, with or without the tag of its weights: a network of four strides for images of any size."""
-    weights: Literal["pretrained", "none"] = "pretrained"
-    """pretrained: timm downloads those that belong to the name."""
+    weights: str = "pretrained"
+    """pretrained (timm downloads those that belong to the name), none, or the path of a file of the network's weights
+    as timm writes it (.safetensors or .pth)."""
+    frozen_stages: Annotated[int, Range(ge=0, le=4)] = 0
+    """Not trained: 0 nothing, 1 all that the map of stride 4 is computed from, 2 also that of stride 8 ..."""
     fixed_norm: bool = True
     """Batch norms, if it has any, use their stored statistics in training."""
+    mean: Annotated[tuple[float, float, float] | None, Range(ge=0, le=1)] = None
+    """RGB mean that images are normalised with, in 0 .. 1. None is that of the weights in a new run, which keeps it; in
+    a saved one, and without weights, it is ImageNet's."""
+    std: Annotated[tuple[float, float, float] | None, Range(gt=0, le=1)] = None
+    """RGB deviation, with the mean."""
+    image_side: Annotated[int | None, Range(ge=32)] = None
+    """Images are padded to a square of this side, a multiple of 32: for networks that take images of one size, such as
+    Hiera and MaxViT. None is any size."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.image_side is not None and self.image_side % 32:
+            raise ValueError(f"image_side is a multiple of 32, or None, got {self.image_side}")
+        if (self.mean is None) != (self.std is None):
+            raise ValueError(f"mean and std go together: give both or neither, got {self.mean} and {self.std}")
 
 
 BackboneConfig = ResNetConfig | SwinConfig | TimmConfig

@@ -9,12 +9,23 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from tailseg.models.config import BackboneConfig, TimmConfig
+
+Channels = tuple[float, float, float]
 IMAGE_MEAN = (123.675, 116.28, 103.53)
 """RGB mean of ImageNet, in 0 .. 255, as published."""
 IMAGE_STD = (58.395, 57.12, 57.375)
 """RGB standard deviation of ImageNet, in 0 .. 255, as published."""
 SIZE_DIVISOR = 32
 """Coarsest stride of the backbone: every map halves evenly down to it."""
+
+
+def normalisation(backbone: BackboneConfig) -> tuple[Channels, Channels]:
+    """RGB mean and deviation, in 0 .. 255, of the images that the backbone is to see: ImageNet's, or its own."""
+    if not isinstance(backbone, TimmConfig) or backbone.mean is None or backbone.std is None:
+        return IMAGE_MEAN, IMAGE_STD
+    (r, g, b), (r_std, g_std, b_std) = backbone.mean, backbone.std
+    return (255 * r, 255 * g, 255 * b), (255 * r_std, 255 * g_std, 255 * b_std)
 
 
 class ImageBatch(NamedTuple):
@@ -33,15 +44,15 @@ def padded_size(size: tuple[int, int]) -> tuple[int, int]:
 
 
 class ImageBatcher(nn.Module):
-    """Normalises RGB images in 0 .. 255 with the published mean and deviation and pads them with zeros to one size."""
+    """Normalises RGB images in 0 .. 255 with a mean and a deviation and pads them with zeros to one size."""
 
     mean: Tensor
     inverse_std: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, mean: Channels = IMAGE_MEAN, std: Channels = IMAGE_STD) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(IMAGE_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("inverse_std", 1 / torch.tensor(IMAGE_STD).view(3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("inverse_std", 1 / torch.tensor(std).view(3, 1, 1), persistent=False)
 
     def forward(self, images: Sequence[Tensor]) -> ImageBatch:
         """Batches images ``[3, h, w]``, uint8 or float in 0 .. 255.

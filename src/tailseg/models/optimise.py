@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from tailseg.models.detector import Detector
 from tailseg.models.precision import HALF, Precision
-from tailseg.models.resnet import ResNet
+from tailseg.models.resnet import ResNet, folded
 
 
 @dataclass(frozen=True)
@@ -47,12 +46,16 @@ def for_inference(model: Detector, config: InferenceConfig) -> Detector:
 
 
 def fold_norms(backbone: ResNet) -> None:
-    """Puts every batch norm into the convolution before it, in place; only for evaluation."""
+    """Puts every batch norm into the convolution before it, in place; only for evaluation.
+
+    The convolutions are those that `conv_norm` makes in the test of a training: detections are equal to the bit.
+    """
     for module in backbone.modules():
         children = dict(module.named_children())
         pairs = [(f"conv{i}", f"bn{i}") for i in (1, 2, 3)] + [("0", "1")]
         for conv_name, norm_name in pairs:
             conv, norm = children.get(conv_name), children.get(norm_name)
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))
+                weight, bias = folded(conv, norm)
+                conv.weight, conv.bias = (nn.Parameter(tensor, requires_grad=False) for tensor in (weight, bias))
                 setattr(module, norm_name, nn.Identity())

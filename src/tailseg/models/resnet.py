@@ -22,12 +22,17 @@ def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d | nn.Identity) ->
     A fixed norm is the affine map ``y * scale + shift``, folded here into the kernel: one pass over the features less
     in the forward and in the backward, and one map less to keep. Gradients reach ``norm.weight`` and ``norm.bias``.
     """
-    if isinstance(norm, nn.Identity) or norm.training or norm.running_mean is None or norm.running_var is None:
+    if isinstance(norm, nn.Identity) or norm.training:
         return norm(conv(x))
+    return F.conv2d(x, *folded(conv, norm), conv.stride, conv.padding, groups=conv.groups)
+
+
+def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Float[Tensor, "C_out C_in k k"], Float[Tensor, " C_out"]]:
+    """Kernel and bias of the convolution that ``norm(conv(x))`` is, for a convolution without a bias."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    weight = conv.weight * scale.view(-1, 1, 1, 1)
-    bias = torch.addcmul(norm.bias, norm.running_mean, scale, value=-1)
-    return F.conv2d(x, weight, bias, conv.stride, conv.padding, groups=conv.groups)
+    return conv.weight * scale.view(-1, 1, 1, 1), torch.addcmul(norm.bias, norm.running_mean, scale, value=-1)
 
 
 class BasicBlock(nn.Module):

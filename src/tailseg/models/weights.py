@@ -14,7 +14,8 @@ from tailseg.models.backbones import Backbone
 from tailseg.models.config import ResNetConfig, SwinConfig, TimmConfig
 from tailseg.models.resnet import ResNet
 from tailseg.models.swin import Swin
-from tailseg.models.timm_backbone import TimmBackbone, create
+from tailseg.models.timm_backbone import TimmBackbone
+from tailseg.models.timm_weights import misfits, timm_weights
 
 TINY_BACKBONE = Path(__file__).with_name("tiny_backbone.safetensors")
 """ResNet-18 of base width 32, trained by a script of this project."""
@@ -39,8 +40,8 @@ def load_backbone(backbone: Backbone, weights: str) -> None:
         weights: ``imagenet`` downloads torchvision's IMAGENET1K_V1 weights into torch.hub's cache (for ResNet those of
             the published models, whose ResNeXt and Swin started from others); ``tiny`` is the small ResNet carried by
             tailseg; ``pretrained`` is what timm offers for its own networks; ``none`` changes nothing; anything else is
-            a file's path, in torchvision's names (its classifier is left out, and so is Swin's last norm, which the
-            classifier needs).
+            a file's path, in torchvision's names, or in timm's for a network of timm (its classifier is left out, and
+            so is Swin's last norm, which the classifier needs).
 
     Raises:
         ValueError: the weights are not there, cannot be downloaded or read, or are those of another network; the
@@ -49,7 +50,7 @@ def load_backbone(backbone: Backbone, weights: str) -> None:
     if weights == "none":
         return
     if isinstance(backbone, TimmBackbone):
-        _load(backbone, _timm(backbone, weights), "timm's weights")
+        _load(backbone, timm_weights(backbone, weights, read_weights), "timm's weights")
     elif weights == "imagenet":
         _load(backbone, _imagenet(backbone), "torchvision's ImageNet weights")
     elif weights == "tiny":
@@ -117,20 +118,6 @@ def _torchvision_name(backbone: ResNet | Swin) -> str:
     return RESNEXTS[key]
 
 
-def _timm(backbone: TimmBackbone, weights: str) -> dict[str, Tensor]:
-    name = backbone.config.name
-    if weights != "pretrained":
-        raise ValueError(f"the weights of timm's {name} are 'pretrained' or 'none', got {weights!r}")
-    try:
-        network = create(name, pretrained=True)
-    except Exception as error:  # hubs raise their HTTP client's errors
-        raise ValueError(
-            f"timm could not get the weights of {name} ({error}): name one with weights (timm.list_pretrained()), see "
-            "timm's documentation for its cache, or set model.backbone.weights to 'none'"
-        ) from error
-    return {f"network.{key}": value for key, value in network.state_dict().items()}
-
-
 def _describe(backbone: Backbone) -> str:
     config = backbone.config
     match config:
@@ -156,21 +143,8 @@ def _tiny(backbone: ResNet | Swin) -> dict[str, Tensor]:
 
 
 def _load(backbone: Backbone, state: dict[str, Tensor], source: str) -> None:
-    expected = backbone.state_dict()
     unused = SWIN_UNUSED if isinstance(backbone, Swin) else RESNET_UNUSED
     state = {name: value for name, value in state.items() if not unused.search(name)}
-    missing = [name for name in expected if name not in state and not OPTIONAL.search(name)]
-    unexpected = [name for name in state if name not in expected]
-    reshaped = [
-        f"{name} is {list(state[name].shape)}, expected {list(value.shape)}"
-        for name, value in expected.items()
-        if name in state and state[name].shape != value.shape
-    ]
-    problems = [
-        f"{title}: {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
-        for title, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
-        if names
-    ]
-    if problems:
-        raise ValueError(f"{source} does not fit {_describe(backbone)}: {'; '.join(problems)}")
+    if problems := misfits(state, backbone.state_dict(), OPTIONAL):
+        raise ValueError(f"{source} does not fit {_describe(backbone)}: {problems}")
     backbone.load_state_dict(state, strict=False)

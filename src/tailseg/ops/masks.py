@@ -221,10 +221,10 @@ def paste_masks(
         boxes: finite, in pixels of the image.
         height: of the image.
         width: of the image.
-        threshold: least probability of the mask, in ``(0, 1]``.
+        threshold: least probability of the mask, positive: every pixel around a mask reaches 0.
 
     Raises:
-        ValueError: the threshold lies outside.
+        ValueError: the threshold is not positive.
 
     Source: the published pasting (grid_sample with align_corners False), as mmdetection and detectron2 do it.
     """
@@ -243,7 +243,11 @@ def paste_bitmaps(
     *,
     threshold: float = 0.5,
 ) -> Bool[Tensor, "D {height} {width}"]:
-    """The masks of ``paste_masks`` as bitmaps, in main memory."""
+    """The masks of ``paste_masks`` as bitmaps, in main memory.
+
+    Raises:
+        ValueError: the threshold is not positive.
+    """
     bitmaps = np.zeros((len(boxes), height, width), dtype=bool)
     empty = iter(bitmaps)
     for regions, pixels in _pasted(probabilities, boxes, height, width, threshold):
@@ -283,10 +287,8 @@ def _pasted(
     Bilinear sampling of a grid is a product of two thin matrices with the mask, one of rows and one of columns: quicker
     than sampling every pixel by itself.
     """
-    if not 0 < threshold <= 1:
-        raise ValueError(
-            f"the threshold of a mask is in (0, 1], got {threshold}: at 0 pixels far from the box are in it"
-        )
+    if not threshold > 0:
+        raise ValueError(f"the threshold of a mask must be above 0, got {threshold}: every pixel reaches 0")
     cells = probabilities.detach().float().cpu().numpy()
     corners = boxes.detach().double().cpu().numpy()
     outwards = np.concatenate([np.floor(corners[:, :2]) - 1, np.ceil(corners[:, 2:]) + 1], axis=1)

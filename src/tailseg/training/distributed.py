@@ -269,7 +269,8 @@ def first_goes_first() -> Generator[None, None, None]:
 def distribute(model: nn.Module, device: torch.device) -> nn.Module:
     """The model as it is called in training: its gradients are the mean over the processes.
 
-    All start from the first process's weights. Buffers are frozen, or counts that the losses sum themselves.
+    All start from the first process's weights. Buffers are frozen, counts that the losses sum themselves, or statistics
+    of batch norms, see `tailseg.training.norms`.
     """
     if world_size() == 1:
         return model

@@ -1,9 +1,13 @@
 """The optimiser and the learning rate, as published."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from tailseg.losses import LDAMLossConfig
+from tailseg.models.timm_backbone import TimmBackbone
 from tailseg.recipes.recipe import AdamWConfig, OptimConfig, Recipe, SGDConfig
 
 PUBLISHED_BATCH_SIZE = 16
@@ -13,13 +17,19 @@ POSITION_TABLE = "relative_position_bias_table"
 """Swin's parameters that say how much one place attends to another at each distance."""
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
+def build_optimizer(model: nn.Module, config: OptimConfig, *, spare_timms: bool = True) -> Optimizer:
     """The optimiser over every trainable parameter; its rate is set before each step from `learning_rate`.
 
     SGD decays all of them, biases and normalisation scales included, as in mmdetection. AdamW spares the scales and
-    shifts of norms and Swin's tables of relative positions, but not the biases of layers, as in mmdetection's Swin.
+    shifts of norms and Swin's tables of relative positions, but not the biases of layers, as in mmdetection's Swin; of
+    a network of timm also what timm says is to be spared (``no_weight_decay``), such as Hiera's tables of positions.
     Neither is torch's ``fused`` one: with float16's scaler, SGD's takes memory that nobody has written for its momentum
     when the first step overflows (torch 2.15).
+
+    Args:
+        model: to be trained.
+        config: which optimiser, and its settings.
+        spare_timms: False decays what timm says is to be spared, as versions before did.
 
     Raises:
         ValueError: the model has nothing to train.
@@ -31,7 +41,7 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
         case SGDConfig():
             return SGD(parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
         case AdamWConfig():
-            spared = undecayed(model)
+            spared = undecayed(model, timms=spare_timms)
             groups = [
                 {"params": [parameter for parameter in parameters if id(parameter) not in spared]},
                 {"params": [parameter for parameter in parameters if id(parameter) in spared], "weight_decay": 0.0},
@@ -39,14 +49,30 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
             return AdamW(groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
 
 
-def undecayed(model: nn.Module) -> dict[int, Tensor]:
-    """The parameters, by identity, that AdamW's weight decay spares: those of norms and tables of positions."""
-    return {
+def undecayed(model: nn.Module, *, timms: bool = True) -> dict[int, Tensor]:
+    """The parameters, by identity, that AdamW's weight decay spares: those of norms and tables of positions.
+
+    Args:
+        model: a detector, or a part of one.
+        timms: also those of a network of timm that timm spares.
+    """
+    found: dict[int, Tensor] = {
         id(parameter): parameter
         for module in model.modules()
         for name, parameter in module.named_parameters(recurse=False)
         if isinstance(module, NORMS) or name == POSITION_TABLE
     }
+    for backbone in [module for module in model.modules() if timms and isinstance(module, TimmBackbone)]:
+        found |= {id(p): p for p in map(backbone.get_parameter, backbone.no_weight_decay())}
+    return found
+
+
+def spares_less(optimizer: Optimizer, saved: Mapping[str, Any]) -> bool:
+    """Whether the state is that of an optimiser over as many parameters, fewer of which it spared."""
+    ours, theirs = (
+        [len(group["params"]) for group in state["param_groups"]] for state in (optimizer.state_dict(), saved)
+    )
+    return len(ours) == len(theirs) == 2 and sum(ours) == sum(theirs) and theirs[1] < ours[1]
 
 
 def learning_rate(config: OptimConfig, *, step: int, epoch: int, batch_size: int) -> float:

@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from tailseg.annotations.dataset import Annotations
+from tailseg.annotations.dataset import Annotations, never_shown
 from tailseg.annotations.hold_out import remarks_on
 from tailseg.data.loader import DetectionDataset, Loader, train_loader
 from tailseg.data.sampler import TrainSampler
@@ -19,7 +19,7 @@ from tailseg.models.detector import Detector
 from tailseg.recipes.build import build_data, build_model, run_folder
 from tailseg.recipes.recipe import DataConfig, Recipe
 from tailseg.recipes.saved import to_saved
-from tailseg.structures import ClassFrequency
+from tailseg.structures import ClassFrequency, ImageInfo
 from tailseg.training import checkpoint
 from tailseg.training.checkpoint import Checkpoint, Progress
 from tailseg.training.console import Speed
@@ -34,8 +34,16 @@ from tailseg.training.distributed import (
 from tailseg.training.finite import require_finite_weights
 from tailseg.training.first_weights import start_from
 from tailseg.training.fit import check_classes, check_data, check_shares, one_fingerprint
-from tailseg.training.optimiser import PUBLISHED_BATCH_SIZE, averaging_decay, build_optimizer, schedule_notes
+from tailseg.training.norms import average_over_processes, running_statistics, update_average
+from tailseg.training.optimiser import (
+    PUBLISHED_BATCH_SIZE,
+    averaging_decay,
+    build_optimizer,
+    schedule_notes,
+    spares_less,
+)
 from tailseg.training.run_files import keep_newest, open_folder, step_path
+from tailseg.training.settled import settled
 
 
 @dataclass
@@ -47,8 +55,10 @@ class Run:
         network: the same as it is called in training: its gradients are the mean over all processes.
         scaler: scales float16's loss; does nothing for other precisions.
         average: the moving average of the model's weights, if the recipe wants one.
+        statistics: names of the batch norms' running means and variances that training moves.
         fingerprint: of the training set.
         notes: what the user should know before the first step.
+        turned: images read so far whose EXIF says that they are to be turned, by id; None once that was said.
     """
 
     recipe: Recipe
@@ -63,10 +73,12 @@ class Run:
     optimizer: Optimizer
     scaler: torch.amp.GradScaler
     average: AveragedModel | None
+    statistics: tuple[str, ...]
     progress: Progress
     fingerprint: str
     speed: Speed
     notes: list[str] = field(default_factory=list)
+    turned: dict[int, ImageInfo] | None = field(default_factory=dict)
 
     @property
     def is_last_epoch(self) -> bool:
@@ -77,6 +89,11 @@ class Run:
         """The model whose figures count: the averaged one, where there is one."""
         return cast(Detector, self.average.module) if self.average else self.model
 
+    def agree(self) -> None:
+        """Gives the batch norms of all processes one set of running statistics, to be tested with and saved."""
+        for model in [self.model, *([self.evaluated] if self.average else [])]:
+            average_over_processes(model, self.statistics)
+
     def step_taken(self) -> None:
         """Does what follows a step of the optimiser: tells the losses, which may count them, and moves the average."""
         for module in self.model.modules():
@@ -85,7 +102,7 @@ class Run:
         if self.average and self.recipe.optim.average:
             decay = averaging_decay(self.recipe.optim.average, int(self.average.n_averaged))
             self.average.multi_avg_fn = get_ema_multi_avg_fn(decay)
-            self.average.update_parameters(self.model)
+            update_average(self.average, self.model, self.statistics)
 
     def save(self, path: Path | None = None) -> Path:
         """Writes a checkpoint from the first process, and removes those that are too old; returns its path.
@@ -93,6 +110,7 @@ class Run:
         Raises:
             NonFiniteLossError: weights are NaN or infinite; the checkpoints stay as they were.
         """
+        self.agree()
         path = path or step_path(self.folder, self.progress.step)
 
         def write() -> None:
@@ -117,6 +135,8 @@ class Run:
     def restore(self, saved: Checkpoint) -> None:
         """Puts everything that changes as it was when the checkpoint was written."""
         self.model.load_state_dict(saved.trained or saved.model)
+        if spares_less(self.optimizer, saved.optimizer):
+            self.optimizer = build_optimizer(self.model, self.recipe.optim, spare_timms=False)
         self.optimizer.load_state_dict(saved.optimizer)
         self.scaler.load_state_dict(saved.scaler)
         self.progress = saved.progress
@@ -129,6 +149,7 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
     """The data, the model and the optimiser, new or as the newest whole checkpoint left them."""
     folder = run_folder(recipe)
     check_shares(recipe)
+    recipe = from_first(lambda: settled(recipe, folder))
     found = from_first(lambda: open_folder(recipe, folder, resume=resume))
     device = choose_device(recipe.run.device)
     with first_goes_first():  # what is made or downloaded once lies there for the others
@@ -156,6 +177,7 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
         optimizer=build_optimizer(model, recipe.optim),
         scaler=torch.amp.GradScaler(device.type, enabled=recipe.run.precision == "float16"),
         average=None if recipe.optim.average is None else AveragedModel(model),
+        statistics=running_statistics(model.train()),
         progress=Progress(),
         fingerprint=one_fingerprint(train_data),
         speed=Speed(recipe.data.batch_size),
@@ -229,6 +251,12 @@ def describe_data(run: Run) -> list[str]:
     }
     if any(reasons.values()):
         lines.append(f"left out: {', '.join(f'{count:,} {what}' for what, count in reasons.items() if count)}")
+    if unseen := never_shown(data, val):
+        some = f"{', '.join(unseen[:5])}{' ..' * (len(unseen) > 5)}"
+        lines.append(
+            f"{len(unseen):,} classes with objects in {val.path} have none to learn from ({some}): they count in AP, "
+            "and are in no frequency group unless the file states one"
+        )
     return lines
 
 

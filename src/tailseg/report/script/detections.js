@@ -50,7 +50,7 @@ function errors() {
         const value = cost(part, kind);
         const bar = svg("g", {}, svg("title", {}, `${GROUPS[part]}: ${whole(found[part][kind][0])} errors`),
           svg("rect", { x: left, y: y + n * tall, width: Math.max(1, sx(Math.max(0, value)) - left), height: tall - 2, fill: `var(--${part})` }),
-          svg("text", { x: sx(Math.max(0, value)) + 4, y: y + n * tall + 10 }, percent(value)));
+          svg("text", { x: sx(Math.max(0, value)) + 4, y: y + n * tall + 10 }, percent(found[part][kind][1])));
         root.append(bar);
       });
     });

@@ -1,0 +1,1 @@
+"""The checks of handed cases, by the folders that hold them; `benchmarks/cases.py` runs them."""

@@ -1,0 +1,169 @@
+"""How boxes, masks and areas could be meant that do not agree as they stand.
+
+Shapes: n objects. Boxes are float64 ``[n, 4]`` xyxy in pixels unless said; sizes are ``[n, 2]``: the images' height and
+width.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+import numpy as np
+
+LEAST: Final = 0.5
+"""IoU of two boxes of one object from which on they agree."""
+
+CLOSE: Final = 0.8
+"""The same for a reading that explains boxes that do not agree."""
+
+SLACK: Final = 2.0
+"""Pixels by which sides of boxes may differ in any case: rounding, and masks of few pixels."""
+
+MOST: Final = 0.8
+"""Share of the objects that a reading must explain."""
+
+SAMPLE: Final = 2000
+"""Objects by which a reading is chosen."""
+
+SHARES: Final = "shares of the image's width and height (0..1)"
+CORNERS: Final = "[x1, y1, x2, y2]"
+
+
+def agree(one: np.ndarray, other: np.ndarray, least: float = LEAST) -> np.ndarray:
+    """Whether boxes agree, bool ``[n]``: their IoU is ``least`` or more, or no side differs by more than `SLACK`."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        apart = np.abs(one - other)
+        found = np.maximum(np.maximum(apart[:, 0], apart[:, 1]), np.maximum(apart[:, 2], apart[:, 3])) <= SLACK
+        rows = np.flatnonzero(~found)  # few, in nearly all files
+        one, other = one[rows], other[rows]
+        shared = np.clip(np.minimum(one[:, 2:], other[:, 2:]) - np.maximum(one[:, :2], other[:, :2]), 0, None)
+        inner = shared.prod(axis=1)
+        union = (one[:, 2:] - one[:, :2]).prod(axis=1) + (other[:, 2:] - other[:, :2]).prod(axis=1) - inner
+        found[rows] = (inner > 0) & (inner >= least * union)
+    return found
+
+
+def corners_of(boxes: np.ndarray) -> np.ndarray:
+    """Boxes xywh as xyxy."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+
+
+def likely_reading(
+    masks: np.ndarray, written: np.ndarray, sizes: np.ndarray, grouped: Callable[[np.ndarray], np.ndarray] | None = None
+) -> str:
+    """How masks and boxes that do not agree are likely meant, in words; nothing if no reading explains most of them.
+
+    Args:
+        masks: the boxes around the masks.
+        written: the boxes as they are written, xywh.
+        sizes: of the images.
+        grouped: the boxes around some of the masks (int64 rows) if their polygons are x, x, .. y, y, ...
+    """
+    rows = np.arange(0, len(masks), max(1, -(-len(masks) // SAMPLE)))
+    best, words = MOST, ""
+    with np.errstate(all="ignore"):
+        for reading, mask, box in _readings(masks[rows], written[rows], sizes[rows]):
+            share = float(agree(mask, box, CLOSE).mean())
+            if share > best or (share == best and not words):
+                best, words = share, reading
+        if not words and grouped is not None and agree(grouped(rows), corners_of(written[rows]), CLOSE).mean() >= MOST:
+            words = "the polygons are written x, x, .. y, y, .."
+    return words
+
+
+def _readings(
+    masks: np.ndarray, written: np.ndarray, sizes: np.ndarray
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Ways to read masks and boxes, the likelier ones first: in words, and the boxes that should then agree."""
+    scale = np.tile(sizes[:, ::-1], 2).astype(np.float64)
+    boxes, centers = corners_of(written), _from_centers(written)
+    yield f"bbox is {CORNERS}", masks, written
+    if masks.max() <= 1.5:
+        yield f"the masks' coordinates are {SHARES}", masks * scale, boxes
+    if written.max() <= 1.5:
+        yield f"bbox is written in {SHARES}", masks, boxes * scale
+        yield f"bbox is [center x, center y, width, height] in {SHARES}", masks, centers * scale
+    yield "bbox is [center x, center y, width, height]", masks, centers
+    yield "x and y are swapped in the masks, or in bbox", masks[:, [1, 0, 3, 2]], boxes
+    yield (
+        "the masks' coordinates begin at the corner of their box, not of the image",
+        masks + boxes[:, [0, 1, 0, 1]],
+        boxes,
+    )
+    if len(masks) > 2:
+        factor = np.median(masks[:, 2:] / boxes[:, 2:], axis=0)
+        said = f"{factor[0]:.3g}" if np.isclose(*factor, rtol=0.02) else f"{factor[0]:.3g} (x) and {factor[1]:.3g} (y)"
+        yield f"the masks' coordinates are {said} times those of bbox", masks / np.tile(factor, 2), boxes
+        side = np.median(masks[:, 2:] * scale[:, 2:] / boxes[:, 2:], axis=0)
+        said = f"{side[0]:.4g} x {side[1]:.4g}"
+        yield f"the masks' coordinates are those of images of {said} pixels", masks * scale / np.tile(side, 2), boxes
+
+
+def _from_centers(written: np.ndarray) -> np.ndarray:
+    """Boxes of center, width and height as xyxy."""
+    return np.concatenate([written[:, :2] - written[:, 2:] / 2, written[:, :2] + written[:, 2:] / 2], axis=1)
+
+
+def likely_boxes(written: np.ndarray, sizes: np.ndarray, areas: np.ndarray | None = None) -> tuple[np.ndarray, str]:
+    """How boxes without masks are likely meant that do not fit their images.
+
+    Args:
+        written: boxes, xywh by right.
+        sizes: of the images, all known.
+        areas: of the objects, float64 ``[n]``, NaN where there is none.
+
+    Returns:
+        The boxes that show it, bool ``[n]``, and what they have, in words; none and nothing where all is right.
+    """
+    none = np.zeros(len(written), bool)
+    if not len(written):
+        return none, ""
+    x, y, width, height = written.T
+    shares = np.asarray((width <= 1) & (height <= 1) & (x <= 1) & (y <= 1) & (width + height > 0))
+    if shares.mean() >= 0.99 and sizes.max() > 2:
+        return shares, "boxes lie within 0..1: are they shares of the image's width and height?"
+    limits = sizes[:, ::-1]
+    proper = (width > x) & (height > y)
+    if proper.mean() < 0.99 or (written[:, 2:] <= limits + SLACK).all(axis=1).mean() < 0.99:
+        return none, ""
+    if areas is not None:
+        with np.errstate(invalid="ignore"):
+            sides = written[:, 2:] - written[:, :2]
+            smaller = areas < 0.9 * written[:, 2:].prod(axis=1)
+            told = np.asarray(smaller & np.isclose(areas, sides.prod(axis=1), rtol=0.01))
+        if told.mean() >= 0.9:
+            return told, f"boxes have the area that {CORNERS} would have: is bbox written so?"
+    beyond = np.asarray((written[:, :2] + written[:, 2:] > limits + SLACK).any(axis=1))
+    if len(written) > 2 and beyond.mean() >= 0.25:
+        return beyond, f"boxes reach beyond their image, and read as {CORNERS} they fit: is bbox written so?"
+    return none, ""
+
+
+def why_empty(polygons: Sequence[np.ndarray]) -> str:
+    """Why polygons (each ``x, y, x, y ..``) have no pixel, in brackets; nothing where it cannot be told."""
+    points = [polygon.reshape(-1, 2) for polygon in polygons]
+    if not points:
+        return ""
+    if all(each.min() >= 0 and each.max() <= 1 for each in points):
+        return " (their coordinates lie within 0..1: are they shares of the image's width and height?)"
+    if all(len(np.unique(each, axis=0)) <= 2 for each in points):
+        return " (their polygons have no more than two different corners)"
+    return ""
+
+
+def size_groups(areas: np.ndarray) -> np.ndarray:
+    """0 for small, 1 for medium (from 32 x 32 pixels), 2 for large (above 96 x 96), int64 ``[n]``."""
+    return np.digitize(areas, [32**2, 96**2 + 1e-9])
+
+
+def whose_areas(areas: np.ndarray, written: np.ndarray, sizes: np.ndarray) -> str:
+    """Of what the areas are, in brackets; nothing where it cannot be told. ``written`` are boxes, xywh."""
+    _, y, width, height = written.T
+    ways = {
+        "the areas are those of the images": sizes.prod(axis=1),
+        "the areas are those of the boxes": width * height,
+        "the areas are width * bottom - top of the box, as SuperAnnotate writes them": width * (y + height) - y,
+    }
+    with np.errstate(invalid="ignore", over="ignore"):
+        told = [words for words, of in ways.items() if len(areas) and np.isclose(areas, of, rtol=1e-3).mean() >= 0.9]
+    return f" ({told[0]})" if told else ""

@@ -1,0 +1,45 @@
+"""Settings that a run decides once and keeps: how images are normalised for a network of timm."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tailseg.models.config import TimmConfig
+from tailseg.models.timm_weights import with_own_normalisation
+from tailseg.recipes.recipe import Recipe
+from tailseg.training import checkpoint
+from tailseg.training.run_files import newest_whole
+
+
+def settled(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with the mean and the deviation that images are normalised with, where it leaves them open.
+
+    Those of the run that is in the folder, or of the run that this one starts from (runs of versions before had
+    ImageNet's, which None says), or else those of the backbone's weights.
+
+    Raises:
+        CheckpointError: a checkpoint cannot be read.
+        ValueError: timm is not installed, or does not know the network.
+    """
+    backbone = recipe.model.backbone
+    if not isinstance(backbone, TimmConfig) or backbone.mean is not None:
+        return recipe
+    earlier = _earlier(recipe, folder)
+    if earlier is None:
+        made = with_own_normalisation(backbone)
+    else:
+        mean, std = (tuple(earlier[name]) if earlier.get(name) else None for name in ("mean", "std"))
+        made = replace(backbone, mean=mean, std=std)
+    return replace(recipe, model=replace(recipe.model, backbone=made))
+
+
+def _earlier(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
+    """The saved settings of the backbone that the weights come with, if they come from a run with a network of timm."""
+    if found := newest_whole(folder):
+        saved = found[0]
+    elif recipe.run.start_from:
+        saved = checkpoint.load(Path(recipe.run.start_from))
+    else:
+        return None
+    backbone = saved.recipe["resolved"]["model"]["backbone"]
+    return backbone if backbone.get("type") == TimmConfig.__name__ else None

@@ -1,0 +1,191 @@
+"""Boxes, masks and areas that do not agree: counted, with the likely reason; nothing is said of sound ones."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco
+
+from tailseg.annotations.read import open_file
+
+RawDataset = dict[str, Any]
+Write = Callable[..., Path]
+Change = Callable[[RawDataset], Any]
+HEIGHT, WIDTH = 60, 100
+
+
+def boxes(count: int = 12) -> np.ndarray:
+    """Boxes xywh all over an image, int64 ``[count, 4]``."""
+    rng = np.random.default_rng(0)
+    sides = rng.integers([10, 8], [30, 20], (count, 2))
+    return np.concatenate([rng.integers(0, [WIDTH, HEIGHT] - sides), sides], axis=1)
+
+
+def rectangle(box: Sequence[float]) -> list[float]:
+    x, y, w, h = box
+    return [x, y, x + w, y, x + w, y + h, x, y + h]
+
+
+@pytest.fixture
+def sound() -> RawDataset:
+    """Twelve objects in two images, a class."""
+    return {
+        "images": [{"id": i, "file_name": f"{i}.png", "height": HEIGHT, "width": WIDTH} for i in (1, 2)],
+        "categories": [{"id": 1, "name": "one"}],
+        "annotations": [
+            {
+                "id": i + 1,
+                "image_id": 1 + i % 2,
+                "category_id": 1,
+                "bbox": box,
+                "area": box[2] * box[3],
+                "iscrowd": 0,
+                "segmentation": [rectangle(box)],
+            }
+            for i, box in enumerate(boxes().tolist())
+        ],
+    }
+
+
+def points(to: Callable[[np.ndarray], np.ndarray]) -> Change:
+    """Changes the corners (float64 ``[4, 2]``) of all polygons."""
+
+    def change(annotation: RawDataset) -> None:
+        corners = np.array(annotation["segmentation"][0], np.float64).reshape(-1, 2)
+        annotation["segmentation"] = [to(corners).ravel().tolist()]
+
+    return change
+
+
+def box(to: Callable[[float, float, float, float], Sequence[float]], **fields: object) -> Change:
+    """Changes all boxes, and sets fields."""
+    return lambda annotation: annotation.update(bbox=[*to(*annotation["bbox"])], **fields)
+
+
+def runs(annotation: RawDataset) -> None:
+    """The mask as run lengths, moved by 15 pixels."""
+    x, y, w, h = annotation["bbox"]
+    pixels = np.zeros((HEIGHT, WIDTH), np.uint8, order="F")
+    pixels[y : y + h, x : x + w] = 1
+    encoded = coco.encode(np.asfortranarray(np.roll(pixels, 30, axis=1)))
+    annotation["segmentation"] = {"size": [HEIGHT, WIDTH], "counts": encoded["counts"].decode()}
+
+
+def xyxy(x: float, y: float, w: float, h: float) -> list[float]:
+    return [x, y, x + w, y + h]
+
+
+def shares(x: float, y: float, w: float, h: float) -> list[float]:
+    return [x / WIDTH, y / HEIGHT, w / WIDTH, h / HEIGHT]
+
+
+SEEMS = "of 12 masks do not agree with their boxes: the IoU of bbox with the mask's own box is below 0.5"
+CASES: dict[str, tuple[Change, str, str]] = {
+    "sound": (lambda _: None, "", ""),
+    "rounded": (points(lambda corners: np.round(corners + 0.9)), "", ""),
+    "normalized masks": (
+        points(lambda c: c / [WIDTH, HEIGHT]),
+        "mask_box",
+        "masks' coordinates are shares of the image",
+    ),
+    "swapped": (points(lambda c: c[:, ::-1]), "mask_box", "x and y are swapped"),
+    "half as large": (points(lambda c: c / 2), "mask_box", "the masks' coordinates are 0.5 times those of bbox"),
+    "as of 640 x 640": (
+        points(lambda c: c * [640 / WIDTH, 640 / HEIGHT]),
+        "mask_box",
+        "masks' coordinates are 6.4 (x) and 10.7 (y) times",
+    ),
+    "grouped": (points(lambda c: c.T), "mask_box", "the polygons are written x, x, .. y, y, .."),
+    "from the box's corner": (points(lambda c: c - c.min(axis=0)), "mask_box", "begin at the corner of their box"),
+    "moved": (points(lambda c: c + [25, 0]), "mask_box", SEEMS),
+    "run lengths that are moved": (runs, "mask_box", SEEMS),
+    "boxes as corners": (box(xyxy), "mask_box", "bbox is [x1, y1, x2, y2]"),
+    "boxes as centers": (
+        box(lambda x, y, w, h: [x + w / 2, y + h / 2, w, h]),
+        "mask_box",
+        "bbox is [center x, center y, width, height]",
+    ),
+    "normalized boxes": (box(shares), "mask_box", "bbox is written in shares of the image's width and height"),
+    "normalized boxes of centers": (
+        box(lambda x, y, w, h: shares(x + w / 2, y + h / 2, w, h)),
+        "mask_box",
+        "bbox is [center x, center y, width, height] in shares",
+    ),
+    "no mask, corners": (box(xyxy, segmentation=[], area=None), "box_otherwise", "read as [x1, y1, x2, y2] they fit"),
+    "no mask, normalized": (box(shares, segmentation=[], area=None), "box_otherwise", "boxes lie within 0..1"),
+    "no mask, sound": (box(lambda *xywh: xywh, segmentation=[]), "", ""),
+    "two corners": (points(lambda c: c[[0, 2, 0]]), "mask_empty", "no more than two different corners"),
+    "no larger than a pixel": (points(lambda c: c / [WIDTH, HEIGHT]), "mask_empty", "lie within 0..1"),
+    "areas of the images": (box(lambda *xywh: xywh, area=HEIGHT * WIDTH), "area_large", "are those of the images"),
+    "areas of another scale": (box(lambda *xywh: xywh, area=10), "", ""),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_does_not_agree_is_told(case: str, sound: RawDataset, write: Write) -> None:
+    change, kind, words = CASES[case]
+    for annotation in sound["annotations"]:
+        change(annotation)
+    found = {problem.kind.name: problem for problem in open_file(write(sound)).problems}
+    told = found.keys() & {"mask_box", "mask_box_some", "box_otherwise", "area_group", "mask_empty", "area_large"}
+    assert kind in told if kind else not told
+    if kind:
+        assert words in str(found[kind])
+        assert "{" not in str(found[kind])
+    assert ("mask_box" in told) + ("box_otherwise" in told) < 2, "each is told once"
+
+
+def test_areas_of_superannotate(sound: RawDataset, write: Write) -> None:
+    """Width * bottom - top: larger than the box, the lower it lies."""
+    for i, annotation in enumerate(sound["annotations"]):
+        annotation["bbox"] = [5 * i, 30, 30, 30]
+        annotation["segmentation"] = [rectangle(annotation["bbox"])]
+        annotation["area"] = 30 * 60 - 30
+    (found,) = open_file(write(sound)).problems
+    assert found.counted == (
+        "12 areas are larger than the box (the areas are width * bottom - top of the box, as SuperAnnotate writes them)"
+        ", by which 12 objects count as larger than they are"
+    )
+
+
+def test_corners_with_their_area_are_known_though_all_fit_the_image(sound: RawDataset, write: Write) -> None:
+    for annotation in sound["annotations"]:
+        annotation.update(bbox=[20, 10, 40, 24], area=20 * 14, segmentation=[])
+    (found,) = [each for each in open_file(write(sound)).problems if each.kind.name != "mask_missing"]
+    assert "12 of 12 boxes have the area that [x1, y1, x2, y2] would have" in found.counted
+
+
+@pytest.mark.parametrize(("side", "count"), [(60, []), (40, [12])])
+def test_areas_of_another_size_than_the_masks(side: int, count: list[int], sound: RawDataset, write: Write) -> None:
+    """A triangle of half its box: of 1,800 pixels in 60 x 60, both medium; of 800 in 40 x 40, small in a medium box."""
+    for annotation in sound["annotations"]:
+        annotation.update(bbox=[0, 0, side, side], area=side * side, segmentation=[[0, 0, side, 0, 0, side]])
+    found = open_file(write(sound)).problems
+    assert [(problem.kind.name, problem.count) for problem in found] == [("area_group", number) for number in count]
+    assert all(
+        "12 of 12 objects" in each.counted and "the areas are those of the boxes" in each.counted for each in found
+    )
+
+
+@pytest.mark.parametrize(("moved", "kind"), [(1, "mask_box_some"), (2, "mask_box")])
+def test_a_few_objects_are_a_matter_of_data_check_alone(moved: int, kind: str, sound: RawDataset, write: Write) -> None:
+    for annotation in sound["annotations"][:moved]:
+        annotation["segmentation"] = [rectangle([0, 50, 4, 4])]
+    (found,) = open_file(write(sound)).problems
+    assert (found.kind.name, found.count) == (kind, moved)
+    assert found.examples[0].startswith("annotation 1 (image 1) has bbox [")
+    assert found.kind.verdicts == ("----" if moved == 1 else "nnnn")
+
+
+def test_masks_of_few_pixels_do_agree(sound: RawDataset, write: Write) -> None:
+    for annotation in sound["annotations"]:
+        annotation.update(bbox=[10, 10, 2, 3], area=2, segmentation=[rectangle([11, 11, 1, 2])])
+    assert open_file(write(sound)).problems == ()
+
+
+def test_crowds_are_not_asked(sound: RawDataset, write: Write) -> None:
+    for annotation in sound["annotations"][6:]:
+        annotation.update(bbox=[0, 0, 5, 5], iscrowd=1)
+    assert [problem.kind.name for problem in open_file(write(sound)).problems] == []
