@@ -32,6 +32,7 @@ from tailseg.models.config import (
     HTCConfig,
     NormalisedConfig,
     ResNetConfig,
+    TimmConfig,
 )
 from tailseg.ranges import Range, SettingError, Settings, option, ranges_of
 from tailseg.recipes import RECIPES, AdamWConfig, get_recipe
@@ -60,7 +61,8 @@ def variants():
     for loss in get_args(LossConfig):
         yield loss.__name__, replace(BASE, loss=loss())
     for backbone in get_args(BackboneConfig):
-        yield backbone.__name__, replace(BASE, model=replace(BASE.model, backbone=backbone()))
+        optional = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)} if backbone is TimmConfig else {}
+        yield backbone.__name__, replace(BASE, model=replace(BASE.model, backbone=backbone(**optional)))
 
 
 VARIANTS = dict(variants())

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from tailseg.annotations.image_files import ImageError
-from tailseg.annotations.types import Orientation
+from tailseg.annotations.image_files import ImageError, Orientation
 
 if TYPE_CHECKING:
     from PIL import Image

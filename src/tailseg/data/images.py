@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image, read_file
 
-from tailseg.annotations.image_files import ImageError
+from tailseg.annotations.image_files import ImageError, Orientation
 from tailseg.annotations.pictures import MAX_PIXELS, Header, header_of, open_picture
-from tailseg.annotations.types import ImageInfo, Orientation
+from tailseg.annotations.types import ImageInfo
 
 _PHOTOMETRIC: Final = 0x0106
 """TIFF's tag that says whether 0 is white; Pillow looks at it up to 8 bits."""

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tailseg.annotations.types import Orientation
 from tailseg.data.settings import CropConfig
 from tailseg.files import Input, Output
 from tailseg.losses import LossConfig
@@ -54,7 +53,7 @@ class DataConfig(Settings, at="data"):
     leave them out (repair) and count them. `tailseg data check` lists them."""
     crowds: Literal["ignore", "objects"] = "ignore"
     """Leave crowd regions (iscrowd) alone, or take them as objects: some tools write every mask as a crowd."""
-    orientation: Orientation = "shown"
+    orientation: Literal["shown", "stored"] = "shown"
     """Pictures whose EXIF says that they are to be turned: as viewers and annotation tools show them, or with their
     pixels as stored. Where the annotated size fits one of these alone, shown takes that one."""
     max_bad_images: Annotated[float, Range(ge=0, le=1)] = 0.001
