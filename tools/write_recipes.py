@@ -49,7 +49,9 @@ machines, SLURM, and what several processes have in common with one see [reliabi
 - `--optim.accumulate N` takes a step's images in N parts, one after the other: the memory of 16 / N images. The
   gradient is the mean of the parts' gradients, and that is the whole batch's where every part has as many anchors, RoIs
   and masks to average over: so it is for anchors (256 an image) and RoIs (512) unless they are short, and about so for
-  masks. DropLoss's share of tail regions is taken within a part, as within a device in the published code.
+  masks. BAGS, DropLoss, the federated loss, Seesaw and EQLv2 count or draw within a part, and differ: the table in
+  [reliability](reliability.md#what-is-the-same-and-what-is-not) says how, loss by loss. Processes do not: they count
+  and draw as one.
 
 ## The published configurations
 

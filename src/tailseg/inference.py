@@ -116,12 +116,12 @@ class Predictor:
         return tuple(category.name for category in self.categories)
 
     def read(self, path: str | Path) -> UInt8[Tensor, "3 h w"]:
-        """An image file as RGB.
+        """An image file as RGB, as viewers show it; as stored if the run was trained so (``data.orientation``).
 
         Raises:
             ImageError: it cannot be read.
         """
-        return load_image(path)
+        return load_image(path, self.recipe.data.orientation)
 
     @torch.no_grad()
     def detect(self, image: UInt8[Tensor, "3 h w"]) -> Detections:

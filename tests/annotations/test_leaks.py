@@ -102,6 +102,15 @@ def test_classes_that_differ(pair: Any) -> None:
     assert pair(["a.jpg"], ["b.jpg"], categories=categories) == {"classes_differ": (2, said)}
 
 
+def test_classes_of_the_same_names_with_other_ids(pair: Any) -> None:
+    categories = [{"id": 3, "name": "seven"}, {"id": 7, "name": "three"}]
+    said = (
+        "'three' is 3 in the training file and 7 in the validation file",
+        "'seven' is 7 in the training file and 3 in the validation file",
+    )
+    assert pair(["a.jpg"], ["b.jpg"], categories=categories) == {"classes_differ": (2, said)}
+
+
 @pytest.mark.parametrize("name", ["coco_tail", "trashcan"])
 def test_real_splits_share_nothing(name: str, shared: Path) -> None:
     """TrashCan's pictures are hard to tell apart: fog, a black frame, and the same letters in all of them."""

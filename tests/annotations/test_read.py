@@ -386,6 +386,20 @@ def test_categories_that_differ_from_the_training_set(raw: RawDataset, many: Raw
         read_dataset(write(raw, name="val.json"), frequency_from=train)
 
 
+def test_the_same_names_with_other_ids_are_told(raw: RawDataset, many: RawDataset, write: Write) -> None:
+    """As of a file that numbers its own classes from 1."""
+    train = read_dataset(write(many, name="train.json"))
+    for category, number in zip(raw["categories"], (1, 2), strict=True):
+        for annotation in raw["annotations"]:
+            if annotation["category_id"] == category["id"]:
+                annotation["category_id"] = number
+        category["id"] = number
+    with pytest.raises(
+        DatasetError, match=r"2 categories differ .* 2 of the names have another id there: number the cat"
+    ):
+        read_dataset(write(raw, name="val.json"), frequency_from=train)
+
+
 def test_only_classes_that_stop_it_are_named_where_a_file_has_others(
     raw: RawDataset, many: RawDataset, write: Write
 ) -> None:

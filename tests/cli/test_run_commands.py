@@ -16,7 +16,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from tailseg.cli import main
-from tailseg.cli.predict import find_images, picture_names
+from tailseg.cli.predict import find_images, left_out, picture_names
 
 
 def test_test_evaluates_the_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -270,12 +270,41 @@ def test_predict_called_wrongly(run: Path, photos: Path, tmp_path: Path, capsys:
 
 
 def test_find_images_looks_into_folders_in_order(tmp_path: Path) -> None:
-    images = ["a.jpg", "b.PNG", "below.jpg/c.jpeg", "d.webp", "e.gif"]
-    for name in (*images, "notes.txt"):
+    images = ["a.jpg", "b.PNG", "below.jpg/c.jpeg", "d.webp", "e.gif", "f.tif", "g.TIFF", "h.bmp", "i.jfif", "j.jpe"]
+    for name in (*images, "notes.txt", "k.heic", "below.jpg/l.HEIC", "m.svs", "n", ".hidden"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     found = find_images([tmp_path, tmp_path / "a.jpg"])
     assert [path.relative_to(tmp_path).as_posix() for path in found] == images
+    expected = "left out: 4 files of formats that are not read (.heic, .svs, without ending)"
+    assert sorted(left_out([tmp_path, tmp_path / "a.jpg"]).split()) == sorted(expected.split())
+    assert left_out([tmp_path / "a.jpg"]) == ""
+
+
+def test_predict_reads_what_folders_hold_and_says_what_it_leaves_out(run: Path, photos: Path, tmp_path: Path, capsys):
+    """The picture of one photograph in each format, and turned by EXIF: the same objects, in pixels as it is shown."""
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    (folder / "slide.svs").touch()
+    with Image.open(min(photos.iterdir())) as photo:
+        shown = photo.convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    for name in ("a.png", "b.bmp", "c.tiff"):
+        shown.save(folder / name)
+    shown.transpose(Image.Transpose.ROTATE_270).save(folder / "d.png", exif=exif)
+
+    assert main(["predict", str(run), str(folder), f"--out={tmp_path / 'out'}", "--score-threshold=0"]) == 0
+
+    assert "left out: 1 files of formats that are not read (.svs)" in capsys.readouterr().out
+    found = {}
+    for record in json.loads((tmp_path / "out" / "results.json").read_text()):
+        name = Path(record.pop("file_name")).name
+        found.setdefault(name, []).append({**record, "image_id": 0})
+    assert found["a.png"]
+    assert found["a.png"] == found["b.bmp"] == found["c.tiff"] == found["d.png"]
+    with Image.open(tmp_path / "out" / "a.jpg") as plain, Image.open(tmp_path / "out" / "d.jpg") as turned:
+        assert plain.size == turned.size
 
 
 def test_pictures_of_the_same_name_do_not_overwrite_each_other() -> None:

@@ -16,16 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.io import encode_jpeg, encode_png, write_file
 
-from tailseg.annotations.image_files import (
-    MAX_PIXELS,
-    ImageError,
-    ImageFinder,
-    SharedNameError,
-    candidate_names,
-    is_safe_name,
-    open_picture,
-    read_size,
-)
+from tailseg.annotations.image_files import ImageError, ImageFinder, SharedNameError, candidate_names, is_safe_name
+from tailseg.annotations.pictures import MAX_PIXELS, open_picture, read_size
 from tailseg.annotations.ragged import Ragged
 from tailseg.data.images import load_image, read_image
 from tailseg.structures import ImageInfo

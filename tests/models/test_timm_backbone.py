@@ -2,13 +2,19 @@
 
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from tailseg.models import Detector, TimmConfig, load_backbone
+from tailseg.losses import GumbelCE
+from tailseg.models import Detector, ResNetConfig, TimmConfig, build_detector, load_backbone
 from tailseg.models import timm_backbone as module
+from tailseg.models.images import ImageBatcher, normalisation
 from tailseg.models.timm_backbone import TimmBackbone
+from tailseg.models.timm_weights import with_own_normalisation
+from tailseg.training.optimiser import undecayed
 
 timm = pytest.importorskip("timm")
 
@@ -114,3 +120,188 @@ def test_weights_that_do_not_come_are_explained(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("tailseg.models.timm_weights.create", no_network)
     with pytest.raises(ValueError, match=r"weights of resnet18 \(no route\)"):
         load_backbone(backbone, "pretrained")
+
+
+def test_swin_takes_images_of_any_size() -> None:
+    """timm's own classifier takes 224 x 224 alone; its maps have the channels last."""
+    network = TimmBackbone(TimmConfig(name="swin_tiny_patch4_window7_224", weights="none")).eval()
+    maps = network(torch.zeros(1, 3, 256, 320))
+    assert [tuple(m.shape[1:]) for m in maps] == [(96, 64, 80), (192, 32, 40), (384, 16, 20), (768, 8, 10)]
+    theirs = network.network(torch.zeros(1, 3, 256, 320))
+    assert all(torch.equal(ours, m.permute(0, 3, 1, 2)) for ours, m in zip(maps, theirs, strict=True))
+
+
+def test_a_network_for_one_size_pads_all_images_to_it() -> None:
+    with pytest.raises(ValueError, match=r"does not take an image of 256 x 320 .*set model.backbone.image_side"):
+        TimmBackbone(TimmConfig(name="hiera_tiny_224", weights="none"))
+    network = TimmBackbone(TimmConfig(name="hiera_tiny_224", weights="none", image_side=128)).eval()
+    image = torch.randn(1, 3, 96, 64)
+    maps = network(image)
+    assert [tuple(m.shape[1:]) for m in maps] == [(96, 24, 16), (192, 12, 8), (384, 6, 4), (768, 3, 2)]
+    padded = torch.zeros(1, 3, 128, 128)
+    padded[:, :, :96, :64] = image
+    assert all(torch.equal(m, w[:, :, : m.shape[2], : m.shape[3]]) for m, w in zip(maps, network(padded), strict=True))
+    with pytest.raises(ValueError, match=r"images of 160 x 64 .*image_side 128: raise that, or lower"):
+        network(torch.zeros(1, 3, 160, 64))
+
+
+def test_a_network_for_any_size_has_no_use_for_one() -> None:
+    with pytest.raises(ValueError, match=r"image_side is for networks that take images of one size"):
+        TimmBackbone(TimmConfig(name="resnet18", weights="none", image_side=128))
+
+
+@pytest.mark.parametrize(
+    ("name", "frozen", "trained"),
+    [
+        ("resnet18", ("conv1.", "bn1.", "layer1.", "layer2."), ("layer3.", "layer4.")),
+        ("mobilenetv3_small_050", ("conv_stem.", "bn1.", "blocks.0.", "blocks.1."), ("blocks.2.", "blocks.5.")),
+        ("convnext_atto", ("stem_", "stages_0.", "stages_1."), ("stages_2.", "stages_3.")),
+    ],
+)
+def test_frozen_stages_take_no_gradient_and_keep_their_statistics(name: str, frozen: tuple, trained: tuple) -> None:
+    network = TimmBackbone(TimmConfig(name=name, weights="none", frozen_stages=2, fixed_norm=False)).train()
+    parameters = dict(network.network.named_parameters())
+    assert {key for key, p in parameters.items() if not p.requires_grad} == {
+        k for k in parameters if k.startswith(frozen)
+    }
+    assert any(key.startswith(trained) for key in parameters)
+    before = {key: value.clone() for key, value in network.network.named_buffers() if "running" in key}
+    maps = network(torch.randn(2, 3, 64, 64))
+    assert not maps[1].requires_grad
+    sum(m.square().mean() for m in maps).backward()
+    assert all((p.grad is not None) == p.requires_grad for p in parameters.values())
+    for key, value in network.network.named_buffers():
+        if key in before:
+            assert torch.equal(value, before[key]) == key.startswith(frozen), key
+    # nothing is drawn in a frozen stage: the same image gives the same map
+    image = torch.randn(1, 3, 64, 64)
+    assert torch.equal(network(image)[1], network(image)[1])
+
+
+def test_stages_that_there_are_not() -> None:
+    with pytest.raises(ValueError, match=r"frozen_stages is 0 \.\. 4, got 5"):
+        TimmConfig(frozen_stages=5)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "mobilenetv3_small_050"])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_weights_from_a_file_as_timm_writes_it(name: str, suffix: str, tmp_path: Path) -> None:
+    """Of a classifier of 7 classes, which is passed over; the maps are those of timm's network."""
+    torch.manual_seed(2)
+    whole = timm.create_model(name, num_classes=7)
+    for norm in whole.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            norm.running_mean.normal_()
+    file = tmp_path / f"weights{suffix}"
+    torch.save(whole.state_dict(), file) if suffix == ".pth" else save_file(whole.state_dict(), file)
+    backbone = TimmBackbone(TimmConfig(name=name, weights=str(file)))
+    load_backbone(backbone, str(file))
+    found = backbone.network.state_dict()
+    for key, value in whole.state_dict().items():
+        ours = found.get(key, found.get(key.replace(".", "_", 1)))
+        assert ours is None or torch.equal(ours, value)
+    images = torch.randn(1, 3, 64, 64)
+    level = whole.eval().forward_intermediates(images, intermediates_only=True)[-1]
+    assert torch.equal(backbone.eval()(images)[3], level)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: {k: v for k, v in s.items() if k != "layer2.0.conv1.weight"}, r"missing: layer2.0.conv1.weight$"),
+        (lambda s: {**s, "encoder.weight": torch.zeros(1)}, r"unexpected: encoder.weight$"),
+        (
+            lambda s: {**s, "conv1.weight": s["conv1.weight"][:, :1]},
+            r"of another shape: conv1.weight is \[64, 1, 7, 7\], expected \[64, 3, 7, 7\]$",
+        ),
+    ],
+)
+def test_a_file_that_does_not_fit_says_what_does_not(change, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "weights.pth"
+    torch.save(change(timm.create_model("resnet18").state_dict()), file)
+    with pytest.raises(ValueError, match=rf"weights.pth does not fit timm's resnet18: {message}"):
+        load_backbone(TimmBackbone(TimmConfig(name="resnet18", weights=str(file))), str(file))
+
+
+def test_weights_for_another_size_are_resampled(tmp_path: Path) -> None:
+    """A table of positions of 224 x 224 becomes one of 128 x 128, as timm does it."""
+    file = tmp_path / "weights.pth"
+    whole = timm.create_model("hiera_tiny_224")
+    with torch.no_grad():
+        whole.pos_embed.fill_(3.0)
+    torch.save(whole.state_dict(), file)
+    backbone = TimmBackbone(TimmConfig(name="hiera_tiny_224", weights=str(file), image_side=128))
+    load_backbone(backbone, str(file))
+    table = backbone.network.model.pos_embed
+    assert table.shape == (1, 32 * 32, 96)
+    torch.testing.assert_close(table.detach(), torch.full_like(table, 3.0))
+
+
+def test_images_are_normalised_as_they_were_for_the_weights() -> None:
+    half = (0.5, 0.5, 0.5)
+    own = with_own_normalisation(TimmConfig(name="tf_efficientnet_lite0"))
+    assert (own.mean, own.std) == (half, half)
+    assert with_own_normalisation(replace(own, weights="lite0.pth", mean=None, std=None)) == replace(
+        own, weights="lite0.pth"
+    )
+    chosen = TimmConfig(name="tf_efficientnet_lite0", mean=(0.1, 0.2, 0.3), std=half)
+    none = TimmConfig(name="tf_efficientnet_lite0", weights="none")
+    for unchanged in (chosen, none, ResNetConfig()):
+        assert with_own_normalisation(unchanged) == unchanged
+    imagenet = with_own_normalisation(TimmConfig(name="resnet18"))
+    assert imagenet.mean == (0.485, 0.456, 0.406)
+    published = ImageBatcher()
+    image = torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8)
+    for config in (imagenet, none, ResNetConfig()):
+        assert torch.equal(ImageBatcher(*normalisation(config))([image]).tensors, published([image]).tensors)
+    found = ImageBatcher(*normalisation(own))([image]).tensors[0]
+    torch.testing.assert_close(found, image / 127.5 - 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"mean": (0.5, 0.5, 0.5)}, "mean and std go together"),
+        ({"mean": (124.0, 116.0, 104.0), "std": (58.0, 57.0, 57.0)}, r"0 \.\. 1, got \(124.0"),
+        ({"mean": (0.5, 0.5, 0.5), "std": (0.0, 0.5, 0.5)}, r"0 \.\. 1"),
+        ({"image_side": 100}, "multiple of 32"),
+    ],
+)
+def test_settings_that_cannot_be(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TimmConfig(**settings)
+
+
+def test_a_detector_with_weights_has_their_normalisation(small_config, tmp_path: Path) -> None:
+    file = tmp_path / "lite0.pth"
+    torch.save(timm.create_model("tf_efficientnet_lite0").state_dict(), file)
+    config = replace(small_config, backbone=TimmConfig(name="tf_efficientnet_lite0", weights=str(file)))
+    model = build_detector(config, GumbelCE(3), load_weights=True)
+    assert model.config.backbone.mean == (0.5, 0.5, 0.5)
+    assert model.batcher.mean.flatten().tolist() == [127.5] * 3
+    saved = build_detector(
+        config, GumbelCE(3), load_weights=False
+    )  # of a run of a version before, which says nothing of it
+    assert torch.equal(saved.batcher.mean, ImageBatcher().mean)
+
+
+@pytest.mark.parametrize(
+    ("name", "spared", "count"),
+    [
+        ("hieradet_small", "network.model.pos_embed", 2),
+        ("swin_tiny_patch4_window7_224", "network.layers_3.blocks.1.attn.relative_position_bias_table", 12),
+        ("tiny_vit_5m_224", "network.stages_1.blocks.0.attn.attention_biases", 10),
+        ("resnet18", None, 0),
+    ],
+)
+def test_what_timm_spares_weight_decay(name: str, spared: str | None, count: int) -> None:
+    with torch.device("meta"):
+        network = TimmBackbone(TimmConfig(name=name, weights="none"))
+    names = network.no_weight_decay()
+    assert len(names) == count
+    assert spared is None or spared in names
+    parameters = dict(network.named_parameters())
+    assert {id(parameters[key]) for key in names} <= undecayed(network).keys()
+    assert id(next(p for key, p in parameters.items() if key.endswith("weight") and p.ndim > 1)) not in undecayed(
+        network
+    )

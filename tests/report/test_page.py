@@ -127,6 +127,16 @@ def test_a_cost_without_a_figure_is_a_dash(page, read, tmp_path):
     assert missed["rare"] == "rare: 1 errors49.5", "one of two ants is found: recall ends at 51 of 101 points"
 
 
+def test_a_class_that_training_never_shows_is_in_a_group_of_its_own(page, read, tmp_path):
+    run = evaluated(read(with_evil_names()), FIRST, name="first")
+    groups = {ANT: "r", GNU: "f"}
+    run = replace(run, evidence=replace(run.evidence, truth=replace(run.evidence.truth, groups=groups)))
+    write_report([run], tmp_path / "unseen.html")
+    page.goto((tmp_path / "unseen.html").as_uri())
+    assert page.locator("#groups label").all_text_contents() == [" rare", " common", " frequent", " never trained on"]
+    assert page.locator("#classes .group.n").all_text_contents() == ["never trained on"]
+
+
 def test_search_and_groups_filter_the_table_and_the_dots(page, one):
     opened(page, one)
     assert len(names(page)) == 3

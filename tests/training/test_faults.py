@@ -284,7 +284,7 @@ def test_loader_processes_that_die_again_end_the_run(data, tmp_path, monkeypatch
     def die(_info):
         os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr("tailseg.data.loader.read_image", die)  # forked processes inherit it
+    monkeypatch.setattr("tailseg.data.loader.read_turned", die)  # forked processes inherit it
     recipe = small.recipe(data, tmp_path)
     with pytest.raises(WorkerError, match=r"so did the one in its place.*--data\.workers.*saved after step 0"):
         train(replace(recipe, data=replace(recipe.data, workers=1)))
@@ -336,7 +336,7 @@ def test_a_run_that_waits_for_a_loader_process_that_hangs_can_be_stopped(data, t
         time.sleep(3600)
 
     main = os.getpid()
-    monkeypatch.setattr("tailseg.data.loader.read_image", hang)  # forked processes inherit it
+    monkeypatch.setattr("tailseg.data.loader.read_turned", hang)  # forked processes inherit it
     recipe = small.recipe(data, tmp_path)
     with pytest.raises(TrainingStopped, match="asked to stop; saved after step 0"):
         train(replace(recipe, data=replace(recipe.data, workers=1)))

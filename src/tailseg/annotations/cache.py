@@ -38,8 +38,9 @@ from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 
 from tailseg.annotations.dataset import Contents, Objects
-from tailseg.annotations.image_files import MAX_NAME, MAX_PIXELS, is_safe_name, is_text
+from tailseg.annotations.image_files import MAX_NAME, is_safe_name, is_text
 from tailseg.annotations.kinds import KINDS
+from tailseg.annotations.pictures import MAX_PIXELS
 from tailseg.annotations.problems import Problem
 from tailseg.annotations.ragged import Ragged, map_arrays, write_arrays
 from tailseg.annotations.run_lengths import are_filled

@@ -20,6 +20,7 @@ from tailseg.annotations.types import (
     ClassCounts,
     Group,
     ImageInfo,
+    Orientation,
     Polygons,
     RunLengths,
     Segmentation,
@@ -184,6 +185,7 @@ class Annotations:
         listed_ids: ids of the categories in the order in which the file lists them.
         spelled: image and category ids that are written as text, as they are written: results keep the spelling.
         states_groups: whether the file states the frequency groups of its categories.
+        orientation: how pictures are read that EXIF wants turned, where their annotated size allows both.
     """
 
     path: Path
@@ -204,6 +206,7 @@ class Annotations:
     listed_ids: tuple[int, ...] = ()
     spelled: tuple[dict[int, str], dict[int, str]] = ({}, {})
     states_groups: bool = False
+    orientation: Orientation = "shown"
 
     @property
     def num_images(self) -> int:
@@ -231,7 +234,7 @@ class Annotations:
         """
         file = self.finder.find(self.names.text(index).split("\n"))
         height, width = self.sizes[index]
-        return ImageInfo(int(self.image_ids[index]), str(file), int(height), int(width))
+        return ImageInfo(int(self.image_ids[index]), str(file), int(height), int(width), self.orientation)
 
     def record(self, index: int) -> Record:
         """What the file says about image ``index``."""
@@ -298,6 +301,27 @@ def count_classes(objects: Objects, num_classes: int) -> tuple[Int64[np.ndarray,
     first = np.diff(pairs, prepend=-1) > 0
     image_counts = np.bincount(pairs[first] % num_classes, minlength=num_classes)
     return image_counts, np.bincount(labels, minlength=num_classes), int(np.count_nonzero(np.bincount(images)))
+
+
+def scored_groups(annotations: Annotations) -> dict[int, Group]:
+    """Category id -> frequency group, for APr, APc and APf.
+
+    Groups that a file states are taken as they are. Where they follow from counts, a class without an image in the
+    training set is in none: it was never learned, and an AP of rare classes says nothing of it.
+    """
+    categories, counts = annotations.categories, annotations.frequency.image_counts.tolist()
+    pairs = list(zip(categories, counts, strict=True))
+    stated = annotations.states_groups or any(each.group != frequency_group(count) for each, count in pairs)
+    return {category.id: category.group for category, count in pairs if stated or count}
+
+
+def never_shown(train: Annotations, val: Annotations) -> list[str]:
+    """Names of the classes of which the validation set, with the classes of the training set, alone has objects."""
+    objects = val.objects
+    found = np.bincount(objects.labels[~objects.ignored], minlength=len(val.categories)) > 0
+    return [
+        val.categories[label].name for label in np.flatnonzero(found & (train.frequency.image_counts == 0)).tolist()
+    ]
 
 
 def count_frequency(objects: Objects, num_classes: int, groups: tuple[Group, ...] | None) -> ClassCounts:

@@ -1,27 +1,17 @@
 """Finding the image files that an annotation file names."""
 
-import io
 import os
 import re
-import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from tailseg.annotations.ragged import Ragged
 
-if TYPE_CHECKING:
-    from PIL import Image
-
 ROOT_VARIABLES: Final = {"TAILSEG_DATA": ("", "coco"), "DETECTRON2_DATASETS": ("coco",)}
 """Environment variables that name folders of data sets, and where in those the images of COCO and LVIS lie."""
-
-FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF")
-
-MAX_PIXELS: Final = 178_956_970
-"""Pixels of the largest image that is read, half a gigabyte as RGB: Pillow's limit against decompression bombs."""
 
 MAX_NAME: Final = 255
 """Bytes of the longest name of a file or folder, on every usual file system."""
@@ -162,29 +152,6 @@ def candidate_names(file_name: str | None, coco_url: str | None) -> list[str]:
     folders = [name.replace("\\", "/") if name else None for name in (file_name, tail)]
     names = [file_name, *folders, *(name and _last_part(name) for name in reversed(folders))]
     return list(dict.fromkeys(name for name in names if name))
-
-
-def open_picture(file: "str | Path | io.BytesIO") -> "Image.Image":
-    """Opens an image of one of `FORMATS`; of images over half of `MAX_PIXELS` Pillow would warn."""
-    from PIL import Image
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return Image.open(file, formats=FORMATS)
-
-
-def read_size(path: Path) -> tuple[int, int]:
-    """Height and width of the pixels of an image file, from its first bytes.
-
-    Raises:
-        ImageError: it is no image.
-    """
-    try:
-        with open_picture(path) as picture:
-            width, height = picture.size
-    except Exception as error:  # malformed headers meet exceptions of many kinds
-        raise ImageError(f"image {path} cannot be read: {error}") from error
-    return height, width
 
 
 def _is_plain(name: str) -> bool:

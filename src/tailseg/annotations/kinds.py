@@ -124,6 +124,31 @@ _IMAGES: Final = (
         scope="pixels",
     ),
     Kind(
+        "images_turned",
+        "ii--",
+        "images have an EXIF orientation other than 1{detail}",
+        "Were they annotated on the stored pixels? Train with --data.orientation stored, or take the orientation out "
+        "of the files",
+        "read as viewers and annotation tools show them, where the annotated size allows it",
+        "pixels",
+    ),
+    Kind(
+        "images_dark",
+        "ii--",
+        "images use less than a tenth of their 16 bits",
+        "Scale their values to 16 bits, or write 8 bits",
+        "the upper 8 bits are read: they are nearly black",
+        "pixels",
+    ),
+    Kind(
+        "images_of_pages",
+        "ii--",
+        "files hold more than one picture",
+        "Write each page into a file of its own, if others than the first are annotated",
+        "the first is read",
+        "pixels",
+    ),
+    Kind(
         "images_twice",
         "iiii",
         "files are listed more than once, as images of their own",

@@ -12,7 +12,8 @@ from typing import Final
 import numpy as np
 
 from tailseg.annotations.dataset import Annotations
-from tailseg.annotations.image_files import FORMATS, ImageError
+from tailseg.annotations.image_files import ImageError
+from tailseg.annotations.pictures import open_picture
 from tailseg.annotations.problems import Problem, Problems
 from tailseg.annotations.videos import scenes
 
@@ -136,7 +137,7 @@ def _look(path: Path) -> np.ndarray:
     from PIL import Image
 
     try:
-        with Image.open(path, formats=FORMATS) as picture:
+        with open_picture(path) as picture:
             picture.draft("L", (8 * SIDE, 8 * SIDE))  # JPEG is decoded at a fraction of its size
             gray = np.asarray(picture.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX), np.float32)
     except Exception:  # noqa: BLE001 - damaged files meet exceptions of many kinds, and `data check` names them
@@ -148,9 +149,14 @@ def _look(path: Path) -> np.ndarray:
 
 
 def _other_classes(train: Annotations, val: Annotations) -> list[str]:
-    """The classes that only one of the two has, by id and name."""
+    """The classes that only one of the two has, by id and name; of one that has another id there, both."""
     ours, theirs = ({(category.id, category.name) for category in part.categories} for part in (train, val))
-    return [
-        f"{key} {name!r:.60}, only in the {'training' if (key, name) in ours else 'validation'} file"
-        for key, name in sorted(ours ^ theirs)
-    ]
+    found = []
+    for key, name in sorted(ours ^ theirs):
+        mine, others, here = (ours, theirs, "training") if (key, name) in ours else (theirs, ours, "validation")
+        ids = [other for other, same in others if same == name and (other, same) not in mine]
+        if not ids:
+            found.append(f"{key} {name!r:.60}, only in the {here} file")
+        elif here == "training":
+            found.append(f"{name!r:.60} is {key} in the training file and {ids[0]} in the validation file")
+    return found

@@ -16,7 +16,7 @@ from tailseg.annotations.agreement import check_agreement
 from tailseg.annotations.checks import Checks, Images, boxes_of_masks
 from tailseg.annotations.columns import UNKNOWN, Columns, read_columns, whole
 from tailseg.annotations.dataset import Contents, Objects
-from tailseg.annotations.image_files import MAX_PIXELS, candidate_names, is_safe_name
+from tailseg.annotations.image_files import candidate_names, is_safe_name
 from tailseg.annotations.json_file import (
     Sections,
     garbage_collector_paused,
@@ -27,6 +27,7 @@ from tailseg.annotations.json_file import (
 )
 from tailseg.annotations.kinds import BITS
 from tailseg.annotations.lvis import class_lists, is_lvis, stated_groups
+from tailseg.annotations.pictures import MAX_PIXELS
 from tailseg.annotations.problems import DatasetError, Problems
 from tailseg.annotations.ragged import Ragged, offsets_of
 from tailseg.annotations.segmentations import Segmentations

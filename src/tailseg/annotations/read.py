@@ -15,11 +15,12 @@ import numpy as np
 
 from tailseg.annotations.cache import cached
 from tailseg.annotations.dataset import Annotations, Category, Contents, Objects, count_frequency
-from tailseg.annotations.image_files import ImageError, ImageFinder, read_size
+from tailseg.annotations.image_files import ImageError, ImageFinder
 from tailseg.annotations.kinds import KINDS, Use
 from tailseg.annotations.parse import parse, places
+from tailseg.annotations.pictures import read_size
 from tailseg.annotations.problems import DatasetError, Problem, refuse, verdicts
-from tailseg.annotations.types import ClassCounts
+from tailseg.annotations.types import ClassCounts, Orientation
 
 OnProblem = Literal["refuse", "repair"]
 Crowds = Literal["ignore", "objects"]
@@ -68,6 +69,7 @@ def open_file(
     images: str | Path | None = None,
     needs_sizes: bool = False,
     images_of: Path | None = None,
+    orientation: Orientation = "shown",
 ) -> Annotations:
     """An annotation file with all its problems, whatever they are; `judge` decides what they mean.
 
@@ -76,6 +78,7 @@ def open_file(
         images: see `read_dataset`.
         needs_sizes: whether sizes that the file lacks are read from the pictures.
         images_of: the file that this one is a part of: images are looked for where that one's lie.
+        orientation: how pictures are read that EXIF wants turned, where their annotated size allows both.
 
     Raises:
         DatasetError: no such file, not JSON, or not in COCO format.
@@ -88,7 +91,7 @@ def open_file(
     finder = ImageFinder(images_of or path, Path(images) if images is not None else None, contents.names)
     if needs_sizes and any(problem.kind.name == "size_missing" for problem in contents.problems):
         try:
-            contents = parse(path, find_size=partial(_find_size, finder))
+            contents = parse(path, find_size=partial(_find_size, finder, orientation))
         except ImageError as error:
             raise DatasetError(f"{path} does not say how large its images are, and {error}") from error
     if images is not None:
@@ -112,6 +115,7 @@ def open_file(
         listed_ids=contents.listed_ids,
         spelled=contents.spelled,
         states_groups=groups is not None,
+        orientation=orientation,
     )
 
 
@@ -174,8 +178,8 @@ def _absolute_names(contents: Contents) -> tuple[Problem, ...]:
     )
 
 
-def _find_size(finder: ImageFinder, names: Sequence[str]) -> tuple[int, int]:
-    return read_size(finder.find(names))
+def _find_size(finder: ImageFinder, orientation: Orientation, names: Sequence[str]) -> tuple[int, int]:
+    return read_size(finder.find(names), orientation)
 
 
 def _categories(ids: Sequence[int], names: Sequence[str], frequency: ClassCounts) -> tuple[Category, ...]:
@@ -217,10 +221,12 @@ def with_classes(
         if theirs.get(key, None if has else name) != name
     ]
     if differ:
+        moved = sum(theirs.get(key) != name and name in theirs.values() for key, name in mine.items())
+        renumbered = f" {moved:,} of the names have another id there: number the categories alike." if moved else ""
         raise DatasetError(
             f"{annotations.path} cannot be used:\n  {len(differ)} categories differ from those of {whose} ({len(mine)} "
             f"and {len(theirs)} in all): {'; '.join(differ[:3])}{' ...' * (len(differ) > 3)}. Both files need the same "
-            "ids and names."
+            f"ids and names.{renumbered}"
         )
     stated = {category.id: category.group for category in annotations.categories} if annotations.states_groups else {}
     merged = tuple(replace(c, group=stated.get(c.id, c.group)) for c in categories)
@@ -239,6 +245,17 @@ def with_classes(
         not_exhaustive=annotations.not_exhaustive.only(list(theirs)),
         notes=(*annotations.notes, *notes),
     )
+
+
+def other_names(mine: Sequence[Category], theirs: Sequence[Category]) -> str:
+    """How many ids have another name in another file, with the first of them; nothing where none has."""
+    names = {category.id: category.name for category in theirs}
+    differ = [category for category in mine if names.get(category.id, category.name) != category.name]
+    if not differ:
+        return ""
+    first = differ[0]
+    said = f"{len(differ):,} category ids have another name ({first.id}: {first.name!r:.60}"
+    return f"{said}, {names[first.id]!r:.60} there) in"
 
 
 def with_more_classes(annotations: Annotations, more: Sequence[Category]) -> Annotations:

@@ -13,12 +13,13 @@ import numpy as np
 from tailseg.annotations.checks import boxes_of_masks
 from tailseg.annotations.columns import UNKNOWN, Columns, whole
 from tailseg.annotations.dataset import Contents
-from tailseg.annotations.image_files import ImageError, ImageFinder, read_size
+from tailseg.annotations.image_files import ImageError, ImageFinder
 from tailseg.annotations.json_file import SECTIONS, Sections, decode, unpack
 from tailseg.annotations.kinds import BITS, KINDS
 from tailseg.annotations.lints import copies
 from tailseg.annotations.lvis import ABSENT, NOT_EXHAUSTIVE
 from tailseg.annotations.parse import parse, parse_rows, places
+from tailseg.annotations.pictures import read_size
 from tailseg.annotations.problems import DatasetError, is_of_boxes
 from tailseg.files import unfinished
 

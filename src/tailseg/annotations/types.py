@@ -10,6 +10,10 @@ Group = Literal["r", "c", "f"]
 """LVIS frequency group: rare (1-10 training images), common (11-100), frequent (more than 100)."""
 
 
+Orientation = Literal["shown", "stored"]
+"""Pictures whose EXIF says that they are to be turned: as viewers show them, or as their pixels are stored."""
+
+
 class RunLengths(TypedDict):
     """A mask as COCO run lengths: ``size`` is ``[height, width]``, ``counts`` the compressed string."""
 
@@ -25,12 +29,22 @@ Segmentation = Polygons | RunLengths
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """Where an image came from: its id in the annotation file, its file, and the file's height and width."""
+    """Where an image came from.
+
+    Attributes:
+        image_id: its id in the annotation file.
+        file: its file.
+        height, width: those that the annotations refer to.
+        orientation: how a picture is read that EXIF wants turned; see `tailseg.data.images.read_image`.
+        exif: EXIF's orientation, 2 .. 8, once the file was read and has one; else 1.
+    """
 
     image_id: int
     file: str
     height: int
     width: int
+    orientation: Orientation = "shown"
+    exif: int = 1
 
 
 @dataclass(frozen=True, eq=False)

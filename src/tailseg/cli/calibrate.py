@@ -123,10 +123,11 @@ def measure(
     predictor: "Predictor", val: "Annotations", calibrations: "Sequence[Calibration]", *, half: int, limit: int
 ) -> "list[Analysis]":
     """What each calibration scores on the first images of a half of the validation set."""
+    from tailseg.annotations.dataset import scored_groups
     from tailseg.detection.recalibration import results_of
     from tailseg.evaluation import analyse
 
-    groups = {category.id: category.group for category in val.categories}
+    groups = scored_groups(val)
     with Progress(console=output(), transient=True) as bar:
         total = min(limit, (val.num_images + 1 - half) // 2)
         task = bar.add_task(f"looking at {total} images, {len(calibrations)} times each", total=total)

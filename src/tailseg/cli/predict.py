@@ -1,5 +1,6 @@
 """`tailseg predict`."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,12 @@ if TYPE_CHECKING:
     from tailseg.inference import Predictor
     from tailseg.structures import Detections
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp")
 """Of what is taken from folders."""
+ENDINGS = 8
+"""Endings of files that are named."""
+TEXTS = (".json", ".txt", ".csv", ".xml", ".md", ".yaml", ".yml", ".html")
+"""Of what lies beside images, and is none."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,8 @@ class Predict:
     run: tyro.conf.Positional[Path]
     """Folder of the run, as `train` or `convert` made it, or one checkpoint file."""
     images: tyro.conf.Positional[tuple[Path, ...]]
-    """Images (JPEG, PNG, WebP, GIF) and folders of images; pictures that tailseg drew are left out of folders."""
+    """Images (JPEG, PNG, WebP, GIF, TIFF, BMP) and folders of images; pictures that tailseg drew are left out of
+    folders, and files of other formats are counted."""
     out: Annotated[Path | None, Output("results.json, a picture for each image")] = None
     """Folder of what is written; predictions in the run's folder unless given. What `predict` wrote there before is
     replaced: results.json and all its pictures."""
@@ -73,6 +79,8 @@ def run(arguments: Sequence[str]) -> None:
         raise UsageError(f"--score-threshold is in [0, 1], got {options.score_threshold:g}")
     files = find_images(options.images)
     require_run(options.run)
+    if line := left_out(options.images):
+        output().print(line, markup=False, soft_wrap=True)
     out = options.out or (options.run if options.run.is_dir() else options.run.parent) / "predictions"
     earlier = earlier_pictures(out)
     names = picture_names(files)
@@ -117,16 +125,33 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         if not path.exists():
             raise UsageError(f"no image or folder {path}")
-        found = sorted(path.rglob("*")) if path.is_dir() else [path]
-        files += [file for file in found if not path.is_dir() or is_image(file)]
+        files += filter(is_image, sorted(path.rglob("*"))) if path.is_dir() else [path]
     if not files:
-        raise UsageError(f"no images ({', '.join(SUFFIXES)}) in {', '.join(map(str, paths))}")
+        others = left_out(paths)
+        raise UsageError(
+            f"no images ({', '.join(SUFFIXES)}) in {', '.join(map(str, paths))}{'; ' * bool(others)}{others}"
+        )
     return list(dict.fromkeys(files))
 
 
 def is_image(file: Path) -> bool:
     """Whether something in a folder is an image, and none that tailseg drew."""
     return file.suffix.lower() in SUFFIXES and file.is_file() and not is_drawn(file)
+
+
+def left_out(paths: Sequence[Path]) -> str:
+    """How many files of the folders are of formats that are not read, by their endings; nothing for none."""
+    others = Counter(
+        file.suffix.lower() or "without ending"
+        for path in paths
+        if path.is_dir()
+        for file in path.rglob("*")
+        if file.suffix.lower() not in (*SUFFIXES, *TEXTS) and not file.name.startswith(".") and file.is_file()
+    )
+    if not others:
+        return ""
+    endings = ", ".join(ending for ending, _ in others.most_common(ENDINGS)) + ", .." * (len(others) > ENDINGS)
+    return f"left out: {others.total():,} files of formats that are not read ({endings})"
 
 
 def earlier_pictures(folder: Path) -> dict[Path, int]:

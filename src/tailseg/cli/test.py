@@ -15,6 +15,7 @@ from tailseg.files import Input, Output
 
 if TYPE_CHECKING:
     from tailseg.evaluation import Metrics
+    from tailseg.structures import ImageInfo
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ def evaluate_run(options: Test) -> "tuple[Metrics, list[str]]":
     Returns:
         The figures, and the reason of each image that could not be used.
     """
+    from tailseg.data.images import describe_turned
     from tailseg.detection.testing import describe_unread, detect_all, measure, save_results
     from tailseg.inference import Predictor
     from tailseg.recipes.build import build_validation, held_out_note
@@ -99,6 +101,7 @@ def evaluate_run(options: Test) -> "tuple[Metrics, list[str]]":
         output().print(f"note: {note}", markup=False, soft_wrap=True)
     annotations = with_classes_of_run(annotations, predictor.checkpoint, predictor.file)
     unread: list[str] = []
+    turned: list[ImageInfo] = []
     with Progress(console=output(), transient=True, disable=not is_first()) as bar:
         task = bar.add_task("evaluating", total=None)
         results = by_turns(
@@ -113,10 +116,14 @@ def evaluate_run(options: Test) -> "tuple[Metrics, list[str]]":
                 progress=lambda done, total: bar.update(task, completed=done, total=total),
                 say=bar.console.print,
                 unread=unread,
+                turned=turned,
             )
         )
         unread = [reason for part in gather_everywhere(unread) for reason in part]
+        turned = [info for part in gather_everywhere(turned) for info in part]
         metrics = from_first(lambda: measure(predictor.model, annotations, results, unread))
+    if (note := describe_turned(turned)) and is_first():
+        output().print(f"note: {note}", markup=False, soft_wrap=True)
     for line in describe_unread(unread) if is_first() else ():
         print_error(line)
     from_first(lambda: save_results(folder, annotations, results, metrics))

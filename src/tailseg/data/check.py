@@ -1,7 +1,7 @@
 """All that is wrong with an annotation file and its images, whatever it is used for."""
 
 from collections import defaultdict
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -10,12 +10,17 @@ from tailseg.annotations.image_files import ImageError, SharedNameError
 from tailseg.annotations.kinds import KINDS
 from tailseg.annotations.leaks import Track, silently
 from tailseg.annotations.lints import lint
+from tailseg.annotations.pictures import header_of, open_picture
 from tailseg.annotations.problems import DatasetError, Problem, Problems, is_of_boxes
 from tailseg.annotations.read import open_file
 from tailseg.annotations.types import ImageInfo
 
 BOXES_ALONE: Final = "boxes_alone"
 """The kind of a file in which no object has a mask; it stops what needs masks, but it is no fault."""
+
+
+DARK: Final = 26
+"""Of 255: an image of 16 bits whose values stay below uses less than a tenth of them."""
 
 
 def read_problems(path: Path, images: Path | None = None) -> Annotations:
@@ -54,9 +59,12 @@ def _listed(infos: list[ImageInfo]) -> str:
 
 
 def image_problems(annotations: Annotations, *, decode: bool, track: Track = silently) -> tuple[Problem, ...]:
-    """The images that are missing and, if ``decode``, those that cannot be read or have another size."""
+    """The images that are missing and, if ``decode``, those that cannot be read, have another size or look otherwise
+    than one expects.
+    """
     missing: list[str] = []
     unusable: list[str] = []
+    looks = _Looks()
     files: defaultdict[tuple[int, int], list[ImageInfo]] = defaultdict(list)
     rows = range(annotations.num_images)
     for index in track(rows, "Reading the images", len(rows)) if decode else rows:
@@ -72,9 +80,7 @@ def image_problems(annotations: Annotations, *, decode: bool, track: Track = sil
         files[found.st_dev, found.st_ino].append(info)
         try:
             if decode:
-                from tailseg.data.images import read_image  # and torch with it
-
-                read_image(info)
+                looks.add(info)
         except ImageError as error:
             unusable.append(str(error))
     where = ", ".join(map(str, annotations.finder.roots))
@@ -82,4 +88,42 @@ def image_problems(annotations: Annotations, *, decode: bool, track: Track = sil
     problems.add("images_not_found", missing, detail=f"Looked in {where}. Name the folder that holds them (--images)")
     problems.add("images_unusable", unusable)
     problems.add("images_twice", [infos for infos in files.values() if len(infos) > 1], _listed)
+    looks.report(problems)
     return tuple(problems.found)
+
+
+@dataclass
+class _Looks:
+    """What is to be known about pictures that can be read."""
+
+    turned: list[str] = field(default_factory=list)
+    stored: int = 0
+    dark: list[str] = field(default_factory=list)
+    several: list[str] = field(default_factory=list)
+
+    def add(self, info: ImageInfo) -> None:
+        """Reads a picture.
+
+        Raises:
+            ImageError: as `tailseg.data.images.read_image`.
+        """
+        from tailseg.data.images import read_image  # and torch with it
+
+        brightest = int(read_image(info).max())
+        with open_picture(info.file) as picture:
+            header, several = header_of(picture), getattr(picture, "is_animated", False)
+        if header.orientation != 1:
+            as_stored = header.shown != (info.height, info.width)
+            self.stored += as_stored
+            self.turned.append(f"{info.file} ({header.orientation}{', read as stored' * as_stored})")
+        if header.bits == 16 and brightest < DARK:
+            self.dark.append(f"{info.file} (up to {brightest} of 255)")
+        if several:
+            self.several.append(info.file)
+
+    def report(self, problems: Problems) -> None:
+        """Adds what was found."""
+        detail = f", {self.stored:,} of them with the annotated size of their stored pixels" if self.stored else ""
+        problems.add("images_turned", self.turned, detail=detail)
+        problems.add("images_dark", self.dark)
+        problems.add("images_of_pages", self.several)

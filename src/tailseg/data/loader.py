@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch.utils.data import BatchSampler, Dataset, Sampler
 
 from tailseg.annotations.dataset import Annotations
 from tailseg.annotations.image_files import ImageError
-from tailseg.data.images import read_image
+from tailseg.data.images import read_turned
 from tailseg.data.sampler import Sample, TestSampler, TrainSampler
 from tailseg.data.transforms import TransformSample, frame_of, make_sample
 from tailseg.data.workers import Workers
@@ -61,8 +62,9 @@ class DetectionDataset(Dataset[Item]):
         info = self.annotations.info(index)
         record = self.annotations.record(index)
         boxes = torch.from_numpy(record.boxes)
+        pixels, exif = read_turned(info)
         with seeded(seed):
-            moved = self.transform(make_sample(read_image(info), boxes, torch.from_numpy(record.ignore_boxes)))
+            moved = self.transform(make_sample(pixels, boxes, torch.from_numpy(record.ignore_boxes)))
         image = moved["image"].as_subclass(Tensor)
         height, width = image.shape[-2:]
         if len(moved["boxes"]) != len(boxes):
@@ -81,7 +83,7 @@ class DetectionDataset(Dataset[Item]):
             ignore_boxes=ignored[_large_enough(ignored)],
             seed=seed ^ 1,  # other numbers than those of the augmentation
         )
-        return image, target, info
+        return image, target, info if exif == 1 else replace(info, exif=exif)
 
 
 def _clip(boxes: Tensor, height: int, width: int) -> Tensor:

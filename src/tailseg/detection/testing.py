@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 
 import torch
 
-from tailseg.annotations.dataset import Annotations
+from tailseg.annotations.dataset import Annotations, scored_groups
 from tailseg.annotations.image_files import ImageError
 from tailseg.data.loader import DetectionDataset, test_loader
 from tailseg.data.transforms import test_transform
@@ -18,7 +18,7 @@ from tailseg.files import write_text
 from tailseg.models.detector import Detector
 from tailseg.models.precision import Precision, autocast
 from tailseg.recipes.recipe import DataConfig
-from tailseg.structures import Batch, Detections
+from tailseg.structures import Batch, Detections, ImageInfo
 
 MOST_NAMED: Final = 10
 """Images that are named when they cannot be used."""
@@ -40,6 +40,7 @@ def detect_all(
     progress: Callable[[int, int], None] | None = None,
     say: Callable[[str], None] = lambda _line: None,
     unread: list[str] | None = None,
+    turned: list[ImageInfo] | None = None,
 ) -> list[Records]:
     """Detections on every image of a data set, or on every batch whose turn is this process's.
 
@@ -54,6 +55,7 @@ def detect_all(
         progress: called after each batch with the images that all processes have done by then, and their total.
         say: called with a line when a loader process died and another one took its place.
         unread: gets the reason of each image that cannot be used, which then has no records; None makes it an error.
+        turned: gets the images whose EXIF says that they are to be turned.
 
     Returns:
         The result records of each batch.
@@ -75,6 +77,8 @@ def detect_all(
         batches.append([record for each, info in pairs for record in to_results(each, info.image_id, category_ids)])
         if unread is not None:
             unread += batch.replaced
+        if turned is not None:
+            turned += [info for info in batch.infos if info.exif != 1]
         done = min(done + (len(batch) + len(batch.replaced)) * world_size, annotations.num_images)
         if progress:
             progress(done, annotations.num_images)
@@ -102,8 +106,7 @@ def measure(
     if unread and len(unread) == annotations.num_images:
         raise ImageError(f"{unread[0]} (none of the {len(unread):,} images can be used)")
     iou_types: tuple[IouType, ...] = ("bbox",) if model.config.mask is None else ("bbox", "segm")
-    groups = {category.id: category.group for category in annotations.categories}
-    metrics = evaluate(annotations, results, iou_types=iou_types, groups=groups)
+    metrics = evaluate(annotations, results, iou_types=iou_types, groups=scored_groups(annotations))
     if not unread:
         return metrics
     note = f"{len(unread):,} of {annotations.num_images:,} images could not be used, and count as if nothing was found"

@@ -16,8 +16,9 @@ from tailseg.annotations.types import Group
 from tailseg.evaluation.detections import areas_of, best_of_each_image
 from tailseg.evaluation.engines import ENGINES, Engine
 from tailseg.evaluation.ground_truth import GroundTruth, read_ground_truth
-from tailseg.evaluation.metrics import ClassScore, IouType, Metrics
-from tailseg.evaluation.numbering import note_on_ids, read_explained
+from tailseg.evaluation.metrics import ROW_NAMES, ClassScore, IouType, Metrics, percent
+from tailseg.evaluation.numbering import note_on_ids, note_on_names, read_explained
+from tailseg.evaluation.plausible import doubts
 from tailseg.evaluation.precision import Curves
 from tailseg.evaluation.results import Results
 from tailseg.evaluation.survey import Source
@@ -47,7 +48,8 @@ def evaluate(
         results: COCO-style result records, or their JSON file; none at all score 0.
         iou_types: what overlaps: ``"bbox"``, ``"segm"`` or both.
         max_detections: None is the protocol's own: 300 (LVIS), 100 (COCO).
-        groups: category id -> frequency group in the training set, for APr, APc and APf; None takes LVIS's own.
+        groups: category id -> frequency group in the training set, for APr, APc and APf, without the classes that
+            training never shows; None takes LVIS's own.
         engine: who computes precision and recall; see :mod:`tailseg.evaluation.engines`.
 
     Raises:
@@ -93,7 +95,9 @@ def metrics(
     AP50 = figures[kind]["AP50"]
     lines = [*truth.notes, *notes(found, truth)]
     if AP50 is not None:
-        lines.append(note_on_ids(truth, found[kind], sources[kind], kind, AP50, max_detections))
+        other = note_on_ids(truth, found[kind], sources[kind], kind, AP50, max_detections)
+        lines.append(other or note_on_names(truth, sources[kind]))
+    lines.append(note_on_ungrouped(truth, curves, figures))
     if engine == "lvis-api" and truth.objects.crowds.any():
         lines.append(
             f"{int(truth.objects.crowds.sum()):,} crowds are left alone here too, but lvis-api knows no crowds: by "
@@ -143,6 +147,28 @@ def _mean(values: np.ndarray) -> float | None:
     return float(values.ravel().mean()) if values.size else None
 
 
+def note_on_ungrouped(
+    truth: GroundTruth, curves: Mapping[IouType, Curves], figures: Mapping[IouType, Mapping[str, float | None]]
+) -> str:
+    """The classes with objects that are in no frequency group where others are, and what they change."""
+    classes = [index for index, group in enumerate(truth.class_groups) if not group and truth.object_counts[index]]
+    if not classes or not truth.groups:
+        return ""
+    names = [list(truth.categories.values())[index] for index in classes]
+    as_rare = [group or "r" for group in truth.class_groups]
+    changes = []
+    for iou_type, (precision, recall, of) in curves.items():
+        known, of_all = _scored(precision, recall, 0)
+        rare = [place for place, index in enumerate(known) if as_rare[of[index]] == "r"]
+        found, other = percent(figures[iou_type]["APr"]), percent(_mean(of_all[..., rare]))
+        changes.append(f"APr of {ROW_NAMES[iou_type]} {found} ({other} with them)")
+    more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
+    return (
+        f"{len(names):,} classes with objects here have no image in the training set ({', '.join(names[:5])}{more}): "
+        f"they count in AP and are in no frequency group. {', '.join(changes)}"
+    )
+
+
 def class_scores(curves: Curves, truth: GroundTruth) -> tuple[ClassScore, ...]:
     """Those of each class."""
     precision, recall, classes = curves
@@ -172,11 +198,16 @@ def notes(found: Mapping[IouType, Results], truth: GroundTruth) -> tuple[str, ..
     fate = "dropped, as lvis-api does" if truth.protocol == "lvis" else "counted as false, as pycocotools does"
     names: dict[IouType, str] = {"bbox": "boxes without area", "segm": "masks without a pixel"}
     lines = []
+    if len(truth.objects) and not truth.object_counts.any():
+        lines.append(
+            f"all {len(truth.objects):,} annotations are crowd or ignore regions: there is nothing to be found, AP is "
+            "undefined (were masks exported as crowds?)"
+        )
     for iou_type, results in found.items():
         empty = int((areas_of(results, iou_type) <= 0).sum())
         lines += [f"{empty:,} {names[iou_type]}: {fate}"] if empty else []
     for results in {id(results): results for results in found.values()}.values():
-        lines += results.notes
+        lines += [*results.notes, *doubts(results, truth)]
         if duplicates := _count_duplicates(results):
             lines.append(
                 f"{duplicates:,} records repeat another one exactly, and count as false: were images tested twice?"

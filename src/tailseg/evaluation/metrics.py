@@ -6,6 +6,7 @@ from typing import Literal
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from tailseg.annotations.types import Group
 
@@ -71,7 +72,7 @@ class Metrics:
             f"{self.protocol.upper()} AP in percent; {self.num_images:,} images, {self.num_detections:,} detections "
             f"(at most {self.max_detections} {per})"
         )
-        caption = "\n".join((origin, *self.notes))
+        caption = Text("\n".join((origin, *self.notes)), "table.caption")  # brackets in notes are no markup
         table = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", padding=(0, 1, 0, 0))
         table.add_column("", min_width=5, no_wrap=True)
         for column in COLUMNS:

@@ -20,7 +20,7 @@ from tailseg.evaluation.detections import (
     surroundings,
 )
 from tailseg.evaluation.ground_truth import GroundTruth
-from tailseg.evaluation.json_files import read_records
+from tailseg.evaluation.json_files import beginning, read_records
 from tailseg.evaluation.metrics import ROW_NAMES, IouType
 from tailseg.evaluation.precision import curves_of
 from tailseg.evaluation.results import Results
@@ -51,6 +51,24 @@ def note_on_ids(truth: GroundTruth, found: Results, source: Source, kind: IouTyp
     return (
         f"AP50 of {ROW_NAMES[kind]} is {100 * plain:.1f}, but {100 * score:.1f} if {words}: "
         "do the category ids of the results mean other classes?"
+    )
+
+
+def note_on_names(truth: GroundTruth, source: Source) -> str:
+    """That names of classes in the results belong to other ids in the annotation file; by the first records."""
+    if isinstance(source, str | Path):
+        if b'"category_name"' not in beginning(Path(source)):
+            return ""
+        source = next(read_records(Path(source)), [])
+    theirs, ours = _names_in(source), truth.categories
+    known = {*ours.values()}
+    differ = [(key, name) for key, name in theirs.items() if name in known and ours.get(key, name) != name]
+    if not differ:
+        return ""
+    key, name = differ[0]
+    return (
+        f"{len(differ):,} classes have another name in the results than in {truth.path} ({key} is {name!r:.60} there, "
+        f"{ours[key]!r:.60} in the file): category_id is followed, not category_name"
     )
 
 

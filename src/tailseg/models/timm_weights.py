@@ -5,11 +5,14 @@ import re
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from math import isqrt
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from tailseg.models.config import BackboneConfig, TimmConfig
 from tailseg.models.timm_backbone import TimmBackbone, create, imported, sizes
@@ -49,9 +52,12 @@ def timm_weights(backbone: TimmBackbone, weights: str, read: Callable[[Path], di
     """
     config, given = backbone.config, {}
     if weights != "pretrained":
-        given["pretrained_cfg_overlay"] = {"state_dict": _from_file(config, weights, read), "custom_load": False}
+        given = _overlay(_from_file(config, weights, read), config)
     try:
         with _quiet():
+            if weights == "pretrained" and config.image_side is not None:
+                whole = create(config.name, pretrained=True, features_only=False)
+                given = _overlay(whole.state_dict(), config)
             network = create(config.name, pretrained=True, **given, **sizes(config))
     except Exception as error:  # hubs raise their HTTP client's errors
         if weights != "pretrained":
@@ -62,6 +68,25 @@ def timm_weights(backbone: TimmBackbone, weights: str, read: Callable[[Path], di
             "path of a file or to 'none'"
         ) from error
     return {f"network.{key}": value for key, value in network.state_dict().items()}
+
+
+def _overlay(state: dict[str, Tensor], config: TimmConfig) -> dict[str, Any]:
+    """timm's setting for weights at hand; tables of positions are resampled for images of another size."""
+    with torch.device("meta"):
+        wanted = create(config.name, pretrained=False, features_only=False, **sizes(config)).state_dict()
+    tables = {
+        name: _resampled(value, wanted[name].shape[1])
+        for name, value in state.items()
+        if name.endswith("pos_embed") and value.ndim == 3 and name in wanted and value.shape != wanted[name].shape
+    }
+    return {"pretrained_cfg_overlay": {"state_dict": {**state, **tables}, "custom_load": False}}
+
+
+def _resampled(table: Float[Tensor, "1 P C"], places: int) -> Float[Tensor, "1 {places} C"]:
+    """A table of the positions of a square, row by row, for a square of another number of places."""
+    grid = table.float().unflatten(1, (isqrt(table.shape[1]), -1)).permute(0, 3, 1, 2)
+    side = isqrt(places)
+    return F.interpolate(grid, (side, side), mode="bicubic", antialias=True).permute(0, 2, 3, 1).flatten(1, 2)
 
 
 def _from_file(config: TimmConfig, weights: str, read: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -141,7 +141,8 @@ def _read(
     if evaluated or part == 1:
         uses.append(_evaluation(recipe))
     whole = None if part is None else annotation_file(recipe.data.train, 0)
-    annotations = open_file(path, images=images, needs_sizes=True, images_of=whole)
+    orientation = recipe.data.orientation
+    annotations = open_file(path, images=images, needs_sizes=True, images_of=whole, orientation=orientation)
     return judge(annotations, uses, on_problem=recipe.data.on_problem, crowds=recipe.data.crowds)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
+from tailseg.annotations.types import Orientation
 from tailseg.data.settings import CropConfig
 from tailseg.files import Input, Output
 from tailseg.losses import LossConfig
@@ -52,6 +53,9 @@ class DataConfig:
     leave them out (repair) and count them. `tailseg data check` lists them."""
     crowds: Literal["ignore", "objects"] = "ignore"
     """Leave crowd regions (iscrowd) alone, or take them as objects: some tools write every mask as a crowd."""
+    orientation: Orientation = "shown"
+    """Pictures whose EXIF says that they are to be turned: as viewers and annotation tools show them, or with their
+    pixels as stored. Where the annotated size fits one of these alone, shown takes that one."""
     max_bad_images: float = 0.001
     """Share of the training images that may turn out missing or unreadable: each is named, and another image is taken
     in its place; one more of them ends the run."""

@@ -34,6 +34,8 @@ COLUMNS: Final = ("AP", "APr", "APc", "APf", "AP50", "AP75", "AR")
 LOG_POINTS: Final = 300
 FEW_CLASSES: Final = 300
 """Up to so many classes there is room for larger pictures."""
+NEVER: Final = "n"
+"""Stands for the group of a class that training never shows."""
 SCRIPT: Final = (
     "elements",
     "words",
@@ -127,7 +129,7 @@ def report_data(runs: Sequence[EvaluatedRun], results: Sequence[Outcomes]) -> di
         "threshold": runs[0].threshold,
         "classes": {
             "name": list(truth.categories.values()),
-            "group": list(frequency.groups),
+            "group": [group or NEVER for group in truth.class_groups],
             "images": frequency.image_counts.tolist(),
             "instances": frequency.instance_counts.tolist(),
             "objects": truth.object_counts.tolist(),

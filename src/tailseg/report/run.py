@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from tailseg.annotations.dataset import Annotations
+from tailseg.annotations.dataset import Annotations, scored_groups
 from tailseg.annotations.read import with_classes_of
 from tailseg.evaluation import Analysis
 from tailseg.evaluation.analysis import look_into
@@ -113,8 +113,7 @@ def _truth(annotations: Annotations, kind: IouType, like: EvaluatedRun | None) -
     """The validation set for scoring: that of the run before, where both have the same data and masks."""
     if like and like.annotations is annotations and like.evidence.kind == kind:
         return like.evidence.truth
-    groups = {category.id: category.group for category in annotations.categories}
-    return read_ground_truth(annotations, masks=kind == "segm", groups=groups)
+    return read_ground_truth(annotations, masks=kind == "segm", groups=scored_groups(annotations))
 
 
 def _data(

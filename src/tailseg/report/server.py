@@ -28,7 +28,8 @@ from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from PIL import Image
 
-from tailseg.annotations.image_files import ImageError, open_picture
+from tailseg.annotations.image_files import ImageError
+from tailseg.annotations.pictures import UPLOADED, open_picture
 from tailseg.drawing import above, draw, to_jpeg
 from tailseg.inference import Predictor
 
@@ -124,7 +125,7 @@ def find(predictor: Predictor, file: bytes, *, threshold: float) -> dict[str, An
         Refused: the file is no image, or too large or too long a one.
     """
     try:
-        with open_picture(io.BytesIO(file)) as opened:
+        with open_picture(io.BytesIO(file), UPLOADED) as opened:
             width, height = opened.size
     except Image.DecompressionBombError as error:
         raise _too_large("far too many") from error

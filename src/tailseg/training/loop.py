@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from tailseg.annotations.image_files import ImageError
+from tailseg.data.images import describe_turned
 from tailseg.data.workers import WorkerError
 from tailseg.detection.testing import describe_unread, detect_all, measure, save_results
 from tailseg.evaluation import Metrics
@@ -125,6 +126,8 @@ def train_epoch(run: Run, stop: StopRequest, log: Log, bar: TrainingConsole) -> 
     run.speed.pause()
     for batch in batches(run, stop, bar):
         note_replaced(run, batch, log, bar)
+        if run.turned is not None:
+            run.turned |= {info.image_id: info for info in batch.infos if info.exif != 1}
         losses, measured = train_step(run, batch.to(run.device))
         run.speed.step()
         progress.step += 1
@@ -138,6 +141,17 @@ def train_epoch(run: Run, stop: StopRequest, log: Log, bar: TrainingConsole) -> 
             run.save()
     with together():
         stop.check()
+    say_turned(run, bar)
+
+
+def say_turned(run: Run, bar: TrainingConsole) -> None:
+    """Says after the first epoch how many images EXIF wants turned: those of all processes, read once by then."""
+    if run.turned is None:
+        return
+    found = {key: info for part in gather_everywhere(run.turned) for key, info in part.items()}
+    if line := describe_turned(found.values()):
+        bar.say(line)
+    run.turned = None
 
 
 def batches(run: Run, stop: StopRequest, bar: TrainingConsole) -> Iterator[Batch]:

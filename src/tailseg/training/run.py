@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from tailseg.annotations.dataset import Annotations
+from tailseg.annotations.dataset import Annotations, never_shown
 from tailseg.annotations.hold_out import remarks_on
 from tailseg.data.loader import DetectionDataset, Loader, train_loader
 from tailseg.data.sampler import TrainSampler
@@ -18,7 +18,7 @@ from tailseg.models.detector import Detector
 from tailseg.recipes.build import build_data, build_model, run_folder
 from tailseg.recipes.recipe import DataConfig, Recipe
 from tailseg.recipes.saved import to_saved
-from tailseg.structures import ClassFrequency
+from tailseg.structures import ClassFrequency, ImageInfo
 from tailseg.training import checkpoint
 from tailseg.training.checkpoint import Checkpoint, Progress
 from tailseg.training.console import Speed
@@ -50,6 +50,7 @@ class Run:
         statistics: names of the batch norms' running means and variances that training moves.
         fingerprint: of the training set.
         notes: what the user should know before the first step.
+        turned: images read so far whose EXIF says that they are to be turned, by id; None once that was said.
     """
 
     recipe: Recipe
@@ -69,6 +70,7 @@ class Run:
     fingerprint: str
     speed: Speed
     notes: list[str] = field(default_factory=list)
+    turned: dict[int, ImageInfo] | None = field(default_factory=dict)
 
     @property
     def is_last_epoch(self) -> bool:
@@ -226,6 +228,12 @@ def describe_data(run: Run) -> list[str]:
     }
     if any(reasons.values()):
         lines.append(f"left out: {', '.join(f'{count:,} {what}' for what, count in reasons.items() if count)}")
+    if unseen := never_shown(data, val):
+        some = f"{', '.join(unseen[:5])}{' ..' * (len(unseen) > 5)}"
+        lines.append(
+            f"{len(unseen):,} classes with objects in {val.path} have none to learn from ({some}): they count in AP, "
+            "and are in no frequency group unless the file states one"
+        )
     return lines
 
 

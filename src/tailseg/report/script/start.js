@@ -2,6 +2,7 @@
 
 function start(unpacked) {
   data = unpacked;
+  if (classes().group.includes("n")) GROUPS.n = "never trained on";
   if (single()) document.querySelector("label.run").hidden = true;
   state.run = data.runs.length - 1;
   state.sort = `AP${state.run}`;

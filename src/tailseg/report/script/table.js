@@ -6,7 +6,7 @@ function columns() {
   const c = classes();
   const found = [
     { key: "name", name: "class", value: (i) => c.name[i] },
-    { key: "group", name: "group", value: (i) => "rcf".indexOf(c.group[i]) },
+    { key: "group", name: "group", value: (i) => "rcfn".indexOf(c.group[i]) },
     ...data.runs.map((run, r) => ({ key: `AP${r}`, name: single() ? "AP" : `AP ${run.name}`, value: (i) => run.AP[i], show: percent })),
   ];
   if (single()) found.push({ key: "AP50", name: "AP50", value: (i) => data.runs[0].AP50[i], show: percent });

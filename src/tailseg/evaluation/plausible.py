@@ -1,0 +1,107 @@
+"""Whether results can be what they say: boxes in their images and around their masks, scores from 0 to 1.
+
+Large files are judged by a part of their records; what is found is counted in all of them.
+
+Shapes: n records.
+"""
+
+from typing import Final
+
+import numpy as np
+
+from tailseg.annotations.readings import agree, corners_of, likely_boxes, likely_reading
+from tailseg.annotations.run_lengths import are_filled, run_lengths_total
+from tailseg.evaluation.ground_truth import GroundTruth
+from tailseg.evaluation.results import Results
+
+SAMPLE: Final = 20_000
+"""Records by which a file is judged."""
+
+FEW: Final = 2_000
+"""Masks whose run lengths are added up: some microseconds each."""
+
+SOME: Final = 10
+"""Records that hardly have one score by chance."""
+
+HALF: Final = 0.5
+"""Share of the masks that may lie elsewhere than their boxes: those of a weak detector do."""
+
+EXPLAINED: Final = 0.25
+"""The same where another reading of the boxes explains it."""
+
+
+def doubts(found: Results, truth: GroundTruth) -> list[str]:
+    """What makes results doubtful, a sentence each; nothing of sound ones."""
+    if not len(found):
+        return []
+    place = ""
+    for rows in (_some(len(found), SAMPLE), np.arange(len(found))):
+        place = _boxes(found, truth, rows) or _boxes_and_masks(found, truth, rows)
+        if not place or len(rows) == len(found):
+            break
+    return [note for note in (_scores(found.scores), _run_lengths(found), place) if note]
+
+
+def _scores(scores: np.ndarray) -> str:
+    low, high = float(scores.min()), float(scores.max())
+    if low < 0 or high > 1:
+        percent = " (are they percent?)" * (1 < high <= 100)
+        return (
+            f"scores reach from {low:.4g} to {high:.4g}, expected 0 to 1{percent}: AP "
+            "needs no more than their order, but whether they mean precision is not asked"
+        )
+    if len(scores) >= SOME and low == high:
+        return f"all {len(scores):,} scores are {low:.4g}: AP then depends on the order of the records"
+    return ""
+
+
+def _run_lengths(found: Results) -> str:
+    """Run lengths that end before their image does; those that go beyond it are errors."""
+    runs = found.runs
+    if runs is None or not len(runs.counts):
+        return ""
+    rows = _some(len(runs.counts), FEW)
+    counts, pixels = runs.counts.take(rows), runs.sizes[rows].astype(np.int64).prod(axis=1)
+    if are_filled(counts.values, counts.offsets, pixels):
+        return ""
+    short = sum(run_lengths_total(counts[row].tobytes()) != number for row, number in enumerate(pixels.tolist()))
+    return (
+        f"{short:,} of {len(rows):,} masks that were looked at have run lengths that end before their image does: the "
+        "rest counts as background"
+    )
+
+
+def _some(count: int, most: int) -> np.ndarray:
+    """Rows all over, at most about ``most``."""
+    return np.arange(0, count, max(1, -(-count // most)))
+
+
+def _sizes(found: Results, truth: GroundTruth, rows: np.ndarray) -> np.ndarray:
+    """Height and width of the images of the records at these rows."""
+    return truth.image_sizes[np.searchsorted(truth.image_ids, found.image_ids[rows])]
+
+
+def _boxes(found: Results, truth: GroundTruth, rows: np.ndarray) -> str:
+    """Boxes that fit their images better when they are read another way."""
+    if found.boxes is None:
+        return ""
+    sizes = _sizes(found, truth, rows)
+    known = (sizes > 0).all(axis=1)
+    shown, words = likely_boxes(found.boxes[rows[known]], sizes[known])
+    return words and f"{np.count_nonzero(shown):,} of {len(shown):,} {words}"
+
+
+def _boxes_and_masks(found: Results, truth: GroundTruth, rows: np.ndarray) -> str:
+    """Boxes that do not agree with the masks of their own records."""
+    if found.boxes is None or found.runs is None or found.mask_areas is None:
+        return ""
+    rows = rows[(found.runs.places[rows] >= 0) & (found.mask_areas[rows] > 0)]
+    masks, boxes = corners_of(found.mask_boxes(rows).astype(np.float64)), found.boxes[rows]
+    apart = np.flatnonzero(~agree(masks, corners_of(boxes)))
+    if not len(apart) or len(apart) < EXPLAINED * len(rows):
+        return ""
+    reading = likely_reading(masks[apart], boxes[apart], _sizes(found, truth, rows[apart]))
+    if not reading and len(apart) < HALF * len(rows):
+        return ""
+    seems = f". It seems that {reading}" if reading else ""
+    return f"{len(apart):,} of {len(rows):,} masks do not agree with the boxes of their records{seems}"

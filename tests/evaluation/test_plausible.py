@@ -1,0 +1,142 @@
+"""Results that cannot be what they say are told; of sound ones nothing is said."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco
+
+from tailseg.evaluation import evaluate, plausible
+
+Record = dict[str, Any]
+HEIGHT, WIDTH = 60, 100
+COUNT = 24
+
+
+@pytest.fixture
+def truth(tmp_path: Path) -> Path:
+    """Rectangles all over two images, two classes."""
+    rng = np.random.default_rng(1)
+    annotations = []
+    for i in range(COUNT):
+        w, h = rng.integers([10, 8], [30, 20]).tolist()
+        x, y = rng.integers(0, [WIDTH - w, HEIGHT - h]).tolist()
+        mask = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+        fields = {"id": i + 1, "image_id": 1 + i % 2, "category_id": 1 + i % 3 // 2, "iscrowd": 0}
+        annotations.append(fields | {"bbox": [x, y, w, h], "area": w * h, "segmentation": mask})
+    path = tmp_path / "truth.json"
+    content = {
+        "images": [{"id": i, "file_name": f"{i}.png", "height": HEIGHT, "width": WIDTH} for i in (1, 2)],
+        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
+        "annotations": annotations,
+    }
+    path.write_text(json.dumps(content))
+    return path
+
+
+def results_of(truth: Path) -> list[Record]:
+    """Perfect results."""
+    found = json.loads(truth.read_text())["annotations"]
+    for i, record in enumerate(found):
+        encoded = coco.merge(coco.frPyObjects(record["segmentation"], HEIGHT, WIDTH))
+        record["segmentation"] = {"size": encoded["size"], "counts": encoded["counts"].decode()}
+        record["score"] = 1 - i / 100
+    return [{key: each[key] for key in ("image_id", "category_id", "bbox", "score", "segmentation")} for each in found]
+
+
+def box(to: Callable[[float, float, float, float], list[float]]) -> Callable[[Record], None]:
+    return lambda record: record.update(bbox=to(*record["bbox"]))
+
+
+def score(to: Callable[[float], float]) -> Callable[[Record], None]:
+    return lambda record: record.update(score=to(record["score"]))
+
+
+def short(record: Record) -> None:
+    """Without the pixels after the mask."""
+    height, width = record["segmentation"]["size"]
+    pixels = coco.decode(record["segmentation"]).ravel(order="F")
+    ends = [0, *(np.flatnonzero(np.diff(pixels)) + 1).tolist(), height * width]
+    record["segmentation"] = {"size": [height, width], "counts": np.diff(ends[:-1]).tolist()}
+
+
+CASES: dict[str, tuple[Callable[[Record], None], str]] = {
+    "sound": (lambda _: None, ""),
+    "corners": (box(lambda x, y, w, h: [x, y, x + w, y + h]), "boxes reach beyond their image, and read as [x1, y1"),
+    "shares": (
+        box(lambda x, y, w, h: [x / WIDTH, y / HEIGHT, w / WIDTH, h / HEIGHT]),
+        "24 of 24 boxes lie within 0..1",
+    ),
+    "centers": (
+        box(lambda x, y, w, h: [x + w / 2, y + h / 2, w, h]),
+        "boxes of their records. It seems that bbox is [center x, center y, width, height]",
+    ),
+    "swapped": (box(lambda x, y, w, h: [y, x, h, w]), "x and y are swapped in the masks, or in bbox"),
+    "other boxes": (
+        box(lambda x, y, _w, _h: [(x + 50) % 70, (y + 30) % 40, 9, 9]),
+        "do not agree with the boxes of their",
+    ),
+    "percent": (score(lambda value: 100 * value), "scores reach from 77 to 100, expected 0 to 1 (are they percent?)"),
+    "logits": (score(lambda value: 9 * value - 8), "scores reach from -1.07 to 1, expected 0 to 1"),
+    "one score": (score(lambda _: 1.0), "all 24 scores are 1: AP then depends on the order"),
+    "run lengths without their end": (short, "24 of 24 masks that were looked at have run lengths that end before"),
+    "names of other classes": (
+        lambda record: record.update(category_name={1: "dog", 2: "cat"}[record["category_id"]]),
+        "2 classes have another name in the results",
+    ),
+    "names": (lambda record: record.update(category_name={1: "cat", 2: "Hund"}[record["category_id"]]), ""),
+}
+
+
+@pytest.mark.parametrize("sample", [7, plausible.SAMPLE])
+@pytest.mark.parametrize("case", CASES)
+def test_what_results_cannot_be_is_told(
+    case: str, sample: int, truth: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a part of the records or all of them; the figures of the masks stay."""
+    monkeypatch.setattr(plausible, "SAMPLE", sample)
+    change, words = CASES[case]
+    records = results_of(truth)
+    for record in records:
+        change(record)
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(records))
+    metrics = evaluate(truth, path)
+    assert [words in note for note in metrics.notes] == [True] * bool(words)
+    assert metrics["segm"]["AP"] == pytest.approx(1.0)
+
+
+def test_boxes_alone_are_judged_too(truth: Path) -> None:
+    records = [{key: each[key] for key in each if key != "segmentation"} for each in results_of(truth)]
+    assert evaluate(truth, records, iou_types=("bbox",)).notes == ()
+    for record in records:
+        x, y, w, h = record["bbox"]
+        record["bbox"] = [x, y, x + w, y + h]
+    (note,) = evaluate(truth, records, iou_types=("bbox",)).notes
+    assert "of 24 boxes reach beyond their image" in note
+
+
+def test_a_weak_detector_is_not_doubted(truth: Path) -> None:
+    """A third of the masks are a corner of their box: no reading explains that."""
+    records = results_of(truth)
+    for record in records[::3]:
+        x, y, w, h = record["bbox"]
+        encoded = coco.merge(
+            coco.frPyObjects([[x, y, x + w / 3, y, x + w / 3, y + h / 3, x, y + h / 3]], HEIGHT, WIDTH)
+        )
+        record["segmentation"] = {"size": encoded["size"], "counts": encoded["counts"].decode()}
+    assert evaluate(truth, records).notes == ()
+
+
+def test_nothing_but_crowds_is_told(truth: Path) -> None:
+    content = json.loads(truth.read_text())
+    for annotation in content["annotations"]:
+        annotation["iscrowd"] = 1
+    results = results_of(truth)
+    truth.write_text(json.dumps(content))
+    metrics = evaluate(truth, results)
+    assert [note for note in metrics.notes if note.startswith("all 24 annotations are crowd or ignore regions")]
+    assert metrics["segm"]["AP"] is None
