@@ -129,3 +129,20 @@ def test_wrong_usage_is_explained(files, monkeypatch, capsys, arguments, message
 
     assert main(["compare", *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_what_is_read_otherwise_than_written_is_said_once(files, capsys):
+    truth = json.loads((files / "truth.json").read_text())
+    for image in truth["images"]:
+        image["file_name"] = f"{11 - image['id']}.jpg"
+    (files / "truth.json").write_text(json.dumps(truth))
+    records = [
+        record | {"file_name": f"{11 - record['image_id']}.jpg"}
+        for record in json.loads((files / "b.json").read_text())
+    ]
+    (files / "b.json").write_text(json.dumps([record | {"image_id": 3} for record in records]))
+
+    arguments = ["compare", str(files / "b.json"), str(files / "b.json"), "--truth", str(files / "truth.json")]
+    assert main([*arguments, "--samples=2"]) == 0
+
+    assert capsys.readouterr().out.count("file_name is followed") == 1

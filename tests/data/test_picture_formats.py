@@ -1,5 +1,6 @@
 """EXIF orientations, TIFF and BMP, 16 bits: what is read of pictures that the test draws."""
 
+import io
 import json
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from tailseg.annotations.problems import Problem
 from tailseg.annotations.read import open_file
 from tailseg.data.check import image_problems
 from tailseg.data.images import load_image, read_image, turned
+from tailseg.inference import Predictor
+from tailseg.report.server import Refused, find
 from tailseg.structures import ImageInfo
 
 ORIENTATIONS = range(1, 9)
@@ -213,3 +216,12 @@ def test_bits_of_color_are_known_too(tmp_path, name, dtype, bits):
     with open_picture(tmp_path / name) as picture:
         assert header_of(picture).bits == bits
     assert torch.equal(load_image(tmp_path / name), as_tensor(WIDE[..., ::-1].copy()))
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "BMP"])
+def test_what_browsers_do_not_show_is_not_decoded_for_anybody(kind):
+    """`serve` takes files from whoever reaches it."""
+    file = io.BytesIO()
+    Image.fromarray(WIDE).save(file, kind)
+    with pytest.raises(Refused, match="expected a JPEG, PNG, WebP or GIF file"):
+        find(Predictor.__new__(Predictor), file.getvalue(), threshold=0.5)  # no predictor is asked

@@ -1,5 +1,6 @@
 """Which image a result record means: by id, by name, by its own file_name, and what is said where these disagree."""
 
+import gzip
 import json
 
 import pytest
@@ -196,3 +197,22 @@ def test_ids_without_names_are_read_once(tmp_path, monkeypatch):
     read = read_found(tmp_path / "results.json", read_ground_truth(tmp_path / "truth.json", masks=False), ("bbox",))
 
     assert read.image_ids.tolist() == [1, 2, 3, 4]
+
+
+def test_a_clash_in_a_file_without_objects_is_said(score):
+    figure, notes = score(found((4, 1, 3, 2)), {**truth(), "annotations": []})
+
+    assert figure is None
+    assert any("taken as ids; 0 of 4 detections lie on an object so, 0 the other way" in note for note in notes)
+
+
+def test_no_records_mean_no_image(score):
+    assert score([], truth())[0] == 0
+
+
+def test_names_in_packed_results_are_found(tmp_path):
+    (tmp_path / "truth.json").write_text(json.dumps(truth()))
+    packed = tmp_path / "results.json.gz"
+    packed.write_bytes(gzip.compress(json.dumps(found((7, 8, 9, 10), NAMES)).encode()))
+
+    assert evaluate(tmp_path / "truth.json", packed, iou_types=("bbox",))["bbox"]["AP"] == pytest.approx(1)

@@ -9,7 +9,6 @@ from jaxtyping import Float64, Int64
 Group = Literal["r", "c", "f"]
 """LVIS frequency group: rare (1-10 training images), common (11-100), frequent (more than 100)."""
 
-
 Orientation = Literal["shown", "stored"]
 """Pictures whose EXIF says that they are to be turned: as viewers show them, or as their pixels are stored."""
 
