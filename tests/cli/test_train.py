@@ -14,6 +14,7 @@ from tailseg.cli.common import UsageError
 from tailseg.cli.train import tell, train_options
 from tailseg.losses import SoftmaxCEConfig
 from tailseg.recipes import RECIPES
+from tailseg.training.distributed import start_processes
 
 OWN_RECIPE = """
 from dataclasses import replace
@@ -103,8 +104,10 @@ def test_a_missing_file_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_a_number_of_devices_that_cannot_be_is_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "tiny_gumbel", "--devices", "0"]) == 1
-    assert "--devices is a number of processes" in capsys.readouterr().err
+    assert main(["train", "tiny_gumbel", "--devices", "0"]) == 2
+    assert "--devices is 1 or more, got 0" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="--devices is a number of processes"):
+        start_processes(0, [])
 
 
 def test_training_leaves_a_run(run: Path) -> None:

@@ -159,7 +159,7 @@ def test_crops_are_as_frequent_as_asked_and_resized_like_the_others() -> None:
 
 
 def test_crops_that_cannot_be() -> None:
-    with pytest.raises(ValueError, match=r"probability of a crop must lie in 0 \.\. 1, got 2"):
+    with pytest.raises(ValueError, match=r"data\.crop\.probability is in \[0, 1\], got 2"):
         CropConfig(probability=2)
     with pytest.raises(ValueError, match="1 <= least <= most, got 600 and 384"):
         CropConfig(least=600, most=384)

@@ -15,9 +15,7 @@ from tailseg.evaluation import evaluate
 
 RawDataset = dict[str, Any]
 Write = Callable[..., Path]
-NOTE = (
-    "1 classes with objects here have no image in the training set (seven): they count in AP and are in no frequency "
-)
+NOTE = "1 classes with objects here were never shown in training (seven): they count in AP and are in no frequency "
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from tailseg.losses import (
     SigmoidCE,
     SoftmaxCE,
 )
+from tailseg.ranges import Settings
 from tailseg.structures import ClassFrequency
 
 from . import naive
@@ -107,6 +108,7 @@ def warmed(config, num_classes, steps=2):
     loss = config.build(long_tail(num_classes))
     for seed in range(steps):
         total(loss, *problem(loss, 12, seed=100 + seed))
+        loss.step_taken()
     return loss.eval()
 
 
@@ -126,6 +128,7 @@ def test_agrees_with_the_literal_formula_step_after_step(config, num_classes, nu
         labels[0] = num_classes - 1
         # ECM's log((1 + a) / a), a up to 2e8, has eight digits as it is written.
         assert_equal(value_and_gradient(of(loss), logits, labels), value_and_gradient(formula, logits, labels), 1e-8)
+        loss.step_taken()
 
 
 @every_loss
@@ -394,27 +397,32 @@ def test_every_setting_of_a_config_has_its_effect(config):
 
 
 @pytest.mark.parametrize(
-    ("config", "message"),
+    ("config", "settings", "message"),
     [
-        (FocalLossConfig(gamma=-1.0), "gamma >= 0"),
-        (FocalLossConfig(alpha=1.5), "alpha in"),
-        (FederatedLossConfig(num_sampled=0), "num_sampled >= 1"),
-        (ECMLossConfig(background_ratio=0.0), "background_ratio > 0"),
-        (LDAMLossConfig(max_margin=-0.1), "max_margin >= 0"),
-        (LDAMLossConfig(scale=0.0), "scale > 0"),
-        (LDAMLossConfig(beta=1.0), "beta in"),
-        (BAGSLossConfig(edges=(100, 10)), "increasing edges"),
-        (BAGSLossConfig(beta=-1.0), "beta >= 0"),
-        (SeesawLossConfig(p=-0.1), "p >= 0"),
-        (SeesawLossConfig(q=-0.1), "q >= 0"),
-        (SeesawLossConfig(eps=0.0), "eps in"),
-        (EQLv2Config(gamma=-1.0), "gamma >= 0"),
-        (EQLv2Config(alpha=-1.0), "alpha >= 0"),
+        (FocalLossConfig, {"gamma": -1.0}, "gamma >= 0"),
+        (FocalLossConfig, {"alpha": 1.5}, "alpha in"),
+        (FederatedLossConfig, {"num_sampled": 0}, "num_sampled >= 1"),
+        (ECMLossConfig, {"background_ratio": 0.0}, "background_ratio > 0"),
+        (LDAMLossConfig, {"max_margin": -0.1}, "max_margin >= 0"),
+        (LDAMLossConfig, {"scale": 0.0}, "scale > 0"),
+        (LDAMLossConfig, {"beta": 1.0}, "beta in"),
+        (BAGSLossConfig, {"edges": (100, 10)}, "increasing edges"),
+        (BAGSLossConfig, {"beta": -1.0}, "beta >= 0"),
+        (SeesawLossConfig, {"p": -0.1}, "p >= 0"),
+        (SeesawLossConfig, {"q": -0.1}, "q >= 0"),
+        (SeesawLossConfig, {"eps": 0.0}, "eps in"),
+        (EQLv2Config, {"gamma": -1.0}, "gamma >= 0"),
+        (EQLv2Config, {"alpha": -1.0}, "alpha >= 0"),
     ],
 )
-def test_settings_out_of_range_are_refused(config, message):
+def test_settings_out_of_range_are_refused(config, settings, message, monkeypatch):
+    """By the config, and by the loss itself for those who make it without one."""
+    with pytest.raises(ValueError, match=f"loss.{next(iter(settings))} "):
+        config(**settings)
+    monkeypatch.setattr(Settings, "__post_init__", lambda _: None)
+    monkeypatch.setattr(config, "__post_init__", lambda _: None)
     with pytest.raises(ValueError, match=message):
-        config.build(long_tail(3))
+        config(**settings).build(long_tail(3))
 
 
 # What each becomes in special cases.
@@ -639,6 +647,24 @@ def test_ldam_takes_its_margin_from_the_label_alone():
         assert value == pytest.approx(math.log(1 + 2 * math.exp(margin)))
 
 
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_ldam_counts_steps_whatever_they_are_made_of(parts):
+    """Class weights set in after two steps, whether a step's regions come at once or in parts."""
+    frequency = ClassFrequency.from_counts(torch.tensor([500, 3]), torch.tensor([900, 3]), 600)
+    loss = LDAMLossConfig(reweight_after=2).build(frequency)
+    logits, labels = torch.zeros(4, 3), torch.tensor([0, 1, 2, 2])
+    values = []
+    for _ in range(3):
+        pieces = zip(logits.chunk(parts), labels.chunk(parts), strict=True)
+        values.append(sum(loss(*piece)["loss_cls"].item() for piece in pieces) / parts)
+        loss.step_taken()
+    assert int(loss.steps) == 3
+    unweighed = LDAMLossConfig().build(frequency)(logits, labels)["loss_cls"].item()
+    weighed = LDAMLossConfig(reweight_after=0).build(frequency)(logits, labels)["loss_cls"].item()
+    assert values == pytest.approx([unweighed, unweighed, weighed])
+    assert weighed != pytest.approx(unweighed)
+
+
 # State.
 
 
@@ -653,12 +679,15 @@ def test_training_goes_on_from_a_saved_state(name, tmp_path):
     first = CONFIGS[name].build(long_tail(6))
     for seed in range(2):
         total(first, *problem(first, 12, seed))
+        first.step_taken()
     torch.save(first.state_dict(), tmp_path / "state.pt")
     second = CONFIGS[name].build(long_tail(6))
     second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     for seed in (2, 3):
         logits, labels = problem(first, 12, seed)
         assert torch.equal(total(second, logits, labels), total(first, logits, labels))
+        first.step_taken()
+        second.step_taken()
     assert all(torch.equal(second.state_dict()[key], value) for key, value in first.state_dict().items())
 
 
@@ -671,6 +700,8 @@ def test_a_model_of_another_type_changes_no_table_and_no_state(config, dtype):
         logits, labels = problem(loss, 12, seed)
         torch.nn.Sequential(moved).to(dtype)
         assert torch.equal(total(moved, logits, labels), total(loss, logits, labels))
+        moved.step_taken()
+        loss.step_taken()
     assert [b.dtype for b in moved.buffers()] == [b.dtype for b in loss.buffers()]
     assert {buffer.device.type for buffer in moved.to("meta").buffers()} <= {"meta"}
     assert moved.state_dict().keys() == loss.state_dict().keys()
@@ -683,4 +714,5 @@ def test_evaluation_leaves_the_state_alone(name):
     total(loss, *problem(loss, 12, seed=5))
     assert all(torch.equal(loss.state_dict()[key], value) for key, value in before.items())
     total(loss.train(), *problem(loss, 12, seed=5))
+    loss.step_taken()
     assert not all(torch.equal(loss.state_dict()[key], value) for key, value in before.items())

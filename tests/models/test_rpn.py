@@ -183,5 +183,5 @@ def test_an_image_without_inner_anchors_trains_nothing(make_target: MakeTarget) 
     maps = pyramid(1, 32, 32)
     losses = rpn.losses(maps, rpn(maps), [make_target((0.0, 0, 20, 20))], [(31, 31)])
     assert losses["loss_rpn_cls"] == losses["loss_rpn_box"] == 0
-    with pytest.raises(ValueError, match="border is at least 0 pixels, or None"):
+    with pytest.raises(ValueError, match=r"border is 0 or more, or None, got -1\.0"):
         RPNConfig(border=-1.0)

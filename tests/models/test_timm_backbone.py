@@ -179,7 +179,7 @@ def test_frozen_stages_take_no_gradient_and_keep_their_statistics(name: str, fro
 
 
 def test_stages_that_there_are_not() -> None:
-    with pytest.raises(ValueError, match=r"frozen_stages is 0 \.\. 4, got 5"):
+    with pytest.raises(ValueError, match=r"model\.backbone\.frozen_stages is in \[0, 4\], got 5"):
         TimmConfig(frozen_stages=5)
 
 
@@ -262,8 +262,8 @@ def test_images_are_normalised_as_they_were_for_the_weights() -> None:
     ("settings", "message"),
     [
         ({"mean": (0.5, 0.5, 0.5)}, "mean and std go together"),
-        ({"mean": (124.0, 116.0, 104.0), "std": (58.0, 57.0, 57.0)}, r"0 \.\. 1, got \(124.0"),
-        ({"mean": (0.5, 0.5, 0.5), "std": (0.0, 0.5, 0.5)}, r"0 \.\. 1"),
+        ({"mean": (124.0, 116.0, 104.0), "std": (58.0, 57.0, 57.0)}, r"mean is .*got \(124.0"),
+        ({"mean": (0.5, 0.5, 0.5), "std": (0.0, 0.5, 0.5)}, r"std is .*in \(0, 1\]"),
         ({"image_side": 100}, "multiple of 32"),
     ],
 )

@@ -45,7 +45,7 @@ def main(folder: Path, data: Path, alone: Path) -> None:
     outcome["order"] = order(folder / "order")
     outcome["failed alone"] = trouble(failed_alone)
     outcome["unforeseen"] = trouble(unforeseen)
-    for name, text in (("nan", "nan"), ("sigterm", str(int(signal.SIGTERM)))):
+    for name, text in (("nan", "nan"), ("nan gradient", "nan gradient"), ("sigterm", str(int(signal.SIGTERM)))):
         file = folder / name
         config = small.TroublesomeConfig(file=str(file), call=2, rank=1)
         from_first(lambda file=file, text=text: file.write_text(text))

@@ -68,9 +68,9 @@ def shared(data: str | Path = "", out: str | Path = "", seed: int = 1) -> Recipe
 class TroublesomeConfig(GumbelCEConfig):
     """The Gumbel loss, and a trouble in call ``call`` of process ``rank`` as long as ``file`` exists.
 
-    The file says which: ``nan``, ``kill loaders``, ``kill host`` (this process and who started it), ``delete PATH``,
-    ``fill PATH`` (write until the disk is full), or the number of a signal that the process sends itself. A kill comes
-    once.
+    The file says which: ``nan``, ``nan gradient``, ``kill loaders``, ``kill host`` (this process and who started it),
+    ``delete PATH``, ``fill PATH`` (write until the disk is full), or the number of a signal that the process sends
+    itself. A kill comes once.
     """
 
     file: str = ""
@@ -93,6 +93,8 @@ class Troublesome(GumbelCE):
             trouble = file.read_text()
             if trouble == "nan":
                 losses = {"loss_cls": losses["loss_cls"] * torch.nan}
+            elif trouble == "nan gradient":  # the root's slope at 0 is infinite, and 0 times that is no number
+                losses = {"loss_cls": losses["loss_cls"] + (logits.float() * 0).sum().abs().sqrt() * 0}
             elif trouble == "kill loaders":
                 file.unlink()
                 for loader in multiprocessing.active_children():

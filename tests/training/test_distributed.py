@@ -151,6 +151,13 @@ def test_nan_in_one_process_ends_all_and_names_its_images(outcomes):
         assert "step 2: loss_cls is nan on the images with ids [" in outcome["nan"]
 
 
+def test_a_nan_gradient_of_one_process_ends_all_before_the_step(four, outcomes):
+    for outcome in outcomes:
+        assert outcome["nan gradient"].startswith("NonFiniteLossError: ")
+        assert "step 2: gradient_norm is nan on the images with ids [" in outcome["nan gradient"]
+    assert run_files.latest(four / "run_nan gradient") is None
+
+
 def test_a_signal_to_one_process_stops_all_after_the_same_step(four, outcomes):
     for outcome in outcomes:
         assert outcome["sigterm"].startswith("TrainingStopped: ")

@@ -1,13 +1,18 @@
 """The published schedule, by hand."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
+from tailseg.losses import LDAMLossConfig
 from tailseg.models import SwinConfig
 from tailseg.models.swin import Swin
+from tailseg.recipes import RECIPES, get_recipe
 from tailseg.recipes.recipe import AdamWConfig, SGDConfig
-from tailseg.training.optimiser import build_optimizer, learning_rate
+from tailseg.training.optimiser import averaging_decay, build_optimizer, learning_rate, schedule_notes
 
 PUBLISHED = SGDConfig()  # lr 0.02 for 16 images, 500 steps of warm-up from 0.001, x 0.1 after epochs 8 and 11
 
@@ -86,3 +91,30 @@ def test_nothing_to_train_is_an_error():
     model = nn.Linear(1, 1).requires_grad_(requires_grad=False)
     with pytest.raises(ValueError, match="frozen_stages"):
         build_optimizer(model, PUBLISHED)
+
+
+def test_the_average_forgets_the_first_weights_of_a_short_run():
+    """Without the warm-up they would be 97.6 % of it after 120 steps."""
+    assert round(0.9998**120, 3) == 0.976
+    left = math.prod(averaging_decay(0.9998, n) for n in range(120))
+    assert left == pytest.approx(1 / math.comb(129, 9), rel=1e-12)
+    assert averaging_decay(0.9998, 10**6) == 0.9998
+    assert averaging_decay(0.9, 79) == pytest.approx(80 / 89)
+    assert averaging_decay(0.9, 80) == 0.9
+
+
+def test_what_lies_beyond_the_last_step_is_said():
+    recipe = get_recipe("tiny_gumbel")
+    optim = replace(recipe.optim, epochs=3, steps=(2, 3, 8), warmup_iterations=40, warmup_ratio=0.0)
+    late, warm_up, weights = schedule_notes(
+        replace(recipe, optim=optim, loss=LDAMLossConfig(reweight_after=30)), steps_per_epoch=10
+    )
+    assert late.endswith("the run has 3 epochs of 10 steps, and ends before the rate is lowered after epoch 3 and 8")
+    assert "optim.warmup_iterations is 40" in warm_up
+    assert warm_up.endswith("at 72% of the rate")  # 29 of 40 steps, to the even digit
+    assert "loss.reweight_after is 30" in weights
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_no_built_in_schedule_lies_beyond_the_last_step(name):
+    assert schedule_notes(get_recipe(name), steps_per_epoch=1001) == []

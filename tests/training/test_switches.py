@@ -108,17 +108,18 @@ def test_float16_and_the_average_go_on_to_the_bit(data, tmp_path):
 
 
 def test_the_average_is_the_one_of_its_formula_and_is_what_is_used(data, tmp_path):
-    """After the first step the average is the weights; then a_t = 0.9 a_(t-1) + 0.1 w_t."""
-    recipe = varied(small.recipe(data, tmp_path), average=0.9)
+    """After the first step the average is the weights; then a = d a + (1 - d) w with a d that rises."""
+    recipe = varied(small.recipe(data, tmp_path), average=0.3)
     name = "box_head.fc1.weight"
     run, _ = run_steps(recipe, 0)
     run.sampler.set_epoch(0)
     expected = None
-    for batch in run.loader:
+    for updates, batch in enumerate(run.loader):
+        decay = min(0.3, (1 + updates) / (10 + updates))  # 2/11, 3/12, and then the bound
         train_step(run, batch)
         run.progress.step += 1
         weights = run.model.get_parameter(name).detach()
-        expected = weights.clone() if expected is None else 0.9 * expected + 0.1 * weights
+        expected = weights.clone() if expected is None else decay * expected + (1 - decay) * weights
     torch.testing.assert_close(run.evaluated.get_parameter(name).detach(), expected, rtol=1e-5, atol=1e-7)
     predictor = Predictor(run.save(), device="cpu", base=recipe)
     torch.testing.assert_close(predictor.model.get_parameter(name).detach(), expected, rtol=1e-5, atol=1e-7)

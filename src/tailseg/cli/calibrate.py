@@ -15,6 +15,7 @@ from tailseg.cli.common import UsageError, find_recipe, output, parse
 from tailseg.cli.file_kinds import CALIBRATION
 from tailseg.cli.outputs import check
 from tailseg.files import Input, Output
+from tailseg.ranges import Range
 
 if TYPE_CHECKING:
     from tailseg.annotations.dataset import Annotations
@@ -42,7 +43,7 @@ class Calibrate:
 
     run: Annotated[Path, tyro.conf.Positional, Output("calibration.json")]
     """Folder of the run."""
-    images: int = 300
+    images: Annotated[int, Range(ge=1)] = 300
     """At most so many images in each half; every method and strength looks at each of the first half."""
     by: Literal["AP", "APr", "APc"] = "AP"
     """The figure that chooses: of masks where the run finds masks."""
@@ -63,8 +64,6 @@ class Calibrate:
 def run(arguments: Sequence[str]) -> None:
     """Sweep, choose, measure, store."""
     options = parse(Calibrate, arguments, command="calibrate")
-    if options.images < 1:
-        raise UsageError(f"--images is 1 or more, got {options.images}")
     if not options.run.is_dir():
         raise UsageError(f"{options.run} is no folder of a run: the calibration is stored there")
     stored = options.run / "calibration.json"

@@ -4,13 +4,16 @@ import difflib
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
 import tyro
 from rich.console import Console
 from rich.markup import escape
+
+from tailseg.ranges import SettingError, check_ranges, describe, ranges_of
 
 if TYPE_CHECKING:
     from tailseg.recipes.recipe import Recipe
@@ -37,8 +40,48 @@ def parse(options: type[T], arguments: Sequence[str], *, command: str, default: 
             args=arguments,
             config=(tyro.conf.AvoidSubcommands, tyro.conf.SuppressFixed),
             default=tyro.MISSING_NONPROP if default is None else default,
+            registry=with_ranges(),
         )
+    try:
+        check_ranges(parsed, ())
+    except SettingError as error:
+        raise UsageError(str(error)) from None
     return cast("T", parsed)
+
+
+def with_ranges() -> tyro.constructors.ConstructorRegistry:
+    """What makes tyro's help say the range of a number, after the text of its field."""
+    registry = tyro.constructors.ConstructorRegistry()
+    inner: list[object] = []
+
+    @registry.struct_rule
+    def rule(info: tyro.constructors.StructTypeInfo) -> tyro.constructors.StructConstructorSpec | None:
+        if not is_dataclass(info.type) or info.type in inner:
+            return None
+        inner.append(info.type)
+        try:
+            spec = registry.get_struct_spec(info)
+        finally:
+            inner.pop()
+        if not isinstance(spec, tyro.constructors.StructConstructorSpec):
+            return cast("None", spec)
+        fields = (replace(each, helptext=with_range(info.type, each)) for each in spec.fields)
+        return replace(spec, fields=tuple(fields))
+
+    return registry
+
+
+def with_range(kind: type, field: tyro.constructors.StructFieldSpec) -> Callable[[], str | None]:
+    """The text of a field and its range, made when the help is printed."""
+
+    def text() -> str | None:
+        plain = cast("str | None", field.helptext() if callable(field.helptext) else field.helptext)
+        if field.name not in ranges_of(kind):
+            return plain
+        allowed = describe(kind, field.name)
+        return f"{plain or ''} {allowed[0].upper()}{allowed[1:]}.".lstrip()
+
+    return text
 
 
 def output() -> Console:

@@ -14,6 +14,7 @@ from tailseg.cli.file_kinds import COMPARISON
 from tailseg.cli.outputs import check
 from tailseg.cli.results import run_truth, steps, truth_and_groups, what_to_score
 from tailseg.files import Output, write_text
+from tailseg.ranges import Range
 
 if TYPE_CHECKING:
     from tailseg.annotations.dataset import Annotations
@@ -46,11 +47,11 @@ class Compare:
     """Annotation file of the training set, for the frequency groups where --truth does not state LVIS's."""
     only: Literal["bbox", "segm"] | None = None
     """Compare boxes or masks alone."""
-    samples: int = 1000
+    samples: Annotated[int, Range(ge=2)] = 1000
     """How often images are drawn anew."""
-    seed: int = 0
+    seed: Annotated[int, Range(ge=0)] = 0
     """Of the draws."""
-    classes: int = 10
+    classes: Annotated[int, Range(ge=0)] = 10
     """How many of the classes that moved most are listed."""
     out: Annotated[Path | None, Output("a JSON file")] = None
     """JSON file of all differences."""
@@ -63,8 +64,6 @@ def run(arguments: Sequence[str]) -> None:
     options = parse(Compare, arguments, command="compare")
     if len(options.runs) < 2:
         raise UsageError("name at least two runs or results files: tailseg compare A B")
-    if options.samples < 2:
-        raise UsageError(f"--samples is 2 or more, got {options.samples}")
     files = [results_file(path) for path in options.runs]
     if options.out:
         instead = "name another file (--out)"

@@ -17,6 +17,7 @@ from tailseg.cli.data_check import DataCheck, annotation_file, check
 from tailseg.cli.file_kinds import SHEET
 from tailseg.cli.outputs import check as check_outputs
 from tailseg.files import EXAMPLES, PICTURE_FORMATS, Input, Output, write_picture
+from tailseg.ranges import Range
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -57,7 +58,7 @@ class DataShow:
     """Annotation file (COCO or LVIS format), or tiny_tail[:preset] for the embedded data set's training draw."""
     images: Path | None = None
     """Folder of the images, unless they lie beside the annotation file."""
-    classes: int = 10
+    classes: Annotated[int, Range(ge=0)] = 10
     """How many of the most and of the least frequent classes are listed."""
     pictures: Annotated[Path | None, Output("a picture")] = None
     """Draw examples of each frequency group into this picture file (.png, .jpg, .webp)."""

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 from rich.markup import escape
 from rich.progress import track
 
-from tailseg.cli.common import UsageError, find_recipe, output, parse
+from tailseg.cli.common import find_recipe, output, parse
 from tailseg.cli.file_kinds import PICTURE
 from tailseg.cli.outputs import check
 from tailseg.cli.train import files_of
 from tailseg.files import DETECTIONS, Output, write_picture
+from tailseg.ranges import Range
 
 if TYPE_CHECKING:
     from tailseg.annotations.dataset import Annotations
@@ -43,17 +44,15 @@ class Demo:
     """Folder of the run; runs/demo unless given (runs/demo_quick with --quick)."""
     quick: bool = False
     """A very small draw and a few steps."""
-    pictures: int = 24
+    pictures: Annotated[int, Range(ge=1)] = 24
     """Validation images whose predictions are drawn."""
-    score_threshold: float = 0.3
-    """Leave out of the pictures what scores less, in [0, 1]."""
+    score_threshold: Annotated[float, Range(ge=0, le=1)] = 0.3
+    """Leave out of the pictures what scores less."""
 
 
 def run(arguments: Sequence[str]) -> None:
     """Data, training, evaluation, pictures."""
     options = parse(Demo, arguments, command="demo")
-    if options.pictures < 1:
-        raise UsageError(f"--pictures is at least 1, got {options.pictures}")
     recipe = demo_recipe(options)
     targets = {**files_of(recipe, report=True), Path(recipe.run.out) / "demo.png": PICTURE}
     check(options, targets, instead="name another folder (--out)")

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from rich.markup import escape
 
-from tailseg.cli.common import UsageError, output, parse
+from tailseg.cli.common import output, parse
 from tailseg.cli.file_kinds import ANALYSIS, CLASSES
 from tailseg.cli.outputs import check
 from tailseg.cli.results import steps, truth_and_groups, what_to_score
 from tailseg.files import Output, write_text
+from tailseg.ranges import Range
 
 if TYPE_CHECKING:
     from tailseg.evaluation import Analysis
@@ -48,11 +49,11 @@ class Eval:
     not state LVIS's groups."""
     only: Literal["bbox", "segm"] | None = None
     """Score boxes or masks alone; what the first record holds unless given."""
-    classes: int = 0
+    classes: Annotated[int, Range(ge=0)] = 0
     """Also list the classes of lowest AP, this many."""
     boundary: bool = False
     """Boundary AP too: some milliseconds a mask."""
-    max_detections: int | None = None
+    max_detections: Annotated[int | None, Range(ge=1)] = None
     """An image's detections that count (lvis: 300), or those of each class in an image (coco: 100)."""
     engine: Literal["tailseg", "hotcoco", "lvis-api"] = "tailseg"
     """Who computes AP and AR: all three agree (lvis-api but for several detections in one crowd; a note says so)."""
@@ -61,8 +62,6 @@ class Eval:
 def run(arguments: Sequence[str]) -> None:
     """Score, print, write."""
     options = parse(Eval, arguments, command="eval")
-    if options.max_detections is not None and options.max_detections < 1:
-        raise UsageError(f"--max-detections is 1 or more, got {options.max_detections}")
     if options.out:
         files = {options.out: None, options.out / "metrics.json": ANALYSIS, options.out / "classes.csv": CLASSES}
         check(options, files, instead="name another folder (--out)", overwrite=options.overwrite)

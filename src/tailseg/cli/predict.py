@@ -13,6 +13,7 @@ from tailseg.cli.common import UsageError, find_recipe, output, parse, print_err
 from tailseg.cli.file_kinds import FOUND, PICTURE
 from tailseg.cli.outputs import check
 from tailseg.files import DETECTIONS, JsonList, Output, is_drawn, write_bytes
+from tailseg.ranges import Range
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,8 +53,8 @@ class Predict:
     replaced: results.json and all its pictures."""
     overwrite: bool = False
     """Replace files of other kinds that are there already; inputs never are."""
-    score_threshold: float = 0.3
-    """Leave out detections that score less, in [0, 1]."""
+    score_threshold: Annotated[float, Range(ge=0, le=1)] = 0.3
+    """Leave out detections that score less."""
     color: Literal["class", "group"] = "class"
     """A colour for each class, or for each frequency group."""
     pictures: bool = True
@@ -75,8 +76,6 @@ class Predict:
 def run(arguments: Sequence[str]) -> None:
     """Detect, draw, write; images that cannot be read, drawn or written are named, and fail the command at its end."""
     options = parse(Predict, arguments, command="predict")
-    if not 0 <= options.score_threshold <= 1:
-        raise UsageError(f"--score-threshold is in [0, 1], got {options.score_threshold:g}")
     files = find_images(options.images)
     require_run(options.run)
     if line := left_out(options.images):

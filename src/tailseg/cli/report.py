@@ -16,6 +16,7 @@ from tailseg.cli.common import UsageError, explain, find_recipe, output, parse, 
 from tailseg.cli.file_kinds import PAGE
 from tailseg.cli.outputs import check
 from tailseg.files import Input, Output
+from tailseg.ranges import Range
 
 if TYPE_CHECKING:
     from tailseg.recipes.recipe import Recipe
@@ -43,8 +44,8 @@ class Report:
     """Replace files of other kinds that are there already; inputs never are."""
     title: str = ""
     """The page's title; the runs' names unless given."""
-    score_threshold: float = 0.3
-    """What scores less is not shown as found, and is no false alarm; in [0, 1]."""
+    score_threshold: Annotated[float, Range(ge=0, le=1)] = 0.3
+    """What scores less is not shown as found, and is no false alarm."""
     val: Annotated[str | None, Input()] = None
     """Annotation file of the results, if they are of another one than the recipe's."""
     val_images: Annotated[str | None, Input()] = None
@@ -60,8 +61,6 @@ def run(arguments: Sequence[str]) -> None:
     options = parse(Report, arguments, command="report")
     if not options.runs:
         raise UsageError("name at least one run: tailseg report RUN ...")
-    if not 0 <= options.score_threshold <= 1:
-        raise UsageError(f"--score-threshold is in [0, 1], got {options.score_threshold:g}")
     for folder in options.runs:
         require_run(folder)
     path = options.out or options.runs[-1] / "report.html"

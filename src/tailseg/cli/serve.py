@@ -10,9 +10,10 @@ from typing import Annotated, Literal
 import tyro
 from rich.markup import escape
 
-from tailseg.cli.common import UsageError, find_recipe, output, parse, require_run
+from tailseg.cli.common import find_recipe, output, parse, require_run
 from tailseg.cli.report import report_of
 from tailseg.files import Output
+from tailseg.ranges import Range
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Serve:
     """Folder of the run, as `train` or `convert` made it."""
     host: str = "127.0.0.1"
     """Address to listen on."""
-    port: int = 8000
+    port: Annotated[int, Range(ge=0, le=65535)] = 8000
     """Port to listen on; 0 takes any that is free."""
     open: bool = False
     """Open it in a browser."""
@@ -46,8 +47,6 @@ class Serve:
 def run(arguments: Sequence[str]) -> None:
     """Load the model, answer until Ctrl-C."""
     options = parse(Serve, arguments, command="serve")
-    if not 0 <= options.port <= 65535:
-        raise UsageError(f"--port is in 0 .. 65535, got {options.port}")
     require_run(options.run)
     from tailseg.inference import Predictor
     from tailseg.report.server import Service, make_server

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tailseg.cli.common import UsageError, output, parse
 from tailseg.cli.outputs import check
 from tailseg.files import Output
+from tailseg.ranges import Range
 
 if TYPE_CHECKING:
     import submitit
@@ -34,13 +35,13 @@ class Submit:
       tailseg submit --devices 8 --hours 48 -- custom_r50 --data.train my.json --run.out runs/mine
     """
 
-    nodes: int = 1
+    nodes: Annotated[int, Range(ge=1)] = 1
     """Machines."""
-    devices: int = 8
+    devices: Annotated[int, Range(ge=1)] = 8
     """GPUs, and processes, of each machine."""
-    cpus: int = 6
+    cpus: Annotated[int, Range(ge=1)] = 6
     """CPU cores for each process and its loaders."""
-    hours: float = 24.0
+    hours: Annotated[float, Range(gt=0)] = 24.0
     """Time after which the job saves and queues again."""
     partition: str | None = None
     """SLURM's partition; None takes the cluster's default."""

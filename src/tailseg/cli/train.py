@@ -11,6 +11,7 @@ import tyro
 from tailseg.cli.common import UsageError, find_recipe, output, parse
 from tailseg.cli.file_kinds import LOG, METRICS, PAGE, PART, RECIPE, RECORDS
 from tailseg.cli.outputs import Kind, check
+from tailseg.ranges import Range
 from tailseg.recipes.recipe import Recipe, run_folder
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Train:
     recipe: Annotated[Recipe, tyro.conf.arg(name="", prefix_name=False)]
     resume: bool = False
     """Go on from the run's last checkpoint, with the same settings."""
-    devices: int = 1
+    devices: Annotated[int, Range(ge=1)] = 1
     """Processes on this machine, one a GPU, that torchrun starts; they share each step and learn what one would."""
     boxes_only: bool = False
     """Learn boxes without masks: the recipe's network without its mask head (Faster R-CNN)."""

@@ -164,7 +164,7 @@ def note_on_ungrouped(
         changes.append(f"APr of {ROW_NAMES[iou_type]} {found} ({other} with them)")
     more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
     return (
-        f"{len(names):,} classes with objects here have no image in the training set ({', '.join(names[:5])}{more}): "
+        f"{len(names):,} classes with objects here were never shown in training ({', '.join(names[:5])}{more}): "
         f"they count in AP and are in no frequency group. {', '.join(changes)}"
     )
 

@@ -41,6 +41,12 @@ class ClassificationLoss(nn.Module, ABC):
     def scores(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, "R C"]:
         """Scores in ``[0, 1]`` of the foreground classes, in float32 or wider."""
 
+    def step_taken(self) -> None:
+        """The training loop says that the optimiser has taken a step.
+
+        In one step a loss may be called several times: for the parts of a batch, for the stages of a cascade.
+        """
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ClassificationLoss":
         """What ``to``, ``half`` and the like do: buffers move with the model and keep their type.
 

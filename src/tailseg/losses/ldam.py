@@ -22,18 +22,18 @@ class LDAMLoss(ClassificationLoss):
         loss    = weight / R * sum over regions of  w_k (log(sum over j of exp(z_j)) - z_k)
         z_k     = scale (q_k - margin_k)        z_j = scale q_j for every other j
         margin_j = max_margin (min n / n_j)^(1/4)        margin_background = 0
-        w_j     = 1, and from training call ``reweight_after`` on (1 - beta) / (1 - beta^n_j) divided by its mean
+        w_j     = 1, and after ``reweight_after`` steps of the optimiser (1 - beta) / (1 - beta^n_j) divided by its mean
                   over the classes; w_background = 1
 
     The paper's logits are cosines, with scale 30; a plain linear classifier learns its own scale and wants 1.
-    ``steps`` (int64) counts the calls in training mode. Scores are softmax(scale q). Without a margin and weights the
-    loss is softmax cross entropy of scale q.
+    ``steps`` (int64) counts the steps, of which `step_taken` tells: a training loop of your own calls it. Scores are
+    softmax(scale q). Without a margin and weights the loss is softmax cross entropy of scale q.
 
     Args:
         frequency: of the classes in the training set.
         max_margin: margin of the rarest class, at least 0.
         scale: multiplies the logits after the margin.
-        reweight_after: training calls before the weights set in; None leaves them out.
+        reweight_after: steps of the optimiser before the weights set in; None leaves them out.
         beta: of the effective number of samples, in ``[0, 1)``.
         init_bias: the classifier's bias before training, the same for every logit, and so without effect.
         weight: multiplies the loss.
@@ -81,7 +81,7 @@ class LDAMLoss(ClassificationLoss):
         return torch.full((self.num_logits,), self.bias)
 
     def forward(self, logits: Float[Tensor, "R L"], labels: Int64[Tensor, " R"]) -> dict[str, Float[Tensor, ""]]:
-        """``{"loss_cls": loss}``; 0 for R = 0. In training mode the steps are counted.
+        """``{"loss_cls": loss}``; 0 for R = 0.
 
         Raises:
             ValueError: a label lies outside ``0 .. C``, or shapes disagree.
@@ -93,10 +93,12 @@ class LDAMLoss(ClassificationLoss):
         class_weight = None
         if self.reweight_after is not None:
             class_weight = torch.where(self.steps >= self.reweight_after, self.class_weight, 1).to(scaled.dtype)
-        if self.training:
-            self.steps += 1
         total = F.cross_entropy(scaled, labels, weight=class_weight, reduction="sum")
         return {"loss_cls": self.weight * total / max(len(labels), 1)}
+
+    def step_taken(self) -> None:
+        """Counts the step."""
+        self.steps += 1
 
     def scores(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, "R C"]:
         """Softmax probabilities of the foreground classes, of the scaled logits."""

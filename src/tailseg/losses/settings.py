@@ -4,7 +4,9 @@ Nothing here imports torch: `build` imports the loss when it is called.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tailseg.ranges import ANY_NUMBER, Range, SettingError, Settings
 
 if TYPE_CHECKING:
     from tailseg.losses.bags import BAGSLoss
@@ -30,12 +32,12 @@ LinkName = Literal["gumbel", "sigmoid", "normal"]
 
 
 @dataclass(frozen=True)
-class SigmoidCEConfig:
+class SigmoidCEConfig(Settings, at="loss"):
     """Sigmoid cross entropy."""
 
-    init_bias: float = -6.5
+    init_bias: Annotated[float, ANY_NUMBER] = -6.5
     """The classifier's bias before training."""
-    weight: float = 1.0
+    weight: Annotated[float, Range(gt=0)] = 1.0
     """Multiplies the loss."""
     background: bool = False
     """Background has a logit of its own, as in the published baseline; without, it is "no" to every class."""
@@ -50,12 +52,12 @@ class SigmoidCEConfig:
 
 
 @dataclass(frozen=True)
-class SoftmaxCEConfig:
+class SoftmaxCEConfig(Settings, at="loss"):
     """Softmax cross entropy."""
 
-    init_bias: float = -6.5
+    init_bias: Annotated[float, ANY_NUMBER] = -6.5
     """The classifier's bias before training; the softmax ignores a common shift."""
-    weight: float = 1.0
+    weight: Annotated[float, Range(gt=0)] = 1.0
     """Multiplies the loss."""
 
     def build(self, frequency: "ClassFrequency") -> "SoftmaxCE":
@@ -66,12 +68,12 @@ class SoftmaxCEConfig:
 
 
 @dataclass(frozen=True)
-class GumbelCEConfig:
+class GumbelCEConfig(Settings, at="loss"):
     """Gumbel cross entropy."""
 
-    init_bias: float = -2.0
+    init_bias: Annotated[float, ANY_NUMBER] = -2.0
     """The classifier's bias before training."""
-    weight: float = 1.0
+    weight: Annotated[float, Range(gt=0)] = 1.0
     """Multiplies the loss."""
     parity: bool = False
     """Compute the published code's loss, its clamps and dead zones included."""
@@ -84,16 +86,16 @@ class GumbelCEConfig:
 
 
 @dataclass(frozen=True)
-class DropLossConfig:
+class DropLossConfig(Settings, at="loss"):
     """DropLoss over any link; over the Gumbel link it is GOL."""
 
-    tail: Tail = 0.0011
+    tail: Annotated[Tail, Range(ge=0, le=1)] = 0.0011
     """Which classes are the tail: those in a smaller share of the training images, or the groups r or rc."""
     link: LinkName = "gumbel"
     """Turns logits into probabilities."""
-    init_bias: float | None = None
+    init_bias: Annotated[float | None, ANY_NUMBER] = None
     """The classifier's bias before training; None: gumbel -2, sigmoid -6.9, normal -3."""
-    weight: float = 1.0
+    weight: Annotated[float, Range(gt=0)] = 1.0
     """Multiplies the loss."""
     parity: bool = False
     """Compute the published code's loss, its clamps and dead zones included."""
@@ -114,16 +116,16 @@ class DropLossConfig:
 
 
 @dataclass(frozen=True)
-class EQLConfig:
+class EQLConfig(Settings, at="loss"):
     """Equalization loss over any link."""
 
-    tail: Tail = 0.0011
+    tail: Annotated[Tail, Range(ge=0, le=1)] = 0.0011
     """Which classes are the tail: those in a smaller share of the training images, or the groups r or rc."""
     link: LinkName = "gumbel"
     """Turns logits into probabilities."""
-    init_bias: float | None = None
+    init_bias: Annotated[float | None, ANY_NUMBER] = None
     """The classifier's bias before training; None: gumbel -2, sigmoid -6.9, normal -3."""
-    weight: float = 1.0
+    weight: Annotated[float, Range(gt=0)] = 1.0
     """Multiplies the loss."""
     parity: bool = False
     """Compute the published code's loss, its clamps and dead zones included."""
@@ -144,14 +146,14 @@ class EQLConfig:
 
 
 @dataclass(frozen=True)
-class ClassRelativeLossConfig:
+class ClassRelativeLossConfig(Settings, at="loss"):
     """Class-relative activations: normal CDF for frequent classes, Gumbel for the others."""
 
-    frequent_above: int = 100
+    frequent_above: Annotated[int, Range(ge=0)] = 100
     """Classes in more training images than this are frequent."""
-    init_bias: float = -3.0
+    init_bias: Annotated[float, ANY_NUMBER] = -3.0
     """The classifier's bias before training."""
-    weight: float = 1.0
+    weight: Annotated[float, Range(gt=0)] = 1.0
     """Multiplies the loss."""
     parity: bool = False
     """Compute the published loss, its clamps and dead zones included."""
@@ -170,17 +172,22 @@ class ClassRelativeLossConfig:
 
 
 @dataclass(frozen=True)
-class BAGSLossConfig:
+class BAGSLossConfig(Settings, at="loss"):
     """Balanced group softmax."""
 
-    edges: tuple[int, ...] = (10, 100, 1000)
+    edges: Annotated[tuple[int, ...], Range(ge=1)] = (10, 100, 1000)
     """Numbers of training objects that split the classes into groups."""
-    beta: float = 8.0
+    beta: Annotated[float, Range(ge=0)] = 8.0
     """Other regions drawn for each region of a group's classes."""
-    init_bias: float = 0.0
+    init_bias: Annotated[float, ANY_NUMBER] = 0.0
     """The classifier's bias before training; the softmax ignores a common shift."""
-    weight: float = 1.0
+    weight: Annotated[float, Range(gt=0)] = 1.0
     """Multiplies the loss."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if list(self.edges) != sorted(set(self.edges)):
+            raise SettingError(f"loss.edges is numbers that increase, got {self.edges} (--loss.edges)")
 
     def build(self, frequency: "ClassFrequency") -> "BAGSLoss":
         """The loss for these classes."""
@@ -190,14 +197,14 @@ class BAGSLossConfig:
 
 
 @dataclass(frozen=True)
-class ECMLossConfig:
+class ECMLossConfig(Settings, at="loss"):
     """Effective class-margin loss."""
 
-    background_ratio: float = 6.3313
+    background_ratio: Annotated[float, Range(gt=0)] = 6.3313
     """Background regions to foreground ones."""
-    init_bias: float = -2.0
+    init_bias: Annotated[float, ANY_NUMBER] = -2.0
     """The classifier's bias before training."""
-    weight: float = 1.0
+    weight: Annotated[float, Range(gt=0)] = 1.0
     """Multiplies the loss."""
 
     def build(self, frequency: "ClassFrequency") -> "ECMLoss":
@@ -208,18 +215,18 @@ class ECMLossConfig:
 
 
 @dataclass(frozen=True)
-class EQLv2Config:
+class EQLv2Config(Settings, at="loss"):
     """Equalization loss v2."""
 
-    gamma: float = 12.0
+    gamma: Annotated[float, Range(ge=0)] = 12.0
     """Steepness of the map from the gradient ratio to the weight of negatives."""
-    mu: float = 0.8
+    mu: Annotated[float, ANY_NUMBER] = 0.8
     """The gradient ratio at which negatives weigh 1/2."""
-    alpha: float = 4.0
+    alpha: Annotated[float, Range(ge=0)] = 4.0
     """How far positives are raised where negatives are lowered."""
-    init_bias: float = -6.9
+    init_bias: Annotated[float, ANY_NUMBER] = -6.9
     """The classifier's bias before training."""
-    weight: float = 1.0
+    weight: Annotated[float, Range(gt=0)] = 1.0
     """Multiplies the loss."""
 
     def build(self, frequency: "ClassFrequency") -> "EQLv2":
@@ -237,16 +244,16 @@ class EQLv2Config:
 
 
 @dataclass(frozen=True)
-class FederatedLossConfig:
+class FederatedLossConfig(Settings, at="loss"):
     """Federated loss."""
 
-    num_sampled: int = 50
+    num_sampled: Annotated[int, Range(ge=1)] = 50
     """Classes that each step asks about."""
-    power: float = 0.5
+    power: Annotated[float, Range(ge=0)] = 0.5
     """Absent classes are drawn in proportion to image_count^power."""
-    init_bias: float = -4.6
+    init_bias: Annotated[float, ANY_NUMBER] = -4.6
     """The classifier's bias before training."""
-    weight: float = 1.0
+    weight: Annotated[float, Range(gt=0)] = 1.0
     """Multiplies the loss."""
 
     def build(self, frequency: "ClassFrequency") -> "FederatedLoss":
@@ -263,16 +270,16 @@ class FederatedLossConfig:
 
 
 @dataclass(frozen=True)
-class FocalLossConfig:
+class FocalLossConfig(Settings, at="loss"):
     """Sigmoid focal loss."""
 
-    gamma: float = 2.0
+    gamma: Annotated[float, Range(ge=0)] = 2.0
     """How fast a well classified logit stops counting."""
-    alpha: float | None = 0.25
+    alpha: Annotated[float | None, Range(ge=0, le=1)] = 0.25
     """The share of the positives; None weighs both alike."""
-    init_bias: float = -4.6
+    init_bias: Annotated[float, ANY_NUMBER] = -4.6
     """The classifier's bias before training."""
-    weight: float = 1.0
+    weight: Annotated[float, Range(gt=0)] = 1.0
     """Multiplies the loss."""
 
     def build(self, frequency: "ClassFrequency") -> "FocalLoss":
@@ -285,20 +292,20 @@ class FocalLossConfig:
 
 
 @dataclass(frozen=True)
-class LDAMLossConfig:
+class LDAMLossConfig(Settings, at="loss"):
     """LDAM; with reweight_after, LDAM-DRW."""
 
-    max_margin: float = 0.5
+    max_margin: Annotated[float, Range(ge=0)] = 0.5
     """Margin of the rarest class."""
-    scale: float = 1.0
+    scale: Annotated[float, Range(gt=0)] = 1.0
     """Multiplies the logits after the margin; 30 for cosines."""
-    reweight_after: int | None = None
-    """Steps before classes are weighed by their effective number; None leaves the weights out."""
-    beta: float = 0.9999
+    reweight_after: Annotated[int | None, Range(ge=0)] = None
+    """Steps of the optimiser before classes are weighed by their effective number; None leaves the weights out."""
+    beta: Annotated[float, Range(ge=0, lt=1)] = 0.9999
     """Of the effective number of samples."""
-    init_bias: float = 0.0
+    init_bias: Annotated[float, ANY_NUMBER] = 0.0
     """The classifier's bias before training; the softmax ignores a common shift."""
-    weight: float = 1.0
+    weight: Annotated[float, Range(gt=0)] = 1.0
     """Multiplies the loss."""
 
     def build(self, frequency: "ClassFrequency") -> "LDAMLoss":
@@ -317,14 +324,14 @@ class LDAMLossConfig:
 
 
 @dataclass(frozen=True)
-class LogitAdjustedSoftmaxConfig:
+class LogitAdjustedSoftmaxConfig(Settings, at="loss"):
     """Logit-adjusted softmax; balanced softmax as it stands."""
 
-    tau: float = 1.0
+    tau: Annotated[float, Range(ge=0)] = 1.0
     """Strength of the adjustment; 1 is balanced softmax."""
-    init_bias: float = 0.0
+    init_bias: Annotated[float, ANY_NUMBER] = 0.0
     """The classifier's bias before training; the softmax ignores a common shift."""
-    weight: float = 1.0
+    weight: Annotated[float, Range(gt=0)] = 1.0
     """Multiplies the loss."""
 
     def build(self, frequency: "ClassFrequency") -> "LogitAdjustedSoftmax":
@@ -335,18 +342,18 @@ class LogitAdjustedSoftmaxConfig:
 
 
 @dataclass(frozen=True)
-class SeesawLossConfig:
+class SeesawLossConfig(Settings, at="loss"):
     """Seesaw loss."""
 
-    p: float = 0.8
+    p: Annotated[float, Range(ge=0)] = 0.8
     """Strength of the mitigation: how much less frequent classes push rare ones down."""
-    q: float = 2.0
+    q: Annotated[float, Range(ge=0)] = 2.0
     """Strength of the compensation: how much more misclassified regions push back."""
-    eps: float = 1e-2
+    eps: Annotated[float, Range(gt=0, le=1)] = 1e-2
     """Least probability of the label that the compensation divides by."""
-    init_bias: float = 0.0
+    init_bias: Annotated[float, ANY_NUMBER] = 0.0
     """The classifier's bias before training; a common shift has no effect."""
-    weight: float = 1.0
+    weight: Annotated[float, Range(gt=0)] = 1.0
     """Multiplies both terms."""
 
     def build(self, frequency: "ClassFrequency") -> "SeesawLoss":

@@ -14,10 +14,11 @@ from tailseg.data.settings import CropConfig
 from tailseg.files import Input, Output
 from tailseg.losses import LossConfig
 from tailseg.models.config import ModelConfig, Precision
+from tailseg.ranges import Range, SettingError, Settings, check_ranges
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Settings, at="data"):
     """Which images, at what size, how often."""
 
     train: Annotated[str, Input()]
@@ -28,21 +29,21 @@ class DataConfig:
     """Folder of the training images; None looks beside the annotation file (see tailseg.annotations.read)."""
     val_images: Annotated[str | None, Input()] = None
     """Folder of the validation images; None looks beside the annotation file."""
-    short_sides: tuple[int, ...] = (640, 672, 704, 736, 768, 800)
+    short_sides: Annotated[tuple[int, ...], Range(ge=1, some=True)] = (640, 672, 704, 736, 768, 800)
     """Training resizes the short side to one of these, drawn for each image."""
-    test_short_side: int = 800
+    test_short_side: Annotated[int, Range(ge=1)] = 800
     """Testing resizes the short side to this."""
-    max_long_side: int = 1333
+    max_long_side: Annotated[int, Range(ge=1)] = 1333
     """No long side exceeds this."""
     crop: CropConfig | None = None
     """In training, crop some of the images before they are resized; None crops none, as published for ResNets."""
-    flip: float = 0.5
+    flip: Annotated[float, Range(ge=0, le=1)] = 0.5
     """Probability of a horizontal flip in training."""
-    batch_size: int = 16
+    batch_size: Annotated[int, Range(ge=1)] = 16
     """Images a step, over all processes and over all parts that optim.accumulate makes of it."""
-    workers: int = 4
+    workers: Annotated[int, Range(ge=0)] = 4
     """Loader processes; 0 loads in the main process."""
-    repeat_threshold: float = 0.0
+    repeat_threshold: Annotated[float, Range(ge=0, le=1)] = 0.0
     """Repeat factor sampling: classes in a smaller share of the images are repeated. 0 is plain random sampling."""
     repeat_rounding: Literal["ceil", "stochastic"] = "ceil"
     """ceil as published, or stochastic rounding drawn anew each epoch."""
@@ -56,58 +57,50 @@ class DataConfig:
     orientation: Orientation = "shown"
     """Pictures whose EXIF says that they are to be turned: as viewers and annotation tools show them, or with their
     pixels as stored. Where the annotated size fits one of these alone, shown takes that one."""
-    max_bad_images: float = 0.001
+    max_bad_images: Annotated[float, Range(ge=0, le=1)] = 0.001
     """Share of the training images that may turn out missing or unreadable: each is named, and another image is taken
     in its place; one more of them ends the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScheduleConfig:
-    """What every optimiser has: linear warm-up and steps, as published for 16 images a step.
+class ScheduleConfig(Settings, at="optim"):
+    """What every optimiser has: linear warm-up and steps, as published for 16 images a step."""
 
-    Raises:
-        ValueError: ``accumulate`` is below 1.
-    """
-
-    lr: float
+    lr: Annotated[float, Range(ge=0)]
     """For 16 images a step; the rate follows data.batch_size in proportion."""
-    epochs: int = 12
-    steps: tuple[int, ...] = (8, 11)
+    epochs: Annotated[int, Range(ge=1)] = 12
+    steps: Annotated[tuple[int, ...], Range(ge=1)] = (8, 11)
     """The rate is multiplied by gamma after these epochs."""
-    gamma: float = 0.1
-    warmup_iterations: int = 500
-    warmup_ratio: float = 0.001
-    clip_norm: float | None = None
+    gamma: Annotated[float, Range(gt=0, le=1)] = 0.1
+    warmup_iterations: Annotated[int, Range(ge=0)] = 500
+    warmup_ratio: Annotated[float, Range(ge=0, le=1)] = 0.001
+    clip_norm: Annotated[float | None, Range(gt=0)] = None
     """Clip the gradient's global norm to this; None does not clip, as published."""
-    average: float | None = None
+    average: Annotated[float | None, Range(gt=0, lt=1)] = None
     """Evaluate and keep a moving average of the weights with this decay, such as 0.9998, beside those that are trained;
     None keeps none, as published."""
-    accumulate: int = 1
+    accumulate: Annotated[int, Range(ge=1)] = 1
     """Parts that a step's images are taken in, one after the other, their gradients added up: 16 images in 8 parts need
     the memory of 2."""
-
-    def __post_init__(self) -> None:
-        if self.accumulate < 1:
-            raise ValueError(f"optim.accumulate is a number of parts, at least 1, got {self.accumulate}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SGDConfig(ScheduleConfig):
     """SGD with momentum; weight decay applies to every parameter, as published."""
 
-    lr: float = 0.02
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
+    lr: Annotated[float, Range(ge=0)] = 0.02
+    momentum: Annotated[float, Range(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Range(ge=0)] = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdamWConfig(ScheduleConfig):
     """AdamW, as published for Swin: norms and tables of relative positions do not decay."""
 
-    lr: float = 1e-4
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 0.05
-    warmup_iterations: int = 1000
+    lr: Annotated[float, Range(ge=0)] = 1e-4
+    betas: Annotated[tuple[float, float], Range(ge=0, lt=1)] = (0.9, 0.999)
+    weight_decay: Annotated[float, Range(ge=0)] = 0.05
+    warmup_iterations: Annotated[int, Range(ge=0)] = 1000
 
 
 OptimConfig = SGDConfig | AdamWConfig
@@ -115,7 +108,7 @@ OptimConfig = SGDConfig | AdamWConfig
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(Settings, at="run"):
     """How the run is carried out: nothing here changes what is learned except start_from, seed and precision.
 
     compile changes sums in their last bits, as another GPU would.
@@ -126,7 +119,7 @@ class RunConfig:
     start_from: Annotated[str | None, Input()] = None
     """Start from the weights of this file, which `tailseg convert` or another run wrote for the same network: shared
     layers, and the rows of classes of the same name; None starts from the backbone's weights alone."""
-    seed: int = 0
+    seed: Annotated[int, Range(ge=0)] = 0
     device: str = "auto"
     """auto takes cuda when present, else cpu."""
     precision: Precision = "float32"
@@ -134,15 +127,24 @@ class RunConfig:
     scaled so that small gradients survive."""
     compile: bool = False
     """torch.compile the backbone and the pyramid: minutes at the start, faster steps."""
-    log_every: int = 20
+    log_every: Annotated[int, Range(ge=1)] = 20
     """Steps between two lines of log.jsonl and TensorBoard."""
-    eval_every: int = 1
+    eval_every: Annotated[int, Range(ge=0)] = 1
     """Epochs between two evaluations; the last epoch is always evaluated; 0 evaluates only then."""
-    checkpoint_every: int = 1
-    """Epochs between two checkpoints."""
-    checkpoint_steps: int = 1000
+    checkpoint_every: Annotated[int, Range(ge=0)] = 1
+    """Epochs between two checkpoints; 0 saves after epochs that are evaluated alone."""
+    checkpoint_steps: Annotated[int, Range(ge=1)] = 1000
     """Steps between two checkpoints within an epoch."""
-    keep_checkpoints: int = 2
+    keep_checkpoints: Annotated[int, Range(ge=0)] = 2
+    """Checkpoints that stay beside the best one; the newest always does."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.checkpoint_every == self.eval_every == 0:
+            raise SettingError(
+                "run.checkpoint_every and run.eval_every are both 0: no epoch but the last would be saved; give one of "
+                "them a number of epochs (--run.checkpoint-every 1)"
+            )
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,8 @@ class Recipe:
     """A complete run. ``name`` finds the function that made it again.
 
     Raises:
-        ValueError: ``optim.accumulate`` does not divide ``data.batch_size``.
+        SettingError: ``optim.accumulate`` does not divide ``data.batch_size``, or a number of a loss that is the user's
+            own is out of its range.
     """
 
     name: str
@@ -161,8 +164,9 @@ class Recipe:
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
+        check_ranges(self.loss, ("loss",))  # one of the user's own need not be `Settings`
         if self.data.batch_size % self.optim.accumulate:
-            raise ValueError(
+            raise SettingError(
                 f"a step's {self.data.batch_size} images cannot be taken in {self.optim.accumulate} equal parts: "
                 "optim.accumulate must divide data.batch_size"
             )

@@ -15,6 +15,7 @@ from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hin
 
 from tailseg.data.tiny_tail import is_tiny_tail
 from tailseg.files import write_text
+from tailseg.ranges import SettingError
 from tailseg.recipes.recipe import Recipe, run_folder
 
 Plain = dict[str, Any]
@@ -40,7 +41,7 @@ def from_plain(saved: object, *, base: Recipe | None = None, source: str = "the 
         source: how errors call the file.
 
     Raises:
-        ValueError: an unknown key, a missing one, or a value of the wrong type.
+        ValueError: an unknown key, a missing one, or a value of the wrong type or out of its range.
     """
     from tailseg.recipes import RECIPES  # the registry imports this module
 
@@ -50,7 +51,13 @@ def from_plain(saved: object, *, base: Recipe | None = None, source: str = "the 
         raise ValueError(f'{source} is not a recipe: expected {{"recipe": name, "resolved": {{...}}}}')
     if base is None and saved["recipe"] in RECIPES:
         base = RECIPES[saved["recipe"]]()
-    return cast("Recipe", _typed(saved["resolved"], Recipe, base, source))
+    try:
+        return cast("Recipe", _typed(saved["resolved"], Recipe, base, source))
+    except SettingError as error:
+        raise SettingError(
+            f"{source}: {error}. An earlier version of tailseg took this setting without looking at it, and what was "
+            "trained with it may be of no use: train again with another value"
+        ) from None
 
 
 def to_saved(recipe: Recipe) -> Plain:

@@ -51,6 +51,8 @@ class Progress:
         best: the best AP in evaluation so far, in ``[0, 1]``.
         window: sums of what was measured since the last line of the log, by name; ``steps`` counts the steps.
         replaced: what was wrong with each image file that could not be used, and in whose place another was taken.
+        left_out: steps that float16's scaler left out, because the gradient was not finite.
+        left_out_in_a_row: those of them since the last step that was taken.
     """
 
     epoch: int = 0
@@ -59,6 +61,8 @@ class Progress:
     best: float | None = None
     window: dict[str, float] = field(default_factory=dict)
     replaced: list[str] = field(default_factory=list)
+    left_out: int = 0
+    left_out_in_a_row: int = 0
 
 
 @dataclass(frozen=True)
@@ -234,7 +238,7 @@ def _check_kinds(checkpoint: Checkpoint) -> None:
         "optimizer": isinstance(checkpoint.optimizer, dict),
         "scaler": isinstance(checkpoint.scaler, dict),
         "data": isinstance(checkpoint.data, str),
-        "progress": all(type(each) is int for each in (progress.epoch, progress.step_in_epoch, progress.step))
+        "progress": all(type(getattr(progress, name)) is int for name in COUNTS)
         and isinstance(progress.best, float | int | None)
         and isinstance(progress.window, dict)
         and all(isinstance(each, float | int) for each in progress.window.values())
@@ -242,6 +246,10 @@ def _check_kinds(checkpoint: Checkpoint) -> None:
     }
     if wrong := [name for name, is_right in right.items() if not is_right]:
         raise TypeError(wrong[0])
+
+
+COUNTS = ("epoch", "step_in_epoch", "step", "left_out", "left_out_in_a_row")
+"""What a `Progress` counts."""
 
 
 def _is_state(value: object) -> bool:

@@ -11,7 +11,7 @@ A run's folder:
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -42,16 +42,13 @@ from tailseg.training.distributed import (
     total,
     world_size,
 )
+from tailseg.training.finite import NonFiniteLossError as NonFiniteLossError
+from tailseg.training.finite import gradient_norm, require_finite, require_steps
 from tailseg.training.interrupt import StopRequest, TrainingStopped
 from tailseg.training.log import Log
-from tailseg.training.norms import update_average
 from tailseg.training.optimiser import learning_rate
 from tailseg.training.run import Run, describe, describe_data, start
 from tailseg.training.run_files import alone_in, best_path
-
-
-class NonFiniteLossError(FloatingPointError):
-    """A loss or the gradient is NaN or infinite; the optimiser has not taken the step."""
 
 
 def train(recipe: Recipe, *, resume: bool = False) -> Metrics:
@@ -74,7 +71,8 @@ def train(recipe: Recipe, *, resume: bool = False) -> Metrics:
     Raises:
         ValueError: the folder holds a run already and ``resume`` is False, or another training is at work in it; the
             data, the backbone's weights or the checkpoint cannot be used.
-        NonFiniteLossError: a loss is not finite.
+        NonFiniteLossError: a loss, the gradient or the weights are not finite, or float16 takes no steps. What was
+            saved before is whole.
         ImageError: too many images cannot be read. The state is saved.
         WorkerError: a loader process died, and the one in its place too. The state is saved.
         TrainingStopped: by a signal. The state is saved.
@@ -111,6 +109,7 @@ def train_epochs(run: Run, stop: StopRequest, log: Log, bar: TrainingConsole) ->
     metrics = None
     while run.progress.epoch < run.recipe.optim.epochs:
         train_epoch(run, stop, log, bar)
+        require_steps(run.progress, run.scaler.get_scale(), ended=run.is_last_epoch)
         metrics = finish_epoch(run, stop, log, bar)
     if run.progress.replaced:
         bar.say(f"{len(run.progress.replaced)} images could not be used and were replaced by others:")
@@ -196,11 +195,12 @@ def note_replaced(run: Run, batch: Batch, log: Log, bar: TrainingConsole) -> Non
 def train_step(run: Run, batch: Batch) -> tuple[dict[str, float], dict[str, float]]:
     """One step of the optimiser; returns the losses by name, and the gradient's norm where it is clipped.
 
+    In float16 ``left_out`` stands for the norm where the scaler left out the step.
+
     The batch is taken in ``optim.accumulate`` parts. A loss is the mean of the parts' losses, and so is the gradient:
     that of the whole batch as far as every part has as many regions to average over (see docs/recipes.md).
     """
     optim, step = run.recipe.optim, run.progress.step
-    measured: dict[str, float] = {}
     values: dict[str, float] = {}
     seed_everything(run.recipe.run.seed, step, rank())
     for group in run.optimizer.param_groups:
@@ -216,17 +216,36 @@ def train_step(run: Run, batch: Batch) -> tuple[dict[str, float], dict[str, floa
             run.scaler.scale(costs.sum()).backward()
         for name, value in zip(losses, mean(costs).tolist(), strict=True):
             values[name] = values.get(name, 0.0) + value
+    return values, take_step(run, batch)
+
+
+def take_step(run: Run, batch: Batch) -> dict[str, float]:
+    """Moves the weights along the gradient, unless it is not finite; returns what is to be logged.
+
+    float16's scaler leaves out a step whose scale was too large, and lowers the scale: that is no error before there
+    are many of them. All processes have the same gradient, and so decide alike.
+
+    Raises:
+        NonFiniteLossError: the gradient is not finite; in float16 that of many steps in a row.
+    """
+    optim, progress = run.recipe.optim, run.progress
+    run.scaler.unscale_(run.optimizer)
+    norm = gradient_norm(run.model.parameters())
     if optim.clip_norm is not None:
-        run.scaler.unscale_(run.optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), optim.clip_norm)
-        measured = {"gradient_norm": norm.item()}
-        if not run.scaler.is_enabled():  # a scaler leaves out a step whose scale was too large, and lowers it
-            require_finite(measured, step, batch)
+        torch.nn.utils.clip_grads_with_norm_(run.model.parameters(), optim.clip_norm, norm)
+    measured = {"gradient_norm": norm.item()}
+    if not run.scaler.is_enabled():
+        require_finite(measured, progress.step, batch)
     run.scaler.step(run.optimizer)
     run.scaler.update()
-    if run.average:
-        update_average(run.average, run.model, run.statistics)
-    return values, measured
+    if math.isfinite(measured["gradient_norm"]):
+        progress.left_out_in_a_row = 0
+        run.step_taken()
+        return measured if optim.clip_norm is not None else {}
+    progress.left_out += 1
+    progress.left_out_in_a_row += 1
+    require_steps(progress, run.scaler.get_scale(), ended=False)
+    return {"left_out": 1.0}
 
 
 def losses_of(network: torch.nn.Module, batch: Batch, step: int) -> dict[str, Tensor]:
@@ -247,24 +266,13 @@ def only_add_up(network: torch.nn.Module) -> AbstractContextManager[None]:
     return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
 
 
-def require_finite(values: Mapping[str, float], step: int, batch: Batch) -> None:
-    """Raises NonFiniteLossError with the step, the names and the batch's image ids if a value is NaN or infinite."""
-    bad = {name: value for name, value in values.items() if not math.isfinite(value)}
-    if bad:
-        raise NonFiniteLossError(
-            f"step {step}: {', '.join(f'{name} is {value}' for name, value in bad.items())} on the images with ids "
-            f"{[info.image_id for info in batch.infos]}; the optimiser has not taken this step. Lower optim.lr, "
-            "lengthen optim.warmup_iterations, set optim.clip_norm, or look at these images' annotations"
-        )
-
-
 def finish_epoch(run: Run, stop: StopRequest, log: Log, bar: TrainingConsole) -> Metrics | None:
     """Evaluates, if it is time for it, and saves."""
     settings, progress, metrics = run.recipe.run, run.progress, None
-    if run.is_last_epoch or (settings.eval_every and (progress.epoch + 1) % settings.eval_every == 0):
+    if run.is_last_epoch or epoch_due(settings.eval_every, progress.epoch):
         run.save()  # the epoch's steps outlive an evaluation that fails
         metrics = evaluate_run(run, stop, bar)
-    save_due = run.is_last_epoch or metrics or (progress.epoch + 1) % settings.checkpoint_every == 0
+    save_due = run.is_last_epoch or metrics or epoch_due(settings.checkpoint_every, progress.epoch)
     progress.epoch += 1
     progress.step_in_epoch = 0
     if metrics:
@@ -277,6 +285,11 @@ def finish_epoch(run: Run, stop: StopRequest, log: Log, bar: TrainingConsole) ->
     if save_due:
         run.save()
     return metrics
+
+
+def epoch_due(every: int, epoch: int) -> bool:
+    """Whether what is done every so many epochs, 0 for never, is done after this one; the first is epoch 0."""
+    return every > 0 and (epoch + 1) % every == 0
 
 
 def evaluate_run(run: Run, stop: StopRequest, bar: TrainingConsole) -> Metrics:
@@ -316,11 +329,18 @@ def evaluate_run(run: Run, stop: StopRequest, bar: TrainingConsole) -> Metrics:
 def log_window(run: Run, log: Log, bar: TrainingConsole) -> None:
     """Logs the means since the last line, and the rate."""
     sums, progress = run.progress.window, run.progress
-    steps = sums.pop("steps")
+    steps, left_out = sums.pop("steps"), sums.pop("left_out", 0.0)
     means = {name: value / steps for name, value in sums.items()}
     losses = {name: value for name, value in means.items() if name.startswith("loss")}
     rate = run.optimizer.param_groups[0]["lr"]
     values = {"loss": sum(losses.values()), **means, "lr": rate, "images_per_second": run.speed.images_per_second}
+    if run.scaler.is_enabled():
+        values |= {"scale": run.scaler.get_scale(), "steps_left_out": progress.left_out}
+    if left_out:
+        bar.say(
+            f"step {progress.step}: {left_out:.0f} of the last {steps:.0f} steps were left out, their gradient was too "
+            f"large for float16; the loss's scale is {run.scaler.get_scale():g} now"
+        )
     log.write("train", epoch=progress.epoch, step=progress.step, values=values)
     bar.log(epoch=progress.epoch, step=progress.step, losses=losses, rate=rate)
     progress.window = {}

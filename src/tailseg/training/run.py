@@ -14,6 +14,7 @@ from tailseg.annotations.hold_out import remarks_on
 from tailseg.data.loader import DetectionDataset, Loader, train_loader
 from tailseg.data.sampler import TrainSampler
 from tailseg.data.transforms import train_transform
+from tailseg.losses import ClassificationLoss
 from tailseg.models.detector import Detector
 from tailseg.recipes.build import build_data, build_model, run_folder
 from tailseg.recipes.recipe import DataConfig, Recipe
@@ -30,10 +31,17 @@ from tailseg.training.distributed import (
     rank,
     world_size,
 )
+from tailseg.training.finite import require_finite_weights
 from tailseg.training.first_weights import start_from
 from tailseg.training.fit import check_classes, check_data, check_shares, one_fingerprint
-from tailseg.training.norms import average_over_processes, running_statistics
-from tailseg.training.optimiser import PUBLISHED_BATCH_SIZE, build_optimizer, spares_less
+from tailseg.training.norms import average_over_processes, running_statistics, update_average
+from tailseg.training.optimiser import (
+    PUBLISHED_BATCH_SIZE,
+    averaging_decay,
+    build_optimizer,
+    schedule_notes,
+    spares_less,
+)
 from tailseg.training.run_files import keep_newest, open_folder, step_path
 from tailseg.training.settled import settled
 
@@ -86,8 +94,22 @@ class Run:
         for model in [self.model, *([self.evaluated] if self.average else [])]:
             average_over_processes(model, self.statistics)
 
+    def step_taken(self) -> None:
+        """Does what follows a step of the optimiser: tells the losses, which may count them, and moves the average."""
+        for module in self.model.modules():
+            if isinstance(module, ClassificationLoss):
+                module.step_taken()
+        if self.average and self.recipe.optim.average:
+            decay = averaging_decay(self.recipe.optim.average, int(self.average.n_averaged))
+            self.average.multi_avg_fn = get_ema_multi_avg_fn(decay)
+            update_average(self.average, self.model, self.statistics)
+
     def save(self, path: Path | None = None) -> Path:
-        """Writes a checkpoint from the first process, and removes those that are too old; returns its path."""
+        """Writes a checkpoint from the first process, and removes those that are too old; returns its path.
+
+        Raises:
+            NonFiniteLossError: weights are NaN or infinite; the checkpoints stay as they were.
+        """
         self.agree()
         path = path or step_path(self.folder, self.progress.step)
 
@@ -103,6 +125,7 @@ class Run:
                 scaler=self.scaler.state_dict(),
                 data=self.fingerprint,
             )
+            require_finite_weights((content.model, content.trained), self.progress.step)
             checkpoint.save(content, path)
             keep_newest(self.folder, self.recipe.run.keep_checkpoints)
 
@@ -119,7 +142,7 @@ class Run:
         self.progress = saved.progress
         if self.average:
             self.average.module.load_state_dict(saved.model)
-            self.average.n_averaged.fill_(saved.progress.step)
+            self.average.n_averaged.fill_(saved.progress.step - saved.progress.left_out)
 
 
 def start(recipe: Recipe, *, resume: bool) -> Run:
@@ -141,7 +164,6 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
         model.backbone.compile()
         model.fpn.compile()
     sampler = build_sampler(train_data, recipe)
-    decay = recipe.optim.average
     run = Run(
         recipe=recipe,
         folder=folder,
@@ -154,12 +176,13 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
         network=model,
         optimizer=build_optimizer(model, recipe.optim),
         scaler=torch.amp.GradScaler(device.type, enabled=recipe.run.precision == "float16"),
-        average=None if decay is None else AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay)),
+        average=None if recipe.optim.average is None else AveragedModel(model),
         statistics=running_statistics(model.train()),
         progress=Progress(),
         fingerprint=one_fingerprint(train_data),
         speed=Speed(recipe.data.batch_size),
         notes=first_notes
+        + ([] if found else schedule_notes(recipe, sampler.steps_per_epoch))
         + [
             f"{data.path}: {note}"
             for data in ({train_data.path: train_data, val_data.path: val_data}).values()
