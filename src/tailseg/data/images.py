@@ -52,7 +52,10 @@ def read_turned(info: ImageInfo) -> tuple[UInt8[Tensor, "3 h w"], int]:
     if annotated == shown:
         remedy = f": EXIF (orientation {orientation}) turns it; --data.orientation shown reads it so"
     elif annotated == size[::-1]:
-        remedy = ": it may have been annotated after an EXIF rotation; rotate the stored pixels"
+        remedy = (
+            ": it may have been annotated after an EXIF rotation; rotate the stored pixels. If its boxes fit these "
+            "pixels, the annotation file has width and height exchanged; exchange them"
+        )
     else:
         remedy = ": use the original image, or correct width and height and the annotations with them"
     raise ImageError(
