@@ -16,6 +16,7 @@ from tailseg.annotations.types import Group
 from tailseg.evaluation.detections import areas_of, best_of_each_image
 from tailseg.evaluation.engines import ENGINES, Engine
 from tailseg.evaluation.ground_truth import GroundTruth, read_ground_truth
+from tailseg.evaluation.image_numbering import note_on_images
 from tailseg.evaluation.metrics import ROW_NAMES, ClassScore, IouType, Metrics, percent
 from tailseg.evaluation.numbering import note_on_ids, note_on_names, read_explained
 from tailseg.evaluation.plausible import doubts
@@ -95,8 +96,8 @@ def metrics(
     AP50 = figures[kind]["AP50"]
     lines = [*truth.notes, *notes(found, truth)]
     if AP50 is not None:
-        other = note_on_ids(truth, found[kind], sources[kind], kind, AP50, max_detections)
-        lines.append(other or note_on_names(truth, sources[kind]))
+        asked = truth, found[kind], sources[kind], kind, AP50, max_detections
+        lines.append(note_on_ids(*asked) or note_on_images(*asked) or note_on_names(truth, sources[kind]))
     lines.append(note_on_ungrouped(truth, curves, figures))
     if engine == "lvis-api" and truth.objects.crowds.any():
         lines.append(
