@@ -222,8 +222,7 @@ class Checks:
                 size = masks.sizes[row].tolist()
                 pixels = coco.area({"size": size, "counts": masks.run_lengths[row].tobytes()})
             else:
-                parts = [masks.polygons[place].tolist() for place in range(first[row], first[row + 1])]
-                pixels = coco.area(coco.merge(coco.frPyObjects(parts, *self.sizes[row].tolist())))
+                pixels = drawn_pixels(masks, first, row, self.sizes[row])
             if not pixels:
                 empty.append(row)
         rows = np.array(empty, np.int64)
@@ -286,6 +285,19 @@ def polygon_shapes(polygons: Ragged) -> tuple[np.ndarray, np.ndarray]:
             x -= np.multiply(next_x, y, out=next_x)
             areas[part] = np.abs(np.add.reduceat(x, firsts)) / 2
     return limits.T, areas
+
+
+def drawn_pixels(masks: Segmentations, first: np.ndarray, row: int, size: np.ndarray) -> int:
+    """Pixels of an object's polygons, drawn.
+
+    Args:
+        masks: of all objects.
+        first: int64 ``[M]``, the first polygon of each object.
+        row: of the object.
+        size: height and width of its image.
+    """
+    parts = [masks.polygons[place].tolist() for place in range(first[row], first[row] + masks.polygon_counts[row])]
+    return int(coco.area(coco.merge(coco.frPyObjects(parts, *size.tolist()))))
 
 
 def boxes_of_masks(masks: Segmentations, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
