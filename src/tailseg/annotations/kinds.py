@@ -360,8 +360,8 @@ _OBJECTS: Final = (
         "crowds_alone",
         "ii--",
         "{detail} objects are crowd regions and will not be learned",
-        "Were masks exported as crowds, as Datumaro and CVAT do with brush masks? --data.crowds objects takes crowds "
-        "as objects",
+        "Were masks exported as crowds, as Datumaro and CVAT do with brush masks, and supervision with objects of "
+        "several parts? --data.crowds objects takes crowds as objects",
         "left alone in training and evaluation, see --data.crowds",
         "file",
     ),
