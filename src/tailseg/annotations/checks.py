@@ -97,7 +97,8 @@ class Checks:
         """Records, their ids, and the images and categories (-1 where unknown) that they name."""
         columns, bad = self.columns, self.marked("record_bad")
         self.mark("record_bad", bad, lambda row: f"number {row} is {decode(self.records[row])!r:.60}")
-        self.mark("id_missing", ~bad & (columns.ids == UNKNOWN))
+        self.mark("id_bad", self.marked("id_bad"), self.field("id"))
+        self.mark("id_missing", ~bad & ~self.marked("id_bad") & (columns.ids == UNKNOWN))
         self.mark("id_twice", ~bad & (columns.ids != UNKNOWN) & ~_first_of_each(columns.ids))
         for key, unknown in (("image", self.image_of < 0), ("category", labels < 0)):
             rows = np.flatnonzero(unknown & ~bad)

@@ -126,7 +126,7 @@ def _identified(kind: str, records: Sequence[Any], problems: Problems) -> tuple[
     problems.add(
         f"{kind}_id_missing",
         [place for place, number in enumerate(ids) if number is None],
-        lambda place: f"number {place}",
+        lambda place: f"number {place}{_has_id(records[place])}",
     )
     known = [number for number in ids if number is not None]
     if len(set(known)) < len(known):
@@ -143,6 +143,12 @@ def _identified(kind: str, records: Sequence[Any], problems: Problems) -> tuple[
         if number is not None
     }
     return list(found.values()), texts
+
+
+def _has_id(record: Any) -> str:  # noqa: ANN401 - anything that JSON can hold
+    """The id of a record that has one, for messages."""
+    value = record.get("id") if isinstance(record, dict) else None
+    return "" if value is None else f" has id {value!r:.60}"
 
 
 def places(ids: np.ndarray, known: np.ndarray) -> np.ndarray:
