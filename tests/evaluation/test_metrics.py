@@ -3,6 +3,7 @@
 import io
 import json
 
+import pytest
 from rich.console import Console
 
 from tailseg.evaluation import ClassScore, Metrics
@@ -35,6 +36,20 @@ def test_the_table_fits_80_columns_at_its_widest():
     assert max(map(len, lines)) <= 80
     assert "…" not in "".join(lines)
     assert "12 masks without a pixel" in " ".join(lines), "the notes go where the figures go"
+
+
+@pytest.mark.parametrize("length", [79, 80, 81, 82])
+def test_no_figure_of_a_note_is_cut_beside_a_row_of_eight_letters(length):
+    """A word that ends at the edge of 80 columns stays whole, or goes to the next line."""
+    note = f"{'x' * (length - 3)} 31 of 249"
+    table = make(notes=(note,)).table()
+    table.add_row("b. fixed", *["100.0"] * 10)
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(table)
+    text = console.export_text()
+
+    assert " ".join(text.split()).endswith(note)
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
 
 
 def test_json_holds_everything():

@@ -66,14 +66,16 @@ class Metrics:
         return key in self.scores
 
     def table(self) -> Table:
-        """Rows boxes and masks, the scores in percent, notes below; 76 characters wide."""
+        """Rows boxes and masks, the scores in percent, notes below; 80 characters wide or less."""
         per = "an image" if self.protocol == "lvis" else "an image and class"
         origin = (
             f"{self.protocol.upper()} AP in percent; {self.num_images:,} images, {self.num_detections:,} detections "
             f"(at most {self.max_detections} {per})"
         )
         caption = Text("\n".join((origin, *self.notes)), "table.caption")  # brackets in notes are no markup
-        table = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", padding=(0, 1, 0, 0))
+        table = Table(
+            box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", padding=(0, 1, 0, 0), pad_edge=False
+        )
         table.add_column("", min_width=5, no_wrap=True)
         for column in COLUMNS:
             table.add_column(column, justify="right", min_width=5, no_wrap=True)
