@@ -145,6 +145,15 @@ CHANGES = {
     "run lengths of another size": Change(
         annotate(segmentation={"size": [48, 36], "counts": [1728]}), "xx-x", {"run_lengths_bad"}, (1, 3)
     ),
+    "run lengths in whole floats": Change(
+        annotate(segmentation={"size": [36.0, 48.0], "counts": [365.0, *[20.0, 16.0] * 19, 20.0, 659.0]}), "----", set()
+    ),
+    "run lengths of half a pixel": Change(
+        annotate(segmentation={"size": [36, 48], "counts": [365.5, 20, 1342.5]}), "xx-x", {"run_lengths_bad"}, (1, 3)
+    ),
+    "run lengths of a broken size": Change(
+        annotate(segmentation={"size": [36.5, 48], "counts": [1728]}), "xx-x", {"run_lengths_bad"}, (1, 3)
+    ),
     "one object without a mask": Change(annotate(segmentation=[]), "-x-x", {"mask_missing"}, (1, 3)),
     "no object with a mask": Change(no_masks, "-x-x", {"mask_missing"}),
     "negative area": Change(annotate(area=-5), "nnxx", {"area_negative"}),

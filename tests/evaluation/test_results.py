@@ -100,3 +100,28 @@ def test_some_records_keep_their_masks_in_the_order_asked_for():
     assert [run_lengths.decode(mask).flatten(order="F").argmax() for mask in some.masks(np.array([0, 1]))] == [4, 0]
     assert some.mask_boxes(np.array([0])).tolist() == [[1, 0, 1, 2]]
     assert whole.mask_areas.tolist() == [2] * 5
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        [1, 2, 13],
+        [1.0, 2.0, 13.0],
+        run_lengths.frPyObjects({"size": [4, 4], "counts": [1, 2, 13]}, 4, 4)["counts"].decode(),
+    ],
+)
+def test_run_lengths_may_write_whole_numbers_as_floats(tmp_path, counts):
+    """pycocotools reads the size [4.0, 4.0]; half a pixel is refused."""
+    path = tmp_path / "results.json"
+    record = {"image_id": 1, "category_id": 1, "bbox": [0, 1, 1, 2], "score": 0.5}
+    masks = [{"size": size, "counts": counts} for size in ([4, 4], [4.0, 4.0], [4.0, 4])]
+    path.write_text(json.dumps([record | {"segmentation": mask} for mask in masks]))
+
+    found = read_results(path)
+
+    assert found.mask_areas.tolist() == [2, 2, 2]
+    assert found.mask_boxes(np.arange(3)).tolist() == [[0, 1, 1, 2]] * 3
+    assert len({json.dumps([mask["size"], mask["counts"].decode()]) for mask in found.masks(np.arange(3))}) == 1
+    for mask in ({"size": [4.5, 4], "counts": counts}, {"size": [4, 4], "counts": [1.5, 2, 12.5]}):
+        with pytest.raises(ValueError, match="record 0"):
+            read_results([record | {"segmentation": mask}])

@@ -83,12 +83,13 @@ class SegmentationPacker:
 
     def _add_run_lengths(self, size: Any, counts: Any) -> None:  # noqa: ANN401
         row = len(self._polygon_counts)
-        if _is_size(size):
-            compressed = self._compress(counts, size)
+        sides = _whole(size)
+        if len(sides) == 2 and all(0 < side < 2**31 for side in sides):
+            compressed = self._compress(counts, sides)
             self._run_lengths += compressed
             self._run_length_rows.append(row)
             self._run_length_sizes.append(len(compressed))
-            self._sizes.extend(size)
+            self._sizes.extend(sides)
         else:
             self._broken[row] = f"size is {size!r:.60}, expected [height, width]"
         self._polygon_counts.append(0)
@@ -97,9 +98,10 @@ class SegmentationPacker:
         """The counts compressed; b"" and a reason where they are broken."""
         row, (height, width) = len(self._polygon_counts), size
         if isinstance(counts, list):
-            right = all(isinstance(count, int) and count >= 0 for count in counts) and sum(counts) == height * width
+            runs = _whole(counts)
+            right = len(runs) == len(counts) and min(runs, default=0) >= 0 and sum(runs) == height * width
             if right and 0 < height * width < 2**32:
-                return coco.frPyObjects({"size": [height, width], "counts": counts}, height, width)["counts"]
+                return coco.frPyObjects({"size": [height, width], "counts": runs}, height, width)["counts"]
             self._broken[row] = f"counts must be numbers of pixels that add up to {height * width}"
         elif isinstance(counts, str) and counts.isascii():
             compressed = counts.encode()
@@ -128,5 +130,11 @@ class SegmentationPacker:
         )
 
 
-def _is_size(size: Any) -> bool:  # noqa: ANN401
-    return isinstance(size, list) and len(size) == 2 and all(type(side) is int and 0 < side < 2**31 for side in size)
+def _whole(numbers: Any) -> list[int]:  # noqa: ANN401 - anything that JSON can hold
+    """The whole numbers of a list, ``96.0`` among them; none where one is no such number."""
+    if not isinstance(numbers, list):
+        return []
+    if all(type(number) is int for number in numbers):
+        return numbers
+    right = all(type(number) is int or (type(number) is float and number.is_integer()) for number in numbers)
+    return [*map(int, numbers)] if right else []

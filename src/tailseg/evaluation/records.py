@@ -194,7 +194,22 @@ def is_run_lengths(value: Any) -> bool:  # noqa: ANN401
     if not isinstance(value, Mapping) or not isinstance(value.get("counts"), str | bytes | list):
         return False
     size = value.get("size")
-    return isinstance(size, Sequence) and len(size) == 2 and all(_is_number(side, whole=True) for side in size)
+    return (
+        isinstance(size, Sequence) and len(size) == 2 and all(_whole(side, digits=False) is not None for side in size)
+    )
+
+
+def _in_whole_numbers(mask: Any) -> Any:  # noqa: ANN401
+    """Run lengths that write 96 as 96.0, in their size or in a list of counts, with the whole numbers."""
+    if not is_run_lengths(mask):
+        return mask
+    size, counts = mask["size"], mask["counts"]
+    if any(isinstance(side, float | np.floating) for side in size):
+        mask = {**mask, "size": [int(side) for side in size]}
+    if isinstance(counts, list) and any(isinstance(count, float) and count.is_integer() for count in counts):
+        whole = [int(count) if isinstance(count, float) and count.is_integer() else count for count in counts]
+        mask = {**mask, "counts": whole}
+    return mask
 
 
 def _ids(
@@ -261,7 +276,7 @@ def _masks(
     """Run lengths, sizes and areas; polygons are rasterised where the sizes of the images are known."""
     values: list[Any] = [record.get("segmentation") if isinstance(record, Mapping) else None for record in records]
     masks: list[Any] = [
-        _rasterised(value, size(image_id)) if size is not None and is_polygons(value) else value
+        _rasterised(value, size(image_id)) if size is not None and is_polygons(value) else _in_whole_numbers(value)
         for value, image_id in zip(values, image_ids.tolist(), strict=True)
     ]
     if not all(map(is_run_lengths, masks)):
