@@ -155,6 +155,8 @@ def test_a_size_that_disagrees_with_the_annotations(jpeg: ImageInfo) -> None:
         read_image(dataclasses.replace(jpeg, width=96))
     with pytest.raises(ImageError, match="says 36 x 48: it may have been annotated after an EXIF rotation"):
         read_image(dataclasses.replace(jpeg, width=36, height=48))
+    with pytest.raises(ImageError, match="has width and height exchanged; exchange them"):
+        read_image(dataclasses.replace(jpeg, width=36, height=48))
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,15 @@ def test_departure_detections_that_a_crowd_excuses(tmp_path):
     assert sum(ours(tmp_path, truth, results, "bbox").counts.values()) == 0
 
 
+def test_departure_a_detection_that_lies_half_in_a_crowd(tmp_path):
+    truth = set_of((1, FIRST), (1, ELSEWHERE))
+    truth["annotations"][1]["iscrowd"] = 1
+    x, y, w, h = ELSEWHERE
+    results = by_box((1, [x + w / 2, y, w, h], 1.0), (1, FIRST, 0.9))
+    assert printed(run_of(truth, results, "bbox")).ap == pytest.approx(50), "false, before the right one"
+    assert pytest.approx(1) == ours(tmp_path, truth, results, "bbox").AP50
+
+
 def test_departure_a_hundred_detections_over_all_classes(tmp_path):
     truth = set_of((1, FIRST), (2, SECOND))
     results = [*by_box((1, FIRST, 1.0)), *by_box(*[(1, ELSEWHERE, 0.9)] * 99), *by_box((2, SECOND, 0.5))]

@@ -147,7 +147,7 @@ def random_detection(
         spread = rng.choice([0.05, 0.2, 0.5])
         x, y, w, h = box
         moves = spread * rng.normal(size=4) * [w, h, w, h]
-        left, top = (max(low, 0.0) for low in (np.array([x, y]) + moves[:2]).tolist())
+        left, top = np.clip(np.array([x, y]) + moves[:2], 0, [WIDTH - 4, HEIGHT - 4]).tolist()
         right, bottom = np.minimum(np.array([x + w, y + h]) + moves[2:], [WIDTH, HEIGHT]).tolist()
         box = [left, top, max(right - left, 3.0), max(bottom - top, 3.0)]
     return record(image, label, box) | {"score": float(rng.random())}

@@ -6,7 +6,7 @@ import json
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, get_args, get_type_hints
+from typing import Annotated, get_args, get_origin, get_type_hints
 
 import pytest
 
@@ -109,9 +109,13 @@ def outside(kind, name):
         yield from (math.nan, math.inf, -math.inf)
 
 
-def as_field(value, number):
-    """The value of a field, with ``number`` in it."""
-    return (*value[:-1], number) if isinstance(value, tuple) else number
+def as_field(part, name, number):
+    """The value of a field, with ``number`` in it; of a tuple that is None by default, in all places."""
+    value = getattr(part, name)
+    if isinstance(value, tuple):
+        return (*value[:-1], number)
+    lengths = [len(get_args(hint)) for hint in get_args(get_type_hints(type(part))[name]) if get_origin(hint) is tuple]
+    return (number,) * lengths[0] if lengths else number
 
 
 def test_the_variants_have_every_class():
@@ -139,7 +143,7 @@ def test_what_lies_outside_a_range_is_refused_by_name(kind):
     for name in number_fields(kind):
         assert list(outside(kind, name))
         for number in outside(kind, name):
-            given = as_field(getattr(part, name), number)
+            given = as_field(part, name, number)
             with pytest.raises(SettingError) as refusal:
                 replace(part, **{name: given})
             assert f"{part.places[0]}.{name}" in str(refusal.value)
@@ -151,7 +155,7 @@ def test_what_lies_outside_a_range_is_refused_by_name(kind):
 def test_the_parser_refuses_what_lies_outside_a_range(kind, capsys):
     part = next(part for recipe in VARIANTS.values() for _, part in parts(recipe) if type(part) is kind)
     for name in number_fields(kind):
-        given = as_field(getattr(part, name), next(outside(kind, name)))
+        given = as_field(part, name, next(outside(kind, name)))
         arguments = [option(name), *map(str, given if isinstance(given, tuple) else [given])]
         with pytest.raises(SystemExit) as stop:
             parse(kind, arguments, command="part", default=part)

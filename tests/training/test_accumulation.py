@@ -139,7 +139,10 @@ def test_a_published_recipe_reaches_its_batch_on_one_device():
     assert learning_rate(in_parts.optim, step=500, epoch=0, batch_size=in_parts.data.batch_size) == 0.02
 
 
-@pytest.mark.parametrize(("parts", "message"), [(3, "16 images cannot be taken in 3 equal parts"), (0, "at least 1")])
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [(3, "16 images cannot be taken in 3 equal parts"), (0, "accumulate is 1 or more")],
+)
 def test_parts_that_cannot_be(parts, message):
     recipe = get_recipe("gol_mask_rcnn_r50_rfs_2x")
     with pytest.raises(ValueError, match=message):

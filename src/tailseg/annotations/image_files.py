@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Final, Literal
+from typing import Final
 
 from tailseg.annotations.ragged import Ragged
 
@@ -24,10 +24,6 @@ _PLAIN: Final = re.compile(r"\w+(?:[-./]\w+)*", re.ASCII)
 
 MOST_FOLDERS: Final = 200
 """Folders that are looked through for an image that is in none of the roots."""
-
-
-Orientation = Literal["shown", "stored"]
-"""Pictures whose EXIF says that they are to be turned: as viewers show them, or as their pixels are stored."""
 
 
 class ImageError(ValueError):

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from tailseg.annotations.image_files import ImageError, Orientation
+from tailseg.annotations.image_files import ImageError
+from tailseg.annotations.types import Orientation
 
 if TYPE_CHECKING:
     from PIL import Image

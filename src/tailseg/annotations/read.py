@@ -15,12 +15,12 @@ import numpy as np
 
 from tailseg.annotations.cache import cached
 from tailseg.annotations.dataset import Annotations, Category, Contents, Objects, count_frequency
-from tailseg.annotations.image_files import ImageError, ImageFinder, Orientation
+from tailseg.annotations.image_files import ImageError, ImageFinder
 from tailseg.annotations.kinds import KINDS, Use
 from tailseg.annotations.parse import parse, places
 from tailseg.annotations.pictures import read_size
 from tailseg.annotations.problems import DatasetError, Problem, refuse, verdicts
-from tailseg.annotations.types import ClassCounts
+from tailseg.annotations.types import ClassCounts, Orientation
 
 OnProblem = Literal["refuse", "repair"]
 Crowds = Literal["ignore", "objects"]

@@ -6,10 +6,11 @@ from typing import Literal, TypedDict
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from tailseg.annotations.image_files import Orientation
-
 Group = Literal["r", "c", "f"]
 """LVIS frequency group: rare (1-10 training images), common (11-100), frequent (more than 100)."""
+
+Orientation = Literal["shown", "stored"]
+"""Pictures whose EXIF says that they are to be turned: as viewers show them, or as their pixels are stored."""
 
 
 class RunLengths(TypedDict):

@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image, read_file
 
-from tailseg.annotations.image_files import ImageError, Orientation
+from tailseg.annotations.image_files import ImageError
 from tailseg.annotations.pictures import MAX_PIXELS, Header, header_of, open_picture
-from tailseg.annotations.types import ImageInfo
+from tailseg.annotations.types import ImageInfo, Orientation
 
 _PHOTOMETRIC: Final = 0x0106
 """TIFF's tag that says whether 0 is white; Pillow looks at it up to 8 bits."""
@@ -52,7 +52,10 @@ def read_turned(info: ImageInfo) -> tuple[UInt8[Tensor, "3 h w"], int]:
     if annotated == shown:
         remedy = f": EXIF (orientation {orientation}) turns it; --data.orientation shown reads it so"
     elif annotated == size[::-1]:
-        remedy = ": it may have been annotated after an EXIF rotation; rotate the stored pixels"
+        remedy = (
+            ": it may have been annotated after an EXIF rotation; rotate the stored pixels. If its boxes fit these "
+            "pixels, the annotation file has width and height exchanged; exchange them"
+        )
     else:
         remedy = ": use the original image, or correct width and height and the annotations with them"
     raise ImageError(
