@@ -1,5 +1,6 @@
 """Boxes, masks and areas that do not agree: counted, with the likely reason; nothing is said of sound ones."""
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
+from tailseg.annotations import agreement
 from tailseg.annotations.read import open_file
 
 RawDataset = dict[str, Any]
@@ -167,6 +169,50 @@ def test_areas_of_another_size_than_the_masks(side: int, count: list[int], sound
     assert all(
         "12 of 12 objects" in each.counted and "the areas are those of the boxes" in each.counted for each in found
     )
+
+
+def joined(annotation: RawDataset) -> None:
+    """Two parts with a gap between them, as one list of points: what lies in the gap is in part filled."""
+    first, second = rectangle([5, 5, 12, 24]), rectangle([65, 25, 12, 24])
+    annotation.update(bbox=[5, 5, 72, 44], area=2 * 12 * 24, segmentation=[first + second])
+
+
+def apart(annotation: RawDataset) -> None:
+    """The same parts as polygons of their own."""
+    joined(annotation)
+    annotation["segmentation"] = [rectangle([5, 5, 12, 24]), rectangle([65, 25, 12, 24])]
+
+
+def thin(annotation: RawDataset) -> None:
+    """A line of 1.3 pixels that is drawn two pixels wide: 100 pixels for an area of 65."""
+    x, y, w, h = 5, 5.3, 50, 1.3
+    annotation.update(bbox=[x, y, w, h], area=w * h, segmentation=[rectangle([x, y, w, h])])
+
+
+@pytest.mark.parametrize(
+    ("change", "rows", "count"),
+    [
+        (joined, slice(12), 12),
+        (joined, slice(8), 8),
+        (joined, slice(6), 0),
+        (apart, slice(12), 0),
+        (thin, slice(12), 0),
+    ],
+)
+def test_parts_that_were_joined(
+    change: Change, rows: slice, count: int, sound: RawDataset, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Boxes and size groups agree: only the drawn masks show it, of a part of the objects."""
+    for annotation in sound["annotations"][rows]:
+        change(annotation)
+    found = open_file(write(sound)).problems
+    assert [(problem.kind.name, problem.count) for problem in found] == [("area_mask", count)] * bool(count)
+    if not count:
+        return
+    assert found[0].counted.startswith(f"{count} of 12 masks that were looked at")
+    assert re.search(r"has area 576, and its mask 8\d\d pixels", found[0].note)
+    monkeypatch.setattr(agreement, "DRAWN", 5)
+    assert "of 4 masks" in open_file(write(sound)).problems[0].counted
 
 
 @pytest.mark.parametrize(("moved", "kind"), [(1, "mask_box_some"), (2, "mask_box")])

@@ -408,3 +408,16 @@ def test_only_classes_that_stop_it_are_named_where_a_file_has_others(
     raw["annotations"][0]["category_id"] = 9
     with pytest.raises(DatasetError, match=r"\n  1 categories differ .*: 9 'nine', only in the one\. Both"):
         read_dataset(write(raw, name="val.json"), frequency_from=train)
+
+
+def test_ids_that_are_no_numbers_are_shown(raw: RawDataset, write: Write) -> None:
+    """UUIDs of annotations: numbered above the largest id, and told with their text; of images: refused with it."""
+    raw["annotations"][0]["id"] = "8f1c-01"
+    raw["annotations"][1]["id"] = "8f1c-02"
+    (found,) = open_file(write(raw)).problems
+    assert found.text.startswith("2 annotations have an id that is no whole number of 64 bits: annotation number 0 (")
+    assert "has '8f1c-01'; annotation number 1 (" in found.text
+    assert sorted(open_file(write(raw)).objects.ids.tolist()) == [3, 4, 5]
+    raw["images"][0]["id"] = "b7"
+    with pytest.raises(DatasetError, match=r"1 image records without an integer id: number 0 has id 'b7'"):
+        read_dataset(write(raw))

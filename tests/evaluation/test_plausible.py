@@ -10,6 +10,8 @@ import pytest
 from pycocotools import mask as coco
 
 from tailseg.evaluation import evaluate, plausible
+from tailseg.evaluation.comparison import match_runs
+from tailseg.evaluation.ground_truth import read_ground_truth
 
 Record = dict[str, Any]
 HEIGHT, WIDTH = 60, 100
@@ -140,3 +142,74 @@ def test_nothing_but_crowds_is_told(truth: Path) -> None:
     metrics = evaluate(truth, results)
     assert [note for note in metrics.notes if note.startswith("all 24 annotations are crowd or ignore regions")]
     assert metrics["segm"]["AP"] is None
+
+
+def images_of(count: int, objects: int = 1, *, lvis: bool = False) -> Record:
+    """That many images, each with so many objects of two classes, side by side."""
+    lists = {"neg_category_ids": [], "not_exhaustive_category_ids": []} if lvis else {}
+    group = {"frequency": "f"} if lvis else {}
+    annotations = [
+        {"image_id": image, "category_id": 1 + at % 2, "bbox": [4 * (at % 24), 4 * (at // 24), 3, 3], "area": 9}
+        for image in range(1, count + 1)
+        for at in range(objects)
+    ]
+    return {
+        "images": [{"id": i, "file_name": f"{i}.png", "height": HEIGHT, "width": WIDTH} | lists for i in range(1, 13)],
+        "categories": [{"id": i, "name": name} | group for i, name in ((1, "cat"), (2, "dog"))],
+        "annotations": [each | {"id": at, "iscrowd": 0} for at, each in enumerate(annotations, start=1)],
+    }
+
+
+def boxes_of(content: Record) -> list[Record]:
+    keys = "image_id", "category_id", "bbox"
+    return [{key: each[key] for key in keys} | {"score": 1 / each["id"]} for each in content["annotations"]]
+
+
+@pytest.mark.parametrize(
+    ("images", "tested", "said"),
+    [
+        (12, 4, "8 of 12 images with objects have no detection in "),
+        (8, 4, "4 of 8 images with objects have no detection in "),
+        (12, 7, ""),
+        (6, 3, ""),
+        (4, 4, ""),
+    ],
+)
+def test_images_that_were_not_tested_are_told(images: int, tested: int, said: str, tmp_path: Path) -> None:
+    """Of files: a model that is being trained finds nothing at first. Images without objects do not count."""
+    truth, file = tmp_path / "truth.json", tmp_path / "results.json"
+    content = images_of(images)
+    truth.write_text(json.dumps(content))
+    results = [record for record in boxes_of(content) if record["image_id"] <= tested]
+    file.write_text(json.dumps(results))
+    notes = evaluate(truth, file, iou_types=("bbox",)).notes
+    assert [note.startswith(f"{said}{file}: were only some") for note in notes] == [True] * bool(said)
+    assert evaluate(truth, results, iou_types=("bbox",)).notes == ()
+    matched = match_runs(read_ground_truth(truth, masks=False), [{"bbox": file}, {"bbox": file}])
+    assert [run.notes for run in matched["bbox"]] == [notes, notes]
+
+
+@pytest.mark.parametrize(
+    ("lvis", "objects", "said"),
+    [
+        (False, 200, ""),
+        (
+            False,
+            206,
+            "2 images have more objects of a class (up to 103) than detections count (100): 12 of 412 objects ",
+        ),
+        (True, 300, ""),
+        (True, 301, "2 images have more objects (up to 301) than detections count (300): 2 of 602 objects cannot be "),
+    ],
+)
+def test_more_objects_than_detections_count_are_told(lvis: bool, objects: int, said: str, tmp_path: Path) -> None:
+    """More detections can be asked for, of each class (COCO) or of all (LVIS); fewer are a choice."""
+    path = tmp_path / "truth.json"
+    content = images_of(2, objects, lvis=lvis)
+    path.write_text(json.dumps(content))
+    notes = evaluate(path, boxes_of(content), iou_types=("bbox",)).notes
+    assert [note.startswith(said) for note in notes] == [True] * bool(said)
+    most = 301 if lvis else 103
+    assert all(note.endswith(f"tailseg eval with --max-detections {most} counts as many") for note in notes)
+    for cap in (10, most):
+        assert evaluate(path, boxes_of(content), iou_types=("bbox",), max_detections=cap).notes == ()

@@ -1,6 +1,6 @@
 """Whether the boxes, masks and areas of a file's objects agree with each other.
 
-Looked at while a file is read: from the ends of polygons and the runs of run lengths, without drawing a mask.
+Looked at while a file is read: from the ends of polygons and the runs of run lengths; few masks are drawn.
 
 Shapes: M annotations, P polygons.
 """
@@ -12,7 +12,7 @@ import numpy as np
 from pycocotools import mask as coco
 
 from tailseg.annotations import readings
-from tailseg.annotations.checks import Checks
+from tailseg.annotations.checks import Checks, drawn_pixels
 from tailseg.annotations.problems import Problems
 from tailseg.annotations.ragged import offsets_of
 from tailseg.annotations.segmentations import Segmentations
@@ -22,6 +22,15 @@ MANY: Final = 0.05
 
 AT_ONCE: Final = 128
 """Run lengths that pycocotools takes together: it fails on 256 and more under NumPy 2."""
+
+MOST: Final = 0.5
+"""Share of the objects above which areas that are not those of the masks are a matter of the file."""
+
+THIRD: Final = 1 / 3
+"""How far area and mask may lie apart, as a share of the smaller one."""
+
+DRAWN: Final = 200
+"""Masks that are drawn to be compared with their areas: some hundredths of a millisecond each."""
 
 BAD_BOXES: Final = ("record_bad", "box_bad", "box_infinite", "box_negative", "box_from_mask")
 BAD_MASKS: Final = ("run_lengths_bad", "polygon_infinite", "polygon_short")
@@ -74,7 +83,8 @@ def check_agreement(checks: Checks, masks: Segmentations, clipped: np.ndarray, p
     if not many and 2 * len(rows) < np.count_nonzero(boxed):
         _check_boxes(checks, np.flatnonzero(boxed), problems)
     masked[apart] = False
-    _check_areas(checks, known, np.flatnonzero(masked), problems)
+    if not _check_areas(checks, known, np.flatnonzero(masked), problems):
+        _check_pixels(checks, masks, np.flatnonzero(masked), problems)
 
 
 def _is_many(count: int, of: int) -> bool:
@@ -138,16 +148,39 @@ def _check_boxes(checks: Checks, rows: np.ndarray, problems: Problems) -> None:
         problems.add("box_otherwise", rows[shown], checks.field("bbox"), detail=f"{len(rows):,} {words}")
 
 
-def _check_areas(checks: Checks, known: _Masks, rows: np.ndarray, problems: Problems) -> None:
-    """Areas that put objects with a mask into another size group than the mask does."""
+def _check_areas(checks: Checks, known: _Masks, rows: np.ndarray, problems: Problems) -> bool:
+    """Areas that put objects with a mask into another size group than the mask does; whether there are many."""
     areas, least, most = checks.columns.areas, known.least, known.most
     other = rows[(areas[rows] < least[rows]) | (areas[rows] > most[rows])]
     other = other[~checks.marked("area_negative", "area_large", "mask_empty")[other]]
     low, group, high = (readings.size_groups(pixels[other]) for pixels in (least, areas, most))
     other = other[(group < low) | (group > high)]
-    if _is_many(len(other), len(rows)):
+    many = _is_many(len(other), len(rows))
+    if many:
         whose = readings.whose_areas(areas[other], checks.columns.boxes[other], checks.sizes[other])
         detail = (
             f"{len(rows):,} objects are of another size (small, medium, large) by their area than by their mask{whose}"
         )
         problems.add("area_group", other, checks.field("area", "bbox"), detail=detail)
+    return many
+
+
+def _check_pixels(checks: Checks, masks: Segmentations, rows: np.ndarray, problems: Problems) -> None:
+    """Masks of most objects that have many more, or fewer, pixels than their areas say: they may be drawn wrong."""
+    areas, boxes, first = checks.columns.areas, checks.columns.boxes, offsets_of(masks.polygon_counts)[:-1]
+    told = checks.marked("area_negative", "area_large", "mask_empty", "polygon_far")
+    rows = rows[(areas[rows] > 0) & (masks.polygon_counts[rows] > 0) & ~told[rows]]
+    rows = rows[:: max(1, -(-len(rows) // DRAWN))]
+    drawn = np.array([drawn_pixels(masks, first, row, checks.sizes[row]) for row in rows.tolist()], np.int64)
+    apart = np.abs(drawn - areas[rows])
+    differ = (apart >= THIRD * np.minimum(drawn, areas[rows])) & (apart > boxes[rows, 2:].sum(axis=1))
+    others, pixels = rows[differ], dict(zip(rows.tolist(), drawn.tolist(), strict=True))
+    if len(others) < 2 or len(others) <= MOST * len(rows):
+        return
+    if readings.whose_areas(areas[others], boxes[others], checks.sizes[others]):  # `lints` tells those of boxes
+        return
+
+    def name(row: int) -> str:
+        return f"{checks.name(row)} has area {areas[row]:.6g}, and its mask {pixels[row]:,} pixels"
+
+    problems.add("area_mask", others, name, detail=f"{len(rows):,}")

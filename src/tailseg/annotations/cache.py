@@ -50,7 +50,7 @@ from tailseg.files import cache_folder, unfinished
 CACHE_FROM = 16_000_000
 """Bytes of an annotation file from which on it is cached: smaller ones are parsed within a second."""
 
-VERSION: Final = "3"
+VERSION: Final = "4"
 """Of the cache's layout; one of another version is made again, without a word."""
 
 SETTLED: Final = 2.0

@@ -97,7 +97,8 @@ class Checks:
         """Records, their ids, and the images and categories (-1 where unknown) that they name."""
         columns, bad = self.columns, self.marked("record_bad")
         self.mark("record_bad", bad, lambda row: f"number {row} is {decode(self.records[row])!r:.60}")
-        self.mark("id_missing", ~bad & (columns.ids == UNKNOWN))
+        self.mark("id_bad", self.marked("id_bad"), self.field("id"))
+        self.mark("id_missing", ~bad & ~self.marked("id_bad") & (columns.ids == UNKNOWN))
         self.mark("id_twice", ~bad & (columns.ids != UNKNOWN) & ~_first_of_each(columns.ids))
         for key, unknown in (("image", self.image_of < 0), ("category", labels < 0)):
             rows = np.flatnonzero(unknown & ~bad)
@@ -222,8 +223,7 @@ class Checks:
                 size = masks.sizes[row].tolist()
                 pixels = coco.area({"size": size, "counts": masks.run_lengths[row].tobytes()})
             else:
-                parts = [masks.polygons[place].tolist() for place in range(first[row], first[row + 1])]
-                pixels = coco.area(coco.merge(coco.frPyObjects(parts, *self.sizes[row].tolist())))
+                pixels = drawn_pixels(masks, first, row, self.sizes[row])
             if not pixels:
                 empty.append(row)
         rows = np.array(empty, np.int64)
@@ -286,6 +286,19 @@ def polygon_shapes(polygons: Ragged) -> tuple[np.ndarray, np.ndarray]:
             x -= np.multiply(next_x, y, out=next_x)
             areas[part] = np.abs(np.add.reduceat(x, firsts)) / 2
     return limits.T, areas
+
+
+def drawn_pixels(masks: Segmentations, first: np.ndarray, row: int, size: np.ndarray) -> int:
+    """Pixels of an object's polygons, drawn.
+
+    Args:
+        masks: of all objects.
+        first: int64 ``[M]``, the first polygon of each object.
+        row: of the object.
+        size: height and width of its image.
+    """
+    parts = [masks.polygons[place].tolist() for place in range(first[row], first[row] + masks.polygon_counts[row])]
+    return int(coco.area(coco.merge(coco.frPyObjects(parts, *size.tolist()))))
 
 
 def boxes_of_masks(masks: Segmentations, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

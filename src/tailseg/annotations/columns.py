@@ -138,6 +138,8 @@ class _Reader:
             number = whole(value)
             column.append(UNKNOWN if number is None else number)
             self.num_text_ids += number is not None and isinstance(value, str)
+            if key == "id" and number is None and value is not None:
+                faults |= BITS["id_bad"]
         box, area = record.get("bbox"), record.get("area")
         is_box = _numbers(box, 4)
         if not is_box:

@@ -236,7 +236,8 @@ _CATEGORIES: Final = (
 
 _OBJECTS: Final = (
     Kind("record_bad", "xxxx", "annotations are no records", "Remove them"),
-    Kind("id_missing", "nnnn", "annotations without an id", "Give each an id of its own, a whole number", "numbered"),
+    Kind("id_bad", "nnnn", "annotations have an id that is no whole number of 64 bits", _IDS, "numbered"),
+    Kind("id_missing", "nnnn", "annotations without an id", _IDS, "numbered"),
     Kind(
         "id_twice",
         "nnnn",
@@ -360,8 +361,8 @@ _OBJECTS: Final = (
         "crowds_alone",
         "ii--",
         "{detail} objects are crowd regions and will not be learned",
-        "Were masks exported as crowds, as Datumaro and CVAT do with brush masks? --data.crowds objects takes crowds "
-        "as objects",
+        "Were masks exported as crowds, as Datumaro and CVAT do with brush masks, and supervision with objects of "
+        "several parts? --data.crowds objects takes crowds as objects",
         "left alone in training and evaluation, see --data.crowds",
         "file",
     ),

@@ -36,6 +36,12 @@ RawRecord = dict[str, Any]
 FindSize = Callable[[Sequence[str]], tuple[int, int]]
 """From the names of an image's file to its height and width."""
 
+MANY_CROWDS: Final = 1 / 3
+"""Share of a class's annotations from which on crowds are suspect: COCO has about one in a hundred."""
+
+FEWEST: Final = 3
+"""Annotations of a class by which that is judged."""
+
 LARGEST_SIDE: Final = 2**31 - 1
 
 
@@ -120,7 +126,7 @@ def _identified(kind: str, records: Sequence[Any], problems: Problems) -> tuple[
     problems.add(
         f"{kind}_id_missing",
         [place for place, number in enumerate(ids) if number is None],
-        lambda place: f"number {place}",
+        lambda place: f"number {place}{_has_id(records[place])}",
     )
     known = [number for number in ids if number is not None]
     if len(set(known)) < len(known):
@@ -137,6 +143,12 @@ def _identified(kind: str, records: Sequence[Any], problems: Problems) -> tuple[
         if number is not None
     }
     return list(found.values()), texts
+
+
+def _has_id(record: Any) -> str:  # noqa: ANN401 - anything that JSON can hold
+    """The id of a record that has one, for messages."""
+    value = record.get("id") if isinstance(record, dict) else None
+    return "" if value is None else f" has id {value!r:.60}"
 
 
 def places(ids: np.ndarray, known: np.ndarray) -> np.ndarray:
@@ -304,18 +316,29 @@ def _numbered(ids: np.ndarray) -> np.ndarray:
 
 
 def _check_classes(objects: Objects, names: Sequence[str], problems: Problems) -> None:
-    """Classes without objects, and classes and images of which everything is a crowd."""
+    """Classes without objects, and classes and images of which everything, or much, is a crowd."""
     crowds = objects.ignored & ~objects.marked("ignore")
     labels, images = objects.labels, objects.images
     found = np.bincount(labels, minlength=len(names))
     unused = [names[label] for label in np.flatnonzero(found == 0).tolist()]
     problems.add("category_unused", unused, lambda name: f"{name[:60]}")
-    learned = np.bincount(labels[~objects.ignored], minlength=len(names))
-    lost = [names[label] for label in np.flatnonzero((found > 0) & (learned == 0)).tolist()]
+    learned, lost = (np.bincount(labels[rows], minlength=len(names)) for rows in (~objects.ignored, crowds))
+    all_lost = np.flatnonzero((found > 0) & (learned == 0))
+    many_lost = np.flatnonzero((lost > 1) & (found >= FEWEST) & (lost >= MANY_CROWDS * found))
     images_lost = np.setdiff1d(images[crowds], images[~objects.ignored])
-    if crowds.any() and (lost or len(images_lost)):
+    if not crowds.any():
+        return
+    if len(all_lost):
+        said = f"classes with nothing else: {_first_names(names, all_lost)}"
+    elif len(images_lost):
         said = f"{len(images_lost):,} images have nothing else"
-        if lost:
-            said = f"classes with nothing else: {', '.join(name[:60] for name in lost[:20])}{' ...' * (len(lost) > 20)}"
-        detail = f"{np.count_nonzero(crowds):,} of {len(objects):,}"
-        problems.add("crowds_alone", [said], detail=detail)
+    elif len(many_lost):
+        said = f"classes of which a third or more are crowds: {_first_names(names, many_lost)}"
+    else:
+        return
+    problems.add("crowds_alone", [said], detail=f"{np.count_nonzero(crowds):,} of {len(objects):,}")
+
+
+def _first_names(names: Sequence[str], labels: np.ndarray) -> str:
+    """The names of the first few classes."""
+    return f"{', '.join(names[label][:60] for label in labels[:20].tolist())}{' ...' * (len(labels) > 20)}"

@@ -84,6 +84,14 @@ _DISAGREEMENTS: Final = (
         "Write the mask's pixels",
         "taken as they are: the size groups of AP (APs, APm, APl) follow them",
     ),
+    Kind(
+        "area_mask",
+        "-n-n",
+        "of {detail} masks that were looked at have more or fewer pixels than their area says, by a third or more",
+        "Is each part of an object a polygon of its own? Some converters join the parts into one list of points, which "
+        "gives another mask: write the parts apart. If the masks are right, write their pixels as area",
+        "learned and scored as they stand",
+    ),
 )
 """What `tailseg.annotations.agreement` finds in many objects of a file."""
 

@@ -16,9 +16,10 @@ from tailseg.annotations.types import Group
 from tailseg.evaluation.detections import areas_of, best_of_each_image
 from tailseg.evaluation.engines import ENGINES, Engine
 from tailseg.evaluation.ground_truth import GroundTruth, read_ground_truth
+from tailseg.evaluation.image_numbering import note_on_images
 from tailseg.evaluation.metrics import ROW_NAMES, ClassScore, IouType, Metrics, percent
 from tailseg.evaluation.numbering import note_on_ids, note_on_names, read_explained
-from tailseg.evaluation.plausible import doubts
+from tailseg.evaluation.plausible import crowded, doubts, untested
 from tailseg.evaluation.precision import Curves
 from tailseg.evaluation.results import Results
 from tailseg.evaluation.survey import Source
@@ -94,9 +95,13 @@ def metrics(
     kind: IouType = "bbox" if "bbox" in found else "segm"
     AP50 = figures[kind]["AP50"]
     lines = [*truth.notes, *notes(found, truth)]
+    if isinstance(sources[kind], str | Path):
+        lines.append(untested(found[kind], truth))
+    if max_detections >= MAX_DETECTIONS[truth.protocol]:  # fewer were asked for
+        lines.append(crowded(truth, max_detections))
     if AP50 is not None:
-        other = note_on_ids(truth, found[kind], sources[kind], kind, AP50, max_detections)
-        lines.append(other or note_on_names(truth, sources[kind]))
+        asked = truth, found[kind], sources[kind], kind, AP50, max_detections
+        lines.append(note_on_ids(*asked) or note_on_images(*asked) or note_on_names(truth, sources[kind]))
     lines.append(note_on_ungrouped(truth, curves, figures))
     if engine == "lvis-api" and truth.objects.crowds.any():
         lines.append(

@@ -20,6 +20,7 @@ from tailseg.evaluation.matches import Matches
 from tailseg.evaluation.metrics import IouType
 from tailseg.evaluation.numbering import read_sources
 from tailseg.evaluation.overlaps import NO_PAIRS
+from tailseg.evaluation.plausible import untested
 from tailseg.evaluation.survey import Source
 
 AT_A_TIME = 100
@@ -155,7 +156,8 @@ def match_runs(
         for iou_type, results in read.items():
             matches = match_results(truth, results, best_of_each_image(results, truth, cap), iou_type, around=True)
             errors = error_kinds(truth, results, matches, iou_type)
-            found[iou_type].append(Matched(replace(matches, pairs=NO_PAIRS, around=None), errors, results.notes))
+            notes = *results.notes, *filter(None, [untested(results, truth)])
+            found[iou_type].append(Matched(replace(matches, pairs=NO_PAIRS, around=None), errors, notes))
         step(name, 1, 1)
     return found
 

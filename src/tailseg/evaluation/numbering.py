@@ -142,11 +142,21 @@ def _best_numbering(truth: GroundTruth, found: Results, source: Source, kind: Io
     words, meant = chosen
     if not words:
         return "", 0.0
-    meant_so = replace(found, category_ids=meant[at])
-    matches = match_results(truth, meant_so, best_of_each_image(meant_so, truth, cap), kind)
+    return words, average_precision_50(truth, replace(found, category_ids=meant[at]), kind, cap)
+
+
+def average_precision_50(truth: GroundTruth, found: Results, kind: IouType, cap: int) -> float:
+    """AP50 of results, 0..1; 0 where there is nothing to be found.
+
+    Args:
+        truth, found: the objects and the results.
+        kind: what overlaps.
+        cap: see `best_of_each_image`.
+    """
+    matches = match_results(truth, found, best_of_each_image(found, truth, cap), kind)
     precision = curves_of(matches).precision[0, ..., 0]
     scored = precision[precision > -1]
-    return words, float(scored.mean()) if scored.size else 0.0
+    return float(scored.mean()) if scored.size else 0.0
 
 
 def _numberings(truth: GroundTruth, used: list[int], source: Source) -> dict[str, np.ndarray]:

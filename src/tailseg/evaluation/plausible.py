@@ -26,6 +26,9 @@ SOME: Final = 10
 HALF: Final = 0.5
 """Share of the masks that may lie elsewhere than their boxes: those of a weak detector do."""
 
+MISSED: Final = 4
+"""Images with objects, and without a detection, that a detector hardly leaves where they are half of all."""
+
 EXPLAINED: Final = 0.25
 """The same where another reading of the boxes explains it."""
 
@@ -40,6 +43,43 @@ def doubts(found: Results, truth: GroundTruth) -> list[str]:
         if not place or len(rows) == len(found):
             break
     return [note for note in (_scores(found.scores), _run_lengths(found), place) if note]
+
+
+def untested(found: Results, truth: GroundTruth) -> str:
+    """That half of the images with objects or more have no detection; nothing of sound results.
+
+    Not for a model that is being trained, which finds nothing at first.
+    """
+    there = np.unique(truth.objects.images[~truth.objects.crowds])
+    missed = np.count_nonzero(~np.isin(truth.image_ids[there], found.image_ids))
+    if not len(found) or missed < MISSED or missed < HALF * len(there):
+        return ""
+    return (
+        f"{missed:,} of {len(there):,} images with objects have no detection in {found.source}: were only some of the "
+        "images tested?"
+    )
+
+
+def crowded(truth: GroundTruth, cap: int) -> str:
+    """That images have more objects than detections count; nothing where all can be found.
+
+    Args:
+        truth: the objects.
+        cap: see `best_of_each_image`.
+    """
+    objects = truth.objects
+    of_class = objects.classes if truth.protocol == "coco" else np.zeros_like(objects.classes)
+    keys = (objects.images * len(truth.categories) + of_class)[~objects.crowds]
+    cells, counts = np.unique(keys, return_counts=True)
+    large = counts > cap
+    if not large.any():
+        return ""
+    num_images, most = len(np.unique(cells[large] // len(truth.categories))), int(counts.max())
+    return (
+        f"{num_images:,} images have more objects{' of a class' * (truth.protocol == 'coco')} (up to {most:,}) than "
+        f"detections count ({cap:,}): {(counts[large] - cap).sum():,} of {counts.sum():,} objects cannot be found. "
+        f"tailseg eval with --max-detections {most} counts as many"
+    )
 
 
 def _scores(scores: np.ndarray) -> str:
