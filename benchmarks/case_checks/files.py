@@ -123,9 +123,9 @@ def _(desk: Desk) -> Iterator[Answer]:
 
 def expected(wanted: str) -> str:
     """The letters that a verdict in words allows."""
-    if "refuse" in wanted:
-        return "x"
-    return "ni" if "note" in wanted else "-in" if wanted.startswith("accept") else "?"
+    if not wanted.startswith("accept"):
+        return "x" if "refuse" in wanted else "?"
+    return "ni" if "note" in wanted else "-in"
 
 
 def verdict(path: Path, use: Any, images: Path) -> tuple[str, str]:
