@@ -1,16 +1,17 @@
 """What the right mean and deviation of images are worth to a network of timm: nearest neighbours of objects.
 
-    python benchmarks/timm_norm.py tf_efficientnet_lite0 WEIGHTS --train train.json --val val.json --images FOLDER
+    python benchmarks/timm_norm.py tf_efficientnet_lite0 WEIGHTS --images FOLDER train.json val.json
 
-Every object of the validation file is given the class of the training object whose features are nearest (cosine of the
-means of the network's coarsest map). No training: the features are those of the weights alone. WEIGHTS is a file in
-timm's names, or one whose tensors stand in the order of timm's and have their shapes.
+Every object is given the class of the object of another image whose features are nearest (cosine of the means of the
+network's coarsest map). No training: the features are those of the weights alone. WEIGHTS is a file in timm's names, or
+one whose tensors stand in the order of timm's and have their shapes.
 """
 
 import argparse
 import json
 from collections import defaultdict
 from collections.abc import Iterator
+from math import ceil
 from pathlib import Path
 
 import torch
@@ -31,16 +32,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("network")
     parser.add_argument("weights", type=Path)
-    parser.add_argument("--train", type=Path, required=True)
-    parser.add_argument("--val", type=Path, required=True)
+    parser.add_argument("files", type=Path, nargs="+", help="COCO files with the objects")
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--side", type=int, default=128, help="of the crops, in pixels")
     parser.add_argument("--least-area", type=float, default=256, help="of a box, in pixels")
     options = parser.parse_args()
 
     torch.manual_seed(0)
-    known, classes = crops(options.train, options.images, options.side, options.least_area)
-    asked, truth = crops(options.val, options.images, options.side, options.least_area)
+    found = [list(crops(file, options.images, options.side, options.least_area)) for file in options.files]
+    images = torch.cat([crop for each in found for crop, _, _ in each])
+    classes = [category for each in found for _, category, _ in each]
+    names = [name for each in found for _, _, name in each]
+    truth, place = torch.tensor(classes), torch.tensor([sorted(set(names)).index(name) for name in names])
+    same_image = place[:, None] == place
     file = in_timms_names(options.weights, options.network)
     config = TimmConfig(name=options.network, weights=str(file))
     rows = []
@@ -48,41 +52,34 @@ def main() -> None:
         backbone = build_backbone(each).eval()
         load_backbone(backbone, each.weights)
         batcher = ImageBatcher(*normalisation(each))
-        ours, theirs = (features(backbone, batcher, images) for images in (known, asked))
-        right = classes[(theirs @ ours.T).argmax(1)] == truth
+        vectors = features(backbone, batcher, images)
+        right = truth[(vectors @ vectors.T).masked_fill(same_image, -2).argmax(1)] == truth
         mean, std = (", ".join(f"{value:.4g}" for value in values) for values in normalisation(each))
         rows.append([options.network, label, mean, std, f"{100 * right.double().mean():.1f}"])
     said = (
-        f"{len(asked)} objects of {options.val.name} among {len(known)} of {options.train.name} "
-        f"({len(set(classes.tolist()))} classes), crops of {options.side} pixels a side.\n\n"
+        f"{len(images)} objects of {len(set(names))} images and {len(set(classes))} classes, each beside those of the "
+        f"other images; crops of {options.side} pixels a side.\n\n"
     )
     text = said + table(["network", "normalised with", "mean", "deviation", "same class, %"], rows)
     title = f"Nearest neighbours of objects by the features of {options.network}"
     write("timm_norm", title, text, threads=torch.get_num_threads(), file=f"timm_norm-{options.network}")
 
 
-def crops(file: Path, folder: Path, side: int, least_area: float) -> tuple[Tensor, Tensor]:
-    """The boxes of a COCO file's objects cut out, ``[N, 3, side, side]`` uint8, and their category ids; no crowds."""
+def crops(file: Path, folder: Path, side: int, least_area: float) -> Iterator[tuple[Tensor, int, str]]:
+    """Each object of a COCO file cut out, ``[1, 3, side, side]`` uint8, its category id and its image; no crowds."""
     content = json.loads(file.read_text())
     objects = defaultdict(list)
     for annotation in content["annotations"]:
         objects[annotation["image_id"]].append(annotation)
-    made = list(_crops(content["images"], objects, folder, side, least_area))
-    return torch.stack([crop for crop, _ in made]), torch.tensor([category for _, category in made])
-
-
-def _crops(
-    images: list[dict], objects: dict[int, list[dict]], folder: Path, side: int, least_area: float
-) -> Iterator[tuple[Tensor, int]]:
-    for image in images:
+    for image in content["images"]:
         pixels = load_image(folder / image["file_name"])
         for annotation in objects[image["id"]]:
             x, y, width, height = annotation["bbox"]
             if annotation.get("iscrowd") or width * height < least_area:
                 continue
-            crop = pixels[:, int(y) : int(-(-(y + height) // 1)), int(x) : int(-(-(x + width) // 1))]
-            resized = F.interpolate(crop[None].float(), (side, side), mode="bilinear", antialias=True)[0]
-            yield resized.round().clamp(0, 255).byte(), annotation["category_id"]
+            crop = pixels[:, int(y) : ceil(y + height), int(x) : ceil(x + width)]
+            resized = F.interpolate(crop[None].float(), (side, side), mode="bilinear", antialias=True)
+            yield resized.round().clamp(0, 255).byte(), annotation["category_id"], image["file_name"]
 
 
 @torch.inference_mode()

@@ -75,12 +75,12 @@ def _(desk: Desk) -> Iterator[Answer]:
 
 @case("numerics/average_short_run")
 def _(desk: Desk) -> Iterator[Answer]:
-    yield desk.test("tests/training/test_average.py")
+    yield desk.test("tests/training/test_optimiser.py")
 
 
 @case("numerics/bags_processes")
 def _(desk: Desk) -> Iterator[Answer]:
-    yield desk.test("tests/losses/test_parts.py")
+    yield desk.test("tests/losses/test_processes.py")
 
 
 @case("numerics/batchnorm_processes")
@@ -105,7 +105,7 @@ def _(desk: Desk) -> Iterator[Answer]:
 
 @case("numerics/nonfinite_gradient")
 def _(desk: Desk) -> Iterator[Answer]:
-    yield desk.test("tests/training/test_nonfinite.py")
+    yield desk.test("tests/training/test_finite.py")
 
 
 @case("numerics/paste_threshold_0")

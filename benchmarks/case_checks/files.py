@@ -58,7 +58,8 @@ def _(desk: Desk) -> Iterator[Answer]:
         yield check(name, r"\d+ of \d+\).*annotation|no object has a mask", "counted and named")
     for name in ("datumaro_masks", "datumaro_mask", "darwin"):
         yield check(name, r"crowd", "crowds are said")
-    yield check("datumaro_polygons", r"inside", "a filled hole")
+    # datumaro has filled the hole before it writes: no part lies inside another, and one object has no polygon left
+    yield check("datumaro_polygons", r"1 objects without a mask .*annotation 1005", "the object that lost its polygon")
     yield check("supervision", r"inside|area", "a filled hole, its area")
     yield check("fiftyone", r"area|inside", "the box's area beside a mask")
     for name in ("labelstudio_coco_fixed", "labelstudio_COCO", "labelstudio_BRUSH_TO_COCO"):
@@ -71,7 +72,11 @@ def _(desk: Desk) -> Iterator[Answer]:
     yield check("labelformat_None", r"annotations without an .*id|without an id", "numbered, with a note")
     yield check("segments", r"'points'", "named")
     yield check("kwcoco", r"exterior|dictionar|kwcoco", "polygons as dictionaries")
-    yield check("globox", r"globox", "annotation id 0")
+    truth = json.loads((desk.here / "globox.json").read_text())
+    kept = ("image_id", "category_id", "bbox")
+    perfect = [{key: record[key] for key in kept} | {"score": 0.9} for record in truth["annotations"]]
+    (desk.here / "perfect.json").write_text(json.dumps(perfect))
+    yield "globox: annotation id 0 is found, AP 100", *_scored(desk, "globox", "perfect", 100.0)
 
 
 def _scored(desk: Desk, truth: str, results: str, wanted: float | None = None) -> tuple[str, bool]:
@@ -102,7 +107,7 @@ def _(desk: Desk) -> Iterator[Answer]:
     for row in rows:
         letter, said = verdict(desk.here / row["file"], "boxes", desk.here)
         opened, text = verdict(desk.here / row["file"], "training", desk.here)
-        noted = "note" in row["wanted"] and "n" in opened
+        noted = "note" in row["wanted"] and opened in "ni"
         yield f"{row['file']}: {row['wanted']}", text if noted else said, letter in expected(row["wanted"]) or noted
     for results, ap, kind in (("coco_fakebbox100", 50.5, "boxes"), ("coco_fakesegm100", 32.0, "masks")):
         said = desk.tailseg("eval", "coco_val2014_100.json", f"{results}_results.json")
@@ -118,9 +123,9 @@ def _(desk: Desk) -> Iterator[Answer]:
 
 def expected(wanted: str) -> str:
     """The letters that a verdict in words allows."""
-    if "refuse" in wanted:
-        return "x"
-    return "ni" if "note" in wanted else "-in" if wanted.startswith("accept") else "?"
+    if not wanted.startswith("accept"):
+        return "x" if "refuse" in wanted else "?"
+    return "ni" if "note" in wanted else "-in"
 
 
 def verdict(path: Path, use: Any, images: Path) -> tuple[str, str]:
