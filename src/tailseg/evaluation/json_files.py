@@ -30,10 +30,10 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - JSON is anything until it ha
     try:
         with path.open("rb") as raw, _unpacked(raw) as file:
             text = file.read()
+        try:
             return parse(text)
-    except _NoNumberError as error:
-        place = _record_without_number(text, 0)
-        raise ValueError(f"{path} cannot be read as JSON: {error}{place}: {_REMEDY}") from error
+        except _NoNumberError as error:
+            raise ValueError(f"{error}{_record_without_number(text, 0)}: {_REMEDY}") from error
     except _UNREADABLE as error:
         raise ValueError(f"{path} cannot be read as JSON: {error}") from error
 
