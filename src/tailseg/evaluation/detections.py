@@ -102,7 +102,8 @@ def _read_as_meant(read: Callable[..., Results], truth: GroundTruth, found: Surv
         except UnknownImagesError:
             pass
         except WrongRecordsError as wrong:
-            raise ValueError(f"{wrong}; taken for a name, {error}" if wrong.key == "image_id" else str(wrong)) from None
+            named = wrong.key == "image_id" and any(isinstance(key[0], str) for key in found.images)
+            raise ValueError(f"{wrong}; taken for a name, {error}" if named else str(wrong)) from None
         raise
     try:
         first = read(reading.names, digits=True)
