@@ -38,3 +38,30 @@ def test_other_classes_are_refused_and_the_first_difference_named(tmp_path):
         fit.check_classes(make(), (ours[0], replace(ours[1], id=8)), tmp_path)
     with pytest.raises(CheckpointError, match=r"2 classes and the data set has 1.*None in the data"):
         fit.check_classes(make(), ours[:1], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("images", "parts", "processes", "words"),
+    [
+        (
+            3,
+            1,
+            2,
+            r"3 images cannot be shared by 2 processes: make data.batch_size a multiple of 2 \(--data.batch-size 4",
+        ),
+        (
+            4,
+            2,
+            4,
+            r"by 4 processes that take them in 2 equal parts: .* of 8 .* or change optim.accumulate .* \(--devices",
+        ),
+    ],
+)
+def test_images_that_cannot_be_shared_are_told_with_what_would_do(images, parts, processes, words):
+    recipe = get_recipe("tiny_gumbel")
+    recipe = replace(
+        recipe, data=replace(recipe.data, batch_size=images), optim=replace(recipe.optim, accumulate=parts)
+    )
+    with pytest.raises(ValueError, match=words):
+        fit.check_shares(recipe, processes)
+    fit.check_shares(recipe, 1)

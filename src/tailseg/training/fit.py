@@ -18,7 +18,7 @@ from tailseg.recipes.build import has_changed
 from tailseg.recipes.recipe import Recipe
 from tailseg.recipes.saved import absolute, differences, with_absolute_paths
 from tailseg.training.checkpoint import Checkpoint, CheckpointError
-from tailseg.training.distributed import gather_everywhere, world_size
+from tailseg.training.distributed import gather_everywhere
 
 CARRIED_OUT: Final = {
     "run.out",
@@ -37,13 +37,16 @@ CARRIED_OUT: Final = {
 """Settings that may differ when a run goes on: they do not change what is learned."""
 
 
-def check_shares(recipe: Recipe) -> None:
+def check_shares(recipe: Recipe, processes: int) -> None:
     """Raises ValueError if a step's images cannot be shared equally by the processes, in equal parts."""
     images, parts = recipe.data.batch_size, recipe.optim.accumulate
-    if images % (world_size() * parts):
+    shares = processes * parts
+    if images % shares:
+        in_parts = f" that take them in {parts} equal parts" * (parts > 1)
         raise ValueError(
-            f"a step's {images} images cannot be shared by {world_size()} processes that take them in {parts} equal "
-            "parts: change data.batch_size, optim.accumulate or the number of processes"
+            f"a step's {images} images cannot be shared by {processes} processes{in_parts}: make "
+            f"data.batch_size a multiple of {shares} (--data.batch-size {-(-images // shares) * shares}), or change "
+            f"{'optim.accumulate (--optim.accumulate) or ' * (parts > 1)}the number of processes (--devices)"
         )
 
 

@@ -148,7 +148,7 @@ class Run:
 def start(recipe: Recipe, *, resume: bool) -> Run:
     """The data, the model and the optimiser, new or as the newest whole checkpoint left them."""
     folder = run_folder(recipe)
-    check_shares(recipe)
+    check_shares(recipe, world_size())
     recipe = from_first(lambda: settled(recipe, folder))
     found = from_first(lambda: open_folder(recipe, folder, resume=resume))
     device = choose_device(recipe.run.device)
