@@ -1,7 +1,9 @@
 """What does not fit a checkpoint is refused, and the first difference named."""
 
+import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -65,3 +67,20 @@ def test_images_that_cannot_be_shared_are_told_with_what_would_do(images, parts,
     with pytest.raises(ValueError, match=words):
         fit.check_shares(recipe, processes)
     fit.check_shares(recipe, 1)
+
+
+@pytest.mark.parametrize(
+    ("longest", "sizes", "said"),
+    [
+        (10, [[60, 100], [100, 80], [0, 0]], "no image reaches .* \\(32\\): .* with short sides of 6 to 8 pixels"),
+        (10, [[60, 100]], "short sides of 6 pixels"),
+        (52, [[60, 100], [100, 80]], ""),  # 32 x 40
+        (10, [[0, 0]], ""),
+        (10, [], ""),
+    ],
+)
+def test_long_sides_that_keep_all_images_small_are_told(longest, sizes, said):
+    data = replace(get_recipe("tiny_gumbel").data, short_sides=(40, 32), max_long_side=longest)
+    notes = fit.size_notes(data, np.array(sizes, np.int64).reshape(-1, 2))
+    assert len(notes) == bool(said)
+    assert re.search(said, "".join(notes))
