@@ -111,6 +111,19 @@ def test_what_results_cannot_be_is_told(
     assert metrics["segm"]["AP"] == pytest.approx(1.0)
 
 
+def test_run_lengths_by_rows_are_told(truth: Path) -> None:
+    """As numpy flattens masks; the size of the image is right."""
+    results = results_of(truth)
+    for record in results:
+        turned = coco.decode(record["segmentation"]).ravel().reshape(WIDTH, HEIGHT, order="F")
+        counts = coco.encode(np.asfortranarray(turned))["counts"].decode()
+        record["segmentation"] = {"size": [HEIGHT, WIDTH], "counts": counts}
+    notes = evaluate(truth, results).notes
+    assert any(
+        "masks do not agree with the boxes of their records. It seems that the masks' run le" in n for n in notes
+    )
+
+
 def test_boxes_alone_are_judged_too(truth: Path) -> None:
     records = [{key: each[key] for key in each if key != "segmentation"} for each in results_of(truth)]
     assert evaluate(truth, records, iou_types=("bbox",)).notes == ()

@@ -11,6 +11,7 @@ import numpy as np
 
 from tailseg.annotations.readings import agree, corners_of, likely_boxes, likely_reading
 from tailseg.annotations.run_lengths import are_filled, run_lengths_total
+from tailseg.evaluation.by_rows import by_rows
 from tailseg.evaluation.ground_truth import GroundTruth
 from tailseg.evaluation.results import Results
 
@@ -140,7 +141,9 @@ def _boxes_and_masks(found: Results, truth: GroundTruth, rows: np.ndarray) -> st
     apart = np.flatnonzero(~agree(masks, corners_of(boxes)))
     if not len(apart) or len(apart) < EXPLAINED * len(rows):
         return ""
-    reading = likely_reading(masks[apart], boxes[apart], _sizes(found, truth, rows[apart]))
+    reading = likely_reading(masks[apart], boxes[apart], _sizes(found, truth, rows[apart])) or by_rows(
+        found, rows[apart]
+    )
     if not reading and len(apart) < HALF * len(rows):
         return ""
     seems = f". It seems that {reading}" if reading else ""
