@@ -144,6 +144,16 @@ def test_images_that_run_one_behind_are_told(step: int, words: str, data: Record
     assert f", but 100.0 if each means the image {words} its own, as the file lists them" in note
 
 
+def test_ids_beside_file_names_are_not_explained(data: Record, write: Write) -> None:
+    """The names decide, and it is these that the error tells."""
+    results = [record | {"file_name": "k.png"} for record in results_of(data)]
+    for record in results:
+        record["image_id"] += 1
+    results[0]["file_name"] = "z.png"
+    with pytest.raises(ValueError, match="write file_name as it does, with the folders$"):
+        evaluate(write(data), results, iou_types=("bbox",))
+
+
 def test_ids_that_no_numbering_explains_are_refused_alone(data: Record, write: Write) -> None:
     """Shifted, they would all be known; but they lie on no object so."""
     results = results_of(data)

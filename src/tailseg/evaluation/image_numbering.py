@@ -74,7 +74,7 @@ def images_could_mean(truth: GroundTruth, source: Source, kind: IouType, cap: in
     """
     keys = [*survey(source).images]
     ids = [number for key in keys if (number := whole(key[0])) is not None]
-    if len(ids) < len(keys) or not len(truth.objects):
+    if len(ids) < len(keys) or any(file_name for _, file_name in keys) or not len(truth.objects):  # names decide
         return ""
     used, at = np.unique(np.array(ids, np.int64), return_inverse=True)
 
