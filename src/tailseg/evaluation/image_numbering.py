@@ -28,10 +28,13 @@ LEAST: Final = 0.05
 """AP50 that another numbering must give."""
 
 
+FACTOR: Final = 3
+"""Times the AP50 as the ids stand that it must give."""
+
 CLEARLY: Final = 2
 """Times as many detections on objects make another numbering the right one: a weak detector has some by chance."""
 
-SOME: Final = 4
+SOME: Final = 8
 """Detections on objects that another numbering must give: fewer can be chance."""
 
 
@@ -58,7 +61,7 @@ def note_on_images(truth: GroundTruth, found: Results, source: Source, kind: Iou
         return other if _fit(truth, other) else None
 
     words, score = _best(truth, meanings, meant_so, kind, cap, least=CLEARLY * _hits(truth, found, kind))
-    if score < max(LEAST, 2 * plain):
+    if score < max(LEAST, FACTOR * plain):
         return ""
     return (
         f"AP50 of {ROW_NAMES[kind]} is {100 * plain:.1f}, but {100 * score:.1f} if {words}: do the image ids of the "
