@@ -121,6 +121,28 @@ def test_boxes_alone_are_judged_too(truth: Path) -> None:
     assert "of 24 boxes reach beyond their image" in note
 
 
+@pytest.mark.parametrize(
+    ("times", "wrong", "said"),
+    [
+        (1, 2, "5 of 21 masks do not agree with the boxes of their records. It seems that bbox is [x1, y1, x2, y2]"),
+        (8, 2, "5 of 133 masks do not agree with the boxes of their records (of class 'dog'). It seems that bbox is ["),
+        (8, 1, ""),
+    ],
+)
+def test_boxes_of_a_part_are_told(times: int, wrong: int, said: str, truth: Path) -> None:
+    """Five boxes are [x1, y1, x2, y2]: all of a rare class, or by chance a few of a frequent one."""
+    records = results_of(truth)
+    frequent, rare = ([each for each in records if each["category_id"] == key] for key in (1, 2))
+    records = [each | {"score": 1 / (1 + i)} for i, each in enumerate([*frequent * times, *rare[:5]])]
+    part = [each for each in records if each["category_id"] == wrong and min(each["bbox"][:2]) >= 3]
+    part = part if wrong == 1 else records[-5:]
+    for record in part[:5]:
+        x, y, w, h = record["bbox"]
+        record["bbox"] = [x, y, x + w, y + h]
+    notes = [note for note in evaluate(truth, records).notes if "boxes of their records" in note]
+    assert [note.startswith(said) for note in notes] == [True] * bool(said)
+
+
 def test_a_weak_detector_is_not_doubted(truth: Path) -> None:
     """A third of the masks are a corner of their box: no reading explains that."""
     records = results_of(truth)

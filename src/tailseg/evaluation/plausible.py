@@ -29,8 +29,11 @@ HALF: Final = 0.5
 MISSED: Final = 4
 """Images with objects, and without a detection, that a detector hardly leaves where they are half of all."""
 
-EXPLAINED: Final = 0.25
+EXPLAINED: Final = 0.05
 """The same where another reading of the boxes explains it."""
+
+SEVERAL: Final = 5
+"""Records that hardly agree with another reading by chance, if they are less than a quarter of all."""
 
 
 def doubts(found: Results, truth: GroundTruth) -> list[str]:
@@ -137,11 +140,30 @@ def _boxes_and_masks(found: Results, truth: GroundTruth, rows: np.ndarray) -> st
         return ""
     rows = rows[(found.runs.places[rows] >= 0) & (found.mask_areas[rows] > 0)]
     masks, boxes = corners_of(found.mask_boxes(rows).astype(np.float64)), found.boxes[rows]
-    apart = np.flatnonzero(~agree(masks, corners_of(boxes)))
-    if not len(apart) or len(apart) < EXPLAINED * len(rows):
+    sizes, wrong = _sizes(found, truth, rows), ~agree(masks, corners_of(boxes))
+    reading = ""
+    for apart, where in ((wrong, ""), _of_classes(wrong, found.category_ids[rows], truth)):
+        count = np.count_nonzero(apart)
+        if 4 * count >= len(rows) > 0 or (count >= SEVERAL and (where or count >= EXPLAINED * len(rows))):
+            reading = likely_reading(masks[apart], boxes[apart], sizes[apart])
+        if reading:
+            return (
+                f"{count:,} of {len(rows):,} masks do not agree with the boxes of their records{where}. It seems that "
+                f"{reading}"
+            )
+    count = np.count_nonzero(wrong)
+    if not count or count < HALF * len(rows):
         return ""
-    reading = likely_reading(masks[apart], boxes[apart], _sizes(found, truth, rows[apart]))
-    if not reading and len(apart) < HALF * len(rows):
-        return ""
-    seems = f". It seems that {reading}" if reading else ""
-    return f"{len(apart):,} of {len(rows):,} masks do not agree with the boxes of their records{seems}"
+    return f"{count:,} of {len(rows):,} masks do not agree with the boxes of their records"
+
+
+def _of_classes(wrong: np.ndarray, category_ids: np.ndarray, truth: GroundTruth) -> tuple[np.ndarray, str]:
+    """Which records are wrong (bool ``[n]``) and of a class of which half is, and those classes in words.
+
+    In a long tail, all records of a class may be few of the file's.
+    """
+    classes, of_class, counts = np.unique(category_ids, return_inverse=True, return_counts=True)
+    bad = np.bincount(of_class[wrong], minlength=len(classes)) >= HALF * counts
+    names = [truth.categories.get(key, str(key)) for key in classes[bad].tolist()]
+    where = f"class {names[0]!r:.60}" if len(names) == 1 else f"{len(names):,} classes"
+    return wrong & bad[of_class], f" (of {where})" if names else ""
