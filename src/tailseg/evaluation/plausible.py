@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from tailseg.annotations.readings import agree, corners_of, likely_boxes, likely_reading
+from tailseg.annotations.readings import agree, corners_of, likely_boxes, likely_reading, likely_reading_of_objects
 from tailseg.annotations.run_lengths import are_filled, run_lengths_total
 from tailseg.evaluation.ground_truth import GroundTruth
 from tailseg.evaluation.results import Results
@@ -45,6 +45,7 @@ def doubts(found: Results, truth: GroundTruth) -> list[str]:
         place = _boxes(found, truth, rows) or _boxes_and_masks(found, truth, rows)
         if not place or len(rows) == len(found):
             break
+    place = place or _against_objects(found, truth) or _elsewhere(found, truth)
     return [note for note in (_scores(found.scores), _run_lengths(found), place) if note]
 
 
@@ -130,8 +131,57 @@ def _boxes(found: Results, truth: GroundTruth, rows: np.ndarray) -> str:
         return ""
     sizes = _sizes(found, truth, rows)
     known = (sizes > 0).all(axis=1)
-    shown, words = likely_boxes(found.boxes[rows[known]], sizes[known])
+    shown, words = likely_boxes(found.boxes[rows[known]], sizes[known], masked=found.runs is not None)
     return words and f"{np.count_nonzero(shown):,} of {len(shown):,} {words}"
+
+
+def _elsewhere(found: Results, truth: GroundTruth) -> str:
+    """Boxes of which less than a half can be in their image: no detector puts them there."""
+    if found.boxes is None:
+        return ""
+    sizes = _sizes(found, truth, np.arange(len(found)))
+    centers = found.boxes[:, :2] + found.boxes[:, 2:] / 2
+    out = ((centers < 0) | (centers > sizes[:, ::-1])).any(axis=1) & (sizes > 0).all(axis=1)
+    count = np.count_nonzero(out)
+    if count < SEVERAL or count < EXPLAINED * len(found):
+        return ""
+    return f"{count:,} of {len(found):,} boxes have their center outside their image: are they in pixels of that image?"
+
+
+def _against_objects(found: Results, truth: GroundTruth) -> str:
+    """Boxes that fit the objects when they are read another way.
+
+    Compared are the objects that are alone of their class in their image with the best detection of that class there.
+    """
+    if found.boxes is None:
+        return ""
+    rows, objects = _pairs(found, truth)
+    written, there = found.boxes[rows], corners_of(truth.objects.boxes[objects])
+    apart = ~agree(there, corners_of(written))
+    if np.count_nonzero(apart) < max(SOME, len(rows) / 4):
+        return ""
+    written, there, sizes = written[apart], there[apart], truth.image_sizes[truth.objects.images[objects[apart]]]
+    reading = likely_reading_of_objects(there, written, sizes)
+    return reading and (
+        f"{len(written):,} of {len(rows):,} objects that are alone of their class in an image are not where the best "
+        f"detection of that class is. It seems that {reading}"
+    )
+
+
+def _pairs(found: Results, truth: GroundTruth) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of records and of objects, int64 both, some: the best record where an image has one object of a class."""
+    objects = truth.objects
+    keys, first, counts = np.unique(
+        objects.images * len(truth.categories) + objects.classes, return_index=True, return_counts=True
+    )
+    alone = (counts == 1) & ~objects.crowds[first]
+    some = _some(int(np.count_nonzero(alone)), FEW)
+    keys, first = keys[alone][some], first[alone][some]
+    of = truth.keys(found.image_ids, found.category_ids)
+    rows = np.flatnonzero(np.isin(of, keys))
+    rows = rows[np.argsort(-found.scores[rows], kind="stable")]
+    paired, best = np.unique(of[rows], return_index=True)
+    return rows[best], first[np.searchsorted(keys, paired)]
 
 
 def _boxes_and_masks(found: Results, truth: GroundTruth, rows: np.ndarray) -> str:
