@@ -111,6 +111,15 @@ def test_what_results_cannot_be_is_told(
     assert metrics["segm"]["AP"] == pytest.approx(1.0)
 
 
+def test_a_few_scores_in_percent_are_counted(truth: Path) -> None:
+    records = results_of(truth)
+    for record in records[4:7]:
+        record["score"] *= 100
+    (note,) = evaluate(truth, records).notes
+    assert note.startswith("3 of 24 scores are not within 0..1 (record 4 has 96): scores reach from 0.77 to 96, expec")
+    assert "percent" not in note
+
+
 def test_boxes_alone_are_judged_too(truth: Path) -> None:
     records = [{key: each[key] for key in each if key != "segmentation"} for each in results_of(truth)]
     assert evaluate(truth, records, iou_types=("bbox",)).notes == ()

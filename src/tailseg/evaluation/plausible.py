@@ -88,11 +88,13 @@ def crowded(truth: GroundTruth, cap: int) -> str:
 
 def _scores(scores: np.ndarray) -> str:
     low, high = float(scores.min()), float(scores.max())
-    if low < 0 or high > 1:
-        percent = " (are they percent?)" * (1 < high <= 100)
+    wrong = np.flatnonzero((scores < 0) | (scores > 1))
+    if len(wrong):
+        percent = " (are they percent?)" * (1 < high <= 100 and float(np.median(scores)) > 1)
         return (
-            f"scores reach from {low:.4g} to {high:.4g}, expected 0 to 1{percent}: AP "
-            "needs no more than their order, but whether they mean precision is not asked"
+            f"{len(wrong):,} of {len(scores):,} scores are not within 0..1 (record {wrong[0]} has "
+            f"{scores[wrong[0]]:.4g}): scores reach from {low:.4g} to {high:.4g}, expected 0 to 1{percent}: AP needs "
+            "no more than their order, but whether they mean precision is not asked"
         )
     if len(scores) >= SOME and low == high:
         return f"all {len(scores):,} scores are {low:.4g}: AP then depends on the order of the records"
