@@ -34,6 +34,7 @@ SAMPLE: Final = 2000
 """Objects by which a reading is chosen."""
 
 SHARES: Final = "shares of the image's width and height (0..1)"
+OF_BOXES: Final = "the areas are those of the boxes"
 CORNERS: Final = "[x1, y1, x2, y2]"
 
 
@@ -244,12 +245,18 @@ def size_groups(areas: np.ndarray) -> np.ndarray:
     return np.digitize(areas, [32**2, 96**2 + 1e-9])
 
 
+def larger(areas: np.ndarray, pixels: np.ndarray) -> str:
+    """What areas change that are larger than the objects of so many pixels; nothing where all groups stay."""
+    moved = np.count_nonzero(size_groups(areas) != size_groups(pixels))
+    return f", by which {moved:,} objects count as larger than they are" if moved else ""
+
+
 def whose_areas(areas: np.ndarray, written: np.ndarray, sizes: np.ndarray) -> str:
     """Of what the areas are, in brackets; nothing where it cannot be told. ``written`` are boxes, xywh."""
     _, y, width, height = written.T
     ways = {
         "the areas are those of the images": sizes.prod(axis=1),
-        "the areas are those of the boxes": width * height,
+        OF_BOXES: width * height,
         "the areas are width * bottom - top of the box, as SuperAnnotate writes them": width * (y + height) - y,
     }
     with np.errstate(invalid="ignore", over="ignore"):
