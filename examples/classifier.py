@@ -62,6 +62,7 @@ def train(model: Classifier, optimizer: torch.optim.Optimizer, x: Tensor, labels
         value.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 10.0)
         optimizer.step()
+        model.loss.step_taken()
     return value.item()
 
 

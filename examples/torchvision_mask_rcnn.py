@@ -157,6 +157,7 @@ def train(model: MaskRCNN, images: list[Tensor], targets: Targets, *, steps: int
         # The Gumbel link's gradient is large where an object is missed by far.
         nn.utils.clip_grad_norm_(model.parameters(), 10.0)
         optimizer.step()
+        model.roi_heads.loss.step_taken()
         print(f"step {step + 1}: " + ", ".join(f"{name} {value.item():.3f}" for name, value in losses.items()))
 
 

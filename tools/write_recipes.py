@@ -52,6 +52,10 @@ machines, SLURM, and what several processes have in common with one see [reliabi
   masks. BAGS, DropLoss, the federated loss, Seesaw and EQLv2 count or draw within a part, and differ: the table in
   [reliability](reliability.md#what-is-the-same-and-what-is-not) says how, loss by loss. Processes do not: they count
   and draw as one.
+- **Every number has a range**, which `--help` prints beside its default. A setting outside its range is refused by its
+  name before anything is written, whether it comes from the command line, from Python or from a saved recipe. What is
+  in its range and still never happens (a warm-up or `optim.steps` beyond the last step) is said before the first step.
+- Losses count the optimiser's steps, whatever they are made of (`loss.reweight_after` of LDAM).
 
 ## The published configurations
 

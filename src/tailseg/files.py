@@ -166,10 +166,11 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 class JsonList:
-    """A file that holds a JSON list at every moment while items are added to it: nothing is lost with the process.
+    """A file that holds a JSON list after each item that is added to it: nothing is lost with the process.
 
     Each item takes the closing bracket's place in one write, behind which stands the next closing bracket. What cannot
-    be added leaves the file as it was before.
+    be added leaves the file as it was before. Only SIGKILL within a write can cut the item that is being written: Linux
+    may end such a write at a page's end.
 
     Args:
         path: is replaced by an empty list.

@@ -136,6 +136,7 @@ def test_every_loss_trains_and_detects_in_torchvision(name, data):
         assert parameter.grad is not None, key
         assert parameter.grad.isfinite().all(), key
     assert model.roi_heads.box_predictor.cls_score.weight.grad.any()
+    loss.step_taken()
     assert all((loss.state_dict()[key] != before[key]).any() for key in before)
     assert {f"roi_heads.loss.{key}" for key in before} <= model.state_dict().keys()
     model.eval()

@@ -233,7 +233,7 @@ def test_the_tail_by_threshold_is_strict_and_by_group_is_the_data_sets():
 @pytest.mark.parametrize("kind", [DropLossConfig, EQLConfig])
 @pytest.mark.parametrize("tail", [-0.1, 1.5, math.nan])
 def test_a_threshold_that_is_no_share_is_refused(kind, tail):
-    with pytest.raises(ValueError, match="share of the training images"):
+    with pytest.raises(ValueError, match=r"loss\.tail is in \[0, 1\], r, or rc"):
         kind(tail=tail).build(long_tail(3))
 
 

@@ -178,6 +178,15 @@ def test_frozen_stages_take_no_gradient_and_keep_their_statistics(name: str, fro
     assert torch.equal(network(image)[1], network(image)[1])
 
 
+def test_a_network_of_which_nothing_is_trained_is_in_evaluation_mode() -> None:
+    """All stages frozen, or the gradients taken away, as `for_inference` does."""
+    for frozen_stages in (4, 0):
+        backbone = TimmBackbone(TimmConfig(name="mobilenetv3_small_050", weights="none", frozen_stages=frozen_stages))
+        backbone.requires_grad_(False).train()
+        assert not any(module.training for module in backbone.network.modules())
+        assert not backbone.eval().training
+
+
 def test_stages_that_there_are_not() -> None:
     with pytest.raises(ValueError, match=r"model\.backbone\.frozen_stages is in \[0, 4\], got 5"):
         TimmConfig(frozen_stages=5)

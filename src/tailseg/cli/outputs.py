@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
 from tailseg.cli.common import UsageError
 from tailseg.files import Input, Output
@@ -112,6 +112,8 @@ def _number(path: Path) -> tuple[int, int]:
 def settings(options: type) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Names and annotated types of all settings of a command's class, those of a recipe's parts too."""
     for name, annotation in get_type_hints(options, include_extras=True).items():
+        if get_origin(annotation) is ClassVar:
+            continue
         inner = get_args(annotation)[0] if hasattr(annotation, "__metadata__") else annotation
         if isinstance(inner, type) and is_dataclass(inner):
             yield from (((name, *rest), found) for rest, found in settings(inner))

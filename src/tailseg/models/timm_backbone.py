@@ -50,7 +50,7 @@ class TimmBackbone(nn.Module):
     def train(self, mode: bool = True) -> "TimmBackbone":
         """Training mode, except for batch norms whose statistics are fixed, and for frozen stages."""
         super().train(mode)
-        for module in self.modules():
+        for module in self.network.modules():  # not self, whose eval() calls this again
             fixed = self.config.fixed_norm and isinstance(module, nn.modules.batchnorm._BatchNorm)  # noqa: SLF001
             if fixed or _is_frozen(module):
                 module.eval()
