@@ -226,6 +226,28 @@ def test_areas_of_another_size_than_the_masks(side: int, count: list[int], sound
     )
 
 
+EIGHT = [0, 0, 58, 58, 58, 0, 0, 58]
+"""A figure of eight: two triangles of 841 pixels, of which the corners say that they enclose nothing."""
+
+
+@pytest.mark.parametrize(("area", "told"), [(2 * 841, False), (900, True)])
+def test_masks_that_cross_themselves_are_drawn(area: int, told: bool, sound: RawDataset, write: Write) -> None:
+    for annotation in sound["annotations"]:
+        annotation.update(bbox=[0, 0, 58, 58], area=area, segmentation=[EIGHT])
+    found = [problem.kind.name for problem in open_file(write(sound)).problems]
+    assert found == ["area_group"] * told
+
+
+def test_masks_that_cross_themselves_are_drawn_among_others(sound: RawDataset, write: Write) -> None:
+    """The others' areas are wrong, and only these are told."""
+    for place, annotation in enumerate(sound["annotations"]):
+        annotation.update(bbox=[0, 0, 58, 58], area=2 * 841, segmentation=[EIGHT])
+        if place % 2:
+            annotation.update(bbox=[0, 0, 40, 40], area=1600, segmentation=[[0, 0, 40, 0, 0, 40]])
+    (found,) = open_file(write(sound)).problems
+    assert (found.kind.name, found.count) == ("area_group", 6)
+
+
 def joined(annotation: RawDataset) -> None:
     """Two parts with a gap between them, as one list of points: what lies in the gap is in part filled."""
     first, second = rectangle([5, 5, 12, 24]), rectangle([65, 25, 12, 24])

@@ -120,6 +120,8 @@ def test_a_run_is_compared_on_what_it_was_told_to_make_of_its_validation_set(run
     [
         (["a.json"], "name at least two runs"),
         (["a.json", "b.json"], "name its annotation file with --truth"),
+        (["truth.json", "b.json"], "truth.json is no results file, for it holds no list of records: is it the annot"),
+        (["a.json", "truth.json", "--truth=truth.json"], "truth.json is no results file"),
         (["a.json", "nowhere.json", "--truth=truth.json"], "no results in nowhere.json"),
         (["a.json", "b.json", "--truth=truth.json", "--samples=1"], "--samples is 2 or more"),
     ],

@@ -110,6 +110,15 @@ def test_a_number_of_devices_that_cannot_be_is_a_failure(capsys: pytest.CaptureF
         start_processes(0, [])
 
 
+def test_images_that_cannot_be_shared_are_told_before_processes_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tailseg.training.distributed.start_processes", lambda *_: pytest.fail("started"))
+    options = ["--devices=2", "--data.batch-size=3", f"--run.out={tmp_path / 'run'}"]
+    assert main(["train", "tiny_gumbel", *options]) == 1
+    assert "a step's 3 images cannot be shared by 2 processes" in capsys.readouterr().err
+
+
 def test_training_leaves_a_run(run: Path) -> None:
     saved = json.loads((run / "recipe.json").read_text())
     assert saved["recipe"] == "tiny_gumbel"

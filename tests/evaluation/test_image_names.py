@@ -61,6 +61,7 @@ def score(tmp_path, request):
 OWN = ("own/4.jpg", "own\\1.jpg", "./3.jpg", "2.jpg")
 ONES = ("b/1.jpg", "c/1.jpg", "1.jpg")
 FOLDERS = ("a/4.jpg", "a/1.jpg", "b/3.jpg", "b/2.jpg")
+SAME = ("a/1.jpg", "b/1.jpg", "b/3.jpg", "b/2.jpg")
 ZEROS = ("000004.png", "000001.png", "000003.png", "000002.png")
 OTHER_IDS = "the image_id of 3 of 4 records is that of another image"
 CLASH = "the image_id of 3 of 4 records are ids of"
@@ -181,6 +182,15 @@ def test_messages_count_the_whole_file(tmp_path, last, message, first):
         (found((9, 8, 7, 6), ("p/1.jpg", "q/1.jpg", "3.jpg", "2.jpg")), NAMES, r"file_name of 2 of 4 .*p/1.jpg, q/1.j"),
         (found((9, 8, 7, 6), ("1.jpg", "1.jpg", "2.jpg", "2.jpg")), ("a/1.jpg", "b/1.jpg", "2.jpg", "3.jpg"), "2 of 4"),
         (found((1, 2, 3, 77)), NAMES, r"image_id of 1 of 4 records is not in .*\(77 ..\): were they"),
+        (found((1, 2, 3, True)), NAMES, r"got True \(1 of 4 records are wrong\)$"),
+        (found(("p/1.jpg", 2, 3, 4)), ("1.jpg", "b", "c", "d"), r"\(p/1.jpg ..\): were they"),
+        (
+            found(("1.jpg", "x/1.jpg", "b/3", "2")),
+            SAME,
+            r"2 of 4 records is .* \(1.jpg: a/1.jpg and b/1.jpg\): write it",
+        ),
+        (found(("x/4.png", "1.png", "3.png", "2.png")), NAMES, r"but all are .* \(x/4.png is 4.jpg there\): write"),
+        (found(("4.png", "1.png", "3.png", "5.png")), NAMES, r"5.png ..\): were they made"),
     ],
 )
 def test_images_that_cannot_be_told_are_refused(score, results, names, message):

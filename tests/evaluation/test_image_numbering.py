@@ -85,12 +85,12 @@ def test_places_are_told(order: str, iou_types: Any, lvis: bool, data: Record, w
 
 def test_places_from_0_are_told(data: Record, write: Write) -> None:
     """Nothing is found in the first image, so that every id is known."""
-    order = ORDERS["in order of id"]
+    order = ORDERS["as the file lists them"]
     results = [record for record in results_of(data) if record["image_id"] != order[0]]
     for record in results:
         record["image_id"] = order.index(record["image_id"])
     (note,) = analyse(write(data), {"bbox": results}).metrics.notes
-    assert "if image ids are places among the images in order of id, from 0" in note
+    assert "if image ids are places among the images as the file lists them, from 0" in note
 
 
 def test_masks_of_other_sizes_speak_against_an_order(data: Record, write: Write) -> None:
@@ -117,3 +117,47 @@ def test_right_ids_and_bad_detectors_are_not_suspected(moved: int, data: Record,
     metrics = evaluate(write(data), results, iou_types=("bbox",))
     assert (metrics["bbox"]["AP50"] or 0) == pytest.approx(1 - moved, abs=0.1)
     assert metrics.notes == ()
+
+
+@pytest.mark.parametrize("iou_types", [("bbox",), ("segm",)])
+@pytest.mark.parametrize(("shift", "words"), [(1, "1 is taken off each image id"), (-1, "1 is added to each image id")])
+def test_ids_shifted_by_one_are_told(shift: int, words: str, iou_types: Any, data: Record, write: Write) -> None:
+    """All shifted ids are known where nothing is found in the last image, or the first."""
+    results = results_of(data)
+    for record in results:
+        record["image_id"] += shift
+    kept = [record for record in results if 1 <= record["image_id"] <= 10]
+    metrics = evaluate(write(data), kept, iou_types=iou_types)
+    (note,) = metrics.notes
+    assert f", but 90.1 if {words}: do the image ids" in note
+    with pytest.raises(ValueError, match=rf"for another split\? Every id fits if {words}: AP50 of .* is then 100\.0"):
+        evaluate(write(data), results, iou_types=iou_types)
+
+
+@pytest.mark.parametrize(("step", "words"), [(1, "before"), (-1, "after")])
+def test_images_that_run_one_behind_are_told(step: int, words: str, data: Record, write: Write) -> None:
+    """The ids go round."""
+    results = results_of(data)
+    for record in results:
+        record["image_id"] = IDS[(IDS.index(record["image_id"]) + step) % len(IDS)]
+    (note,) = evaluate(write(data), results, iou_types=("bbox",)).notes
+    assert f", but 100.0 if each means the image {words} its own, as the file lists them" in note
+
+
+def test_ids_beside_file_names_are_not_explained(data: Record, write: Write) -> None:
+    """The names decide, and it is these that the error tells."""
+    results = [record | {"file_name": "k.png"} for record in results_of(data)]
+    for record in results:
+        record["image_id"] += 1
+    results[0]["file_name"] = "z.png"
+    with pytest.raises(ValueError, match="write file_name as it does, with the folders$"):
+        evaluate(write(data), results, iou_types=("bbox",))
+
+
+def test_ids_that_no_numbering_explains_are_refused_alone(data: Record, write: Write) -> None:
+    """Shifted, they would all be known; but they lie on no object so."""
+    results = results_of(data)
+    for record in results:
+        record.update(image_id=record["image_id"] + 1, bbox=[0, 0, 3, 3])
+    with pytest.raises(ValueError, match=r"\(11 \.\.\): were they made for another split\?$"):
+        evaluate(write(data), results, iou_types=("bbox",))

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 
 import pytest
 
@@ -61,7 +62,12 @@ def test_where_a_later_cut_does_not_work_out_nothing_is_lost_or_read_twice(tmp_p
         ("", "list.json cannot be read as JSON"),
         ("[" * 100_000, "list.json cannot be read as JSON: .*recursion"),
         ('{"a": {"b": 1}, "c": [{}, {}]}', "expected a list of result records, got dict"),
-        (json.dumps([{"id": i} for i in range(99)] + [{"id": float("inf")}]), "it holds the value Infinity"),
+        (json.dumps([{"id": i} for i in range(99)] + [{"id": math.inf}]), "it holds the value Infinity"),
+        (
+            json.dumps([*RECORDS, {"box": [1, {"x": math.nan}]}]),
+            rf"value NaN, .*\('box' of record {len(RECORDS)}\): re",
+        ),
+        (json.dumps([[{}, {"x": math.inf}], {"x": math.nan}] * 9), r"Infinity, .* number \(record 0\): rem"),
     ],
 )
 def test_broken_files_are_named(tmp_path, text, message):

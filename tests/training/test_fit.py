@@ -1,7 +1,9 @@
 """What does not fit a checkpoint is refused, and the first difference named."""
 
+import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -38,3 +40,47 @@ def test_other_classes_are_refused_and_the_first_difference_named(tmp_path):
         fit.check_classes(make(), (ours[0], replace(ours[1], id=8)), tmp_path)
     with pytest.raises(CheckpointError, match=r"2 classes and the data set has 1.*None in the data"):
         fit.check_classes(make(), ours[:1], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("images", "parts", "processes", "words"),
+    [
+        (
+            3,
+            1,
+            2,
+            r"3 images cannot be shared by 2 processes: make data.batch_size a multiple of 2 \(--data.batch-size 4",
+        ),
+        (
+            4,
+            2,
+            4,
+            r"by 4 processes that take them in 2 equal parts: .* of 8 .* or change optim.accumulate .* \(--devices",
+        ),
+    ],
+)
+def test_images_that_cannot_be_shared_are_told_with_what_would_do(images, parts, processes, words):
+    recipe = get_recipe("tiny_gumbel")
+    recipe = replace(
+        recipe, data=replace(recipe.data, batch_size=images), optim=replace(recipe.optim, accumulate=parts)
+    )
+    with pytest.raises(ValueError, match=words):
+        fit.check_shares(recipe, processes)
+    fit.check_shares(recipe, 1)
+
+
+@pytest.mark.parametrize(
+    ("longest", "sizes", "said"),
+    [
+        (10, [[60, 100], [100, 80], [0, 0]], "no image reaches .* \\(32\\): .* with short sides of 6 to 8 pixels"),
+        (10, [[60, 100]], "short sides of 6 pixels"),
+        (52, [[60, 100], [100, 80]], ""),  # 32 x 40
+        (10, [[0, 0]], ""),
+        (10, [], ""),
+    ],
+)
+def test_long_sides_that_keep_all_images_small_are_told(longest, sizes, said):
+    data = replace(get_recipe("tiny_gumbel").data, short_sides=(40, 32), max_long_side=longest)
+    notes = fit.size_notes(data, np.array(sizes, np.int64).reshape(-1, 2))
+    assert len(notes) == bool(said)
+    assert re.search(said, "".join(notes))

@@ -108,6 +108,7 @@ def _measure(checks: Checks, masks: Segmentations, wanted: np.ndarray) -> _Masks
         whole, slack = width * height, width + height  # drawing a polygon rounds by less
         least[rows] = np.minimum(np.maximum.reduceat(checks.areas, first), whole) - slack
         most[rows] = np.minimum(np.add.reduceat(checks.areas, first), whole) + slack
+        _draw_doubtful(checks, masks, rows[wanted[rows]], least, most)
     boxes[~wanted] = np.nan
     rows = np.flatnonzero(wanted & (np.diff(masks.run_lengths.offsets) > 0))
     for start in range(0, len(rows), AT_ONCE):
@@ -120,6 +121,21 @@ def _measure(checks: Checks, masks: Segmentations, wanted: np.ndarray) -> _Masks
         boxes[part] = readings.corners_of(coco.toBbox(encoded))
         least[part] = most[part] = coco.area(encoded)
     return _Masks(boxes, least, most)
+
+
+def _draw_doubtful(checks: Checks, masks: Segmentations, rows: np.ndarray, least: np.ndarray, most: np.ndarray) -> None:
+    """Draws masks whose area is not between ``least`` and ``most``, into these: polygons may cross themselves.
+
+    What a polygon encloses by its corners is then more, or less, than its pixels: nothing for a figure of eight. Some
+    are drawn, and all only if one of these is not as its corners say.
+    """
+    areas, first = checks.columns.areas[rows], offsets_of(masks.polygon_counts)[:-1]
+    rows = rows[((areas < least[rows]) | (areas > most[rows])) & ~checks.marked("polygon_far")[rows]]
+    for part in (rows[:: max(1, -(-len(rows) // DRAWN))], rows):
+        drawn = np.array([drawn_pixels(masks, first, row, checks.sizes[row]) for row in part.tolist()], np.float64)
+        if ((drawn >= least[part]) & (drawn <= most[part])).all():
+            break
+        least[part] = most[part] = drawn
 
 
 def _apart(checks: Checks, masks: Segmentations, known: _Masks, rows: np.ndarray, of: int) -> str:

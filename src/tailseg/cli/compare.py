@@ -116,6 +116,13 @@ def results_file(path: Path) -> Path:
     file = path / "results.json" if path.is_dir() else path
     if not file.is_file():
         raise UsageError(f"no results in {path}: expected a results file, or a run's folder after `tailseg test`")
+    from tailseg.evaluation.json_files import beginning
+
+    if beginning(file).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
+        raise UsageError(
+            f"{file} is no results file, for it holds no list of records: is it the annotation file? Name that with "
+            "--truth, and results files or runs alone before the options"
+        )
     return file
 
 

@@ -70,9 +70,11 @@ def run(arguments: Sequence[str]) -> None:
     require_data(options.recipe)  # said before torch is imported, which takes seconds
     from tailseg.cli.report import report_of
     from tailseg.training.distributed import is_first, joined, start_processes, under_torchrun
+    from tailseg.training.fit import check_shares
     from tailseg.training.loop import train
 
     if options.devices != 1 and not under_torchrun():
+        check_shares(options.recipe, options.devices)  # said once, and not by each of them
         start_processes(options.devices, ["train", *arguments])
     with joined():
         metrics, first = train(options.recipe, resume=options.resume), is_first()

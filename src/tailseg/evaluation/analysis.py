@@ -26,8 +26,8 @@ from tailseg.evaluation.errors import KINDS, Errors, Part, error_kinds
 from tailseg.evaluation.ground_truth import GroundTruth, is_member, read_ground_truth
 from tailseg.evaluation.matches import Matches, match
 from tailseg.evaluation.metrics import ROW_NAMES, IouType, Metrics
-from tailseg.evaluation.numbering import read_sources
 from tailseg.evaluation.precision import Curves, curves_of
+from tailseg.evaluation.reading import read_sources
 from tailseg.evaluation.reliability import Reliability, reliability
 from tailseg.evaluation.results import Results
 

@@ -18,9 +18,10 @@ from tailseg.evaluation.engines import ENGINES, Engine
 from tailseg.evaluation.ground_truth import GroundTruth, read_ground_truth
 from tailseg.evaluation.image_numbering import note_on_images
 from tailseg.evaluation.metrics import ROW_NAMES, ClassScore, IouType, Metrics, percent
-from tailseg.evaluation.numbering import note_on_ids, note_on_names, read_explained
+from tailseg.evaluation.numbering import note_on_ids, note_on_names
 from tailseg.evaluation.plausible import crowded, doubts, untested
 from tailseg.evaluation.precision import Curves
+from tailseg.evaluation.reading import read_explained
 from tailseg.evaluation.results import Results
 from tailseg.evaluation.survey import Source
 

@@ -18,9 +18,9 @@ from tailseg.evaluation.errors import Errors, error_kinds
 from tailseg.evaluation.ground_truth import GroundTruth
 from tailseg.evaluation.matches import Matches
 from tailseg.evaluation.metrics import IouType
-from tailseg.evaluation.numbering import read_sources
 from tailseg.evaluation.overlaps import NO_PAIRS
 from tailseg.evaluation.plausible import untested
+from tailseg.evaluation.reading import read_sources
 from tailseg.evaluation.survey import Source
 
 AT_A_TIME = 100

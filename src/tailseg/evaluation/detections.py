@@ -42,12 +42,13 @@ def read_found(
     progress: Callable[[int, int], None] | None = None,
     least_score: float = math.inf,
     any_class: bool = False,
+    names: Names | None = None,
 ) -> Results:
     """Results that belong to an annotation file; run lengths are kept of the detections that can count.
 
     They are kept as well of those that score at least ``least_score``. Which image a record means is decided by
     `tailseg.evaluation.image_names`. Polygons are rasterised at the size of their image. ``any_class`` takes unknown
-    categories too, and keeps all run lengths.
+    categories too, and keeps all run lengths. ``names`` decides which image is meant.
 
     Raises:
         FileNotFoundError: no such file.
@@ -81,6 +82,8 @@ def read_found(
         )
 
     try:
+        if names is not None:
+            return read(names, digits=True)
         if not have_file_names(results) and not truth.image_names.clash:
             with suppress(UnknownImagesError):
                 return read(None, digits=False)
@@ -99,7 +102,8 @@ def _read_as_meant(read: Callable[..., Results], truth: GroundTruth, found: Surv
         except UnknownImagesError:
             pass
         except WrongRecordsError as wrong:
-            raise ValueError(f"{wrong}; taken for a name, {error}" if wrong.key == "image_id" else str(wrong)) from None
+            named = wrong.key == "image_id" and any(isinstance(key[0], str) for key in found.images)
+            raise ValueError(f"{wrong}; taken for a name, {error}" if named else str(wrong)) from None
         raise
     try:
         first = read(reading.names, digits=True)

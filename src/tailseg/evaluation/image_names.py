@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import islice
 from typing import Any, Final
 
 from tailseg.annotations.columns import whole
@@ -102,6 +103,17 @@ class ImageNames:
                 if end in names:
                     return names[end]
         return None
+
+    def is_shared(self, name: str) -> bool:
+        """Whether several images have this name, or its longest end that any has."""
+        ends = (end for end in _ends(name.replace("\\", "/")) if end in self._tails)
+        return self.named(name) is None and next(ends, None) is not None
+
+    def files_called(self, name: str) -> list[str]:
+        """The first two files that have a name of several images, or its longest end that any has."""
+        end = next(end for end in _ends(name.replace("\\", "/")) if end in self._tails)
+        files = (self.name_of(row) for row in range(len(self._ids)))
+        return [*islice((file for file in files if _is_end(end, file) or _is_end(end, _SUFFIX.sub("", file))), 2)]
 
     def identified(self, value: float | str | None) -> int | None:
         """The id that an ``image_id`` is, or spells."""
@@ -233,12 +245,26 @@ class _Decision:
         """The error where neither ids nor names fit."""
         by_id, by_name = ([key for key, image in each.items() if image is None] for each in (self.ids, self.names))
         fewer = by_name if len(by_name) < len(by_id) else by_id
-        some = list(dict.fromkeys(str(key[0]) for key in sorted(fewer, key=_in_order)))
+        some = list(dict.fromkeys(str(key[0]) for key in sorted(fewer, key=_in_order) if key[0] is not None))
+        texts = [key[0] for key in fewer if isinstance(key[0], str)]
+        shared = [name for name in texts if self.images.is_shared(name)]
+        begin = f"{self.found.source}: the image_id of {self.found.count(fewer)}"
+        if shared and len(shared) == len(fewer):
+            files = " and ".join(self.images.files_called(shared[0]))
+            return (
+                f"{begin} is the name of several images of {self.images.path} ({shared[0]}: {files}): write it with "
+                "the folders, as that file does"
+            )
         what = "" if fewer is by_id else ", taken for names of its images,"
-        return (
-            f"{self.found.source}: the image_id of {self.found.count(fewer)}{what} is not in {self.images.path} "
-            f"({', '.join(some[:SHOWN])} ..): were they made for another split?"
-        )
+        begin = f"{begin}{what} is not in {self.images.path} ({', '.join(some[:SHOWN])} ..)"
+        stems = [self.images.named(_SUFFIX.sub("", key[0])) for key in fewer if isinstance(key[0], str)]
+        unnamed = all(self.names[key] is None for key in fewer)
+        if unnamed and None not in stems and len(stems) == len(fewer):
+            return (
+                f"{begin}, but all are names of its images with another suffix ({texts[0]} is "
+                f"{self._file(stems[0])} there): write the names as that file does"
+            )
+        return f"{begin}: were they made for another split?"
 
     def _clash(self, *, by_name: bool) -> str:
         """The note where nothing decides; `counted` completes it."""

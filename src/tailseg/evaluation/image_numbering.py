@@ -1,30 +1,38 @@
-"""Image ids of another numbering: places among the images, as tools write that number the images of a file again.
+"""Image ids of another numbering: shifted by one, or places among the images as some tools number the images again.
 
-All ids exist then, and mean other images. Looked for where AP50 is low: of the numberings that give every id an image,
-the one by which most of the best detections lie on objects of their class.
+All ids exist then, and mean other images, or some do not exist. Looked for where AP50 is low, or an id is unknown: of
+the numberings that give every id an image, the one by which most of the best detections lie on objects of their class.
 
-Shapes: n result records.
+Shapes: n result records, k different image ids.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
+from tailseg.annotations.columns import whole
 from tailseg.evaluation.detections import read_found, surroundings
-from tailseg.evaluation.ground_truth import GroundTruth
+from tailseg.evaluation.ground_truth import GroundTruth, is_member
 from tailseg.evaluation.metrics import ROW_NAMES, IouType
 from tailseg.evaluation.numbering import SAMPLE, average_precision_50
 from tailseg.evaluation.results import Results
-from tailseg.evaluation.survey import Source
+from tailseg.evaluation.survey import Source, survey
 
 LOW: Final = 0.25
 """An AP50 below it may come of ids that mean other images: by chance, some ids of a small file stay what they were."""
 
 LEAST: Final = 0.05
 """AP50 that another numbering must give."""
+
+
+CLEARLY: Final = 2
+"""Times as many detections on objects make another numbering the right one: a weak detector has some by chance."""
+
+SOME: Final = 4
+"""Detections on objects that another numbering must give: fewer can be chance."""
 
 
 def note_on_images(truth: GroundTruth, found: Results, source: Source, kind: IouType, plain: float, cap: int) -> str:
@@ -38,46 +46,109 @@ def note_on_images(truth: GroundTruth, found: Results, source: Source, kind: Iou
     """
     if plain >= LOW or not len(found) or not len(truth.objects):
         return ""
-    meanings = [*_places(truth, found.image_ids)]
+    used, at = np.unique(found.image_ids, return_inverse=True)
+    meanings = [*_meanings(truth, used)]
     if not meanings:
         return ""
     if kind == "segm" and truth.protocol == "lvis":  # run lengths were kept of what counts as the ids stand
         found = read_found(source, truth, ("segm",), least_score=-math.inf)
-    most, chosen = _hits(truth, found, kind), ("", found)
-    for words, meant in meanings:
-        meant_so = replace(found, image_ids=meant)
-        hits = _hits(truth, meant_so, kind) if _fit(truth, meant_so) else 0
-        if hits > most:
-            most, chosen = hits, (words, meant_so)
-    words, meant_so = chosen
-    score = average_precision_50(truth, meant_so, kind, cap) if words else 0.0
+
+    def meant_so(meant: np.ndarray) -> Results | None:
+        other = replace(found, image_ids=meant[at])
+        return other if _fit(truth, other) else None
+
+    words, score = _best(truth, meanings, meant_so, kind, cap, least=CLEARLY * _hits(truth, found, kind))
     if score < max(LEAST, 2 * plain):
         return ""
     return (
-        f"AP50 of {ROW_NAMES[kind]} is {100 * plain:.1f}, but {100 * score:.1f} if image ids are places among the "
-        f"images {words}: do the image ids of the results mean other images?"
+        f"AP50 of {ROW_NAMES[kind]} is {100 * plain:.1f}, but {100 * score:.1f} if {words}: do the image ids of the "
+        "results mean other images?"
     )
 
 
-def _places(truth: GroundTruth, image_ids: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """The image ids (int64 ``[n]``) that are meant if those of the results are places, with the order in words."""
+def images_could_mean(truth: GroundTruth, source: Source, kind: IouType, cap: int) -> str:
+    """How image ids could be meant some of which are unknown; nothing if no numbering fits them all.
+
+    Args:
+        truth, source, kind, cap: see `note_on_images`.
+    """
+    keys = [*survey(source).images]
+    ids = [number for key in keys if (number := whole(key[0])) is not None]
+    if len(ids) < len(keys) or any(file_name for _, file_name in keys) or not len(truth.objects):  # names decide
+        return ""
+    used, at = np.unique(np.array(ids, np.int64), return_inverse=True)
+
+    def meant_so(meant: np.ndarray) -> Results | None:
+        names = dict(zip(keys, meant[at].tolist(), strict=True))
+        try:
+            return read_found(source, truth, (kind,), least_score=-math.inf, names=names)
+        except ValueError:  # masks of another size than these images
+            return None
+
+    words, score = _best(truth, [*_meanings(truth, used)], meant_so, kind, cap, least=0)
+    if score < LEAST:
+        return ""
+    return f" Every id fits if {words}: AP50 of {ROW_NAMES[kind]} is then {100 * score:.1f}"
+
+
+def _best(
+    truth: GroundTruth,
+    meanings: list[tuple[str, np.ndarray]],
+    meant_so: Callable[[np.ndarray], Results | None],
+    kind: IouType,
+    cap: int,
+    *,
+    least: int,
+) -> tuple[str, float]:
+    """The numbering that fits best, in words, and its AP50; nothing and 0 if none does.
+
+    Args:
+        truth, kind, cap: see `note_on_images`.
+        meanings: see `_meanings`.
+        meant_so: the results with the images that the ids mean then, None if they cannot.
+        least: detections that must lie on objects of their class.
+    """
+    most, chosen = max(least, SOME) - 1, None
+    for words, meant in meanings:
+        results = meant_so(meant)
+        hits = 0 if results is None else _hits(truth, results, kind)
+        if results is not None and hits > most:
+            most, chosen = hits, (words, results)
+    return (chosen[0], average_precision_50(truth, chosen[1], kind, cap)) if chosen else ("", 0.0)
+
+
+def _meanings(truth: GroundTruth, used: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """What the ids (int64 ``[k]``, ascending) could mean, in words, and then the ids of the images; the likelier first.
+
+    A shift in the order of the file goes round: what runs one image behind can give the last one's to the first.
+    """
+    told = [used]
+    for words, meant in _candidates(truth, used):
+        if is_member(meant, truth.image_ids).all() and not any(np.array_equal(meant, other) for other in told):
+            told.append(meant)
+            yield words, meant
+
+
+def _candidates(truth: GroundTruth, used: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    yield "1 is taken off each image id", used - 1
+    yield "1 is added to each image id", used + 1
     listed = truth.annotations.image_ids
-    names = truth.image_names
-    by_name = sorted(range(len(listed)), key=names.name_of)
+    by_name = sorted(range(len(listed)), key=truth.image_names.name_of)
     orders = {
         "as the file lists them": listed,
         "in order of id": truth.image_ids,
         "in order of file name": listed[by_name],
     }
-    told = [image_ids]
     for first in (0, 1):
-        if image_ids.min() < first or image_ids.max() >= first + len(listed):
-            continue
+        if first <= used.min() and used.max() < first + len(listed):
+            for order, keys in orders.items():
+                yield f"image ids are places among the images {order}, from {first}", keys[used - first]
+    if is_member(used, truth.image_ids).all():
         for order, keys in orders.items():
-            meant = keys[image_ids - first]
-            if not any(np.array_equal(meant, other) for other in told):
-                told.append(meant)
-                yield f"{order}, from {first}", meant
+            sort = np.argsort(keys)
+            places = sort[np.searchsorted(keys, used, sorter=sort)]
+            for step, words in ((-1, "before"), (1, "after")):
+                yield f"each means the image {words} its own, {order}", keys[(places + step) % len(keys)]
 
 
 def _fit(truth: GroundTruth, found: Results) -> bool:

@@ -13,6 +13,7 @@ import msgspec
 
 PIECE = 1 << 18
 """Bytes of text that are parsed at a time: few enough that the records stay in the processor's cache."""
+_REMEDY = "remove or correct that record"
 _BETWEEN = re.compile(rb"\}\s*,\s*(?=\{)")
 # JSONDecodeError and UnicodeDecodeError are ValueErrors; thousands of brackets end in a RecursionError
 _UNREADABLE = (ValueError, EOFError, RecursionError, gzip.BadGzipFile, zlib.error)
@@ -28,7 +29,11 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - JSON is anything until it ha
     _check_file(path)
     try:
         with path.open("rb") as raw, _unpacked(raw) as file:
-            return parse(file.read())
+            text = file.read()
+        try:
+            return parse(text)
+        except _NoNumberError as error:
+            raise ValueError(f"{error}{_record_without_number(text, 0)}: {_REMEDY}") from error
     except _UNREADABLE as error:
         raise ValueError(f"{path} cannot be read as JSON: {error}") from error
 
@@ -39,14 +44,48 @@ def parse(text: bytes) -> Any:  # noqa: ANN401
     Raises:
         ValueError: not JSON.
     """
-
-    def refuse(constant: str) -> Never:
-        raise ValueError(f"it holds the value {constant}, which is no number: remove or correct that record")
-
     try:
         return msgspec.json.decode(text)
     except ValueError:  # Python's parser is slower, knows larger numbers and says better what is wrong
-        return json.loads(text, parse_constant=refuse)
+        return json.loads(text, parse_constant=_refuse)
+
+
+class _NoNumberError(ValueError):
+    """A text holds NaN or Infinity."""
+
+
+class _NoNumber(str):
+    """What stands for NaN or Infinity where a text is searched for it."""
+
+    __slots__ = ()
+
+
+def _refuse(constant: str) -> Never:
+    raise _NoNumberError(f"it holds the value {constant}, which is no number")
+
+
+def _record_without_number(text: bytes, before: int) -> str:
+    """The first record of a text that holds NaN or Infinity, in words; nothing if the text holds no records.
+
+    Args:
+        text: of some records.
+        before: records of the file that come earlier.
+    """
+    try:
+        records = json.loads(text, parse_constant=_NoNumber)
+    except (ValueError, RecursionError):  # it was cut within a record, or is broken
+        return ""
+    for row, record in enumerate(records if isinstance(records, list) else (), start=before):
+        if _holds_no_number(record):
+            keys = [key for key, value in record.items() if _holds_no_number(value)] if isinstance(record, dict) else []
+            return f" ({keys[0]!r} of record {row})" if keys else f" (record {row})"
+    return ""
+
+
+def _holds_no_number(value: Any) -> bool:  # noqa: ANN401
+    if isinstance(value, list | dict):
+        return any(map(_holds_no_number, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, _NoNumber)
 
 
 def beginning(path: Path) -> bytes:
@@ -93,6 +132,11 @@ def read_records(
                 if is_cut or not text_read:
                     break
                 raise ValueError(f"{error.msg}, about character {text_read + error.pos:,}") from error
+            except _NoNumberError as error:
+                place = _record_without_number(text, done)
+                if is_cut and not place:
+                    break
+                raise ValueError(f"{error}{place}: {_REMEDY}") from error
             if not isinstance(records, list):
                 break
             text_read += len(text)

@@ -5,20 +5,13 @@ file, the one by which most of the best detections lie on objects of their class
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
-from tailseg.evaluation.detections import (
-    UnknownCategoriesError,
-    best_of_each_image,
-    match_results,
-    read_found,
-    surroundings,
-)
+from tailseg.evaluation.detections import best_of_each_image, match_results, read_found, surroundings
 from tailseg.evaluation.ground_truth import GroundTruth
 from tailseg.evaluation.json_files import beginning, read_records
 from tailseg.evaluation.metrics import ROW_NAMES, IouType
@@ -72,51 +65,7 @@ def note_on_names(truth: GroundTruth, source: Source) -> str:
     )
 
 
-def read_explained(
-    source: Source,
-    truth: GroundTruth,
-    iou_types: Sequence[IouType],
-    *,
-    cap: int,
-    progress: Callable[[int, int], None] | None = None,
-    least_score: float = math.inf,
-) -> Results:
-    """`read_found`; the error about unknown category ids says how they could be meant.
-
-    Raises:
-        FileNotFoundError, ValueError: as `read_found`.
-    """
-    try:
-        return read_found(source, truth, iou_types, progress=progress, least_score=least_score)
-    except UnknownCategoriesError as error:
-        kind: IouType = "bbox" if "bbox" in iou_types else "segm"
-        raise ValueError(f"{error}{_could_mean(truth, source, kind, cap)}") from None
-
-
-def read_sources(
-    sources: Mapping[IouType, Source],
-    truth: GroundTruth,
-    *,
-    cap: int,
-    progress: Callable[[int, int], None],
-    least_score: float = math.inf,
-) -> dict[IouType, Results]:
-    """`read_explained` of boxes and of masks: a file is read once, for all that it serves."""
-    found: dict[IouType, Results] = {}
-    for iou_type, source in sources.items():
-        if iou_type in found:
-            continue
-        served = tuple(other for other, same in sources.items() if same is source or _is_file(source, same))
-        records = read_explained(source, truth, served, cap=cap, progress=progress, least_score=least_score)
-        found |= dict.fromkeys(served, records)
-    return {iou_type: found[iou_type] for iou_type in sources}
-
-
-def _is_file(source: Source, same: Source) -> bool:
-    return isinstance(source, str | Path) and isinstance(same, str | Path) and Path(source) == Path(same)
-
-
-def _could_mean(truth: GroundTruth, source: Source, kind: IouType, cap: int) -> str:
+def categories_could_mean(truth: GroundTruth, source: Source, kind: IouType, cap: int) -> str:
     """How unknown category ids could be meant; nothing if no numbering fits them all."""
     try:
         found = read_found(source, truth, (kind,), any_class=True)

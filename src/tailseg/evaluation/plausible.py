@@ -11,6 +11,7 @@ import numpy as np
 
 from tailseg.annotations.readings import agree, corners_of, likely_boxes, likely_reading, likely_reading_of_objects
 from tailseg.annotations.run_lengths import are_filled, run_lengths_total
+from tailseg.evaluation.by_rows import by_rows
 from tailseg.evaluation.ground_truth import GroundTruth
 from tailseg.evaluation.results import Results
 
@@ -206,6 +207,7 @@ def _boxes_and_masks(found: Results, truth: GroundTruth, rows: np.ndarray) -> st
     count = np.count_nonzero(wrong)
     if not count or count < HALF * len(rows):
         return ""
+<<<<<<< HEAD
     return f"{count:,} of {len(rows):,} masks do not agree with the boxes of their records"
 
 
@@ -219,3 +221,12 @@ def _of_classes(wrong: np.ndarray, category_ids: np.ndarray, truth: GroundTruth)
     names = [truth.categories.get(key, str(key)) for key in classes[bad].tolist()]
     where = f"class {names[0]!r:.60}" if len(names) == 1 else f"{len(names):,} classes"
     return wrong & bad[of_class], f" (of {where})" if names else ""
+=======
+    reading = likely_reading(masks[apart], boxes[apart], _sizes(found, truth, rows[apart])) or by_rows(
+        found, rows[apart]
+    )
+    if not reading and len(apart) < HALF * len(rows):
+        return ""
+    seems = f". It seems that {reading}" if reading else ""
+    return f"{len(apart):,} of {len(rows):,} masks do not agree with the boxes of their records{seems}"
+>>>>>>> fixb

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 from torch import nn
 
 from tailseg.annotations.dataset import Annotations, Category
@@ -15,10 +16,10 @@ from tailseg.annotations.fingerprint import fingerprint
 from tailseg.annotations.problems import DatasetError
 from tailseg.annotations.read import with_classes
 from tailseg.recipes.build import has_changed
-from tailseg.recipes.recipe import Recipe
+from tailseg.recipes.recipe import DataConfig, Recipe
 from tailseg.recipes.saved import absolute, differences, with_absolute_paths
 from tailseg.training.checkpoint import Checkpoint, CheckpointError
-from tailseg.training.distributed import gather_everywhere, world_size
+from tailseg.training.distributed import gather_everywhere
 
 CARRIED_OUT: Final = {
     "run.out",
@@ -37,14 +38,38 @@ CARRIED_OUT: Final = {
 """Settings that may differ when a run goes on: they do not change what is learned."""
 
 
-def check_shares(recipe: Recipe) -> None:
+def check_shares(recipe: Recipe, processes: int) -> None:
     """Raises ValueError if a step's images cannot be shared equally by the processes, in equal parts."""
     images, parts = recipe.data.batch_size, recipe.optim.accumulate
-    if images % (world_size() * parts):
+    shares = processes * parts
+    if images % shares:
+        in_parts = f" that take them in {parts} equal parts" * (parts > 1)
         raise ValueError(
-            f"a step's {images} images cannot be shared by {world_size()} processes that take them in {parts} equal "
-            "parts: change data.batch_size, optim.accumulate or the number of processes"
+            f"a step's {images} images cannot be shared by {processes} processes{in_parts}: make "
+            f"data.batch_size a multiple of {shares} (--data.batch-size {-(-images // shares) * shares}), or change "
+            f"{'optim.accumulate (--optim.accumulate) or ' * (parts > 1)}the number of processes (--devices)"
         )
+
+
+def size_notes(data: DataConfig, sizes: np.ndarray) -> list[str]:
+    """That no image is resized to a short side of the recipe, for its long side would be too long; a sentence or none.
+
+    Args:
+        data: of the recipe.
+        sizes: of the training images, int64 ``[n, 2]``: height and width, 0 where it is not known.
+    """
+    known = sizes[(sizes > 0).all(axis=1)]
+    longest = known.max(axis=1) * min(data.short_sides) / known.min(axis=1)
+    if not len(known) or not (longest > data.max_long_side).all():
+        return []
+    shorts = (known.min(axis=1) * data.max_long_side / known.max(axis=1) + 0.5).astype(int)
+    sides = f"{shorts.min():,} to {shorts.max():,}" if shorts.min() < shorts.max() else f"{shorts.min():,}"
+    note = (
+        f"data.max_long_side is {data.max_long_side:,}, by which no image reaches the least of data.short_sides "
+        f"({min(data.short_sides):,}): all are trained with short sides of {sides} pixels. Raise --data.max-long-side, "
+        "or lower --data.short-sides to vary the sizes"
+    )
+    return [note]
 
 
 def check_recipe(checkpoint: Checkpoint, recipe: Recipe, path: Path) -> None:

@@ -33,7 +33,7 @@ from tailseg.training.distributed import (
 )
 from tailseg.training.finite import require_finite_weights
 from tailseg.training.first_weights import start_from
-from tailseg.training.fit import check_classes, check_data, check_shares, one_fingerprint
+from tailseg.training.fit import check_classes, check_data, check_shares, one_fingerprint, size_notes
 from tailseg.training.norms import average_over_processes, running_statistics, update_average
 from tailseg.training.optimiser import (
     PUBLISHED_BATCH_SIZE,
@@ -148,7 +148,7 @@ class Run:
 def start(recipe: Recipe, *, resume: bool) -> Run:
     """The data, the model and the optimiser, new or as the newest whole checkpoint left them."""
     folder = run_folder(recipe)
-    check_shares(recipe)
+    check_shares(recipe, world_size())
     recipe = from_first(lambda: settled(recipe, folder))
     found = from_first(lambda: open_folder(recipe, folder, resume=resume))
     device = choose_device(recipe.run.device)
@@ -182,6 +182,7 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
         fingerprint=one_fingerprint(train_data),
         speed=Speed(recipe.data.batch_size),
         notes=first_notes
+        + size_notes(recipe.data, train_data.sizes)
         + ([] if found else schedule_notes(recipe, sampler.steps_per_epoch))
         + [
             f"{data.path}: {note}"

@@ -1,0 +1,60 @@
+"""Results read for an annotation file; where ids are unknown, the error says how they could be meant."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from tailseg.evaluation.detections import UnknownCategoriesError, read_found
+from tailseg.evaluation.ground_truth import GroundTruth
+from tailseg.evaluation.image_names import UnknownImagesError
+from tailseg.evaluation.image_numbering import images_could_mean
+from tailseg.evaluation.metrics import IouType
+from tailseg.evaluation.numbering import categories_could_mean
+from tailseg.evaluation.results import Results
+from tailseg.evaluation.survey import Source
+
+
+def read_explained(
+    source: Source,
+    truth: GroundTruth,
+    iou_types: Sequence[IouType],
+    *,
+    cap: int,
+    progress: Callable[[int, int], None] | None = None,
+    least_score: float = math.inf,
+) -> Results:
+    """`read_found`; the error about unknown category or image ids says how they could be meant.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_found`.
+    """
+    kind: IouType = "bbox" if "bbox" in iou_types else "segm"
+    try:
+        return read_found(source, truth, iou_types, progress=progress, least_score=least_score)
+    except UnknownCategoriesError as error:
+        raise ValueError(f"{error}{categories_could_mean(truth, source, kind, cap)}") from None
+    except UnknownImagesError as error:
+        raise UnknownImagesError(f"{error}{images_could_mean(truth, source, kind, cap)}") from None
+
+
+def read_sources(
+    sources: Mapping[IouType, Source],
+    truth: GroundTruth,
+    *,
+    cap: int,
+    progress: Callable[[int, int], None],
+    least_score: float = math.inf,
+) -> dict[IouType, Results]:
+    """`read_explained` of boxes and of masks: a file is read once, for all that it serves."""
+    found: dict[IouType, Results] = {}
+    for iou_type, source in sources.items():
+        if iou_type in found:
+            continue
+        served = tuple(other for other, same in sources.items() if same is source or _is_file(source, same))
+        records = read_explained(source, truth, served, cap=cap, progress=progress, least_score=least_score)
+        found |= dict.fromkeys(served, records)
+    return {iou_type: found[iou_type] for iou_type in sources}
+
+
+def _is_file(source: Source, same: Source) -> bool:
+    return isinstance(source, str | Path) and isinstance(same, str | Path) and Path(source) == Path(same)
