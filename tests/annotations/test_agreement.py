@@ -152,6 +152,61 @@ def test_areas_of_superannotate(sound: RawDataset, write: Write) -> None:
     )
 
 
+def boxes_alone(content: RawDataset, count: int = 120, side: int = 200) -> list[RawDataset]:
+    """Gives a file that many boxes and no mask, sizes and places all over images of that side."""
+    for image in content["images"]:
+        image.update(height=side, width=side)
+    rng = np.random.default_rng(3)
+    content["annotations"] = []
+    for i in range(count):
+        w, h = rng.integers(8, 90, 2).tolist()
+        x, y = rng.integers(0, [side - w, side - h]).tolist()
+        fields = {"id": i + 1, "image_id": 1 + i % 2, "category_id": 1, "iscrowd": 0}
+        content["annotations"].append(fields | {"bbox": [x, y, w, h], "area": w * h})
+    return content["annotations"]
+
+
+AS_SHARES = box(lambda *xywh: [number / 200 for number in xywh])
+PARTS: dict[str, tuple[Change, slice, bool, str]] = {
+    "corners by their areas": (box(xyxy), slice(0, None, 5), True, "24 of 120 boxes have the area that [x1, y1, x2"),
+    "corners": (box(xyxy), slice(0, None, 3), False, "of 120 boxes reach beyond their image, and read as [x1, y1, x2,"),
+    "shares": (AS_SHARES, slice(0, None, 10), True, "12 of 120 boxes lie within 0..1"),
+    "shares, no areas": (AS_SHARES, slice(0, None, 10), False, "12 of 120 boxes lie within 0..1"),
+    "centers": (
+        box(lambda x, y, w, h: [x + w / 2, y + h / 2, w, h]),
+        slice(None),
+        True,
+        "of 120 boxes reach beyond their image, and read as [center x, center y, width, height] they fit",
+    ),
+    "of two pixels at the corner": (
+        lambda each: each.update(bbox=[each["id"] % 2, each["id"] % 2, 1, 1], area=1),
+        slice(None),
+        True,
+        "",
+    ),
+    "areas of masks that are not there": (lambda each: each.update(area=0.6 * each["area"]), slice(None), True, ""),
+    "cut by their images": (box(lambda x, y, w, h: [x - 12, y + 12, w, h]), slice(None), True, ""),
+    "large, and cut": (
+        box(lambda x, y, _w, _h: [x / 9, y / 9, 150 + x / 2, 150 + y / 2]),
+        slice(None),
+        True,
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", PARTS)
+def test_boxes_alone_that_are_written_otherwise_in_part(case: str, sound: RawDataset, write: Write) -> None:
+    change, rows, areas, words = PARTS[case]
+    annotations = boxes_alone(sound)
+    for annotation in annotations[rows]:
+        change(annotation)
+    for annotation in annotations:
+        annotation["area"] = annotation["area"] if areas else None
+    told = [each.counted for each in open_file(write(sound)).problems if each.kind.name == "box_otherwise"]
+    assert [words in each for each in told] == [True] * bool(words)
+
+
 def test_corners_with_their_area_are_known_though_all_fit_the_image(sound: RawDataset, write: Write) -> None:
     for annotation in sound["annotations"]:
         annotation.update(bbox=[20, 10, 40, 24], area=20 * 14, segmentation=[])

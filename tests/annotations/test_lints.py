@@ -80,6 +80,35 @@ def test_areas_of_boxes(segmentation: Any, area: float, suspect: bool, raw: RawD
     assert ("area_of_box" in found(write(raw))) == suspect
 
 
+SMALLER = "12 areas are those of the boxes, while the masks are smaller"
+
+
+@pytest.mark.parametrize(
+    ("medium", "elsewhere", "said"),
+    [
+        (0, False, [SMALLER]),
+        (1, False, [f"{SMALLER}, by which 1 objects count as larger than they are"]),
+        (12, False, []),
+        (0, True, []),
+    ],
+)
+def test_areas_of_boxes_are_told_once(
+    medium: int, elsewhere: bool, said: list[str], raw: RawDataset, write: Write
+) -> None:
+    """Triangles with their boxes' areas; nothing is said where size groups, or masks that lie elsewhere, are told."""
+    raw["images"] = [raw["images"][0] | {"height": 400, "width": 400}]
+    raw["annotations"] = []
+    for i in range(12):
+        side = 40 if i < medium else 30
+        mask = [9 * i, 5, 9 * i + side, 5, 9 * i, 5 + side]
+        box = [9 * i, 200, side, side] if elsewhere else [9 * i, 5, side, side]
+        fields = {"id": i, "image_id": raw["images"][0]["id"], "category_id": 7, "iscrowd": 0}
+        raw["annotations"].append(fields | {"bbox": box, "area": side * side, "segmentation": [mask]})
+    told = [problem for problem in lint(open_file(write(raw))) if problem.kind.name == "area_of_box"]
+    assert [problem.counted for problem in told] == said
+    assert all(problem.kind.done == "taken as they are" for problem in told)
+
+
 @pytest.mark.parametrize(
     ("change", "is_copy"),
     [

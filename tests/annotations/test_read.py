@@ -184,6 +184,21 @@ def test_boxes_slightly_beyond_the_image_are_clipped_and_counted(raw: RawDataset
     assert len(annotations.notes) == 1
 
 
+def test_how_far_boxes_reach_is_written_in_full(raw: RawDataset, write: Write) -> None:
+    raw["annotations"][1]["bbox"] = [10, 5, 1268, 20]
+    with pytest.warns(UserWarning, match=r"1 boxes reach up to 1,230 pixels beyond their image: clipped"):
+        read_dataset(write(raw))
+
+
+def test_areas_of_boxes_alone_have_a_remedy(raw: RawDataset, write: Write) -> None:
+    """There is no mask whose pixels could be written."""
+    for annotation in raw["annotations"]:
+        annotation.update(segmentation=[], area=36 * 48)
+    problems = {problem.kind.name: problem for problem in open_file(write(raw)).problems}
+    assert "in a file of boxes width * height" in problems["area_large"].remedy
+    assert problems["area_large"].kind.done == "taken as they are"
+
+
 def test_objects_below_a_pixel_are_kept_but_not_trained_on(raw: RawDataset, write: Write) -> None:
     raw["annotations"][1].update(bbox=[10, 5, 0, 20], area=0)
     with pytest.warns(UserWarning, match="1 objects are below one pixel"):

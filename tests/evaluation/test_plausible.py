@@ -111,6 +111,15 @@ def test_what_results_cannot_be_is_told(
     assert metrics["segm"]["AP"] == pytest.approx(1.0)
 
 
+<<<<<<< HEAD
+def test_a_few_scores_in_percent_are_counted(truth: Path) -> None:
+    records = results_of(truth)
+    for record in records[4:7]:
+        record["score"] *= 100
+    (note,) = evaluate(truth, records).notes
+    assert note.startswith("3 of 24 scores are not within 0..1 (record 4 has 96): scores reach from 0.77 to 96, expec")
+    assert "percent" not in note
+=======
 def test_run_lengths_by_rows_are_told(truth: Path) -> None:
     """As numpy flattens masks; the size of the image is right."""
     results = results_of(truth)
@@ -122,6 +131,7 @@ def test_run_lengths_by_rows_are_told(truth: Path) -> None:
     assert any(
         "masks do not agree with the boxes of their records. It seems that the masks' run le" in n for n in notes
     )
+>>>>>>> fixb
 
 
 def test_boxes_alone_are_judged_too(truth: Path) -> None:
@@ -132,6 +142,70 @@ def test_boxes_alone_are_judged_too(truth: Path) -> None:
         record["bbox"] = [x, y, x + w, y + h]
     (note,) = evaluate(truth, records, iou_types=("bbox",)).notes
     assert "of 24 boxes reach beyond their image" in note
+
+
+@pytest.mark.parametrize(
+    ("times", "wrong", "said"),
+    [
+        (1, 2, "5 of 21 masks do not agree with the boxes of their records. It seems that bbox is [x1, y1, x2, y2]"),
+        (8, 2, "5 of 133 masks do not agree with the boxes of their records (of class 'dog'). It seems that bbox is ["),
+        (8, 1, ""),
+    ],
+)
+def test_boxes_of_a_part_are_told(times: int, wrong: int, said: str, truth: Path) -> None:
+    """Five boxes are [x1, y1, x2, y2]: all of a rare class, or by chance a few of a frequent one."""
+    records = results_of(truth)
+    frequent, rare = ([each for each in records if each["category_id"] == key] for key in (1, 2))
+    records = [each | {"score": 1 / (1 + i)} for i, each in enumerate([*frequent * times, *rare[:5]])]
+    part = [each for each in records if each["category_id"] == wrong and min(each["bbox"][:2]) >= 3]
+    part = part if wrong == 1 else records[-5:]
+    for record in part[:5]:
+        x, y, w, h = record["bbox"]
+        record["bbox"] = [x, y, x + w, y + h]
+    notes = [note for note in evaluate(truth, records).notes if "boxes of their records" in note]
+    assert [note.startswith(said) for note in notes] == [True] * bool(said)
+
+
+READINGS: dict[str, tuple[Callable[[Record], None], str]] = {
+    "sound": (lambda _: None, ""),
+    "twice": (box(lambda *xywh: [2 * value for value in xywh]), "It seems that bbox is 2 times those of the objects"),
+    "half": (box(lambda *xywh: [value / 2 for value in xywh]), "It seems that bbox is 0.5 times those of the objects"),
+    "of a square": (
+        box(lambda x, y, w, h: [x * 0.64, y * 64 / 60, w * 0.64, h * 64 / 60]),
+        "It seems that bbox is 0.64 (x) and 1.07 (y) times those of the objects",
+    ),
+    "swapped": (box(lambda x, y, w, h: [y, x, h, w]), "It seems that x and y are swapped in bbox"),
+    "elsewhere": (box(lambda x, y, w, h: [(x + 45) % 75, (y + 25) % 45, w, h]), ""),
+    "outside": (box(lambda x, y, w, h: [x + 80, y + 31, w, h]), "of 40 boxes have their center outside their image"),
+}
+
+
+@pytest.mark.parametrize("case", READINGS)
+def test_boxes_alone_are_compared_with_the_objects(case: str, truth: Path) -> None:
+    """Objects alone of their class, each with a good detection and a bad one of a lower score."""
+    content = json.loads(truth.read_text())
+    content["images"] = [{"id": i, "file_name": f"{i}.png", "height": HEIGHT, "width": WIDTH} for i in range(1, 21)]
+    content["annotations"] = content["annotations"][:20]
+    for i, annotation in enumerate(content["annotations"], start=1):
+        annotation["image_id"] = i
+    truth.write_text(json.dumps(content))
+    records = [{key: each[key] for key in each if key != "segmentation"} for each in results_of(truth)]
+    change, words = READINGS[case]
+    for record in records:
+        change(record)
+    records += [each | {"bbox": [20, 20, 30, 7], "score": each["score"] / 3} for each in records]
+    notes = evaluate(truth, records, iou_types=("bbox",)).notes
+    assert [words in note for note in notes] == [True] * bool(words)
+
+
+@pytest.mark.parametrize("part", [1, 2])
+def test_boxes_alone_of_which_a_part_is_corners(part: int, truth: Path) -> None:
+    records = [{key: each[key] for key in each if key != "segmentation"} for each in results_of(truth)]
+    for record in records[::part]:
+        x, y, w, h = record["bbox"]
+        record["bbox"] = [x, y, x + w, y + h]
+    (note,) = evaluate(truth, records, iou_types=("bbox",)).notes
+    assert "of 24 boxes reach beyond their image, and read as [x1, y1, x2, y2] they fit" in note
 
 
 def test_a_weak_detector_is_not_doubted(truth: Path) -> None:

@@ -15,7 +15,7 @@ from tailseg.annotations.json_file import decode
 from tailseg.annotations.kinds import BITS
 from tailseg.annotations.problems import Problems
 from tailseg.annotations.ragged import Ragged, offsets_of
-from tailseg.annotations.readings import SAMPLE, size_groups, whose_areas, why_empty
+from tailseg.annotations.readings import SAMPLE, larger, whose_areas, why_empty
 from tailseg.annotations.segmentations import Segmentations
 
 FARTHEST: Final = 1e9
@@ -126,9 +126,7 @@ class Checks:
     def _large(self, rows: np.ndarray) -> str:
         """Of what areas that are larger than the box are, and what they change."""
         areas, boxes = self.columns.areas[rows], self.columns.boxes[rows]
-        moved = np.count_nonzero(size_groups(areas) != size_groups(boxes[:, 2:].prod(axis=1)))
-        consequence = f", by which {moved:,} objects count as larger than they are" if moved else ""
-        return f"{whose_areas(areas, boxes, self.sizes[rows])}{consequence}"
+        return whose_areas(areas, boxes, self.sizes[rows]) + larger(areas, boxes[:, 2:].prod(axis=1))
 
     def check_boxes(self) -> np.ndarray:
         """Boxes as xyxy, float64 ``[M, 4]``, clipped to their images where those have a size."""
@@ -141,7 +139,8 @@ class Checks:
         self.mark("box_infinite", infinite, self._boxed)
         self.mark("box_negative", negative, self._boxed)
         self.mark("box_outside", outside, self._boxed)
-        self.mark("box_beyond", beyond, self._boxed, detail=f"{overshoot[beyond].max(initial=0):.2g}")
+        farthest = overshoot[beyond].max(initial=0)
+        self.mark("box_beyond", beyond, self._boxed, detail=f"{farthest:,.0f}" if farthest >= 10 else f"{farthest:.2g}")
         small = ~(clipped[:, 2:] - clipped[:, :2] >= 1).all(axis=1)
         self.mark(
             "small", small & ~self.columns.ignored & ~(infinite | negative | bad | outside | self.marked("record_bad"))

@@ -26,6 +26,7 @@ from tailseg.annotations.suspect_kinds import SUSPECT
 __all__ = ["BITS", "KINDS", "USE_NAMES", "Kind", "Scope", "Use"]
 
 _BOX: Final = "Write bbox as [x, y, width, height], x and y of the upper left corner"
+_AREA: Final = "Write the mask's pixels, in a file of boxes width * height"
 _IDS: Final = "Give each an id of its own, a whole number"
 _LISTS: Final = "neg_category_ids and not_exhaustive_category_ids"
 
@@ -273,21 +274,21 @@ _OBJECTS: Final = (
         "annotations have an iscrowd or an ignore that is neither 0 nor 1",
         "Write 1 for a region to be left alone, 0 or nothing for an object",
     ),
-    Kind("area_bad", "xxxx", "areas are no finite numbers", "Write the mask's pixels, or leave the area out"),
+    Kind("area_bad", "xxxx", "areas are no finite numbers", f"{_AREA}, or leave the area out"),
     Kind(
         "area_negative",
         "nnxx",
         "areas are negative",
-        "Write the mask's pixels, or leave the area out",
+        f"{_AREA}, or leave the area out",
         "not used in training; evaluation refuses them",
     ),
-    Kind("area_missing", "--nn", "objects without 'area'", "Write the mask's pixels", "sized by their boxes"),
+    Kind("area_missing", "--nn", "objects without 'area'", _AREA, "sized by their boxes"),
     Kind(
         "area_large",
         "nnnn",
         "areas are larger than the box{detail}",
-        "Write the mask's pixels",
-        "taken as they are: the size groups of AP follow them",
+        _AREA,
+        "taken as they are",
     ),
     Kind(
         "ignore",

@@ -14,6 +14,7 @@ from tailseg.annotations.checks import polygon_shapes
 from tailseg.annotations.dataset import Annotations, Objects
 from tailseg.annotations.problems import Problem, Problems
 from tailseg.annotations.ragged import Ragged, spans
+from tailseg.annotations.readings import OF_BOXES, agree, corners_of, larger
 
 SMALLER: Final = 0.9
 """A mask with at most this share of its box's pixels is smaller than the box: rasterizing rounds by less."""
@@ -28,7 +29,9 @@ def lint(annotations: Annotations) -> tuple[Problem, ...]:
     objects = annotations.objects
     name = _Name(annotations)
     problems.add("polygon_inside", polygons_inside(objects), name)
-    problems.add("area_of_box", areas_of_boxes(annotations), name)
+    if not any(each.kind.name == "area_group" and OF_BOXES in each.detail for each in annotations.problems):
+        rows, changed = areas_of_boxes(annotations)
+        problems.add("area_of_box", rows, name, detail=changed)
     problems.add("copies", copies(objects), name)
     if annotations.format == "lvis":
         boxes = objects.written_boxes[:, 2] * objects.written_boxes[:, 3]
@@ -92,21 +95,31 @@ def copies(objects: Objects) -> np.ndarray:
     return np.array(found, np.int64)
 
 
-def areas_of_boxes(annotations: Annotations) -> np.ndarray:
-    """Rows whose area is that of their box, while their mask is clearly smaller, int64."""
+def areas_of_boxes(annotations: Annotations) -> tuple[np.ndarray, str]:
+    """Rows whose area is that of their box, while their mask is clearly smaller, int64, and what that changes.
+
+    Where many masks do not agree with their boxes, those are told: it is the mask, or the box, that is wrong.
+    """
     objects = annotations.objects
     boxes = objects.written_boxes[:, 2] * objects.written_boxes[:, 3]
     with np.errstate(invalid="ignore"):
         alike = np.isclose(objects.areas, boxes, rtol=1e-3, atol=0.01) & (boxes > 0)
     rows = np.flatnonzero(alike & ~objects.ignored & objects.masked)
     counts = objects.polygon_counts[rows]
-    _, areas = polygon_shapes(objects.polygons.take(spans(objects.first_polygons[rows], counts)))
-    masks = np.bincount(np.repeat(np.arange(len(rows)), counts), weights=areas, minlength=len(rows))
+    limits, areas = polygon_shapes(objects.polygons.take(spans(objects.first_polygons[rows], counts)))
+    owners = np.repeat(np.arange(len(rows)), counts)
+    masks = np.bincount(owners, weights=areas, minlength=len(rows))
+    around = np.repeat([[np.inf, np.inf, -np.inf, -np.inf]], len(rows), axis=0)
+    np.minimum.at(around[:, :2], owners, limits[:, :2])
+    np.maximum.at(around[:, 2:], owners, limits[:, 2:])
     sizes = annotations.sizes[objects.images[rows]]
     for place in np.flatnonzero(counts == 0).tolist():
         encoded = {"size": sizes[place].tolist(), "counts": objects.run_lengths[int(rows[place])].tobytes()}
-        masks[place] = coco.area(encoded)
-    return rows[masks <= SMALLER * boxes[rows]]
+        masks[place], around[place] = coco.area(encoded), corners_of(coco.toBbox(encoded)[None])[0]
+    told = masks <= SMALLER * boxes[rows]
+    if any(each.kind.name == "mask_box" for each in annotations.problems):
+        told &= agree(around, corners_of(objects.written_boxes[rows]))
+    return rows[told], larger(boxes[rows[told]], masks[told])
 
 
 def polygons_inside(objects: Objects) -> np.ndarray:

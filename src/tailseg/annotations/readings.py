@@ -15,16 +15,26 @@ LEAST: Final = 0.5
 CLOSE: Final = 0.8
 """The same for a reading that explains boxes that do not agree."""
 
+FIT: Final = 0.7
+"""The same for a reading that explains detections that are not where the objects are."""
+
 SLACK: Final = 2.0
 """Pixels by which sides of boxes may differ in any case: rounding, and masks of few pixels."""
 
 MOST: Final = 0.8
 """Share of the objects that a reading must explain."""
 
+SEVERAL: Final = 5
+"""Boxes that hardly show another way of writing by chance, where they are a part of the file."""
+
+PART: Final = 0.01
+"""Share of the boxes that such a part is at least."""
+
 SAMPLE: Final = 2000
 """Objects by which a reading is chosen."""
 
 SHARES: Final = "shares of the image's width and height (0..1)"
+OF_BOXES: Final = "the areas are those of the boxes"
 CORNERS: Final = "[x1, y1, x2, y2]"
 
 
@@ -99,44 +109,123 @@ def _readings(
         yield f"the masks' coordinates are those of images of {said} pixels", masks * scale / np.tile(side, 2), boxes
 
 
+def likely_reading_of_objects(there: np.ndarray, written: np.ndarray, sizes: np.ndarray) -> str:
+    """How detections that are not where the objects are may be meant, in words; nothing if it cannot be told.
+
+    Half of them must fit: a detector finds other objects as well.
+
+    Args:
+        there: the boxes of the objects.
+        written: the boxes of as many detections as they are written, xywh.
+        sizes: of the images.
+    """
+    best, words = 0.5, ""
+    with np.errstate(all="ignore"):
+        for reading, box in _readings_of_boxes(there, written, sizes):
+            share = float(agree(there, box, FIT).mean())
+            if share > best:
+                best, words = share, reading
+    return words
+
+
+def _readings_of_boxes(there: np.ndarray, written: np.ndarray, sizes: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Ways to read boxes, the likelier ones first: in words, and the boxes."""
+    scale = np.tile(sizes[:, ::-1], 2).astype(np.float64)
+    boxes, sides = corners_of(written), there[:, 2:] - there[:, :2]
+    yield f"bbox is {CORNERS}", written
+    yield "bbox is [center x, center y, width, height]", _from_centers(written)
+    yield f"bbox is written in {SHARES}", boxes * scale
+    yield "x and y are swapped in bbox", boxes[:, [1, 0, 3, 2]]
+    factor = np.median(written[:, 2:] / sides, axis=0)
+    said = f"{factor[0]:.3g}" if np.isclose(*factor, rtol=0.02) else f"{factor[0]:.3g} (x) and {factor[1]:.3g} (y)"
+    yield f"bbox is {said} times those of the objects", boxes / np.tile(factor, 2)
+    side = np.median(written[:, 2:] * scale[:, 2:] / sides, axis=0)
+    yield (
+        f"bbox is in pixels of images of {side[0]:.4g} x {side[1]:.4g} pixels",
+        boxes * scale / np.tile(side, 2),
+    )
+
+
 def _from_centers(written: np.ndarray) -> np.ndarray:
     """Boxes of center, width and height as xyxy."""
     return np.concatenate([written[:, :2] - written[:, 2:] / 2, written[:, :2] + written[:, 2:] / 2], axis=1)
 
 
-def likely_boxes(written: np.ndarray, sizes: np.ndarray, areas: np.ndarray | None = None) -> tuple[np.ndarray, str]:
-    """How boxes without masks are likely meant that do not fit their images.
+def likely_boxes(
+    written: np.ndarray, sizes: np.ndarray, areas: np.ndarray | None = None, *, masked: bool = False
+) -> tuple[np.ndarray, str]:
+    """How boxes without masks, or a part of them, are likely meant that do not fit their images.
 
     Args:
         written: boxes, xywh by right.
         sizes: of the images, all known.
         areas: of the objects, float64 ``[n]``, NaN where there is none.
+        masked: whether there are masks, which tell centers better.
 
     Returns:
         The boxes that show it, bool ``[n]``, and what they have, in words; none and nothing where all is right.
     """
-    none = np.zeros(len(written), bool)
     if not len(written):
-        return none, ""
-    x, y, width, height = written.T
-    shares = np.asarray((width <= 1) & (height <= 1) & (x <= 1) & (y <= 1) & (width + height > 0))
-    if shares.mean() >= 0.99 and sizes.max() > 2:
-        return shares, "boxes lie within 0..1: are they shares of the image's width and height?"
-    limits = sizes[:, ::-1]
-    proper = (width > x) & (height > y)
-    if proper.mean() < 0.99 or (written[:, 2:] <= limits + SLACK).all(axis=1).mean() < 0.99:
-        return none, ""
+        return np.zeros(0, bool), ""
+    with np.errstate(all="ignore"):
+        for found in (_as_shares, _as_corners, *[_as_centers] * (not masked)):
+            shown, words = found(written, sizes, areas)
+            if words:
+                return shown, words
+    return np.zeros(len(written), bool), ""
+
+
+def _as_shares(written: np.ndarray, sizes: np.ndarray, _areas: np.ndarray | None) -> tuple[np.ndarray, str]:
+    """Boxes within 0..1: all of them, or a part that is not of whole pixels."""
+    corner, sides = written[:, :2], written[:, 2:]
+    within = (corner >= 0).all(axis=1) & (corner + sides / 2 <= 1 + 1e-3).all(axis=1) & (sides <= 1).all(axis=1)
+    shares = within & (sides.sum(axis=1) > 0) & (sizes.max(axis=1) > 2)
+    if shares.mean() < 0.99:
+        shares &= (written % 1 > 0).any(axis=1)
+    if shares.mean() < 0.99 and np.count_nonzero(shares) < max(SEVERAL, PART * len(shares)):
+        return shares, ""
+    return shares, "boxes lie within 0..1: are they shares of the image's width and height?"
+
+
+def _as_corners(written: np.ndarray, sizes: np.ndarray, areas: np.ndarray | None) -> tuple[np.ndarray, str]:
+    """Boxes that are likely [x1, y1, x2, y2]: by their areas, or because they leave their images."""
+    corner, sides, limits = written[:, :2], written[:, 2:], sizes[:, ::-1]
+    proper = (sides > corner).all(axis=1)
+    fit = proper & (corner >= -SLACK).all(axis=1) & (sides <= limits + SLACK).all(axis=1)
     if areas is not None:
-        with np.errstate(invalid="ignore"):
-            sides = written[:, 2:] - written[:, :2]
-            smaller = areas < 0.9 * written[:, 2:].prod(axis=1)
-            told = np.asarray(smaller & np.isclose(areas, sides.prod(axis=1), rtol=0.01))
-        if told.mean() >= 0.9:
+        smaller = proper & (areas < 0.9 * sides.prod(axis=1))
+        told = smaller & np.isclose(areas, (sides - corner).prod(axis=1), rtol=0.01)
+        if told.mean() >= 0.9 or (_are_most(told, smaller) and told.mean() >= PART):
             return told, f"boxes have the area that {CORNERS} would have: is bbox written so?"
-    beyond = np.asarray((written[:, :2] + written[:, 2:] > limits + SLACK).any(axis=1))
-    if len(written) > 2 and beyond.mean() >= 0.25:
+    beyond = np.asarray((corner + sides > limits + SLACK).any(axis=1))
+    all_fit = proper.mean() >= 0.99 and (sides <= limits + SLACK).all(axis=1).mean() >= 0.99
+    far = (corner + sides > 1.1 * limits).any(axis=1)  # hardly an object that its image cuts
+    part_fits = _are_most(beyond & fit, beyond, 0.95) and 2 * far.sum() > beyond.sum()
+    if (all_fit and len(written) > 2 and beyond.mean() >= 0.25) or (part_fits and beyond.mean() >= PART):
         return beyond, f"boxes reach beyond their image, and read as {CORNERS} they fit: is bbox written so?"
-    return none, ""
+    return beyond, ""
+
+
+def _as_centers(written: np.ndarray, sizes: np.ndarray, _areas: np.ndarray | None) -> tuple[np.ndarray, str]:
+    """Boxes that leave their images to the right and below alone, and by less than half of themselves.
+
+    As many objects are cut by one side of their images as by the other, by right.
+    """
+    limits, corners = sizes[:, ::-1], corners_of(written)
+    centered = _from_centers(written)
+    beyond = np.asarray((corners[:, 2:] > limits + SLACK).any(axis=1))
+    fit = (centered[:, :2] >= -SLACK / 4).all(axis=1) & (centered[:, 2:] <= limits + SLACK / 4).all(axis=1)
+    if np.count_nonzero(~fit) > 0.05 * np.count_nonzero(beyond) or not _are_most(beyond & fit, beyond):
+        return beyond, ""
+    return beyond, (
+        "boxes reach beyond their image, and read as [center x, center y, width, height] they fit: is bbox written so?"
+    )
+
+
+def _are_most(told: np.ndarray, of: np.ndarray, share: float = MOST) -> bool:
+    """Whether several are told, and nearly all of those that could be; both bool ``[n]``."""
+    count = int(np.count_nonzero(told))
+    return count >= SEVERAL and count >= share * int(np.count_nonzero(of))
 
 
 def why_empty(polygons: Sequence[np.ndarray]) -> str:
@@ -156,12 +245,18 @@ def size_groups(areas: np.ndarray) -> np.ndarray:
     return np.digitize(areas, [32**2, 96**2 + 1e-9])
 
 
+def larger(areas: np.ndarray, pixels: np.ndarray) -> str:
+    """What areas change that are larger than the objects of so many pixels; nothing where all groups stay."""
+    moved = np.count_nonzero(size_groups(areas) != size_groups(pixels))
+    return f", by which {moved:,} objects count as larger than they are" if moved else ""
+
+
 def whose_areas(areas: np.ndarray, written: np.ndarray, sizes: np.ndarray) -> str:
     """Of what the areas are, in brackets; nothing where it cannot be told. ``written`` are boxes, xywh."""
     _, y, width, height = written.T
     ways = {
         "the areas are those of the images": sizes.prod(axis=1),
-        "the areas are those of the boxes": width * height,
+        OF_BOXES: width * height,
         "the areas are width * bottom - top of the box, as SuperAnnotate writes them": width * (y + height) - y,
     }
     with np.errstate(invalid="ignore", over="ignore"):

@@ -16,9 +16,9 @@ _LINTS: Final = (
     Kind(
         "area_of_box",
         "--ii",
-        "areas are those of the boxes, while the masks are smaller",
+        "areas are those of the boxes, while the masks are smaller{detail}",
         "Write the mask's pixels",
-        "taken as they are: the size groups of AP follow them",
+        "taken as they are",
     ),
     Kind(
         "copies",
