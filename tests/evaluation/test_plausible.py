@@ -111,7 +111,6 @@ def test_what_results_cannot_be_is_told(
     assert metrics["segm"]["AP"] == pytest.approx(1.0)
 
 
-<<<<<<< HEAD
 def test_a_few_scores_in_percent_are_counted(truth: Path) -> None:
     records = results_of(truth)
     for record in records[4:7]:
@@ -119,7 +118,8 @@ def test_a_few_scores_in_percent_are_counted(truth: Path) -> None:
     (note,) = evaluate(truth, records).notes
     assert note.startswith("3 of 24 scores are not within 0..1 (record 4 has 96): scores reach from 0.77 to 96, expec")
     assert "percent" not in note
-=======
+
+
 def test_run_lengths_by_rows_are_told(truth: Path) -> None:
     """As numpy flattens masks; the size of the image is right."""
     results = results_of(truth)
@@ -131,7 +131,6 @@ def test_run_lengths_by_rows_are_told(truth: Path) -> None:
     assert any(
         "masks do not agree with the boxes of their records. It seems that the masks' run le" in n for n in notes
     )
->>>>>>> fixb
 
 
 def test_boxes_alone_are_judged_too(truth: Path) -> None:

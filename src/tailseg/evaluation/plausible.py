@@ -198,7 +198,7 @@ def _boxes_and_masks(found: Results, truth: GroundTruth, rows: np.ndarray) -> st
     for apart, where in ((wrong, ""), _of_classes(wrong, found.category_ids[rows], truth)):
         count = np.count_nonzero(apart)
         if 4 * count >= len(rows) > 0 or (count >= SEVERAL and (where or count >= EXPLAINED * len(rows))):
-            reading = likely_reading(masks[apart], boxes[apart], sizes[apart])
+            reading = likely_reading(masks[apart], boxes[apart], sizes[apart]) or by_rows(found, rows[apart])
         if reading:
             return (
                 f"{count:,} of {len(rows):,} masks do not agree with the boxes of their records{where}. It seems that "
@@ -207,7 +207,6 @@ def _boxes_and_masks(found: Results, truth: GroundTruth, rows: np.ndarray) -> st
     count = np.count_nonzero(wrong)
     if not count or count < HALF * len(rows):
         return ""
-<<<<<<< HEAD
     return f"{count:,} of {len(rows):,} masks do not agree with the boxes of their records"
 
 
@@ -221,12 +220,3 @@ def _of_classes(wrong: np.ndarray, category_ids: np.ndarray, truth: GroundTruth)
     names = [truth.categories.get(key, str(key)) for key in classes[bad].tolist()]
     where = f"class {names[0]!r:.60}" if len(names) == 1 else f"{len(names):,} classes"
     return wrong & bad[of_class], f" (of {where})" if names else ""
-=======
-    reading = likely_reading(masks[apart], boxes[apart], _sizes(found, truth, rows[apart])) or by_rows(
-        found, rows[apart]
-    )
-    if not reading and len(apart) < HALF * len(rows):
-        return ""
-    seems = f". It seems that {reading}" if reading else ""
-    return f"{len(apart):,} of {len(rows):,} masks do not agree with the boxes of their records{seems}"
->>>>>>> fixb
