@@ -129,13 +129,19 @@ def _draw_doubtful(checks: Checks, masks: Segmentations, rows: np.ndarray, least
     What a polygon encloses by its corners is then more, or less, than its pixels: nothing for a figure of eight. Some
     are drawn, and all only if one of these is not as its corners say.
     """
-    areas, first = checks.columns.areas[rows], offsets_of(masks.polygon_counts)[:-1]
+    areas = checks.columns.areas[rows]
     rows = rows[((areas < least[rows]) | (areas > most[rows])) & ~checks.marked("polygon_far")[rows]]
-    for part in (rows[:: max(1, -(-len(rows) // DRAWN))], rows):
-        drawn = np.array([drawn_pixels(masks, first, row, checks.sizes[row]) for row in part.tolist()], np.float64)
+    for part in (readings.some_of(rows, DRAWN), rows):
+        drawn = _drawn(checks, masks, part)
         if ((drawn >= least[part]) & (drawn <= most[part])).all():
             break
         least[part] = most[part] = drawn
+
+
+def _drawn(checks: Checks, masks: Segmentations, rows: np.ndarray) -> np.ndarray:
+    """The pixels of the polygons of the objects in these rows, drawn, int64."""
+    first = offsets_of(masks.polygon_counts)[:-1]
+    return np.array([drawn_pixels(masks, first, row, checks.sizes[row]) for row in rows.tolist()], np.int64)
 
 
 def _apart(checks: Checks, masks: Segmentations, known: _Masks, rows: np.ndarray, of: int) -> str:
@@ -183,11 +189,11 @@ def _check_areas(checks: Checks, known: _Masks, rows: np.ndarray, problems: Prob
 
 def _check_pixels(checks: Checks, masks: Segmentations, rows: np.ndarray, problems: Problems) -> None:
     """Masks of most objects that have many more, or fewer, pixels than their areas say: they may be drawn wrong."""
-    areas, boxes, first = checks.columns.areas, checks.columns.boxes, offsets_of(masks.polygon_counts)[:-1]
+    areas, boxes = checks.columns.areas, checks.columns.boxes
     told = checks.marked("area_negative", "area_large", "mask_empty", "polygon_far")
     rows = rows[(areas[rows] > 0) & (masks.polygon_counts[rows] > 0) & ~told[rows]]
-    rows = rows[:: max(1, -(-len(rows) // DRAWN))]
-    drawn = np.array([drawn_pixels(masks, first, row, checks.sizes[row]) for row in rows.tolist()], np.int64)
+    rows = readings.some_of(rows, DRAWN)
+    drawn = _drawn(checks, masks, rows)
     apart = np.abs(drawn - areas[rows])
     differ = (apart >= THIRD * np.minimum(drawn, areas[rows])) & (apart > boxes[rows, 2:].sum(axis=1))
     others, pixels = rows[differ], dict(zip(rows.tolist(), drawn.tolist(), strict=True))

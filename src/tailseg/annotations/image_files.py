@@ -127,7 +127,12 @@ class ImageFinder:
 
 def first_names(names: Ragged) -> list[str]:
     """The first name of each image's file, with ``/`` between folders."""
-    return [names.text(row).partition("\n")[0].replace("\\", "/") for row in range(len(names))]
+    return [first_name(names, row) for row in range(len(names))]
+
+
+def first_name(names: Ragged, row: int) -> str:
+    """The first name of an image's file, as it is written but for the separators."""
+    return names.text(row).partition("\n")[0].replace("\\", "/")
 
 
 def _default_roots(annotation_file: Path) -> list[Path]:

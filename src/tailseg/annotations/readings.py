@@ -52,6 +52,11 @@ def agree(one: np.ndarray, other: np.ndarray, least: float = LEAST) -> np.ndarra
     return found
 
 
+def some_of(rows: np.ndarray, most: int) -> np.ndarray:
+    """About ``most`` of the rows at the most, from all over; all where there are no more."""
+    return rows[:: max(1, -(-len(rows) // most))]
+
+
 def corners_of(boxes: np.ndarray) -> np.ndarray:
     """Boxes xywh as xyxy."""
     with np.errstate(invalid="ignore", over="ignore"):
@@ -69,7 +74,7 @@ def likely_reading(
         sizes: of the images.
         grouped: the boxes around some of the masks (int64 rows) if their polygons are x, x, .. y, y, ...
     """
-    rows = np.arange(0, len(masks), max(1, -(-len(masks) // SAMPLE)))
+    rows = some_of(np.arange(len(masks)), SAMPLE)
     best, words = MOST, ""
     with np.errstate(all="ignore"):
         for reading, mask, box in _readings(masks[rows], written[rows], sizes[rows]):
@@ -101,8 +106,7 @@ def _readings(
         boxes,
     )
     if len(masks) > 2:
-        factor = np.median(masks[:, 2:] / boxes[:, 2:], axis=0)
-        said = f"{factor[0]:.3g}" if np.isclose(*factor, rtol=0.02) else f"{factor[0]:.3g} (x) and {factor[1]:.3g} (y)"
+        factor, said = _factor(masks[:, 2:], boxes[:, 2:])
         yield f"the masks' coordinates are {said} times those of bbox", masks / np.tile(factor, 2), boxes
         side = np.median(masks[:, 2:] * scale[:, 2:] / boxes[:, 2:], axis=0)
         said = f"{side[0]:.4g} x {side[1]:.4g}"
@@ -136,14 +140,19 @@ def _readings_of_boxes(there: np.ndarray, written: np.ndarray, sizes: np.ndarray
     yield "bbox is [center x, center y, width, height]", _from_centers(written)
     yield f"bbox is written in {SHARES}", boxes * scale
     yield "x and y are swapped in bbox", boxes[:, [1, 0, 3, 2]]
-    factor = np.median(written[:, 2:] / sides, axis=0)
-    said = f"{factor[0]:.3g}" if np.isclose(*factor, rtol=0.02) else f"{factor[0]:.3g} (x) and {factor[1]:.3g} (y)"
+    factor, said = _factor(written[:, 2:], sides)
     yield f"bbox is {said} times those of the objects", boxes / np.tile(factor, 2)
     side = np.median(written[:, 2:] * scale[:, 2:] / sides, axis=0)
     yield (
         f"bbox is in pixels of images of {side[0]:.4g} x {side[1]:.4g} pixels",
         boxes * scale / np.tile(side, 2),
     )
+
+
+def _factor(numbers: np.ndarray, of: np.ndarray) -> tuple[np.ndarray, str]:
+    """How many times the second ones the numbers are, ``[n, 2]`` both: of x and of y, and in words."""
+    x, y = factor = np.median(numbers / of, axis=0)
+    return factor, f"{x:.3g}" if np.isclose(x, y, rtol=0.02) else f"{x:.3g} (x) and {y:.3g} (y)"
 
 
 def _from_centers(written: np.ndarray) -> np.ndarray:

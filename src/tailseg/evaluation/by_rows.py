@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from tailseg.annotations.readings import CLOSE, MOST, agree, corners_of
+from tailseg.annotations.readings import CLOSE, MOST, agree, corners_of, some_of
 from tailseg.evaluation.overlaps import boxes_of
 from tailseg.evaluation.results import Results
 
@@ -21,7 +21,7 @@ def by_rows(found: Results, rows: np.ndarray) -> str:
     Read so, the same runs are those of an image as wide as this one is high, with x and y swapped.
     """
     assert found.boxes is not None
-    rows = rows[:: max(1, -(-len(rows) // FEW))]
+    rows = some_of(rows, FEW)
     turned = [{"size": mask["size"][::-1], "counts": mask["counts"]} for mask in found.masks(rows)]
     if not turned:
         return ""

@@ -17,7 +17,7 @@ from tailseg.evaluation.matches import Candidates, Matches, best_first, match, o
 from tailseg.evaluation.metrics import IouType
 from tailseg.evaluation.overlaps import Pairs, Shapes, ascending, boxes_of, overlapping
 from tailseg.evaluation.records import Names, Part, WrongRecordsError, mask_areas
-from tailseg.evaluation.results import Results, Runs, read_results
+from tailseg.evaluation.results import Results, read_results
 from tailseg.evaluation.survey import Source, Survey, have_file_names, survey
 
 SAMPLE = 20_000
@@ -131,7 +131,10 @@ def _on_objects(found: Results, truth: GroundTruth, images: Mapping[int, int]) -
         found, truth: as above.
         images: other images than those of the results, by the latter's ids.
     """
-    rows = np.arange(len(found)) if found.boxes is not None else np.flatnonzero(_runs_of(found).places >= 0)
+    rows = np.arange(len(found))
+    if found.boxes is None:
+        assert found.runs is not None
+        rows = np.flatnonzero(found.runs.places >= 0)
     rows = rows[np.argsort(-found.scores[rows], kind="stable")[:SAMPLE]]
     ids = np.array([images.get(key, key) for key in found.image_ids[rows].tolist()], np.int64)
     boxes = found.boxes[rows] if found.boxes is not None else found.mask_boxes(rows).astype(np.float64)
@@ -139,11 +142,6 @@ def _on_objects(found: Results, truth: GroundTruth, images: Mapping[int, int]) -
     places = np.searchsorted(truth.image_ids, ids)
     near = overlapping(places, truth.objects.images, shapes, _object_shapes(truth, "bbox"), truth.objects.crowds)
     return len(np.unique(near.detections[near.overlaps >= 0.5])), len(rows)
-
-
-def _runs_of(found: Results) -> Runs:
-    assert found.runs is not None
-    return found.runs
 
 
 def _unknown_categories(found: Survey, truth: GroundTruth) -> str:

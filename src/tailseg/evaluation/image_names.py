@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from tailseg.annotations.columns import whole
 from tailseg.annotations.dataset import Annotations
+from tailseg.annotations.image_files import first_name
 from tailseg.evaluation.survey import Called, Survey
 
 SHOWN: Final = 5
@@ -78,7 +79,7 @@ class ImageNames:
 
     def name_of(self, row: int) -> str:
         """The first name of an image's file, as it is written but for the separators."""
-        return self._files.text(row).partition("\n")[0].replace("\\", "/")
+        return first_name(self._files, row)
 
     @cached_property
     def _full(self) -> dict[str, int | None]:

@@ -14,10 +14,10 @@ from typing import Final
 import numpy as np
 
 from tailseg.annotations.columns import whole
-from tailseg.evaluation.detections import read_found, surroundings
+from tailseg.evaluation.detections import read_found
 from tailseg.evaluation.ground_truth import GroundTruth, is_member
 from tailseg.evaluation.metrics import ROW_NAMES, IouType
-from tailseg.evaluation.numbering import SAMPLE, average_precision_50
+from tailseg.evaluation.numbering import average_precision_50, best_on_objects
 from tailseg.evaluation.results import Results
 from tailseg.evaluation.survey import Source, survey
 
@@ -26,7 +26,6 @@ LOW: Final = 0.25
 
 LEAST: Final = 0.05
 """AP50 that another numbering must give."""
-
 
 FACTOR: Final = 3
 """Times the AP50 as the ids stand that it must give."""
@@ -166,8 +165,5 @@ def _fit(truth: GroundTruth, found: Results) -> bool:
 
 def _hits(truth: GroundTruth, found: Results, kind: IouType) -> int:
     """How many of the best detections lie on objects of their class."""
-    rows = np.argsort(-found.scores, kind="stable")[:SAMPLE]
-    images = np.searchsorted(truth.image_ids, found.image_ids[rows])
-    near = surroundings(truth, found, rows, images, kind)
-    wanted = truth.category_ids[truth.objects.classes[near.objects]]
-    return int(((found.category_ids[rows][near.detections] == wanted) & (near.overlaps >= 0.5)).sum())
+    rows, wanted = best_on_objects(truth, found, kind)
+    return int((found.category_ids[rows] == wanted).sum())

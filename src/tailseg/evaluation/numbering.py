@@ -78,11 +78,8 @@ def categories_could_mean(truth: GroundTruth, source: Source, kind: IouType, cap
 def _best_numbering(truth: GroundTruth, found: Results, source: Source, kind: IouType, cap: int) -> tuple[str, float]:
     """The numbering that fits best, in words, and its AP50; nothing and 0 if none is better than the ids are."""
     used, at = np.unique(found.category_ids, return_inverse=True)
-    rows = np.argsort(-found.scores, kind="stable")[:SAMPLE]
-    images = np.searchsorted(truth.image_ids, found.image_ids[rows])
-    near = surroundings(truth, found, rows, images, kind)
-    near = near.take(np.flatnonzero(near.overlaps >= 0.5))
-    wanted, ids = truth.category_ids[truth.objects.classes[near.objects]], at[rows[near.detections]]
+    rows, wanted = best_on_objects(truth, found, kind)
+    ids = at[rows]
     most, chosen = int((used[ids] == wanted).sum()), ("", used)
     for words, meant in _numberings(truth, used.tolist(), source).items():
         hits = int((meant[ids] == wanted).sum())
@@ -92,6 +89,20 @@ def _best_numbering(truth: GroundTruth, found: Results, source: Source, kind: Io
     if not words:
         return "", 0.0
     return words, average_precision_50(truth, replace(found, category_ids=meant[at]), kind, cap)
+
+
+def best_on_objects(truth: GroundTruth, found: Results, kind: IouType) -> tuple[np.ndarray, np.ndarray]:
+    """The best detections that lie on objects, at IoU 0.5: their rows, once for each object, and its category ids.
+
+    Args:
+        truth, found: the objects and the results.
+        kind: what overlaps.
+    """
+    rows = np.argsort(-found.scores, kind="stable")[:SAMPLE]
+    images = np.searchsorted(truth.image_ids, found.image_ids[rows])
+    near = surroundings(truth, found, rows, images, kind)
+    near = near.take(np.flatnonzero(near.overlaps >= 0.5))
+    return rows[near.detections], truth.category_ids[truth.objects.classes[near.objects]]
 
 
 def average_precision_50(truth: GroundTruth, found: Results, kind: IouType, cap: int) -> float:

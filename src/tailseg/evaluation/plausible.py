@@ -9,7 +9,14 @@ from typing import Final
 
 import numpy as np
 
-from tailseg.annotations.readings import agree, corners_of, likely_boxes, likely_reading, likely_reading_of_objects
+from tailseg.annotations.readings import (
+    agree,
+    corners_of,
+    likely_boxes,
+    likely_reading,
+    likely_reading_of_objects,
+    some_of,
+)
 from tailseg.annotations.run_lengths import are_filled, run_lengths_total
 from tailseg.evaluation.by_rows import by_rows
 from tailseg.evaluation.ground_truth import GroundTruth
@@ -41,8 +48,8 @@ def doubts(found: Results, truth: GroundTruth) -> list[str]:
     """What makes results doubtful, a sentence each; nothing of sound ones."""
     if not len(found):
         return []
-    place = ""
-    for rows in (_some(len(found), SAMPLE), np.arange(len(found))):
+    place, every = "", np.arange(len(found))
+    for rows in (some_of(every, SAMPLE), every):
         place = _boxes(found, truth, rows) or _boxes_and_masks(found, truth, rows)
         if not place or len(rows) == len(found):
             break
@@ -107,7 +114,7 @@ def _run_lengths(found: Results) -> str:
     runs = found.runs
     if runs is None or not len(runs.counts):
         return ""
-    rows = _some(len(runs.counts), FEW)
+    rows = some_of(np.arange(len(runs.counts)), FEW)
     counts, pixels = runs.counts.take(rows), runs.sizes[rows].astype(np.int64).prod(axis=1)
     if are_filled(counts.values, counts.offsets, pixels):
         return ""
@@ -116,11 +123,6 @@ def _run_lengths(found: Results) -> str:
         f"{short:,} of {len(rows):,} masks that were looked at have run lengths that end before their image does: the "
         "rest counts as background"
     )
-
-
-def _some(count: int, most: int) -> np.ndarray:
-    """Rows all over, at most about ``most``."""
-    return np.arange(0, count, max(1, -(-count // most)))
 
 
 def _sizes(found: Results, truth: GroundTruth, rows: np.ndarray) -> np.ndarray:
@@ -177,9 +179,8 @@ def _pairs(found: Results, truth: GroundTruth) -> tuple[np.ndarray, np.ndarray]:
     keys, first, counts = np.unique(
         objects.images * len(truth.categories) + objects.classes, return_index=True, return_counts=True
     )
-    alone = (counts == 1) & ~objects.crowds[first]
-    some = _some(int(np.count_nonzero(alone)), FEW)
-    keys, first = keys[alone][some], first[alone][some]
+    alone = some_of(np.flatnonzero((counts == 1) & ~objects.crowds[first]), FEW)
+    keys, first = keys[alone], first[alone]
     of = truth.keys(found.image_ids, found.category_ids)
     rows = np.flatnonzero(np.isin(of, keys))
     rows = rows[np.argsort(-found.scores[rows], kind="stable")]
