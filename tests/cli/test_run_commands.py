@@ -170,14 +170,22 @@ def found(out: Path) -> list[dict]:
     return json.loads((out / "results.json").read_text()) if (out / "results.json").is_file() else []
 
 
+def last_image(out: Path) -> int:
+    """Of what was found so far; 0 where the look meets the write of a record, of which it may see a part."""
+    try:
+        return (found(out) or [{"image_id": 0}])[-1]["image_id"]
+    except json.JSONDecodeError:
+        return 0
+
+
 def check_stopped(run: Path, images: Path, out: Path, number: int, *, code: int, after: int) -> str:
     """Signals a prediction in the middle: what was found stands in a valid file, as without the signal."""
     arguments = ["predict", str(run), str(images), "--score-threshold", "0", "--out"]
     command = [sys.executable, "-m", "tailseg", *arguments, str(out)]
     threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # sums are shared by as many as here
     with subprocess.Popen(command, stderr=subprocess.PIPE, env={**os.environ, **threads}) as process:
-        while process.poll() is None and (found(out) or [{"image_id": 0}])[-1]["image_id"] < after:
-            time.sleep(0.005)  # each look meets a valid file
+        while process.poll() is None and last_image(out) < after:
+            time.sleep(0.005)
         process.send_signal(number)
         said = process.communicate(timeout=120)[1].decode()
     assert process.returncode == code, said
