@@ -32,9 +32,9 @@ Peer = Literal["lvis-api", "faster-coco-eval"]
 
 def run_tailseg(truth: Path, results: Path) -> list[float | None]:
     """AP of boxes and masks, and all the rest of the analysis."""
-    from tailseg.evaluation import analyse
+    from tailseg.evaluation import analyze
 
-    analysis = analyse(truth, {"bbox": results, "segm": results})
+    analysis = analyze(truth, {"bbox": results, "segm": results})
     return [analysis.metrics[kind]["AP"] for kind in ("bbox", "segm")]
 
 

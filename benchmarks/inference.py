@@ -26,7 +26,7 @@ from torchvision.models.detection import roi_heads
 
 from tailseg.models import box_head, mask_head
 from tailseg.models.detector import Detector
-from tailseg.models.optimise import InferenceConfig, for_inference
+from tailseg.models.optimize import InferenceConfig, for_inference
 from tailseg.models.precision import Precision, autocast
 
 HEIGHT, WIDTH = 800, 1216

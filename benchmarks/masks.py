@@ -38,8 +38,8 @@ def masks_and_boxes(number: int) -> tuple[Tensor, Tensor]:
     noise = torch.randn(number, 1, 36, 36, generator=generator)
     probabilities = (8 * F.avg_pool2d(noise, 9, stride=1)[:, 0] + 0.5).sigmoid()
     side = torch.exp(torch.rand(number, 2, generator=generator) * 3.5 + 2.5)
-    centre = torch.rand(number, 2, generator=generator) * torch.tensor([WIDTH, HEIGHT])
-    boxes = torch.cat([centre - side / 2, centre + side / 2], dim=1)
+    center = torch.rand(number, 2, generator=generator) * torch.tensor([WIDTH, HEIGHT])
+    boxes = torch.cat([center - side / 2, center + side / 2], dim=1)
     limits = torch.tensor([WIDTH, HEIGHT, WIDTH, HEIGHT])
     return probabilities.to(DEVICE), boxes.clamp(min=0).minimum(limits).to(DEVICE)
 

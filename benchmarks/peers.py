@@ -58,7 +58,7 @@ def torchvision_model(num_classes: int, *, detections: int = 300, threshold_shar
 
 
 def calibrate_norms(backbone: nn.Module, image: Tensor) -> None:
-    """Gives every fixed batch norm the statistics of what it normalises."""
+    """Gives every fixed batch norm the statistics of what it normalizes."""
 
     def measure(norm: FrozenBatchNorm2d, inputs: tuple[Tensor]) -> None:
         norm.running_mean.copy_(inputs[0].mean((0, 2, 3)))
@@ -110,11 +110,11 @@ def tailseg_model(
     return model.eval()
 
 
-def star(centre: np.ndarray, radius: float, generator: np.random.Generator) -> np.ndarray:
+def star(center: np.ndarray, radius: float, generator: np.random.Generator) -> np.ndarray:
     """A polygon ``[30, 2]`` within the radius."""
     angles = np.linspace(0, 2 * np.pi, 30, endpoint=False)
     lengths = radius * generator.uniform(0.5, 1, 30)
-    return centre + lengths[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    return center + lengths[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
 def detectron2_installed() -> bool:

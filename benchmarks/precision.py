@@ -4,7 +4,7 @@
     uv run python benchmarks/precision.py --part speed --precisions float32 tf32 bfloat16
     uv run python benchmarks/precision.py --part speed --precisions bfloat16 --compile
 
-The recipe is gumbel_mask_rcnn_r50_random_1x on synthetic images, from the data set to the optimiser, as `tailseg train`
+The recipe is gumbel_mask_rcnn_r50_random_1x on synthetic images, from the data set to the optimizer, as `tailseg train`
 runs it. The backbone's weights are random, its fixed batch norms hold the statistics of its features, and the loss
 starts in thousands: the gradient is clipped.
 
@@ -94,7 +94,7 @@ def begin(recipe: Recipe) -> tuple[Run, Iterator[Batch]]:
 
 @torch.no_grad()
 def calibrate_norms(run: Run) -> None:
-    """Gives every fixed batch norm the statistics of what it normalises."""
+    """Gives every fixed batch norm the statistics of what it normalizes."""
     norms = [module for module in run.model.backbone.modules() if isinstance(module, nn.BatchNorm2d)]
     noise = torch.rand(2, 3, 256, 384, generator=torch.Generator().manual_seed(0)).to(run.device)
     for norm in norms:

@@ -93,9 +93,9 @@ def annotations(
     owner = np.repeat(np.arange(len(labels)), points)
     angle = 2 * np.pi * (np.arange(len(owner)) - np.repeat(np.cumsum(points) - points, points)) / points[owner]
     size = rng.uniform(8, 120, len(labels))
-    centre = rng.uniform([120, 120], [WIDTH - 120, HEIGHT - 120], (len(labels), 2))
+    center = rng.uniform([120, 120], [WIDTH - 120, HEIGHT - 120], (len(labels), 2))
     radius = size[owner] * rng.uniform(0.7, 1, len(owner))
-    xy = np.round(centre[owner] + radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1), 2)
+    xy = np.round(center[owner] + radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1), 2)
     ends = np.cumsum(points)
     for i, (label, index) in enumerate(zip(labels.tolist(), images.tolist(), strict=True)):
         mine = xy[ends[i] - points[i] : ends[i]]

@@ -107,14 +107,14 @@ def _scene(rng: np.random.Generator, image_id: int, num_classes: int) -> tuple[R
 
 
 def _blob(
-    rng: np.random.Generator, sides: np.ndarray, centre: np.ndarray | None = None
+    rng: np.random.Generator, sides: np.ndarray, center: np.ndarray | None = None
 ) -> tuple[list[float], list[float], Record]:
     """A round polygon of 12 corners, its box and its run lengths."""
-    if centre is None:
-        centre = rng.uniform(0.1, 0.9, 2) * (WIDTH, HEIGHT)
+    if center is None:
+        center = rng.uniform(0.1, 0.9, 2) * (WIDTH, HEIGHT)
     angles = np.linspace(0, 2 * np.pi, 12, endpoint=False)
     radius = rng.uniform(0.7, 1, 12) * sides[:, None] / 2
-    points = centre[:, None] + radius * (np.cos(angles), np.sin(angles))
+    points = center[:, None] + radius * (np.cos(angles), np.sin(angles))
     points = np.clip(points.T, 0, (WIDTH, HEIGHT)).round(2)
     low, high = points.min(0), points.max(0)
     polygon = points.reshape(-1).tolist()
@@ -138,8 +138,8 @@ def _detections(
         hard = rng.random() < 0.4 * (1 - skill)
         for _ in range(0 if hard else min(int(rng.integers(1, 5)), left)):
             noise = rng.normal(0, 0.25 * (1 - skill) + 0.02, 4)
-            centre = np.array([x + width / 2 + noise[0] * width, y + height / 2 + noise[1] * height])
-            _, box, mask = _blob(rng, np.array([width, height]) * np.exp(noise[2:]) + 1, centre.clip(2, (638, 478)))
+            center = np.array([x + width / 2 + noise[0] * width, y + height / 2 + noise[1] * height])
+            _, box, mask = _blob(rng, np.array([width, height]) * np.exp(noise[2:]) + 1, center.clip(2, (638, 478)))
             wrong = rng.random() < 0.5 * (1 - skill)
             category = int(rng.integers(1, num_classes + 1)) if wrong else found["category_id"]
             left -= 1

@@ -1,4 +1,4 @@
-"""What the right mean and deviation of images are worth to a network of timm: nearest neighbours of objects.
+"""What the right mean and deviation of images are worth to a network of timm: nearest neighbors of objects.
 
     python benchmarks/timm_norm.py tf_efficientnet_lite0 WEIGHTS --images FOLDER train.json val.json
 
@@ -22,9 +22,9 @@ from torch.nn import functional as F
 from tailseg.data.images import load_image
 from tailseg.models.backbones import build_backbone
 from tailseg.models.config import TimmConfig
-from tailseg.models.images import ImageBatcher, normalisation
+from tailseg.models.images import ImageBatcher, normalization
 from tailseg.models.timm_backbone import create
-from tailseg.models.timm_weights import with_own_normalisation
+from tailseg.models.timm_weights import with_own_normalization
 from tailseg.models.weights import load_backbone, read_weights
 
 
@@ -48,20 +48,20 @@ def main() -> None:
     file = in_timms_names(options.weights, options.network)
     config = TimmConfig(name=options.network, weights=str(file))
     rows = []
-    for label, each in (("the weights' own", with_own_normalisation(config)), ("ImageNet's", config)):
+    for label, each in (("the weights' own", with_own_normalization(config)), ("ImageNet's", config)):
         backbone = build_backbone(each).eval()
         load_backbone(backbone, each.weights)
-        batcher = ImageBatcher(*normalisation(each))
+        batcher = ImageBatcher(*normalization(each))
         vectors = features(backbone, batcher, images)
         right = truth[(vectors @ vectors.T).masked_fill(same_image, -2).argmax(1)] == truth
-        mean, std = (", ".join(f"{value:.4g}" for value in values) for values in normalisation(each))
+        mean, std = (", ".join(f"{value:.4g}" for value in values) for values in normalization(each))
         rows.append([options.network, label, mean, std, f"{100 * right.double().mean():.1f}"])
     said = (
         f"{len(images)} objects of {len(set(names))} images and {len(set(classes))} classes, each beside those of the "
         f"other images; crops of {options.side} pixels a side.\n\n"
     )
-    text = said + table(["network", "normalised with", "mean", "deviation", "same class, %"], rows)
-    title = f"Nearest neighbours of objects by the features of {options.network}"
+    text = said + table(["network", "normalized with", "mean", "deviation", "same class, %"], rows)
+    title = f"Nearest neighbors of objects by the features of {options.network}"
     write("timm_norm", title, text, threads=torch.get_num_threads(), file=f"timm_norm-{options.network}")
 
 

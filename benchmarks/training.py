@@ -57,8 +57,8 @@ class Options:
 def objects(seed: int) -> tuple[list[np.ndarray], Tensor, Tensor]:
     """Polygons, boxes ``[N, 4]`` and labels ``[N]`` of an image."""
     generator = np.random.default_rng(seed)
-    centres = generator.uniform([150, 150], [WIDTH - 150, HEIGHT - 150], (OBJECTS, 2))
-    polygons = [star(centre, generator.uniform(20, 150), generator) for centre in centres]
+    centers = generator.uniform([150, 150], [WIDTH - 150, HEIGHT - 150], (OBJECTS, 2))
+    polygons = [star(center, generator.uniform(20, 150), generator) for center in centers]
     boxes = torch.tensor([[*polygon.min(0), *polygon.max(0)] for polygon in polygons], dtype=torch.float32)
     return polygons, boxes, torch.from_numpy(generator.integers(0, LVIS, OBJECTS))
 
@@ -86,14 +86,14 @@ def exchanged(function: Callable, result: object) -> Callable:
 
 def stepping(model: nn.Module, losses: Callable[[], dict[str, Tensor]], options: Options) -> Callable[[], None]:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimiser = SGD(trained, lr=1e-6, momentum=0.9, weight_decay=1e-4, fused=True)
+    optimizer = SGD(trained, lr=1e-6, momentum=0.9, weight_decay=1e-4, fused=True)
 
     def step() -> None:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         with autocast(device(), options.precision):
             total = torch.stack(list(losses().values())).sum()
         total.backward()
-        optimiser.step()
+        optimizer.step()
 
     return step
 

@@ -22,10 +22,10 @@ GAMMAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 def draw(counts: Tensor, background: int, *, seed: int, num_features: int = 16) -> tuple[Tensor, Tensor]:
     """Features and labels of regions: ``counts[j]`` of class j, and background, the last label, all over the place."""
     generator = torch.Generator().manual_seed(seed)
-    centres = 1.2 * torch.randn(len(counts), num_features, generator=torch.Generator().manual_seed(1))
+    centers = 1.2 * torch.randn(len(counts), num_features, generator=torch.Generator().manual_seed(1))
     labels = torch.repeat_interleave(torch.cat([counts, torch.tensor([background])]))
     noise = torch.randn(len(labels), num_features, generator=generator)
-    objects = torch.cat([centres, torch.zeros(1, num_features)])[labels] + noise
+    objects = torch.cat([centers, torch.zeros(1, num_features)])[labels] + noise
     return torch.where((labels == len(counts)).unsqueeze(1), 1.5 * noise, objects), labels
 
 

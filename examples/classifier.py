@@ -46,9 +46,9 @@ class Classifier(nn.Module):
 
 def draw(counts: list[int], generator: torch.Generator, *, num_features: int = 16) -> tuple[Tensor, Tensor]:
     """Features and labels of overlapping classes, ``counts[j]`` examples of class j."""
-    centres = 1.2 * torch.randn(len(counts), num_features, generator=torch.Generator().manual_seed(1))
+    centers = 1.2 * torch.randn(len(counts), num_features, generator=torch.Generator().manual_seed(1))
     labels = torch.repeat_interleave(torch.tensor(counts))
-    return centres[labels] + torch.randn(len(labels), num_features, generator=generator), labels
+    return centers[labels] + torch.randn(len(labels), num_features, generator=generator), labels
 
 
 def train(model: Classifier, optimizer: torch.optim.Optimizer, x: Tensor, labels: Tensor, *, steps: int) -> float:

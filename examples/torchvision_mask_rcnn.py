@@ -6,7 +6,7 @@ What to copy into a project of your own is `LossPredictor`, `LossRoIHeads` and t
 
     loss = build_loss(DropLossConfig(tail="rc"), frequency)
     model = maskrcnn_resnet50_fpn(num_classes=loss.num_classes + 1, box_score_thresh=1e-4, box_detections_per_img=300)
-    model.roi_heads = LossRoIHeads(model.roi_heads, loss)  # before model.to(device) and the optimiser
+    model.roi_heads = LossRoIHeads(model.roi_heads, loss)  # before model.to(device) and the optimizer
 
 Faster R-CNN works alike. torchvision counts background as class 0 and the classes from 1; tailseg counts the classes
 from 0 and background last. Data sets, targets, box deltas, masks and detections stay as torchvision has them; the

@@ -36,21 +36,21 @@ def test_above_keeps_boxes_labels_and_masks_together() -> None:
     assert len(above(detections(), 0.95)) == 0
 
 
-def test_colour_stands_for_the_group() -> None:
+def test_color_stands_for_the_group() -> None:
     white = Image.new("RGB", (480, 480), "white")
     drawn = np.asarray(draw(white, above(detections(), 0.5), NAMES, GROUPS, color_by="group")).astype(int)
     red = np.array([int(GROUP_COLORS["r"][i : i + 2], 16) for i in (1, 3, 5)])
     inside_mask, beside_mask, outside = drawn[200, 150], drawn[200, 250], drawn[50, 450]
-    assert np.abs(inside_mask - (0.45 * red + 0.55 * 255)).max() <= 1  # mixed with the group's colour
+    assert np.abs(inside_mask - (0.45 * red + 0.55 * 255)).max() <= 1  # mixed with the group's color
     assert beside_mask.tolist() == [255, 255, 255]
     assert outside.tolist() == [255, 255, 255]
     assert np.abs(drawn[200, 300] - red).max() <= 1  # the box's right side
 
 
 def test_drawing_leaves_the_picture_as_it_was() -> None:
-    grey = Image.new("L", (480, 480), 128)
-    draw(grey, detections(), NAMES, GROUPS)
-    assert grey.getextrema() == (128, 128)
+    gray = Image.new("L", (480, 480), 128)
+    draw(gray, detections(), NAMES, GROUPS)
+    assert gray.getextrema() == (128, 128)
 
 
 def test_nothing_found_is_just_the_picture() -> None:

@@ -29,7 +29,7 @@ from tailseg.models import (
     build_detector,
 )
 from tailseg.models.config import TestConfig as DetectionConfig
-from tailseg.models.optimise import InferenceConfig, for_inference
+from tailseg.models.optimize import InferenceConfig, for_inference
 from tailseg.models.precision import autocast, float32_products
 from tailseg.ops.masks import decode_mask, mask_targets, paste_masks
 from tailseg.ops.nms import class_nms, level_nms

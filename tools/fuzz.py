@@ -173,7 +173,7 @@ def run_lengths(folder: Path) -> tuple[list[bytes], Use]:  # noqa: ARG001
 
 
 def polygons(folder: Path) -> tuple[list[bytes], Use]:  # noqa: ARG001
-    """Rasterised in an image and as targets."""
+    """Rasterized in an image and as targets."""
 
     def use(content: bytes) -> None:
         try:

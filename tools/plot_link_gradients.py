@@ -26,11 +26,11 @@ DEAD = 0.01
 
 @dataclass(frozen=True)
 class Curve:
-    """A link and how it is drawn; the colours are told apart by the colour-blind (Okabe and Ito)."""
+    """A link and how it is drawn; the colors are told apart by the color-blind (Okabe and Ito)."""
 
     name: str
     link: Link
-    colour: str
+    color: str
     style: str
 
 
@@ -98,7 +98,7 @@ def draw(path: Path) -> None:
     for curve in CURVES:
         for column, (x, at) in enumerate(((q, q), (p, logit_of(curve.link, p)))):
             for row, size in enumerate(gradients(curve.link, at)):
-                axes[row, column].plot(x, size, curve.style, color=curve.colour, linewidth=2)
+                axes[row, column].plot(x, size, curve.style, color=curve.color, linewidth=2)
     for row, size in enumerate(gradients(PUBLISHED, q)):
         axes[row, 0].plot(q, size.clamp(min=1e-9), ":", color="black", linewidth=1.6)
     label(axes)
@@ -136,7 +136,7 @@ def label(axes: "list[list[Axes]]") -> None:
         (down_p, normal, (0.9, 4.5)),
     )
     for axis, curve, at in names:
-        axis.text(*at, curve.name, color=curve.colour, fontsize=11, fontweight="bold")
+        axis.text(*at, curve.name, color=curve.color, fontsize=11, fontweight="bold")
     low, high = dead_zones()
     for axis, zone, arrow, text, words in (
         (up_q, (-6, low), (low, 2e-2), (-2.8, 2e-2), f"dotted:\npublished Gumbel,\ndead below {low:.1f}"),

@@ -93,9 +93,9 @@ def main(options: Options) -> None:
     config = ResNetConfig(depth=18, base_width=32, weights="none", frozen_stages=0, fixed_norm=False)
     backbone, classifier = ResNet(config), nn.Linear(256, int(train.labels.max()) + 1)
     parameters = [*backbone.parameters(), *classifier.parameters()]
-    optimiser = torch.optim.SGD(parameters, options.lr, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    optimizer = torch.optim.SGD(parameters, options.lr, momentum=0.9, weight_decay=5e-4, nesterov=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser,
+        optimizer,
         lambda step: min(1, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * step / options.steps)),
     )
     backbone.train()
@@ -104,9 +104,9 @@ def main(options: Options) -> None:
         loss = F.cross_entropy(
             scores(backbone, classifier, train.augmented(objects)), train.labels[objects], label_smoothing=0.1
         )
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         schedule.step()
         if step % 500 == 0:
             print(f"step {step}: loss {loss.item():.2f}, val accuracy {accuracy(backbone, classifier, val):.1%}")

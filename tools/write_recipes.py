@@ -55,15 +55,15 @@ machines, SLURM, and what several processes have in common with one see [reliabi
 - **Every number has a range**, which `--help` prints beside its default. A setting outside its range is refused by its
   name before anything is written, whether it comes from the command line, from Python or from a saved recipe. What is
   in its range and still never happens (a warm-up or `optim.steps` beyond the last step) is said before the first step.
-- Losses count the optimiser's steps, whatever they are made of (`loss.reweight_after` of LDAM).
+- Losses count the optimizer's steps, whatever they are made of (`loss.reweight_after` of LDAM).
 
 ## The published configurations
 
 {figures_note}
 
-Names are ours: loss, detector, backbone, `lvis05` for LVIS v0.5 (else v1), `normmask` for a normalised mask predictor
-or `normboth` for that and a normalised classifier, sampling (`random`, or `rfs`: repeat factor sampling), schedule (1x
-is 12 epochs). `gol` is DropLoss over Gumbel with a normalised mask predictor.
+Names are ours: loss, detector, backbone, `lvis05` for LVIS v0.5 (else v1), `normmask` for a normalized mask predictor
+or `normboth` for that and a normalized classifier, sampling (`random`, or `rfs`: repeat factor sampling), schedule (1x
+is 12 epochs). `gol` is DropLoss over Gumbel with a normalized mask predictor.
 
 The files are those of the authors' public code: `instance_segmentation/configs` of
 [AGLU](https://github.com/kostas1515/AGLU) (commit a64c8b2), where both folders stand complete. The page of
@@ -104,7 +104,7 @@ have it as published, where that makes sense.
 FIGURES_NOTE = """\
 AP of masks over all classes and over rare, common and frequent ones, APb of boxes, on the validation set, in percent;
 ≈: read off a plot, to within 0.1; empty: none was published. The sigmoid's figures were tested with a softmax.
-Normalised predictors ("norm.") divide features and weights by their norms."""
+Normalized predictors ("norm.") divide features and weights by their norms."""
 
 DEFECTS = (
     ("The sigmoid baseline, background among its logits, is tested with a softmax", "Tested with the sigmoid", ""),
@@ -134,7 +134,7 @@ DEFECTS = (
     ("The table of frequencies stays on the CPU", "A buffer: it moves with the model", ""),
     ("The temperature's parameter is called `tempearture`", "`temperature`", ""),
     (
-        "A normalised classifier forgets its bias: its first loss is about 552 a region",
+        "A normalized classifier forgets its bias: its first loss is about 552 a region",
         "It starts with the loss's bias",
         "`--loss.init-bias 0`",
     ),
@@ -211,7 +211,7 @@ def published_table(recipes: Sequence[Recipe]) -> str:
             f"`{recipe.name}`",
             f"`{PUBLISHED[recipe.name].file}`",
             describe.loss(recipe.loss),
-            describe.normalised(recipe.model),
+            describe.normalized(recipe.model),
             describe.sampling(recipe.data),
             str(recipe.optim.epochs),
             *describe.average_precision(recipe),

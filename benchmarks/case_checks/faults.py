@@ -75,7 +75,7 @@ def _(desk: Desk) -> Iterator[Answer]:
 
 @case("numerics/average_short_run")
 def _(desk: Desk) -> Iterator[Answer]:
-    yield desk.test("tests/training/test_optimiser.py")
+    yield desk.test("tests/training/test_optimizer.py")
 
 
 @case("numerics/bags_processes")

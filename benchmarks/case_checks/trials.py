@@ -69,7 +69,7 @@ def _(desk: Desk) -> Iterator[Answer]:
 
 @case("trials/08-mask-and-box-disagree")
 def _(desk: Desk) -> Iterator[Answer]:
-    for name in ("normalised", "yx", "half_scale", "grouped", "corners_only"):
+    for name in ("normalized", "yx", "half_scale", "grouped", "corners_only"):
         said = desk.tailseg("data", "check", f"{name}.json", "--decode")
         yield says(f"{name}: masks against boxes", said, r"\b2[04]\b.*(box|pixel|normal)")
     yield says(

@@ -21,7 +21,7 @@ from tailseg.ops.masks import decode_mask, segmentation_to_rle
 from tailseg.structures import Detections
 
 ColorBy = Literal["class", "group"]
-"""Colour by class, or by frequency group: rare, common, frequent."""
+"""Color by class, or by frequency group: rare, common, frequent."""
 
 GROUP_COLORS: dict[Group, str] = {"r": "#e6194b", "c": "#f59f00", "f": "#1c7ed6"}
 LONGEST_SIDE: Final = 65_500
@@ -79,7 +79,7 @@ def draw(
         detections: what to draw, all of it (see `above`).
         names: of the classes, by label.
         groups: frequency groups of the classes, by label.
-        color_by: what a colour stands for.
+        color_by: what a color stands for.
         show_scores: print the score behind the class's name; ground truth has none.
         minimum_side: a smaller picture is enlarged (whole numbers only), so that the text can be read.
     """

@@ -22,7 +22,7 @@ from tailseg.data.images import load_image
 from tailseg.data.transforms import test_transform
 from tailseg.detection import recalibration
 from tailseg.detection.recalibration import Calibration, Setting
-from tailseg.models.optimise import InferenceConfig, for_inference
+from tailseg.models.optimize import InferenceConfig, for_inference
 from tailseg.models.precision import Precision, autocast
 from tailseg.recipes.build import build_model
 from tailseg.recipes.recipe import Recipe
@@ -41,7 +41,7 @@ class Predictor:
         file: the checkpoint that it came from.
         checkpoint: what the file holds.
         recipe: the run's recipe.
-        model: made ready for detection, on ``device``, see `tailseg.models.optimise.for_inference`.
+        model: made ready for detection, on ``device``, see `tailseg.models.optimize.for_inference`.
         precision: of its layers.
         categories: the classes, by label.
         frequency: of the classes in the training set.

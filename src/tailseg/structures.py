@@ -47,7 +47,7 @@ class Frame:
     """How pixels of the annotated file map to the image at hand: ``x' = scale_x * x + shift_x``, the same for y.
 
     A horizontal flip has a negative ``scale_x``. Boxes are moved by the transforms; masks stay as annotated, and the
-    frame says where they are, so that no mask is rasterised before the mask head asks for its 28 x 28 target.
+    frame says where they are, so that no mask is rasterized before the mask head asks for its 28 x 28 target.
     """
 
     scale_x: float = 1.0
@@ -94,7 +94,7 @@ class Target:
         return len(self.boxes)
 
     def to(self, device: torch.device | str) -> "Target":
-        """The same target with its tensors on ``device``; masks stay in main memory until they are rasterised."""
+        """The same target with its tensors on ``device``; masks stay in main memory until they are rasterized."""
         return replace(
             self,
             boxes=sent(self.boxes, device),

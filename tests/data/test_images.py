@@ -270,7 +270,7 @@ def test_a_damaged_png_is_refused_and_the_process_lives(mode: str, tmp_path: Pat
             load_image(path)
 
 
-def test_grey_of_16_bits_keeps_the_upper_byte(tmp_path: Path) -> None:
+def test_gray_of_16_bits_keeps_the_upper_byte(tmp_path: Path) -> None:
     values = torch.arange(36 * 48).reshape(36, 48) * 37
     Image.fromarray(values.numpy().astype("uint16")).save(tmp_path / "a.png")
     assert torch.equal(load_image(tmp_path / "a.png"), (values // 256).to(torch.uint8).expand(3, -1, -1))

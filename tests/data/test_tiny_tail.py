@@ -229,7 +229,7 @@ def test_a_figure_is_painted_where_its_mask_says(shape, surface):
     rng = np.random.default_rng(1)
     for _ in range(4):
         image, (thing,) = draw_scene([(shape, surface)], (surface,), rng)
-        canvas = np.full((image.height, image.width, 3), -9.0, dtype=np.float32)  # a value that no colour has
+        canvas = np.full((image.height, image.width, 3), -9.0, dtype=np.float32)  # a value that no color has
         _paint(canvas, thing.figure, rng)
         differ = int(((canvas > -4.5).all(axis=2) ^ thing.covered).sum())
         perimeter = sum(np.linalg.norm(np.roll(c, -1, axis=0) - c, axis=1).sum() for c in thing.figure.contours)

@@ -80,7 +80,7 @@ PIPELINES = {
         [v2.RandomHorizontalFlip(1.0), ResizeShortSide([70], max_long_side=200), v2.RandomCrop((40, 50))]
     ),
     "zoom out": v2.RandomZoomOut(p=1.0),
-    "colours, pad, flip": v2.Compose([v2.ColorJitter(0.5), v2.Pad([3, 5, 7, 11]), v2.RandomHorizontalFlip(1.0)]),
+    "colors, pad, flip": v2.Compose([v2.ColorJitter(0.5), v2.Pad([3, 5, 7, 11]), v2.RandomHorizontalFlip(1.0)]),
     "random resized crop": v2.RandomResizedCrop((64, 64)),
 }
 
@@ -111,7 +111,7 @@ def test_the_frame_says_where_pixels_went(name: str) -> None:
     x2, y2 = min(x2, width), min(y2, height)
     lit = (moved["image"][0] / moved["image"].max().clamp(min=1)).as_subclass(torch.Tensor)
     expected = max(0.0, x2 - x1) * max(0.0, y2 - y1)
-    # Area within the blur of the border (half a pixel around the box); jittered colours keep black at most grey.
+    # Area within the blur of the border (half a pixel around the box); jittered colors keep black at most gray.
     border = x2 - x1 + y2 - y1 + 1
     assert float((lit > 0.5).sum()) == pytest.approx(expected, abs=border)
     if expected > 0:

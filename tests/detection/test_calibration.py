@@ -182,27 +182,27 @@ def test_wrong_input_is_refused():
             fracal(COUNTS, DIMENSIONS, num_images=999)
 
 
-def naive_dimension(centres, max_grid):
+def naive_dimension(centers, max_grid):
     """Cells counted one by one, the line fitted by numpy."""
-    if len(centres) < 4:
+    if len(centers) < 4:
         return 1.0
-    grids = [g for g in range(1, max_grid + 1) if g * g <= len(centres)]
-    occupied = [len({(min(int(x * g), g - 1), min(int(y * g), g - 1)) for x, y in centres}) for g in grids]
+    grids = [g for g in range(1, max_grid + 1) if g * g <= len(centers)]
+    occupied = [len({(min(int(x * g), g - 1), min(int(y * g), g - 1)) for x, y in centers}) for g in grids]
     return max(1.0, np.polyfit(np.log(grids), np.log(occupied), 1)[0])
 
 
 def test_fractal_dimensions_agree_with_counting_cells_one_by_one():
     generator = torch.Generator().manual_seed(0)
     sizes = [0, 3, 4, 50, 900, 5000]
-    centres = torch.rand(sum(sizes), 2, generator=generator, dtype=torch.float64)
+    centers = torch.rand(sum(sizes), 2, generator=generator, dtype=torch.float64)
     labels = torch.repeat_interleave(torch.arange(6), torch.tensor(sizes))
-    centres[labels == 3, 1] = 0.5  # on a line
-    centres[labels == 4] = centres[labels == 4] ** 4  # towards a corner
-    centres[-1] = 1.0
+    centers[labels == 3, 1] = 0.5  # on a line
+    centers[labels == 4] = centers[labels == 4] ** 4  # towards a corner
+    centers[-1] = 1.0
     order = torch.randperm(len(labels), generator=generator)
     for max_grid in (8, 64):
-        ours = fractal_dimensions(centres[order], labels[order], num_classes=6, max_grid=max_grid)
-        expected = [naive_dimension(centres[labels == j].tolist(), max_grid) for j in range(6)]
+        ours = fractal_dimensions(centers[order], labels[order], num_classes=6, max_grid=max_grid)
+        expected = [naive_dimension(centers[labels == j].tolist(), max_grid) for j in range(6)]
         assert ours.tolist() == pytest.approx(expected, rel=1e-9)
         assert ours[0] == ours[1] == 1
         assert ours[4] < ours[5]

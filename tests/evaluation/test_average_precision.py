@@ -5,7 +5,7 @@ import json
 import pytest
 from pycocotools import mask as run_lengths
 
-from tailseg.evaluation import analyse, evaluate
+from tailseg.evaluation import analyze, evaluate
 
 # Two images of 40 x 60; class 3 (rare) has two squares of 10, class 7 (frequent) one, class 9 (common) none.
 SQUARES = [(1, 3, 5, 5), (2, 3, 20, 10), (2, 7, 40, 25)]
@@ -116,7 +116,7 @@ def test_no_detections_at_all_score_zero(write, kind):
 def test_a_file_without_objects_has_no_scores(write):
     empty = coco() | {"annotations": []}
 
-    analysis = analyse(write(empty), {"bbox": PERFECT, "segm": PERFECT})
+    analysis = analyze(write(empty), {"bbox": PERFECT, "segm": PERFECT})
 
     assert analysis.metrics["segm"]["AP"] is None
     assert analysis.errors["segm"].parts["all"].counts["background"] == 3

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hotcoco import mask as run_lengths
 
-from tailseg.evaluation import analyse, boundary
+from tailseg.evaluation import analyze, boundary
 from tailseg.evaluation.boundary import outline
 
 
@@ -61,8 +61,8 @@ def test_what_agrees_inside_only_has_a_lower_boundary_ap(tmp_path):
     path.write_text(json.dumps(data))
     record = {"image_id": 1, "category_id": 1, "score": 0.9}
 
-    shifted = analyse(path, {"segm": [record | {"segmentation": theirs}]}, boundary=True)
-    same = analyse(path, {"segm": [record | {"segmentation": mine}]}, boundary=True)
+    shifted = analyze(path, {"segm": [record | {"segmentation": theirs}]}, boundary=True)
+    same = analyze(path, {"segm": [record | {"segmentation": mine}]}, boundary=True)
 
     assert shifted.metrics["segm"]["AP"] == pytest.approx(0.8), "right at the IoU thresholds up to 0.85"
     assert shifted.boundary["AP"] == 0

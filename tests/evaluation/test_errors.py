@@ -11,7 +11,7 @@ from tailseg.evaluation.errors import KINDS, error_kinds
 from tailseg.evaluation.ground_truth import read_ground_truth
 from tailseg.evaluation.matches import FALSE
 
-SHORT = {"classification": "Cls", "localisation": "Loc", "both": "Both", "duplicate": "Dupe"}
+SHORT = {"classification": "Cls", "localization": "Loc", "both": "Both", "duplicate": "Dupe"}
 SHORT |= {"background": "Bkg", "missed": "Miss"}
 
 
@@ -100,7 +100,7 @@ def moved(box, by):
 @pytest.mark.parametrize(
     ("kind", "detection"),
     [
-        ("localisation", (1, moved(ANT, 10), 0.5)),
+        ("localization", (1, moved(ANT, 10), 0.5)),
         ("classification", (1, moved(BEE, 4), 0.5)),
         ("both", (1, moved(BEE, 10), 0.5)),
         ("duplicate", (1, moved(ANT, 4), 0.5)),
@@ -123,7 +123,7 @@ def test_what_is_pointed_at_is_not_missed(tmp_path):
     assert nothing.counts["missed"] == 2
     assert nothing.cost["missed"] is None, "no class is left to take the mean of"
     assert near.counts["missed"] == 1, "the ant is badly placed, not missed"
-    assert near.cost["localisation"] == pytest.approx(0.5), "one of two classes would have AP50 1"
+    assert near.cost["localization"] == pytest.approx(0.5), "one of two classes would have AP50 1"
 
 
 def test_a_class_without_a_detection_costs_what_it_takes_from_the_mean(tmp_path):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tailseg.evaluation import analyse, evaluate
+from tailseg.evaluation import analyze, evaluate
 
 Record = dict[str, Any]
 HEIGHT, WIDTH = 60, 100
@@ -89,7 +89,7 @@ def test_places_from_0_are_told(data: Record, write: Write) -> None:
     results = [record for record in results_of(data) if record["image_id"] != order[0]]
     for record in results:
         record["image_id"] = order.index(record["image_id"])
-    (note,) = analyse(write(data), {"bbox": results}).metrics.notes
+    (note,) = analyze(write(data), {"bbox": results}).metrics.notes
     assert "if image ids are places among the images as the file lists them, from 0" in note
 
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tailseg.evaluation import analyse, evaluate
+from tailseg.evaluation import analyze, evaluate
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +123,6 @@ def test_the_note_is_in_the_analysis_too(whole, tmp_path):
     shifted = [record | {"category_id": (record["category_id"] + 1) % 120} for record in whole.results]
     kept = [record for record in shifted if record["category_id"]]
 
-    notes = analyse(path, {"bbox": kept, "segm": kept}).metrics.notes
+    notes = analyze(path, {"bbox": kept, "segm": kept}).metrics.notes
 
     assert len([note for note in notes if "1 is taken off" in note]) == 1

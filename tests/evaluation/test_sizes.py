@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tailseg.evaluation import analyse
+from tailseg.evaluation import analyze
 
 SQUARE = [10, 10, 30, 10, 30, 30, 10, 30]  # 400 pixels
 CORNER = [100, 100, 200, 100, 200, 103, 103, 103, 103, 200, 100, 200]  # about 600 pixels in a box of 100 x 100
@@ -29,6 +29,6 @@ def test_a_mask_has_its_own_size_whatever_stands_beside_it(tmp_path, engine, bes
         record | {"score": 0.9, "segmentation": [CORNER]} | beside,
         record | {"score": 0.8, "segmentation": [SQUARE]} | box,
     ]
-    metrics = analyse(truth, {"segm": results}, engine=engine).metrics["segm"]
+    metrics = analyze(truth, {"segm": results}, engine=engine).metrics["segm"]
     assert metrics["APs"] == pytest.approx(0.5, abs=0.001)
     assert metrics["APl"] is None

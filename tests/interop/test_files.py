@@ -183,7 +183,7 @@ def test_names_of_several_devices_lose_their_prefix(tmp_path: Path) -> None:
 
 def test_sparse_tensors_are_refused(tmp_path: Path) -> None:
     torch.save({"neck.weight": torch.eye(3).to_sparse()}, tmp_path / "x.pth")
-    assert "sparse or quantised tensors, expected dense ones: neck.weight" in refusal(tmp_path / "x.pth")
+    assert "sparse or quantized tensors, expected dense ones: neck.weight" in refusal(tmp_path / "x.pth")
 
 
 def test_tensors_that_are_larger_than_their_bytes_are_refused(tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_a_file_whose_parts_are_compressed(tmp_path: Path) -> None:
     assert "asks for more memory than it has bytes" in refusal(tmp_path / "x.pth")
 
 
-def test_the_optimisers_state_is_not_read_into_memory(tmp_path: Path) -> None:
+def test_the_optimizers_state_is_not_read_into_memory(tmp_path: Path) -> None:
     """Of a file with 240 MB of it, a fresh process keeps less than 60 MB."""
     optimizer = {"state": {i: torch.ones(10_000_000) for i in range(6)}}
     torch.save({"state_dict": STATE, "optimizer": optimizer}, tmp_path / "x.pth")

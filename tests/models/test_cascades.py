@@ -186,15 +186,15 @@ def test_overfits_one_image(config: ModelConfig, build: Build, make_image: MakeI
     """80 steps on one image find its three objects."""
     config = replace(config, backbone=replace(config.backbone, frozen_stages=0, fixed_norm=False))
     model, target = build(config), make_target(*BOXES)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)  # any seed learns; SGD's first steps are luck
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)  # any seed learns; SGD's first steps are luck
     image = torch.zeros(3, 64, 64)
     for k, (x1, y1, x2, y2) in enumerate(BOXES):
         image[k, int(y1) : int(y2), int(x1) : int(x2)] = 255
     for _ in range(80):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         backward(model([image, image], [target, target]))
         nn.utils.clip_grad_norm_(model.parameters(), 10.0)
-        optimiser.step()
+        optimizer.step()
     (found,) = model.eval()([image])
     assert sorted(found.labels[:3].tolist()) == [0, 1, 2]
     assert found.scores[:3].min() > 0.5

@@ -245,7 +245,7 @@ def test_overfits_one_image(
     """The smallest proof that gradients point the right way: 120 steps on one image find its three objects."""
     config = replace(small_config, backbone=replace(small_config.backbone, frozen_stages=0, fixed_norm=False))
     model, target = build(config), make_target(*BOXES)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)  # any seed learns; SGD's first steps are luck
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)  # any seed learns; SGD's first steps are luck
     image = torch.zeros(3, 64, 64)
     for k, (x1, y1, x2, y2) in enumerate(BOXES):
         image[k, int(y1) : int(y2), int(x1) : int(x2)] = 255
@@ -253,10 +253,10 @@ def test_overfits_one_image(
     for _ in range(120):
         losses = model([image, image], [target, target])
         total = torch.stack(list(losses.values())).sum()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         total.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 10.0)
-        optimiser.step()
+        optimizer.step()
         totals.append(total.item())
     assert totals[-1] < 0.4 * totals[0]
     (found,) = model.eval()([image])
@@ -309,7 +309,7 @@ def test_malformed_input_is_named(
         build(small_config).train(training)(*arguments)
 
 
-def test_batcher_normalises_then_pads_with_zeros_to_32() -> None:
+def test_batcher_normalizes_then_pads_with_zeros_to_32() -> None:
     batch = ImageBatcher()([torch.full((3, 33, 20), 124, dtype=torch.uint8), torch.zeros(3, 10, 40)])
     assert batch.tensors.shape == (2, 3, 64, 64)
     assert batch.sizes == ((33, 20), (10, 40))

@@ -11,9 +11,9 @@ from tailseg.losses import SigmoidCE, SoftmaxCE
 from tailseg.models import BoxHeadConfig, MaskHeadConfig, box_head
 from tailseg.models import TestConfig as DetectionConfig
 from tailseg.models.box_head import BoxHead
-from tailseg.models.config import NormalisedConfig
+from tailseg.models.config import NormalizedConfig
 from tailseg.models.mask_head import MaskHead, _in_chunks, chunk_size
-from tailseg.models.predictors import NormalisedLinear, class_linear, class_map, normalised_class_map
+from tailseg.models.predictors import NormalizedLinear, class_linear, class_map, normalized_class_map
 from tailseg.models.sampling import RoISample, sample_rois
 from tailseg.ops.boxes import encode_boxes
 from tailseg.structures import Target
@@ -53,13 +53,13 @@ def test_class_map_selects_the_classes_channel() -> None:
     torch.testing.assert_close(gradients(ours, leaves), gradients(wanted, leaves))
 
 
-def test_normalised_class_map_selects_the_classes_channel() -> None:
+def test_normalized_class_map_selects_the_classes_channel() -> None:
     x, weight, bias = leaves = random_leaves((6, 9, 5), (7, 5), (7,))
-    labels, config = torch.arange(6) % 5, NormalisedConfig(temperature=3, power=1.5)
-    layer = NormalisedLinear(5, 7, config).double()
+    labels, config = torch.arange(6) % 5, NormalizedConfig(temperature=3, power=1.5)
+    layer = NormalizedLinear(5, 7, config).double()
     every = torch.func.functional_call(layer, {"weight": weight, "bias": bias}, (x.reshape(-1, 5),))
     wanted = every.view(6, 9, 7)[torch.arange(6), :, labels]
-    ours = normalised_class_map(x, weight, bias, labels, config)
+    ours = normalized_class_map(x, weight, bias, labels, config)
     torch.testing.assert_close(ours, wanted)
     torch.testing.assert_close(gradients(ours, leaves), gradients(wanted, leaves))
 

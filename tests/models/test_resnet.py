@@ -22,7 +22,7 @@ def torchvision_maps(network: nn.Module, images: Tensor) -> list[Tensor]:
     return maps
 
 
-def randomise_statistics(network: nn.Module) -> None:
+def randomize_statistics(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -45,7 +45,7 @@ def test_maps_are_torchvisions(depth: int) -> None:
     """Kernels with the norm folded in differ from torchvision's by rounding: 1e-4 of maps of order 1."""
     torch.manual_seed(0)
     theirs = torchvision.models.get_model(f"resnet{depth}").eval()
-    randomise_statistics(theirs)
+    randomize_statistics(theirs)
     ours = ResNet(ResNetConfig(depth=depth, weights="none", frozen_stages=0)).eval()
     ours.load_state_dict({name: value for name, value in theirs.state_dict().items() if not name.startswith("fc.")})
     images = torch.randn(1, 3, 64, 96)
@@ -98,7 +98,7 @@ def test_folded_norm_equals_conv_then_norm_with_gradients() -> None:
     """In float64, where folding only changes the order of roundings of 1e-16."""
     torch.manual_seed(0)
     conv, norm = nn.Conv2d(3, 5, 3, stride=2, padding=1, bias=False).double(), nn.BatchNorm2d(5).double().eval()
-    randomise_statistics(norm)
+    randomize_statistics(norm)
     x = torch.randn(2, 3, 9, 9, dtype=torch.float64, requires_grad=True)
     inputs = (x, conv.weight, norm.weight, norm.bias)
     folded, plain = conv_norm(x, conv, norm), norm(conv(x))
@@ -134,7 +134,7 @@ def test_resnext_names_and_shapes_are_torchvisions(name: str, depth: int, groups
 def test_resnext_maps_are_torchvisions() -> None:
     torch.manual_seed(0)
     theirs = torchvision.models.get_model("resnext50_32x4d").eval()
-    randomise_statistics(theirs)
+    randomize_statistics(theirs)
     ours = ResNet(ResNetConfig(depth=50, grouped=GroupedConfig(32, 4), weights="none", frozen_stages=0)).eval()
     ours.load_state_dict({name: value for name, value in theirs.state_dict().items() if not name.startswith("fc.")})
     images = torch.randn(1, 3, 64, 96)

@@ -134,15 +134,15 @@ def test_weights_used_without_gradient_before_have_theirs_under_autocast(rpn: RP
         assert gradient.any()
 
 
-def test_anchors_that_only_a_larger_neighbour_brings_are_not_sampled(make_target: MakeTarget) -> None:
+def test_anchors_that_only_a_larger_neighbor_brings_are_not_sampled(make_target: MakeTarget) -> None:
     """As published: the small image's own padding (to 64 x 32) is background, what lies beyond is nothing."""
     rpn = RPN(8, RPNConfig(anchors_per_image=100_000))
     anchors = rpn(pyramid(2, 64, 96)).anchors
     chosen = rpn.sample_anchors(anchors, [make_target(), make_target()], [(50, 30), (64, 96)])
     trained = torch.zeros(2, len(anchors)).bool()
     trained.view(-1)[chosen.index] = True
-    centres = (anchors[:, :2] + anchors[:, 2:]) / 2
-    assert torch.equal(trained[0], centres[:, 0].round() < 32)
+    centers = (anchors[:, :2] + anchors[:, 2:]) / 2
+    assert torch.equal(trained[0], centers[:, 0].round() < 32)
     assert trained[1].all()
 
 
@@ -171,7 +171,7 @@ def test_border_leaves_out_anchors_that_reach_outside() -> None:
     assert trained_anchors(anchors, sizes[0], sizes, border=None) is None
     assert trained_anchors(anchors, sizes[0], sizes, border=0.0).tolist() == [True, False, False, False, False]
     assert trained_anchors(anchors, sizes[0], sizes, border=1.0).tolist() == [True] * 5
-    # a larger neighbour's anchors stay out as well
+    # a larger neighbor's anchors stay out as well
     wide = torch.tensor([[0.0, 0, 32, 32], [60, 0, 92, 32]])
     assert trained_anchors(wide, (64, 48), [(64, 48), (64, 128)], border=100.0).tolist() == [True, False]
 

@@ -11,10 +11,10 @@ from safetensors.torch import save_file
 from tailseg.losses import GumbelCE
 from tailseg.models import Detector, ResNetConfig, TimmConfig, build_detector, load_backbone
 from tailseg.models import timm_backbone as module
-from tailseg.models.images import ImageBatcher, normalisation
+from tailseg.models.images import ImageBatcher, normalization
 from tailseg.models.timm_backbone import TimmBackbone
-from tailseg.models.timm_weights import with_own_normalisation
-from tailseg.training.optimiser import undecayed
+from tailseg.models.timm_weights import with_own_normalization
+from tailseg.training.optimizer import undecayed
 
 timm = pytest.importorskip("timm")
 
@@ -246,24 +246,24 @@ def test_weights_for_another_size_are_resampled(tmp_path: Path) -> None:
     torch.testing.assert_close(table.detach(), torch.full_like(table, 3.0))
 
 
-def test_images_are_normalised_as_they_were_for_the_weights() -> None:
+def test_images_are_normalized_as_they_were_for_the_weights() -> None:
     half = (0.5, 0.5, 0.5)
-    own = with_own_normalisation(TimmConfig(name="tf_efficientnet_lite0"))
+    own = with_own_normalization(TimmConfig(name="tf_efficientnet_lite0"))
     assert (own.mean, own.std) == (half, half)
-    assert with_own_normalisation(replace(own, weights="lite0.pth", mean=None, std=None)) == replace(
+    assert with_own_normalization(replace(own, weights="lite0.pth", mean=None, std=None)) == replace(
         own, weights="lite0.pth"
     )
     chosen = TimmConfig(name="tf_efficientnet_lite0", mean=(0.1, 0.2, 0.3), std=half)
     none = TimmConfig(name="tf_efficientnet_lite0", weights="none")
     for unchanged in (chosen, none, ResNetConfig()):
-        assert with_own_normalisation(unchanged) == unchanged
-    imagenet = with_own_normalisation(TimmConfig(name="resnet18"))
+        assert with_own_normalization(unchanged) == unchanged
+    imagenet = with_own_normalization(TimmConfig(name="resnet18"))
     assert imagenet.mean == (0.485, 0.456, 0.406)
     published = ImageBatcher()
     image = torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8)
     for config in (imagenet, none, ResNetConfig()):
-        assert torch.equal(ImageBatcher(*normalisation(config))([image]).tensors, published([image]).tensors)
-    found = ImageBatcher(*normalisation(own))([image]).tensors[0]
+        assert torch.equal(ImageBatcher(*normalization(config))([image]).tensors, published([image]).tensors)
+    found = ImageBatcher(*normalization(own))([image]).tensors[0]
     torch.testing.assert_close(found, image / 127.5 - 1)
 
 
@@ -281,7 +281,7 @@ def test_settings_that_cannot_be(settings: dict, message: str) -> None:
         TimmConfig(**settings)
 
 
-def test_a_detector_with_weights_has_their_normalisation(small_config, tmp_path: Path) -> None:
+def test_a_detector_with_weights_has_their_normalization(small_config, tmp_path: Path) -> None:
     file = tmp_path / "lite0.pth"
     torch.save(timm.create_model("tf_efficientnet_lite0").state_dict(), file)
     config = replace(small_config, backbone=TimmConfig(name="tf_efficientnet_lite0", weights=str(file)))

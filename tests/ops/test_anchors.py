@@ -18,9 +18,9 @@ def test_published_ratios_are_not_rounded():
 def test_order_is_row_column_ratio_from_the_origin():
     anchors = grid_anchors(2, 3, 4, scale=8.0, ratios=(0.5, 1.0, 2.0))
     assert anchors.shape == (18, 4)
-    centres = (anchors[:, :2] + anchors[:, 2:]) / 2
+    centers = (anchors[:, :2] + anchors[:, 2:]) / 2
     expected = [[x, y] for y in (0.0, 4.0) for x in (0.0, 4.0, 8.0) for _ in range(3)]
-    torch.testing.assert_close(centres, torch.tensor(expected), atol=1e-5, rtol=0)
+    torch.testing.assert_close(centers, torch.tensor(expected), atol=1e-5, rtol=0)
     torch.testing.assert_close(anchors[:3], base_anchors(4, scale=8.0, ratios=(0.5, 1.0, 2.0)))
 
 

@@ -37,7 +37,7 @@ def test_decoding_undoes_encoding(pairs, stds):
 def test_deltas_by_hand():
     reference = torch.tensor([[0.0, 0.0, 10.0, 20.0]])
     box = torch.tensor([[5.0, 10.0, 25.0, 20.0]])
-    # centres (5, 10) and (15, 15); sides (10, 20) and (20, 10)
+    # centers (5, 10) and (15, 15); sides (10, 20) and (20, 10)
     expected = torch.tensor([[1.0, 0.25, math.log(2), -math.log(2)]])
     torch.testing.assert_close(encode_boxes(box, reference), expected)
     torch.testing.assert_close(encode_boxes(box, reference, stds=STDS), expected / torch.tensor(STDS))

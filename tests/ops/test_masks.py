@@ -181,7 +181,7 @@ def test_targets_follow_the_frame(frame, kind):
         expected = expected.flip(1)
     if frame.scale_y < 0:
         expected = expected.flip(0)
-    # A mirrored edge falls on pixel centres, which the rasteriser rounds up: a row or a column of 14 may differ.
+    # A mirrored edge falls on pixel centers, which the rasterizer rounds up: a row or a column of 14 may differ.
     assert (target != expected).sum() <= (2 * 28 if kind == "polygons" and min(frame.scale_x, frame.scale_y) < 0 else 0)
 
 

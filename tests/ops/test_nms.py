@@ -38,9 +38,9 @@ def found(result):
 def random_problem(rows, classes, *, specific, seed, grid=None):
     """Clustered boxes, so that much is suppressed; on a grid, IoUs at the threshold and tied scores are common."""
     generator = torch.Generator().manual_seed(seed)
-    centre = torch.rand(rows // 6 + 1, 2, generator=generator).repeat(6, 1)[:rows] * 1000
+    center = torch.rand(rows // 6 + 1, 2, generator=generator).repeat(6, 1)[:rows] * 1000
     shape = (rows, classes, 4) if specific else (rows, 4)
-    corner = torch.cat([centre, centre + 80], dim=1).view(rows, *[1] * specific, 4)
+    corner = torch.cat([center, center + 80], dim=1).view(rows, *[1] * specific, 4)
     boxes = corner + 12 * torch.randn(shape, generator=generator)
     scores = torch.rand(rows, classes, generator=generator)
     if grid:

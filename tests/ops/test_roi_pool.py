@@ -43,7 +43,7 @@ def test_each_box_is_pooled_from_its_image_and_level_in_the_given_order():
 
 
 def test_half_pixel_alignment():
-    # a ramp f(x) = x at cell centres: pooling [4, 12) x [4, 12) of stride 4 into one value reads the centre, cell 1.5
+    # a ramp f(x) = x at cell centers: pooling [4, 12) x [4, 12) of stride 4 into one value reads the center, cell 1.5
     ramp = torch.arange(8.0).expand(1, 1, 8, 8)
     pooled = roi_pool([ramp], [torch.tensor([[4.0, 4.0, 12.0, 12.0]])], output_size=1, strides=(4,))
     assert pooled.item() == pytest.approx(1.5)

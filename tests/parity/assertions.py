@@ -37,7 +37,7 @@ def assert_equal(differences: Sequence[Difference]) -> None:
 
 
 def assert_same_boxes(ours: Tensor, theirs: Tensor, *, most_lost: int = 0) -> None:
-    """As sets: scores lie as close as 4e-7, so neighbours may swap places."""
+    """As sets: scores lie as close as 4e-7, so neighbors may swap places."""
     assert len(ours) == len(theirs)
     distance = torch.cdist(ours, theirs, p=torch.inf)
     assert int((distance.amin(0) > 0.05).sum()) <= most_lost

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 Records = list[dict[str, Any]]
-KINDS = "classification", "localisation", "both", "duplicate", "background", "missed"
+KINDS = "classification", "localization", "both", "duplicate", "background", "missed"
 
 
 def softmax(q):
@@ -75,19 +75,19 @@ def repeat_factors(classes_of_images, num_classes, threshold):
 
 
 def encode(boxes, references, stds):
-    def centre_and_side(b):
+    def center_and_side(b):
         return (b[:, :2] + b[:, 2:]) / 2, b[:, 2:] - b[:, :2]
 
-    (centre, side), (of, size) = centre_and_side(boxes), centre_and_side(references)
-    return np.hstack([(centre - of) / size, np.log(side / size)]) / stds
+    (center, side), (of, size) = center_and_side(boxes), center_and_side(references)
+    return np.hstack([(center - of) / size, np.log(side / size)]) / stds
 
 
 def decode(deltas, references, stds):
     deltas = deltas * stds
     size = references[:, 2:] - references[:, :2]
-    centre = (references[:, :2] + references[:, 2:]) / 2 + deltas[:, :2] * size
+    center = (references[:, :2] + references[:, 2:]) / 2 + deltas[:, :2] * size
     side = size * np.exp(np.clip(deltas[:, 2:], -np.log(1000 / 16), np.log(1000 / 16)))
-    return np.hstack([centre - side / 2, centre + side / 2])
+    return np.hstack([center - side / 2, center + side / 2])
 
 
 # Masks
@@ -116,7 +116,7 @@ def bitmap(rle):
 
 
 def pasted(mask, box, height, width):
-    """Each pixel's probability: bilinear between the centres of the mask's cells, and 0 beyond the box and a pixel."""
+    """Each pixel's probability: bilinear between the centers of the mask's cells, and 0 beyond the box and a pixel."""
     x1, y1, x2, y2 = box
     if x2 <= x1 or y2 <= y1:
         return np.zeros((height, width))
@@ -202,7 +202,7 @@ def kind_of(detection: dict[str, Any], near: Records, iou_type: str) -> tuple[st
     own, own_id = max(((value, number) for value, same, number in overlaps if same), default=(0, None))
     other, other_id = max(((value, number) for value, same, number in overlaps if not same), default=(0, None))
     if 0.1 <= own <= 0.5:
-        return "localisation", own_id
+        return "localization", own_id
     if other >= 0.5:
         return "classification", other_id
     if own >= 0.5:

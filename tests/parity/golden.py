@@ -34,7 +34,7 @@ from tailseg.models import (
     HTCConfig,
     MaskHeadConfig,
     ModelConfig,
-    NormalisedConfig,
+    NormalizedConfig,
     ResNetConfig,
     RPNConfig,
     SwinConfig,
@@ -276,7 +276,7 @@ def settings(name: str, state: Mapping[str, Tensor]) -> tuple[ModelConfig, LossC
         base = ModelConfig()
     hidden = len(state[_first(state, r"roi_head\.bbox_head\.(\d\.)?shared_fcs\.0\.bias")])
     mask_channels = len(state[_first(state, r"roi_head\.mask_head\.(\d\.)?upsample\.bias")])
-    mask = MaskHeadConfig(channels=mask_channels, normalised=NormalisedConfig() if "normed_mask" in name else None)
+    mask = MaskHeadConfig(channels=mask_channels, normalized=NormalizedConfig() if "normed_mask" in name else None)
     config = replace(
         base,
         backbone=_resnet({k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}),

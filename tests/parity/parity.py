@@ -344,7 +344,7 @@ def mask_certainty(golden: Golden, found: Sequence[Detections]) -> list[list[Ten
 
 
 def _stretched(cells: Tensor, box: Tensor, height: int, width: int) -> Tensor:
-    """A mask's probabilities at the centres of all pixels, zero outside of its box."""
+    """A mask's probabilities at the centers of all pixels, zero outside of its box."""
     x1, y1, x2, y2 = box.tolist()
     x = (torch.arange(width) + 0.5 - x1) / (x2 - x1) * 2 - 1
     y = (torch.arange(height) + 0.5 - y1) / (y2 - y1) * 2 - 1

@@ -39,7 +39,7 @@ def truth(path):
 
 @pytest.fixture(scope="module")
 def results(path, truth):
-    """Each object found at a slightly wrong place, some as a neighbouring class; and false positives."""
+    """Each object found at a slightly wrong place, some as a neighboring class; and false positives."""
     rng, coco = np.random.default_rng(0), COCO(str(path))
     found = [perturbed(annotation, coco, rng) for annotation in truth["annotations"]]
     return found + false_positives(truth, rng, an_image=12)

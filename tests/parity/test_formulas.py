@@ -30,7 +30,7 @@ from tailseg.detection.calibration import (
     logit_adjustment_offsets,
     norcal_offsets,
 )
-from tailseg.evaluation import analyse
+from tailseg.evaluation import analyze
 from tailseg.losses import (
     BAGSLossConfig,
     ClassRelativeLossConfig,
@@ -204,11 +204,11 @@ def calibration_case(item, rng, folder):
 def dimension_case(item, rng, folder):
     sizes = rng.integers(0, 120, 4)
     labels = torch.from_numpy(rng.permutation(np.repeat(np.arange(4), sizes)))
-    centres = torch.from_numpy(rng.random((len(labels), 2)) ** rng.choice([1, 1, 5]))
-    centres[torch.from_numpy(rng.random(len(labels)) < 0.05)] = 1.0
+    centers = torch.from_numpy(rng.random((len(labels), 2)) ** rng.choice([1, 1, 5]))
+    centers[torch.from_numpy(rng.random(len(labels)) < 0.05)] = 1.0
     most = int(rng.integers(2, 12))
-    expected = [naive_dimension(centres[labels == j].tolist(), most) for j in range(4)]
-    item.compare("dimensions", fractal_dimensions(centres, labels, num_classes=4, max_grid=most), expected)
+    expected = [naive_dimension(centers[labels == j].tolist(), most) for j in range(4)]
+    item.compare("dimensions", fractal_dimensions(centers, labels, num_classes=4, max_grid=most), expected)
 
 
 def repeat_case(item, rng, folder):
@@ -305,7 +305,7 @@ def error_case(item, rng, folder):
     file.write_text(json.dumps(truth))
     dropped = "segmentation" if iou_type == "bbox" else "bbox"
     records = [{key: value for key, value in each.items() if key != dropped} for each in results]
-    analysis = analyse(file, {iou_type: records})
+    analysis = analyze(file, {iou_type: records})
     objects = truth["annotations"]
     ap50, counts, costs = formulas.tide(objects, results, iou_type)
     ours = analysis.errors[iou_type].parts["all"]

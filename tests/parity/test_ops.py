@@ -275,11 +275,11 @@ def test_polygon_targets_are_golden(mask_rcnn):
     assert torch.equal(torch.cat(targets), torch.from_numpy(bits).float())
 
 
-def blob(centre, radius, points, seed):
+def blob(center, radius, points, seed):
     rng = np.random.default_rng(seed)
     angle = np.linspace(0, 2 * np.pi, points, endpoint=False)
     length = radius * (0.7 + 0.3 * rng.random(points))
-    return np.stack([centre[0] + length * np.cos(angle), centre[1] + length * np.sin(angle)], axis=1)
+    return np.stack([center[0] + length * np.cos(angle), center[1] + length * np.sin(angle)], axis=1)
 
 
 FRAMES = [

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tailseg.evaluation import analyse
+from tailseg.evaluation import analyze
 from tailseg.evaluation.errors import KINDS
 
 from .tide import SHORT, over_classes, printed, random_set, record, run_of, without_excused
@@ -20,7 +20,7 @@ def ours(tmp_path, truth, results, iou_type):
     path.write_text(json.dumps(truth))
     dropped = "segmentation" if iou_type == "bbox" else "bbox"
     records = [{key: value for key, value in each.items() if key != dropped} for each in results]
-    return analyse(path, {iou_type: records}).errors[iou_type].parts["all"]
+    return analyze(path, {iou_type: records}).errors[iou_type].parts["all"]
 
 
 def assert_same(found, theirs):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as run_lengths
 
-SHORT = {"classification": "Cls", "localisation": "Loc", "both": "Both", "duplicate": "Dupe"}
+SHORT = {"classification": "Cls", "localization": "Loc", "both": "Both", "duplicate": "Dupe"}
 SHORT |= {"background": "Bkg", "missed": "Miss"}
 HEIGHT, WIDTH = 240, 320
 Records = list[dict[str, Any]]

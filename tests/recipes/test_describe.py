@@ -33,7 +33,7 @@ def test_recipes_in_words(name, words):
     found = (
         describe.heading(recipe),
         describe.loss(recipe.loss),
-        describe.normalised(recipe.model),
+        describe.normalized(recipe.model),
         describe.sampling(recipe.data),
     )
     assert found == words

@@ -1,6 +1,6 @@
 """Every recipe trains, goes on after an interruption, and finds things in images.
 
-Each keeps its detector, depth, loss, optimiser and augmentation; narrower, on small images and with 2 images a step, so
+Each keeps its detector, depth, loss, optimizer and augmentation; narrower, on small images and with 2 images a step, so
 that all of them take a minute.
 """
 

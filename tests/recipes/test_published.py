@@ -24,7 +24,7 @@ from tailseg.models import (
     RPNConfig,
     build_detector,
 )
-from tailseg.models.config import MaskHeadConfig, NormalisedConfig, ResNetConfig, SwinConfig
+from tailseg.models.config import MaskHeadConfig, NormalizedConfig, ResNetConfig, SwinConfig
 from tailseg.recipes import RECIPES, AdamWConfig, SGDConfig, get_recipe
 from tailseg.recipes.activations import ACTIVATIONS
 from tailseg.recipes.gol import GOL
@@ -161,11 +161,11 @@ def test_heads(name):
         low_quality="_cascade_" not in name,
         target_stds=STDS[0],
         classifier_weight=0.01 if name.startswith("droploss_sigmoid") else 0.001,
-        normalised=NormalisedConfig(temperature=5.0) if "normboth" in name else None,
+        normalized=NormalizedConfig(temperature=5.0) if "normboth" in name else None,
         **boxes,
     )
-    normalised = name.startswith("gol_") or "norm" in name
-    mask = MaskHeadConfig(normalised=NormalisedConfig(temperature=20.0) if normalised else None)
+    normalized = name.startswith("gol_") or "norm" in name
+    mask = MaskHeadConfig(normalized=NormalizedConfig(temperature=20.0) if normalized else None)
     assert model.mask == (None if "faster" in name else mask)
     if "_cascade_" in name:
         assert model.cascade == CascadeConfig(STAGES)

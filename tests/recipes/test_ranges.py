@@ -30,7 +30,7 @@ from tailseg.models.config import (
     CascadeConfig,
     GroupedConfig,
     HTCConfig,
-    NormalisedConfig,
+    NormalizedConfig,
     ResNetConfig,
     TimmConfig,
 )
@@ -46,8 +46,8 @@ FULL = replace(
     model=replace(
         BASE.model,
         backbone=ResNetConfig(depth=50, grouped=GroupedConfig()),
-        box=replace(BASE.model.box, normalised=NormalisedConfig()),
-        mask=replace(BASE.model.mask, normalised=NormalisedConfig()),
+        box=replace(BASE.model.box, normalized=NormalizedConfig()),
+        mask=replace(BASE.model.mask, normalized=NormalizedConfig()),
         cascade=CascadeConfig(),
     ),
 )

@@ -63,7 +63,7 @@ def test_every_kind_of_model_comes_back(config):
     assert from_plain(json.loads(json.dumps(to_plain(recipe)))) == recipe
 
 
-def test_an_unknown_key_is_an_error_that_names_its_neighbour():
+def test_an_unknown_key_is_an_error_that_names_its_neighbor():
     saved = to_plain(get_recipe("tiny_gumbel"))
     saved["resolved"]["optim"]["warmup_ration"] = 0.1
     with pytest.raises(ValueError, match="no field 'warmup_ration'; did you mean warmup_ratio"):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tailseg.annotations.types import Group
-from tailseg.evaluation import analyse
+from tailseg.evaluation import analyze
 from tailseg.evaluation.average_precision import MAX_DETECTIONS
 from tailseg.evaluation.detections import best_of_each_image, match_results, read_found
 from tailseg.evaluation.ground_truth import read_ground_truth
@@ -70,7 +70,7 @@ def evaluated(annotations, records, *, name, recipe="tiny_gumbel"):
         name=name,
         recipe=get_recipe(recipe),
         log=LOG,
-        analysis=analyse(annotations.path, dict.fromkeys({"bbox", kind}, results), groups=groups),
+        analysis=analyze(annotations.path, dict.fromkeys({"bbox", kind}, results), groups=groups),
         evidence=gather(annotations.path, results, kind=kind, groups=groups, least_score=0.3),
         annotations=annotations,
         frequency=ClassFrequency.of(annotations.frequency),

@@ -18,8 +18,8 @@ from .squares import ANT, BEE, dataset, evaluated, record
 
 
 @pytest.fixture
-def grey(read):
-    """Writes a data set whose image number i is of the grey 20 i."""
+def gray(read):
+    """Writes a data set whose image number i is of the gray 20 i."""
 
     def written(data, folder):
         folder.mkdir()
@@ -34,32 +34,32 @@ def grey(read):
     return written
 
 
-def greys(gallery):
-    """The pictures' mean grey, by kind of item."""
+def grays(gallery):
+    """The pictures' mean gray, by kind of item."""
     shown = [Image.open(io.BytesIO(base64.b64decode(text))).convert("L") for text in gallery["pictures"]]
     return {item[0]: round(ImageStat.Stat(shown[item[2]]).mean[0]) for item in gallery["items"]}
 
 
-def test_every_picture_is_of_its_own_image_in_whatever_order_the_file_lists_them(grey, tmp_path):
+def test_every_picture_is_of_its_own_image_in_whatever_order_the_file_lists_them(gray, tmp_path):
     training = dataset()
     training["images"] += [training["images"][0] | {"id": 9}]
     training["annotations"][0] |= {"image_id": 9, "bbox": [5, 5, 20, 20]}
-    train = grey(training, tmp_path / "train")
+    train = gray(training, tmp_path / "train")
     data = dataset()
     data["images"].reverse()
-    annotations = grey(data, tmp_path / "val")
+    annotations = gray(data, tmp_path / "val")
     run = evaluated(annotations, [record(1, ANT, 5, 5, 0.9), record(2, BEE, 2, 2, 0.8)], name="run")
     run = replace(run, train=train)
 
     galleries = build_galleries([run], [outcomes(run.evidence, threshold=0.3)], room=100_000, longest=96)
 
-    ants = greys(galleries.of[0])
+    ants = grays(galleries.of[0])
     assert ants == {
         "train": pytest.approx(40, abs=2),
         "found": pytest.approx(20, abs=2),
         "missed": pytest.approx(40, abs=2),
     }
-    assert greys(galleries.of[1])["false"] == pytest.approx(40, abs=2)
+    assert grays(galleries.of[1])["false"] == pytest.approx(40, abs=2)
     assert {item[0] for item in galleries.of[1]["items"]} == {"train", "missed", "false"}
 
 

@@ -14,7 +14,7 @@ from tailseg.models.config import BoxHeadConfig, FPNConfig, MaskHeadConfig, Mode
 from tailseg.recipes import get_recipe
 from tailseg.recipes.recipe import DataConfig, Recipe, RunConfig, SGDConfig
 from tailseg.training.loop import train_step
-from tailseg.training.optimiser import learning_rate
+from tailseg.training.optimizer import learning_rate
 from tailseg.training.run import Run, describe, start
 
 pytestmark = pytest.mark.usefixtures("one_thread")

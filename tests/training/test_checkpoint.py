@@ -177,7 +177,7 @@ def test_a_missing_file_is_named(tmp_path):
         checkpoint.load(tmp_path / "absent.pt")
 
 
-def test_weights_come_back_without_optimiser_and_progress(tmp_path):
+def test_weights_come_back_without_optimizer_and_progress(tmp_path):
     path = tmp_path / "x.safetensors"
     counts = torch.zeros(3, dtype=torch.int64)
     saved = replace(make(), model={"a": torch.arange(4.0), "b.counts": counts, "c.counts": counts})  # shared memory

@@ -117,7 +117,7 @@ def test_four_processes_find_what_one_finds_to_the_byte(alone, four):
 
 
 def test_the_checkpoint_finds_what_four_processes_found_with_learned_norms(four, data, tmp_path, one_thread):
-    """Each process has normalised other images; they test, and save, with one set of running statistics."""
+    """Each process has normalized other images; they test, and save, with one set of running statistics."""
     run = four / "run_norms"
     shutil.copytree(run, tmp_path / "copy")
     options = command_test.Test(

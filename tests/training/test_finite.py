@@ -57,7 +57,7 @@ def log(folder):
 
 
 @pytest.mark.parametrize("settings", [{}, {"clip_norm": 10.0}, {"precision": "bfloat16"}, {"accumulate": 2}])
-def test_a_gradient_that_is_not_finite_stops_before_the_optimiser(data, tmp_path, settings):
+def test_a_gradient_that_is_not_finite_stops_before_the_optimizer(data, tmp_path, settings):
     run = start(broken(data, tmp_path, **settings), resume=False)
     run.sampler.set_epoch(0)
     batch = next(iter(run.loader))

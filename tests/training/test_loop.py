@@ -170,7 +170,7 @@ def test_another_recipe_does_not_go_on(uninterrupted, data):
         train(replace(recipe, optim=replace(recipe.optim, lr=0.3)), resume=True)
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_optimiser(data, tmp_path):
+def test_a_loss_that_is_not_finite_stops_before_the_optimizer(data, tmp_path):
     recipe, _ = troublesome(data, tmp_path, "nan", 0)
     run = start(recipe, resume=False)
     run.sampler.set_epoch(0)

@@ -1,4 +1,4 @@
-"""How images are normalised for a network of timm belongs to a run, its tests, and what goes on or starts from it."""
+"""How images are normalized for a network of timm belongs to a run, its tests, and what goes on or starts from it."""
 
 import json
 from dataclasses import replace
@@ -12,7 +12,7 @@ from tailseg.models import TimmConfig
 from tailseg.models.images import IMAGE_MEAN
 from tailseg.recipes.recipe import AdamWConfig, Recipe
 from tailseg.training import checkpoint
-from tailseg.training.optimiser import build_optimizer
+from tailseg.training.optimizer import build_optimizer
 from tailseg.training.run import Run, start
 
 from . import small
@@ -39,7 +39,7 @@ def means(run: Run | Predictor) -> list[float]:
     return run.model.batcher.mean.flatten().tolist()
 
 
-def without_normalisation(file: Path) -> None:
+def without_normalization(file: Path) -> None:
     """As a version before wrote it."""
     saved = checkpoint.load(file)
     for name in ("mean", "std", "image_side", "frozen_stages"):
@@ -56,7 +56,7 @@ def test_a_run_keeps_the_mean_of_its_weights(data, weights, tmp_path, monkeypatc
     assert (tuple(written["mean"]), tuple(written["std"])) == (HALF, HALF)
     assert means(Predictor(file, device="cpu", base=recipe)) == [127.5] * 3
     # timm may say something else by then
-    monkeypatch.setattr("tailseg.training.settled.with_own_normalisation", lambda backbone: backbone)
+    monkeypatch.setattr("tailseg.training.settled.with_own_normalization", lambda backbone: backbone)
     assert means(start(recipe, resume=True)) == [127.5] * 3
     begun = replace(recipe, run=replace(recipe.run, out=str(tmp_path / "begun"), start_from=str(file)))
     assert means(start(begun, resume=False)) == [127.5] * 3
@@ -66,7 +66,7 @@ def test_a_run_of_a_version_before_keeps_imagenets(data, weights, tmp_path):
     imagenets = pytest.approx(IMAGE_MEAN)
     recipe = on_timm(data, tmp_path / "run", weights=str(weights))
     file = start(recipe, resume=False).save()
-    without_normalisation(file)
+    without_normalization(file)
     assert means(Predictor(file, device="cpu", base=recipe)) == imagenets
     assert means(start(recipe, resume=True)) == imagenets
     begun = replace(recipe, run=replace(recipe.run, out=str(tmp_path / "begun"), start_from=str(file)))
@@ -78,7 +78,7 @@ def test_a_mean_of_ones_own_is_taken(data, weights, tmp_path):
     assert means(run) == [51.0] * 3
 
 
-def test_an_optimiser_of_a_version_before_goes_on(data, tmp_path):
+def test_an_optimizer_of_a_version_before_goes_on(data, tmp_path):
     """It decayed what timm says is to be spared."""
     recipe = small.recipe(data, tmp_path)
     backbone = TimmConfig("tiny_vit_5m_224", weights="none")

@@ -124,7 +124,7 @@ def measure(
     """What each calibration scores on the first images of a half of the validation set."""
     from tailseg.annotations.dataset import scored_groups
     from tailseg.detection.recalibration import results_of
-    from tailseg.evaluation import analyse
+    from tailseg.evaluation import analyze
 
     groups = scored_groups(val)
     with Progress(console=output(), transient=True) as bar:
@@ -142,7 +142,7 @@ def measure(
         )
     truth = val.only(image_ids)
     kinds: tuple[Any, ...] = ("bbox",) if predictor.recipe.model.mask is None else ("bbox", "segm")
-    return [analyse(truth, dict.fromkeys(kinds, records), groups=groups) for records in results]
+    return [analyze(truth, dict.fromkeys(kinds, records), groups=groups) for records in results]
 
 
 def batches_of(predictor: "Predictor", val: "Annotations", half: int, limit: int) -> "Iterator[Batch]":

@@ -204,7 +204,7 @@ def largest_objects(annotations: "Annotations") -> dict[int, int]:
 
 
 def draw_class(annotations: "Annotations", index: int, label: int) -> "Image.Image":
-    """Image ``index`` with its objects of one class drawn in, in the colour of the class's group."""
+    """Image ``index`` with its objects of one class drawn in, in the color of the class's group."""
     from PIL import Image
 
     from tailseg.data.images import read_image

@@ -65,13 +65,13 @@ def run(arguments: Sequence[str]) -> None:
     if options.out:
         files = {options.out: None, options.out / "metrics.json": ANALYSIS, options.out / "classes.csv": CLASSES}
         check(options, files, instead="name another folder (--out)", overwrite=options.overwrite)
-    from tailseg.evaluation import analyse
+    from tailseg.evaluation import analyze
     from tailseg.evaluation.tables import class_table, tables
 
     sources = what_to_score(options.results, options.only)
     truth, groups, notes = truth_and_groups(options.truth, options.train)
     with steps() as step:
-        analysis = analyse(
+        analysis = analyze(
             truth,
             sources,
             max_detections=options.max_detections,

@@ -56,7 +56,7 @@ class Predict:
     score_threshold: Annotated[float, Range(ge=0, le=1)] = 0.3
     """Leave out detections that score less."""
     color: Literal["class", "group"] = "class"
-    """A colour for each class, or for each frequency group."""
+    """A color for each class, or for each frequency group."""
     pictures: bool = True
     """Draw pictures."""
     checkpoint: Literal["best", "last"] = "best"
@@ -87,7 +87,7 @@ def run(arguments: Sequence[str]) -> None:
     targets = {out: None, out / "results.json": FOUND, **dict.fromkeys(pictures, PICTURE)}
     check(options, targets, instead="name another folder (--out)", inputs=files, overwrite=options.overwrite)
     from tailseg.inference import Predictor
-    from tailseg.models.optimise import InferenceConfig
+    from tailseg.models.optimize import InferenceConfig
 
     base = find_recipe(options.recipe) if options.recipe else None
     config = InferenceConfig(precision=options.precision, compile=options.compile)

@@ -36,7 +36,7 @@ def run(arguments: Sequence[str]) -> None:
         console.print(_table([make() for make in group]))
         console.print()
     console.print(
-        "norm.: normalised predictors. RFS: repeat factor sampling.\n"
+        "norm.: normalized predictors. RFS: repeat factor sampling.\n"
         "AP of masks, APr of their rare classes: as published, in percent; ≈ read off a plot.\n"
         "tailseg train NAME carries one out, tailseg train NAME --help lists its settings; docs/recipes.md says more."
     )
@@ -54,7 +54,7 @@ def _table(recipes: "Sequence[Recipe]") -> Table:
             table.add_row(
                 recipe.name,
                 describe.loss(recipe.loss),
-                describe.normalised(recipe.model),
+                describe.normalized(recipe.model),
                 describe.sampling(recipe.data),
                 str(recipe.optim.epochs),
                 *describe.average_precision(recipe)[:2],

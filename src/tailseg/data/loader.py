@@ -25,7 +25,7 @@ MOST_REPLACEMENTS = 8
 """Spare images that are tried for one that cannot be used; when none of them can be either, the folder is gone."""
 
 Transform = Callable[[TransformSample], TransformSample]
-"""Any chain of torchvision.transforms.v2 that resizes, flips, crops, pads or changes colours."""
+"""Any chain of torchvision.transforms.v2 that resizes, flips, crops, pads or changes colors."""
 
 
 class DetectionDataset(Dataset[Item]):

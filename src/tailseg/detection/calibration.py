@@ -31,7 +31,7 @@ def norcal_offsets(image_counts: Int64[Tensor, " C"], *, gamma: float = 0.6) -> 
     """The offsets -gamma log N_j of NorCal, which divide exp(q_j) by N_j^gamma, N_j the training images, at least 1.
 
     gamma lies in ``[0, 1]`` and is to be chosen on held-out data; 0 changes nothing. Background stays, and the scores
-    of a region are normalised again: the two things that the paper found to matter.
+    of a region are normalized again: the two things that the paper found to matter.
 
     T.-Y. Pan et al., "On Model Calibration for Long-Tailed Object Detection and Instance Segmentation", NeurIPS 2021.
     """
@@ -47,7 +47,7 @@ def fracal_offsets(
     100,170), and D_j the fractal dimension::
 
         w_j = -log10(N_j / M) - log10 C       base 10 as published
-        score_j ~ softmax(q + w)_j / D_j^strength, normalised; background has w = 0 and D = 1
+        score_j ~ softmax(q + w)_j / D_j^strength, normalized; background has w = 0 and D = 1
 
     K. P. Alexandridis et al., "Fractal Calibration for Long-tailed Object Detection", CVPR 2025; M as in their code.
 
@@ -124,7 +124,7 @@ def fracal_sigmoid_scores(
 
 
 def fractal_dimensions(
-    centres: Float[Tensor, "N 2"], labels: Int64[Tensor, " N"], *, num_classes: int, max_grid: int = 64
+    centers: Float[Tensor, "N 2"], labels: Int64[Tensor, " N"], *, num_classes: int, max_grid: int = 64
 ) -> Float[Tensor, " C"]:
     """How evenly each class's objects lie in the image: 1 on a line or in a spot, 2 all over the plane.
 
@@ -133,24 +133,24 @@ def fractal_dimensions(
     of fewer than 4 objects.
 
     Args:
-        centres: x and y of the boxes' centres, divided by their image's width and height: in ``[0, 1]``.
+        centers: x and y of the boxes' centers, divided by their image's width and height: in ``[0, 1]``.
         labels: ``0 .. C-1``.
         num_classes: C.
         max_grid: the finest grid, 2 or more: one grid alone has no slope.
 
     Raises:
-        ValueError: a centre lies outside ``[0, 1]``, a label outside ``0 .. C-1``, or ``max_grid`` is below 2.
+        ValueError: a center lies outside ``[0, 1]``, a label outside ``0 .. C-1``, or ``max_grid`` is below 2.
     """
     if max_grid < 2:
         raise ValueError(f"max_grid must be 2 or more, got {max_grid}: a slope needs two grids")
-    if len(centres) and not (bool(((centres >= 0) & (centres <= 1)).all())):
-        raise ValueError("centres must be divided by their image's width and height: expected values in [0, 1]")
+    if len(centers) and not (bool(((centers >= 0) & (centers <= 1)).all())):
+        raise ValueError("centers must be divided by their image's width and height: expected values in [0, 1]")
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
         raise ValueError(f"labels must lie in 0 .. {num_classes - 1}, got {int(labels.min())} .. {int(labels.max())}")
     counts = labels.bincount(minlength=num_classes)
     finest = max(min(max_grid, math.isqrt(int(counts.max()))), 1) if num_classes else 1
     grids = torch.arange(1, finest + 1)
-    occupied = torch.stack([_occupied_cells(centres, labels, int(grid), num_classes) for grid in grids])
+    occupied = torch.stack([_occupied_cells(centers, labels, int(grid), num_classes) for grid in grids])
     used = (grids.unsqueeze(1) ** 2 <= counts.cpu()).double()
     x, y = grids.double().log().unsqueeze(1), occupied.clamp(min=1).double().log()
     x = (x - (used * x).sum(0) / used.sum(0)) * used
@@ -158,8 +158,8 @@ def fractal_dimensions(
     return torch.where(counts.cpu() >= 4, slope, 1).clamp(min=1)
 
 
-def _occupied_cells(centres: Tensor, labels: Tensor, grid: int, num_classes: int) -> Tensor:
-    column, row = (centres * grid).long().clamp(max=grid - 1).unbind(1)  # a centre at 1 lies in the last cell
+def _occupied_cells(centers: Tensor, labels: Tensor, grid: int, num_classes: int) -> Tensor:
+    column, row = (centers * grid).long().clamp(max=grid - 1).unbind(1)  # a center at 1 lies in the last cell
     cells = ((labels * grid + row) * grid + column).unique()
     return (cells // grid**2).bincount(minlength=num_classes).cpu()
 

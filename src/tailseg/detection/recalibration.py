@@ -156,9 +156,9 @@ def dimensions_of(train: Annotations) -> tuple[float, ...]:
     rows = ~objects.ignored
     sizes = torch.from_numpy(train.sizes[objects.images[rows]]).flip(1).double()
     boxes = torch.from_numpy(objects.boxes[rows]).double()
-    centres = ((boxes[:, :2] + boxes[:, 2:]) / 2 / sizes).clamp(0, 1).float()
+    centers = ((boxes[:, :2] + boxes[:, 2:]) / 2 / sizes).clamp(0, 1).float()
     labels = torch.from_numpy(objects.labels[rows])
-    return tuple(fractal_dimensions(centres, labels, num_classes=train.num_classes).tolist())
+    return tuple(fractal_dimensions(centers, labels, num_classes=train.num_classes).tolist())
 
 
 @torch.no_grad()

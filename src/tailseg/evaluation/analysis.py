@@ -1,6 +1,6 @@
 """All that is asked of a results file, from one reading of it.
 
-analysis = analyse("lvis_v1_val.json", {"bbox": "results.json", "segm": "results.json"})
+analysis = analyze("lvis_v1_val.json", {"bbox": "results.json", "segm": "results.json"})
 print(analysis.metrics["segm"]["APr"], analysis.errors["segm"].parts["r"].cost)
 """
 
@@ -106,7 +106,7 @@ class Insight:
     matches: Matches
 
 
-def analyse(
+def analyze(
     annotations_json: str | Path | Annotations,
     results: Mapping[IouType, str | Path | Sequence[Mapping[str, Any]]],
     *,
@@ -147,11 +147,11 @@ def look_into(
     least_score: float = math.inf,
     step: Step = lambda *_: None,
 ) -> Insight:
-    """`analyse` for those who need the matches too, or have the annotation file already.
+    """`analyze` for those who need the matches too, or have the annotation file already.
 
     Args:
         truth: the annotation file, with masks if masks are scored.
-        results, max_detections, engine, boundary, step: see `analyse`.
+        results, max_detections, engine, boundary, step: see `analyze`.
         least_score: the run lengths of detections that score as much are kept, though these may not count.
 
     Raises:
@@ -170,7 +170,7 @@ def look_into(
     done: dict[IouType, _One] = {}
     matches: dict[IouType, Matches] = {}
     for iou_type, records in found.items():
-        done[iou_type], matched = _analyse(truth, records, cap, iou_type, engine, boundary, step)
+        done[iou_type], matched = _analyze(truth, records, cap, iou_type, engine, boundary, step)
         if iou_type == kind:
             matches[kind] = matched
     analysis = Analysis(
@@ -201,7 +201,7 @@ class _One:
     reliability: dict[Part, Reliability]
 
 
-def _analyse(
+def _analyze(
     truth: GroundTruth,
     found: Results,
     cap: int,

@@ -47,7 +47,7 @@ def read_found(
     """Results that belong to an annotation file; run lengths are kept of the detections that can count.
 
     They are kept as well of those that score at least ``least_score``. Which image a record means is decided by
-    `tailseg.evaluation.image_names`. Polygons are rasterised at the size of their image. ``any_class`` takes unknown
+    `tailseg.evaluation.image_names`. Polygons are rasterized at the size of their image. ``any_class`` takes unknown
     categories too, and keeps all run lengths. ``names`` decides which image is meant.
 
     Raises:

@@ -3,13 +3,13 @@
 A false positive at IoU 0.5 is, by the first that holds (s: its best overlap with an object of its class, o: with an
 object of another class, both of the same image):
 
-- localisation: 0.1 <= s <= 0.5
+- localization: 0.1 <= s <= 0.5
 - classification: o >= 0.5
 - duplicate: s >= 0.5 with an object that a better detection has found
 - background: s <= 0.1 and o <= 0.1
 - both (wrong class and place): all others
 
-missed: an object that is not found, and that no localisation or classification error points at. Detections that LVIS
+missed: an object that is not found, and that no localization or classification error points at. Detections that LVIS
 leaves alone (their class was not looked for in the image, or not all objects of it are annotated) are no errors.
 
 D. Bolya et al., "TIDE: A General Toolbox for Identifying Object Detection Errors", ECCV 2020.
@@ -32,9 +32,9 @@ from tailseg.evaluation.overlaps import Pairs, ascending
 from tailseg.evaluation.precision import objects_needed, precision_curves
 from tailseg.evaluation.results import Results
 
-Kind = Literal["classification", "localisation", "both", "duplicate", "background", "missed"]
+Kind = Literal["classification", "localization", "both", "duplicate", "background", "missed"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-CLASSIFICATION, LOCALISATION, BOTH, DUPLICATE, BACKGROUND, MISSED = range(len(KINDS))
+CLASSIFICATION, LOCALIZATION, BOTH, DUPLICATE, BACKGROUND, MISSED = range(len(KINDS))
 CORRECT, BACKGROUND_BELOW = 0.5, 0.1
 Part = Literal["all", "r", "c", "f"]
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -74,12 +74,12 @@ class Errors:
 
 
 @dataclass(frozen=True)
-class Labelled:
+class Labeled:
     """What is wrong with each detection, and what would mend it.
 
     Attributes:
         kinds: int64 ``[n]``, a position in `KINDS`, or -1 where nothing is wrong.
-        targets: int64 ``[n]``, the object that a localisation or classification error means, or -1.
+        targets: int64 ``[n]``, the object that a localization or classification error means, or -1.
         missed: bool ``[M]``.
     """
 
@@ -98,15 +98,15 @@ def error_kinds(truth: GroundTruth, found: Results, matches: Matches, iou_type: 
     around = matches.around
     if around is None:
         around = surroundings(truth, found, matches.rows, matches.images, iou_type)
-    labelled = label(matches, around)
+    labeled = label(matches, around)
     per_class = np.zeros((matches.num_classes, len(KINDS)), dtype=np.int64)
-    wrong = labelled.kinds >= 0
-    np.add.at(per_class, (matches.classes[wrong], labelled.kinds[wrong]), 1)
-    np.add.at(per_class, (matches.object_classes[labelled.missed], MISSED), 1)
+    wrong = labeled.kinds >= 0
+    np.add.at(per_class, (matches.classes[wrong], labeled.kinds[wrong]), 1)
+    np.add.at(per_class, (matches.object_classes[labeled.missed], MISSED), 1)
     state = matches.states[0, 0]
     current = _ap50(matches.classes, state == FOUND, state == FALSE, matches.num_objects())
     places = _places(matches)
-    fixed = np.stack([_fixed_ap50(matches, labelled, kind, places) for kind in range(len(KINDS))])
+    fixed = np.stack([_fixed_ap50(matches, labeled, kind, places) for kind in range(len(KINDS))])
     found_per_class = np.bincount(matches.object_classes[_found(matches)], minlength=matches.num_classes)
     parts = {
         part: ErrorKinds(
@@ -128,7 +128,7 @@ def members_of_parts(groups: tuple[Group | None, ...]) -> dict[Part, np.ndarray]
     return {part: rows for part, rows in members.items() if rows.any()}
 
 
-def label(matches: Matches, around: Pairs) -> Labelled:
+def label(matches: Matches, around: Pairs) -> Labeled:
     """The kind of every false positive, and the objects that nothing points at.
 
     Args:
@@ -143,17 +143,17 @@ def label(matches: Matches, around: Pairs) -> Labelled:
     other, other_object = _best(near.take(np.flatnonzero(~own)), len(matches))
     kinds = np.full(len(matches), -1)
     poor = false & (same >= BACKGROUND_BELOW) & (same <= CORRECT)
-    kinds[poor] = LOCALISATION
+    kinds[poor] = LOCALIZATION
     rest = np.flatnonzero(false & ~poor)
     kinds[rest] = np.select(
         [other[rest] >= CORRECT, same[rest] >= CORRECT, np.maximum(same, other)[rest] <= BACKGROUND_BELOW],
         [CLASSIFICATION, DUPLICATE, BACKGROUND],
         BOTH,
     )
-    targets = np.select([kinds == LOCALISATION, kinds == CLASSIFICATION], [same_object, other_object], -1)
+    targets = np.select([kinds == LOCALIZATION, kinds == CLASSIFICATION], [same_object, other_object], -1)
     pointed_at = np.zeros(len(wanted), dtype=bool)
     pointed_at[targets[targets >= 0]] = True
-    return Labelled(kinds, targets, wanted & ~_found(matches) & ~pointed_at)
+    return Labeled(kinds, targets, wanted & ~_found(matches) & ~pointed_at)
 
 
 def _found(matches: Matches) -> np.ndarray:
@@ -182,7 +182,7 @@ def _places(matches: Matches) -> np.ndarray:
     return places
 
 
-def _fixed_ap50(matches: Matches, labelled: Labelled, kind: int, places: np.ndarray) -> np.ndarray:
+def _fixed_ap50(matches: Matches, labeled: Labeled, kind: int, places: np.ndarray) -> np.ndarray:
     """AP50 ``[K]`` without the errors of one kind, NaN for a class without objects.
 
     As in TIDE: the best of the detections that point at an object not found finds it, with the right class and place;
@@ -193,16 +193,16 @@ def _fixed_ap50(matches: Matches, labelled: Labelled, kind: int, places: np.ndar
     correct, false = state == FOUND, state == FALSE
     num_objects = matches.num_objects()
     if kind == MISSED:
-        missed = np.bincount(matches.object_classes[labelled.missed], minlength=matches.num_classes)
+        missed = np.bincount(matches.object_classes[labeled.missed], minlength=matches.num_classes)
         num_left = num_objects - missed
         fixed = _ap50(matches.classes, correct, false, num_left)
         has_false = np.bincount(matches.classes[false], minlength=matches.num_classes) > 0
         return np.where((num_objects > 0) & (num_left == 0) & has_false, 0, fixed)
-    wrong = labelled.kinds == kind
-    mended = wrong & _points_best(matches, labelled)
+    wrong = labeled.kinds == kind
+    mended = wrong & _points_best(matches, labeled)
     correct, false = correct | mended, false & ~wrong
     moved = np.flatnonzero(mended)
-    classes = matches.object_classes[labelled.targets[moved]]
+    classes = matches.object_classes[labeled.targets[moved]]
     differ = classes != matches.classes[moved]
     if not differ.any():
         return _ap50(matches.classes, correct, false, num_objects)
@@ -221,13 +221,13 @@ def _with_moved(
     return np.insert(rest, at, moved[order]), np.insert(matches.classes[rest], at, classes[order])
 
 
-def _points_best(matches: Matches, labelled: Labelled) -> np.ndarray:
+def _points_best(matches: Matches, labeled: Labeled) -> np.ndarray:
     """Whether a detection is the best of those that point at an object not found, bool ``[n]``."""
-    points = np.flatnonzero(labelled.targets >= 0)
-    points = points[~_found(matches)[labelled.targets[points]]]
-    order = points[np.lexsort((-matches.scores[points], labelled.targets[points]))]
+    points = np.flatnonzero(labeled.targets >= 0)
+    points = points[~_found(matches)[labeled.targets[points]]]
+    order = points[np.lexsort((-matches.scores[points], labeled.targets[points]))]
     best = np.zeros(len(matches), dtype=bool)
-    best[order[np.flatnonzero(np.diff(labelled.targets[order], prepend=-1))]] = True
+    best[order[np.flatnonzero(np.diff(labeled.targets[order], prepend=-1))]] = True
     return best
 
 

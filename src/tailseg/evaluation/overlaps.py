@@ -13,7 +13,7 @@ from hotcoco import mask as run_lengths
 
 Runs = dict[str, Any]
 LEAST = 0.1
-"""Overlaps below it are nobody's concern: neither a match (from 0.5) nor an error of localisation (from 0.1)."""
+"""Overlaps below it are nobody's concern: neither a match (from 0.5) nor an error of localization (from 0.1)."""
 BLOCK = 1 << 16
 """Pairs that are looked at together: few enough to stay in the processor's cache."""
 

@@ -273,10 +273,10 @@ def _boxes(records: Sequence[Any], wrong: "Wrong") -> np.ndarray:
 def _masks(
     records: Sequence[Any], image_ids: np.ndarray, size: Size | None, wrong: "Wrong"
 ) -> tuple[list[dict[str, Any]], np.ndarray, np.ndarray]:
-    """Run lengths, sizes and areas; polygons are rasterised where the sizes of the images are known."""
+    """Run lengths, sizes and areas; polygons are rasterized where the sizes of the images are known."""
     values: list[Any] = [record.get("segmentation") if isinstance(record, Mapping) else None for record in records]
     masks: list[Any] = [
-        _rasterised(value, size(image_id)) if size is not None and is_polygons(value) else _in_whole_numbers(value)
+        _rasterized(value, size(image_id)) if size is not None and is_polygons(value) else _in_whole_numbers(value)
         for value, image_id in zip(values, image_ids.tolist(), strict=True)
     ]
     if not all(map(is_run_lengths, masks)):
@@ -299,7 +299,7 @@ def _is_polygon(value: Any) -> bool:  # noqa: ANN401
     return all(isinstance(number, int | float) and abs(number) < 1e300 for number in value)
 
 
-def _rasterised(polygons: list[list[float]], size: tuple[int, int]) -> dict[str, Any]:
+def _rasterized(polygons: list[list[float]], size: tuple[int, int]) -> dict[str, Any]:
     parts = run_lengths.frPyObjects(polygons, *size)
     return parts[0] if len(parts) == 1 else run_lengths.merge(parts)
 

@@ -14,7 +14,7 @@ from tailseg.evaluation.metrics import COLUMNS, ROW_NAMES, IouType, percent
 
 SHORT: dict[Kind, str] = {
     "classification": "Cls",
-    "localisation": "Loc",
+    "localization": "Loc",
     "both": "Both",
     "duplicate": "Dupe",
     "background": "Bkg",

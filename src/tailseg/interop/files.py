@@ -141,7 +141,7 @@ def _read_torch(path: Path) -> object:
             raise CheckpointError(_unreadable(path, "it asks for more memory than it has bytes"))
         with warnings.catch_warnings(), torch.serialization.safe_globals(_plain_globals()):
             warnings.simplefilter("ignore", UserWarning)  # about the pickle's protocol: errors say what matters
-            # mapped, not read: an optimiser's state is as large as two models, and nothing here touches it
+            # mapped, not read: an optimizer's state is as large as two models, and nothing here touches it
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         if reason := _no_torch_file(path):
@@ -181,7 +181,7 @@ def _state(content: object, path: Path) -> dict[str, Tensor]:
         )
     packed = [str(key) for key, value in found.items() if value.layout != torch.strided or value.is_quantized]
     if packed:
-        raise CheckpointError(f"{path} holds sparse or quantised tensors, expected dense ones: {few(packed)}")
+        raise CheckpointError(f"{path} holds sparse or quantized tensors, expected dense ones: {few(packed)}")
     spread = [str(key) for key, value in found.items() if value.nbytes > value.untyped_storage().nbytes()]
     if spread:
         raise CheckpointError(f"{path} holds tensors that repeat a few numbers, expected whole ones: {few(spread)}")

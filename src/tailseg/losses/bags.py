@@ -27,7 +27,7 @@ class BAGSLoss(ClassificationLoss):
         loss = weight * sum over the G groups and the background group of
                the mean over the group's regions of  log(sum over its logits of exp(q_j)) - q_target
 
-    A group's regions are those labelled with its classes and, drawn at random, at most ``beta`` times as many others;
+    A group's regions are those labeled with its classes and, drawn at random, at most ``beta`` times as many others;
     without the former it costs nothing. The background group (object, background) has all regions. A group is one over
     all processes: regions are counted and drawn among those that all of them hold. Draws come from torch's default
     generator: ``torch.manual_seed`` repeats them.

@@ -42,7 +42,7 @@ class ClassificationLoss(nn.Module, ABC):
         """Scores in ``[0, 1]`` of the foreground classes, in float32 or wider."""
 
     def step_taken(self) -> None:
-        """The training loop says that the optimiser has taken a step.
+        """The training loop says that the optimizer has taken a step.
 
         In one step a loss may be called several times: for the parts of a batch, for the stages of a cascade.
         """

@@ -30,7 +30,7 @@ class ECMLoss(ClassificationLoss):
         frequency: of the classes in the training set.
         background_ratio: background regions to foreground ones; 6.3313 was measured on Mask R-CNN.
         init_bias: the classifier's bias before training; -2 means s = 0.018 before the margin, less for rare classes.
-            Published with 0, on a normalised classifier.
+            Published with 0, on a normalized classifier.
         weight: multiplies the loss.
 
     Raises:

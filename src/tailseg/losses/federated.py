@@ -1,4 +1,4 @@
-"""Federated loss: binary cross entropy over a few classes a step, for data whose images are not labelled exhaustively.
+"""Federated loss: binary cross entropy over a few classes a step, for data whose images are not labeled exhaustively.
 
 X. Zhou, V. Koltun and P. Krahenbuhl, "Probabilistic two-stage detection", arXiv 2103.07461, 2021;
 the defaults are those of their code for LVIS.

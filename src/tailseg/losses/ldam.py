@@ -22,7 +22,7 @@ class LDAMLoss(ClassificationLoss):
         loss    = weight / R * sum over regions of  w_k (log(sum over j of exp(z_j)) - z_k)
         z_k     = scale (q_k - margin_k)        z_j = scale q_j for every other j
         margin_j = max_margin (min n / n_j)^(1/4)        margin_background = 0
-        w_j     = 1, and after ``reweight_after`` steps of the optimiser (1 - beta) / (1 - beta^n_j) divided by its mean
+        w_j     = 1, and after ``reweight_after`` steps of the optimizer (1 - beta) / (1 - beta^n_j) divided by its mean
                   over the classes; w_background = 1
 
     The paper's logits are cosines, with scale 30; a plain linear classifier learns its own scale and wants 1.
@@ -33,7 +33,7 @@ class LDAMLoss(ClassificationLoss):
         frequency: of the classes in the training set.
         max_margin: margin of the rarest class, at least 0.
         scale: multiplies the logits after the margin.
-        reweight_after: steps of the optimiser before the weights set in; None leaves them out.
+        reweight_after: steps of the optimizer before the weights set in; None leaves them out.
         beta: of the effective number of samples, in ``[0, 1)``.
         init_bias: the classifier's bias before training, the same for every logit, and so without effect.
         weight: multiplies the loss.

@@ -300,7 +300,7 @@ class LDAMLossConfig(Settings, at="loss"):
     scale: Annotated[float, Range(gt=0)] = 1.0
     """Multiplies the logits after the margin; 30 for cosines."""
     reweight_after: Annotated[int | None, Range(ge=0)] = None
-    """Steps of the optimiser before classes are weighed by their effective number; None leaves the weights out."""
+    """Steps of the optimizer before classes are weighed by their effective number; None leaves the weights out."""
     beta: Annotated[float, Range(ge=0, lt=1)] = 0.9999
     """Of the effective number of samples."""
     init_bias: Annotated[float, ANY_NUMBER] = 0.0

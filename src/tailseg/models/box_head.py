@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tailseg.losses.base import ClassificationLoss
 from tailseg.losses.processes import share_of_processes
 from tailseg.models.config import BoxHeadConfig, TestConfig
-from tailseg.models.predictors import NormalisedLinear, class_linear
+from tailseg.models.predictors import NormalizedLinear, class_linear
 from tailseg.models.resnet import STRIDES
 from tailseg.models.sampling import RoISample
 from tailseg.ops.boxes import clip_boxes, decode_boxes, encode_boxes, scale_boxes, smooth_l1_sum
@@ -40,7 +40,7 @@ class BoxHead(nn.Module):
     """Two fully connected layers, a classifier and a box regressor.
 
     As published the classifier starts at one constant weight with the loss's bias, so that all classes start alike, and
-    the other layers at PyTorch's defaults. A normalised classifier starts at random, since equal weights would point
+    the other layers at PyTorch's defaults. A normalized classifier starts at random, since equal weights would point
     along the features; it starts with the loss's bias too, where the published one starts at 0.
     """
 
@@ -50,11 +50,11 @@ class BoxHead(nn.Module):
         self.loss = loss
         self.fc1 = nn.Linear(in_channels * config.pool_size**2, config.hidden)
         self.fc2 = nn.Linear(config.hidden, config.hidden)
-        if config.normalised is None:
+        if config.normalized is None:
             self.classifier = nn.Linear(config.hidden, loss.num_logits)
             nn.init.constant_(self.classifier.weight, config.classifier_weight)
         else:
-            self.classifier = NormalisedLinear(config.hidden, loss.num_logits, config.normalised)
+            self.classifier = NormalizedLinear(config.hidden, loss.num_logits, config.normalized)
         self.regressor = nn.Linear(config.hidden, 4 if config.class_agnostic else 4 * loss.num_classes)
         with torch.no_grad():
             self.classifier.bias.copy_(loss.init_bias())

@@ -9,7 +9,7 @@ from tailseg.models.detector import Detector
 from tailseg.models.faster_rcnn import FasterRCNN
 from tailseg.models.htc import HybridTaskCascade
 from tailseg.models.mask_rcnn import MaskRCNN
-from tailseg.models.timm_weights import with_own_normalisation
+from tailseg.models.timm_weights import with_own_normalization
 from tailseg.models.weights import load_backbone
 
 
@@ -21,14 +21,14 @@ def build_detector(config: ModelConfig, loss: ClassificationLoss, *, load_weight
         loss: trains and reads the classifier; decides the number of logits and their first bias. Each stage of a
             cascade has a copy of its own.
         load_weights: False leaves the backbone at random, for a detector whose weights come from a checkpoint. With
-            weights of timm's the images are normalised as they were for these, unless the config says otherwise.
+            weights of timm's the images are normalized as they were for these, unless the config says otherwise.
 
     Raises:
         ValueError: settings that do not go together, or the backbone's weights cannot be had or do not fit (see
             ``load_backbone``).
     """
     if load_weights:
-        config = replace(config, backbone=with_own_normalisation(config.backbone))
+        config = replace(config, backbone=with_own_normalization(config.backbone))
     detector = _detector(config, loss)
     if load_weights:
         load_backbone(detector.backbone, config.backbone.weights)

@@ -75,7 +75,7 @@ class TimmConfig(Settings, at="model.backbone"):
     fixed_norm: bool = True
     """Batch norms, if it has any, use their stored statistics in training."""
     mean: Annotated[tuple[float, float, float] | None, Range(ge=0, le=1)] = None
-    """RGB mean that images are normalised with, in 0 .. 1. None is that of the weights in a new run, which keeps it; in
+    """RGB mean that images are normalized with, in 0 .. 1. None is that of the weights in a new run, which keeps it; in
     a saved one, and without weights, it is ImageNet's."""
     std: Annotated[tuple[float, float, float] | None, Range(gt=0, le=1)] = None
     """RGB deviation, with the mean."""
@@ -133,8 +133,8 @@ class RPNConfig(Settings, at="model.rpn"):
 
 
 @dataclass(frozen=True)
-class NormalisedConfig(Settings, at=("model.box.normalised", "model.mask.normalised")):
-    """A predictor on normalised features and weights, see `tailseg.models.predictors.inverse_norm`."""
+class NormalizedConfig(Settings, at=("model.box.normalized", "model.mask.normalized")):
+    """A predictor on normalized features and weights, see `tailseg.models.predictors.inverse_norm`."""
 
     temperature: Annotated[float, Range(gt=0)] = 20.0
     """Multiplies the features: logits lie within this of the bias. Published: 20; 5 for classifiers."""
@@ -161,8 +161,8 @@ class BoxHeadConfig(Settings, at="model.box"):
     """Box errors below this, in units of `target_stds`, cost their square; 0 is the L1 loss. Cascades: 1."""
     classifier_weight: Annotated[float, Range(ge=0)] = 0.001
     """Every weight of a plain classifier before the first step; published: 0.01 for DropLoss over the sigmoid."""
-    normalised: NormalisedConfig | None = None
-    """Normalise the classifier's features and weights; None is a plain classifier."""
+    normalized: NormalizedConfig | None = None
+    """Normalize the classifier's features and weights; None is a plain classifier."""
 
 
 @dataclass(frozen=True)
@@ -175,8 +175,8 @@ class MaskHeadConfig(Settings, at="model.mask"):
     """Masks are twice this size: 28 x 28."""
     finest: Annotated[float, Range(gt=0)] = 56.0
     """RoIs of up to twice this side are pooled from P2, up to four times from P3, and so on."""
-    normalised: NormalisedConfig | None = None
-    """Normalise the predictor's features and weights, as in the published GOL models; None is a plain predictor."""
+    normalized: NormalizedConfig | None = None
+    """Normalize the predictor's features and weights, as in the published GOL models; None is a plain predictor."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from tailseg.losses.base import ClassificationLoss
 from tailseg.models.backbones import build_backbone
 from tailseg.models.config import ModelConfig
 from tailseg.models.fpn import FPN
-from tailseg.models.images import ImageBatcher, normalisation
+from tailseg.models.images import ImageBatcher, normalization
 from tailseg.models.rpn import RPN
 from tailseg.structures import Detections, Target
 
@@ -25,7 +25,7 @@ class Detector(nn.Module, ABC):
         super().__init__()
         self.config = config
         self.num_classes = loss.num_classes
-        self.batcher = ImageBatcher(*normalisation(config.backbone))
+        self.batcher = ImageBatcher(*normalization(config.backbone))
         self.backbone = build_backbone(config.backbone)
         self.fpn = FPN(self.backbone.out_channels, config.fpn)
         self.rpn = RPN(config.fpn.channels, config.rpn)

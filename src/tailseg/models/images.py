@@ -1,4 +1,4 @@
-"""From images of any size to one normalised, padded batch.
+"""From images of any size to one normalized, padded batch.
 
 Shapes: B images, each ``[3, h, w]`` with its own h and w; ``H``, ``W`` of the batch are multiples of 32.
 """
@@ -20,7 +20,7 @@ SIZE_DIVISOR = 32
 """Coarsest stride of the backbone: every map halves evenly down to it."""
 
 
-def normalisation(backbone: BackboneConfig) -> tuple[Channels, Channels]:
+def normalization(backbone: BackboneConfig) -> tuple[Channels, Channels]:
     """RGB mean and deviation, in 0 .. 255, of the images that the backbone is to see: ImageNet's, or its own."""
     if not isinstance(backbone, TimmConfig) or backbone.mean is None or backbone.std is None:
         return IMAGE_MEAN, IMAGE_STD
@@ -29,7 +29,7 @@ def normalisation(backbone: BackboneConfig) -> tuple[Channels, Channels]:
 
 
 class ImageBatch(NamedTuple):
-    """Normalised images padded with zeros on the right and below, and the sizes that they had."""
+    """Normalized images padded with zeros on the right and below, and the sizes that they had."""
 
     tensors: Tensor
     """``[B, 3, H, W]``."""
@@ -44,7 +44,7 @@ def padded_size(size: tuple[int, int]) -> tuple[int, int]:
 
 
 class ImageBatcher(nn.Module):
-    """Normalises RGB images in 0 .. 255 with a mean and a deviation and pads them with zeros to one size."""
+    """Normalizes RGB images in 0 .. 255 with a mean and a deviation and pads them with zeros to one size."""
 
     mean: Tensor
     inverse_std: Tensor

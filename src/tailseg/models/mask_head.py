@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from tailseg.losses.processes import share_of_processes
 from tailseg.models.box_head import ImageBoxes
 from tailseg.models.config import MaskHeadConfig
-from tailseg.models.predictors import class_map, normalised_class_map
+from tailseg.models.predictors import class_map, normalized_class_map
 from tailseg.models.resnet import STRIDES
 from tailseg.models.sampling import RoISample
 from tailseg.ops.boxes import scale_boxes
@@ -105,10 +105,10 @@ class MaskHead(nn.Module):
         # channels are last in memory: nothing is copied
         corners = corners.permute(0, 2, 3, 1).reshape(rois, side * side * 4, channels)
         weight, bias = self.predictor.weight.flatten(1), self.predictor.bias
-        if self.config.normalised is None:
+        if self.config.normalized is None:
             logits = class_map(corners, weight, bias, labels)
         else:
-            logits = normalised_class_map(corners, weight, bias, labels, self.config.normalised)
+            logits = normalized_class_map(corners, weight, bias, labels, self.config.normalized)
         return logits.view(rois, side, side, 2, 2).permute(0, 1, 3, 2, 4).reshape(rois, 2 * side, 2 * side)
 
     def losses(

@@ -1,4 +1,4 @@
-"""Predictors that compute only the class that counts, and normalised ones.
+"""Predictors that compute only the class that counts, and normalized ones.
 
 A class-specific predictor of C classes is a stack of C small linear maps. Wherever the class of a row is known (the
 ground truth in training, the predicted class at test) only that class's map is gathered and applied, instead of all C
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tailseg.losses.base import at_least_float32
-from tailseg.models.config import NormalisedConfig
+from tailseg.models.config import NormalizedConfig
 
 EPS = 1e-6
 """Keeps the norm of features that are all zero from dividing, as published."""
@@ -43,7 +43,7 @@ def inverse_norm(x: Float[Tensor, "*S K"], *, power: float) -> Float[Tensor, "*S
     return (torch.linalg.vector_norm(at_least_float32(x), dim=-1, keepdim=True) ** power + EPS).reciprocal()
 
 
-class NormalisedLinear(nn.Linear):
+class NormalizedLinear(nn.Linear):
     """The layer y = (T x / (norm(x)^p + eps)) W / (norm(W_c)^p + eps) + b, with eps = 1e-6 and a norm a class c.
 
     With p = 1 logits are T times the cosine of features and class weights, plus b. Weights start normal with standard
@@ -55,7 +55,7 @@ class NormalisedLinear(nn.Linear):
         config: temperature T and power p.
     """
 
-    def __init__(self, in_features: int, out_features: int, config: NormalisedConfig) -> None:
+    def __init__(self, in_features: int, out_features: int, config: NormalizedConfig) -> None:
         super().__init__(in_features, out_features)
         self.config = config
         nn.init.normal_(self.weight, std=0.01)
@@ -69,14 +69,14 @@ class NormalisedLinear(nn.Linear):
         return F.linear(x.to(input.dtype), weight.to(self.weight.dtype), self.bias)
 
 
-def normalised_class_map(
+def normalized_class_map(
     x: Float[Tensor, "R P K"],
     weight: Float[Tensor, "C K"],
     bias: Float[Tensor, " C"],
     labels: Int64[Tensor, " R"],
-    config: NormalisedConfig,
+    config: NormalizedConfig,
 ) -> Float[Tensor, "R P"]:
-    """`class_map` with each position's channels and each class's weights normalised as in `NormalisedLinear`.
+    """`class_map` with each position's channels and each class's weights normalized as in `NormalizedLinear`.
 
     The features' factor multiplies the one logit that comes of them, instead of all K channels.
     """

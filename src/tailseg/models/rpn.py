@@ -138,7 +138,7 @@ class RPN(nn.Module):
     ) -> tuple[Float[Tensor, " S"], Float[Tensor, "S 4"]]:
         """Objectness and deltas, with gradient, of the anchors with these places among the ``B * T`` of `forward`.
 
-        A convolution at few cells is a linear map of their 3x3 neighbourhoods: neither the hidden maps nor gradients
+        A convolution at few cells is a linear map of their 3x3 neighborhoods: neither the hidden maps nor gradients
         of their size are made.
         """
         num_anchors = len(self.config.anchor_ratios)
@@ -148,7 +148,7 @@ class RPN(nn.Module):
         cells = pyramid[0].new_empty(len(index), 9 * pyramid[0].shape[1])
         for feature, start, chosen in zip(pyramid, starts, members_of(level, len(starts)), strict=True):
             # a level without chosen anchors is read too: the empty result keeps it in the graph, which DDP needs
-            cells[chosen] = neighbourhoods(feature, image[chosen], (place[chosen] - start) // num_anchors)
+            cells[chosen] = neighborhoods(feature, image[chosen], (place[chosen] - start) // num_anchors)
         weight = self.conv.weight.permute(0, 2, 3, 1).flatten(1)
         hidden = F.linear(cells, weight, self.conv.bias).relu_()
         ratio = (place % num_anchors).unsqueeze(1)
@@ -227,7 +227,7 @@ class RPN(nn.Module):
         return matches if reachable is None else matches.masked_fill(~reachable, IGNORED)
 
 
-def neighbourhoods(
+def neighborhoods(
     feature: Float[Tensor, "B C H W"], image: Int64[Tensor, " S"], cell: Int64[Tensor, " S"]
 ) -> Float[Tensor, "S 9*C"]:
     """The 3x3 cells around each cell (``row * W + column``), row by row, zeros outside the map."""
@@ -245,7 +245,7 @@ def trained_anchors(
 ) -> Bool[Tensor, " T"] | None:
     """Which anchors of an image are trained; None when that is all of them.
 
-    Those centred inside the image padded alone (anchors that only a larger neighbour in the batch brings are out) and,
+    Those centerd inside the image padded alone (anchors that only a larger neighbor in the batch brings are out) and,
     unless ``border`` is None, at most ``border`` pixels outside the image itself.
 
     Args:
@@ -259,9 +259,9 @@ def trained_anchors(
     height, width = padded_size(size)
     trained = None
     if any(h > height or w > width for h, w in map(padded_size, sizes)):
-        centres = (anchors[:, :2] + anchors[:, 2:]) / 2
-        # centres are multiples of 4 up to rounding: the half pixel keeps rounding from deciding
-        trained = (centres[:, 0] < width - 0.5) & (centres[:, 1] < height - 0.5)
+        centers = (anchors[:, :2] + anchors[:, 2:]) / 2
+        # centers are multiples of 4 up to rounding: the half pixel keeps rounding from deciding
+        trained = (centers[:, 0] < width - 0.5) & (centers[:, 1] < height - 0.5)
     if border is not None:
         limit = anchors.new_tensor([size[1], size[0]]) + border
         inside = (anchors[:, :2] >= -border).all(1) & (anchors[:, 2:] < limit).all(1)

@@ -16,7 +16,7 @@ from torchvision.models.swin_transformer import SwinTransformerBlock
 from tailseg.models.config import SwinConfig
 
 APART = -100.0
-"""Added to the logit of two tokens that a shifted window holds but that are no neighbours in the image."""
+"""Added to the logit of two tokens that a shifted window holds but that are no neighbors in the image."""
 
 
 class WindowAttention(nn.Module):

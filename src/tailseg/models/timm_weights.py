@@ -21,7 +21,7 @@ COMPUTED = re.compile(r"\.num_batches_tracked$|(^|\.)(relative_position_index|re
 """Parts that a file may have or lack: counts of batches, and tables that a network computes."""
 
 
-def with_own_normalisation(backbone: BackboneConfig) -> BackboneConfig:
+def with_own_normalization(backbone: BackboneConfig) -> BackboneConfig:
     """The settings with the mean and the deviation that the weights were trained with, where none are set.
 
     Those are what timm says of the name's weights (``pretrained_cfg``), and for a file of weights too. Without weights,

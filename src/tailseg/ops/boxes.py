@@ -37,14 +37,14 @@ def encode_boxes(
 ) -> Float[Tensor, "N 4"]:
     """The deltas that move each reference onto its box: the regression targets.
 
-    ``dx = (x - x_ref) / w_ref / std_x`` between centres and ``dw = log(w / w_ref) / std_w``, the same for y and h.
+    ``dx = (x - x_ref) / w_ref / std_x`` between centers and ``dw = log(w / w_ref) / std_w``, the same for y and h.
     Sides below 1e-6 pixels count as 1e-6.
 
     Source: Girshick et al. 2014, R-CNN, appendix C; the stds as in Fast R-CNN.
     """
-    centre, side = _centre_and_side(boxes)
-    reference_centre, reference_side = _centre_and_side(references)
-    deltas = torch.cat([(centre - reference_centre) / reference_side, (side / reference_side).log()], dim=1)
+    center, side = _center_and_side(boxes)
+    reference_center, reference_side = _center_and_side(references)
+    deltas = torch.cat([(center - reference_center) / reference_side, (side / reference_side).log()], dim=1)
     return deltas / _constant(tuple(stds), deltas.dtype, deltas.device)
 
 
@@ -68,11 +68,11 @@ def decode_boxes(
 
     Source: the inverse of ``encode_boxes``; both ends are clamped as published (torchvision clamps the upper one).
     """
-    centre, side = _centre_and_side(references)
+    center, side = _center_and_side(references)
     scaled = deltas.reshape(len(deltas), deltas.shape[1] // 4, 4) * _constant(tuple(stds), deltas.dtype, deltas.device)
-    centre = centre[:, None] + side[:, None] * scaled[..., :2]
+    center = center[:, None] + side[:, None] * scaled[..., :2]
     half = side[:, None] * scaled[..., 2:].clamp(-max_log_ratio, max_log_ratio).exp() / 2
-    return torch.cat([centre - half, centre + half], dim=-1).flatten(1)
+    return torch.cat([center - half, center + half], dim=-1).flatten(1)
 
 
 @functools.lru_cache(maxsize=64)
@@ -82,7 +82,7 @@ def _constant(values: Deviations, dtype: torch.dtype, device: torch.device) -> F
     return torch.tensor(values, dtype=dtype, device=device)
 
 
-def _centre_and_side(boxes: Float[Tensor, "N 4"]) -> tuple[Float[Tensor, "N 2"], Float[Tensor, "N 2"]]:
+def _center_and_side(boxes: Float[Tensor, "N 4"]) -> tuple[Float[Tensor, "N 2"], Float[Tensor, "N 2"]]:
     corner, opposite = boxes[:, :2], boxes[:, 2:]
     return (corner + opposite) / 2, (opposite - corner).clamp(min=_SMALLEST_SIDE)
 

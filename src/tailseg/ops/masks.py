@@ -3,7 +3,7 @@
 Shapes: K boxes, D detections, s the side of a mask head's output, h x w an image or a bitmap.
 
 A mask as annotated is a tuple of polygons or COCO run lengths (see ``tailseg.structures.Segmentation``). Bitmaps of an
-image's size are made only for those who ask: targets are rasterised at their 28 x 28, predictions become run lengths
+image's size are made only for those who ask: targets are rasterized at their 28 x 28, predictions become run lengths
 from the pixels inside their box.
 """
 
@@ -25,7 +25,7 @@ MAX_COORDINATE: Final = 100_000
 """Largest coordinate of a polygon, in pixels: pycocotools walks along every edge, and its memory grows with it."""
 
 MAX_OUTLINE: Final = 30_000_000
-"""Longest outline of the polygons that are rasterised together, in pixels of the grid: pycocotools takes 40 bytes each.
+"""Longest outline of the polygons that are rasterized together, in pixels of the grid: pycocotools takes 40 bytes each.
 A mask's target has a grid of 28 x 28 to its box, in which polygons far outside a tiny box are long."""
 
 
@@ -63,7 +63,7 @@ def mask_box(rle: RunLengths) -> tuple[float, float, float, float]:
 
 
 def polygons_to_rle(polygons: Polygons, height: int, width: int) -> RunLengths:
-    """The union of the polygons in an image of ``height x width``, rasterised by pycocotools.
+    """The union of the polygons in an image of ``height x width``, rasterized by pycocotools.
 
     Raises:
         ValueError: no polygon, one of fewer than three points, a coordinate that is not finite or beyond
@@ -136,7 +136,7 @@ def mask_targets(
 ) -> Float[Tensor, "K size size"]:
     """What the mask head should say: the part of each mask inside its box, at ``size x size``.
 
-    Polygons are moved onto the target's grid and rasterised there. Run lengths are pooled by RoIAlign in the annotated
+    Polygons are moved onto the target's grid and rasterized there. Run lengths are pooled by RoIAlign in the annotated
     file's pixels, and a target pixel belongs to the mask when at least half of it does.
 
     Args:
@@ -212,7 +212,7 @@ def paste_masks(
 ) -> list[RunLengths]:
     """Each mask stretched over its box, as run lengths of the whole image.
 
-    A pixel belongs to the mask when the probability at its centre, bilinear between the centres of the ``s x s`` cells
+    A pixel belongs to the mask when the probability at its center, bilinear between the centers of the ``s x s`` cells
     and falling to zero outside them, is at least ``threshold``. Only pixels inside the box (rounded outwards, and one
     more) are computed. A box without area has an empty mask.
 

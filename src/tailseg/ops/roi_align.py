@@ -62,7 +62,7 @@ class _AxisCells(NamedTuple):
 
 
 def _axis_cells(low: Float[Tensor, " R"], high: Float[Tensor, " R"], cells: int, bins: int) -> _AxisCells:
-    """The mean of bilinear weights over ``ceil(length / bins)`` samples a bin (cell centres at 0, 1, 2 ...).
+    """The mean of bilinear weights over ``ceil(length / bins)`` samples a bin (cell centers at 0, 1, 2 ...).
 
     Samples more than a cell outside the map count as zeros, those nearer take the border's value. Samples are at most a
     cell apart, so that n of them touch at most n + 1 cells.

@@ -15,7 +15,7 @@ from tailseg.models.config import (
     GroupedConfig,
     MaskHeadConfig,
     ModelConfig,
-    NormalisedConfig,
+    NormalizedConfig,
     ResNetConfig,
     SwinConfig,
     cascade_mask_rcnn,
@@ -81,11 +81,11 @@ def with_nms(model: ModelConfig, iou: float) -> ModelConfig:
     return replace(model, test=replace(model.test, nms_iou=iou))
 
 
-def with_normalised_mask(model: ModelConfig) -> ModelConfig:
-    """The same Mask R-CNN with a normalised mask predictor (T = 20)."""
-    return replace(model, mask=MaskHeadConfig(normalised=NormalisedConfig()))
+def with_normalized_mask(model: ModelConfig) -> ModelConfig:
+    """The same Mask R-CNN with a normalized mask predictor (T = 20)."""
+    return replace(model, mask=MaskHeadConfig(normalized=NormalizedConfig()))
 
 
-def with_normalised_classifier(model: ModelConfig) -> ModelConfig:
-    """The same detector with a normalised classifier (T = 5); it starts with the loss's bias."""
-    return replace(model, box=replace(model.box, normalised=NormalisedConfig(temperature=5.0)))
+def with_normalized_classifier(model: ModelConfig) -> ModelConfig:
+    """The same detector with a normalized classifier (T = 5); it starts with the loss's bias."""
+    return replace(model, box=replace(model.box, normalized=NormalizedConfig(temperature=5.0)))

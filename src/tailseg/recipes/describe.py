@@ -62,10 +62,10 @@ def loss(config: LossConfig) -> str:
     return LOSS_NAMES.get(name, name.removesuffix("Config").removesuffix("Loss"))
 
 
-def normalised(model: ModelConfig) -> str:
-    """Which predictors are normalised: ``mask``, ``class``, ``both`` or nothing."""
-    mask = model.mask is not None and model.mask.normalised is not None
-    classifier = model.box.normalised is not None
+def normalized(model: ModelConfig) -> str:
+    """Which predictors are normalized: ``mask``, ``class``, ``both`` or nothing."""
+    mask = model.mask is not None and model.mask.normalized is not None
+    classifier = model.box.normalized is not None
     return {(True, True): "both", (True, False): "mask", (False, True): "class"}.get((mask, classifier), "")
 
 

@@ -24,8 +24,8 @@ from tailseg.recipes.bases import (
     mask_rcnn,
     published,
     with_nms,
-    with_normalised_classifier,
-    with_normalised_mask,
+    with_normalized_classifier,
+    with_normalized_mask,
 )
 from tailseg.recipes.recipe import Recipe
 
@@ -42,12 +42,12 @@ def _gumbel_mask_rcnn(backbone: BackboneConfig) -> ModelConfig:
     return with_nms(mask_rcnn(backbone), GUMBEL_NMS)
 
 
-def _normalised_mask(backbone: BackboneConfig) -> ModelConfig:
-    return with_normalised_mask(_gumbel_mask_rcnn(backbone))
+def _normalized_mask(backbone: BackboneConfig) -> ModelConfig:
+    return with_normalized_mask(_gumbel_mask_rcnn(backbone))
 
 
-def _normalised_both(backbone: BackboneConfig) -> ModelConfig:
-    return with_normalised_classifier(_normalised_mask(backbone))
+def _normalized_both(backbone: BackboneConfig) -> ModelConfig:
+    return with_normalized_classifier(_normalized_mask(backbone))
 
 
 def _droploss_sigmoid_mask_rcnn(backbone: BackboneConfig) -> ModelConfig:
@@ -56,29 +56,29 @@ def _droploss_sigmoid_mask_rcnn(backbone: BackboneConfig) -> ModelConfig:
 
 
 def gol_mask_rcnn_r50_random_2x() -> Recipe:
-    """GOL: DropLoss over Gumbel with a normalised mask; R50, LVIS v1, random sampling, 2x."""
-    return published("gol_mask_rcnn_r50_random_2x", GOL_LOSS, _normalised_mask(R50), optim=SGD_2X)
+    """GOL: DropLoss over Gumbel with a normalized mask; R50, LVIS v1, random sampling, 2x."""
+    return published("gol_mask_rcnn_r50_random_2x", GOL_LOSS, _normalized_mask(R50), optim=SGD_2X)
 
 
 def gol_mask_rcnn_r50_rfs_2x() -> Recipe:
-    """GOL: DropLoss over Gumbel with a normalised mask; R50, LVIS v1, repeat factor sampling, 2x.
+    """GOL: DropLoss over Gumbel with a normalized mask; R50, LVIS v1, repeat factor sampling, 2x.
 
     Published AP 27.7, APr 21.4.
     """
-    return published("gol_mask_rcnn_r50_rfs_2x", GOL_LOSS, _normalised_mask(R50), data=LVIS_V1_RFS, optim=SGD_2X)
+    return published("gol_mask_rcnn_r50_rfs_2x", GOL_LOSS, _normalized_mask(R50), data=LVIS_V1_RFS, optim=SGD_2X)
 
 
 def gol_mask_rcnn_r101_random_2x() -> Recipe:
-    """GOL: DropLoss over Gumbel with a normalised mask; R101, LVIS v1, random sampling, 2x."""
-    return published("gol_mask_rcnn_r101_random_2x", GOL_LOSS, _normalised_mask(R101), optim=SGD_2X)
+    """GOL: DropLoss over Gumbel with a normalized mask; R101, LVIS v1, random sampling, 2x."""
+    return published("gol_mask_rcnn_r101_random_2x", GOL_LOSS, _normalized_mask(R101), optim=SGD_2X)
 
 
 def gol_mask_rcnn_r101_rfs_2x() -> Recipe:
-    """GOL: DropLoss over Gumbel with a normalised mask; R101, LVIS v1, repeat factor sampling, 2x.
+    """GOL: DropLoss over Gumbel with a normalized mask; R101, LVIS v1, repeat factor sampling, 2x.
 
     Published AP 29.0, APr 22.8.
     """
-    return published("gol_mask_rcnn_r101_rfs_2x", GOL_LOSS, _normalised_mask(R101), data=LVIS_V1_RFS, optim=SGD_2X)
+    return published("gol_mask_rcnn_r101_rfs_2x", GOL_LOSS, _normalized_mask(R101), data=LVIS_V1_RFS, optim=SGD_2X)
 
 
 def gol_mask_rcnn_r50_lvis05_rfs_2x() -> Recipe:
@@ -87,21 +87,21 @@ def gol_mask_rcnn_r50_lvis05_rfs_2x() -> Recipe:
     Published AP 29.5, APr 22.5.
     """
     return published(
-        "gol_mask_rcnn_r50_lvis05_rfs_2x", GOL_LOSS_V05, _normalised_mask(R50), data=LVIS_V05_RFS, optim=SGD_2X
+        "gol_mask_rcnn_r50_lvis05_rfs_2x", GOL_LOSS_V05, _normalized_mask(R50), data=LVIS_V05_RFS, optim=SGD_2X
     )
 
 
 def gol_mask_rcnn_swin_t_rfs_1x() -> Recipe:
     """GOL on Swin-T: AdamW, multi-scale crops; LVIS v1, repeat factor sampling, 1x."""
     return published(
-        "gol_mask_rcnn_swin_t_rfs_1x", GOL_LOSS, _normalised_mask(SWIN_T), data=LVIS_V1_RFS_CROPS, optim=ADAMW_1X
+        "gol_mask_rcnn_swin_t_rfs_1x", GOL_LOSS, _normalized_mask(SWIN_T), data=LVIS_V1_RFS_CROPS, optim=ADAMW_1X
     )
 
 
 def gol_mask_rcnn_swin_t_rfs_3x() -> Recipe:
     """GOL on Swin-T: AdamW, multi-scale crops; LVIS v1, repeat factor sampling, 3x."""
     return published(
-        "gol_mask_rcnn_swin_t_rfs_3x", GOL_LOSS, _normalised_mask(SWIN_T), data=LVIS_V1_RFS_CROPS, optim=ADAMW_3X
+        "gol_mask_rcnn_swin_t_rfs_3x", GOL_LOSS, _normalized_mask(SWIN_T), data=LVIS_V1_RFS_CROPS, optim=ADAMW_3X
     )
 
 
@@ -148,33 +148,33 @@ def eql_gumbel_mask_rcnn_r50_rfs_2x() -> Recipe:
 
 
 def eql_gumbel_mask_rcnn_r50_normmask_random_2x() -> Recipe:
-    """EQL over Gumbel, normalised mask; R50, LVIS v1, random sampling, 2x."""
-    return published("eql_gumbel_mask_rcnn_r50_normmask_random_2x", EQL_GUMBEL, _normalised_mask(R50), optim=SGD_2X)
+    """EQL over Gumbel, normalized mask; R50, LVIS v1, random sampling, 2x."""
+    return published("eql_gumbel_mask_rcnn_r50_normmask_random_2x", EQL_GUMBEL, _normalized_mask(R50), optim=SGD_2X)
 
 
 def eql_gumbel_mask_rcnn_r50_normmask_rfs_2x() -> Recipe:
-    """EQL over Gumbel, normalised mask; R50, LVIS v1, repeat factor sampling, 2x."""
+    """EQL over Gumbel, normalized mask; R50, LVIS v1, repeat factor sampling, 2x."""
     return published(
-        "eql_gumbel_mask_rcnn_r50_normmask_rfs_2x", EQL_GUMBEL, _normalised_mask(R50), data=LVIS_V1_RFS, optim=SGD_2X
+        "eql_gumbel_mask_rcnn_r50_normmask_rfs_2x", EQL_GUMBEL, _normalized_mask(R50), data=LVIS_V1_RFS, optim=SGD_2X
     )
 
 
 def eql_gumbel_mask_rcnn_r50_normboth_random_1x() -> Recipe:
-    """EQL over Gumbel, normalised mask and classifier (T = 5); R50, LVIS v1, random sampling, 1x."""
-    return published("eql_gumbel_mask_rcnn_r50_normboth_random_1x", EQL_GUMBEL, _normalised_both(R50))
+    """EQL over Gumbel, normalized mask and classifier (T = 5); R50, LVIS v1, random sampling, 1x."""
+    return published("eql_gumbel_mask_rcnn_r50_normboth_random_1x", EQL_GUMBEL, _normalized_both(R50))
 
 
 def eql_gumbel_mask_rcnn_r50_normboth_rfs_2x() -> Recipe:
-    """EQL over Gumbel, normalised mask and classifier (T = 5); R50, LVIS v1, repeat factor sampling, 2x."""
+    """EQL over Gumbel, normalized mask and classifier (T = 5); R50, LVIS v1, repeat factor sampling, 2x."""
     return published(
-        "eql_gumbel_mask_rcnn_r50_normboth_rfs_2x", EQL_GUMBEL, _normalised_both(R50), data=LVIS_V1_RFS, optim=SGD_2X
+        "eql_gumbel_mask_rcnn_r50_normboth_rfs_2x", EQL_GUMBEL, _normalized_both(R50), data=LVIS_V1_RFS, optim=SGD_2X
     )
 
 
 def eql_gumbel_mask_rcnn_r101_normboth_rfs_2x() -> Recipe:
-    """EQL over Gumbel, normalised mask and classifier (T = 5); R101, LVIS v1, repeat factor sampling, 2x."""
+    """EQL over Gumbel, normalized mask and classifier (T = 5); R101, LVIS v1, repeat factor sampling, 2x."""
     return published(
-        "eql_gumbel_mask_rcnn_r101_normboth_rfs_2x", EQL_GUMBEL, _normalised_both(R101), data=LVIS_V1_RFS, optim=SGD_2X
+        "eql_gumbel_mask_rcnn_r101_normboth_rfs_2x", EQL_GUMBEL, _normalized_both(R101), data=LVIS_V1_RFS, optim=SGD_2X
     )
 
 

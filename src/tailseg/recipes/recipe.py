@@ -63,7 +63,7 @@ class DataConfig(Settings, at="data"):
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig(Settings, at="optim"):
-    """What every optimiser has: linear warm-up and steps, as published for 16 images a step."""
+    """What every optimizer has: linear warm-up and steps, as published for 16 images a step."""
 
     lr: Annotated[float, Range(ge=0)]
     """For 16 images a step; the rate follows data.batch_size in proportion."""
@@ -103,7 +103,7 @@ class AdamWConfig(ScheduleConfig):
 
 
 OptimConfig = SGDConfig | AdamWConfig
-"""The settings of an optimiser and its schedule; the class says which optimiser."""
+"""The settings of an optimizer and its schedule; the class says which optimizer."""
 
 
 @dataclass(frozen=True)

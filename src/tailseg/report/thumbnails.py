@@ -29,9 +29,9 @@ def crop_around(box: Sequence[float], *, height: int, width: int) -> Crop:
     return left, top, right, bottom
 
 
-def _span(centre: float, side: float, limit: int) -> tuple[int, int]:
+def _span(center: float, side: float, limit: int) -> tuple[int, int]:
     length = min(round(side), limit)
-    first = min(max(round(centre - length / 2), 0), limit - length)
+    first = min(max(round(center - length / 2), 0), limit - length)
     return first, first + length
 
 

@@ -1,1 +1,1 @@
-"""Training: the loop, the optimiser, checkpoints, the log."""
+"""Training: the loop, the optimizer, checkpoints, the log."""

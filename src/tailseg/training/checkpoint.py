@@ -76,9 +76,9 @@ class Checkpoint:
         categories: of the data set, in the order of the labels.
         frequency: of the classes in the training set.
         model: the detector's state dict: the weights to use, those averaged if the run averages them.
-        optimizer: the optimiser's state dict.
+        optimizer: the optimizer's state dict.
         progress: where the run stood.
-        trained: the weights that the optimiser moves, where they are not those in ``model``.
+        trained: the weights that the optimizer moves, where they are not those in ``model``.
         scaler: the state of float16's gradient scaler, empty for other precisions.
         data: fingerprint of the training set, see `tailseg.annotations.fingerprint`; empty where it is not known.
     """
@@ -120,7 +120,7 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
 def save_weights(checkpoint: Checkpoint, path: Path) -> None:
     """Writes the model, its recipe, its classes and their frequencies as safetensors, whole or not at all.
 
-    The optimiser and the progress are left out: `load` reads the file as a run before its first step.
+    The optimizer and the progress are left out: `load` reads the file as a run before its first step.
 
     Raises:
         ValueError: the path does not end in ``.safetensors``, by which `load` knows the format.

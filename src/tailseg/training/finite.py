@@ -24,7 +24,7 @@ def require_finite(values: Mapping[str, float], step: int, batch: Batch) -> None
     if bad:
         raise NonFiniteLossError(
             f"step {step}: {', '.join(f'{name} is {value}' for name, value in bad.items())} on the images with ids "
-            f"{[info.image_id for info in batch.infos]}; the optimiser has not taken this step. Lower optim.lr, "
+            f"{[info.image_id for info in batch.infos]}; the optimizer has not taken this step. Lower optim.lr, "
             "lengthen optim.warmup_iterations, set optim.clip_norm, or look at these images' annotations"
         )
 

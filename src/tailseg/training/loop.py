@@ -46,7 +46,7 @@ from tailseg.training.finite import NonFiniteLossError as NonFiniteLossError
 from tailseg.training.finite import gradient_norm, require_finite, require_steps
 from tailseg.training.interrupt import StopRequest, TrainingStopped
 from tailseg.training.log import Log
-from tailseg.training.optimiser import learning_rate
+from tailseg.training.optimizer import learning_rate
 from tailseg.training.run import Run, describe, describe_data, start
 from tailseg.training.run_files import alone_in, best_path
 
@@ -193,7 +193,7 @@ def note_replaced(run: Run, batch: Batch, log: Log, bar: TrainingConsole) -> Non
 
 
 def train_step(run: Run, batch: Batch) -> tuple[dict[str, float], dict[str, float]]:
-    """One step of the optimiser; returns the losses by name, and the gradient's norm where it is clipped.
+    """One step of the optimizer; returns the losses by name, and the gradient's norm where it is clipped.
 
     In float16 ``left_out`` stands for the norm where the scaler left out the step.
 

@@ -27,7 +27,7 @@ def running_statistics(model: nn.Module) -> tuple[str, ...]:
 def average_over_processes(model: nn.Module, statistics: Sequence[str]) -> None:
     """Gives all processes the mean of their running statistics, in place. All processes must call.
 
-    A training step normalises by its own images' statistics and only moves the running ones, linearly: how often their
+    A training step normalizes by its own images' statistics and only moves the running ones, linearly: how often their
     mean is taken changes nothing that is learned, and the result in the last bits alone. Equal statistics stay as they
     are, for float64 holds the sum of equal float32 numbers without rounding.
     """

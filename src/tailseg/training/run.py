@@ -35,7 +35,7 @@ from tailseg.training.finite import require_finite_weights
 from tailseg.training.first_weights import start_from
 from tailseg.training.fit import check_classes, check_data, check_shares, one_fingerprint, size_notes
 from tailseg.training.norms import average_over_processes, running_statistics, update_average
-from tailseg.training.optimiser import (
+from tailseg.training.optimizer import (
     PUBLISHED_BATCH_SIZE,
     averaging_decay,
     build_optimizer,
@@ -51,7 +51,7 @@ class Run:
     """What training works on.
 
     Attributes:
-        model: the detector; its weights are those that the optimiser moves.
+        model: the detector; its weights are those that the optimizer moves.
         network: the same as it is called in training: its gradients are the mean over all processes.
         scaler: scales float16's loss; does nothing for other precisions.
         average: the moving average of the model's weights, if the recipe wants one.
@@ -95,7 +95,7 @@ class Run:
             average_over_processes(model, self.statistics)
 
     def step_taken(self) -> None:
-        """Does what follows a step of the optimiser: tells the losses, which may count them, and moves the average."""
+        """Does what follows a step of the optimizer: tells the losses, which may count them, and moves the average."""
         for module in self.model.modules():
             if isinstance(module, ClassificationLoss):
                 module.step_taken()
@@ -146,7 +146,7 @@ class Run:
 
 
 def start(recipe: Recipe, *, resume: bool) -> Run:
-    """The data, the model and the optimiser, new or as the newest whole checkpoint left them."""
+    """The data, the model and the optimizer, new or as the newest whole checkpoint left them."""
     folder = run_folder(recipe)
     check_shares(recipe, world_size())
     recipe = from_first(lambda: settled(recipe, folder))

@@ -1,18 +1,18 @@
-"""Settings that a run decides once and keeps: how images are normalised for a network of timm."""
+"""Settings that a run decides once and keeps: how images are normalized for a network of timm."""
 
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tailseg.models.config import TimmConfig
-from tailseg.models.timm_weights import with_own_normalisation
+from tailseg.models.timm_weights import with_own_normalization
 from tailseg.recipes.recipe import Recipe
 from tailseg.training import checkpoint
 from tailseg.training.run_files import newest_whole
 
 
 def settled(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe with the mean and the deviation that images are normalised with, where it leaves them open.
+    """The recipe with the mean and the deviation that images are normalized with, where it leaves them open.
 
     Those of the run that is in the folder, or of the run that this one starts from (runs of versions before had
     ImageNet's, which None says), or else those of the backbone's weights.
@@ -26,7 +26,7 @@ def settled(recipe: Recipe, folder: Path) -> Recipe:
         return recipe
     earlier = _earlier(recipe, folder)
     if earlier is None:
-        made = with_own_normalisation(backbone)
+        made = with_own_normalization(backbone)
     else:
         mean, std = (tuple(earlier[name]) if earlier.get(name) else None for name in ("mean", "std"))
         made = replace(backbone, mean=mean, std=std)

@@ -1,8 +1,8 @@
 """tiny_tail: the embedded data set, drawn from a seed, long-tailed like LVIS and written in its format.
 
-A class is a shape with a surface, such as "striped star". Surfaces are patterns: colour varies freely within a class
+A class is a shape with a surface, such as "striped star". Surfaces are patterns: color varies freely within a class
 and tells nothing. Rare classes share their shape with one frequent class and their surface with another. Scale,
-rotation, aspect, bend, colour, light and blur vary; objects hide one another, and masks hold what is seen. As in LVIS,
+rotation, aspect, bend, color, light and blur vary; objects hide one another, and masks hold what is seen. As in LVIS,
 each image lists some classes that are known to be absent, and a few whose objects are not all annotated.
 
 The validation draw is flatter than the training draw, so that the AP of rare classes rests on at least eight images

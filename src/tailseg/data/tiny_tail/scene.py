@@ -23,7 +23,7 @@ _ALL_SURFACES: Final = SURFACES | PRETRAIN_SURFACES
 _LUMINANCE: Final = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 Bitmap = NDArray[np.bool_]
-Colour = NDArray[np.float32]
+Color = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def _place(objects: list[tuple[str, str]], height: int, width: int, rng: np.rand
         contours = outline(shape)
         size = math.exp(rng.uniform(math.log(_SIZES[0]), math.log(largest)))
         pose = draw_pose(rng, contours, size)
-        moved = replace(pose, centre=_spot(size, width, height, rng))
+        moved = replace(pose, center=_spot(size, width, height, rng))
         thing = _cover(_figure(surface, contours, moved), height, width)
         behind = [replace(other, visible=other.visible & ~thing.covered) for other in things]
         if all(_seen_enough(each) for each in [*behind, thing]):
@@ -101,7 +101,7 @@ def _place(objects: list[tuple[str, str]], height: int, width: int, rng: np.rand
 
 
 def _spot(size: float, width: int, height: int, rng: np.random.Generator) -> tuple[float, float]:
-    """A centre for an object of that size: a small part of it may lie beyond the border."""
+    """A center for an object of that size: a small part of it may lie beyond the border."""
     margin = 0.38 * size
     return float(rng.uniform(margin, width - margin)), float(rng.uniform(margin, height - margin))
 
@@ -111,12 +111,12 @@ def _figure(surface: str, contours: Outline, pose: Pose) -> Figure:
 
 
 def _cover(figure: Figure, height: int, width: int) -> Thing:
-    covered = _rasterise(figure.contours, height, width)
+    covered = _rasterize(figure.contours, height, width)
     area = _area(figure.contours[0]) - sum(_area(hole) for hole in figure.contours[1:])
     return Thing(figure, covered, covered, area)
 
 
-def _rasterise(contours: Sequence[Points], height: int, width: int) -> Bitmap:
+def _rasterize(contours: Sequence[Points], height: int, width: int) -> Bitmap:
     """The pixels inside the first contour and outside the others, as every reader of the polygons gets them."""
     runs = coco_mask.frPyObjects([contour.ravel().tolist() for contour in contours], height, width)
     outside, *holes = np.moveaxis(coco_mask.decode(runs).astype(bool), 2, 0)
@@ -143,7 +143,7 @@ def _paint(canvas: Field, figure: Figure, rng: np.random.Generator, *, opacity: 
     if (high <= low).any():
         return
     (left, top), (right, bottom) = low.tolist(), high.tolist()
-    u, v = figure.pose.to_local(_centres(left, right)[None, :], _centres(top, bottom)[:, None])
+    u, v = figure.pose.to_local(_centers(left, right)[None, :], _centers(top, bottom)[:, None])
     fine, scale = [(contour - low) * _SUPERSAMPLING for contour in figure.contours], figure.pose.scale
 
     def rim(band: float) -> Field:
@@ -152,16 +152,16 @@ def _paint(canvas: Field, figure: Figure, rng: np.random.Generator, *, opacity: 
     pitch = max(0.42 * rng.uniform(0.85, 1.2), 5.5 / scale)
     mix = _ALL_SURFACES[figure.surface](Grid(u, v, pitch, 1 / scale, rim), rng)
     under = canvas[top:bottom, left:right]
-    first, second = _two_colours(rng, rimmed=figure.surface == "rimmed", avoid=under.mean(axis=(0, 1)))
-    alpha = _rasterise(fine, *u.shape).astype(np.float32) * opacity
+    first, second = _two_colors(rng, rimmed=figure.surface == "rimmed", avoid=under.mean(axis=(0, 1)))
+    alpha = _rasterize(fine, *u.shape).astype(np.float32) * opacity
     weight, share = _shrink(alpha), _shrink(alpha * mix)
     light = 1 + rng.uniform(-0.18, 0.18) * _shrink(u) + rng.uniform(-0.18, 0.18) * _shrink(v)
     under *= (1 - weight)[..., None]
     under += (light * (weight - share))[..., None] * first + (light * share)[..., None] * second
 
 
-def _centres(low: int, high: int) -> Field:
-    """Centres of the sub-pixels between two pixel borders."""
+def _centers(low: int, high: int) -> Field:
+    """Centers of the sub-pixels between two pixel borders."""
     half = 0.5 / _SUPERSAMPLING
     return np.linspace(low + half, high - half, (high - low) * _SUPERSAMPLING, dtype=np.float32)
 
@@ -180,7 +180,7 @@ def _draw_lines(contours: Sequence[Points], rows: int, columns: int, *, width: f
     image = Image.new("L", (columns, rows))
     pen = ImageDraw.Draw(image)
     for contour in contours:
-        closed = np.floor(np.concatenate([contour, contour[:2]]))  # for Pillow, whole numbers are pixel centres
+        closed = np.floor(np.concatenate([contour, contour[:2]]))  # for Pillow, whole numbers are pixel centers
         pen.line(closed.ravel().tolist(), fill=255, width=max(1, round(width)), joint="curve")
     return _unit(image)
 
@@ -192,18 +192,18 @@ def _unit(image: Image.Image) -> Field:
     return values
 
 
-def _colours(rng: np.random.Generator, count: int) -> Colour:
-    """Colours ``[count, 3]`` of any hue and any lightness, 0 to 1."""
+def _colors(rng: np.random.Generator, count: int) -> Color:
+    """Colors ``[count, 3]`` of any hue and any lightness, 0 to 1."""
     hue = (rng.random((count, 1)) + np.array([0.0, 1 / 3, 2 / 3])) % 1.0
     vivid = np.clip(np.abs(hue * 6 - 3) - 1, 0, 1)
     saturation, value = rng.uniform(0.1, 0.9, (count, 1)), rng.uniform(0.15, 1.0, (count, 1))
     return ((1 - saturation * (1 - vivid)) * value).astype(np.float32)
 
 
-def _two_colours(rng: np.random.Generator, *, rimmed: bool, avoid: Colour) -> tuple[Colour, Colour]:
-    """Two colours that can be told apart, the first (a plain object's) also from what lies below; a rim is dark."""
+def _two_colors(rng: np.random.Generator, *, rimmed: bool, avoid: Color) -> tuple[Color, Color]:
+    """Two colors that can be told apart, the first (a plain object's) also from what lies below; a rim is dark."""
     while True:
-        first, second = _colours(rng, 16), _colours(rng, 16) * np.float32(0.2 if rimmed else 1.0)
+        first, second = _colors(rng, 16), _colors(rng, 16) * np.float32(0.2 if rimmed else 1.0)
         apart = np.abs((first - second) @ _LUMINANCE) > 0.35
         good = np.flatnonzero(apart & (np.abs(first - avoid).max(axis=1) > 0.22))
         if len(good):
@@ -212,7 +212,7 @@ def _two_colours(rng: np.random.Generator, *, rimmed: bool, avoid: Colour) -> tu
 
 def _background(height: int, width: int, surfaces: tuple[str, ...], rng: np.random.Generator) -> Field:
     """A gradient with stains and grain, and on it lumps (some with a class's surface) and lines."""
-    tone, other = _colours(rng, 2)
+    tone, other = _colors(rng, 2)
     angle = rng.uniform(0, 2 * math.pi)
     y, x = np.mgrid[-0.5 : 0.5 : height * 1j, -0.5 : 0.5 : width * 1j].astype(np.float32)
     ramp = 0.5 + 0.6 * (math.cos(angle) * x + math.sin(angle) * y) * rng.uniform(0, 1)
@@ -223,7 +223,7 @@ def _background(height: int, width: int, surfaces: tuple[str, ...], rng: np.rand
     for _ in range(int(rng.integers(1, 5))):
         contours = blob(rng)
         pose = draw_pose(rng, contours, rng.uniform(20, 90))
-        pose = replace(pose, centre=(float(rng.uniform(0, width)), float(rng.uniform(0, height))))
+        pose = replace(pose, center=(float(rng.uniform(0, width)), float(rng.uniform(0, height))))
         surface = str(rng.choice(surfaces)) if rng.random() < 0.35 else "plain"
         _paint(canvas, _figure(surface, contours, pose), rng, opacity=rng.uniform(0.35, 0.9))
     return _scribble(canvas, rng)
@@ -238,8 +238,8 @@ def _scribble(canvas: Field, rng: np.random.Generator) -> Field:
         middle = (start + end) / 2 + rng.uniform(-0.3, 0.3, 2)
         t = np.linspace(0, 1, 12)[:, None]
         curve = ((1 - t) ** 2 * start + 2 * t * (1 - t) * middle + t**2 * end) * (width, height)
-        colour = tuple(int(value * 255) for value in _colours(rng, 1)[0])
-        pen.line(curve.ravel().tolist(), fill=colour, width=int(rng.integers(1, 5)), joint="curve")
+        color = tuple(int(value * 255) for value in _colors(rng, 1)[0])
+        pen.line(curve.ravel().tolist(), fill=color, width=int(rng.integers(1, 5)), joint="curve")
     return _unit(image)
 
 

@@ -36,9 +36,9 @@ def _polar(radii: Callable[[Points], Points], count: int = 48) -> Points:
     return np.stack([radius * np.cos(angles), radius * np.sin(angles)], axis=1)
 
 
-def _arc(radius: int | float, start: int | float, end: float, centre: float = 0.0, count: int = 24) -> Points:
+def _arc(radius: int | float, start: int | float, end: float, center: float = 0.0, count: int = 24) -> Points:
     angles = np.linspace(start, end, count)
-    return np.stack([centre + radius * np.cos(angles), radius * np.sin(angles)], axis=1)
+    return np.stack([center + radius * np.cos(angles), radius * np.sin(angles)], axis=1)
 
 
 def _spiked(*radii: int | float, spikes: int) -> Points:
@@ -81,7 +81,7 @@ def _crescent() -> Outline:
     distance, radius = 0.55, 0.8  # of the disc that is cut out
     u = (distance**2 + 1 - radius**2) / (2 * distance)
     outer, inner = math.acos(u), math.atan2(math.sqrt(1 - u * u), u - distance)
-    bite = _arc(radius, 2 * math.pi - inner, inner, centre=distance)
+    bite = _arc(radius, 2 * math.pi - inner, inner, center=distance)
     return (np.concatenate([_arc(1, outer, 2 * math.pi - outer, count=32), bite[1:-1]]),)
 
 
@@ -191,7 +191,7 @@ PRETRAIN_SHAPES: Final[dict[str, Callable[[], Outline]]] = {
 
 @cache
 def outline(shape: str) -> Outline:
-    """The outline of a shape, its bounding box centred on the origin and its longer side 2."""
+    """The outline of a shape, its bounding box centerd on the origin and its longer side 2."""
     contours = (SHAPES | PRETRAIN_SHAPES)[shape]()
     low, high = contours[0].min(axis=0), contours[0].max(axis=0)
     return tuple((contour - (low + high) / 2) / ((high - low).max() / 2) for contour in contours)
@@ -208,7 +208,7 @@ def blob(rng: np.random.Generator) -> Outline:
 class Pose:
     """Where an object is and how it is turned, stretched and bent: an invertible map of ``u, v`` to pixels."""
 
-    centre: tuple[float, float]
+    center: tuple[float, float]
     matrix: NDArray[np.float64]
     """``[2, 2]``: rotation, mirroring, the sides' ratio and the scale in pixels a local unit."""
     taper: float
@@ -227,12 +227,12 @@ class Pose:
         u = u * (1 + self.taper * v)
         v = v + self.bend * (u * u - 0.4)
         u = u + self.wave * np.sin(2.5 * v + self.phase)
-        return np.stack([u, v], axis=1) @ self.matrix.T + self.centre
+        return np.stack([u, v], axis=1) @ self.matrix.T + self.center
 
     def to_local(self, x: Field, y: Field) -> tuple[Field, Field]:
         """Pixels to local ``u, v``: the inverse of ``to_image``, step by step."""
         (a, b), (c, d) = np.linalg.inv(self.matrix).astype(np.float32)
-        x, y = x - np.float32(self.centre[0]), y - np.float32(self.centre[1])
+        x, y = x - np.float32(self.center[0]), y - np.float32(self.center[1])
         u, v = a * x + b * y, c * x + d * y
         u = u - self.wave * np.sin(2.5 * v + self.phase)
         v = v - self.bend * (u * u - 0.4)

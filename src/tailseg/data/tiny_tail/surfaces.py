@@ -1,7 +1,7 @@
-"""Surfaces of tiny_tail's classes: patterns that mix two colours.
+"""Surfaces of tiny_tail's classes: patterns that mix two colors.
 
-A surface maps every point of an object to ``[0, 1]``: 0 shows the first colour, 1 the second. It is drawn in the
-object's own coordinates, so it turns and bends with the outline. Colours are free: they tell nothing about a class.
+A surface maps every point of an object to ``[0, 1]``: 0 shows the first color, 1 the second. It is drawn in the
+object's own coordinates, so it turns and bends with the outline. Colors are free: they tell nothing about a class.
 """
 
 import math

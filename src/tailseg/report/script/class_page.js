@@ -3,7 +3,7 @@
 async function classPage(i) {
   const c = classes();
   const step = (by, name) => {
-    const next = neighbour(i, by);
+    const next = neighbor(i, by);
     return next === undefined ? null : html("a", { href: href(next), rel: by > 0 ? "next" : "prev" }, name);
   };
   const facts = `${whole(c.images[i])} training images, ${whole(c.instances[i])} training objects; ${whole(c.objects[i])} objects to be found`;
@@ -19,7 +19,7 @@ async function classPage(i) {
     html("div", { class: "charts" },
       html("div", {}, html("h3", {}, "Precision and recall"), curve),
       html("div", {}, html("h3", {}, single() ? "Scores" : `Scores, ${data.runs[state.run].name}`), spread)),
-    neighbours(i),
+    neighbors(i),
     html("p", {}, html("label", {}, masks, " masks"), html("span", { class: "note" }, "   dashed white: the annotated object; blue: the detection")),
     host);
   const curves = data.runs.flatMap((run, r) => run.precision[i] === null ? [] : [{ name: run.name, curve: run.precision[i], stroke: color(r), dash: DASHES[r % DASHES.length] }]);
@@ -41,7 +41,7 @@ function classFigures(i) {
       ...[2, 1, 0].map((k) => html("td", { class: "number" }, whole(run.outcomes[i][k])))))));
 }
 
-function neighbours(i) {
+function neighbors(i) {
   const lines = data.runs.flatMap((run) => {
     const list = (pairs, key) => pairs.slice(0, 5).flatMap((pair, k) => [k ? ", " : "", html("a", { href: href(pair[key]) }, classes().name[pair[key]]), ` (${pair[2]})`]);
     const taken = run.confusions.filter(([a]) => a === i);

@@ -10,11 +10,11 @@ function byGroup() {
     const slot = (width - MARGIN.left - MARGIN.right) / names.length;
     const bar = Math.min(46, (slot * 0.8) / rows.length);
     names.forEach(([, name], g) => {
-      const centre = MARGIN.left + slot * (g + 0.5);
-      root.append(svg("text", { x: centre, y: height - 14, "text-anchor": "middle", class: "strong" }, name));
+      const center = MARGIN.left + slot * (g + 0.5);
+      root.append(svg("text", { x: center, y: height - 14, "text-anchor": "middle", class: "strong" }, name));
       rows.forEach((row, r) => {
         if (row[g] === null) return;
-        const x = centre + (r - rows.length / 2) * bar;
+        const x = center + (r - rows.length / 2) * bar;
         const fill = single() ? `var(--${["all", "r", "c", "f"][g]})` : color(r);
         root.append(svg("rect", { x: x + 1, y: sy(row[g]), width: bar - 2, height: sy(0) - sy(row[g]), fill, rx: 2 }));
         if (bar > 20) root.append(svg("text", { x: x + bar / 2, y: sy(row[g]) - 4, "text-anchor": "middle" }, percent(row[g])));

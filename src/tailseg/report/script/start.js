@@ -55,7 +55,7 @@ function keys(event) {
     if (current() !== null) location.hash = "";
     else if (event.target === $("search")) { $("search").value = state.query = ""; filtered(); }
   } else if (current() !== null && !typing && (event.key === "ArrowLeft" || event.key === "ArrowRight")) {
-    const next = neighbour(current(), event.key === "ArrowRight" ? 1 : -1);
+    const next = neighbor(current(), event.key === "ArrowRight" ? 1 : -1);
     if (next !== undefined) location.replace(href(next));
   }
 }

@@ -21,4 +21,4 @@ const current = () => {
   const found = /^#class-(\d+)$/.exec(location.hash);
   return found && Number(found[1]) < classes().name.length ? Number(found[1]) : null;
 };
-const neighbour = (i, step) => state.order[state.order.indexOf(i) + step];
+const neighbor = (i, step) => state.order[state.order.indexOf(i) + step];

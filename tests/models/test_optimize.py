@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tailseg.models import Detector, ModelConfig
-from tailseg.models.optimise import InferenceConfig, for_inference
+from tailseg.models.optimize import InferenceConfig, for_inference
 from tailseg.models.precision import autocast
 
 Build = Callable[..., Detector]
@@ -76,7 +76,7 @@ COMPILED = """
 import torch
 from tailseg.losses import SigmoidCE
 from tailseg.models import FPNConfig, ModelConfig, ResNetConfig, build_detector
-from tailseg.models.optimise import InferenceConfig, for_inference
+from tailseg.models.optimize import InferenceConfig, for_inference
 
 torch.manual_seed(0)
 config = ModelConfig(backbone=ResNetConfig(depth=18, base_width=8, weights="none"), fpn=FPNConfig(channels=16))

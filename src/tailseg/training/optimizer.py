@@ -1,4 +1,4 @@
-"""The optimiser and the learning rate, as published."""
+"""The optimizer and the learning rate, as published."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,9 +18,9 @@ POSITION_TABLE = "relative_position_bias_table"
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig, *, spare_timms: bool = True) -> Optimizer:
-    """The optimiser over every trainable parameter; its rate is set before each step from `learning_rate`.
+    """The optimizer over every trainable parameter; its rate is set before each step from `learning_rate`.
 
-    SGD decays all of them, biases and normalisation scales included, as in mmdetection. AdamW spares the scales and
+    SGD decays all of them, biases and normalization scales included, as in mmdetection. AdamW spares the scales and
     shifts of norms and Swin's tables of relative positions, but not the biases of layers, as in mmdetection's Swin; of
     a network of timm also what timm says is to be spared (``no_weight_decay``), such as Hiera's tables of positions.
     Neither is torch's ``fused`` one: with float16's scaler, SGD's takes memory that nobody has written for its momentum
@@ -28,7 +28,7 @@ def build_optimizer(model: nn.Module, config: OptimConfig, *, spare_timms: bool 
 
     Args:
         model: to be trained.
-        config: which optimiser, and its settings.
+        config: which optimizer, and its settings.
         spare_timms: False decays what timm says is to be spared, as versions before did.
 
     Raises:
@@ -68,7 +68,7 @@ def undecayed(model: nn.Module, *, timms: bool = True) -> dict[int, Tensor]:
 
 
 def spares_less(optimizer: Optimizer, saved: Mapping[str, Any]) -> bool:
-    """Whether the state is that of an optimiser over as many parameters, fewer of which it spared."""
+    """Whether the state is that of an optimizer over as many parameters, fewer of which it spared."""
     ours, theirs = (
         [len(group["params"]) for group in state["param_groups"]] for state in (optimizer.state_dict(), saved)
     )
@@ -112,7 +112,7 @@ def schedule_notes(recipe: Recipe, steps_per_epoch: int) -> list[str]:
 
     Args:
         recipe: of the run.
-        steps_per_epoch: of the optimiser.
+        steps_per_epoch: of the optimizer.
     """
     optim, steps = recipe.optim, recipe.optim.epochs * steps_per_epoch
     run = f"the run has {optim.epochs} epochs of {steps_per_epoch} steps"

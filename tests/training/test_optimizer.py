@@ -12,7 +12,7 @@ from tailseg.models import SwinConfig
 from tailseg.models.swin import Swin
 from tailseg.recipes import RECIPES, get_recipe
 from tailseg.recipes.recipe import AdamWConfig, SGDConfig
-from tailseg.training.optimiser import averaging_decay, build_optimizer, learning_rate, schedule_notes
+from tailseg.training.optimizer import averaging_decay, build_optimizer, learning_rate, schedule_notes
 
 PUBLISHED = SGDConfig()  # lr 0.02 for 16 images, 500 steps of warm-up from 0.001, x 0.1 after epochs 8 and 11
 

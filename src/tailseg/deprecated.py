@@ -1,0 +1,77 @@
+"""Old names of settings, classes and functions: accepted with a warning that names the new one.
+
+docs/stability.md says how long an old name lives. Nothing here imports a third party.
+"""
+
+import functools
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+T = TypeVar("T", bound=type)
+_RENAMED = "_tailseg_renamed_fields"
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """A field that an old name stands for.
+
+    Attributes:
+        field: its name now.
+        convert: turns a value as it was written under the old name into one of the field.
+    """
+
+    field: str
+    convert: Callable[[Any], Any] = lambda value: value
+
+
+def renamed_fields(**old_names: str | Renamed) -> Callable[[T], T]:
+    """A decorator of a dataclass whose fields had other names: ``@renamed_fields(steps="milestones")``.
+
+    The old names are accepted as arguments and as attributes, each with a FutureWarning. The decorator stands above
+    ``@dataclass``; without arguments it makes a subclass accept the old names of its bases.
+    """
+    renamed = {old: Renamed(new) if isinstance(new, str) else new for old, new in old_names.items()}
+
+    def decorate(cls: T) -> T:
+        known = {**fields_renamed_in(cls), **renamed}
+        setattr(cls, _RENAMED, known)
+        for old, new in renamed.items():
+            setattr(cls, old, _old_attribute(cls.__name__, old, new.field))
+        _accept(cls)
+        return cls
+
+    return decorate
+
+
+def fields_renamed_in(kind: type) -> Mapping[str, Renamed]:
+    """The old names of a dataclass's fields."""
+    return getattr(kind, _RENAMED, {})
+
+
+def warn_of_old_name(old: str, new: str) -> None:
+    """Warns the caller of the function that calls this one that ``old`` is now ``new``."""
+    warnings.warn(f"{old} is now {new}", FutureWarning, stacklevel=3)
+
+
+def _accept(cls: type) -> None:
+    known, make = fields_renamed_in(cls), cls.__init__
+
+    @functools.wraps(make)
+    def init(self: object, *args: Any, **settings: Any) -> None:  # noqa: ANN401 - any setting
+        for old in known.keys() & settings.keys():
+            new = known[old]
+            warn_of_old_name(f"{cls.__name__}({old}=...)", f"{new.field}=")
+            settings[new.field] = new.convert(settings.pop(old))
+        make(self, *args, **settings)
+
+    cls.__init__ = init  # ty: ignore[invalid-assignment]
+
+
+def _old_attribute(owner: str, old: str, new: str) -> property:
+    def read(self: object) -> object:
+        warn_of_old_name(f"{owner}.{old}", new)
+        return getattr(self, new)
+
+    return property(read, doc=f"The old name of {new}.")
