@@ -162,7 +162,7 @@ def test_without_a_tail_it_is_gumbel_cross_entropy_but_for_the_background_channe
     loss = kind(tail=0.0, published=published).build(long_tail(30))
     logits, labels = problem(loss, 40, scale=0.7)
     labels[:10] = 30
-    # A background channel as sure as the published clamp allows: it costs exp(-10) on background, exp(-exp(4)) elsewhere.
+    # A background channel at the ends of the published clamp: it costs exp(-10) on background, exp(-exp(4)) elsewhere.
     channel = torch.where(labels == 30, 10.0, -4.0).double().unsqueeze(1)
     value, gradient = value_and_gradient(loss, logits, labels)
     expected, expected_gradient = value_and_gradient(

@@ -57,7 +57,7 @@ class Link(ABC):
         """The derivative of log(1 - p) by q."""
         return _slope_by_autograd(self.log_complement, q)
 
-    def published(self, version: PublishedVersion) -> "Link":
+    def published(self, version: PublishedVersion = "2022") -> "Link":
         """The link as the code published in the year ``version`` computes it: in float32, with clamps and dead zones.
 
         Raises:
@@ -140,7 +140,7 @@ class Sigmoid(ClosedFormLink):
         """The slope -p."""
         return -torch.sigmoid(q)
 
-    def published(self, version: PublishedVersion) -> "Sigmoid":  # noqa: ARG002
+    def published(self, version: PublishedVersion = "2022") -> "Sigmoid":  # noqa: ARG002
         """This link: the published code's binary cross entropy with logits is exact."""
         return self
 
@@ -196,7 +196,7 @@ class Gumbel(ClosedFormLink):
         t = torch.exp2(q.clamp(min=self.floor) * -LOG2_E)
         return t, torch.exp2(t * -LOG2_E)
 
-    def published(self, version: PublishedVersion) -> "PublishedGumbel":  # noqa: ARG002
+    def published(self, version: PublishedVersion = "2022") -> "PublishedGumbel":  # noqa: ARG002
         """q clamped to [-4, 10], and binary cross entropy on 1 / exp(exp(-q))."""
         return PublishedGumbel()
 
@@ -255,7 +255,7 @@ class NormalCDF(ClosedFormLink):
         """The slope -phi(q) / (1 - Phi(q))."""
         return -self.log_probability_slope(-q)
 
-    def published(self, version: PublishedVersion) -> "PublishedNormalCDF":  # noqa: ARG002
+    def published(self, version: PublishedVersion = "2022") -> "PublishedNormalCDF":  # noqa: ARG002
         """q clamped to [-5, 5], and binary cross entropy on Phi(q)."""
         return PublishedNormalCDF()
 
