@@ -115,6 +115,7 @@ __all__ = [
     "BAGSLoss",
     "BAGSLossConfig",
     "BaseLossConfig",
+    "ClassFrequency",
     "ClassRelativeLoss",
     "ClassRelativeLossConfig",
     "ClassificationLoss",
