@@ -17,10 +17,10 @@ from tailseg.models.config import (
     MaskHeadConfig,
     ModelConfig,
     NormalizedConfig,
+    PostprocessConfig,
     ResNetConfig,
     RPNConfig,
     SwinConfig,
-    TestConfig,
     TimmConfig,
     backbone_named,
     cascade_mask_rcnn,
@@ -47,6 +47,7 @@ else:
             "mask_rcnn": ("MaskRCNN",),
             "weights": ("load_backbone",),
         },
+        {"NormalisedConfig": "NormalizedConfig", "TestConfig": "PostprocessConfig"},
     )
 
 __all__ = [
@@ -68,10 +69,10 @@ __all__ = [
     "MaskRCNN",
     "ModelConfig",
     "NormalizedConfig",
+    "PostprocessConfig",
     "RPNConfig",
     "ResNetConfig",
     "SwinConfig",
-    "TestConfig",
     "TimmConfig",
     "TwoStageDetector",
     "backbone_named",
