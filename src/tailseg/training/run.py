@@ -161,8 +161,7 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
         )
         first_notes = load_initial_weights(first, model, train_data.categories) if first else []
     if recipe.run.compile:
-        model.backbone.compile()
-        model.fpn.compile()
+        model.compile_parts()
     sampler = build_sampler(train_data, recipe)
     run = Run(
         recipe=recipe,
