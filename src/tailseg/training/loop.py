@@ -46,7 +46,6 @@ from tailseg.training.finite import NonFiniteLossError as NonFiniteLossError
 from tailseg.training.finite import gradient_norm, require_finite, require_steps
 from tailseg.training.interrupt import StopRequest, TrainingStopped
 from tailseg.training.log import Log
-from tailseg.training.optimizer import learning_rate
 from tailseg.training.run import Run, describe, describe_data, start
 from tailseg.training.run_files import alone_in, best_path
 
@@ -203,8 +202,9 @@ def train_step(run: Run, batch: Batch) -> tuple[dict[str, float], dict[str, floa
     optim, step = run.recipe.optim, run.progress.step
     values: dict[str, float] = {}
     seed_everything(run.recipe.run.seed, step, rank())
+    rate = optim.learning_rate(step=step, epoch=run.progress.epoch, batch_size=run.recipe.data.batch_size)
     for group in run.optimizer.param_groups:
-        group["lr"] = learning_rate(optim, step=step, epoch=run.progress.epoch, batch_size=run.recipe.data.batch_size)
+        group["lr"] = rate * group.get("lr_scale", 1.0)
     run.optimizer.zero_grad()
     parts = batch.split(optim.accumulate)
     for part in parts:
