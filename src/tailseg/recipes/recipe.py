@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from tailseg.data.settings import CropConfig
+from tailseg.deprecated import renamed_fields
 from tailseg.files import Input, Output
 from tailseg.losses import LossConfig
 from tailseg.models.config import ModelConfig, Precision
@@ -46,7 +47,7 @@ class DataConfig(Settings, at="data"):
     flip: Annotated[float, Range(ge=0, le=1)] = 0.5
     """Probability of a horizontal flip in training."""
     batch_size: Annotated[int, Range(ge=1)] = 16
-    """Images a step, over all processes and over all parts that optim.accumulate makes of it."""
+    """Images a step, over all processes and over all parts that optim.accumulation_steps makes of it."""
     workers: Annotated[int, Range(ge=0)] = 4
     """Loader processes; 0 loads in the main process."""
     repeat_threshold: Annotated[float, Range(ge=0, le=1)] = 0.0
@@ -80,6 +81,7 @@ class DataConfig(Settings, at="data"):
                 require_build(getattr(self, name), f"data.{name}", signature)
 
 
+@renamed_fields(steps="milestones", average="ema_decay", accumulate="accumulation_steps")
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig(Settings, at="optim"):
     """What every optimizer has: linear warm-up and steps, as published for 16 images a step.
@@ -91,17 +93,17 @@ class ScheduleConfig(Settings, at="optim"):
     lr: Annotated[float, Range(ge=0)]
     """For 16 images a step; the rate follows data.batch_size in proportion."""
     epochs: Annotated[int, Range(ge=1)] = 12
-    steps: Annotated[tuple[int, ...], Range(ge=1)] = (8, 11)
-    """The rate is multiplied by gamma after these epochs."""
+    milestones: Annotated[tuple[int, ...], Range(ge=1)] = (8, 11)
+    """Epochs after which the rate is multiplied by gamma."""
     gamma: Annotated[float, Range(gt=0, le=1)] = 0.1
     warmup_iterations: Annotated[int, Range(ge=0)] = 500
     warmup_ratio: Annotated[float, Range(ge=0, le=1)] = 0.001
     clip_norm: Annotated[float | None, Range(gt=0)] = None
     """Clip the gradient's global norm to this; None does not clip, as published."""
-    average: Annotated[float | None, Range(gt=0, lt=1)] = None
+    ema_decay: Annotated[float | None, Range(gt=0, lt=1)] = None
     """Evaluate and keep a moving average of the weights with this decay, such as 0.9998, beside those that are trained;
     None keeps none, as published."""
-    accumulate: Annotated[int, Range(ge=1)] = 1
+    accumulation_steps: Annotated[int, Range(ge=1)] = 1
     """Parts that a step's images are taken in, one after the other, their gradients added up: 16 images in 8 parts need
     the memory of 2."""
 
@@ -124,24 +126,25 @@ class ScheduleConfig(Settings, at="optim"):
     def learning_rate(self, *, step: int, epoch: int, batch_size: int) -> float:
         """The learning rate of one step; a schedule of your own overrides this method.
 
-        ``lr * batch_size / 16 * gamma ** (number of steps <= epoch)``. During the first ``warmup_iterations`` steps it
+        ``lr * batch_size / 16 * gamma ** (number of milestones <= epoch)``. During the first ``warmup_iterations`` steps it
         is multiplied by a ramp from ``warmup_ratio`` to 1, linear in the step (the linear warm-up of mmdetection).
 
         Args:
             step: steps done since the start of the run, from 0.
             epoch: epochs done, from 0.
-            batch_size: images of a step, over all processes and all parts that ``accumulate`` makes of them.
+            batch_size: images of a step, over all processes and all parts that ``accumulation_steps`` makes of them.
 
         Returns:
             The rate. Each of the optimizer's parameter groups gets it, times the group's ``lr_scale`` if it has one.
         """
         rate = self.lr * batch_size / PUBLISHED_BATCH_SIZE
-        rate *= self.gamma ** sum(epoch >= decay_epoch for decay_epoch in self.steps)
+        rate *= self.gamma ** sum(epoch >= decay_epoch for decay_epoch in self.milestones)
         if step < self.warmup_iterations:
             rate *= 1 - (1 - step / self.warmup_iterations) * (1 - self.warmup_ratio)
         return float(rate)
 
 
+@renamed_fields()
 @dataclass(frozen=True, kw_only=True)
 class SGDConfig(ScheduleConfig):
     """SGD with momentum; weight decay applies to every parameter, as published."""
@@ -161,6 +164,7 @@ class SGDConfig(ScheduleConfig):
         return build_sgd(model, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
 
 
+@renamed_fields()
 @dataclass(frozen=True, kw_only=True)
 class AdamWConfig(ScheduleConfig):
     """AdamW, as published for Swin: norms and tables of relative positions do not decay."""
@@ -196,16 +200,17 @@ OPTIMIZERS: dict[str, type[ScheduleConfig]] = {"sgd": SGDConfig, "adamw": AdamWC
 """The built-in optimizers by name."""
 
 
+@renamed_fields(start_from="init_from")
 @dataclass(frozen=True)
 class RunConfig(Settings, at="run"):
-    """How the run is carried out: nothing here changes what is learned except start_from, seed and precision.
+    """How the run is carried out: nothing here changes what is learned except init_from, seed and precision.
 
     compile changes sums in their last bits, as another GPU would.
     """
 
     out: Annotated[str, Output("the run")] = "runs/{name}"
     """Folder of the run; {name} is the recipe's name."""
-    start_from: Annotated[str | None, Input()] = None
+    init_from: Annotated[str | None, Input()] = None
     """Start from the weights of this file, which `tailseg convert` or another run wrote for the same network: shared
     layers, and the rows of classes of the same name; None starts from the backbone's weights alone."""
     seed: Annotated[int, Range(ge=0)] = 0
@@ -241,8 +246,8 @@ class Recipe:
     """A complete run. ``name`` finds the function that made it again.
 
     Raises:
-        SettingError: ``optim.accumulate`` does not divide ``data.batch_size``, or a number of a loss that is the user's
-            own is out of its range.
+        SettingError: ``optim.accumulation_steps`` does not divide ``data.batch_size``, or a number of a loss that is
+            the user's own is out of its range.
     """
 
     name: str
@@ -265,10 +270,10 @@ class Recipe:
         for index, metric in enumerate(self.metrics):
             require_build(metric, f"metrics[{index}]", "build()")
         check_ranges(self.loss, ("loss",))  # one of the user's own need not be `Settings`
-        if self.data.batch_size % self.optim.accumulate:
+        if self.data.batch_size % self.optim.accumulation_steps:
             raise SettingError(
-                f"a step's {self.data.batch_size} images cannot be taken in {self.optim.accumulate} equal parts: "
-                "optim.accumulate must divide data.batch_size"
+                f"a step's {self.data.batch_size} images cannot be taken in {self.optim.accumulation_steps} equal "
+                "parts: optim.accumulation_steps must divide data.batch_size"
             )
 
 

@@ -1,7 +1,7 @@
 """The moving average of the weights, and what of a schedule lies beyond a run's end."""
 
 from tailseg.losses import LDAMLossConfig
-from tailseg.recipes.recipe import PUBLISHED_BATCH_SIZE, Recipe
+from tailseg.recipes.recipe import PUBLISHED_BATCH_SIZE, Recipe, ScheduleConfig
 
 
 def averaging_decay(decay: float, updates: int) -> float:
@@ -27,9 +27,10 @@ def schedule_notes(recipe: Recipe, steps_per_epoch: int) -> list[str]:
     optim, steps = recipe.optim, recipe.optim.epochs * steps_per_epoch
     run = f"the run has {optim.epochs} epochs of {steps_per_epoch} steps"
     notes = []
-    if late := [str(epoch) for epoch in optim.steps if epoch >= optim.epochs]:
-        notes.append(f"optim.steps: {run}, and ends before the rate is lowered after epoch {' and '.join(late)}")
-    if optim.warmup_iterations >= steps:
+    built_in = type(optim).learning_rate is ScheduleConfig.learning_rate  # one of the user's own may need no milestones
+    if late := [str(epoch) for epoch in optim.milestones if built_in and epoch >= optim.epochs]:
+        notes.append(f"optim.milestones: {run}, and ends before the rate is lowered after epoch {' and '.join(late)}")
+    if built_in and optim.warmup_iterations >= steps:
         reached = optim.learning_rate(step=steps - 1, epoch=0, batch_size=PUBLISHED_BATCH_SIZE) / (optim.lr or 1)
         notes.append(
             f"optim.warmup_iterations is {optim.warmup_iterations}: {run}, and ends in the warm-up, at {reached:.0%} "
