@@ -126,7 +126,7 @@ class ScheduleConfig(Settings, at="optim"):
     def learning_rate(self, *, step: int, epoch: int, batch_size: int) -> float:
         """The learning rate of one step; a schedule of your own overrides this method.
 
-        ``lr * batch_size / 16 * gamma ** (number of milestones <= epoch)``. During the first ``warmup_iterations`` steps it
+        ``lr * batch_size / 16 * gamma ** (number of milestones <= epoch)``. In the first ``warmup_iterations`` steps it
         is multiplied by a ramp from ``warmup_ratio`` to 1, linear in the step (the linear warm-up of mmdetection).
 
         Args:

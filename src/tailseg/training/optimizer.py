@@ -27,7 +27,7 @@ def schedule_notes(recipe: Recipe, steps_per_epoch: int) -> list[str]:
     optim, steps = recipe.optim, recipe.optim.epochs * steps_per_epoch
     run = f"the run has {optim.epochs} epochs of {steps_per_epoch} steps"
     notes = []
-    built_in = type(optim).learning_rate is ScheduleConfig.learning_rate  # one of the user's own may need no milestones
+    built_in = _is_built_in(optim)
     if late := [str(epoch) for epoch in optim.milestones if built_in and epoch >= optim.epochs]:
         notes.append(f"optim.milestones: {run}, and ends before the rate is lowered after epoch {' and '.join(late)}")
     if built_in and optim.warmup_iterations >= steps:
@@ -39,3 +39,8 @@ def schedule_notes(recipe: Recipe, steps_per_epoch: int) -> list[str]:
     if isinstance(recipe.loss, LDAMLossConfig) and (recipe.loss.reweight_after or 0) >= steps:
         notes.append(f"loss.reweight_after is {recipe.loss.reweight_after}: {run}, and never weighs the classes")
     return notes
+
+
+def _is_built_in(optim: ScheduleConfig) -> bool:
+    """Whether the schedule is the built-in one: one of the user's own need not use the milestones and the warm-up."""
+    return type(optim).learning_rate is ScheduleConfig.learning_rate

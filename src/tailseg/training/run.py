@@ -27,8 +27,8 @@ from tailseg.training.console import Speed
 from tailseg.training.device import choose_device, seed_everything
 from tailseg.training.distributed import (
     distribute,
-    first_goes_first,
-    from_first,
+    main_process_first,
+    on_main_process,
     rank,
     world_size,
 )
@@ -124,7 +124,7 @@ class Run:
             checkpoint.save(content, path)
             keep_newest(self.folder, self.recipe.run.keep_checkpoints)
 
-        from_first(write)
+        on_main_process(write)
         return path
 
     def restore(self, saved: Checkpoint) -> None:
@@ -145,10 +145,10 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
     """The data, the model and the optimizer, new or as the newest whole checkpoint left them."""
     folder = run_folder(recipe)
     check_shares(recipe, world_size())
-    recipe = from_first(lambda: settled(recipe, folder))
-    found = from_first(lambda: open_folder(recipe, folder, resume=resume))
+    recipe = on_main_process(lambda: settled(recipe, folder))
+    found = on_main_process(lambda: open_folder(recipe, folder, resume=resume))
     device = choose_device(recipe.run.device)
-    with first_goes_first():  # what is made or downloaded once lies there for the others
+    with main_process_first():  # what is made or downloaded once lies there for the others
         train_data, val_data = build_data(recipe, trained=bool(found))
         seed_everything(recipe.run.seed)
         first = Path(recipe.run.init_from) if recipe.run.init_from and not found else None
