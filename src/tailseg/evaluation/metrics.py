@@ -1,7 +1,7 @@
 """What an evaluation found."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from rich import box
@@ -46,6 +46,7 @@ class Metrics:
         max_detections: kept for each image (lvis), or for each image and class (coco).
         num_images, num_detections: of the annotation file, of the results.
         notes: what the reader should know about the input, such as the number of masks without a pixel.
+        extra: figures of the user's own metrics: name of the metric -> name of the figure -> value.
     """
 
     scores: dict[IouType, dict[str, float | None]]
@@ -55,6 +56,7 @@ class Metrics:
     num_images: int
     num_detections: int
     notes: tuple[str, ...] = ()
+    extra: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def __getitem__(self, key: str) -> dict[str, float | None]:
         for iou_type, scores in self.scores.items():
@@ -72,7 +74,9 @@ class Metrics:
             f"{self.protocol.upper()} AP in percent; {self.num_images:,} images, {self.num_detections:,} detections "
             f"(at most {self.max_detections} {per})"
         )
-        caption = Text("\n".join((origin, *self.notes)), "table.caption")  # brackets in notes are no markup
+        caption = Text(
+            "\n".join((origin, *self.describe_extra(), *self.notes)), "table.caption"
+        )  # brackets in notes are no markup
         table = Table(
             box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", padding=(0, 1, 0, 0), pad_edge=False
         )
@@ -85,7 +89,17 @@ class Metrics:
 
     def to_json(self) -> str:
         """All of it as a JSON object, indented."""
-        return json.dumps(asdict(self), indent=1)
+        content = asdict(self)
+        if not self.extra:
+            del content["extra"]
+        return json.dumps(content, indent=1)
+
+    def describe_extra(self) -> list[str]:
+        """The figures of the user's own metrics, a line each: ``DetectionCount: mean 3.2, most 17``."""
+        return [
+            f"{metric}: {', '.join(f'{name} {value:.4g}' for name, value in figures.items())}"
+            for metric, figures in self.extra.items()
+        ]
 
 
 def percent(value: float | None) -> str:
