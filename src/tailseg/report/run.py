@@ -9,10 +9,10 @@ from typing import Final
 from tailseg.annotations.dataset import Annotations, scored_groups
 from tailseg.annotations.read import with_classes_of
 from tailseg.evaluation import Analysis
-from tailseg.evaluation.analysis import look_into
+from tailseg.evaluation.analysis import analyze_in_detail
 from tailseg.evaluation.ground_truth import GroundTruth, read_ground_truth
 from tailseg.evaluation.metrics import IouType
-from tailseg.evaluation.results import holds
+from tailseg.evaluation.results import find_iou_types
 from tailseg.recipes.build import build_training, build_validation, held_out_note
 from tailseg.recipes.places import found_again
 from tailseg.recipes.recipe import Recipe
@@ -89,7 +89,7 @@ def read_run(
     kind = what_overlaps(results)
     truth = _truth(annotations, kind, like)
     sources: dict[IouType, Path] = dict.fromkeys(("bbox", "segm") if kind == "segm" else ("bbox",), results)
-    found = look_into(truth, sources, least_score=threshold)
+    found = analyze_in_detail(truth, sources, least_score=threshold)
     return EvaluatedRun(
         name=folder.resolve().name,
         recipe=recipe,
@@ -106,7 +106,7 @@ def read_run(
 
 def what_overlaps(results: Path) -> IouType:
     """``"segm"`` if the detections have masks, else ``"bbox"``."""
-    return "segm" if "segm" in holds(results) else "bbox"
+    return "segm" if "segm" in find_iou_types(results) else "bbox"
 
 
 def _truth(annotations: Annotations, kind: IouType, like: EvaluatedRun | None) -> GroundTruth:
