@@ -29,7 +29,10 @@ def test_a_difference_larger_than_chance_is_called_so(files, capsys):
     out = files / "compared.json"
     arguments = [str(files / name) for name in ("a.json", "b.json", "a.json")]
 
-    assert main(["compare", *arguments, "--annotations", str(files / "truth.json"), "--samples=50", "--out", str(out)]) == 0
+    assert (
+        main(["compare", *arguments, "--annotations", str(files / "truth.json"), "--samples=50", "--out", str(out)])
+        == 0
+    )
 
     printed = capsys.readouterr().out
     assert "better" in printed
@@ -120,7 +123,10 @@ def test_a_run_is_compared_on_what_it_was_told_to_make_of_its_validation_set(run
     [
         (["a.json"], "name at least two runs"),
         (["a.json", "b.json"], "name its annotation file with --annotations"),
-        (["truth.json", "b.json"], "truth.json is not a results file, because it does not hold a list of records. Is it the annot"),
+        (
+            ["truth.json", "b.json"],
+            "truth.json is not a results file, because it does not hold a list of records. Is it the annot",
+        ),
         (["a.json", "truth.json", "--annotations=truth.json"], "truth.json is not a results file"),
         (["a.json", "nowhere.json", "--annotations=truth.json"], "no results in nowhere.json"),
         (["a.json", "b.json", "--annotations=truth.json", "--samples=1"], "--samples is 2 or more"),

@@ -1,11 +1,11 @@
 """What `eval`, `compare` and `calibrate` share: which files hold what, frequency groups, progress."""
 
+import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from tailseg.cli.common import UsageError, output
@@ -69,7 +69,7 @@ def check_groups_option(groups: "GroupBounds | None", train: Path | None) -> Non
 
 
 def rename_options(arguments: Sequence[str], old_names: Mapping[str, str]) -> list[str]:
-    """The arguments of a command with the new names of options, and a warning on standard error for each old name.
+    """The arguments of a command with the new names of options, and a note on standard error for each old name.
 
     Args:
         arguments: the arguments as they were typed.
@@ -82,7 +82,7 @@ def rename_options(arguments: Sequence[str], old_names: Mapping[str, str]) -> li
     for argument in arguments:
         name, equals, value = argument.partition("=")
         if name in old_names:
-            Console(stderr=True, soft_wrap=True).print(f"warning: {name} is now {old_names[name]}", markup=False)
+            print(f"note: {name} is now {old_names[name]}", file=sys.stderr)
         renamed.append(f"{old_names.get(name, name)}{equals}{value}")
     return renamed
 
