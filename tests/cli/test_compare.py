@@ -29,10 +29,8 @@ def test_a_difference_larger_than_chance_is_called_so(files, capsys):
     out = files / "compared.json"
     arguments = [str(files / name) for name in ("a.json", "b.json", "a.json")]
 
-    assert (
-        main(["compare", *arguments, "--annotations", str(files / "truth.json"), "--samples=50", "--out", str(out)])
-        == 0
-    )
+    annotations = f"--annotations={files / 'truth.json'}"
+    assert main(["compare", *arguments, annotations, "--samples=50", "--out", str(out)]) == 0
 
     printed = capsys.readouterr().out
     assert "better" in printed
@@ -118,6 +116,12 @@ def test_a_run_is_compared_on_what_it_was_told_to_make_of_its_validation_set(run
         assert figures["AR"] == found[run][iou_type]["figures"]["AR"]
 
 
+def test_the_old_name_of_annotations_is_accepted_with_a_note(files, capsys):
+    for truth in (["--truth", str(files / "truth.json")], [f"--truth={files / 'truth.json'}"]):
+        assert main(["compare", str(files / "a.json"), str(files / "b.json"), *truth, "--samples=2"]) == 0
+        assert "note: --truth is now --annotations" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -125,11 +129,12 @@ def test_a_run_is_compared_on_what_it_was_told_to_make_of_its_validation_set(run
         (["a.json", "b.json"], "name its annotation file with --annotations"),
         (
             ["truth.json", "b.json"],
-            "truth.json is not a results file, because it does not hold a list of records. Is it the annot",
+            "truth.json is not a results file, because it does not hold a list",
         ),
         (["a.json", "truth.json", "--annotations=truth.json"], "truth.json is not a results file"),
         (["a.json", "nowhere.json", "--annotations=truth.json"], "no results in nowhere.json"),
         (["a.json", "b.json", "--annotations=truth.json", "--samples=1"], "--samples is 2 or more"),
+        (["a.json", "b.json", "--annotations=truth.json", "--groups", "5", "30"], "training set's annotation file"),
     ],
 )
 def test_wrong_usage_is_explained(files, monkeypatch, capsys, arguments, message):
