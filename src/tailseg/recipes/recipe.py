@@ -54,6 +54,10 @@ class DataConfig(Settings, at="data"):
     """Repeat factor sampling: classes in a smaller share of the images are repeated. 0 is plain random sampling."""
     repeat_rounding: Literal["ceil", "stochastic"] = "ceil"
     """ceil as published, or stochastic rounding drawn anew each epoch."""
+    groups: Annotated[tuple[int, int], Range(ge=1, ascending=True)] = (10, 100)
+    """Bounds of the frequency groups: a class is rare up to the first number of training images, common up to the
+    second one, and frequent above. Groups that an annotation file states (LVIS's "frequency") are used while these are
+    LVIS's bounds, 10 and 100; other bounds replace them."""
     filter_empty: bool = True
     """Leave out training images without objects."""
     on_problem: Literal["refuse", "repair"] = "refuse"
