@@ -1,6 +1,6 @@
 """A loss of your own: Poly-1 (Z. Leng et al., "PolyLoss", ICLR 2022), softmax cross entropy plus epsilon (1 - p).
 
-    tailseg train tiny_gumbel --loss own_loss:config --loss.epsilon 2
+tailseg train tiny_gumbel --loss own_loss:config --loss.epsilon 2
 """
 
 from dataclasses import dataclass
