@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 from tailseg.lazy import on_demand
 from tailseg.losses.settings import (
     LOSSES,
+    AnyLoss,
     BAGSLossConfig,
     BaseLossConfig,
+    BuildsLoss,
     ClassRelativeLossConfig,
     DropLossConfig,
     ECMLossConfig,
@@ -55,6 +57,7 @@ else:
         {
             "bags": ("BAGSLoss",),
             "base": (
+                "ClassFrequency",
                 "ClassificationLoss",
                 "ConfiguredLoss",
                 "at_least_float32",
@@ -103,7 +106,7 @@ else:
     )
 
 
-def build_loss(config: LossConfig, frequency: "ClassFrequency") -> "ClassificationLoss":
+def build_loss(config: BuildsLoss, frequency: "ClassFrequency") -> "ClassificationLoss":
     """Builds the loss of ``config`` for the classes of ``frequency``: ``config.build(frequency)``."""
     return config.build(frequency)
 
@@ -112,9 +115,11 @@ __all__ = [
     "EQL",
     "LINKS",
     "LOSSES",
+    "AnyLoss",
     "BAGSLoss",
     "BAGSLossConfig",
     "BaseLossConfig",
+    "BuildsLoss",
     "ClassFrequency",
     "ClassRelativeLoss",
     "ClassRelativeLossConfig",

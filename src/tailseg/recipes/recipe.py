@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 from tailseg.data.settings import CropConfig
 from tailseg.deprecated import renamed_fields
 from tailseg.files import Input, Output
-from tailseg.losses import LossConfig
+from tailseg.losses.settings import AnyLoss
 from tailseg.models.config import ModelConfig, Precision
 from tailseg.ranges import Range, SettingError, Settings, check_ranges
 
@@ -257,7 +257,7 @@ class Recipe:
     name: str
     data: DataConfig
     model: ModelConfig
-    loss: LossConfig
+    loss: AnyLoss
     optim: OptimConfig = field(default_factory=SGDConfig)
     run: RunConfig = field(default_factory=RunConfig)
     metrics: tuple[object, ...] = ()
@@ -265,6 +265,7 @@ class Recipe:
     `tailseg.evaluation.own_metrics`."""
 
     def __post_init__(self) -> None:
+        require_build(self.loss, "loss", "build(frequency)")
         require_build(self.optim, "optim", "build(model)")
         if not isinstance(self.optim, ScheduleConfig):
             raise SettingError(
