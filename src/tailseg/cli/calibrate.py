@@ -93,10 +93,10 @@ def run(arguments: Sequence[str]) -> None:
 def read_data(predictor: "Predictor", options: Calibrate) -> "tuple[Annotations, Annotations | None]":
     """The validation set with the run's frequencies, and the training set if it is there as it was."""
     from tailseg.recipes.build import build_training, build_validation, held_out_note
-    from tailseg.recipes.places import found_again
+    from tailseg.recipes.places import locate_data
     from tailseg.training.fit import with_classes_of_run
 
-    recipe = found_again(predictor.recipe, predictor.checkpoint.recipe, options.run)
+    recipe = locate_data(predictor.recipe, predictor.checkpoint.recipe, options.run)
     try:
         train = build_training(recipe)
     except (ValueError, FileNotFoundError):

@@ -15,7 +15,7 @@ from tailseg.evaluation.ground_truth import GroundTruth, read_ground_truth
 from tailseg.evaluation.metrics import IouType
 from tailseg.evaluation.results import find_iou_types
 from tailseg.recipes.build import build_training, build_validation, held_out_note
-from tailseg.recipes.places import found_again
+from tailseg.recipes.places import locate_data
 from tailseg.recipes.recipe import Recipe
 from tailseg.recipes.saved import load_saved
 from tailseg.report.evidence import Evidence, evidence_of
@@ -85,7 +85,7 @@ def read_run(
         raise ValueError(f"no run in {folder}: expected a folder that `tailseg train` or `tailseg convert` made")
     if not (folder / "results.json").is_file():
         raise ValueError(f"{folder} has no results.json: evaluate the run first, with `tailseg test {folder}`")
-    recipe = found_again(*load_saved(folder / "recipe.json", base=base), folder)
+    recipe = locate_data(*load_saved(folder / "recipe.json", base=base), folder)
     if groups is not None:
         recipe = replace(recipe, data=replace(recipe.data, groups=groups))
     train, annotations, frequency = _data(recipe, folder, like, val, val_images)
