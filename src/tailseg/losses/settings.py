@@ -5,7 +5,7 @@ Nothing here imports torch: `BaseLossConfig.build` imports the loss when it is c
 
 import importlib
 from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol, get_args, runtime_checkable
 
 from tailseg.deprecated import Renamed, renamed_fields
 from tailseg.ranges import ANY_NUMBER, Range, SettingError, Settings
@@ -259,6 +259,19 @@ LossConfig = (
     | SeesawLossConfig
 )
 """The settings of any built-in loss; the class says which loss."""
+
+
+@runtime_checkable
+class BuildsLoss(Protocol):
+    """The settings of any loss: built-in ones, or a frozen dataclass of your own with this method."""
+
+    def build(self, frequency: "ClassFrequency") -> "ClassificationLoss":
+        """The loss for the classes of ``frequency``."""
+        ...
+
+
+AnyLoss = LossConfig | BuildsLoss
+"""The settings of any loss, built-in or your own."""
 
 LOSSES: dict[str, LossConfig] = {
     "gol": DropLossConfig(tail="rc"),
