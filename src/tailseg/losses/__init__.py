@@ -57,6 +57,7 @@ else:
         {
             "bags": ("BAGSLoss",),
             "base": (
+                "ClassFrequency",
                 "ClassificationLoss",
                 "ConfiguredLoss",
                 "at_least_float32",
@@ -105,7 +106,7 @@ else:
     )
 
 
-def build_loss(config: AnyLoss, frequency: "ClassFrequency") -> "ClassificationLoss":
+def build_loss(config: BuildsLoss, frequency: "ClassFrequency") -> "ClassificationLoss":
     """Builds the loss of ``config`` for the classes of ``frequency``: ``config.build(frequency)``.
 
     Raises:
@@ -128,6 +129,7 @@ __all__ = [
     "BAGSLossConfig",
     "BaseLossConfig",
     "BuildsLoss",
+    "ClassFrequency",
     "ClassRelativeLoss",
     "ClassRelativeLossConfig",
     "ClassificationLoss",

@@ -22,6 +22,13 @@ PublishedVersion = Literal["2022"]
 """The year of published code that a loss can compute."""
 
 
+@runtime_checkable
+class BuildsLoss(Protocol):
+    """Any settings of a loss, see `BaseLossConfig.build`."""
+
+    def build(self, frequency: "ClassFrequency") -> "ClassificationLoss": ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class BaseLossConfig(Settings, at="loss"):
     """The settings that every loss has.
@@ -259,15 +266,8 @@ LossConfig = (
     | SeesawLossConfig
 )
 """The settings of any built-in loss; the class says which loss."""
-
-
-@runtime_checkable
-class BuildsLoss(Protocol):
-    """The settings of any loss: built-in ones, or a frozen dataclass of your own with this method."""
-
-    def build(self, frequency: "ClassFrequency") -> "ClassificationLoss":
-        """The loss for the classes of ``frequency``."""
-        ...
+AnyLoss = LossConfig | BuildsLoss
+"""The settings of a built-in loss or of your own."""
 
 
 AnyLoss = LossConfig | BuildsLoss

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from tailseg.losses import AnyLoss, DropLossConfig, EQLConfig
+from tailseg.losses import BuildsLoss, DropLossConfig, EQLConfig
 from tailseg.models.config import (
     BuildsBackbone,
     CascadeConfig,
@@ -40,7 +40,7 @@ def backbone(config: BuildsBackbone) -> str:
     return getattr(config, "short_name", type(config).__name__)
 
 
-def loss(config: AnyLoss) -> str:
+def loss(config: BuildsLoss) -> str:
     """``Gumbel``, ``EQL sigmoid``, ``Seesaw`` ..."""
     match config:
         case DropLossConfig():

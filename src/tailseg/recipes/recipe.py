@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 from tailseg.data.settings import CropConfig
 from tailseg.deprecated import renamed_fields
 from tailseg.files import Input, Output
-from tailseg.losses import AnyLoss
+from tailseg.losses.settings import AnyLoss
 from tailseg.models.config import ModelConfig, Precision
 from tailseg.ranges import Range, SettingError, Settings, check_ranges, require_build
 
