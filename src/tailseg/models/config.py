@@ -476,6 +476,10 @@ class DetectorConfig(Protocol):
         ...
 
 
+AnyDetector = ModelConfig | DetectorConfig
+"""The settings of any detector, built-in or your own."""
+
+
 def require_build(settings: object, place: str, noun: str, example: str) -> None:
     """Refuses settings that have no method ``build``.
 
