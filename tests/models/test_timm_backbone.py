@@ -12,9 +12,9 @@ from tailseg.losses import GumbelCE
 from tailseg.models import Detector, ResNetConfig, TimmConfig, build_detector, load_backbone
 from tailseg.models import timm_backbone as module
 from tailseg.models.images import ImageBatcher, get_normalization
+from tailseg.models.optimizers import parameters_without_decay
 from tailseg.models.timm_backbone import TimmBackbone
 from tailseg.models.timm_weights import with_own_normalization
-from tailseg.training.optimizer import undecayed
 
 timm = pytest.importorskip("timm")
 
@@ -310,7 +310,6 @@ def test_what_timm_spares_weight_decay(name: str, spared: str | None, count: int
     assert len(names) == count
     assert spared is None or spared in names
     parameters = dict(network.named_parameters())
-    assert {id(parameters[key]) for key in names} <= undecayed(network).keys()
-    assert id(next(p for key, p in parameters.items() if key.endswith("weight") and p.ndim > 1)) not in undecayed(
-        network
-    )
+    assert {id(parameters[key]) for key in names} <= parameters_without_decay(network).keys()
+    without = parameters_without_decay(network)
+    assert id(next(p for key, p in parameters.items() if key.endswith("weight") and p.ndim > 1)) not in without

@@ -286,7 +286,7 @@ def settings(name: str, state: Mapping[str, Tensor]) -> tuple[ModelConfig, LossC
         mask=mask,
         postprocess=PostprocessConfig(max_detections=DETECTIONS),
     )
-    return config, GumbelCEConfig(parity=True) if "gumbel" in name else SoftmaxCEConfig()
+    return config, GumbelCEConfig(published="2022") if "gumbel" in name else SoftmaxCEConfig()
 
 
 @dataclass(frozen=True, eq=False)
