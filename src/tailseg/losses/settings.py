@@ -269,10 +269,6 @@ LossConfig = (
 AnyLoss = LossConfig | BuildsLoss
 """The settings of a built-in loss or of your own."""
 
-
-AnyLoss = LossConfig | BuildsLoss
-"""The settings of any loss, built-in or your own."""
-
 LOSSES: dict[str, LossConfig] = {
     "gol": DropLossConfig(tail="rc"),
     "gumbel": GumbelCEConfig(),

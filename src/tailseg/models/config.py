@@ -476,6 +476,10 @@ class DetectorConfig(Protocol):
         ...
 
 
+AnyDetector = ModelConfig | DetectorConfig
+"""The settings of any detector, built-in or your own."""
+
+
 def cascade_mask_rcnn() -> ModelConfig:
     """Cascade Mask R-CNN R50-FPN with the published settings."""
     return ModelConfig(

@@ -13,7 +13,7 @@ from tailseg.data.settings import CropConfig
 from tailseg.deprecated import renamed_fields
 from tailseg.files import Input, Output
 from tailseg.losses.settings import AnyLoss
-from tailseg.models.config import ModelConfig, Precision
+from tailseg.models.config import AnyDetector, Precision
 from tailseg.ranges import Range, SettingError, Settings, check_ranges, require_build
 
 if TYPE_CHECKING:
@@ -259,7 +259,7 @@ class Recipe:
 
     name: str
     data: DataConfig
-    model: ModelConfig
+    model: AnyDetector
     loss: AnyLoss
     optim: OptimConfig = field(default_factory=SGDConfig)
     run: RunConfig = field(default_factory=RunConfig)
