@@ -126,7 +126,7 @@ def _data(
     annotations = build_validation(evaluated, images=val_images)
     try:
         train = build_training(recipe)
-        return train, with_classes_of(annotations, train), ClassFrequency.of(train.frequency)
+        return train, with_classes_of(annotations, train), ClassFrequency.from_class_counts(train.frequency)
     except ValueError:
         saved = load(choose(folder, "best"))
         return None, with_classes_of_run(annotations, saved, folder), saved.frequency

@@ -117,7 +117,7 @@ class Run:
             content = Checkpoint(
                 recipe=to_saved(self.recipe),
                 categories=self.train_data.categories,
-                frequency=ClassFrequency.of(self.train_data.frequency),
+                frequency=ClassFrequency.from_class_counts(self.train_data.frequency),
                 model=self.evaluated.state_dict(),
                 optimizer=self.optimizer.state_dict(),
                 progress=self.progress,
@@ -156,9 +156,9 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
         train_data, val_data = build_data(recipe, trained=bool(found))
         seed_everything(recipe.run.seed)
         first = Path(recipe.run.start_from) if recipe.run.start_from and not found else None
-        model = build_model(recipe, ClassFrequency.of(train_data.frequency), load_weights=not (found or first)).to(
-            device
-        )
+        model = build_model(
+            recipe, ClassFrequency.from_class_counts(train_data.frequency), load_weights=not (found or first)
+        ).to(device)
         first_notes = start_from(first, model, train_data.categories) if first else []
     if recipe.run.compile:
         model.backbone.compile()
