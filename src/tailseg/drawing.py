@@ -80,7 +80,7 @@ def draw(
     boxes = detections.to_supervision()
     labels = detections.labels.cpu().numpy()
     boxes.xyxy = boxes.xyxy * zoom
-    if boxes.mask is not None:
+    if isinstance(boxes.mask, np.ndarray):
         boxes.mask = boxes.mask.repeat(zoom, axis=1).repeat(zoom, axis=2)
     captions = [names[label] for label in labels]
     if show_scores:
@@ -105,8 +105,8 @@ def to_jpeg(picture: Image.Image, *, quality: int) -> bytes:
     """
     if max(picture.size) > LONGEST_SIDE:
         raise ImageError(
-            f"a picture of {picture.width} x {picture.height} pixels cannot be written: the longest side of a JPEG file "
-            f"is {LONGEST_SIDE:,} pixels. Cut the image into tiles, or scale it down"
+            f"a picture of {picture.width} x {picture.height} pixels cannot be written: the longest side of a JPEG "
+            f"file is {LONGEST_SIDE:,} pixels. Cut the image into tiles, or scale it down"
         )
     file = io.BytesIO()
     picture.save(file, "jpeg", quality=quality, exif=signed(picture, DETECTIONS))
