@@ -7,8 +7,8 @@ from typing import Literal
 
 from tailseg.annotations.dataset import Annotations, scored_groups
 from tailseg.data.loader import DetectionDataset, Loader
-from tailseg.data.sampler import TestSampler
-from tailseg.data.transforms import test_transform
+from tailseg.data.sampler import EvaluationSampler
+from tailseg.data.transforms import evaluation_transform
 from tailseg.detection import recalibration
 from tailseg.detection.recalibration import Calibration
 from tailseg.evaluation import Analysis, analyze
@@ -61,6 +61,7 @@ def calibrate(
     checkpoint: Literal["best", "last"] = "best",
     device: str = "auto",
     base: Recipe | None = None,
+    modules: Sequence[str] = (),
     store: bool = True,
     say: Say = _say_nothing,
     progress: Progress = _show_nothing,
@@ -80,6 +81,7 @@ def calibrate(
         checkpoint: the best checkpoint or the last one.
         device: auto is cuda if present, else cpu.
         base: your own recipe, if the run was trained with one.
+        modules: your own modules, by name, if the run's settings have classes of yours.
         store: write ``calibration.json`` into the run's folder.
         say: called with a line for each thing that the user should know.
         progress: called after each batch.
@@ -92,7 +94,9 @@ def calibrate(
         ValueError: the validation set is missing or does not fit the run.
     """
     folder = Path(run)
-    predictor = Predictor.from_run(folder, checkpoint=checkpoint, device=device, base=base, calibrated=False)
+    predictor = Predictor.from_run(
+        folder, checkpoint=checkpoint, device=device, base=base, modules=modules, calibrated=False
+    )
     recipe = found_again(predictor.recipe, predictor.checkpoint.recipe, folder)
     train = _read_training_set(recipe, predictor, say)
     if val:
@@ -162,8 +166,8 @@ def _measure(
 def _read_half(recipe: Recipe, annotations: Annotations, half: int, limit: int) -> Iterator[Batch]:
     """Reads every second image, at most ``limit`` of them."""
     data = recipe.data
-    dataset = DetectionDataset(annotations, test_transform(data.test_short_side, data.max_long_side))
-    every_second = TestSampler(len(dataset), rank=half, world_size=2)
+    dataset = DetectionDataset(annotations, evaluation_transform(data.test_short_side, data.max_long_side))
+    every_second = EvaluationSampler(len(dataset), rank=half, world_size=2)
     done = 0
     for batch in Loader(dataset, every_second, data.batch_size, data.workers):
         if done >= limit:

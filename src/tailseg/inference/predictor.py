@@ -12,7 +12,7 @@ from torchvision.tv_tensors import Image
 
 from tailseg.annotations.dataset import Category
 from tailseg.data.images import load_image
-from tailseg.data.transforms import test_transform
+from tailseg.data.transforms import evaluation_transform
 from tailseg.detection import recalibration
 from tailseg.detection.recalibration import Calibration, Setting
 from tailseg.inference.images import ImageInput, to_rgb_tensor
@@ -54,6 +54,7 @@ class Predictor:
         *,
         device: str = "auto",
         base: Recipe | None = None,
+        modules: Sequence[str] = (),
         calibration: Calibration | Path | None = None,
         config: InferenceConfig = InferenceConfig(),  # noqa: B008 (frozen)
     ) -> None:
@@ -62,7 +63,9 @@ class Predictor:
         Args:
             file: a run's ``checkpoints/*.pt``, or weights that `tailseg convert` wrote.
             device: auto is cuda if present, else cpu.
-            base: your own recipe, if the run was trained with one. Only then is your code called.
+            base: your own recipe, if the run was trained with one.
+            modules: your own modules, by name, if the run's settings have classes of yours. A checkpoint cannot name
+                code that is then run: only ``base`` and these modules are used.
             calibration: changes the scores by class: a calibration, or the file that stores one.
             config: precision and compilation. The run's precision is used if it has none.
 
@@ -73,7 +76,7 @@ class Predictor:
         self.file = file
         self.device = choose_device(device)
         self.checkpoint: Checkpoint = load(file)
-        self.recipe = from_plain(self.checkpoint.recipe, base=base, source=str(file))
+        self.recipe = from_plain(self.checkpoint.recipe, base=base, modules=modules, source=str(file))
         self.categories: tuple[Category, ...] = self.checkpoint.categories
         self.names: tuple[str, ...] = tuple(category.name for category in self.categories)
         self.frequency: ClassFrequency = self.checkpoint.frequency
@@ -98,6 +101,7 @@ class Predictor:
         checkpoint: Literal["best", "last"] = "best",
         device: str = "auto",
         base: Recipe | None = None,
+        modules: Sequence[str] = (),
         calibrated: bool = True,
         config: InferenceConfig = InferenceConfig(),  # noqa: B008 (frozen)
     ) -> "Predictor":
@@ -107,7 +111,9 @@ class Predictor:
             run: the folder of the run, or one checkpoint file.
             checkpoint: the best checkpoint (the last one if the run was never evaluated), or the last one.
             device: auto is cuda if present, else cpu.
-            base: your own recipe, if the run was trained with one. Only then is your code called.
+            base: your own recipe, if the run was trained with one.
+            modules: your own modules, by name, if the run's settings have classes of yours. A checkpoint cannot name
+                code that is then run: only ``base`` and these modules are used.
             calibrated: use the calibration that `calibrate` stored in the folder, if there is one.
             config: precision and compilation. The run's precision is used if it has none.
 
@@ -120,10 +126,11 @@ class Predictor:
         """
         run = Path(run)
         if run.is_file():
-            return cls(run, device=device, base=base, config=config)
+            return cls(run, device=device, base=base, modules=modules, config=config)
         stored = run / recalibration.FILE
         calibration = stored if calibrated and stored.is_file() else None
-        return cls(choose(run, checkpoint), device=device, base=base, calibration=calibration, config=config)
+        file = choose(run, checkpoint)
+        return cls(file, device=device, base=base, modules=modules, calibration=calibration, config=config)
 
     def read(self, path: str | Path) -> UInt8[Tensor, "3 h w"]:
         """Reads an image file as RGB: as viewers show it, or as stored if ``data.orientation`` says so.
@@ -179,7 +186,7 @@ class Predictor:
     def _detect(self, image: ImageInput, name: str) -> Detections:
         data = self.recipe.data
         pixels = to_rgb_tensor(image, orientation=data.orientation, name=name)
-        resized = test_transform(data.test_short_side, data.max_long_side)(Image(pixels)).to(self.device)
+        resized = evaluation_transform(data.test_short_side, data.max_long_side)(Image(pixels)).to(self.device)
         with autocast(self.device, self.precision):
             (detections,) = self.model([resized], original_sizes=[(pixels.shape[1], pixels.shape[2])])
         return replace(detections, class_names=self.names)
