@@ -1,5 +1,6 @@
 """A trained model on images, used from Python."""
 
+import re
 import shutil
 import sys
 import warnings
@@ -15,8 +16,8 @@ from PIL import Image
 
 from tailseg.annotations.image_files import ImageError
 from tailseg.data.tiny_tail import generate
-from tailseg.detection.recalibration import Setting, save
-from tailseg.inference import Calibration, Detections, Predictor, calibrate
+from tailseg.detection.recalibration import save
+from tailseg.inference import Calibration, Detections, Predictor, Setting, calibrate
 from tailseg.recipes import RECIPES, Recipe
 from tailseg.recipes.saved import save_recipe
 from tailseg.training.checkpoint import CheckpointError
@@ -242,3 +243,17 @@ def test_calibrated_from_python(run: Path, tmp_path: Path, monkeypatch: pytest.M
     (own / "calibration.json").unlink()
     calibrate(own, images=1, store=False)
     assert not (own / "calibration.json").exists()
+
+
+def test_the_page_on_python_runs(run: Path, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All blocks of predict-from-python.md, in one program."""
+    monkeypatch.setattr("tailseg.detection.recalibration.STRENGTHS", {"NorCal": (0.4,)})
+    page = Path(__file__).resolve().parents[1] / "docs" / "how-to" / "predict-from-python.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    shutil.copytree(run, tmp_path / "runs" / "custom_small")
+    shutil.copy(image, tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    program = {}
+    exec("\n".join(blocks), program)
+    assert len(program["records"]) == len(program["good"])
+    assert (tmp_path / "drawn.png").is_file()

@@ -13,14 +13,14 @@ from tailseg.lazy import on_demand
 if TYPE_CHECKING:
     from tailseg.inference.calibration import CalibrationResult, calibrate
     from tailseg.inference.images import ImageInput, to_rgb_tensor
-    from tailseg.inference.predictor import Calibration, Detections, InferenceConfig, Predictor
+    from tailseg.inference.predictor import Calibration, Detections, InferenceConfig, Predictor, Setting
 else:
     __getattr__, __dir__ = on_demand(
         __name__,
         {
             "calibration": ("CalibrationResult", "calibrate"),
             "images": ("ImageInput", "to_rgb_tensor"),
-            "predictor": ("Calibration", "Detections", "InferenceConfig", "Predictor"),
+            "predictor": ("Calibration", "Detections", "InferenceConfig", "Predictor", "Setting"),
         },
     )
 
@@ -31,6 +31,7 @@ __all__ = [
     "ImageInput",
     "InferenceConfig",
     "Predictor",
+    "Setting",
     "calibrate",
     "to_rgb_tensor",
 ]

@@ -105,7 +105,7 @@ def calibrate(
         say(f"note: {note}")
     annotations = build.build_validation(recipe, images=val_images)
     annotations = with_classes_of_run(annotations, predictor.checkpoint, predictor.file)
-    iou_types: tuple[IouType, ...] = ("bbox",) if predictor.recipe.model.mask is None else ("bbox", "segm")
+    iou_types: tuple[IouType, ...] = ("bbox", "segm") if predictor.recipe.model.has_masks else ("bbox",)
 
     def measure(calibrations: Sequence[Calibration], half: int) -> tuple[tuple[Calibration, Analysis], ...]:
         analyses = _measure(predictor, annotations, calibrations, iou_types, half, images, progress)
