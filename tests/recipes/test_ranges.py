@@ -22,6 +22,7 @@ from tailseg.cli.predict import Predict
 from tailseg.cli.report import Report
 from tailseg.cli.serve import Serve
 from tailseg.cli.submit import Submit, Training
+from tailseg.cli.test import Test
 from tailseg.cli.train import Train
 from tailseg.data.settings import CropConfig
 from tailseg.losses import LossConfig
@@ -196,6 +197,7 @@ COMMANDS = {
         ("report", Report),
         ("serve", Serve),
         ("submit", Submit),
+        ("test", Test),
         ("train", Train),
     ]
 }

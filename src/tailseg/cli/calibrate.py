@@ -165,7 +165,7 @@ def batches_of(predictor: "Predictor", val: "Annotations", half: int, limit: int
 
 def table(title: str, calibrations: "Sequence[Calibration]", analyses: "Sequence[Analysis]") -> Table:
     """One row a calibration: AP by group, and the expected calibration error by group."""
-    from tailseg.evaluation.metrics import percent
+    from tailseg.evaluation.metrics import format_percent
 
     kind = "segm" if "segm" in analyses[0].metrics else "bbox"
     rows = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -176,5 +176,5 @@ def table(title: str, calibrations: "Sequence[Calibration]", analyses: "Sequence
         parts = analysis.reliability[kind]
         errors = (parts[part].expected_error if part in parts else None for part in ("all", "r", "c", "f"))
         scores = (analysis.metrics[kind][column] for column in COLUMNS)
-        rows.add_row(str(calibration.setting), *map(percent, scores), *map(percent, errors))
+        rows.add_row(str(calibration.setting), *map(format_percent, scores), *map(format_percent, errors))
     return rows
