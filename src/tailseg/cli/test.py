@@ -89,7 +89,14 @@ def evaluate_run(options: Test) -> "tuple[Metrics, list[str]]":
     from tailseg.inference import Predictor
     from tailseg.recipes.build import build_validation, held_out_note
     from tailseg.recipes.places import folder_of, found_again
-    from tailseg.training.distributed import by_turns, from_first, gather_everywhere, is_first, rank, world_size
+    from tailseg.training.distributed import (
+        gather_batches,
+        gather_everywhere,
+        is_first,
+        on_main_process,
+        rank,
+        world_size,
+    )
     from tailseg.training.fit import with_classes_of_run
 
     base = find_recipe(options.recipe) if options.recipe else None
@@ -111,7 +118,7 @@ def evaluate_run(options: Test) -> "tuple[Metrics, list[str]]":
     turned: list[ImageInfo] = []
     with Progress(console=output(), transient=True, disable=not is_first()) as bar:
         task = bar.add_task("evaluating", total=None)
-        results = by_turns(
+        results = gather_batches(
             lambda: detect_all(
                 predictor.model,
                 annotations,
@@ -128,10 +135,10 @@ def evaluate_run(options: Test) -> "tuple[Metrics, list[str]]":
         )
         unread = [reason for part in gather_everywhere(unread) for reason in part]
         turned = [info for part in gather_everywhere(turned) for info in part]
-        metrics = from_first(lambda: measure(predictor.model, annotations, results, unread))
+        metrics = on_main_process(lambda: measure(predictor.model, annotations, results, unread, own=recipe.metrics))
     if (note := describe_turned(turned)) and is_first():
         output().print(f"note: {note}", markup=False, soft_wrap=True)
     for line in describe_unread(unread) if is_first() else ():
         print_error(line)
-    from_first(lambda: save_results(folder, annotations, results, metrics))
+    on_main_process(lambda: save_results(folder, annotations, results, metrics))
     return metrics, unread

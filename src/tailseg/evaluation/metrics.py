@@ -1,7 +1,7 @@
 """What an evaluation found."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from rich import box
@@ -48,6 +48,7 @@ class Metrics:
         max_detections: kept for each image (lvis), or for each image and class (coco).
         num_images, num_detections: of the annotation file, of the results.
         notes: what the reader should know about the input, such as the number of masks without a pixel.
+        extra: figures of the user's own metrics: name of the metric -> name of the figure -> value.
     """
 
     scores: dict[IouType, dict[str, float | None]]
@@ -57,6 +58,7 @@ class Metrics:
     num_images: int
     num_detections: int
     notes: tuple[str, ...] = ()
+    extra: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def __getitem__(self, key: str) -> dict[str, float | None]:
         for iou_type, scores in self.scores.items():
@@ -75,7 +77,9 @@ class Metrics:
             f"{count_noun(self.num_detections, 'detection')} "
             f"(at most {self.max_detections} {per})"
         )
-        caption = Text("\n".join((origin, *self.notes)), "table.caption")  # brackets in notes are no markup
+        caption = Text(
+            "\n".join((origin, *self.describe_extra(), *self.notes)), "table.caption"
+        )  # brackets in notes are no markup
         table = Table(
             box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", padding=(0, 1, 0, 0), pad_edge=False
         )
@@ -94,8 +98,11 @@ class Metrics:
         return to_html(self.table())
 
     def to_dict(self) -> dict[str, Any]:
-        """All attributes as dicts, lists and numbers."""
-        return asdict(self)
+        """All attributes as dicts, lists and numbers; ``extra`` only where there are metrics of your own."""
+        content = asdict(self)
+        if not self.extra:
+            del content["extra"]
+        return content
 
     def to_json(self) -> str:
         """All attributes as a JSON object, indented."""
@@ -114,6 +121,13 @@ class Metrics:
             {"iou_type": iou_type, **asdict(entry)} for iou_type, entries in self.per_class.items() for entry in entries
         ]
         return pandas.DataFrame(rows)
+
+    def describe_extra(self) -> list[str]:
+        """The figures of the user's own metrics, a line each: ``DetectionCount: mean 3.2, most 17``."""
+        return [
+            f"{metric}: {', '.join(f'{name} {value:.4g}' for name, value in figures.items())}"
+            for metric, figures in self.extra.items()
+        ]
 
 
 def format_percent(value: float | None) -> str:

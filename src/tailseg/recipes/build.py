@@ -138,7 +138,7 @@ def _read(
 
     ``part`` is that of the training file: 0 is trained on, 1 is held out.
     """
-    uses: list[Use] = ["training" if recipe.model.mask is None else "training_masks"]
+    uses: list[Use] = ["training_masks" if recipe.model.has_masks else "training"]
     if evaluated or part == 1:
         uses.append(_evaluation(recipe))
     whole = None if part is None else annotation_file(recipe.data.train, 0)
@@ -149,7 +149,7 @@ def _read(
 
 
 def _evaluation(recipe: Recipe) -> Use:
-    return "boxes" if recipe.model.mask is None else "masks"
+    return "masks" if recipe.model.has_masks else "boxes"
 
 
 def build_model(recipe: Recipe, frequency: "ClassFrequency", *, load_weights: bool = True) -> "Detector":

@@ -143,7 +143,7 @@ def _list_files(recipe: Recipe) -> tuple[object, ...]:
     """What decides what is read: the files, and what is made of them."""
     data = recipe.data
     files = (data.train, data.train_images, data.val, data.val_images)
-    return (*files, data.on_problem, data.crowds, data.groups, recipe.model.mask is None)
+    return (*files, data.on_problem, data.crowds, data.groups, recipe.model.has_masks)
 
 
 def read_log(path: Path) -> Log:
