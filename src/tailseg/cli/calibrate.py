@@ -100,7 +100,7 @@ class Bars(Progress):
 
 def table(title: str, measured: "Sequence[tuple[Calibration, Analysis]]") -> Table:
     """Makes a table with a row for each calibration: AP by group, and the expected calibration error by group."""
-    from tailseg.evaluation.metrics import percent
+    from tailseg.evaluation.metrics import format_percent
 
     kind = "segm" if "segm" in measured[0][1].metrics else "bbox"
     rows = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -111,5 +111,5 @@ def table(title: str, measured: "Sequence[tuple[Calibration, Analysis]]") -> Tab
         parts = analysis.reliability[kind]
         errors = (parts[part].expected_error if part in parts else None for part in ("all", "r", "c", "f"))
         scores = (analysis.metrics[kind][column] for column in COLUMNS)
-        rows.add_row(str(calibration.setting), *map(percent, scores), *map(percent, errors))
+        rows.add_row(str(calibration.setting), *map(format_percent, scores), *map(format_percent, errors))
     return rows

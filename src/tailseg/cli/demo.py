@@ -57,7 +57,7 @@ def run(arguments: Sequence[str]) -> None:
     targets = {**files_of(recipe, report=True), Path(recipe.run.out) / "demo.png": PICTURE}
     check(options, targets, instead="name another folder (--out)")
     folder, console, began = Path(recipe.run.out), output(), time.monotonic()
-    from tailseg.cli.report import report_of, show
+    from tailseg.cli.report import show, write_run_report
     from tailseg.data.tiny_tail import prepare
     from tailseg.inference import Predictor
     from tailseg.recipes.build import build_data
@@ -72,7 +72,7 @@ def run(arguments: Sequence[str]) -> None:
     console.print("[bold]4/4[/] drawing its predictions")
     _, val = build_data(recipe)
     sheet = draw_pairs(Predictor.from_run(folder, checkpoint="last"), val, folder, options)
-    report = report_of(folder, recipe)
+    report = write_run_report(folder, recipe)
     console.print(
         f"\nDone in {(time.monotonic() - began) / 60:.1f} minutes. Look at\n"
         + (f"  {report}   the report: every class, with pictures, in a browser\n" if report else "")

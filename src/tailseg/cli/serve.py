@@ -11,7 +11,7 @@ import tyro
 from rich.markup import escape
 
 from tailseg.cli.common import find_recipe, output, parse, require_run
-from tailseg.cli.report import report_of
+from tailseg.cli.report import write_run_report
 from tailseg.files import Output
 from tailseg.ranges import Range
 
@@ -55,7 +55,7 @@ def run(arguments: Sequence[str]) -> None:
     predictor = Predictor.from_run(options.run, checkpoint=options.checkpoint, device=options.device, base=base)
     page = options.run / "report.html"
     if not page.is_file() and (options.run / "results.json").is_file():
-        report_of(options.run, predictor.recipe)
+        write_run_report(options.run, predictor.recipe)
     report = page.read_bytes() if page.is_file() else None
     server = make_server(Service(predictor, report, options.host), host=options.host, port=options.port)
     address = f"http://{options.host}:{server.server_address[1]}/"

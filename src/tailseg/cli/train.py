@@ -68,7 +68,7 @@ def run(arguments: Sequence[str]) -> None:
 
     check_run(options)
     require_data(options.recipe)  # said before torch is imported, which takes seconds
-    from tailseg.cli.report import report_of
+    from tailseg.cli.report import write_run_report
     from tailseg.training.distributed import is_first, joined, start_processes, under_torchrun
     from tailseg.training.fit import check_shares
     from tailseg.training.loop import train
@@ -80,7 +80,7 @@ def run(arguments: Sequence[str]) -> None:
         metrics, first = train(options.recipe, resume=options.resume), is_first()
     if first:  # the others need not wait for it
         folder = run_folder(options.recipe)
-        tell(metrics, folder, report_of(folder, options.recipe) if options.report else None)
+        tell(metrics, folder, write_run_report(folder, options.recipe) if options.report else None)
 
 
 def tell(metrics: "Metrics", folder: Path, report: Path | None) -> None:
