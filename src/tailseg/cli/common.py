@@ -183,10 +183,34 @@ def find_recipe(name: str) -> "Recipe":
     """
     from tailseg.recipes import get_recipe
 
-    here = str(Path.cwd())
-    if ":" in name and here not in sys.path:
-        sys.path.insert(0, here)
+    if ":" in name:
+        import_from_working_directory()
     try:
         return get_recipe(name)
     except ValueError as error:
         raise UsageError(f"{error}. `tailseg recipes` lists the recipes") from error
+
+
+def import_from_working_directory() -> None:
+    """Lets Python find the user's own modules in the working directory."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+
+
+def find_own_code(recipe: str | None, modules: tuple[str, ...]) -> "tuple[Recipe | None, tuple[str, ...]]":
+    """Returns what opens a run with classes of the user's own: the arguments ``base`` and ``modules``.
+
+    Args:
+        recipe: ``module:function`` of the user's own recipe, or None.
+        modules: names of the user's own modules.
+
+    Returns:
+        The recipe, and the modules, which Python can import now.
+
+    Raises:
+        UsageError: there is no such recipe.
+    """
+    if modules:
+        import_from_working_directory()
+    return find_recipe(recipe) if recipe else None, modules

@@ -6,13 +6,11 @@ gol --loss.tail r``.
 
 import importlib
 import inspect
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from tailseg.cli.common import UsageError, suggestion
+from tailseg.cli.common import UsageError, import_from_working_directory, suggestion
 from tailseg.losses.settings import LOSSES
 from tailseg.models.config import BACKBONES, backbone_named
 from tailseg.ranges import SettingError
@@ -142,9 +140,7 @@ def call_own(name: str, *, noun: str) -> Any:  # noqa: ANN401 - any object of th
         UsageError: there is no such module or function, or the function needs arguments.
     """
     module_name, _, function_name = name.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
+    import_from_working_directory()
     try:
         value = getattr(importlib.import_module(module_name), function_name)
     except ModuleNotFoundError as error:
