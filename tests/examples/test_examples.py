@@ -104,7 +104,7 @@ def data(tmp_path_factory):
     """The smallest draw's images and targets in torchvision's form, and its class frequencies."""
     annotations = read_dataset(generate(tmp_path_factory.mktemp("examples") / "data", preset="test") / "train.json")
     images, targets = torchvision_example.load(annotations)
-    return images, targets, ClassFrequency.of(annotations.frequency)
+    return images, targets, ClassFrequency.from_class_counts(annotations.frequency)
 
 
 class Pyramid(nn.Module):

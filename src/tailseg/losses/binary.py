@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 
 from tailseg.losses.base import at_least_float32
+from tailseg.losses.elementwise import gather_label_logits
 from tailseg.losses.links import Link
-from tailseg.losses.weighted_bce import gather_label_logits
 
 BLOCK = 65536
 """Logits that a CPU thread works on at a time: the logits and the results computed from them fit into its cache."""

@@ -8,8 +8,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tailseg.losses.base import ConfiguredLoss, at_least_float32, takes_settings
+from tailseg.losses.elementwise import weighted_bce
 from tailseg.losses.settings import ECMLossConfig as ECMLossConfig
-from tailseg.losses.weighted_bce import weighted_bce
 from tailseg.structures import ClassFrequency
 
 

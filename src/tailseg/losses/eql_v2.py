@@ -10,9 +10,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tailseg.losses.base import ConfiguredLoss, at_least_float32, takes_settings
+from tailseg.losses.elementwise import gather_label_logits, weighted_bce
 from tailseg.losses.processes import sum_over_processes
 from tailseg.losses.settings import EQLv2Config as EQLv2Config
-from tailseg.losses.weighted_bce import gather_label_logits, weighted_bce
 from tailseg.structures import ClassFrequency
 
 

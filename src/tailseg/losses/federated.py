@@ -11,9 +11,9 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from tailseg.losses.base import ConfiguredLoss, at_least_float32, takes_settings
+from tailseg.losses.elementwise import weighted_bce
 from tailseg.losses.processes import broadcast_from_first, sum_over_processes
 from tailseg.losses.settings import FederatedLossConfig as FederatedLossConfig
-from tailseg.losses.weighted_bce import weighted_bce
 from tailseg.structures import ClassFrequency
 
 

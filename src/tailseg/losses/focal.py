@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 
 from tailseg.losses.base import ConfiguredLoss, at_least_float32, takes_settings
+from tailseg.losses.elementwise import gather_label_logits
 from tailseg.losses.links import softplus
 from tailseg.losses.settings import FocalLossConfig as FocalLossConfig
-from tailseg.losses.weighted_bce import gather_label_logits
 from tailseg.structures import ClassFrequency
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tailseg.losses import BuildsLoss, DropLossConfig, EQLConfig
 from tailseg.models.config import (
+    AnyDetector,
     BuildsBackbone,
     CascadeConfig,
     HTCConfig,
@@ -24,8 +25,10 @@ LOSS_NAMES = {
 """Names of losses by the class of their config; other losses have the name of their class."""
 
 
-def detector(model: ModelConfig) -> str:
-    """``Mask R-CNN``, ``Faster R-CNN``, ``Cascade Mask R-CNN`` or ``HTC``."""
+def detector(model: AnyDetector) -> str:
+    """``Mask R-CNN``, ``Faster R-CNN``, ``Cascade Mask R-CNN`` or ``HTC``; your own detector has the name of its config."""
+    if not isinstance(model, ModelConfig):
+        return type(model).__name__.removesuffix("Config")
     match model.cascade:
         case HTCConfig():
             return "HTC"
@@ -51,8 +54,10 @@ def loss(config: BuildsLoss) -> str:
     return LOSS_NAMES.get(name, name.removesuffix("Config").removesuffix("Loss"))
 
 
-def normalized(model: ModelConfig) -> str:
+def normalized(model: AnyDetector) -> str:
     """Which predictors are normalized: ``mask``, ``class``, ``both`` or nothing."""
+    if not isinstance(model, ModelConfig):
+        return ""
     mask = model.mask is not None and model.mask.normalized is not None
     classifier = model.box.normalized is not None
     return {(True, True): "both", (True, False): "mask", (False, True): "class"}.get((mask, classifier), "")
@@ -76,7 +81,8 @@ def sampling(config: DataConfig) -> str:
 
 def heading(recipe: Recipe) -> str:
     """The heading of the table that a recipe belongs to: ``Mask R-CNN R50, LVIS v1``."""
-    return f"{detector(recipe.model)} {backbone(recipe.model.backbone)}, {data(recipe.data)}"
+    network = f" {backbone(recipe.model.backbone)}" if isinstance(recipe.model, ModelConfig) else ""
+    return f"{detector(recipe.model)}{network}, {data(recipe.data)}"
 
 
 def group_by_heading(recipes: Iterable[Recipe]) -> dict[str, list[Recipe]]:
