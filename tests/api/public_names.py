@@ -17,7 +17,7 @@ SOURCE = Path(__file__).parents[2] / "src"
 
 
 def find_public_names() -> set[str]:
-    """Finds the public names: ``tailseg.losses.GumbelCE``, and a parameter as ``tailseg.losses.GumbelCE(num_classes)``."""
+    """Finds the public names; a parameter is written as ``tailseg.losses.GumbelCE(num_classes)``."""
     root = griffe.load("tailseg", search_paths=[SOURCE], resolve_aliases=True, allow_inspection=False)
     names = {f"tailseg.{name}" for name in root.exports or ()}
     for name in ("", *PACKAGES):
@@ -42,7 +42,9 @@ def _names_of(member: griffe.Object | griffe.Alias, path: str) -> Iterator[str]:
 
 
 def _parameters(thing: griffe.Function | griffe.Class) -> list[str]:
-    return [each.name for each in thing.parameters if each.name not in ("self", "cls") and not each.name.startswith("_")]
+    return [
+        each.name for each in thing.parameters if each.name not in ("self", "cls") and not each.name.startswith("_")
+    ]
 
 
 def read_list() -> set[str]:
