@@ -216,10 +216,10 @@ def draw_class(annotations: "Annotations", index: int, label: int) -> "Image.Ima
     from PIL import Image
 
     from tailseg.data.images import read_image
-    from tailseg.drawing import draw, ground_truth, select
+    from tailseg.drawing import draw, read_ground_truth
 
     image = Image.fromarray(read_image(annotations.info(index)).permute(1, 2, 0).numpy())
-    truth = ground_truth(annotations, index)
+    truth = read_ground_truth(annotations, index)
     names = [category.name for category in annotations.categories]
     groups = [category.group for category in annotations.categories]
-    return draw(image, select(truth, truth.labels == label), names, groups, color_by="group", show_scores=False)
+    return draw(image, truth.select(truth.labels == label), names, groups, color_by="group", show_scores=False)

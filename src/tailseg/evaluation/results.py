@@ -15,7 +15,6 @@ import numpy as np
 from hotcoco import mask as run_lengths
 
 from tailseg.annotations.ragged import Ragged
-from tailseg.annotations.types import RunLengths
 from tailseg.evaluation.json_files import read_records
 from tailseg.evaluation.metrics import IouType
 from tailseg.evaluation.overlaps import get_mask_boxes
@@ -33,26 +32,22 @@ FIRST = 1000
 
 
 @runtime_checkable
-class Found(Protocol):
-    """What is read of a `tailseg.structures.Detections`, which cannot be named without torch."""
+class Detected(Protocol):
+    """A `tailseg.structures.Detections`, which cannot be named without importing torch."""
 
-    @property
-    def boxes(self) -> Any: ...  # noqa: ANN401 - tensors
-    @property
-    def scores(self) -> Any: ...  # noqa: ANN401
-    @property
-    def labels(self) -> Any: ...  # noqa: ANN401
-    @property
-    def masks(self) -> tuple[RunLengths, ...] | None: ...
+    def to_coco(self, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]: ...
 
 
-def to_results(detections: Found, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
-    """The detections of one image as result records.
+def to_results(detections: Detected, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
+    """Converts the detections of one image to result records.
 
     Args:
         detections: D detections in pixels of the original file, labels ``0 .. C-1``.
         image_id: the image's id in its annotation file.
-        category_ids: C ids: that of label j is ``category_ids[j]``.
+        category_ids: C ids: label j has the id ``category_ids[j]``.
+
+    Returns:
+        One record for each detection.
 
     Returns:
         One record for each detection.
@@ -60,20 +55,7 @@ def to_results(detections: Found, image_id: int, category_ids: Sequence[int]) ->
     Raises:
         ValueError: a label has no category id.
     """
-    boxes = detections.boxes.detach().double().cpu().numpy()
-    boxes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).tolist()
-    labels = detections.labels.tolist()
-    if labels and not 0 <= min(labels) <= max(labels) < len(category_ids):
-        raise ValueError(f"labels {min(labels)} to {max(labels)} need as many category ids, got {len(category_ids)}")
-    records: list[dict[str, Any]] = [
-        {"image_id": int(image_id), "category_id": int(category_ids[label]), "bbox": box, "score": score}
-        for label, box, score in zip(labels, boxes, detections.scores.tolist(), strict=True)
-    ]
-    for record, mask in zip(records, detections.masks or (), strict=detections.masks is not None):
-        counts = mask["counts"]
-        text = counts.decode("ascii") if isinstance(counts, bytes) else counts
-        record["segmentation"] = {"size": list(mask["size"]), "counts": text}
-    return records
+    return detections.to_coco(image_id, category_ids)
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ def read_run(
     train, annotations, frequency = _read_data(recipe, folder, like, val, val_images)
     if groups is not None:
         annotations = with_group_bounds(annotations, groups)
-        frequency = ClassFrequency.of(annotations.frequency)
+        frequency = ClassFrequency.from_class_counts(annotations.frequency)
     results = folder / "results.json"
     kind = find_kind(results)
     truth = _read_truth(annotations, kind, like)
@@ -137,7 +137,7 @@ def _read_data(
     annotations = build_validation(evaluated, images=val_images)
     try:
         train = build_training(recipe)
-        return train, with_classes_of(annotations, train), ClassFrequency.of(train.frequency)
+        return train, with_classes_of(annotations, train), ClassFrequency.from_class_counts(train.frequency)
     except ValueError:
         saved = load(choose(folder, "best"))
         return None, with_classes_of_run(annotations, saved, folder), saved.frequency
