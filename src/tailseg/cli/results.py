@@ -52,6 +52,13 @@ def progress_bars() -> "Generator[Callable[[str, int, int], None]]":
         tasks: dict[str, TaskID] = {}
 
         def step(name: str, done: int, total: int) -> None:
+            """Shows the progress of a step.
+
+            Args:
+                name: what is being done.
+                done: how much of it is done.
+                total: all of it.
+            """
             if name not in tasks:
                 tasks[name] = bars.add_task(name)
             bars.update(tasks[name], completed=done, total=total)
