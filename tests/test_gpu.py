@@ -155,9 +155,9 @@ CONFIGS = [config() for config in losses.LossConfig.__args__] + [losses.GumbelCE
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_every_loss_is_that_of_a_cpu_in_float64(config, dtype, monkeypatch):
     # the GPU draws what the CPU draws
-    drawn, bits, cpu = torch.rand, drop_loss.draws, torch.device("cpu")
+    drawn, bits, cpu = torch.rand, drop_loss.draw_uniform, torch.device("cpu")
     monkeypatch.setattr(torch, "rand", lambda *shape, device=None: drawn(*shape).to(device or "cpu"))
-    monkeypatch.setattr(drop_loss, "draws", lambda rows, columns, device: bits(rows, columns, cpu).to(device))
+    monkeypatch.setattr(drop_loss, "draw_uniform", lambda rows, columns, device: bits(rows, columns, cpu).to(device))
     generator = torch.Generator().manual_seed(0)
     results = []
     for device, kind in (("cpu", torch.float64), (GPU, dtype)):
