@@ -42,8 +42,8 @@ def test_an_example_trains_and_detects(name, data, one_thread, tmp_path, monkeyp
     monkeypatch.syspath_prepend(EXAMPLES)
     recipe = few_steps(get_recipe(f"{name}:recipe"), data, tmp_path / "run")
     metrics = train(recipe)
-    assert "bbox" in metrics.results
-    assert ("segm" in metrics.results) == (name == "own_backbone")
+    assert "bbox" in metrics.scores
+    assert ("segm" in metrics.scores) == (name == "own_backbone")
     predictor = Predictor.from_run(tmp_path / "run", base=recipe, device="cpu")
     found = predictor.detect(torch.full((3, 70, 90), 128, dtype=torch.uint8))
     assert (found.height, found.width) == (70, 90)
