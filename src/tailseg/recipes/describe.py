@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from tailseg.losses import DropLossConfig, EQLConfig, LossConfig
+from tailseg.losses import BuildsLoss, DropLossConfig, EQLConfig
 from tailseg.models.config import (
     AnyDetector,
     BuildsBackbone,
@@ -43,7 +43,7 @@ def backbone(config: BuildsBackbone) -> str:
     return getattr(config, "short_name", type(config).__name__)
 
 
-def loss(config: LossConfig) -> str:
+def loss(config: BuildsLoss) -> str:
     """``Gumbel``, ``EQL sigmoid``, ``Seesaw`` ..."""
     match config:
         case DropLossConfig():
