@@ -57,7 +57,7 @@ class BoxCascade(nn.Module):
         self.heads = nn.ModuleList(BoxHead(in_channels, settings, deepcopy(loss)) for settings in [config, *later])
         self.loss_weights = (1.0, *(stage.loss_weight for stage in later_stages))
 
-    def head(self, stage: int) -> BoxHead:
+    def get_head(self, stage: int) -> BoxHead:
         """The head of a stage, counted from 0; -1 is the last."""
         head = self.heads[stage]
         assert isinstance(head, BoxHead)
@@ -67,7 +67,7 @@ class BoxCascade(nn.Module):
         self, stage: int, proposals: Sequence[Float[Tensor, "_ 4"]], targets: Sequence[Target]
     ) -> list[RoISample]:
         """RoIs matched at the stage's IoU, the objects' own boxes among them."""
-        head = self.head(stage)
+        head = self.get_head(stage)
         return sample_rois(proposals, targets, head.loss.num_classes, head.config)
 
     def train_stage(
@@ -82,7 +82,7 @@ class BoxCascade(nn.Module):
         Of the objects' own boxes none are made: the next stage's sampler adds the objects again. The boxes carry no
         gradient.
         """
-        head = self.head(stage)
+        head = self.get_head(stage)
         boxes = [sample.boxes for sample in samples]
         hidden = head(pyramid, boxes)
         refined = head.decode(hidden, boxes, sizes)
@@ -103,12 +103,12 @@ class BoxCascade(nn.Module):
         """Detections of each image: the last stage's boxes, scored by the mean of the stages' logits."""
         boxes, logits = proposals, []
         for stage in range(len(self.heads)):
-            head = self.head(stage)
+            head = self.get_head(stage)
             hidden = head(pyramid, boxes)
             logits.append(head.classifier(hidden).float())
             boxes = head.decode(hidden, boxes, sizes)
         # the copies of the loss differ in what they counted; how logits become scores is the same for all
-        scores = self.head(-1).loss.scores(torch.stack(logits).mean(0))
+        scores = self.get_head(-1).loss.scores(torch.stack(logits).mean(0))
         return best_detections(boxes, scores.split([len(part) for part in boxes]), sizes, original_sizes, config)
 
 

@@ -17,7 +17,7 @@ from tailseg.models.predictors import NormalizedLinear, class_linear
 from tailseg.models.resnet import STRIDES
 from tailseg.models.sampling import RoISample
 from tailseg.ops.boxes import clip_boxes, decode_boxes, encode_boxes, scale_boxes, smooth_l1_sum
-from tailseg.ops.nms import BoxesOf, class_nms
+from tailseg.ops.nms import BoxLookup, class_nms
 from tailseg.ops.roi_pool import roi_pool
 
 TEST_CHUNK = 500
@@ -121,34 +121,34 @@ class BoxHead(nn.Module):
         hidden = self(pyramid, proposals)
         scores = self.loss.scores(self.classifier(hidden)).split([len(boxes) for boxes in proposals])
         parts = zip(hidden.split([len(boxes) for boxes in proposals]), proposals, sizes, strict=True)
-        boxes = [self.class_boxes(part, references, size) for part, references, size in parts]
+        boxes = [self.decode_class_boxes(part, references, size) for part, references, size in parts]
         return best_detections(boxes, scores, sizes, original_sizes, config)
 
-    def class_boxes(
+    def decode_class_boxes(
         self, hidden: Float[Tensor, "R K"], boxes: Float[Tensor, "R 4"], size: tuple[int, int]
-    ) -> Float[Tensor, "R 4"] | BoxesOf:
+    ) -> Float[Tensor, "R 4"] | BoxLookup:
         """`decode` of one image's boxes: one for all classes, or a function that makes those that are asked for."""
         if self.config.class_agnostic:
             return self.decode(hidden, [boxes], [size])[0]
         weight = self.regressor.weight.view(-1, 4, hidden.shape[1])
         bias = self.regressor.bias.view(-1, 4)
 
-        def made(deltas: Float[Tensor, "P 4"], rois: Int64[Tensor, " P"]) -> Float[Tensor, "P 4"]:
+        def decode_rois(deltas: Float[Tensor, "P 4"], rois: Int64[Tensor, " P"]) -> Float[Tensor, "P 4"]:
             return clip_boxes(decode_boxes(deltas.float(), boxes[rois], stds=self.config.target_stds), *size)
 
-        def chosen(rois: Int64[Tensor, " P"], labels: Int64[Tensor, " P"]) -> Float[Tensor, "P 4"]:
+        def look_up(rois: Int64[Tensor, " P"], labels: Int64[Tensor, " P"]) -> Float[Tensor, "P 4"]:
             if len(rois) <= GATHERED_AT_MOST:
                 pairs = zip(rois.split(TEST_CHUNK), labels.split(TEST_CHUNK), strict=True)
-                return made(torch.cat([class_linear(hidden[r], weight, bias, c) for r, c in pairs]), rois)
+                return decode_rois(torch.cat([class_linear(hidden[r], weight, bias, c) for r, c in pairs]), rois)
             deltas = hidden.new_empty(len(rois), 4, dtype=torch.float32)
             for start in range(0, len(hidden), REGIONS_AT_A_TIME):
                 rows = hidden[start : start + REGIONS_AT_A_TIME]
                 within = ((rois >= start) & (rois < start + len(rows))).nonzero()[:, 0]
                 of_classes = self.regressor(rows).view(len(rows), -1, 4)
                 deltas[within] = of_classes[rois[within] - start, labels[within]].float()
-            return made(deltas, rois)
+            return decode_rois(deltas, rois)
 
-        return chosen
+        return look_up
 
     @torch.no_grad()
     def decode(
@@ -171,7 +171,7 @@ class BoxHead(nn.Module):
 
 
 def best_detections(
-    boxes: Sequence[Float[Tensor, "_ 4"] | BoxesOf],
+    boxes: Sequence[Float[Tensor, "_ 4"] | BoxLookup],
     scores: Sequence[Float[Tensor, "_ C"]],
     sizes: Sequence[tuple[int, int]],
     original_sizes: Sequence[tuple[int, int]],
@@ -192,7 +192,7 @@ def best_detections(
     ):
         scale_x, scale_y = original_width / width, original_height / height
         found = class_nms(
-            _scaled(image_boxes, scale_x, scale_y),
+            _scale(image_boxes, scale_x, scale_y),
             image_scores,
             score_threshold=config.score_threshold,
             iou_threshold=config.nms_iou,
@@ -202,7 +202,7 @@ def best_detections(
     return detections
 
 
-def _scaled(boxes: Float[Tensor, "R 4"] | BoxesOf, scale_x: float, scale_y: float) -> Float[Tensor, "R 4"] | BoxesOf:
+def _scale(boxes: Float[Tensor, "R 4"] | BoxLookup, scale_x: float, scale_y: float) -> Float[Tensor, "R 4"] | BoxLookup:
     if isinstance(boxes, Tensor):
         return scale_boxes(boxes, scale_x, scale_y)
     return lambda rois, labels: scale_boxes(boxes(rois, labels), scale_x, scale_y)

@@ -49,7 +49,7 @@ class BackboneConfig(Settings, at="model.backbone"):
             s = 4, 8, 16, 32. H and W are multiples of 32. If the module has a method ``no_weight_decay``, which returns
             names of its parameters, AdamW applies no weight decay to these parameters.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no method build: write one that returns the backbone")
+        raise SettingError(f"{type(self).__name__} has no method build: write one that returns the backbone")
 
     @property
     def normalization(self) -> tuple[Channels, Channels]:

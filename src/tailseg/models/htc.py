@@ -39,7 +39,7 @@ class MaskFlow(nn.Module):
             assert conv.bias is not None
             nn.init.zeros_(conv.bias)
 
-    def head(self, stage: int) -> MaskHead:
+    def get_head(self, stage: int) -> MaskHead:
         """The head of a stage, counted from 0."""
         head = self.heads[stage]
         assert isinstance(head, MaskHead)
@@ -54,14 +54,14 @@ class MaskFlow(nn.Module):
         stage: int,
     ) -> Float[Tensor, "R S S"]:
         """Mask logits of a stage: the heads before it run again, on this stage's boxes and with gradient."""
-        features = self.features(self.head(0).pool(pyramid, boxes), stage=stage)
-        return self.head(stage).predict(features[-1], labels)
+        features = self.features(self.get_head(0).pool(pyramid, boxes), stage=stage)
+        return self.get_head(stage).predict(features[-1], labels)
 
     def features(self, pooled: Float[Tensor, "R D_in s s"], *, stage: int) -> list[Float[Tensor, "R D s s"]]:
         """Each head's features before its deconvolution, up to the stage's."""
-        features = [self.head(0).features(pooled)]
+        features = [self.get_head(0).features(pooled)]
         for i in range(1, stage + 1):
-            features.append(self.head(i).features(pooled + self.convs[i - 1](features[-1]).relu()))
+            features.append(self.get_head(i).features(pooled + self.convs[i - 1](features[-1]).relu()))
         return features
 
 
@@ -116,7 +116,7 @@ class HybridTaskCascade(TwoStageDetector):
         targets: Sequence[Target],
     ) -> dict[str, Float[Tensor, ""]]:
         """A stage's ``loss_mask``, not yet weighted."""
-        positives = Positives.of(samples)
+        positives = Positives.gather(samples)
         labels = torch.cat([sample.positive_labels for sample in samples])
         logits = self.mask_flow(pyramid, [sample.positive_boxes for sample in samples], labels, stage=stage)
         return mask_losses(logits, positives, targets)
@@ -143,7 +143,7 @@ class HybridTaskCascade(TwoStageDetector):
     ) -> Float[Tensor, "R S S"]:
         """Mask probabilities of the boxes of every image, each for its own label: the stages' mean, or the last's."""
         last = len(self.mask_flow.heads) - 1
-        features = self.mask_flow.features(self.mask_flow.head(0).pool(pyramid, boxes), stage=last)
+        features = self.mask_flow.features(self.mask_flow.get_head(0).pool(pyramid, boxes), stage=last)
         stages = range(last + 1) if self.test_masks == "mean" else [last]
-        logits = [self.mask_flow.head(stage).predict(features[stage], labels).float() for stage in stages]
+        logits = [self.mask_flow.get_head(stage).predict(features[stage], labels).float() for stage in stages]
         return torch.stack(logits).sigmoid().mean(0)

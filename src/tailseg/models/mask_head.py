@@ -83,7 +83,7 @@ class MaskHead(nn.Module):
         Of many RoIs a few at a time, and again in the backward pass: the upsampled features are the largest maps of a
         step, and with the two gradients of their size would be its peak of memory.
         """
-        size = chunk_size(x)
+        size = get_chunk_size(x)
         if len(x) <= size:
             return self._predict(x, labels)
         chunks = zip(x.split(size), labels.split(size), strict=True)
@@ -115,7 +115,7 @@ class MaskHead(nn.Module):
         self, pyramid: Sequence[Float[Tensor, "B D _ _"]], samples: Sequence[RoISample], targets: Sequence[Target]
     ) -> dict[str, Float[Tensor, ""]]:
         """`mask_losses` of the samples' positives."""
-        positives = Positives.of(samples)
+        positives = Positives.gather(samples)
         labels = torch.cat([sample.positive_labels for sample in samples])
         logits = self(pyramid, [sample.positive_boxes for sample in samples], labels)
         return mask_losses(logits, positives, targets)
@@ -131,7 +131,7 @@ class MaskHead(nn.Module):
         return self(pyramid, boxes, labels).float().sigmoid()
 
 
-def chunk_size(x: Tensor) -> int:
+def get_chunk_size(x: Tensor) -> int:
     return CHUNK.get(x.device.type, CHUNK["cpu"])
 
 
@@ -148,7 +148,7 @@ class Positives(NamedTuple):
     """Which of the image's objects each of them is."""
 
     @classmethod
-    def of(cls, samples: Sequence[RoISample]) -> "Positives":
+    def gather(cls, samples: Sequence[RoISample]) -> "Positives":
         counts = [sample.num_positive for sample in samples]
         boxes = torch.cat([sample.positive_boxes for sample in samples]).cpu().split(counts)
         objects = torch.cat([sample.objects for sample in samples]).cpu().split(counts)
@@ -165,7 +165,7 @@ def mask_losses(
         positives: of each image.
         targets: of each image.
     """
-    logits, positives = without_empty_masks(logits.float(), positives, targets)
+    logits, positives = drop_empty_masks(logits.float(), positives, targets)
     wanted = [
         mask_targets([target.masks[k] for k in objects], target.frame, boxes, size=logits.shape[-1])
         for boxes, objects, target in zip(*positives, targets, strict=True)
@@ -175,7 +175,7 @@ def mask_losses(
     return {"loss_mask": loss / max(logits.numel(), 1) * share}
 
 
-def without_empty_masks(
+def drop_empty_masks(
     logits: Float[Tensor, "R S S"], positives: Positives, targets: Sequence[Target]
 ) -> tuple[Float[Tensor, "K S S"], Positives]:
     """Those of objects whose mask has a pixel: a mask without any would teach that nothing is there."""
@@ -234,6 +234,6 @@ def _in_chunks(
     labels: Int64[Tensor, " R"],
 ) -> Float[Tensor, "R S S"]:
     """The masks of one image's boxes, a `CHUNK` at a time."""
-    size = chunk_size(boxes)
+    size = get_chunk_size(boxes)
     chunks = zip(boxes.split(size), labels.split(size), strict=True)
     return torch.cat([probabilities(maps, [some], chosen) for some, chosen in chunks])

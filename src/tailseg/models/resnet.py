@@ -157,24 +157,24 @@ class ResNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        for module in self.frozen_modules():
+        for module in self.get_frozen_modules():
             module.requires_grad_(requires_grad=False)
         self.train()
 
-    def stages(self) -> list[nn.Module]:
+    def get_stages(self) -> list[nn.Module]:
         """The four stages, ``layer1`` to ``layer4``."""
         return [self.get_submodule(f"layer{s}") for s in (1, 2, 3, 4)]
 
-    def frozen_modules(self) -> list[nn.Module]:
+    def get_frozen_modules(self) -> list[nn.Module]:
         """The stem and the stages that are not trained."""
         if self.config.frozen_stages == 0:
             return []
-        return [self.conv1, self.bn1, *self.stages()[: self.config.frozen_stages]]
+        return [self.conv1, self.bn1, *self.get_stages()[: self.config.frozen_stages]]
 
     def train(self, mode: bool = True) -> "ResNet":
         """Training mode, except for batch norms whose statistics are fixed or frozen."""
         super().train(mode)
-        for module in [self] if self.config.fixed_norm else self.frozen_modules():
+        for module in [self] if self.config.fixed_norm else self.get_frozen_modules():
             for norm in module.modules():
                 if isinstance(norm, nn.BatchNorm2d):
                     norm.eval()
@@ -185,7 +185,7 @@ class ResNet(nn.Module):
         x = conv_norm(images, self.conv1, self.bn1).relu_()
         x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
         maps = []
-        for stage in self.stages():
+        for stage in self.get_stages():
             for block in stage.children():
                 if self.config.checkpoint_blocks and torch.is_grad_enabled():
                     x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False)

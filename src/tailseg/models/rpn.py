@@ -16,13 +16,13 @@ from torchvision.ops import box_iou
 from tailseg.losses.processes import compute_process_share
 from tailseg.models.config import RPNConfig
 from tailseg.models.fpn import FPN_STRIDES
-from tailseg.models.images import padded_size
-from tailseg.models.sampling import draws_of, ignore_crowds
+from tailseg.models.images import get_padded_size
+from tailseg.models.sampling import generator_for, ignore_crowds
 from tailseg.ops.anchors import grid_anchors
 from tailseg.ops.boxes import clip_boxes, decode_boxes, encode_boxes, smooth_l1_sum
 from tailseg.ops.matching import IGNORED, match, sample
 from tailseg.ops.nms import level_nms
-from tailseg.ops.roi_pool import members_of
+from tailseg.ops.roi_pool import group_rows
 from tailseg.structures import Target
 
 ANCHORS_AT_A_TIME = 65_536
@@ -133,7 +133,7 @@ class RPN(nn.Module):
             proposals.append(clipped[keep])
         return proposals
 
-    def at(
+    def compute_at(
         self, pyramid: Sequence[Float[Tensor, "B C _ _"]], level_sizes: Sequence[int], index: Int64[Tensor, " S"]
     ) -> tuple[Float[Tensor, " S"], Float[Tensor, "S 4"]]:
         """Objectness and deltas, with gradient, of the anchors with these places among the ``B * T`` of `forward`.
@@ -146,9 +146,9 @@ class RPN(nn.Module):
         starts = [0, *accumulate(level_sizes)][:-1]
         level = torch.stack([place >= start for start in starts[1:]]).sum(0)
         cells = pyramid[0].new_empty(len(index), 9 * pyramid[0].shape[1])
-        for feature, start, chosen in zip(pyramid, starts, members_of(level, len(starts)), strict=True):
+        for feature, start, chosen in zip(pyramid, starts, group_rows(level, len(starts)), strict=True):
             # a level without chosen anchors is read too: the empty result keeps it in the graph, which DDP needs
-            cells[chosen] = neighborhoods(feature, image[chosen], (place[chosen] - start) // num_anchors)
+            cells[chosen] = gather_neighborhoods(feature, image[chosen], (place[chosen] - start) // num_anchors)
         weight = self.conv.weight.permute(0, 2, 3, 1).flatten(1)
         hidden = F.linear(cells, weight, self.conv.bias).relu_()
         ratio = (place % num_anchors).unsqueeze(1)
@@ -166,7 +166,7 @@ class RPN(nn.Module):
     ) -> dict[str, Float[Tensor, ""]]:
         """`anchor_losses` of anchors drawn for each image; ``output`` is what `forward` made of the pyramid."""
         chosen = self.sample_anchors(output.anchors, targets, sizes)
-        return self.anchor_losses(chosen, *self.at(pyramid, output.level_sizes, chosen.index))
+        return self.anchor_losses(chosen, *self.compute_at(pyramid, output.level_sizes, chosen.index))
 
     def anchor_losses(
         self, chosen: AnchorSample, logits: Float[Tensor, " S"], deltas: Float[Tensor, "S 4"]
@@ -193,13 +193,13 @@ class RPN(nn.Module):
         positives, negatives, box_targets, divisor = [], [], [], 0
         for i, (target, size) in enumerate(zip(targets, sizes, strict=True)):
             matches = self.match_anchors(
-                anchors, target, trained_anchors(anchors, size, sizes, border=self.config.border)
+                anchors, target, select_trained_anchors(anchors, size, sizes, border=self.config.border)
             )
             positive, negative = sample(
                 matches,
                 num=self.config.anchors_per_image,
                 positive_fraction=self.config.positive_fraction,
-                generator=draws_of(target),
+                generator=generator_for(target),
             )
             positives.append(positive + i * len(anchors))
             negatives.append(negative + i * len(anchors))
@@ -227,7 +227,7 @@ class RPN(nn.Module):
         return matches if reachable is None else matches.masked_fill(~reachable, IGNORED)
 
 
-def neighborhoods(
+def gather_neighborhoods(
     feature: Float[Tensor, "B C H W"], image: Int64[Tensor, " S"], cell: Int64[Tensor, " S"]
 ) -> Float[Tensor, "S 9*C"]:
     """The 3x3 cells around each cell (``row * W + column``), row by row, zeros outside the map."""
@@ -240,7 +240,7 @@ def neighborhoods(
     return (F.embedding(index, table) * inside.unsqueeze(-1)).flatten(1)
 
 
-def trained_anchors(
+def select_trained_anchors(
     anchors: Float[Tensor, "T 4"], size: tuple[int, int], sizes: Sequence[tuple[int, int]], *, border: float | None
 ) -> Bool[Tensor, " T"] | None:
     """Which anchors of an image are trained; None when that is all of them.
@@ -256,9 +256,9 @@ def trained_anchors(
 
     Source: mmdetection's ``allowed_border``; a border of 0 keeps the anchors wholly inside.
     """
-    height, width = padded_size(size)
+    height, width = get_padded_size(size)
     trained = None
-    if any(h > height or w > width for h, w in map(padded_size, sizes)):
+    if any(h > height or w > width for h, w in map(get_padded_size, sizes)):
         centers = (anchors[:, :2] + anchors[:, 2:]) / 2
         # centers are multiples of 4 up to rounding: the half pixel keeps rounding from deciding
         trained = (centers[:, 0] < width - 0.5) & (centers[:, 1] < height - 0.5)

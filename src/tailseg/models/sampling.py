@@ -61,7 +61,7 @@ def ignore_crowds(
     return matches.masked_fill(inside & (matches == NEGATIVE), IGNORED)
 
 
-def draws_of(target: Target) -> torch.Generator | None:
+def generator_for(target: Target) -> torch.Generator | None:
     """Random numbers of an image's own, so that what is drawn for it does not depend on the images beside it.
 
     None, the device's default generator, for a target without a seed.
@@ -93,7 +93,7 @@ def sample_rois(
             matches,
             num=config.rois_per_image,
             positive_fraction=config.positive_fraction,
-            generator=draws_of(target),
+            generator=generator_for(target),
         )
         objects = matches[positive]
         background = target.labels.new_full((len(negative),), num_classes)

@@ -56,7 +56,7 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * self.window - 1) ** 2, num_heads))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
-        self.register_buffer("relative_position_index", relative_positions(self.window), persistent=False)
+        self.register_buffer("relative_position_index", compute_relative_positions(self.window), persistent=False)
 
     def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
         height, width = x.shape[1:3]
@@ -110,7 +110,7 @@ class WindowAttention(nn.Module):
         return (place >= side - self.window).long() + (place >= side - self.shift).long()
 
 
-def relative_positions(window: int) -> Int64[Tensor, "N N"]:
+def compute_relative_positions(window: int) -> Int64[Tensor, "N N"]:
     """The row of the bias table for each pair of tokens: ``(y_i - y_j + w - 1) (2 w - 1) + x_i - x_j + w - 1``."""
     y, x = torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij")
     y, x = y.flatten(), x.flatten()

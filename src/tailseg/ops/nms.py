@@ -19,7 +19,7 @@ from torchvision.ops import nms
 PREFIXES: Final = (1000, 4000, 16_000)
 """How many of the best candidates are tried before all of them are."""
 
-BoxesOf = Callable[[Tensor, Tensor], Tensor]
+BoxLookup = Callable[[Tensor, Tensor], Tensor]
 """From rows and labels, ``[P]`` each, to the boxes ``[P, 4]`` of these regions for these classes."""
 
 
@@ -37,7 +37,7 @@ class ClassNMS(NamedTuple):
 
 
 def class_nms(
-    boxes: Float[Tensor, "R 4"] | Float[Tensor, "R C 4"] | BoxesOf,
+    boxes: Float[Tensor, "R 4"] | Float[Tensor, "R C 4"] | BoxLookup,
     scores: Float[Tensor, "R C"],
     *,
     score_threshold: float,
@@ -92,7 +92,7 @@ def level_nms(
     ).index
 
 
-def _lookup(boxes: Float[Tensor, "R 4"] | Float[Tensor, "R C 4"]) -> BoxesOf:
+def _lookup(boxes: Float[Tensor, "R 4"] | Float[Tensor, "R C 4"]) -> BoxLookup:
     return lambda rois, labels: boxes[rois] if boxes.ndim == 2 else boxes[rois, labels]
 
 
@@ -106,7 +106,7 @@ class _Candidates(NamedTuple):
     groups: Tensor
     """``[P]``: boxes of one group suppress each other."""
 
-    def at(self, rows: Int64[Tensor, " D"]) -> "_Candidates":
+    def take(self, rows: Int64[Tensor, " D"]) -> "_Candidates":
         return _Candidates(self.index[rows], self.boxes[rows], self.groups[rows])
 
 
@@ -121,11 +121,11 @@ def _survivors(
         if size <= limit and size < len(scores):
             continue  # as many as are wanted would all have to survive
         best = _finite(candidates(_best(scores, size)))
-        kept = best.at(_suppress(best.boxes.double(), best.groups, iou_threshold)[:limit])
+        kept = best.take(_suppress(best.boxes.double(), best.groups, iou_threshold)[:limit])
         if len(kept.index) == limit or size >= len(scores):
             return kept
     best = _finite(candidates(_best(scores, len(scores))))
-    return best.at(_suppress_side_by_side(best.boxes.double(), best.groups, iou_threshold, limit))
+    return best.take(_suppress_side_by_side(best.boxes.double(), best.groups, iou_threshold, limit))
 
 
 def _best(scores: Float[Tensor, " M"], size: int) -> Int64[Tensor, " P"]:
@@ -137,7 +137,7 @@ def _best(scores: Float[Tensor, " M"], size: int) -> Int64[Tensor, " P"]:
 
 
 def _finite(candidates: _Candidates) -> _Candidates:
-    return candidates.at(candidates.boxes.isfinite().all(dim=1).nonzero()[:, 0])
+    return candidates.take(candidates.boxes.isfinite().all(dim=1).nonzero()[:, 0])
 
 
 def _suppress(boxes: Float[Tensor, "P 4"], groups: Int64[Tensor, " P"], iou_threshold: float) -> Int64[Tensor, " D"]:

@@ -13,7 +13,9 @@ from torch import Tensor
 from tailseg.ops.roi_align import roi_align
 
 
-def fpn_levels(boxes: Float[Tensor, "R 4"], *, num_levels: int = 4, finest_scale: float = 56.0) -> Int64[Tensor, " R"]:
+def assign_fpn_levels(
+    boxes: Float[Tensor, "R 4"], *, num_levels: int = 4, finest_scale: float = 56.0
+) -> Int64[Tensor, " R"]:
     """The pyramid level that each box is pooled from: 0 is P2, the finest.
 
     ``floor(log2(sqrt(area) / finest_scale + 1e-6))`` clamped to ``0 .. num_levels - 1``: below 112 pixels P2, from 112
@@ -25,7 +27,7 @@ def fpn_levels(boxes: Float[Tensor, "R 4"], *, num_levels: int = 4, finest_scale
     return (area.sqrt() / finest_scale + 1e-6).log2().floor().clamp(0, num_levels - 1).long()
 
 
-def members_of(group: Int64[Tensor, " R"], num_groups: int) -> tuple[Int64[Tensor, " _"], ...]:
+def group_rows(group: Int64[Tensor, " R"], num_groups: int) -> tuple[Int64[Tensor, " _"], ...]:
     """Which rows belong to each group ``0 .. num_groups - 1``, ascending; rows of none are left out.
 
     A GPU is waited for once, whatever the number of groups.
@@ -66,8 +68,8 @@ def roi_pool(
         )
     image = torch.cat([part.new_full((len(part), 1), i) for i, part in enumerate(boxes)])
     rois = torch.cat([image, torch.cat(list(boxes))], dim=1)
-    level = fpn_levels(rois[:, 1:], num_levels=len(features), finest_scale=finest_scale)
-    members = members_of(level, len(features))
+    level = assign_fpn_levels(rois[:, 1:], num_levels=len(features), finest_scale=finest_scale)
+    members = group_rows(level, len(features))
     shape = (len(rois), features[0].shape[1], output_size, output_size)
     pooled = torch.empty(shape, dtype=features[0].dtype, device=rois.device, memory_format=torch.channels_last)
     for feature, member, stride in zip(features, members, strides, strict=True):
