@@ -66,7 +66,16 @@ class BoxCascade(nn.Module):
     def sample(
         self, stage: int, proposals: Sequence[Float[Tensor, "_ 4"]], targets: Sequence[Target]
     ) -> list[RoISample]:
-        """RoIs matched at the stage's IoU, the objects' own boxes among them."""
+        """RoIs matched at the stage's IoU, the objects' own boxes among them.
+
+        Args:
+            stage: counted from 0.
+            proposals: boxes of each image, in its pixels.
+            targets: ground truth of each image.
+
+        Returns:
+            The RoIs of each image, positives first.
+        """
         head = self.get_head(stage)
         return sample_rois(proposals, targets, head.loss.num_classes, head.config)
 
@@ -81,6 +90,15 @@ class BoxCascade(nn.Module):
 
         Of the objects' own boxes none are made: the next stage's sampler adds the objects again. The boxes carry no
         gradient.
+
+        Args:
+            stage: counted from 0.
+            pyramid: feature maps P2, P3 ... of all images.
+            samples: of `sample` for this stage.
+            sizes: ``(height, width)`` of each image without padding.
+
+        Returns:
+            Losses by name; and the refined boxes of each image.
         """
         head = self.get_head(stage)
         boxes = [sample.boxes for sample in samples]
@@ -100,7 +118,18 @@ class BoxCascade(nn.Module):
         original_sizes: Sequence[tuple[int, int]],
         config: PostprocessConfig,
     ) -> list[ImageBoxes]:
-        """Detections of each image: the last stage's boxes, scored by the mean of the stages' logits."""
+        """Detections of each image: the last stage's boxes, scored by the mean of the stages' logits.
+
+        Args:
+            pyramid: feature maps P2, P3 ... of all images.
+            proposals: boxes of each image, in its pixels.
+            sizes: ``(height, width)`` of each image without padding.
+            original_sizes: ``(height, width)`` of each original file.
+            config: score threshold, IoU threshold of NMS, and number of detections.
+
+        Returns:
+            Boxes, scores and labels of each image, best first.
+        """
         boxes, logits = proposals, []
         for stage in range(len(self.heads)):
             head = self.get_head(stage)
@@ -113,5 +142,14 @@ class BoxCascade(nn.Module):
 
 
 def stage_losses(losses: dict[str, Float[Tensor, ""]], stage: int, weight: float) -> dict[str, Float[Tensor, ""]]:
-    """A stage's losses with its weight and under its name: ``loss_cls`` of the first stage becomes ``loss_cls_0``."""
+    """A stage's losses with its weight and under its name: ``loss_cls`` of the first stage becomes ``loss_cls_0``.
+
+    Args:
+        losses: of one stage, by name.
+        stage: counted from 0.
+        weight: the stage's weight.
+
+    Returns:
+        Weighted losses by their new names.
+    """
     return {f"{name}_{stage}": weight * value for name, value in losses.items()}

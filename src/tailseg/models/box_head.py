@@ -117,6 +117,16 @@ class BoxHead(nn.Module):
 
         Scores by the loss's activation, decoded and clipped boxes moved to the original file before NMS within each
         class, then the best over all classes.
+
+        Args:
+            pyramid: feature maps P2, P3 ... of all images.
+            proposals: boxes of each image, in its pixels.
+            sizes: ``(height, width)`` of each image without padding.
+            original_sizes: ``(height, width)`` of each original file.
+            config: score threshold, IoU threshold of NMS, and number of detections.
+
+        Returns:
+            Boxes, scores and labels of each image, best first.
         """
         hidden = self(pyramid, proposals)
         scores = self.loss.scores(self.classifier(hidden)).split([len(boxes) for boxes in proposals])
@@ -127,7 +137,16 @@ class BoxHead(nn.Module):
     def decode_class_boxes(
         self, hidden: Float[Tensor, "R K"], boxes: Float[Tensor, "R 4"], size: tuple[int, int]
     ) -> Float[Tensor, "R 4"] | BoxLookup:
-        """`decode` of one image's boxes: one for all classes, or a function that makes those that are asked for."""
+        """`decode` of one image's boxes: one for all classes, or a function that makes those that are asked for.
+
+        Args:
+            hidden: hidden features of the image's boxes.
+            boxes: RoIs of the image.
+            size: ``(height, width)`` of the image without padding.
+
+        Returns:
+            Boxes ``[R, 4]``, or the function.
+        """
         if self.config.class_agnostic:
             return self.decode(hidden, [boxes], [size])[0]
         weight = self.regressor.weight.view(-1, 4, hidden.shape[1])
@@ -160,6 +179,14 @@ class BoxHead(nn.Module):
         """What the regressor makes of each image's boxes, clipped to the image.
 
         One box a class, or one for all of them from a class-agnostic regressor.
+
+        Args:
+            hidden: hidden features of the boxes of every image.
+            boxes: boxes of each image, in its pixels.
+            sizes: ``(height, width)`` of each image without padding.
+
+        Returns:
+            Boxes ``[R, 4]`` or ``[R, C, 4]`` of each image.
         """
         deltas = self.regressor(hidden).float().split([len(part) for part in boxes])
         decoded = []
@@ -185,6 +212,9 @@ def best_detections(
         sizes: ``(height, width)`` of each image at hand.
         original_sizes: the same of the files.
         config: threshold, NMS and how many.
+
+    Returns:
+        Boxes, scores and labels of each image, best first.
     """
     detections = []
     for image_boxes, image_scores, (height, width), (original_height, original_width) in zip(

@@ -85,7 +85,16 @@ class CascadeMaskRCNN(TwoStageDetector):
         boxes: Sequence[Float[Tensor, "_ 4"]],
         labels: Int64[Tensor, " R"],
     ) -> Float[Tensor, "R S S"]:
-        """The mean of the stages' mask probabilities of the boxes of every image, each for its own label."""
+        """The mean of the stages' mask probabilities of the boxes of every image, each for its own label.
+
+        Args:
+            pyramid: feature maps P2, P3 ... of all images.
+            boxes: boxes of each image, in its pixels.
+            labels: class of each box, images one after the other.
+
+        Returns:
+            Probabilities in 0 .. 1.
+        """
         stages = [
             self.get_mask_head(stage).probabilities(pyramid, boxes, labels) for stage in range(len(self.mask_heads))
         ]

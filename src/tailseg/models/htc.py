@@ -53,7 +53,17 @@ class MaskFlow(nn.Module):
         *,
         stage: int,
     ) -> Float[Tensor, "R S S"]:
-        """Mask logits of a stage: the heads before it run again, on this stage's boxes and with gradient."""
+        """Mask logits of a stage: the heads before it run again, on this stage's boxes and with gradient.
+
+        Args:
+            pyramid: feature maps P2, P3 ... of all images.
+            boxes: boxes of each image, in its pixels.
+            labels: class of each box, images one after the other.
+            stage: whose masks are computed, counted from 0.
+
+        Returns:
+            Logits of each box's mask.
+        """
         features = self.features(self.get_head(0).pool(pyramid, boxes), stage=stage)
         return self.get_head(stage).predict(features[-1], labels)
 
@@ -115,7 +125,17 @@ class HybridTaskCascade(TwoStageDetector):
         samples: Sequence[RoISample],
         targets: Sequence[Target],
     ) -> dict[str, Float[Tensor, ""]]:
-        """A stage's ``loss_mask``, not yet weighted."""
+        """A stage's ``loss_mask``, not yet weighted.
+
+        Args:
+            stage: counted from 0.
+            pyramid: feature maps P2, P3 ... of all images.
+            samples: sampled RoIs of each image.
+            targets: ground truth of each image.
+
+        Returns:
+            The loss by its name.
+        """
         positives = Positives.gather(samples)
         labels = torch.cat([sample.positive_labels for sample in samples])
         logits = self.mask_flow(pyramid, [sample.positive_boxes for sample in samples], labels, stage=stage)
@@ -141,7 +161,16 @@ class HybridTaskCascade(TwoStageDetector):
         boxes: Sequence[Float[Tensor, "_ 4"]],
         labels: Int64[Tensor, " R"],
     ) -> Float[Tensor, "R S S"]:
-        """Mask probabilities of the boxes of every image, each for its own label: the stages' mean, or the last's."""
+        """Mask probabilities of the boxes of every image, each for its own label: the stages' mean, or the last's.
+
+        Args:
+            pyramid: feature maps P2, P3 ... of all images.
+            boxes: boxes of each image, in its pixels.
+            labels: class of each box, images one after the other.
+
+        Returns:
+            Probabilities in 0 .. 1.
+        """
         last = len(self.mask_flow.heads) - 1
         features = self.mask_flow.features(self.mask_flow.get_head(0).pool(pyramid, boxes), stage=last)
         stages = range(last + 1) if self.test_masks == "mean" else [last]

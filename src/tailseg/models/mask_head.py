@@ -55,7 +55,16 @@ class MaskHead(nn.Module):
         boxes: Sequence[Float[Tensor, "_ 4"]],
         labels: Int64[Tensor, " R"],
     ) -> Float[Tensor, "R S S"]:
-        """Mask logits of the boxes of every image, each for its own label. ``pyramid`` starts with P2 .. P5."""
+        """Mask logits of the boxes of every image, each for its own label. ``pyramid`` starts with P2 .. P5.
+
+        Args:
+            pyramid: feature maps P2, P3 ... of all images.
+            boxes: boxes of each image, in its pixels.
+            labels: class of each box, images one after the other.
+
+        Returns:
+            Logits of each box's mask.
+        """
         return self.predict(self.features(self.pool(pyramid, boxes)), labels)
 
     def pool(
@@ -114,7 +123,16 @@ class MaskHead(nn.Module):
     def losses(
         self, pyramid: Sequence[Float[Tensor, "B D _ _"]], samples: Sequence[RoISample], targets: Sequence[Target]
     ) -> dict[str, Float[Tensor, ""]]:
-        """`mask_losses` of the samples' positives."""
+        """`mask_losses` of the samples' positives.
+
+        Args:
+            pyramid: feature maps P2, P3 ... of all images.
+            samples: sampled RoIs of each image.
+            targets: ground truth of each image.
+
+        Returns:
+            ``loss_mask``.
+        """
         positives = Positives.gather(samples)
         labels = torch.cat([sample.positive_labels for sample in samples])
         logits = self(pyramid, [sample.positive_boxes for sample in samples], labels)
@@ -127,7 +145,16 @@ class MaskHead(nn.Module):
         boxes: Sequence[Float[Tensor, "_ 4"]],
         labels: Int64[Tensor, " R"],
     ) -> Float[Tensor, "R S S"]:
-        """Mask probabilities of the boxes of every image, each for its own label, in float32."""
+        """Mask probabilities of the boxes of every image, each for its own label, in float32.
+
+        Args:
+            pyramid: feature maps P2, P3 ... of all images.
+            boxes: boxes of each image, in its pixels.
+            labels: class of each box, images one after the other.
+
+        Returns:
+            Probabilities in 0 .. 1.
+        """
         return self(pyramid, boxes, labels).float().sigmoid()
 
 
@@ -164,6 +191,9 @@ def mask_losses(
         logits: of the positives of all images.
         positives: of each image.
         targets: of each image.
+
+    Returns:
+        ``loss_mask``, a scalar.
     """
     logits, positives = drop_empty_masks(logits.float(), positives, targets)
     wanted = [
@@ -178,7 +208,16 @@ def mask_losses(
 def drop_empty_masks(
     logits: Float[Tensor, "R S S"], positives: Positives, targets: Sequence[Target]
 ) -> tuple[Float[Tensor, "K S S"], Positives]:
-    """Those of objects whose mask has a pixel: a mask without any would teach that nothing is there."""
+    """Those of objects whose mask has a pixel: a mask without any would teach that nothing is there.
+
+    Args:
+        logits: of the positives of all images.
+        positives: of each image.
+        targets: ground truth of each image.
+
+    Returns:
+        The logits and the positives that are left.
+    """
     kept = [
         [place for place, k in enumerate(objects) if target.masks[k] != ()]
         for objects, target in zip(positives.objects, targets, strict=True)
@@ -214,6 +253,9 @@ def detect_masks(
         sizes: ``(height, width)`` of each image at hand.
         original_sizes: the same of the files.
         threshold: least probability of the mask.
+
+    Returns:
+        Detections of each image, in the order of ``found``.
     """
     detections = []
     for i, (boxes, (height, width), (original_height, original_width)) in enumerate(

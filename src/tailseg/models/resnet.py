@@ -21,6 +21,14 @@ def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d | nn.Identity) ->
 
     A fixed norm is the affine map ``y * scale + shift``, folded here into the kernel: one pass over the features less
     in the forward and in the backward, and one map less to keep. Gradients reach ``norm.weight`` and ``norm.bias``.
+
+    Args:
+        x: feature maps.
+        conv: a convolution without bias.
+        norm: its batch norm; an identity after `tailseg.models.optimize.fold_norms`.
+
+    Returns:
+        The normalized feature maps.
     """
     if isinstance(norm, nn.Identity) or norm.training:
         return norm(conv(x))

@@ -140,6 +140,14 @@ class RPN(nn.Module):
 
         A convolution at few cells is a linear map of their 3x3 neighborhoods: neither the hidden maps nor gradients
         of their size are made.
+
+        Args:
+            pyramid: feature maps P2, P3 ... of all images.
+            level_sizes: anchors of each level, see `RPNOutput`.
+            index: places of the anchors among the ``B * T``.
+
+        Returns:
+            Objectness ``[S]`` and deltas ``[S, 4]``.
         """
         num_anchors = len(self.config.anchor_ratios)
         image, place = index.div(sum(level_sizes), rounding_mode="floor"), index % sum(level_sizes)
@@ -164,7 +172,17 @@ class RPN(nn.Module):
         targets: Sequence[Target],
         sizes: Sequence[tuple[int, int]],
     ) -> dict[str, Float[Tensor, ""]]:
-        """`anchor_losses` of anchors drawn for each image; ``output`` is what `forward` made of the pyramid."""
+        """`anchor_losses` of anchors drawn for each image; ``output`` is what `forward` made of the pyramid.
+
+        Args:
+            pyramid: feature maps P2, P3 ... of all images.
+            output: of `forward` for this pyramid.
+            targets: ground truth of each image.
+            sizes: ``(height, width)`` of each image without padding.
+
+        Returns:
+            ``loss_rpn_cls`` and ``loss_rpn_box``.
+        """
         chosen = self.sample_anchors(output.anchors, targets, sizes)
         return self.anchor_losses(chosen, *self.compute_at(pyramid, output.level_sizes, chosen.index))
 
@@ -174,6 +192,14 @@ class RPN(nn.Module):
         """``loss_rpn_cls``: binary cross entropy of the sampled anchors; ``loss_rpn_box``: smooth L1 of the positives.
 
         Both are sums divided by the number of sampled anchors of all images, those of other processes included.
+
+        Args:
+            chosen: the sampled anchors.
+            logits: their objectness.
+            deltas: their box regression.
+
+        Returns:
+            The two losses by name.
         """
         num_positive = len(chosen.box_targets)
         labels = torch.zeros_like(logits)
@@ -189,7 +215,16 @@ class RPN(nn.Module):
     def sample_anchors(
         self, anchors: Float[Tensor, "T 4"], targets: Sequence[Target], sizes: Sequence[tuple[int, int]]
     ) -> AnchorSample:
-        """Draws the anchors of each image that are trained."""
+        """Draws the anchors of each image that are trained.
+
+        Args:
+            anchors: of the padded batch.
+            targets: ground truth of each image.
+            sizes: ``(height, width)`` of each image without padding.
+
+        Returns:
+            The sampled anchors of all images.
+        """
         positives, negatives, box_targets, divisor = [], [], [], 0
         for i, (target, size) in enumerate(zip(targets, sizes, strict=True)):
             matches = self.match_anchors(
@@ -211,7 +246,16 @@ class RPN(nn.Module):
     def match_anchors(
         self, anchors: Float[Tensor, "T 4"], target: Target, reachable: Bool[Tensor, " T"] | None
     ) -> Tensor:
-        """The object of each anchor, or NEGATIVE, or IGNORED (between the thresholds, in a crowd, out of reach)."""
+        """The object of each anchor, or NEGATIVE, or IGNORED (between the thresholds, in a crowd, out of reach).
+
+        Args:
+            anchors: of the padded batch.
+            target: ground truth of the image.
+            reachable: anchors that are trained; None for all.
+
+        Returns:
+            A match of each anchor, see `tailseg.ops.matching.match`.
+        """
         # in parts, for box_iou has temporaries of four times its result
         overlap = torch.cat([box_iou(target.boxes, part) for part in anchors.split(ANCHORS_AT_A_TIME)], dim=1)
         if reachable is not None:
@@ -230,7 +274,16 @@ class RPN(nn.Module):
 def gather_neighborhoods(
     feature: Float[Tensor, "B C H W"], image: Int64[Tensor, " S"], cell: Int64[Tensor, " S"]
 ) -> Float[Tensor, "S 9*C"]:
-    """The 3x3 cells around each cell (``row * W + column``), row by row, zeros outside the map."""
+    """The 3x3 cells around each cell (``row * W + column``), row by row, zeros outside the map.
+
+    Args:
+        feature: maps of one level.
+        image: index of each cell's image.
+        cell: place of each cell in its map.
+
+    Returns:
+        Nine cells of C channels for each cell.
+    """
     images, channels, height, width = feature.shape
     step = torch.arange(-1, 2, device=cell.device)
     row, column = (cell // width)[:, None, None] + step[:, None], (cell % width)[:, None, None] + step
@@ -253,6 +306,9 @@ def select_trained_anchors(
         size: ``(height, width)`` of the image.
         sizes: of every image in the batch.
         border: see ``RPNConfig``.
+
+    Returns:
+        A flag for each anchor, or None.
 
     Source: mmdetection's ``allowed_border``; a border of 0 keeps the anchors wholly inside.
     """

@@ -54,7 +54,16 @@ class RoISample:
 def ignore_crowds(
     matches: Int64[Tensor, " R"], boxes: Float[Tensor, "R 4"], ignore_boxes: Float[Tensor, "K 4"]
 ) -> Int64[Tensor, " R"]:
-    """``matches`` with negatives that lie in a crowd or ignore region (half their area or more) made IGNORED."""
+    """``matches`` with negatives that lie in a crowd or ignore region (half their area or more) made IGNORED.
+
+    Args:
+        matches: of `tailseg.ops.matching.match`.
+        boxes: that were matched.
+        ignore_boxes: crowd and ignore regions.
+
+    Returns:
+        The changed matches.
+    """
     if len(ignore_boxes) == 0:
         return matches
     inside = intersection_over_area(boxes, ignore_boxes).amax(1) >= CROWD_OVERLAP
@@ -77,6 +86,15 @@ def sample_rois(
 
     As published, proposals are matched first (IoU 0.5, low-quality matches) and the objects' own boxes are put in
     front afterwards, so that an object's box does not take the low-quality match from its proposals.
+
+    Args:
+        proposals: boxes of each image, in its pixels.
+        targets: ground truth of each image.
+        num_classes: C, the label of background.
+        config: IoU thresholds and number of RoIs.
+
+    Returns:
+        The RoIs of each image, positives first.
     """
     samples = []
     for boxes, target in zip(proposals, targets, strict=True):

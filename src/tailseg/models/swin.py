@@ -76,7 +76,16 @@ class WindowAttention(nn.Module):
         return x.unflatten(2, (-1, w)).unflatten(1, (-1, w)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
     def join(self, x: Float[Tensor, "B windows N C"], height: int, width: int) -> Float[Tensor, "B H W C"]:
-        """The map of ``height x width`` tokens again."""
+        """The map of ``height x width`` tokens again.
+
+        Args:
+            x: tokens of each window.
+            height: of the map, in tokens; a multiple of w.
+            width: of the map, in tokens; a multiple of w.
+
+        Returns:
+            The map.
+        """
         w = self.window
         return (
             x.unflatten(1, (height // w, width // w)).unflatten(3, (w, w)).transpose(2, 3).flatten(3, 4).flatten(1, 2)

@@ -93,6 +93,9 @@ def create(name: str, *, pretrained: bool, features_only: bool = True, **setting
         features_only: False makes the whole network, with its classifier.
         settings: others of timm's.
 
+    Returns:
+        The network.
+
     Raises:
         ValueError: timm is not installed, or does not offer such a network.
     """

@@ -19,6 +19,15 @@ def base_anchors(
     """One anchor a ratio, centerd on the origin: area ``(stride * scale)^2``, height / width the ratio.
 
     Sides are not rounded, as published. A GPU receives them once: it would be waited for each time.
+
+    Args:
+        stride: pixels of the image for one cell of the map.
+        scale: side of an anchor of ratio 1, in strides.
+        ratios: height / width of each anchor.
+        device: of the result.
+
+    Returns:
+        A boxes, as xyxy.
     """
     root = torch.tensor(ratios, dtype=torch.float32).sqrt()
     sides = stride * scale * torch.stack([1 / root, root], dim=1)
@@ -31,6 +40,17 @@ def grid_anchors(
     """The anchors of a feature map of ``height x width``, in the order row, column, ratio.
 
     Position (0, 0) is centerd on pixel coordinate (0, 0), not on half a stride, as published.
+
+    Args:
+        height: cells of the map.
+        width: cells of the map.
+        stride: pixels of the image for one cell.
+        scale: side of an anchor of ratio 1, in strides.
+        ratios: height / width of each anchor of a cell.
+        device: of the result.
+
+    Returns:
+        T boxes, as xyxy in pixels of the image.
     """
     base = base_anchors(stride, scale=scale, ratios=tuple(ratios), device=device)
     y = torch.arange(height, device=device, dtype=base.dtype) * stride

@@ -40,6 +40,14 @@ def encode_boxes(
     ``dx = (x - x_ref) / w_ref / std_x`` between centers and ``dw = log(w / w_ref) / std_w``, the same for y and h.
     Sides below 1e-6 pixels count as 1e-6.
 
+    Args:
+        boxes: where the references should move.
+        references: proposals or anchors.
+        stds: deltas are divided by these.
+
+    Returns:
+        ``dx, dy, dw, dh`` of each box.
+
     Source: Girshick et al. 2014, R-CNN, appendix C; the stds as in Fast R-CNN.
     """
     center, side = _center_and_side(boxes)
@@ -88,13 +96,31 @@ def _center_and_side(boxes: Float[Tensor, "N 4"]) -> tuple[Float[Tensor, "N 2"],
 
 
 def clip_boxes(boxes: Float[Tensor, "*N 4"], height: int, width: int) -> Float[Tensor, "*N 4"]:
-    """The boxes' parts inside an image; a box wholly outside becomes empty, on the border."""
+    """The boxes' parts inside an image; a box wholly outside becomes empty, on the border.
+
+    Args:
+        boxes: absolute xyxy.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+
+    Returns:
+        Boxes in 0 .. width and 0 .. height.
+    """
     x, y = boxes[..., 0::2].clamp(0, width), boxes[..., 1::2].clamp(0, height)
     return torch.stack([x, y], dim=-1).flatten(-2)
 
 
 def scale_boxes(boxes: Float[Tensor, "*N 4"], scale_x: float, scale_y: float) -> Float[Tensor, "*N 4"]:
-    """The same boxes in an image resized by these factors."""
+    """The same boxes in an image resized by these factors.
+
+    Args:
+        boxes: absolute xyxy.
+        scale_x: new width / old width.
+        scale_y: new height / old height.
+
+    Returns:
+        Boxes in pixels of the resized image.
+    """
     return torch.stack([boxes[..., 0::2] * scale_x, boxes[..., 1::2] * scale_y], dim=-1).flatten(-2)
 
 
@@ -102,6 +128,14 @@ def smooth_l1_sum(deltas: Float[Tensor, "N D"], targets: Float[Tensor, "N D"], *
     """The sum of ``e^2 / (2 beta)`` where the error ``e = |deltas - targets|`` is below beta, else ``e - beta / 2``.
 
     With beta = 0 the L1 loss.
+
+    Args:
+        deltas: predictions.
+        targets: what they should be.
+        beta: the error where the square turns into a line, 0 or more.
+
+    Returns:
+        The sum, a scalar.
 
     Source: Girshick 2015, Fast R-CNN, equation 3, with a width.
     """

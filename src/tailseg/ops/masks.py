@@ -65,6 +65,14 @@ def mask_box(rle: RunLengths) -> tuple[float, float, float, float]:
 def polygons_to_rle(polygons: Polygons, height: int, width: int) -> RunLengths:
     """The union of the polygons in an image of ``height x width``, rasterized by pycocotools.
 
+    Args:
+        polygons: points ``[P, 2]`` of each polygon, x and y in pixels.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+
+    Returns:
+        COCO run lengths, ready for JSON.
+
     Raises:
         ValueError: no polygon, one of fewer than three points, a coordinate that is not finite or beyond
             ``MAX_COORDINATE``, or edges longer than ``MAX_OUTLINE`` together.
@@ -76,6 +84,14 @@ def polygons_to_rle(polygons: Polygons, height: int, width: int) -> RunLengths:
 
 def segmentation_to_rle(segmentation: Segmentation, height: int, width: int) -> RunLengths:
     """An annotated mask as run lengths of an image of ``height x width``.
+
+    Args:
+        segmentation: polygons or run lengths.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+
+    Returns:
+        COCO run lengths, ready for JSON.
 
     Raises:
         ValueError: polygons that ``polygons_to_rle`` refuses, or run lengths of another size or that do not fill it.
@@ -223,6 +239,9 @@ def paste_masks(
         width: of the image.
         threshold: least probability of the mask, positive: every pixel around a mask reaches 0.
 
+    Returns:
+        COCO run lengths of each mask.
+
     Raises:
         ValueError: the threshold is not positive.
 
@@ -244,6 +263,16 @@ def paste_bitmaps(
     threshold: float = 0.5,
 ) -> Bool[Tensor, "D {height} {width}"]:
     """The masks of ``paste_masks`` as bitmaps, in main memory.
+
+    Args:
+        probabilities: of the mask head, in ``[0, 1]``.
+        boxes: finite, in pixels of the image.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+        threshold: least probability of the mask, positive.
+
+    Returns:
+        A bitmap of each mask.
 
     Raises:
         ValueError: the threshold is not positive.

@@ -36,6 +36,9 @@ def match(
         allow_low_quality_matches: every object whose best IoU is at least ``minimum_positive`` takes all regions tied
             at that best IoU, whatever else they overlap; of several objects the last one wins, as published.
 
+    Returns:
+        For each region the index of its object, NEGATIVE or IGNORED.
+
     Source: mmdetection's MaxIoUAssigner, as used by the published configs.
     """
     num_objects, num_regions = iou.shape

@@ -56,6 +56,9 @@ def class_nms(
         iou_threshold: IoU that two boxes of a class may have.
         max_detections: D at most.
 
+    Returns:
+        At most ``max_detections`` detections, best first.
+
     Source: the published test pipeline; exact, where the peers' float32 class offsets move boxes by up to 0.1 pixel.
     """
     boxes_of = _lookup(boxes) if isinstance(boxes, Tensor) else boxes
@@ -86,6 +89,9 @@ def level_nms(
         levels: the pyramid level of each box.
         iou_threshold: IoU that two boxes of a level may have.
         max_proposals: P at most.
+
+    Returns:
+        Indices into ``boxes``.
     """
     return _survivors(
         scores, lambda index: _Candidates(index, boxes[index], levels[index]), iou_threshold, max_proposals

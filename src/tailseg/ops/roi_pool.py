@@ -21,6 +21,14 @@ def assign_fpn_levels(
     ``floor(log2(sqrt(area) / finest_scale + 1e-6))`` clamped to ``0 .. num_levels - 1``: below 112 pixels P2, from 112
     P3, from 224 P4, from 448 P5.
 
+    Args:
+        boxes: absolute xyxy.
+        num_levels: of the pyramid.
+        finest_scale: boxes of up to twice this side belong to level 0.
+
+    Returns:
+        A level of each box.
+
     Source: Lin et al. 2017, FPN, equation 1, with mmdetection's 1e-6 inside the logarithm.
     """
     area = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(-1)
