@@ -1,4 +1,4 @@
-"""Box heads in a row: what Cascade Mask R-CNN and Hybrid Task Cascade share.
+"""Box heads in sequence, shared by Cascade Mask R-CNN and Hybrid Task Cascade.
 
 Shapes: R RoIs of all images together, K hidden units, L logits.
 """
@@ -19,15 +19,15 @@ from tailseg.structures import Target
 
 
 class BoxCascade(nn.Module):
-    """Box heads in a row: each classifies, and refines, the boxes that the one before made of the proposals.
+    """Box heads in sequence: each classifies and refines the boxes of the head before it; the first, the proposals.
 
-    Every head trains a copy of ``loss`` of its own: a loss may count what it sees, and stages see different boxes.
+    Every head has its own copy of ``loss``, because a loss may count labels and the stages see different boxes.
 
     Args:
         in_channels: of the pyramid.
         config: the first head's settings.
-        later_stages: what each later head does otherwise.
-        loss: trains and reads the classifiers; it stays as it is.
+        later_stages: settings in which each later head differs.
+        loss: is copied for each head; not changed.
 
     Attributes:
         loss_weights: of each stage.
@@ -66,7 +66,7 @@ class BoxCascade(nn.Module):
     def sample(
         self, stage: int, proposals: Sequence[Float[Tensor, "_ 4"]], targets: Sequence[Target]
     ) -> list[RoISample]:
-        """RoIs matched at the stage's IoU, the objects' own boxes among them.
+        """Samples RoIs that are matched at the stage's IoU; the objects' own boxes are among them.
 
         Args:
             stage: counted from 0.
@@ -86,9 +86,9 @@ class BoxCascade(nn.Module):
         samples: Sequence[RoISample],
         sizes: Sequence[tuple[int, int]],
     ) -> tuple[dict[str, Float[Tensor, ""]], list[Float[Tensor, "_ 4"]]]:
-        """A box head's losses, not yet weighted, and the boxes that it makes of its samples.
+        """Computes the losses of a box head, not yet weighted, and refines the boxes of its samples.
 
-        Of the objects' own boxes none are made: the next stage's sampler adds the objects again. The boxes carry no
+        The objects' own boxes are left out, because the sampler of the next stage adds them again. The boxes have no
         gradient.
 
         Args:
@@ -136,13 +136,13 @@ class BoxCascade(nn.Module):
             hidden = head(pyramid, boxes)
             logits.append(head.classifier(hidden).float())
             boxes = head.decode(hidden, boxes, sizes)
-        # the copies of the loss differ in what they counted; how logits become scores is the same for all
+        # the copies of the loss differ only in their counts: all compute the same scores from logits
         scores = self.get_head(-1).loss.scores(torch.stack(logits).mean(0))
         return best_detections(boxes, scores.split([len(part) for part in boxes]), sizes, original_sizes, config)
 
 
 def stage_losses(losses: dict[str, Float[Tensor, ""]], stage: int, weight: float) -> dict[str, Float[Tensor, ""]]:
-    """A stage's losses with its weight and under its name: ``loss_cls`` of the first stage becomes ``loss_cls_0``.
+    """Multiplies the losses of a stage by its weight and renames them: ``loss_cls`` of stage 0 becomes ``loss_cls_0``.
 
     Args:
         losses: of one stage, by name.

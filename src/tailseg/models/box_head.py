@@ -21,11 +21,11 @@ from tailseg.ops.nms import BoxLookup, class_nms
 from tailseg.ops.roi_pool import roi_pool
 
 TEST_CHUNK = 500
-"""Boxes at a time whose class's rows of the regressor are gathered, of 16 kB each."""
+"""Boxes whose rows of the regressor are gathered together; the rows of a box are 16 kB."""
 GATHERED_AT_MOST = 8000
-"""Beyond this many boxes the whole regressor is quicker."""
+"""For more boxes than this the whole regressor is faster."""
 REGIONS_AT_A_TIME = 100
-"""Regions of which the whole regressor is computed at a time: bounds its memory."""
+"""Regions for which the whole regressor is computed at a time; limits the memory."""
 
 
 class ImageBoxes(NamedTuple):
@@ -39,9 +39,9 @@ class ImageBoxes(NamedTuple):
 class BoxHead(nn.Module):
     """Two fully connected layers, a classifier and a box regressor.
 
-    As published the classifier starts at one constant weight with the loss's bias, so that all classes start alike, and
-    the other layers at PyTorch's defaults. A normalized classifier starts at random, since equal weights would point
-    along the features; it starts with the loss's bias too, where the published one starts at 0.
+    As published, all weights of the classifier have the same initial value, its bias is the loss's, and the other
+    layers have PyTorch's initialization. A normalized classifier has random initial weights, because equal weights would point
+    along the features. Its initial bias is the loss's too; the published one is 0.
     """
 
     def __init__(self, in_channels: int, config: BoxHeadConfig, loss: ClassificationLoss) -> None:
@@ -82,7 +82,7 @@ class BoxHead(nn.Module):
         return self.hidden_losses(self(pyramid, [sample.boxes for sample in samples]), samples)
 
     def hidden_losses(self, hidden: Float[Tensor, "R K"], samples: Sequence[RoISample]) -> dict[str, Float[Tensor, ""]]:
-        """The same from the samples' hidden features, for those who need these too."""
+        """`losses` from the hidden features of the samples, for callers that have computed them already."""
         labels = torch.cat([sample.labels for sample in samples])
         losses = {**self.loss(self.classifier(hidden), labels), "loss_box": self._box_loss(hidden, samples)}
         share = compute_process_share(len(hidden), hidden.device)
@@ -137,7 +137,7 @@ class BoxHead(nn.Module):
     def decode_class_boxes(
         self, hidden: Float[Tensor, "R K"], boxes: Float[Tensor, "R 4"], size: tuple[int, int]
     ) -> Float[Tensor, "R 4"] | BoxLookup:
-        """`decode` of one image's boxes: one for all classes, or a function that makes those that are asked for.
+        """`decode` for one image: one box for all classes, or a function that decodes boxes of given RoIs and classes.
 
         Args:
             hidden: hidden features of the image's boxes.
@@ -176,9 +176,9 @@ class BoxHead(nn.Module):
         boxes: Sequence[Float[Tensor, "_ 4"]],
         sizes: Sequence[tuple[int, int]],
     ) -> list[Float[Tensor, "_ 4"] | Float[Tensor, "_ C 4"]]:
-        """What the regressor makes of each image's boxes, clipped to the image.
+        """Moves each image's boxes by the deltas of the regressor and clips them to the image.
 
-        One box a class, or one for all of them from a class-agnostic regressor.
+        There is one box for each class, or one for all classes from a class-agnostic regressor.
 
         Args:
             hidden: hidden features of the boxes of every image.
@@ -207,10 +207,10 @@ def best_detections(
     """The best detections of each image after NMS within each class, in pixels of the original file.
 
     Args:
-        boxes: of each RoI in the image at hand, or a function that makes those of RoIs and classes.
+        boxes: of each RoI in the resized image, or a function that computes the boxes of given RoIs and classes.
         scores: of each RoI and class.
-        sizes: ``(height, width)`` of each image at hand.
-        original_sizes: the same of the files.
+        sizes: ``(height, width)`` of each resized image.
+        original_sizes: ``(height, width)`` of the files.
         config: threshold, NMS and how many.
 
     Returns:
@@ -221,14 +221,14 @@ def best_detections(
         boxes, scores, sizes, original_sizes, strict=True
     ):
         scale_x, scale_y = original_width / width, original_height / height
-        found = class_nms(
+        best = class_nms(
             _scale(image_boxes, scale_x, scale_y),
             image_scores,
             score_threshold=config.score_threshold,
             iou_threshold=config.nms_iou,
             max_detections=config.max_detections,
         )
-        detections.append(ImageBoxes(found.boxes, found.scores, found.labels))
+        detections.append(ImageBoxes(best.boxes, best.scores, best.labels))
     return detections
 
 

@@ -20,7 +20,7 @@ from tailseg.structures import Detections, Target
 
 @final
 class CascadeMaskRCNN(TwoStageDetector):
-    """Cascade Mask R-CNN with FPN whose classifiers are trained and read through copies of ``loss``.
+    """Cascade Mask R-CNN with FPN whose classifiers are trained with copies of ``loss``.
 
     Training: the proposals are matched and sampled, the first stage's box and mask head learn from the samples, and the
     boxes that the box head makes of them are the next stage's proposals, matched at a higher IoU.
@@ -73,9 +73,9 @@ class CascadeMaskRCNN(TwoStageDetector):
         original_sizes: Sequence[tuple[int, int]],
     ) -> list[Detections]:
         test = self.config.postprocess
-        found = self.box_cascade.detect(pyramid, proposals, sizes, original_sizes, test)
+        boxes = self.box_cascade.detect(pyramid, proposals, sizes, original_sizes, test)
         return detect_masks(
-            self.mask_probabilities, pyramid, found, sizes, original_sizes, threshold=test.mask_threshold
+            self.mask_probabilities, pyramid, boxes, sizes, original_sizes, threshold=test.mask_threshold
         )
 
     @torch.no_grad()

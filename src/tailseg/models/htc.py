@@ -1,4 +1,4 @@
-"""Hybrid Task Cascade, without its semantic branch: mask heads that learn from refined boxes and hand on features.
+"""Hybrid Task Cascade without its semantic branch: mask heads learn from refined boxes and pass on their features.
 
 Shapes: B images; R boxes of all images together; D channels; s the pooled side, masks have side S = 2 s.
 """
@@ -20,11 +20,11 @@ from tailseg.structures import Detections, Target
 
 
 class MaskFlow(nn.Module):
-    """Mask heads in a row: each sees, beside the RoI features, what the one before it saw.
+    """Mask heads in sequence: each gets the RoI features and the features of the head before it.
 
     Head i reads ``x_i = x + relu(conv_i(f_{i-1}))``, with x the RoI features, f_{i-1} the features of head i-1 before
     its deconvolution and conv_i a 1x1 convolution, ``convs[i - 1]``. The first head reads x alone: the published code
-    gives it a convolution too, which never takes a gradient.
+    gives it a convolution too, which never gets a gradient.
 
     Source: Chen et al. 2019, "Hybrid Task Cascade for Instance Segmentation", section 3.1.
     """
@@ -53,7 +53,7 @@ class MaskFlow(nn.Module):
         *,
         stage: int,
     ) -> Float[Tensor, "R S S"]:
-        """Mask logits of a stage: the heads before it run again, on this stage's boxes and with gradient.
+        """Computes the mask logits of a stage. The heads before it run again, on this stage's boxes and with gradient.
 
         Args:
             pyramid: feature maps P2, P3 ... of all images.
@@ -77,10 +77,10 @@ class MaskFlow(nn.Module):
 
 @final
 class HybridTaskCascade(TwoStageDetector):
-    """Hybrid Task Cascade with FPN whose classifiers are trained and read through copies of ``loss``.
+    """Hybrid Task Cascade with FPN whose classifiers are trained with copies of ``loss``.
 
     Training goes as in Cascade Mask R-CNN, but a stage's mask head learns from the boxes that the stage's box head has
-    refined, matched and sampled again, and the mask heads hand on their features (`MaskFlow`).
+    refined, matched and sampled again, and the mask heads pass on their features (`MaskFlow`).
 
     Test: class logits averaged over the stages, boxes of the last one, masks as ``HTCConfig.test_masks`` says.
 
@@ -149,9 +149,9 @@ class HybridTaskCascade(TwoStageDetector):
         original_sizes: Sequence[tuple[int, int]],
     ) -> list[Detections]:
         test = self.config.postprocess
-        found = self.box_cascade.detect(pyramid, proposals, sizes, original_sizes, test)
+        boxes = self.box_cascade.detect(pyramid, proposals, sizes, original_sizes, test)
         return detect_masks(
-            self.mask_probabilities, pyramid, found, sizes, original_sizes, threshold=test.mask_threshold
+            self.mask_probabilities, pyramid, boxes, sizes, original_sizes, threshold=test.mask_threshold
         )
 
     @torch.no_grad()

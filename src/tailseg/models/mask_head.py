@@ -24,9 +24,9 @@ from tailseg.ops.roi_pool import roi_pool
 from tailseg.structures import Detections, Target, to_device
 
 CHUNK = {"cpu": 32, "cuda": 128}
-"""RoIs at a time at test, and whose features are upsampled in training: bounds the memory of these.
+"""RoIs whose masks are computed at a time, and whose features are upsampled at a time in training; limits the memory.
 
-A CPU is as quick with few; on a GPU every part costs the start of some hundred kernels.
+A CPU is as fast with few RoIs. On a GPU every chunk costs the start of some hundred kernels.
 """
 
 
@@ -80,7 +80,7 @@ class MaskHead(nn.Module):
         )
 
     def features(self, pooled: Float[Tensor, "R D_in s s"]) -> Float[Tensor, "R D s s"]:
-        """What the convolutions make of RoI features: the features before the deconvolution."""
+        """Applies the convolutions to RoI features; returns the features before the deconvolution."""
         x = pooled
         for conv in self.convs:
             x = conv(x).relu_()
@@ -163,10 +163,10 @@ def get_chunk_size(x: Tensor) -> int:
 
 
 class Positives(NamedTuple):
-    """The positives of each image in main memory, where their targets are made.
+    """The positives of each image in main memory, where their targets are computed.
 
-    To be fetched before the mask head runs: a copy from a GPU waits for all that it has been given to do, and the
-    targets are made while the mask head is at work.
+    They are copied before the mask head runs. A copy from a GPU waits for all work that was started before; copied now,
+    the targets are computed on the CPU while the mask head runs on the GPU.
     """
 
     boxes: tuple[Tensor, ...]
@@ -208,7 +208,7 @@ def mask_losses(
 def drop_empty_masks(
     logits: Float[Tensor, "R S S"], positives: Positives, targets: Sequence[Target]
 ) -> tuple[Float[Tensor, "K S S"], Positives]:
-    """Those of objects whose mask has a pixel: a mask without any would teach that nothing is there.
+    """Leaves out the objects whose mask has no pixel: such a mask would teach that nothing is there.
 
     Args:
         logits: of the positives of all images.
@@ -218,15 +218,17 @@ def drop_empty_masks(
     Returns:
         The logits and the positives that are left.
     """
-    kept = [
+    annotated = [
         [place for place, k in enumerate(objects) if target.masks[k] != ()]
         for objects, target in zip(positives.objects, targets, strict=True)
     ]
-    if sum(map(len, kept)) == len(logits):
+    if sum(map(len, annotated)) == len(logits):
         return logits, positives
-    parts = zip(logits.split([len(objects) for objects in positives.objects]), kept, strict=True)
-    boxes = tuple(boxes[places] for boxes, places in zip(positives.boxes, kept, strict=True))
-    objects = tuple([of[place] for place in places] for of, places in zip(positives.objects, kept, strict=True))
+    parts = zip(logits.split([len(objects) for objects in positives.objects]), annotated, strict=True)
+    boxes = tuple(boxes[places] for boxes, places in zip(positives.boxes, annotated, strict=True))
+    objects = tuple(
+        [image[place] for place in places] for image, places in zip(positives.objects, annotated, strict=True)
+    )
     return torch.cat([part[places] for part, places in parts]), Positives(boxes, objects)
 
 
@@ -238,7 +240,7 @@ Probabilities = Callable[[Sequence[Tensor], Sequence[Tensor], Tensor], Tensor]
 def detect_masks(
     probabilities: Probabilities,
     pyramid: Sequence[Float[Tensor, "B D _ _"]],
-    found: Sequence[ImageBoxes],
+    boxes: Sequence[ImageBoxes],
     sizes: Sequence[tuple[int, int]],
     original_sizes: Sequence[tuple[int, int]],
     *,
@@ -249,23 +251,23 @@ def detect_masks(
     Args:
         probabilities: of a mask head, or of several together.
         pyramid: of all images.
-        found: boxes and labels of each image, in pixels of the original file.
-        sizes: ``(height, width)`` of each image at hand.
-        original_sizes: the same of the files.
+        boxes: boxes, scores and labels of each image, in pixels of the original file.
+        sizes: ``(height, width)`` of each resized image.
+        original_sizes: ``(height, width)`` of the files.
         threshold: least probability of the mask.
 
     Returns:
-        Detections of each image, in the order of ``found``.
+        Detections of each image, in the order of ``boxes``.
     """
     detections = []
-    for i, (boxes, (height, width), (original_height, original_width)) in enumerate(
-        zip(found, sizes, original_sizes, strict=True)
+    for i, (image, (height, width), (original_height, original_width)) in enumerate(
+        zip(boxes, sizes, original_sizes, strict=True)
     ):
-        # the mask head reads the features where the final box lies in the image at hand
-        regions = scale_boxes(boxes.boxes, width / original_width, height / original_height)
-        masks = _in_chunks(probabilities, [level[i : i + 1] for level in pyramid], regions, boxes.labels)
-        pasted = paste_masks(masks, boxes.boxes, original_height, original_width, threshold=threshold)
-        detections.append(Detections(*boxes, tuple(pasted), original_height, original_width))
+        # the mask head pools the features inside the final box, in pixels of the resized image
+        regions = scale_boxes(image.boxes, width / original_width, height / original_height)
+        masks = _in_chunks(probabilities, [level[i : i + 1] for level in pyramid], regions, image.labels)
+        pasted = paste_masks(masks, image.boxes, original_height, original_width, threshold=threshold)
+        detections.append(Detections(*image, tuple(pasted), original_height, original_width))
     return detections
 
 
@@ -278,4 +280,4 @@ def _in_chunks(
     """The masks of one image's boxes, a `CHUNK` at a time."""
     size = get_chunk_size(boxes)
     chunks = zip(boxes.split(size), labels.split(size), strict=True)
-    return torch.cat([probabilities(maps, [some], chosen) for some, chosen in chunks])
+    return torch.cat([probabilities(maps, [chunk], chunk_labels) for chunk, chunk_labels in chunks])

@@ -124,7 +124,8 @@ class ResNet(nn.Module):
     """ResNet-18, -50 or -101, or ResNeXt, without its classifier; parameter names are torchvision's.
 
     Frozen stages take no gradient and keep their batch-norm statistics; with ``fixed_norm`` every stage keeps them,
-    while scale and shift are trained. Starts at random (He, fan out); see ``tailseg.models.weights.load_backbone``.
+    while scale and shift are trained. Random initialization (He, fan out); `tailseg.models.load_backbone` loads
+    weights.
 
     Attributes:
         out_channels: channels of C2, C3, C4, C5.

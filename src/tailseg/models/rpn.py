@@ -26,11 +26,11 @@ from tailseg.ops.roi_pool import group_rows
 from tailseg.structures import Target
 
 ANCHORS_AT_A_TIME = 65_536
-"""Whose overlaps with the objects are computed together."""
+"""Anchors whose overlaps with the objects are computed together; limits the memory."""
 
 
 class RPNOutput(NamedTuple):
-    """What the RPN says about every anchor."""
+    """The predictions of the RPN for every anchor."""
 
     logits: Tensor
     """Objectness, ``[B, T]``."""
@@ -109,9 +109,9 @@ class RPN(nn.Module):
         post_nms = self.config.train_post_nms if training else self.config.test_post_nms
         best, levels, start = [], [], 0
         for level, size in enumerate(output.level_sizes):
-            kept = min(pre_nms, size)
-            best.append(output.logits[:, start : start + size].topk(kept, dim=1).indices + start)
-            levels.append(torch.full((kept,), level, device=output.logits.device))
+            count = min(pre_nms, size)
+            best.append(output.logits[:, start : start + size].topk(count, dim=1).indices + start)
+            levels.append(torch.full((count,), level, device=output.logits.device))
             start += size
         index = torch.cat(best, 1)
         level_of = torch.cat(levels)
@@ -138,8 +138,8 @@ class RPN(nn.Module):
     ) -> tuple[Float[Tensor, " S"], Float[Tensor, "S 4"]]:
         """Objectness and deltas, with gradient, of the anchors with these places among the ``B * T`` of `forward`.
 
-        A convolution at few cells is a linear map of their 3x3 neighborhoods: neither the hidden maps nor gradients
-        of their size are made.
+        A convolution at a few cells is a linear map of their 3x3 neighborhoods. This way neither the hidden maps nor
+        gradients of their size are computed.
 
         Args:
             pyramid: feature maps P2, P3 ... of all images.
@@ -155,7 +155,7 @@ class RPN(nn.Module):
         level = torch.stack([place >= start for start in starts[1:]]).sum(0)
         cells = pyramid[0].new_empty(len(index), 9 * pyramid[0].shape[1])
         for feature, start, chosen in zip(pyramid, starts, group_rows(level, len(starts)), strict=True):
-            # a level without chosen anchors is read too: the empty result keeps it in the graph, which DDP needs
+            # levels without sampled anchors are read too: the empty result keeps them in the graph, which DDP needs
             cells[chosen] = gather_neighborhoods(feature, image[chosen], (place[chosen] - start) // num_anchors)
         weight = self.conv.weight.permute(0, 2, 3, 1).flatten(1)
         hidden = F.linear(cells, weight, self.conv.bias).relu_()
@@ -172,7 +172,7 @@ class RPN(nn.Module):
         targets: Sequence[Target],
         sizes: Sequence[tuple[int, int]],
     ) -> dict[str, Float[Tensor, ""]]:
-        """`anchor_losses` of anchors drawn for each image; ``output`` is what `forward` made of the pyramid.
+        """`anchor_losses` of anchors that are sampled for each image.
 
         Args:
             pyramid: feature maps P2, P3 ... of all images.
@@ -256,7 +256,7 @@ class RPN(nn.Module):
         Returns:
             A match of each anchor, see `tailseg.ops.matching.match`.
         """
-        # in parts, for box_iou has temporaries of four times its result
+        # in chunks, because box_iou has temporaries of four times its result
         overlap = torch.cat([box_iou(target.boxes, part) for part in anchors.split(ANCHORS_AT_A_TIME)], dim=1)
         if reachable is not None:
             overlap *= reachable
@@ -296,10 +296,10 @@ def gather_neighborhoods(
 def select_trained_anchors(
     anchors: Float[Tensor, "T 4"], size: tuple[int, int], sizes: Sequence[tuple[int, int]], *, border: float | None
 ) -> Bool[Tensor, " T"] | None:
-    """Which anchors of an image are trained; None when that is all of them.
+    """Selects the anchors of an image that are trained; None stands for all of them.
 
-    Those centerd inside the image padded alone (anchors that only a larger neighbor in the batch brings are out) and,
-    unless ``border`` is None, at most ``border`` pixels outside the image itself.
+    Trained are anchors with their center inside the image padded alone, not in padding that only a larger image of the
+    batch adds. Unless ``border`` is None, they reach at most ``border`` pixels beyond the image itself.
 
     Args:
         anchors: of the padded batch.

@@ -1,4 +1,4 @@
-"""Which proposals are trained, and as what.
+"""Samples the proposals that are trained, and their labels.
 
 Shapes: R sampled RoIs of one image, the P positive ones first.
 """
@@ -54,7 +54,7 @@ class RoISample:
 def ignore_crowds(
     matches: Int64[Tensor, " R"], boxes: Float[Tensor, "R 4"], ignore_boxes: Float[Tensor, "K 4"]
 ) -> Int64[Tensor, " R"]:
-    """``matches`` with negatives that lie in a crowd or ignore region (half their area or more) made IGNORED.
+    """``matches`` with negatives that lie in a crowd or ignore region (half their area or more) changed to IGNORED.
 
     Args:
         matches: of `tailseg.ops.matching.match`.
@@ -71,7 +71,7 @@ def ignore_crowds(
 
 
 def generator_for(target: Target) -> torch.Generator | None:
-    """Random numbers of an image's own, so that what is drawn for it does not depend on the images beside it.
+    """The random generator of an image: its samples do not depend on the other images of the batch.
 
     None, the device's default generator, for a target without a seed.
     """

@@ -94,7 +94,7 @@ class WindowAttention(nn.Module):
     def attend(
         self, x: Float[Tensor, "B windows N C"], bias: Float[Tensor, "windows h N N"]
     ) -> Float[Tensor, "B windows N C"]:
-        """Attention within each window. Windows stand beside heads, so that one bias serves the whole batch."""
+        """Attention within each window. Windows and heads share a dimension: one bias serves the whole batch."""
         num_windows = x.shape[1]
         q, k, v = (
             part.unflatten(-1, (self.num_heads, -1)).transpose(2, 3).flatten(1, 2) for part in self.qkv(x).chunk(3, -1)
@@ -129,8 +129,8 @@ def compute_relative_positions(window: int) -> Int64[Tensor, "N N"]:
 class Swin(nn.Module):
     """Swin Transformer without its classifier, a layer norm on each of its four maps; other names are torchvision's.
 
-    Starts at random; see ``tailseg.models.weights.load_backbone``. The layer norms start at scale 1 and shift 0, for
-    classifiers have none to give.
+    Random initialization; `tailseg.models.load_backbone` loads weights. The four layer norms keep scale 1 and shift 0,
+    because the weights of classifiers have none.
 
     Attributes:
         out_channels: channels of C2, C3, C4, C5.

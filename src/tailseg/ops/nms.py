@@ -1,4 +1,4 @@
-"""Non-maximum suppression within each class, exact and quick at a thousand classes, without a loop over them.
+"""Non-maximum suppression within each class, exact and fast for a thousand classes, without a loop over them.
 
 Shapes: R regions, C classes, M candidates ((region, class) pairs above the threshold), P of them, D detections.
 
@@ -20,7 +20,7 @@ PREFIXES: Final = (1000, 4000, 16_000)
 """How many of the best candidates are tried before all of them are."""
 
 BoxLookup = Callable[[Tensor, Tensor], Tensor]
-"""From rows and labels, ``[P]`` each, to the boxes ``[P, 4]`` of these regions for these classes."""
+"""A function of rows ``[P]`` and labels ``[P]`` that returns the boxes ``[P, 4]`` of these regions and classes."""
 
 
 class ClassNMS(NamedTuple):
@@ -50,7 +50,8 @@ def class_nms(
     class exceeds ``iou_threshold``. A candidate whose box is not finite or whose score is NaN is dropped.
 
     Args:
-        boxes: one a region, or one a region and class, or a function that makes those that are asked for.
+        boxes: one for each region, or one for each region and class, or a function that computes those of given
+            regions and classes.
         scores: of every region and class.
         score_threshold: candidates score above this, not at it.
         iou_threshold: IoU that two boxes of a class may have.

@@ -38,7 +38,7 @@ def assign_fpn_levels(
 def group_rows(group: Int64[Tensor, " R"], num_groups: int) -> tuple[Int64[Tensor, " _"], ...]:
     """Which rows belong to each group ``0 .. num_groups - 1``, ascending; rows of none are left out.
 
-    A GPU is waited for once, whatever the number of groups.
+    Waits for a GPU once, whatever the number of groups.
     """
     ordered, rows = group.sort(stable=True)
     bounds = torch.searchsorted(ordered, torch.arange(num_groups + 1, device=group.device)).tolist()
