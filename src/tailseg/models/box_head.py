@@ -40,8 +40,8 @@ class BoxHead(nn.Module):
     """Two fully connected layers, a classifier and a box regressor.
 
     As published, all weights of the classifier have the same initial value, its bias is the loss's, and the other
-    layers have PyTorch's initialization. A normalized classifier has random initial weights, because equal weights would point
-    along the features. Its initial bias is the loss's too; the published one is 0.
+    layers have PyTorch's initialization. A normalized classifier has random initial weights, because equal weights
+    would point along the features. Its initial bias is the loss's too; the published one is 0.
     """
 
     def __init__(self, in_channels: int, config: BoxHeadConfig, loss: ClassificationLoss) -> None:

@@ -18,8 +18,8 @@ class InferenceConfig:
     """How a trained detector computes; detections stay the same but for rounding."""
 
     precision: Precision | None = None
-    """Of convolutions and linear layers; boxes, scores and masks are computed from their results in float32. None leaves
-    the layers as they are; a `Predictor` takes the run's precision."""
+    """Of convolutions and linear layers; boxes, scores and masks are computed from their results in float32. None
+    leaves the layers as they are; a `Predictor` takes the run's precision."""
     compile: bool = False
     """Compile backbone and FPN with `torch.compile`: half a minute at the first image, and again at the second size."""
 
