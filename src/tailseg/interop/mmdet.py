@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tailseg.interop.rules import BATCH_COUNT, Converted, Rule, find_our_name, read_by_rules, write_by_rules
 from tailseg.models.config import ResNetConfig
 from tailseg.models.detector import TwoStageDetector
-from tailseg.models.swin import relative_positions
+from tailseg.models.swin import compute_relative_positions
 from tailseg.training.checkpoint import CheckpointError
 
 
@@ -229,8 +229,8 @@ def _with_positions(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _positions(table: Tensor) -> Tensor:
-    """Computes the index for a table of ``(2 w - 1)^2`` rows."""
-    return relative_positions((isqrt(len(table)) + 1) // 2)
+    """The index for a table of ``(2 w - 1)^2`` rows."""
+    return compute_relative_positions((isqrt(len(table)) + 1) // 2)
 
 
 def _check_predictors(state: Mapping[str, Tensor], model: TwoStageDetector, source: str) -> None:
