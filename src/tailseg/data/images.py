@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image, read_file
 
+from tailseg.annotations.dataset import Annotations
 from tailseg.annotations.image_files import ImageError
 from tailseg.annotations.pictures import MAX_PIXELS, Header, header_of, open_picture
 from tailseg.annotations.types import ImageInfo, Orientation
@@ -34,6 +35,22 @@ def read_image(info: ImageInfo) -> UInt8[Tensor, "3 h w"]:
         ImageError: the file cannot be read or decoded, or its size is not the annotated one.
     """
     return read_turned(info)[0]
+
+
+def read_annotated(annotations: Annotations, info: ImageInfo) -> tuple[UInt8[Tensor, "3 h w"], int]:
+    """An image of a data set as RGB, at the annotated size, and the EXIF orientation of its file (1 without one).
+
+    Args:
+        annotations: the data set.
+        info: of the image, as ``annotations.info`` gives it.
+
+    Returns:
+        The pixels and the orientation, 1 .. 8.
+
+    Raises:
+        ImageError: as `read_image`; or the user's data set cannot give the image.
+    """
+    return read_turned(info) if annotations.source is None else (annotations.source.read(info), 1)
 
 
 def read_turned(info: ImageInfo) -> tuple[UInt8[Tensor, "3 h w"], int]:

@@ -12,9 +12,9 @@ from torch.utils.data import BatchSampler, Dataset, Sampler
 
 from tailseg.annotations.dataset import Annotations
 from tailseg.annotations.image_files import ImageError
-from tailseg.data.images import read_turned
+from tailseg.data.images import read_annotated
 from tailseg.data.sampler import EvaluationSampler, Sample, TrainSampler
-from tailseg.data.transforms import TransformSample, frame_of, make_sample
+from tailseg.data.transforms import Transform, frame_of, make_sample, transformed
 from tailseg.data.workers import Workers
 from tailseg.structures import Batch, Frame, ImageInfo, Segmentation, Target
 
@@ -24,9 +24,6 @@ Item = tuple[Tensor, Target, ImageInfo]
 MOST_REPLACEMENTS = 8
 """Spare images that are tried for one that cannot be used; when none of them can be either, the folder is gone."""
 
-Transform = Callable[[TransformSample], TransformSample]
-"""Any chain of torchvision.transforms.v2 that resizes, flips, crops, pads or changes colors."""
-
 
 class DetectionDataset(Dataset[Item]):
     """Images with their targets, after a transform whose randomness depends on the sample's seed alone.
@@ -35,7 +32,7 @@ class DetectionDataset(Dataset[Item]):
 
     Args:
         annotations: of `read_dataset`.
-        transform: takes and returns a sample as described in `tailseg.data.transforms`.
+        transform: takes and returns an image and a target, see `tailseg.data.transforms`.
         look: whether to look for the first image here.
 
     Raises:
@@ -62,20 +59,16 @@ class DetectionDataset(Dataset[Item]):
         info = self.annotations.info(index)
         record = self.annotations.record(index)
         boxes = torch.from_numpy(record.boxes)
-        pixels, exif = read_turned(info)
+        pixels, exif = read_annotated(self.annotations, info)
+        target = make_sample(pixels, boxes, torch.from_numpy(record.ignore_boxes))
         with seeded(seed):
-            moved = self.transform(make_sample(pixels, boxes, torch.from_numpy(record.ignore_boxes)))
-        image = moved["image"].as_subclass(Tensor)
+            moved_image, moved = transformed(self.transform, target.pop("image"), target)
+        image = moved_image.as_subclass(Tensor)
         height, width = image.shape[-2:]
-        if len(moved["boxes"]) != len(boxes):
-            raise ValueError(
-                f"a transform must keep all boxes, got {len(moved['boxes'])} of {len(boxes)}: leave out "
-                "SanitizeBoundingBoxes, boxes outside the image are dropped afterwards"
-            )
         clipped = _clip(moved["boxes"].as_subclass(Tensor), height, width)
         ignored = _clip(moved["ignore"].as_subclass(Tensor), height, width)
         kept = (_large_enough(boxes) & _large_enough(clipped)).nonzero()[:, 0]
-        target = Target(
+        truth = Target(
             boxes=clipped[kept],
             labels=torch.from_numpy(record.labels)[kept],
             masks=tuple(record.segmentations[i] for i in kept.tolist()),
@@ -83,7 +76,7 @@ class DetectionDataset(Dataset[Item]):
             ignore_boxes=ignored[_large_enough(ignored)],
             seed=seed ^ 1,  # other numbers than those of the augmentation
         )
-        return image, target, info if exif == 1 else replace(info, exif=exif)
+        return image, truth, info if exif == 1 else replace(info, exif=exif)
 
 
 def _clip(boxes: Tensor, height: int, width: int) -> Tensor:

@@ -1,18 +1,30 @@
 """Augmentation on torchvision.transforms.v2.
 
-A sample is a dictionary that any transform of v2 takes:
+A transform takes an image and a target, and returns both, as torchvision's references do: any chain of v2 that resizes,
+flips, crops, pads or changes colors is one. So is a function of yours, ``(image, target) -> (image, target)``.
 
-    image   tv_tensors.Image, uint8 RGB [3, h, w]
-    boxes   tv_tensors.BoundingBoxes, XYXY [N, 4]: the objects
-    ignore  tv_tensors.BoundingBoxes, XYXY [K, 4]: crowd and ignore regions
-    frame   tv_tensors.BoundingBoxes, XYXY [2, 4]: markers, the whole image and a part of it
+    image             tv_tensors.Image, uint8 RGB [3, h, w]
+    target["boxes"]   tv_tensors.BoundingBoxes, XYXY [N, 4]: the objects
+    target["ignore"]  tv_tensors.BoundingBoxes, XYXY [K, 4]: crowd and ignore regions
+    target["frame"]   tv_tensors.BoundingBoxes, XYXY [2, 4]: markers, the whole image and a part of it
+
+Boxes are neither dropped nor clamped: those outside the image are left out afterwards. A transform draws from torch's
+default generator; only then does a resumed run see the same images. An augmentation of your own is a config:
+
+    @dataclass(frozen=True)
+    class ColorConfig:
+        brightness: float = 0.3
+
+        def build(self, data):
+            built_in = train_transform(data.short_sides, data.max_long_side, data.flip, crop=data.crop)
+            return v2.Compose([v2.ColorJitter(brightness=self.brightness), built_in])
 
 Masks are not in it: they stay as annotated. What became of the markers says how the file's pixels map to the image at
 hand (`frame_of`), for any chain of resizing, flipping, cropping and padding. (tv_tensors.KeyPoints would be the natural
 markers, but their flip is ``w - 1 - x``: half-pixel off the boxes'.)
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -26,6 +38,43 @@ from tailseg.data.settings import CropConfig
 from tailseg.structures import Frame
 
 TransformSample = dict[str, tv_tensors.TVTensor]
+Transform = Callable[..., Any]
+"""Takes an image and a target and returns both, see above."""
+
+
+def transformed(
+    transform: Transform, image: tv_tensors.TVTensor, target: TransformSample
+) -> tuple[Tensor, TransformSample]:
+    """What a transform makes of an image and its target.
+
+    Args:
+        transform: one of torchvision's v2, or the user's own.
+        image: see above.
+        target: see above.
+
+    Returns:
+        Both, after the transform.
+
+    Raises:
+        ValueError: it returns something else than an image of uint8 and a target with all boxes.
+    """
+    result = transform(image, target)
+    if not (isinstance(result, tuple | list) and len(result) == 2 and isinstance(result[1], dict)):
+        raise ValueError(f"a transform must return a tuple (image, target), got {type(result).__name__}")
+    moved_image, moved = result
+    if not isinstance(moved_image, Tensor):
+        raise ValueError(f"a transform must return an image of uint8 [3, h, w], got {type(moved_image).__name__}")
+    if moved_image.ndim != 3 or moved_image.dtype != torch.uint8:
+        raise ValueError(
+            f"a transform must return an image of uint8 [3, h, w], got {moved_image.dtype} {[*moved_image.shape]}: "
+            "leave out ToDtype and Normalize, the network normalizes by itself"
+        )
+    if (count := len(moved["boxes"])) != len(target["boxes"]):
+        raise ValueError(
+            f"a transform must keep all boxes, got {count} of {len(target['boxes'])}: leave out "
+            "SanitizeBoundingBoxes, boxes outside the image are dropped afterwards"
+        )
+    return moved_image, moved
 
 
 def make_sample(

@@ -141,7 +141,7 @@ class Hooks:
                     raise
 
 
-def check_callbacks(callbacks: Sequence[Callback]) -> None:
+def check_callbacks(callbacks: Sequence[object]) -> None:
     """Checks the callbacks before the work.
 
     Raises:

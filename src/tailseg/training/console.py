@@ -2,13 +2,16 @@
 
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
+from typing import TypeVar
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, track
 from rich.text import Text
+
+T = TypeVar("T")
 
 PLAIN_INTERVAL = 20.0
 """Seconds that lie at least between two plain lines."""
@@ -114,6 +117,33 @@ class TrainingConsole:
         return (
             "" if seconds is None else f"{self.speed.images_per_second:.1f} images/s, {describe_seconds(seconds)} left"
         )
+
+
+def track_progress(items: Iterable[T], title: str, total: int) -> Iterator[T]:
+    """Passes the items on; shows on standard error how many are done and how long the rest takes.
+
+    On a terminal this is a bar, elsewhere a line every `PLAIN_INTERVAL` seconds.
+
+    Args:
+        items: to pass on.
+        title: what is done with them.
+        total: their number.
+
+    Returns:
+        The items.
+    """
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    if console.is_terminal:
+        yield from track(items, title, total, console=console, transient=True)
+        return
+    start = last_line = time.monotonic()
+    for done, item in enumerate(items, start=1):
+        yield item
+        now = time.monotonic()
+        if now - last_line >= PLAIN_INTERVAL:
+            last_line = now
+            left = describe_seconds((now - start) / done * (total - done))
+            console.print(f"{title}: {done:,} of {total:,}, {left} left", markup=False)
 
 
 def describe_losses(losses: Mapping[str, float]) -> str:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -13,7 +13,8 @@ from tailseg.annotations.dataset import Annotations, never_shown
 from tailseg.annotations.hold_out import remarks_on
 from tailseg.data.loader import DetectionDataset, Loader, train_loader
 from tailseg.data.sampler import TrainSampler
-from tailseg.data.transforms import train_transform
+from tailseg.data.source import open_source, write_source
+from tailseg.data.transforms import Transform, train_transform
 from tailseg.losses import ClassificationLoss
 from tailseg.models.detector import Detector
 from tailseg.models.optimizers import was_saved_with_more_decay
@@ -23,10 +24,11 @@ from tailseg.recipes.saved import to_saved
 from tailseg.structures import ClassFrequency, ImageInfo
 from tailseg.training import checkpoint
 from tailseg.training.checkpoint import Checkpoint, Progress
-from tailseg.training.console import Speed
+from tailseg.training.console import Speed, track_progress
 from tailseg.training.device import choose_device, seed_everything
 from tailseg.training.distributed import (
     distribute,
+    is_first,
     main_process_first,
     on_main_process,
     rank,
@@ -148,7 +150,11 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
     recipe = on_main_process(lambda: settled(recipe, folder))
     found = on_main_process(lambda: open_folder(recipe, folder, resume=resume))
     device = choose_device(recipe.run.device)
-    with main_process_first():  # what is made or downloaded once lies there for the others
+    with main_process_first():  # what one process makes or downloads is then there for the others
+        if recipe.data.source is not None:
+            written = bool(found) or not is_first()
+            source, workers = open_source(recipe.data.source), recipe.data.workers
+            write_source(source, folder, workers=workers, track=track_progress, again=not written)
         train_data, val_data = build_data(recipe, trained=bool(found))
         seed_everything(recipe.run.seed)
         first = Path(recipe.run.init_from) if recipe.run.init_from and not found else None
@@ -227,9 +233,25 @@ def build_sampler(annotations: Annotations, recipe: Recipe) -> TrainSampler:
 
 def build_train_loader(annotations: Annotations, sampler: TrainSampler, data: DataConfig) -> Loader:
     """This process's share of the batches of the epoch that the sampler is set to."""
-    transform = train_transform(data.short_sides, data.max_long_side, data.flip, crop=data.crop)
-    dataset = DetectionDataset(annotations, transform)
+    dataset = DetectionDataset(annotations, build_augmentation(data))
     return train_loader(dataset, sampler, data.batch_size // sampler.world_size, data.workers)
+
+
+def build_augmentation(data: DataConfig) -> Transform:
+    """The transform of the training images.
+
+    Raises:
+        ValueError: ``data.augmentation`` builds something that cannot be called.
+    """
+    if data.augmentation is None:
+        return train_transform(data.short_sides, data.max_long_side, data.flip, crop=data.crop)
+    transform = cast("Any", data.augmentation).build(data)
+    if not callable(transform):
+        raise ValueError(
+            f"data.augmentation: {type(data.augmentation).__name__}.build(data) returned a {type(transform).__name__}, "
+            "expected a transform: (image, target) -> (image, target)"
+        )
+    return transform
 
 
 def describe(run: Run) -> str:

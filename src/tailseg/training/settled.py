@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tailseg.data.source import open_source, source_files
 from tailseg.models.config import TimmConfig
 from tailseg.models.timm_weights import with_own_normalization
 from tailseg.recipes.recipe import Recipe
@@ -21,6 +22,7 @@ def settled(recipe: Recipe, folder: Path) -> Recipe:
         CheckpointError: a checkpoint cannot be read.
         ValueError: timm is not installed, or does not know the network.
     """
+    recipe = _with_source_files(recipe, folder)
     backbone = recipe.model.backbone
     if not isinstance(backbone, TimmConfig) or backbone.mean is not None:
         return recipe
@@ -31,6 +33,15 @@ def settled(recipe: Recipe, folder: Path) -> Recipe:
         mean, std = (tuple(earlier[name]) if earlier.get(name) else None for name in ("mean", "std"))
         made = replace(backbone, mean=mean, std=std)
     return replace(recipe, model=replace(recipe.model, backbone=made))
+
+
+def _with_source_files(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with the annotation files that will be written of the user's own data set, if it has one."""
+    if recipe.data.source is None:
+        return recipe
+    train, val = source_files(folder)
+    _, val_part = open_source(recipe.data.source)
+    return replace(recipe, data=replace(recipe.data, train=str(train), val=None if val_part is None else str(val)))
 
 
 def _earlier(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
