@@ -127,7 +127,7 @@ def test_predict_names_an_image_that_cannot_be_drawn_and_keeps_what_was_found(
     out = tmp_path / "out"
     assert main(["predict", str(run), str(folder), "--out", str(out), "--score-threshold", "0"]) == 1
     error = " ".join(capsys.readouterr().err.split())
-    assert f"{folder / 'long.png'}: a picture of 70000 x 4 pixels cannot be drawn" in error
+    assert f"{folder / 'long.png'}: a picture of 70000 x 4 pixels cannot be written" in error
     assert "1 of 2 images could not be read or drawn" in error
     assert (out / "whole.jpg").is_file()
     assert not (out / "long.jpg").exists()

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from tailseg.losses import drop_loss
-from tailseg.losses.processes import share_of_processes
+from tailseg.losses.processes import compute_process_share
 from tailseg.training.distributed import leave
 
 
@@ -27,7 +27,7 @@ def run(problems, rank, sizes):
         loss, values, gradients = config.build(frequency), [], []
         for logits, labels in batches:
             part = logits[here].clone().requires_grad_()
-            value = sum(loss(part, labels[here]).values()) * share_of_processes(len(part), part.device)
+            value = sum(loss(part, labels[here]).values()) * compute_process_share(len(part), part.device)
             gradients.append(torch.autograd.grad(value, part)[0] / len(sizes))
             values.append(value.detach() / len(sizes))
         outcome[name] = (torch.stack(values), gradients, loss.state_dict())
@@ -49,7 +49,7 @@ if __name__ == "__main__":
     folder, this = Path(sys.argv[1]), int(sys.argv[2])
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=this, world_size=2)
     found, parts = pickle.loads((folder / "problems.pkl").read_bytes())
-    drop_loss.draws = without_chance(lambda: this, parts)
+    drop_loss.draw_uniform = without_chance(lambda: this, parts)
     torch.save(run(found, this, parts), folder / f"{this}.pt")
     dist.destroy_process_group()
     leave(0)

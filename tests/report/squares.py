@@ -73,7 +73,7 @@ def evaluated(annotations, records, *, name, recipe="tiny_gumbel"):
         analysis=analyze(annotations.path, dict.fromkeys({"bbox", kind}, results), groups=groups),
         evidence=gather(annotations.path, results, kind=kind, groups=groups, least_score=0.3),
         annotations=annotations,
-        frequency=ClassFrequency.of(annotations.frequency),
+        frequency=ClassFrequency.from_class_counts(annotations.frequency),
         train=annotations,
         threshold=0.3,
     )

@@ -1,9 +1,9 @@
 """`tailseg calibrate`."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rich import box
@@ -18,11 +18,8 @@ from tailseg.files import Input, Output
 from tailseg.ranges import Range
 
 if TYPE_CHECKING:
-    from tailseg.annotations.dataset import Annotations
     from tailseg.detection.recalibration import Calibration
     from tailseg.evaluation import Analysis
-    from tailseg.inference import Predictor
-    from tailseg.structures import Batch
 
 COLUMNS = ("AP", "APr", "APc", "APf")
 
@@ -68,111 +65,49 @@ def run(arguments: Sequence[str]) -> None:
         raise UsageError(f"{options.run} is no folder of a run: the calibration is stored there")
     stored = options.run / "calibration.json"
     check(options, {stored: CALIBRATION}, instead="copy the run to where you may write", overwrite=options.overwrite)
-    from tailseg.detection.recalibration import calibrations, save
-    from tailseg.inference import Predictor
+    from tailseg.inference import calibrate
 
-    base = find_recipe(options.recipe) if options.recipe else None
-    predictor = Predictor.from_run(
-        options.run, checkpoint=options.checkpoint, device=options.device, base=base, calibrated=False
-    )
-    val, train = read_data(predictor, options)
-    swept = calibrations(train)
-    analyses = measure(predictor, val, swept, half=0, limit=options.images)
-    output().print(table(f"Chosen by {options.by} on one half of the images, in percent", swept, analyses))
-    kind = "segm" if "segm" in analyses[0].metrics else "bbox"
-    best = max(zip(swept, analyses, strict=True), key=lambda pair: pair[1].metrics[kind][options.by] or 0.0)[0]
-    chosen = list(dict.fromkeys((swept[0], best)))
-    after = measure(predictor, val, chosen, half=1, limit=options.images)
-    output().print(table("On the other half", chosen, after))
-    save(best, stored)
-    if len(chosen) == 1:
+    with Bars(console=output(), transient=True) as bars:
+        result = calibrate(
+            options.run,
+            images=options.images,
+            by=options.by,
+            val=options.val,
+            val_images=options.val_images,
+            checkpoint=options.checkpoint,
+            device=options.device,
+            base=find_recipe(options.recipe) if options.recipe else None,
+            say=lambda line: output().print(line, markup=False, soft_wrap=True),
+            progress=bars.show,
+        )
+    output().print(table(f"Chosen by {options.by} on one half of the images, in percent", result.tried))
+    output().print(table("On the other half", result.tested))
+    if len(result.tested) == 1:
         output().print("Nothing is better than the scores as trained: they stay.")
-    output().print(f"Stored for predict: {best.setting} ([bold]{escape(str(stored))}[/])")
+    output().print(f"Stored for predict: {result.calibration.setting} ([bold]{escape(str(stored))}[/])")
 
 
-def read_data(predictor: "Predictor", options: Calibrate) -> "tuple[Annotations, Annotations | None]":
-    """The validation set with the run's frequencies, and the training set if it is there as it was."""
-    from tailseg.recipes.build import build_training, build_validation, held_out_note
-    from tailseg.recipes.places import found_again
-    from tailseg.training.fit import with_classes_of_run
+class Bars(Progress):
+    """A progress bar for each title."""
 
-    recipe = found_again(predictor.recipe, predictor.checkpoint.recipe, options.run)
-    try:
-        train = build_training(recipe)
-    except (ValueError, FileNotFoundError):
-        train = None
-        output().print("note: the training set is not there, so FRACAL, which looks at it, is left out")
-    if train is not None and train.num_images < predictor.frequency.num_images:
-        output().print(
-            f"note: {train.path} has {train.num_images:,} images, and the run was trained on "
-            f"{predictor.frequency.num_images:,} with objects, so FRACAL, which looks at them, is left out",
-            markup=False,
-            soft_wrap=True,
-        )
-        train = None
-    if options.val:
-        recipe = replace(recipe, data=replace(recipe.data, val=options.val, val_images=None))
-    if note := held_out_note(recipe):
-        output().print(f"note: {note}", markup=False, soft_wrap=True)
-    val = build_validation(recipe, images=options.val_images)
-    return with_classes_of_run(val, predictor.checkpoint, predictor.file), train
+    def show(self, title: str, done: int, total: int) -> None:
+        """Updates the bar of this title."""
+        task = next((task.id for task in self.tasks if task.description == title), None)
+        if task is None:
+            task = self.add_task(title, total=total)
+        self.update(task, completed=done)
 
 
-def measure(
-    predictor: "Predictor", val: "Annotations", calibrations: "Sequence[Calibration]", *, half: int, limit: int
-) -> "list[Analysis]":
-    """What each calibration scores on the first images of a half of the validation set."""
-    from tailseg.annotations.dataset import scored_groups
-    from tailseg.detection.recalibration import results_of
-    from tailseg.evaluation import analyze
-
-    groups = scored_groups(val)
-    with Progress(console=output(), transient=True) as bar:
-        total = min(limit, (val.num_images + 1 - half) // 2)
-        task = bar.add_task(f"looking at {total} images, {len(calibrations)} times each", total=total)
-        image_ids, results = results_of(
-            predictor.model,
-            batches_of(predictor, val, half, total),
-            calibrations,
-            predictor.frequency,
-            [category.id for category in val.categories],
-            device=predictor.device,
-            precision=predictor.recipe.run.precision,
-            progress=lambda done: bar.update(task, completed=done),
-        )
-    truth = val.only(image_ids)
-    kinds: tuple[Any, ...] = ("bbox",) if predictor.recipe.model.mask is None else ("bbox", "segm")
-    return [analyze(truth, dict.fromkeys(kinds, records), groups=groups) for records in results]
-
-
-def batches_of(predictor: "Predictor", val: "Annotations", half: int, limit: int) -> "Iterator[Batch]":
-    """The images of every second place, until there are ``limit``."""
-    from tailseg.data.loader import DetectionDataset, Loader
-    from tailseg.data.sampler import EvaluationSampler
-    from tailseg.data.transforms import evaluation_transform
-
-    data = predictor.recipe.data
-    dataset = DetectionDataset(val, evaluation_transform(data.test_short_side, data.max_long_side))
-    every_second = EvaluationSampler(len(dataset), rank=half, world_size=2)
-    done = 0
-    for batch in Loader(dataset, every_second, data.batch_size, data.workers):
-        if done >= limit:
-            return
-        left = limit - done
-        yield replace(batch, images=batch.images[:left], targets=batch.targets[:left], infos=batch.infos[:left])
-        done += len(batch)
-
-
-def table(title: str, calibrations: "Sequence[Calibration]", analyses: "Sequence[Analysis]") -> Table:
-    """One row a calibration: AP by group, and the expected calibration error by group."""
+def table(title: str, measured: "Sequence[tuple[Calibration, Analysis]]") -> Table:
+    """Makes a table with a row for each calibration: AP by group, and the expected calibration error by group."""
     from tailseg.evaluation.metrics import percent
 
-    kind = "segm" if "segm" in analyses[0].metrics else "bbox"
+    kind = "segm" if "segm" in measured[0][1].metrics else "bbox"
     rows = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     rows.add_column("scores", no_wrap=True)
     for column in (*COLUMNS, "ECE", "ECEr", "ECEc", "ECEf"):
         rows.add_column(column, justify="right")
-    for calibration, analysis in zip(calibrations, analyses, strict=True):
+    for calibration, analysis in measured:
         parts = analysis.reliability[kind]
         errors = (parts[part].expected_error if part in parts else None for part in ("all", "r", "c", "f"))
         scores = (analysis.metrics[kind][column] for column in COLUMNS)

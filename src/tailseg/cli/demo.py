@@ -108,7 +108,7 @@ def draw_pairs(predictor: "Predictor", val: "Annotations", folder: Path, options
     """Ground truth beside predictions, a picture for each of the first validation images, and one sheet of some."""
     from PIL import Image
 
-    from tailseg.drawing import above, contact_sheet, draw, ground_truth
+    from tailseg.drawing import contact_sheet, draw, read_ground_truth
 
     names, groups = predictor.names, predictor.frequency.groups
     panels: list[Image.Image] = []
@@ -116,8 +116,8 @@ def draw_pairs(predictor: "Predictor", val: "Annotations", folder: Path, options
         file = val.info(index).file
         tensor = predictor.read(file)
         image = Image.fromarray(tensor.permute(1, 2, 0).numpy())
-        truth = draw(image, ground_truth(val, index), names, groups, show_scores=False)
-        found = draw(image, above(predictor.detect(tensor), options.score_threshold), names, groups)
+        truth = draw(image, read_ground_truth(val, index), names, groups, show_scores=False)
+        found = draw(image, predictor.detect(tensor).above(options.score_threshold), names, groups)
         pair = contact_sheet([truth, found], PANELS, columns=2, cell=truth.size)
         write_picture(folder / "predictions" / f"{Path(file).stem}.jpg", pair, DETECTIONS)
         panels += [truth, found]

@@ -180,7 +180,6 @@ def predict_files(predictor: "Predictor", files: Sequence[Path], results: JsonLi
         TrainingStopped: by a signal; the image at that moment was finished.
         OSError: the disk is full or cannot be written.
     """
-    from tailseg.drawing import above
     from tailseg.evaluation import to_results
     from tailseg.training.interrupt import StopRequest, TrainingStopped
 
@@ -197,7 +196,7 @@ def predict_files(predictor: "Predictor", files: Sequence[Path], results: JsonLi
                 raise TrainingStopped(f"stopped after {done}: what was found is in {results.path}") from None
             try:
                 image = predictor.read(file)
-                found = above(predictor.detect(image), options.score_threshold)
+                found = predictor.detect(image).above(options.score_threshold)
             except Exception as error:  # noqa: BLE001 - whatever is wrong with one image, the others are looked at
                 failed += 1
                 print_error(describe(file, error))

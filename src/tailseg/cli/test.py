@@ -12,6 +12,7 @@ from tailseg.cli.common import find_recipe, output, parse, print_error, require_
 from tailseg.cli.file_kinds import METRICS, RECORDS
 from tailseg.cli.outputs import check
 from tailseg.files import Input, Output
+from tailseg.ranges import Range
 
 if TYPE_CHECKING:
     from tailseg.evaluation import Metrics
@@ -39,6 +40,9 @@ class Test:
     """Another annotation file to evaluate on; its classes must be the model's."""
     val_images: Annotated[str | None, Input()] = None
     """Folder of the images of the validation set, unless they lie beside it or where they did in training."""
+    groups: Annotated[tuple[int, int] | None, Range(ge=1, ascending=True)] = None
+    """Bounds of the frequency groups: 5 30 makes a class rare up to 5 training images, common up to 30 and frequent
+    above. None uses the run's groups."""
     overwrite: bool = False
     """Replace files of other kinds that are there already; inputs never are."""
     device: str = "auto"
@@ -79,6 +83,7 @@ def evaluate_run(options: Test) -> "tuple[Metrics, list[str]]":
     Returns:
         The figures, and the reason of each image that could not be used.
     """
+    from tailseg.annotations.dataset import with_group_bounds
     from tailseg.data.images import describe_turned
     from tailseg.detection.testing import describe_unread, detect_all, measure, save_results
     from tailseg.inference import Predictor
@@ -107,6 +112,8 @@ def evaluate_run(options: Test) -> "tuple[Metrics, list[str]]":
     if (note := held_out_note(recipe)) and is_first():
         output().print(f"note: {note}", markup=False, soft_wrap=True)
     annotations = with_classes_of_run(annotations, predictor.checkpoint, predictor.file)
+    if options.groups is not None:
+        annotations = with_group_bounds(annotations, options.groups)
     unread: list[str] = []
     turned: list[ImageInfo] = []
     with Progress(console=output(), transient=True, disable=not is_first()) as bar:

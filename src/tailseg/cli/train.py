@@ -150,6 +150,12 @@ def without_masks(recipe: Recipe) -> Recipe:
     Raises:
         UsageError: it is a cascade, whose stages learn masks.
     """
+    from tailseg.models.config import ModelConfig
+
+    if not isinstance(recipe.model, ModelConfig):
+        raise UsageError(
+            f"--boxes-only: {recipe.name} has a detector of your own, {type(recipe.model).__name__}: change it"
+        )
     if recipe.model.cascade is not None:
         raise UsageError(
             f"--boxes-only: {recipe.name} is a cascade, whose stages learn masks. Recipes without a cascade: "

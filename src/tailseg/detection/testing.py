@@ -120,7 +120,7 @@ def measure(
     """
     if unread and len(unread) == annotations.num_images:
         raise ImageError(f"{unread[0]} (none of the {len(unread):,} images can be used)")
-    iou_types: tuple[IouType, ...] = ("bbox",) if model.config.mask is None else ("bbox", "segm")
+    iou_types: tuple[IouType, ...] = ("bbox", "segm") if model.has_masks else ("bbox",)
     metrics = evaluate(annotations, results, iou_types=iou_types, groups=scored_groups(annotations))
     metrics = replace(metrics, extra=compute_own_metrics(own, annotations, results))
     if not unread:

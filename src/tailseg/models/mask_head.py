@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from tailseg.losses.processes import share_of_processes
+from tailseg.losses.processes import compute_process_share
 from tailseg.models.box_head import ImageBoxes
 from tailseg.models.config import MaskHeadConfig
 from tailseg.models.predictors import class_map, normalized_class_map
@@ -21,7 +21,7 @@ from tailseg.models.sampling import RoISample
 from tailseg.ops.boxes import scale_boxes
 from tailseg.ops.masks import mask_targets, paste_masks
 from tailseg.ops.roi_pool import roi_pool
-from tailseg.structures import Detections, Target, sent
+from tailseg.structures import Detections, Target, to_device
 
 CHUNK = {"cpu": 32, "cuda": 128}
 """RoIs at a time at test, and whose features are upsampled in training: bounds the memory of these.
@@ -170,8 +170,8 @@ def mask_losses(
         mask_targets([target.masks[k] for k in objects], target.frame, boxes, size=logits.shape[-1])
         for boxes, objects, target in zip(*positives, targets, strict=True)
     ]
-    loss = F.binary_cross_entropy_with_logits(logits, sent(torch.cat(wanted), logits.device), reduction="sum")
-    share = share_of_processes(len(logits), logits.device)
+    loss = F.binary_cross_entropy_with_logits(logits, to_device(torch.cat(wanted), logits.device), reduction="sum")
+    share = compute_process_share(len(logits), logits.device)
     return {"loss_mask": loss / max(logits.numel(), 1) * share}
 
 

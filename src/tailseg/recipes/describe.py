@@ -3,15 +3,13 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from tailseg.losses import DropLossConfig, EQLConfig, LossConfig
+from tailseg.losses import BuildsLoss, DropLossConfig, EQLConfig
 from tailseg.models.config import (
-    BackboneConfig,
+    AnyDetector,
+    BuildsBackbone,
     CascadeConfig,
     HTCConfig,
     ModelConfig,
-    ResNetConfig,
-    SwinConfig,
-    TimmConfig,
 )
 from tailseg.recipes.published import PUBLISHED, Figures
 from tailseg.recipes.recipe import DataConfig, Recipe
@@ -25,11 +23,12 @@ LOSS_NAMES = {
     "LogitAdjustedSoftmaxConfig": "balanced softmax",
 }
 """By class; the others are called as their class."""
-SWIN_NAMES = {(96, (2, 2, 6, 2)): "Swin-T", (96, (2, 2, 18, 2)): "Swin-S", (128, (2, 2, 18, 2)): "Swin-B"}
 
 
-def detector(model: ModelConfig) -> str:
-    """``Mask R-CNN``, ``Faster R-CNN``, ``Cascade Mask R-CNN`` or ``HTC``."""
+def detector(model: AnyDetector) -> str:
+    """``Mask R-CNN``, ``Faster R-CNN``, ``Cascade Mask R-CNN`` or ``HTC``; your own is called as its settings."""
+    if not isinstance(model, ModelConfig):
+        return type(model).__name__.removesuffix("Config")
     match model.cascade:
         case HTCConfig():
             return "HTC"
@@ -39,19 +38,12 @@ def detector(model: ModelConfig) -> str:
             return "Mask R-CNN" if model.mask else "Faster R-CNN"
 
 
-def backbone(config: BackboneConfig) -> str:
-    """``R50``, ``X101-64x4d``, ``Swin-T`` or a name of timm's."""
-    match config:
-        case ResNetConfig():
-            grouped = config.grouped
-            return f"X{config.depth}-{grouped.groups}x{grouped.width}d" if grouped else f"R{config.depth}"
-        case SwinConfig():
-            return SWIN_NAMES.get((config.embed_dim, config.depths), "Swin")
-        case TimmConfig():
-            return config.name
+def backbone(config: BuildsBackbone) -> str:
+    """``R50``, ``X101-64x4d``, ``Swin-T``, a name of timm's, or your own ``short_name``."""
+    return getattr(config, "short_name", type(config).__name__)
 
 
-def loss(config: LossConfig) -> str:
+def loss(config: BuildsLoss) -> str:
     """``Gumbel``, ``EQL sigmoid``, ``Seesaw`` ..."""
     match config:
         case DropLossConfig():
@@ -62,8 +54,10 @@ def loss(config: LossConfig) -> str:
     return LOSS_NAMES.get(name, name.removesuffix("Config").removesuffix("Loss"))
 
 
-def normalized(model: ModelConfig) -> str:
+def normalized(model: AnyDetector) -> str:
     """Which predictors are normalized: ``mask``, ``class``, ``both`` or nothing."""
+    if not isinstance(model, ModelConfig):
+        return ""
     mask = model.mask is not None and model.mask.normalized is not None
     classifier = model.box.normalized is not None
     return {(True, True): "both", (True, False): "mask", (False, True): "class"}.get((mask, classifier), "")
@@ -87,7 +81,8 @@ def sampling(config: DataConfig) -> str:
 
 def heading(recipe: Recipe) -> str:
     """What recipes that belong in one table have in common: ``Mask R-CNN R50, LVIS v1``."""
-    return f"{detector(recipe.model)} {backbone(recipe.model.backbone)}, {data(recipe.data)}"
+    network = f" {backbone(recipe.model.backbone)}" if isinstance(recipe.model, ModelConfig) else ""
+    return f"{detector(recipe.model)}{network}, {data(recipe.data)}"
 
 
 def grouped(recipes: Iterable[Recipe]) -> dict[str, list[Recipe]]:
