@@ -6,7 +6,7 @@ import pytest
 
 from tailseg.training import Callback, StopTraining, train
 from tailseg.training.callbacks import check_callbacks
-from tailseg.training.run_files import best, latest
+from tailseg.training.run_files import get_best, get_latest
 
 from . import small
 
@@ -46,8 +46,8 @@ def test_hooks_are_called_in_order_and_a_stopped_run_goes_on(data, tmp_path):
     metrics = train(recipe(data, tmp_path), callbacks=[first])
     assert first.calls == [("start", 0), ("step", 1), ("step", 2), ("end", 2, 0)]
     assert first.metrics is metrics
-    assert latest(tmp_path).name == "step_0000002.pt"
-    assert best(tmp_path).is_file()
+    assert get_latest(tmp_path).name == "step_0000002.pt"
+    assert get_best(tmp_path).is_file()
     train(recipe(data, tmp_path), resume=True, callbacks=[second])
     steps = [("step", step) for step in range(3, 11)]
     assert second.calls == [
@@ -85,4 +85,4 @@ class BrokenConfig:
 def test_the_state_is_saved_before_a_metric_fails(data, tmp_path):
     with pytest.raises(ValueError, match="the metric Broken failed: KeyError: 'photo'"):
         train(recipe(data, tmp_path, metrics=(BrokenConfig(),)), callbacks=[Notes(last=1)])
-    assert latest(tmp_path).name == "step_0000001.pt"
+    assert get_latest(tmp_path).name == "step_0000001.pt"

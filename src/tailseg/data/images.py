@@ -33,7 +33,7 @@ def read_image(info: ImageInfo) -> UInt8[Tensor, "3 h w"]:
     Raises:
         ImageError: the file cannot be read or decoded, or its size is not the annotated one.
     """
-    return read_turned(info)[0]
+    return read_with_orientation(info)[0]
 
 
 def read_annotated(annotations: Annotations, info: ImageInfo) -> tuple[UInt8[Tensor, "3 h w"], int]:
@@ -49,10 +49,10 @@ def read_annotated(annotations: Annotations, info: ImageInfo) -> tuple[UInt8[Ten
     Raises:
         ImageError: as `read_image`; or the user's data set cannot give the image.
     """
-    return read_turned(info) if annotations.source is None else (annotations.source.read(info), 1)
+    return read_with_orientation(info) if annotations.source is None else (annotations.source.read(info), 1)
 
 
-def read_turned(info: ImageInfo) -> tuple[UInt8[Tensor, "3 h w"], int]:
+def read_with_orientation(info: ImageInfo) -> tuple[UInt8[Tensor, "3 h w"], int]:
     """As `read_image`; and EXIF's orientation, 1 .. 8.
 
     Raises:
@@ -62,7 +62,7 @@ def read_turned(info: ImageInfo) -> tuple[UInt8[Tensor, "3 h w"], int]:
     annotated, size = (info.height, info.width), (stored.shape[-2], stored.shape[-1])
     shown = size[::-1] if orientation >= 5 else size
     if annotated == shown and info.orientation == "shown":
-        return turned(stored, orientation), orientation
+        return apply_orientation(stored, orientation), orientation
     if annotated == size:
         return stored, orientation
     if annotated == shown:
@@ -80,7 +80,7 @@ def read_turned(info: ImageInfo) -> tuple[UInt8[Tensor, "3 h w"], int]:
     )
 
 
-def describe_turned(infos: Collection[ImageInfo]) -> str:
+def describe_orientations(infos: Collection[ImageInfo]) -> str:
     """A line about images whose EXIF says that they are to be turned; empty for none."""
     if not infos:
         return ""
@@ -94,7 +94,7 @@ def describe_turned(infos: Collection[ImageInfo]) -> str:
     return f"{len(infos):,} images have an EXIF orientation other than 1 ({first.file}: {first.exif}): {how}"
 
 
-def turned(image: UInt8[Tensor, "3 h w"], orientation: int) -> Tensor:
+def apply_orientation(image: UInt8[Tensor, "3 h w"], orientation: int) -> Tensor:
     """Stored pixels as EXIF's orientation wants them to be looked at.
 
     JEITA CP-3451, "Exchangeable image file format for digital still cameras", tag 0x0112: 2 to 4 mirror, 5 to 8 swap
@@ -117,7 +117,7 @@ def load_image(path: str | Path, orientation: Orientation = "shown") -> UInt8[Te
             ``MAX_PIXELS`` pixels, or more than ``MOST_SCANS`` scans.
     """
     image, exif = _stored(path)
-    return turned(image, exif) if orientation == "shown" else image
+    return apply_orientation(image, exif) if orientation == "shown" else image
 
 
 def _stored(path: str | Path) -> tuple[Tensor, int]:
@@ -202,7 +202,11 @@ def _by_pillow(path: str | Path, header: Header) -> Tensor:
         raise OSError(str(error) or type(error).__name__) from error
     image = torch.from_numpy(pixels).permute(2, 0, 1)
     # Pillow has turned a TIFF as its orientation says: turned back, 6 being the inverse of 8
-    return turned(image, {6: 8, 8: 6}.get(header.orientation, header.orientation)) if header.format == "TIFF" else image
+    return (
+        apply_orientation(image, {6: 8, 8: 6}.get(header.orientation, header.orientation))
+        if header.format == "TIFF"
+        else image
+    )
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:

@@ -14,7 +14,7 @@ from tailseg.annotations.dataset import Annotations
 from tailseg.annotations.image_files import ImageError
 from tailseg.data.images import read_annotated
 from tailseg.data.sampler import EvaluationSampler, Sample, TrainSampler
-from tailseg.data.transforms import Transform, frame_of, make_sample, transformed
+from tailseg.data.transforms import Transform, apply_transform, frame_of, make_sample
 from tailseg.data.workers import Workers
 from tailseg.structures import Batch, Frame, ImageInfo, Segmentation, Target
 
@@ -62,7 +62,7 @@ class DetectionDataset(Dataset[Item]):
         pixels, exif = read_annotated(self.annotations, info)
         target = make_sample(pixels, boxes, torch.from_numpy(record.ignore_boxes))
         with seeded(seed):
-            moved_image, moved = transformed(self.transform, target.pop("image"), target)
+            moved_image, moved = apply_transform(self.transform, target.pop("image"), target)
         image = moved_image.as_subclass(Tensor)
         height, width = image.shape[-2:]
         clipped = _clip(moved["boxes"].as_subclass(Tensor), height, width)

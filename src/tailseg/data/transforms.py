@@ -42,7 +42,7 @@ Transform = Callable[..., Any]
 """Takes an image and a target and returns both, see above."""
 
 
-def transformed(
+def apply_transform(
     transform: Transform, image: tv_tensors.TVTensor, target: TransformSample
 ) -> tuple[Tensor, TransformSample]:
     """What a transform makes of an image and its target.

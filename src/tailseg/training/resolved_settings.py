@@ -1,4 +1,4 @@
-"""Settings that a run decides once and keeps: how images are normalized for a network of timm."""
+"""Settings that a run decides once and keeps: the normalization for a network of timm, the files of a data set."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +12,8 @@ from tailseg.training import checkpoint
 from tailseg.training.run_files import newest_whole
 
 
-def settled(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe with the mean and the deviation that images are normalized with, where it leaves them open.
+def resolve_settings(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with the settings that it leaves open: the mean and the deviation that images are normalized with.
 
     Those of the run that is in the folder, or of the run that this one starts from (runs of versions before had
     ImageNet's, which None says), or else those of the backbone's weights.
