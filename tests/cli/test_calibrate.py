@@ -83,4 +83,4 @@ def test_wrong_usage_is_explained(own, capsys):
     assert main(["calibrate", str(own), "--images=0"]) == 2
     assert "--images is 1 or more" in capsys.readouterr().err
     assert main(["calibrate", str(own / "recipe.json")]) == 2
-    assert "is no folder of a run" in capsys.readouterr().err
+    assert "is not a folder of a run" in capsys.readouterr().err

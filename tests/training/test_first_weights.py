@@ -51,8 +51,8 @@ def test_rows_go_by_name_and_all_other_layers_as_they_are(loss, tmp_path):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     notes = load_initial_weights(file, model, categories)
     assert notes == [
-        f"{file}: 2 of 3 classes are among its 4 by name and take their rows (Red Panda, cat); "
-        "the others start from random weights"
+        f"{file}: 2 of 3 classes are among its 4 by name and take their rows (Red Panda, cat); the others start from "
+         "random weights"
     ]
     for name, tensor in model.state_dict().items():
         if ".loss." in name:

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from tailseg.cli.common import UsageError, find_recipe, output, parse
+from tailseg.cli.common import UsageError, find_own_code, output, parse
 from tailseg.cli.file_kinds import CALIBRATION
 from tailseg.cli.outputs import check
 from tailseg.files import Input, Output
@@ -26,11 +26,11 @@ COLUMNS = ("AP", "APr", "APc", "APf")
 
 @dataclass(frozen=True)
 class Calibrate:
-    """Move a trained run's scores by class, towards the rare ones, without training.
+    """Raise the scores of rare classes of a trained run, without training.
 
-    Logit adjustment, NorCal and FRACAL at several strengths look at one half of the validation images; the one of best
-    AP is then measured on the other half, which had no say, beside the scores as trained. It is stored in the run's
-    folder, and `predict` uses it from then on (--no-calibrated leaves it out).
+    The command measures logit adjustment, NorCal and FRACAL at several strengths on one half of the validation images.
+    It chooses the one with the best AP, and measures this one and the scores as trained on the other half. It stores
+    the choice in the folder of the run. `predict` then uses it (--no-calibrated does not).
 
     examples:
       tailseg calibrate runs/tiny_softmax
@@ -41,31 +41,36 @@ class Calibrate:
     run: Annotated[Path, tyro.conf.Positional, Output("calibration.json")]
     """Folder of the run."""
     images: Annotated[int, Range(ge=1)] = 300
-    """At most so many images in each half; every method and strength looks at each of the first half."""
+    """Maximum number of images in each half. Every method and strength is measured on each image of the first half."""
     by: Literal["AP", "APr", "APc"] = "AP"
-    """The figure that chooses: of masks where the run finds masks."""
+    """The figure that decides: the figure of the masks if the run has masks, else of the boxes."""
     checkpoint: Literal["best", "last"] = "best"
     """The checkpoint with the best AP, or the last one."""
     overwrite: bool = False
-    """Replace files of other kinds that are there already; inputs never are."""
+    """Replace existing files of other kinds. The command never replaces its inputs."""
     val: Annotated[str | None, Input()] = None
-    """Another annotation file to look at; its classes must be the model's."""
+    """Another annotation file to measure on. It must have the classes of the model."""
     val_images: Annotated[str | None, Input()] = None
-    """Folder of the images of the validation set, unless they lie beside it or where they did in training."""
+    """Folder of the validation images, if they are neither next to the annotation file nor where they were in
+    training."""
     device: str = "auto"
-    """auto takes cuda when present, else cpu."""
+    """auto uses cuda if it is available, else cpu."""
     recipe: str | None = None
-    """module:function of your own recipe, if the run was trained with one."""
+    """module:function of your own recipe, if you trained the run with one."""
+    module: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Name of your own Python module that has classes of the run, such as a loss. Can be given several times."""
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Sweep, choose, measure, store."""
+    """Measures the calibrations, chooses one, and stores it."""
     options = parse(Calibrate, arguments, command="calibrate")
     if not options.run.is_dir():
-        raise UsageError(f"{options.run} is no folder of a run: the calibration is stored there")
+        raise UsageError(f"{options.run} is not a folder of a run. The command stores the calibration in this folder")
     stored = options.run / "calibration.json"
     check(options, {stored: CALIBRATION}, instead="copy the run to where you may write", overwrite=options.overwrite)
     from tailseg.inference import calibrate
+
+    base, modules = find_own_code(options.recipe, options.module)
 
     with Bars(console=output(), transient=True) as bars:
         result = calibrate(
@@ -76,14 +81,15 @@ def run(arguments: Sequence[str]) -> None:
             val_images=options.val_images,
             checkpoint=options.checkpoint,
             device=options.device,
-            base=find_recipe(options.recipe) if options.recipe else None,
+            base=base,
+            modules=modules,
             say=lambda line: output().print(line, markup=False, soft_wrap=True),
             progress=bars.show,
         )
     output().print(table(f"Chosen by {options.by} on one half of the images, in percent", result.tried))
     output().print(table("On the other half", result.tested))
     if len(result.tested) == 1:
-        output().print("Nothing is better than the scores as trained: they stay.")
+        output().print("No calibration is better than the scores as trained. The scores stay as trained.")
     output().print(f"Stored for predict: {result.calibration.setting} ([bold]{escape(str(stored))}[/])")
 
 
@@ -100,7 +106,7 @@ class Bars(Progress):
 
 def table(title: str, measured: "Sequence[tuple[Calibration, Analysis]]") -> Table:
     """Makes a table with a row for each calibration: AP by group, and the expected calibration error by group."""
-    from tailseg.evaluation.metrics import percent
+    from tailseg.evaluation.metrics import format_percent
 
     kind = "segm" if "segm" in measured[0][1].metrics else "bbox"
     rows = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -111,5 +117,5 @@ def table(title: str, measured: "Sequence[tuple[Calibration, Analysis]]") -> Tab
         parts = analysis.reliability[kind]
         errors = (parts[part].expected_error if part in parts else None for part in ("all", "r", "c", "f"))
         scores = (analysis.metrics[kind][column] for column in COLUMNS)
-        rows.add_row(str(calibration.setting), *map(percent, scores), *map(percent, errors))
+        rows.add_row(str(calibration.setting), *map(format_percent, scores), *map(format_percent, errors))
     return rows

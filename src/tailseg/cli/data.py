@@ -167,7 +167,7 @@ def _quantiles(values: Sequence[float]) -> str:
 
 
 def _class_table(title: str, counts: "Sequence[ClassCount]", *, cut: bool) -> Table:
-    from tailseg.evaluation.tables import name_text
+    from tailseg.evaluation.tables import format_name
 
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("class", max_width=20 if cut else None, overflow="ellipsis", no_wrap=True)
@@ -175,7 +175,7 @@ def _class_table(title: str, counts: "Sequence[ClassCount]", *, cut: bool) -> Ta
     table.add_column("images", justify="right")
     table.add_column("objects", justify="right")
     for count in counts:
-        table.add_row(name_text(count.category.name), count.category.group, f"{count.images:,}", f"{count.objects:,}")
+        table.add_row(format_name(count.category.name), count.category.group, f"{count.images:,}", f"{count.objects:,}")
     return table
 
 

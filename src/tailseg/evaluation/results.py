@@ -17,7 +17,7 @@ from hotcoco import mask as run_lengths
 from tailseg.annotations.ragged import Ragged
 from tailseg.evaluation.json_files import read_records
 from tailseg.evaluation.metrics import IouType
-from tailseg.evaluation.overlaps import boxes_of
+from tailseg.evaluation.overlaps import get_mask_boxes
 from tailseg.evaluation.records import (
     Names,
     Part,
@@ -81,7 +81,7 @@ class Results:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def only(self, rows: np.ndarray) -> "Results":
+    def select(self, rows: np.ndarray) -> "Results":
         """The records at these rows, as a copy."""
         runs = self.runs
         return replace(
@@ -91,7 +91,7 @@ class Results:
             boxes=None if self.boxes is None else self.boxes[rows],
             scores=self.scores[rows],
             mask_areas=None if self.mask_areas is None else self.mask_areas[rows],
-            runs=None if runs is None else runs.only(runs.places[rows]),
+            runs=None if runs is None else runs.select(runs.places[rows]),
         )
 
     def masks(self, rows: np.ndarray) -> list[dict[str, Any]]:
@@ -121,7 +121,7 @@ class Runs:
     sizes: np.ndarray
     boxes: np.ndarray
 
-    def only(self, places: np.ndarray) -> "Runs":
+    def select(self, places: np.ndarray) -> "Runs":
         """Those at these places, all of which were kept."""
         here = np.arange(len(places), dtype=np.int32)
         return Runs(here, self.counts.take(places), self.sizes[places], self.boxes[places])
@@ -184,10 +184,10 @@ def read_results(
     packed = _Packed(boxes=boxes, masks=masks)
     try:
         for records in pieces:
-            part = reader.part(records, packed.length)
+            part = reader.read_part(records, packed.length)
             packed.add(part, np.ones(len(part), dtype=bool) if keep is None else keep(part, packed.length))
     except WrongRecordsError as error:
-        raise error.over_all(pieces) from None
+        raise error.count_all(pieces) from None
     return packed.results(source)
 
 
@@ -292,9 +292,9 @@ class _PackedRuns:
         masks = [*compress(part.masks, kept.tolist())]
         texts = [mask["counts"] for mask in masks]
         if not {*map(type, texts)} <= {str}:
-            texts = [*map(_text, masks)]
+            texts = [*map(_get_text, masks)]
         self._sizes.add(part.sizes[kept])
-        self._boxes.add(boxes_of(masks))
+        self._boxes.add(get_mask_boxes(masks))
         self._lengths.add(np.fromiter(map(len, texts), np.int64, len(texts)))
         self._text.add(np.frombuffer("".join(texts).encode("ascii"), np.uint8))
 
@@ -305,7 +305,7 @@ class _PackedRuns:
         return Runs(self._places.array(), text, self._sizes.array(), self._boxes.array())
 
 
-def _text(mask: dict[str, Any]) -> str:
+def _get_text(mask: dict[str, Any]) -> str:
     """The compressed run lengths."""
     counts = mask["counts"]
     if isinstance(counts, list):
