@@ -58,7 +58,7 @@ def read_with_orientation(info: ImageInfo) -> tuple[UInt8[Tensor, "3 h w"], int]
     Raises:
         ImageError: as `read_image`.
     """
-    stored, orientation = _stored(info.file)
+    stored, orientation = _read_stored(info.file)
     annotated, size = (info.height, info.width), (stored.shape[-2], stored.shape[-1])
     shown = size[::-1] if orientation >= 5 else size
     if annotated == shown and info.orientation == "shown":
@@ -116,22 +116,22 @@ def load_image(path: str | Path, orientation: Orientation = "shown") -> UInt8[Te
         ImageError: the file is missing, truncated, not an image, of numbers whose range it does not say, has more than
             ``MAX_PIXELS`` pixels, or more than ``MOST_SCANS`` scans.
     """
-    image, exif = _stored(path)
+    image, exif = _read_stored(path)
     return apply_orientation(image, exif) if orientation == "shown" else image
 
 
-def _stored(path: str | Path) -> tuple[Tensor, int]:
+def _read_stored(path: str | Path) -> tuple[Tensor, int]:
     """The pixels as stored, and EXIF's orientation.
 
     Raises:
         ImageError: as `load_image`.
     """
     try:
-        header = _within_limits(path)
+        header = _read_header(path)
         if header.format in ("PNG", "WEBP", "GIF", "TIFF", "BMP"):
-            return _by_pillow(path, header), header.orientation
+            return _read_with_pillow(path, header), header.orientation
         content = read_file(str(path))
-        if (scans := _scans(content.numpy().tobytes())) > MOST_SCANS:
+        if (scans := _count_scans(content.numpy().tobytes())) > MOST_SCANS:
             raise OSError(f"it has {scans:,} scans; {MOST_SCANS} are read")
         return decode_image(content, mode=ImageReadMode.RGB), header.orientation
     except (RuntimeError, OSError) as error:
@@ -142,7 +142,7 @@ def _stored(path: str | Path) -> tuple[Tensor, int]:
         ) from error
 
 
-def _within_limits(path: str | Path) -> Header:
+def _read_header(path: str | Path) -> Header:
     """What the file's first bytes say: a few kilobytes can stand for gigabytes of pixels.
 
     Raises:
@@ -153,24 +153,24 @@ def _within_limits(path: str | Path) -> Header:
         with open_picture(path) as picture:
             header = header_of(picture)
     except Image.DecompressionBombError as error:
-        raise _too_large(path, str(error)) from None
+        raise _make_size_error(path, str(error)) from None
     except OSError:
         raise
     except Exception as error:  # of a malformed header: of many kinds
         raise OSError(str(error)) from error
     if header.height * header.width > MAX_PIXELS:
-        raise _too_large(path, f"{header.width} x {header.height} pixels")
+        raise _make_size_error(path, f"{header.width} x {header.height} pixels")
     return header
 
 
-def _too_large(path: str | Path, what: str) -> ImageError:
+def _make_size_error(path: str | Path, what: str) -> ImageError:
     return ImageError(
         f"image {path} is too large: {what}; {MAX_PIXELS:,} are read. Cut it into tiles, or scale it down, and the "
         "annotations with it"
     )
 
 
-def _scans(content: bytes) -> int:
+def _count_scans(content: bytes) -> int:
     """How often a JPEG file goes over its pixels, up to the end of its image: another or a film may be behind it."""
     scans, at = 0, 2
     while (marker := _MARKER.search(content, at)) and marker[0] != b"\xff\xd9":
@@ -183,7 +183,7 @@ _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 """What a segment of a JPEG file begins with, its length behind it; not those that stand alone amid the pixels."""
 
 
-def _by_pillow(path: str | Path, header: Header) -> Tensor:
+def _read_with_pillow(path: str | Path, header: Header) -> Tensor:
     """The first picture of a file: torchvision's reader of PNG ends the process over most damaged files, and of an
     animation it decodes every picture, or refuses it; it knows no TIFF and no BMP.
 

@@ -19,9 +19,9 @@ default generator; only then does a resumed run see the same images. An augmenta
             built_in = train_transform(data.short_sides, data.max_long_side, data.flip, crop=data.crop)
             return v2.Compose([v2.ColorJitter(brightness=self.brightness), built_in])
 
-Masks are not in it: they stay as annotated. What became of the markers says how the file's pixels map to the image at
-hand (`frame_of`), for any chain of resizing, flipping, cropping and padding. (tv_tensors.KeyPoints would be the natural
-markers, but their flip is ``w - 1 - x``: half-pixel off the boxes'.)
+Masks are not part of the target: they stay as annotated. The markers after the transform say how the pixels of the file
+map to the transformed image (`frame_of`), for any chain of resizing, flipping, cropping and padding. (KeyPoints of
+tv_tensors would be the natural markers, but their flip is ``w - 1 - x``: half a pixel beside the flip of boxes.)
 """
 
 from collections.abc import Callable, Sequence
@@ -80,7 +80,16 @@ def apply_transform(
 def make_sample(
     image: UInt8[Tensor, "3 h w"], boxes: Float32[Tensor, "N 4"], ignore: Float32[Tensor, "K 4"]
 ) -> TransformSample:
-    """The sample that the transforms take; no box is clamped by them, so that a crop keeps them exact."""
+    """The image and the target that transforms take, in one dictionary. They clamp no box, so a crop keeps boxes exact.
+
+    Args:
+        image: RGB.
+        boxes: of the objects, x1, y1, x2, y2.
+        ignore: boxes of crowd and ignore regions.
+
+    Returns:
+        ``image``, ``boxes``, ``ignore`` and ``frame``, see above.
+    """
     height, width = image.shape[-2:]
     markers = torch.tensor([[0.0, 0.0, width, height], [0.0, 0.0, width / 4, height / 2]])
 
@@ -99,7 +108,15 @@ def make_sample(
 
 
 def frame_of(markers: Float32[Tensor, "2 4"], height: int, width: int) -> Frame:
-    """How the file's pixels map to the image at hand, from the transformed markers of an image of ``height x width``.
+    """How the pixels of the file map to the transformed image, from the markers after the transform.
+
+    Args:
+        markers: ``target["frame"]`` after the transform.
+        height: of the image before it.
+        width: of the image before it.
+
+    Returns:
+        The scale and the shift along both axes.
 
     Raises:
         ValueError: the transform was no chain of resizing, flipping, cropping and padding (a rotation, say).
@@ -161,7 +178,7 @@ class ResizeShortSide(v2.Transform):
 class RandomSizeCrop(v2.Transform):
     """Crop to a height and a width drawn from ``least .. most`` (or up to the image's own), anywhere in the image.
 
-    Boxes move, and may reach beyond the crop or lie outside.
+    Boxes are shifted; they may reach beyond the crop or lie outside.
 
     Args:
         least: pixels; a side shorter than this stays as it is.
@@ -174,10 +191,10 @@ class RandomSizeCrop(v2.Transform):
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         height, width = v2.query_size(flat_inputs)
-        new_height, new_width = (_drawn(min(side, self.least), min(side, self.most)) for side in (height, width))
+        new_height, new_width = (_draw_integer(min(side, self.least), min(side, self.most)) for side in (height, width))
         return {
-            "top": _drawn(0, height - new_height),
-            "left": _drawn(0, width - new_width),
+            "top": _draw_integer(0, height - new_height),
+            "left": _draw_integer(0, width - new_width),
             "height": new_height,
             "width": new_width,
         }
@@ -186,7 +203,7 @@ class RandomSizeCrop(v2.Transform):
         return self._call_kernel(functional.crop, inpt, **params)
 
 
-def _drawn(low: int, high: int) -> int:
+def _draw_integer(low: int, high: int) -> int:
     """A whole number from ``low .. high``, both included."""
     return int(torch.randint(low, high + 1, ()))
 
@@ -194,13 +211,16 @@ def _drawn(low: int, high: int) -> int:
 def train_transform(
     short_sides: Sequence[int], max_long_side: int, flip: float, *, crop: CropConfig | None = None
 ) -> v2.Transform:
-    """Crop some images, resize to a short side drawn from ``short_sides``, flip some horizontally.
+    """The built-in augmentation: crop some images, resize to one of ``short_sides``, flip some horizontally.
 
     Args:
         short_sides: pixels; one is drawn for each image.
         max_long_side: pixels; no resized image is longer.
         flip: probability of a flip.
         crop: which images are cropped, and how; None crops none.
+
+    Returns:
+        A transform: ``(image, target) -> (image, target)``.
 
     Raises:
         ValueError: a side below 1, or a probability outside ``[0, 1]``.
