@@ -131,7 +131,7 @@ def _target(out: Path) -> Path:
         raise CheckpointError(f"tailseg's weights are written to a {WEIGHTS_SUFFIX} file or into a folder, got {out}")
     if out.is_file():
         raise CheckpointError(f"{out} is a file: expected a folder, or a name that ends in {WEIGHTS_SUFFIX}")
-    if run_files.latest(out) or run_files.best(out):
+    if run_files.get_latest(out) or run_files.get_best(out):
         raise CheckpointError(f"{out} holds a trained run already: name another folder")
     return run_files.weights_path(out)
 
