@@ -245,7 +245,7 @@ def trained_anchors(
 ) -> Bool[Tensor, " T"] | None:
     """Which anchors of an image are trained; None when that is all of them.
 
-    Those centerd inside the image padded alone (anchors that only a larger neighbor in the batch brings are out) and,
+    Those centered inside the image padded alone (anchors that only a larger neighbor in the batch brings are out) and,
     unless ``border`` is None, at most ``border`` pixels outside the image itself.
 
     Args:

@@ -16,7 +16,7 @@ from torch import Tensor
 def base_anchors(
     stride: int, *, scale: float, ratios: tuple[float, ...], device: torch.device | str = "cpu"
 ) -> Float[Tensor, "A 4"]:
-    """One anchor a ratio, centerd on the origin: area ``(stride * scale)^2``, height / width the ratio.
+    """One anchor a ratio, centered on the origin: area ``(stride * scale)^2``, height / width the ratio.
 
     Sides are not rounded, as published. A GPU receives them once: it would be waited for each time.
     """
@@ -30,7 +30,7 @@ def grid_anchors(
 ) -> Float[Tensor, "T 4"]:
     """The anchors of a feature map of ``height x width``, in the order row, column, ratio.
 
-    Position (0, 0) is centerd on pixel coordinate (0, 0), not on half a stride, as published.
+    Position (0, 0) is centered on pixel coordinate (0, 0), not on half a stride, as published.
     """
     base = base_anchors(stride, scale=scale, ratios=tuple(ratios), device=device)
     y = torch.arange(height, device=device, dtype=base.dtype) * stride
