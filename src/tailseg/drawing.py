@@ -16,7 +16,7 @@ from torch import Tensor
 from tailseg.annotations.dataset import Annotations
 from tailseg.annotations.image_files import ImageError
 from tailseg.annotations.types import Group
-from tailseg.files import DETECTIONS, signed
+from tailseg.files import DETECTIONS, make_signature
 from tailseg.ops.masks import decode_mask, segmentation_to_rle
 from tailseg.structures import Detections
 
@@ -50,7 +50,7 @@ def above(detections: Detections, threshold: float) -> Detections:
 
 def ground_truth(annotations: Annotations, index: int) -> Detections:
     """The annotated objects of image ``index`` as detections of score 1, to be drawn or compared."""
-    record = annotations.record(index)
+    record = annotations.get_record(index)
     height, width = (int(side) for side in annotations.sizes[index])
     return Detections(
         boxes=torch.from_numpy(record.boxes),
@@ -125,7 +125,7 @@ def to_jpeg(picture: Image.Image, *, quality: int) -> bytes:
             f"{LONGEST_SIDE:,} pixels. Cut the image into tiles, or scale it down"
         )
     file = io.BytesIO()
-    picture.save(file, "jpeg", quality=quality, exif=signed(picture, DETECTIONS))
+    picture.save(file, "jpeg", quality=quality, exif=make_signature(picture, DETECTIONS))
     return file.getvalue()
 
 

@@ -41,7 +41,7 @@ class Output:
 UNFINISHED = ".unfinished"
 """Ending of a file that is being written."""
 
-FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 """The system's reasons for which free space is named."""
 
 PICTURE_FORMATS: Final = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
@@ -58,7 +58,7 @@ _SOFTWARE: Final = 0x0131
 """EXIF's tag of the program that made a picture."""
 
 
-def cache_folder() -> Path:
+def get_cache_folder() -> Path:
     """``$TAILSEG_HOME``, else ``~/.cache/tailseg``; anything in it may be deleted at any time.
 
     Raises:
@@ -71,7 +71,7 @@ def cache_folder() -> Path:
 
 
 @contextmanager
-def unfinished(path: Path) -> Generator[Path]:
+def write_atomically(path: Path) -> Generator[Path]:
     """A name beside ``path`` to write to, which becomes ``path`` once its content is on the disk.
 
     The folder is made if need be. After an error nothing stays, and the file of before is as it was. Each use has a
@@ -83,7 +83,7 @@ def unfinished(path: Path) -> Generator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise unwritten(path, error) from error
+        raise make_write_error(path, error) from error
     # not mkstemp, whose files nobody else may read
     written = path.with_name(f".{path.stem}-{os.urandom(8).hex()}{UNFINISHED}")
     try:
@@ -93,7 +93,7 @@ def unfinished(path: Path) -> Generator[Path]:
         written.replace(path)
         _sync_folder(path.parent)
     except (OSError, RuntimeError, SafetensorError) as error:  # torch's and safetensors' writers have their own
-        raise unwritten(path, error) from error
+        raise make_write_error(path, error) from error
     finally:
         with suppress(OSError):  # of a read-only file system, which would take the place of what says more
             written.unlink(missing_ok=True)
@@ -110,11 +110,11 @@ def _sync_folder(folder: Path) -> None:
         os.close(opened)
 
 
-def unwritten(path: Path, error: Exception) -> OSError:
+def make_write_error(path: Path, error: Exception) -> OSError:
     """The error of a file that could not be written; with the free space, unless the system gave another reason."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     free = ""
-    if getattr(error, "errno", None) in (None, *FULL):  # torch's and safetensors' errors have no number
+    if getattr(error, "errno", None) in (None, *DISK_FULL):  # torch's and safetensors' errors have no number
         folder = next(folder for folder in path.absolute().parents if folder.is_dir())
         with suppress(OSError):
             free = f"; {shutil.disk_usage(folder).free / 2**20:.0f} MB are free there"
@@ -122,8 +122,8 @@ def unwritten(path: Path, error: Exception) -> OSError:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text as UTF-8, whole or not at all; see `unfinished` for the error."""
-    with unfinished(path) as written:
+    """Writes a text as UTF-8, whole or not at all; see `write_atomically` for the error."""
+    with write_atomically(path) as written:
         written.write_text(text, encoding="utf-8")
 
 
@@ -135,11 +135,11 @@ def write_picture(path: Path, picture: "Image.Image", made_by: str) -> None:
         picture: what is written.
         made_by: `DETECTIONS` or `EXAMPLES`; `is_drawn` finds it again.
     """
-    with unfinished(path) as written:
-        picture.save(written, PICTURE_FORMATS[path.suffix.lower()], quality=92, exif=signed(picture, made_by))
+    with write_atomically(path) as written:
+        picture.save(written, PICTURE_FORMATS[path.suffix.lower()], quality=92, exif=make_signature(picture, made_by))
 
 
-def signed(picture: "Image.Image", made_by: str) -> "Image.Exif":
+def make_signature(picture: "Image.Image", made_by: str) -> "Image.Exif":
     """EXIF of a picture that says what tailseg made it for: `DETECTIONS` or `EXAMPLES`."""
     exif = picture.getexif()
     exif[_SOFTWARE] = made_by
@@ -160,8 +160,8 @@ def is_drawn(path: Path, *made_by: str) -> bool:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes bytes, whole or not at all; see `unfinished` for the error."""
-    with unfinished(path) as written:
+    """Writes bytes, whole or not at all; see `write_atomically` for the error."""
+    with write_atomically(path) as written:
         written.write_bytes(content)
 
 
@@ -208,7 +208,7 @@ class JsonList:
                     self._put(b"]")
                     self._file.truncate(self._end + 1)
                 if isinstance(error, OSError):
-                    raise unwritten(self.path, error) from error
+                    raise make_write_error(self.path, error) from error
                 raise
             self._end += len(text.encode())
             self.count += 1

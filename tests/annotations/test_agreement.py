@@ -288,7 +288,7 @@ def test_parts_that_were_joined(
         return
     assert found[0].counted.startswith(f"{count} of 12 masks that were looked at")
     assert re.search(r"has area 576, and its mask 8\d\d pixels", found[0].note)
-    monkeypatch.setattr(agreement, "DRAWN", 5)
+    monkeypatch.setattr(agreement, "MAX_DRAWN_MASKS", 5)
     assert "of 4 masks" in open_file(write(sound)).problems[0].counted
 
 

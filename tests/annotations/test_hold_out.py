@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tailseg.annotations.hold_out import drawn_from, hold_out, parts_of, remarks_on
+from tailseg.annotations.hold_out import find_split, hold_out, read_remarks, read_source_key
 from tailseg.annotations.read import read_dataset
 
 RawDataset = dict[str, Any]
@@ -20,8 +20,8 @@ def test_the_parts_are_the_whole(many: RawDataset, write: Write, tmp_path: Path)
     whole = read_dataset(write(many))
     parts = [read_dataset(path) for path in hold_out(whole, tmp_path / "data", share=0.3)]
     assert [part.num_images for part in parts] == [8, 4]
-    found = {i: str(part.record(row)) for part in parts for row, i in enumerate(part.image_ids.tolist())}
-    assert found == {i: str(whole.record(row)) for row, i in enumerate(whole.image_ids.tolist())}
+    found = {i: str(part.get_record(row)) for part in parts for row, i in enumerate(part.image_ids.tolist())}
+    assert found == {i: str(whole.get_record(row)) for row, i in enumerate(whole.image_ids.tolist())}
     assert all([(c.id, c.name) for c in part.categories] == [(3, "three"), (7, "seven")] for part in parts)
 
 
@@ -126,7 +126,7 @@ def test_a_picture_with_two_ids_stays_in_one_part(write: Write, tmp_path: Path) 
     assert not train & val
     assert len(val) == 2
     assert {5, 6} <= train or {5, 6} <= val
-    assert remarks_on(tmp_path / "data") == [
+    assert read_remarks(tmp_path / "data") == [
         "40 images are of one video or one picture with others (19 groups): each group stays in one part"
     ]
 
@@ -151,7 +151,7 @@ def test_one_video_that_holds_most_images_is_no_reason_to_hold_out_nothing(write
         image["file_name"] = f"{video}_{image['id']}.jpg"
     _, val = hold_out(read_dataset(write(raw)), tmp_path / "data")
     assert len(ids(val)) == 4
-    (remark,) = remarks_on(tmp_path / "data")
+    (remark,) = read_remarks(tmp_path / "data")
     assert remark == "31 of 40 images would be frames of one video: these are not kept in one part"
 
 
@@ -162,7 +162,7 @@ def test_pictures_that_are_all_the_same_are_not_put_together(write: Write, tmp_p
         (tmp_path / image["file_name"]).write_bytes(b"black")
     _, val = hold_out(read_dataset(path), tmp_path / "data")
     assert len(ids(val)) == 2
-    (remark,) = remarks_on(tmp_path / "data")
+    (remark,) = read_remarks(tmp_path / "data")
     assert remark == "20 of 20 images would be files of one content: these are not kept in one part"
 
 
@@ -173,7 +173,7 @@ def test_names_that_number_the_images_of_a_class_lose_no_class(write: Write, tmp
     train, val = hold_out(read_dataset(write(raw)), tmp_path / "data")
     assert len(ids(val)) == 4
     assert len(read_dataset(train).frequency.image_counts.nonzero()[0]) == 4
-    assert remarks_on(tmp_path / "data") == [
+    assert read_remarks(tmp_path / "data") == [
         "too few images can be held out where frames of one video stay in one part: they do not"
     ]
 
@@ -200,18 +200,18 @@ def test_a_file_of_crowds_is_told_so(write: Write, tmp_path: Path) -> None:
 
 def test_the_parts_of_a_run_are_found_as_they_were_written(many: RawDataset, write: Write, tmp_path: Path) -> None:
     parts = hold_out(read_dataset(write(many)), tmp_path / "data")
-    assert parts_of(tmp_path / "data") == parts
-    assert drawn_from(tmp_path / "data") == read_dataset(tmp_path / "set.json").key
+    assert find_split(tmp_path / "data") == parts
+    assert read_source_key(tmp_path / "data") == read_dataset(tmp_path / "set.json").key
     note = tmp_path / "data" / "held_out.json"
     old = json.loads(note.read_text())
     note.write_text(json.dumps({key: old[key] for key in ("of", "share", "bytes")}))  # as earlier versions wrote it
-    assert hold_out(read_dataset(tmp_path / "set.json"), tmp_path / "data") == parts_of(tmp_path / "data") == parts
+    assert hold_out(read_dataset(tmp_path / "set.json"), tmp_path / "data") == find_split(tmp_path / "data") == parts
     note.unlink()
-    assert parts_of(tmp_path / "data") == parts
+    assert find_split(tmp_path / "data") == parts
     note.write_text(json.dumps(old))
     parts[1].write_bytes(parts[1].read_bytes()[:100])
     with pytest.raises(ValueError, match=r"val\.json is not as it was written.*--val"):
-        parts_of(tmp_path / "data")
+        find_split(tmp_path / "data")
     parts[1].unlink()
     with pytest.raises(ValueError, match=r"val\.json is not there"):
-        parts_of(tmp_path / "data")
+        find_split(tmp_path / "data")

@@ -26,14 +26,14 @@ def test_labels_follow_the_categories_ordered_by_id(raw: RawDataset, write: Writ
     assert annotations.format == "coco"
     assert annotations.num_images == 2
     assert annotations.image_ids.tolist() == [20, 10]
-    assert annotations.record(0).labels.tolist() == [0]
-    assert annotations.record(1).labels.tolist() == [1, 0]
-    assert annotations.record(1).annotation_ids.tolist() == [1, 3]
-    assert annotations.classes_of(1).tolist() == [0, 1]
+    assert annotations.get_record(0).labels.tolist() == [0]
+    assert annotations.get_record(1).labels.tolist() == [1, 0]
+    assert annotations.get_record(1).annotation_ids.tolist() == [1, 3]
+    assert annotations.get_labels(1).tolist() == [0, 1]
 
 
 def test_boxes_and_polygons_are_those_of_the_file(raw: RawDataset, write: Write) -> None:
-    record = read_dataset(write(raw)).record(0)
+    record = read_dataset(write(raw)).get_record(0)
     assert record.boxes.tolist() == [[10, 5, 30, 25]]
     (polygons,) = record.segmentations
     assert polygons[0].tolist() == [[10, 5], [30, 5], [30, 25], [10, 25]]
@@ -73,7 +73,7 @@ def test_run_lengths_list_or_compressed_and_polygons_agree(raw: RawDataset, writ
     raw["annotations"][1]["segmentation"] = {"size": [36, 48], "counts": compressed["counts"].decode()}
     raw["annotations"][2]["segmentation"] = {"size": [36, 48], "counts": counts}
     annotations = read_dataset(write(raw))
-    masks = [*annotations.record(0).segmentations, *annotations.record(1).segmentations]
+    masks = [*annotations.get_record(0).segmentations, *annotations.get_record(1).segmentations]
     assert len(masks) == 3
     for mask in masks:
         np.testing.assert_array_equal(decode_mask(segmentation_to_rle(mask, 36, 48)), bitmap.astype(bool))
@@ -84,12 +84,12 @@ def test_crowd_and_ignore_regions_are_no_objects(raw: RawDataset, write: Write) 
     raw["annotations"][0].update(iscrowd=1, segmentation={"size": [36, 48], "counts": [100, 28, 1600]})
     raw["annotations"][1]["ignore"] = 1
     annotations = read_dataset(write(raw))
-    record = annotations.record(1)
+    record = annotations.get_record(1)
     assert record.labels.tolist() == [0]
     assert record.ignore_boxes.tolist() == [[10, 5, 30, 25]]
     assert annotations.frequency.instance_counts.tolist() == [1, 0]
-    assert annotations.classes_of(0).tolist() == []
-    assert len(annotations.record(0)) == 0
+    assert annotations.get_labels(0).tolist() == []
+    assert len(annotations.get_record(0)) == 0
 
 
 def test_crowds_taken_as_objects_need_what_objects_need(raw: RawDataset, write: Write) -> None:
@@ -101,15 +101,15 @@ def test_crowds_taken_as_objects_need_what_objects_need(raw: RawDataset, write: 
     annotations = judge(open_file(path), ["training_masks"], crowds="objects", on_problem="repair")
     assert "annotation 1 (image 10): left out" in annotations.notes[0]
     assert annotations.has_masks
-    assert annotations.record(0).segmentations == ((),)  # of no pixel
-    assert annotations.record(1).annotation_ids.tolist() == [3]
+    assert annotations.get_record(0).segmentations == ((),)  # of no pixel
+    assert annotations.get_record(1).annotation_ids.tolist() == [3]
 
 
 def test_objects_of_an_image_are_in_the_order_of_the_file(raw: RawDataset, write: Write) -> None:
     one, other = raw["annotations"][0], raw["annotations"][1]
     raw["annotations"] = [{**(one, other)[i % 2], "id": 7 * i % 1000} for i in range(1000)]
     annotations = read_dataset(write(raw))
-    assert [annotations.record(image).annotation_ids.tolist() for image in (1, 0)] == [
+    assert [annotations.get_record(image).annotation_ids.tolist() for image in (1, 0)] == [
         [7 * i % 1000 for i in range(start, 1000, 2)] for start in (0, 1)
     ]
 
@@ -126,7 +126,7 @@ def test_boxes_only(raw: RawDataset, write: Write) -> None:
         del annotation["segmentation"]
     annotations = read_dataset(write(raw))
     assert not annotations.has_masks
-    assert annotations.record(0).segmentations[0][0].tolist() == [[10, 5], [30, 5], [30, 25], [10, 25]]
+    assert annotations.get_record(0).segmentations[0][0].tolist() == [[10, 5], [30, 5], [30, 25], [10, 25]]
 
 
 def test_lvis_v1_lists_reach_the_record_and_images_are_named_by_coco_url(raw: RawDataset, write: Write) -> None:
@@ -141,8 +141,8 @@ def test_lvis_v1_lists_reach_the_record_and_images_are_named_by_coco_url(raw: Ra
         category["frequency"] = "c"
     annotations = read_dataset(write(raw))
     assert annotations.format == "lvis"
-    assert annotations.record(1).negative_ids == (7,)
-    assert annotations.record(1).not_exhaustive_ids == (3,)
+    assert annotations.get_record(1).negative_ids == (7,)
+    assert annotations.get_record(1).not_exhaustive_ids == (3,)
     assert annotations.names.text(1).split("\n") == ["train2017/000000000010.jpg", "000000000010.jpg"]
 
 
@@ -155,7 +155,7 @@ def test_official_lvis_v05(shared: Path) -> None:
     assert annotations.notes == ()
     assert annotations.frequency.groups == tuple(c["frequency"] for c in raw["categories"])
     for i, image in enumerate(raw["images"]):
-        record = annotations.record(i)
+        record = annotations.get_record(i)
         assert list(record.negative_ids) == image["neg_category_ids"]
         assert list(record.not_exhaustive_ids) == image["not_exhaustive_category_ids"]
 
@@ -164,7 +164,7 @@ def test_every_object_of_a_coco_file_is_what_pycocotools_reads(shared: Path) -> 
     path = shared / "data/coco_tail/val.json"
     annotations, reference = read_dataset(path), COCO(str(path))
     for i, image_id in enumerate(annotations.image_ids.tolist()):
-        record, info = annotations.record(i), reference.imgs[image_id]
+        record, info = annotations.get_record(i), reference.imgs[image_id]
         expected = reference.loadAnns(reference.getAnnIds(image_id, iscrowd=False))
         assert record.annotation_ids.tolist() == [a["id"] for a in expected]
         assert [annotations.categories[label].id for label in record.labels] == [a["category_id"] for a in expected]
@@ -180,7 +180,7 @@ def test_boxes_slightly_beyond_the_image_are_clipped_and_counted(raw: RawDataset
     raw["annotations"][1]["bbox"] = [-1.5, 5, 50.5, 31.5]
     with pytest.warns(UserWarning, match=r"1 boxes reach up to 1\.5 pixels beyond their image: clipped"):
         annotations = read_dataset(write(raw))
-    assert annotations.record(0).boxes.tolist() == [[0, 5, 48, 36]]
+    assert annotations.get_record(0).boxes.tolist() == [[0, 5, 48, 36]]
     assert len(annotations.notes) == 1
 
 
@@ -203,7 +203,7 @@ def test_objects_below_a_pixel_are_kept_but_not_trained_on(raw: RawDataset, writ
     raw["annotations"][1].update(bbox=[10, 5, 0, 20], area=0)
     with pytest.warns(UserWarning, match="1 objects are below one pixel"):
         annotations = read_dataset(write(raw))
-    assert len(annotations.record(0)) == 1
+    assert len(annotations.get_record(0)) == 1
     assert annotations.objects.trainable.tolist() == [False, True, True]
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from tailseg.annotations.dataset import Contents
 from tailseg.annotations.parse import parse
-from tailseg.annotations.problems import DatasetError, is_of_boxes
+from tailseg.annotations.problems import DatasetError, means_boxes_only
 from tailseg.annotations.read import open_file, read_dataset
 from tailseg.annotations.repair import repair
 
@@ -26,7 +26,7 @@ Write = Callable[..., Path]
 def require_accepted(path: Path, images: Path) -> None:
     """All uses accept it; those of masks only if some object has one."""
     annotations = open_file(path, images=images)
-    boxes = any(is_of_boxes(problem, annotations.num_objects) for problem in annotations.problems)
+    boxes = any(means_boxes_only(problem, annotations.num_objects) for problem in annotations.problems)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         read_dataset(path, images=images, use=("training", "boxes") if boxes else USES)

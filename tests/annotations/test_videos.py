@@ -9,7 +9,7 @@ import pytest
 
 from tailseg.annotations.hold_out import hold_out
 from tailseg.annotations.read import read_dataset
-from tailseg.annotations.videos import scenes
+from tailseg.annotations.videos import find_scenes
 
 RawDataset = dict[str, Any]
 Write = Callable[..., Path]
@@ -30,7 +30,7 @@ TOGETHER = {
 def test_frames_of_a_video_belong_together(kind: str) -> None:
     videos = [video for video in range(4) for _ in range(5)]
     names = [TOGETHER[kind].format(video=video, frame=7 * place) for place, video in enumerate(videos)]
-    found = scenes(names)
+    found = find_scenes(names)
     assert [found.index(scene) for scene in found] == [5 * video for video in videos]
 
 
@@ -51,16 +51,16 @@ APART = {
 @pytest.mark.parametrize("kind", APART)
 def test_numbered_images_are_no_videos(kind: str) -> None:
     names = APART[kind]
-    assert len(set(scenes(names, ["dog", "cat", "owl"]))) == len({Path(name).with_suffix("") for name in names})
+    assert len(set(find_scenes(names, ["dog", "cat", "owl"]))) == len({Path(name).with_suffix("") for name in names})
 
 
 def test_images_without_a_name() -> None:
-    assert scenes(["", "", "a.jpg"]) == ["", "", "a.jpg"]
+    assert find_scenes(["", "", "a.jpg"]) == ["", "", "a.jpg"]
 
 
 def test_two_videos_that_are_called_so() -> None:
-    assert len(set(scenes([f"video{i % 2}_{i}.jpg" for i in range(10)]))) == 2
-    assert len(set(scenes([f"scan{i % 2}_{i}.jpg" for i in range(10)]))) == 10
+    assert len(set(find_scenes([f"video{i % 2}_{i}.jpg" for i in range(10)]))) == 2
+    assert len(set(find_scenes([f"scan{i % 2}_{i}.jpg" for i in range(10)]))) == 10
 
 
 def test_a_split_does_not_part_a_video(many: RawDataset, write: Write, tmp_path: Path) -> None:

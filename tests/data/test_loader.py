@@ -252,7 +252,7 @@ class Memory(Dataset[int]):
 
     def __getitem__(self, sample: int) -> int:
         for index in range(self.annotations.num_images):
-            record = self.annotations.record(index)
+            record = self.annotations.get_record(index)
             assert sum(float(polygons[0].sum()) for polygons in record.segmentations) >= 0
         lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
         return sum(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty")) * 1024

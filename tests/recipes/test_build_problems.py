@@ -84,8 +84,8 @@ def test_a_class_of_the_validation_file_alone_plays_no_part_unless_it_has_object
         image.update(neg_category_ids=[9], not_exhaustive_category_ids=[9, 3])
     _, val = build_data(recipe(train, write(more, name="val.json")))
     assert [category.id for category in val.categories] == [3, 7]
-    assert val.record(0).negative_ids == ()
-    assert val.record(0).not_exhaustive_ids == (3,)
+    assert val.get_record(0).negative_ids == ()
+    assert val.get_record(0).not_exhaustive_ids == (3,)
     more["annotations"][0]["category_id"] = 9
     with pytest.raises(DatasetError, match=r"1 categories differ .* 9 'nine', only in the one"):
         build_data(recipe(train, write(more, name="val.json")))

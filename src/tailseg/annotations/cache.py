@@ -43,26 +43,26 @@ from tailseg.annotations.kinds import KINDS
 from tailseg.annotations.pictures import MAX_PIXELS
 from tailseg.annotations.problems import Problem
 from tailseg.annotations.ragged import Ragged, map_arrays, write_arrays
-from tailseg.annotations.run_lengths import are_filled
+from tailseg.annotations.run_lengths import have_pixel_counts
 from tailseg.annotations.types import Group
-from tailseg.files import cache_folder, unfinished
+from tailseg.files import get_cache_folder, write_atomically
 
-CACHE_FROM = 16_000_000
+MIN_CACHED_BYTES = 16_000_000
 """Bytes of an annotation file from which on it is cached: smaller ones are parsed within a second."""
 
 VERSION: Final = "4"
 """Of the cache's layout; one of another version is made again, without a word."""
 
-SETTLED: Final = 2.0
+SETTLED_SECONDS: Final = 2.0
 """Seconds since its last change after which a file's times tell any later one: the coarsest clock of file systems."""
 
-PATIENCE: Final = 600.0
+LOCK_TIMEOUT: Final = 600.0
 """Seconds to wait for another process that parses the same file, before doing it oneself."""
 
 BLOCK: Final = 1 << 25
 """Bytes hashed at a time."""
 
-RAGGED: Final = ("negative", "not_exhaustive", "names", "polygons", "run_lengths")
+RAGGED_ARRAYS: Final = ("negative", "not_exhaustive", "names", "polygons", "run_lengths")
 DTYPES: Final = {
     "image_ids": np.int64,
     "sizes": np.int64,
@@ -81,17 +81,17 @@ DTYPES: Final = {
     "names": np.uint8,
     "polygons": np.float64,
     "run_lengths": np.uint8,
-    **{f"{name}_offsets_of_rows": np.int64 for name in RAGGED},
+    **{f"{name}_offsets_of_rows": np.int64 for name in RAGGED_ARRAYS},
 }
 """The tensors of a cache file: of a `Ragged` its values and, apart, its offsets."""
 
-COLUMNS: Final = (
+OBJECT_ARRAYS: Final = (
     *("boxes", "written_boxes", "areas", "labels", "ids", "ignored", "faults", "offsets"),
     *("first_polygons", "polygon_counts"),
 )
 """Those that belong to `Objects`."""
 
-ROWS: Final = ("areas", "labels", "ids", "ignored", "faults", "first_polygons", "polygon_counts")
+NUMBERS_PER_OBJECT: Final = ("areas", "labels", "ids", "ignored", "faults", "first_polygons", "polygon_counts")
 """Those with one number an object."""
 
 
@@ -104,34 +104,34 @@ class OutdatedError(Exception):
 
 
 @runtime_checkable
-class Parse(Protocol):
+class Parser(Protocol):
     """Reads the annotation file of a path, whose content has that SHA-256 (None: find out)."""
 
     def __call__(self, path: Path, *, key: str | None = None) -> Contents: ...
 
 
-def cached(path: Path, parse: Parse) -> Contents:
+def read_cached(path: Path, parse: Parser) -> Contents:
     """What the annotation file ``path`` holds: from the cache where it is large, else by ``parse``.
 
     Kept is what training accepts; a file that is to be repaired first is parsed each time.
     """
-    if path.stat().st_size < CACHE_FROM:
+    if path.stat().st_size < MIN_CACHED_BYTES:
         return parse(path)
     try:
-        folder = cache_folder() / "annotations"
+        folder = get_cache_folder() / "annotations"
     except OSError as error:
         warnings.warn(f"{path} is parsed each time: {error}", stacklevel=3)
         return parse(path)
-    stamp, key = _stamp(path), _key(path, folder)
+    stamp, key = _read_stamp(path), _get_key(path, folder)
     found = _load(folder, key)
     if found is not None:
         return found
-    with _alone(folder, key):
+    with _hold_lock(folder, key):
         found = _load(folder, key)  # made by another process meanwhile
         if found is not None:
             return found
         parsed = parse(path, key=key)
-        if _stamp(path) != stamp:  # edited meanwhile: the key may be of another content than what was read
+        if _read_stamp(path) != stamp:  # edited meanwhile: the key may be of another content than what was read
             return parse(path)
         if not _is_accepted(parsed):
             return parsed
@@ -140,12 +140,12 @@ def cached(path: Path, parse: Parse) -> Contents:
         except OSError as error:
             warnings.warn(
                 f"{path} was parsed, but could not be kept in {folder} for the next time: {error}. Set TAILSEG_HOME to "
-                f"a folder with {_size(parsed) / 1e6:,.0f} MB to spare",
+                f"a folder with {_count_bytes(parsed) / 1e6:,.0f} MB to spare",
                 stacklevel=3,
             )
             return parsed
         with suppress(DamagedError, OSError, SafetensorError, ValueError, TypeError, KeyError, RuntimeError):
-            return _read(store_path(folder, parsed.key), parsed.key, just_written=True)
+            return _read(get_cache_file(folder, parsed.key), parsed.key, just_written=True)
     return parsed
 
 
@@ -154,36 +154,36 @@ def _is_accepted(contents: Contents) -> bool:
     return not any("training" in each.kind.stops or each.kind.name == "size_missing" for each in contents.problems)
 
 
-def store_path(folder: Path, key: str) -> Path:
+def get_cache_file(folder: Path, key: str) -> Path:
     """The cache file of the content with that key."""
     return folder / f"{key}.safetensors"
 
 
-def _key(path: Path, folder: Path) -> str:
+def _get_key(path: Path, folder: Path) -> str:
     """SHA-256 of the file's content, from the index where it can be trusted."""
     entry_file = folder / "index" / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()}.json"
-    before = _stamp(path)
-    entry = _entry(entry_file)
+    before = _read_stamp(path)
+    entry = _read_entry(entry_file)
     if entry and sys.platform != "win32" and entry["stamp"] == before:
         return entry["key"]
-    settled = time.time() - max(path.stat().st_mtime, path.stat().st_ctime) >= SETTLED
+    settled = time.time() - max(path.stat().st_mtime, path.stat().st_ctime) >= SETTLED_SECONDS
     with path.open("rb") as file:
         key = hashlib.file_digest(file, "sha256").hexdigest()
-    if settled and _stamp(path) == before:
+    if settled and _read_stamp(path) == before:
         with suppress(OSError):
-            _write(entry_file, {"path": str(path.resolve()), "stamp": before, "key": key})
+            _write_entry(entry_file, {"path": str(path.resolve()), "stamp": before, "key": key})
             if entry and entry["key"] != key:
                 _drop_unused(folder, entry["key"])
     return key
 
 
-def _stamp(path: Path) -> list[int]:
+def _read_stamp(path: Path) -> list[int]:
     """What changes when a file is edited or replaced."""
     status = path.stat()
     return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
-def _entry(file: Path) -> dict[str, Any] | None:
+def _read_entry(file: Path) -> dict[str, Any] | None:
     """An entry of the index; None if there is none, or nothing that can be used."""
     try:
         entry = json.loads(file.read_bytes())
@@ -193,22 +193,22 @@ def _entry(file: Path) -> dict[str, Any] | None:
     return entry if right else None
 
 
-def _write(file: Path, entry: dict[str, Any]) -> None:
+def _write_entry(file: Path, entry: dict[str, Any]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    with unfinished(file) as written:
+    with write_atomically(file) as written:
         written.write_text(json.dumps(entry))
 
 
 def _drop_unused(folder: Path, key: str) -> None:
     """Deletes the cache of a content that no path has any more; who has it mapped keeps it."""
-    if all((_entry(file) or {}).get("key") != key for file in (folder / "index").glob("*.json")):
-        store_path(folder, key).unlink(missing_ok=True)
+    if all((_read_entry(file) or {}).get("key") != key for file in (folder / "index").glob("*.json")):
+        get_cache_file(folder, key).unlink(missing_ok=True)
 
 
 @contextmanager
-def _alone(folder: Path, key: str) -> Generator[None]:
+def _hold_lock(folder: Path, key: str) -> Generator[None]:
     """One process at a time, where the file system can lock: to parse twice would cost time, no more."""
-    lock = FileLock(folder / f"{key}.lock", timeout=PATIENCE)
+    lock = FileLock(folder / f"{key}.lock", timeout=LOCK_TIMEOUT)
     held = False
     with suppress(OSError, NotImplementedError):
         folder.mkdir(parents=True, exist_ok=True)
@@ -233,7 +233,7 @@ def _save(contents: Contents, folder: Path) -> None:
         OSError: it cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    arrays = _arrays(contents)
+    arrays = _collect_arrays(contents)
     metadata = {
         "version": VERSION,
         "key": contents.key,
@@ -241,31 +241,31 @@ def _save(contents: Contents, folder: Path) -> None:
         "categories": json.dumps([contents.category_ids, contents.category_names, contents.groups]),
         "listed_ids": json.dumps(contents.listed_ids),
         "problems": json.dumps([[p.kind.name, p.count, p.examples, p.detail] for p in contents.problems]),
-        "spelled": json.dumps([list(texts.items()) for texts in contents.spelled]),
+        "spelled": json.dumps([list(texts.items()) for texts in contents.text_ids]),
     }
-    metadata["checksum"] = _checksum(metadata, arrays)
-    with unfinished(store_path(folder, contents.key)) as written:
+    metadata["checksum"] = _compute_checksum(metadata, arrays)
+    with write_atomically(get_cache_file(folder, contents.key)) as written:
         write_arrays(arrays, written, metadata)
 
 
-def _arrays(contents: Contents) -> dict[str, np.ndarray]:
+def _collect_arrays(contents: Contents) -> dict[str, np.ndarray]:
     """The tensors of a cache file."""
     objects = contents.objects
     arrays = {"image_ids": contents.image_ids, "sizes": contents.sizes}
-    arrays |= {name: getattr(objects, name) for name in COLUMNS}
-    for name in RAGGED:
+    arrays |= {name: getattr(objects, name) for name in OBJECT_ARRAYS}
+    for name in RAGGED_ARRAYS:
         ragged = getattr(objects if hasattr(objects, name) else contents, name)
         arrays |= {name: ragged.values, f"{name}_offsets_of_rows": ragged.offsets}
     return arrays
 
 
-def _size(contents: Contents) -> int:
-    return sum(array.nbytes for array in _arrays(contents).values())
+def _count_bytes(contents: Contents) -> int:
+    return sum(array.nbytes for array in _collect_arrays(contents).values())
 
 
 def _load(folder: Path, key: str) -> Contents | None:
     """What the cache holds for that content; a damaged or outdated file is deleted."""
-    file = store_path(folder, key)
+    file = get_cache_file(folder, key)
     if not os.path.isfile(file):  # noqa: PTH113 - of a folder that may not be read, Path's raises
         return None
     try:
@@ -299,10 +299,10 @@ def _read(file: Path, key: str, *, just_written: bool = False) -> Contents:
         raise DamagedError("of another file, or lacks a part")
     arrays: dict[str, np.ndarray] = {**map_arrays(file, DTYPES)}
     if wrong := [
-        name for name, dtype in DTYPES.items() if (arrays[name].dtype, arrays[name].ndim) != (dtype, _ndim(name))
+        name for name, dtype in DTYPES.items() if (arrays[name].dtype, arrays[name].ndim) != (dtype, _get_ndim(name))
     ]:
         raise DamagedError(f"{wrong[0]} has another type")
-    if not just_written and _checksum(metadata, arrays) != checksum:
+    if not just_written and _compute_checksum(metadata, arrays) != checksum:
         raise DamagedError("its checksum is wrong")
     category_ids, category_names, groups = json.loads(metadata["categories"])
     contents = _assemble(metadata, arrays, tuple(category_ids), tuple(category_names), groups and tuple(groups))
@@ -311,7 +311,7 @@ def _read(file: Path, key: str, *, just_written: bool = False) -> Contents:
     return contents
 
 
-def _ndim(name: str) -> int:
+def _get_ndim(name: str) -> int:
     return 2 if name in ("sizes", "boxes", "written_boxes") else 1
 
 
@@ -322,9 +322,9 @@ def _assemble(
     category_names: tuple[str, ...],
     groups: tuple[Group, ...] | None,
 ) -> Contents:
-    ragged = {name: Ragged(arrays[name], arrays[f"{name}_offsets_of_rows"]) for name in RAGGED}
+    ragged = {name: Ragged(arrays[name], arrays[f"{name}_offsets_of_rows"]) for name in RAGGED_ARRAYS}
     objects = Objects(
-        **{name: arrays[name] for name in COLUMNS},
+        **{name: arrays[name] for name in OBJECT_ARRAYS},
         polygons=ragged["polygons"],
         run_lengths=ragged["run_lengths"],
     )
@@ -346,7 +346,7 @@ def _assemble(
             for name, count, examples, detail in json.loads(metadata["problems"])
         ),
         listed_ids=tuple(json.loads(metadata["listed_ids"])),
-        spelled=(dict(images), dict(categories)),
+        text_ids=(dict(images), dict(categories)),
     )
 
 
@@ -356,11 +356,11 @@ def _check(contents: Contents) -> None:
     Raises:
         DamagedError: one does.
     """
-    if not (_fits_together(contents) and _is_in_range(contents)):
+    if not (_has_matching_shapes(contents) and _is_in_range(contents)):
         raise DamagedError("its parts do not fit together")
 
 
-def _fits_together(contents: Contents) -> bool:
+def _has_matching_shapes(contents: Contents) -> bool:
     """Whether the arrays have the shapes that they should, and are cut into rows without gap or overlap."""
     objects, images, classes = contents.objects, len(contents.image_ids), len(contents.category_ids)
     rows, polygons = len(objects.boxes), objects.polygons
@@ -372,9 +372,9 @@ def _fits_together(contents: Contents) -> bool:
         and images > 0
         and objects.boxes.shape == (rows, 4)
         and objects.written_boxes.shape == (rows, 4)
-        and all(getattr(objects, name).shape == (rows,) for name in ROWS)
+        and all(getattr(objects, name).shape == (rows,) for name in NUMBERS_PER_OBJECT)
         and all(
-            _partitions(offsets, rows_in, len(values))
+            _cut_completely(offsets, rows_in, len(values))
             for offsets, rows_in, values in (
                 (objects.offsets, images, objects.labels),
                 (polygons.offsets, len(polygons.offsets) - 1, polygons.values),
@@ -422,7 +422,7 @@ def _is_in_range(contents: Contents) -> bool:
         and ((y1 <= y2).all() and (y2 <= heights[images]).all())
         and lengths.min(initial=6) >= 6
         and not (lengths & 1).any()  # the coordinates, most of the file, are looked at when they are used
-        and are_filled(counts.values, counts.offsets, sizes.prod(axis=1)[images])
+        and have_pixel_counts(counts.values, counts.offsets, sizes.prod(axis=1)[images])
     )
 
 
@@ -439,14 +439,14 @@ def _are_names(names: Ragged) -> bool:
     return plain or all(is_safe_name(name) for row in range(len(names)) for name in names.text(row).split("\n"))
 
 
-def _partitions(offsets: np.ndarray, rows: int, values: int) -> bool:
+def _cut_completely(offsets: np.ndarray, rows: int, values: int) -> bool:
     """Whether offsets cut ``values`` values into ``rows`` rows."""
     if offsets.shape != (rows + 1,):
         return False
     return bool(offsets[0] == 0 and offsets[-1] == values and (offsets[1:] >= offsets[:-1]).all())
 
 
-def _checksum(metadata: dict[str, str], arrays: dict[str, np.ndarray]) -> str:
+def _compute_checksum(metadata: dict[str, str], arrays: dict[str, np.ndarray]) -> str:
     """Of everything that the cache file says: finds damage, not malice."""
     named = sorted(arrays.items())
     blocks = [

@@ -11,20 +11,20 @@ import numpy as np
 from pycocotools import mask as coco
 
 from tailseg.annotations.columns import UNKNOWN, Columns
-from tailseg.annotations.json_file import decode
+from tailseg.annotations.json_file import decode_record
 from tailseg.annotations.kinds import BITS
 from tailseg.annotations.problems import Problems
-from tailseg.annotations.ragged import Ragged, offsets_of
-from tailseg.annotations.readings import SAMPLE, larger, whose_areas, why_empty
+from tailseg.annotations.ragged import Ragged, compute_offsets
+from tailseg.annotations.readings import MAX_SAMPLE, describe_larger_areas, explain_areas, explain_empty_masks
 from tailseg.annotations.segmentations import Segmentations
 
-FARTHEST: Final = 1e9
+MAX_COORDINATE: Final = 1e9
 """Pixels beyond which a coordinate is none: pycocotools and hotcoco count pixels in 32 bits."""
 
-BLOCK: Final = 1 << 14
+BOXES_PER_BLOCK: Final = 1 << 14
 """Boxes looked at together: they stay in the processor's cache."""
 
-FEW: Final = 1 << 11
+POLYGONS_PER_BLOCK: Final = 1 << 11
 """Polygons looked at together, for the same reason."""
 
 
@@ -52,7 +52,7 @@ class Checks:
         problems: takes what is found.
 
     Attributes:
-        limits, areas: float64 ``[P, 4]`` and ``[P]`` of the polygons that are kept, see `polygon_shapes`; known
+        limits, areas: float64 ``[P, 4]`` and ``[P]`` of the polygons that are kept, see `measure_polygons`; known
             after `check_masks`.
     """
 
@@ -80,7 +80,7 @@ class Checks:
 
     def value(self, row: int, key: str) -> Any:  # noqa: ANN401 - anything that JSON can hold
         """What an annotation has under a key."""
-        record = decode(self.records[row])
+        record = decode_record(self.records[row])
         return record.get(key) if isinstance(record, dict) else record
 
     def mark(self, kind: str, rows: np.ndarray, name: Callable[[int], str] | None = None, *, detail: str = "") -> None:
@@ -89,72 +89,77 @@ class Checks:
         self.columns.faults[rows] |= np.uint32(BITS[kind])
         self.problems.add(kind, rows, name or self.name, detail=detail)
 
-    def marked(self, *kinds: str) -> np.ndarray:
+    def is_marked(self, *kinds: str) -> np.ndarray:
         """Rows that were marked, bool ``[M]``."""
         return (self.columns.faults & np.uint32(sum(BITS[kind] for kind in kinds))) > 0
 
     def check_ids(self, labels: np.ndarray) -> None:
         """Records, their ids, and the images and categories (-1 where unknown) that they name."""
-        columns, bad = self.columns, self.marked("record_bad")
-        self.mark("record_bad", bad, lambda row: f"number {row} is {decode(self.records[row])!r:.60}")
-        self.mark("id_bad", self.marked("id_bad"), self.field("id"))
-        self.mark("id_missing", ~bad & ~self.marked("id_bad") & (columns.ids == UNKNOWN))
-        self.mark("id_twice", ~bad & (columns.ids != UNKNOWN) & ~_first_of_each(columns.ids))
+        columns, bad = self.columns, self.is_marked("record_bad")
+        self.mark("record_bad", bad, lambda row: f"number {row} is {decode_record(self.records[row])!r:.60}")
+        self.mark("id_bad", self.is_marked("id_bad"), self.field("id"))
+        self.mark("id_missing", ~bad & ~self.is_marked("id_bad") & (columns.ids == UNKNOWN))
+        self.mark("id_twice", ~bad & (columns.ids != UNKNOWN) & ~_find_first_occurrences(columns.ids))
         for key, unknown in (("image", self.image_of < 0), ("category", labels < 0)):
             rows = np.flatnonzero(unknown & ~bad)
             self.columns.faults[rows] |= np.uint32(BITS[f"{key}_unknown"])
-            self.problems.add(f"{key}_unknown", rows, lambda row, key=key: self._unknown(row, f"{key}_id"))
+            self.problems.add(f"{key}_unknown", rows, lambda row, key=key: self._describe_unknown_id(row, f"{key}_id"))
 
-    def _unknown(self, row: int, key: str) -> str:
+    def _describe_unknown_id(self, row: int, key: str) -> str:
         return f"{self.name(row).split(' (')[0]} has {key} {self.value(row, key)!r:.60}"
 
     def check_flags_and_areas(self) -> None:
         """``iscrowd``, ``ignore`` and ``area``."""
         columns = self.columns
-        self.mark("flag_bad", self.marked("flag_bad"), self.field("iscrowd", "ignore"))
-        self.mark("ignore", self.marked("ignore"))
+        self.mark("flag_bad", self.is_marked("flag_bad"), self.field("iscrowd", "ignore"))
+        self.mark("ignore", self.is_marked("ignore"))
         objects, areas = ~columns.ignored, columns.areas
-        self.mark("area_bad", self.marked("area_bad") | np.isinf(areas), self.field("area"))
+        self.mark("area_bad", self.is_marked("area_bad") | np.isinf(areas), self.field("area"))
         self.mark("area_negative", areas < 0, self.field("area"))
-        self.mark("area_missing", np.isnan(areas) & ~self.marked("area_bad", "record_bad"))
+        self.mark("area_missing", np.isnan(areas) & ~self.is_marked("area_bad", "record_bad"))
         sides = columns.boxes[:, 2:]
         with np.errstate(invalid="ignore", over="ignore"):
             largest = (sides + 1).prod(axis=1)  # masks are of whole pixels, boxes need not be
-            large = objects & (areas > largest) & ~self.marked("area_bad", "box_bad", "box_infinite", "box_negative")
-        self.mark("area_large", large, self.field("area", "bbox"), detail=self._large(np.flatnonzero(large)))
+            large = objects & (areas > largest) & ~self.is_marked("area_bad", "box_bad", "box_infinite", "box_negative")
+        self.mark(
+            "area_large", large, self.field("area", "bbox"), detail=self._explain_large_areas(np.flatnonzero(large))
+        )
 
-    def _large(self, rows: np.ndarray) -> str:
+    def _explain_large_areas(self, rows: np.ndarray) -> str:
         """Of what areas that are larger than the box are, and what they change."""
         areas, boxes = self.columns.areas[rows], self.columns.boxes[rows]
-        return whose_areas(areas, boxes, self.sizes[rows]) + larger(areas, boxes[:, 2:].prod(axis=1))
+        return explain_areas(areas, boxes, self.sizes[rows]) + describe_larger_areas(areas, boxes[:, 2:].prod(axis=1))
 
     def check_boxes(self) -> np.ndarray:
         """Boxes as xyxy, float64 ``[M, 4]``, clipped to their images where those have a size."""
-        bad = self.marked("box_bad")
-        self.mark("box_bad", bad, self._boxed)
-        blocks = [slice(start, start + BLOCK) for start in range(0, max(len(bad), 1), BLOCK)]
+        bad = self.is_marked("box_bad")
+        self.mark("box_bad", bad, self._describe_box)
+        blocks = [slice(start, start + BOXES_PER_BLOCK) for start in range(0, max(len(bad), 1), BOXES_PER_BLOCK)]
         found = [_clip(self.columns.boxes[block], self.sizes[block], bad[block]) for block in blocks]
         clipped, overshoot, infinite, negative, outside = map(np.concatenate, zip(*found, strict=True))
         beyond = ~outside & (overshoot > 1e-3)  # not the rounding of x + width
-        self.mark("box_infinite", infinite, self._boxed)
-        self.mark("box_negative", negative, self._boxed)
-        self.mark("box_outside", outside, self._boxed)
+        self.mark("box_infinite", infinite, self._describe_box)
+        self.mark("box_negative", negative, self._describe_box)
+        self.mark("box_outside", outside, self._describe_box)
         farthest = overshoot[beyond].max(initial=0)
-        self.mark("box_beyond", beyond, self._boxed, detail=f"{farthest:,.0f}" if farthest >= 10 else f"{farthest:.2g}")
+        self.mark(
+            "box_beyond", beyond, self._describe_box, detail=f"{farthest:,.0f}" if farthest >= 10 else f"{farthest:.2g}"
+        )
         small = ~(clipped[:, 2:] - clipped[:, :2] >= 1).all(axis=1)
         self.mark(
-            "small", small & ~self.columns.ignored & ~(infinite | negative | bad | outside | self.marked("record_bad"))
+            "small",
+            small & ~self.columns.ignored & ~(infinite | negative | bad | outside | self.is_marked("record_bad")),
         )
         return clipped
 
-    def _boxed(self, row: int) -> str:
+    def _describe_box(self, row: int) -> str:
         height, width = self.sizes[row]
         return f"{self.field('bbox')(row)}, its image is {width} x {height}"
 
     def check_masks(self) -> Segmentations:
         """The masks without what is left out of them."""
         masks = self.columns.segmentations
-        self.mark("mask_unknown", np.array(masks.unknown, np.int64), self._segmented)
+        self.mark("mask_unknown", np.array(masks.unknown, np.int64), self._describe_segmentation)
         other = (masks.sizes > 0).all(axis=1) & (self.sizes > 0).all(axis=1) & (masks.sizes != self.sizes).any(axis=1)
         reasons = masks.broken | {
             row: f"size is {masks.sizes[row].tolist()}, the image's [height, width] is {self.sizes[row].tolist()}"
@@ -164,15 +169,15 @@ class Checks:
         self.mark("run_lengths_bad", rows, lambda row: f"{self.name(row)}: {reasons[row]}")
         masks = self._check_polygons(masks)
         have = (masks.polygon_counts > 0) | (np.diff(masks.run_lengths.offsets) > 0)
-        have |= self.marked("mask_unknown", "run_lengths_bad", "polygon_short", "record_bad")
-        objects = ~self.columns.ignored & ~self.marked("record_bad")
+        have |= self.is_marked("mask_unknown", "run_lengths_bad", "polygon_short", "record_bad")
+        objects = ~self.columns.ignored & ~self.is_marked("record_bad")
         missing = objects & ~have
         self.mark("mask_missing", missing, detail=f"{int(missing.sum()):,} of {int(objects.sum()):,}")
         if (objects & have).any() or not objects.any():  # else it is a file of boxes
             self.mark("crowd_mask_missing", self.columns.ignored & ~have)
         return masks
 
-    def _segmented(self, row: int) -> str:
+    def _describe_segmentation(self, row: int) -> str:
         return f"{self.name(row)} has {self.value(row, 'segmentation')!r:.60}"
 
     def _check_polygons(self, masks: Segmentations) -> Segmentations:
@@ -190,7 +195,7 @@ class Checks:
             kept = np.flatnonzero(~short)
             polygons, owners = polygons.take(kept), owners[kept]
             counts = np.bincount(owners, minlength=len(counts))
-        self.limits, self.areas = polygon_shapes(polygons)
+        self.limits, self.areas = measure_polygons(polygons)
         self._check_coordinates(owners)
         areas = self.areas
         flat = (areas == 0) & (counts[owners] > 1)
@@ -203,33 +208,33 @@ class Checks:
 
     def _check_coordinates(self, owners: np.ndarray) -> None:
         farthest = np.abs(self.limits.T).max(axis=0, initial=0)
-        finite = farthest <= FARTHEST  # false for NaN, which pycocotools dies of
+        finite = farthest <= MAX_COORDINATE  # false for NaN, which pycocotools dies of
         self.mark("polygon_infinite", np.unique(owners[~finite]))
-        limits = 2 * np.where(self.sizes.min(axis=1) > 0, self.sizes.max(axis=1, initial=1), FARTHEST)[owners]
+        limits = 2 * np.where(self.sizes.min(axis=1) > 0, self.sizes.max(axis=1, initial=1), MAX_COORDINATE)[owners]
         self.mark("polygon_far", np.unique(owners[finite & ~(farthest <= limits)]))
 
     def _check_pixels(self, masks: Segmentations, areas: np.ndarray) -> None:
         """Masks without a pixel; only those that are thin or small are drawn."""
         sides = self.columns.boxes[:, 2:].sum(axis=1)
-        fit = ~self.marked("polygon_infinite", "polygon_far") & (self.sizes > 0).all(axis=1)
+        fit = ~self.is_marked("polygon_infinite", "polygon_far") & (self.sizes > 0).all(axis=1)
         thin = fit & (masks.polygon_counts > 0) & (areas <= np.maximum(sides, 2))
         few_runs = np.diff(masks.run_lengths.offsets)
-        short = (few_runs > 0) & (few_runs < 9) & ~self.marked("run_lengths_bad")
-        first = offsets_of(masks.polygon_counts)
+        short = (few_runs > 0) & (few_runs < 9) & ~self.is_marked("run_lengths_bad")
+        first = compute_offsets(masks.polygon_counts)
         empty = []
         for row in np.flatnonzero(thin | short).tolist():
             if short[row]:
                 size = masks.sizes[row].tolist()
                 pixels = coco.area({"size": size, "counts": masks.run_lengths[row].tobytes()})
             else:
-                pixels = drawn_pixels(masks, first, row, self.sizes[row])
+                pixels = count_mask_pixels(masks, first, row, self.sizes[row])
             if not pixels:
                 empty.append(row)
         rows = np.array(empty, np.int64)
         self.columns.faults[rows] |= np.uint32(BITS["mask_empty"])  # crowds can be taken as objects
         rows = rows[~self.columns.ignored[rows]]
-        parts = [masks.polygons[at] for row in rows[:SAMPLE].tolist() for at in range(first[row], first[row + 1])]
-        self.problems.add("mask_empty", rows, self.name, detail=why_empty(parts))
+        parts = [masks.polygons[at] for row in rows[:MAX_SAMPLE].tolist() for at in range(first[row], first[row + 1])]
+        self.problems.add("mask_empty", rows, self.name, detail=explain_empty_masks(parts))
 
 
 def _clip(written: np.ndarray, sizes: np.ndarray, bad: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -251,7 +256,7 @@ def _clip(written: np.ndarray, sizes: np.ndarray, bad: np.ndarray) -> tuple[np.n
     return clipped, overshoot, infinite, negative, outside
 
 
-def _first_of_each(ids: np.ndarray) -> np.ndarray:
+def _find_first_occurrences(ids: np.ndarray) -> np.ndarray:
     """Rows with an id that no row before has, bool."""
     order = np.argsort(ids, kind="stable")
     first = np.ones(len(ids), bool)
@@ -259,7 +264,7 @@ def _first_of_each(ids: np.ndarray) -> np.ndarray:
     return first
 
 
-def polygon_shapes(polygons: Ragged) -> tuple[np.ndarray, np.ndarray]:
+def measure_polygons(polygons: Ragged) -> tuple[np.ndarray, np.ndarray]:
     """Where polygons end and what they enclose.
 
     Returns:
@@ -267,8 +272,11 @@ def polygon_shapes(polygons: Ragged) -> tuple[np.ndarray, np.ndarray]:
         |sum of x_i y_(i+1) - x_(i+1) y_i|. NaN where a coordinate is NaN.
     """
     limits, areas = np.zeros((4, len(polygons))), np.zeros(len(polygons))
-    for start in range(0, len(polygons), FEW):
-        part, offsets = slice(start, start + FEW), polygons.offsets[start : start + FEW + 1]
+    for start in range(0, len(polygons), POLYGONS_PER_BLOCK):
+        part, offsets = (
+            slice(start, start + POLYGONS_PER_BLOCK),
+            polygons.offsets[start : start + POLYGONS_PER_BLOCK + 1],
+        )
         firsts, lasts = (offsets[:-1] - offsets[0]) // 2, (offsets[1:] - offsets[0]) // 2 - 1
         axes: list[np.ndarray] = []
         for axis in (0, 1):
@@ -287,7 +295,7 @@ def polygon_shapes(polygons: Ragged) -> tuple[np.ndarray, np.ndarray]:
     return limits.T, areas
 
 
-def drawn_pixels(masks: Segmentations, first: np.ndarray, row: int, size: np.ndarray) -> int:
+def count_mask_pixels(masks: Segmentations, first: np.ndarray, row: int, size: np.ndarray) -> int:
     """Pixels of an object's polygons, drawn.
 
     Args:
@@ -300,10 +308,10 @@ def drawn_pixels(masks: Segmentations, first: np.ndarray, row: int, size: np.nda
     return int(coco.area(coco.merge(coco.frPyObjects(parts, *size.tolist()))))
 
 
-def boxes_of_masks(masks: Segmentations, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def compute_mask_boxes(masks: Segmentations, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Boxes xywh, float64 ``[rows, 4]``, of the masks in these rows without bad parts, and whether there is a mask."""
     boxes, found = np.zeros((len(rows), 4)), np.zeros(len(rows), bool)
-    first = offsets_of(masks.polygon_counts)
+    first = compute_offsets(masks.polygon_counts)
     for place, row in enumerate(rows.tolist()):
         counts = masks.run_lengths[row]
         if len(counts):

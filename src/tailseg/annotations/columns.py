@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from tailseg.annotations.json_file import Record, Text, decode, give_back
+from tailseg.annotations.json_file import Record, Text, decode_record, release_memory
 from tailseg.annotations.kinds import BITS
 from tailseg.annotations.segmentations import SegmentationPacker, Segmentations
 
@@ -22,11 +22,11 @@ BATCH: Final = 64
 BATCHES_KEPT: Final = 500
 """Batches after which their text is taken out of memory."""
 
-FLAGS: Final = (None, 0, 1)
+VALID_FLAGS: Final = (None, 0, 1)
 """What ``iscrowd`` and ``ignore`` may be, false and true among them."""
 
 UNKNOWN: Final = np.iinfo(np.int64).min
-"""Stands for an id that is none; no file can hold it, see `whole`."""
+"""Stands for an id that is none; no file can hold it, see `parse_whole_number`."""
 
 _RECORDS = msgspec.json.Decoder(list[Record])
 _RECORD = msgspec.json.Decoder(Record)
@@ -71,9 +71,9 @@ def read_columns(records: Sequence[Any], text: Text = b"") -> Columns:
     for start in range(0, len(records), BATCH):
         reader.read(records[start : start + BATCH])
         if start % (BATCH * BATCHES_KEPT) == 0:
-            give_back(text, records[start])
+            release_memory(text, records[start])
     if records:
-        give_back(text, records[-1])
+        release_memory(text, records[-1])
     return Columns(
         *(np.frombuffer(column, np.int64) for column in (reader.ids, reader.image_ids, reader.category_ids)),
         boxes=np.frombuffer(reader.boxes, np.float64).reshape(-1, 4),
@@ -105,7 +105,7 @@ class _Reader:
     def _add(self, records: list[Record]) -> None:
         crowds = [record.iscrowd for record in records]
         ignores = [record.ignore for record in records]
-        if not {*crowds, *ignores} <= {*FLAGS}:
+        if not {*crowds, *ignores} <= {*VALID_FLAGS}:
             raise TypeError
         columns = (
             array("q", [UNKNOWN if record.id is None else record.id for record in records]),
@@ -129,23 +129,23 @@ class _Reader:
                 pass
             else:
                 return
-        record = decode(raw)
+        record = decode_record(raw)
         faults = 0
         if not isinstance(record, dict):
             record, faults = {}, BITS["record_bad"]
         for column, key in ((self.ids, "id"), (self.image_ids, "image_id"), (self.category_ids, "category_id")):
             value = record.get(key)
-            number = whole(value)
+            number = parse_whole_number(value)
             column.append(UNKNOWN if number is None else number)
             self.num_text_ids += number is not None and isinstance(value, str)
             if key == "id" and number is None and value is not None:
                 faults |= BITS["id_bad"]
         box, area = record.get("bbox"), record.get("area")
-        is_box = _numbers(box, 4)
+        is_box = _is_number_list(box, 4)
         if not is_box:
             faults |= BITS["box_from_mask" if box in (None, []) else "box_bad"]
         self.boxes.extend(box if isinstance(box, list) and is_box else [0.0] * 4)
-        if area is not None and not _numbers([area], 1):
+        if area is not None and not _is_number_list([area], 1):
             faults |= BITS["area_bad"]
             area = None
         self.areas.append(nan if area is None else area)
@@ -159,7 +159,7 @@ class _Reader:
         self.segmentations.add(record.get("segmentation"))
 
 
-def whole(value: object) -> int | None:
+def parse_whole_number(value: object) -> int | None:
     """The whole number that an id is, or spells (``"12"``, ``12.0``); None for what is none, or beyond int64."""
     if isinstance(value, str):
         digits = value.strip()
@@ -171,7 +171,7 @@ def whole(value: object) -> int | None:
     return value if UNKNOWN < value < 2**63 else None
 
 
-def _numbers(value: Any, length: int) -> bool:  # noqa: ANN401
+def _is_number_list(value: Any, length: int) -> bool:  # noqa: ANN401
     """Whether it is a list of that many numbers that float64 can hold."""
     if not isinstance(value, list) or len(value) != length or bool in map(type, value):
         return False
@@ -183,4 +183,4 @@ def _numbers(value: Any, length: int) -> bool:  # noqa: ANN401
 
 
 def _is_flag(value: Any) -> bool:  # noqa: ANN401
-    return value is None or (isinstance(value, int | float) and value in FLAGS)
+    return value is None or (isinstance(value, int | float) and value in VALID_FLAGS)

@@ -15,7 +15,7 @@ from jaxtyping import Float32, Int64
 from tailseg.annotations.image_files import ImageFinder
 from tailseg.annotations.kinds import BITS
 from tailseg.annotations.problems import Problem
-from tailseg.annotations.ragged import Ragged, offsets_of
+from tailseg.annotations.ragged import Ragged, compute_offsets
 from tailseg.annotations.types import (
     ClassCounts,
     Group,
@@ -98,7 +98,7 @@ class Objects:
     def __len__(self) -> int:
         return len(self.boxes)
 
-    def keep(self, kept: np.ndarray) -> "Objects":
+    def select(self, kept: np.ndarray) -> "Objects":
         """The rows ``kept`` (bool ``[M]``) of the same images."""
         if kept.all():
             return self
@@ -108,11 +108,11 @@ class Objects:
         return replace(
             self,
             **{name: getattr(self, name)[rows] for name in (*columns, "polygon_counts")},
-            offsets=offsets_of(per_image),
+            offsets=compute_offsets(per_image),
             run_lengths=self.run_lengths.take(rows),
         )
 
-    def marked(self, *kinds: str) -> np.ndarray:
+    def is_marked(self, *kinds: str) -> np.ndarray:
         """Rows with a problem of these kinds, bool ``[M]``."""
         return (self.faults & np.uint32(sum(BITS[kind] for kind in kinds))) > 0
 
@@ -138,7 +138,7 @@ class Contents:
     """What an annotation file holds, packed, with what is wrong with it; named and shaped as in `Annotations`.
 
     ``groups`` are those that the categories state, None where not all state one; ``listed_ids`` the ids of the
-    categories in the order in which the file lists them; ``spelled`` are the image and the
+    categories in the order in which the file lists them; ``text_ids`` are the image and the
     category ids that are written as text, as they are written.
     """
 
@@ -155,7 +155,7 @@ class Contents:
     names: Ragged
     problems: tuple[Problem, ...]
     listed_ids: tuple[int, ...]
-    spelled: tuple[dict[int, str], dict[int, str]] = ({}, {})
+    text_ids: tuple[dict[int, str], dict[int, str]] = ({}, {})
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,7 +183,7 @@ class Annotations:
         remarks: what is of interest, and nothing was done about.
         problems: all that is wrong with the file, for this and for other uses.
         listed_ids: ids of the categories in the order in which the file lists them.
-        spelled: image and category ids that are written as text, as they are written: results keep the spelling.
+        text_ids: image and category ids that are written as text, as they are written: results keep the spelling.
         states_groups: whether the file states the frequency groups of its categories.
         orientation: how pictures are read that EXIF wants turned, where their annotated size allows both.
     """
@@ -204,7 +204,7 @@ class Annotations:
     remarks: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
     listed_ids: tuple[int, ...] = ()
-    spelled: tuple[dict[int, str], dict[int, str]] = ({}, {})
+    text_ids: tuple[dict[int, str], dict[int, str]] = ({}, {})
     states_groups: bool = False
     orientation: Orientation = "shown"
 
@@ -226,7 +226,7 @@ class Annotations:
         """Whether every object has a segmentation; a mask head has nothing to learn from otherwise."""
         return bool(self.objects.masked[~self.objects.ignored].all())
 
-    def info(self, index: int) -> ImageInfo:
+    def get_info(self, index: int) -> ImageInfo:
         """Id, file and size of image ``index``.
 
         Raises:
@@ -236,7 +236,7 @@ class Annotations:
         height, width = self.sizes[index]
         return ImageInfo(int(self.image_ids[index]), str(file), int(height), int(width), self.orientation)
 
-    def record(self, index: int) -> Record:
+    def get_record(self, index: int) -> Record:
         """What the file says about image ``index``."""
         objects = self.objects
         rows = np.arange(objects.offsets[index], objects.offsets[index + 1])
@@ -244,23 +244,23 @@ class Annotations:
         return Record(
             boxes=objects.boxes[kept],
             labels=objects.labels[kept],
-            segmentations=tuple(self.segmentation(row, index) for row in kept.tolist()),
+            segmentations=tuple(self.get_segmentation(row, index) for row in kept.tolist()),
             annotation_ids=objects.ids[kept],
             ignore_boxes=objects.boxes[ignored],
             negative_ids=tuple(self.negative[index].tolist()),
             not_exhaustive_ids=tuple(self.not_exhaustive[index].tolist()),
         )
 
-    def classes_of(self, index: int) -> Int64[np.ndarray, " K"]:
+    def get_labels(self, index: int) -> Int64[np.ndarray, " K"]:
         """Labels of the classes with an object in image ``index``, ascending, each once."""
         rows = slice(self.objects.offsets[index], self.objects.offsets[index + 1])
         return np.unique(self.objects.labels[rows][~self.objects.ignored[rows]])
 
-    def only(self, image_ids: Sequence[int]) -> "Annotations":
+    def select_images(self, image_ids: Sequence[int]) -> "Annotations":
         """The images with these ids, in the order of the file."""
         kept = np.isin(self.image_ids, np.array(image_ids, np.int64))
         rows = np.flatnonzero(kept)
-        objects = self.objects.keep(kept[self.objects.images])
+        objects = self.objects.select(kept[self.objects.images])
         offsets = np.append(objects.offsets[:-1][rows], len(objects))
         return replace(
             self,
@@ -272,7 +272,7 @@ class Annotations:
             names=self.names.take(rows),
         )
 
-    def segmentation(self, row: int, index: int) -> Segmentation:
+    def get_segmentation(self, row: int, index: int) -> Segmentation:
         """The mask of object ``row``, which is in image ``index``.
 
         A rectangle where the file has none; no polygon where the file's has no pixel.
@@ -285,10 +285,10 @@ class Annotations:
         first = objects.first_polygons[row]
         last = first + objects.polygon_counts[row]
         polygons: Polygons = tuple(objects.polygons[i].reshape(-1, 2) for i in range(first, last))
-        return polygons or (_rectangle(objects.boxes[row]),)
+        return polygons or (_make_rectangle(objects.boxes[row]),)
 
 
-def _rectangle(box: Float32[np.ndarray, " 4"]) -> np.ndarray:
+def _make_rectangle(box: Float32[np.ndarray, " 4"]) -> np.ndarray:
     x1, y1, x2, y2 = box.astype(np.float64)
     return np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]])
 
@@ -303,7 +303,7 @@ def count_classes(objects: Objects, num_classes: int) -> tuple[Int64[np.ndarray,
     return image_counts, np.bincount(labels, minlength=num_classes), int(np.count_nonzero(np.bincount(images)))
 
 
-def scored_groups(annotations: Annotations) -> dict[int, Group]:
+def get_scored_groups(annotations: Annotations) -> dict[int, Group]:
     """Category id -> frequency group, for APr, APc and APf.
 
     Groups that a file states are taken as they are. Where they follow from counts, a class without an image in the
@@ -315,7 +315,7 @@ def scored_groups(annotations: Annotations) -> dict[int, Group]:
     return {category.id: category.group for category, count in pairs if stated or count}
 
 
-def never_shown(train: Annotations, val: Annotations) -> list[str]:
+def find_untrained_classes(train: Annotations, val: Annotations) -> list[str]:
     """Names of the classes of which the validation set, with the classes of the training set, alone has objects."""
     objects = val.objects
     found = np.bincount(objects.labels[~objects.ignored], minlength=len(val.categories)) > 0

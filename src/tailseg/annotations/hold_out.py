@@ -11,21 +11,23 @@ from typing import Any
 
 import numpy as np
 
-from tailseg.annotations.columns import read_columns, whole
+from tailseg.annotations.columns import parse_whole_number, read_columns
 from tailseg.annotations.dataset import Annotations
-from tailseg.annotations.groups import content_groups, image_groups, merged
+from tailseg.annotations.groups import group_by_content, group_by_name, merge_groups
 from tailseg.annotations.image_files import ImageError, SharedNameError
-from tailseg.annotations.json_file import join, split, unpack
+from tailseg.annotations.json_file import decompress, join_sections, split_sections
 from tailseg.annotations.kinds import BITS, KINDS, Use
-from tailseg.files import unfinished
+from tailseg.files import write_atomically
 
 HELD_OUT_SHARE = 0.1
 
-Parts = tuple[Path, Path]
+SplitPaths = tuple[Path, Path]
 """The annotation files of what is trained on, and of what is held out."""
 
 
-def hold_out(annotations: Annotations, folder: Path, *, share: float = HELD_OUT_SHARE, use: Use = "masks") -> Parts:
+def hold_out(
+    annotations: Annotations, folder: Path, *, share: float = HELD_OUT_SHARE, use: Use = "masks"
+) -> SplitPaths:
     """Splits a data set into the annotation files ``folder/train.json`` and ``folder/val.json``.
 
     ``share`` of the images with objects is held out, and as much of those without. Every class keeps a training image:
@@ -46,11 +48,11 @@ def hold_out(annotations: Annotations, folder: Path, *, share: float = HELD_OUT_
         ValueError: no image can be held out.
     """
     paths, note = (folder / "train.json", folder / "val.json"), folder / "held_out.json"
-    if _read(note).items() >= _note(annotations, share, paths).items():
+    if _read_record(note).items() >= _make_record(annotations, share, paths).items():
         return paths
     _require_objects(annotations)
-    sections = split(unpack(annotations.path.read_bytes(), annotations.path), annotations.path)
-    held_out, remarks = _draw(annotations, sections.images, share, use)
+    sections = split_sections(decompress(annotations.path.read_bytes(), annotations.path), annotations.path)
+    held_out, remarks = _draw_images(annotations, sections.images, share, use)
     if not held_out:
         raise ValueError(
             f"{annotations.path}: no image can be held out for validation without losing a class from training; "
@@ -61,23 +63,23 @@ def hold_out(annotations: Annotations, folder: Path, *, share: float = HELD_OUT_
     for path, wanted in zip(paths, (False, True), strict=True):
         mine = [(image in held_out) == wanted for image in image_of]
         objects = list(compress(sections.annotations, mine))
-        part = [image for image in sections.images if (whole(image["id"]) in held_out) == wanted]
-        with unfinished(path) as file:
-            file.write_bytes(join(part, objects, sections.categories))
-    with unfinished(note) as file:
-        file.write_text(json.dumps({**_note(annotations, share, paths), "remarks": remarks}))
+        part = [image for image in sections.images if (parse_whole_number(image["id"]) in held_out) == wanted]
+        with write_atomically(path) as file:
+            file.write_bytes(join_sections(part, objects, sections.categories))
+    with write_atomically(note) as file:
+        file.write_text(json.dumps({**_make_record(annotations, share, paths), "remarks": remarks}))
     return paths
 
 
-def parts_of(folder: Path) -> Parts:
+def find_split(folder: Path) -> SplitPaths:
     """The parts that were drawn into a run's folder.
 
     Raises:
         ValueError: they are not there, or not as they were written.
     """
     paths = (folder / "train.json", folder / "val.json")
-    sizes = _sizes(paths)
-    written = _read(folder / "held_out.json").get("bytes", sizes)
+    sizes = _get_sizes(paths)
+    written = _read_record(folder / "held_out.json").get("bytes", sizes)
     if damaged := [path for path, size, was in zip(paths, sizes, written, strict=True) if not size or size != was]:
         found = "is not as it was written" if damaged[0].is_file() else "is not there"
         raise ValueError(
@@ -87,26 +89,26 @@ def parts_of(folder: Path) -> Parts:
     return paths
 
 
-def drawn_from(folder: Path) -> str:
+def read_source_key(folder: Path) -> str:
     """The key (see `Annotations`) of the file that the parts in a run's folder were drawn from; empty if unknown."""
-    return str(_read(folder / "held_out.json").get("of", ""))
+    return str(_read_record(folder / "held_out.json").get("of", ""))
 
 
-def remarks_on(folder: Path) -> list[str]:
+def read_remarks(folder: Path) -> list[str]:
     """What is to be known about how the parts in a run's folder were drawn."""
-    return list(map(str, _read(folder / "held_out.json").get("remarks", [])))
+    return list(map(str, _read_record(folder / "held_out.json").get("remarks", [])))
 
 
-def _note(annotations: Annotations, share: float, paths: Parts) -> dict[str, object]:
+def _make_record(annotations: Annotations, share: float, paths: SplitPaths) -> dict[str, object]:
     """What the parts are made of, and their sizes as they lie there: a power failure may cut files short."""
-    return {"of": annotations.key, "share": share, "bytes": _sizes(paths)}
+    return {"of": annotations.key, "share": share, "bytes": _get_sizes(paths)}
 
 
-def _sizes(paths: Parts) -> list[int]:
+def _get_sizes(paths: SplitPaths) -> list[int]:
     return [path.stat().st_size if path.is_file() else 0 for path in paths]
 
 
-def _read(note: Path) -> dict[str, Any]:
+def _read_record(note: Path) -> dict[str, Any]:
     try:
         content = json.loads(note.read_bytes())
     except (OSError, ValueError):
@@ -127,20 +129,20 @@ def _require_objects(annotations: Annotations) -> None:
         raise ValueError(f"{annotations.path}: no image has an object to learn from. Annotate objects")
 
 
-def _draw(annotations: Annotations, images: Sequence[Any], share: float, use: Use) -> tuple[set[int], list[str]]:
+def _draw_images(annotations: Annotations, images: Sequence[Any], share: float, use: Use) -> tuple[set[int], list[str]]:
     """Ids of the images held out, and what is to be known about them.
 
     Images are put together by all that is known of them, or by less where that would leave no fair choice.
     """
     names = [annotations.names.text(row).partition("\n")[0] for row in range(annotations.num_images)]
-    same_name = image_groups(names, videos=False)
-    copies = merged(same_name, content_groups(_files(annotations)))
+    same_name = group_by_name(names, videos=False)
+    copies = merge_groups(same_name, group_by_content(_find_files(annotations)))
     videos = [image.get("video_id") for image in images]
-    frames = image_groups(names, [category.name for category in annotations.categories])
+    frames = group_by_name(names, [category.name for category in annotations.categories])
     if None not in videos:
-        frames = merged(frames, np.unique(list(map(str, videos)), return_inverse=True)[1])
+        frames = merge_groups(frames, np.unique(list(map(str, videos)), return_inverse=True)[1])
     known = {
-        "frames of one video": merged(copies, frames),
+        "frames of one video": merge_groups(copies, frames),
         "files of one content": copies,
         "files of one name": same_name,
         "": np.arange(len(names)),
@@ -152,7 +154,7 @@ def _draw(annotations: Annotations, images: Sequence[Any], share: float, use: Us
         largest = int(np.bincount(groups).max())
         if what and largest * 2 > len(names):
             remarks.append(f"{largest:,} of {len(names):,} images would be {what}: these are not kept in one part")
-        elif held_out := _held_out(annotations, groups, share, use):
+        elif held_out := _draw_rows(annotations, groups, share, use):
             several = np.bincount(groups)[groups] > 1
             if several.any():
                 remarks.append(
@@ -165,7 +167,7 @@ def _draw(annotations: Annotations, images: Sequence[Any], share: float, use: Us
     return set(), remarks
 
 
-def _files(annotations: Annotations) -> list[Path | None]:
+def _find_files(annotations: Annotations) -> list[Path | None]:
     """Each image's file; None where it is missing, which is said when it is read.
 
     Raises:
@@ -183,20 +185,20 @@ def _files(annotations: Annotations) -> list[Path | None]:
     return [found(row) for row in range(annotations.num_images)]
 
 
-def _held_out(annotations: Annotations, groups: np.ndarray, share: float, use: Use) -> list[int]:
-    """Rows of the images held out; see `_Draw`."""
+def _draw_rows(annotations: Annotations, groups: np.ndarray, share: float, use: Use) -> list[int]:
+    """Rows of the images held out; see `_Drawer`."""
     objects = annotations.objects
     stopping = [kind.name for kind in KINDS.values() if kind.name in BITS and kind.verdict(use) == "x"]
-    for_training = set(groups[objects.images[objects.marked(*stopping)]].tolist())
+    for_training = set(groups[objects.images[objects.is_marked(*stopping)]].tolist())
     members: dict[int, list[int]] = {}
     for row in np.argsort(annotations.image_ids, kind="stable").tolist():
         members.setdefault(int(groups[row]), []).append(row)
     order = [rows for group, rows in members.items() if group not in for_training]
     random.Random(0).shuffle(order)
-    return _Draw(_classes(annotations), share).rows(order)
+    return _Drawer(_collect_labels(annotations), share).rows(order)
 
 
-class _Draw:
+class _Drawer:
     """Draws groups of images, those with objects first, while every class keeps a training image.
 
     Args:
@@ -239,7 +241,7 @@ class _Draw:
         return True
 
 
-def _classes(annotations: Annotations) -> list[set[int]]:
+def _collect_labels(annotations: Annotations) -> list[set[int]]:
     """The labels of what each image has to learn from."""
     objects = annotations.objects
     found: list[set[int]] = [set() for _ in range(annotations.num_images)]

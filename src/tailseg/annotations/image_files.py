@@ -22,7 +22,7 @@ MAX_PATH: Final = 4096
 _PLAIN: Final = re.compile(r"\w+(?:[-./]\w+)*", re.ASCII)
 """Names that nearly all files have; told from others in a tenth of the time that it takes to look at their parts."""
 
-MOST_FOLDERS: Final = 200
+MAX_FOLDERS: Final = 200
 """Folders that are looked through for an image that is in none of the roots."""
 
 
@@ -50,7 +50,7 @@ class ImageFinder:
     """
 
     def __init__(self, annotation_file: Path, folder: Path | None = None, names: Ragged | None = None) -> None:
-        self.roots = [folder] if folder is not None else _default_roots(annotation_file)
+        self.roots = [folder] if folder is not None else _list_default_roots(annotation_file)
         own = annotation_file.resolve().parent
         beside = [own.parent] * (own.name == "annotations")
         self._names = names
@@ -63,7 +63,7 @@ class ImageFinder:
         for root in self._with_lower:
             with suppress(OSError):
                 folders += [Path(entry) for entry in sorted(os.scandir(root), key=str) if entry.is_dir()]
-        return list(dict.fromkeys(folders)) if len(folders) <= MOST_FOLDERS else []
+        return list(dict.fromkeys(folders)) if len(folders) <= MAX_FOLDERS else []
 
     def find(self, names: Sequence[str]) -> Path:
         """The first file that exists, trying each name (best first) under each root, then one folder lower.
@@ -76,10 +76,10 @@ class ImageFinder:
         """
         cut = {PurePosixPath(name).name for name in names if "/" in name} - {*names[:1]}
         whole, bare = [name for name in names if name not in cut], [name for name in names if name in cut]
-        if found := self._in_roots(whole) or self._lower(whole):
+        if found := self._find_in_roots(whole) or self._find_in_subfolders(whole):
             return found
-        if found := self._in_roots(bare) or self._lower(bare):
-            if others := self._shared.get(found.name):
+        if found := self._find_in_roots(bare) or self._find_in_subfolders(bare):
+            if others := self._shared_names.get(found.name):
                 raise SharedNameError(
                     f"image {names[0]} not found. {found} has its last part, which other images have as well: "
                     f"{', '.join(others[:3])}{' ..' * (len(others) > 3)}. Lay the files into the folders that "
@@ -94,19 +94,19 @@ class ImageFinder:
         )
 
     @cached_property
-    def _shared(self) -> dict[str, list[str]]:
+    def _shared_names(self) -> dict[str, list[str]]:
         """The names of the images whose last part several have; looked at when a bare name is found, hardly ever."""
         found: dict[str, list[str]] = {}
-        for name in dict.fromkeys(first_names(self._names)) if self._names is not None else ():
+        for name in dict.fromkeys(get_first_names(self._names)) if self._names is not None else ():
             found.setdefault(name.rpartition("/")[2], []).append(name)
         return {last: names for last, names in found.items() if len(names) > 1}
 
-    def _in_roots(self, names: Sequence[str]) -> Path | None:
+    def _find_in_roots(self, names: Sequence[str]) -> Path | None:
         """The first file that exists in the roots."""
         files = (root / name for name in names for root in self.roots)
         return next(filter(os.path.isfile, files), None)  # of a path that is too long, Path's raises
 
-    def _lower(self, names: Sequence[str]) -> Path | None:
+    def _find_in_subfolders(self, names: Sequence[str]) -> Path | None:
         """The file that exists one folder lower.
 
         Raises:
@@ -125,17 +125,17 @@ class ImageFinder:
         return None
 
 
-def first_names(names: Ragged) -> list[str]:
+def get_first_names(names: Ragged) -> list[str]:
     """The first name of each image's file, with ``/`` between folders."""
-    return [first_name(names, row) for row in range(len(names))]
+    return [get_first_name(names, row) for row in range(len(names))]
 
 
-def first_name(names: Ragged, row: int) -> str:
+def get_first_name(names: Ragged, row: int) -> str:
     """The first name of an image's file, as it is written but for the separators."""
     return names.text(row).partition("\n")[0].replace("\\", "/")
 
 
-def _default_roots(annotation_file: Path) -> list[Path]:
+def _list_default_roots(annotation_file: Path) -> list[Path]:
     folder = annotation_file.resolve().parent
     roots = [folder, folder / "images", folder.parent, folder.parent / "images"]
     for variable, subfolders in ROOT_VARIABLES.items():
@@ -144,7 +144,7 @@ def _default_roots(annotation_file: Path) -> list[Path]:
     return list(dict.fromkeys(roots))
 
 
-def candidate_names(file_name: str | None, coco_url: str | None) -> list[str]:
+def list_candidate_names(file_name: str | None, coco_url: str | None) -> list[str]:
     """Names under which an image may be found below a root, best first.
 
     LVIS v1 has no ``file_name``: the tail of ``coco_url`` (``train2017/000000391895.jpg``) says which of COCO's folders
@@ -155,7 +155,7 @@ def candidate_names(file_name: str | None, coco_url: str | None) -> list[str]:
     if file_name and tail and not is_safe_name(tail):
         tail = None
     folders = [name.replace("\\", "/") if name else None for name in (file_name, tail)]
-    names = [file_name, *folders, *(name and _last_part(name) for name in reversed(folders))]
+    names = [file_name, *folders, *(name and _get_last_part(name) for name in reversed(folders))]
     return list(dict.fromkeys(name for name in names if name))
 
 
@@ -163,7 +163,7 @@ def _is_plain(name: str) -> bool:
     return len(name) <= MAX_NAME and _PLAIN.fullmatch(name) is not None
 
 
-def _last_part(name: str) -> str:
+def _get_last_part(name: str) -> str:
     return name[name.rfind("/") + 1 :] if _is_plain(name) else PurePosixPath(name).name
 
 

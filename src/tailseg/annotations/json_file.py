@@ -26,7 +26,7 @@ from tailseg.annotations.problems import DatasetError
 SECTIONS: Final = ("images", "annotations", "categories")
 GZIP: Final = b"\x1f\x8b"
 
-MAPPED_FROM: Final = 1 << 24
+MIN_MAPPED_BYTES: Final = 1 << 24
 """Bytes from which on a file's text is mapped into memory."""
 
 Text = bytes | mmap.mmap
@@ -75,25 +75,25 @@ class Record(msgspec.Struct, gc=False):
 
 
 def read_text(path: Path) -> Text:
-    """The content of a file; a large one is mapped, so that `give_back` can part with what has been decoded.
+    """The content of a file; a large one is mapped, so that `release_memory` can part with what has been decoded.
 
     As with every mapped file, the system ends the process if another one cuts the file short meanwhile.
     """
     with path.open("rb") as file:
-        if os.fstat(file.fileno()).st_size >= MAPPED_FROM:
+        if os.fstat(file.fileno()).st_size >= MIN_MAPPED_BYTES:
             with suppress(OSError):  # of a file system that cannot map
                 return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         return file.read()
 
 
-def give_back(content: Text, record: Any) -> None:  # noqa: ANN401 - see `Sections`
+def release_memory(content: Text, record: Any) -> None:  # noqa: ANN401 - see `Sections`
     """Takes a mapped text up to a record out of memory; what is wanted again is read from the file."""
     if isinstance(content, mmap.mmap) and isinstance(record, msgspec.Raw) and hasattr(mmap, "MADV_DONTNEED"):
         first, here = (np.frombuffer(text, np.uint8).ctypes.data for text in (content, record))
         content.madvise(mmap.MADV_DONTNEED, 0, (here - first) // mmap.PAGESIZE * mmap.PAGESIZE)
 
 
-def unpack(content: Text, path: Path) -> Text:
+def decompress(content: Text, path: Path) -> Text:
     """The content of a file, unpacked if it is packed by gzip.
 
     Raises:
@@ -107,7 +107,7 @@ def unpack(content: Text, path: Path) -> Text:
         raise DatasetError(f"{path} cannot be unpacked: {error}. It may be incomplete: download it again") from error
 
 
-def split(content: Text, path: Path) -> Sections:
+def split_sections(content: Text, path: Path) -> Sections:
     """The sections of a file with that content; only the list of annotations may be empty.
 
     Raises:
@@ -129,18 +129,18 @@ def split(content: Text, path: Path) -> Sections:
     return found
 
 
-def join(images: list[Any], annotations: Sequence[Any], categories: list[Any]) -> bytes:
+def join_sections(images: list[Any], annotations: Sequence[Any], categories: list[Any]) -> bytes:
     """The JSON of a file with these sections, annotations that are not decoded as they were written."""
     content = dict(zip(SECTIONS, (images, annotations, categories), strict=True))
     try:
         return msgspec.json.encode(content)
     except (msgspec.MsgspecError, UnicodeEncodeError, OverflowError):
         return json.dumps(
-            content | {"annotations": [decode(record) for record in annotations]}, ensure_ascii=True
+            content | {"annotations": [decode_record(record) for record in annotations]}, ensure_ascii=True
         ).encode()
 
 
-def decode(record: Any) -> Any:  # noqa: ANN401 - anything that JSON can hold
+def decode_record(record: Any) -> Any:  # noqa: ANN401 - anything that JSON can hold
     """An annotation as Python's dicts and lists; None for what cannot be decoded."""
     if not isinstance(record, msgspec.Raw):
         return record
@@ -164,7 +164,7 @@ def _split_slowly(content: Text, path: Path) -> Sections:
         ) from error
     if isinstance(raw, dict) and all(isinstance(raw.get(section), list) for section in SECTIONS):
         return Sections(raw["images"], raw["annotations"], raw["categories"], bool(raw.get("videos")))
-    other = _other_format(raw)
+    other = _describe_other_format(raw)
     if other:
         raise DatasetError(f"{path} is {other}")
     found = list(raw)[:10] if isinstance(raw, dict) else f"a {type(raw).__name__} at the top"
@@ -174,7 +174,7 @@ def _split_slowly(content: Text, path: Path) -> Sections:
     )
 
 
-def _other_format(raw: Any) -> str:  # noqa: ANN401
+def _describe_other_format(raw: Any) -> str:  # noqa: ANN401
     """Which known format a file without the three lists has, and the way out; empty if none."""
     if isinstance(raw, dict) and isinstance(raw.get("image"), dict) and isinstance(raw.get("annotations"), list):
         return (
@@ -191,9 +191,9 @@ def _other_format(raw: Any) -> str:  # noqa: ANN401
     return ""
 
 
-def other_annotations(records: Sequence[Any]) -> str:
+def describe_other_annotations(records: Sequence[Any]) -> str:
     """Which known format annotations without boxes and masks are of, and the way out; empty if none."""
-    found = [record for record in map(decode, records[:10]) if isinstance(record, dict)]
+    found = [record for record in map(decode_record, records[:10]) if isinstance(record, dict)]
     boxes = [bool(record.get("bbox") or record.get("segmentation")) for record in found]
     if any("points" in record and not boxed for record, boxed in zip(found, boxes, strict=True)):
         return (
@@ -211,7 +211,7 @@ def other_annotations(records: Sequence[Any]) -> str:
 
 
 @contextmanager
-def garbage_collector_paused() -> Generator[None]:
+def pause_garbage_collector() -> Generator[None]:
     """Millions of records hold no cycles, and are not to be searched for them again and again."""
     was_on = gc.isenabled()
     gc.disable()

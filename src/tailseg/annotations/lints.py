@@ -10,13 +10,13 @@ from typing import Final
 import numpy as np
 from pycocotools import mask as coco
 
-from tailseg.annotations.checks import polygon_shapes
+from tailseg.annotations.checks import measure_polygons
 from tailseg.annotations.dataset import Annotations, Objects
 from tailseg.annotations.problems import Problem, Problems
-from tailseg.annotations.ragged import Ragged, spans
-from tailseg.annotations.readings import OF_BOXES, agree, corners_of, larger
+from tailseg.annotations.ragged import Ragged, expand_spans
+from tailseg.annotations.readings import BOX_AREAS, boxes_agree, describe_larger_areas, to_corners
 
-SMALLER: Final = 0.9
+MAX_MASK_SHARE: Final = 0.9
 """A mask with at most this share of its box's pixels is smaller than the box: rasterizing rounds by less."""
 
 BLOCK: Final = 1 << 15
@@ -27,21 +27,21 @@ def lint(annotations: Annotations) -> tuple[Problem, ...]:
     """What is suspect, as notes."""
     problems = Problems()
     objects = annotations.objects
-    name = _Name(annotations)
-    problems.add("polygon_inside", polygons_inside(objects), name)
-    if not any(each.kind.name == "area_group" and OF_BOXES in each.detail for each in annotations.problems):
-        rows, changed = areas_of_boxes(annotations)
+    name = _Describer(annotations)
+    problems.add("polygon_inside", find_inner_polygons(objects), name)
+    if not any(each.kind.name == "area_group" and BOX_AREAS in each.detail for each in annotations.problems):
+        rows, changed = find_box_areas(annotations)
         problems.add("area_of_box", rows, name, detail=changed)
-    problems.add("copies", copies(objects), name)
+    problems.add("copies", find_copies(objects), name)
     if annotations.format == "lvis":
         boxes = objects.written_boxes[:, 2] * objects.written_boxes[:, 3]
         areas = np.where(np.isnan(objects.areas), boxes, objects.areas)
         problems.add("area_zero", np.flatnonzero(areas == 0), name)
-        problems.add("absent_present", _absent_present(annotations))
-    return tuple(problems.found)
+        problems.add("absent_present", _describe_absent_present(annotations))
+    return tuple(problems.entries)
 
 
-class _Name:
+class _Describer:
     """Names the object in a row, for messages."""
 
     def __init__(self, annotations: Annotations) -> None:
@@ -53,7 +53,7 @@ class _Name:
         return f"annotation {objects.ids[row]} (image {self.annotations.image_ids[image]})"
 
 
-def _absent_present(annotations: Annotations) -> list[str]:
+def _describe_absent_present(annotations: Annotations) -> list[str]:
     """Images that list a class as absent and have objects of it, in words."""
     objects, num_classes = annotations.objects, annotations.num_classes
     kept = ~objects.ignored
@@ -69,7 +69,7 @@ def _absent_present(annotations: Annotations) -> list[str]:
     ]
 
 
-def copies(objects: Objects) -> np.ndarray:
+def find_copies(objects: Objects) -> np.ndarray:
     """Rows that say what a row before them says, int64: image, class, box, mask and flag are the same."""
     columns = [objects.images, objects.labels, *objects.written_boxes.T.view(np.int64)]
     keys = np.zeros(len(objects), np.uint64)
@@ -95,7 +95,7 @@ def copies(objects: Objects) -> np.ndarray:
     return np.array(found, np.int64)
 
 
-def areas_of_boxes(annotations: Annotations) -> tuple[np.ndarray, str]:
+def find_box_areas(annotations: Annotations) -> tuple[np.ndarray, str]:
     """Rows whose area is that of their box, while their mask is clearly smaller, int64, and what that changes.
 
     Where many masks do not agree with their boxes, those are told: it is the mask, or the box, that is wrong.
@@ -106,7 +106,7 @@ def areas_of_boxes(annotations: Annotations) -> tuple[np.ndarray, str]:
         alike = np.isclose(objects.areas, boxes, rtol=1e-3, atol=0.01) & (boxes > 0)
     rows = np.flatnonzero(alike & ~objects.ignored & objects.masked)
     counts = objects.polygon_counts[rows]
-    limits, areas = polygon_shapes(objects.polygons.take(spans(objects.first_polygons[rows], counts)))
+    limits, areas = measure_polygons(objects.polygons.take(expand_spans(objects.first_polygons[rows], counts)))
     owners = np.repeat(np.arange(len(rows)), counts)
     masks = np.bincount(owners, weights=areas, minlength=len(rows))
     around = np.repeat([[np.inf, np.inf, -np.inf, -np.inf]], len(rows), axis=0)
@@ -115,36 +115,36 @@ def areas_of_boxes(annotations: Annotations) -> tuple[np.ndarray, str]:
     sizes = annotations.sizes[objects.images[rows]]
     for place in np.flatnonzero(counts == 0).tolist():
         encoded = {"size": sizes[place].tolist(), "counts": objects.run_lengths[int(rows[place])].tobytes()}
-        masks[place], around[place] = coco.area(encoded), corners_of(coco.toBbox(encoded)[None])[0]
-    told = masks <= SMALLER * boxes[rows]
+        masks[place], around[place] = coco.area(encoded), to_corners(coco.toBbox(encoded)[None])[0]
+    told = masks <= MAX_MASK_SHARE * boxes[rows]
     if any(each.kind.name == "mask_box" for each in annotations.problems):
-        told &= agree(around, corners_of(objects.written_boxes[rows]))
-    return rows[told], larger(boxes[rows[told]], masks[told])
+        told &= boxes_agree(around, to_corners(objects.written_boxes[rows]))
+    return rows[told], describe_larger_areas(boxes[rows[told]], masks[told])
 
 
-def polygons_inside(objects: Objects) -> np.ndarray:
+def find_inner_polygons(objects: Objects) -> np.ndarray:
     """Rows with a polygon that lies inside another one of the same object, int64."""
     rows = np.flatnonzero((objects.polygon_counts > 1) & ~objects.ignored)
-    polygons = objects.polygons.take(spans(objects.first_polygons[rows], objects.polygon_counts[rows]))
+    polygons = objects.polygons.take(expand_spans(objects.first_polygons[rows], objects.polygon_counts[rows]))
     owners = np.repeat(np.arange(len(rows)), objects.polygon_counts[rows])
-    limits, _ = polygon_shapes(polygons)
+    limits, _ = measure_polygons(polygons)
     found: list[np.ndarray] = []
-    for inner, outer in _pairs(owners):
+    for inner, outer in _list_pairs(owners):
         within = (limits[inner, :2] >= limits[outer, :2]).all(axis=1) & (limits[inner, 2:] <= limits[outer, 2:]).all(
             axis=1
         )
         inner, outer = inner[within], outer[within]
         first = polygons.values[np.stack([polygons.offsets[inner], polygons.offsets[inner] + 1], axis=1)]
-        begins = _contain(polygons, outer, first)
+        begins = _contains_points(polygons, outer, first)
         found += [
             owners[one]
             for one, other in zip(inner[begins].tolist(), outer[begins].tolist(), strict=True)
-            if _all_inside(polygons, one, other)
+            if _is_inside(polygons, one, other)
         ]
     return rows[np.unique(np.array(found, np.int64))]
 
 
-def _pairs(owners: np.ndarray) -> Generator[tuple[np.ndarray, np.ndarray]]:
+def _list_pairs(owners: np.ndarray) -> Generator[tuple[np.ndarray, np.ndarray]]:
     """Ordered pairs of different polygons of one object, two int64 arrays at a time.
 
     Args:
@@ -158,13 +158,13 @@ def _pairs(owners: np.ndarray) -> Generator[tuple[np.ndarray, np.ndarray]]:
         reached = ends[start - 1] if start else 0
         stop = max(start + 1, int(np.searchsorted(ends, reached + BLOCK)))
         inner = np.repeat(np.arange(start, stop), counts[start:stop])
-        outer = spans(first[start:stop], counts[start:stop])
+        outer = expand_spans(first[start:stop], counts[start:stop])
         different = inner != outer
         yield inner[different], outer[different]
         start = stop
 
 
-def _contain(polygons: Ragged, rows: np.ndarray, points: np.ndarray) -> np.ndarray:
+def _contains_points(polygons: Ragged, rows: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Whether each polygon contains its point (float64 ``[rows, 2]``), bool ``[rows]``: by the even-odd rule."""
     taken = polygons.take(rows)
     corners = taken.values.reshape(-1, 2)
@@ -172,19 +172,19 @@ def _contain(polygons: Ragged, rows: np.ndarray, points: np.ndarray) -> np.ndarr
     following = np.arange(1, len(corners) + 1)
     following[starts + lengths - 1] = starts
     owners = np.repeat(np.arange(len(rows)), lengths)
-    crossed = _crossed(corners, corners[following], points[owners])
+    crossed = _crosses_ray(corners, corners[following], points[owners])
     return np.bincount(owners[crossed], minlength=len(rows)) % 2 == 1
 
 
-def _all_inside(polygons: Ragged, inner: int, outer: int) -> bool:
+def _is_inside(polygons: Ragged, inner: int, outer: int) -> bool:
     """Whether all corners of a polygon are in another one."""
     corners = polygons[outer].reshape(-1, 2)
     points = polygons[inner].reshape(-1, 1, 2)
-    crossed = _crossed(corners, np.roll(corners, -1, axis=0), points)
+    crossed = _crosses_ray(corners, np.roll(corners, -1, axis=0), points)
     return bool((crossed.sum(axis=1) % 2 == 1).all())
 
 
-def _crossed(one: np.ndarray, other: np.ndarray, points: np.ndarray) -> np.ndarray:
+def _crosses_ray(one: np.ndarray, other: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Whether the ray from the point to the right meets the edge between two corners; all float64 ``[..., 2]``."""
     above = (one[..., 1] > points[..., 1]) != (other[..., 1] > points[..., 1])
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):

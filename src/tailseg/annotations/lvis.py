@@ -6,9 +6,9 @@ from typing import Any, Final, get_args
 
 import numpy as np
 
-from tailseg.annotations.columns import whole
+from tailseg.annotations.columns import parse_whole_number
 from tailseg.annotations.problems import Problems
-from tailseg.annotations.ragged import Ragged, offsets_of
+from tailseg.annotations.ragged import Ragged, compute_offsets
 from tailseg.annotations.types import Group
 
 ABSENT: Final = "neg_category_ids"
@@ -22,7 +22,7 @@ def is_lvis(images: Sequence[dict[str, Any]]) -> bool:
     return any(ABSENT in image or NOT_EXHAUSTIVE in image for image in images)
 
 
-def class_lists(
+def read_class_lists(
     images: Sequence[dict[str, Any]], category_ids: Sequence[int], problems: Problems
 ) -> tuple[Ragged, Ragged]:
     """The absent and the not exhaustively annotated classes of each image, as category ids; empty outside LVIS."""
@@ -44,7 +44,7 @@ def class_lists(
             if {*map(type, values)} <= {int} and known.issuperset(values):
                 kept = values
             else:
-                numbers = [whole(value) for value in values]
+                numbers = [parse_whole_number(value) for value in values]
                 if None in numbers:
                     bad.append((image["id"], values[numbers.index(None)]))
                 elif other := [number for number in numbers if number not in known]:
@@ -55,11 +55,13 @@ def class_lists(
     problems.add("lists_missing", incomplete, lambda image: f"image {image}")
     for kind, wrong in (("lists_bad", bad), ("lists_unknown", unknown)):
         problems.add(kind, wrong, lambda pair: f"image {pair[0]} has {pair[1]!r:.60}")
-    absent, not_exhaustive = (Ragged(np.frombuffer(found[key], np.int64), offsets_of(lengths[key])) for key in found)
+    absent, not_exhaustive = (
+        Ragged(np.frombuffer(found[key], np.int64), compute_offsets(lengths[key])) for key in found
+    )
     return absent, not_exhaustive
 
 
-def stated_groups(categories: Sequence[dict[str, Any]], problems: Problems) -> tuple[Group, ...] | None:
+def read_groups(categories: Sequence[dict[str, Any]], problems: Problems) -> tuple[Group, ...] | None:
     """The frequency groups that the categories state (``frequency``: r, c or f); None when not all do."""
     stated: list[Any] = [category.get("frequency") for category in categories]
     if all(group is None for group in stated):

@@ -12,10 +12,10 @@ from tailseg.annotations.types import Orientation
 if TYPE_CHECKING:
     from PIL import Image
 
-UPLOADED: Final = ("JPEG", "PNG", "WEBP", "GIF")
+UPLOAD_FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF")
 """Formats that are decoded of files from anybody: what browsers show, whose decoders they all harden."""
 
-FORMATS: Final = (*UPLOADED, "TIFF", "BMP")
+FORMATS: Final = (*UPLOAD_FORMATS, "TIFF", "BMP")
 """Formats that are decoded at all; Pillow knows many more, and each is code that a damaged file can reach."""
 
 MAX_PIXELS: Final = 178_956_970
@@ -57,15 +57,15 @@ def open_picture(file: str | Path | io.BytesIO, formats: tuple[str, ...] = FORMA
         return Image.open(file, formats=formats)
 
 
-def header_of(picture: "Image.Image") -> Header:
+def read_header(picture: "Image.Image") -> Header:
     """The header of an opened image, whose pixels were not decoded yet."""
-    (width, height), orientation = picture.size, _orientation(picture)
+    (width, height), orientation = picture.size, _read_orientation(picture)
     if picture.format == "TIFF" and orientation >= 5:  # Pillow turns these by itself
         height, width = width, height
-    return Header(str(picture.format), height, width, orientation, _bits(picture))
+    return Header(str(picture.format), height, width, orientation, _read_bits(picture))
 
 
-def _orientation(picture: "Image.Image") -> int:
+def _read_orientation(picture: "Image.Image") -> int:
     """EXIF's orientation; 1 where there is none, or none that EXIF knows."""
     from PIL import Image
 
@@ -83,7 +83,7 @@ def _orientation(picture: "Image.Image") -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _bits(picture: "Image.Image") -> int:
+def _read_bits(picture: "Image.Image") -> int:
     """Bits of a value: Pillow's modes tell 16 of a gray one alone."""
     if picture.format == "TIFF":
         bits = picture.tag_v2.get(_BITS, (1,))  # ty: ignore[missing-attribute]
@@ -104,7 +104,7 @@ def read_size(path: Path, orientation: Orientation = "shown") -> tuple[int, int]
     """
     try:
         with open_picture(path) as picture:
-            header = header_of(picture)
+            header = read_header(picture)
     except Exception as error:  # malformed headers meet exceptions of many kinds
         raise ImageError(f"image {path} cannot be read: {error}") from error
     return header.shown if orientation == "shown" else (header.height, header.width)

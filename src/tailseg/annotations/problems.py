@@ -9,7 +9,7 @@ import numpy as np
 
 from tailseg.annotations.kinds import KINDS, Kind, Use
 
-SHOWN: Final = 3
+MAX_EXAMPLES: Final = 3
 """Records shown of each kind of problem."""
 
 
@@ -80,7 +80,7 @@ class Problems:
     """Collects what is wrong with one file."""
 
     def __init__(self) -> None:
-        self.found: list[Problem] = []
+        self.entries: list[Problem] = []
 
     def add(
         self,
@@ -96,19 +96,19 @@ class Problems:
         """
         count = len(wrong)
         if count:
-            first = wrong[:SHOWN]
+            first = wrong[:MAX_EXAMPLES]
             shown = first.tolist() if isinstance(first, np.ndarray) else first
             examples = tuple(name(item) for item in shown) if name else ()
-            self.found.append(Problem(KINDS[kind], count, examples, detail))
+            self.entries.append(Problem(KINDS[kind], count, examples, detail))
 
 
-def verdicts(problem: Problem, uses: Sequence[Use]) -> str:
+def get_verdicts(problem: Problem, uses: Sequence[Use]) -> str:
     """What the uses make of the problem, a letter each; of one that is refused, that alone."""
     letters = "".join(problem.kind.verdict(use) for use in uses)
     return "x" if "x" in letters else letters
 
 
-def is_of_boxes(problem: Problem, num_objects: int) -> bool:
+def means_boxes_only(problem: Problem, num_objects: int) -> bool:
     """Whether it says that no object has a mask: a file of boxes, which is no fault."""
     return problem.kind.name == "mask_missing" and problem.count == num_objects
 
@@ -126,7 +126,7 @@ def refuse(problems: Sequence[Problem], path: Path, uses: Sequence[Use], *, repa
         DatasetError: there are some.
     """
     stopping = [
-        each for each in problems if verdicts(each, uses) == "x" and not (repair and each.kind.scope == "object")
+        each for each in problems if get_verdicts(each, uses) == "x" and not (repair and each.kind.scope == "object")
     ]
     if not stopping:
         return

@@ -37,13 +37,13 @@ class Ragged:
     def pack(cls, rows: Sequence[np.ndarray], dtype: type[np.generic]) -> "Ragged":
         """The rows, each a one-dimensional array, end to end."""
         values = np.concatenate([np.empty(0, dtype), *rows]).astype(dtype, copy=False)
-        return cls(values, offsets_of(len(row) for row in rows))
+        return cls(values, compute_offsets(len(row) for row in rows))
 
     @classmethod
     def pack_text(cls, rows: Iterable[str | bytes]) -> "Ragged":
         """Strings as UTF-8 bytes."""
         encoded = [row.encode() if isinstance(row, str) else row for row in rows]
-        return cls(np.frombuffer(b"".join(encoded), np.uint8), offsets_of(len(row) for row in encoded))
+        return cls(np.frombuffer(b"".join(encoded), np.uint8), compute_offsets(len(row) for row in encoded))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -55,7 +55,7 @@ class Ragged:
         """Row ``row`` of strings that were packed by ``pack_text``."""
         return self[row].tobytes().decode()
 
-    def only(self, known: Sequence[int]) -> "Ragged":
+    def keep_values(self, known: Sequence[int]) -> "Ragged":
         """The same rows without the values that are not known."""
         kept = np.isin(self.values, np.array(known, self.values.dtype))
         counts = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept)])
@@ -63,22 +63,22 @@ class Ragged:
 
     def take(self, rows: np.ndarray) -> "Ragged":
         """The given rows, in the given order, as a copy."""
-        offsets = offsets_of(np.diff(self.offsets)[rows])
+        offsets = compute_offsets(np.diff(self.offsets)[rows])
         values = np.empty(offsets[-1], self.values.dtype)
         for start in range(0, len(rows), BLOCK):
             part = slice(start, start + BLOCK)
             ends = offsets[start : start + BLOCK + 1]
-            values[ends[0] : ends[-1]] = self.values[spans(self.offsets[rows[part]], np.diff(ends))]
+            values[ends[0] : ends[-1]] = self.values[expand_spans(self.offsets[rows[part]], np.diff(ends))]
         return Ragged(values, offsets)
 
 
-def offsets_of(lengths: Iterable[int] | np.ndarray) -> np.ndarray:
+def compute_offsets(lengths: Iterable[int] | np.ndarray) -> np.ndarray:
     """``[0, l0, l0 + l1, ...]``, int64."""
     counts = lengths if isinstance(lengths, np.ndarray) else np.fromiter(lengths, np.int64)
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
 
 
-def spans(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+def expand_spans(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """``starts[0] ... starts[0] + lengths[0] - 1, starts[1] ...``, int64."""
     ends = np.cumsum(lengths)
     return np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0)

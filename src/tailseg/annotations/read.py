@@ -13,13 +13,13 @@ from typing import Literal
 
 import numpy as np
 
-from tailseg.annotations.cache import cached
+from tailseg.annotations.cache import read_cached
 from tailseg.annotations.dataset import Annotations, Category, Contents, Objects, count_frequency
 from tailseg.annotations.image_files import ImageError, ImageFinder
 from tailseg.annotations.kinds import KINDS, Use
-from tailseg.annotations.parse import parse, places
+from tailseg.annotations.parse import find_positions, parse
 from tailseg.annotations.pictures import read_size
-from tailseg.annotations.problems import DatasetError, Problem, refuse, verdicts
+from tailseg.annotations.problems import DatasetError, Problem, get_verdicts, refuse
 from tailseg.annotations.types import ClassCounts, Orientation
 
 OnProblem = Literal["refuse", "repair"]
@@ -57,7 +57,7 @@ def read_dataset(
     annotations = open_file(path, images=images, needs_sizes=any(each.startswith("training") for each in uses))
     annotations = judge(annotations, uses, on_problem=on_problem, crowds=crowds)
     if frequency_from is not None:
-        annotations = with_classes_of(annotations, frequency_from)
+        annotations = adopt_training_classes(annotations, frequency_from)
     for note in annotations.notes:
         warnings.warn(f"{path}: {note}", stacklevel=2)
     return annotations
@@ -87,7 +87,7 @@ def open_file(
         other = "is a folder, not a file" if path.is_dir() else "is a pipe or a device, not a file"
         kind = other if path.exists() else "does not exist"
         raise DatasetError(f"{path} {kind}. Expected an annotation file in LVIS or COCO format (.json)")
-    contents = cached(path, parse)
+    contents = read_cached(path, parse)
     finder = ImageFinder(images_of or path, Path(images) if images is not None else None, contents.names)
     if needs_sizes and any(problem.kind.name == "size_missing" for problem in contents.problems):
         try:
@@ -95,14 +95,14 @@ def open_file(
         except ImageError as error:
             raise DatasetError(f"{path} does not say how large its images are, and {error}") from error
     if images is not None:
-        contents = replace(contents, problems=_absolute_names(contents))
+        contents = replace(contents, problems=_allow_absolute_names(contents))
     groups = contents.groups
     frequency = count_frequency(contents.objects, len(contents.category_ids), groups)
     return Annotations(
         path=path,
         key=contents.key,
         format=contents.format,
-        categories=_categories(contents.category_ids, contents.category_names, frequency),
+        categories=_make_categories(contents.category_ids, contents.category_names, frequency),
         frequency=frequency,
         image_ids=contents.image_ids,
         sizes=contents.sizes,
@@ -113,7 +113,7 @@ def open_file(
         finder=finder,
         problems=contents.problems,
         listed_ids=contents.listed_ids,
-        spelled=contents.spelled,
+        text_ids=contents.text_ids,
         states_groups=groups is not None,
         orientation=orientation,
     )
@@ -131,25 +131,25 @@ def judge(
     Raises:
         DatasetError: they cannot be used.
     """
-    problems = _with_crowds_as_objects(annotations.problems) if crowds == "objects" else annotations.problems
+    problems = _count_crowds_as_objects(annotations.problems) if crowds == "objects" else annotations.problems
     refuse(problems, annotations.path, uses, repair=on_problem == "repair")
-    left_out = [each for each in problems if "x" in verdicts(each, uses)]
+    left_out = [each for each in problems if "x" in get_verdicts(each, uses)]
     left = [each for each in problems if each not in left_out]
     notes = [f"{each.text}: left out" for each in left_out]
     objects = annotations.objects
     if left_out:
-        objects = objects.keep(~objects.marked(*(each.kind.name for each in left_out)))
+        objects = objects.select(~objects.is_marked(*(each.kind.name for each in left_out)))
     if crowds == "objects":
-        taken = objects.ignored & ~objects.marked("ignore")
+        taken = objects.ignored & ~objects.is_marked("ignore")
         left = [each for each in left if each.kind.name != "crowds_alone"]
         notes += [f"{int(taken.sum()):,} crowd regions are taken as objects"] * bool(taken.any())
         objects = replace(objects, ignored=objects.ignored & ~taken)
-    loud, quiet = ([each.note for each in left if letter in verdicts(each, uses)] for letter in "ni")
+    loud, quiet = ([each.note for each in left if letter in get_verdicts(each, uses)] for letter in "ni")
     annotations = replace(annotations, notes=(*notes, *loud), remarks=tuple(quiet), problems=tuple(left))
-    return annotations if objects is annotations.objects else _with_objects(annotations, objects)
+    return annotations if objects is annotations.objects else _replace_objects(annotations, objects)
 
 
-def _with_crowds_as_objects(problems: tuple[Problem, ...]) -> tuple[Problem, ...]:
+def _count_crowds_as_objects(problems: tuple[Problem, ...]) -> tuple[Problem, ...]:
     """The problems where a crowd is learned and scored as an object: it needs a mask where an object does."""
     needed = KINDS["mask_missing"].verdicts
     return tuple(
@@ -158,7 +158,7 @@ def _with_crowds_as_objects(problems: tuple[Problem, ...]) -> tuple[Problem, ...
     )
 
 
-def _with_objects(annotations: Annotations, objects: Objects) -> Annotations:
+def _replace_objects(annotations: Annotations, objects: Objects) -> Annotations:
     """The same images with other objects, counted again."""
     groups = annotations.frequency.groups if annotations.states_groups else None
     frequency = count_frequency(objects, annotations.num_classes, groups)
@@ -166,7 +166,7 @@ def _with_objects(annotations: Annotations, objects: Objects) -> Annotations:
     return replace(annotations, objects=objects, frequency=frequency, categories=categories)
 
 
-def _absolute_names(contents: Contents) -> tuple[Problem, ...]:
+def _allow_absolute_names(contents: Contents) -> tuple[Problem, ...]:
     """The problems where the user has named the folder of the images: the last part of an absolute name will do."""
     last = [contents.names.text(row).rsplit("\n", 1)[-1] for row in range(len(contents.names))]
     unique = len(set(last)) == len(last)
@@ -182,20 +182,20 @@ def _find_size(finder: ImageFinder, orientation: Orientation, names: Sequence[st
     return read_size(finder.find(names), orientation)
 
 
-def _categories(ids: Sequence[int], names: Sequence[str], frequency: ClassCounts) -> tuple[Category, ...]:
+def _make_categories(ids: Sequence[int], names: Sequence[str], frequency: ClassCounts) -> tuple[Category, ...]:
     return tuple(Category(*item) for item in zip(ids, names, frequency.groups, strict=True))
 
 
-def with_classes_of(annotations: Annotations, training: Annotations) -> Annotations:
-    """A validation set with the classes of the training set; see `with_classes`.
+def adopt_training_classes(annotations: Annotations, training: Annotations) -> Annotations:
+    """A validation set with the classes of the training set; see `adopt_classes`.
 
     Raises:
-        DatasetError: as `with_classes`.
+        DatasetError: as `adopt_classes`.
     """
-    return with_classes(annotations, training.categories, training.frequency, f"the training set {training.path}")
+    return adopt_classes(annotations, training.categories, training.frequency, f"the training set {training.path}")
 
 
-def with_classes(
+def adopt_classes(
     annotations: Annotations, categories: Sequence[Category], frequency: ClassCounts, whose: str
 ) -> Annotations:
     """A data set with the classes of another one, their order and their frequencies.
@@ -233,7 +233,7 @@ def with_classes(
     annotations = replace(annotations, categories=merged, frequency=frequency)
     if mine == theirs:
         return annotations
-    to = places(np.array(list(mine), np.int64), np.array(list(theirs), np.int64))
+    to = find_positions(np.array(list(mine), np.int64), np.array(list(theirs), np.int64))
     labels = to[annotations.objects.labels]
     counts = [(len(theirs.keys() - mine.keys()), f"classes of {whose} are not in the file")]
     counts += [(len(mine.keys() - theirs.keys()), "classes of the file are not in the others, and have no object")]
@@ -241,13 +241,13 @@ def with_classes(
     return replace(
         annotations,
         objects=replace(annotations.objects, labels=labels),
-        negative=annotations.negative.only(list(theirs)),
-        not_exhaustive=annotations.not_exhaustive.only(list(theirs)),
+        negative=annotations.negative.keep_values(list(theirs)),
+        not_exhaustive=annotations.not_exhaustive.keep_values(list(theirs)),
         notes=(*annotations.notes, *notes),
     )
 
 
-def other_names(mine: Sequence[Category], theirs: Sequence[Category]) -> str:
+def describe_other_names(mine: Sequence[Category], theirs: Sequence[Category]) -> str:
     """How many ids have another name in another file, with the first of them; nothing where none has."""
     names = {category.id: category.name for category in theirs}
     differ = [category for category in mine if names.get(category.id, category.name) != category.name]
@@ -258,7 +258,7 @@ def other_names(mine: Sequence[Category], theirs: Sequence[Category]) -> str:
     return f"{said}, {names[first.id]!r:.60} there) in"
 
 
-def with_more_classes(annotations: Annotations, more: Sequence[Category]) -> Annotations:
+def add_classes(annotations: Annotations, more: Sequence[Category]) -> Annotations:
     """A data set that knows other classes too, without an object of them: detections of them are then in place."""
     known = {category.id for category in annotations.categories}
     added = [category for category in more if category.id not in known]
@@ -266,6 +266,6 @@ def with_more_classes(annotations: Annotations, more: Sequence[Category]) -> Ann
         return annotations
     categories = tuple(sorted((*annotations.categories, *added), key=lambda category: category.id))
     before, after = (np.array([c.id for c in each], np.int64) for each in (annotations.categories, categories))
-    objects = replace(annotations.objects, labels=places(before, after)[annotations.objects.labels])
+    objects = replace(annotations.objects, labels=find_positions(before, after)[annotations.objects.labels])
     frequency = count_frequency(objects, len(categories), tuple(category.group for category in categories))
     return replace(annotations, categories=categories, objects=objects, frequency=frequency)

@@ -10,34 +10,41 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from tailseg.annotations.checks import boxes_of_masks
-from tailseg.annotations.columns import UNKNOWN, Columns, whole
+from tailseg.annotations.checks import compute_mask_boxes
+from tailseg.annotations.columns import UNKNOWN, Columns, parse_whole_number
 from tailseg.annotations.dataset import Contents
 from tailseg.annotations.image_files import ImageError, ImageFinder
-from tailseg.annotations.json_file import SECTIONS, Sections, decode, unpack
+from tailseg.annotations.json_file import SECTIONS, Sections, decode_record, decompress
 from tailseg.annotations.kinds import BITS, KINDS
-from tailseg.annotations.lints import copies
+from tailseg.annotations.lints import find_copies
 from tailseg.annotations.lvis import ABSENT, NOT_EXHAUSTIVE
-from tailseg.annotations.parse import parse, parse_rows, places
+from tailseg.annotations.parse import find_positions, parse, parse_sections
 from tailseg.annotations.pictures import read_size
-from tailseg.annotations.problems import DatasetError, is_of_boxes
-from tailseg.files import unfinished
+from tailseg.annotations.problems import DatasetError, means_boxes_only
+from tailseg.files import write_atomically
 
 RawRecord = dict[str, Any]
 
-REPAIRED: Final = {"image_id_missing", "category_id_missing", "size_missing_for_polygons"}
+REPAIRED_KINDS: Final = {"image_id_missing", "category_id_missing", "size_missing_for_polygons"}
 """Kinds that stop a use and concern no objects, and can be repaired; absolute file names where they are unique."""
 
-BOXES: Final = ("box_bad", "box_infinite", "box_negative")
+BOX_KINDS: Final = ("box_bad", "box_infinite", "box_negative")
 """Bad boxes; that of the mask is taken, where there is one."""
 
-MASKS: Final = ("mask_unknown", "run_lengths_bad", "polygon_short", "polygon_infinite", "polygon_far", "mask_missing")
+MASK_KINDS: Final = (
+    "mask_unknown",
+    "run_lengths_bad",
+    "polygon_short",
+    "polygon_infinite",
+    "polygon_far",
+    "mask_missing",
+)
 """Bad masks."""
 
-KEPT: Final = {"area_bad", "area_negative", "flag_bad", *BOXES}
+KEPT_KINDS: Final = {"area_bad", "area_negative", "flag_bad", *BOX_KINDS}
 """Kinds that stop a use, of objects that can be kept."""
 
-FLAGS: Final = {"0": 0, "1": 1, "false": 0, "true": 1}
+FLAG_VALUES: Final = {"0": 0, "1": 1, "false": 0, "true": 1}
 """What ``iscrowd`` and ``ignore`` say where they are written as text."""
 
 
@@ -61,14 +68,14 @@ def repair(path: Path, out: Path, *, images: Path | None = None) -> dict[str, in
     require_new(out)
     finder = ImageFinder(path, images)
     try:
-        contents, sections, columns = parse_rows(path, find_size=lambda names: read_size(finder.find(names)))
+        contents, sections, columns = parse_sections(path, find_size=lambda names: read_size(finder.find(names)))
     except ImageError as error:
         raise DatasetError(f"{path} does not say how large its images are, and {error}") from error
-    last_parts = _last_parts(contents)
-    _refuse(path, contents, REPAIRED | ({"file_name_absolute"} if last_parts else set()), "cannot be repaired")
+    last_parts = _has_unique_names(contents)
+    _refuse(path, contents, REPAIRED_KINDS | ({"file_name_absolute"} if last_parts else set()), "cannot be repaired")
     repairer = _Repairer(contents, sections, columns, last_parts)
     content = repairer.file(path)
-    with unfinished(out) as written:
+    with write_atomically(out) as written:
         written.write_bytes(content)
         _refuse(path, parse(written), set(), "cannot be repaired: what is left of it has")
         require_new(out)
@@ -91,7 +98,7 @@ def _refuse(path: Path, contents: Contents, repaired: set[str], what: str) -> No
         problem
         for problem in contents.problems
         if problem.kind.stops
-        and not is_of_boxes(problem, num_objects)
+        and not means_boxes_only(problem, num_objects)
         and problem.kind.name not in repaired
         and not (repaired and problem.kind.scope == "object")
     ]
@@ -99,7 +106,7 @@ def _refuse(path: Path, contents: Contents, repaired: set[str], what: str) -> No
         raise DatasetError("\n  ".join([f"{path} {what}:", *map(str, left)]), left)
 
 
-def _last_parts(contents: Contents) -> bool:
+def _has_unique_names(contents: Contents) -> bool:
     """Whether the last part of its name tells each image from all others."""
     last = [contents.names.text(row).rsplit("\n", 1)[-1] for row in range(len(contents.names))]
     return len(set(last)) == len(last)
@@ -118,25 +125,29 @@ class _Repairer:
         self.kept = self._kept()
         self.ids = self._ids()
 
-    def marked(self, *kinds: str) -> np.ndarray:
+    def is_marked(self, *kinds: str) -> np.ndarray:
         """Annotations with a problem of these kinds, bool."""
         return (self.columns.faults & np.uint32(sum(BITS[kind] for kind in kinds))) > 0
 
     def file(self, path: Path) -> bytes:
         """The JSON of the new file."""
-        content = unpack(path.read_bytes(), path)
+        content = decompress(path.read_bytes(), path)
         try:
             top: dict[str, Any] = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
             encode = _encode
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # of NaN, say, which msgspec does not write
-            top, encode = json.loads(bytes(content)), _encode_slowly
+            top, encode = json.loads(bytes(content)), _encode_with_json
         images = [self._image(record) for record in self._identified("image", self.sections.images)]
         categories = [self._category(record) for record in self._identified("category", self.sections.categories)]
         annotations = [self._annotation(row) for row in np.flatnonzero(self.kept).tolist()]
         return encode(top | dict(zip(SECTIONS, (images, annotations, categories), strict=True)))
 
     def _identified(self, name: str, records: Sequence[Any]) -> list[RawRecord]:
-        known = [record for record in records if isinstance(record, dict) and whole(record.get("id")) is not None]
+        known = [
+            record
+            for record in records
+            if isinstance(record, dict) and parse_whole_number(record.get("id")) is not None
+        ]
         self._count(f"{name} records without an integer id: left out", len(records) - len(known))
         return known
 
@@ -148,18 +159,18 @@ class _Repairer:
 
     def _good_boxes(self) -> dict[int, list[float]]:
         """Boxes of masks, by row, where the file has none that is good."""
-        wanted = self.marked("box_from_mask") | (self.marked(*BOXES) & ~self.marked(*MASKS))
+        wanted = self.is_marked("box_from_mask") | (self.is_marked(*BOX_KINDS) & ~self.is_marked(*MASK_KINDS))
         rows = np.flatnonzero(wanted)
-        boxes, found = boxes_of_masks(self.columns.segmentations, rows)
+        boxes, found = compute_mask_boxes(self.columns.segmentations, rows)
         return dict(zip(rows[found].tolist(), boxes[found].tolist(), strict=True))
 
     def _copies(self) -> np.ndarray:
         """Annotations that say what one before them says, bool."""
-        image_of = places(self.columns.image_ids, self.contents.image_ids)
-        known = np.flatnonzero(~self.marked("record_bad", "image_unknown", "category_unknown"))
+        image_of = find_positions(self.columns.image_ids, self.contents.image_ids)
+        known = np.flatnonzero(~self.is_marked("record_bad", "image_unknown", "category_unknown"))
         rows = known[np.argsort(image_of[known], kind="stable")]  # those of the objects
         found = np.zeros(len(self.columns), bool)
-        found[rows[copies(self.contents.objects)]] = True
+        found[rows[find_copies(self.contents.objects)]] = True
         return found
 
     def _kept(self) -> np.ndarray:
@@ -168,17 +179,17 @@ class _Repairer:
         boxes_alone = not objects.masked[~objects.ignored].any()
         kept = np.ones(len(self.columns), bool)
         for name in BITS:
-            if not KINDS[name].stops or name in KEPT or (name == "mask_missing" and boxes_alone):
+            if not KINDS[name].stops or name in KEPT_KINDS or (name == "mask_missing" and boxes_alone):
                 continue
-            self._leave_out(kept, self.marked(name), name)
+            self._leave_out(kept, self.is_marked(name), name)
         boxed = np.zeros(len(kept), bool)
         boxed[list(self.boxes)] = True
-        for name in BOXES:
-            self._leave_out(kept, self.marked(name) & ~boxed, name)
-        bad_flags = self.marked("flag_bad")
+        for name in BOX_KINDS:
+            self._leave_out(kept, self.is_marked(name) & ~boxed, name)
+        bad_flags = self.is_marked("flag_bad")
         for row in np.flatnonzero(bad_flags).tolist():
-            record = decode(self.sections.annotations[row])
-            bad_flags[row] = any(_flag(record.get(key)) not in (None, 0, 1) for key in ("iscrowd", "ignore"))
+            record = decode_record(self.sections.annotations[row])
+            bad_flags[row] = any(_read_flag(record.get(key)) not in (None, 0, 1) for key in ("iscrowd", "ignore"))
         self._leave_out(kept, bad_flags, "flag_bad")
         self._leave_out(kept, self._copies(), "copies")
         return kept
@@ -211,7 +222,7 @@ class _Repairer:
 
     def _image(self, given: RawRecord) -> RawRecord:
         image = dict(given)
-        self._whole(image, "id", number := _whole_id(image))
+        self._whole(image, "id", number := _get_id(image))
         if not (image.get("height") and image.get("width")):
             image["height"], image["width"] = self.contents.sizes[self.rows[number]].tolist()
             self._count("images without a height or a width: taken from the pictures or the run lengths")
@@ -221,14 +232,14 @@ class _Repairer:
             self._count("file names are absolute: their last parts are kept")
         for key in (ABSENT, NOT_EXHAUSTIVE):
             if isinstance(image.get(key), list):
-                numbers = [number for value in image[key] if (number := whole(value)) in self.known]
+                numbers = [number for value in image[key] if (number := parse_whole_number(value)) in self.known]
                 self._count(f"ids in {key} of categories that the file lacks: left out", len(image[key]) - len(numbers))
                 image[key] = numbers
         return image
 
     def _category(self, given: RawRecord) -> RawRecord:
         category = dict(given)
-        self._whole(category, "id", number := _whole_id(category))
+        self._whole(category, "id", number := _get_id(category))
         if category.get("name") in (None, ""):
             category["name"] = str(number)
             self._count("categories without a name: named after their ids")
@@ -236,7 +247,7 @@ class _Repairer:
 
     def _annotation(self, row: int) -> Any:  # noqa: ANN401 - as it is written, where nothing is wrong
         given = self.sections.annotations[row]
-        record = decode(given)
+        record = decode_record(given)
         before = dict(record)
         faults = {name for name, bit in BITS.items() if self.columns.faults[row] & bit}
         self._whole(record, "id", int(self.ids[row]))
@@ -246,7 +257,7 @@ class _Repairer:
             del record["area"]
             self._count("areas are negative or no numbers: left out")
         if "flag_bad" in faults:
-            record |= {key: _flag(record[key]) for key in ("iscrowd", "ignore") if key in record}
+            record |= {key: _read_flag(record[key]) for key in ("iscrowd", "ignore") if key in record}
             self._count("iscrowd or ignore is written as text: written as 0 or 1")
         if row in self.boxes:
             record["bbox"] = self.boxes[row]
@@ -258,25 +269,25 @@ class _Repairer:
         return given if same else record
 
 
-def _whole_id(record: RawRecord) -> int:
-    number = whole(record["id"])
+def _get_id(record: RawRecord) -> int:
+    number = parse_whole_number(record["id"])
     assert number is not None
     return number
 
 
-def _flag(value: object) -> object:
+def _read_flag(value: object) -> object:
     """0 or 1 where a text says so."""
-    return FLAGS.get(value.strip().lower(), value) if isinstance(value, str) else value
+    return FLAG_VALUES.get(value.strip().lower(), value) if isinstance(value, str) else value
 
 
 def _encode(content: RawRecord) -> bytes:
     try:
         return msgspec.json.encode(content)
     except (msgspec.MsgspecError, UnicodeEncodeError, OverflowError):
-        return _encode_slowly(content)
+        return _encode_with_json(content)
 
 
-def _encode_slowly(content: RawRecord) -> bytes:
+def _encode_with_json(content: RawRecord) -> bytes:
     """By the standard library, which writes all that it reads."""
-    decoded = {key: decode(value) for key, value in content.items()}
-    return json.dumps(decoded | {"annotations": list(map(decode, content["annotations"]))}).encode()
+    decoded = {key: decode_record(value) for key, value in content.items()}
+    return json.dumps(decoded | {"annotations": list(map(decode_record, content["annotations"]))}).encode()

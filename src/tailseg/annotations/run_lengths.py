@@ -7,7 +7,7 @@ import numpy as np
 
 from tailseg.annotations.types import RunLengths
 
-BLOCK: Final = 1 << 20
+BYTES_PER_BLOCK: Final = 1 << 20
 """Characters looked at together: bounds the memory."""
 _LARGEST: Final = 2**63 - 1
 
@@ -19,7 +19,7 @@ def check_run_lengths(rle: RunLengths) -> RunLengths:
         ValueError: the counts are malformed, or do not add up to the size.
     """
     counts, (height, width) = rle["counts"], rle["size"]
-    total = run_lengths_total(counts.encode() if isinstance(counts, str) else counts)
+    total = count_pixels(counts.encode() if isinstance(counts, str) else counts)
     if total is None or total != height * width:
         raise ValueError(
             f"run lengths must stand for the {height} x {width} pixels of their size, got "
@@ -28,13 +28,13 @@ def check_run_lengths(rle: RunLengths) -> RunLengths:
     return rle
 
 
-def run_lengths_total(compressed: bytes) -> int | None:
+def count_pixels(compressed: bytes) -> int | None:
     """Number of pixels that compressed COCO run lengths stand for; None when they are malformed.
 
     A number is a series of characters of five bits each, lowest first, offset by 48; 32 marks "more follows", 16 in the
     last one a negative number. From the fourth on, a number is the difference to the one two before.
     """
-    found = _numbers(np.frombuffer(compressed, np.uint8))
+    found = _decode_numbers(np.frombuffer(compressed, np.uint8))
     if found is None:
         return None
     numbers, _ = found
@@ -43,25 +43,27 @@ def run_lengths_total(compressed: bytes) -> int | None:
     return int(runs.sum()) if runs.min() >= 0 and runs.max() <= _LARGEST // len(runs) else None
 
 
-def are_filled(compressed: np.ndarray, offsets: np.ndarray, pixels: np.ndarray) -> bool:
+def have_pixel_counts(compressed: np.ndarray, offsets: np.ndarray, pixels: np.ndarray) -> bool:
     """Whether the run lengths ``compressed[offsets[i] : offsets[i + 1]]`` stand for ``pixels[i]`` pixels, for all i.
 
     Many at once: some microseconds each. Rows of no run lengths are passed over. ``offsets`` must cut ``compressed``.
     """
     filled = np.flatnonzero(np.diff(offsets))
     starts, ends, pixels = offsets[filled], offsets[filled + 1], pixels[filled]
-    cuts = np.flatnonzero(np.diff(starts // BLOCK, prepend=-1))
+    cuts = np.flatnonzero(np.diff(starts // BYTES_PER_BLOCK, prepend=-1))
     return all(
-        _are_filled(compressed[starts[first] : ends[last - 1]], starts[first:last] - starts[first], pixels[first:last])
+        _block_has_pixel_counts(
+            compressed[starts[first] : ends[last - 1]], starts[first:last] - starts[first], pixels[first:last]
+        )
         for first, last in pairwise([*cuts.tolist(), len(filled)])
     )
 
 
-def _are_filled(compressed: np.ndarray, starts: np.ndarray, pixels: np.ndarray) -> bool:
+def _block_has_pixel_counts(compressed: np.ndarray, starts: np.ndarray, pixels: np.ndarray) -> bool:
     ends = np.append(starts[1:], len(compressed))
     if ((compressed[ends - 1] - 48) & 32).any():  # a number would go on in the next row
         return False
-    found = _numbers(compressed)
+    found = _decode_numbers(compressed)
     if found is None:
         return False
     numbers, places = found
@@ -78,7 +80,7 @@ def _are_filled(compressed: np.ndarray, starts: np.ndarray, pixels: np.ndarray) 
     return bool(fit and (np.add.reduceat(runs, first) == pixels).all())
 
 
-def _numbers(compressed: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+def _decode_numbers(compressed: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     """The numbers that the characters (uint8) write, and where each begins; None if they are malformed."""
     codes = compressed.astype(np.int64) - 48
     if not len(codes) or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:

@@ -9,8 +9,8 @@ import numpy as np
 from pycocotools import mask as coco
 
 from tailseg.annotations.json_file import WrittenRunLengths
-from tailseg.annotations.ragged import Ragged, offsets_of
-from tailseg.annotations.run_lengths import run_lengths_total
+from tailseg.annotations.ragged import Ragged, compute_offsets
+from tailseg.annotations.run_lengths import count_pixels
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class SegmentationPacker:
 
     def _add_run_lengths(self, size: Any, counts: Any) -> None:  # noqa: ANN401
         row = len(self._polygon_counts)
-        sides = _whole(size)
+        sides = _to_whole_numbers(size)
         if len(sides) == 2 and all(0 < side < 2**31 for side in sides):
             compressed = self._compress(counts, sides)
             self._run_lengths += compressed
@@ -98,14 +98,14 @@ class SegmentationPacker:
         """The counts compressed; b"" and a reason where they are broken."""
         row, (height, width) = len(self._polygon_counts), size
         if isinstance(counts, list):
-            runs = _whole(counts)
+            runs = _to_whole_numbers(counts)
             right = len(runs) == len(counts) and min(runs, default=0) >= 0 and sum(runs) == height * width
             if right and 0 < height * width < 2**32:
                 return coco.frPyObjects({"size": [height, width], "counts": runs}, height, width)["counts"]
             self._broken[row] = f"counts must be numbers of pixels that add up to {height * width}"
         elif isinstance(counts, str) and counts.isascii():
             compressed = counts.encode()
-            total = run_lengths_total(compressed)
+            total = count_pixels(compressed)
             if total == height * width > 0:
                 return compressed
             self._broken[row] = f"counts stand for {total} pixels, not {height * width}"
@@ -121,16 +121,16 @@ class SegmentationPacker:
         sizes[rows] = np.frombuffer(self._sizes, np.int64).reshape(-1, 2)
         lengths[rows] = self._run_length_sizes
         return Segmentations(
-            polygons=Ragged(np.frombuffer(self._coordinates, np.float64), offsets_of(polygon_lengths)),
+            polygons=Ragged(np.frombuffer(self._coordinates, np.float64), compute_offsets(polygon_lengths)),
             polygon_counts=np.frombuffer(self._polygon_counts, np.int64),
-            run_lengths=Ragged(np.frombuffer(self._run_lengths, np.uint8), offsets_of(lengths)),
+            run_lengths=Ragged(np.frombuffer(self._run_lengths, np.uint8), compute_offsets(lengths)),
             sizes=sizes,
             unknown=self._unknown,
             broken=self._broken,
         )
 
 
-def _whole(numbers: Any) -> list[int]:  # noqa: ANN401 - anything that JSON can hold
+def _to_whole_numbers(numbers: Any) -> list[int]:  # noqa: ANN401 - anything that JSON can hold
     """The whole numbers of a list, ``96.0`` among them; none where one is no such number."""
     if not isinstance(numbers, list):
         return []

@@ -69,7 +69,7 @@ class Summary:
         return tuple(reversed(present[-number:]))
 
 
-def summary(annotations: Annotations) -> Summary:
+def summarize(annotations: Annotations) -> Summary:
     """Count what the annotation file contains."""
     objects, categories = annotations.objects, annotations.categories
     image_counts, object_counts, annotated = count_classes(objects, len(categories))
@@ -89,8 +89,8 @@ def summary(annotations: Annotations) -> Summary:
         ignored=int((~kept).sum()),
         with_masks=annotations.has_masks,
         groups={group: _count_group(group, counts) for group in get_args(Group)},
-        objects_per_image=_quantiles(per_image[per_image > 0]),
-        object_sizes=_quantiles(np.sqrt(sides.prod(axis=1))),
+        objects_per_image=_compute_quantiles(per_image[per_image > 0]),
+        object_sizes=_compute_quantiles(np.sqrt(sides.prod(axis=1))),
         image_sizes=((width, height), float(frequency.max() / annotations.num_images)),
         counts=tuple(sorted(counts, key=lambda count: (-count.images, -count.objects, count.category.id))),
         notes=annotations.notes,
@@ -102,5 +102,5 @@ def _count_group(group: Group, counts: list[ClassCount]) -> GroupCount:
     return GroupCount(len(mine), sum(count.images > 0 for count in mine), sum(count.objects for count in mine))
 
 
-def _quantiles(values: np.ndarray) -> tuple[float, ...]:
+def _compute_quantiles(values: np.ndarray) -> tuple[float, ...]:
     return tuple(np.quantile(values, QUANTILES).tolist()) if len(values) else (0.0,) * len(QUANTILES)

@@ -122,11 +122,11 @@ def measure(
     predictor: "Predictor", val: "Annotations", calibrations: "Sequence[Calibration]", *, half: int, limit: int
 ) -> "list[Analysis]":
     """What each calibration scores on the first images of a half of the validation set."""
-    from tailseg.annotations.dataset import scored_groups
+    from tailseg.annotations.dataset import get_scored_groups
     from tailseg.detection.recalibration import results_of
     from tailseg.evaluation import analyze
 
-    groups = scored_groups(val)
+    groups = get_scored_groups(val)
     with Progress(console=output(), transient=True) as bar:
         total = min(limit, (val.num_images + 1 - half) // 2)
         task = bar.add_task(f"looking at {total} images, {len(calibrations)} times each", total=total)
@@ -140,7 +140,7 @@ def measure(
             precision=predictor.recipe.run.precision,
             progress=lambda done: bar.update(task, completed=done),
         )
-    truth = val.only(image_ids)
+    truth = val.select_images(image_ids)
     kinds: tuple[Any, ...] = ("bbox",) if predictor.recipe.model.mask is None else ("bbox", "segm")
     return [analyze(truth, dict.fromkeys(kinds, records), groups=groups) for records in results]
 

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from tailseg.cli.common import UsageError, output, parse, suggestion
-from tailseg.cli.data_check import DataCheck, annotation_file, check
+from tailseg.cli.data_check import DataCheck, check, find_annotation_file
 from tailseg.cli.file_kinds import SHEET
 from tailseg.cli.outputs import check as check_outputs
 from tailseg.files import EXAMPLES, PICTURE_FORMATS, Input, Output, write_picture
@@ -86,21 +86,21 @@ def run(arguments: Sequence[str]) -> None:
 def show(options: DataShow) -> None:
     """Print what the data set contains, and draw examples."""
     from tailseg.annotations.read import read_dataset
-    from tailseg.annotations.summary import summary
+    from tailseg.annotations.summary import summarize
 
     if options.pictures:
         check_pictures(options)
-    annotations = read_dataset(annotation_file(options.data), images=options.images)
+    annotations = read_dataset(find_annotation_file(options.data), images=options.images)
     if options.pictures and options.pictures.exists():
-        check_pictures(options, images_of(annotations))
-    found = summary(annotations)
+        check_pictures(options, list_image_files(annotations))
+    found = summarize(annotations)
     console = output()
     if not console.is_terminal:
         console.width = UNLIMITED  # names in a file or a pipe are neither cut nor wrapped
     for part in describe(annotations, found, options.classes, cut=console.is_terminal):
         console.print(part)
     if options.pictures:
-        write_picture(options.pictures, example_sheet(annotations, found), EXAMPLES)
+        write_picture(options.pictures, draw_example_sheet(annotations, found), EXAMPLES)
         output().print(f"Examples: [bold]{escape(str(options.pictures))}[/]")
 
 
@@ -118,13 +118,13 @@ def check_pictures(options: DataShow, images: Iterable[Path] = ()) -> None:
     check_outputs(options, {path: SHEET}, instead=instead, inputs=images, overwrite=options.overwrite)
 
 
-def images_of(annotations: "Annotations") -> Iterator[Path]:
+def list_image_files(annotations: "Annotations") -> Iterator[Path]:
     """The images of a data set that are there."""
     from tailseg.annotations.image_files import ImageError
 
     for index in range(annotations.num_images):
         with suppress(ImageError):
-            yield Path(annotations.info(index).file)
+            yield Path(annotations.get_info(index).file)
 
 
 def describe(annotations: "Annotations", found: "Summary", classes: int, *, cut: bool) -> list[RenderableType]:
@@ -136,8 +136,8 @@ def describe(annotations: "Annotations", found: "Summary", classes: int, *, cut:
     overview.add_row("images", f"{found.images:,}, of which {found.annotated_images:,} have objects")
     overview.add_row("objects", f"{found.objects:,}, and {found.ignored:,} crowd or ignore regions")
     overview.add_row("image size", f"{width} x {height} in {share:.0%} of the images")
-    overview.add_row("objects an image", _quantiles(found.objects_per_image))
-    overview.add_row("object size", _quantiles(found.object_sizes) + " pixels (root of the box's area)")
+    overview.add_row("objects an image", _format_quantiles(found.objects_per_image))
+    overview.add_row("object size", _format_quantiles(found.object_sizes) + " pixels (root of the box's area)")
     groups = Table(box=box.SIMPLE_HEAD)
     for column in ("group", "in training images", "classes", "present", "objects", "share"):
         groups.add_column(column, justify="left" if column in ("group", "in training images") else "right")
@@ -147,18 +147,18 @@ def describe(annotations: "Annotations", found: "Summary", classes: int, *, cut:
         groups.add_row(GROUP_NAMES[group], range_, str(count.classes), str(count.present), f"{count.objects:,}", part)
     columns = Table.grid(padding=(0, 2))
     columns.add_row(
-        _class_table("most frequent", found.most_frequent(classes), cut=cut),
-        _class_table("least frequent", found.least_frequent(classes), cut=cut),
+        _make_class_table("most frequent", found.most_frequent(classes), cut=cut),
+        _make_class_table("least frequent", found.least_frequent(classes), cut=cut),
     )
     return [title, overview, groups, columns, *(f"note: {note}" for note in found.notes)]
 
 
-def _quantiles(values: Sequence[float]) -> str:
+def _format_quantiles(values: Sequence[float]) -> str:
     low, _, middle, _, high = values
     return f"median {middle:.0f}, nine in ten from {low:.0f} to {high:.0f}"
 
 
-def _class_table(title: str, counts: "Sequence[ClassCount]", *, cut: bool) -> Table:
+def _make_class_table(title: str, counts: "Sequence[ClassCount]", *, cut: bool) -> Table:
     from tailseg.evaluation.tables import name_text
 
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -171,7 +171,7 @@ def _class_table(title: str, counts: "Sequence[ClassCount]", *, cut: bool) -> Ta
     return table
 
 
-def example_sheet(annotations: "Annotations", found: "Summary") -> "Image.Image":
+def draw_example_sheet(annotations: "Annotations", found: "Summary") -> "Image.Image":
     """Frequent, common and rare classes, a row each: of a class the image with its largest object.
 
     Raises:
@@ -180,7 +180,7 @@ def example_sheet(annotations: "Annotations", found: "Summary") -> "Image.Image"
     """
     from tailseg.drawing import contact_sheet
 
-    largest = largest_objects(annotations)
+    largest = find_largest_objects(annotations)
     labels = {category.id: label for label, category in enumerate(annotations.categories)}
     pictures, captions = [], []
     for group, name in reversed(GROUP_NAMES.items()):
@@ -194,7 +194,7 @@ def example_sheet(annotations: "Annotations", found: "Summary") -> "Image.Image"
     return contact_sheet(pictures, captions, columns=SHEET_COLUMNS, cell=(320, 320))
 
 
-def largest_objects(annotations: "Annotations") -> dict[int, int]:
+def find_largest_objects(annotations: "Annotations") -> dict[int, int]:
     """For each label that occurs, the image with its largest object."""
     objects = annotations.objects
     areas = (objects.boxes[:, 2:] - objects.boxes[:, :2]).prod(axis=1)
@@ -210,7 +210,7 @@ def draw_class(annotations: "Annotations", index: int, label: int) -> "Image.Ima
     from tailseg.data.images import read_image
     from tailseg.drawing import draw, ground_truth, select
 
-    image = Image.fromarray(read_image(annotations.info(index)).permute(1, 2, 0).numpy())
+    image = Image.fromarray(read_image(annotations.get_info(index)).permute(1, 2, 0).numpy())
     truth = ground_truth(annotations, index)
     names = [category.name for category in annotations.categories]
     groups = [category.group for category in annotations.categories]

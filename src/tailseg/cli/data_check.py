@@ -53,7 +53,7 @@ class DataCheck:
     """Folder of the validation file's images, unless they lie beside it."""
 
 
-def annotation_file(data: str) -> Path:
+def find_annotation_file(data: str) -> Path:
     """The file that the argument stands for."""
     from tailseg.data.tiny_tail import is_tiny_tail, prepare
 
@@ -75,7 +75,7 @@ def check(options: DataCheck) -> bool:
         except FileExistsError as error:
             raise UsageError(str(error)) from error
         check_outputs(options, {options.repair: REPAIRED}, instead="name a new file (--repair)")
-    annotations = read_problems(annotation_file(options.data), options.images)
+    annotations = read_problems(find_annotation_file(options.data), options.images)
     pictures = image_problems(annotations, decode=options.decode, track=track)
     found = sorted((*annotations.problems, *pictures), key=is_fault, reverse=True)
     for problem in found:
@@ -94,10 +94,10 @@ def check(options: DataCheck) -> bool:
 
 def compare(train: "Annotations", path: Path, images: Path | None, *, decode: bool) -> None:
     """Print what a validation file has in common with the training file."""
-    from tailseg.annotations.leaks import leaks
+    from tailseg.annotations.leaks import find_leaks
     from tailseg.annotations.read import open_file
 
-    found = leaks(train, open_file(path, images=images), decode=decode, track=track)
+    found = find_leaks(train, open_file(path, images=images), decode=decode, track=track)
     for problem in found:
         say("\n".join(describe(problem, fault=False)))
     if not any(problem.kind.name.startswith("leak_") for problem in found):

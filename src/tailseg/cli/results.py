@@ -73,20 +73,20 @@ def truth_and_groups(
     """
     if train is None:
         return truth, None, ()
-    from tailseg.annotations.dataset import scored_groups
-    from tailseg.annotations.read import judge, open_file, other_names, with_more_classes
+    from tailseg.annotations.dataset import get_scored_groups
+    from tailseg.annotations.read import add_classes, describe_other_names, judge, open_file
 
     training = judge(open_file(train), ["training"])  # without the pictures, that may hold the sizes
     annotations = open_file(truth)
-    groups = scored_groups(training)
+    groups = get_scored_groups(training)
     beyond = sorted(
         {category.id for category in training.categories} - {category.id for category in annotations.categories}
     )
     some = ", ".join(map(str, beyond[:5])) + (" .." if len(beyond) > 5 else "")
     notes = (f"{len(beyond):,} classes of {train} that {truth} lacks play no part ({some})",) if beyond else ()
-    if other := other_names(annotations.categories, training.categories):
+    if other := describe_other_names(annotations.categories, training.categories):
         notes += (f"{other} {train}: are the frequency groups those of other classes?",)
-    return with_more_classes(annotations, training.categories), groups, notes
+    return add_classes(annotations, training.categories), groups, notes
 
 
 def run_truth(run: Path) -> "tuple[Annotations, Mapping[int, Group], str]":
@@ -98,7 +98,7 @@ def run_truth(run: Path) -> "tuple[Annotations, Mapping[int, Group], str]":
     Raises:
         ValueError: no checkpoint, an unknown recipe, or a validation set that is not there.
     """
-    from tailseg.annotations.dataset import scored_groups
+    from tailseg.annotations.dataset import get_scored_groups
     from tailseg.recipes.build import build_validation, held_out_note
     from tailseg.recipes.places import found_again
     from tailseg.recipes.saved import from_plain
@@ -112,4 +112,4 @@ def run_truth(run: Path) -> "tuple[Annotations, Mapping[int, Group], str]":
     recipe = found_again(recipe, checkpoint.recipe, run)
     annotations = build_validation(recipe)
     annotations = with_classes_of_run(annotations, checkpoint, file)
-    return annotations, scored_groups(annotations), held_out_note(recipe)
+    return annotations, get_scored_groups(annotations), held_out_note(recipe)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image, read_file
 
 from tailseg.annotations.image_files import ImageError
-from tailseg.annotations.pictures import MAX_PIXELS, Header, header_of, open_picture
+from tailseg.annotations.pictures import MAX_PIXELS, Header, open_picture, read_header
 from tailseg.annotations.types import ImageInfo, Orientation
 
 _PHOTOMETRIC: Final = 0x0106
@@ -135,7 +135,7 @@ def _within_limits(path: str | Path) -> Header:
     """
     try:
         with open_picture(path) as picture:
-            header = header_of(picture)
+            header = read_header(picture)
     except Image.DecompressionBombError as error:
         raise _too_large(path, str(error)) from None
     except OSError:

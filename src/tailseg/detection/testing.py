@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 
 import torch
 
-from tailseg.annotations.dataset import Annotations, scored_groups
+from tailseg.annotations.dataset import Annotations, get_scored_groups
 from tailseg.annotations.image_files import ImageError
 from tailseg.data.loader import DetectionDataset, test_loader
 from tailseg.data.transforms import test_transform
@@ -106,7 +106,7 @@ def measure(
     if unread and len(unread) == annotations.num_images:
         raise ImageError(f"{unread[0]} (none of the {len(unread):,} images can be used)")
     iou_types: tuple[IouType, ...] = ("bbox",) if model.config.mask is None else ("bbox", "segm")
-    metrics = evaluate(annotations, results, iou_types=iou_types, groups=scored_groups(annotations))
+    metrics = evaluate(annotations, results, iou_types=iou_types, groups=get_scored_groups(annotations))
     if not unread:
         return metrics
     note = f"{len(unread):,} of {annotations.num_images:,} images could not be used, and count as if nothing was found"
@@ -124,7 +124,7 @@ def save_results(folder: Path, annotations: Annotations, results: Records, metri
 
     Ids that the annotation file writes as text are written as text: pycocotools looks them up as they stand.
     """
-    images, categories = annotations.spelled
+    images, categories = annotations.text_ids
     for record in results if images or categories else ():
         record["image_id"] = images.get(record["image_id"], record["image_id"])
         record["category_id"] = categories.get(record["category_id"], record["category_id"])

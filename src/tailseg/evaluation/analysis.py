@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tailseg.annotations.dataset import Annotations
-from tailseg.annotations.json_file import garbage_collector_paused
+from tailseg.annotations.json_file import pause_garbage_collector
 from tailseg.annotations.types import Group
 from tailseg.evaluation.average_precision import MAX_DETECTIONS, check_options, metrics, scores
 from tailseg.evaluation.boundary import with_boundaries
@@ -136,7 +136,7 @@ def analyze(
     return found.analysis
 
 
-@garbage_collector_paused()
+@pause_garbage_collector()
 def look_into(
     truth: GroundTruth,
     results: Mapping[IouType, str | Path | Sequence[Mapping[str, Any]]],

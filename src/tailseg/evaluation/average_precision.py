@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tailseg.annotations.dataset import Annotations
-from tailseg.annotations.json_file import garbage_collector_paused
+from tailseg.annotations.json_file import pause_garbage_collector
 from tailseg.annotations.types import Group
 from tailseg.evaluation.detections import areas_of, best_of_each_image
 from tailseg.evaluation.engines import ENGINES, Engine
@@ -29,7 +29,7 @@ MAX_DETECTIONS = {"lvis": 300, "coco": 100}
 GROUPS: tuple[Group, ...] = ("r", "c", "f")
 
 
-@garbage_collector_paused()
+@pause_garbage_collector()
 def evaluate(
     annotations_json: str | Path | Annotations,
     results: Sequence[Mapping[str, Any]] | str | Path,

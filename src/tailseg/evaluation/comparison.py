@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tailseg.annotations.json_file import garbage_collector_paused
+from tailseg.annotations.json_file import pause_garbage_collector
 from tailseg.annotations.types import Group
 from tailseg.evaluation.average_precision import MAX_DETECTIONS
 from tailseg.evaluation.bootstrap import Resampled, draw, resample
@@ -127,7 +127,7 @@ class Matched:
     notes: tuple[str, ...] = ()
 
 
-@garbage_collector_paused()
+@pause_garbage_collector()
 def match_runs(
     truth: GroundTruth,
     runs: Sequence[Mapping[IouType, str | Path]],

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from tailseg.annotations.columns import whole
+from tailseg.annotations.columns import parse_whole_number
 from tailseg.evaluation.ground_truth import GroundTruth, is_member
 from tailseg.evaluation.image_names import UnknownImagesError, counted
 from tailseg.evaluation.matches import Candidates, Matches, best_first, match, order_of_match
@@ -146,7 +146,7 @@ def _on_objects(found: Results, truth: GroundTruth, images: Mapping[int, int]) -
 
 def _unknown_categories(found: Survey, truth: GroundTruth) -> str:
     """What is wrong with the category ids, in words."""
-    unknown = {key: count for key, count in found.categories.items() if whole(key) not in truth.categories}
+    unknown = {key: count for key, count in found.categories.items() if parse_whole_number(key) not in truth.categories}
     examples = ", ".join(sorted(map(str, unknown), key=lambda text: (len(text), text))[:5])
     return (
         f"{found.source}: the category_id of {sum(unknown.values()):,} of {found.total:,} records is not in "

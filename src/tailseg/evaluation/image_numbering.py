@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from tailseg.annotations.columns import whole
+from tailseg.annotations.columns import parse_whole_number
 from tailseg.evaluation.detections import read_found
 from tailseg.evaluation.ground_truth import GroundTruth, is_member
 from tailseg.evaluation.metrics import ROW_NAMES, IouType
@@ -75,7 +75,7 @@ def images_could_mean(truth: GroundTruth, source: Source, kind: IouType, cap: in
         truth, source, kind, cap: see `note_on_images`.
     """
     keys = [*survey(source).images]
-    ids = [number for key in keys if (number := whole(key[0])) is not None]
+    ids = [number for key in keys if (number := parse_whole_number(key[0])) is not None]
     if len(ids) < len(keys) or any(file_name for _, file_name in keys) or not len(truth.objects):  # names decide
         return ""
     used, at = np.unique(np.array(ids, np.int64), return_inverse=True)

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from tailseg.annotations.dataset import Annotations, scored_groups
-from tailseg.annotations.read import with_classes_of
+from tailseg.annotations.dataset import Annotations, get_scored_groups
+from tailseg.annotations.read import adopt_training_classes
 from tailseg.evaluation import Analysis
 from tailseg.evaluation.analysis import look_into
 from tailseg.evaluation.ground_truth import GroundTruth, read_ground_truth
@@ -113,7 +113,7 @@ def _truth(annotations: Annotations, kind: IouType, like: EvaluatedRun | None) -
     """The validation set for scoring: that of the run before, where both have the same data and masks."""
     if like and like.annotations is annotations and like.evidence.kind == kind:
         return like.evidence.truth
-    return read_ground_truth(annotations, masks=kind == "segm", groups=scored_groups(annotations))
+    return read_ground_truth(annotations, masks=kind == "segm", groups=get_scored_groups(annotations))
 
 
 def _data(
@@ -126,7 +126,7 @@ def _data(
     annotations = build_validation(evaluated, images=val_images)
     try:
         train = build_training(recipe)
-        return train, with_classes_of(annotations, train), ClassFrequency.of(train.frequency)
+        return train, adopt_training_classes(annotations, train), ClassFrequency.of(train.frequency)
     except ValueError:
         saved = load(choose(folder, "best"))
         return None, with_classes_of_run(annotations, saved, folder), saved.frequency

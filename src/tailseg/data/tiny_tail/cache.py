@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from tailseg.files import cache_folder
+from tailseg.files import get_cache_folder
 
 VERSION: Final = 3
 """Part of a cached folder's name: goes up whenever the drawn files change."""
@@ -36,7 +36,7 @@ def prepare(spec: str, *, home: Path | None = None, progress: bool = False) -> t
 
     preset, seed = _parse(spec)
     find_preset(preset)
-    folder = (home or cache_folder()) / f"tiny_tail-{preset}-{seed}-v{VERSION}"
+    folder = (home or get_cache_folder()) / f"tiny_tail-{preset}-{seed}-v{VERSION}"
     if not folder.is_dir():
         _require_writable(folder.parent)
         with tempfile.TemporaryDirectory(prefix=".tiny_tail-", dir=folder.parent) as scratch:

@@ -66,7 +66,7 @@ class Preset:
         return sorted(classes, key=lambda each: each.name)
 
 
-def _long_tail(rare: int, common: int, frequent: int, most: int) -> tuple[int, ...]:
+def _make_long_tail(rare: int, common: int, frequent: int, most: int) -> tuple[int, ...]:
     """Image counts like LVIS's: few classes with many images, and a third of the classes with 1 to 10.
 
     Within the frequent and within the common and rare classes the order is scattered, so that neither a shape nor a
@@ -75,31 +75,31 @@ def _long_tail(rare: int, common: int, frequent: int, most: int) -> tuple[int, .
     heads = [round(101 * (most / 101) ** (x**1.5)) for x in np.linspace(0, 1, frequent)]
     middle = [round(11 * (100 / 11) ** x) for x in np.linspace(0, 1, common)]
     tails = [round(x) for x in np.linspace(1, 10, rare)]
-    return _scattered(heads) + _scattered(middle + tails)
+    return _scatter(heads) + _scatter(middle + tails)
 
 
-def _scattered(counts: list[int]) -> tuple[int, ...]:
+def _scatter(counts: list[int]) -> tuple[int, ...]:
     """The same counts in a fixed order without pattern (steps of the golden section)."""
     return tuple(count for _, count in sorted((i * 0.6180339887 % 1, count) for i, count in enumerate(counts)))
 
 
-def _flatter(train_counts: tuple[int, ...], scale: float) -> tuple[int, ...]:
+def _flatten(train_counts: tuple[int, ...], scale: float) -> tuple[int, ...]:
     """Validation counts: 8 images (times scale) up to 10 training images, then growing with the 0.3th power."""
     return tuple(round(scale * max(8.0, 4.0 * count**0.3)) for count in train_counts)
 
 
-_FULL: Final = _long_tail(rare=34, common=47, frequent=42, most=380)
-_DEMO: Final = _long_tail(rare=11, common=15, frequent=14, most=260)
+_FULL: Final = _make_long_tail(rare=34, common=47, frequent=42, most=380)
+_DEMO: Final = _make_long_tail(rare=11, common=15, frequent=14, most=260)
 _TEST: Final = (13, 12, 11, 11, 8, 6, 4, 3, 2, 2, 1, 1)
 _PRETRAIN: Final = (137,) * (len(PRETRAIN_SHAPES) * len(PRETRAIN_SURFACES))
 
 PRESETS: Final[dict[str, Preset]] = {
-    "full": Preset(tuple(SHAPES), tuple(SURFACES), _FULL, _flatter(_FULL, 1.0), 2100, 400),
+    "full": Preset(tuple(SHAPES), tuple(SURFACES), _FULL, _flatten(_FULL, 1.0), 2100, 400),
     "demo": Preset(
         ("star", "cross", "heart", "ring", "arrow", "triangle", "disc", "crescent", "bolt"),
         ("plain", "striped", "checked", "rimmed", "dotted", "halved", "ringed"),
         _DEMO,
-        _flatter(_DEMO, 1.0),
+        _flatten(_DEMO, 1.0),
         600,
         150,
     ),

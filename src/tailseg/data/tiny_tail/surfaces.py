@@ -47,7 +47,7 @@ class Grid:
 Surface = Callable[[Grid, np.random.Generator], Field]
 
 
-def _where(condition: NDArray[np.bool_]) -> Field:
+def _to_field(condition: NDArray[np.bool_]) -> Field:
     return condition.astype(np.float32)
 
 
@@ -62,18 +62,18 @@ def _plain(grid: Grid, rng: np.random.Generator) -> Field:
 
 def _striped(grid: Grid, rng: np.random.Generator) -> Field:
     x, _ = grid.turned(rng)
-    return _where(x - np.floor(x) < 0.5)
+    return _to_field(x - np.floor(x) < 0.5)
 
 
 def _dotted(grid: Grid, rng: np.random.Generator) -> Field:
     x, y = grid.turned(rng)
     x, y = x - np.floor(x) - 0.5, y - np.floor(y) - 0.5
-    return _where(x * x + y * y < 0.33**2)
+    return _to_field(x * x + y * y < 0.33**2)
 
 
 def _checked(grid: Grid, rng: np.random.Generator) -> Field:
     x, y = grid.turned(rng)
-    return _where((np.floor(x * 1.6) + np.floor(y * 1.6)) % 2 == 0)
+    return _to_field((np.floor(x * 1.6) + np.floor(y * 1.6)) % 2 == 0)
 
 
 def _shaded(grid: Grid, rng: np.random.Generator) -> Field:
@@ -87,7 +87,7 @@ def _rimmed(grid: Grid, rng: np.random.Generator) -> Field:
 def _zigzag(grid: Grid, rng: np.random.Generator) -> Field:
     x, y = grid.turned(rng)
     x = x + 1.1 * _triangle_wave(y * 0.6)
-    return _where(x - np.floor(x) < 0.5)
+    return _to_field(x - np.floor(x) < 0.5)
 
 
 def _grainy(grid: Grid, rng: np.random.Generator) -> Field:
@@ -98,28 +98,28 @@ def _grainy(grid: Grid, rng: np.random.Generator) -> Field:
 
 def _ringed(grid: Grid, rng: np.random.Generator) -> Field:
     radius = np.hypot(grid.u, grid.v) / grid.pitch + rng.uniform(0, 1)
-    return _where(radius - np.floor(radius) < 0.5)
+    return _to_field(radius - np.floor(radius) < 0.5)
 
 
 def _hatched(grid: Grid, rng: np.random.Generator) -> Field:
     x, y = grid.turned(rng)
-    return _where((x - np.floor(x) < 0.3) | (y - np.floor(y) < 0.3))
+    return _to_field((x - np.floor(x) < 0.3) | (y - np.floor(y) < 0.3))
 
 
 def _halved(grid: Grid, rng: np.random.Generator) -> Field:
-    return _where(grid.across(rng) > rng.uniform(-0.12, 0.12))
+    return _to_field(grid.across(rng) > rng.uniform(-0.12, 0.12))
 
 
 def _scalloped(grid: Grid, rng: np.random.Generator) -> Field:
     x, y = grid.turned(rng)
     x, y = x * 0.75, y * 1.4
     x = x + 0.5 * (np.floor(y) % 2)
-    return _where(np.hypot(x - np.floor(x) - 0.5, 0.55 * (y - np.floor(y))) < 0.42)
+    return _to_field(np.hypot(x - np.floor(x) - 0.5, 0.55 * (y - np.floor(y))) < 0.42)
 
 
 def _spoked(grid: Grid, rng: np.random.Generator) -> Field:
     spokes = int(rng.integers(4, 7))
-    return _where(np.sin(spokes * np.arctan2(grid.v, grid.u) + rng.uniform(0, 2 * math.pi)) > 0)
+    return _to_field(np.sin(spokes * np.arctan2(grid.v, grid.u) + rng.uniform(0, 2 * math.pi)) > 0)
 
 
 def _marbled(grid: Grid, rng: np.random.Generator) -> Field:
@@ -127,24 +127,24 @@ def _marbled(grid: Grid, rng: np.random.Generator) -> Field:
     for _ in range(4):
         x, _ = grid.turned(rng)
         total += np.sin(2 * math.pi * rng.uniform(0.35, 0.7) * x)
-    return _where(total > 0)
+    return _to_field(total > 0)
 
 
 def _bricked(grid: Grid, rng: np.random.Generator) -> Field:
     x, y = grid.turned(rng)
     row = np.floor(y * 1.1)
     x = x * 0.6 + 0.5 * (row % 2)
-    return _where((y * 1.1 - row < 0.28) | (x - np.floor(x) < 0.17))
+    return _to_field((y * 1.1 - row < 0.28) | (x - np.floor(x) < 0.17))
 
 
 def _faceted(grid: Grid, rng: np.random.Generator) -> Field:
     x, y = grid.turned(rng)
     x, y = x * 0.9, y * 0.9
-    return _where((np.floor(x) + np.floor(0.866 * y - 0.5 * x) + np.floor(-0.866 * y - 0.5 * x)) % 2 == 0)
+    return _to_field((np.floor(x) + np.floor(0.866 * y - 0.5 * x) + np.floor(-0.866 * y - 0.5 * x)) % 2 == 0)
 
 
 def _belted(grid: Grid, rng: np.random.Generator) -> Field:
-    return _where(np.abs(grid.across(rng) + rng.uniform(-0.1, 0.1)) < rng.uniform(0.2, 0.3))
+    return _to_field(np.abs(grid.across(rng) + rng.uniform(-0.1, 0.1)) < rng.uniform(0.2, 0.3))
 
 
 SURFACES: Final[dict[str, Surface]] = {

@@ -17,7 +17,7 @@ from tailseg.data.tiny_tail.plan import (
     draw_negatives,
     draw_order,
 )
-from tailseg.data.tiny_tail.scene import Bitmap, draw_scene, segmentation
+from tailseg.data.tiny_tail.scene import Bitmap, draw_scene, encode_segmentation
 
 Record = dict[str, Any]
 
@@ -55,7 +55,7 @@ def generate(folder: str | Path, *, preset: str = "full", seed: int = 0, progres
         stream = (seed, zlib.crc32(preset.encode()), number)
         splits[split] = _draw_split(folder, split, plan, stream, first_image, progress=progress)
         first_image += len(splits[split][0])
-    categories = _categories(plan.classes(), splits["train"][1])
+    categories = _make_categories(plan.classes(), splits["train"][1])
     for split, (images, annotations) in splits.items():
         content = {
             "info": {
@@ -119,9 +119,9 @@ def _draw_image(
     found = [
         {
             "category_id": label + 1,
-            "bbox": _box(thing.visible),
+            "bbox": _compute_box(thing.visible),
             "area": float(thing.visible.sum()),
-            "segmentation": segmentation(thing),
+            "segmentation": encode_segmentation(thing),
         }
         for (label, annotated), thing in zip(objects, things, strict=True)
         if annotated
@@ -129,7 +129,7 @@ def _draw_image(
     return record, found
 
 
-def _box(mask: Bitmap) -> list[float]:
+def _compute_box(mask: Bitmap) -> list[float]:
     """The box x, y, width, height around a mask's pixels."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     return [
@@ -140,7 +140,7 @@ def _box(mask: Bitmap) -> list[float]:
     ]
 
 
-def _categories(classes: list[ObjectClass], train: list[Record]) -> list[Record]:
+def _make_categories(classes: list[ObjectClass], train: list[Record]) -> list[Record]:
     instances = np.bincount([record["category_id"] for record in train], minlength=len(classes) + 1)
     return [
         {
