@@ -152,7 +152,17 @@ def train(data: Path) -> list[str]:
     if not folder.is_dir():
         generate(folder, preset="test")
     files = [str(folder / "train.json"), "--data.val", str(folder / "val.json")]
-    steps = ["--optim.epochs", "10", "--optim.steps", "8", "--run.eval-every", "0", "--run.out", "run", "--no-report"]
+    steps = [
+        "--optim.epochs",
+        "10",
+        "--optim.steps",  # the name that earlier builds know
+        "8",
+        "--run.eval-every",
+        "0",
+        "--run.out",
+        "run",
+        "--no-report",
+    ]
     return ["-m", "tailseg", "train", *files, *steps]
 
 

@@ -42,7 +42,7 @@ from torchvision.transforms import v2
 
 from tailseg.annotations.read import read_dataset
 from tailseg.data.loader import DetectionDataset
-from tailseg.data.transforms import test_transform
+from tailseg.data.transforms import evaluation_transform
 
 RESULTS = Path(__file__).parent / "results"
 COUNTS = Path(__file__).parents[2] / "shared" / "data" / "lvis" / "categories_v1.json"
@@ -76,7 +76,7 @@ def open_nothing(_: Path) -> tuple[Touch, Sample | None]:
 
 def open_tailseg(file: Path) -> tuple[Touch, Sample | None]:
     annotations = read_dataset(file)
-    dataset = DetectionDataset(annotations, test_transform(SHORT, LONG))
+    dataset = DetectionDataset(annotations, evaluation_transform(SHORT, LONG))
 
     def touch() -> float:
         return sum(

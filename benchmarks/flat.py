@@ -42,7 +42,7 @@ def main(predictions: int = 500, steps: int = 400) -> None:
         drawn = generate(folder / "drawn", preset="test")
         recipe = get_recipe("custom_small")
         data = replace(recipe.data, train=str(drawn / "train.json"), val=str(drawn / "val.json"), batch_size=2)
-        optim = replace(recipe.optim, epochs=max(1, steps // 8), steps=())
+        optim = replace(recipe.optim, epochs=max(1, steps // 8), milestones=())
         out = folder / "run"
         recipe = replace(recipe, data=data, optim=optim, run=replace(recipe.run, out=str(out), eval_every=0))
         figures: list[tuple[float, int]] = []

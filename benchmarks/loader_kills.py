@@ -81,7 +81,7 @@ def recipe(data: Path, out: Path, epochs: int) -> Recipe:
             mask=MaskHeadConfig(channels=8, num_convs=1),
         ),
         loss=GumbelCEConfig(),
-        optim=SGDConfig(lr=0.005, epochs=epochs, steps=(epochs,), warmup_iterations=3),
+        optim=SGDConfig(lr=0.005, epochs=epochs, milestones=(epochs,), warmup_iterations=3),
         run=RunConfig(out=str(out), device="cpu", log_every=1, eval_every=0, checkpoint_every=1000),
     )
 

@@ -17,7 +17,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 from tailseg.interop.torchvision import from_torchvision
 from tailseg.losses import SoftmaxCE
 from tailseg.models import ModelConfig, ResNetConfig, build_detector
-from tailseg.models.config import TestConfig
+from tailseg.models.config import PostprocessConfig
 from tailseg.models.detector import Detector
 
 LVIS = 1203
@@ -101,7 +101,7 @@ def tailseg_model(
     """tailseg's model with the peer's weights."""
     config = ModelConfig(
         backbone=ResNetConfig(depth=50, weights="none", checkpoint_blocks=checkpoint_blocks),
-        test=TestConfig(score_threshold=SCORE_THRESHOLD, max_detections=detections),
+        postprocess=PostprocessConfig(score_threshold=SCORE_THRESHOLD, max_detections=detections),
     )
     model = build_detector(config, SoftmaxCE(num_classes))
     names = [f"class {i}" for i in range(num_classes)]

@@ -28,7 +28,7 @@ from tailseg.models import (
     RPNConfig,
     build_detector,
 )
-from tailseg.models.config import TestConfig as DetectionConfig
+from tailseg.models.config import PostprocessConfig as DetectionConfig
 from tailseg.models.optimize import InferenceConfig, for_inference
 from tailseg.models.precision import autocast, float32_products
 from tailseg.ops.masks import decode_mask, mask_targets, paste_masks
@@ -57,7 +57,7 @@ MODEL = ModelConfig(
     ),
     box=BoxHeadConfig(hidden=32, rois_per_image=EVERY_REGION),
     mask=MaskHeadConfig(channels=16, num_convs=1),
-    test=DetectionConfig(score_threshold=0.01),
+    postprocess=DetectionConfig(score_threshold=0.01),
 )
 MODELS = {
     "Faster R-CNN": replace(MODEL, mask=None),
@@ -233,7 +233,7 @@ def test_a_run_learns_is_saved_and_goes_on(data, tmp_path, precision):
     """The third epoch again: its first step is what it was, but for sums in another order."""
     recipe = small.recipe(data, tmp_path / "whole")
     recipe = replace(recipe, run=replace(recipe.run, device="cuda", precision=precision))
-    recipe = replace(recipe, optim=replace(recipe.optim, average=0.9))
+    recipe = replace(recipe, optim=replace(recipe.optim, ema_decay=0.9))
     train(recipe)
     whole = steps(tmp_path / "whole")
     assert whole[-1] < 0.7 * whole[0]

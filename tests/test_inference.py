@@ -37,9 +37,9 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
             base.model,
             backbone=backbone,
             fpn=replace(base.model.fpn, channels=8),
-            test=replace(base.model.test, max_detections=20),
+            postprocess=replace(base.model.postprocess, max_detections=20),
         ),
-        optim=replace(base.optim, epochs=1, steps=()),
+        optim=replace(base.optim, epochs=1, milestones=()),
         run=replace(base.run, out=str(folder / "run")),
     )
 

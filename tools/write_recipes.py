@@ -46,7 +46,7 @@ machines, SLURM, and what several processes have in common with one see [reliabi
 - **Every step has 16 images**, as published (4 devices with 4 each), however many devices share them. Another
   `--data.batch-size` moves the learning rate in proportion, and the first line of the run's log says what it came to:
   `4 images a step, lr 0.005 (0.02 for 16 images)`. Warm-up and steps stay as they are.
-- `--optim.accumulate N` takes a step's images in N parts, one after the other: the memory of 16 / N images. The
+- `--optim.accumulation-steps N` takes a step's images in N parts, one after the other: the memory of 16 / N images. The
   gradient is the mean of the parts' gradients, and that is the whole batch's where every part has as many anchors, RoIs
   and masks to average over: so it is for anchors (256 an image) and RoIs (512) unless they are short, and about so for
   masks. BAGS, DropLoss, the federated loss, Seesaw and EQLv2 count or draw within a part, and differ: the table in
@@ -54,7 +54,8 @@ machines, SLURM, and what several processes have in common with one see [reliabi
   and draw as one.
 - **Every number has a range**, which `--help` prints beside its default. A setting outside its range is refused by its
   name before anything is written, whether it comes from the command line, from Python or from a saved recipe. What is
-  in its range and still never happens (a warm-up or `optim.steps` beyond the last step) is said before the first step.
+  in its range and still never happens (a warm-up or `optim.milestones` beyond the last step) is said before the first
+  step.
 - Losses count the optimizer's steps, whatever they are made of (`loss.reweight_after` of LDAM).
 
 ## The published configurations
@@ -158,7 +159,7 @@ DEFECTS = (
     (
         "NMS at 0.3 for Gumbel, at 0.5 for what it is compared with",
         "As published",
-        "`--model.test.nms-iou 0.5` for both, and report both",
+        "`--model.postprocess.nms-iou 0.5` for both, and report both",
     ),
     (
         "Mask targets from polygons in one folder, from bitmaps in the other",
@@ -170,7 +171,7 @@ DEFECTS = (
 """What was published, what is here, and how to choose otherwise."""
 
 DEVICES = {
-    1: (f"tailseg train {EXAMPLE} --optim.accumulate 4", 4),
+    1: (f"tailseg train {EXAMPLE} --optim.accumulation-steps 4", 4),
     4: (f"tailseg train {EXAMPLE} --devices 4", 4),
     8: (f"tailseg train {EXAMPLE} --devices 8", 2),
 }

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import ClassVar
 
 ROOT = Path(__file__).resolve().parents[2]
-SHORT = ["--optim.epochs", "1", "--optim.steps", "1"]
+SHORT = ["--optim.epochs", "1", "--optim.milestones", "1"]
 
 Said = tuple[int, str]
 """Exit code and all that was printed."""

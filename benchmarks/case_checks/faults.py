@@ -128,12 +128,12 @@ def _(desk: Desk) -> Iterator[Answer]:
         "optim.momentum": ("1.5",),
         "optim.gamma": ("-1",),
         "optim.warmup-ratio": ("2",),
-        "optim.average": ("1",),
+        "optim.ema_decay": ("1",),
         "loss.weight": ("-1",),
-        "model.test.nms-iou": ("1.5",),
-        "model.test.max-detections": ("0",),
-        "model.test.score-threshold": ("-0.1",),
-        "model.test.mask-threshold": ("0",),
+        "model.postprocess.nms-iou": ("1.5",),
+        "model.postprocess.max-detections": ("0",),
+        "model.postprocess.score-threshold": ("-0.1",),
+        "model.postprocess.mask-threshold": ("0",),
         "run.log-every": ("0",),
     }
     files = ("--data.train", f"{data}/train.json", "--data.val", f"{data}/val.json")

@@ -129,7 +129,7 @@ def _(desk: Desk) -> Iterator[Answer]:
         )
 
     assert train("three", 3)[0] == 0
-    said = train("two", 2, "--run.start-from", "r3/checkpoints/best.pt")
+    said = train("two", 2, "--run.init-from", "r3/checkpoints/best.pt")
     yield says("rows go by name", said, r"epoch 1", code=0)
 
 

@@ -4,6 +4,7 @@ docs/stability.md says how long an old name lives. Nothing here imports a third 
 """
 
 import functools
+import importlib
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -53,6 +54,27 @@ def fields_renamed_in(kind: type) -> Mapping[str, Renamed]:
 def warn_of_old_name(old: str, new: str) -> None:
     """Warns the caller of the function that calls this one that ``old`` is now ``new``."""
     warnings.warn(f"{old} is now {new}", FutureWarning, stacklevel=3)
+
+
+def names_renamed_in(package: str, old_names: Mapping[str, str]) -> Callable[[str], object]:
+    """A module's ``__getattr__`` that finds classes and functions by their old names, with a FutureWarning.
+
+    Args:
+        package: the module's full name.
+        old_names: for each old name the new one; ``module:name`` where it has moved to another module.
+
+    Returns:
+        The function.
+    """
+
+    def find(name: str) -> object:
+        if name not in old_names:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        module, _, new = old_names[name].rpartition(":")
+        warn_of_old_name(f"{package}.{name}", f"{module or package}.{new}")
+        return getattr(importlib.import_module(module or package), new)
+
+    return find
 
 
 def _accept(cls: type) -> None:

@@ -19,7 +19,7 @@ from torchvision.tv_tensors import Image
 
 from tailseg.annotations.dataset import Category
 from tailseg.data.images import load_image
-from tailseg.data.transforms import test_transform
+from tailseg.data.transforms import evaluation_transform
 from tailseg.detection import recalibration
 from tailseg.detection.recalibration import Calibration, Setting
 from tailseg.models.optimize import InferenceConfig, for_inference
@@ -128,7 +128,7 @@ class Predictor:
         """What the model finds in an RGB image of any size, best first, in its pixels."""
         height, width = image.shape[-2:]
         data = self.recipe.data
-        resized = test_transform(data.test_short_side, data.max_long_side)(Image(image)).to(self.device)
+        resized = evaluation_transform(data.test_short_side, data.max_long_side)(Image(image)).to(self.device)
         with recalibration.in_place(self._calibrated), autocast(self.device, self.precision):
             return self.model([resized], original_sizes=[(height, width)])[0]
 

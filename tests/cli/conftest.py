@@ -13,13 +13,13 @@ SMALL = [
     "--model.fpn.channels=8",
     "--model.box.hidden=16",
     "--model.mask.channels=8",
-    "--model.test.max-detections=20",
+    "--model.postprocess.max-detections=20",
     "--data.short-sides=64",
     "--data.test-short-side=64",
     "--data.batch-size=8",
     "--data.workers=0",
     "--optim.epochs=1",
-    "--optim.steps=1",
+    "--optim.milestones=1",
 ]
 """Options that make any recipe a matter of seconds."""
 

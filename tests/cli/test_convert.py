@@ -92,7 +92,7 @@ def test_training_starts_from_a_converted_file(
     file = tmp_path / "start.safetensors"
     assert main(["convert", str(theirs), str(file), "--recipe", small, "--classes", train_file(photos)]) == 0
     out = tmp_path / "trained"
-    assert main(["train", small, f"--run.start-from={file}", f"--run.out={out}", "--optim.lr=0"]) == 0
+    assert main(["train", small, f"--run.init-from={file}", f"--run.out={out}", "--optim.lr=0"]) == 0
     back = tmp_path / "again.pth"
     assert main(["convert", str(out), str(back), "--to", "mmdet"]) == 0
     first, again = (torch.load(path, weights_only=True)["state_dict"] for path in (theirs, back))
@@ -104,7 +104,7 @@ def test_training_refuses_weights_of_another_network(
 ) -> None:
     file = tmp_path / "start.safetensors"
     assert main(["convert", str(theirs), str(file), "--recipe", small, "--classes", train_file(photos)]) == 0
-    options = [f"--run.start-from={file}", f"--run.out={tmp_path / 'trained'}"]
+    options = [f"--run.init-from={file}", f"--run.out={tmp_path / 'trained'}"]
     assert main(["train", "my_recipes:sigmoid", *options]) == 1
     assert "holds the weights of another network" in capsys.readouterr().err
 

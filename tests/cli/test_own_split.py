@@ -121,7 +121,7 @@ def test_a_run_goes_on_with_its_split_unless_the_source_has_changed(mine: Path, 
     assert main(going_on) == 1
     error = " ".join(capsys.readouterr().err.split())
     assert "data/train.json has changed since" in error
-    assert "--run.start-from" in error
+    assert "--run.init-from" in error
     assert {part: (mine / f"runs/x/data/{part}.json").read_bytes() for part in parts} == parts
 
 

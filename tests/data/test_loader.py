@@ -17,9 +17,9 @@ from tailseg.annotations.dataset import Annotations
 from tailseg.annotations.image_files import ImageError
 from tailseg.annotations.ragged import Ragged
 from tailseg.annotations.read import read_dataset
-from tailseg.data.loader import DetectionDataset, Loader, test_loader, train_loader
-from tailseg.data.sampler import TestSampler, TrainSampler
-from tailseg.data.transforms import test_transform, train_transform
+from tailseg.data.loader import DetectionDataset, Loader, evaluation_loader, train_loader
+from tailseg.data.sampler import EvaluationSampler, TrainSampler
+from tailseg.data.transforms import evaluation_transform, train_transform
 from tailseg.ops.masks import mask_targets
 from tailseg.structures import Batch
 
@@ -122,10 +122,16 @@ def test_loading_draws_nothing_from_the_main_process_generators(annotations: Ann
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_testing_covers_every_image_once_in_order(annotations: Annotations, workers: int) -> None:
-    dataset = DetectionDataset(annotations, test_transform(40, 100))
-    loader = test_loader(dataset, 5, workers)
+    dataset = DetectionDataset(annotations, evaluation_transform(40, 100))
+    loader = evaluation_loader(dataset, 5, workers)
     assert [[info.image_id for info in batch.infos] for batch in loader] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9], [10, 11]]
-    assert [info.image_id for batch in test_loader(dataset, 5, 0, 1, 2) for info in batch.infos] == [5, 6, 7, 8, 9]
+    assert [info.image_id for batch in evaluation_loader(dataset, 5, 0, 1, 2) for info in batch.infos] == [
+        5,
+        6,
+        7,
+        8,
+        9,
+    ]
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -175,7 +181,7 @@ def test_objects_below_a_pixel_in_the_file_stay_out_when_the_image_grows(many: d
     many["annotations"][0].update(bbox=[10, 5, 0.5, 20], area=10)
     with pytest.warns(UserWarning, match="1 objects are below one pixel"):
         annotations = read_dataset(write(many, images=True))
-    dataset = DetectionDataset(annotations, test_transform(360, 480))
+    dataset = DetectionDataset(annotations, evaluation_transform(360, 480))
     assert [len(dataset[image, 0][1].boxes) for image in (0, 1)] == [0, 1]
 
 
@@ -200,9 +206,9 @@ def test_a_bad_image_ends_loading_with_one_line_that_names_the_file(
         path.unlink()
     else:
         annotations.sizes[7] = (36, 50)
-    dataset = DetectionDataset(annotations, test_transform(40, 100))
+    dataset = DetectionDataset(annotations, evaluation_transform(40, 100))
     with pytest.raises(ImageError) as caught:
-        list(test_loader(dataset, 4, workers))
+        list(evaluation_loader(dataset, 4, workers))
     assert "07.jpg" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -213,8 +219,8 @@ def test_bad_images_are_left_out_where_that_is_asked_for(workers: int, many: dic
     annotations = read_dataset(folder / "set.json")
     for number in (4, 6, 7):
         (folder / f"{number:02}.jpg").write_bytes(b"")
-    dataset = DetectionDataset(annotations, test_transform(40, 100))
-    batches = list(test_loader(dataset, 2, workers, leave_out=True))
+    dataset = DetectionDataset(annotations, evaluation_transform(40, 100))
+    batches = list(evaluation_loader(dataset, 2, workers, leave_out=True))
     assert [[info.image_id for info in batch.infos] for batch in batches] == [[0, 1], [2, 3], [5], [], [8, 9], [10, 11]]
     reasons = [reason for batch in batches for reason in batch.replaced]
     assert [reason.partition(".jpg")[0][-2:] for reason in reasons] == ["04", "06", "07"]
@@ -223,7 +229,7 @@ def test_bad_images_are_left_out_where_that_is_asked_for(workers: int, many: dic
 def test_wrong_image_folder_is_told_before_anything_is_loaded(many: dict[str, Any], write: Write) -> None:
     annotations = read_dataset(write(many))
     with pytest.raises(ImageError, match=r"image 00\.jpg not found\. Looked for"):
-        DetectionDataset(annotations, test_transform(40, 100))
+        DetectionDataset(annotations, evaluation_transform(40, 100))
 
 
 def test_transforms_that_drop_boxes_or_rotate_are_refused(annotations: Annotations) -> None:
@@ -237,11 +243,11 @@ def test_transforms_that_drop_boxes_or_rotate_are_refused(annotations: Annotatio
 
 
 def test_wrong_settings(annotations: Annotations) -> None:
-    dataset = DetectionDataset(annotations, test_transform(40, 100))
+    dataset = DetectionDataset(annotations, evaluation_transform(40, 100))
     with pytest.raises(ValueError, match="a batch of 1 or more images, got 0"):
-        test_loader(dataset, 0, 1)
+        evaluation_loader(dataset, 0, 1)
     with pytest.raises(ValueError, match="got 1 and -1"):
-        test_loader(dataset, 1, -1)
+        evaluation_loader(dataset, 1, -1)
 
 
 class Memory(Dataset[int]):
@@ -278,5 +284,5 @@ def test_workers_share_the_annotations(annotations: Annotations, workers: int) -
 
 
 def test_loader_takes_any_sampler(annotations: Annotations) -> None:
-    loader = Loader(DetectionDataset(annotations, test_transform(40, 100)), TestSampler(3), 2, 0)
+    loader = Loader(DetectionDataset(annotations, evaluation_transform(40, 100)), EvaluationSampler(3), 2, 0)
     assert [len(batch) for batch in loader] == [2, 1]

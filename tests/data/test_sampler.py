@@ -10,7 +10,7 @@ import pytest
 
 from tailseg.annotations.dataset import Annotations
 from tailseg.annotations.read import read_dataset
-from tailseg.data.sampler import Sample, TestSampler, TrainSampler
+from tailseg.data.sampler import EvaluationSampler, Sample, TrainSampler
 
 Write = Callable[..., Path]
 
@@ -153,6 +153,6 @@ def test_wrong_position(annotations: Annotations) -> None:
 
 
 def test_testing_shows_every_image_once_over_all_processes() -> None:
-    parts = [[i for i, _ in TestSampler(7, rank=rank, world_size=3)] for rank in range(3)]
+    parts = [[i for i, _ in EvaluationSampler(7, rank=rank, world_size=3)] for rank in range(3)]
     assert parts == [[0, 3, 6], [1, 4], [2, 5]]
-    assert [len(TestSampler(7, rank=rank, world_size=3)) for rank in range(3)] == [3, 2, 2]
+    assert [len(EvaluationSampler(7, rank=rank, world_size=3)) for rank in range(3)] == [3, 2, 2]

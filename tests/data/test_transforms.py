@@ -10,9 +10,9 @@ from tailseg.data.transforms import (
     CropConfig,
     RandomSizeCrop,
     ResizeShortSide,
+    evaluation_transform,
     frame_of,
     make_sample,
-    test_transform,
     train_transform,
 )
 from tailseg.structures import Frame
@@ -42,7 +42,7 @@ def map_boxes(boxes: torch.Tensor, frame: Frame) -> torch.Tensor:
     ],
 )
 def test_sizes_are_those_of_mmdetection(height: int, width: int, expected: tuple[int, int]) -> None:
-    assert test_transform(800, 1333)(sample(height, width))["image"].shape[-2:] == expected
+    assert evaluation_transform(800, 1333)(sample(height, width))["image"].shape[-2:] == expected
 
 
 def test_short_sides_are_all_drawn() -> None:
@@ -53,7 +53,7 @@ def test_short_sides_are_all_drawn() -> None:
 
 def test_the_original_size_is_left_alone() -> None:
     image = torch.randint(0, 256, (3, 30, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    moved = test_transform(30, 100)(make_sample(image, torch.zeros(0, 4), torch.zeros(0, 4)))
+    moved = evaluation_transform(30, 100)(make_sample(image, torch.zeros(0, 4), torch.zeros(0, 4)))
     assert torch.equal(moved["image"], image)
 
 
@@ -171,4 +171,4 @@ def test_wrong_settings() -> None:
     with pytest.raises(ValueError, match="positive numbers of pixels, got short sides"):
         train_transform([], 100, 0.5)
     with pytest.raises(ValueError, match="longest side of 0"):
-        test_transform(20, 0)
+        evaluation_transform(20, 0)

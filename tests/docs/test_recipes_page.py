@@ -32,7 +32,7 @@ def test_the_command_for_some_devices_gives_each_its_images(devices):
     recipe = parsed.recipe
     assert parsed.devices == devices
     assert recipe.data.batch_size == get_recipe(name).data.batch_size == 16
-    assert recipe.data.batch_size == devices * recipe.optim.accumulate * images
+    assert recipe.data.batch_size == devices * recipe.optim.accumulation_steps * images
 
 
 @pytest.mark.parametrize("row", TOOL["DEFECTS"], ids=range(1, 20))

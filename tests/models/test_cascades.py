@@ -137,7 +137,7 @@ def test_detections_are_in_pixels_of_the_original_file(
 ) -> None:
     model = build(config).eval()
     (found,) = model([make_image(50, 70)], original_sizes=[(25, 140)])
-    assert 0 < len(found) <= config.test.max_detections
+    assert 0 < len(found) <= config.postprocess.max_detections
     assert found.scores.diff().le(0).all()
     assert (found.boxes >= 0).all()
     assert (found.boxes <= torch.tensor([140, 25, 140, 25])).all()
@@ -216,7 +216,7 @@ def test_a_state_of_its_own_for_every_stage(
 
 def small_box_cascade(**changes: object) -> BoxCascade:
     torch.manual_seed(0)
-    settings = replace(BoxHeadConfig(hidden=16, class_agnostic=True, finest=8.0), **changes)
+    settings = replace(BoxHeadConfig(hidden=16, class_agnostic=True, finest_scale=8.0), **changes)
     cascade = BoxCascade(4, settings, CascadeConfig().later_stages, SoftmaxCE(6))
     for stage in range(3):
         nn.init.normal_(cascade.head(stage).classifier.weight)
@@ -229,12 +229,12 @@ def pyramid(batch: int, channels: int) -> list[Tensor]:
 
 
 def test_stages_differ_as_published() -> None:
-    cascade = small_box_cascade(low_quality=False)
+    cascade = small_box_cascade(allow_low_quality_matches=False)
     configs = [cascade.head(stage).config for stage in range(3)]
-    assert [c.iou for c in configs] == [0.5, 0.6, 0.7]
+    assert [c.positive_iou for c in configs] == [0.5, 0.6, 0.7]
     assert [c.target_stds[0] for c in configs] == [0.1, 0.05, 0.033]
     assert cascade.loss_weights == (1.0, 0.5, 0.25)
-    assert not any(c.low_quality for c in configs)
+    assert not any(c.allow_low_quality_matches for c in configs)
     losses = {"loss_cls": torch.tensor(3.0)}
     assert stage_losses(losses, 1, 0.5) == {"loss_cls_1": torch.tensor(1.5)}
 
@@ -313,8 +313,10 @@ def test_mask_features_flow_from_head_to_head() -> None:
 def test_published_settings() -> None:
     cascade, htc = cascade_mask_rcnn(), hybrid_task_cascade()
     assert cascade.rpn == replace(RPNConfig(), train_post_nms=2000, border=0.0, smooth_l1_beta=1 / 9)
-    assert cascade.box == BoxHeadConfig(low_quality=False, class_agnostic=True, smooth_l1_beta=1.0)
-    assert htc == replace(cascade, box=replace(cascade.box, low_quality=True), cascade=HTCConfig(test_masks="mean"))
+    assert cascade.box == BoxHeadConfig(allow_low_quality_matches=False, class_agnostic=True, smooth_l1_beta=1.0)
+    assert htc == replace(
+        cascade, box=replace(cascade.box, allow_low_quality_matches=True), cascade=HTCConfig(test_masks="mean")
+    )
 
 
 def test_as_many_stages_as_wanted(
@@ -338,7 +340,7 @@ def test_a_cascade_has_a_later_stage(config_class: type) -> None:
 @pytest.mark.parametrize(("iou", "std", "weight"), [(0.0, 0.1, 1.0), (1.0, 0.1, 1.0), (0.5, 0.0, 1.0), (0.5, 0.1, 0.0)])
 def test_impossible_stages_are_refused(iou: float, std: float, weight: float) -> None:
     with pytest.raises(ValueError, match=r"model\.cascade\.later_stages\.N\.(iou|target_stds|loss_weight) is "):
-        CascadeStageConfig(iou=iou, target_stds=(std, 0.1, 0.1, 0.1), loss_weight=weight)
+        CascadeStageConfig(positive_iou=iou, target_stds=(std, 0.1, 0.1, 0.1), loss_weight=weight)
 
 
 def test_settings_that_do_not_go_together_are_refused(config: ModelConfig, small_config: ModelConfig) -> None:

@@ -123,9 +123,9 @@ def test_degenerate_and_extreme_objects(
 
 def check_detections(found: Detections, config: ModelConfig, height: int, width: int) -> None:
     assert (found.height, found.width) == (height, width)
-    assert len(found) <= config.test.max_detections
+    assert len(found) <= config.postprocess.max_detections
     assert found.scores.diff().le(0).all()
-    assert (found.scores > config.test.score_threshold).all()
+    assert (found.scores > config.postprocess.score_threshold).all()
     assert (found.boxes >= 0).all()
     assert (found.boxes <= torch.tensor([width, height, width, height])).all()
     assert found.labels.min() >= 0

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from tailseg.losses import SigmoidCE, SoftmaxCE
 from tailseg.models import BoxHeadConfig, MaskHeadConfig, box_head
-from tailseg.models import TestConfig as DetectionConfig
+from tailseg.models import PostprocessConfig as DetectionConfig
 from tailseg.models.box_head import BoxHead
 from tailseg.models.config import NormalizedConfig
 from tailseg.models.mask_head import MaskHead, _in_chunks, chunk_size

@@ -21,7 +21,9 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def trained(small_config: ModelConfig, build: Build) -> Detector:
     """With norms that do something, and a classifier that tells boxes apart."""
-    config = replace(small_config, test=replace(small_config.test, score_threshold=0.0, max_detections=40))
+    config = replace(
+        small_config, postprocess=replace(small_config.postprocess, score_threshold=0.0, max_detections=40)
+    )
     model = build(config)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):

@@ -5,11 +5,11 @@ from hypothesis import strategies as st
 
 from tailseg.ops.matching import IGNORED, NEGATIVE, match, sample
 
-RPN = {"positive": 0.7, "negative": 0.3, "minimum_positive": 0.3, "low_quality": True}
-ROI = {"positive": 0.5, "negative": 0.5, "minimum_positive": 0.5, "low_quality": True}
+RPN = {"positive": 0.7, "negative": 0.3, "minimum_positive": 0.3, "allow_low_quality_matches": True}
+ROI = {"positive": 0.5, "negative": 0.5, "minimum_positive": 0.5, "allow_low_quality_matches": True}
 
 
-def reference_match(iou, *, positive, negative, minimum_positive, low_quality):
+def reference_match(iou, *, positive, negative, minimum_positive, allow_low_quality_matches):
     """The published rule, region by region and object by object."""
     matches = []
     for column in zip(*iou, strict=True):
@@ -18,7 +18,7 @@ def reference_match(iou, *, positive, negative, minimum_positive, low_quality):
             matches.append(column.index(best))
         else:
             matches.append(NEGATIVE if best < negative else IGNORED)
-    if low_quality:
+    if allow_low_quality_matches:
         for i, row in enumerate(iou):
             if max(row) >= minimum_positive:
                 for j, value in enumerate(row):
@@ -39,14 +39,19 @@ ious = st.integers(1, 8).flatmap(
 
 @given(ious, st.sampled_from([0.25, 0.5, 0.75]), st.sampled_from([0.0, 0.25, 0.5]), st.booleans())
 @settings(max_examples=200, deadline=None)
-def test_equals_the_rule_written_out(iou, positive, other, low_quality):
-    rule = {"positive": positive, "negative": other, "minimum_positive": other, "low_quality": low_quality}
+def test_equals_the_rule_written_out(iou, positive, other, allow_low_quality_matches):
+    rule = {
+        "positive": positive,
+        "negative": other,
+        "minimum_positive": other,
+        "allow_low_quality_matches": allow_low_quality_matches,
+    }
     assert match(torch.tensor(iou, dtype=torch.float32), **rule).tolist() == reference_match(iou, **rule)
 
 
 def test_thresholds():
     iou = torch.tensor([[0.9, 0.7, 0.69, 0.3, 0.29, 0.0]])
-    matches = match(iou, **{**RPN, "low_quality": False})
+    matches = match(iou, **{**RPN, "allow_low_quality_matches": False})
     assert matches.tolist() == [0, 0, IGNORED, IGNORED, NEGATIVE, NEGATIVE]
 
 

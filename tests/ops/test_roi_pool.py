@@ -22,7 +22,7 @@ def test_level_depends_on_the_area_and_on_the_number_of_levels():
     box = torch.tensor([[0.0, 0.0, 28.0, 448.0]])  # sqrt(28 * 448) = 112
     assert fpn_levels(box).tolist() == [1]
     assert fpn_levels(box, num_levels=1).tolist() == [0]
-    assert fpn_levels(box, finest=14.0).tolist() == [3]
+    assert fpn_levels(box, finest_scale=14.0).tolist() == [3]
     assert fpn_levels(torch.zeros(0, 4)).tolist() == []
     assert fpn_levels(torch.tensor([[10.0, 10.0, 5.0, 20.0]])).tolist() == [0]  # turned inside out: no area
 

@@ -35,10 +35,10 @@ from tailseg.models import (
     MaskHeadConfig,
     ModelConfig,
     NormalizedConfig,
+    PostprocessConfig,
     ResNetConfig,
     RPNConfig,
     SwinConfig,
-    TestConfig,
     build_detector,
 )
 from tailseg.models.backbones import Backbone, build_backbone
@@ -271,7 +271,7 @@ def settings(name: str, state: Mapping[str, Tensor]) -> tuple[ModelConfig, LossC
     elif "htc" in name:
         # mmdetection 3 takes the last stage's mask alone; the published models the mean of all, as we do by default
         base = replace(hybrid_task_cascade(), cascade=HTCConfig(test_masks="last"))
-        base = replace(base, box=replace(base.box, low_quality=False))
+        base = replace(base, box=replace(base.box, allow_low_quality_matches=False))
     else:
         base = ModelConfig()
     hidden = len(state[_first(state, r"roi_head\.bbox_head\.(\d\.)?shared_fcs\.0\.bias")])
@@ -284,7 +284,7 @@ def settings(name: str, state: Mapping[str, Tensor]) -> tuple[ModelConfig, LossC
         rpn=_all_anchors(base.rpn),
         box=_all_rois(base.box, hidden),
         mask=mask,
-        test=TestConfig(max_detections=DETECTIONS),
+        postprocess=PostprocessConfig(max_detections=DETECTIONS),
     )
     return config, GumbelCEConfig(parity=True) if "gumbel" in name else SoftmaxCEConfig()
 

@@ -245,7 +245,12 @@ def matching_case(item, rng, folder):
     table = rng.choice([0, 0.125, 0.25, 0.5, 0.75, 1], shape) if rng.random() < 0.5 else rng.random(shape)
     table = table.astype(np.float32)
     low, high = sorted(rng.choice([0.25, 0.3, 0.5, 0.7], 2).tolist())
-    rule = {"positive": high, "negative": low, "minimum_positive": low, "low_quality": bool(rng.random() < 0.5)}
+    rule = {
+        "positive": high,
+        "negative": low,
+        "minimum_positive": low,
+        "allow_low_quality_matches": bool(rng.random() < 0.5),
+    }
     item.compare("objects", match(torch.from_numpy(table), **rule), reference_match(table.tolist(), **rule))
 
 

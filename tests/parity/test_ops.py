@@ -122,14 +122,14 @@ def test_matching_is_torchvisions_without_low_quality(positive, negative, seed):
     assert Matcher.BELOW_LOW_THRESHOLD == NEGATIVE
     assert Matcher.BETWEEN_THRESHOLDS == IGNORED
     rule = {"positive": positive, "negative": negative, "minimum_positive": 0.0}
-    assert torch.equal(match(iou, **rule, low_quality=False), expected)
+    assert torch.equal(match(iou, **rule, allow_low_quality_matches=False), expected)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_low_quality_matches_are_torchvisions_for_one_object(seed):
     # With one object the rules meet: torchvision keeps the object of largest IoU, the published one the last object.
     iou = box_iou(random_boxes(1, seed=seed), random_boxes(800, seed=seed + 10)).round(decimals=1)  # ties
-    rule = {"positive": 0.7, "negative": 0.3, "minimum_positive": 0.0, "low_quality": True}
+    rule = {"positive": 0.7, "negative": 0.3, "minimum_positive": 0.0, "allow_low_quality_matches": True}
     assert torch.equal(match(iou, **rule), Matcher(0.7, 0.3, allow_low_quality_matches=True)(iou))
 
 

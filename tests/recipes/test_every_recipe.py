@@ -51,7 +51,7 @@ def narrow(backbone: BackboneConfig) -> BackboneConfig:
 
 def small(recipe: Recipe, data: Path, out: Path) -> Recipe:
     model = recipe.model
-    test = replace(model.test, max_detections=10)
+    test = replace(model.postprocess, max_detections=10)
     object.__setattr__(test, "score_threshold", -1.0)  # no setting; an untrained network scores 0
     crop = CropConfig(short_sides=(48, 56), least=32, most=48) if recipe.data.crop else None
     return replace(
@@ -74,7 +74,7 @@ def small(recipe: Recipe, data: Path, out: Path) -> Recipe:
             box=replace(model.box, hidden=16, rois_per_image=16),
             mask=model.mask and replace(model.mask, channels=8),
             cascade=model.cascade,
-            test=test,
+            postprocess=test,
         ),
         run=replace(recipe.run, out=str(out), device="cpu"),
     )

@@ -69,8 +69,8 @@ EXACT = [name for name, published in PUBLISHED.items() if published.figures and 
 SCHEDULES = {"1x": (12, (8, 11)), "2x": (24, (16, 22)), "3x": (36, (27, 33))}
 STDS = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067))
 STAGES = (
-    CascadeStageConfig(iou=0.6, target_stds=STDS[1], loss_weight=0.5),
-    CascadeStageConfig(iou=0.7, target_stds=STDS[2], loss_weight=0.25),
+    CascadeStageConfig(positive_iou=0.6, target_stds=STDS[1], loss_weight=0.5),
+    CascadeStageConfig(positive_iou=0.7, target_stds=STDS[2], loss_weight=0.25),
 )
 
 
@@ -104,8 +104,8 @@ def test_data_and_schedule(name):
     assert data.repeat_threshold == (1e-3 if "_rfs_" in name else 0.0)
     assert data.repeat_rounding == "ceil"
     assert (data.batch_size, data.max_long_side, data.test_short_side, data.flip) == (16, 1333, 800, 0.5)
-    assert (optim.epochs, optim.steps) == SCHEDULES[name.rsplit("_", 1)[1]]
-    assert (optim.gamma, optim.warmup_ratio, optim.clip_norm, optim.accumulate) == (0.1, 0.001, None, 1)
+    assert (optim.epochs, optim.milestones) == SCHEDULES[name.rsplit("_", 1)[1]]
+    assert (optim.gamma, optim.warmup_ratio, optim.clip_norm, optim.accumulation_steps) == (0.1, 0.001, None, 1)
     assert recipe.run.precision == "float32"
     if "swin" in name:
         assert isinstance(optim, AdamWConfig)
@@ -158,7 +158,7 @@ def test_heads(name):
     assert model.rpn == RPNConfig(**proposals)
     boxes = {"class_agnostic": True, "smooth_l1_beta": 1.0} if cascaded else {}
     assert model.box == BoxHeadConfig(
-        low_quality="_cascade_" not in name,
+        allow_low_quality_matches="_cascade_" not in name,
         target_stds=STDS[0],
         classifier_weight=0.01 if name.startswith("droploss_sigmoid") else 0.001,
         normalized=NormalizedConfig(temperature=5.0) if "normboth" in name else None,
@@ -176,7 +176,7 @@ def test_heads(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_detections(name):
     over_gumbel = name in GOL_NAMES and "sigmoid" not in name
-    test = get_recipe(name).model.test
+    test = get_recipe(name).model.postprocess
     assert test.nms_iou == (0.3 if over_gumbel else 0.5)
     assert (test.score_threshold, test.max_detections, test.mask_threshold) == (1e-4, 300, 0.5)
 

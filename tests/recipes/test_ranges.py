@@ -172,7 +172,7 @@ def test_the_parser_refuses_what_lies_outside_a_range(kind, capsys):
         ("--optim.epochs 0", "optim.epochs is 1 or more, got 0"),
         ("--data.short-sides 64 0", "data.short_sides is one or more numbers, each 1 or more, got (64, 0)"),
         ("--data.short-sides", "data.short_sides is one or more numbers, each 1 or more, got ()"),
-        ("--model.test.mask-threshold 0", "model.test.mask_threshold is in (0, 1), got 0.0"),
+        ("--model.postprocess.mask-threshold 0", "model.postprocess.mask_threshold is in (0, 1), got 0.0"),
         ("--run.checkpoint-every 0 --run.eval-every 0", "run.checkpoint_every and run.eval_every are both 0"),
         ("--model.rpn.negative-iou 0.8", "model.rpn.negative_iou is 0.8 and model.rpn.positive_iou 0.7"),
     ],

@@ -38,7 +38,7 @@ def test_changed_settings_of_every_kind_come_back():
         recipe,
         data=replace(recipe.data, val=None, short_sides=(96, 128), repeat_threshold=1.0),
         model=replace(recipe.model, mask=None),
-        optim=replace(recipe.optim, clip_norm=None, steps=()),
+        optim=replace(recipe.optim, clip_norm=None, milestones=()),
     )
     saved = json.loads(json.dumps(to_plain(changed)))
     saved["resolved"]["data"]["repeat_threshold"] = 1  # JSON written by hand says 1 for 1.0
@@ -76,7 +76,7 @@ def test_an_unknown_key_is_an_error_that_names_its_neighbor():
         ("optim", "epochs", "12", "epochs: expected int, got '12'"),
         ("optim", "epochs", True, "epochs: expected int, got True"),
         ("optim", "lr", None, "lr: expected float, got None"),
-        ("optim", "steps", [8, 11.5], r"steps: expected int, got 11\.5"),
+        ("optim", "steps", [8, 11.5], r"milestones: expected int, got 11\.5"),
         ("run", "precision", "half", "precision: expected .*'float32', 'tf32', 'bfloat16', 'float16'"),
         ("data", "val", 3, "val: expected str, got 3"),
         ("model", "box", [], "box: expected the fields of BoxHeadConfig"),
@@ -98,14 +98,33 @@ def test_fields_that_an_older_version_did_not_know_come_from_the_recipe():
     assert from_plain(saved) == get_recipe("tiny_gumbel")
 
 
-def test_a_loss_of_ones_own_is_found_through_ones_own_recipe_only():
+def test_a_loss_of_ones_own_is_found_through_ones_own_recipe_or_module_only(monkeypatch):
     own = replace(get_recipe("tiny_gumbel"), name="mine:recipe", loss=OwnLossConfig(sharpness=5.0))
     saved = to_plain(own)
-    assert saved["resolved"]["loss"]["type"] == "OwnLossConfig"
+    assert saved["resolved"]["loss"]["type"] == f"{__name__}:OwnLossConfig"
     base = replace(own, loss=OwnLossConfig())
     assert from_plain(saved, base=base) == own
-    with pytest.raises(ValueError, match=r"OwnLossConfig.*module:function"):
-        from_plain(saved)
+    with monkeypatch.context() as context:
+        context.setattr("tailseg.recipes.saved.import_module", pytest.fail)
+        with pytest.raises(ValueError, match=r"OwnLossConfig is not part of tailseg.*--module .*module:function"):
+            from_plain(saved)
+    assert from_plain(saved, modules=(__name__,)) == own
+
+
+def test_an_own_class_that_its_module_does_not_have_is_named():
+    own = replace(get_recipe("tiny_gumbel"), loss=OwnLossConfig())
+    saved = to_plain(own)
+    saved["resolved"]["loss"]["type"] = f"{__name__}:Gone"
+    with pytest.raises(ValueError, match="has no dataclass Gone"):
+        from_plain(saved, modules=(__name__,))
+
+
+def test_a_loss_of_ones_own_that_was_saved_without_its_module_is_found_through_the_recipe():
+    own = replace(get_recipe("tiny_gumbel"), name="mine:recipe", loss=OwnLossConfig(sharpness=5.0))
+    saved = to_plain(own)
+    saved["resolved"]["loss"]["type"] = "OwnLossConfig"
+    assert from_plain(saved, base=replace(own, loss=OwnLossConfig())) == own
+    assert differences(own, saved) == []
 
 
 def test_a_recipe_of_ones_own_with_built_in_parts_needs_no_import():

@@ -60,7 +60,7 @@ def main(folder: Path, data: Path, alone: Path) -> None:
 def parts(data: Path, out: Path, count: int) -> Recipe:
     """Faster R-CNN, whose parts have as many regions each."""
     recipe = small.shared(data, out)
-    model, optim = replace(recipe.model, mask=None), replace(recipe.optim, accumulate=count, clip_norm=None)
+    model, optim = replace(recipe.model, mask=None), replace(recipe.optim, accumulation_steps=count, clip_norm=None)
     return replace(recipe, model=model, optim=optim, loss=small.recipe().loss)
 
 
@@ -68,7 +68,7 @@ def learned_norms(data: Path, out: Path) -> Recipe:
     """Batch norms that learn their statistics, and an average of the weights."""
     recipe = small.shared(data, out)
     model = replace(recipe.model, backbone=replace(recipe.model.backbone, fixed_norm=False))
-    return replace(recipe, model=model, optim=replace(recipe.optim, epochs=2, steps=(), average=0.8))
+    return replace(recipe, model=model, optim=replace(recipe.optim, epochs=2, milestones=(), ema_decay=0.8))
 
 
 def eight_images(data: Path) -> DataConfig:

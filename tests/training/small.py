@@ -41,7 +41,7 @@ def recipe(data: str | Path = "", out: str | Path = "") -> Recipe:
             mask=MaskHeadConfig(channels=8, num_convs=1),
         ),
         loss=GumbelCEConfig(),
-        optim=SGDConfig(lr=0.02, epochs=3, steps=(2,), warmup_iterations=3, clip_norm=10.0),
+        optim=SGDConfig(lr=0.02, epochs=3, milestones=(2,), warmup_iterations=3, clip_norm=10.0),
         run=RunConfig(out=str(out), device="cpu", log_every=1, eval_every=2),
     )
 
@@ -59,7 +59,7 @@ def shared(data: str | Path = "", out: str | Path = "", seed: int = 1) -> Recipe
         name="small:shared",
         data=replace(made.data, short_sides=(64,), max_long_side=64),
         loss=EQLv2Config(),
-        optim=replace(made.optim, epochs=4, steps=(3,)),
+        optim=replace(made.optim, epochs=4, milestones=(3,)),
         run=replace(made.run, eval_every=0, seed=seed),
     )
 

@@ -61,7 +61,7 @@ def make_recipe(data: Path, out: Path, *, file: str, batch_size: int, parts: int
             mask=MaskHeadConfig(channels=8, num_convs=1),
         ),
         loss=GumbelCEConfig(),
-        optim=SGDConfig(accumulate=parts),
+        optim=SGDConfig(accumulation_steps=parts),
         run=RunConfig(out=str(out), device="cpu"),
     )
 
@@ -72,7 +72,7 @@ def nothing_drawn(recipe: Recipe) -> Recipe:
     every = 10**6
     rpn = replace(model.rpn, anchors_per_image=every, positive_fraction=1.0, negative_iou=model.rpn.positive_iou)
     # Above this IoU are only the objects themselves: as many positives in every image, as the mask loss is their mean.
-    box = replace(model.box, rois_per_image=every, positive_fraction=1.0, iou=0.99)
+    box = replace(model.box, rois_per_image=every, positive_fraction=1.0, positive_iou=0.99)
     return replace(recipe, model=replace(model, rpn=rpn, box=box))
 
 
@@ -94,7 +94,7 @@ def test_the_gradient_and_the_losses_are_those_of_the_whole_batch(data, tmp_path
     losses, _ = train_step(run, batch)
     expected = gradients(run)
 
-    in_parts = start(replace(whole, optim=replace(whole.optim, accumulate=2)), resume=False)
+    in_parts = start(replace(whole, optim=replace(whole.optim, accumulation_steps=2)), resume=False)
     in_parts.model.load_state_dict(weights)
     losses_in_parts, _ = train_step(in_parts, batch)
     assert losses_in_parts == pytest.approx(losses, rel=1e-5)  # float32 sums in another order
@@ -134,7 +134,7 @@ def test_the_log_says_the_rate_and_its_rule(data, tmp_path):
 def test_a_published_recipe_reaches_its_batch_on_one_device():
     """Four parts of the published four images a device: the batch and the rate stay."""
     recipe = get_recipe("gol_mask_rcnn_r50_rfs_2x")
-    in_parts = replace(recipe, optim=replace(recipe.optim, accumulate=4))
+    in_parts = replace(recipe, optim=replace(recipe.optim, accumulation_steps=4))
     assert in_parts.data.batch_size == 16
     assert learning_rate(in_parts.optim, step=500, epoch=0, batch_size=in_parts.data.batch_size) == 0.02
 
@@ -146,4 +146,4 @@ def test_a_published_recipe_reaches_its_batch_on_one_device():
 def test_parts_that_cannot_be(parts, message):
     recipe = get_recipe("gol_mask_rcnn_r50_rfs_2x")
     with pytest.raises(ValueError, match=message):
-        replace(recipe, optim=replace(recipe.optim, accumulate=parts))
+        replace(recipe, optim=replace(recipe.optim, accumulation_steps=parts))

@@ -354,5 +354,5 @@ def test_an_annotation_file_that_has_changed_is_refused(data, tmp_path):
     train(replace(recipe, optim=replace(recipe.optim, epochs=1)), resume=True)
     content["annotations"][0]["bbox"][2] += 1
     file.write_text(json.dumps(content))
-    with pytest.raises(CheckpointError, match=r"train\.json has changed since .*--run\.start-from .*step_0000005\.pt"):
+    with pytest.raises(CheckpointError, match=r"train\.json has changed since .*--run\.init-from .*step_0000005\.pt"):
         train(replace(recipe, optim=replace(recipe.optim, epochs=1)), resume=True)

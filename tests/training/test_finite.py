@@ -109,7 +109,7 @@ def test_float16_that_leaves_out_many_steps_in_a_row_ends(data, tmp_path, monkey
 @pytest.mark.usefixtures("small_scale")
 def test_float16_says_what_it_leaves_out_and_goes_on(data, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Broken, "calls", [1, 2])
-    recipe = broken(data, tmp_path, precision="float16", average=0.5, log_every=5)
+    recipe = broken(data, tmp_path, precision="float16", ema_decay=0.5, log_every=5)
     train(recipe)
     said = capsys.readouterr().err
     assert "step 5: 2 of the last 5 steps were left out" in said
@@ -123,7 +123,7 @@ def test_float16_says_what_it_leaves_out_and_goes_on(data, tmp_path, monkeypatch
 
 @pytest.mark.parametrize("average", [None, 0.9])
 def test_weights_that_are_not_finite_are_not_saved(data, tmp_path, average):
-    run, _ = run_steps(varied(small.recipe(data, tmp_path), average=average), 2)
+    run, _ = run_steps(varied(small.recipe(data, tmp_path), ema_decay=average), 2)
     good = run.save()
     content = good.read_bytes()
     run.progress.step += 1

@@ -12,7 +12,7 @@ from tailseg.recipes.build import build_model
 from tailseg.recipes.saved import to_plain
 from tailseg.structures import ClassFrequency
 from tailseg.training.checkpoint import Checkpoint, CheckpointError, Progress, save
-from tailseg.training.first_weights import start_from
+from tailseg.training.first_weights import load_initial_weights
 from tailseg.training.loop import train_step
 from tailseg.training.run import start
 
@@ -49,7 +49,7 @@ def test_rows_go_by_name_and_all_other_layers_as_they_are(loss, tmp_path):
     file, theirs = written(model_of(ZOO, loss), tmp_path)
     _, model, categories = model_of(("Red Panda", "emu", "cat"), loss)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    notes = start_from(file, model, categories)
+    notes = load_initial_weights(file, model, categories)
     assert notes == [
         f"{file}: 2 of 3 classes are among its 4 by name and take their rows (Red Panda, cat); the others start new"
     ]
@@ -73,7 +73,7 @@ def test_the_losses_may_differ_and_the_background_moves_where_both_have_one_logi
     for loss in (LDAMLossConfig(), EQLv2Config(), SeesawLossConfig()):
         _, model, categories = model_of(ZOO, loss)
         last = model.state_dict()["box_head.classifier.bias"][4:].clone()
-        assert start_from(file, model, categories) == []
+        assert load_initial_weights(file, model, categories) == []
         bias = model.state_dict()["box_head.classifier.bias"]
         assert torch.equal(bias[:4], theirs["box_head.classifier.bias"][:4])
         assert torch.equal(bias[4:], theirs["box_head.classifier.bias"][4:] if len(bias) == 5 else last)
@@ -83,19 +83,19 @@ def test_one_box_for_all_classes_is_a_shared_layer(tmp_path):
     agnostic = {"box": replace(small.recipe().model.box, class_agnostic=True)}
     file, theirs = written(model_of(ZOO, **agnostic), tmp_path)
     _, model, categories = model_of(("emu",), **agnostic)
-    start_from(file, model, categories)
+    load_initial_weights(file, model, categories)
     assert torch.equal(model.state_dict()["box_head.regressor.weight"], theirs["box_head.regressor.weight"])
     _, model, categories = model_of(ZOO)
     with pytest.raises(
         CheckpointError, match=r"another network .*box_head\.regressor\.weight is \[4, 32\], expected \[16"
     ):
-        start_from(file, model, categories)
+        load_initial_weights(file, model, categories)
 
 
 def test_classes_of_one_name_are_told_apart_by_their_ids(tmp_path):
     file, theirs = written(model_of(("bat", "bat", "cat")), tmp_path)
     _, model, categories = model_of(("cat", "bat"))
-    start_from(file, model, categories)  # bat is 2 in both; cat is 3 there and 1 here
+    load_initial_weights(file, model, categories)  # bat is 2 in both; cat is 3 there and 1 here
     bias = model.state_dict()["box_head.classifier.bias"]
     assert torch.equal(bias[:2], theirs["box_head.classifier.bias"][[2, 1]])
 
@@ -104,19 +104,19 @@ def test_another_network_is_refused_and_named(tmp_path):
     file, _ = written(model_of(ZOO), tmp_path)
     _, model, categories = model_of(ZOO, mask=None)
     with pytest.raises(CheckpointError, match=r"another network \(small:recipe\): mask_head.* expected absent"):
-        start_from(file, model, categories)
+        load_initial_weights(file, model, categories)
     _, model, categories = model_of(ZOO, SigmoidCEConfig())
     with pytest.raises(CheckpointError, match=r"classifier\.weight is \[5, 32\], expected \[4, 32\].*background"):
-        start_from(file, model, categories)
+        load_initial_weights(file, model, categories)
     _, model, categories = model_of(ZOO, box=replace(small.recipe().model.box, hidden=16))
     with pytest.raises(CheckpointError, match=r"box_head\.fc1\.weight is \[32, \d+\], expected \[16"):
-        start_from(file, model, categories)
+        load_initial_weights(file, model, categories)
 
 
 def test_counts_of_a_loss_belong_to_a_run(data, tmp_path):
     def begun(name, loss, first=None):
         recipe = small.recipe(data, tmp_path / name)
-        return start(replace(recipe, loss=loss, run=replace(recipe.run, start_from=first)), resume=False)
+        return start(replace(recipe, loss=loss, run=replace(recipe.run, init_from=first)), resume=False)
 
     for loss, counts in (
         (LDAMLossConfig(reweight_after=3), "steps"),

@@ -55,14 +55,14 @@ def test_other_classes_are_refused_and_the_first_difference_named(tmp_path):
             4,
             2,
             4,
-            r"by 4 processes that take them in 2 equal parts: .* of 8 .* or change optim.accumulate .* \(--devices",
+            r"by 4 processes that take them in 2 equal parts: .* of 8 .*optim.accumulation_steps .* \(--devices",
         ),
     ],
 )
 def test_images_that_cannot_be_shared_are_told_with_what_would_do(images, parts, processes, words):
     recipe = get_recipe("tiny_gumbel")
     recipe = replace(
-        recipe, data=replace(recipe.data, batch_size=images), optim=replace(recipe.optim, accumulate=parts)
+        recipe, data=replace(recipe.data, batch_size=images), optim=replace(recipe.optim, accumulation_steps=parts)
     )
     with pytest.raises(ValueError, match=words):
         fit.check_shares(recipe, processes)

@@ -105,7 +105,7 @@ def test_the_average_forgets_the_first_weights_of_a_short_run():
 
 def test_what_lies_beyond_the_last_step_is_said():
     recipe = get_recipe("tiny_gumbel")
-    optim = replace(recipe.optim, epochs=3, steps=(2, 3, 8), warmup_iterations=40, warmup_ratio=0.0)
+    optim = replace(recipe.optim, epochs=3, milestones=(2, 3, 8), warmup_iterations=40, warmup_ratio=0.0)
     late, warm_up, weights = schedule_notes(
         replace(recipe, optim=optim, loss=LDAMLossConfig(reweight_after=30)), steps_per_epoch=10
     )

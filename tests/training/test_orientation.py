@@ -12,7 +12,7 @@ from PIL import Image
 from tailseg.cli import main
 from tailseg.data.images import describe_turned, read_image
 from tailseg.data.loader import DetectionDataset
-from tailseg.data.transforms import test_transform
+from tailseg.data.transforms import evaluation_transform
 from tailseg.inference import Predictor
 from tailseg.recipes.build import build_data
 from tailseg.training.loop import train
@@ -97,7 +97,7 @@ def test_the_setting_reaches_every_reader(data, tmp_path, orientation):
 
     assert torch.equal(image, stored.flip((1, 2)) if orientation == "shown" else stored)
     assert torch.equal(predictor.read(first), image)
-    _, _, info = DetectionDataset(annotations, test_transform(64, 128))[row, 0]
+    _, _, info = DetectionDataset(annotations, evaluation_transform(64, 128))[row, 0]
     assert info.exif == 3
     said = {"shown": "read as viewers and annotation tools show them", "stored": "read as stored, for data.orientation"}
     assert f"1 images have an EXIF orientation other than 1 ({info.file}: 3): " in describe_turned([info])

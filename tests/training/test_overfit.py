@@ -51,7 +51,7 @@ def overfitting(file: Path, images: Path, out: Path) -> Recipe:
             workers=0,
             repeat_threshold=0.0,
         ),
-        optim=replace(recipe.optim, lr=0.08, epochs=250, steps=(180, 225)),
+        optim=replace(recipe.optim, lr=0.08, epochs=250, milestones=(180, 225)),
         run=replace(recipe.run, out=str(out), eval_every=0, checkpoint_every=50),
     )
 

@@ -58,7 +58,7 @@ def test_a_run_keeps_the_mean_of_its_weights(data, weights, tmp_path, monkeypatc
     # timm may say something else by then
     monkeypatch.setattr("tailseg.training.settled.with_own_normalization", lambda backbone: backbone)
     assert means(start(recipe, resume=True)) == [127.5] * 3
-    begun = replace(recipe, run=replace(recipe.run, out=str(tmp_path / "begun"), start_from=str(file)))
+    begun = replace(recipe, run=replace(recipe.run, out=str(tmp_path / "begun"), init_from=str(file)))
     assert means(start(begun, resume=False)) == [127.5] * 3
 
 
@@ -69,7 +69,7 @@ def test_a_run_of_a_version_before_keeps_imagenets(data, weights, tmp_path):
     without_normalization(file)
     assert means(Predictor(file, device="cpu", base=recipe)) == imagenets
     assert means(start(recipe, resume=True)) == imagenets
-    begun = replace(recipe, run=replace(recipe.run, out=str(tmp_path / "begun"), start_from=str(file)))
+    begun = replace(recipe, run=replace(recipe.run, out=str(tmp_path / "begun"), init_from=str(file)))
     assert means(start(begun, resume=False)) == imagenets
 
 

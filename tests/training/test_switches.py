@@ -109,7 +109,7 @@ def test_float16_and_the_average_go_on_to_the_bit(data, tmp_path):
 
 def test_the_average_is_the_one_of_its_formula_and_is_what_is_used(data, tmp_path):
     """After the first step the average is the weights; then a = d a + (1 - d) w with a d that rises."""
-    recipe = varied(small.recipe(data, tmp_path), average=0.3)
+    recipe = varied(small.recipe(data, tmp_path), ema_decay=0.3)
     name = "box_head.fc1.weight"
     run, _ = run_steps(recipe, 0)
     run.sampler.set_epoch(0)
@@ -131,7 +131,7 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole(plain, data, tmp_path):
     recipe = replace(recipe, loss=small.recipe().loss, model=replace(recipe.model, mask=None))
     gradients = []
     for parts in (1, 2, 4):
-        run, _ = run_steps(varied(recipe, accumulate=parts, out=str(tmp_path / str(parts))), 1)
+        run, _ = run_steps(varied(recipe, accumulation_steps=parts, out=str(tmp_path / str(parts))), 1)
         gradients.append({name: value.grad for name, value in run.model.named_parameters()})
     for other in gradients[1:]:
         for name, value in gradients[0].items():

@@ -1,21 +1,22 @@
-"""Large annotation files are parsed once: what they hold is kept in a file that every process maps into its memory.
+"""The cache of large annotation files. Such a file is parsed once; every process then maps the result into its memory.
 
-The cache lies in ``$TAILSEG_HOME/annotations`` (``~/.cache/tailseg/annotations``), never beside the annotation file:
+The cache is in ``$TAILSEG_HOME/annotations`` (``~/.cache/tailseg/annotations``), never next to the annotation file:
 
-    <SHA-256 of the annotation file>.safetensors   what it holds: the arrays of `Contents`, and the rest as metadata
-    index/<of a path>.json                         which content that path had when it was last read
+    <SHA-256 of the annotation file>.safetensors   the content: the arrays of `Contents`, the rest as metadata
+    index/<hash of a path>.json                    the SHA-256 of the file with this path when it was last read
 
-*Which content a path has* would take seconds to hash, so it is taken from the index when device, inode, size, time of
-modification and time of change are all those of the entry. The time of change is the kernel's and cannot be set, so
-that an edit of the same size with the old modification time restored is noticed. An entry is written only when these
-did not change while the file was hashed and the last change was at least ``SETTLED`` seconds before that began: a
-later one cannot carry the same time. On Windows, which has no time of change, the file is hashed each time. (An edit
-through a writable memory map counts as a change only once the system has written it back.)
+*The hash of a path's content.* Hashing takes seconds. The index gives the hash if device, inode, size, modification
+time and change time of the file are those of the entry. Nobody can set the change time, so an edit with the same size
+and a restored modification time is noticed. An entry is written only if the file did not change while it was hashed,
+and its last change was at least ``SETTLED_SECONDS`` earlier: a later change then has another time. Windows has no
+change time, and there the file is hashed each time. (An edit through a writable memory map counts once the system has
+written it.)
 
-*A cache file is not trusted.* Its header is checked by safetensors, all of it against a checksum, and the arrays
-against each other, so that no index leads out of them and no value is one that the reader refuses. What fails is
-deleted, with a warning, and made anew. It is written under another name and renamed, by one process while others wait
-for it. Where it cannot be written (read-only or full disk), the parsed file is used from memory, with a warning.
+*A cache file is not trusted.* safetensors checks its header, a checksum covers all of it, and the arrays are checked
+against each other: no index leads out of an array, and no value is one that the reader refuses. A file that fails is
+deleted with a warning and written again. A cache file is written under another name and then renamed, by one process
+while others wait. If it cannot be written (read-only or full disk), a warning is given, and the parsed file is used
+from memory.
 """
 
 import hashlib
@@ -48,19 +49,19 @@ from tailseg.annotations.types import Group
 from tailseg.files import get_cache_folder, write_atomically
 
 MIN_CACHED_BYTES = 16_000_000
-"""Bytes of an annotation file from which on it is cached: smaller ones are parsed within a second."""
+"""Least size in bytes of an annotation file that is cached: a smaller one is parsed within a second."""
 
 VERSION: Final = "4"
-"""Of the cache's layout; one of another version is made again, without a word."""
+"""Version of the cache's format. A file of another version is written again, without a warning."""
 
 SETTLED_SECONDS: Final = 2.0
-"""Seconds since its last change after which a file's times tell any later one: the coarsest clock of file systems."""
+"""Seconds after which a later change of a file has another time: the coarsest clock of file systems."""
 
 LOCK_TIMEOUT: Final = 600.0
-"""Seconds to wait for another process that parses the same file, before doing it oneself."""
+"""Seconds to wait for another process that parses the same file, before this process parses it too."""
 
 BLOCK: Final = 1 << 25
-"""Bytes hashed at a time."""
+"""Bytes that are hashed together."""
 
 RAGGED_ARRAYS: Final = ("negative", "not_exhaustive", "names", "polygons", "run_lengths")
 DTYPES: Final = {
@@ -83,20 +84,20 @@ DTYPES: Final = {
     "run_lengths": np.uint8,
     **{f"{name}_offsets_of_rows": np.int64 for name in RAGGED_ARRAYS},
 }
-"""The tensors of a cache file: of a `Ragged` its values and, apart, its offsets."""
+"""The tensors of a cache file. A `Ragged` has two: its values and its offsets."""
 
 OBJECT_ARRAYS: Final = (
     *("boxes", "written_boxes", "areas", "labels", "ids", "ignored", "faults", "offsets"),
     *("first_polygons", "polygon_counts"),
 )
-"""Those that belong to `Objects`."""
+"""The tensors that belong to `Objects`."""
 
 NUMBERS_PER_OBJECT: Final = ("areas", "labels", "ids", "ignored", "faults", "first_polygons", "polygon_counts")
-"""Those with one number an object."""
+"""The tensors with one number per object."""
 
 
 class DamagedError(Exception):
-    """A cache file is not what was written."""
+    """A cache file is not as it was written."""
 
 
 class OutdatedError(Exception):
@@ -105,15 +106,15 @@ class OutdatedError(Exception):
 
 @runtime_checkable
 class Parser(Protocol):
-    """Reads the annotation file of a path, whose content has that SHA-256 (None: find out)."""
+    """Parses an annotation file; ``key`` is the SHA-256 of its content, if it is known."""
 
     def __call__(self, path: Path, *, key: str | None = None) -> Contents: ...
 
 
 def read_cached(path: Path, parse: Parser) -> Contents:
-    """What the annotation file ``path`` holds: from the cache where it is large, else by ``parse``.
+    """Reads an annotation file: from the cache if it is large, otherwise with ``parse``.
 
-    Kept is what training accepts; a file that is to be repaired first is parsed each time.
+    Only files that training accepts are cached. A file that must be repaired first is parsed each time.
     """
     if path.stat().st_size < MIN_CACHED_BYTES:
         return parse(path)
@@ -123,15 +124,15 @@ def read_cached(path: Path, parse: Parser) -> Contents:
         warnings.warn(f"{path} is parsed each time: {error}", stacklevel=3)
         return parse(path)
     stamp, key = _read_stamp(path), _get_key(path, folder)
-    found = _load(folder, key)
-    if found is not None:
-        return found
+    contents = _load(folder, key)
+    if contents is not None:
+        return contents
     with _hold_lock(folder, key):
-        found = _load(folder, key)  # made by another process meanwhile
-        if found is not None:
-            return found
+        contents = _load(folder, key)  # another process may have written it meanwhile
+        if contents is not None:
+            return contents
         parsed = parse(path, key=key)
-        if _read_stamp(path) != stamp:  # edited meanwhile: the key may be of another content than what was read
+        if _read_stamp(path) != stamp:  # edited meanwhile: the key may belong to another content
             return parse(path)
         if not _is_accepted(parsed):
             return parsed
@@ -139,8 +140,8 @@ def read_cached(path: Path, parse: Parser) -> Contents:
             _save(parsed, folder)
         except OSError as error:
             warnings.warn(
-                f"{path} was parsed, but could not be kept in {folder} for the next time: {error}. Set TAILSEG_HOME to "
-                f"a folder with {_count_bytes(parsed) / 1e6:,.0f} MB to spare",
+                f"{path} was parsed, but the result could not be cached in {folder}: {error}. Set TAILSEG_HOME to a "
+                f"folder with {_count_bytes(parsed) / 1e6:,.0f} MB of free space",
                 stacklevel=3,
             )
             return parsed
@@ -150,17 +151,19 @@ def read_cached(path: Path, parse: Parser) -> Contents:
 
 
 def _is_accepted(contents: Contents) -> bool:
-    """Whether training accepts the file, its pictures apart."""
-    return not any("training" in each.kind.stops or each.kind.name == "size_missing" for each in contents.problems)
+    """Whether training accepts the annotations; images are not checked."""
+    return not any(
+        "training" in problem.kind.stops or problem.kind.name == "size_missing" for problem in contents.problems
+    )
 
 
 def get_cache_file(folder: Path, key: str) -> Path:
-    """The cache file of the content with that key."""
+    """The cache file of the content with this key."""
     return folder / f"{key}.safetensors"
 
 
 def _get_key(path: Path, folder: Path) -> str:
-    """SHA-256 of the file's content, from the index where it can be trusted."""
+    """SHA-256 of the file's content, from the index if the file has not changed."""
     entry_file = folder / "index" / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()}.json"
     before = _read_stamp(path)
     entry = _read_entry(entry_file)
@@ -178,19 +181,19 @@ def _get_key(path: Path, folder: Path) -> str:
 
 
 def _read_stamp(path: Path) -> list[int]:
-    """What changes when a file is edited or replaced."""
+    """The properties that change when a file is edited or replaced."""
     status = path.stat()
     return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
 def _read_entry(file: Path) -> dict[str, Any] | None:
-    """An entry of the index; None if there is none, or nothing that can be used."""
+    """Reads an entry of the index; None if it is missing or malformed."""
     try:
         entry = json.loads(file.read_bytes())
-        right = isinstance(entry["stamp"], list) and len(bytes.fromhex(entry["key"])) == hashlib.sha256().digest_size
+        valid = isinstance(entry["stamp"], list) and len(bytes.fromhex(entry["key"])) == hashlib.sha256().digest_size
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
-    return entry if right else None
+    return entry if valid else None
 
 
 def _write_entry(file: Path, entry: dict[str, Any]) -> None:
@@ -200,25 +203,27 @@ def _write_entry(file: Path, entry: dict[str, Any]) -> None:
 
 
 def _drop_unused(folder: Path, key: str) -> None:
-    """Deletes the cache of a content that no path has any more; who has it mapped keeps it."""
+    """Deletes the cache file of a content that no path has any more. Processes that have mapped it keep it."""
     if all((_read_entry(file) or {}).get("key") != key for file in (folder / "index").glob("*.json")):
         get_cache_file(folder, key).unlink(missing_ok=True)
 
 
 @contextmanager
 def _hold_lock(folder: Path, key: str) -> Generator[None]:
-    """One process at a time, where the file system can lock: to parse twice would cost time, no more."""
+    """Lets one process parse a file at a time. Without locks in the file system, two processes may parse it; both "
+    "are right.
+    """
     lock = FileLock(folder / f"{key}.lock", timeout=LOCK_TIMEOUT)
     held = False
     with suppress(OSError, NotImplementedError):
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
         held = True
-        for left in folder.glob(f".{key}-*.unfinished"):  # by a process that was killed (a folder: by an earlier build)
-            if left.is_dir():
-                shutil.rmtree(left, ignore_errors=True)
+        for leftover in folder.glob(f".{key}-*.unfinished"):  # of a killed process; earlier versions wrote folders
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
             else:
-                left.unlink(missing_ok=True)
+                leftover.unlink(missing_ok=True)
     try:
         yield
     finally:
@@ -249,7 +254,7 @@ def _save(contents: Contents, folder: Path) -> None:
 
 
 def _collect_arrays(contents: Contents) -> dict[str, np.ndarray]:
-    """The tensors of a cache file."""
+    """Collects the tensors of a cache file."""
     objects = contents.objects
     arrays = {"image_ids": contents.image_ids, "sizes": contents.sizes}
     arrays |= {name: getattr(objects, name) for name in OBJECT_ARRAYS}
@@ -264,9 +269,9 @@ def _count_bytes(contents: Contents) -> int:
 
 
 def _load(folder: Path, key: str) -> Contents | None:
-    """What the cache holds for that content; a damaged or outdated file is deleted."""
+    """Reads the cache file of a content; deletes a damaged or outdated file."""
     file = get_cache_file(folder, key)
-    if not os.path.isfile(file):  # noqa: PTH113 - of a folder that may not be read, Path's raises
+    if not os.path.isfile(file):  # noqa: PTH113 - Path.is_file raises for a folder without read permission
         return None
     try:
         return _read(file, key)
@@ -277,17 +282,22 @@ def _load(folder: Path, key: str) -> Contents | None:
             file.unlink(missing_ok=True)
         return None
     except (DamagedError, OSError, SafetensorError, ValueError, TypeError, KeyError, RuntimeError) as error:
-        warnings.warn(f"{file} is damaged ({error}): dropped, to be made again", stacklevel=4)
+        warnings.warn(f"{file} is damaged ({error}): deleted; it will be written again", stacklevel=4)
         with suppress(OSError):
             file.unlink(missing_ok=True)
         return None
 
 
 def _read(file: Path, key: str, *, just_written: bool = False) -> Contents:
-    """The cache file's content, its arrays mapped; looked through unless it was written a moment ago.
+    """Reads a cache file and maps its arrays.
+
+    Args:
+        file: the cache file.
+        key: SHA-256 of the annotation file.
+        just_written: skips the checks of the content.
 
     Raises:
-        DamagedError, OSError, SafetensorError, ValueError, TypeError, KeyError, RuntimeError: it is not what was
+        DamagedError, OSError, SafetensorError, ValueError, TypeError, KeyError, RuntimeError: the file is not as it was
             written, or cannot be mapped.
     """
     with safe_open(file, framework="np") as tensors:
@@ -296,12 +306,12 @@ def _read(file: Path, key: str, *, just_written: bool = False) -> Contents:
     if metadata.get("version", VERSION) != VERSION:
         raise OutdatedError(metadata["version"])
     if metadata.get("key") != key or names != set(DTYPES):
-        raise DamagedError("of another file, or lacks a part")
+        raise DamagedError("it belongs to another file, or lacks a part")
     arrays: dict[str, np.ndarray] = {**map_arrays(file, DTYPES)}
     if wrong := [
         name for name, dtype in DTYPES.items() if (arrays[name].dtype, arrays[name].ndim) != (dtype, _get_ndim(name))
     ]:
-        raise DamagedError(f"{wrong[0]} has another type")
+        raise DamagedError(f"{wrong[0]} has a wrong type")
     if not just_written and _compute_checksum(metadata, arrays) != checksum:
         raise DamagedError("its checksum is wrong")
     category_ids, category_names, groups = json.loads(metadata["categories"])
@@ -351,17 +361,17 @@ def _assemble(
 
 
 def _check(contents: Contents) -> None:
-    """That the contents are such as a file could have: no number leads out of the arrays, no value out of its range.
+    """Checks that no index leads out of an array and no value out of its range.
 
     Raises:
-        DamagedError: one does.
+        DamagedError: there is such an index or value.
     """
     if not (_has_matching_shapes(contents) and _is_in_range(contents)):
         raise DamagedError("its parts do not fit together")
 
 
 def _has_matching_shapes(contents: Contents) -> bool:
-    """Whether the arrays have the shapes that they should, and are cut into rows without gap or overlap."""
+    """Whether the arrays have the right shapes, and the offsets cut them into rows without gaps or overlaps."""
     objects, images, classes = contents.objects, len(contents.image_ids), len(contents.category_ids)
     rows, polygons = len(objects.boxes), objects.polygons
     return (
@@ -387,12 +397,12 @@ def _has_matching_shapes(contents: Contents) -> bool:
 
 
 def _are_within(first: np.ndarray, counts: np.ndarray, end: int) -> bool:
-    """Whether the places ``first[i] .. first[i] + counts[i] - 1`` lie in ``0 .. end - 1``."""
+    """Whether the positions ``first[i] .. first[i] + counts[i] - 1`` are in ``0 .. end - 1``."""
     return bool(((first >= 0) & (counts >= 0) & (first <= end) & (counts <= end - first)).all())
 
 
 def _is_in_range(contents: Contents) -> bool:
-    """Whether the values are such as training accepts: others would end it, or worse."""
+    """Whether training accepts the values: others would stop it or give wrong results."""
     objects, sizes = contents.objects, contents.sizes
     ids, names, groups = contents.category_ids, contents.category_names, contents.groups or ()
     lists = (contents.negative.values, contents.not_exhaustive.values)
@@ -403,7 +413,7 @@ def _is_in_range(contents: Contents) -> bool:
         and sorted(contents.listed_ids) == list(ids)
         and all(is_text(text) for text in names)
         and all(group in get_args(Group) for group in groups)
-        and bool(np.diff(np.sort(contents.image_ids)).all())  # each once
+        and bool(np.diff(np.sort(contents.image_ids)).all())  # no id occurs twice
         and bool(((sizes > 0) & (sizes <= MAX_PIXELS)).all() and (sizes.prod(axis=1) <= MAX_PIXELS).all())
         and bool(np.isfinite(objects.written_boxes).all() and not np.isinf(objects.areas).any())
         and bool(((objects.labels >= 0) & (objects.labels < len(ids))).all())
@@ -414,20 +424,20 @@ def _is_in_range(contents: Contents) -> bool:
     ):
         return False
     x1, y1, x2, y2 = objects.boxes.T
-    images, (heights, widths) = objects.images, sizes.astype(np.float32).T  # as boxes are rounded
+    images, (heights, widths) = objects.images, sizes.astype(np.float32).T  # boxes are float32, too
     lengths, counts = np.diff(objects.polygons.offsets), objects.run_lengths
     return bool(
-        objects.boxes.min(initial=0) >= 0  # false for NaN, as all of these
+        objects.boxes.min(initial=0) >= 0  # false for NaN, as are the others
         and ((x1 <= x2).all() and (x2 <= widths[images]).all())
         and ((y1 <= y2).all() and (y2 <= heights[images]).all())
         and lengths.min(initial=6) >= 6
-        and not (lengths & 1).any()  # the coordinates, most of the file, are looked at when they are used
+        and not (lengths & 1).any()  # coordinates, which are most of the file, are checked when they are used
         and have_pixel_counts(counts.values, counts.offsets, sizes.prod(axis=1)[images])
     )
 
 
 def _are_names(names: Ragged) -> bool:
-    """Whether each image has names, all of them safe; plain ones, which nearly all are, are looked at together."""
+    """Whether each image has only safe names. Plain names, as in nearly all files, are checked together."""
     lengths, text = np.diff(names.offsets), names.values.tobytes()
     plain = (
         text.isascii()
@@ -447,7 +457,7 @@ def _cut_completely(offsets: np.ndarray, rows: int, values: int) -> bool:
 
 
 def _compute_checksum(metadata: dict[str, str], arrays: dict[str, np.ndarray]) -> str:
-    """Of everything that the cache file says: finds damage, not malice."""
+    """A checksum of the whole cache file. It detects damage, not manipulation."""
     named = sorted(arrays.items())
     blocks = [
         array.reshape(-1).view(np.uint8)[start : start + BLOCK]

@@ -1,4 +1,4 @@
-"""The annotations of a file as columns: a number takes eight bytes, and nothing is thrown away yet.
+"""The annotations of a file as columns. A number takes eight bytes, and no annotation is dropped.
 
 Shapes: M annotations, in the file's order.
 """
@@ -17,16 +17,16 @@ from tailseg.annotations.kinds import BITS
 from tailseg.annotations.segmentations import SegmentationPacker, Segmentations
 
 BATCH: Final = 64
-"""Annotations decoded at a time: few enough that their numbers stay in the processor's cache (three times as fast)."""
+"""Annotations decoded at a time: few enough that their numbers stay in the processor's cache (three times faster)."""
 
 BATCHES_KEPT: Final = 500
-"""Batches after which their text is taken out of memory."""
+"""Batches after which their text is released from memory."""
 
 VALID_FLAGS: Final = (None, 0, 1)
-"""What ``iscrowd`` and ``ignore`` may be, false and true among them."""
+"""Valid values of ``iscrowd`` and ``ignore``; they include false and true."""
 
 UNKNOWN: Final = np.iinfo(np.int64).min
-"""Stands for an id that is none; no file can hold it, see `parse_whole_number`."""
+"""Stands for a missing id; no file can have it, see `parse_whole_number`."""
 
 _RECORDS = msgspec.json.Decoder(list[Record])
 _RECORD = msgspec.json.Decoder(Record)
@@ -37,13 +37,13 @@ class Columns:
     """The fields of M annotations.
 
     Attributes:
-        ids, image_ids, category_ids: int64 ``[M]``; UNKNOWN where there is none.
-        boxes: float64 ``[M, 4]`` xywh as written; 0 where they are no numbers.
-        areas: float64 ``[M]`` as written; NaN where there is none.
-        ignored: bool ``[M]``: a crowd or to be ignored.
-        faults: uint32 ``[M]``: `tailseg.annotations.kinds.BITS`.
-        segmentations: packed.
-        num_text_ids: ids that are written as text.
+        ids, image_ids, category_ids: int64 ``[M]``; UNKNOWN where missing.
+        boxes: float64 ``[M, 4]`` xywh as written; 0 where they are not numbers.
+        areas: float64 ``[M]`` as written; NaN where missing.
+        ignored: bool ``[M]``: crowd and ignore regions.
+        faults: uint32 ``[M]``: the problems, as bits of `tailseg.annotations.kinds.BITS`.
+        segmentations: the packed masks.
+        num_text_ids: number of ids that are written as text.
     """
 
     ids: np.ndarray
@@ -61,11 +61,11 @@ class Columns:
 
 
 def read_columns(records: Sequence[Any], text: Text = b"") -> Columns:
-    """The fields of all annotations; what cannot be read is marked in ``faults``.
+    """Reads the fields of all annotations and marks invalid ones in ``faults``.
 
     Args:
         records: the annotations.
-        text: of which they are parts; what is done with is taken out of memory.
+        text: the text of the file; parts that were read are released from memory.
     """
     reader = _Reader()
     for start in range(0, len(records), BATCH):
@@ -94,7 +94,7 @@ class _Reader:
         self.num_text_ids = 0
 
     def read(self, raw: Sequence[Any]) -> None:
-        """The next annotations: together where all of them are as nearly all files write them."""
+        """Reads the next annotations: all together if they have the usual types, otherwise one by one."""
         try:
             records = _RECORDS.decode(b"[" + b",".join(raw) + b"]")
             self._add(records)
@@ -111,14 +111,14 @@ class _Reader:
             array("q", [UNKNOWN if record.id is None else record.id for record in records]),
             array("q", [record.image_id for record in records]),
             array("q", [record.category_id for record in records]),
-        )  # all of them first: a number beyond int64 ends in an OverflowError, and nothing has been added
+        )  # built first: a number beyond int64 raises an OverflowError before anything is added
         for column, values in zip((self.ids, self.image_ids, self.category_ids), columns, strict=True):
             column.extend(values)
         self.boxes.extend([number for record in records for number in record.bbox])
         self.areas.extend([nan if record.area is None else record.area for record in records])
         self.ignored += bytes([bool(crowd or ignore) for crowd, ignore in zip(crowds, ignores, strict=True)])
-        bits = BITS["ignore"]
-        self.faults.extend([bits if ignore else 0 for ignore in ignores])
+        bit = BITS["ignore"]
+        self.faults.extend([bit if ignore else 0 for ignore in ignores])
         self.segmentations.extend([record.segmentation for record in records])
 
     def _read_one(self, raw: Any) -> None:  # noqa: ANN401 - anything that JSON can hold
@@ -160,7 +160,7 @@ class _Reader:
 
 
 def parse_whole_number(value: object) -> int | None:
-    """The whole number that an id is, or spells (``"12"``, ``12.0``); None for what is none, or beyond int64."""
+    """Reads an id: a whole number, also written as ``"12"`` or ``12.0``; None for other values and beyond int64."""
     if isinstance(value, str):
         digits = value.strip()
         value = int(digits) if digits.isascii() and digits.lstrip("-").isdigit() and len(digits) < 20 else None
@@ -172,7 +172,7 @@ def parse_whole_number(value: object) -> int | None:
 
 
 def _is_number_list(value: Any, length: int) -> bool:  # noqa: ANN401
-    """Whether it is a list of that many numbers that float64 can hold."""
+    """Whether a value is a list of that many numbers within float64."""
     if not isinstance(value, list) or len(value) != length or bool in map(type, value):
         return False
     try:

@@ -148,12 +148,12 @@ def measure(
 def batches_of(predictor: "Predictor", val: "Annotations", half: int, limit: int) -> "Iterator[Batch]":
     """The images of every second place, until there are ``limit``."""
     from tailseg.data.loader import DetectionDataset, Loader
-    from tailseg.data.sampler import TestSampler
-    from tailseg.data.transforms import test_transform
+    from tailseg.data.sampler import EvaluationSampler
+    from tailseg.data.transforms import evaluation_transform
 
     data = predictor.recipe.data
-    dataset = DetectionDataset(val, test_transform(data.test_short_side, data.max_long_side))
-    every_second = TestSampler(len(dataset), rank=half, world_size=2)
+    dataset = DetectionDataset(val, evaluation_transform(data.test_short_side, data.max_long_side))
+    every_second = EvaluationSampler(len(dataset), rank=half, world_size=2)
     done = 0
     for batch in Loader(dataset, every_second, data.batch_size, data.workers):
         if done >= limit:

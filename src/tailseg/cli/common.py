@@ -30,6 +30,7 @@ def parse(options: type[T], arguments: Sequence[str], *, command: str, default: 
 
     The class's docstring is the help, with its examples as written.
     """
+    arguments = with_new_names(arguments)
     with warnings.catch_warnings():
         # A recipe of the user's own may hold a loss of the user's own: no member of LossConfig, but tyro reads it.
         warnings.filterwarnings("ignore", message=".*does not match any type in Union")
@@ -47,6 +48,21 @@ def parse(options: type[T], arguments: Sequence[str], *, command: str, default: 
     except SettingError as error:
         raise UsageError(str(error)) from None
     return cast("T", parsed)
+
+
+def with_new_names(arguments: Sequence[str]) -> list[str]:
+    """The arguments with today's names of settings; says on standard error which of them were old names."""
+    if not any(argument.startswith("--") and "." in argument for argument in arguments):
+        return list(arguments)
+    from tailseg.recipes.old_names import with_new_option
+
+    current: list[str] = []
+    for argument in arguments:
+        replaced, new = with_new_option(argument)
+        if new:
+            print(f"note: {argument.partition('=')[0]} is now {new}", file=sys.stderr)
+        current += replaced
+    return current
 
 
 def with_ranges() -> tyro.constructors.ConstructorRegistry:

@@ -26,7 +26,7 @@ class Convert:
     folder that `test` and `predict` take as a run, or a .safetensors file.
 
     From torchvision (its COCO Mask R-CNN): a starting point. Classes that both know by name keep their rows of the
-    predictors, all others start anew. Train it with --run.start-from.
+    predictors, all others start anew. Train it with --run.init-from.
 
     Files are read as weights only: one that would run code is refused.
 
@@ -35,7 +35,7 @@ class Convert:
       tailseg predict runs/gol photo.jpg
       tailseg test runs/gol --val lvis_v1_val.json --val-images val2017
       tailseg convert coco.pth start.safetensors --recipe custom_r50 --classes my.json
-      tailseg train custom_r50 --data.train my.json --run.start-from start.safetensors
+      tailseg train custom_r50 --data.train my.json --run.init-from start.safetensors
       tailseg convert runs/mine mine.pth --to mmdet
     """
 
@@ -68,7 +68,7 @@ def run(arguments: Sequence[str]) -> None:
         output().print(f"Next: tailseg predict {quote(str(options.out))} IMAGES...", markup=False, soft_wrap=True)
     elif options.to == "tailseg":
         output().print(
-            f"Next: tailseg train {quote(str(options.recipe))} --run.start-from {quote(str(report.path))}", markup=False
+            f"Next: tailseg train {quote(str(options.recipe))} --run.init-from {quote(str(report.path))}", markup=False
         )
 
 

@@ -98,7 +98,7 @@ def demo_recipe(options: Demo) -> "Recipe":
         recipe = replace(
             recipe,
             data=replace(recipe.data, train="tiny_tail:test", val="tiny_tail:test", batch_size=4, workers=0),
-            optim=replace(recipe.optim, epochs=2, steps=(1,), warmup_iterations=4),
+            optim=replace(recipe.optim, epochs=2, milestones=(1,), warmup_iterations=4),
         )
     out = options.out or Path("runs") / ("demo_quick" if options.quick else "demo")
     return replace(recipe, run=replace(recipe.run, out=str(out)))

@@ -13,7 +13,7 @@ from torch.utils.data import BatchSampler, Dataset, Sampler
 from tailseg.annotations.dataset import Annotations
 from tailseg.annotations.image_files import ImageError
 from tailseg.data.images import read_turned
-from tailseg.data.sampler import Sample, TestSampler, TrainSampler
+from tailseg.data.sampler import EvaluationSampler, Sample, TrainSampler
 from tailseg.data.transforms import TransformSample, frame_of, make_sample
 from tailseg.data.workers import Workers
 from tailseg.structures import Batch, Frame, ImageInfo, Segmentation, Target
@@ -180,7 +180,7 @@ def train_loader(dataset: DetectionDataset, sampler: TrainSampler, batch_size: i
     return Loader(dataset, sampler, batch_size, workers, spares=sampler.images)
 
 
-def test_loader(
+def evaluation_loader(
     dataset: DetectionDataset,
     batch_size: int,
     workers: int,
@@ -190,11 +190,8 @@ def test_loader(
     leave_out: bool = False,
 ) -> Loader:
     """Every image once, in order, on process ``rank`` every ``world_size``-th batch; see `Loader`."""
-    sampler = TestSampler(len(dataset), batch_size=batch_size, rank=rank, world_size=world_size)
+    sampler = EvaluationSampler(len(dataset), batch_size=batch_size, rank=rank, world_size=world_size)
     return Loader(dataset, sampler, batch_size, workers, leave_out=leave_out)
-
-
-test_loader.__test__ = False  # ty: ignore[missing-attribute]  # not a test case of pytest
 
 
 class _Batches:

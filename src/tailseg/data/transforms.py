@@ -165,13 +165,10 @@ def train_transform(
     return v2.Compose(steps)
 
 
-def test_transform(short_side: int, max_long_side: int) -> v2.Transform:
+def evaluation_transform(short_side: int, max_long_side: int) -> v2.Transform:
     """Resize to one short side.
 
     Raises:
         ValueError: a side below 1.
     """
     return ResizeShortSide([short_side], max_long_side=max_long_side)
-
-
-test_transform.__test__ = False  # ty: ignore[missing-attribute]  # not a test case of pytest

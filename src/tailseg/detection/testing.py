@@ -10,8 +10,8 @@ import torch
 
 from tailseg.annotations.dataset import Annotations, get_scored_groups
 from tailseg.annotations.image_files import ImageError
-from tailseg.data.loader import DetectionDataset, test_loader
-from tailseg.data.transforms import test_transform
+from tailseg.data.loader import DetectionDataset, evaluation_loader
+from tailseg.data.transforms import evaluation_transform
 from tailseg.evaluation import Metrics, evaluate, to_results
 from tailseg.evaluation.metrics import IouType
 from tailseg.files import write_text
@@ -65,9 +65,9 @@ def detect_all(
         WorkerError: a loader process died, and so did the one in its place.
     """
     category_ids = [category.id for category in annotations.categories]
-    transform = test_transform(data.test_short_side, data.max_long_side)
+    transform = evaluation_transform(data.test_short_side, data.max_long_side)
     dataset = DetectionDataset(annotations, transform, look=unread is None)
-    loader = test_loader(dataset, data.batch_size, data.workers, rank, world_size, leave_out=unread is not None)
+    loader = evaluation_loader(dataset, data.batch_size, data.workers, rank, world_size, leave_out=unread is not None)
     batches: list[Records] = []
     done = 0
     model.eval()

@@ -142,7 +142,7 @@ def _from_torchvision(
     converted, found = from_torchvision(file.state, model, names, source=str(file.path))
     examples = f" ({few(found)})" if found else ""
     known = f"{len(found)} of {len(names)} classes were known by name and took their rows{examples}, others start new"
-    start = "a starting point: torchvision pools and anchors otherwise by parts of a pixel; train with --run.start-from"
+    start = "a starting point: torchvision pools and anchors otherwise by parts of a pixel; train with --run.init-from"
     return converted, [known, start, *_notes(converted)]
 
 

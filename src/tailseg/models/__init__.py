@@ -13,10 +13,10 @@ from tailseg.models.config import (
     MaskHeadConfig,
     ModelConfig,
     NormalizedConfig,
+    PostprocessConfig,
     ResNetConfig,
     RPNConfig,
     SwinConfig,
-    TestConfig,
     TimmConfig,
     cascade_mask_rcnn,
     hybrid_task_cascade,
@@ -42,6 +42,7 @@ else:
             "mask_rcnn": ("MaskRCNN",),
             "weights": ("load_backbone",),
         },
+        {"NormalisedConfig": "NormalizedConfig", "TestConfig": "PostprocessConfig"},
     )
 
 __all__ = [
@@ -59,10 +60,10 @@ __all__ = [
     "MaskRCNN",
     "ModelConfig",
     "NormalizedConfig",
+    "PostprocessConfig",
     "RPNConfig",
     "ResNetConfig",
     "SwinConfig",
-    "TestConfig",
     "TimmConfig",
     "build_detector",
     "cascade_mask_rcnn",

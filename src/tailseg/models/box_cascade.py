@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tailseg.losses.base import ClassificationLoss
 from tailseg.models.box_head import BoxHead, ImageBoxes, best_detections
-from tailseg.models.config import BoxHeadConfig, CascadeStageConfig, TestConfig
+from tailseg.models.config import BoxHeadConfig, CascadeStageConfig, PostprocessConfig
 from tailseg.models.sampling import RoISample, sample_rois
 from tailseg.structures import Target
 
@@ -51,7 +51,9 @@ class BoxCascade(nn.Module):
                 "a cascade hands on one box a RoI and needs box.class_agnostic=True, got False: see "
                 "tailseg.models.config.cascade_mask_rcnn for the published settings"
             )
-        later = [replace(config, iou=stage.iou, target_stds=stage.target_stds) for stage in later_stages]
+        later = [
+            replace(config, positive_iou=stage.positive_iou, target_stds=stage.target_stds) for stage in later_stages
+        ]
         self.heads = nn.ModuleList(BoxHead(in_channels, settings, deepcopy(loss)) for settings in [config, *later])
         self.loss_weights = (1.0, *(stage.loss_weight for stage in later_stages))
 
@@ -96,7 +98,7 @@ class BoxCascade(nn.Module):
         proposals: Sequence[Float[Tensor, "_ 4"]],
         sizes: Sequence[tuple[int, int]],
         original_sizes: Sequence[tuple[int, int]],
-        config: TestConfig,
+        config: PostprocessConfig,
     ) -> list[ImageBoxes]:
         """Detections of each image: the last stage's boxes, scored by the mean of the stages' logits."""
         boxes, logits = proposals, []

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tailseg.losses.base import ClassificationLoss
 from tailseg.losses.processes import share_of_processes
-from tailseg.models.config import BoxHeadConfig, TestConfig
+from tailseg.models.config import BoxHeadConfig, PostprocessConfig
 from tailseg.models.predictors import NormalizedLinear, class_linear
 from tailseg.models.resnet import STRIDES
 from tailseg.models.sampling import RoISample
@@ -68,7 +68,7 @@ class BoxHead(nn.Module):
             boxes,
             output_size=self.config.pool_size,
             strides=STRIDES,
-            finest=self.config.finest,
+            finest_scale=self.config.finest_scale,
         )
         return self.fc2(self.fc1(pooled.flatten(1)).relu_()).relu_()
 
@@ -111,7 +111,7 @@ class BoxHead(nn.Module):
         proposals: Sequence[Float[Tensor, "_ 4"]],
         sizes: Sequence[tuple[int, int]],
         original_sizes: Sequence[tuple[int, int]],
-        config: TestConfig,
+        config: PostprocessConfig,
     ) -> list[ImageBoxes]:
         """Detections of each image.
 
@@ -175,7 +175,7 @@ def best_detections(
     scores: Sequence[Float[Tensor, "_ C"]],
     sizes: Sequence[tuple[int, int]],
     original_sizes: Sequence[tuple[int, int]],
-    config: TestConfig,
+    config: PostprocessConfig,
 ) -> list[ImageBoxes]:
     """The best detections of each image after NMS within each class, in pixels of the original file.
 

@@ -3,7 +3,10 @@
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
+from tailseg.deprecated import names_renamed_in, renamed_fields
 from tailseg.ranges import Range, SettingError, Settings
+
+__getattr__ = names_renamed_in(__name__, {"NormalisedConfig": "NormalizedConfig", "TestConfig": "PostprocessConfig"})
 
 Precision = Literal["float32", "tf32", "bfloat16", "float16"]
 """float32 is IEEE's everywhere; tf32 lets GPUs since Ampere round the factors of products to 10 bits; bfloat16 and
@@ -142,19 +145,23 @@ class NormalizedConfig(Settings, at=("model.box.normalized", "model.mask.normali
     """Features and weights are divided by this power of their norms."""
 
 
+@renamed_fields(
+    finest="finest_scale", iou="positive_iou", low_quality="allow_low_quality_matches", normalised="normalized"
+)
 @dataclass(frozen=True)
 class BoxHeadConfig(Settings, at="model.box"):
     """Two fully connected layers, a classifier and a box regressor."""
 
     hidden: Annotated[int, Range(ge=1)] = 1024
     pool_size: Annotated[int, Range(ge=1)] = 7
-    finest: Annotated[float, Range(gt=0)] = 56.0
+    finest_scale: Annotated[float, Range(gt=0)] = 56.0
     """RoIs of up to twice this side are pooled from P2, up to four times from P3, and so on."""
     rois_per_image: Annotated[int, Range(ge=1)] = 512
     positive_fraction: Annotated[float, Range(gt=0, le=1)] = 0.25
-    iou: Annotated[float, Range(gt=0, lt=1)] = 0.5
-    low_quality: bool = True
-    """Every object keeps its best RoI when that has at least `iou`, as published."""
+    positive_iou: Annotated[float, Range(gt=0, lt=1)] = 0.5
+    """Least IoU with an object of a positive RoI."""
+    allow_low_quality_matches: bool = True
+    """Every object keeps its best RoI when that has at least `positive_iou`, as published."""
     target_stds: Annotated[tuple[float, float, float, float], Range(gt=0)] = (0.1, 0.1, 0.2, 0.2)
     class_agnostic: bool = False
     smooth_l1_beta: Annotated[float, Range(ge=0)] = 0.0
@@ -165,6 +172,7 @@ class BoxHeadConfig(Settings, at="model.box"):
     """Normalize the classifier's features and weights; None is a plain classifier."""
 
 
+@renamed_fields(finest="finest_scale", normalised="normalized")
 @dataclass(frozen=True)
 class MaskHeadConfig(Settings, at="model.mask"):
     """Four convolutions, a deconvolution and a 1x1 predictor."""
@@ -173,17 +181,18 @@ class MaskHeadConfig(Settings, at="model.mask"):
     num_convs: Annotated[int, Range(ge=1)] = 4
     pool_size: Annotated[int, Range(ge=1)] = 14
     """Masks are twice this size: 28 x 28."""
-    finest: Annotated[float, Range(gt=0)] = 56.0
+    finest_scale: Annotated[float, Range(gt=0)] = 56.0
     """RoIs of up to twice this side are pooled from P2, up to four times from P3, and so on."""
     normalized: NormalizedConfig | None = None
     """Normalize the predictor's features and weights, as in the published GOL models; None is a plain predictor."""
 
 
+@renamed_fields(iou="positive_iou")
 @dataclass(frozen=True)
 class CascadeStageConfig(Settings, at="model.cascade.later_stages.N"):
     """What a later stage of a cascade does otherwise than the first, which is ``ModelConfig.box``."""
 
-    iou: Annotated[float, Range(gt=0, lt=1)]
+    positive_iou: Annotated[float, Range(gt=0, lt=1)]
     """Least IoU of a positive RoI: later stages see better boxes and ask more of them."""
     target_stds: Annotated[tuple[float, float, float, float], Range(gt=0)]
     """Smaller than the stage before's, for the boxes are closer."""
@@ -192,8 +201,8 @@ class CascadeStageConfig(Settings, at="model.cascade.later_stages.N"):
 
 
 PUBLISHED_LATER_STAGES = (
-    CascadeStageConfig(iou=0.6, target_stds=(0.05, 0.05, 0.1, 0.1), loss_weight=0.5),
-    CascadeStageConfig(iou=0.7, target_stds=(0.033, 0.033, 0.067, 0.067), loss_weight=0.25),
+    CascadeStageConfig(positive_iou=0.6, target_stds=(0.05, 0.05, 0.1, 0.1), loss_weight=0.5),
+    CascadeStageConfig(positive_iou=0.7, target_stds=(0.033, 0.033, 0.067, 0.067), loss_weight=0.25),
 )
 
 
@@ -230,7 +239,7 @@ class HTCConfig(Settings, at="model.cascade"):
 
 
 @dataclass(frozen=True)
-class TestConfig(Settings, at="model.test"):
+class PostprocessConfig(Settings, at="model.postprocess"):
     """From logits to detections."""
 
     score_threshold: Annotated[float, Range(ge=0, le=1)] = 1e-4
@@ -239,6 +248,7 @@ class TestConfig(Settings, at="model.test"):
     mask_threshold: Annotated[float, Range(gt=0, lt=1)] = 0.5
 
 
+@renamed_fields(test="postprocess")
 @dataclass(frozen=True)
 class ModelConfig(Settings, at="model"):
     """A two-stage detector.
@@ -254,14 +264,14 @@ class ModelConfig(Settings, at="model"):
     box: BoxHeadConfig = field(default_factory=BoxHeadConfig)
     mask: MaskHeadConfig | None = field(default_factory=MaskHeadConfig)
     cascade: CascadeConfig | HTCConfig | None = None
-    test: TestConfig = field(default_factory=TestConfig)
+    postprocess: PostprocessConfig = field(default_factory=PostprocessConfig)
 
 
 def cascade_mask_rcnn() -> ModelConfig:
     """Cascade Mask R-CNN R50-FPN with the published settings."""
     return ModelConfig(
         rpn=RPNConfig(train_post_nms=2000, border=0.0, smooth_l1_beta=1 / 9),
-        box=BoxHeadConfig(low_quality=False, class_agnostic=True, smooth_l1_beta=1.0),
+        box=BoxHeadConfig(allow_low_quality_matches=False, class_agnostic=True, smooth_l1_beta=1.0),
         cascade=CascadeConfig(),
     )
 
@@ -269,7 +279,7 @@ def cascade_mask_rcnn() -> ModelConfig:
 def hybrid_task_cascade() -> ModelConfig:
     """Hybrid Task Cascade R50-FPN with the published settings: low-quality matching is on in its RoI stages."""
     cascade = cascade_mask_rcnn()
-    return replace(cascade, box=replace(cascade.box, low_quality=True), cascade=HTCConfig())
+    return replace(cascade, box=replace(cascade.box, allow_low_quality_matches=True), cascade=HTCConfig())
 
 
 def _check_later_stages(stages: tuple[CascadeStageConfig, ...]) -> None:

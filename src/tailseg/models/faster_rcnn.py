@@ -47,7 +47,7 @@ class FasterRCNN(Detector):
         sizes: Sequence[tuple[int, int]],
         original_sizes: Sequence[tuple[int, int]],
     ) -> list[Detections]:
-        found = self.box_head.detect(pyramid, proposals, sizes, original_sizes, self.config.test)
+        found = self.box_head.detect(pyramid, proposals, sizes, original_sizes, self.config.postprocess)
         return [
             Detections(image.boxes, image.scores, image.labels, None, height, width)
             for image, (height, width) in zip(found, original_sizes, strict=True)

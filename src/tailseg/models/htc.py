@@ -128,7 +128,7 @@ class HybridTaskCascade(Detector):
         sizes: Sequence[tuple[int, int]],
         original_sizes: Sequence[tuple[int, int]],
     ) -> list[Detections]:
-        test = self.config.test
+        test = self.config.postprocess
         found = self.box_cascade.detect(pyramid, proposals, sizes, original_sizes, test)
         return detect_masks(
             self.mask_probabilities, pyramid, found, sizes, original_sizes, threshold=test.mask_threshold

@@ -67,7 +67,7 @@ class MaskHead(nn.Module):
             boxes,
             output_size=self.config.pool_size,
             strides=STRIDES,
-            finest=self.config.finest,
+            finest_scale=self.config.finest_scale,
         )
 
     def features(self, pooled: Float[Tensor, "R D_in s s"]) -> Float[Tensor, "R D s s"]:

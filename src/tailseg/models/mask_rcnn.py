@@ -52,12 +52,12 @@ class MaskRCNN(Detector):
         sizes: Sequence[tuple[int, int]],
         original_sizes: Sequence[tuple[int, int]],
     ) -> list[Detections]:
-        found = self.box_head.detect(pyramid, proposals, sizes, original_sizes, self.config.test)
+        found = self.box_head.detect(pyramid, proposals, sizes, original_sizes, self.config.postprocess)
         return detect_masks(
             self.mask_head.probabilities,
             pyramid,
             found,
             sizes,
             original_sizes,
-            threshold=self.config.test.mask_threshold,
+            threshold=self.config.postprocess.mask_threshold,
         )

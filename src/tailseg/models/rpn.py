@@ -221,7 +221,7 @@ class RPN(nn.Module):
             positive=self.config.positive_iou,
             negative=self.config.negative_iou,
             minimum_positive=self.config.minimum_positive_iou,
-            low_quality=True,
+            allow_low_quality_matches=True,
         )
         matches = ignore_crowds(matches, anchors, target.ignore_boxes)
         return matches if reachable is None else matches.masked_fill(~reachable, IGNORED)

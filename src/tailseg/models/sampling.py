@@ -82,10 +82,10 @@ def sample_rois(
     for boxes, target in zip(proposals, targets, strict=True):
         matches = match(
             box_iou(target.boxes, boxes),
-            positive=config.iou,
-            negative=config.iou,
-            minimum_positive=config.iou,
-            low_quality=config.low_quality,
+            positive=config.positive_iou,
+            negative=config.positive_iou,
+            minimum_positive=config.positive_iou,
+            allow_low_quality_matches=config.allow_low_quality_matches,
         )
         matches = ignore_crowds(matches, boxes, target.ignore_boxes)
         matches = torch.cat([torch.arange(len(target), device=matches.device), matches])

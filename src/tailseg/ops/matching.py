@@ -16,7 +16,12 @@ IGNORED: Final = -2
 
 
 def match(
-    iou: Float[Tensor, "N R"], *, positive: float, negative: float, minimum_positive: float, low_quality: bool
+    iou: Float[Tensor, "N R"],
+    *,
+    positive: float,
+    negative: float,
+    minimum_positive: float,
+    allow_low_quality_matches: bool,
 ) -> Int64[Tensor, " R"]:
     """The object of each region, NEGATIVE, or IGNORED.
 
@@ -28,8 +33,8 @@ def match(
         positive: least IoU of a positive region.
         negative: IoU below which a region is background.
         minimum_positive: least IoU of a low-quality match.
-        low_quality: every object whose best IoU is at least ``minimum_positive`` takes all regions tied at that
-            best IoU, whatever else they overlap; of several objects the last one wins, as published.
+        allow_low_quality_matches: every object whose best IoU is at least ``minimum_positive`` takes all regions tied
+            at that best IoU, whatever else they overlap; of several objects the last one wins, as published.
 
     Source: mmdetection's MaxIoUAssigner, as used by the published configs.
     """
@@ -40,7 +45,7 @@ def match(
     overlap, best_object = iou.max(dim=0)
     matches.masked_fill_(overlap >= negative, IGNORED)
     matches = torch.where(overlap >= positive, best_object, matches)
-    if low_quality:
+    if allow_low_quality_matches:
         best = iou.amax(dim=1, keepdim=True)
         tied = (iou == best) & (best >= minimum_positive)
         objects = torch.arange(num_objects, device=iou.device, dtype=torch.int32)

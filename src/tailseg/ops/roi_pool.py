@@ -13,16 +13,16 @@ from torch import Tensor
 from tailseg.ops.roi_align import roi_align
 
 
-def fpn_levels(boxes: Float[Tensor, "R 4"], *, num_levels: int = 4, finest: float = 56.0) -> Int64[Tensor, " R"]:
+def fpn_levels(boxes: Float[Tensor, "R 4"], *, num_levels: int = 4, finest_scale: float = 56.0) -> Int64[Tensor, " R"]:
     """The pyramid level that each box is pooled from: 0 is P2, the finest.
 
-    ``floor(log2(sqrt(area) / finest + 1e-6))`` clamped to ``0 .. num_levels - 1``: below 112 pixels P2, from 112 P3,
-    from 224 P4, from 448 P5.
+    ``floor(log2(sqrt(area) / finest_scale + 1e-6))`` clamped to ``0 .. num_levels - 1``: below 112 pixels P2, from 112
+    P3, from 224 P4, from 448 P5.
 
     Source: Lin et al. 2017, FPN, equation 1, with mmdetection's 1e-6 inside the logarithm.
     """
     area = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(-1)
-    return (area.sqrt() / finest + 1e-6).log2().floor().clamp(0, num_levels - 1).long()
+    return (area.sqrt() / finest_scale + 1e-6).log2().floor().clamp(0, num_levels - 1).long()
 
 
 def members_of(group: Int64[Tensor, " R"], num_groups: int) -> tuple[Int64[Tensor, " _"], ...]:
@@ -41,7 +41,7 @@ def roi_pool(
     *,
     output_size: int,
     strides: Sequence[int],
-    finest: float = 56.0,
+    finest_scale: float = 56.0,
 ) -> Float[Tensor, "R ch s s"]:
     """Pools every box from the level that suits its size, by RoIAlign (aligned, as many samples as the bin asks for).
 
@@ -50,7 +50,7 @@ def roi_pool(
         boxes: of each of the B images, in its pixels.
         output_size: s.
         strides: pixels of the image a cell of each level spans.
-        finest: see `fpn_levels`.
+        finest_scale: see `fpn_levels`.
 
     Returns:
         The boxes of the first image, then those of the second, ...; connected to every level's gradient, even when
@@ -66,7 +66,7 @@ def roi_pool(
         )
     image = torch.cat([part.new_full((len(part), 1), i) for i, part in enumerate(boxes)])
     rois = torch.cat([image, torch.cat(list(boxes))], dim=1)
-    level = fpn_levels(rois[:, 1:], num_levels=len(features), finest=finest)
+    level = fpn_levels(rois[:, 1:], num_levels=len(features), finest_scale=finest_scale)
     members = members_of(level, len(features))
     shape = (len(rois), features[0].shape[1], output_size, output_size)
     pooled = torch.empty(shape, dtype=features[0].dtype, device=rois.device, memory_format=torch.channels_last)

@@ -44,9 +44,9 @@ X101_64X4D = ResNetConfig(depth=101, grouped=GroupedConfig(groups=64, width=4))
 SWIN_T = SwinConfig()
 
 SGD_1X = SGDConfig()
-SGD_2X = SGDConfig(epochs=24, steps=(16, 22))
+SGD_2X = SGDConfig(epochs=24, milestones=(16, 22))
 ADAMW_1X = AdamWConfig()
-ADAMW_3X = AdamWConfig(epochs=36, steps=(27, 33))
+ADAMW_3X = AdamWConfig(epochs=36, milestones=(27, 33))
 
 
 def published(
@@ -78,7 +78,7 @@ def htc(backbone: BackboneConfig) -> ModelConfig:
 
 def with_nms(model: ModelConfig, iou: float) -> ModelConfig:
     """The same detector with another threshold of NMS at test."""
-    return replace(model, test=replace(model.test, nms_iou=iou))
+    return replace(model, postprocess=replace(model.postprocess, nms_iou=iou))
 
 
 def with_normalized_mask(model: ModelConfig) -> ModelConfig:

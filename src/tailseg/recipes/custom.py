@@ -29,7 +29,7 @@ def custom_small() -> Recipe:
         ),
         model=replace(model, backbone=replace(model.backbone, frozen_stages=0)),
         loss=GumbelCEConfig(),
-        optim=SGDConfig(lr=0.08, epochs=24, steps=(18, 22), warmup_iterations=100, clip_norm=10.0),
+        optim=SGDConfig(lr=0.08, epochs=24, milestones=(18, 22), warmup_iterations=100, clip_norm=10.0),
         run=RunConfig(eval_every=4),
     )
 

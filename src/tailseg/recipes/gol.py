@@ -1,8 +1,8 @@
 """The published Gumbel Optimised Loss (GOL) and what it is compared with: DropLoss and EQL over Gumbel and the sigmoid.
 
 Over Gumbel NMS is at 0.3, over the sigmoid at 0.5, as published: that alone moves AP, so compare them with
-``--model.test.nms-iou`` set alike as well. docs/recipes.md lists the published figures, and what was published with a
-defect and runs here as it was meant.
+``--model.postprocess.nms-iou`` set alike as well. docs/recipes.md lists the published figures, and what was published
+with a defect and runs here as it was meant.
 """
 
 from dataclasses import replace

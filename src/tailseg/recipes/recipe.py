@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from tailseg.data.settings import CropConfig
+from tailseg.deprecated import renamed_fields
 from tailseg.files import Input, Output
 from tailseg.losses import LossConfig
 from tailseg.models.config import ModelConfig, Precision
@@ -39,7 +40,7 @@ class DataConfig(Settings, at="data"):
     flip: Annotated[float, Range(ge=0, le=1)] = 0.5
     """Probability of a horizontal flip in training."""
     batch_size: Annotated[int, Range(ge=1)] = 16
-    """Images a step, over all processes and over all parts that optim.accumulate makes of it."""
+    """Images a step, over all processes and over all parts that optim.accumulation_steps makes of it."""
     workers: Annotated[int, Range(ge=0)] = 4
     """Loader processes; 0 loads in the main process."""
     repeat_threshold: Annotated[float, Range(ge=0, le=1)] = 0.0
@@ -61,6 +62,7 @@ class DataConfig(Settings, at="data"):
     in its place; one more of them ends the run."""
 
 
+@renamed_fields(steps="milestones", average="ema_decay", accumulate="accumulation_steps")
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig(Settings, at="optim"):
     """What every optimizer has: linear warm-up and steps, as published for 16 images a step."""
@@ -68,21 +70,22 @@ class ScheduleConfig(Settings, at="optim"):
     lr: Annotated[float, Range(ge=0)]
     """For 16 images a step; the rate follows data.batch_size in proportion."""
     epochs: Annotated[int, Range(ge=1)] = 12
-    steps: Annotated[tuple[int, ...], Range(ge=1)] = (8, 11)
-    """The rate is multiplied by gamma after these epochs."""
+    milestones: Annotated[tuple[int, ...], Range(ge=1)] = (8, 11)
+    """Epochs after which the rate is multiplied by gamma."""
     gamma: Annotated[float, Range(gt=0, le=1)] = 0.1
     warmup_iterations: Annotated[int, Range(ge=0)] = 500
     warmup_ratio: Annotated[float, Range(ge=0, le=1)] = 0.001
     clip_norm: Annotated[float | None, Range(gt=0)] = None
     """Clip the gradient's global norm to this; None does not clip, as published."""
-    average: Annotated[float | None, Range(gt=0, lt=1)] = None
+    ema_decay: Annotated[float | None, Range(gt=0, lt=1)] = None
     """Evaluate and keep a moving average of the weights with this decay, such as 0.9998, beside those that are trained;
     None keeps none, as published."""
-    accumulate: Annotated[int, Range(ge=1)] = 1
+    accumulation_steps: Annotated[int, Range(ge=1)] = 1
     """Parts that a step's images are taken in, one after the other, their gradients added up: 16 images in 8 parts need
     the memory of 2."""
 
 
+@renamed_fields()
 @dataclass(frozen=True, kw_only=True)
 class SGDConfig(ScheduleConfig):
     """SGD with momentum; weight decay applies to every parameter, as published."""
@@ -92,6 +95,7 @@ class SGDConfig(ScheduleConfig):
     weight_decay: Annotated[float, Range(ge=0)] = 1e-4
 
 
+@renamed_fields()
 @dataclass(frozen=True, kw_only=True)
 class AdamWConfig(ScheduleConfig):
     """AdamW, as published for Swin: norms and tables of relative positions do not decay."""
@@ -106,16 +110,17 @@ OptimConfig = SGDConfig | AdamWConfig
 """The settings of an optimizer and its schedule; the class says which optimizer."""
 
 
+@renamed_fields(start_from="init_from")
 @dataclass(frozen=True)
 class RunConfig(Settings, at="run"):
-    """How the run is carried out: nothing here changes what is learned except start_from, seed and precision.
+    """How the run is carried out: nothing here changes what is learned except init_from, seed and precision.
 
     compile changes sums in their last bits, as another GPU would.
     """
 
     out: Annotated[str, Output("the run")] = "runs/{name}"
     """Folder of the run; {name} is the recipe's name."""
-    start_from: Annotated[str | None, Input()] = None
+    init_from: Annotated[str | None, Input()] = None
     """Start from the weights of this file, which `tailseg convert` or another run wrote for the same network: shared
     layers, and the rows of classes of the same name; None starts from the backbone's weights alone."""
     seed: Annotated[int, Range(ge=0)] = 0
@@ -151,8 +156,8 @@ class Recipe:
     """A complete run. ``name`` finds the function that made it again.
 
     Raises:
-        SettingError: ``optim.accumulate`` does not divide ``data.batch_size``, or a number of a loss that is the user's
-            own is out of its range.
+        SettingError: ``optim.accumulation_steps`` does not divide ``data.batch_size``, or a number of a loss that is
+            the user's own is out of its range.
     """
 
     name: str
@@ -164,10 +169,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_ranges(self.loss, ("loss",))  # one of the user's own need not be `Settings`
-        if self.data.batch_size % self.optim.accumulate:
+        if self.data.batch_size % self.optim.accumulation_steps:
             raise SettingError(
-                f"a step's {self.data.batch_size} images cannot be taken in {self.optim.accumulate} equal parts: "
-                "optim.accumulate must divide data.batch_size"
+                f"a step's {self.data.batch_size} images cannot be taken in {self.optim.accumulation_steps} equal "
+                "parts: optim.accumulation_steps must divide data.batch_size"
             )
 
 

@@ -10,12 +10,16 @@ import dataclasses
 import difflib
 import json
 import types
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 from tailseg.data.tiny_tail import is_tiny_tail
 from tailseg.files import write_text
 from tailseg.ranges import SettingError
+from tailseg.recipes.old_names import with_new_names
 from tailseg.recipes.recipe import Recipe, run_folder
 
 Plain = dict[str, Any]
@@ -29,16 +33,22 @@ def to_plain(recipe: Recipe) -> Plain:
     return {"recipe": recipe.name, "resolved": _plain(recipe, Recipe)}
 
 
-def from_plain(saved: object, *, base: Recipe | None = None, source: str = "the saved recipe") -> Recipe:
-    """The recipe that `to_plain` wrote down.
+def from_plain(
+    saved: object, *, base: Recipe | None = None, modules: Sequence[str] = (), source: str = "the saved recipe"
+) -> Recipe:
+    """Reads the recipe that `to_plain` wrote, in this version or in an earlier one.
 
-    Fields that the file lacks (it was written by an older version) come from ``base``. A loss of your own is found
-    through ``base`` only: nothing named in the file is imported.
+    Fields that the file lacks (an earlier version wrote it) come from ``base``. A config of your own, such as a loss,
+    comes from ``base`` or from a module in ``modules``: no module is imported because the file names it.
 
     Args:
         saved: what `to_plain` returned.
         base: the recipe as its function returns it now; None calls the built-in recipe of that name, if there is one.
-        source: how errors call the file.
+        modules: your own modules, by name, that hold classes of the recipe's settings.
+        source: what errors call the file.
+
+    Returns:
+        The recipe.
 
     Raises:
         ValueError: an unknown key, a missing one, or a value of the wrong type or out of its range.
@@ -52,7 +62,7 @@ def from_plain(saved: object, *, base: Recipe | None = None, source: str = "the 
     if base is None and saved["recipe"] in RECIPES:
         base = RECIPES[saved["recipe"]]()
     try:
-        return cast("Recipe", _typed(saved["resolved"], Recipe, base, source))
+        return cast("Recipe", _Reader(tuple(modules)).typed(with_new_names(saved)["resolved"], Recipe, base, source))
     except SettingError as error:
         raise SettingError(
             f"{source}: {error}. An earlier version of tailseg took this setting without looking at it, and what was "
@@ -71,7 +81,7 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
     Others stay: they are looked for where the environment says (see `tailseg.recipes.build`).
     """
     data = {name: _absolute(getattr(recipe.data, name)) for name in DATA_PATHS}
-    run = dataclasses.replace(recipe.run, start_from=_absolute(recipe.run.start_from))
+    run = dataclasses.replace(recipe.run, init_from=_absolute(recipe.run.init_from))
     return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, **data), run=run)
 
 
@@ -79,7 +89,7 @@ def absolute(saved: Plain) -> Plain:
     """What a run keeps, its paths made absolute as `with_absolute_paths` does: earlier versions kept them as typed."""
     data, run = saved["resolved"].get("data", {}), saved["resolved"].get("run", {})
     data = {**data, **{name: _absolute(data[name]) for name in DATA_PATHS if name in data}}
-    run = {**run, "start_from": _absolute(run.get("start_from"))}
+    run = {**run, "init_from": _absolute(run.get("init_from"))}
     return {**saved, "resolved": {**saved["resolved"], "data": data, "run": run}}
 
 
@@ -88,20 +98,42 @@ def save_recipe(recipe: Recipe, path: Path) -> None:
     write_text(path, json.dumps(to_saved(recipe), indent=2) + "\n")
 
 
-def load_recipe(path: Path, *, base: Recipe | None = None) -> Recipe:
-    """Reads what `save_recipe` wrote; see `from_plain` for ``base`` and the errors."""
-    return load_saved(path, base=base)[0]
+def load_recipe(path: Path, *, base: Recipe | None = None, modules: Sequence[str] = ()) -> Recipe:
+    """Reads what `save_recipe` wrote.
+
+    Args:
+        path: a run's ``recipe.json``.
+        base: see `from_plain`.
+        modules: see `from_plain`.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        ValueError: there is no such file, or see `from_plain`.
+    """
+    return load_saved(path, base=base, modules=modules)[0]
 
 
-def load_saved(path: Path, *, base: Recipe | None = None) -> tuple[Recipe, Plain]:
-    """Reads what `save_recipe` wrote, and returns it as it stands as well."""
+def load_saved(path: Path, *, base: Recipe | None = None, modules: Sequence[str] = ()) -> tuple[Recipe, Plain]:
+    """Reads what `save_recipe` wrote, as a recipe and as JSON.
+
+    Args:
+        path: a run's ``recipe.json``.
+        base: see `from_plain`.
+        modules: see `from_plain`.
+
+    Returns:
+        The recipe, and the content of the file with the names that the settings have now.
+    """
     if not path.is_file():
         raise ValueError(f"no recipe at {path}: expected the recipe.json of a run")
     try:
         saved = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}): expected the recipe.json of a run") from None
-    return from_plain(saved, base=base, source=str(path)), saved
+    recipe = from_plain(saved, base=base, modules=modules, source=str(path))
+    return recipe, with_new_names(saved)
 
 
 def differences(recipe: Recipe, saved: Plain) -> list[str]:
@@ -135,82 +167,124 @@ def _plain(value: object, annotation: object) -> object:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         hints = get_type_hints(type(value))
         fields = {f.name: _plain(getattr(value, f.name), hints[f.name]) for f in dataclasses.fields(value)}
-        return fields if annotation is type(value) else {"type": type(value).__name__, **fields}
+        return fields if annotation is type(value) else {"type": _name_of(type(value)), **fields}
     if isinstance(value, tuple | list):
-        return [_plain(item, type(item)) for item in value]
+        of_items = get_args(annotation)[:1]  # where all items are of one type, as of a tuple[X, ...], it is not written
+        return [_plain(item, of_items[0] if of_items else type(item)) for item in value]
     return value
 
 
-def _typed(value: object, annotation: object, base: object, where: str) -> object:
-    """``value`` from JSON as ``annotation`` says; ``base`` is the current value of the same field, or None."""
-    origin = get_origin(annotation)
-    if origin in (Union, types.UnionType):
-        return _one_of(value, get_args(annotation), base, where)
-    if dataclasses.is_dataclass(annotation):
-        return _dataclass(value, cast("type", annotation), base, where)
-    if origin is Literal:
-        if value in get_args(annotation):
+def _name_of(kind: type) -> str:
+    """What a class is saved by: its name, with its module if that is not tailseg's."""
+    own = kind.__module__.partition(".")[0] != "tailseg"
+    return f"{kind.__module__}:{kind.__qualname__}" if own else kind.__name__
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads values from JSON as the types of fields.
+
+    In all methods ``base`` is the current value of the same field, or None, and ``where`` the field's name in errors.
+
+    Attributes:
+        modules: the user's modules that classes may come from.
+    """
+
+    modules: tuple[str, ...]
+
+    def typed(self, value: object, annotation: object, base: object, where: str) -> object:
+        origin = get_origin(annotation)
+        if isinstance(value, dict) and "type" in value and origin is not Union and origin is not types.UnionType:
+            return self._one_of(value, (annotation,), base, where)
+        if origin in (Union, types.UnionType):
+            return self._one_of(value, get_args(annotation), base, where)
+        if dataclasses.is_dataclass(annotation):
+            return self._dataclass(value, cast("type", annotation), base, where)
+        if origin is Literal:
+            if value in get_args(annotation):
+                return value
+        elif origin is tuple:
+            items = get_args(annotation)
+            if isinstance(value, list) and (items[-1] is Ellipsis or len(value) == len(items)):
+                kinds = [items[0]] * len(value) if items[-1] is Ellipsis else list(items)
+                return tuple(self.typed(item, kind, None, where) for item, kind in zip(value, kinds, strict=True))
+        elif annotation is float and isinstance(value, int | float) and not isinstance(value, bool):
+            with contextlib.suppress(OverflowError):
+                return float(value)
+        elif annotation is type(None) and value is None:
+            return None
+        elif type(value) is annotation:
             return value
-    elif origin is tuple:
-        items = get_args(annotation)
-        if isinstance(value, list) and (items[-1] is Ellipsis or len(value) == len(items)):
-            kinds = [items[0]] * len(value) if items[-1] is Ellipsis else list(items)
-            return tuple(_typed(item, kind, None, where) for item, kind in zip(value, kinds, strict=True))
-    elif annotation is float and isinstance(value, int | float) and not isinstance(value, bool):
-        with contextlib.suppress(OverflowError):
-            return float(value)
-    elif annotation is type(None) and value is None:
-        return None
-    elif type(value) is annotation:
-        return value
-    name = getattr(annotation, "__name__", str(annotation)) if origin is None else str(annotation)
-    raise ValueError(f"{where}: expected {name}, got {value!r}")
+        name = getattr(annotation, "__name__", str(annotation)) if origin is None else str(annotation)
+        raise ValueError(f"{where}: expected {name}, got {value!r}")
+
+    def _one_of(self, value: object, members: tuple[Any, ...], base: object, where: str) -> object:
+        if value is None and type(None) in members:
+            return None
+        classes = {member.__name__: member for member in members if dataclasses.is_dataclass(member)}
+        if not classes and not isinstance(value, dict):
+            plain = [member for member in members if member is not type(None)]
+            for member in plain[:-1]:  # a number or a word, such as the tail of DropLoss
+                with contextlib.suppress(ValueError):
+                    return self.typed(value, member, base, where)
+            return self.typed(value, plain[-1], base, where)
+        if dataclasses.is_dataclass(base):  # a config of the user's own comes with the recipe that holds it
+            kind = cast("type", type(base))
+            classes |= {kind.__name__: kind, _name_of(kind): kind}
+            if isinstance(value, dict):  # the field of an earlier version held one kind only and did not say which
+                value = {"type": _name_of(kind), **value}
+        name = value.get("type") if isinstance(value, dict) else value
+        if isinstance(name, str) and name not in classes and ":" in name:
+            classes[name] = self._own_class(name, where)
+        if not isinstance(value, dict) or not isinstance(name, str) or name not in classes:
+            raise ValueError(
+                f"{where}: expected one of {', '.join(sorted(classes))}, got {name!r}; if that is your own, "
+                "name its recipe as module:function"
+            )
+        chosen = classes[name]
+        fields = {key: item for key, item in value.items() if key != "type"}
+        return self._dataclass(fields, chosen, base if type(base) is chosen else None, where)
+
+    def _own_class(self, name: str, where: str) -> type:
+        """A class of settings from a module that the user has named."""
+        module, _, path = name.partition(":")
+        if module not in self.modules:
+            raise ValueError(
+                f"{where}: {name} is not part of tailseg, and no code is loaded because a file names it. If you trust "
+                f"the module {module}, name it (--module {module}, or modules=({module!r},) in Python), or name your "
+                "recipe as module:function"
+            )
+        kind: Any = import_module(module)
+        for part in path.split("."):
+            kind = getattr(kind, part, None)
+        if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
+            raise ValueError(f"{where}: the module {module} has no dataclass {path}, with which the run was saved")
+        return kind
+
+    def _dataclass(self, value: object, kind: type, base: object, where: str) -> object:
+        if not isinstance(value, dict):
+            raise ValueError(f"{where}: expected the fields of {kind.__name__}, got {value!r}")
+        hints = get_type_hints(kind)
+        fields = {field.name: field for field in dataclasses.fields(cast("Any", kind))}
+        for key in value.keys() - fields.keys():
+            close = difflib.get_close_matches(str(key), fields, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise ValueError(f"{where}: {kind.__name__} has no field {key!r}{hint}")
+        settings = {}
+        for name, field in fields.items():
+            current = getattr(base, name, None)
+            if name in value:
+                settings[name] = self.typed(value[name], hints[name], current, f"{where}, {name}")
+            elif base is not None:
+                settings[name] = current
+            elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+                raise ValueError(f"{where}: {kind.__name__} lacks {name}")
+        return kind(**settings)
 
 
-def _one_of(value: object, members: tuple[Any, ...], base: object, where: str) -> object:
-    if value is None and type(None) in members:
-        return None
-    classes = {member.__name__: member for member in members if dataclasses.is_dataclass(member)}
-    if not classes:
-        plain = [member for member in members if member is not type(None)]
-        for member in plain[:-1]:  # a number or a word, such as the tail of DropLoss
-            with contextlib.suppress(ValueError):
-                return _typed(value, member, base, where)
-        return _typed(value, plain[-1], base, where)
-    if dataclasses.is_dataclass(base):  # a loss of the user's own comes with the recipe that holds it
-        classes[type(base).__name__] = type(base)
-        if isinstance(value, dict):  # an older version's field held one kind only and did not say which
-            value = {"type": type(base).__name__, **value}
-    name = value.get("type") if isinstance(value, dict) else value
-    if not isinstance(value, dict) or not isinstance(name, str) or name not in classes:
-        raise ValueError(
-            f"{where}: expected one of {', '.join(sorted(classes))}, got {name!r}; if that is your own, "
-            "name its recipe as module:function"
-        )
-    chosen = classes[name]
-    fields = {key: item for key, item in value.items() if key != "type"}
-    return _dataclass(fields, chosen, base if type(base) is chosen else None, where)
-
-
-def _dataclass(value: object, kind: type, base: object, where: str) -> object:
-    if not isinstance(value, dict):
-        raise ValueError(f"{where}: expected the fields of {kind.__name__}, got {value!r}")
-    hints = get_type_hints(kind)
-    fields = {field.name: field for field in dataclasses.fields(cast("Any", kind))}
-    for key in value.keys() - fields.keys():
-        close = difflib.get_close_matches(str(key), fields, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise ValueError(f"{where}: {kind.__name__} has no field {key!r}{hint}")
-    made = {}
-    for name, field in fields.items():
-        current = getattr(base, name, None)
-        if name in value:
-            made[name] = _typed(value[name], hints[name], current, f"{where}, {name}")
-        elif base is not None:
-            made[name] = current
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise ValueError(f"{where}: {kind.__name__} lacks {name}")
-    return kind(**made)
+def _is_bare_name(saved: object, name: object) -> bool:
+    """Whether an earlier version saved a class of the user's own without its module."""
+    return isinstance(name, str) and ":" in name and name.partition(":")[2].rpartition(".")[2] == saved
 
 
 def _differences(ours: Plain, theirs: Plain, prefix: str) -> list[str]:
@@ -219,6 +293,6 @@ def _differences(ours: Plain, theirs: Plain, prefix: str) -> list[str]:
         mine, other = ours.get(key), theirs.get(key)
         if isinstance(mine, dict) and isinstance(other, dict):
             found += _differences(mine, other, f"{prefix}{key}.")
-        elif mine != other:
+        elif mine != other and not (key == "type" and _is_bare_name(other, mine)):
             found.append(f"{prefix}{key}: {mine!r}, saved {other!r}")
     return found

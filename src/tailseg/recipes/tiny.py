@@ -29,9 +29,9 @@ from tailseg.models.config import (
     FPNConfig,
     MaskHeadConfig,
     ModelConfig,
+    PostprocessConfig,
     ResNetConfig,
     RPNConfig,
-    TestConfig,
     cascade_mask_rcnn,
     hybrid_task_cascade,
 )
@@ -44,9 +44,9 @@ def small_mask_rcnn() -> ModelConfig:
         backbone=ResNetConfig(depth=18, base_width=32, weights="tiny", frozen_stages=1),
         fpn=FPNConfig(channels=64),
         rpn=RPNConfig(anchors_per_image=64, train_pre_nms=400, train_post_nms=200, test_pre_nms=200, test_post_nms=100),
-        box=BoxHeadConfig(hidden=256, finest=16.0, rois_per_image=48),
-        mask=MaskHeadConfig(channels=64, num_convs=2, finest=24.0),
-        test=TestConfig(max_detections=100),
+        box=BoxHeadConfig(hidden=256, finest_scale=16.0, rois_per_image=48),
+        mask=MaskHeadConfig(channels=64, num_convs=2, finest_scale=24.0),
+        postprocess=PostprocessConfig(max_detections=100),
     )
 
 
@@ -56,7 +56,7 @@ def small_cascade() -> ModelConfig:
     rpn = replace(model.rpn, train_post_nms=400, border=large.rpn.border, smooth_l1_beta=large.rpn.smooth_l1_beta)
     box = replace(
         model.box,
-        low_quality=large.box.low_quality,
+        allow_low_quality_matches=large.box.allow_low_quality_matches,
         class_agnostic=large.box.class_agnostic,
         smooth_l1_beta=large.box.smooth_l1_beta,
     )
@@ -66,7 +66,11 @@ def small_cascade() -> ModelConfig:
 def small_htc() -> ModelConfig:
     """The same with Hybrid Task Cascade's mask flow and settings."""
     model, large = small_cascade(), hybrid_task_cascade()
-    return replace(model, box=replace(model.box, low_quality=large.box.low_quality), cascade=large.cascade)
+    return replace(
+        model,
+        box=replace(model.box, allow_low_quality_matches=large.box.allow_low_quality_matches),
+        cascade=large.cascade,
+    )
 
 
 def _tiny(name: str, loss: LossConfig, *, model: ModelConfig | None = None) -> Recipe:
@@ -83,7 +87,7 @@ def _tiny(name: str, loss: LossConfig, *, model: ModelConfig | None = None) -> R
         ),
         model=model or small_mask_rcnn(),
         loss=loss,
-        optim=SGDConfig(lr=0.08, epochs=4, steps=(3,), warmup_iterations=200, clip_norm=10.0),
+        optim=SGDConfig(lr=0.08, epochs=4, milestones=(3,), warmup_iterations=200, clip_norm=10.0),
         run=RunConfig(eval_every=0),
     )
 
@@ -200,7 +204,7 @@ def demo_gumbel() -> Recipe:
         recipe,
         name="demo_gumbel",
         data=replace(recipe.data, train="tiny_tail:demo", val="tiny_tail:demo"),
-        optim=replace(recipe.optim, epochs=8, steps=(6, 7)),
+        optim=replace(recipe.optim, epochs=8, milestones=(6, 7)),
     )
 
 

@@ -13,7 +13,7 @@ import pickletools
 import re
 import zipfile
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from tailseg.annotations.dataset import Category
 from tailseg.files import write_atomically
+from tailseg.recipes.old_names import with_new_names
 from tailseg.recipes.saved import Plain
 from tailseg.structures import ClassFrequency, Group
 
@@ -207,7 +208,7 @@ def load(path: Path, *, device: torch.device | str = "cpu") -> Checkpoint:
             data=content.get("data", ""),
         )
         _check_kinds(loaded)
-        return loaded
+        return replace(loaded, recipe=with_new_names(loaded.recipe))
     except MALFORMED as error:
         raise CheckpointError(f"{path}: a part is missing or of the wrong kind ({error!r})") from None
 
@@ -314,6 +315,6 @@ def _load_weights(path: Path, device: torch.device | str) -> Checkpoint:
             progress=Progress(),
         )
         _check_kinds(loaded)
-        return loaded
+        return replace(loaded, recipe=with_new_names(loaded.recipe))
     except MALFORMED as error:
         raise CheckpointError(f"{path}: its header is damaged ({error!r}): write it anew") from None

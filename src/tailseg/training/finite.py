@@ -73,5 +73,5 @@ def require_finite_weights(states: Iterable[Mapping[str, Tensor]], step: int) ->
             raise NonFiniteLossError(
                 f"step {step}: {bad[0]}{more} of the network hold NaN or infinity, so they are not saved; what was "
                 "saved before is whole. Begin a run with a lower optim.lr, a longer optim.warmup_iterations or with "
-                "optim.clip_norm; --run.start-from takes the weights of a checkpoint"
+                "optim.clip_norm; --run.init-from takes the weights of a checkpoint"
             )

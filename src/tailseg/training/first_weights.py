@@ -20,7 +20,7 @@ Rows = list[tuple[int, int]]
 """Our label and theirs of each class that both know."""
 
 
-def start_from(file: Path, model: Detector, categories: Sequence[Category]) -> list[str]:
+def load_initial_weights(file: Path, model: Detector, categories: Sequence[Category]) -> list[str]:
     """Gives a model that is to be trained the weights of another run, or converted ones.
 
     All layers are copied that do not depend on the classes. Of the predictors, the rows of classes of the same name are

@@ -40,14 +40,15 @@ CARRIED_OUT: Final = {
 
 def check_shares(recipe: Recipe, processes: int) -> None:
     """Raises ValueError if a step's images cannot be shared equally by the processes, in equal parts."""
-    images, parts = recipe.data.batch_size, recipe.optim.accumulate
+    images, parts = recipe.data.batch_size, recipe.optim.accumulation_steps
     shares = processes * parts
     if images % shares:
         in_parts = f" that take them in {parts} equal parts" * (parts > 1)
         raise ValueError(
             f"a step's {images} images cannot be shared by {processes} processes{in_parts}: make "
             f"data.batch_size a multiple of {shares} (--data.batch-size {-(-images // shares) * shares}), or change "
-            f"{'optim.accumulate (--optim.accumulate) or ' * (parts > 1)}the number of processes (--devices)"
+            f"{'optim.accumulation_steps (--optim.accumulation-steps) or ' * (parts > 1)}"
+            "the number of processes (--devices)"
         )
 
 
@@ -154,7 +155,7 @@ def check_data(checkpoint: Checkpoint, annotations: Annotations, found: str, pat
         raise CheckpointError(
             f"{recipe.data.train if split else annotations.path} has changed since {path} was written: other images, "
             "objects or classes. Put the old file back, or begin a run with the new one in another folder: --run.out "
-            f"... --run.start-from {path}"
+            f"... --run.init-from {path}"
         )
 
 

@@ -197,8 +197,8 @@ def train_step(run: Run, batch: Batch) -> tuple[dict[str, float], dict[str, floa
 
     In float16 ``left_out`` stands for the norm where the scaler left out the step.
 
-    The batch is taken in ``optim.accumulate`` parts. A loss is the mean of the parts' losses, and so is the gradient:
-    that of the whole batch as far as every part has as many regions to average over (see docs/recipes.md).
+    The batch is taken in ``optim.accumulation_steps`` parts. A loss is the mean of the parts' losses, and so is the
+    gradient: that of the whole batch as far as every part has as many regions to average over (see docs/recipes.md).
     """
     optim, step = run.recipe.optim, run.progress.step
     values: dict[str, float] = {}
@@ -206,12 +206,12 @@ def train_step(run: Run, batch: Batch) -> tuple[dict[str, float], dict[str, floa
     for group in run.optimizer.param_groups:
         group["lr"] = learning_rate(optim, step=step, epoch=run.progress.epoch, batch_size=run.recipe.data.batch_size)
     run.optimizer.zero_grad()
-    parts = batch.split(optim.accumulate)
+    parts = batch.split(optim.accumulation_steps)
     for part in parts:
         with only_add_up(run.network) if part is not parts[-1] else nullcontext():
             with together(), autocast(run.device, run.recipe.run.precision):
                 losses = losses_of(run.network, part, step)
-                costs = torch.stack(list(losses.values())) / optim.accumulate
+                costs = torch.stack(list(losses.values())) / optim.accumulation_steps
                 require_finite(dict(zip(losses, costs.tolist(), strict=True)), step, part)
             run.scaler.scale(costs.sum()).backward()
         for name, value in zip(losses, mean(costs).tolist(), strict=True):

@@ -78,17 +78,18 @@ def spares_less(optimizer: Optimizer, saved: Mapping[str, Any]) -> bool:
 def learning_rate(config: OptimConfig, *, step: int, epoch: int, batch_size: int) -> float:
     """The rate of one step.
 
-    ``lr * batch_size / 16 * gamma ** (number of config.steps <= epoch)``, and during the first ``warmup_iterations``
-    steps that times a ramp from ``warmup_ratio`` to 1, linear in the step (mmdet's linear warm-up).
+    ``lr * batch_size / 16 * gamma ** (number of config.milestones <= epoch)``, and during the first
+    ``warmup_iterations`` steps that times a ramp from ``warmup_ratio`` to 1, linear in the step (mmdet's linear
+    warm-up).
 
     Args:
         config: the rate for 16 images a step, and its schedule.
         step: steps done since the start of the run, from 0.
         epoch: epochs done, from 0.
-        batch_size: images a step, over all processes and all parts that ``config.accumulate`` makes of them.
+        batch_size: images a step, over all processes and all parts that ``config.accumulation_steps`` makes of them.
     """
     rate = config.lr * batch_size / PUBLISHED_BATCH_SIZE
-    rate *= config.gamma ** sum(epoch >= decay_epoch for decay_epoch in config.steps)
+    rate *= config.gamma ** sum(epoch >= decay_epoch for decay_epoch in config.milestones)
     if step < config.warmup_iterations:
         rate *= 1 - (1 - step / config.warmup_iterations) * (1 - config.warmup_ratio)
     return float(rate)
@@ -117,8 +118,8 @@ def schedule_notes(recipe: Recipe, steps_per_epoch: int) -> list[str]:
     optim, steps = recipe.optim, recipe.optim.epochs * steps_per_epoch
     run = f"the run has {optim.epochs} epochs of {steps_per_epoch} steps"
     notes = []
-    if late := [str(epoch) for epoch in optim.steps if epoch >= optim.epochs]:
-        notes.append(f"optim.steps: {run}, and ends before the rate is lowered after epoch {' and '.join(late)}")
+    if late := [str(epoch) for epoch in optim.milestones if epoch >= optim.epochs]:
+        notes.append(f"optim.milestones: {run}, and ends before the rate is lowered after epoch {' and '.join(late)}")
     if optim.warmup_iterations >= steps:
         reached = learning_rate(optim, step=steps - 1, epoch=0, batch_size=PUBLISHED_BATCH_SIZE) / (optim.lr or 1)
         notes.append(

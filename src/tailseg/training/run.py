@@ -32,7 +32,7 @@ from tailseg.training.distributed import (
     world_size,
 )
 from tailseg.training.finite import require_finite_weights
-from tailseg.training.first_weights import start_from
+from tailseg.training.first_weights import load_initial_weights
 from tailseg.training.fit import check_classes, check_data, check_shares, one_fingerprint, size_notes
 from tailseg.training.norms import average_over_processes, running_statistics, update_average
 from tailseg.training.optimizer import (
@@ -99,8 +99,8 @@ class Run:
         for module in self.model.modules():
             if isinstance(module, ClassificationLoss):
                 module.step_taken()
-        if self.average and self.recipe.optim.average:
-            decay = averaging_decay(self.recipe.optim.average, int(self.average.n_averaged))
+        if self.average and self.recipe.optim.ema_decay:
+            decay = averaging_decay(self.recipe.optim.ema_decay, int(self.average.n_averaged))
             self.average.multi_avg_fn = get_ema_multi_avg_fn(decay)
             update_average(self.average, self.model, self.statistics)
 
@@ -155,11 +155,11 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
     with first_goes_first():  # what is made or downloaded once lies there for the others
         train_data, val_data = build_data(recipe, trained=bool(found))
         seed_everything(recipe.run.seed)
-        first = Path(recipe.run.start_from) if recipe.run.start_from and not found else None
+        first = Path(recipe.run.init_from) if recipe.run.init_from and not found else None
         model = build_model(recipe, ClassFrequency.of(train_data.frequency), load_weights=not (found or first)).to(
             device
         )
-        first_notes = start_from(first, model, train_data.categories) if first else []
+        first_notes = load_initial_weights(first, model, train_data.categories) if first else []
     if recipe.run.compile:
         model.backbone.compile()
         model.fpn.compile()
@@ -176,7 +176,7 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
         network=model,
         optimizer=build_optimizer(model, recipe.optim),
         scaler=torch.amp.GradScaler(device.type, enabled=recipe.run.precision == "float16"),
-        average=None if recipe.optim.average is None else AveragedModel(model),
+        average=None if recipe.optim.ema_decay is None else AveragedModel(model),
         statistics=running_statistics(model.train()),
         progress=Progress(),
         fingerprint=one_fingerprint(train_data),
@@ -226,7 +226,7 @@ def describe(run: Run) -> str:
     recipe, progress = run.recipe, run.progress
     start = f"going on after step {progress.step}" if progress.step else f"{recipe.optim.epochs} epochs"
     rate = recipe.optim.lr * recipe.data.batch_size / PUBLISHED_BATCH_SIZE
-    parts = f" in {recipe.optim.accumulate} parts" if recipe.optim.accumulate > 1 else ""
+    parts = f" in {recipe.optim.accumulation_steps} parts" if recipe.optim.accumulation_steps > 1 else ""
     processes = f" of {world_size()} processes" if world_size() > 1 else ""
     return (
         f"{recipe.name}: {_counted(len(run.sampler.images), int(run.train_data.objects.trainable.sum()))} to train on, "

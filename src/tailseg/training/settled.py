@@ -37,8 +37,8 @@ def _earlier(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
     """The saved settings of the backbone that the weights come with, if they come from a run with a network of timm."""
     if found := newest_whole(folder):
         saved = found[0]
-    elif recipe.run.start_from:
-        saved = checkpoint.load(Path(recipe.run.start_from))
+    elif recipe.run.init_from:
+        saved = checkpoint.load(Path(recipe.run.init_from))
     else:
         return None
     backbone = saved.recipe["resolved"]["model"]["backbone"]

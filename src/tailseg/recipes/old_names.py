@@ -1,0 +1,89 @@
+"""Settings under their old names, in recipe.json files and on the command line.
+
+The old names stand with the settings, see `tailseg.deprecated.renamed_fields`.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from tailseg.deprecated import Renamed, fields_renamed_in
+from tailseg.ranges import Settings, option
+
+OLD_CLASSES = {"NormalisedConfig": "NormalizedConfig"}
+"""Classes of settings by their old name, as recipes were saved with it."""
+
+
+def with_new_names(saved: dict[str, Any]) -> dict[str, Any]:
+    """A saved recipe with the names that its settings have now.
+
+    Args:
+        saved: ``{"recipe": name, "resolved": {...}}`` of this version or of an earlier one.
+
+    Returns:
+        The same in a new dictionary; values that changed with the name are converted.
+    """
+    return {**saved, "resolved": _renamed(saved["resolved"], (), _old_names())}
+
+
+def with_new_option(argument: str) -> tuple[list[str], str]:
+    """One argument of a command line, in today's words.
+
+    Args:
+        argument: as it was typed, ``--optim.steps`` or ``--optim.steps=8``.
+
+    Returns:
+        The arguments that replace it, and the new option where its name was an old one, else "".
+    """
+    name, equals, value = argument.partition("=")
+    path = name.removeprefix("--").replace("-", "_")
+    if not name.startswith("--") or "." not in path:
+        return [argument], ""
+    known, places = _old_names(), path.split(".")
+    negated = places[-1].startswith("no_")
+    if negated:
+        places[-1] = places[-1].removeprefix("no_")
+    renamed, convert = [], None
+    for place in places:
+        new = known.get((*_without_numbers(renamed), place))
+        renamed.append(place if new is None else new.field)
+        convert = None if new is None else new.convert
+    if renamed == places:
+        return [argument], ""
+    if convert is Renamed.convert or convert is None:
+        new_name = option(".".join([*renamed[:-1], f"{'no_' * negated}{renamed[-1]}"]))
+        return [new_name + equals + value], new_name
+    new_name = option(".".join(renamed))  # a flag became an option with a value
+    return [new_name, str(convert(not negated and value.lower() not in ("false", "0")))], new_name
+
+
+def _renamed(value: object, place: tuple[str, ...], known: dict[tuple[str, ...], Renamed]) -> Any:  # noqa: ANN401 - JSON
+    if isinstance(value, list):
+        return [_renamed(item, (*place, "N"), known) for item in value]
+    if not isinstance(value, dict):
+        return value
+    fields = {}
+    for key, item in value.items():
+        new = known.get((*place, key), Renamed(key))
+        fields[new.field] = _renamed(new.convert(item), (*place, new.field), known)
+    kind = fields.get("type")
+    return {**fields, "type": OLD_CLASSES[kind]} if isinstance(kind, str) and kind in OLD_CLASSES else fields
+
+
+def _old_names() -> dict[tuple[str, ...], Renamed]:
+    """The old names of all settings of a recipe, by their place: ``("optim", "steps")``."""
+    return {
+        (*place.split("."), old): new
+        for kind in _subclasses(Settings)
+        for place in kind.places
+        for old, new in fields_renamed_in(kind).items()
+    }
+
+
+def _subclasses(kind: type[Settings]) -> Iterator[type[Settings]]:
+    for subclass in kind.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)
+
+
+def _without_numbers(places: list[str]) -> list[str]:
+    return ["N" if place.isdigit() else place for place in places]
