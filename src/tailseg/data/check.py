@@ -113,7 +113,7 @@ class _Looks:
         with open_picture(info.file) as picture:
             header, several = read_header(picture), getattr(picture, "is_animated", False)
         if header.orientation != 1:
-            as_stored = header.shown != (info.height, info.width)
+            as_stored = header.shown_size != (info.height, info.width)
             self.stored += as_stored
             self.turned.append(f"{info.file} ({header.orientation}{', read as stored' * as_stored})")
         if header.bits == 16 and brightest < DARK:
