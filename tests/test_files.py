@@ -69,7 +69,9 @@ def test_whatever_the_writer_raises_the_file_is_named_and_the_old_one_stays(
         raise error
 
     write_text(tmp_path / "a.json", "old")
-    with pytest.raises(OSError, match=rf"a\.json could not be written {told}.*What was saved before is whole"):
+    with pytest.raises(
+        OSError, match=rf"a\.json could not be written {told}.*Files that were saved before are complete"
+    ):
         write_with(tmp_path / "a.json", fail)
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a.json", "old")]
 

@@ -65,4 +65,4 @@ def test_files_that_are_listed_twice_are_counted(raw: dict[str, Any], write: Cal
 
     assert found.kind.name == "images_twice"
     assert not is_fault(found)
-    assert found.text == f"1 files are listed more than once, as images of their own: {annotated} (images 20, 900, 901)"
+    assert found.text == f"1 file is listed more than once, as different images: {annotated} (images 20, 900, 901)"

@@ -67,7 +67,7 @@ def test_the_same_content_under_another_name(pair: Any, tmp_path: Path) -> None:
     (tmp_path / "train" / "b.png").write_bytes(b"123456")
     (tmp_path / "val" / "c.png").write_bytes(b"54321")
     (tmp_path / "val" / "d.png").write_bytes(b"123456")
-    assert pair(["a.png", "b.png"], ["c.png", "d.png"]) == {"leak_content": (1, ("d.png has that of b.png",))}
+    assert pair(["a.png", "b.png"], ["c.png", "d.png"]) == {"leak_content": (1, ("d.png has the content of b.png",))}
 
 
 def test_frames_of_a_video_and_augmentations_of_a_picture(pair: Any) -> None:
@@ -91,7 +91,7 @@ def test_the_same_looks(pair: Any, tmp_path: Path) -> None:
     shutil.copy(tmp_path / "train" / "4.png", tmp_path / "val" / "v4.png")
     train = [*(f"{seed}.png" for seed in range(8)), "flat.png", "damaged_train.png"]
     val = ["v0.png", "v3.jpg", "v4.png", "flat.png", "damaged_val.png"]
-    content = {"leak_content": (1, ("v4.png has that of 4.png",))}
+    content = {"leak_content": (1, ("v4.png has the content of 4.png",))}
     assert pair(train, val) == content
     assert pair(train, val, decode=True) == content | {"leak_pixels": (1, ("v3.jpg looks like 3.png",))}
 

@@ -56,7 +56,7 @@ def test_masks_of_strangers_are_decoded_or_refused(counts: str) -> None:
     for function in (decode_mask, mask_area, mask_box, lambda rle: segmentation_to_rle(rle, 5, 7)):
         runs = reference(counts.encode())
         if runs is None or sum(runs) != 35:
-            with pytest.raises(ValueError, match="run lengths must stand for the 5 x 7 pixels"):
+            with pytest.raises(ValueError, match="run lengths must have the 5 x 7 pixels"):
                 function(rle)
         else:
             function(rle)
@@ -67,7 +67,7 @@ def test_masks_of_strangers_are_decoded_or_refused(counts: str) -> None:
     [("", "malformed counts"), ("5:FIT", "malformed counts"), ("T10", "36 pixels"), (b"4", "4 pixels")],
 )
 def test_refused_run_lengths_say_why(counts: str | bytes, got: str) -> None:
-    with pytest.raises(ValueError, match=rf"for the 5 x 7 pixels of their size, got {got}: encode the mask again"):
+    with pytest.raises(ValueError, match=rf"have the 5 x 7 pixels of their size, got {got}\. Encode the mask again"):
         decode_mask({"size": [5, 7], "counts": counts})
 
 

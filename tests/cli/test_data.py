@@ -102,7 +102,7 @@ def test_check_counts_missing_and_damaged_images(
     assert "cannot be used" not in shown
     assert main(["data", "check", str(folder / "train.json"), "--decode"]) == 1
     shown = " ".join(capsys.readouterr().out.split())
-    assert "images not found" in shown
+    assert "are not found" in shown
     assert "images cannot be used" in shown
 
 
@@ -126,7 +126,7 @@ def test_check_says_what_each_problem_stops(photos: Path, tmp_path: Path, capsys
         "  stops: evaluation, evaluation of masks\n  otherwise: not used in training; evaluation refuses them\n",
         "problem: 1 boxes lie outside their image\n",
         "  stops: training, training of masks\n  otherwise: kept as objects that nothing can find\n",
-        "note: 1 annotation ids occur more than once\n",
+        "note: 1 annotation id occurs more than once\n",
         "  done: all are read\n",
     ):
         assert shown.count(lines) == 1, lines
@@ -142,12 +142,14 @@ def test_check_of_a_file_of_boxes_is_no_failure(
     (tmp_path / "x.json").write_text(json.dumps(raw))
     assert main(["data", "check", str(tmp_path / "x.json"), "--images", str(photos.parent)]) == 0
     shown = capsys.readouterr().out
-    assert "note: no object has a mask: it is a file of boxes\n  stops: training of masks, evaluation of masks" in shown
+    assert (
+        "note: no object has a mask: the file has boxes only\n  stops: training of masks, evaluation of masks" in shown
+    )
     assert "nothing wrong in" in shown
     raw["annotations"][0]["segmentation"] = [[1, 1, 9, 1, 9, 9]]
     (tmp_path / "x.json").write_text(json.dumps(raw))
     assert main(["data", "check", str(tmp_path / "x.json"), "--images", str(photos.parent)]) == 1
-    assert "objects without a mask (" in capsys.readouterr().out
+    assert "no mask (" in capsys.readouterr().out
 
 
 def test_names_are_whole_where_the_output_is_no_terminal(
@@ -182,7 +184,7 @@ def test_check_finds_what_each_use_finds(
         in shown
     )
     assert "problem: 1 boxes lie outside their image\n  records: annotation 2 (image 20)" in shown
-    assert "note: 1 images without a height or a width\n" in shown
+    assert "note: 1 image has no height or no width\n" in shown
 
 
 def test_repair_writes_a_new_file_and_lists_what_was_done(
@@ -221,7 +223,7 @@ def test_repair_says_what_it_cannot_do(photos: Path, tmp_path: Path, capsys: pyt
     raw["images"].append(raw["images"][0])
     (tmp_path / "x.json").write_text(json.dumps(raw))
     assert main(["data", "check", str(tmp_path / "x.json"), "--repair", str(tmp_path / "new.json")]) == 1
-    assert "cannot be repaired:\n  1 image ids occur more than once" in capsys.readouterr().err
+    assert "cannot be repaired:\n  1 image id occurs more than once" in capsys.readouterr().err
     assert not (tmp_path / "new.json").exists()
 
 

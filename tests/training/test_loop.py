@@ -240,7 +240,7 @@ def test_objects_without_masks_are_refused_for_a_mask_head(data, tmp_path):
     path = tmp_path / "boxes.json"
     path.write_text(json.dumps(content))
     recipe = small.recipe(data, tmp_path / "run")
-    with pytest.raises(ValueError, match=r"(?s)boxes\.json cannot .* without a mask \(86 of 86\): .*model\.mask=None"):
+    with pytest.raises(ValueError, match=r"(?s)boxes\.json cannot .* no mask \(86 of 86\): .*model\.mask=None"):
         train(replace(recipe, data=replace(recipe.data, train=str(path))))
 
 

@@ -27,7 +27,7 @@ SplitPaths = tuple[Path, Path]
 """The annotation files of the training set and of the validation set."""
 
 
-def hold_out(
+def hold_out_validation(
     annotations: Annotations, folder: Path, *, share: float = HELD_OUT_SHARE, use: Use = "masks"
 ) -> SplitPaths:
     """Splits a data set into the annotation files ``folder/train.json`` and ``folder/val.json``.
@@ -78,7 +78,7 @@ def hold_out(
 
 
 def find_split(folder: Path) -> SplitPaths:
-    """The training and the validation file that `hold_out` wrote into a folder.
+    """The training and the validation file that `hold_out_validation` wrote into a folder.
 
     Raises:
         ValueError: a file is missing or has changed.

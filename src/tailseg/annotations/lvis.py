@@ -65,7 +65,7 @@ def read_class_lists(
     for kind, wrong in (("lists_bad", bad), ("lists_unknown", unknown)):
         problems.add(kind, wrong, lambda pair: f"image {pair[0]} has {pair[1]!r:.60}")
     absent, not_exhaustive = (
-        Ragged(np.frombuffer(columns[key], np.int64), compute_offsets(lengths[key])) for key in found
+        Ragged(np.frombuffer(columns[key], np.int64), compute_offsets(lengths[key])) for key in columns
     )
     return absent, not_exhaustive
 

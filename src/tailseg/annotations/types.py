@@ -1,4 +1,4 @@
-"""The small types that everybody names; nothing here imports torch."""
+"""Small types that many modules use. Nothing here imports torch."""
 
 from dataclasses import dataclass
 from typing import Literal, TypedDict
@@ -7,10 +7,10 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 Group = Literal["r", "c", "f"]
-"""LVIS frequency group: rare (1-10 training images), common (11-100), frequent (more than 100)."""
+"""LVIS frequency group: rare (1 to 10 training images), common (11 to 100), frequent (more than 100)."""
 
 Orientation = Literal["shown", "stored"]
-"""Pictures whose EXIF says that they are to be turned: as viewers show them, or as their pixels are stored."""
+"""How images with an EXIF orientation are read: as viewers show them, or as their pixels are stored."""
 
 
 class RunLengths(TypedDict):
@@ -28,14 +28,14 @@ Segmentation = Polygons | RunLengths
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """Where an image came from.
+    """The id, file and size of an image.
 
     Attributes:
-        image_id: its id in the annotation file.
-        file: its file.
-        height, width: those that the annotations refer to.
-        orientation: how a picture is read that EXIF wants turned; see `tailseg.data.images.read_image`.
-        exif: EXIF's orientation, 2 .. 8, once the file was read and has one; else 1.
+        image_id: id in the annotation file.
+        file: path of the image file.
+        height, width: size in pixels to which the annotations refer.
+        orientation: how an image with an EXIF orientation is read; see `tailseg.data.images.read_image`.
+        exif: the EXIF orientation, 2 .. 8, after the file was read; 1 if there is none.
     """
 
     image_id: int
@@ -51,9 +51,9 @@ class ClassCounts:
     """How often each class occurs in a data set. The losses take it as a `tailseg.structures.ClassFrequency`.
 
     Attributes:
-        image_counts: images in which the class occurs.
-        instance_counts: objects of the class.
-        num_images: images that carry at least one annotation (99,388 for LVIS v1's training set).
+        image_counts: number of images with the class.
+        instance_counts: number of objects of the class.
+        num_images: number of images with at least one annotation (99,388 for LVIS v1's training set).
         groups: LVIS frequency group of each class.
     """
 
@@ -69,7 +69,7 @@ class ClassCounts:
 
 
 def frequency_group(image_count: int) -> Group:
-    """LVIS's group of a class seen in ``image_count`` training images (a class never seen counts as rare)."""
+    """LVIS's frequency group of a class with ``image_count`` training images. A class without images is rare."""
     if image_count <= 10:
         return "r"
     return "c" if image_count <= 100 else "f"

@@ -107,9 +107,9 @@ def compare(train: "Annotations", path: Path, images: Path | None, *, decode: bo
 
 def write_repaired(path: Path, out: Path, images: Path | None) -> None:
     """Write the repaired file, and print what was done."""
-    from tailseg.annotations.repair import repair
+    from tailseg.annotations.repair import repair_file
 
-    done = repair(path, out, images=images)
+    done = repair_file(path, out, images=images)
     say(f"{out}: written, a repaired copy of {path}" if done else f"{out}: written; there was nothing to repair")
     for what, number in done.items():
         say(f"  {number:,} {what}")

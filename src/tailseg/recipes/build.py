@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tailseg.annotations.dataset import Annotations
 from tailseg.annotations.fingerprint import compute_fingerprint
-from tailseg.annotations.hold_out import find_split, hold_out, read_source_key
+from tailseg.annotations.hold_out import find_split, hold_out_validation, read_source_key
 from tailseg.annotations.kinds import Use
 from tailseg.annotations.problems import DatasetError
 from tailseg.annotations.read import adopt_training_classes, judge, open_file
@@ -60,7 +60,7 @@ def build_data(recipe: Recipe, *, trained: bool = False) -> tuple[Annotations, A
         train = _read(annotation_file(recipe.data.train, 0), recipe.data.train_images, recipe)
         if recipe.data.val is not None:
             return train, adopt_training_classes(build_validation(recipe), train)
-        hold_out(train, _data_folder(recipe), use=_evaluation(recipe))
+        hold_out_validation(train, _data_folder(recipe), use=_evaluation(recipe))
     train = build_training(recipe)
     return train, adopt_training_classes(build_validation(recipe), train)
 
@@ -144,7 +144,7 @@ def _read(
         uses.append(_evaluation(recipe))
     whole = None if part is None else annotation_file(recipe.data.train, 0)
     orientation = recipe.data.orientation
-    annotations = open_file(path, images=images, needs_sizes=True, images_of=whole, orientation=orientation)
+    annotations = open_file(path, images=images, needs_sizes=True, source=whole, orientation=orientation)
     return judge(annotations, uses, on_problem=recipe.data.on_problem, crowds=recipe.data.crowds)
 
 
