@@ -17,7 +17,7 @@ import numpy as np
 import tyro
 
 from tailseg.evaluation.bootstrap import draw, resample
-from tailseg.evaluation.comparison import compare
+from tailseg.evaluation.comparison import compare_matches
 from tailseg.evaluation.matches import FALSE, FOUND, Matches, order_of_match
 from tailseg.evaluation.overlaps import Pairs
 from tailseg.structures import Group
@@ -101,7 +101,7 @@ def coverage(
     counts = {name: np.zeros(3) for name in truth}
     for repeat in range(repeats):
         runs = simulate(rng, images, (0.0, skill))
-        (found,) = compare(runs, GROUPS, samples=samples, seed=repeat)
+        (found,) = compare_matches(runs, GROUPS, samples=samples, seed=repeat)
         weights = draw(images, samples, np.random.default_rng(repeat))
         before, after = (resample(run, weights).figures(GROUPS) for run in runs)
         for name, entry in found.figures.items():

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from tailseg.data.images import load_image
 from tailseg.models.backbones import build_backbone
 from tailseg.models.config import TimmConfig
-from tailseg.models.images import ImageBatcher, normalization
+from tailseg.models.images import ImageBatcher, get_normalization
 from tailseg.models.timm_backbone import create
 from tailseg.models.timm_weights import with_own_normalization
 from tailseg.models.weights import load_backbone, read_weights
@@ -51,10 +51,10 @@ def main() -> None:
     for label, each in (("the weights' own", with_own_normalization(config)), ("ImageNet's", config)):
         backbone = build_backbone(each).eval()
         load_backbone(backbone, each.weights)
-        batcher = ImageBatcher(*normalization(each))
+        batcher = ImageBatcher(*get_normalization(each))
         vectors = features(backbone, batcher, images)
         right = truth[(vectors @ vectors.T).masked_fill(same_image, -2).argmax(1)] == truth
-        mean, std = (", ".join(f"{value:.4g}" for value in values) for values in normalization(each))
+        mean, std = (", ".join(f"{value:.4g}" for value in values) for values in get_normalization(each))
         rows.append([options.network, label, mean, std, f"{100 * right.double().mean():.1f}"])
     said = (
         f"{len(images)} objects of {len(set(names))} images and {len(set(classes))} classes, each beside those of the "

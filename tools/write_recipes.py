@@ -112,13 +112,13 @@ DEFECTS = (
     (
         "The gradient of a label's logit q dies below -3.3: cross entropy on probabilities underflows",
         "-log p = exp(-q), its gradient bounded only below q = -11",
-        "`--loss.parity`",
+        "`--loss.published 2022`",
     ),
-    ("No gradient for negatives above q = 10", "Exact: 1", "`--loss.parity`"),
+    ("No gradient for negatives above q = 10", "Exact: 1", "`--loss.published 2022`"),
     (
         "The Gumbel loss is clamped at 20, the class-relative one at 25: past it every gradient is zero",
         "Not clamped; a loss that is not finite stops the run. `--optim.clip-norm 35` if steps are too large",
-        "`--loss.parity`",
+        "`--loss.published 2022`",
     ),
     ("`class_weight` is accepted and never used", "There is no such setting", ""),
     (

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -28,6 +29,7 @@ class Range:
         le: the number is this or less.
         lt: the number is less than this.
         some: a tuple has at least one number.
+        ascending: each number of a tuple is greater than the one before it.
     """
 
     ge: float | None = None
@@ -35,11 +37,13 @@ class Range:
     le: float | None = None
     lt: float | None = None
     some: bool = False
+    ascending: bool = False
 
     def holds(self, value: object) -> bool:
         """Whether the numbers of a field's value are in the range; what is no number always is."""
         if isinstance(value, tuple | list):
-            return all(map(self.holds, value)) and not (self.some and len(value) == 0)
+            ordered = not self.ascending or all(first < second for first, second in pairwise(value))
+            return all(map(self.holds, value)) and ordered and not (self.some and len(value) == 0)
         return not isinstance(value, int | float) or self._has(value)
 
     def _has(self, number: float) -> bool:
@@ -127,7 +131,8 @@ def describe(kind: type, name: str) -> str:
     words = [word for member in members for word in get_args(member) if isinstance(word, str)]
     text = str(allowed)
     if any(get_origin(member) is tuple for member in members):
-        text = f"{'one or more ' if allowed.some else ''}numbers, each {allowed}"
+        order = ", in ascending order" if allowed.ascending else ""
+        text = f"{'one or more ' if allowed.some else ''}numbers, each {allowed}{order}"
     *others, last = [text, *words, *(["None"] if type(None) in members else [])]
     return f"{', '.join(others)}, or {last}" if others else last
 

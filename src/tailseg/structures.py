@@ -10,10 +10,13 @@ Coordinates are absolute pixels, continuous: a box is ``x1, y1, x2, y2`` with ``
 covers the unit square from (0, 0) to (1, 1). Labels are ``0 .. C-1``; ``C`` is background.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64
+from pycocotools import mask as coco
 from torch import Tensor
 
 from tailseg.annotations.types import (
@@ -90,6 +93,56 @@ class Target:
                 f"{len(self.labels)} labels, {len(self.masks)} masks"
             )
 
+    @classmethod
+    def from_torchvision(cls, target: Mapping[str, Tensor], num_classes: int) -> "Target":
+        """Torchvision's target of one image: boxes, labels and masks in the pixels of the image that the model sees.
+
+        Args:
+            target: ``boxes`` [N, 4] as absolute xyxy; ``labels`` [N]; optionally ``masks`` [N, h, w] of the image's
+                size, bool or uint8; optionally ``iscrowd`` [N]: crowd regions are ignored in training. Other entries
+                are not read.
+            num_classes: C. Labels are 0 .. C-1, without background. Torchvision's own detectors count them from 1:
+                subtract 1 from such labels.
+
+        Returns:
+            The target. Without ``masks`` no mask is learned from it.
+
+        Raises:
+            ValueError: boxes or labels are missing, shapes do not fit, or a label is not in 0 .. C-1.
+        """
+        if missing := [name for name in ("boxes", "labels") if name not in target]:
+            raise ValueError(
+                f"a target needs boxes and labels, {' and '.join(missing)} missing: it has {', '.join(target)}"
+            )
+        boxes, labels = target["boxes"].float().reshape(-1, 4), target["labels"].long()
+        if bool((boxes[:, 2:] < boxes[:, :2]).any()):
+            raise ValueError("boxes must be x1, y1, x2, y2 with x1 <= x2 and y1 <= y2: convert x, y, width, height")
+        if labels.shape != boxes.shape[:1]:
+            raise ValueError(f"a target of {len(boxes)} boxes needs labels [{len(boxes)}], got {list(labels.shape)}")
+        if len(labels) and not (int(labels.min()) >= 0 and int(labels.max()) < num_classes):
+            raise ValueError(
+                f"labels must be 0 .. {num_classes - 1} for {num_classes} classes, without background, got "
+                f"{int(labels.min())} .. {int(labels.max())}: subtract 1 if yours count from 1, as torchvision's do"
+            )
+        masks: list[Segmentation] = [()] * len(boxes)
+        if "masks" in target:
+            bitmaps = target["masks"].detach().cpu().numpy()
+            if bitmaps.ndim != 3 or len(bitmaps) != len(boxes) or bitmaps.dtype.kind not in "bui":
+                raise ValueError(
+                    f"masks must be bool or uint8 [{len(boxes)}, height, width], got {target['masks'].dtype} "
+                    f"{list(bitmaps.shape)}"
+                )
+            masks = [_encode_bitmap(bitmap) for bitmap in bitmaps]
+        crowds = target["iscrowd"].bool() if "iscrowd" in target else torch.zeros_like(labels, dtype=torch.bool)
+        objects = (~crowds).nonzero()[:, 0]
+        return cls(
+            boxes=boxes[objects],
+            labels=labels[objects],
+            masks=tuple(masks[i] for i in objects.tolist()),
+            frame=Frame(),
+            ignore_boxes=boxes[crowds],
+        )
+
     def __len__(self) -> int:
         return len(self.boxes)
 
@@ -101,6 +154,14 @@ class Target:
             labels=sent(self.labels, device),
             ignore_boxes=sent(self.ignore_boxes, device),
         )
+
+
+def _encode_bitmap(bitmap: np.ndarray) -> Segmentation:
+    """Run lengths of a bitmap; nothing for one without a pixel."""
+    if not bitmap.any():
+        return ()
+    encoded = coco.encode(np.asfortranarray(bitmap != 0, dtype=np.uint8))
+    return {"size": list(encoded["size"]), "counts": encoded["counts"].decode("ascii")}
 
 
 @dataclass(frozen=True)

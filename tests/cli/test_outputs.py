@@ -142,9 +142,9 @@ def rows(run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, 
         Row(
             "Compare.out",
             "`compare --out`: a JSON file",
-            lambda out: words("compare", results, results, "--truth", truth, "--samples=2", "--out", out),
+            lambda out: words("compare", results, results, "--annotations", truth, "--samples=2", "--out", out),
             ("",),
-            lambda out: words("compare", results, copied(results)(out), "--truth", truth, "--out", out),
+            lambda out: words("compare", results, copied(results)(out), "--annotations", truth, "--out", out),
         ),
         Row(
             "Report.out",

@@ -19,7 +19,7 @@ from tailseg.detection.recalibration import (
     replacements,
     save,
 )
-from tailseg.losses import ECMLossConfig, GumbelCE, SeesawLossConfig, SigmoidCE, SoftmaxCE
+from tailseg.losses import GumbelCE, SigmoidCE, SoftmaxCE
 from tailseg.structures import ClassFrequency
 
 COUNTS = torch.tensor([500, 50, 5, 1])
@@ -54,19 +54,10 @@ def test_fracal_takes_the_form_that_fits_the_scores(logits):
     torch.testing.assert_close(sigmoid, fracal_sigmoid_scores(logits[:, :4], COUNTS, dimensions, **known))
 
 
-@pytest.mark.parametrize(
-    ("loss", "shares"),
-    [
-        (SoftmaxCE(4), True),
-        (SeesawLossConfig().build(FREQUENCY), True),
-        (SigmoidCE(4), False),
-        (GumbelCE(4), False),
-        (ECMLossConfig().build(FREQUENCY), False),
-    ],
-    ids=lambda value: type(value).__name__,
-)
-def test_shares_are_told_from_separate_answers(loss, shares):
-    assert Calibrated(loss, Calibration(Setting("NorCal", 0.5)), FREQUENCY).are_shares is shares
+def test_a_calibrated_loss_keeps_the_kind_of_its_scores():
+    calibration = Calibration(Setting("NorCal", 0.5))
+    assert Calibrated(SoftmaxCE(4), calibration, FREQUENCY).scores_are_exclusive
+    assert not Calibrated(SigmoidCE(4), calibration, FREQUENCY).scores_are_exclusive
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)

@@ -342,7 +342,7 @@ def test_results_of_a_detector_without_masks_say_how_to_score_boxes(write):
     boxes = [{key: value for key, value in entry.items() if key != "segmentation"} for entry in PERFECT]
 
     with pytest.raises(ValueError, match=r"no record has any; to score boxes alone, ask for iou_types=\('bbox',\)"):
-        evaluate(write(lvis()), boxes)
+        evaluate(write(lvis()), boxes, iou_types=("bbox", "segm"))
 
 
 def broken(change, kind=lvis):

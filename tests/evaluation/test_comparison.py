@@ -10,7 +10,7 @@ import pytest
 
 from tailseg.evaluation.average_precision import summary
 from tailseg.evaluation.bootstrap import draw, resample
-from tailseg.evaluation.comparison import compare, match_runs
+from tailseg.evaluation.comparison import compare_matches, match_runs
 from tailseg.evaluation.detections import best_of_each_image, match_results, read_found
 from tailseg.evaluation.ground_truth import read_ground_truth
 from tailseg.evaluation.precision import precision_and_recall
@@ -82,7 +82,7 @@ def test_a_weight_of_two_is_the_image_twice(case, matched, tmp_path):
 def test_a_run_does_not_differ_from_itself(matched):
     truth, matches = matched
 
-    (found,) = compare([matches, matches], truth.class_groups, samples=20)
+    (found,) = compare_matches([matches, matches], truth.class_groups, samples=20)
 
     for entry in found.figures.values():
         assert (entry.difference, entry.low, entry.high) == (0, 0, 0)
@@ -93,7 +93,7 @@ def test_a_run_does_not_differ_from_itself(matched):
 def test_a_better_run_is_better_and_the_first_is_compared_with_each(simulation):
     a, b, c = simulation.simulate(np.random.default_rng(0), 400, (0.0, 0.6, -0.6))
 
-    better, worse = compare([a, b, c], simulation.GROUPS, samples=50)
+    better, worse = compare_matches([a, b, c], simulation.GROUPS, samples=50)
 
     assert better.figures["AP"].verdict == "better"
     assert worse.figures["AP"].verdict == "worse"
@@ -107,7 +107,7 @@ def test_a_better_run_is_better_and_the_first_is_compared_with_each(simulation):
 def test_classes_of_few_images_have_no_interval(simulation):
     runs = simulation.simulate(np.random.default_rng(0), 100)  # rare classes have one image on average
 
-    (found,) = compare(runs, simulation.GROUPS, samples=20)
+    (found,) = compare_matches(runs, simulation.GROUPS, samples=20)
 
     assert found.classes[0].low is not None
     assert found.classes[-1].low is None

@@ -110,4 +110,4 @@ def test_a_class_that_only_the_training_file_knows_plays_no_part(folder, tmp_pat
 
     found = json.loads((tmp_path / "metrics.json").read_text())
     assert found["scores"]["bbox"]["APr"] == pytest.approx(1)
-    assert "1 classes of " in found["notes"][0]
+    assert "1 class of " in found["notes"][0]

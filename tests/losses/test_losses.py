@@ -21,7 +21,7 @@ from tailseg.structures import ClassFrequency
 
 LOSSES = {
     "gumbel": GumbelCE,
-    "gumbel-parity": lambda num_classes, **kwargs: GumbelCE(num_classes, parity=True, **kwargs),
+    "gumbel-published": lambda num_classes, **kwargs: GumbelCE(num_classes, published="2022", **kwargs),
     "sigmoid": SigmoidCE,
     "sigmoid-background": lambda num_classes, **kwargs: SigmoidCE(num_classes, background=True, **kwargs),
     "softmax": SoftmaxCE,
@@ -126,7 +126,7 @@ def test_background_alone_is_a_loss_like_any_other(make, num_classes):
         loss, torch.zeros(3, loss.num_logits), torch.full((3,), num_classes, dtype=torch.int64)
     )
     assert value > 0
-    # Descent lowers every class (by a gradient above 0), unless parity's clamp at 20 has killed it (defect 4).
+    # Descent lowers every class (by a gradient above 0), unless the published clamp at 20 has killed it (defect 4).
     if value < 20:
         assert (gradient[:, :num_classes] > 0).all()
 
@@ -247,7 +247,7 @@ def test_not_a_number_reaches_the_loss(make):
 @pytest.mark.parametrize(
     ("config", "kind"), [(SigmoidCEConfig(), SigmoidCE), (SoftmaxCEConfig(), SoftmaxCE), (GumbelCEConfig(), GumbelCE)]
 )
-def test_a_config_builds_its_loss_for_the_classes_at_hand(config, kind):
+def test_a_config_builds_its_loss_for_the_classes_of_a_frequency(config, kind):
     frequency = ClassFrequency.from_counts(torch.tensor([1, 20, 300]), torch.tensor([2, 40, 900]), 1000)
     loss = build_loss(config, frequency)
     assert type(loss) is kind
@@ -257,8 +257,8 @@ def test_a_config_builds_its_loss_for_the_classes_at_hand(config, kind):
 
 def test_a_config_passes_on_every_setting():
     frequency = ClassFrequency.from_counts(torch.tensor([1]), torch.tensor([1]), 1)
-    loss = GumbelCEConfig(init_bias=-1.0, weight=0.5, parity=True).build(frequency)
-    assert (loss.bias, loss.weight, loss.parity) == (-1.0, 0.5, True)
+    loss = GumbelCEConfig(init_bias=-1.0, weight=0.5, published="2022").build(frequency)
+    assert loss.config == GumbelCEConfig(init_bias=-1.0, weight=0.5, published="2022")
 
 
 def test_the_published_initial_bias_gives_the_published_first_loss():

@@ -1,6 +1,7 @@
 """The rivals of GOL: each against its formula written out (`naive`), and against what special cases make of it."""
 
 import dataclasses
+import functools
 import math
 import pickle
 import subprocess
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tailseg import losses
 from tailseg.losses import (
     BAGSLossConfig,
     ECMLossConfig,
@@ -25,7 +27,6 @@ from tailseg.losses import (
     SigmoidCE,
     SoftmaxCE,
 )
-from tailseg.ranges import Settings
 from tailseg.structures import ClassFrequency
 
 from . import naive
@@ -397,32 +398,29 @@ def test_every_setting_of_a_config_has_its_effect(config):
 
 
 @pytest.mark.parametrize(
-    ("config", "settings", "message"),
+    ("config", "settings"),
     [
-        (FocalLossConfig, {"gamma": -1.0}, "gamma >= 0"),
-        (FocalLossConfig, {"alpha": 1.5}, "alpha in"),
-        (FederatedLossConfig, {"num_sampled": 0}, "num_sampled >= 1"),
-        (ECMLossConfig, {"background_ratio": 0.0}, "background_ratio > 0"),
-        (LDAMLossConfig, {"max_margin": -0.1}, "max_margin >= 0"),
-        (LDAMLossConfig, {"scale": 0.0}, "scale > 0"),
-        (LDAMLossConfig, {"beta": 1.0}, "beta in"),
-        (BAGSLossConfig, {"edges": (100, 10)}, "increasing edges"),
-        (BAGSLossConfig, {"beta": -1.0}, "beta >= 0"),
-        (SeesawLossConfig, {"p": -0.1}, "p >= 0"),
-        (SeesawLossConfig, {"q": -0.1}, "q >= 0"),
-        (SeesawLossConfig, {"eps": 0.0}, "eps in"),
-        (EQLv2Config, {"gamma": -1.0}, "gamma >= 0"),
-        (EQLv2Config, {"alpha": -1.0}, "alpha >= 0"),
+        (FocalLossConfig, {"gamma": -1.0}),
+        (FocalLossConfig, {"alpha": 1.5}),
+        (FederatedLossConfig, {"num_sampled": 0}),
+        (ECMLossConfig, {"background_ratio": 0.0}),
+        (LDAMLossConfig, {"max_margin": -0.1}),
+        (LDAMLossConfig, {"scale": 0.0}),
+        (LDAMLossConfig, {"beta": 1.0}),
+        (BAGSLossConfig, {"edges": (100, 10)}),
+        (BAGSLossConfig, {"beta": -1.0}),
+        (SeesawLossConfig, {"p": -0.1}),
+        (SeesawLossConfig, {"q": -0.1}),
+        (SeesawLossConfig, {"eps": 0.0}),
+        (EQLv2Config, {"gamma": -1.0}),
+        (EQLv2Config, {"alpha": -1.0}),
     ],
 )
-def test_settings_out_of_range_are_refused(config, settings, message, monkeypatch):
+def test_settings_out_of_range_are_refused(config, settings):
     """By the config, and by the loss itself for those who make it without one."""
-    with pytest.raises(ValueError, match=f"loss.{next(iter(settings))} "):
-        config(**settings)
-    monkeypatch.setattr(Settings, "__post_init__", lambda _: None)
-    monkeypatch.setattr(config, "__post_init__", lambda _: None)
-    with pytest.raises(ValueError, match=message):
-        config(**settings).build(long_tail(3))
+    for make in (config, functools.partial(getattr(losses, config.loss), long_tail(3))):
+        with pytest.raises(ValueError, match=f"loss.{next(iter(settings))} "):
+            make(**settings)
 
 
 # What each becomes in special cases.

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from tailseg.losses import drop_loss
-from tailseg.losses.processes import share_of_processes
+from tailseg.losses.processes import compute_process_share
 from tailseg.training.distributed import leave
 
 
@@ -27,7 +27,7 @@ def run(problems, rank, sizes):
         loss, values, gradients = config.build(frequency), [], []
         for logits, labels in batches:
             part = logits[here].clone().requires_grad_()
-            value = sum(loss(part, labels[here]).values()) * share_of_processes(len(part), part.device)
+            value = sum(loss(part, labels[here]).values()) * compute_process_share(len(part), part.device)
             gradients.append(torch.autograd.grad(value, part)[0] / len(sizes))
             values.append(value.detach() / len(sizes))
         outcome[name] = (torch.stack(values), gradients, loss.state_dict())

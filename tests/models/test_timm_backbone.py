@@ -11,10 +11,10 @@ from safetensors.torch import save_file
 from tailseg.losses import GumbelCE
 from tailseg.models import Detector, ResNetConfig, TimmConfig, build_detector, load_backbone
 from tailseg.models import timm_backbone as module
-from tailseg.models.images import ImageBatcher, normalization
+from tailseg.models.images import ImageBatcher, get_normalization
+from tailseg.models.optimizers import parameters_without_decay
 from tailseg.models.timm_backbone import TimmBackbone
 from tailseg.models.timm_weights import with_own_normalization
-from tailseg.training.optimizer import undecayed
 
 timm = pytest.importorskip("timm")
 
@@ -256,14 +256,14 @@ def test_images_are_normalized_as_they_were_for_the_weights() -> None:
     chosen = TimmConfig(name="tf_efficientnet_lite0", mean=(0.1, 0.2, 0.3), std=half)
     none = TimmConfig(name="tf_efficientnet_lite0", weights="none")
     for unchanged in (chosen, none, ResNetConfig()):
-        assert with_own_normalization(unchanged) == unchanged
+        assert unchanged.with_normalization_of_weights() == unchanged
     imagenet = with_own_normalization(TimmConfig(name="resnet18"))
     assert imagenet.mean == (0.485, 0.456, 0.406)
     published = ImageBatcher()
     image = torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8)
     for config in (imagenet, none, ResNetConfig()):
-        assert torch.equal(ImageBatcher(*normalization(config))([image]).tensors, published([image]).tensors)
-    found = ImageBatcher(*normalization(own))([image]).tensors[0]
+        assert torch.equal(ImageBatcher(*get_normalization(config))([image]).tensors, published([image]).tensors)
+    found = ImageBatcher(*get_normalization(own))([image]).tensors[0]
     torch.testing.assert_close(found, image / 127.5 - 1)
 
 
@@ -310,7 +310,6 @@ def test_what_timm_spares_weight_decay(name: str, spared: str | None, count: int
     assert len(names) == count
     assert spared is None or spared in names
     parameters = dict(network.named_parameters())
-    assert {id(parameters[key]) for key in names} <= undecayed(network).keys()
-    assert id(next(p for key, p in parameters.items() if key.endswith("weight") and p.ndim > 1)) not in undecayed(
-        network
-    )
+    assert {id(parameters[key]) for key in names} <= parameters_without_decay(network).keys()
+    without = parameters_without_decay(network)
+    assert id(next(p for key, p in parameters.items() if key.endswith("weight") and p.ndim > 1)) not in without

@@ -41,7 +41,7 @@ from tailseg.models import (
     SwinConfig,
     build_detector,
 )
-from tailseg.models.backbones import Backbone, build_backbone
+from tailseg.models.backbones import build_backbone
 from tailseg.models.box_head import BoxHead
 from tailseg.models.cascade import CascadeMaskRCNN
 from tailseg.models.config import cascade_mask_rcnn, hybrid_task_cascade
@@ -286,7 +286,7 @@ def settings(name: str, state: Mapping[str, Tensor]) -> tuple[ModelConfig, LossC
         mask=mask,
         postprocess=PostprocessConfig(max_detections=DETECTIONS),
     )
-    return config, GumbelCEConfig(parity=True) if "gumbel" in name else SoftmaxCEConfig()
+    return config, GumbelCEConfig(published="2022") if "gumbel" in name else SoftmaxCEConfig()
 
 
 @dataclass(frozen=True, eq=False)
@@ -301,7 +301,7 @@ class GoldenBackbone:
 
     tensors: dict[str, Tensor]
     gradient_names: list[str]
-    backbone: Backbone
+    backbone: torch.nn.Module
 
 
 def load_golden_backbone(folder: Path, name: str) -> GoldenBackbone:
@@ -319,7 +319,7 @@ def load_golden_backbone(folder: Path, name: str) -> GoldenBackbone:
     return GoldenBackbone(tensors, names, backbone)
 
 
-def _later_stages(backbone: Backbone, stages: int) -> dict[str, Tensor]:
+def _later_stages(backbone: torch.nn.Module, stages: int) -> dict[str, Tensor]:
     """By their names, the backbone's own weights of what comes after its first ``stages`` maps."""
     state = to_mmdet({f"backbone.{key}": tensor for key, tensor in backbone.state_dict().items()}).state
     later = [f"layer{i + 1}." for i in range(stages, 4)] + [f"norm{i}." for i in range(stages, 4)]

@@ -32,12 +32,12 @@ def ours(loss):
 
 
 @pytest.mark.parametrize("low_high", [(-8.0, 14.0), (-3.0, 1.0)], ids=["dead zones included", "alive"])
-def test_parity_equals_the_published_formula(low_high):
+def test_published_equals_the_published_formula(low_high):
     low, high = low_high
     generator = torch.Generator().manual_seed(0)
     logits = low + (high - low) * torch.rand(64, 12, generator=generator)
     labels = torch.randint(0, 12, (64,), generator=generator)
-    value, gradient = grad(ours(GumbelCE(11, parity=True)), logits, labels)
+    value, gradient = grad(ours(GumbelCE(11, published="2022")), logits, labels)
     expected, expected_gradient = grad(published, logits, labels)
     # Sums may be taken in another order, which moves the last bits of the total but of no gradient.
     torch.testing.assert_close(value, expected, rtol=1e-6, atol=0)
@@ -48,7 +48,7 @@ def test_parity_equals_the_published_formula(low_high):
     ("q", "published_gradient", "tolerance"),
     [(-3.3, -27.1, 0.05), (-3.4, -2.9, 0.05), (-3.6, -0.005, 5e-4), (-4.0, 0.0, 1e-12)],
 )
-def test_parity_reproduces_the_measured_death_of_the_positive_gradient(q, published_gradient, tolerance):
+def test_published_reproduces_the_measured_death_of_the_positive_gradient(q, published_gradient, tolerance):
     # Ten regions of no cost dilute the one measured, or the clamp at 20 would hide it; their factor is undone.
     logits = torch.full((10, 2), -4.0)
     logits[:, 1] = 10.0
@@ -56,23 +56,23 @@ def test_parity_reproduces_the_measured_death_of_the_positive_gradient(q, publis
     labels = torch.ones(10, dtype=torch.int64)
     labels[0] = 0
     logits[0, 1] = -4.0
-    _, gradient = grad(ours(GumbelCE(1, parity=True)), logits, labels)
+    _, gradient = grad(ours(GumbelCE(1, published="2022")), logits, labels)
     assert 10 * gradient[0, 0].item() == pytest.approx(published_gradient, abs=tolerance)
     _, exact = grad(ours(GumbelCE(1)), logits, labels)
     assert 10 * exact[0, 0].item() == pytest.approx(-torch.tensor(-q).exp().item(), rel=1e-6)
 
 
-def test_parity_keeps_the_dead_negatives_above_ten_and_exact_does_not():
+def test_published_keeps_the_dead_negatives_above_ten_and_exact_does_not():
     logits = torch.tensor([[10.5, 3.0]])
     labels = torch.tensor([1])
-    assert grad(ours(GumbelCE(1, parity=True)), logits, labels)[1][0, 0] == 0
+    assert grad(ours(GumbelCE(1, published="2022")), logits, labels)[1][0, 0] == 0
     assert grad(ours(GumbelCE(1)), logits, labels)[1][0, 0] == pytest.approx(1, rel=1e-4)
 
 
-def test_parity_loses_every_gradient_above_a_loss_of_twenty_and_exact_does_not():
+def test_published_loses_every_gradient_above_a_loss_of_twenty_and_exact_does_not():
     logits = torch.full((2, 30), 2.0)
     labels = torch.tensor([0, 1])
-    value, gradient = grad(ours(GumbelCE(29, parity=True)), logits, labels)
+    value, gradient = grad(ours(GumbelCE(29, published="2022")), logits, labels)
     assert value == 20
     assert (gradient == 0).all()
     value, gradient = grad(ours(GumbelCE(29)), logits, labels)
@@ -85,22 +85,22 @@ def test_both_modes_agree_where_the_published_one_is_sound():
     logits = -3 + 4 * torch.rand(16, 6, generator=generator)
     labels = torch.randint(0, 6, (16,), generator=generator)
     value, gradient = grad(ours(GumbelCE(5)), logits, labels)
-    parity, parity_gradient = grad(ours(GumbelCE(5, parity=True)), logits, labels)
-    torch.testing.assert_close(value, parity, rtol=1e-5, atol=0)
-    torch.testing.assert_close(gradient, parity_gradient, rtol=1e-4, atol=1e-7)  # float32's 1 - p
+    published, published_gradient = grad(ours(GumbelCE(5, published="2022")), logits, labels)
+    torch.testing.assert_close(value, published, rtol=1e-5, atol=0)
+    torch.testing.assert_close(gradient, published_gradient, rtol=1e-4, atol=1e-7)  # float32's 1 - p
 
 
-def test_parity_is_computed_in_float32_whatever_comes():
+def test_published_is_computed_in_float32_whatever_comes():
     logits = torch.full((4, 3), -3.5, dtype=torch.float64)
     labels = torch.tensor([0, 1, 2, 0])
-    loss = GumbelCE(2, parity=True)
+    loss = GumbelCE(2, published="2022")
     assert torch.equal(loss(logits, labels)["loss_cls"], loss(logits.float(), labels)["loss_cls"])
 
 
 def test_scores_are_the_unclamped_activation_without_background():
     q = torch.linspace(-8, 14, 221, dtype=torch.float64)
-    for parity in (False, True):
-        loss = GumbelCE(221, parity=parity)
+    for published in (None, "2022"):
+        loss = GumbelCE(221, published=published)
         scores = loss.scores(torch.cat([q, torch.zeros(1, dtype=torch.float64)])[None])[0]
         torch.testing.assert_close(scores, torch.exp(-torch.exp(-q)), rtol=1e-14, atol=0)
     # Defect 6: float32 ties at exactly 0, far below the threshold 1e-4 (q = -2.22) that detections must pass.
@@ -126,10 +126,10 @@ def test_sigmoid_equals_torch_with_a_one_hot_target():
     ("name", "loss"),
     [
         ("a3_mask_rcnn_gumbel", GumbelCE(7)),
-        ("a3_mask_rcnn_gumbel", GumbelCE(7, parity=True)),
+        ("a3_mask_rcnn_gumbel", GumbelCE(7, published="2022")),
         ("a_mask_rcnn", SoftmaxCE(7)),
     ],
-    ids=["gumbel", "gumbel-parity", "softmax"],
+    ids=["gumbel", "gumbel-published", "softmax"],
 )
 def test_golden_training_loss(shared, name, loss):
     golden = load_file(shared / "golden" / f"{name}.safetensors")

@@ -36,7 +36,7 @@ from tailseg.models.config import (
 )
 from tailseg.ranges import Range, SettingError, Settings, option, ranges_of
 from tailseg.recipes import RECIPES, AdamWConfig, get_recipe
-from tailseg.recipes.recipe import Recipe
+from tailseg.recipes.recipe import Recipe, ScheduleConfig
 from tailseg.recipes.saved import from_plain, to_plain
 
 BASE = get_recipe("tiny_gumbel")
@@ -88,7 +88,7 @@ def classes(hint):
         yield from classes(each)
 
 
-ALL = sorted(set(classes(Recipe)) - {Recipe}, key=lambda kind: kind.__name__)
+ALL = sorted(set(classes(Recipe)) - {Recipe, ScheduleConfig}, key=lambda kind: kind.__name__)
 
 
 def number_fields(kind):

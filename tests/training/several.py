@@ -20,15 +20,15 @@ import small
 from tailseg.cli.test import Test, evaluate_run
 from tailseg.recipes.recipe import DataConfig, Recipe
 from tailseg.training.distributed import (
+    all_or_none,
     barrier,
-    first_goes_first,
-    from_first,
     gather_everywhere,
     is_first,
     joined,
     leave,
+    main_process_first,
+    on_main_process,
     rank,
-    together,
 )
 from tailseg.training.loop import train, train_step
 from tailseg.training.run import start
@@ -38,7 +38,7 @@ def main(folder: Path, data: Path, alone: Path) -> None:
     outcome: dict[str, object] = {}
     outcome["metrics"] = train(small.shared(data, folder / "run")).to_json()
     copy = folder / "alone"
-    from_first(lambda: shutil.copytree(alone, copy))
+    on_main_process(lambda: shutil.copytree(alone, copy))
     evaluate_run(Test(run=copy, device="cpu", recipe="small:shared"))
 
     train(learned_norms(data, folder / "run_norms"))
@@ -48,7 +48,7 @@ def main(folder: Path, data: Path, alone: Path) -> None:
     for name, text in (("nan", "nan"), ("nan gradient", "nan gradient"), ("sigterm", str(int(signal.SIGTERM)))):
         file = folder / name
         config = small.TroublesomeConfig(file=str(file), call=2, rank=1)
-        from_first(lambda file=file, text=text: file.write_text(text))
+        on_main_process(lambda file=file, text=text: file.write_text(text))
         recipe = replace(small.shared(data, folder / f"run_{name}"), loss=config)
         outcome[name] = trouble(lambda recipe=recipe: train(recipe))
     outcome["bad image"] = trouble(lambda: train(small.shared(folder / "bad", folder / "run_bad")))
@@ -87,20 +87,20 @@ def gradient(recipe: Recipe) -> list[float]:
 
 def order(file: Path) -> list[int]:
     """Which process wrote its line when."""
-    with first_goes_first(), file.open("a") as lines:
+    with main_process_first(), file.open("a") as lines:
         lines.write(f"{rank()}\n")
     barrier()
     return [int(line) for line in file.read_text().split()]
 
 
 def failed_alone() -> None:
-    with together():
+    with all_or_none():
         if rank() == 1:
             raise ValueError("mend this")
 
 
 def unforeseen() -> None:
-    with together():
+    with all_or_none():
         if rank() == 1:
             {}["absent"]
 

@@ -14,7 +14,6 @@ from tailseg.models.config import BoxHeadConfig, FPNConfig, MaskHeadConfig, Mode
 from tailseg.recipes import get_recipe
 from tailseg.recipes.recipe import DataConfig, Recipe, RunConfig, SGDConfig
 from tailseg.training.loop import train_step
-from tailseg.training.optimizer import learning_rate
 from tailseg.training.run import Run, describe, start
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -128,7 +127,7 @@ def test_a_run_in_parts_goes_on_to_the_bit(data, tmp_path):
 def test_the_log_says_the_rate_and_its_rule(data, tmp_path):
     recipe = make_recipe(data, tmp_path, file="train.json", batch_size=4, parts=2)
     assert "4 images a step in 2 parts, lr 0.005 (0.02 for 16 images)" in describe(start(recipe, resume=False))
-    assert learning_rate(recipe.optim, step=500, epoch=0, batch_size=4) == pytest.approx(0.005)  # warm-up is over
+    assert recipe.optim.learning_rate(step=500, epoch=0, batch_size=4) == pytest.approx(0.005)  # warm-up is over
 
 
 def test_a_published_recipe_reaches_its_batch_on_one_device():
@@ -136,7 +135,7 @@ def test_a_published_recipe_reaches_its_batch_on_one_device():
     recipe = get_recipe("gol_mask_rcnn_r50_rfs_2x")
     in_parts = replace(recipe, optim=replace(recipe.optim, accumulation_steps=4))
     assert in_parts.data.batch_size == 16
-    assert learning_rate(in_parts.optim, step=500, epoch=0, batch_size=in_parts.data.batch_size) == 0.02
+    assert in_parts.optim.learning_rate(step=500, epoch=0, batch_size=in_parts.data.batch_size) == 0.02
 
 
 @pytest.mark.parametrize(

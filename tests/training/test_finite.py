@@ -132,7 +132,7 @@ def test_weights_that_are_not_finite_are_not_saved(data, tmp_path, average):
         with pytest.raises(NonFiniteLossError, match=r"step 3: box_head\.fc2\.bias of the network .* not saved"):
             run.save(path)
     assert good.read_bytes() == content
-    assert [*run_files.in_order(tmp_path), run_files.best(tmp_path)] == [good, None]
+    assert [*run_files.step_checkpoints(tmp_path), run_files.best(tmp_path)] == [good, None]
 
 
 def test_statistics_that_are_not_finite_are_not_saved(data, tmp_path):

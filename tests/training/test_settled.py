@@ -12,7 +12,6 @@ from tailseg.models import TimmConfig
 from tailseg.models.images import IMAGE_MEAN
 from tailseg.recipes.recipe import AdamWConfig, Recipe
 from tailseg.training import checkpoint
-from tailseg.training.optimizer import build_optimizer
 from tailseg.training.run import Run, start
 
 from . import small
@@ -85,7 +84,7 @@ def test_an_optimizer_of_a_version_before_goes_on(data, tmp_path):
     recipe = replace(recipe, model=replace(recipe.model, backbone=backbone), optim=AdamWConfig(epochs=1))
     run = start(recipe, resume=False)
     spared = len(run.optimizer.param_groups[1]["params"])
-    run.optimizer = build_optimizer(run.model, recipe.optim, spare_timms=False)
+    run.optimizer = recipe.optim.build(run.model, spare_timm=False)
     before = len(run.optimizer.param_groups[1]["params"])
     assert spared == before + 10
     run.save()

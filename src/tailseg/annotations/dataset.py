@@ -17,8 +17,10 @@ from tailseg.annotations.kinds import BITS
 from tailseg.annotations.problems import Problem
 from tailseg.annotations.ragged import Ragged, compute_offsets
 from tailseg.annotations.types import (
+    LVIS_BOUNDS,
     ClassCounts,
     Group,
+    GroupBounds,
     ImageInfo,
     Orientation,
     Polygons,
@@ -192,6 +194,7 @@ class Annotations:
         listed_ids: ids of the categories in the order of the file.
         text_ids: the image and the category ids that are written as text, with that text: results keep it.
         states_groups: whether the file states the frequency groups of its categories.
+        group_bounds: bounds by which image counts give frequency groups, if the file states none.
         orientation: how images with an EXIF orientation are read, if their annotated size allows both ways.
     """
 
@@ -213,6 +216,7 @@ class Annotations:
     listed_ids: tuple[int, ...] = ()
     text_ids: tuple[dict[int, str], dict[int, str]] = ({}, {})
     states_groups: bool = False
+    group_bounds: GroupBounds = LVIS_BOUNDS
     orientation: Orientation = "shown"
 
     @property
@@ -316,6 +320,26 @@ def count_classes(objects: Objects, num_classes: int) -> tuple[Int64[np.ndarray,
     return image_counts, np.bincount(labels, minlength=num_classes), int(np.count_nonzero(np.bincount(images)))
 
 
+def with_group_bounds(annotations: Annotations, bounds: GroupBounds) -> Annotations:
+    """Gives the annotations frequency groups with other bounds.
+
+    Args:
+        annotations: a data set.
+        bounds: the most training images of a rare and of a common class.
+
+    Returns:
+        The data set with groups from the image counts of the training set. Groups that the file states are replaced.
+    """
+    groups = tuple(frequency_group(count, bounds) for count in annotations.frequency.image_counts.tolist())
+    return replace(
+        annotations,
+        categories=tuple(replace(c, group=group) for c, group in zip(annotations.categories, groups, strict=True)),
+        frequency=replace(annotations.frequency, groups=groups),
+        states_groups=False,
+        group_bounds=bounds,
+    )
+
+
 def get_scored_groups(annotations: Annotations) -> dict[int, Group]:
     """The frequency group of each category id, for APr, APc and APf.
 
@@ -324,7 +348,9 @@ def get_scored_groups(annotations: Annotations) -> dict[int, Group]:
     """
     categories, counts = annotations.categories, annotations.frequency.image_counts.tolist()
     pairs = list(zip(categories, counts, strict=True))
-    stated = annotations.states_groups or any(category.group != frequency_group(count) for category, count in pairs)
+    stated = annotations.states_groups or any(
+        category.group != frequency_group(count, annotations.group_bounds) for category, count in pairs
+    )
     return {category.id: category.group for category, count in pairs if stated or count}
 
 
@@ -343,18 +369,21 @@ def find_untrained_classes(train: Annotations, val: Annotations) -> list[str]:
     ]
 
 
-def count_frequency(objects: Objects, num_classes: int, groups: tuple[Group, ...] | None) -> ClassCounts:
-    """Counts how often each class occurs.
+def count_frequency(
+    objects: Objects, num_classes: int, groups: tuple[Group, ...] | None, bounds: GroupBounds = LVIS_BOUNDS
+) -> ClassCounts:
+    """Counts the images and the objects of each class.
 
     Args:
         objects: all objects of a data set.
-        num_classes: number of classes.
-        groups: frequency groups of the classes; computed from the image counts if None.
+        num_classes: the number of classes, C.
+        groups: the frequency groups that the file states; computed from the image counts if None.
+        bounds: the bounds of these groups.
 
     Returns:
-        The counts and the groups.
+        The counts and groups of the C classes.
     """
     image_counts, instance_counts, num_images = count_classes(objects, num_classes)
     if groups is None:
-        groups = tuple(frequency_group(count) for count in image_counts.tolist())
+        groups = tuple(frequency_group(count, bounds) for count in image_counts.tolist())
     return ClassCounts(image_counts, instance_counts, num_images, groups)

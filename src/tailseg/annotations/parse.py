@@ -19,6 +19,7 @@ from tailseg.annotations.dataset import Contents, Objects
 from tailseg.annotations.image_files import is_safe_name, list_candidate_names
 from tailseg.annotations.json_file import (
     Sections,
+    Text,
     decompress,
     describe_other_annotations,
     pause_garbage_collector,
@@ -47,13 +48,16 @@ LARGEST_SIDE: Final = 2**31 - 1
 """Largest height or width of an image in pixels."""
 
 
-def parse(path: Path, *, key: str | None = None, find_size: FindSize | None = None) -> Contents:
+def parse(
+    path: Path, *, key: str | None = None, find_size: FindSize | None = None, content: bytes | None = None
+) -> Contents:
     """Parses an annotation file.
 
     Args:
         path: the file.
         key: SHA-256 of its content, if known.
         find_size: returns the size of an image if the file does not state it.
+        content: content of the file; read from the file if None.
 
     Returns:
         The packed content with all its problems.
@@ -61,12 +65,12 @@ def parse(path: Path, *, key: str | None = None, find_size: FindSize | None = No
     Raises:
         DatasetError: the file is not an annotation file; the message says what it is.
     """
-    return parse_sections(path, key=key, find_size=find_size)[0]
+    return parse_sections(path, key=key, find_size=find_size, content=content)[0]
 
 
 @pause_garbage_collector()
 def parse_sections(
-    path: Path, *, key: str | None = None, find_size: FindSize | None = None
+    path: Path, *, key: str | None = None, find_size: FindSize | None = None, content: Text | None = None
 ) -> tuple[Contents, Sections, Columns]:
     """Parses an annotation file as `parse` does, and returns its sections and columns as well.
 
@@ -74,11 +78,12 @@ def parse_sections(
         path: the file.
         key: SHA-256 of its content, if known.
         find_size: returns the size of an image if the file does not state it.
+        content: content of the file; read from the file if None.
 
     Returns:
         The packed content, the sections as written, and the columns of the annotations in the order of the file.
     """
-    content = read_text(path)
+    content = read_text(path) if content is None else content
     key = key or hashlib.sha256(content).hexdigest()
     content = decompress(content, path)
     sections = split_sections(content, path)

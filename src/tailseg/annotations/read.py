@@ -96,7 +96,36 @@ def open_file(
         reason = "is a folder, not a file" if path.is_dir() else "is a pipe or a device, not a file"
         reason = reason if path.exists() else "does not exist"
         raise DatasetError(f"{path} {reason}. Expected an annotation file in LVIS or COCO format (.json)")
-    contents = read_cached(path, parse)
+    return _open(
+        read_cached(path, parse), path, images=images, needs_sizes=needs_sizes, source=source, orientation=orientation
+    )
+
+
+def open_content(content: bytes, name: str) -> Annotations:
+    """Reads the JSON text of an annotation file that is in memory.
+
+    Args:
+        content: the text.
+        name: name of the file in messages.
+
+    Returns:
+        The annotations, without notes.
+
+    Raises:
+        DatasetError: the text is not JSON, or not in COCO format.
+    """
+    return _open(parse(Path(name), content=content), Path(name))
+
+
+def _open(
+    contents: Contents,
+    path: Path,
+    *,
+    images: str | Path | None = None,
+    needs_sizes: bool = False,
+    source: Path | None = None,
+    orientation: Orientation = "shown",
+) -> Annotations:
     finder = ImageFinder(source or path, Path(images) if images is not None else None, contents.names)
     if needs_sizes and any(problem.kind.name == "size_missing" for problem in contents.problems):
         try:
@@ -182,7 +211,7 @@ def _count_crowds_as_objects(problems: tuple[Problem, ...]) -> tuple[Problem, ..
 def _replace_objects(annotations: Annotations, objects: Objects) -> Annotations:
     """The same images with other objects; the frequencies are counted again."""
     groups = annotations.frequency.groups if annotations.states_groups else None
-    frequency = count_frequency(objects, annotations.num_classes, groups)
+    frequency = count_frequency(objects, annotations.num_classes, groups, annotations.group_bounds)
     categories = tuple(replace(c, group=g) for c, g in zip(annotations.categories, frequency.groups, strict=True))
     return replace(annotations, objects=objects, frequency=frequency, categories=categories)
 

@@ -141,7 +141,7 @@ def measure(
             progress=lambda done: bar.update(task, completed=done),
         )
     truth = val.select_images(image_ids)
-    kinds: tuple[Any, ...] = ("bbox",) if predictor.recipe.model.mask is None else ("bbox", "segm")
+    kinds: tuple[Any, ...] = ("bbox", "segm") if predictor.recipe.model.has_masks else ("bbox",)
     return [analyze(truth, dict.fromkeys(kinds, records), groups=groups) for records in results]
 
 

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from tailseg.cli.common import UsageError, output, parse, suggestion
-from tailseg.cli.data_check import DataCheck, check, find_annotation_file
+from tailseg.cli.data_check import DataCheck, check
 from tailseg.cli.file_kinds import SHEET
 from tailseg.cli.outputs import check as check_outputs
 from tailseg.files import EXAMPLES, PICTURE_FORMATS, Input, Output, write_picture
@@ -44,8 +44,8 @@ GROUP_NAMES: "dict[Group, str]" = {"r": "rare", "c": "common", "f": "frequent"}
 class DataShow:
     """Show what a data set contains.
 
-    Counts, LVIS's frequency groups (rare: in 1 to 10 images, common: 11 to 100, frequent: more), sizes, and the most
-    and least frequent classes. Reading checks the file: what is malformed in it is named.
+    Counts, frequency groups (LVIS's bounds: rare in 1 to 10 images, common in 11 to 100, frequent in more), sizes, and
+    the most and least frequent classes. Reading checks the file: what is malformed in it is named.
 
     examples:
       tailseg data show my.json
@@ -60,6 +60,9 @@ class DataShow:
     """Folder of the images, unless they lie beside the annotation file."""
     classes: Annotated[int, Range(ge=0)] = 10
     """How many of the most and of the least frequent classes are listed."""
+    groups: Annotated[tuple[int, int] | None, Range(ge=1, ascending=True)] = None
+    """Bounds of the frequency groups: 5 30 makes a class rare up to 5 images, common up to 30 and frequent above. They
+    replace groups that the file states (LVIS's "frequency"). None uses stated groups, else 10 100."""
     pictures: Annotated[Path | None, Output("a picture")] = None
     """Draw examples of each frequency group into this picture file (.png, .jpg, .webp)."""
     overwrite: bool = False
@@ -85,12 +88,15 @@ def run(arguments: Sequence[str]) -> None:
 
 def show(options: DataShow) -> None:
     """Print what the data set contains, and draw examples."""
+    from tailseg.annotations.dataset import with_group_bounds
     from tailseg.annotations.read import read_dataset
     from tailseg.annotations.summary import summarize
 
     if options.pictures:
         check_pictures(options)
     annotations = read_dataset(find_annotation_file(options.data), images=options.images)
+    if options.groups is not None:
+        annotations = with_group_bounds(annotations, options.groups)
     if options.pictures and options.pictures.exists():
         check_pictures(options, list_image_files(annotations))
     found = summarize(annotations)
@@ -141,7 +147,9 @@ def describe(annotations: "Annotations", found: "Summary", classes: int, *, cut:
     groups = Table(box=box.SIMPLE_HEAD)
     for column in ("group", "in training images", "classes", "present", "objects", "share"):
         groups.add_column(column, justify="left" if column in ("group", "in training images") else "right")
-    for group, range_ in zip(("f", "c", "r"), ("more than 100", "11 to 100", "up to 10"), strict=True):
+    rare, common = annotations.group_bounds
+    ranges = f"more than {common:,}", f"{rare + 1:,} to {common:,}", f"up to {rare:,}"
+    for group, range_ in zip(("f", "c", "r"), ranges, strict=True):
         count = found.groups[group]
         part = f"{count.objects / max(found.objects, 1):.1%}"
         groups.add_row(GROUP_NAMES[group], range_, str(count.classes), str(count.present), f"{count.objects:,}", part)

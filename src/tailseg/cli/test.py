@@ -12,6 +12,7 @@ from tailseg.cli.common import find_recipe, output, parse, print_error, require_
 from tailseg.cli.file_kinds import METRICS, RECORDS
 from tailseg.cli.outputs import check
 from tailseg.files import Input, Output
+from tailseg.ranges import Range
 
 if TYPE_CHECKING:
     from tailseg.evaluation import Metrics
@@ -39,6 +40,9 @@ class Test:
     """Another annotation file to evaluate on; its classes must be the model's."""
     val_images: Annotated[str | None, Input()] = None
     """Folder of the images of the validation set, unless they lie beside it or where they did in training."""
+    groups: Annotated[tuple[int, int] | None, Range(ge=1, ascending=True)] = None
+    """Bounds of the frequency groups: 5 30 makes a class rare up to 5 training images, common up to 30 and frequent
+    above. None uses the run's groups."""
     overwrite: bool = False
     """Replace files of other kinds that are there already; inputs never are."""
     device: str = "auto"
@@ -79,12 +83,20 @@ def evaluate_run(options: Test) -> "tuple[Metrics, list[str]]":
     Returns:
         The figures, and the reason of each image that could not be used.
     """
+    from tailseg.annotations.dataset import with_group_bounds
     from tailseg.data.images import describe_turned
     from tailseg.detection.testing import describe_unread, detect_all, measure, save_results
     from tailseg.inference import Predictor
     from tailseg.recipes.build import build_validation, held_out_note
     from tailseg.recipes.places import folder_of, found_again
-    from tailseg.training.distributed import by_turns, from_first, gather_everywhere, is_first, rank, world_size
+    from tailseg.training.distributed import (
+        gather_batches,
+        gather_everywhere,
+        is_first,
+        on_main_process,
+        rank,
+        world_size,
+    )
     from tailseg.training.fit import with_classes_of_run
 
     base = find_recipe(options.recipe) if options.recipe else None
@@ -100,11 +112,13 @@ def evaluate_run(options: Test) -> "tuple[Metrics, list[str]]":
     if (note := held_out_note(recipe)) and is_first():
         output().print(f"note: {note}", markup=False, soft_wrap=True)
     annotations = with_classes_of_run(annotations, predictor.checkpoint, predictor.file)
+    if options.groups is not None:
+        annotations = with_group_bounds(annotations, options.groups)
     unread: list[str] = []
     turned: list[ImageInfo] = []
     with Progress(console=output(), transient=True, disable=not is_first()) as bar:
         task = bar.add_task("evaluating", total=None)
-        results = by_turns(
+        results = gather_batches(
             lambda: detect_all(
                 predictor.model,
                 annotations,
@@ -121,10 +135,10 @@ def evaluate_run(options: Test) -> "tuple[Metrics, list[str]]":
         )
         unread = [reason for part in gather_everywhere(unread) for reason in part]
         turned = [info for part in gather_everywhere(turned) for info in part]
-        metrics = from_first(lambda: measure(predictor.model, annotations, results, unread))
+        metrics = on_main_process(lambda: measure(predictor.model, annotations, results, unread, own=recipe.metrics))
     if (note := describe_turned(turned)) and is_first():
         output().print(f"note: {note}", markup=False, soft_wrap=True)
     for line in describe_unread(unread) if is_first() else ():
         print_error(line)
-    from_first(lambda: save_results(folder, annotations, results, metrics))
+    on_main_process(lambda: save_results(folder, annotations, results, metrics))
     return metrics, unread

@@ -78,7 +78,7 @@ class Calibrated(ClassificationLoss):
         self.num_classes, self.num_logits = loss.num_classes, loss.num_logits
         self.calibration = calibration
         self.frequency = frequency
-        self.are_shares = _are_shares(loss)
+        self.scores_are_exclusive = loss.scores_are_exclusive
 
     def init_bias(self) -> Float[Tensor, " L"]:
         return self.loss.init_bias()
@@ -93,7 +93,7 @@ class Calibrated(ClassificationLoss):
         if setting.method == "FRACAL":
             dimensions = torch.tensor(self.calibration.dimensions, device=scores.device, dtype=scores.dtype)
             known: Any = {"num_images": self.calibration.num_images, "strength": setting.strength}
-            if not self.are_shares:
+            if not self.scores_are_exclusive:
                 return fracal_sigmoid_scores(scores.logit(), counts, dimensions, **known).to(scores)
             offsets = fracal_offsets(counts, dimensions, **known)
         elif setting.method == "NorCal":
@@ -101,15 +101,8 @@ class Calibrated(ClassificationLoss):
         else:
             instances = self.frequency.instance_counts.to(scores.device)
             offsets = logit_adjustment_offsets(instances, tau=setting.strength)
-        adjust = adjust_scores if self.are_shares else adjust_binary_scores
+        adjust = adjust_scores if self.scores_are_exclusive else adjust_binary_scores
         return adjust(scores, offsets.to(scores))
-
-
-def _are_shares(loss: ClassificationLoss) -> bool:
-    """Whether a region's scores add up to 1 at most, as a softmax's do, or are answers to questions of their own."""
-    parameter = next(loss.buffers(), torch.zeros(0))
-    draws = torch.randn(256, loss.num_logits, generator=torch.Generator().manual_seed(0)) * 6
-    return bool(loss.scores(draws.to(parameter.device)).sum(1).max() <= 1 + 1e-3)
 
 
 Replaced = list[tuple[nn.Module, str, ClassificationLoss, Calibrated]]

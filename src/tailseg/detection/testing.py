@@ -8,12 +8,13 @@ from typing import Any, Final, cast
 
 import torch
 
-from tailseg.annotations.dataset import Annotations, get_scored_groups
+from tailseg.annotations.dataset import Annotations
 from tailseg.annotations.image_files import ImageError
 from tailseg.data.loader import DetectionDataset, evaluation_loader
 from tailseg.data.transforms import evaluation_transform
 from tailseg.evaluation import Metrics, evaluate, to_results
 from tailseg.evaluation.metrics import IouType
+from tailseg.evaluation.own_metrics import compute_own_metrics
 from tailseg.files import write_text
 from tailseg.models.detector import Detector
 from tailseg.models.precision import Precision, autocast
@@ -93,20 +94,35 @@ def detect(model: Detector, batch: Batch, precision: Precision) -> list[Detectio
 
 
 def measure(
-    model: Detector, annotations: Annotations, results: Sequence[Mapping[str, Any]], unread: Sequence[str] = ()
+    model: Detector,
+    annotations: Annotations,
+    results: Sequence[Mapping[str, Any]],
+    unread: Sequence[str] = (),
+    *,
+    own: Sequence[object] = (),
 ) -> Metrics:
     """The figures of the model's results: boxes, and masks where the model finds masks.
 
-    Images that could not be used, for the reasons ``unread``, count as images in which nothing was found, so that the
-    figures are those of the results file; a note says how many.
+    Args:
+        model: the detector.
+        annotations: the validation set.
+        results: the result records of all its images.
+        unread: why each image that could not be used could not. Such an image counts as one in which nothing was found,
+            as in the results file; a note gives their number.
+        own: configs of the user's own metrics, see `tailseg.evaluation.own_metrics`.
+
+    Returns:
+        The figures.
 
     Raises:
-        ImageError: none could be used.
+        ImageError: no image could be used.
+        ValueError: a metric of the user's own failed.
     """
     if unread and len(unread) == annotations.num_images:
         raise ImageError(f"{unread[0]} (none of the {len(unread):,} images can be used)")
-    iou_types: tuple[IouType, ...] = ("bbox",) if model.config.mask is None else ("bbox", "segm")
+    iou_types: tuple[IouType, ...] = ("bbox", "segm") if model.has_masks else ("bbox",)
     metrics = evaluate(annotations, results, iou_types=iou_types, groups=get_scored_groups(annotations))
+    metrics = replace(metrics, extra=compute_own_metrics(own, annotations, results))
     if not unread:
         return metrics
     note = f"{len(unread):,} of {annotations.num_images:,} images could not be used, and count as if nothing was found"

@@ -6,37 +6,46 @@ Shapes: T IoU thresholds (0.50, 0.55 .. 0.95), P recall points (0, 0.01 .. 1), K
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from tailseg.annotations.dataset import Annotations
 from tailseg.annotations.json_file import pause_garbage_collector
 from tailseg.annotations.types import Group
+from tailseg.deprecated import renamed_arguments
 from tailseg.evaluation.detections import areas_of, best_of_each_image
 from tailseg.evaluation.engines import ENGINES, Engine
-from tailseg.evaluation.ground_truth import GroundTruth, read_ground_truth
+from tailseg.evaluation.ground_truth import GroundTruth
 from tailseg.evaluation.image_numbering import note_on_images
 from tailseg.evaluation.metrics import ROW_NAMES, ClassScore, IouType, Metrics, percent
 from tailseg.evaluation.numbering import note_on_ids, note_on_names
 from tailseg.evaluation.plausible import crowded, doubts, untested
 from tailseg.evaluation.precision import Curves
-from tailseg.evaluation.reading import read_explained
+from tailseg.evaluation.reading import read_sources
 from tailseg.evaluation.results import Results
+from tailseg.evaluation.sources import (
+    AnnotationSource,
+    GroupsSource,
+    ResultsSource,
+    get_sources,
+    open_annotations,
+    read_truth,
+)
 from tailseg.evaluation.survey import Source
 
 MAX_DETECTIONS = {"lvis": 300, "coco": 100}
 GROUPS: tuple[Group, ...] = ("r", "c", "f")
 
 
+@renamed_arguments(annotations_json="annotations")
 @pause_garbage_collector()
 def evaluate(
-    annotations_json: str | Path | Annotations,
-    results: Sequence[Mapping[str, Any]] | str | Path,
+    annotations: AnnotationSource,
+    results: ResultsSource,
     *,
-    iou_types: Sequence[IouType] = ("bbox", "segm"),
+    train: AnnotationSource | None = None,
+    groups: GroupsSource | None = None,
+    iou_types: Sequence[IouType] | None = None,
     max_detections: int | None = None,
-    groups: Mapping[int, Group] | None = None,
     engine: Engine = "tailseg",
 ) -> Metrics:
     """Scores results: LVIS AP (federated) if the annotation file has LVIS's lists, COCO AP if not.
@@ -46,43 +55,52 @@ def evaluate(
     class in an image count. Crowds: see :mod:`tailseg.evaluation`.
 
     Args:
-        annotations_json: ground truth: the file, or what was read of it.
-        results: COCO-style result records, or their JSON file; none at all score 0.
-        iou_types: what overlaps: ``"bbox"``, ``"segm"`` or both.
-        max_detections: None is the protocol's own: 300 (LVIS), 100 (COCO).
-        groups: category id -> frequency group in the training set, for APr, APc and APf, without the classes that
-            training never shows; None takes LVIS's own.
-        engine: who computes precision and recall; see :mod:`tailseg.evaluation.engines`.
+        annotations: the ground truth: the path of an annotation file, its content as a dict, or `Annotations`.
+        results: the path of a results file, a list of COCO-style result records, or a dict of these with the keys
+            ``"bbox"`` and ``"segm"``. Without any record all scores are 0.
+        train: the training set, like ``annotations``. Its image counts make classes rare, common and frequent, unless
+            the annotations or the training set state groups (LVIS's ``frequency``).
+        groups: bounds of the frequency groups: rare up to the first number of training images, common up to the second
+            one, frequent above. They need ``train`` and replace groups that a file states. None uses stated groups,
+            else LVIS's bounds (10, 100). Or a dict from category id to group, for classes with training images.
+        iou_types: what is scored: ``"bbox"``, ``"segm"`` or both; None scores what the first records have.
+        max_detections: None is the protocol's own number: 300 (LVIS), 100 (COCO).
+        engine: what computes precision and recall; see :mod:`tailseg.evaluation.engines`.
+
+    Returns:
+        The scores; a notebook shows them as a table.
 
     Raises:
+        TypeError: the annotations or the results are of a type that is not listed above.
         FileNotFoundError: a file does not exist.
         ValueError: the files are malformed or do not belong together; the message says where and what to do.
     """
-    check_options(iou_types, max_detections)
-    truth = read_ground_truth(annotations_json, masks="segm" in iou_types, groups=groups)
+    check_max_detections(max_detections)
+    opened = open_annotations(annotations)
+    sources = get_sources(results, iou_types, opened)
+    truth = read_truth(opened, masks="segm" in sources, train=train, groups=groups)
     cap = max_detections or MAX_DETECTIONS[truth.protocol]
-    found = read_explained(results, truth, iou_types, cap=cap)
-    rows = best_of_each_image(found, truth, cap)
-    curves = {iou_type: Curves.of_all(*ENGINES[engine](truth, found, rows, iou_type)) for iou_type in iou_types}
-    return metrics(
-        truth,
-        dict.fromkeys(iou_types, found),
-        curves,
-        sources=dict.fromkeys(iou_types, results),
-        max_detections=cap,
-        engine=engine,
-    )
+    detections = read_sources(sources, truth, cap=cap)
+    best = {key: best_of_each_image(records, truth, cap) for key, records in _without_repeats(detections).items()}
+    curves = {
+        iou_type: Curves.of_all(*ENGINES[engine](truth, records, best[id(records)], iou_type))
+        for iou_type, records in detections.items()
+    }
+    return compute_metrics(truth, detections, curves, sources=sources, max_detections=cap, engine=engine)
 
 
-def check_options(iou_types: Sequence[IouType], max_detections: int | None) -> None:
-    """Raises a ValueError unless there is something to score."""
-    if not iou_types or not set(iou_types) <= {"bbox", "segm"}:
-        raise ValueError(f"iou_types should name 'bbox', 'segm' or both, got {tuple(iou_types)}")
+def _without_repeats(detections: Mapping[IouType, Results]) -> dict[int, Results]:
+    """The results by their identity: boxes and masks are often of the same ones."""
+    return {id(records): records for records in detections.values()}
+
+
+def check_max_detections(max_detections: int | None) -> None:
+    """Raises ValueError if no detection would count."""
     if max_detections is not None and max_detections < 1:
         raise ValueError(f"max_detections should be at least 1, got {max_detections}")
 
 
-def metrics(
+def compute_metrics(
     truth: GroundTruth,
     found: Mapping[IouType, Results],
     curves: Mapping[IouType, Curves],
@@ -91,7 +109,19 @@ def metrics(
     max_detections: int,
     engine: Engine,
 ) -> Metrics:
-    """The figures of precision and recall ``curves``, which an ``engine`` computed of results from ``sources``."""
+    """Computes the scores from precision and recall, and the notes on annotations and results.
+
+    Args:
+        truth: the ground truth.
+        found: the results by kind of overlap.
+        curves: precision and recall by kind of overlap.
+        sources: where the results came from.
+        max_detections: how many detections of an image (LVIS), or of each class in an image (COCO), count.
+        engine: what computed the curves.
+
+    Returns:
+        The scores, with those of each class.
+    """
     figures = {iou_type: scores(some, truth) for iou_type, some in curves.items()}
     kind: IouType = "bbox" if "bbox" in found else "segm"
     AP50 = figures[kind]["AP50"]

@@ -1,14 +1,15 @@
 """What an evaluation found."""
 
 import json
-from dataclasses import asdict, dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from tailseg.annotations.types import Group
+from tailseg.evaluation.notebook import import_pandas, to_html, to_text
 
 IouType = Literal["bbox", "segm"]
 COLUMNS = ("AP", "AP50", "AP75", "APr", "APc", "APf", "APs", "APm", "APl", "AR")
@@ -31,9 +32,9 @@ class ClassScore:
     AR: float | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Metrics:
-    """Scores in 0..1: ``metrics["segm"]["APr"]``; tables show them times 100.
+    """Scores in 0..1: ``metrics["segm"]["APr"]``; the table, which is also the repr, shows them in percent.
 
     Of each kind of overlap (``"bbox"``, ``"segm"``) there are AP (mean over classes and IoU 0.50, 0.55 .. 0.95), AP50,
     AP75; APr, APc, APf (rare, common, frequent classes); APs, APm, APl (objects below 32², up to 96², above); AR, ARs,
@@ -46,6 +47,7 @@ class Metrics:
         max_detections: kept for each image (lvis), or for each image and class (coco).
         num_images, num_detections: of the annotation file, of the results.
         notes: what the reader should know about the input, such as the number of masks without a pixel.
+        extra: figures of the user's own metrics: name of the metric -> name of the figure -> value.
     """
 
     scores: dict[IouType, dict[str, float | None]]
@@ -55,6 +57,7 @@ class Metrics:
     num_images: int
     num_detections: int
     notes: tuple[str, ...] = ()
+    extra: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def __getitem__(self, key: str) -> dict[str, float | None]:
         for iou_type, scores in self.scores.items():
@@ -72,7 +75,9 @@ class Metrics:
             f"{self.protocol.upper()} AP in percent; {self.num_images:,} images, {self.num_detections:,} detections "
             f"(at most {self.max_detections} {per})"
         )
-        caption = Text("\n".join((origin, *self.notes)), "table.caption")  # brackets in notes are no markup
+        caption = Text(
+            "\n".join((origin, *self.describe_extra(), *self.notes)), "table.caption"
+        )  # brackets in notes are no markup
         table = Table(
             box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", padding=(0, 1, 0, 0), pad_edge=False
         )
@@ -83,9 +88,44 @@ class Metrics:
             table.add_row(ROW_NAMES[iou_type], *(percent(scores[column]) for column in COLUMNS))
         return table
 
+    def __repr__(self) -> str:
+        return to_text(self.table())
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return to_html(self.table())
+
+    def to_dict(self) -> dict[str, Any]:
+        """All attributes as dicts, lists and numbers; ``extra`` only where there are metrics of your own."""
+        content = asdict(self)
+        if not self.extra:
+            del content["extra"]
+        return content
+
     def to_json(self) -> str:
-        """All of it as a JSON object, indented."""
-        return json.dumps(asdict(self), indent=1)
+        """All attributes as a JSON object, indented."""
+        return json.dumps(self.to_dict(), indent=1)
+
+    def to_pandas(self, *, per_class: bool = False) -> Any:  # noqa: ANN401 - pandas need not be installed
+        """The scores as a pandas DataFrame: one row for boxes and one for masks, or one row for each class of them.
+
+        Raises:
+            ModuleNotFoundError: pandas is not installed.
+        """
+        pandas = import_pandas()
+        if not per_class:
+            return pandas.DataFrame.from_dict(self.scores, orient="index", dtype=float).rename_axis("iou_type")
+        rows = [
+            {"iou_type": iou_type, **asdict(entry)} for iou_type, entries in self.per_class.items() for entry in entries
+        ]
+        return pandas.DataFrame(rows)
+
+    def describe_extra(self) -> list[str]:
+        """The figures of the user's own metrics, a line each: ``DetectionCount: mean 3.2, most 17``."""
+        return [
+            f"{metric}: {', '.join(f'{name} {value:.4g}' for name, value in figures.items())}"
+            for metric, figures in self.extra.items()
+        ]
 
 
 def percent(value: float | None) -> str:

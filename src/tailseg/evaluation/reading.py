@@ -42,7 +42,7 @@ def read_sources(
     truth: GroundTruth,
     *,
     cap: int,
-    progress: Callable[[int, int], None],
+    progress: Callable[[int, int], None] | None = None,
     least_score: float = math.inf,
 ) -> dict[IouType, Results]:
     """`read_explained` of boxes and of masks: a file is read once, for all that it serves."""

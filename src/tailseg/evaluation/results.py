@@ -26,6 +26,7 @@ from tailseg.evaluation.records import (
     Size,
     WrongRecordsError,
 )
+from tailseg.evaluation.survey import Source
 
 FIRST = 1000
 """Records of a file that are looked at to know what it holds."""
@@ -208,14 +209,15 @@ def read_results(
     return packed.results(source)
 
 
-def holds(path: Path) -> tuple[IouType, ...]:
-    """What the first records of a results file have: a bbox, a segmentation that is not empty, both.
+def find_iou_types(source: Source) -> tuple[IouType, ...]:
+    """What the first records of some results have: ``bbox``, ``segm`` (a segmentation that is not empty), or both.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: not JSON, or not a list of records.
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not JSON, or not a list of records.
     """
-    first = [record for record in islice(chain.from_iterable(read_records(path)), FIRST) if isinstance(record, Mapping)]
+    parts = read_records(Path(source)) if isinstance(source, str | Path) else [source]
+    first = [record for record in islice(chain.from_iterable(parts), FIRST) if isinstance(record, Mapping)]
     return tuple(iou_type for iou_type, key in _KEYS if any(record.get(key) not in ([], None, "") for record in first))
 
 

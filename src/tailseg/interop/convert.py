@@ -10,7 +10,7 @@ from tailseg.interop.files import WeightsFile, read_weights_file, write_safetens
 from tailseg.interop.mmdet import from_mmdet, to_mmdet
 from tailseg.interop.rules import Converted, few
 from tailseg.interop.torchvision import from_torchvision
-from tailseg.models.detector import Detector
+from tailseg.models.detector import TwoStageDetector
 from tailseg.recipes.build import build_model
 from tailseg.recipes.recipe import Recipe
 from tailseg.recipes.saved import save_recipe, to_saved
@@ -129,14 +129,19 @@ def _target(out: Path) -> Path:
     return run_files.weights_path(out)
 
 
-def _initial_model(recipe: Recipe, frequency: ClassFrequency) -> Detector:
+def _initial_model(recipe: Recipe, frequency: ClassFrequency) -> TwoStageDetector:
     """The model before its first step, for what the file does not hold; the recipe's seed decides."""
     seed_everything(recipe.run.seed)
-    return build_model(recipe, frequency, load_weights=False)
+    model = build_model(recipe, frequency, load_weights=False)
+    if not isinstance(model, TwoStageDetector):
+        raise CheckpointError(
+            f"only the built-in detectors can be converted, recipe {recipe.name} has {type(model).__name__}"
+        )
+    return model
 
 
 def _from_torchvision(
-    file: WeightsFile, model: Detector, categories: tuple[Category, ...]
+    file: WeightsFile, model: TwoStageDetector, categories: tuple[Category, ...]
 ) -> tuple[Converted, list[str]]:
     names = [category.name for category in categories]
     converted, found = from_torchvision(file.state, model, names, source=str(file.path))

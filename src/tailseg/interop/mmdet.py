@@ -10,12 +10,11 @@ from dataclasses import replace
 from math import isqrt
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tailseg.interop.rules import BATCH_COUNT, Converted, Rule, ours_of, read_by_rules, write_by_rules
-from tailseg.models.backbones import Backbone
 from tailseg.models.config import ResNetConfig
-from tailseg.models.detector import Detector
+from tailseg.models.detector import TwoStageDetector
 from tailseg.models.swin import relative_positions
 from tailseg.training.checkpoint import CheckpointError
 
@@ -121,7 +120,7 @@ LOGITS = {
 """Which loss trained a classifier, by how many logits it has beyond the classes."""
 
 
-def from_mmdet(state: Mapping[str, Tensor], model: Detector, *, source: str = "the state dict") -> Converted:
+def from_mmdet(state: Mapping[str, Tensor], model: TwoStageDetector, *, source: str = "the state dict") -> Converted:
     """Their state dict as one that ``model.load_state_dict`` takes.
 
     Counts of batches, and counts of a loss that theirs lacks (EQLv2's gradients), stay as ``model`` has them.
@@ -157,7 +156,7 @@ def to_mmdet(state: Mapping[str, Tensor]) -> Converted:
 
 
 def backbone_from_mmdet(
-    state: Mapping[str, Tensor], backbone: Backbone, *, source: str = "the state dict"
+    state: Mapping[str, Tensor], backbone: nn.Module, *, source: str = "the state dict"
 ) -> Converted:
     """Their backbone's state dict, named as in the backbone alone, as one that ``backbone.load_state_dict`` takes.
 
@@ -180,7 +179,7 @@ def _is_state_of_loss(key: str) -> bool:
     return ".loss." in key and not key.endswith("cum_samples")
 
 
-def _describe(model: Detector) -> str:
+def _describe(model: TwoStageDetector) -> str:
     depth = f"-{model.config.backbone.depth}" if isinstance(model.config.backbone, ResNetConfig) else ""
     return f"{type(model).__name__} on {type(model.backbone).__name__}{depth} with {model.num_classes} classes"
 
@@ -223,7 +222,7 @@ def _positions(table: Tensor) -> Tensor:
     return relative_positions((isqrt(len(table)) + 1) // 2)
 
 
-def _check_predictors(state: Mapping[str, Tensor], model: Detector, source: str) -> None:
+def _check_predictors(state: Mapping[str, Tensor], model: TwoStageDetector, source: str) -> None:
     """Says in words what is the usual mistake: other classes, or the recipe of another loss.
 
     Raises:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
 from tailseg.interop.rules import BATCH_COUNT, Converted, Rule, ours_of, read_by_rules
-from tailseg.models.detector import Detector
+from tailseg.models.detector import TwoStageDetector
 from tailseg.training.checkpoint import CheckpointError
 from tailseg.training.first_weights import plain_name
 
@@ -50,7 +50,7 @@ def coco_names() -> tuple[str, ...]:
 
 def from_torchvision(
     state: Mapping[str, Tensor],
-    model: Detector,
+    model: TwoStageDetector,
     class_names: Sequence[str],
     *,
     file_names: Sequence[str] | None = None,

@@ -1,14 +1,16 @@
-"""Classification losses for long-tailed detection, all behind `ClassificationLoss`.
+"""Classification losses for long-tailed detection, all of them `ClassificationLoss`.
 
-A recipe holds a config; ``build_loss(config, frequency)`` makes the loss for a data set's classes. The configs come
-without torch; a loss is imported when it is asked for.
+A recipe holds a config; ``config.build(frequency)`` builds the loss for the classes of a data set. The configs come
+without torch; a loss is imported at its first use. docs/how-to/write-a-loss.md shows how to write a loss of your own.
 """
 
 from typing import TYPE_CHECKING
 
 from tailseg.lazy import on_demand
 from tailseg.losses.settings import (
+    LOSSES,
     BAGSLossConfig,
+    BaseLossConfig,
     ClassRelativeLossConfig,
     DropLossConfig,
     ECMLossConfig,
@@ -27,7 +29,8 @@ from tailseg.losses.settings import (
 
 if TYPE_CHECKING:
     from tailseg.losses.bags import BAGSLoss
-    from tailseg.losses.base import ClassificationLoss
+    from tailseg.losses.base import ClassificationLoss, ConfiguredLoss, at_least_float32, takes_settings
+    from tailseg.losses.binary import Dropped, binary_cost
     from tailseg.losses.class_relative import ClassRelativeLoss
     from tailseg.losses.drop_loss import DropLoss
     from tailseg.losses.ecm import ECMLoss
@@ -37,18 +40,30 @@ if TYPE_CHECKING:
     from tailseg.losses.focal import FocalLoss
     from tailseg.losses.gumbel_ce import GumbelCE
     from tailseg.losses.ldam import LDAMLoss
-    from tailseg.losses.links import Gumbel, Link, NormalCDF, Sigmoid
+    from tailseg.losses.links import LINKS, ClosedFormLink, Gumbel, Link, NormalCDF, Sigmoid, softplus
     from tailseg.losses.logit_adjusted import LogitAdjustedSoftmax
+    from tailseg.losses.processes import broadcast_from_first, gather_rows, sum_over_processes
     from tailseg.losses.seesaw import SeesawLoss
     from tailseg.losses.sigmoid_ce import SigmoidCE
     from tailseg.losses.softmax_ce import SoftmaxCE
+    from tailseg.losses.tail import TailLoss, tail_classes
+    from tailseg.losses.weighted_bce import gather_label_logits, weighted_bce
     from tailseg.structures import ClassFrequency
 else:
     __getattr__, __dir__ = on_demand(
         __name__,
         {
             "bags": ("BAGSLoss",),
-            "base": ("ClassificationLoss",),
+            "base": (
+                "ClassificationLoss",
+                "ConfiguredLoss",
+                "at_least_float32",
+                "takes_settings",
+            ),
+            "binary": (
+                "Dropped",
+                "binary_cost",
+            ),
             "class_relative": ("ClassRelativeLoss",),
             "drop_loss": ("DropLoss",),
             "ecm": ("ECMLoss",),
@@ -58,29 +73,56 @@ else:
             "focal": ("FocalLoss",),
             "gumbel_ce": ("GumbelCE",),
             "ldam": ("LDAMLoss",),
-            "links": ("Gumbel", "Link", "NormalCDF", "Sigmoid"),
+            "links": (
+                "LINKS",
+                "ClosedFormLink",
+                "Gumbel",
+                "Link",
+                "NormalCDF",
+                "Sigmoid",
+                "softplus",
+            ),
             "logit_adjusted": ("LogitAdjustedSoftmax",),
+            "processes": (
+                "broadcast_from_first",
+                "gather_rows",
+                "sum_over_processes",
+            ),
             "seesaw": ("SeesawLoss",),
             "sigmoid_ce": ("SigmoidCE",),
             "softmax_ce": ("SoftmaxCE",),
+            "tail": (
+                "TailLoss",
+                "tail_classes",
+            ),
+            "weighted_bce": (
+                "gather_label_logits",
+                "weighted_bce",
+            ),
         },
     )
 
 
 def build_loss(config: LossConfig, frequency: "ClassFrequency") -> "ClassificationLoss":
-    """The loss that ``config`` describes, for the classes of ``frequency``."""
+    """Builds the loss of ``config`` for the classes of ``frequency``: ``config.build(frequency)``."""
     return config.build(frequency)
 
 
 __all__ = [
     "EQL",
+    "LINKS",
+    "LOSSES",
     "BAGSLoss",
     "BAGSLossConfig",
+    "BaseLossConfig",
     "ClassRelativeLoss",
     "ClassRelativeLossConfig",
     "ClassificationLoss",
+    "ClosedFormLink",
+    "ConfiguredLoss",
     "DropLoss",
     "DropLossConfig",
+    "Dropped",
     "ECMLoss",
     "ECMLossConfig",
     "EQLConfig",
@@ -107,5 +149,16 @@ __all__ = [
     "SigmoidCEConfig",
     "SoftmaxCE",
     "SoftmaxCEConfig",
+    "TailLoss",
+    "at_least_float32",
+    "binary_cost",
+    "broadcast_from_first",
     "build_loss",
+    "gather_label_logits",
+    "gather_rows",
+    "softplus",
+    "sum_over_processes",
+    "tail_classes",
+    "takes_settings",
+    "weighted_bce",
 ]

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from tailseg.losses.base import ClassificationLoss, at_least_float32
-from tailseg.losses.processes import rows_of_all_processes
+from tailseg.losses.base import ConfiguredLoss, at_least_float32, takes_settings
+from tailseg.losses.processes import gather_rows
 from tailseg.losses.settings import BAGSLossConfig as BAGSLossConfig
 from tailseg.structures import ClassFrequency
 
@@ -17,7 +17,7 @@ OWN = 2.0
 """Where a region of a group's own classes stands among the draws from [0, 1) of its others: behind all of them."""
 
 
-class BAGSLoss(ClassificationLoss):
+class BAGSLoss(ConfiguredLoss):
     """Softmax cross entropy in every group of classes, each with an "others" logit: L = C + G + 2.
 
     ``edges`` split the classes by their number of training objects; G of the groups have classes. The logits are the C
@@ -36,40 +36,22 @@ class BAGSLoss(ClassificationLoss):
     alone, on a detector trained with a plain softmax.
 
     Args:
-        frequency: of the classes in the training set.
-        edges: increasing numbers of objects; 10 puts a class of 10 into the upper group.
-        beta: others drawn for each region of a group's classes, at least 0.
-        init_bias: the classifier's bias before training, the same for every logit, and so without effect.
-        weight: multiplies the loss.
-
-    Raises:
-        ValueError: edges do not increase, or beta is negative.
+        frequency: the frequency of the classes in the training set.
+        config: the settings; given as keywords, see `BAGSLossConfig`.
     """
 
+    config: BAGSLossConfig
     group: Tensor
     position: Tensor
     columns: Tensor
 
-    def __init__(
-        self,
-        frequency: ClassFrequency,
-        *,
-        edges: tuple[int, ...] = (10, 100, 1000),
-        beta: float = 8.0,
-        init_bias: float = 0.0,
-        weight: float = 1.0,
-    ) -> None:
-        super().__init__()
-        if list(edges) != sorted(set(edges)) or beta < 0:
-            raise ValueError(f"BAGS wants increasing edges and beta >= 0, got {edges} and {beta}")
-        bins = torch.bucketize(frequency.instance_counts, torch.tensor(edges, dtype=torch.int64), right=True)
+    @takes_settings(BAGSLossConfig)
+    def __init__(self, frequency: ClassFrequency, config: BAGSLossConfig) -> None:
+        bins = torch.bucketize(frequency.instance_counts, torch.tensor(config.edges, dtype=torch.int64), right=True)
         _, group = bins.unique(return_inverse=True)
         members = [(group == g).nonzero().squeeze(1) for g in range(int(group.max()) + 1)]
-        self.num_classes = frequency.num_classes
-        self.num_logits = frequency.num_classes + len(members) + 2
-        self.beta = beta
-        self.bias = init_bias
-        self.weight = weight
+        super().__init__(frequency, config, extra_logits=len(members) + 2)
+        self.scores_are_exclusive = len(members) == 1  # one softmax; several sum to 1 each
         self.sizes = [len(classes) + 1 for classes in members]
         position = torch.zeros(self.num_classes + 1, dtype=torch.int64)
         for classes in members:
@@ -81,10 +63,6 @@ class BAGSLoss(ClassificationLoss):
         self.register_buffer("position", position, persistent=False)
         # The logits' columns in the order of the groups, each group's classes before its "others".
         self.register_buffer("columns", columns, persistent=False)
-
-    def init_bias(self) -> Float[Tensor, " L"]:
-        """``init_bias`` for every logit."""
-        return torch.full((self.num_logits,), self.bias)
 
     def forward(self, logits: Float[Tensor, "R L"], labels: Int64[Tensor, " R"]) -> dict[str, Float[Tensor, ""]]:
         """``{"loss_cls": loss}``; 0 for R = 0. All processes must call.
@@ -104,7 +82,7 @@ class BAGSLoss(ClassificationLoss):
             target = torch.where(self.group[labels] == g, self.position[labels], self.sizes[g] - 1)
             costs = F.cross_entropy(part, target, reduction="none")
             total = total + (costs * chosen[here]).sum() / chosen.sum().clamp(min=1) * per_region
-        return {"loss_cls": self.weight * total}
+        return {"loss_cls": self.config.weight * total}
 
     def sample(self, labels: Int64[Tensor, " R"]) -> Bool[Tensor, "G R"]:
         """The regions that count in each group, drawn again at every call. All processes must call."""
@@ -115,11 +93,11 @@ class BAGSLoss(ClassificationLoss):
         """The same of the regions of all processes, and where this process's stand among them."""
         own = self.group[labels] == torch.arange(len(self.sizes), device=labels.device).unsqueeze(1)
         draws = torch.rand(own.shape, device=labels.device).masked_fill(own, OWN)
-        rows, here = rows_of_all_processes(draws.T)
+        rows, here = gather_rows(draws.T)
         draws, own = rows.T, rows.T == OWN
         # Others in random order, a group's own regions behind them: no size depends on the labels' values.
         order = draws.argsort(1).argsort(1)
-        return own | (order < (self.beta * own.sum(1, keepdim=True)).floor()), here
+        return own | (order < (self.config.beta * own.sum(1, keepdim=True)).floor()), here
 
     def scores(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, "R C"]:
         """Softmax within the class's group times the probability of an object."""

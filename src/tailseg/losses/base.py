@@ -3,27 +3,41 @@
 Shapes: R regions, C foreground classes, L logits per region. Labels are ``0 .. C-1``; ``C`` is background.
 """
 
+import functools
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from tailseg.losses.settings import BaseLossConfig
+from tailseg.structures import ClassFrequency
+
+P = ParamSpec("P")
+Config = TypeVar("Config", bound=BaseLossConfig)
+Loss = TypeVar("Loss", bound="ClassificationLoss")
+Classes = TypeVar("Classes")
+
 
 class ClassificationLoss(nn.Module, ABC):
     """Turns region logits into a training loss and into test scores.
 
-    The heads ask a loss how many logits it wants, how the classifier's bias starts, what training costs and what the
-    scores are; they know nothing else about it.
+    The heads ask a loss for the number of its logits, for the classifier's initial bias, for the cost of training and
+    for the scores; they know nothing else about it.
 
     Attributes:
         num_classes: C, foreground classes only.
         num_logits: L; C, C + 1 (background is the last logit) or C + 2, as the loss decides.
+        scores_are_exclusive: whether a region's scores always sum to at most 1, as a softmax's do. The calibration
+            treats such scores as shares, and all others as answers to separate questions.
     """
 
     num_classes: int
     num_logits: int
+    scores_are_exclusive: bool = False
 
     @abstractmethod
     def init_bias(self) -> Float[Tensor, " L"]:
@@ -100,6 +114,54 @@ class ClassificationLoss(nn.Module, ABC):
                 f"{logits.numel()}, the first {example}: training has diverged; lower the learning rate, lengthen the "
                 "warm-up or clip the gradient"
             )
+
+
+class ConfiguredLoss(ClassificationLoss):
+    """A loss with a `BaseLossConfig` as its settings.
+
+    Args:
+        classes: the number of classes C, or the frequency of the classes in the training set.
+        config: the settings, kept as ``config``.
+        extra_logits: the logits of a region in addition to those of the C classes: background, or objectness.
+    """
+
+    def __init__(self, classes: int | ClassFrequency, config: BaseLossConfig, *, extra_logits: int = 0) -> None:
+        super().__init__()
+        self.num_classes = classes if isinstance(classes, int) else classes.num_classes
+        self.num_logits = self.num_classes + extra_logits
+        self.config = config
+
+    def init_bias(self) -> Float[Tensor, " L"]:
+        """``config.init_bias`` for every logit."""
+        return torch.full((self.num_logits,), self.config.init_bias)
+
+
+def takes_settings(
+    config: Callable[P, Config],
+) -> Callable[[Callable[[Loss, Classes, Config], None]], Callable[Concatenate[Loss, Classes, P], None]]:
+    """A decorator of a loss's constructor, which then takes the settings of a config as keywords.
+
+    ``__init__(self, num_classes, config)``, decorated with ``@takes_settings(GumbelCEConfig)``, is called as
+    ``GumbelCE(1203, weight=0.5)``. The settings, their defaults and their ranges are stated in the config alone.
+    """
+
+    def decorate(construct: Callable[[Loss, Classes, Config], None]) -> Callable[Concatenate[Loss, Classes, P], None]:
+        signature = inspect.signature(construct)
+        this, classes, _ = signature.parameters.values()
+
+        @functools.wraps(construct)
+        def construct_from_settings(self: Loss, *args: Any, **settings: Any) -> None:  # noqa: ANN401 - P says which
+            own = {classes.name: settings.pop(classes.name)} if classes.name in settings else {}
+            cast("Any", construct)(self, *args, **own, config=cast("Any", config)(**settings))
+
+        keywords = (
+            parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            for parameter in inspect.signature(config).parameters.values()
+        )
+        vars(construct_from_settings)["__signature__"] = signature.replace(parameters=[this, classes, *keywords])
+        return cast("Callable[Concatenate[Loss, Classes, P], None]", construct_from_settings)
+
+    return decorate
 
 
 def at_least_float32(tensor: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:

@@ -16,7 +16,7 @@ from torch.autograd.function import BackwardCFunction
 
 from tailseg.losses.base import at_least_float32
 from tailseg.losses.links import Link
-from tailseg.losses.weighted_bce import own_column
+from tailseg.losses.weighted_bce import gather_label_logits
 
 BLOCK = 65536
 """Logits that a CPU thread works on at a time: with what is computed from them they fit into its cache."""
@@ -136,13 +136,13 @@ def _negative_cost_and_gradient(
 
 def _positive_cost(link: Link, q: Tensor, labels: Tensor) -> Tensor:
     """The sum of the costs of the regions' labels."""
-    _, own, is_label = own_column(q, labels)
+    _, own, is_label = gather_label_logits(q, labels)
     return -link.log_probability(at_least_float32(own)).masked_fill(~is_label, 0).sum()
 
 
 def _write_positive_gradient(link: Link, q: Tensor, labels: Tensor, scale: Tensor, out: Tensor) -> None:
     """Writes that cost's gradient times ``scale`` [R] to the regions' labels in ``out``."""
-    column, own, is_label = own_column(q, labels)
+    column, own, is_label = gather_label_logits(q, labels)
     slopes = link.log_probability_slope(at_least_float32(own)) * -scale.unsqueeze(1)
     rows = torch.arange(len(out), device=out.device).unsqueeze(1)
     # By index: on a CPU scatter_ works on a copy in float32 where the type is narrower.

@@ -8,14 +8,14 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from tailseg.losses.base import ClassificationLoss, at_least_float32
+from tailseg.losses.base import ConfiguredLoss, at_least_float32, takes_settings
 from tailseg.losses.binary import binary_cost
 from tailseg.losses.links import Gumbel, Link, NormalCDF
 from tailseg.losses.settings import ClassRelativeLossConfig as ClassRelativeLossConfig
 from tailseg.structures import ClassFrequency
 
 
-class ClassRelativeLoss(ClassificationLoss):
+class ClassRelativeLoss(ConfiguredLoss):
     """Binary cross entropy whose link depends on the class, background being the last logit: L = C + 1.
 
     With y one-hot over the C classes and background::
@@ -27,48 +27,34 @@ class ClassRelativeLoss(ClassificationLoss):
     Phi is the standard normal distribution's CDF. Scores are p_j of the foreground classes. Without frequent classes
     it is `GumbelCE`.
 
+    With ``published="2022"`` q is clamped to [-5, 5] for the normal and to [-4, 10] for the Gumbel link, binary cross
+    entropy is taken on float32 probabilities, and the loss is clamped to [0, 25] before ``weight``, as published.
+
     Args:
-        frequency: of the classes in the training set.
-        frequent_above: classes in more training images than this are frequent.
-        init_bias: the classifier's bias before training.
-        weight: multiplies the loss.
-        parity: clamps q to [-5, 5] for the normal and to [-4, 10] for the Gumbel link, takes binary cross entropy on
-            float32 probabilities, and clamps the loss to [0, 25] before ``weight``, as published.
+        frequency: the frequency of the classes in the training set.
+        config: the settings; given as keywords, see `ClassRelativeLossConfig`.
     """
 
+    config: ClassRelativeLossConfig
     normal: Tensor
     gumbel: Tensor
     normal_label: Tensor
     gumbel_label: Tensor
 
-    def __init__(
-        self,
-        frequency: ClassFrequency,
-        *,
-        frequent_above: int = 100,
-        init_bias: float = -3.0,
-        weight: float = 1.0,
-        parity: bool = False,
-    ) -> None:
-        super().__init__()
-        self.num_classes = frequency.num_classes
-        self.num_logits = frequency.num_classes + 1
-        self.bias = init_bias
-        self.weight = weight
-        self.parity = parity
+    @takes_settings(ClassRelativeLossConfig)
+    def __init__(self, frequency: ClassFrequency, config: ClassRelativeLossConfig) -> None:
+        super().__init__(frequency, config, extra_logits=1)
         links: dict[str, Link] = {"normal": NormalCDF(), "gumbel": Gumbel()}
-        self.links = {name: link.published() if parity else link for name, link in links.items()}
-        frequent = torch.cat([frequency.image_counts > frequent_above, torch.tensor([False])])
+        self.links = {
+            name: link.published(config.published) if config.published else link for name, link in links.items()
+        }
+        frequent = torch.cat([frequency.image_counts > config.frequent_above, torch.tensor([False])])
         for name, member in {"normal": frequent, "gumbel": ~frequent}.items():
             columns = member.nonzero().squeeze(1)
             # By label: its place among the link's columns, or their number, which makes the row negative there.
             label = torch.where(member, member.cumsum(0) - 1, len(columns))
             self.register_buffer(name, columns, persistent=False)
             self.register_buffer(f"{name}_label", label, persistent=False)
-
-    def init_bias(self) -> Float[Tensor, " L"]:
-        """``init_bias`` for every class and for background."""
-        return torch.full((self.num_logits,), self.bias)
 
     def forward(self, logits: Float[Tensor, "R L"], labels: Int64[Tensor, " R"]) -> dict[str, Float[Tensor, ""]]:
         """``{"loss_cls": loss}``; 0 for R = 0.
@@ -81,7 +67,7 @@ class ClassRelativeLoss(ClassificationLoss):
         if len(self.normal):
             normal = logits.index_select(1, self.normal)
             loss = loss + binary_cost(normal, self.normal_label[labels], self.links["normal"])
-        return {"loss_cls": self.weight * (loss.clamp(0, 25) if self.parity else loss)}
+        return {"loss_cls": self.config.weight * (loss.clamp(0, 25) if self.config.published else loss)}
 
     def scores(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, "R C"]:
         """The probability p_j of every foreground class, by its own link."""

@@ -7,13 +7,13 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from tailseg.losses.base import ClassificationLoss, at_least_float32
+from tailseg.losses.base import ConfiguredLoss, at_least_float32, takes_settings
 from tailseg.losses.settings import ECMLossConfig as ECMLossConfig
 from tailseg.losses.weighted_bce import weighted_bce
 from tailseg.structures import ClassFrequency
 
 
-class ECMLoss(ClassificationLoss):
+class ECMLoss(ConfiguredLoss):
     """Binary cross entropy over a surrogate score that gives each class its margin: L = C + 1.
 
     With n_j the training images of class j (at least 1), n_background = background_ratio * sum of them, N the sum of
@@ -27,43 +27,22 @@ class ECMLoss(ClassificationLoss):
     Scores are sigmoid(q_j) (1 - sigmoid(q_background)): without margins, as published.
 
     Args:
-        frequency: of the classes in the training set.
-        background_ratio: background regions to foreground ones; 6.3313 was measured on Mask R-CNN.
-        init_bias: the classifier's bias before training; -2 means s = 0.018 before the margin, less for rare classes.
-            Published with 0, on a normalized classifier.
-        weight: multiplies the loss.
-
-    Raises:
-        ValueError: background_ratio is not above 0.
+        frequency: the frequency of the classes in the training set.
+        config: the settings; given as keywords, see `ECMLossConfig`.
     """
 
+    config: ECMLossConfig
     margin: Tensor
     class_weight: Tensor
 
-    def __init__(
-        self,
-        frequency: ClassFrequency,
-        *,
-        background_ratio: float = 6.3313,
-        init_bias: float = -2.0,
-        weight: float = 1.0,
-    ) -> None:
-        super().__init__()
-        if background_ratio <= 0:
-            raise ValueError(f"the effective class-margin loss wants background_ratio > 0, got {background_ratio}")
-        self.num_classes = frequency.num_classes
-        self.num_logits = frequency.num_classes + 1
-        self.bias = init_bias
-        self.weight = weight
+    @takes_settings(ECMLossConfig)
+    def __init__(self, frequency: ClassFrequency, config: ECMLossConfig) -> None:
+        super().__init__(frequency, config, extra_logits=1)
         counts = frequency.image_counts.clamp(min=1).double()
-        counts = torch.cat([counts, background_ratio * counts.sum(0, keepdim=True)])
+        counts = torch.cat([counts, config.background_ratio * counts.sum(0, keepdim=True)])
         ratio = (counts.sum() - counts) / counts
         self.register_buffer("margin", -ratio.log() / 4, persistent=False)
         self.register_buffer("class_weight", ratio * torch.log1p(1 / ratio), persistent=False)
-
-    def init_bias(self) -> Float[Tensor, " L"]:
-        """``init_bias`` for every class and for background."""
-        return torch.full((self.num_logits,), self.bias)
 
     def forward(self, logits: Float[Tensor, "R L"], labels: Int64[Tensor, " R"]) -> dict[str, Float[Tensor, ""]]:
         """``{"loss_cls": loss}``; 0 for R = 0.
@@ -80,7 +59,7 @@ class ECMLoss(ClassificationLoss):
             positive_weight=class_weight,
             negative_weight=class_weight,
         )
-        return {"loss_cls": self.weight * total / max(len(labels), 1)}
+        return {"loss_cls": self.config.weight * total / max(len(labels), 1)}
 
     def scores(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, "R C"]:
         """sigmoid(q_j) (1 - sigmoid(q_background))."""

@@ -9,13 +9,14 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from tailseg.losses.base import ClassificationLoss, at_least_float32
+from tailseg.losses.base import ConfiguredLoss, at_least_float32, takes_settings
 from tailseg.losses.processes import sum_over_processes
 from tailseg.losses.settings import EQLv2Config as EQLv2Config
-from tailseg.losses.weighted_bce import own_column, weighted_bce
+from tailseg.losses.weighted_bce import gather_label_logits, weighted_bce
+from tailseg.structures import ClassFrequency
 
 
-class EQLv2(ClassificationLoss):
+class EQLv2(ConfiguredLoss):
     """Sigmoid cross entropy under weights from the accumulated gradients, with an objectness logit: L = C + 1.
 
     With p = 1 / (1 + exp(-q)) and y one-hot over the C classes and background, the last logit::
@@ -31,45 +32,18 @@ class EQLv2(ClassificationLoss):
     Scores are p_j (1 - p_background).
 
     Args:
-        num_classes: C.
-        gamma: steepness of the map from g to v.
-        mu: the ratio g at which v is 1/2.
-        alpha: how far positives are raised where negatives are lowered.
-        init_bias: the classifier's bias before training; -6.9 means p = 1e-3.
-        weight: multiplies the loss.
-
-    Raises:
-        ValueError: gamma or alpha is negative.
+        num_classes: C, or the frequency of the classes; only their number matters.
+        config: the settings; given as keywords, see `EQLv2Config`.
     """
 
+    config: EQLv2Config
     gradient_sums: Tensor
 
-    def __init__(
-        self,
-        num_classes: int,
-        *,
-        gamma: float = 12.0,
-        mu: float = 0.8,
-        alpha: float = 4.0,
-        init_bias: float = -6.9,
-        weight: float = 1.0,
-    ) -> None:
-        super().__init__()
-        if gamma < 0 or alpha < 0:
-            raise ValueError(f"EQLv2 wants gamma >= 0 and alpha >= 0, got {gamma} and {alpha}")
-        self.num_classes = num_classes
-        self.num_logits = num_classes + 1
-        self.gamma = gamma
-        self.mu = mu
-        self.alpha = alpha
-        self.bias = init_bias
-        self.weight = weight
+    @takes_settings(EQLv2Config)
+    def __init__(self, num_classes: int | ClassFrequency, config: EQLv2Config) -> None:
+        super().__init__(num_classes, config, extra_logits=1)
         # float64: late in training a step is too small a part of the sum for float32 to notice.
-        self.register_buffer("gradient_sums", torch.zeros(2, num_classes, dtype=torch.float64))
-
-    def init_bias(self) -> Float[Tensor, " L"]:
-        """``init_bias`` for every class and for background."""
-        return torch.full((self.num_logits,), self.bias)
+        self.register_buffer("gradient_sums", torch.zeros(2, self.num_classes, dtype=torch.float64))
 
     def forward(self, logits: Float[Tensor, "R L"], labels: Int64[Tensor, " R"]) -> dict[str, Float[Tensor, ""]]:
         """``{"loss_cls": loss}``; 0 for R = 0. In training mode the gradient sums grow; all processes must call.
@@ -83,19 +57,19 @@ class EQLv2(ClassificationLoss):
         total = weighted_bce(logits, labels, positive_weight=positive, negative_weight=negative)
         if self.training:
             self._collect(logits.detach(), labels, positive, negative)
-        return {"loss_cls": self.weight * total / max(len(labels), 1)}
+        return {"loss_cls": self.config.weight * total / max(len(labels), 1)}
 
     def class_weights(self) -> tuple[Float[Tensor, " L"], Float[Tensor, " L"]]:
         """The weights u of positives and v of negatives, float64; background, the last, has 1 and 1."""
         positive, negative = self.gradient_sums
         ratio = torch.where(negative > 0, positive / negative, math.inf)
-        v = torch.sigmoid(self.gamma * (ratio - self.mu))
+        v = torch.sigmoid(self.config.gamma * (ratio - self.config.mu))
         v = torch.cat([v, v.new_ones(1)])
-        return 1 + self.alpha * (1 - v), v
+        return 1 + self.config.alpha * (1 - v), v
 
     @torch.no_grad()
     def _collect(self, logits: Tensor, labels: Tensor, positive: Tensor, negative: Tensor) -> None:
-        column, own, _ = own_column(logits, labels)
+        column, own, _ = gather_label_logits(logits, labels)
         pull = torch.zeros_like(positive).index_add_(0, labels, torch.sigmoid(-own).squeeze(1) * positive[labels])
         push = torch.sigmoid(logits).scatter_(1, column, 0).sum(0) * negative
         self.gradient_sums += sum_over_processes(torch.stack([pull[:-1], push[:-1]]).double())

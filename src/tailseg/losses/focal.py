@@ -10,13 +10,14 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 
-from tailseg.losses.base import ClassificationLoss, at_least_float32
+from tailseg.losses.base import ConfiguredLoss, at_least_float32, takes_settings
 from tailseg.losses.links import softplus
 from tailseg.losses.settings import FocalLossConfig as FocalLossConfig
-from tailseg.losses.weighted_bce import own_column
+from tailseg.losses.weighted_bce import gather_label_logits
+from tailseg.structures import ClassFrequency
 
 
-class FocalLoss(ClassificationLoss):
+class FocalLoss(ConfiguredLoss):
     """Sigmoid focal loss; background is "no" to every class: L = C.
 
     With p = 1 / (1 + exp(-q)) and y one-hot over the C classes, all zero for background::
@@ -28,38 +29,15 @@ class FocalLoss(ClassificationLoss):
     number of positives. Scores are p. gamma = 0 without alpha is sigmoid cross entropy.
 
     Args:
-        num_classes: C.
-        gamma: how fast a well classified logit stops counting, at least 0.
-        alpha: the share of the positives in ``[0, 1]``; None leaves both factors out.
-        init_bias: the classifier's bias before training; -4.6 means p = 0.01, as in the paper.
-        weight: multiplies the loss.
-
-    Raises:
-        ValueError: gamma or alpha is out of range.
+        num_classes: C, or the frequency of the classes; only their number matters.
+        config: the settings; given as keywords, see `FocalLossConfig`.
     """
 
-    def __init__(
-        self,
-        num_classes: int,
-        *,
-        gamma: float = 2.0,
-        alpha: float | None = 0.25,
-        init_bias: float = -4.6,
-        weight: float = 1.0,
-    ) -> None:
-        super().__init__()
-        if gamma < 0 or (alpha is not None and not 0 <= alpha <= 1):
-            raise ValueError(f"focal loss wants gamma >= 0 and alpha in [0, 1] or None, got {gamma} and {alpha}")
-        self.num_classes = num_classes
-        self.num_logits = num_classes
-        self.gamma = gamma
-        self.alpha = alpha
-        self.bias = init_bias
-        self.weight = weight
+    config: FocalLossConfig
 
-    def init_bias(self) -> Float[Tensor, " L"]:
-        """``init_bias`` for every class."""
-        return torch.full((self.num_logits,), self.bias)
+    @takes_settings(FocalLossConfig)
+    def __init__(self, num_classes: int | ClassFrequency, config: FocalLossConfig) -> None:
+        super().__init__(num_classes, config)
 
     def forward(self, logits: Float[Tensor, "R L"], labels: Int64[Tensor, " R"]) -> dict[str, Float[Tensor, ""]]:
         """``{"loss_cls": loss}``; 0 for R = 0.
@@ -68,9 +46,10 @@ class FocalLoss(ClassificationLoss):
             ValueError: a label lies outside ``0 .. C``, or shapes disagree.
         """
         self.check(logits, labels)
-        positive, negative = (1.0, 1.0) if self.alpha is None else (self.alpha, 1 - self.alpha)
-        total = cast(Tensor, _FocalSum.apply(at_least_float32(logits), labels, self.gamma, positive, negative))
-        return {"loss_cls": self.weight * total / max(len(labels), 1)}
+        gamma, alpha = self.config.gamma, self.config.alpha
+        positive, negative = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
+        total = cast(Tensor, _FocalSum.apply(at_least_float32(logits), labels, gamma, positive, negative))
+        return {"loss_cls": self.config.weight * total / max(len(labels), 1)}
 
     def scores(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, "R C"]:
         """The probability p of every class."""
@@ -97,7 +76,7 @@ class _FocalSum(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(q, labels)
         cast(Any, ctx).factors = (gamma, positive, negative)
-        column, own, is_label = own_column(q, labels)
+        column, own, is_label = gather_label_logits(q, labels)
         own_costs = torch.where(is_label, positive * _negative_cost(-own, gamma), negative * _negative_cost(own, gamma))
         return _negative_cost(q, gamma).mul_(negative).scatter_(1, column, own_costs).sum()
 
@@ -105,7 +84,7 @@ class _FocalSum(torch.autograd.Function):
     def backward(ctx: BackwardCFunction, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
         q, labels = cast(Any, ctx).saved_tensors  # typed as one tensor
         gamma, positive, negative = cast(Any, ctx).factors
-        column, own, is_label = own_column(q, labels)
+        column, own, is_label = gather_label_logits(q, labels)
         own_grad = torch.where(
             is_label, -positive * _negative_slope(-own, gamma), negative * _negative_slope(own, gamma)
         )

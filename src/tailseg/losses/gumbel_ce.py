@@ -3,17 +3,17 @@
 K. P. Alexandridis et al., "Long-tailed Instance Segmentation using Gumbel Optimized Loss", ECCV 2022.
 """
 
-import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from tailseg.losses.base import ClassificationLoss, at_least_float32
+from tailseg.losses.base import ConfiguredLoss, at_least_float32, takes_settings
 from tailseg.losses.binary import binary_cost
 from tailseg.losses.links import Gumbel
 from tailseg.losses.settings import GumbelCEConfig as GumbelCEConfig
+from tailseg.structures import ClassFrequency
 
 
-class GumbelCE(ClassificationLoss):
+class GumbelCE(ConfiguredLoss):
     """Binary cross entropy over the Gumbel link, background being an ordinary channel: L = C + 1.
 
     With p = exp(-exp(-q)) and y one-hot over the C classes and background::
@@ -24,28 +24,22 @@ class GumbelCE(ClassificationLoss):
 
     Exact in float32 for every q >= -11, linear below (see `tailseg.losses.links.Gumbel`).
 
+    With ``published="2022"`` it computes the published code's loss instead, to reproduce its numbers: q clamped to
+    [-4, 10], binary cross entropy on float32 probabilities, the loss clamped to [0, 20] before ``weight``. Then a
+    label's own logit gets no useful gradient below q = -3.4, no logit gets any above 10, and none gets any once the
+    loss exceeds 20. Scores are the same in both.
+
     Args:
-        num_classes: C.
-        init_bias: the classifier's bias before training; -2 means p = 6.2e-4.
-        weight: multiplies the loss.
-        parity: computes the published code's loss instead, to reproduce its numbers: q clamped to [-4, 10], binary
-            cross entropy on float32 probabilities, the loss clamped to [0, 20] before ``weight``. Then a label's own
-            logit gets no useful gradient below q = -3.4, no logit gets any above 10, and none gets any once the loss
-            passes 20. Scores are the same in both.
+        num_classes: C, or the frequency of the classes; only their number matters.
+        config: the settings; given as keywords, see `GumbelCEConfig`.
     """
 
-    def __init__(self, num_classes: int, *, init_bias: float = -2.0, weight: float = 1.0, parity: bool = False) -> None:
-        super().__init__()
-        self.num_classes = num_classes
-        self.num_logits = num_classes + 1
-        self.bias = init_bias
-        self.weight = weight
-        self.parity = parity
-        self.link = Gumbel().published() if parity else Gumbel()
+    config: GumbelCEConfig
 
-    def init_bias(self) -> Float[Tensor, " L"]:
-        """``init_bias`` for every class and for background."""
-        return torch.full((self.num_logits,), self.bias)
+    @takes_settings(GumbelCEConfig)
+    def __init__(self, num_classes: int | ClassFrequency, config: GumbelCEConfig) -> None:
+        super().__init__(num_classes, config, extra_logits=1)
+        self.link = Gumbel().published(config.published) if config.published else Gumbel()
 
     def forward(self, logits: Float[Tensor, "R L"], labels: Int64[Tensor, " R"]) -> dict[str, Float[Tensor, ""]]:
         """``{"loss_cls": loss}``; 0 for R = 0.
@@ -55,7 +49,7 @@ class GumbelCE(ClassificationLoss):
         """
         self.check(logits, labels)
         loss = binary_cost(logits, labels, self.link)
-        return {"loss_cls": self.weight * (loss.clamp(0, 20) if self.parity else loss)}
+        return {"loss_cls": self.config.weight * (loss.clamp(0, 20) if self.config.published else loss)}
 
     def scores(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, "R C"]:
         """The probability p of the foreground classes; in float32 every q below -4.64 scores exactly 0."""

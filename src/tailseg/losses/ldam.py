@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from tailseg.losses.base import ClassificationLoss, at_least_float32
+from tailseg.losses.base import ConfiguredLoss, at_least_float32, takes_settings
 from tailseg.losses.settings import LDAMLossConfig as LDAMLossConfig
 from tailseg.structures import ClassFrequency
 
 
-class LDAMLoss(ClassificationLoss):
+class LDAMLoss(ConfiguredLoss):
     """Cross entropy over the softmax after a margin is taken from the label's logit: L = C + 1.
 
     With label k, n_j the training objects of class j (at least 1), and background the last logit::
@@ -30,55 +30,27 @@ class LDAMLoss(ClassificationLoss):
     softmax(scale q). Without a margin and weights the loss is softmax cross entropy of scale q.
 
     Args:
-        frequency: of the classes in the training set.
-        max_margin: margin of the rarest class, at least 0.
-        scale: multiplies the logits after the margin.
-        reweight_after: steps of the optimizer before the weights set in; None leaves them out.
-        beta: of the effective number of samples, in ``[0, 1)``.
-        init_bias: the classifier's bias before training, the same for every logit, and so without effect.
-        weight: multiplies the loss.
-
-    Raises:
-        ValueError: max_margin, scale or beta is out of range.
+        frequency: the frequency of the classes in the training set.
+        config: the settings; given as keywords, see `LDAMLossConfig`.
     """
 
+    config: LDAMLossConfig
+    scores_are_exclusive = True
     margin: Tensor
     class_weight: Tensor
     steps: Tensor
 
-    def __init__(
-        self,
-        frequency: ClassFrequency,
-        *,
-        max_margin: float = 0.5,
-        scale: float = 1.0,
-        reweight_after: int | None = None,
-        beta: float = 0.9999,
-        init_bias: float = 0.0,
-        weight: float = 1.0,
-    ) -> None:
-        super().__init__()
-        if max_margin < 0 or scale <= 0 or not 0 <= beta < 1:
-            raise ValueError(
-                f"LDAM wants max_margin >= 0, scale > 0 and beta in [0, 1), got {max_margin}, {scale} and {beta}"
-            )
-        self.num_classes = frequency.num_classes
-        self.num_logits = frequency.num_classes + 1
-        self.scale = scale
-        self.reweight_after = reweight_after
-        self.bias = init_bias
-        self.weight = weight
+    @takes_settings(LDAMLossConfig)
+    def __init__(self, frequency: ClassFrequency, config: LDAMLossConfig) -> None:
+        super().__init__(frequency, config, extra_logits=1)
         counts = frequency.instance_counts.clamp(min=1).double()
-        class_weight = (1 - beta) / (1 - beta**counts)
-        self.register_buffer("margin", F.pad(max_margin * (counts.min() / counts) ** 0.25, (0, 1)), persistent=False)
+        class_weight = (1 - config.beta) / (1 - config.beta**counts)
+        margin = config.max_margin * (counts.min() / counts) ** 0.25
+        self.register_buffer("margin", F.pad(margin, (0, 1)), persistent=False)
         self.register_buffer(
             "class_weight", F.pad(class_weight / class_weight.mean(), (0, 1), value=1.0), persistent=False
         )
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-
-    def init_bias(self) -> Float[Tensor, " L"]:
-        """``init_bias`` for every class and for background."""
-        return torch.full((self.num_logits,), self.bias)
 
     def forward(self, logits: Float[Tensor, "R L"], labels: Int64[Tensor, " R"]) -> dict[str, Float[Tensor, ""]]:
         """``{"loss_cls": loss}``; 0 for R = 0.
@@ -87,14 +59,14 @@ class LDAMLoss(ClassificationLoss):
             ValueError: a label lies outside ``0 .. C``, or shapes disagree.
         """
         self.check(logits, labels)
-        scaled = self.scale * at_least_float32(logits)
-        margin = self.scale * self.margin.to(scaled.dtype)[labels]
+        scaled = self.config.scale * at_least_float32(logits)
+        margin = self.config.scale * self.margin.to(scaled.dtype)[labels]
         scaled.scatter_add_(1, labels.unsqueeze(1), -margin.unsqueeze(1))
         class_weight = None
-        if self.reweight_after is not None:
-            class_weight = torch.where(self.steps >= self.reweight_after, self.class_weight, 1).to(scaled.dtype)
+        if self.config.reweight_after is not None:
+            class_weight = torch.where(self.steps >= self.config.reweight_after, self.class_weight, 1).to(scaled.dtype)
         total = F.cross_entropy(scaled, labels, weight=class_weight, reduction="sum")
-        return {"loss_cls": self.weight * total / max(len(labels), 1)}
+        return {"loss_cls": self.config.weight * total / max(len(labels), 1)}
 
     def step_taken(self) -> None:
         """Counts the step."""
@@ -102,4 +74,4 @@ class LDAMLoss(ClassificationLoss):
 
     def scores(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, "R C"]:
         """Softmax probabilities of the foreground classes, of the scaled logits."""
-        return (self.scale * at_least_float32(logits)).softmax(dim=1)[:, :-1]
+        return (self.config.scale * at_least_float32(logits)).softmax(dim=1)[:, :-1]

@@ -15,7 +15,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 
-from tailseg.losses.settings import LinkName
+from tailseg.losses.settings import LinkName, PublishedVersion
 
 
 def softplus(x: Tensor) -> Tensor:
@@ -57,13 +57,13 @@ class Link(ABC):
         """The derivative of log(1 - p) by q."""
         return _slope_by_autograd(self.log_complement, q)
 
-    def published(self) -> "Link":
-        """The link as the published code computes it, clamps and dead zones included, in float32.
+    def published(self, version: PublishedVersion = "2022") -> "Link":
+        """The link as the code published in the year ``version`` computes it: in float32, with clamps and dead zones.
 
         Raises:
             ValueError: there is no published code for this link.
         """
-        raise ValueError(f"{type(self).__name__} has no published form: use parity=False")
+        raise ValueError(f"{type(self).__name__} has no form published in {version}: use published=None")
 
 
 def _slope_by_autograd(function: Callable[[Tensor], Tensor], q: Tensor) -> Tensor:
@@ -140,7 +140,7 @@ class Sigmoid(ClosedFormLink):
         """The slope -p."""
         return -torch.sigmoid(q)
 
-    def published(self) -> "Sigmoid":
+    def published(self, version: PublishedVersion = "2022") -> "Sigmoid":  # noqa: ARG002
         """This link: the published code's binary cross entropy with logits is exact."""
         return self
 
@@ -196,7 +196,7 @@ class Gumbel(ClosedFormLink):
         t = torch.exp2(q.clamp(min=self.floor) * -LOG2_E)
         return t, torch.exp2(t * -LOG2_E)
 
-    def published(self) -> "PublishedGumbel":
+    def published(self, version: PublishedVersion = "2022") -> "PublishedGumbel":  # noqa: ARG002
         """q clamped to [-4, 10], and binary cross entropy on 1 / exp(exp(-q))."""
         return PublishedGumbel()
 
@@ -255,7 +255,7 @@ class NormalCDF(ClosedFormLink):
         """The slope -phi(q) / (1 - Phi(q))."""
         return -self.log_probability_slope(-q)
 
-    def published(self) -> "PublishedNormalCDF":
+    def published(self, version: PublishedVersion = "2022") -> "PublishedNormalCDF":  # noqa: ARG002
         """q clamped to [-5, 5], and binary cross entropy on Phi(q)."""
         return PublishedNormalCDF()
 

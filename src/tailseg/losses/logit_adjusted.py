@@ -4,17 +4,16 @@ J. Ren et al., "Balanced Meta-Softmax for Long-Tailed Visual Recognition", NeurI
 A. K. Menon et al., "Long-tail Learning via Logit Adjustment", ICLR 2021.
 """
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from tailseg.losses.base import ClassificationLoss, at_least_float32
+from tailseg.losses.base import ConfiguredLoss, at_least_float32, takes_settings
 from tailseg.losses.settings import LogitAdjustedSoftmaxConfig as LogitAdjustedSoftmaxConfig
 from tailseg.structures import ClassFrequency
 
 
-class LogitAdjustedSoftmax(ClassificationLoss):
+class LogitAdjustedSoftmax(ConfiguredLoss):
     """Cross entropy over a softmax that carries the classes' frequencies in training only: L = C + 1.
 
     With label k and n_j the training objects of class j, at least 1; background is the last logit::
@@ -27,29 +26,20 @@ class LogitAdjustedSoftmax(ClassificationLoss):
     softmax cross entropy. Scores are softmax(q), without a.
 
     Args:
-        frequency: of the classes in the training set.
-        tau: strength of the adjustment; 1 is balanced softmax.
-        init_bias: the classifier's bias before training, the same for every logit, and so without effect.
-        weight: multiplies the loss.
+        frequency: the frequency of the classes in the training set.
+        config: the settings; given as keywords, see `LogitAdjustedSoftmaxConfig`.
     """
 
+    config: LogitAdjustedSoftmaxConfig
+    scores_are_exclusive = True
     adjustment: Tensor
 
-    def __init__(
-        self, frequency: ClassFrequency, *, tau: float = 1.0, init_bias: float = 0.0, weight: float = 1.0
-    ) -> None:
-        super().__init__()
-        self.num_classes = frequency.num_classes
-        self.num_logits = frequency.num_classes + 1
-        self.bias = init_bias
-        self.weight = weight
+    @takes_settings(LogitAdjustedSoftmaxConfig)
+    def __init__(self, frequency: ClassFrequency, config: LogitAdjustedSoftmaxConfig) -> None:
+        super().__init__(frequency, config, extra_logits=1)
         counts = frequency.instance_counts.clamp(min=1).double()
-        adjustment = F.pad(tau * (counts / counts.mean()).log(), (0, 1))
+        adjustment = F.pad(config.tau * (counts / counts.mean()).log(), (0, 1))
         self.register_buffer("adjustment", adjustment, persistent=False)
-
-    def init_bias(self) -> Float[Tensor, " L"]:
-        """``init_bias`` for every class and for background."""
-        return torch.full((self.num_logits,), self.bias)
 
     def forward(self, logits: Float[Tensor, "R L"], labels: Int64[Tensor, " R"]) -> dict[str, Float[Tensor, ""]]:
         """``{"loss_cls": loss}``; 0 for R = 0.
@@ -60,7 +50,7 @@ class LogitAdjustedSoftmax(ClassificationLoss):
         self.check(logits, labels)
         logits = at_least_float32(logits)
         total = F.cross_entropy(logits + self.adjustment.to(logits.dtype), labels, reduction="sum")
-        return {"loss_cls": self.weight * total / max(len(labels), 1)}
+        return {"loss_cls": self.config.weight * total / max(len(labels), 1)}
 
     def scores(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, "R C"]:
         """Softmax probabilities of the foreground classes, not adjusted."""

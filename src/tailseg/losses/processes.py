@@ -17,7 +17,7 @@ def sum_over_processes(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def share_of_processes(count: int, device: torch.device) -> Tensor | float:
+def compute_process_share(count: int, device: torch.device) -> Tensor | float:
     """``count * P / (sum of the counts of P processes)``; 1 for one process. All processes must call.
 
     A loss that is a mean over ``count`` regions, times this share, has the mean over all processes' regions as its mean
@@ -30,14 +30,14 @@ def share_of_processes(count: int, device: torch.device) -> Tensor | float:
     return count * dist.get_world_size() / total.clamp(min=1)  # ty: ignore[possibly-missing-attribute]
 
 
-def from_first_process(tensor: Tensor) -> Tensor:
+def broadcast_from_first(tensor: Tensor) -> Tensor:
     """The tensor of the first process, on all of them; all have one of its shape. May change its argument."""
     if _is_joined():
         dist.broadcast(tensor, 0)  # ty: ignore[possibly-missing-attribute]
     return tensor
 
 
-def rows_of_all_processes(rows: Tensor) -> tuple[Tensor, slice]:
+def gather_rows(rows: Tensor) -> tuple[Tensor, slice]:
     """The rows that all processes hold, in the processes' order, and where this one's stand among them.
 
     Processes may hold different numbers of rows. On a GPU with several processes this waits for their numbers.

@@ -10,12 +10,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from tailseg.losses.base import ClassificationLoss, at_least_float32
+from tailseg.losses.base import ConfiguredLoss, at_least_float32, takes_settings
 from tailseg.losses.processes import sum_over_processes
 from tailseg.losses.settings import SeesawLossConfig as SeesawLossConfig
+from tailseg.structures import ClassFrequency
 
 
-class SeesawLoss(ClassificationLoss):
+class SeesawLoss(ConfiguredLoss):
     """Weighted softmax over the classes, and object against background: L = C + 2.
 
     The last two logits are o (object) and b (background). With label k, s = softmax over the C class logits and N_j
@@ -31,44 +32,18 @@ class SeesawLoss(ClassificationLoss):
     processes. Scores are s_j * softmax(o, b)_o. p = q = 0 is softmax cross entropy.
 
     Args:
-        num_classes: C.
-        p: strength of the mitigation.
-        q: strength of the compensation.
-        eps: least probability of the label that the compensation divides by.
-        init_bias: the classifier's bias before training, the same for every logit, and so without effect.
-        weight: multiplies both terms.
-
-    Raises:
-        ValueError: p or q is negative, or eps is not in (0, 1].
+        num_classes: C, or the frequency of the classes; only their number matters.
+        config: the settings; given as keywords, see `SeesawLossConfig`.
     """
 
+    config: SeesawLossConfig
+    scores_are_exclusive = True
     cum_samples: Tensor
 
-    def __init__(
-        self,
-        num_classes: int,
-        *,
-        p: float = 0.8,
-        q: float = 2.0,
-        eps: float = 1e-2,
-        init_bias: float = 0.0,
-        weight: float = 1.0,
-    ) -> None:
-        super().__init__()
-        if p < 0 or q < 0 or not 0 < eps <= 1:
-            raise ValueError(f"Seesaw wants p >= 0, q >= 0 and eps in (0, 1], got {p}, {q} and {eps}")
-        self.num_classes = num_classes
-        self.num_logits = num_classes + 2
-        self.p = p
-        self.q = q
-        self.eps = eps
-        self.bias = init_bias
-        self.weight = weight
-        self.register_buffer("cum_samples", torch.zeros(num_classes + 1, dtype=torch.int64))
-
-    def init_bias(self) -> Float[Tensor, " L"]:
-        """``init_bias`` for every logit."""
-        return torch.full((self.num_logits,), self.bias)
+    @takes_settings(SeesawLossConfig)
+    def __init__(self, num_classes: int | ClassFrequency, config: SeesawLossConfig) -> None:
+        super().__init__(num_classes, config, extra_logits=2)
+        self.register_buffer("cum_samples", torch.zeros(self.num_classes + 1, dtype=torch.int64))
 
     def forward(self, logits: Float[Tensor, "R L"], labels: Int64[Tensor, " R"]) -> dict[str, Float[Tensor, ""]]:
         """``{"loss_cls": loss, "loss_objectness": loss}``; 0 for R = 0. In training mode all processes must call.
@@ -88,7 +63,7 @@ class SeesawLoss(ClassificationLoss):
             labels.clamp(max=self.num_classes - 1),
             reduction="none",
         )
-        scale = self.weight / max(len(labels), 1)
+        scale = self.config.weight / max(len(labels), 1)
         return {
             # Multiplied, not taken out: a size that depends on the labels makes a GPU wait.
             "loss_cls": scale * (costs * foreground).sum(),
@@ -101,8 +76,9 @@ class SeesawLoss(ClassificationLoss):
         column = labels.clamp(max=self.num_classes - 1).unsqueeze(1)
         log_samples = self.cum_samples[:-1].clamp(min=1).to(classes.dtype).log()
         log_scores = classes.log_softmax(1)
-        factors = log_scores.sub_(log_scores.gather(1, column).clamp(min=math.log(self.eps))).clamp_(min=0).mul_(self.q)
-        return factors.add_((log_samples - log_samples[column]).clamp_(max=0), alpha=self.p)
+        log_least = log_scores.gather(1, column).clamp(min=math.log(self.config.eps))
+        factors = log_scores.sub_(log_least).clamp_(min=0).mul_(self.config.q)
+        return factors.add_((log_samples - log_samples[column]).clamp_(max=0), alpha=self.config.p)
 
     def scores(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, "R C"]:
         """Softmax over the classes times the probability of an object."""

@@ -1,15 +1,15 @@
 """Softmax cross entropy: one choice among all classes and background, the usual loss of Mask R-CNN."""
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from tailseg.losses.base import ClassificationLoss, at_least_float32
+from tailseg.losses.base import ConfiguredLoss, at_least_float32, takes_settings
 from tailseg.losses.settings import SoftmaxCEConfig as SoftmaxCEConfig
+from tailseg.structures import ClassFrequency
 
 
-class SoftmaxCE(ClassificationLoss):
+class SoftmaxCE(ConfiguredLoss):
     """Cross entropy over the softmax, background being the last logit: L = C + 1.
 
     With label k::
@@ -17,22 +17,16 @@ class SoftmaxCE(ClassificationLoss):
         loss = weight / R * sum over regions of  log(sum over j of exp(q_j)) - q_k
 
     Args:
-        num_classes: C.
-        init_bias: the classifier's bias before training, the same for every logit as published, and so without
-            effect: the softmax ignores a common shift.
-        weight: multiplies the loss.
+        num_classes: C, or the frequency of the classes; only their number matters.
+        config: the settings; given as keywords, see `SoftmaxCEConfig`.
     """
 
-    def __init__(self, num_classes: int, *, init_bias: float = -6.5, weight: float = 1.0) -> None:
-        super().__init__()
-        self.num_classes = num_classes
-        self.num_logits = num_classes + 1
-        self.bias = init_bias
-        self.weight = weight
+    config: SoftmaxCEConfig
+    scores_are_exclusive = True
 
-    def init_bias(self) -> Float[Tensor, " L"]:
-        """``init_bias`` for every class and for background."""
-        return torch.full((self.num_logits,), self.bias)
+    @takes_settings(SoftmaxCEConfig)
+    def __init__(self, num_classes: int | ClassFrequency, config: SoftmaxCEConfig) -> None:
+        super().__init__(num_classes, config, extra_logits=1)
 
     def forward(self, logits: Float[Tensor, "R L"], labels: Int64[Tensor, " R"]) -> dict[str, Float[Tensor, ""]]:
         """``{"loss_cls": loss}``; 0 for R = 0.
@@ -42,7 +36,7 @@ class SoftmaxCE(ClassificationLoss):
         """
         self.check(logits, labels)
         total = F.cross_entropy(at_least_float32(logits), labels, reduction="sum")
-        return {"loss_cls": self.weight * total / max(len(labels), 1)}
+        return {"loss_cls": self.config.weight * total / max(len(labels), 1)}
 
     def scores(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, "R C"]:
         """Softmax probabilities of the foreground classes."""

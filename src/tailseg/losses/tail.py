@@ -9,10 +9,11 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from tailseg.deprecated import renamed_fields
 from tailseg.losses.base import ClassificationLoss, at_least_float32
 from tailseg.losses.binary import Dropped, binary_cost
-from tailseg.losses.links import Link
-from tailseg.losses.settings import Tail
+from tailseg.losses.links import LINKS, Link
+from tailseg.losses.settings import PARITY, LinkName, PublishedVersion, Tail, TailLossConfig
 from tailseg.structures import ClassFrequency
 
 
@@ -36,6 +37,7 @@ def tail_classes(frequency: ClassFrequency, tail: Tail) -> Bool[Tensor, " C"]:
     return frequency.image_fraction < tail
 
 
+@renamed_fields(parity=PARITY)
 class TailLoss(ClassificationLoss):
     """Binary cross entropy over any link in which some negatives cost nothing; a subclass says which.
 
@@ -46,37 +48,39 @@ class TailLoss(ClassificationLoss):
                (1 - T_ij (1 - y_ij)) (-y_ij log p_ij - (1 - y_ij) log(1 - p_ij))
 
     Args:
-        frequency: of the classes in the training set.
+        frequency: the frequency of the classes in the training set.
         tail: which classes are the tail, see `tail_classes`; 0 makes it empty. Published: 0.0011 for LVIS v1 (815
             classes, 17 frequent ones among them), 0.00177 for LVIS v0.5.
-        link: turns logits into probabilities.
+        link: turns logits into probabilities; a name, or a `Link` of your own.
         init_bias: the classifier's bias before training; None takes the link's published one.
         weight: multiplies the loss.
-        parity: computes the published code's logarithms, dead zones included (see `tailseg.losses.links`). Unlike
-            `GumbelCE`'s the published loss has no upper limit here.
+        published: computes the published code's logarithms, with their dead zones (see `tailseg.losses.links`). The
+            published loss has no upper limit here, unlike `GumbelCE`'s.
 
     Raises:
-        ValueError: the tail's threshold lies outside ``[0, 1]``, or parity is asked of a link without published code.
+        ValueError: the tail's threshold lies outside ``[0, 1]``, or the link has no published code.
     """
 
     tail: Tensor
 
-    def __init__(
+    def __init__(  # written out, because a config holds the name of a link, and cannot hold a link
         self,
         frequency: ClassFrequency,
         *,
-        tail: Tail,
-        link: Link,
-        init_bias: float | None = None,
-        weight: float = 1.0,
-        parity: bool = False,
+        tail: Tail = TailLossConfig.tail,
+        link: Link | LinkName = TailLossConfig.link,
+        init_bias: float | None = TailLossConfig.init_bias,
+        weight: float = TailLossConfig.weight,
+        published: PublishedVersion | None = TailLossConfig.published,
     ) -> None:
         super().__init__()
-        self.num_classes = frequency.num_classes
-        self.num_logits = frequency.num_classes
-        self.link = link.published() if parity else link
+        TailLossConfig(tail=tail, init_bias=init_bias, weight=weight, published=published)  # checks the settings
+        link = link if isinstance(link, Link) else LINKS[link]
+        self.num_classes = self.num_logits = frequency.num_classes
+        self.link = link.published(published) if published else link
         self.bias = link.init_bias if init_bias is None else init_bias
         self.weight = weight
+        self.published = published
         self.register_buffer("tail", tail_classes(frequency, tail), persistent=False)
 
     @abstractmethod

@@ -33,7 +33,7 @@ def weighted_bce(
     return cast(Tensor, _WeightedBCE.apply(logits, labels, torch.stack([positive_weight, negative_weight])))
 
 
-def own_column(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def gather_label_logits(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Each region's label as a column [R, 1], the logit there, and whether it is one (False for a label L)."""
     column = labels.clamp(max=logits.shape[1] - 1).unsqueeze(1)
     return column, logits.gather(1, column), (labels < logits.shape[1]).unsqueeze(1)
@@ -44,7 +44,7 @@ class _WeightedBCE(torch.autograd.Function):
     def forward(ctx: BackwardCFunction, q: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
         ctx.save_for_backward(q, labels, weights)
         positive, negative = weights
-        column, own, is_label = own_column(q, labels)
+        column, own, is_label = gather_label_logits(q, labels)
         costs = softplus(q)
         costs.scatter_(1, column, torch.where(is_label, 0, softplus(own)))
         own_costs = torch.where(is_label, softplus(-own) * positive[column], 0)
@@ -54,7 +54,7 @@ class _WeightedBCE(torch.autograd.Function):
     @staticmethod
     def backward(ctx: BackwardCFunction, *grads: Tensor) -> tuple[Tensor, None, None]:
         q, labels, (positive, negative) = cast(Any, ctx).saved_tensors  # typed as one tensor
-        column, own, is_label = own_column(q, labels)
+        column, own, is_label = gather_label_logits(q, labels)
         own_grad = torch.where(is_label, -torch.sigmoid(-own) * positive[column], torch.sigmoid(own) * negative[column])
         p = torch.sigmoid(q)
         # In place, unless a second derivative (create_graph) needs p itself.

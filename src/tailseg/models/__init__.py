@@ -4,9 +4,13 @@ from typing import TYPE_CHECKING
 
 from tailseg.lazy import on_demand
 from tailseg.models.config import (
+    BACKBONES,
+    AnyBackbone,
+    BackboneConfig,
     BoxHeadConfig,
     CascadeConfig,
     CascadeStageConfig,
+    DetectorConfig,
     FPNConfig,
     GroupedConfig,
     HTCConfig,
@@ -18,6 +22,7 @@ from tailseg.models.config import (
     RPNConfig,
     SwinConfig,
     TimmConfig,
+    backbone_named,
     cascade_mask_rcnn,
     hybrid_task_cascade,
 )
@@ -25,7 +30,7 @@ from tailseg.models.config import (
 if TYPE_CHECKING:
     from tailseg.models.build import build_detector
     from tailseg.models.cascade import CascadeMaskRCNN
-    from tailseg.models.detector import Detector
+    from tailseg.models.detector import Detector, TwoStageDetector
     from tailseg.models.faster_rcnn import FasterRCNN
     from tailseg.models.htc import HybridTaskCascade
     from tailseg.models.mask_rcnn import MaskRCNN
@@ -36,7 +41,7 @@ else:
         {
             "build": ("build_detector",),
             "cascade": ("CascadeMaskRCNN",),
-            "detector": ("Detector",),
+            "detector": ("Detector", "TwoStageDetector"),
             "faster_rcnn": ("FasterRCNN",),
             "htc": ("HybridTaskCascade",),
             "mask_rcnn": ("MaskRCNN",),
@@ -46,11 +51,15 @@ else:
     )
 
 __all__ = [
+    "BACKBONES",
+    "AnyBackbone",
+    "BackboneConfig",
     "BoxHeadConfig",
     "CascadeConfig",
     "CascadeMaskRCNN",
     "CascadeStageConfig",
     "Detector",
+    "DetectorConfig",
     "FPNConfig",
     "FasterRCNN",
     "GroupedConfig",
@@ -65,6 +74,8 @@ __all__ = [
     "ResNetConfig",
     "SwinConfig",
     "TimmConfig",
+    "TwoStageDetector",
+    "backbone_named",
     "build_detector",
     "cascade_mask_rcnn",
     "hybrid_task_cascade",

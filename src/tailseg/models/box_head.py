@@ -11,7 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from tailseg.losses.base import ClassificationLoss
-from tailseg.losses.processes import share_of_processes
+from tailseg.losses.processes import compute_process_share
 from tailseg.models.config import BoxHeadConfig, PostprocessConfig
 from tailseg.models.predictors import NormalizedLinear, class_linear
 from tailseg.models.resnet import STRIDES
@@ -77,7 +77,7 @@ class BoxHead(nn.Module):
     ) -> dict[str, Float[Tensor, ""]]:
         """The classification loss's terms, and ``loss_box``: smooth L1 of the positives divided by all sampled RoIs.
 
-        Both are means over the RoIs of all processes, see `share_of_processes`.
+        Both are means over the RoIs of all processes, see `compute_process_share`.
         """
         return self.hidden_losses(self(pyramid, [sample.boxes for sample in samples]), samples)
 
@@ -85,7 +85,7 @@ class BoxHead(nn.Module):
         """The same from the samples' hidden features, for those who need these too."""
         labels = torch.cat([sample.labels for sample in samples])
         losses = {**self.loss(self.classifier(hidden), labels), "loss_box": self._box_loss(hidden, samples)}
-        share = share_of_processes(len(hidden), hidden.device)
+        share = compute_process_share(len(hidden), hidden.device)
         return {name: value * share for name, value in losses.items()}
 
     def _box_loss(self, hidden: Float[Tensor, "R K"], samples: Sequence[RoISample]) -> Float[Tensor, ""]:

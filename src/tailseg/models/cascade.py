@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from tailseg.losses.base import ClassificationLoss
 from tailseg.models.box_cascade import BoxCascade, stage_losses
 from tailseg.models.config import CascadeConfig, ModelConfig
-from tailseg.models.detector import Detector
+from tailseg.models.detector import TwoStageDetector
 from tailseg.models.mask_head import MaskHead, detect_masks
 from tailseg.structures import Detections, Target
 
 
 @final
-class CascadeMaskRCNN(Detector):
+class CascadeMaskRCNN(TwoStageDetector):
     """Cascade Mask R-CNN with FPN whose classifiers are trained and read through copies of ``loss``.
 
     Training: the proposals are matched and sampled, the first stage's box and mask head learn from the samples, and the

@@ -1,16 +1,90 @@
-"""Settings of the detectors; the defaults are the published ones for LVIS."""
+"""Settings of the detectors; the defaults are the published ones for LVIS.
 
-from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal
+Nothing here imports torch: each ``build`` imports the module that it builds when it is called.
+"""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, is_dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Final, Literal, Protocol, runtime_checkable
 
 from tailseg.deprecated import names_renamed_in, renamed_fields
-from tailseg.ranges import Range, SettingError, Settings
+from tailseg.ranges import Range, SettingError, Settings, check_ranges
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from tailseg.losses.base import ClassificationLoss
+    from tailseg.models.detector import Detector
+    from tailseg.models.resnet import ResNet
+    from tailseg.models.swin import Swin
+    from tailseg.models.timm_backbone import TimmBackbone
 
 __getattr__ = names_renamed_in(__name__, {"NormalisedConfig": "NormalizedConfig", "TestConfig": "PostprocessConfig"})
 
 Precision = Literal["float32", "tf32", "bfloat16", "float16"]
 """float32 is IEEE's everywhere; tf32 lets GPUs since Ampere round the factors of products to 10 bits; bfloat16 and
 float16 are autocast's types, for layers that bear it."""
+
+
+Channels = tuple[float, float, float]
+"""A number for each of the channels red, green and blue."""
+IMAGENET_NORMALIZATION: Final[tuple[Channels, Channels]] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""RGB mean and standard deviation of ImageNet's images, whose pixels lie in 0 .. 1."""
+
+
+class BackboneConfig(Settings, at="model.backbone"):
+    """The base class of the settings of a backbone; only `build` has no default.
+
+    For a backbone of your own, write a frozen dataclass with this base class and set it as ``model.backbone`` in a
+    recipe. A dataclass without this base class is accepted too if it has `build`.
+    """
+
+    def build(self) -> "nn.Module":
+        """The backbone with random initialization.
+
+        Returns:
+            A module with the attribute ``out_channels``, the numbers of channels of its four feature maps. Its
+            ``forward`` takes images ``[B, 3, H, W]`` and returns four feature maps ``[B, C, H / s, W / s]`` of strides
+            s = 4, 8, 16, 32. H and W are multiples of 32. If the module has a method ``no_weight_decay``, which returns
+            names of its parameters, AdamW applies no weight decay to these parameters.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no method build: write one that returns the backbone")
+
+    @property
+    def normalization(self) -> tuple[Channels, Channels]:
+        """RGB mean and standard deviation that images are normalized with, in 0 .. 1. The default is ImageNet's."""
+        return IMAGENET_NORMALIZATION
+
+    @property
+    def short_name(self) -> str:
+        """The name in tables of recipes, such as ``R50``."""
+        return type(self).__name__.removesuffix("Config")
+
+    @property
+    def description(self) -> str:
+        """The network in the words of an error message."""
+        return type(self).__name__
+
+    def load_weights(self, backbone: "nn.Module") -> None:
+        """Loads trained weights into the backbone that `build` returned, in place. The default loads nothing.
+
+        Not called when the weights of the whole detector are loaded afterwards, for example from a checkpoint.
+        """
+
+    def with_normalization_of_weights(self) -> "BackboneConfig":
+        """The same settings, completed with the mean and standard deviation that belong to the weights.
+
+        The default returns the settings unchanged.
+        """
+        return self
+
+
+@runtime_checkable
+class BuildsBackbone(Protocol):
+    """Any settings of a backbone, see `BackboneConfig.build`."""
+
+    def build(self) -> "nn.Module": ...
 
 
 @dataclass(frozen=True)
@@ -23,7 +97,7 @@ class GroupedConfig(Settings, at="model.backbone.grouped"):
 
 
 @dataclass(frozen=True)
-class ResNetConfig(Settings, at="model.backbone"):
+class ResNetConfig(BackboneConfig):
     """ResNet or ResNeXt in torchvision's layout."""
 
     depth: Literal[18, 50, 101] = 50
@@ -41,9 +115,33 @@ class ResNetConfig(Settings, at="model.backbone"):
     checkpoint_blocks: bool = False
     """Trained blocks keep only their inputs and compute the rest again in the backward pass: less memory, more time."""
 
+    def build(self) -> "ResNet":
+        from tailseg.models.resnet import ResNet
+
+        return ResNet(self)
+
+    @property
+    def short_name(self) -> str:
+        grouped = self.grouped
+        return f"X{self.depth}-{grouped.groups}x{grouped.width}d" if grouped else f"R{self.depth}"
+
+    @property
+    def description(self) -> str:
+        groups = "" if self.grouped is None else f" {self.grouped.groups}x{self.grouped.width}d"
+        return f"a {'ResNeXt' if groups else 'ResNet'}-{self.depth}{groups} of base_width {self.base_width}"
+
+    def load_weights(self, backbone: "nn.Module") -> None:
+        from tailseg.models.weights import load_backbone
+
+        load_backbone(backbone, self.weights)
+
+
+SWIN_NAMES: Final = {(96, (2, 2, 6, 2)): "Swin-T", (96, (2, 2, 18, 2)): "Swin-S", (128, (2, 2, 18, 2)): "Swin-B"}
+"""By channels of the first stage and blocks of each stage."""
+
 
 @dataclass(frozen=True)
-class SwinConfig(Settings, at="model.backbone"):
+class SwinConfig(BackboneConfig):
     """Swin Transformer in torchvision's layout; the defaults are Swin-T."""
 
     embed_dim: Annotated[int, Range(ge=1)] = 96
@@ -59,9 +157,27 @@ class SwinConfig(Settings, at="model.backbone"):
     weights: str = "imagenet"
     """imagenet (through torchvision, for Swin-T, -S and -B), none, or a file's path."""
 
+    def build(self) -> "Swin":
+        from tailseg.models.swin import Swin
+
+        return Swin(self)
+
+    @property
+    def short_name(self) -> str:
+        return SWIN_NAMES.get((self.embed_dim, self.depths), "Swin")
+
+    @property
+    def description(self) -> str:
+        return f"a Swin Transformer of embed_dim {self.embed_dim} and depths {self.depths}"
+
+    def load_weights(self, backbone: "nn.Module") -> None:
+        from tailseg.models.weights import load_backbone
+
+        load_backbone(backbone, self.weights)
+
 
 @dataclass(frozen=True)
-class TimmConfig(Settings, at="model.backbone"):
+class TimmConfig(BackboneConfig):
     """A network of timm by name: ``pip install 'tailseg[timm]'``.
 
     Raises:
@@ -93,9 +209,65 @@ class TimmConfig(Settings, at="model.backbone"):
         if (self.mean is None) != (self.std is None):
             raise ValueError(f"mean and std go together: give both or neither, got {self.mean} and {self.std}")
 
+    def build(self) -> "TimmBackbone":
+        from tailseg.models.timm_backbone import TimmBackbone
 
-BackboneConfig = ResNetConfig | SwinConfig | TimmConfig
-"""The settings of any backbone; its class says which."""
+        return TimmBackbone(self)
+
+    @property
+    def normalization(self) -> tuple[Channels, Channels]:
+        return IMAGENET_NORMALIZATION if self.mean is None or self.std is None else (self.mean, self.std)
+
+    @property
+    def short_name(self) -> str:
+        return self.name
+
+    @property
+    def description(self) -> str:
+        return f"timm's {self.name}"
+
+    def load_weights(self, backbone: "nn.Module") -> None:
+        from tailseg.models.weights import load_backbone
+
+        load_backbone(backbone, self.weights)
+
+    def with_normalization_of_weights(self) -> "TimmConfig":
+        from tailseg.models.timm_weights import with_own_normalization
+
+        return with_own_normalization(self)
+
+
+AnyBackbone = ResNetConfig | SwinConfig | TimmConfig | BuildsBackbone
+"""The settings of any backbone, built-in or your own."""
+
+BACKBONES: Final[Mapping[str, BackboneConfig]] = {
+    "resnet18": ResNetConfig(depth=18),
+    "resnet50": ResNetConfig(),
+    "resnet101": ResNetConfig(depth=101),
+    "resnext50_32x4d": ResNetConfig(grouped=GroupedConfig(32, 4)),
+    "resnext101_32x8d": ResNetConfig(depth=101, grouped=GroupedConfig(32, 8)),
+    "resnext101_64x4d": ResNetConfig(depth=101, grouped=GroupedConfig(64, 4)),
+    "swin_t": SwinConfig(),
+    "swin_s": SwinConfig(depths=(2, 2, 18, 2)),
+    "swin_b": SwinConfig(embed_dim=128, depths=(2, 2, 18, 2), heads=(4, 8, 16, 32)),
+    "tiny": ResNetConfig(depth=18, base_width=32, weights="tiny"),
+}
+"""The built-in backbones by name, each with its pretrained weights: ImageNet's, and tailseg's own for ``tiny``."""
+
+
+def backbone_named(name: str) -> BackboneConfig:
+    """The settings of a built-in backbone, or of a network of timm by ``timm:NAME``.
+
+    Raises:
+        ValueError: no backbone has this name; the message suggests names that are close.
+    """
+    if name.startswith("timm:") and name != "timm:":
+        return TimmConfig(name=name.removeprefix("timm:"))
+    if name in BACKBONES:
+        return BACKBONES[name]
+    close = difflib.get_close_matches(name, BACKBONES, n=3, cutoff=0.5)
+    hint = f"Did you mean {' or '.join(close)}?" if close else f"There are {', '.join(BACKBONES)}."
+    raise ValueError(f"no backbone is called {name!r}. {hint} A network of timm is called timm:NAME")
 
 
 @dataclass(frozen=True)
@@ -258,13 +430,73 @@ class ModelConfig(Settings, at="model"):
     `hybrid_task_cascade`.
     """
 
-    backbone: BackboneConfig = field(default_factory=ResNetConfig)
+    backbone: AnyBackbone = field(default_factory=ResNetConfig)
     fpn: FPNConfig = field(default_factory=FPNConfig)
     rpn: RPNConfig = field(default_factory=RPNConfig)
     box: BoxHeadConfig = field(default_factory=BoxHeadConfig)
     mask: MaskHeadConfig | None = field(default_factory=MaskHeadConfig)
     cascade: CascadeConfig | HTCConfig | None = None
     postprocess: PostprocessConfig = field(default_factory=PostprocessConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_build(self.backbone, "model.backbone", "a backbone", "ResNetConfig(...)")
+        if is_dataclass(self.backbone):
+            check_ranges(self.backbone, ("model.backbone",))  # your own need not be `Settings`
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether the detector learns and returns masks."""
+        return self.mask is not None
+
+    def build(self, loss: "ClassificationLoss", *, load_weights: bool = True) -> "Detector":
+        """The detector that these settings describe; see `tailseg.models.build_detector`."""
+        from tailseg.models.build import build_two_stage
+
+        return build_two_stage(self, loss, load_weights=load_weights)
+
+
+@runtime_checkable
+class DetectorConfig(Protocol):
+    """The settings of any detector: `ModelConfig`, or your own frozen dataclass with these two members."""
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether the detector learns and returns masks. If so, the training set must have a mask for every object."""
+        ...
+
+    def build(self, loss: "ClassificationLoss", *, load_weights: bool = True) -> "Detector":
+        """The detector for the classes of ``loss``.
+
+        Args:
+            loss: the classification loss of the recipe; it says how many classes there are. A detector with a
+                classification loss of its own need not use it.
+            load_weights: load pretrained weights. False when the weights of a checkpoint are loaded afterwards.
+        """
+        ...
+
+
+def require_build(settings: object, place: str, noun: str, example: str) -> None:
+    """Refuses settings that have no method ``build``.
+
+    Args:
+        settings: what the user gave.
+        place: where it stands in the recipe, such as ``model.backbone``.
+        noun: what ``build`` is to return, such as ``a backbone``.
+        example: settings that are right.
+
+    Raises:
+        SettingError: there is no method ``build``, or a class was given instead of an object.
+    """
+    if isinstance(settings, type):
+        raise SettingError(
+            f"{place} is the class {settings.__name__}: give an object of the class, {settings.__name__}(...)"
+        )
+    if not callable(getattr(settings, "build", None)):
+        raise SettingError(
+            f"{place} is {settings!r}, of type {type(settings).__name__}, which has no method build: give settings "
+            f"whose build() returns {noun}, such as {example}"
+        )
 
 
 def cascade_mask_rcnn() -> ModelConfig:

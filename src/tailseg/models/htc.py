@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tailseg.losses.base import ClassificationLoss
 from tailseg.models.box_cascade import BoxCascade, stage_losses
 from tailseg.models.config import HTCConfig, MaskHeadConfig, ModelConfig
-from tailseg.models.detector import Detector
+from tailseg.models.detector import TwoStageDetector
 from tailseg.models.mask_head import MaskHead, Positives, detect_masks, mask_losses
 from tailseg.models.sampling import RoISample
 from tailseg.structures import Detections, Target
@@ -66,7 +66,7 @@ class MaskFlow(nn.Module):
 
 
 @final
-class HybridTaskCascade(Detector):
+class HybridTaskCascade(TwoStageDetector):
     """Hybrid Task Cascade with FPN whose classifiers are trained and read through copies of ``loss``.
 
     Training goes as in Cascade Mask R-CNN, but a stage's mask head learns from the boxes that the stage's box head has

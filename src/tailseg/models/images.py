@@ -9,9 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tailseg.models.config import BackboneConfig, TimmConfig
+from tailseg.models.config import IMAGENET_NORMALIZATION, BuildsBackbone, Channels
 
-Channels = tuple[float, float, float]
 IMAGE_MEAN = (123.675, 116.28, 103.53)
 """RGB mean of ImageNet, in 0 .. 255, as published."""
 IMAGE_STD = (58.395, 57.12, 57.375)
@@ -20,11 +19,19 @@ SIZE_DIVISOR = 32
 """Coarsest stride of the backbone: every map halves evenly down to it."""
 
 
-def normalization(backbone: BackboneConfig) -> tuple[Channels, Channels]:
-    """RGB mean and deviation, in 0 .. 255, of the images that the backbone is to see: ImageNet's, or its own."""
-    if not isinstance(backbone, TimmConfig) or backbone.mean is None or backbone.std is None:
-        return IMAGE_MEAN, IMAGE_STD
-    (r, g, b), (r_std, g_std, b_std) = backbone.mean, backbone.std
+def get_normalization(backbone: BuildsBackbone) -> tuple[Channels, Channels]:
+    """RGB mean and standard deviation, in 0 .. 255, of the images that the backbone expects.
+
+    Raises:
+        ValueError: ``backbone.normalization`` is not a mean in 0 .. 1 and a standard deviation in 0 .. 1 above 0.
+    """
+    mean, std = getattr(backbone, "normalization", IMAGENET_NORMALIZATION)
+    if not (len(mean) == len(std) == 3 and all(0 <= x <= 1 for x in mean) and all(0 < x <= 1 for x in std)):
+        raise ValueError(
+            f"the normalization of {type(backbone).__name__} is three means in [0, 1] and three standard deviations in "
+            f"(0, 1], for pixels in 0 .. 1, got {mean} and {std}"
+        )
+    (r, g, b), (r_std, g_std, b_std) = mean, std
     return (255 * r, 255 * g, 255 * b), (255 * r_std, 255 * g_std, 255 * b_std)
 
 

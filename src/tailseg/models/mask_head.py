@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from tailseg.losses.processes import share_of_processes
+from tailseg.losses.processes import compute_process_share
 from tailseg.models.box_head import ImageBoxes
 from tailseg.models.config import MaskHeadConfig
 from tailseg.models.predictors import class_map, normalized_class_map
@@ -171,7 +171,7 @@ def mask_losses(
         for boxes, objects, target in zip(*positives, targets, strict=True)
     ]
     loss = F.binary_cross_entropy_with_logits(logits, sent(torch.cat(wanted), logits.device), reduction="sum")
-    share = share_of_processes(len(logits), logits.device)
+    share = compute_process_share(len(logits), logits.device)
     return {"loss_mask": loss / max(logits.numel(), 1) * share}
 
 

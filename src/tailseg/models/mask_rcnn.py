@@ -8,14 +8,14 @@ from torch import Tensor
 from tailseg.losses.base import ClassificationLoss
 from tailseg.models.box_head import BoxHead
 from tailseg.models.config import ModelConfig
-from tailseg.models.detector import Detector
+from tailseg.models.detector import TwoStageDetector
 from tailseg.models.mask_head import MaskHead, detect_masks
 from tailseg.models.sampling import sample_rois
 from tailseg.structures import Detections, Target
 
 
 @final
-class MaskRCNN(Detector):
+class MaskRCNN(TwoStageDetector):
     """Mask R-CNN with FPN whose classifier is trained and read through ``loss``.
 
     Raises:

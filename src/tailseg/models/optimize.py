@@ -10,7 +10,7 @@ from torch import nn
 
 from tailseg.models.detector import Detector
 from tailseg.models.precision import HALF, Precision
-from tailseg.models.resnet import ResNet, folded
+from tailseg.models.resnet import ResNet, fold_norm
 
 
 @dataclass(frozen=True)
@@ -32,16 +32,16 @@ def for_inference(model: Detector, config: InferenceConfig) -> Detector:
     `tailseg.models.precision.autocast`.
     """
     model.eval().requires_grad_(requires_grad=False)
-    if isinstance(model.backbone, ResNet):
-        fold_norms(model.backbone)
+    for module in model.modules():
+        if isinstance(module, ResNet):
+            fold_norms(module)
     model.to(memory_format=torch.channels_last)
     if config.precision is not None:
         for module in model.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
                 module.to(HALF.get(config.precision, torch.float32))
     if config.compile:
-        for module in (model.backbone, model.fpn):
-            module.compile(options={"freezing": True})
+        model.compile_parts(options={"freezing": True})
     return model
 
 
@@ -56,6 +56,6 @@ def fold_norms(backbone: ResNet) -> None:
         for conv_name, norm_name in pairs:
             conv, norm = children.get(conv_name), children.get(norm_name)
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                weight, bias = folded(conv, norm)
+                weight, bias = fold_norm(conv, norm)
                 conv.weight, conv.bias = (nn.Parameter(tensor, requires_grad=False) for tensor in (weight, bias))
                 setattr(module, norm_name, nn.Identity())

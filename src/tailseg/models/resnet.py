@@ -24,10 +24,10 @@ def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d | nn.Identity) ->
     """
     if isinstance(norm, nn.Identity) or norm.training:
         return norm(conv(x))
-    return F.conv2d(x, *folded(conv, norm), conv.stride, conv.padding, groups=conv.groups)
+    return F.conv2d(x, *fold_norm(conv, norm), conv.stride, conv.padding, groups=conv.groups)
 
 
-def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Float[Tensor, "C_out C_in k k"], Float[Tensor, " C_out"]]:
+def fold_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Float[Tensor, "C_out C_in k k"], Float[Tensor, " C_out"]]:
     """Kernel and bias of the convolution that ``norm(conv(x))`` is, for a convolution without a bias."""
     assert norm.running_mean is not None
     assert norm.running_var is not None

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import box_iou
 
-from tailseg.losses.processes import share_of_processes
+from tailseg.losses.processes import compute_process_share
 from tailseg.models.config import RPNConfig
 from tailseg.models.fpn import FPN_STRIDES
 from tailseg.models.images import padded_size
@@ -178,7 +178,7 @@ class RPN(nn.Module):
         num_positive = len(chosen.box_targets)
         labels = torch.zeros_like(logits)
         labels[:num_positive] = 1
-        scale = share_of_processes(chosen.divisor, logits.device) / chosen.divisor
+        scale = compute_process_share(chosen.divisor, logits.device) / chosen.divisor
         box_loss = smooth_l1_sum(deltas[:num_positive], chosen.box_targets, beta=self.config.smooth_l1_beta)
         return {
             "loss_rpn_cls": F.binary_cross_entropy_with_logits(logits, labels, reduction="sum") * scale,

@@ -38,7 +38,7 @@ class TimmBackbone(nn.Module):
     def __init__(self, config: TimmConfig) -> None:
         super().__init__()
         self.config = config
-        self.network = create(config.name, pretrained=False, **sizes(config))
+        self.network = create(config.name, pretrained=False, **get_size_setting(config))
         _require_strides(self.network, config.name)
         size = _probe_size(self.network, config)
         maps = _probe(self.network, config, size)
@@ -96,7 +96,7 @@ def create(name: str, *, pretrained: bool, features_only: bool = True, **setting
     Raises:
         ValueError: timm is not installed, or does not offer such a network.
     """
-    timm = imported(name)
+    timm = import_timm(name)
     for any_size in ({"strict_img_size": False}, {}):
         try:
             return timm.create_model(name, pretrained=pretrained, features_only=features_only, **any_size, **settings)
@@ -113,7 +113,7 @@ def create(name: str, *, pretrained: bool, features_only: bool = True, **setting
     raise AssertionError("the second attempt names no size")
 
 
-def imported(name: str) -> Any:  # noqa: ANN401 (timm has no types)
+def import_timm(name: str) -> Any:  # noqa: ANN401 (timm has no types)
     """timm, which knows the network ``name``.
 
     Raises:
@@ -131,7 +131,7 @@ def imported(name: str) -> Any:  # noqa: ANN401 (timm has no types)
     return timm
 
 
-def sizes(config: TimmConfig) -> dict[str, Any]:
+def get_size_setting(config: TimmConfig) -> dict[str, Any]:
     """timm's setting for the side of the images, if the network is to have one."""
     return {} if config.image_side is None else {"img_size": config.image_side}
 

@@ -14,28 +14,28 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from tailseg.models.config import BackboneConfig, TimmConfig
-from tailseg.models.timm_backbone import TimmBackbone, create, imported, sizes
+from tailseg.models.config import TimmConfig
+from tailseg.models.timm_backbone import TimmBackbone, create, get_size_setting, import_timm
 
 COMPUTED = re.compile(r"\.num_batches_tracked$|(^|\.)(relative_position_index|relative_coords_table|attn_mask)$")
 """Parts that a file may have or lack: counts of batches, and tables that a network computes."""
 
 
-def with_own_normalization(backbone: BackboneConfig) -> BackboneConfig:
-    """The settings with the mean and the deviation that the weights were trained with, where none are set.
+def with_own_normalization(backbone: TimmConfig) -> TimmConfig:
+    """The settings completed with the mean and standard deviation that the weights were trained with, if none are set.
 
-    Those are what timm says of the name's weights (``pretrained_cfg``), and for a file of weights too. Without weights,
-    and for backbones that are not timm's, the settings stay: ImageNet's.
+    timm states them for the weights of each name (``pretrained_cfg``). A file of weights is taken to have those of the
+    name. Without weights the settings stay as they are, and ImageNet's values are used.
 
     Raises:
         ValueError: timm is not installed, or does not know the network.
     """
-    if not isinstance(backbone, TimmConfig) or backbone.mean is not None or backbone.weights == "none":
+    if backbone.mean is not None or backbone.weights == "none":
         return backbone
-    timm = imported(backbone.name)
+    timm = import_timm(backbone.name)
     with torch.device("meta"):
-        said: dict[str, Any] = timm.create_model(backbone.name, pretrained=False).pretrained_cfg
-    mean, std = (_channels(said[name]) for name in ("mean", "std"))
+        stated: dict[str, Any] = timm.create_model(backbone.name, pretrained=False).pretrained_cfg
+    mean, std = (_to_channels(stated[name]) for name in ("mean", "std"))
     return replace(backbone, mean=mean, std=std)
 
 
@@ -58,7 +58,7 @@ def timm_weights(backbone: TimmBackbone, weights: str, read: Callable[[Path], di
             if weights == "pretrained" and config.image_side is not None:
                 whole = create(config.name, pretrained=True, features_only=False)
                 given = _overlay(whole.state_dict(), config)
-            network = create(config.name, pretrained=True, **given, **sizes(config))
+            network = create(config.name, pretrained=True, **given, **get_size_setting(config))
     except Exception as error:  # hubs raise their HTTP client's errors
         if weights != "pretrained":
             raise ValueError(f"{weights} does not fit timm's {config.name}: {error}") from error
@@ -73,7 +73,7 @@ def timm_weights(backbone: TimmBackbone, weights: str, read: Callable[[Path], di
 def _overlay(state: dict[str, Tensor], config: TimmConfig) -> dict[str, Any]:
     """timm's setting for weights at hand; tables of positions are resampled for images of another size."""
     with torch.device("meta"):
-        wanted = create(config.name, pretrained=False, features_only=False, **sizes(config)).state_dict()
+        wanted = create(config.name, pretrained=False, features_only=False, **get_size_setting(config)).state_dict()
     tables = {
         name: _resampled(value, wanted[name].shape[1])
         for name, value in state.items()
@@ -102,12 +102,12 @@ def _from_file(config: TimmConfig, weights: str, read: Callable[[Path], dict[str
     heads = tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))
     expected = {name: value for name, value in whole.state_dict().items() if not name.startswith(heads)}
     state = {name: value for name, value in read(Path(weights)).items() if not name.startswith(heads)}
-    if problems := misfits({k: v for k, v in state.items() if not COMPUTED.search(k)}, expected, COMPUTED):
+    if problems := describe_misfits({k: v for k, v in state.items() if not COMPUTED.search(k)}, expected, COMPUTED):
         raise ValueError(f"{weights} does not fit timm's {config.name}: {problems}")
     return state
 
 
-def misfits(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], optional: re.Pattern[str]) -> str:
+def describe_misfits(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], optional: re.Pattern[str]) -> str:
     """Which tensors are missing, which are not expected, and which have another shape; empty if all fit.
 
     Args:
@@ -142,6 +142,6 @@ def _quiet() -> Generator[None]:
         log.setLevel(before)
 
 
-def _channels(values: Any) -> tuple[float, float, float]:  # noqa: ANN401 (timm has no types)
+def _to_channels(values: Any) -> tuple[float, float, float]:  # noqa: ANN401 (timm has no types)
     r, g, b = (float(value) for value in values)
     return r, g, b

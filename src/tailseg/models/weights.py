@@ -7,15 +7,14 @@ from urllib.error import URLError
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models import WeightsEnum, get_model_weights
 
-from tailseg.models.backbones import Backbone
-from tailseg.models.config import ResNetConfig, SwinConfig, TimmConfig
+from tailseg.models.config import ResNetConfig, SwinConfig
 from tailseg.models.resnet import ResNet
 from tailseg.models.swin import Swin
 from tailseg.models.timm_backbone import TimmBackbone
-from tailseg.models.timm_weights import misfits, timm_weights
+from tailseg.models.timm_weights import describe_misfits, timm_weights
 
 TINY_BACKBONE = Path(__file__).with_name("tiny_backbone.safetensors")
 """ResNet-18 of base width 32, trained by a script of this project."""
@@ -32,29 +31,35 @@ SWINS = {(96, (2, 2, 6, 2)): "swin_t", (96, (2, 2, 18, 2)): "swin_s", (128, (2, 
 """torchvision's names by channels of the first stage and blocks of each."""
 
 
-def load_backbone(backbone: Backbone, weights: str) -> None:
-    """Loads weights into a backbone, in place.
+def load_backbone(backbone: nn.Module, weights: str) -> None:
+    """Loads weights into a built-in backbone, in place.
 
     Args:
-        backbone: of any kind and size.
-        weights: ``imagenet`` downloads torchvision's IMAGENET1K_V1 weights into torch.hub's cache (for ResNet those of
-            the published models, whose ResNeXt and Swin started from others); ``tiny`` is the small ResNet carried by
-            tailseg; ``pretrained`` is what timm offers for its own networks; ``none`` changes nothing; anything else is
-            a file's path, in torchvision's names, or in timm's for a network of timm (its classifier is left out, and
-            so is Swin's last norm, which the classifier needs).
+        backbone: a ResNet, a Swin Transformer or a network of timm, of any size.
+        weights: ``imagenet`` downloads torchvision's IMAGENET1K_V1 weights into torch.hub's cache. For ResNet these are
+            the weights of the published models; the published ResNeXt and Swin models started from others. ``tiny`` is
+            the small ResNet that tailseg contains. ``pretrained`` downloads timm's weights for a network of timm.
+            ``none`` changes nothing. Anything else is the path of a file with torchvision's names, or with timm's names
+            for a network of timm. The classifier in the file is left out, and so is the last norm of Swin, which only
+            the classifier needs.
 
     Raises:
-        ValueError: the weights are not there, cannot be downloaded or read, or are those of another network; the
-            message names what is missing or does not fit.
+        ValueError: the weights are not there, cannot be downloaded or read, or belong to another network; the message
+            names what is missing or does not fit. Or the backbone is not a built-in one.
     """
+    if not isinstance(backbone, ResNet | Swin | TimmBackbone):
+        raise ValueError(
+            f"load_backbone loads weights into the built-in backbones, got a {type(backbone).__name__}: load the "
+            "weights of your own in the method load_weights of its settings"
+        )
     if weights == "none":
         return
     if isinstance(backbone, TimmBackbone):
         _load(backbone, timm_weights(backbone, weights, read_weights), "timm's weights")
     elif weights == "imagenet":
-        _load(backbone, _imagenet(backbone), "torchvision's ImageNet weights")
+        _load(backbone, _download_imagenet(backbone), "torchvision's ImageNet weights")
     elif weights == "tiny":
-        _load(backbone, _tiny(backbone), "tailseg's tiny backbone")
+        _load(backbone, _read_tiny(backbone), "tailseg's tiny backbone")
     else:
         _load(backbone, read_weights(Path(weights)), weights)
 
@@ -81,22 +86,23 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _imagenet(backbone: ResNet | Swin) -> dict[str, Tensor]:
+def _download_imagenet(backbone: ResNet | Swin) -> dict[str, Tensor]:
     # V1, not the newest: the published models start from it, and the recipes' learning rates belong to it
     entry: WeightsEnum = get_model_weights(_torchvision_name(backbone))["IMAGENET1K_V1"]
     try:
         return dict(entry.get_state_dict(check_hash=True))
     except (URLError, OSError, RuntimeError) as error:
         folder = Path(torch.hub.get_dir()) / "checkpoints"
+        network = backbone.config.description
         raise ValueError(
-            f"the ImageNet weights of {_describe(backbone)} could not be downloaded from {entry.url} ({error}). Put "
-            f"that file into {folder} by hand, or change model.backbone.weights: {ALTERNATIVES}. The tiny recipes need "
-            f"no download"
+            f"the ImageNet weights of {network} could not be downloaded from {entry.url} ({error}). Put that "
+            f"file into {folder} by hand, or change model.backbone.weights: {ALTERNATIVES}. The tiny recipes need no "
+            "download"
         ) from error
 
 
 def _torchvision_name(backbone: ResNet | Swin) -> str:
-    """What torchvision calls the network that has this one's weights."""
+    """Torchvision's name of the network with the backbone's layout."""
     config = backbone.config
     if isinstance(config, SwinConfig):
         name = SWINS.get((config.embed_dim, config.depths))
@@ -112,39 +118,26 @@ def _torchvision_name(backbone: ResNet | Swin) -> str:
     key = (config.depth, config.grouped.groups, config.grouped.width)
     if key not in RESNEXTS:
         raise ValueError(
-            f"torchvision has ImageNet weights for {', '.join(RESNEXTS.values())}, not for {_describe(backbone)}; "
+            f"torchvision has ImageNet weights for {', '.join(RESNEXTS.values())}, not for {config.description}; "
             f"{ALTERNATIVES}"
         )
     return RESNEXTS[key]
 
 
-def _describe(backbone: Backbone) -> str:
-    config = backbone.config
-    match config:
-        case ResNetConfig():
-            groups = "" if config.grouped is None else f" {config.grouped.groups}x{config.grouped.width}d"
-            kind = "ResNeXt" if groups else "ResNet"
-            return f"a {kind}-{config.depth}{groups} of base_width {config.base_width}"
-        case SwinConfig():
-            return f"a Swin Transformer of embed_dim {config.embed_dim} and depths {config.depths}"
-        case TimmConfig():
-            return f"timm's {config.name}"
-
-
-def _tiny(backbone: ResNet | Swin) -> dict[str, Tensor]:
+def _read_tiny(backbone: ResNet | Swin) -> dict[str, Tensor]:
     config = backbone.config
     if not isinstance(config, ResNetConfig) or (config.depth, config.base_width) != (18, 32):
         raise ValueError(
-            f"the tiny backbone is a ResNet-18 of base_width 32, the config asks for {_describe(backbone)}"
+            f"the tiny backbone is a ResNet-18 of base_width 32, the config asks for {backbone.config.description}"
         )
     if not TINY_BACKBONE.is_file():
         raise ValueError(f"this installation lacks the tiny backbone ({TINY_BACKBONE}); use weights 'none' instead")
     return read_weights(TINY_BACKBONE)
 
 
-def _load(backbone: Backbone, state: dict[str, Tensor], source: str) -> None:
+def _load(backbone: ResNet | Swin | TimmBackbone, state: dict[str, Tensor], source: str) -> None:
     unused = SWIN_UNUSED if isinstance(backbone, Swin) else RESNET_UNUSED
     state = {name: value for name, value in state.items() if not unused.search(name)}
-    if problems := misfits(state, backbone.state_dict(), OPTIONAL):
-        raise ValueError(f"{source} does not fit {_describe(backbone)}: {problems}")
+    if problems := describe_misfits(state, backbone.state_dict(), OPTIONAL):
+        raise ValueError(f"{source} does not fit {backbone.config.description}: {problems}")
     backbone.load_state_dict(state, strict=False)

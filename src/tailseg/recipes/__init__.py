@@ -7,11 +7,21 @@ from collections.abc import Callable
 from tailseg.recipes.activations import ACTIVATIONS
 from tailseg.recipes.custom import custom_r50, custom_small
 from tailseg.recipes.gol import GOL
-from tailseg.recipes.recipe import AdamWConfig, DataConfig, OptimConfig, Recipe, RunConfig, SGDConfig
+from tailseg.recipes.recipe import (
+    OPTIMIZERS,
+    AdamWConfig,
+    DataConfig,
+    OptimConfig,
+    Recipe,
+    RunConfig,
+    ScheduleConfig,
+    SGDConfig,
+)
 from tailseg.recipes.tiny import TINY_CASCADES, TINY_LOSSES, demo_gumbel
 
 __all__ = [
     "GROUPS",
+    "OPTIMIZERS",
     "RECIPES",
     "AdamWConfig",
     "DataConfig",
@@ -19,6 +29,7 @@ __all__ = [
     "Recipe",
     "RunConfig",
     "SGDConfig",
+    "ScheduleConfig",
     "get_recipe",
 ]
 

@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tailseg.annotations.dataset import Annotations
+from tailseg.annotations.dataset import Annotations, with_group_bounds
 from tailseg.annotations.fingerprint import compute_fingerprint
 from tailseg.annotations.hold_out import find_split, hold_out_validation, read_source_key
 from tailseg.annotations.kinds import Use
 from tailseg.annotations.problems import DatasetError
 from tailseg.annotations.read import adopt_training_classes, judge, open_file
+from tailseg.annotations.types import LVIS_BOUNDS
 from tailseg.data.tiny_tail import is_tiny_tail, prepare
 from tailseg.losses import build_loss
 from tailseg.recipes.recipe import Recipe, run_folder
@@ -139,17 +140,18 @@ def _read(
 
     ``part`` is that of the training file: 0 is trained on, 1 is held out.
     """
-    uses: list[Use] = ["training" if recipe.model.mask is None else "training_masks"]
+    uses: list[Use] = ["training_masks" if recipe.model.has_masks else "training"]
     if evaluated or part == 1:
         uses.append(_evaluation(recipe))
     whole = None if part is None else annotation_file(recipe.data.train, 0)
     orientation = recipe.data.orientation
     annotations = open_file(path, images=images, needs_sizes=True, source=whole, orientation=orientation)
-    return judge(annotations, uses, on_problem=recipe.data.on_problem, crowds=recipe.data.crowds)
+    annotations = judge(annotations, uses, on_problem=recipe.data.on_problem, crowds=recipe.data.crowds)
+    return annotations if recipe.data.groups == LVIS_BOUNDS else with_group_bounds(annotations, recipe.data.groups)
 
 
 def _evaluation(recipe: Recipe) -> Use:
-    return "boxes" if recipe.model.mask is None else "masks"
+    return "masks" if recipe.model.has_masks else "boxes"
 
 
 def build_model(recipe: Recipe, frequency: "ClassFrequency", *, load_weights: bool = True) -> "Detector":

@@ -7,7 +7,7 @@ and the Gumbel loss classifies. Without ``data.val`` a tenth of the images is he
 from dataclasses import replace
 
 from tailseg.losses import GumbelCEConfig
-from tailseg.models.config import ModelConfig
+from tailseg.models.config import ModelConfig, ResNetConfig
 from tailseg.recipes.recipe import DataConfig, Recipe, RunConfig, SGDConfig
 from tailseg.recipes.tiny import small_mask_rcnn
 
@@ -27,7 +27,7 @@ def custom_small() -> Recipe:
             workers=2,
             repeat_threshold=0.01,
         ),
-        model=replace(model, backbone=replace(model.backbone, frozen_stages=0)),
+        model=replace(model, backbone=ResNetConfig(depth=18, base_width=32, weights="tiny", frozen_stages=0)),
         loss=GumbelCEConfig(),
         optim=SGDConfig(lr=0.08, epochs=24, milestones=(18, 22), warmup_iterations=100, clip_norm=10.0),
         run=RunConfig(eval_every=4),

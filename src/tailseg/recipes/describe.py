@@ -5,13 +5,10 @@ from pathlib import Path
 
 from tailseg.losses import DropLossConfig, EQLConfig, LossConfig
 from tailseg.models.config import (
-    BackboneConfig,
+    BuildsBackbone,
     CascadeConfig,
     HTCConfig,
     ModelConfig,
-    ResNetConfig,
-    SwinConfig,
-    TimmConfig,
 )
 from tailseg.recipes.published import PUBLISHED, Figures
 from tailseg.recipes.recipe import DataConfig, Recipe
@@ -25,7 +22,6 @@ LOSS_NAMES = {
     "LogitAdjustedSoftmaxConfig": "balanced softmax",
 }
 """By class; the others are called as their class."""
-SWIN_NAMES = {(96, (2, 2, 6, 2)): "Swin-T", (96, (2, 2, 18, 2)): "Swin-S", (128, (2, 2, 18, 2)): "Swin-B"}
 
 
 def detector(model: ModelConfig) -> str:
@@ -39,16 +35,9 @@ def detector(model: ModelConfig) -> str:
             return "Mask R-CNN" if model.mask else "Faster R-CNN"
 
 
-def backbone(config: BackboneConfig) -> str:
-    """``R50``, ``X101-64x4d``, ``Swin-T`` or a name of timm's."""
-    match config:
-        case ResNetConfig():
-            grouped = config.grouped
-            return f"X{config.depth}-{grouped.groups}x{grouped.width}d" if grouped else f"R{config.depth}"
-        case SwinConfig():
-            return SWIN_NAMES.get((config.embed_dim, config.depths), "Swin")
-        case TimmConfig():
-            return config.name
+def backbone(config: BuildsBackbone) -> str:
+    """``R50``, ``X101-64x4d``, ``Swin-T``, a name of timm's, or your own ``short_name``."""
+    return getattr(config, "short_name", type(config).__name__)
 
 
 def loss(config: LossConfig) -> str:

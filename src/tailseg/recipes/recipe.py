@@ -7,7 +7,7 @@ imports torch.
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from tailseg.data.settings import CropConfig
 from tailseg.deprecated import renamed_fields
@@ -15,6 +15,13 @@ from tailseg.files import Input, Output
 from tailseg.losses import LossConfig
 from tailseg.models.config import ModelConfig, Precision
 from tailseg.ranges import Range, SettingError, Settings, check_ranges
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+    from torch.optim import Optimizer
+
+PUBLISHED_BATCH_SIZE: Final = 16
+"""Images a step that the published learning rates are meant for: 4 devices with 4 images each."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,10 @@ class DataConfig(Settings, at="data"):
     """Repeat factor sampling: classes in a smaller share of the images are repeated. 0 is plain random sampling."""
     repeat_rounding: Literal["ceil", "stochastic"] = "ceil"
     """ceil as published, or stochastic rounding drawn anew each epoch."""
+    groups: Annotated[tuple[int, int], Range(ge=1, ascending=True)] = (10, 100)
+    """Bounds of the frequency groups: a class is rare up to the first number of training images, common up to the
+    second one, and frequent above. Groups that an annotation file states (LVIS's "frequency") are used while these are
+    LVIS's bounds, 10 and 100; other bounds replace them."""
     filter_empty: bool = True
     """Leave out training images without objects."""
     on_problem: Literal["refuse", "repair"] = "refuse"
@@ -60,12 +71,28 @@ class DataConfig(Settings, at="data"):
     max_bad_images: Annotated[float, Range(ge=0, le=1)] = 0.001
     """Share of the training images that may turn out missing or unreadable: each is named, and another image is taken
     in its place; one more of them ends the run."""
+    source: object | None = None
+    """Your own data set in Python: a config whose ``build()`` returns a training and a validation set, see
+    `tailseg.data.source`. It takes the place of the annotation files."""
+    augmentation: object | None = None
+    """Your own augmentation: a config whose ``build(data)`` returns a transform, see `tailseg.data.transforms`. It
+    takes the place of the built-in one (short_sides, crop, flip)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, signature in (("source", "build()"), ("augmentation", "build(data)")):
+            if getattr(self, name) is not None:
+                require_build(getattr(self, name), f"data.{name}", signature)
 
 
 @renamed_fields(steps="milestones", average="ema_decay", accumulate="accumulation_steps")
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig(Settings, at="optim"):
-    """What every optimizer has: linear warm-up and steps, as published for 16 images a step."""
+    """What every optimizer has: linear warm-up and steps, as published for 16 images a step.
+
+    The config of an optimizer of your own is a subclass. It adds a method ``build(model)``, and may override
+    `learning_rate`. ``build`` returns a ``torch.optim.Optimizer``; the training sets the rate before each step.
+    """
 
     lr: Annotated[float, Range(ge=0)]
     """For 16 images a step; the rate follows data.batch_size in proportion."""
@@ -84,6 +111,42 @@ class ScheduleConfig(Settings, at="optim"):
     """Parts that a step's images are taken in, one after the other, their gradients added up: 16 images in 8 parts need
     the memory of 2."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if type(self).build is ScheduleConfig.build:  # ty: ignore[redundant-condition-strict]
+            raise SettingError(
+                f"optim: {type(self).__name__} has no method build(model): add one that returns a "
+                "torch.optim.Optimizer (docs/how-to/train-from-python.md)"
+            )
+
+    def build(self, model: "Module") -> "Optimizer":
+        """The optimizer of the model's trainable parameters; every subclass has its own.
+
+        Args:
+            model: the network to train.
+        """
+        raise NotImplementedError
+
+    def learning_rate(self, *, step: int, epoch: int, batch_size: int) -> float:
+        """The learning rate of one step; a schedule of your own overrides this method.
+
+        ``lr * batch_size / 16 * gamma ** (number of milestones <= epoch)``. In the first ``warmup_iterations`` steps it
+        is multiplied by a ramp from ``warmup_ratio`` to 1, linear in the step (the linear warm-up of mmdetection).
+
+        Args:
+            step: steps done since the start of the run, from 0.
+            epoch: epochs done, from 0.
+            batch_size: images of a step, over all processes and all parts that ``accumulation_steps`` makes of them.
+
+        Returns:
+            The rate. Each of the optimizer's parameter groups gets it, times the group's ``lr_scale`` if it has one.
+        """
+        rate = self.lr * batch_size / PUBLISHED_BATCH_SIZE
+        rate *= self.gamma ** sum(epoch >= decay_epoch for decay_epoch in self.milestones)
+        if step < self.warmup_iterations:
+            rate *= 1 - (1 - step / self.warmup_iterations) * (1 - self.warmup_ratio)
+        return float(rate)
+
 
 @renamed_fields()
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +156,16 @@ class SGDConfig(ScheduleConfig):
     lr: Annotated[float, Range(ge=0)] = 0.02
     momentum: Annotated[float, Range(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Range(ge=0)] = 1e-4
+
+    def build(self, model: "Module") -> "Optimizer":
+        """The optimizer over every trainable parameter, biases and normalization scales included, as in mmdetection.
+
+        Raises:
+            ValueError: the model has no trainable parameter.
+        """
+        from tailseg.models.optimizers import build_sgd
+
+        return build_sgd(model, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
 
 
 @renamed_fields()
@@ -105,9 +178,30 @@ class AdamWConfig(ScheduleConfig):
     weight_decay: Annotated[float, Range(ge=0)] = 0.05
     warmup_iterations: Annotated[int, Range(ge=0)] = 1000
 
+    def build(self, model: "Module", *, spare_timm: bool = True) -> "Optimizer":
+        """The optimizer over every trainable parameter; some do not decay, see `tailseg.models.optimizers`.
 
-OptimConfig = SGDConfig | AdamWConfig
-"""The settings of an optimizer and its schedule; the class says which optimizer."""
+        Args:
+            model: the network to train.
+            spare_timm: False decays the parameters that timm wants to spare, as earlier versions did.
+
+        Returns:
+            An optimizer with two parameter groups: with and without weight decay.
+
+        Raises:
+            ValueError: the model has no trainable parameter.
+        """
+        from tailseg.models.optimizers import build_adamw
+
+        return build_adamw(model, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay, spare_timm=spare_timm)
+
+
+OptimConfig = SGDConfig | AdamWConfig | ScheduleConfig
+"""The settings of an optimizer and its schedule. The class says which optimizer: one of your own is a subclass of
+`ScheduleConfig` with a method ``build(model)`` that returns a ``torch.optim.Optimizer``."""
+
+OPTIMIZERS: dict[str, type[ScheduleConfig]] = {"sgd": SGDConfig, "adamw": AdamWConfig}
+"""The built-in optimizers by name."""
 
 
 @renamed_fields(start_from="init_from")
@@ -166,14 +260,48 @@ class Recipe:
     loss: LossConfig
     optim: OptimConfig = field(default_factory=SGDConfig)
     run: RunConfig = field(default_factory=RunConfig)
+    metrics: tuple[object, ...] = ()
+    """Your own metrics: configs whose ``build()`` returns a function of the annotations and the results, see
+    `tailseg.evaluation.own_metrics`."""
 
     def __post_init__(self) -> None:
+        require_build(self.optim, "optim", "build(model)")
+        if not isinstance(self.optim, ScheduleConfig):
+            raise SettingError(
+                f"optim is a {type(self.optim).__name__}: make it a subclass of tailseg.recipes.ScheduleConfig, "
+                "which has the settings of the schedule"
+            )
+        for index, metric in enumerate(self.metrics):
+            require_build(metric, f"metrics[{index}]", "build()")
         check_ranges(self.loss, ("loss",))  # one of the user's own need not be `Settings`
         if self.data.batch_size % self.optim.accumulation_steps:
             raise SettingError(
                 f"a step's {self.data.batch_size} images cannot be taken in {self.optim.accumulation_steps} equal "
                 "parts: optim.accumulation_steps must divide data.batch_size"
             )
+
+
+def require_build(config: object, setting: str, signature: str) -> None:
+    """Checks that a config of the user's own can be built.
+
+    Args:
+        config: the value of the setting.
+        setting: its name in the recipe.
+        signature: of the method that a config needs, such as ``build(model)``.
+
+    Raises:
+        SettingError: it is a class, or an object without that method.
+    """
+    if isinstance(config, type):
+        raise SettingError(
+            f"{setting} is the class {config.__name__}: give it a config, which is an object of the class: "
+            f"{config.__name__}()"
+        )
+    if not callable(getattr(config, "build", None)):
+        raise SettingError(
+            f"{setting} is {config!r:.80} ({type(config).__name__}), which has no method {signature}: give it a "
+            f"config, a frozen dataclass with that method (docs/how-to/train-from-python.md)"
+        )
 
 
 def run_folder(recipe: Recipe) -> Path:

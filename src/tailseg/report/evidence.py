@@ -51,7 +51,7 @@ def evidence_of(truth: GroundTruth, found: Results, matches: Matches, *, kind: I
     """The evidence in the matches of an analysis.
 
     Args:
-        truth, found, matches: by `tailseg.evaluation.analysis.look_into`.
+        truth, found, matches: by `tailseg.evaluation.analysis.analyze_in_detail`.
         kind: what overlaps.
         least_score: of the detections that do not count, those that score less are left out.
     """

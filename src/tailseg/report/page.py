@@ -134,6 +134,7 @@ def report_data(runs: Sequence[EvaluatedRun], results: Sequence[Outcomes]) -> di
             "instances": frequency.instance_counts.tolist(),
             "objects": truth.object_counts.tolist(),
         },
+        "bounds": list(runs[0].annotations.group_bounds),
         "runs": [_run_data(run, result) for run, result in zip(runs, results, strict=True)],
     }
 

@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from tailseg.annotations.dataset import Annotations, get_scored_groups
+from tailseg.annotations.dataset import Annotations, get_scored_groups, with_group_bounds
 from tailseg.annotations.read import adopt_training_classes
+from tailseg.annotations.types import GroupBounds
 from tailseg.evaluation import Analysis
-from tailseg.evaluation.analysis import look_into
+from tailseg.evaluation.analysis import analyze_in_detail
 from tailseg.evaluation.ground_truth import GroundTruth, read_ground_truth
 from tailseg.evaluation.metrics import IouType
-from tailseg.evaluation.results import holds
+from tailseg.evaluation.results import find_iou_types
 from tailseg.recipes.build import build_training, build_validation, held_out_note
 from tailseg.recipes.places import found_again
 from tailseg.recipes.recipe import Recipe
@@ -63,6 +64,7 @@ def read_run(
     threshold: float = THRESHOLD,
     val: str | None = None,
     val_images: str | None = None,
+    groups: GroupBounds | None = None,
     base: Recipe | None = None,
     like: EvaluatedRun | None = None,
 ) -> EvaluatedRun:
@@ -84,12 +86,17 @@ def read_run(
     if not (folder / "results.json").is_file():
         raise ValueError(f"{folder} has no results.json: evaluate the run first, with `tailseg test {folder}`")
     recipe = found_again(*load_saved(folder / "recipe.json", base=base), folder)
+    if groups is not None:
+        recipe = replace(recipe, data=replace(recipe.data, groups=groups))
     train, annotations, frequency = _data(recipe, folder, like, val, val_images)
+    if groups is not None:
+        annotations = with_group_bounds(annotations, groups)
+        frequency = ClassFrequency.of(annotations.frequency)
     results = folder / "results.json"
     kind = what_overlaps(results)
     truth = _truth(annotations, kind, like)
     sources: dict[IouType, Path] = dict.fromkeys(("bbox", "segm") if kind == "segm" else ("bbox",), results)
-    found = look_into(truth, sources, least_score=threshold)
+    found = analyze_in_detail(truth, sources, least_score=threshold)
     return EvaluatedRun(
         name=folder.resolve().name,
         recipe=recipe,
@@ -106,7 +113,7 @@ def read_run(
 
 def what_overlaps(results: Path) -> IouType:
     """``"segm"`` if the detections have masks, else ``"bbox"``."""
-    return "segm" if "segm" in holds(results) else "bbox"
+    return "segm" if "segm" in find_iou_types(results) else "bbox"
 
 
 def _truth(annotations: Annotations, kind: IouType, like: EvaluatedRun | None) -> GroundTruth:
@@ -132,11 +139,11 @@ def _data(
         return None, with_classes_of_run(annotations, saved, folder), saved.frequency
 
 
-def _files(recipe: Recipe) -> tuple[str | bool | None, ...]:
+def _files(recipe: Recipe) -> tuple[object, ...]:
     """What decides what is read: the files, and what is made of them."""
     data = recipe.data
     files = (data.train, data.train_images, data.val, data.val_images)
-    return (*files, data.on_problem, data.crowds, recipe.model.mask is None)
+    return (*files, data.on_problem, data.crowds, data.groups, recipe.model.has_masks)
 
 
 def read_log(path: Path) -> Log:

@@ -1,7 +1,7 @@
 """Several processes as one: torchrun starts them, torch.distributed joins them, one of them writes.
 
 Everything here works in one process too, where it does nothing. What one process alone may meet (a bad image, a signal,
-a loss that is NaN) is made known to all before they wait for each other: `together`.
+a loss that is NaN) is made known to all before they wait for each other: `all_or_none`.
 """
 
 import os
@@ -16,6 +16,8 @@ from typing import Any, NoReturn, TypeVar, cast
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+from tailseg.training.interrupt import StopTraining
 
 T = TypeVar("T")
 
@@ -189,23 +191,30 @@ def gather_everywhere(value: T) -> list[T]:
     return values
 
 
-def by_turns(work: Callable[[], Sequence[Sequence[T]]]) -> list[T]:
-    """What the processes made of batches that they took by turns, as one process would have it, on the first one.
+def gather_batches(work: Callable[[], Sequence[Sequence[T]]]) -> list[T]:
+    """The results of all processes in the order of one process, on the main process; the others get an empty list.
 
-    The others get nothing; where ``work`` raises on one process, all raise.
+    The processes take batches in turns: of P processes, process p takes the batches p, p + P, p + 2 P ...
+
+    Args:
+        work: returns this process's results, one sequence for each of its batches. If it raises on one process, all
+            processes raise.
+
+    Returns:
+        The items of all batches.
     """
-    with together():
+    with all_or_none():
         batches = work()
     parts = gather(batches) or []
     return [item for row in zip_longest(*parts, fillvalue=()) for batch in row for item in batch]
 
 
-def from_first(make: Callable[[], T]) -> T:
-    """What ``make`` returns on the first process, on all of them; where it raises there, all raise."""
+def on_main_process(make: Callable[[], T]) -> T:
+    """Calls ``make`` on the main process; all processes return its result, or raise its error."""
     if world_size() == 1:
         return make()
     made: list[Any] = [None]
-    with together():
+    with all_or_none():
         if is_first():
             made = [make()]
     dist.broadcast_object_list(made)
@@ -213,10 +222,11 @@ def from_first(make: Callable[[], T]) -> T:
 
 
 @contextmanager
-def together() -> Generator[None, None, None]:
-    """What fails within on one process fails on all.
+def all_or_none() -> Generator[None, None, None]:
+    """An error within the context on one process is raised on all of them.
 
-    An error that a user can mend is the same one everywhere; the others arrive as a RuntimeError that says where.
+    An error that a user can correct keeps its type everywhere. Another error arrives as a RuntimeError that names the
+    process.
     """
     if world_size() == 1:
         yield
@@ -247,16 +257,19 @@ def _packed(error: BaseException | None) -> bytes | None:
 
 
 def _is_plain(error: BaseException) -> bool:
-    """Whether a user can mend it, and a message alone makes such an error."""
-    kinds = (ValueError, OSError, FloatingPointError, KeyboardInterrupt)
+    """Whether a user can correct the error, and such an error is made of a message alone."""
+    kinds = (ValueError, OSError, FloatingPointError, KeyboardInterrupt, StopTraining)
     return isinstance(error, kinds) and len(error.args) == 1
 
 
 @contextmanager
-def first_goes_first() -> Generator[None, None, None]:
-    """The first process goes first, then one of each other machine, then the rest: what one prepares, others find."""
+def main_process_first() -> Generator[None, None, None]:
+    """The main process runs the context first, then one process of each other machine, then the rest.
+
+    What one of them prepares, such as a downloaded file, is then there for the others.
+    """
     turn = 0 if is_first() else 1 if local_rank() == 0 else 2
-    with together():
+    with all_or_none():
         for _ in range(turn):
             barrier()
         try:

@@ -81,12 +81,11 @@ def _same_names(theirs: Sequence[Category], ours: Sequence[Category]) -> Rows:
 
 def _taken(name: str, mine: Tensor, theirs: Tensor, saved: Checkpoint, model: Detector, rows: Rows) -> Tensor | None:
     """What a layer of the model becomes; None if the other one does not fit."""
-    layer = name.split(".")[-2]
-    if layer not in ("classifier", "regressor", "predictor") or (
-        layer == "regressor" and model.config.box.class_agnostic
-    ):
+    if theirs.shape == mine.shape and rows == [(label, label) for label in range(len(saved.categories))]:
+        return theirs  # the same classes in the same order
+    width = model.rows_per_class(name)
+    if width == 0:
         return theirs if theirs.shape == mine.shape else None
-    width = 4 if layer == "regressor" else 1
     end, other_end = width * model.num_classes, width * len(saved.categories)
     others, other_others = len(mine) - end, len(theirs) - other_end  # rows of no class
     if mine.shape[1:] != theirs.shape[1:] or other_others < 0 or bool(others) != bool(other_others):

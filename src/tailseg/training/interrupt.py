@@ -10,6 +10,10 @@ from typing import Any
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+class StopTraining(Exception):  # noqa: N818 (like StopIteration, it is no error)
+    """A callback raises it to end the training: the state is saved, the model is evaluated, and `train` returns."""
+
+
 class TrainingStopped(KeyboardInterrupt):
     """Ctrl-C or a termination signal ended the run after a complete step; the state is saved."""
 
@@ -57,5 +61,8 @@ class StopRequest:
             raise KeyboardInterrupt
         self._asked = True
         if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
-            line = f"\nstopping after {self._after}, with everything saved (once more: at once, without)\n"
+            line = (
+                f"\nStopping after {self._after}; the state will be saved. "
+                "Press Ctrl-C again to stop at once without saving.\n"
+            )
             os.write(2, line.encode())

@@ -11,7 +11,7 @@ A run's folder:
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -28,63 +28,66 @@ from tailseg.evaluation.metrics import ROW_NAMES, percent
 from tailseg.models.precision import autocast, float32_products
 from tailseg.recipes.recipe import Recipe, run_folder
 from tailseg.structures import Batch
+from tailseg.training.callbacks import Callback, Hooks, TrainingState, check_callbacks
 from tailseg.training.console import TrainingConsole
 from tailseg.training.device import seed_everything
 from tailseg.training.distributed import (
-    by_turns,
-    from_first,
+    all_or_none,
+    gather_batches,
     gather_everywhere,
     is_first,
     joined,
     mean,
+    on_main_process,
     rank,
-    together,
     total,
     world_size,
 )
 from tailseg.training.finite import NonFiniteLossError as NonFiniteLossError
 from tailseg.training.finite import gradient_norm, require_finite, require_steps
-from tailseg.training.interrupt import StopRequest, TrainingStopped
+from tailseg.training.interrupt import StopRequest, StopTraining, TrainingStopped
 from tailseg.training.log import Log
-from tailseg.training.optimizer import learning_rate
 from tailseg.training.run import Run, describe, describe_data, start
-from tailseg.training.run_files import alone_in, best_path
+from tailseg.training.run_files import best_path, run_lock
 
 
-def train(recipe: Recipe, *, resume: bool = False) -> Metrics:
-    """Trains the recipe and evaluates it; everything is in the run's folder.
+def train(recipe: Recipe, *, resume: bool = False, callbacks: Sequence[Callback] = ()) -> Metrics:
+    """Trains the recipe and evaluates the model; everything is written into the run's folder.
 
-    Ctrl-C and SIGTERM end the run after the step at hand with its state saved. A resumed run goes on as if it had not
-    been interrupted: on the CPU its losses are the same to the bit, because the order of the data and the randomness of
-    a step depend on the seed and on the step's number alone. (On a GPU, RoIAlign's gradient is summed in any order.)
+    Ctrl-C and SIGTERM end the run after the current step with its state saved. A resumed run goes on as if it had not
+    been interrupted. On the CPU its losses are equal to the bit: the order of the data and the random numbers of a step
+    depend on the seed and on the number of the step alone. (On a GPU, the gradient of RoIAlign is summed in any order.)
 
-    Under torchrun this is one of several processes, which share each step's images; see docs/reliability.md.
+    Under torchrun every process calls this function, and they share the images of each step; see docs/reliability.md.
 
     Args:
-        recipe: the run.
-        resume: go on from the newest checkpoint in the run's folder, with the same settings; a run without one starts
-            from the beginning. So does, in any case, a process that torchrun started anew.
+        recipe: every setting of the run.
+        resume: go on from the newest checkpoint in the run's folder, with the same settings. A run without a checkpoint
+            starts from the beginning. Processes that torchrun restarted always go on from the newest checkpoint.
+        callbacks: called at the start, after steps and epochs, and at the end; see `Callback`.
 
     Returns:
         Figures of the last evaluation.
 
     Raises:
-        ValueError: the folder holds a run already and ``resume`` is False, or another training is at work in it; the
-            data, the backbone's weights or the checkpoint cannot be used.
-        NonFiniteLossError: a loss, the gradient or the weights are not finite, or float16 takes no steps. What was
-            saved before is whole.
+        ValueError: the folder holds a run already and ``resume`` is False, or another training uses the folder; or the
+            data, the weights of the backbone or the checkpoint cannot be used; or a metric of your own failed.
+        TypeError: a callback is no `Callback`.
+        NonFiniteLossError: a loss, the gradient or the weights are not finite, or float16 takes no steps. The earlier
+            checkpoints stay as they are.
         ImageError: too many images cannot be read. The state is saved.
-        WorkerError: a loader process died, and the one in its place too. The state is saved.
-        TrainingStopped: by a signal. The state is saved.
-        ProcessLostError: another process ended without a word.
+        WorkerError: a loader process died, and so did its replacement. The state is saved.
+        TrainingStopped: a signal ended the run. The state is saved.
+        ProcessLostError: another process of the training ended.
     """
-    with StopRequest() as stop, joined(), alone_in(run_folder(recipe)), float32_products(recipe.run.precision):
+    check_callbacks(callbacks)
+    with StopRequest() as stop, joined(), run_lock(run_folder(recipe)), float32_products(recipe.run.precision):
         run = start(recipe, resume=resume)
         with Log(run.folder if is_first() else None, step=run.progress.step) as log, console(run) as bar:
             for line in (describe(run), *describe_data(run), *run.notes):
                 bar.say(line)
             try:
-                return train_epochs(run, stop, log, bar)
+                return train_epochs(run, stop, log, bar, Hooks(callbacks, TrainingState(run, bar.say)))
             except (ImageError, WorkerError, TrainingStopped) as error:
                 saved = run.save()
                 raise type(error)(
@@ -104,22 +107,34 @@ def console(run: Run) -> TrainingConsole:
     )
 
 
-def train_epochs(run: Run, stop: StopRequest, log: Log, bar: TrainingConsole) -> Metrics:
-    """The epochs that are still to do; returns the last evaluation's figures."""
+def train_epochs(run: Run, stop: StopRequest, log: Log, bar: TrainingConsole, hooks: Hooks) -> Metrics:
+    """Runs the epochs that are left, and returns the figures of the last evaluation."""
     metrics = None
-    while run.progress.epoch < run.recipe.optim.epochs:
-        train_epoch(run, stop, log, bar)
-        require_steps(run.progress, run.scaler.get_scale(), ended=run.is_last_epoch)
-        metrics = finish_epoch(run, stop, log, bar)
+    try:
+        hooks.start()
+        while run.progress.epoch < run.recipe.optim.epochs:
+            metrics = None
+            train_epoch(run, stop, log, bar, hooks)
+            require_steps(run.progress, run.scaler.get_scale(), ended=run.is_last_epoch)
+            metrics = finish_epoch(run, stop, log, bar)
+            hooks.epoch(metrics)
+    except StopTraining as stopped:
+        bar.say(f"step {run.progress.step}: a callback ended the training" + (f": {stopped}" if str(stopped) else ""))
+        if not metrics:
+            run.save()
+            metrics = evaluate_run(run, stop, bar)
+            record_metrics(run, metrics, log, bar)
     if run.progress.replaced:
         bar.say(f"{len(run.progress.replaced)} images could not be used and were replaced by others:")
         for reason in run.progress.replaced:
             bar.say(f"  {reason}")
-    return metrics or evaluate_run(run, stop, bar)
+    metrics = metrics or evaluate_run(run, stop, bar)
+    hooks.end(metrics)
+    return metrics
 
 
-def train_epoch(run: Run, stop: StopRequest, log: Log, bar: TrainingConsole) -> None:
-    """The steps of the epoch that are still to do."""
+def train_epoch(run: Run, stop: StopRequest, log: Log, bar: TrainingConsole, hooks: Hooks) -> None:
+    """Runs the steps of the epoch that are left."""
     progress = run.progress
     run.model.train()
     run.speed.pause()
@@ -138,7 +153,8 @@ def train_epoch(run: Run, stop: StopRequest, log: Log, bar: TrainingConsole) -> 
             log_window(run, log, bar)
         if progress.step % run.recipe.run.checkpoint_steps == 0:
             run.save()
-    with together():
+        hooks.step(losses)
+    with all_or_none():
         stop.check()
     say_turned(run, bar)
 
@@ -162,7 +178,7 @@ def batches(run: Run, stop: StopRequest, bar: TrainingConsole) -> Iterator[Batch
     run.sampler.set_epoch(progress.epoch, start_step=progress.step_in_epoch)
     loader = run.loader.batches(say=lambda line: bar.say(f"step {progress.step}: {line}"), check=stop.check)
     while progress.step_in_epoch < steps:
-        with together():
+        with all_or_none():
             stop.check()
             batch = next(loader)
         yield batch
@@ -203,13 +219,14 @@ def train_step(run: Run, batch: Batch) -> tuple[dict[str, float], dict[str, floa
     optim, step = run.recipe.optim, run.progress.step
     values: dict[str, float] = {}
     seed_everything(run.recipe.run.seed, step, rank())
+    rate = optim.learning_rate(step=step, epoch=run.progress.epoch, batch_size=run.recipe.data.batch_size)
     for group in run.optimizer.param_groups:
-        group["lr"] = learning_rate(optim, step=step, epoch=run.progress.epoch, batch_size=run.recipe.data.batch_size)
+        group["lr"] = rate * group.get("lr_scale", 1.0)
     run.optimizer.zero_grad()
     parts = batch.split(optim.accumulation_steps)
     for part in parts:
         with only_add_up(run.network) if part is not parts[-1] else nullcontext():
-            with together(), autocast(run.device, run.recipe.run.precision):
+            with all_or_none(), autocast(run.device, run.recipe.run.precision):
                 losses = losses_of(run.network, part, step)
                 costs = torch.stack(list(losses.values())) / optim.accumulation_steps
                 require_finite(dict(zip(losses, costs.tolist(), strict=True)), step, part)
@@ -276,15 +293,22 @@ def finish_epoch(run: Run, stop: StopRequest, log: Log, bar: TrainingConsole) ->
     progress.epoch += 1
     progress.step_in_epoch = 0
     if metrics:
-        figure = main_figure(metrics)
-        if progress.best is None or figure > progress.best:
-            progress.best = figure
-            run.save(best_path(run.folder))
-        log.write("val", epoch=progress.epoch, step=progress.step, values=flatten(metrics))
-        bar.say(f"epoch {progress.epoch}: {describe_metrics(metrics)}")
+        record_metrics(run, metrics, log, bar)
     if save_due:
         run.save()
     return metrics
+
+
+def record_metrics(run: Run, metrics: Metrics, log: Log, bar: TrainingConsole) -> None:
+    """Logs and prints the figures of an evaluation; keeps the checkpoint if it is the best one so far."""
+    progress, figure = run.progress, main_figure(metrics)
+    if progress.best is None or figure > progress.best:
+        progress.best = figure
+        run.save(best_path(run.folder))
+    log.write("val", epoch=progress.epoch, step=progress.step, values=flatten(metrics))
+    bar.say(f"epoch {progress.epoch}: {describe_metrics(metrics)}")
+    for line in metrics.describe_extra():
+        bar.say(f"  {line}")
 
 
 def epoch_due(every: int, epoch: int) -> bool:
@@ -304,7 +328,7 @@ def evaluate_run(run: Run, stop: StopRequest, bar: TrainingConsole) -> Metrics:
         bar.evaluating(done, total)
         stop.check()
 
-    results = by_turns(
+    results = gather_batches(
         lambda: detect_all(
             run.evaluated,
             run.val_data,
@@ -319,10 +343,10 @@ def evaluate_run(run: Run, stop: StopRequest, bar: TrainingConsole) -> Metrics:
         )
     )
     unread = [reason for part in gather_everywhere(unread) for reason in part]
-    metrics = from_first(lambda: measure(run.evaluated, run.val_data, results, unread))
+    metrics = on_main_process(lambda: measure(run.evaluated, run.val_data, results, unread, own=run.recipe.metrics))
     for line in describe_unread(unread):
         bar.say(f"evaluation: {line}")
-    from_first(lambda: save_results(run.folder, run.val_data, results, metrics))
+    on_main_process(lambda: save_results(run.folder, run.val_data, results, metrics))
     return metrics
 
 
@@ -355,7 +379,7 @@ def flatten(metrics: Metrics) -> dict[str, float]:
     """``segm/AP`` and so on, without the figures that the data set does not define."""
     return {
         f"{kind}/{name}": value
-        for kind, scores in metrics.scores.items()
+        for kind, scores in (*metrics.scores.items(), *metrics.extra.items())
         for name, value in scores.items()
         if value is not None
     }

@@ -16,8 +16,9 @@ from tailseg.data.sampler import TrainSampler
 from tailseg.data.transforms import train_transform
 from tailseg.losses import ClassificationLoss
 from tailseg.models.detector import Detector
+from tailseg.models.optimizers import was_saved_with_more_decay
 from tailseg.recipes.build import build_data, build_model, run_folder
-from tailseg.recipes.recipe import DataConfig, Recipe
+from tailseg.recipes.recipe import PUBLISHED_BATCH_SIZE, AdamWConfig, DataConfig, Recipe
 from tailseg.recipes.saved import to_saved
 from tailseg.structures import ClassFrequency, ImageInfo
 from tailseg.training import checkpoint
@@ -26,8 +27,8 @@ from tailseg.training.console import Speed
 from tailseg.training.device import choose_device, seed_everything
 from tailseg.training.distributed import (
     distribute,
-    first_goes_first,
-    from_first,
+    main_process_first,
+    on_main_process,
     rank,
     world_size,
 )
@@ -35,13 +36,7 @@ from tailseg.training.finite import require_finite_weights
 from tailseg.training.first_weights import load_initial_weights
 from tailseg.training.fit import check_classes, check_data, check_shares, one_fingerprint, size_notes
 from tailseg.training.norms import average_over_processes, running_statistics, update_average
-from tailseg.training.optimizer import (
-    PUBLISHED_BATCH_SIZE,
-    averaging_decay,
-    build_optimizer,
-    schedule_notes,
-    spares_less,
-)
+from tailseg.training.optimizer import averaging_decay, schedule_notes
 from tailseg.training.run_files import keep_newest, open_folder, step_path
 from tailseg.training.settled import settled
 
@@ -129,14 +124,15 @@ class Run:
             checkpoint.save(content, path)
             keep_newest(self.folder, self.recipe.run.keep_checkpoints)
 
-        from_first(write)
+        on_main_process(write)
         return path
 
     def restore(self, saved: Checkpoint) -> None:
         """Puts everything that changes as it was when the checkpoint was written."""
         self.model.load_state_dict(saved.trained or saved.model)
-        if spares_less(self.optimizer, saved.optimizer):
-            self.optimizer = build_optimizer(self.model, self.recipe.optim, spare_timms=False)
+        optim = self.recipe.optim
+        if isinstance(optim, AdamWConfig) and was_saved_with_more_decay(self.optimizer, saved.optimizer):
+            self.optimizer = optim.build(self.model, spare_timm=False)
         self.optimizer.load_state_dict(saved.optimizer)
         self.scaler.load_state_dict(saved.scaler)
         self.progress = saved.progress
@@ -149,10 +145,10 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
     """The data, the model and the optimizer, new or as the newest whole checkpoint left them."""
     folder = run_folder(recipe)
     check_shares(recipe, world_size())
-    recipe = from_first(lambda: settled(recipe, folder))
-    found = from_first(lambda: open_folder(recipe, folder, resume=resume))
+    recipe = on_main_process(lambda: settled(recipe, folder))
+    found = on_main_process(lambda: open_folder(recipe, folder, resume=resume))
     device = choose_device(recipe.run.device)
-    with first_goes_first():  # what is made or downloaded once lies there for the others
+    with main_process_first():  # what is made or downloaded once lies there for the others
         train_data, val_data = build_data(recipe, trained=bool(found))
         seed_everything(recipe.run.seed)
         first = Path(recipe.run.init_from) if recipe.run.init_from and not found else None
@@ -161,8 +157,7 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
         )
         first_notes = load_initial_weights(first, model, train_data.categories) if first else []
     if recipe.run.compile:
-        model.backbone.compile()
-        model.fpn.compile()
+        model.compile_parts()
     sampler = build_sampler(train_data, recipe)
     run = Run(
         recipe=recipe,
@@ -174,7 +169,7 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
         loader=build_train_loader(train_data, sampler, recipe.data),
         model=model,
         network=model,
-        optimizer=build_optimizer(model, recipe.optim),
+        optimizer=build_optimizer(model, recipe),
         scaler=torch.amp.GradScaler(device.type, enabled=recipe.run.precision == "float16"),
         average=None if recipe.optim.ema_decay is None else AveragedModel(model),
         statistics=running_statistics(model.train()),
@@ -198,6 +193,21 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
         run.restore(saved)
     run.network = distribute(model, device)
     return run
+
+
+def build_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
+    """The optimizer of the recipe.
+
+    Raises:
+        ValueError: the model has no trainable parameter, or ``recipe.optim`` builds something else than an optimizer.
+    """
+    optimizer = recipe.optim.build(model)
+    if not isinstance(optimizer, Optimizer):
+        raise ValueError(
+            f"optim: {type(recipe.optim).__name__}.build returned a {type(optimizer).__name__}, expected a "
+            "torch.optim.Optimizer"
+        )
+    return optimizer
 
 
 def build_sampler(annotations: Annotations, recipe: Recipe) -> TrainSampler:

@@ -11,7 +11,7 @@ from tailseg.files import remove_unfinished
 from tailseg.recipes.recipe import Recipe
 from tailseg.recipes.saved import save_recipe
 from tailseg.training.checkpoint import WEIGHTS_SUFFIX, Checkpoint, CheckpointError, load
-from tailseg.training.distributed import from_first, was_restarted
+from tailseg.training.distributed import on_main_process, was_restarted
 from tailseg.training.fit import check_recipe
 
 PATIENCE: Final = 15.0
@@ -33,7 +33,7 @@ def weights_path(run: Path) -> Path:
     return run / "checkpoints" / f"converted{WEIGHTS_SUFFIX}"
 
 
-def in_order(run: Path) -> list[Path]:
+def step_checkpoints(run: Path) -> list[Path]:
     """The run's checkpoints, oldest first, without the best one."""
     found = {path: path.stem.removeprefix("step_") for path in (run / "checkpoints").glob("step_*.pt")}
     return sorted((path for path, step in found.items() if step.isdecimal()), key=lambda path: int(found[path]))
@@ -41,7 +41,7 @@ def in_order(run: Path) -> list[Path]:
 
 def latest(run: Path) -> Path | None:
     """The run's newest checkpoint."""
-    return next(reversed(in_order(run)), None)
+    return next(reversed(step_checkpoints(run)), None)
 
 
 def newest_whole(run: Path) -> tuple[Checkpoint, Path, list[str]] | None:
@@ -51,7 +51,7 @@ def newest_whole(run: Path) -> tuple[Checkpoint, Path, list[str]] | None:
         CheckpointError: there are checkpoints, and none can be read.
     """
     damages = []
-    for path in reversed(in_order(run)):
+    for path in reversed(step_checkpoints(run)):
         try:
             return load(path), path, damages
         except CheckpointError as error:
@@ -81,21 +81,21 @@ def choose(run: Path, which: Literal["best", "last"]) -> Path:
     return found
 
 
-def set_aside(run: Path, after: Path) -> None:
+def rename_damaged(run: Path, after: Path) -> None:
     """Renames the checkpoints newer than ``after``, which cannot be read, so that they do not count as the newest."""
-    paths = in_order(run)
+    paths = step_checkpoints(run)
     for path in paths[paths.index(after) + 1 :]:
         path.rename(path.with_name(path.name + ".damaged"))
 
 
 def keep_newest(run: Path, count: int) -> None:
     """Removes all but the newest ``count`` checkpoints (at least one stays)."""
-    for path in in_order(run)[: -max(count, 1)]:
+    for path in step_checkpoints(run)[: -max(count, 1)]:
         path.unlink()
 
 
 @contextmanager
-def alone_in(folder: Path) -> Generator[None]:
+def run_lock(folder: Path) -> Generator[None]:
     """Within, no other training writes into the run's folder, which is made if need be.
 
     The lock goes with its process. Loader processes of a killed one hold it for some seconds more, and a restart waits
@@ -120,7 +120,7 @@ def alone_in(folder: Path) -> Generator[None]:
         except (OSError, NotImplementedError):
             return
 
-    from_first(take)
+    on_main_process(take)
     try:
         yield
     finally:
@@ -139,7 +139,7 @@ def open_folder(recipe: Recipe, folder: Path, *, resume: bool) -> tuple[Checkpoi
     if found:
         saved, file, _ = found
         check_recipe(saved, recipe, file)
-        set_aside(folder, file)
+        rename_damaged(folder, file)
     folder.mkdir(parents=True, exist_ok=True)
     for part in (folder, folder / "checkpoints"):
         remove_unfinished(part)

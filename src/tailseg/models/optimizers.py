@@ -1,0 +1,102 @@
+"""The built-in optimizers, and the parameters that weight decay spares."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
+
+from tailseg.models.timm_backbone import TimmBackbone
+
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)  # noqa: SLF001 (torch names no public base)
+POSITION_TABLE = "relative_position_bias_table"
+"""Swin's parameters that say how much one place attends to another at each distance."""
+
+# Neither optimizer is torch's fused one. With float16's scaler, the fused SGD uses uninitialized memory as its momentum
+# when the first step overflows (torch 2.15).
+
+
+def build_sgd(model: nn.Module, *, lr: float, momentum: float, weight_decay: float) -> Optimizer:
+    """SGD over every trainable parameter. All of them decay, biases and normalization scales included.
+
+    Args:
+        model: the network to train.
+        lr: the learning rate; the training sets another one before each step.
+        momentum: in [0, 1).
+        weight_decay: 0 or more.
+
+    Returns:
+        An optimizer with one parameter group.
+
+    Raises:
+        ValueError: the model has no trainable parameter.
+    """
+    return SGD(trainable_parameters(model), lr=lr, momentum=momentum, weight_decay=weight_decay)
+
+
+def build_adamw(
+    model: nn.Module, *, lr: float, betas: tuple[float, float], weight_decay: float, spare_timm: bool = True
+) -> Optimizer:
+    """AdamW over every trainable parameter. Those of `parameters_without_decay` do not decay, as in mmdetection.
+
+    Args:
+        model: the network to train.
+        lr: the learning rate; the training sets another one before each step.
+        betas: decay rates of the moving averages of the gradient and of its square, in [0, 1).
+        weight_decay: 0 or more.
+        spare_timm: see `parameters_without_decay`.
+
+    Returns:
+        An optimizer with two parameter groups: with and without weight decay.
+
+    Raises:
+        ValueError: the model has no trainable parameter.
+    """
+    parameters = trainable_parameters(model)
+    spared = parameters_without_decay(model, spare_timm=spare_timm)
+    groups = [
+        {"params": [parameter for parameter in parameters if id(parameter) not in spared]},
+        {"params": [parameter for parameter in parameters if id(parameter) in spared], "weight_decay": 0.0},
+    ]
+    return AdamW(groups, lr=lr, betas=betas, weight_decay=weight_decay)
+
+
+def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that get a gradient.
+
+    Raises:
+        ValueError: there is none.
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise ValueError("the model has no trainable parameter: lower model.backbone.frozen_stages")
+    return parameters
+
+
+def parameters_without_decay(model: nn.Module, *, spare_timm: bool = True) -> dict[int, Tensor]:
+    """The parameters, by identity, that AdamW's weight decay spares.
+
+    These are the scales and shifts of norms and Swin's tables of relative positions, but not the biases of layers. Of a
+    network of timm, they are also those that timm spares (``no_weight_decay``), such as Hiera's tables of positions.
+
+    Args:
+        model: a detector, or a part of one.
+        spare_timm: False decays the parameters that timm spares, as earlier versions did.
+    """
+    spared: dict[int, Tensor] = {
+        id(parameter): parameter
+        for module in model.modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if isinstance(module, NORMS) or name == POSITION_TABLE
+    }
+    for backbone in [module for module in model.modules() if spare_timm and isinstance(module, TimmBackbone)]:
+        spared |= {id(p): p for p in map(backbone.get_parameter, backbone.no_weight_decay())}
+    return spared
+
+
+def was_saved_with_more_decay(optimizer: Optimizer, saved: Mapping[str, Any]) -> bool:
+    """Whether a saved state is that of an AdamW over as many parameters, fewer of which it spared."""
+    ours, theirs = (
+        [len(group["params"]) for group in state["param_groups"]] for state in (optimizer.state_dict(), saved)
+    )
+    return len(ours) == len(theirs) == 2 and sum(ours) == sum(theirs) and theirs[1] < ours[1]
