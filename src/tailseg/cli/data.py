@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from tailseg.cli.common import UsageError, output, parse, suggestion
-from tailseg.cli.data_check import DataCheck, check
+from tailseg.cli.data_check import DataCheck, check, find_annotation_file
 from tailseg.cli.file_kinds import SHEET
 from tailseg.cli.outputs import check as check_outputs
 from tailseg.files import EXAMPLES, PICTURE_FORMATS, Input, Output, write_picture

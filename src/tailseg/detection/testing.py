@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 
 import torch
 
-from tailseg.annotations.dataset import Annotations
+from tailseg.annotations.dataset import Annotations, get_scored_groups
 from tailseg.annotations.image_files import ImageError
 from tailseg.data.loader import DetectionDataset, evaluation_loader
 from tailseg.data.transforms import evaluation_transform
