@@ -19,7 +19,7 @@ def test_show_counts_the_embedded_data_set(capsys: pytest.CaptureFixture[str]) -
     assert main(["data", "show", "tiny_tail:test"]) == 0
     shown = capsys.readouterr().out
     assert "LVIS" in shown
-    assert "16, of which 16 have objects" in shown
+    assert "16; 16 with objects" in shown
     for text in ("rare", "common", "frequent", "most frequent", "least frequent"):
         assert text in shown
 
@@ -54,7 +54,7 @@ def test_show_of_a_photograph_data_set(shared: Path, capsys: pytest.CaptureFixtu
     assert main(["data", "show", str(shared / "data" / "coco_tail" / "train.json")]) == 0
     shown = capsys.readouterr().out
     assert "COCO" in shown
-    assert "178, of which 177 have objects" in shown
+    assert "178; 177 with objects" in shown
     assert "person" in shown
 
 
@@ -241,4 +241,4 @@ def test_check_compares_two_files(photos: Path, tmp_path: Path, capsys: pytest.C
     )
     assert "note: 1 classes are in one file only, or have another id or name\n  records: 9999 'other', only in" in shown
     assert main(["data", "check", train, "--val", str(photos.parent / "val.json"), "--decode"]) == 0
-    assert f"val.json: none of its images is found in {train}, by names, contents and looks" in capsys.readouterr().out
+    assert f"val.json: no image is also in {train} (compared by names, contents and looks)" in capsys.readouterr().out

@@ -347,7 +347,7 @@ def test_is_tiny_tail(spec, answer):
 
 def test_a_home_that_cannot_be_written_is_told_with_its_variable(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match=r"file cannot be written \(File exists\).*set TAILSEG_HOME to a folder that can"):
+    with pytest.raises(OSError, match=r"file cannot be written \(File exists\).*Set TAILSEG_HOME to a writable"):
         prepare("tiny_tail:test", home=tmp_path / "file")
     monkeypatch.setattr("os.access", lambda *_: False)
     with pytest.raises(OSError, match=r"home cannot be written \(Permission denied\).*set TAILSEG_HOME"):
