@@ -1,6 +1,6 @@
 import pytest
 
-from tailseg.words import count_noun, verb_form
+from tailseg.words import count_noun, count_part, verb_form
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,7 @@ def test_an_irregular_plural_can_be_given():
 
 def test_verbs_agree_with_the_number():
     assert [verb_form(count, "has", "have") for count in (0, 1, 2)] == ["have", "has", "have"]
+
+
+def test_a_part_of_all():
+    assert [count_part(1, 1, "image"), count_part(3, 1200, "class")] == ["1 of 1 image", "3 of 1,200 classes"]

@@ -8,21 +8,33 @@ from tailseg.deprecated import names_renamed_in
 
 
 def on_demand(
-    package: str, homes: Mapping[str, Sequence[str]], old_names: Mapping[str, str] | None = None
+    package: str,
+    homes: Mapping[str, Sequence[str]],
+    old_names: Mapping[str, str] | None = None,
+    *,
+    packages: Sequence[str] = (),
 ) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
     """Makes the ``__getattr__`` and ``__dir__`` of a package. Type checkers see the imports under TYPE_CHECKING.
 
     Args:
         package: the full name of the package.
-        homes: the names that the package takes from each of its modules.
+        homes: the names that the package takes from each module; a module of another package has its full name.
         old_names: deprecated names, see `tailseg.deprecated.names_renamed_in`.
+        packages: modules in the package that are attributes without an import.
 
     Returns:
         The two functions.
     """
-    modules = {name: f"{package}.{module}" for module, names in homes.items() for name in names}
+    root = package.partition(".")[0]
+    modules = {
+        name: module if module.startswith(f"{root}.") else f"{package}.{module}"
+        for module, names in homes.items()
+        for name in names
+    }
 
     def find(name: str) -> object:
+        if name in packages:
+            return importlib.import_module(f"{package}.{name}")
         if name not in modules:
             return names_renamed_in(package, old_names or {})(name)
         value = getattr(importlib.import_module(modules[name]), name)
@@ -30,6 +42,6 @@ def on_demand(
         return value
 
     def names() -> list[str]:
-        return sorted({*vars(sys.modules[package]), *modules})
+        return sorted({*vars(sys.modules[package]), *modules, *packages})
 
     return find, names

@@ -108,6 +108,31 @@ def check_ranges(settings: object, places: tuple[str, ...]) -> None:
             raise SettingError(f"{' or '.join(names)} {said} ({options})" if names else f"{options} {said}")
 
 
+def require_build(config: object, place: str, signature: str = "build()", *, returns: str) -> None:
+    """Checks that a config can be built.
+
+    Args:
+        config: the value of a setting.
+        place: the name of the setting in the recipe, such as ``model.backbone``.
+        signature: the method that the config needs.
+        returns: what the method returns, in words.
+
+    Raises:
+        SettingError: the value is a class, no dataclass, or has no method ``build``.
+    """
+    kind = type(config).__name__
+    if isinstance(config, type):
+        raise SettingError(
+            f"{place} is the class {config.__name__}: give an object of the class, {config.__name__}(...)"
+        )
+    if not dataclasses.is_dataclass(config) or not callable(getattr(config, "build", None)):
+        lacks = f"has no method {signature}" if dataclasses.is_dataclass(config) else "is not a dataclass"
+        raise SettingError(
+            f"{place} is an object of the class {kind}, which {lacks}: give a config, a frozen dataclass with a method "
+            f"{signature} that returns {returns} (examples/README.md shows one)"
+        )
+
+
 def option(name: str) -> str:
     """The command line's name of a setting: ``--optim.clip-norm``."""
     return f"--{name.replace('_', '-')}"

@@ -22,6 +22,21 @@ def count_noun(count: int, singular: str, plural: str | None = None) -> str:
     return f"{count:,} {singular if count == 1 else plural or pluralize(singular)}"
 
 
+def count_part(part: int, whole: int, singular: str, plural: str | None = None) -> str:
+    """The number of some things out of all: ``3 of 1,200 images``, ``1 of 1 image``.
+
+    Args:
+        part: the number of some things.
+        whole: the number of all things.
+        singular: the noun for one thing.
+        plural: the noun for several things; made by the usual rules of English if None.
+
+    Returns:
+        The two numbers and the noun.
+    """
+    return f"{part:,} of {count_noun(whole, singular, plural)}"
+
+
 def pluralize(noun: str) -> str:
     """The plural by the usual rules of English: ``images``, ``classes``, ``categories``."""
     if noun.endswith("y") and noun[-2:-1] not in _VOWELS:

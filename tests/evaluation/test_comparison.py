@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tailseg.evaluation.average_precision import summary
-from tailseg.evaluation.bootstrap import draw, resample
+from tailseg.evaluation.average_precision import summarize
+from tailseg.evaluation.bootstrap import draw_weights, resample
 from tailseg.evaluation.comparison import compare_matches, match_runs
-from tailseg.evaluation.detections import best_of_each_image, match_results, read_found
+from tailseg.evaluation.detections import match_results, read_detections, select_best_of_each_image
 from tailseg.evaluation.ground_truth import read_ground_truth
-from tailseg.evaluation.precision import precision_and_recall
+from tailseg.evaluation.precision import compute_precision_and_recall
 
 
 @pytest.fixture(scope="module")
@@ -29,14 +29,14 @@ def simulation():
 @pytest.fixture(scope="module")
 def matched(case):
     truth = read_ground_truth(case.truth, masks=False)
-    found = read_found(case.results, truth, ("bbox",))
-    return truth, match_results(truth, found, best_of_each_image(found, truth, 300), "bbox")
+    found = read_detections(case.results, truth, ("bbox",))
+    return truth, match_results(truth, found, select_best_of_each_image(found, truth, 300), "bbox")
 
 
 def test_weights_of_one_give_the_ap_of_the_data_set(matched):
     truth, matches = matched
-    precision, recall = precision_and_recall(matches)
-    expected = summary(precision, recall, truth.class_groups)
+    precision, recall = compute_precision_and_recall(matches)
+    expected = summarize(precision, recall, truth.class_groups)
 
     found = resample(matches, np.ones((200, 1), dtype=np.float32))
 
@@ -52,7 +52,7 @@ def test_weights_of_one_give_the_ap_of_the_data_set(matched):
 def test_a_weight_of_two_is_the_image_twice(case, matched, tmp_path):
     """Images with weight w against a data set in which they stand w times."""
     _, matches = matched
-    weights = draw(200, 1, np.random.default_rng(3))
+    weights = draw_weights(200, 1, np.random.default_rng(3))
     data, records = json.loads(case.truth.read_text()), json.loads(case.results.read_text())
     objects_of, found_in = defaultdict(list), defaultdict(list)
     for items, index in ((data["annotations"], objects_of), (records, found_in)):
@@ -68,8 +68,10 @@ def test_a_weight_of_two_is_the_image_twice(case, matched, tmp_path):
     path = tmp_path / "resampled.json"
     path.write_text(json.dumps(data | {"images": images, "annotations": annotations}))
     again = read_ground_truth(path, masks=False)
-    found = read_found(results, again, ("bbox",))
-    expected = precision_and_recall(match_results(again, found, best_of_each_image(found, again, 300), "bbox"))[0]
+    found = read_detections(results, again, ("bbox",))
+    expected = compute_precision_and_recall(
+        match_results(again, found, select_best_of_each_image(found, again, 300), "bbox")
+    )[0]
 
     ap = resample(matches, weights).AP[:, 0]
 
@@ -87,7 +89,7 @@ def test_a_run_does_not_differ_from_itself(matched):
     for entry in found.figures.values():
         assert (entry.difference, entry.low, entry.high) == (0, 0, 0)
         assert entry.verdict == "not larger than chance"
-    assert found.moved_most(5) == []
+    assert found.largest_changes(5) == []
 
 
 def test_a_better_run_is_better_and_the_first_is_compared_with_each(simulation):
@@ -98,7 +100,7 @@ def test_a_better_run_is_better_and_the_first_is_compared_with_each(simulation):
     assert better.figures["AP"].verdict == "better"
     assert worse.figures["AP"].verdict == "worse"
     assert better.figures["AP"].before == worse.figures["AP"].before
-    moved = better.moved_most(3)
+    moved = better.largest_changes(3)
     sizes = [abs(better.classes[index].difference) for index in moved]
     assert sizes == sorted(sizes, reverse=True)
     assert all(better.classes[index].low is not None for index in moved)

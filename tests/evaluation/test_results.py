@@ -93,7 +93,7 @@ def test_some_records_keep_their_masks_in_the_order_asked_for():
     ]
 
     whole = read_results(records, keep=lambda part, _: part.image_ids != 2)
-    some = whole.only(np.array([4, 0]))
+    some = whole.select(np.array([4, 0]))
 
     assert some.image_ids.tolist() == [4, 0]
     assert some.boxes[:, 0].tolist() == [4, 0]

@@ -42,7 +42,7 @@ def file(many: RawDataset, write: Write) -> Path:
 )
 def test_groups_and_tail_follow_the_bounds(file: Path, bounds: GroupBounds, groups: tuple, rare: list[bool]) -> None:
     train, val = build_data(recipe(file, bounds))
-    frequency = ClassFrequency.of(train.frequency)
+    frequency = ClassFrequency.from_class_counts(train.frequency)
     assert frequency.groups == groups
     assert tail_classes(frequency, "r").tolist() == rare
     assert get_scored_groups(val) == {3: groups[0], 7: groups[1]}

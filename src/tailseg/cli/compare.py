@@ -105,9 +105,9 @@ def find_results(path: Path) -> Path:
     file = path / "results.json" if path.is_dir() else path
     if not file.is_file():
         raise UsageError(f"no results in {path}: expected a results file, or a run's folder after `tailseg test`")
-    from tailseg.evaluation.json_files import beginning
+    from tailseg.evaluation.json_files import read_beginning
 
-    if beginning(file).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
+    if read_beginning(file).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
         raise UsageError(
             f"{file} is not a results file, because it does not hold a list of records. Is it the annotation file? "
             "Name the annotation file with --annotations, and only results files or runs before the options"

@@ -178,7 +178,7 @@ def _format_quantiles(values: Sequence[float]) -> str:
 
 
 def _make_class_table(title: str, counts: "Sequence[ClassCount]", *, cut: bool) -> Table:
-    from tailseg.evaluation.tables import name_text
+    from tailseg.evaluation.tables import format_name
 
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("class", max_width=20 if cut else None, overflow="ellipsis", no_wrap=True)
@@ -186,7 +186,7 @@ def _make_class_table(title: str, counts: "Sequence[ClassCount]", *, cut: bool) 
     table.add_column("images", justify="right")
     table.add_column("objects", justify="right")
     for count in counts:
-        table.add_row(name_text(count.category.name), count.category.group, f"{count.images:,}", f"{count.objects:,}")
+        table.add_row(format_name(count.category.name), count.category.group, f"{count.images:,}", f"{count.objects:,}")
     return table
 
 
@@ -238,10 +238,10 @@ def draw_class(annotations: "Annotations", index: int, label: int) -> "Image.Ima
     from PIL import Image
 
     from tailseg.data.images import read_image
-    from tailseg.drawing import draw, ground_truth, select
+    from tailseg.drawing import draw, read_ground_truth
 
     image = Image.fromarray(read_image(annotations.get_info(index)).permute(1, 2, 0).numpy())
-    truth = ground_truth(annotations, index)
+    truth = read_ground_truth(annotations, index)
     names = [category.name for category in annotations.categories]
     groups = [category.group for category in annotations.categories]
-    return draw(image, select(truth, truth.labels == label), names, groups, color_by="group", show_scores=False)
+    return draw(image, truth.select(truth.labels == label), names, groups, color_by="group", show_scores=False)

@@ -72,7 +72,7 @@ def run(arguments: Sequence[str]) -> None:
         files = {options.out: None, options.out / "metrics.json": ANALYSIS, options.out / "classes.csv": CLASSES}
         check(options, files, instead="name another folder (--out)", overwrite=options.overwrite)
     from tailseg.evaluation import analyze
-    from tailseg.evaluation.tables import class_table
+    from tailseg.evaluation.tables import build_class_table
 
     check_groups_option(options.groups, options.train)
     with progress_bars() as step:
@@ -89,7 +89,7 @@ def run(arguments: Sequence[str]) -> None:
     for table in analysis.tables():
         output().print(table)
     if options.classes:
-        output().print(class_table(analysis, options.classes))
+        output().print(build_class_table(analysis, options.classes))
     if options.out:
         output().print(escape(f"Written: {', '.join(map(str, write(analysis, options.out)))}"))
 

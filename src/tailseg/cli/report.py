@@ -97,7 +97,7 @@ def run(arguments: Sequence[str]) -> None:
         show(path)
 
 
-def report_of(folder: Path, recipe: "Recipe") -> Path | None:
+def write_run_report(folder: Path, recipe: "Recipe") -> Path | None:
     """Writes the report of a run that has just been trained; what goes wrong is told, and harms nothing else.
 
     Args:

@@ -16,18 +16,18 @@ import numpy as np
 
 from tailseg.annotations.json_file import pause_garbage_collector
 from tailseg.deprecated import renamed_arguments
-from tailseg.evaluation.average_precision import MAX_DETECTIONS, check_max_detections, compute_metrics, scores
+from tailseg.evaluation.average_precision import MAX_DETECTIONS, check_max_detections, compute_metrics, compute_scores
 from tailseg.evaluation.boundary import with_boundaries
-from tailseg.evaluation.detections import best_of_each_class, best_of_each_image, match_results
+from tailseg.evaluation.detections import match_results, select_best_of_each_class, select_best_of_each_image
 from tailseg.evaluation.engines import ENGINES, Engine
-from tailseg.evaluation.errors import KINDS, Errors, Part, error_kinds
+from tailseg.evaluation.errors import KINDS, Errors, Part, sort_errors
 from tailseg.evaluation.ground_truth import GroundTruth, is_member
 from tailseg.evaluation.matches import Matches, match
 from tailseg.evaluation.metrics import ROW_NAMES, IouType, Metrics
 from tailseg.evaluation.notebook import import_pandas, to_html, to_text
-from tailseg.evaluation.precision import Curves, curves_of
+from tailseg.evaluation.precision import Curves, compute_curves
 from tailseg.evaluation.reading import read_sources
-from tailseg.evaluation.reliability import Reliability, reliability
+from tailseg.evaluation.reliability import Reliability, compute_reliability
 from tailseg.evaluation.results import Results
 from tailseg.evaluation.sources import (
     AnnotationSource,
@@ -76,9 +76,9 @@ class Analysis:
 
     def tables(self) -> "list[Table]":
         """The scores, the errors by kind and group, and how well scores mean precision."""
-        from tailseg.evaluation.tables import tables  # which imports this module
+        from tailseg.evaluation.tables import build_tables  # which imports this module
 
-        return [*tables(self)]
+        return [*build_tables(self)]
 
     def __repr__(self) -> str:
         return to_text(*self.tables())
@@ -135,7 +135,7 @@ class Analysis:
 
 
 @dataclass(frozen=True, eq=False)
-class Insight:
+class DetailedAnalysis:
     """An analysis and what it stands on.
 
     Attributes:
@@ -204,7 +204,7 @@ def analyze_in_detail(
     boundary: bool = False,
     least_score: float = math.inf,
     step: Step = lambda *_: None,
-) -> Insight:
+) -> DetailedAnalysis:
     """Does the work of `analyze`, and returns the matches too.
 
     Args:
@@ -233,10 +233,10 @@ def analyze_in_detail(
         least_score=least_score,
     )
     kind: IouType = "segm" if "segm" in found else "bbox"
-    done: dict[IouType, _One] = {}
+    done: dict[IouType, _KindAnalysis] = {}
     matches: dict[IouType, Matches] = {}
     for iou_type, records in found.items():
-        done[iou_type], matched = _analyze(truth, records, cap, iou_type, engine, boundary, step)
+        done[iou_type], matched = _analyze_kind(truth, records, cap, iou_type, engine, boundary, step)
         if iou_type == kind:
             matches[kind] = matched
     analysis = Analysis(
@@ -253,11 +253,11 @@ def analyze_in_detail(
         errors={iou_type: one.errors for iou_type, one in done.items()},
         reliability={iou_type: one.reliability for iou_type, one in done.items()},
     )
-    return Insight(analysis, truth, kind, found[kind], matches[kind])
+    return DetailedAnalysis(analysis, truth, kind, found[kind], matches[kind])
 
 
 @dataclass(frozen=True)
-class _One:
+class _KindAnalysis:
     """The analysis of boxes, or of masks."""
 
     curves: Curves
@@ -267,7 +267,7 @@ class _One:
     reliability: dict[Part, Reliability]
 
 
-def _analyze(
+def _analyze_kind(
     truth: GroundTruth,
     found: Results,
     cap: int,
@@ -275,40 +275,43 @@ def _analyze(
     engine: Engine,
     boundary: bool,
     step: Step,
-) -> tuple[_One, Matches]:
+) -> tuple[_KindAnalysis, Matches]:
     name = ROW_NAMES[iou_type]
-    capped, best = best_of_each_image(found, truth, cap), best_of_each_class(found, truth, FIXED_PER_CLASS)
+    capped, best = (
+        select_best_of_each_image(found, truth, cap),
+        select_best_of_each_class(found, truth, FIXED_PER_CLASS),
+    )
     step(f"matching {name}", 0, 1)
     # of each class in an image both keep the best, so that one matching serves both
-    either = match_results(truth, found, _either(capped, best, len(found)), iou_type, around=True)
-    matches = either.only(capped)
+    either = match_results(truth, found, _unite_rows(capped, best, len(found)), iou_type, around=True)
+    matches = either.select(capped)
     step(f"matching {name}", 1, 1)
     step(f"scoring {name}", 0, 1)
-    own = curves_of(matches)
+    own = compute_curves(matches)
     curves = own if engine == "tailseg" else Curves.of_all(*ENGINES[engine](truth, found, capped, iou_type))
     among = is_member(either.rows, best)
-    fixed = own if either is matches and among.all() else curves_of(either, among)
+    fixed = own if either is matches and among.all() else compute_curves(either, among)
     step(f"scoring {name}", 1, 1)
     step(f"sorting the errors of {name}", 0, 1)
-    errors = error_kinds(truth, found, matches, iou_type)
+    errors = sort_errors(truth, found, matches, iou_type)
     step(f"sorting the errors of {name}", 1, 1)
     outlines = None
     if boundary and iou_type == "segm":
         step("comparing outlines", 0, 1)
         outlined = match(truth, with_boundaries(truth, found, matches))
-        outlines = scores(curves_of(outlined), truth)
+        outlines = compute_scores(compute_curves(outlined), truth)
         step("comparing outlines", 1, 1)
-    done = _One(
+    done = _KindAnalysis(
         curves=curves,
-        fixed=scores(fixed, truth),
+        fixed=compute_scores(fixed, truth),
         boundary=outlines,
         errors=errors,
-        reliability=reliability(matches, truth.class_groups) if _are_probabilities(found) else {},
+        reliability=compute_reliability(matches, truth.class_groups) if _are_probabilities(found) else {},
     )
     return done, matches
 
 
-def _either(rows: np.ndarray, others: np.ndarray, num_rows: int) -> np.ndarray:
+def _unite_rows(rows: np.ndarray, others: np.ndarray, num_rows: int) -> np.ndarray:
     chosen = np.zeros(num_rows, dtype=bool)
     chosen[rows] = chosen[others] = True
     return np.flatnonzero(chosen)

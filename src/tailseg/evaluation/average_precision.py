@@ -12,13 +12,13 @@ import numpy as np
 from tailseg.annotations.json_file import pause_garbage_collector
 from tailseg.annotations.types import Group
 from tailseg.deprecated import renamed_arguments
-from tailseg.evaluation.detections import areas_of, best_of_each_image
+from tailseg.evaluation.detections import get_areas, select_best_of_each_image
 from tailseg.evaluation.engines import ENGINES, Engine
 from tailseg.evaluation.ground_truth import GroundTruth
-from tailseg.evaluation.image_numbering import note_on_images
-from tailseg.evaluation.metrics import ROW_NAMES, ClassScore, IouType, Metrics, percent
-from tailseg.evaluation.numbering import note_on_ids, note_on_names
-from tailseg.evaluation.plausible import crowded, doubts, untested
+from tailseg.evaluation.image_numbering import describe_image_numbering
+from tailseg.evaluation.metrics import ROW_NAMES, ClassScore, IouType, Metrics, format_percent
+from tailseg.evaluation.numbering import describe_category_names, describe_category_numbering
+from tailseg.evaluation.plausible import describe_crowded_images, describe_doubts, describe_untested_images
 from tailseg.evaluation.precision import Curves
 from tailseg.evaluation.reading import read_sources
 from tailseg.evaluation.results import Results
@@ -31,6 +31,7 @@ from tailseg.evaluation.sources import (
     read_truth,
 )
 from tailseg.evaluation.survey import Source
+from tailseg.words import count_noun, verb_form
 
 MAX_DETECTIONS = {"lvis": 300, "coco": 100}
 GROUPS: tuple[Group, ...] = ("r", "c", "f")
@@ -81,7 +82,9 @@ def evaluate(
     truth = read_truth(opened, masks="segm" in sources, train=train, groups=groups)
     cap = max_detections or MAX_DETECTIONS[truth.protocol]
     detections = read_sources(sources, truth, cap=cap)
-    best = {key: best_of_each_image(records, truth, cap) for key, records in _without_repeats(detections).items()}
+    best = {
+        key: select_best_of_each_image(records, truth, cap) for key, records in _without_repeats(detections).items()
+    }
     curves = {
         iou_type: Curves.of_all(*ENGINES[engine](truth, records, best[id(records)], iou_type))
         for iou_type, records in detections.items()
@@ -122,26 +125,31 @@ def compute_metrics(
     Returns:
         The scores, with those of each class.
     """
-    figures = {iou_type: scores(some, truth) for iou_type, some in curves.items()}
+    figures = {iou_type: compute_scores(some, truth) for iou_type, some in curves.items()}
     kind: IouType = "bbox" if "bbox" in found else "segm"
     AP50 = figures[kind]["AP50"]
-    lines = [*truth.notes, *notes(found, truth)]
+    lines = [*truth.notes, *describe_results(found, truth)]
     if isinstance(sources[kind], str | Path):
-        lines.append(untested(found[kind], truth))
+        lines.append(describe_untested_images(found[kind], truth))
     if max_detections >= MAX_DETECTIONS[truth.protocol]:  # fewer were asked for
-        lines.append(crowded(truth, max_detections))
+        lines.append(describe_crowded_images(truth, max_detections))
     if AP50 is not None:
         asked = truth, found[kind], sources[kind], kind, AP50, max_detections
-        lines.append(note_on_ids(*asked) or note_on_images(*asked) or note_on_names(truth, sources[kind]))
-    lines.append(note_on_ungrouped(truth, curves, figures))
+        lines.append(
+            describe_category_numbering(*asked)
+            or describe_image_numbering(*asked)
+            or describe_category_names(truth, sources[kind])
+        )
+    lines.append(describe_ungrouped(truth, curves, figures))
     if engine == "lvis-api" and truth.objects.crowds.any():
         lines.append(
-            f"{int(truth.objects.crowds.sum()):,} crowds are left alone here too, but lvis-api knows no crowds: by "
-            "itself it asks for them; here it leaves one detection that covers each alone and counts others as false"
+            f"lvis-api has no crowds: tailseg gives it the {count_noun(int(truth.objects.crowds.sum()), 'crowd')} of "
+            "this file as ignored objects. Of several detections in one crowd it ignores one and counts the others as "
+            "false"
         )
     return Metrics(
         scores=figures,
-        per_class={iou_type: class_scores(some, truth) for iou_type, some in curves.items()},
+        per_class={iou_type: compute_class_scores(some, truth) for iou_type, some in curves.items()},
         protocol=truth.protocol,
         max_detections=max_detections,
         num_images=len(truth.sizes),
@@ -150,14 +158,14 @@ def compute_metrics(
     )
 
 
-def scores(curves: Curves, truth: GroundTruth) -> dict[str, float | None]:
+def compute_scores(curves: Curves, truth: GroundTruth) -> dict[str, float | None]:
     """The scores of `Metrics`."""
-    return summary(curves.precision, curves.recall, [truth.class_groups[index] for index in curves.classes.tolist()])
+    return summarize(curves.precision, curves.recall, [truth.class_groups[index] for index in curves.classes.tolist()])
 
 
-def summary(precision: np.ndarray, recall: np.ndarray, groups: Sequence[Group | None]) -> dict[str, float | None]:
+def summarize(precision: np.ndarray, recall: np.ndarray, groups: Sequence[Group | None]) -> dict[str, float | None]:
     """The scores of `Metrics` from precision and recall."""
-    known, of_all = _scored(precision, recall, 0)
+    known, of_all = _select_scored(precision, recall, 0)
     scores = {"AP": _mean(of_all), "AP50": _mean(of_all[0]), "AP75": _mean(of_all[5])}
     for group in GROUPS:
         members = [index for index, other in enumerate(known) if groups[other] == group]
@@ -165,14 +173,14 @@ def summary(precision: np.ndarray, recall: np.ndarray, groups: Sequence[Group | 
         if group == "f":
             scores["AP50f"] = _mean(of_all[0][:, members])
     for index, size in enumerate("sml", start=1):
-        scores[f"AP{size}"] = _mean(_scored(precision, recall, index)[1])
+        scores[f"AP{size}"] = _mean(_select_scored(precision, recall, index)[1])
     for index, size in enumerate(("", "s", "m", "l")):
         values = recall[..., index]
         scores[f"AR{size}"] = _mean(values[values > -1])
     return scores
 
 
-def _scored(precision: np.ndarray, recall: np.ndarray, area: int) -> tuple[list[int], np.ndarray]:
+def _select_scored(precision: np.ndarray, recall: np.ndarray, area: int) -> tuple[list[int], np.ndarray]:
     """The classes that have objects of an area range, and their precision ``[T, P, classes]``."""
     known = np.flatnonzero(recall[0, :, area] > -1)
     return known.tolist(), precision[:, :, known, area]
@@ -183,7 +191,7 @@ def _mean(values: np.ndarray) -> float | None:
     return float(values.ravel().mean()) if values.size else None
 
 
-def note_on_ungrouped(
+def describe_ungrouped(
     truth: GroundTruth, curves: Mapping[IouType, Curves], figures: Mapping[IouType, Mapping[str, float | None]]
 ) -> str:
     """The classes with objects that are in no frequency group where others are, and what they change."""
@@ -194,21 +202,22 @@ def note_on_ungrouped(
     as_rare = [group or "r" for group in truth.class_groups]
     changes = []
     for iou_type, (precision, recall, of) in curves.items():
-        known, of_all = _scored(precision, recall, 0)
+        known, of_all = _select_scored(precision, recall, 0)
         rare = [place for place, index in enumerate(known) if as_rare[of[index]] == "r"]
-        found, other = percent(figures[iou_type]["APr"]), percent(_mean(of_all[..., rare]))
+        found, other = format_percent(figures[iou_type]["APr"]), format_percent(_mean(of_all[..., rare]))
         changes.append(f"APr of {ROW_NAMES[iou_type]} {found} ({other} with them)")
     more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
     return (
-        f"{len(names):,} classes with objects here were never shown in training ({', '.join(names[:5])}{more}): "
-        f"they count in AP and are in no frequency group. {', '.join(changes)}"
+        f"{count_noun(len(names), 'class')} with objects here {verb_form(len(names), 'has', 'have')} no object in the "
+        f"training set ({', '.join(names[:5])}{more}): {verb_form(len(names), 'it counts', 'they count')} in AP and "
+        f"{verb_form(len(names), 'is', 'are')} in no frequency group. {', '.join(changes)}"
     )
 
 
-def class_scores(curves: Curves, truth: GroundTruth) -> tuple[ClassScore, ...]:
+def compute_class_scores(curves: Curves, truth: GroundTruth) -> tuple[ClassScore, ...]:
     """Those of each class."""
     precision, recall, classes = curves
-    known, of_all = _scored(precision, recall, 0)
+    known, of_all = _select_scored(precision, recall, 0)
     of_each = np.ascontiguousarray(of_all.transpose(2, 0, 1))
     recalls = np.ascontiguousarray(recall[:, known, 0].T)
     whole = of_each.reshape(len(known), of_all.shape[0] * of_all.shape[1])
@@ -229,24 +238,25 @@ def class_scores(curves: Curves, truth: GroundTruth) -> tuple[ClassScore, ...]:
     )
 
 
-def notes(found: Mapping[IouType, Results], truth: GroundTruth) -> tuple[str, ...]:
+def describe_results(found: Mapping[IouType, Results], truth: GroundTruth) -> tuple[str, ...]:
     """What the reader should know about the results."""
     fate = "dropped, as lvis-api does" if truth.protocol == "lvis" else "counted as false, as pycocotools does"
-    names: dict[IouType, str] = {"bbox": "boxes without area", "segm": "masks without a pixel"}
     lines = []
     if len(truth.objects) and not truth.object_counts.any():
         lines.append(
-            f"all {len(truth.objects):,} annotations are crowd or ignore regions: there is nothing to be found, AP is "
-            "undefined (were masks exported as crowds?)"
+            f"all {len(truth.objects):,} annotations are crowd or ignore regions: there is no object to find, and AP "
+            "is undefined (were masks exported as crowds?)"
         )
     for iou_type, results in found.items():
-        empty = int((areas_of(results, iou_type) <= 0).sum())
-        lines += [f"{empty:,} {names[iou_type]}: {fate}"] if empty else []
+        empty = int((get_areas(results, iou_type) <= 0).sum())
+        noun, lacking = ("box", "area") if iou_type == "bbox" else ("mask", "a pixel")
+        lines += [f"{count_noun(empty, noun)} without {lacking}: {fate}"] if empty else []
     for results in {id(results): results for results in found.values()}.values():
-        lines += [*results.notes, *doubts(results, truth)]
+        lines += [*results.notes, *describe_doubts(results, truth)]
         if duplicates := _count_duplicates(results):
             lines.append(
-                f"{duplicates:,} records repeat another one exactly, and count as false: were images tested twice?"
+                f"{count_noun(duplicates, 'record')} {verb_form(duplicates, 'repeats', 'repeat')} another one exactly, "
+                f"and {verb_form(duplicates, 'counts', 'count')} as false: were images tested twice?"
             )
         if not len(results):
             lines.append("no detections at all: everything scores 0")

@@ -12,15 +12,15 @@ import numpy as np
 from tailseg.annotations.json_file import pause_garbage_collector
 from tailseg.annotations.types import Group
 from tailseg.evaluation.average_precision import MAX_DETECTIONS
-from tailseg.evaluation.bootstrap import Resampled, draw, resample
-from tailseg.evaluation.detections import best_of_each_image, match_results
-from tailseg.evaluation.errors import Errors, error_kinds
+from tailseg.evaluation.bootstrap import Resampled, draw_weights, resample
+from tailseg.evaluation.detections import match_results, select_best_of_each_image
+from tailseg.evaluation.errors import Errors, sort_errors
 from tailseg.evaluation.ground_truth import GroundTruth
 from tailseg.evaluation.matches import Matches
 from tailseg.evaluation.metrics import IouType
 from tailseg.evaluation.notebook import import_pandas, to_html, to_text
 from tailseg.evaluation.overlaps import NO_PAIRS
-from tailseg.evaluation.plausible import untested
+from tailseg.evaluation.plausible import describe_untested_images
 from tailseg.evaluation.reading import read_sources
 from tailseg.evaluation.sources import (
     AnnotationSource,
@@ -86,7 +86,7 @@ class Comparison:
     figures: dict[str, Difference]
     classes: tuple[Difference, ...]
 
-    def moved_most(self, count: int) -> list[int]:
+    def largest_changes(self, count: int) -> list[int]:
         """Positions of the classes whose AP moved most, among those that have an interval."""
         entries = enumerate(self.classes)
         moves = [(-abs(entry.difference or 0.0), index) for index, entry in entries if entry.low is not None]
@@ -120,12 +120,12 @@ class ResultsComparison:
 
     def tables(self, num_classes: int = 10) -> "list[Table]":
         """The differences, the classes with the largest differences (``num_classes`` of them), and the errors."""
-        from tailseg.evaluation.tables import comparison_tables  # which imports this module
+        from tailseg.evaluation.tables import build_comparison_tables  # which imports this module
 
         return [
             table
             for iou_type, comparison in self.by_kind.items()
-            for table in comparison_tables(comparison, self.errors[iou_type], self.truth, iou_type, num_classes)
+            for table in build_comparison_tables(comparison, self.errors[iou_type], self.truth, iou_type, num_classes)
         ]
 
     def __repr__(self) -> str:
@@ -281,20 +281,20 @@ def compare_matches(
     """
     ones = np.ones((runs[0].num_images, 1), dtype=np.float32)
     whole = [resample(run, ones) for run in runs]
-    num_images = _images_of_classes(runs[0])
+    num_images = _count_images(runs[0])
     # Samples of n images vary less than data sets do, by (n - 1) / n: much for a class that has three.
     widening = np.sqrt(np.where(num_images > 1, num_images / np.maximum(num_images - 1, 1), 1))[:, None]
     rng = np.random.default_rng(seed)
     spreads = [_Spread() for _ in runs[1:]]
     for start in range(0, samples, AT_A_TIME):
-        weights = draw(runs[0].num_images, min(AT_A_TIME, samples - start), rng)
+        weights = draw_weights(runs[0].num_images, min(AT_A_TIME, samples - start), rng)
         first, *others = (resample(run, weights) for run in runs)
         for spread, other, base in zip(spreads, others, whole[1:], strict=True):
-            spread.add(_deviations(first, other, whole[0], base, widening, groups))
+            spread.add(_compute_deviations(first, other, whole[0], base, widening, groups))
         progress(min(start + AT_A_TIME, samples), samples)
     scarce = num_images < FEWEST_IMAGES
     pairs = zip(whole[1:], spreads, strict=True)
-    return [_comparison(whole[0], after, spread.deviation(), scarce, groups) for after, spread in pairs]
+    return [_build_comparison(whole[0], after, spread.deviation(), scarce, groups) for after, spread in pairs]
 
 
 @dataclass(frozen=True)
@@ -336,9 +336,11 @@ def match_runs(
         sources: dict[IouType, Source] = {iou_type: run[iou_type] for iou_type in iou_types}
         read = read_sources(sources, truth, cap=cap, progress=lambda done, size, name=name: step(name, done, 2 * size))
         for iou_type, results in read.items():
-            matches = match_results(truth, results, best_of_each_image(results, truth, cap), iou_type, around=True)
-            errors = error_kinds(truth, results, matches, iou_type)
-            notes = *results.notes, *filter(None, [untested(results, truth)])
+            matches = match_results(
+                truth, results, select_best_of_each_image(results, truth, cap), iou_type, around=True
+            )
+            errors = sort_errors(truth, results, matches, iou_type)
+            notes = *results.notes, *filter(None, [describe_untested_images(results, truth)])
             found[iou_type].append(Matched(replace(matches, pairs=NO_PAIRS, around=None), errors, notes))
         step(name, 1, 1)
     return found
@@ -366,7 +368,7 @@ class _Spread:
         return np.sqrt(np.maximum(self.squares - self.total**2 / count, 0) / (count - 1))
 
 
-def _deviations(
+def _compute_deviations(
     first: Resampled,
     second: Resampled,
     whole_first: Resampled,
@@ -380,29 +382,29 @@ def _deviations(
         * ((getattr(second, name) - getattr(first, name)) - (getattr(whole_second, name) - getattr(whole_first, name)))
         for name in ("AP", "AP50", "AP75", "AR")
     }
-    return _vector(Resampled(**columns), groups)
+    return _stack_figures(Resampled(**columns), groups)
 
 
-def _vector(resampled: Resampled, groups: tuple[Group | None, ...]) -> np.ndarray:
+def _stack_figures(resampled: Resampled, groups: tuple[Group | None, ...]) -> np.ndarray:
     """Figures, then AP of each class: ``[rows, B]``."""
     return np.concatenate([np.stack([*resampled.figures(groups).values()]), resampled.AP])
 
 
-def _images_of_classes(matches: Matches) -> np.ndarray:
+def _count_images(matches: Matches) -> np.ndarray:
     """int64 ``[K]``: images with an object of the class."""
     wanted = matches.wanted[0]
     keys = np.unique(matches.object_classes[wanted] * matches.num_images + matches.object_images[wanted])
     return np.bincount(keys // matches.num_images, minlength=matches.num_classes)
 
 
-def _comparison(
+def _build_comparison(
     before: Resampled,
     after: Resampled,
     deviation: np.ndarray,
     scarce: np.ndarray,
     groups: tuple[Group | None, ...],
 ) -> Comparison:
-    first, second = _vector(before, groups)[:, 0], _vector(after, groups)[:, 0]
+    first, second = _stack_figures(before, groups)[:, 0], _stack_figures(after, groups)[:, 0]
     reach = 1.959963984540054 * deviation
     reach[len(reach) - len(scarce) :][scarce] = np.nan
     entries = [

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from tailseg.annotations.types import Group
 from tailseg.evaluation.notebook import import_pandas, to_html, to_text
+from tailseg.words import count_noun
 
 IouType = Literal["bbox", "segm"]
 COLUMNS = ("AP", "AP50", "AP75", "APr", "APc", "APf", "APs", "APm", "APl", "AR")
@@ -72,7 +73,8 @@ class Metrics:
         """Rows boxes and masks, the scores in percent, notes below; 80 characters wide or less."""
         per = "an image" if self.protocol == "lvis" else "an image and class"
         origin = (
-            f"{self.protocol.upper()} AP in percent; {self.num_images:,} images, {self.num_detections:,} detections "
+            f"{self.protocol.upper()} AP in percent; {count_noun(self.num_images, 'image')}, "
+            f"{count_noun(self.num_detections, 'detection')} "
             f"(at most {self.max_detections} {per})"
         )
         caption = Text(
@@ -85,7 +87,7 @@ class Metrics:
         for column in COLUMNS:
             table.add_column(column, justify="right", min_width=5, no_wrap=True)
         for iou_type, scores in self.scores.items():
-            table.add_row(ROW_NAMES[iou_type], *(percent(scores[column]) for column in COLUMNS))
+            table.add_row(ROW_NAMES[iou_type], *(format_percent(scores[column]) for column in COLUMNS))
         return table
 
     def __repr__(self) -> str:
@@ -128,6 +130,6 @@ class Metrics:
         ]
 
 
-def percent(value: float | None) -> str:
+def format_percent(value: float | None) -> str:
     """``42.7`` for 0.4268, ``-`` for None."""
     return "-" if value is None else f"{100 * value:.1f}"
