@@ -92,7 +92,7 @@ sys.path.insert(0, sys.argv[1])
 from test_binary import by_autograd, problem, value_and_gradient
 
 binary.COMPILE_FROM = {"cpu": 1, "cuda": 1}
-half, single = torch.float16, torch.float32  # half precision computes its gradient anew
+half, single = torch.float16, torch.float32  # half precision computes its gradient again
 cases = [(Gumbel(), 37, single), (Gumbel(), 50, single), (Gumbel(), 50, half), (Gumbel(), 50, torch.bfloat16)]
 for link, num_regions, dtype in [*cases, (Sigmoid(), 50, single), (NormalCDF(), 50, single)]:
     logits, labels, dropped = problem(num_regions, 11, dtype)

@@ -163,7 +163,7 @@ def _scans(content: bytes) -> int:
 
 
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
-"""What a segment of a JPEG file begins with, its length behind it; not those that stand alone amid the pixels."""
+"""What a segment of a JPEG file begins with, its length behind it; not those that stand alone among the pixels."""
 
 
 def _by_pillow(path: str | Path, header: Header) -> Tensor:

@@ -26,7 +26,7 @@ class TrainSampler(torch.utils.data.Sampler[Sample]):
         batch_size: images a step, over all processes.
         seed: of the order and of the augmentation.
         repeat_threshold: t of repeat factor sampling; 0 is plain random sampling.
-        rounding: of the repeat factors, see `repeat_indices`; ``stochastic`` is drawn anew each epoch.
+        rounding: of the repeat factors, see `repeat_indices`; ``stochastic`` is drawn again each epoch.
         rank: this process, ``0 .. world_size-1``.
         world_size: number of processes.
         filter_empty: leave out images without an object to learn from.

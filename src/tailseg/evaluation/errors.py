@@ -75,7 +75,7 @@ class Errors:
 
 @dataclass(frozen=True)
 class Labeled:
-    """What is wrong with each detection, and what would mend it.
+    """What is wrong with each detection, and what would repair it.
 
     Attributes:
         kinds: int64 ``[n]``, a position in `KINDS`, or -1 where nothing is wrong.
@@ -199,9 +199,9 @@ def _compute_fixed_ap50(matches: Matches, labeled: Labeled, kind: int, places: n
         has_false = np.bincount(matches.classes[false], minlength=matches.num_classes) > 0
         return np.where((num_objects > 0) & (num_left == 0) & has_false, 0, fixed)
     wrong = labeled.kinds == kind
-    mended = wrong & _is_best_pointer(matches, labeled)
-    correct, false = correct | mended, false & ~wrong
-    moved = np.flatnonzero(mended)
+    repaired = wrong & _is_best_pointer(matches, labeled)
+    correct, false = correct | repaired, false & ~wrong
+    moved = np.flatnonzero(repaired)
     classes = matches.object_classes[labeled.targets[moved]]
     differ = classes != matches.classes[moved]
     if not differ.any():

@@ -1,4 +1,4 @@
-"""An evaluation looked at detection by detection: what each one found, and what it lies upon.
+"""An evaluation looked at detection by detection: what each one found, and what it lies on.
 
 Shapes: n detections, M objects and crowds.
 """

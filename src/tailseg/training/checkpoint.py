@@ -296,9 +296,9 @@ def _load_weights(path: Path, device: torch.device | str) -> Checkpoint:
             sums = json.loads(header.get("crc32", "{}"))
             damaged = [name for name, tensor in model.items() if name in sums and _checksum(tensor.cpu()) != sums[name]]
             if damaged:
-                raise CheckpointError(f"{path} is damaged: the bytes of {damaged[0]} have changed: write it anew")
+                raise CheckpointError(f"{path} is damaged: the bytes of {damaged[0]} have changed: write it again")
     except (SafetensorError, OSError, json.JSONDecodeError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{path} is truncated, or no safetensors file ({error}): write it anew") from None
+        raise CheckpointError(f"{path} is truncated, or no safetensors file ({error}): write it again") from None
     try:
         frequency = json.loads(header["frequency"])
         loaded = Checkpoint(
@@ -317,4 +317,4 @@ def _load_weights(path: Path, device: torch.device | str) -> Checkpoint:
         _check_kinds(loaded)
         return replace(loaded, recipe=with_new_names(loaded.recipe))
     except MALFORMED as error:
-        raise CheckpointError(f"{path}: its header is damaged ({error!r}): write it anew") from None
+        raise CheckpointError(f"{path}: its header is damaged ({error!r}): write it again") from None

@@ -133,7 +133,7 @@ def one_fingerprint(data: Annotations) -> str:
     """
     found = gather_everywhere(compute_fingerprint(data))
     if different := [process for process, each in enumerate(found) if each != found[0]]:
-        raise ValueError(f"{data.path} holds other data in the processes {different} than in the first: copy it anew")
+        raise ValueError(f"{data.path} holds other data in the processes {different} than in the first: copy it again")
     return found[0]
 
 
