@@ -257,7 +257,7 @@ def test_a_file_that_has_just_changed_is_hashed_again(
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"stamp": 1, "key": 2}', '{"stamp": [], "key": "../../x"}'])
-def test_a_damaged_index_is_made_anew(content: str, raw: RawDataset, write: Write, folder: Path) -> None:
+def test_a_damaged_index_is_made_again(content: str, raw: RawDataset, write: Write, folder: Path) -> None:
     path = write(raw)
     read_cached(path, parse)
     (entry,) = folder.glob("index/*.json")
@@ -280,7 +280,7 @@ def reread(path: Path) -> tuple[Contents, list[str]]:
         return read_cached(path, parse), [str(warning.message) for warning in caught]
 
 
-def test_any_flipped_bit_is_noticed_and_mended(raw: RawDataset, write: Write, folder: Path) -> None:
+def test_any_flipped_bit_is_noticed_and_repaired(raw: RawDataset, write: Write, folder: Path) -> None:
     lvis(raw)
     path = write(raw)
     parsed = read_cached(path, parse)
@@ -299,7 +299,7 @@ def test_any_flipped_bit_is_noticed_and_mended(raw: RawDataset, write: Write, fo
         assert same(read_cached(path, no_parsing), parsed)
 
 
-def test_a_truncated_or_extended_cache_is_noticed_and_mended(raw: RawDataset, write: Write, folder: Path) -> None:
+def test_a_truncated_or_extended_cache_is_noticed_and_repaired(raw: RawDataset, write: Write, folder: Path) -> None:
     path = write(raw)
     parsed = read_cached(path, parse)
     file = get_cache_file(folder, parsed.key)
@@ -312,7 +312,7 @@ def test_a_truncated_or_extended_cache_is_noticed_and_mended(raw: RawDataset, wr
         assert same(read_cached(path, no_parsing), parsed)
 
 
-def test_another_version_is_made_anew(
+def test_another_version_is_made_again(
     raw: RawDataset, write: Write, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(raw)
@@ -416,7 +416,7 @@ FORGED: dict[str, Forge] = {
 
 
 @pytest.mark.parametrize("forge", FORGED.values(), ids=FORGED)
-def test_a_forged_cache_with_a_right_checksum_is_made_anew(
+def test_a_forged_cache_with_a_right_checksum_is_made_again(
     forge: Forge, raw: RawDataset, write: Write, folder: Path
 ) -> None:
     lvis(raw)

@@ -54,7 +54,7 @@ def test_blocks_of_any_size_give_the_cost_of_all_entries(link, drops, block, mon
 
 @every_link
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_a_gradient_kept_is_the_gradient_computed_anew(link, dtype):
+def test_a_gradient_kept_is_the_gradient_computed_again(link, dtype):
     """The first backward pass may take the forward pass's gradient; a second one has to compute it."""
     logits, labels, dropped = problem(20, 7, dtype)
     logits.requires_grad_()

@@ -203,7 +203,7 @@ def test_a_target_that_cannot_be_used_names_the_step_and_the_images(data, tmp_pa
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_bad_image_names_its_file_and_the_run_goes_on_once_it_is_mended(uninterrupted, data, tmp_path, workers):
+def test_a_bad_image_names_its_file_and_the_run_goes_on_once_it_is_repaired(uninterrupted, data, tmp_path, workers):
     copy = tmp_path / "data"
     shutil.copytree(data, copy)
     recipe = small.recipe(copy, tmp_path / "run")

@@ -50,7 +50,7 @@ def make_sample(
 
 
 def frame_of(markers: Float32[Tensor, "2 4"], height: int, width: int) -> Frame:
-    """How the file's pixels map to the image at hand, from the transformed markers of an image of ``height x width``.
+    """How the file's pixels map to the current image, from the transformed markers of an image of ``height x width``.
 
     Raises:
         ValueError: the transform was no chain of resizing, flipping, cropping and padding (a rotation, say).

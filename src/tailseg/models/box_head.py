@@ -180,9 +180,9 @@ def best_detections(
     """The best detections of each image after NMS within each class, in pixels of the original file.
 
     Args:
-        boxes: of each RoI in the image at hand, or a function that makes those of RoIs and classes.
+        boxes: of each RoI in the current image, or a function that makes those of RoIs and classes.
         scores: of each RoI and class.
-        sizes: ``(height, width)`` of each image at hand.
+        sizes: ``(height, width)`` of each current image.
         original_sizes: the same of the files.
         config: threshold, NMS and how many.
     """

@@ -425,7 +425,7 @@ class PostprocessConfig(Settings, at="model.postprocess"):
 class ModelConfig(Settings, at="model"):
     """A two-stage detector.
 
-    Mask R-CNN as it stands; Faster R-CNN with ``mask=None``; Cascade Mask R-CNN or Hybrid Task Cascade with
+    Mask R-CNN unchanged; Faster R-CNN with ``mask=None``; Cascade Mask R-CNN or Hybrid Task Cascade with
     ``cascade``. The published settings of the cascades differ in other parts too: start from `cascade_mask_rcnn` or
     `hybrid_task_cascade`.
     """

@@ -211,7 +211,7 @@ def detect_masks(
         probabilities: of a mask head, or of several together.
         pyramid: of all images.
         found: boxes and labels of each image, in pixels of the original file.
-        sizes: ``(height, width)`` of each image at hand.
+        sizes: ``(height, width)`` of each current image.
         original_sizes: the same of the files.
         threshold: least probability of the mask.
     """
@@ -219,7 +219,7 @@ def detect_masks(
     for i, (boxes, (height, width), (original_height, original_width)) in enumerate(
         zip(found, sizes, original_sizes, strict=True)
     ):
-        # the mask head reads the features where the final box lies in the image at hand
+        # the mask head reads the features where the final box lies in the current image
         regions = scale_boxes(boxes.boxes, width / original_width, height / original_height)
         masks = _in_chunks(probabilities, [level[i : i + 1] for level in pyramid], regions, boxes.labels)
         pasted = paste_masks(masks, boxes.boxes, original_height, original_width, threshold=threshold)

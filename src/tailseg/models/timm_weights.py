@@ -71,7 +71,7 @@ def timm_weights(backbone: TimmBackbone, weights: str, read: Callable[[Path], di
 
 
 def _overlay(state: dict[str, Tensor], config: TimmConfig) -> dict[str, Any]:
-    """timm's setting for weights at hand; tables of positions are resampled for images of another size."""
+    """timm's setting for the given weights; tables of positions are resampled for images of another size."""
     with torch.device("meta"):
         wanted = create(config.name, pretrained=False, features_only=False, **get_size_setting(config)).state_dict()
     tables = {

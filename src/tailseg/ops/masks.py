@@ -141,8 +141,8 @@ def mask_targets(
 
     Args:
         masks: one a box, in pixels of the annotated file.
-        frame: maps those to the image at hand.
-        boxes: in the image at hand.
+        frame: maps those to the current image.
+        boxes: in the current image.
         size: side of the targets.
 
     Returns:
