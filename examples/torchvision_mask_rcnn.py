@@ -115,7 +115,7 @@ def load(annotations: Annotations) -> tuple[list[Tensor], Targets]:
     """Images in 0 .. 1 and targets as torchvision wants them. Your own data set returns the like."""
     images, targets = [], []
     for index in range(annotations.num_images):
-        info, record = annotations.info(index), annotations.record(index)
+        info, record = annotations.get_info(index), annotations.get_record(index)
         masks = [decode_mask(segmentation_to_rle(s, info.height, info.width)) for s in record.segmentations]
         images.append(read_image(info) / 255)
         targets.append(
