@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 import tyro
 
-from tailseg.evaluation.bootstrap import draw, resample
-from tailseg.evaluation.comparison import compare
-from tailseg.evaluation.matches import FALSE, FOUND, Matches, order_of_match
+from tailseg.evaluation.bootstrap import draw_weights, resample
+from tailseg.evaluation.comparison import compare_matches
+from tailseg.evaluation.matches import FALSE, FOUND, Matches, sort_for_matching
 from tailseg.evaluation.overlaps import Pairs
 from tailseg.structures import Group
 
@@ -62,7 +62,7 @@ def _detect(
     scores = np.concatenate([confidence, false_scores])
     states = np.full((10, len(scores)), FALSE, dtype=np.uint8)
     states[:, : len(ease)][overlap >= np.linspace(0.5, 0.95, 10)[:, None]] = FOUND
-    order = order_of_match(classes, images, scores)
+    order = sort_for_matching(classes, images, scores)
     return Matches(
         rows=order,
         classes=classes[order],
@@ -101,8 +101,8 @@ def coverage(
     counts = {name: np.zeros(3) for name in truth}
     for repeat in range(repeats):
         runs = simulate(rng, images, (0.0, skill))
-        (found,) = compare(runs, GROUPS, samples=samples, seed=repeat)
-        weights = draw(images, samples, np.random.default_rng(repeat))
+        (found,) = compare_matches(runs, GROUPS, samples=samples, seed=repeat)
+        weights = draw_weights(images, samples, np.random.default_rng(repeat))
         before, after = (resample(run, weights).figures(GROUPS) for run in runs)
         for name, entry in found.figures.items():
             low, high = np.nanquantile(after[name] - before[name], [0.025, 0.975])

@@ -28,17 +28,17 @@ def detections(*, masks: bool = True) -> Detections:
 
 
 def test_above_keeps_boxes_labels_and_masks_together() -> None:
-    kept = above(detections(), 0.5)
+    kept = detections().above(0.5)
     assert len(kept) == 1
     assert kept.labels.tolist() == [1]
     assert kept.masks == detections().masks[:1]  # ty: ignore[not-subscriptable]
-    assert above(detections(masks=False), 0.5).masks is None
-    assert len(above(detections(), 0.95)) == 0
+    assert detections(masks=False).above(0.5).masks is None
+    assert len(detections().above(0.95)) == 0
 
 
 def test_color_stands_for_the_group() -> None:
     white = Image.new("RGB", (480, 480), "white")
-    drawn = np.asarray(draw(white, above(detections(), 0.5), NAMES, GROUPS, color_by="group")).astype(int)
+    drawn = np.asarray(draw(white, detections().above(0.5), NAMES, GROUPS, color_by="group")).astype(int)
     red = np.array([int(GROUP_COLORS["r"][i : i + 2], 16) for i in (1, 3, 5)])
     inside_mask, beside_mask, outside = drawn[200, 150], drawn[200, 250], drawn[50, 450]
     assert np.abs(inside_mask - (0.45 * red + 0.55 * 255)).max() <= 1  # mixed with the group's color
@@ -55,12 +55,12 @@ def test_drawing_leaves_the_picture_as_it_was() -> None:
 
 def test_nothing_found_is_just_the_picture() -> None:
     picture = Image.new("RGB", (640, 480), "green")
-    assert draw(picture, above(detections(), 0.95), NAMES, GROUPS).tobytes() == picture.tobytes()
+    assert draw(picture, detections().above(0.95), NAMES, GROUPS).tobytes() == picture.tobytes()
 
 
 @pytest.mark.parametrize(("size", "drawn"), [((160, 120), (480, 360)), ((700, 500), (700, 500)), ((1, 1), (480, 480))])
 def test_small_pictures_are_enlarged(size: tuple[int, int], drawn: tuple[int, int]) -> None:
-    assert draw(Image.new("RGB", size), above(detections(), 2.0), NAMES, GROUPS).size == drawn
+    assert draw(Image.new("RGB", size), detections().above(2.0), NAMES, GROUPS).size == drawn
 
 
 def test_a_contact_sheet_holds_all_pictures_row_by_row() -> None:
@@ -75,3 +75,8 @@ def test_a_contact_sheet_holds_all_pictures_row_by_row() -> None:
 def test_a_contact_sheet_needs_pictures() -> None:
     with pytest.raises(ValueError, match="got 0 pictures"):
         contact_sheet([], [], columns=2)
+
+
+def test_the_old_name_of_a_filter_warns() -> None:
+    with pytest.warns(FutureWarning, match=r"drawing\.above\(detections, threshold\) is now detections\.above"):
+        assert above(detections(), 0.5).labels.tolist() == [1]

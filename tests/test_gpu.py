@@ -34,7 +34,7 @@ from tailseg.models.precision import autocast, float32_products
 from tailseg.ops.masks import decode_mask, mask_targets, paste_masks
 from tailseg.ops.nms import class_nms, level_nms
 from tailseg.ops.roi_pool import roi_pool
-from tailseg.structures import ClassFrequency, Detections, Frame, Target, sent
+from tailseg.structures import ClassFrequency, Detections, Frame, Target, to_device
 from tailseg.training import checkpoint, run_files
 from tailseg.training.loop import train
 
@@ -98,7 +98,7 @@ def test_a_step_has_the_losses_and_the_gradient_of_a_cpu(config):
     for device in ("cpu", GPU):
         model = build(config).to(device).train()
         with float32_products("float32"):
-            found = model([sent(image, device) for image in images()], [target.to(device) for target in targets()])
+            found = model([to_device(image, device) for image in images()], [target.to(device) for target in targets()])
             torch.stack(list(found.values())).sum().backward()
         gradient = {name: value.grad.cpu() for name, value in model.named_parameters() if value.grad is not None}
         results.append(({name: value.item() for name, value in found.items()}, gradient))
@@ -126,7 +126,7 @@ def test_it_finds_what_a_cpu_finds(config):
     for device in ("cpu", GPU):
         model = for_inference(build(config).to(device), InferenceConfig("float32"))
         with autocast(torch.device(device), "float32"):
-            results.append(model([sent(image, device) for image in images()]))
+            results.append(model([to_device(image, device) for image in images()]))
     for ours, theirs in zip(results[1], results[0], strict=True):
         assert len(ours) > 10
         assert_same_detections(ours, theirs, scores=1e-5, pixels=1e-2)
@@ -155,9 +155,9 @@ CONFIGS = [config() for config in losses.LossConfig.__args__] + [losses.GumbelCE
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_every_loss_is_that_of_a_cpu_in_float64(config, dtype, monkeypatch):
     # the GPU draws what the CPU draws
-    drawn, bits, cpu = torch.rand, drop_loss.draws, torch.device("cpu")
+    drawn, bits, cpu = torch.rand, drop_loss.draw_uniform, torch.device("cpu")
     monkeypatch.setattr(torch, "rand", lambda *shape, device=None: drawn(*shape).to(device or "cpu"))
-    monkeypatch.setattr(drop_loss, "draws", lambda rows, columns, device: bits(rows, columns, cpu).to(device))
+    monkeypatch.setattr(drop_loss, "draw_uniform", lambda rows, columns, device: bits(rows, columns, cpu).to(device))
     generator = torch.Generator().manual_seed(0)
     results = []
     for device, kind in (("cpu", torch.float64), (GPU, dtype)):

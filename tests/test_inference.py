@@ -1,15 +1,23 @@
 """A trained model on images, used from Python."""
 
+import re
+import shutil
+import sys
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from tailseg.annotations.image_files import ImageError
 from tailseg.data.tiny_tail import generate
-from tailseg.inference import Predictor
+from tailseg.detection.recalibration import save
+from tailseg.inference import Calibration, Detections, Predictor, Setting, calibrate
 from tailseg.recipes import RECIPES, Recipe
 from tailseg.recipes.saved import save_recipe
 from tailseg.training.checkpoint import CheckpointError
@@ -107,3 +115,145 @@ def test_the_saved_recipe_is_not_needed(run: Path, recipe: Recipe) -> None:
         assert Predictor.from_run(run).recipe == recipe
     finally:
         save_recipe(recipe, run / "recipe.json")
+
+
+def assert_equal(one: Detections, other: Detections) -> None:
+    """Equal to the bit."""
+    assert torch.equal(one.boxes, other.boxes)
+    assert torch.equal(one.scores, other.scores)
+    assert torch.equal(one.labels, other.labels)
+    assert one.masks == other.masks
+
+
+@pytest.fixture
+def calibrated(run: Path, tmp_path: Path) -> Path:
+    """A copy of the run with a calibration that changes scores much."""
+    copied = shutil.copytree(run, tmp_path / "calibrated")
+    save(Calibration(Setting("NorCal", 0.8)), copied / "calibration.json")
+    return copied
+
+
+def test_the_same_picture_in_every_form_gives_the_same_detections(run: Path, image: Path) -> None:
+    predictor = Predictor.from_run(run)
+    pixels = np.array(Image.open(image).convert("RGB"))
+    with Image.open(image) as picture:
+        forms = [
+            image,
+            str(image),
+            picture,
+            picture.convert("RGBA"),
+            pixels,
+            pixels / 255,
+            pixels.astype(np.float32),
+            torch.from_numpy(pixels).permute(2, 0, 1),
+            torch.from_numpy(pixels).permute(2, 0, 1) / 255,
+        ]
+        expected = next(predictor.predict([image]))[1]
+        together = predictor(forms)
+        assert_equal(predictor(pixels), expected)
+    for detections in together:
+        assert_equal(detections, expected)
+    assert len(expected)
+    assert predictor([]) == []
+
+
+def test_an_image_of_a_list_is_named(run: Path, image: Path) -> None:
+    predictor = Predictor.from_run(run)
+    with pytest.raises(ValueError, match=r"image 1 of the list is an array of the shape \[5, 5, 2\]"):
+        predictor([image, np.zeros((5, 5, 2), np.uint8)])
+
+
+def test_exif_is_followed_as_the_run_was_trained(run: Path, image: Path, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(image) as picture:
+        picture.crop((0, 0, 60, 40)).save(tmp_path / "turned.png", exif=exif)
+    with Image.open(tmp_path / "turned.png") as picture:
+        detections = Predictor.from_run(run)(picture)
+    assert (detections.width, detections.height) == (40, 60)
+
+
+def detect_in_threads(predictor: Predictor, images: Sequence[Path], threads: int) -> list[Detections]:
+    """Each image once; the threads are made to take turns as often as can be."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(predictor.detect, images))
+    finally:
+        sys.setswitchinterval(interval)
+
+
+@pytest.mark.parametrize("count", [40, pytest.param(1000, marks=pytest.mark.slow)])
+def test_four_threads_get_the_scores_of_one(calibrated: Path, image: Path, count: int) -> None:
+    predictor = Predictor.from_run(calibrated)
+    files = sorted(image.parent.iterdir())
+    alone = {file: predictor.detect(file) for file in files}
+    as_trained = Predictor.from_run(calibrated, calibrated=False).detect(files[0])
+    assert not torch.equal(alone[files[0]].scores, as_trained.scores), "the calibration changes scores"
+
+    images = [files[i % len(files)] for i in range(count)]
+    for file, detections in zip(images, detect_in_threads(predictor, images, 4), strict=True):
+        assert_equal(detections, alone[file])
+
+
+def test_a_calibrated_and_a_plain_predictor_in_two_threads_at_one_time(calibrated: Path, image: Path) -> None:
+    predictors = [Predictor.from_run(calibrated), Predictor.from_run(calibrated, calibrated=False)]
+    expected = [predictor.detect(image) for predictor in predictors]
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda i: predictors[i % 2].detect(image), range(16)))
+    for i, detections in enumerate(results):
+        assert_equal(detections, expected[i % 2])
+
+
+def test_threads_leave_warnings_and_precision_as_they_were(run: Path, image: Path) -> None:
+    """Both belong to the process: the last of the threads restores them."""
+    backends = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = list(warnings.filters), [backend.allow_tf32 for backend in backends]
+    detect_in_threads(Predictor.from_run(run), [image] * 24, 4)
+    assert (list(warnings.filters), [backend.allow_tf32 for backend in backends]) == before
+    with pytest.warns(UserWarning, match="still shown"):
+        warnings.warn("still shown", UserWarning, stacklevel=1)
+
+
+def test_a_calibration_may_be_given(run: Path, calibrated: Path, image: Path) -> None:
+    stored = Predictor.from_run(calibrated)
+    given = Predictor(stored.file, calibration=Calibration(Setting("NorCal", 0.8)))
+    assert given.calibration == stored.calibration
+    assert_equal(given(image), stored(image))
+    assert Predictor(stored.file).calibration.setting.method == "none"
+
+
+def test_calibrated_from_python(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tailseg.detection.recalibration.STRENGTHS", {"NorCal": (0.4, 0.8), "FRACAL": (1.0,)})
+    own = shutil.copytree(run, tmp_path / "run")
+    titles: list[str] = []
+    result = calibrate(own, images=2, progress=lambda title, done, total: titles.append(f"{title}: {done} of {total}"))
+    assert [str(calibration.setting) for calibration, _ in result.tried] == [
+        "as trained",
+        "NorCal 0.4",
+        "NorCal 0.8",
+        "FRACAL 1",
+    ]
+    assert result.calibration in [calibration for calibration, _ in result.tried]
+    assert result.tested[-1][0] == result.calibration
+    assert result.iou_type == "segm"
+    assert Predictor.from_run(own).calibration == result.calibration
+    assert titles[0].startswith("2 images, 4 calibrations: ")
+    (own / "calibration.json").unlink()
+    calibrate(own, images=1, store=False)
+    assert not (own / "calibration.json").exists()
+
+
+def test_the_page_on_python_runs(run: Path, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All blocks of predict-from-python.md, in one program."""
+    monkeypatch.setattr("tailseg.detection.recalibration.STRENGTHS", {"NorCal": (0.4,)})
+    page = Path(__file__).resolve().parents[1] / "docs" / "how-to" / "predict-from-python.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    shutil.copytree(run, tmp_path / "runs" / "custom_small")
+    shutil.copy(image, tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    program = {}
+    exec("\n".join(blocks), program)
+    assert len(program["records"]) == len(program["good"])
+    assert (tmp_path / "drawn.png").is_file()

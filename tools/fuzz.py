@@ -38,7 +38,7 @@ with atheris.instrument_imports(include=["tailseg"]):
     from tailseg.annotations.problems import DatasetError
     from tailseg.annotations.read import read_dataset
     from tailseg.annotations.run_lengths import run_lengths_total
-    from tailseg.evaluation.detections import match_results, read_found
+    from tailseg.evaluation.detections import match_results, read_detections
     from tailseg.evaluation.ground_truth import read_ground_truth
     from tailseg.ops.masks import (
         decode_mask,
@@ -122,7 +122,7 @@ def look_at(dataset: Annotations) -> None:
 
 
 def results(folder: Path) -> tuple[list[bytes], Use]:
-    """`read_found`, and the matches of what was read."""
+    """`read_detections`, and the matches of what was read."""
     path, truth_path = folder / "results.json", folder / "truth.json"
     truth_path.write_bytes(text(DATASET))
     truth = read_ground_truth(truth_path, masks=True)
@@ -130,7 +130,7 @@ def results(folder: Path) -> tuple[list[bytes], Use]:
     def use(content: bytes) -> None:
         path.write_bytes(content)
         try:
-            found = read_found(path, truth, ("bbox", "segm"))
+            found = read_detections(path, truth, ("bbox", "segm"))
         except ValueError:
             return
         for iou_type in ("bbox", "segm"):

@@ -167,7 +167,7 @@ def _(desk: Desk) -> Iterator[Answer]:
 @case("trials/19-out-is-an-input")
 def _(desk: Desk) -> Iterator[Answer]:
     before = sums(desk.here)
-    said = desk.tailseg("compare", "res.json", "other.json", "--truth", "gt.json", "--out", "other.json")
+    said = desk.tailseg("compare", "res.json", "other.json", "--annotations", "gt.json", "--out", "other.json")
     yield unharmed(before, desk.here, said)
 
 

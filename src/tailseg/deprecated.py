@@ -8,9 +8,10 @@ import importlib
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 T = TypeVar("T", bound=type)
+F = TypeVar("F", bound=Callable[..., Any])
 _RENAMED = "_tailseg_renamed_fields"
 
 
@@ -42,6 +43,25 @@ def renamed_fields(**old_names: str | Renamed) -> Callable[[T], T]:
             setattr(cls, old, _old_attribute(cls.__name__, old, new.field))
         _accept(cls)
         return cls
+
+    return decorate
+
+
+def renamed_arguments(**old_names: str) -> Callable[[F], F]:
+    """A decorator of a function with keyword arguments that had other names: ``@renamed_arguments(old="new")``.
+
+    The old names are accepted, each with a FutureWarning.
+    """
+
+    def decorate(function: F) -> F:
+        @functools.wraps(function)
+        def call(*args: Any, **settings: Any) -> Any:  # noqa: ANN401 - any function
+            for old in old_names.keys() & settings.keys():
+                warn_of_old_name(f"{getattr(function, '__name__', function)}({old}=...)", f"{old_names[old]}=")
+                settings[old_names[old]] = settings.pop(old)
+            return function(*args, **settings)
+
+        return cast("F", call)
 
     return decorate
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -28,6 +29,7 @@ class Range:
         le: the number is this or less.
         lt: the number is less than this.
         some: a tuple has at least one number.
+        ascending: each number of a tuple is greater than the one before it.
     """
 
     ge: float | None = None
@@ -35,11 +37,13 @@ class Range:
     le: float | None = None
     lt: float | None = None
     some: bool = False
+    ascending: bool = False
 
     def holds(self, value: object) -> bool:
         """Whether the numbers of a field's value are in the range; what is no number always is."""
         if isinstance(value, tuple | list):
-            return all(map(self.holds, value)) and not (self.some and len(value) == 0)
+            ordered = not self.ascending or all(first < second for first, second in pairwise(value))
+            return all(map(self.holds, value)) and ordered and not (self.some and len(value) == 0)
         return not isinstance(value, int | float) or self._has(value)
 
     def _has(self, number: float) -> bool:
@@ -104,6 +108,31 @@ def check_ranges(settings: object, places: tuple[str, ...]) -> None:
             raise SettingError(f"{' or '.join(names)} {said} ({options})" if names else f"{options} {said}")
 
 
+def require_build(config: object, place: str, signature: str = "build()", *, returns: str) -> None:
+    """Checks that a config can be built.
+
+    Args:
+        config: the value of a setting.
+        place: the name of the setting in the recipe, such as ``model.backbone``.
+        signature: the method that the config needs.
+        returns: what the method returns, in words.
+
+    Raises:
+        SettingError: the value is a class, no dataclass, or has no method ``build``.
+    """
+    kind = type(config).__name__
+    if isinstance(config, type):
+        raise SettingError(
+            f"{place} is the class {config.__name__}: give an object of the class, {config.__name__}(...)"
+        )
+    if not dataclasses.is_dataclass(config) or not callable(getattr(config, "build", None)):
+        lacks = f"has no method {signature}" if dataclasses.is_dataclass(config) else "is not a dataclass"
+        raise SettingError(
+            f"{place} is an object of the class {kind}, which {lacks}: give a config, a frozen dataclass with a method "
+            f"{signature} that returns {returns} (examples/README.md shows one)"
+        )
+
+
 def option(name: str) -> str:
     """The command line's name of a setting: ``--optim.clip-norm``."""
     return f"--{name.replace('_', '-')}"
@@ -127,7 +156,8 @@ def describe(kind: type, name: str) -> str:
     words = [word for member in members for word in get_args(member) if isinstance(word, str)]
     text = str(allowed)
     if any(get_origin(member) is tuple for member in members):
-        text = f"{'one or more ' if allowed.some else ''}numbers, each {allowed}"
+        order = ", in ascending order" if allowed.ascending else ""
+        text = f"{'one or more ' if allowed.some else ''}numbers, each {allowed}{order}"
     *others, last = [text, *words, *(["None"] if type(None) in members else [])]
     return f"{', '.join(others)}, or {last}" if others else last
 

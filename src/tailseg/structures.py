@@ -10,15 +10,18 @@ Coordinates are absolute pixels, continuous: a box is ``x1, y1, x2, y2`` with ``
 covers the unit square from (0, 0) to (1, 1). Labels are ``0 .. C-1``; ``C`` is background.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from pycocotools import mask as coco
 from torch import Tensor
 
+from tailseg.annotations.run_lengths import check_run_lengths
 from tailseg.annotations.types import (
     ClassCounts,
     Group,
@@ -28,6 +31,10 @@ from tailseg.annotations.types import (
     Segmentation,
     frequency_group,
 )
+from tailseg.words import count_noun
+
+if TYPE_CHECKING:
+    import supervision as sv
 
 __all__ = [
     "Batch",
@@ -41,16 +48,20 @@ __all__ = [
     "Segmentation",
     "Target",
     "frequency_group",
-    "sent",
+    "to_device",
 ]
+
+
+MOST_CLASSES = 5
+"""Classes that the short text of detections names."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """How pixels of the annotated file map to the image at hand: ``x' = scale_x * x + shift_x``, the same for y.
+    """Maps pixels of the annotated file to the transformed image: ``x' = scale_x * x + shift_x``, the same for y.
 
-    A horizontal flip has a negative ``scale_x``. Boxes are moved by the transforms; masks stay as annotated, and the
-    frame says where they are, so that no mask is rasterized before the mask head asks for its 28 x 28 target.
+    A horizontal flip has a negative ``scale_x``. The transforms move boxes. Masks stay as annotated, and the frame
+    says where they are: a mask is rasterized only when the mask head needs its 28 x 28 target.
     """
 
     scale_x: float = 1.0
@@ -59,8 +70,8 @@ class Frame:
     shift_y: float = 0.0
 
 
-def sent(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """The tensor on ``device``; to a GPU through pinned memory, which the processor does not wait for."""
+def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """Moves a tensor to ``device``. To a GPU it goes through pinned memory, and the CPU does not wait."""
     if tensor.device.type == "cpu" and torch.device(device).type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
@@ -71,12 +82,12 @@ class Target:
     """Ground truth of one image.
 
     Attributes:
-        boxes: absolute xyxy in the image at hand.
+        boxes: absolute xyxy in the transformed image.
         labels: ``0 .. C-1``.
-        masks: one segmentation an object, in pixels of the annotated file (see ``frame``).
-        frame: maps the annotated file's pixels to the image at hand.
-        ignore_boxes: crowd and ignore regions: no region inside one of them serves as background.
-        seed: of the regions that training draws in this image; None draws from the default generator.
+        masks: one segmentation for each object, in pixels of the annotated file (see ``frame``).
+        frame: maps the annotated file's pixels to the transformed image.
+        ignore_boxes: crowd and ignore regions. A region inside one of them is not used as background.
+        seed: seeds the sampling of regions in this image; None uses the default generator.
     """
 
     boxes: Float[Tensor, "N 4"]
@@ -147,12 +158,12 @@ class Target:
         return len(self.boxes)
 
     def to(self, device: torch.device | str) -> "Target":
-        """The same target with its tensors on ``device``; masks stay in main memory until they are rasterized."""
+        """Returns the target with its tensors on ``device``. Masks stay in main memory until they are rasterized."""
         return replace(
             self,
-            boxes=sent(self.boxes, device),
-            labels=sent(self.labels, device),
-            ignore_boxes=sent(self.ignore_boxes, device),
+            boxes=to_device(self.boxes, device),
+            labels=to_device(self.labels, device),
+            ignore_boxes=to_device(self.ignore_boxes, device),
         )
 
 
@@ -168,8 +179,8 @@ def _encode_bitmap(bitmap: np.ndarray) -> Segmentation:
 class Batch:
     """Images (uint8 RGB ``[3, h, w]``, each of its own size), their targets and their origin.
 
-    ``replaced`` says what was wrong with the files that could not be used: in training others were taken in their
-    place, in an evaluation none.
+    ``replaced`` has the reason for each file that could not be used. Training uses other images instead of them; an
+    evaluation leaves them out.
     """
 
     images: tuple[Tensor, ...]
@@ -181,7 +192,7 @@ class Batch:
         return len(self.images)
 
     def split(self, parts: int) -> "list[Batch]":
-        """The same images in ``parts`` equal parts, in order; ``parts`` divides their number."""
+        """Splits the batch into ``parts`` equal batches, in order. ``parts`` must divide the number of images."""
         assert len(self) % parts == 0
         size = len(self) // parts
         return [
@@ -190,24 +201,25 @@ class Batch:
         ]
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The same batch with its tensors on ``device``."""
+        """Returns the batch with its tensors on ``device``."""
         return replace(
             self,
-            images=tuple(sent(image, device) for image in self.images),
+            images=tuple(to_device(image, device) for image in self.images),
             targets=tuple(target.to(device) for target in self.targets),
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Detections:
-    """What a model found in one image, best score first, in pixels of the original file.
+    """The objects that a model detected in one image, best score first, in pixels of the original image.
 
     Attributes:
         boxes: absolute xyxy.
         scores: in ``[0, 1]``.
         labels: ``0 .. C-1``.
-        masks: run lengths of the whole image, one a detection; ``None`` from a detector without masks.
-        height, width: of the original file.
+        masks: run lengths of the whole image, one for each detection; ``None`` from a detector without masks.
+        height, width: size of the original image.
+        class_names: the name of each label, if it is known; a `Predictor` sets it.
     """
 
     boxes: Float[Tensor, "D 4"]
@@ -216,19 +228,137 @@ class Detections:
     masks: tuple[RunLengths, ...] | None
     height: int
     width: int
+    class_names: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.boxes)
 
+    def __repr__(self) -> str:
+        classes = Counter(self.labels.tolist()).most_common()
+        counts = [f"{count} {self.get_class_name(label)}" for label, count in classes[:MOST_CLASSES]]
+        more = ", ..." if len(classes) > MOST_CLASSES else ""
+        scores = f", scores {float(self.scores.max()):.2f} to {float(self.scores.min()):.2f}" if len(self) else ""
+        size = f"{self.width} x {self.height} pixels"
+        listed = f": {', '.join(counts)}{more}" if counts else ""
+        return f"Detections({count_noun(len(self), 'object')} in {size}{scores}{listed})"
+
+    def get_class_name(self, label: int) -> str:
+        """Returns the name of a label, or ``class 7`` if the names are not known."""
+        return f"class {label}" if self.class_names is None else self.class_names[label]
+
+    def select(self, rows: Bool[Tensor, " D"] | Int64[Tensor, " S"]) -> "Detections":
+        """Returns some of the detections.
+
+        Args:
+            rows: a flag for each detection, or the indices of the detections to keep, in the new order.
+
+        Returns:
+            The selected detections.
+        """
+        index = rows.nonzero().flatten() if rows.dtype == torch.bool else rows
+        return replace(
+            self,
+            boxes=self.boxes[index],
+            scores=self.scores[index],
+            labels=self.labels[index],
+            masks=None if self.masks is None else tuple(self.masks[i] for i in index.tolist()),
+        )
+
+    def above(self, threshold: float) -> "Detections":
+        """Returns the detections whose score is at least ``threshold``."""
+        return self.select(self.scores >= threshold)
+
+    def decode_masks(self) -> Bool[np.ndarray, "D h w"]:
+        """Decodes the masks to bitmaps of the image's size: D x height x width bytes.
+
+        Raises:
+            ValueError: the detector has no masks, or run lengths do not fit their size.
+        """
+        if self.masks is None:
+            raise ValueError("these detections have no masks: the detector finds boxes only")
+        bitmaps = np.empty((len(self), self.height, self.width), dtype=bool)
+        for bitmap, mask in zip(bitmaps, self.masks, strict=True):
+            bitmap[:] = coco.decode(check_run_lengths(mask))
+        return bitmaps
+
+    def to_torchvision(self, *, first_label: int = 1) -> dict[str, Tensor]:
+        """Converts to the dictionary that torchvision's detectors return, in main memory.
+
+        Args:
+            first_label: the label of class 0. torchvision's detectors use 0 for background, and so their classes
+                start at 1; 0 keeps tailseg's labels.
+
+        Returns:
+            ``boxes`` float32 ``[D, 4]`` xyxy, ``labels`` int64 ``[D]``, ``scores`` float32 ``[D]``; and ``masks`` uint8
+            ``[D, 1, height, width]`` of zeros and ones, unless the detector has no masks. (torchvision's masks are
+            probabilities; ``masks > 0.5`` gives the same for both.)
+        """
+        output = {
+            "boxes": self.boxes.detach().cpu().float(),
+            "labels": self.labels.cpu() + first_label,
+            "scores": self.scores.detach().cpu().float(),
+        }
+        if self.masks is not None:
+            output["masks"] = torch.from_numpy(self.decode_masks().view(np.uint8)).unsqueeze(1)
+        return output
+
+    def to_supervision(self) -> "sv.Detections":
+        """Converts to ``supervision.Detections``, with the class names under ``data["class_name"]`` if they are known.
+
+        ``class_id`` is the label, ``0 .. C-1``.
+        """
+        import supervision as sv
+
+        labels = self.labels.cpu().numpy()
+        names = {} if self.class_names is None else {"class_name": np.array(self.class_names, dtype=str)[labels]}
+        return sv.Detections(
+            xyxy=self.boxes.detach().cpu().float().numpy(),
+            mask=None if self.masks is None else self.decode_masks(),
+            confidence=self.scores.detach().cpu().float().numpy(),
+            class_id=labels,
+            data=names,
+        )
+
+    def to_coco(self, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
+        """Converts to COCO result records, ready for JSON and for ``pycocotools.coco.COCO.loadRes``.
+
+        Args:
+            image_id: the image's id in its annotation file.
+            category_ids: C ids: label j has the id ``category_ids[j]``.
+
+        Returns:
+            ``{"image_id", "category_id", "bbox": [x, y, width, height], "score"}`` for each detection, and
+            ``"segmentation": {"size", "counts"}`` if the detector has masks.
+
+        Raises:
+            ValueError: a label has no category id.
+        """
+        boxes = self.boxes.detach().double().cpu().numpy()
+        boxes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).tolist()
+        labels = self.labels.tolist()
+        if labels and not 0 <= min(labels) <= max(labels) < len(category_ids):
+            raise ValueError(
+                f"labels {min(labels)} to {max(labels)} need as many category ids, got {len(category_ids)}"
+            )
+        records: list[dict[str, Any]] = [
+            {"image_id": int(image_id), "category_id": int(category_ids[label]), "bbox": box, "score": score}
+            for label, box, score in zip(labels, boxes, self.scores.tolist(), strict=True)
+        ]
+        for record, mask in zip(records, self.masks or (), strict=self.masks is not None):
+            counts = mask["counts"]
+            text = counts.decode("ascii") if isinstance(counts, bytes) else counts
+            record["segmentation"] = {"size": list(mask["size"]), "counts": text}
+        return records
+
 
 @dataclass(frozen=True)
 class ClassFrequency:
-    """How often each class occurs in the training set: all that a loss may know about the data.
+    """How often each class occurs in the training set. A loss knows nothing else about the data.
 
     Attributes:
         image_counts: training images in which the class occurs.
         instance_counts: training objects of the class.
-        num_images: training images that carry at least one annotation (99,388 for LVIS v1).
+        num_images: training images that have at least one annotation (99,388 for LVIS v1).
         groups: LVIS frequency group of each class.
     """
 
@@ -240,7 +370,7 @@ class ClassFrequency:
     def __post_init__(self) -> None:
         if not len(self.image_counts) == len(self.instance_counts) == len(self.groups):
             raise ValueError(
-                f"class frequency needs one entry a class, got {len(self.image_counts)} image counts, "
+                f"class frequency needs one entry for each class, got {len(self.image_counts)} image counts, "
                 f"{len(self.instance_counts)} instance counts, {len(self.groups)} groups"
             )
 
@@ -252,19 +382,29 @@ class ClassFrequency:
         num_images: int,
         groups: tuple[Group, ...] | None = None,
     ) -> "ClassFrequency":
-        """Frequencies with LVIS's groups derived from the image counts unless given."""
+        """Makes frequencies from counts.
+
+        Args:
+            image_counts: training images in which each class occurs, ``[C]``.
+            instance_counts: training objects of each class, ``[C]``.
+            num_images: training images that have at least one annotation.
+            groups: the frequency group of each class; made from the image counts by LVIS's bounds if None.
+
+        Returns:
+            The frequencies, with int64 counts.
+        """
         if groups is None:
             groups = tuple(frequency_group(int(count)) for count in image_counts)
         return cls(image_counts.long(), instance_counts.long(), num_images, groups)
 
     @classmethod
-    def of(cls, counts: ClassCounts) -> "ClassFrequency":
-        """The counts of an annotation file as tensors."""
+    def from_class_counts(cls, counts: ClassCounts) -> "ClassFrequency":
+        """Converts the counts of an annotation file to tensors."""
         images, instances = torch.from_numpy(counts.image_counts), torch.from_numpy(counts.instance_counts)
         return cls(images, instances, counts.num_images, counts.groups)
 
-    def counts(self) -> ClassCounts:
-        """The counts as arrays, as an annotation file has them."""
+    def to_class_counts(self) -> ClassCounts:
+        """Converts to arrays, as an annotation file has them."""
         return ClassCounts(
             self.image_counts.cpu().numpy(), self.instance_counts.cpu().numpy(), self.num_images, self.groups
         )
@@ -275,5 +415,5 @@ class ClassFrequency:
 
     @property
     def image_fraction(self) -> Float[Tensor, " C"]:
-        """f_j = image_count_j / num_images, the frequency that EQL, DropLoss and repeat factors speak of."""
+        """The frequency of EQL, DropLoss and repeat factors: f_j = image_count_j / num_images."""
         return self.image_counts.double() / max(self.num_images, 1)

@@ -51,7 +51,7 @@ def test_without_the_training_set_fracal_is_left_out(own, capsys, monkeypatch):
     assert main(["calibrate", str(own), "--images=1"]) == 0
 
     printed = capsys.readouterr().out
-    assert "FRACAL, which looks at it, is left out" in printed
+    assert "FRACAL is left out, because the training set was not found" in printed
     assert "FRACAL 1" not in printed
 
 
@@ -72,15 +72,15 @@ def test_a_calibration_of_another_detector_is_refused(own, capsys, photos):
     save(Calibration(Setting("FRACAL", 1.0), dimensions=(1.0, 2.0)), own / "calibration.json")
 
     assert main(["predict", str(own), str(photos)]) == 1
-    assert "calibrate it anew" in capsys.readouterr().err
+    assert "Calibrate it again" in capsys.readouterr().err
 
     (own / "calibration.json").write_text("{}")
     assert main(["predict", str(own), str(photos)]) == 1
-    assert "is no calibration that `tailseg calibrate` wrote" in capsys.readouterr().err
+    assert "was not written by `tailseg calibrate`" in capsys.readouterr().err
 
 
 def test_wrong_usage_is_explained(own, capsys):
     assert main(["calibrate", str(own), "--images=0"]) == 2
     assert "--images is 1 or more" in capsys.readouterr().err
     assert main(["calibrate", str(own / "recipe.json")]) == 2
-    assert "is no folder of a run" in capsys.readouterr().err
+    assert "is not a folder of a run" in capsys.readouterr().err

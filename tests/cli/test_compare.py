@@ -29,7 +29,8 @@ def test_a_difference_larger_than_chance_is_called_so(files, capsys):
     out = files / "compared.json"
     arguments = [str(files / name) for name in ("a.json", "b.json", "a.json")]
 
-    assert main(["compare", *arguments, "--truth", str(files / "truth.json"), "--samples=50", "--out", str(out)]) == 0
+    annotations = f"--annotations={files / 'truth.json'}"
+    assert main(["compare", *arguments, annotations, "--samples=50", "--out", str(out)]) == 0
 
     printed = capsys.readouterr().out
     assert "better" in printed
@@ -47,7 +48,7 @@ def test_names_in_brackets_are_printed_as_they_are(files, capsys):
     other, out = files / "b[v2].json", files / "c[v2].json"
     (files / "b.json").rename(other)
 
-    truth = f"--truth={files / 'truth.json'}"
+    truth = f"--annotations={files / 'truth.json'}"
     assert main(["compare", str(files / "a.json"), str(other), truth, "--samples=2", f"--out={out}"]) == 0
 
     printed = capsys.readouterr().out.replace("\n", "")
@@ -82,7 +83,7 @@ def test_runs_with_different_validation_sets_are_not_compared(run, photos, tmp_p
     assert main(["compare", str(run), str(other), "--samples=2"]) == 2
     assert "which differ: test both on one file" in capsys.readouterr().err
 
-    assert main(["compare", str(run), str(other), "--samples=2", f"--truth={photos.parent / 'val.json'}"]) == 0
+    assert main(["compare", str(run), str(other), "--samples=2", f"--annotations={photos.parent / 'val.json'}"]) == 0
 
 
 def test_a_run_is_compared_on_what_it_was_told_to_make_of_its_validation_set(run, photos, tmp_path):
@@ -103,7 +104,7 @@ def test_a_run_is_compared_on_what_it_was_told_to_make_of_its_validation_set(run
     data = replace(recipe.data, val=str(val), val_images=str(photos), crowds="objects", on_problem="repair")
     save(replace(checkpoint, recipe=to_plain(replace(recipe, data=data))), file)
     found = {}
-    for folder, options in ((other, []), (run, [f"--truth={plain}"])):
+    for folder, options in ((other, []), (run, [f"--annotations={plain}"])):
         out = tmp_path / "compared.json"
         results = str(run / "results.json")
         assert main(["compare", str(folder), results, "--samples=2", f"--out={out}", *options]) == 0
@@ -115,15 +116,25 @@ def test_a_run_is_compared_on_what_it_was_told_to_make_of_its_validation_set(run
         assert figures["AR"] == found[run][iou_type]["figures"]["AR"]
 
 
+def test_the_old_name_of_annotations_is_accepted_with_a_note(files, capsys):
+    for truth in (["--truth", str(files / "truth.json")], [f"--truth={files / 'truth.json'}"]):
+        assert main(["compare", str(files / "a.json"), str(files / "b.json"), *truth, "--samples=2"]) == 0
+        assert "note: --truth is now --annotations" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["a.json"], "name at least two runs"),
-        (["a.json", "b.json"], "name its annotation file with --truth"),
-        (["truth.json", "b.json"], "truth.json is no results file, for it holds no list of records: is it the annot"),
-        (["a.json", "truth.json", "--truth=truth.json"], "truth.json is no results file"),
-        (["a.json", "nowhere.json", "--truth=truth.json"], "no results in nowhere.json"),
-        (["a.json", "b.json", "--truth=truth.json", "--samples=1"], "--samples is 2 or more"),
+        (["a.json", "b.json"], "name its annotation file with --annotations"),
+        (
+            ["truth.json", "b.json"],
+            "truth.json is not a results file, because it does not hold a list",
+        ),
+        (["a.json", "truth.json", "--annotations=truth.json"], "truth.json is not a results file"),
+        (["a.json", "nowhere.json", "--annotations=truth.json"], "no results in nowhere.json"),
+        (["a.json", "b.json", "--annotations=truth.json", "--samples=1"], "--samples is 2 or more"),
+        (["a.json", "b.json", "--annotations=truth.json", "--groups", "5", "30"], "training set's annotation file"),
     ],
 )
 def test_wrong_usage_is_explained(files, monkeypatch, capsys, arguments, message):
@@ -144,7 +155,7 @@ def test_what_is_read_otherwise_than_written_is_said_once(files, capsys):
     ]
     (files / "b.json").write_text(json.dumps([record | {"image_id": 3} for record in records]))
 
-    arguments = ["compare", str(files / "b.json"), str(files / "b.json"), "--truth", str(files / "truth.json")]
+    arguments = ["compare", str(files / "b.json"), str(files / "b.json"), "--annotations", str(files / "truth.json")]
     assert main([*arguments, "--samples=2"]) == 0
 
     assert capsys.readouterr().out.count("file_name is followed") == 1

@@ -135,7 +135,7 @@ def test_a_trained_run_is_not_overwritten(
     run: Path, theirs: Path, small: str, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["convert", str(theirs), str(run), "--recipe", small, "--classes", train_file(photos)]) == 2
-    assert "holds a trained run already" in capsys.readouterr().err
+    assert "has a trained run already" in capsys.readouterr().err
 
 
 def test_a_file_is_not_written_over_itself(
@@ -156,7 +156,7 @@ def test_a_file_in_the_place_of_the_folder(
     (tmp_path / "out").write_text("mine")
     options = ["--recipe", small, "--classes", train_file(photos)]
     assert main(["convert", str(theirs), str(tmp_path / "out"), *options]) == 2
-    assert "out is a file: expected a folder" in capsys.readouterr().err
+    assert "out is a file, but the command needs a folder" in capsys.readouterr().err
     assert (tmp_path / "out").read_text() == "mine"
 
 
@@ -192,9 +192,9 @@ def test_called_wrongly(tmp_path: Path, theirs: Path, small: str, capsys: pytest
     for arguments, code, message in (
         ([str(theirs), out], 2, "name the recipe"),
         ([str(theirs), out, "--recipe", "nothing"], 2, "no recipe is called"),
-        ([str(theirs), out, "--recipe", small, "--classes", "absent.json"], 2, "no file absent.json"),
-        ([str(theirs), out, "--recipe", small, "--to", "mmdet"], 2, "leave them out"),
-        (["absent.pth", out, "--recipe", small, "--classes", __file__], 1, "no file absent.pth"),
+        ([str(theirs), out, "--recipe", small, "--classes", "absent.json"], 2, "absent.json does not exist"),
+        ([str(theirs), out, "--recipe", small, "--to", "mmdet"], 2, "Leave these options out"),
+        (["absent.pth", out, "--recipe", small, "--classes", __file__], 1, "absent.pth does not exist"),
         ([str(theirs), f"{out}.pth", "--recipe", small, "--classes", __file__], 1, "into a folder"),
         ([str(theirs), out, "--recipe", small, "--classes", __file__], 1, "is not JSON"),
         ([str(tmp_path), f"{out}.pth", "--to", "mmdet"], 1, "no run in"),
@@ -210,7 +210,7 @@ def test_the_recipes_own_training_set_names_the_classes(
     monkeypatch.chdir(tmp_path)
     options = ["--recipe", "gumbel_mask_rcnn_r50_random_1x"]
     assert main(["convert", str(theirs), "out", *options]) == 2
-    assert "no file lvis_v1_train.json: give the annotation file" in capsys.readouterr().err
+    assert "lvis_v1_train.json does not exist. Name the annotation file" in capsys.readouterr().err
     shutil.copy(train_file(photos), "lvis_v1_train.json")
     assert main(["convert", str(theirs), "out", *options]) == 1
     assert "does not fit MaskRCNN on ResNet-50" in capsys.readouterr().err

@@ -138,7 +138,9 @@ def test_other_engines_agree_on_crowds(write, tmp_path, engine, mark):
     assert scores(tmp_path / engine) == scores(tmp_path / "tailseg")
     assert scores(tmp_path / engine)["bbox"]["AP"] == pytest.approx(1)
     notes = json.loads((tmp_path / engine / "metrics.json").read_text())["notes"]
-    assert any("1 crowds are left alone here too, but lvis-api" in note for note in notes) == (engine == "lvis-api")
+    assert any(note.startswith("lvis-api has no crowds: tailseg gives it the 1 crowd of") for note in notes) == (
+        engine == "lvis-api"
+    )
 
 
 @pytest.mark.parametrize("empty", [[], None])
@@ -165,16 +167,18 @@ def test_a_class_that_only_the_training_file_knows_plays_no_part(write, tmp_path
 
     assert scores(tmp_path / "out")["bbox"]["APr"] == pytest.approx(1)
     notes = json.loads((tmp_path / "out" / "metrics.json").read_text())["notes"]
-    assert [note.startswith("1 classes of ") and note.endswith("play no part (9)") for note in notes] == [True]
+    assert [note.startswith("1 class of ") and note.endswith("and not scored (9)") for note in notes] == [True]
 
 
 def test_the_training_file_is_counted_without_its_pictures(write, tmp_path):
-    """Its boxes have no size to be clipped to: no matter."""
-    train = truth()
+    """Its boxes have no size to be clipped to, which does not matter here."""
+    annotations, train = truth(), truth()
+    for category in annotations["categories"]:
+        del category["frequency"]
     for image in train["images"]:
         del image["width"]
     del train["categories"][0]["frequency"], train["categories"][1]["frequency"]
-    files = [write(truth()), write(records("bbox"), "results.json"), "--train", write(train, "train.json")]
+    files = [write(annotations), write(records("bbox"), "results.json"), "--train", write(train, "train.json")]
 
     assert main(["eval", *files, "--out", str(tmp_path)]) == 0
 
@@ -206,7 +210,7 @@ def test_engines_agree_on_ids_that_a_float_cannot_hold_and_on_negative_ones(writ
     ("results", "arguments", "code", "message"),
     [
         ([], [], 0, "no detections at all"),
-        (records("bbox"), ["--only=segm"], 2, "--only segm wants records with a 'segmentation'"),
+        (records("bbox"), ["--only=segm"], 2, "--only segm needs records with a 'segmentation'"),
         (records("bbox"), ["--max-detections=0"], 2, "--max-detections is 1 or more"),
         (records("bbox")[:1] + [{"image_id": 1}], [], 1, "'category_id' of record 1 should be"),
         ([records("bbox")[0] | {"image_id": "three"}], [], 1, "'image_id' of record 0 should be a whole number"),
@@ -225,7 +229,7 @@ def test_a_file_that_adds_nothing_is_not_passed_over_in_silence(write, capsys):
     one, two = (write(records("bbox", "segmentation"), name) for name in ("a.json", "b.json"))
 
     assert main(["eval", write(truth()), one, two]) == 2
-    assert "b.json would not be looked at" in capsys.readouterr().err
+    assert "b.json would not be used" in capsys.readouterr().err
 
 
 def test_a_third_file_is_too_many(write, capsys):

@@ -99,7 +99,7 @@ def test_a_misspelt_option_needs_a_parser_alone(command: str) -> None:
         ("data check TRUTH --repair NEW", 0, ANNOTATIONS),
         ("eval TRUTH RESULTS", 0, EVALUATION),
         ("eval TRUTH RESULTS --train TRUTH", 0, EVALUATION),
-        ("compare RESULTS RESULTS --truth TRUTH --samples 10", 0, EVALUATION),
+        ("compare RESULTS RESULTS --annotations TRUTH --samples 10", 0, EVALUATION),
     ],
 )
 def test_what_a_light_command_imports(arguments: str, code: int, allowed: set[str], files: dict[str, str]) -> None:
@@ -125,7 +125,7 @@ def test_what_a_light_command_imports(arguments: str, code: int, allowed: set[st
         ("data check MISSING", 1, ANNOTATIONS),
         ("eval MISSING RESULTS", 1, EVALUATION),
         ("eval TRUTH MISSING", 1, EVALUATION),
-        ("compare MISSING RESULTS --truth TRUTH", 2, PARSER),
+        ("compare MISSING RESULTS --annotations TRUTH", 2, PARSER),
     ],
 )
 def test_a_missing_file_is_named_without_torch(

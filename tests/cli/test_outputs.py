@@ -15,7 +15,7 @@ from typing import get_args
 import pytest
 
 from tailseg.cli import COMMANDS, main
-from tailseg.cli.outputs import mark_of, settings
+from tailseg.cli.outputs import get_mark, settings
 from tailseg.files import Input, Output
 
 from .conftest import SMALL
@@ -67,14 +67,14 @@ def test_every_setting_that_may_name_a_file_is_known_to_read_or_to_write() -> No
     named = {
         name
         for name, annotation in all_settings().items()
-        if (holds(annotation, Path) or holds(annotation, str)) and not isinstance(mark_of(annotation), Input | Output)
+        if (holds(annotation, Path) or holds(annotation, str)) and not isinstance(get_mark(annotation), Input | Output)
     }
     networks = {name for name in named if name.startswith(("Train.recipe.model.", "Train.recipe.loss"))}
     assert named - networks == READ | WORDS
 
 
 def outputs() -> set[str]:
-    return {name for name, annotation in all_settings().items() if isinstance(mark_of(annotation), Output)}
+    return {name for name, annotation in all_settings().items() if isinstance(get_mark(annotation), Output)}
 
 
 @dataclass(frozen=True)
@@ -142,9 +142,9 @@ def rows(run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, 
         Row(
             "Compare.out",
             "`compare --out`: a JSON file",
-            lambda out: words("compare", results, results, "--truth", truth, "--samples=2", "--out", out),
+            lambda out: words("compare", results, results, "--annotations", truth, "--samples=2", "--out", out),
             ("",),
-            lambda out: words("compare", results, copied(results)(out), "--truth", truth, "--out", out),
+            lambda out: words("compare", results, copied(results)(out), "--annotations", truth, "--out", out),
         ),
         Row(
             "Report.out",
@@ -321,6 +321,6 @@ def test_the_page_says_what_happens(
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
     cells["read-only"] = outcome(row.call(full), full, name)
     if cells["read-only"] != "not written":
-        assert "cannot be written, and the results go there" in " ".join(capsys.readouterr().err.split())
+        assert "cannot be written, but the results go there" in " ".join(capsys.readouterr().err.split())
     line = f"| {row.shown} | {' | '.join(cells.values())} |"
     assert line in PAGE.read_text().splitlines(), f"{PAGE.name} lacks the line\n{line}"

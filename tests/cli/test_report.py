@@ -258,7 +258,7 @@ def test_an_image_that_cannot_be_drawn_or_looked_at_is_an_answer(
     Image.new("1", (70_000, 4)).save(tmp_path / "long.png")
     status, answer = ask(address, "POST", "/predict", (tmp_path / "long.png").read_bytes())
     assert status == 400
-    assert "70000 x 4 pixels cannot be drawn: the sides of a JPEG file end at 65,500" in answer["error"]
+    assert "70000 x 4 pixels cannot be written: the longest side of a JPEG file is 65,500" in answer["error"]
 
     def fail(*_):
         raise RuntimeError("out of memory")

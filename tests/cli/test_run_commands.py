@@ -16,7 +16,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from tailseg.cli import main
-from tailseg.cli.predict import find_images, left_out, picture_names
+from tailseg.cli.predict import describe_other_files, find_images, picture_names
 
 
 def test_test_evaluates_the_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,7 +55,7 @@ def test_test_says_before_it_begins_that_results_cannot_be_written(
     monkeypatch.setattr("os.access", lambda *_: False)
     monkeypatch.setattr("tailseg.detection.testing.detect_all", lambda *_args, **_named: pytest.fail("it has begun"))
     assert main(["test", str(run)]) == 1
-    assert "cannot be written, and the results go there: copy the run" in " ".join(capsys.readouterr().err.split())
+    assert "cannot be written, but the results go there: copy the run" in " ".join(capsys.readouterr().err.split())
 
 
 def test_predict_writes_results_and_pictures(run: Path, photos: Path, tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_predict_names_an_image_that_cannot_be_drawn_and_keeps_what_was_found(
     out = tmp_path / "out"
     assert main(["predict", str(run), str(folder), "--out", str(out), "--score-threshold", "0"]) == 1
     error = " ".join(capsys.readouterr().err.split())
-    assert f"{folder / 'long.png'}: a picture of 70000 x 4 pixels cannot be drawn" in error
+    assert f"{folder / 'long.png'}: a picture of 70000 x 4 pixels cannot be written" in error
     assert "1 of 2 images could not be read or drawn" in error
     assert (out / "whole.jpg").is_file()
     assert not (out / "long.jpg").exists()
@@ -203,7 +203,7 @@ def test_predict_stopped_in_the_middle_loses_nothing(
     images = bad_among(photos, tmp_path / "images", count=30, bad=3)
     said = check_stopped(run, images, tmp_path / "out", number, code=code, after=8)
     if code == 130:
-        assert "of 30 images: what was found is in" in " ".join(said.split())
+        assert "of 30 images; their detections are in" in " ".join(said.split())
         assert not list((tmp_path / "out").glob("*.unfinished"))
 
 
@@ -248,7 +248,7 @@ def test_validation_images_that_cannot_be_read_are_named_and_the_others_evaluate
     for image in (first, second):
         assert image.name in shown.err
     error = " ".join(shown.err.split())
-    assert f"2 of {len(images)} images could not be used (named above)" in error
+    assert f"2 of {len(images)} images could not be used (see above)" in error
     assert "2 of" in shown.out
     assert "APr" in shown.out
     lost = {record["image_id"] for record in whole} - {record["image_id"] for record in found(moved)}
@@ -268,7 +268,7 @@ def test_validation_images_that_cannot_be_read_are_named_and_the_others_evaluate
 
 def test_predict_called_wrongly(run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, message in (
-        (["no/such/image.jpg"], "no image or folder no/such/image.jpg"),
+        (["no/such/image.jpg"], "no/such/image.jpg does not exist"),
         ([], "name at least one image"),
         ([str(tmp_path)], "no images"),
         ([str(photos), "--score-threshold", "1.5"], "in [0, 1]"),
@@ -284,9 +284,9 @@ def test_find_images_looks_into_folders_in_order(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     found = find_images([tmp_path, tmp_path / "a.jpg"])
     assert [path.relative_to(tmp_path).as_posix() for path in found] == images
-    expected = "left out: 4 files of formats that are not read (.heic, .svs, without ending)"
-    assert sorted(left_out([tmp_path, tmp_path / "a.jpg"]).split()) == sorted(expected.split())
-    assert left_out([tmp_path / "a.jpg"]) == ""
+    expected = "left out: 4 files of other formats (.heic, .svs, without ending)"
+    assert sorted(describe_other_files([tmp_path, tmp_path / "a.jpg"]).split()) == sorted(expected.split())
+    assert describe_other_files([tmp_path / "a.jpg"]) == ""
 
 
 def test_predict_reads_what_folders_hold_and_says_what_it_leaves_out(run: Path, photos: Path, tmp_path: Path, capsys):
@@ -304,7 +304,7 @@ def test_predict_reads_what_folders_hold_and_says_what_it_leaves_out(run: Path, 
 
     assert main(["predict", str(run), str(folder), f"--out={tmp_path / 'out'}", "--score-threshold=0"]) == 0
 
-    assert "left out: 1 files of formats that are not read (.svs)" in capsys.readouterr().out
+    assert "left out: 1 file of other formats (.svs)" in capsys.readouterr().out
     found = {}
     for record in json.loads((tmp_path / "out" / "results.json").read_text()):
         name = Path(record.pop("file_name")).name

@@ -76,7 +76,7 @@ def test_a_signal_waits_until_the_processes_have_saved(tmp_path, monkeypatch):
 
 def test_wrong_usage_is_told_before_a_job_is_queued(tmp_path, capsys):
     assert main(["submit", "--nodes", "2"]) == 2
-    assert "stands behind --" in capsys.readouterr().err
+    assert "name the recipe after --" in capsys.readouterr().err
     assert main(["submit", "--logs", str(tmp_path), "--", "tiny_gumble"]) == 2
     assert "tiny_gumbel" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -150,7 +150,7 @@ def test_a_run_is_not_written_over_the_users_own_files(photos, tmp_path, monkeyp
         assert main(["train", file, "--run.out", "."]) == 2
     (tmp_path / "results.json").unlink()
     assert main(["train", "mine.json", "--run.out", "."]) == 2
-    assert "data/train.json is there already" in " ".join(capsys.readouterr().err.split())
+    assert "data/train.json exists" in " ".join(capsys.readouterr().err.split())
     del before[tmp_path / "results.json"]
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 

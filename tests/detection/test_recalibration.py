@@ -13,10 +13,10 @@ from tailseg.detection.recalibration import (
     Calibrated,
     Calibration,
     Setting,
-    calibrations,
-    in_place,
+    apply_calibration,
+    copy_calibrated,
+    list_calibrations,
     load,
-    replacements,
     save,
 )
 from tailseg.losses import GumbelCE, SigmoidCE, SoftmaxCE
@@ -75,17 +75,34 @@ def test_rare_classes_gain_against_frequent_ones(logits, loss, setting):
     assert (after[:, 0] <= before[:, 0]).all()
 
 
-def test_the_detector_stays_as_it_was():
-    loss = SigmoidCE(4)
+@pytest.fixture
+def model():
     model = nn.Module()
-    model.head = nn.Module()
-    model.head.loss = loss
+    model.head = nn.Linear(3, 4)
+    model.head.loss = SigmoidCE(4)
+    return model
 
-    with in_place(replacements(model, Calibration(Setting("NorCal", 0.5)), FREQUENCY)):
-        assert isinstance(model.head.loss, Calibrated)
+
+def test_a_calibrated_copy_shares_the_weights_and_leaves_the_detector_as_it_was(model):
+    loss = model.head.loss
+
+    copied = copy_calibrated(model, Calibration(Setting("NorCal", 0.5)), FREQUENCY)
+
+    assert isinstance(copied.head.loss, Calibrated)
     assert model.head.loss is loss
-    with in_place(replacements(model, Calibration(Setting()), FREQUENCY)):
-        assert model.head.loss is loss, "as trained"
+    assert copied.head.weight is model.head.weight
+
+
+def test_a_calibration_is_applied_in_place_or_not_at_all(model):
+    loss = model.head.loss
+    apply_calibration(model, Calibration(Setting()), FREQUENCY)
+    assert model.head.loss is loss, "as trained"
+
+    apply_calibration(model, Calibration(Setting("NorCal", 0.5)), FREQUENCY)
+    assert model.head.loss.loss is loss
+
+    with pytest.raises(ValueError, match="Linear has no ClassificationLoss among its modules, and NorCal 0.5"):
+        apply_calibration(nn.Linear(2, 2), Calibration(Setting("NorCal", 0.5)), FREQUENCY)
 
 
 def test_fracal_is_given_all_images_of_the_training_set(write, raw, tmp_path):
@@ -93,14 +110,14 @@ def test_fracal_is_given_all_images_of_the_training_set(write, raw, tmp_path):
     raw["images"].append(raw["images"][0] | {"id": 30, "file_name": "c.jpg"})
     train = read_dataset(write(raw))
 
-    found = calibrations(train)
+    found = list_calibrations(train)
 
     assert [each.setting for each in found] == [Setting(), *SETTINGS]
     assert {each.num_images for each in found} == {None, 3}
     for each in found:
         save(each, tmp_path / "calibration.json")
         assert load(tmp_path / "calibration.json", 2) == each
-    assert [each.setting.method for each in calibrations(None)] == [
+    assert [each.setting.method for each in list_calibrations(None)] == [
         each.setting.method for each in found if each.setting.method != "FRACAL"
     ]
 

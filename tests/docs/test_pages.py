@@ -57,7 +57,9 @@ def test_a_loss_of_ones_own_from_the_first_line_to_its_trained_model(tmp_path):
             options = block.short if command.startswith("tailseg train") else ""
             printed.append(run(f"{command} {options}", tmp_path))
     assert not [done.stderr for done in printed if "Warning" in done.stderr]
-    assert "CountedSoftmaxConfig(tau=0.5, weight=1.0)" in printed[-1].stdout  # the run's setting, not the recipe's
+    assert (
+        "CountedSoftmaxConfig(init_bias=0.0, weight=1.0, tau=0.5)" in printed[-1].stdout
+    )  # the run's setting, not the recipe's
     assert (tmp_path / "runs/mirrored/metrics.json").is_file()
 
 

@@ -239,7 +239,7 @@ NAN = float("nan")
             {"image_id": 77},
             r"image_id of 1 of 3 records is not in .* \(77 ..\): were they made for another",
         ),
-        ({"category_id": 0}, r"category_id of 1 of 3 .*\(0 ..\): the file's own category ids are wanted, not labels"),
+        ({"category_id": 0}, r"category_id of 1 of 3 .*\(0 ..\): use the category ids of that file, not labels"),
         (
             {"segmentation": square(5, 5) | {"size": [60, 40]}},
             r"record 1 has size .*\[60, 40\], but image 2 is \[40, 60\]",
@@ -342,7 +342,7 @@ def test_results_of_a_detector_without_masks_say_how_to_score_boxes(write):
     boxes = [{key: value for key, value in entry.items() if key != "segmentation"} for entry in PERFECT]
 
     with pytest.raises(ValueError, match=r"no record has any; to score boxes alone, ask for iou_types=\('bbox',\)"):
-        evaluate(write(lvis()), boxes)
+        evaluate(write(lvis()), boxes, iou_types=("bbox", "segm"))
 
 
 def broken(change, kind=lvis):

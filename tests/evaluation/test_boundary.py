@@ -7,7 +7,7 @@ import pytest
 from hotcoco import mask as run_lengths
 
 from tailseg.evaluation import analyze, boundary
-from tailseg.evaluation.boundary import outline
+from tailseg.evaluation.boundary import compute_outline
 
 
 def encode(bitmap):
@@ -34,13 +34,13 @@ def test_an_outline_is_what_lies_near_the_edge(monkeypatch, width):
             y, x = rng.integers(0, 20, 2)
             bitmap[y : y + rng.integers(3, 20), x : x + rng.integers(3, 25)] = True
 
-        found = run_lengths.decode(outline(encode(bitmap))).astype(bool)
+        found = run_lengths.decode(compute_outline(encode(bitmap))).astype(bool)
 
         np.testing.assert_array_equal(found, slow_outline(bitmap, band))
 
 
 def test_an_empty_mask_has_no_outline():
-    assert run_lengths.area(outline(encode(np.zeros((30, 40))))) == 0
+    assert run_lengths.area(compute_outline(encode(np.zeros((30, 40))))) == 0
 
 
 def test_what_agrees_inside_only_has_a_lower_boundary_ap(tmp_path):

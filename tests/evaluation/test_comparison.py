@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tailseg.evaluation.average_precision import summary
-from tailseg.evaluation.bootstrap import draw, resample
-from tailseg.evaluation.comparison import compare, match_runs
-from tailseg.evaluation.detections import best_of_each_image, match_results, read_found
+from tailseg.evaluation.average_precision import summarize
+from tailseg.evaluation.bootstrap import draw_weights, resample
+from tailseg.evaluation.comparison import compare_matches, match_runs
+from tailseg.evaluation.detections import match_results, read_detections, select_best_of_each_image
 from tailseg.evaluation.ground_truth import read_ground_truth
-from tailseg.evaluation.precision import precision_and_recall
+from tailseg.evaluation.precision import compute_precision_and_recall
 
 
 @pytest.fixture(scope="module")
@@ -29,14 +29,14 @@ def simulation():
 @pytest.fixture(scope="module")
 def matched(case):
     truth = read_ground_truth(case.truth, masks=False)
-    found = read_found(case.results, truth, ("bbox",))
-    return truth, match_results(truth, found, best_of_each_image(found, truth, 300), "bbox")
+    found = read_detections(case.results, truth, ("bbox",))
+    return truth, match_results(truth, found, select_best_of_each_image(found, truth, 300), "bbox")
 
 
 def test_weights_of_one_give_the_ap_of_the_data_set(matched):
     truth, matches = matched
-    precision, recall = precision_and_recall(matches)
-    expected = summary(precision, recall, truth.class_groups)
+    precision, recall = compute_precision_and_recall(matches)
+    expected = summarize(precision, recall, truth.class_groups)
 
     found = resample(matches, np.ones((200, 1), dtype=np.float32))
 
@@ -52,7 +52,7 @@ def test_weights_of_one_give_the_ap_of_the_data_set(matched):
 def test_a_weight_of_two_is_the_image_twice(case, matched, tmp_path):
     """Images with weight w against a data set in which they stand w times."""
     _, matches = matched
-    weights = draw(200, 1, np.random.default_rng(3))
+    weights = draw_weights(200, 1, np.random.default_rng(3))
     data, records = json.loads(case.truth.read_text()), json.loads(case.results.read_text())
     objects_of, found_in = defaultdict(list), defaultdict(list)
     for items, index in ((data["annotations"], objects_of), (records, found_in)):
@@ -68,8 +68,10 @@ def test_a_weight_of_two_is_the_image_twice(case, matched, tmp_path):
     path = tmp_path / "resampled.json"
     path.write_text(json.dumps(data | {"images": images, "annotations": annotations}))
     again = read_ground_truth(path, masks=False)
-    found = read_found(results, again, ("bbox",))
-    expected = precision_and_recall(match_results(again, found, best_of_each_image(found, again, 300), "bbox"))[0]
+    found = read_detections(results, again, ("bbox",))
+    expected = compute_precision_and_recall(
+        match_results(again, found, select_best_of_each_image(found, again, 300), "bbox")
+    )[0]
 
     ap = resample(matches, weights).AP[:, 0]
 
@@ -82,23 +84,23 @@ def test_a_weight_of_two_is_the_image_twice(case, matched, tmp_path):
 def test_a_run_does_not_differ_from_itself(matched):
     truth, matches = matched
 
-    (found,) = compare([matches, matches], truth.class_groups, samples=20)
+    (found,) = compare_matches([matches, matches], truth.class_groups, samples=20)
 
     for entry in found.figures.values():
         assert (entry.difference, entry.low, entry.high) == (0, 0, 0)
         assert entry.verdict == "not larger than chance"
-    assert found.moved_most(5) == []
+    assert found.largest_changes(5) == []
 
 
 def test_a_better_run_is_better_and_the_first_is_compared_with_each(simulation):
     a, b, c = simulation.simulate(np.random.default_rng(0), 400, (0.0, 0.6, -0.6))
 
-    better, worse = compare([a, b, c], simulation.GROUPS, samples=50)
+    better, worse = compare_matches([a, b, c], simulation.GROUPS, samples=50)
 
     assert better.figures["AP"].verdict == "better"
     assert worse.figures["AP"].verdict == "worse"
     assert better.figures["AP"].before == worse.figures["AP"].before
-    moved = better.moved_most(3)
+    moved = better.largest_changes(3)
     sizes = [abs(better.classes[index].difference) for index in moved]
     assert sizes == sorted(sizes, reverse=True)
     assert all(better.classes[index].low is not None for index in moved)
@@ -107,7 +109,7 @@ def test_a_better_run_is_better_and_the_first_is_compared_with_each(simulation):
 def test_classes_of_few_images_have_no_interval(simulation):
     runs = simulation.simulate(np.random.default_rng(0), 100)  # rare classes have one image on average
 
-    (found,) = compare(runs, simulation.GROUPS, samples=20)
+    (found,) = compare_matches(runs, simulation.GROUPS, samples=20)
 
     assert found.classes[0].low is not None
     assert found.classes[-1].low is None

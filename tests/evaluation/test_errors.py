@@ -6,8 +6,14 @@ import numpy as np
 import pytest
 from hotcoco import COCOeval
 
-from tailseg.evaluation.detections import areas_of, best_of_each_image, counting, match_results, read_found
-from tailseg.evaluation.errors import KINDS, error_kinds
+from tailseg.evaluation.detections import (
+    get_areas,
+    match_results,
+    read_detections,
+    select_best_of_each_image,
+    select_counting,
+)
+from tailseg.evaluation.errors import KINDS, sort_errors
 from tailseg.evaluation.ground_truth import read_ground_truth
 from tailseg.evaluation.matches import FALSE
 
@@ -17,12 +23,12 @@ SHORT |= {"background": "Bkg", "missed": "Miss"}
 
 def tide(truth, found, rows, iou_type):
     """hotcoco's counts and costs; it is told the same detections, with the same areas."""
-    rows = counting(found, truth, rows, iou_type)
+    rows = select_counting(found, truth, rows, iou_type)
     boxes = found.boxes[rows] if iou_type == "bbox" else np.zeros((len(rows), 4))
     table = np.column_stack([found.image_ids[rows], boxes, found.scores[rows], found.category_ids[rows]])
     masks = found.masks(rows) if iou_type == "segm" else None
     detections = truth.coco.load_res(table, segmentation=masks)
-    detections.update_anns(ids=np.arange(1, len(rows) + 1), area=areas_of(found, iou_type)[rows])
+    detections.update_anns(ids=np.arange(1, len(rows) + 1), area=get_areas(found, iou_type)[rows])
     engine = COCOeval(truth.coco, detections.cap_detections_per_image(None), iou_type, lvis_style=True)
     engine.evaluate()
     engine.accumulate()
@@ -32,11 +38,11 @@ def tide(truth, found, rows, iou_type):
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
 def test_counts_and_costs_equal_hotcocos(case, iou_type):
     truth = read_ground_truth(case.truth, masks=True)
-    found = read_found(case.results, truth, ("bbox", "segm"))
-    rows = best_of_each_image(found, truth, 300)
+    found = read_detections(case.results, truth, ("bbox", "segm"))
+    rows = select_best_of_each_image(found, truth, 300)
     matches = match_results(truth, found, rows, iou_type)
 
-    errors = error_kinds(truth, found, matches, iou_type)
+    errors = sort_errors(truth, found, matches, iou_type)
 
     theirs, ours = tide(truth, found, rows, iou_type), errors.parts["all"]
     assert ours.counts == {kind: theirs["counts"][SHORT[kind]] for kind in KINDS}
@@ -50,10 +56,10 @@ def test_counts_and_costs_equal_hotcocos(case, iou_type):
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
 def test_groups_add_up_and_every_false_positive_has_one_kind(case, iou_type):
     truth = read_ground_truth(case.truth, masks=True)
-    found = read_found(case.results, truth, ("bbox", "segm"))
-    matches = match_results(truth, found, best_of_each_image(found, truth, 300), iou_type)
+    found = read_detections(case.results, truth, ("bbox", "segm"))
+    matches = match_results(truth, found, select_best_of_each_image(found, truth, 300), iou_type)
 
-    errors = error_kinds(truth, found, matches, iou_type)
+    errors = sort_errors(truth, found, matches, iou_type)
 
     whole = errors.parts["all"]
     for kind in KINDS:
@@ -87,9 +93,9 @@ def scene(tmp_path, negative=(1, 2, 3), not_exhaustive=()):
 
 def errors_of(truth, *found):
     records = [{"image_id": 1, "category_id": category, "bbox": box, "score": score} for category, box, score in found]
-    results = read_found(records, truth, ("bbox",))
-    matches = match_results(truth, results, best_of_each_image(results, truth, 300), "bbox")
-    return error_kinds(truth, results, matches, "bbox")
+    results = read_detections(records, truth, ("bbox",))
+    matches = match_results(truth, results, select_best_of_each_image(results, truth, 300), "bbox")
+    return sort_errors(truth, results, matches, "bbox")
 
 
 def moved(box, by):
@@ -134,8 +140,8 @@ def test_a_class_without_a_detection_costs_what_it_takes_from_the_mean(tmp_path)
 
     assert [missed[part].cost["missed"] for part in ("all", "r")] == pytest.approx([0.5, 0])
     assert missed["f"].cost["missed"] is None
-    results = read_found([{"image_id": 1, "category_id": 1, "bbox": ANT, "score": 0.9}], truth, ("bbox",))
-    theirs = tide(truth, results, best_of_each_image(results, truth, 300), "bbox")
+    results = read_detections([{"image_id": 1, "category_id": 1, "bbox": ANT, "score": 0.9}], truth, ("bbox",))
+    theirs = tide(truth, results, select_best_of_each_image(results, truth, 300), "bbox")
     assert (theirs["delta_ap"]["Miss"], theirs["ap_base"]) == pytest.approx((0, 0.5))
 
 

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from tailseg.evaluation import evaluate
-from tailseg.evaluation.detections import read_found
+from tailseg.evaluation.detections import read_detections
 from tailseg.evaluation.ground_truth import read_ground_truth
 
 NAMES = ("4.jpg", "1.jpg", "3.jpg", "2.jpg")
@@ -86,7 +86,7 @@ CLASH = "the image_id of 3 of 4 records are ids of"
         (found((1, 2, 3, 4), NAMES), ("a.jpg", "b.jpg", "c.jpg", "d.jpg"), "4 of 4 records is that of no image of"),
         (found((9, 8, 7, 6), ("set/a/1.jpg", "b/1.jpg", "c/1.jpg", "1.jpg")), ("a\\1.jpg", *ONES), ""),
         (found((9, 8, 7, 6), NAMES), FOLDERS, ""),
-        (found((9, 8, 7, 6), ("p/4.jpg", "p/1.jpg", "3.jpg", "2.jpg")), FOLDERS, "2 names in the results lie in other"),
+        (found((9, 8, 7, 6), ("p/4.jpg", "p/1.jpg", "3.jpg", "2.jpg")), FOLDERS, "2 names in the results have other"),
         (found((4, 1, 3, 2)), ZEROS, CLASH),
         (found(("000004", "000001.png", "000003", "000002")), ZEROS, ""),
     ],
@@ -161,7 +161,10 @@ PIECE = [record | {"image_id": 1 + row % 4} for row, record in enumerate(found(r
         ({"image_id": 99}, "the image_id of 2 of 6,402 records is not in .* \\(99 ..\\): were they made for another"),
         ({"image_id": "x"}, "'image_id' of record 6400 should be a whole number, got 'x' \\(2 of 6,402 records are wr"),
         ({"score": None}, "'score' of record 6400 should be a finite number, got None \\(2 of 6,402 records are wrong"),
-        ({"category_id": 5}, "the category_id of 2 of 6,402 records is not in .* \\(5 ..\\): the file's own"),
+        (
+            {"category_id": 5},
+            "the category_id of 2 of 6,402 records is not in .* \\(5 ..\\): use the category ids of that file",
+        ),
     ],
 )
 @pytest.mark.parametrize("first", [False, True])
@@ -182,7 +185,7 @@ def test_messages_count_the_whole_file(tmp_path, last, message, first):
         (found((9, 8, 7, 6), ("p/1.jpg", "q/1.jpg", "3.jpg", "2.jpg")), NAMES, r"file_name of 2 of 4 .*p/1.jpg, q/1.j"),
         (found((9, 8, 7, 6), ("1.jpg", "1.jpg", "2.jpg", "2.jpg")), ("a/1.jpg", "b/1.jpg", "2.jpg", "3.jpg"), "2 of 4"),
         (found((1, 2, 3, 77)), NAMES, r"image_id of 1 of 4 records is not in .*\(77 ..\): were they"),
-        (found((1, 2, 3, True)), NAMES, r"got True \(1 of 4 records are wrong\)$"),
+        (found((1, 2, 3, True)), NAMES, r"got True \(1 of 4 records is wrong\)$"),
         (found(("p/1.jpg", 2, 3, 4)), ("1.jpg", "b", "c", "d"), r"\(p/1.jpg ..\): were they"),
         (
             found(("1.jpg", "x/1.jpg", "b/3", "2")),
@@ -202,9 +205,11 @@ def test_ids_without_names_are_read_once(tmp_path, monkeypatch):
     """The usual case has no pass of its own over the file."""
     (tmp_path / "truth.json").write_text(json.dumps(truth(("0001.jpg", "0002.jpg", "0003.jpg", "0004.jpg"))))
     (tmp_path / "results.json").write_text(json.dumps(found((1, 2, 3, 4))))
-    monkeypatch.setattr("tailseg.evaluation.detections.survey", lambda *_: pytest.fail("read twice"))
+    monkeypatch.setattr("tailseg.evaluation.detections.count_references", lambda *_: pytest.fail("read twice"))
 
-    read = read_found(tmp_path / "results.json", read_ground_truth(tmp_path / "truth.json", masks=False), ("bbox",))
+    read = read_detections(
+        tmp_path / "results.json", read_ground_truth(tmp_path / "truth.json", masks=False), ("bbox",)
+    )
 
     assert read.image_ids.tolist() == [1, 2, 3, 4]
 
@@ -213,7 +218,9 @@ def test_a_clash_in_a_file_without_objects_is_said(score):
     figure, notes = score(found((4, 1, 3, 2)), {**truth(), "annotations": []})
 
     assert figure is None
-    assert any("taken as ids; 0 of 4 detections lie on an object so, 0 the other way" in note for note in notes)
+    assert any(
+        "taken as ids; 0 of 4 detections lie on an object in this way, 0 in the other way" in note for note in notes
+    )
 
 
 def test_no_records_mean_no_image(score):

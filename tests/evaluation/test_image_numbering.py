@@ -120,7 +120,9 @@ def test_right_ids_and_bad_detectors_are_not_suspected(moved: int, data: Record,
 
 
 @pytest.mark.parametrize("iou_types", [("bbox",), ("segm",)])
-@pytest.mark.parametrize(("shift", "words"), [(1, "1 is taken off each image id"), (-1, "1 is added to each image id")])
+@pytest.mark.parametrize(
+    ("shift", "words"), [(1, "1 is subtracted from each image id"), (-1, "1 is added to each image id")]
+)
 def test_ids_shifted_by_one_are_told(shift: int, words: str, iou_types: Any, data: Record, write: Write) -> None:
     """All shifted ids are known where nothing is found in the last image, or the first."""
     results = results_of(data)

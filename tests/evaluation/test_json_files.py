@@ -83,7 +83,7 @@ def test_what_is_no_list_is_not_searched_for_objects(tmp_path, monkeypatch):
     path = tmp_path / "model.pth"
     path.write_bytes(b"PK\xff" + bytes(10_000))
     searched = []
-    monkeypatch.setattr(json_files, "_last_cut", searched.append)
+    monkeypatch.setattr(json_files, "_find_last_cut", searched.append)
 
     with pytest.raises(ValueError, match=r"model.pth cannot be read as JSON"):
         list(read_records(path))

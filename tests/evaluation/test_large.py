@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tailseg.evaluation.detections import best_of_each_image, read_found
+from tailseg.evaluation.detections import read_detections, select_best_of_each_image
 from tailseg.evaluation.engines import ENGINES
 from tailseg.evaluation.ground_truth import read_ground_truth
 
@@ -20,8 +20,8 @@ def test_equals_lvis_api_on_5000_images(files, iou_type):
     """Three minutes and some gigabytes for each."""
     pytest.importorskip("lvis")
     truth = read_ground_truth(files.truth, masks=iou_type == "segm")
-    found = read_found(files.results, truth, (iou_type,))
-    rows = best_of_each_image(found, truth, 300)
+    found = read_detections(files.results, truth, (iou_type,))
+    rows = select_best_of_each_image(found, truth, 300)
     ours, theirs = (ENGINES[name](truth, found, rows, iou_type) for name in ("tailseg", "lvis-api"))
     assert (ours[0] > 0).mean() > 0.05, "a test on hopeless results would show little"
     for mine, reference in zip(ours, theirs, strict=True):

@@ -7,17 +7,23 @@ import pytest
 from hotcoco import mask as run_lengths
 
 from tailseg.evaluation import overlaps
-from tailseg.evaluation.detections import best_of_each_image, candidates, counting, match_results, read_found
+from tailseg.evaluation.detections import (
+    find_candidates,
+    match_results,
+    read_detections,
+    select_best_of_each_image,
+    select_counting,
+)
 from tailseg.evaluation.ground_truth import read_ground_truth
-from tailseg.evaluation.matches import FALSE, FOUND, LEFT_ALONE, best_first, order_of_match
+from tailseg.evaluation.matches import FALSE, FOUND, LEFT_ALONE, sort_best_first, sort_for_matching
 from tailseg.evaluation.overlaps import LEAST, Pairs
-from tailseg.evaluation.precision import objects_needed, precision_curve, precision_curves
+from tailseg.evaluation.precision import compute_precision_curve, compute_precision_curves, count_objects_needed
 
 
 @pytest.fixture(scope="module")
 def read(case):
     truth = read_ground_truth(case.truth, masks=True)
-    return truth, read_found(case.results, truth, ("bbox", "segm"))
+    return truth, read_detections(case.results, truth, ("bbox", "segm"))
 
 
 @pytest.mark.parametrize("decimals", [1, 17])
@@ -27,18 +33,18 @@ def test_orders_are_those_of_a_stable_sort(decimals, size):
     scores = np.where(rng.random(size) < 0.1, -0.0, rng.random(size)).round(decimals)
     classes, images = rng.integers(0, 70_000, size), rng.integers(0, 40, size)
 
-    np.testing.assert_array_equal(best_first(scores), np.argsort(-scores, kind="stable"))
+    np.testing.assert_array_equal(sort_best_first(scores), np.argsort(-scores, kind="stable"))
     for few in (classes % 7, classes):
-        np.testing.assert_array_equal(order_of_match(few, images, scores), np.lexsort((images, -scores, few)))
+        np.testing.assert_array_equal(sort_for_matching(few, images, scores), np.lexsort((images, -scores, few)))
 
 
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
 def test_those_of_lower_score_can_be_left_out_after_the_matching(read, iou_type):
     truth, found = read
-    capped = best_of_each_image(found, truth, 40)
+    capped = select_best_of_each_image(found, truth, 40)
     whole = match_results(truth, found, np.arange(len(found)), iou_type, around=True)
 
-    some, alone = whole.only(capped), match_results(truth, found, capped, iou_type, around=True)
+    some, alone = whole.select(capped), match_results(truth, found, capped, iou_type, around=True)
 
     assert len(alone) < 0.8 * len(whole)
     for field in fields(alone):
@@ -59,8 +65,8 @@ def test_overlaps_are_hotcocos(read, monkeypatch, iou_type, block):
     monkeypatch.setattr(overlaps, "BLOCK", block)
     truth.objects.crowds[::5] = True
     try:
-        rows = counting(found, truth, np.flatnonzero(np.isin(found.image_ids, truth.image_ids[:20])), iou_type)
-        near = candidates(truth, found, rows, iou_type, around=True)
+        rows = select_counting(found, truth, np.flatnonzero(np.isin(found.image_ids, truth.image_ids[:20])), iou_type)
+        near = find_candidates(truth, found, rows, iou_type, around=True)
         expected = []
         for image in range(20):
             mine = np.flatnonzero(near.images == image)
@@ -89,10 +95,10 @@ def test_curves_of_all_classes_at_once_are_those_of_each():
         places = np.flatnonzero((classes == index) & (states == FOUND))
         states[places[count:]] = FALSE
 
-    curves, recall = precision_curves(classes, states, num_objects, objects_needed(num_objects))
+    curves, recall = compute_precision_curves(classes, states, num_objects, count_objects_needed(num_objects))
 
     for index in np.flatnonzero(num_objects).tolist():
-        curve, last = precision_curve(states[classes == index], int(num_objects[index]))
+        curve, last = compute_precision_curve(states[classes == index], int(num_objects[index]))
         np.testing.assert_array_equal(curves[index], curve)
         assert recall[index] == last
         assert curves[index].mean() == curve.mean()

@@ -46,7 +46,7 @@ def renumbered(results, meaning):
 
 @pytest.mark.parametrize("lvis", [False, True])
 @pytest.mark.parametrize("iou_types", [("bbox",), ("segm",)])
-@pytest.mark.parametrize(("shift", "words"), [(1, "1 is taken off each"), (-1, "1 is added to each")])
+@pytest.mark.parametrize(("shift", "words"), [(1, "1 is subtracted from each"), (-1, "1 is added to each")])
 def test_ids_shifted_by_one_are_told_with_the_ap50_that_they_should_have(whole, score, shift, words, iou_types, lvis):
     """The last class was never predicted, so that every id is known."""
     data = whole.data
@@ -94,7 +94,7 @@ def test_names_in_the_results_are_followed(whole, score):
     ]
     (note,), _ = score(whole.data, results)
 
-    assert "if category_name is followed" in note
+    assert "if category_name is used" in note
 
 
 def test_the_error_about_unknown_ids_says_which_numbering_fits(whole, score):
@@ -103,7 +103,7 @@ def test_the_error_about_unknown_ids_says_which_numbering_fits(whole, score):
 
     with pytest.raises(
         ValueError,
-        match=rf"category_id of .* records is not in .*; every id fits if 1 is taken off .* is then {100 * right:.1f}",
+        match=rf"category_id of .* records is not in .*; every id fits if 1 is subtracted from .* is then {100 * right:.1f}",
     ):
         score(whole.data, shifted)
 
@@ -125,4 +125,4 @@ def test_the_note_is_in_the_analysis_too(whole, tmp_path):
 
     notes = analyze(path, {"bbox": kept, "segm": kept}).metrics.notes
 
-    assert len([note for note in notes if "1 is taken off" in note]) == 1
+    assert len([note for note in notes if "1 is subtracted from" in note]) == 1

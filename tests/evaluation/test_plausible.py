@@ -84,7 +84,7 @@ CASES: dict[str, tuple[Callable[[Record], None], str]] = {
     "percent": (score(lambda value: 100 * value), "scores reach from 77 to 100, expected 0 to 1 (are they percent?)"),
     "logits": (score(lambda value: 9 * value - 8), "scores reach from -1.07 to 1, expected 0 to 1"),
     "one score": (score(lambda _: 1.0), "all 24 scores are 1: AP then depends on the order"),
-    "run lengths without their end": (short, "24 of 24 masks that were looked at have run lengths that end before"),
+    "run lengths without their end": (short, "24 of 24 masks that were checked have run lengths that end before"),
     "names of other classes": (
         lambda record: record.update(category_name={1: "dog", 2: "cat"}[record["category_id"]]),
         "2 classes have another name in the results",
@@ -116,7 +116,9 @@ def test_a_few_scores_in_percent_are_counted(truth: Path) -> None:
     for record in records[4:7]:
         record["score"] *= 100
     (note,) = evaluate(truth, records).notes
-    assert note.startswith("3 of 24 scores are not within 0..1 (record 4 has 96): scores reach from 0.77 to 96, expec")
+    assert note.startswith(
+        "3 of 24 scores are not between 0 and 1 (record 4 has 96): scores reach from 0.77 to 96, expec"
+    )
     assert "percent" not in note
 
 
@@ -246,7 +248,7 @@ def images_of(count: int, objects: int = 1, *, lvis: bool = False) -> Record:
     }
 
 
-def boxes_of(content: Record) -> list[Record]:
+def get_mask_boxes(content: Record) -> list[Record]:
     keys = "image_id", "category_id", "bbox"
     return [{key: each[key] for key in keys} | {"score": 1 / each["id"]} for each in content["annotations"]]
 
@@ -266,7 +268,7 @@ def test_images_that_were_not_tested_are_told(images: int, tested: int, said: st
     truth, file = tmp_path / "truth.json", tmp_path / "results.json"
     content = images_of(images)
     truth.write_text(json.dumps(content))
-    results = [record for record in boxes_of(content) if record["image_id"] <= tested]
+    results = [record for record in get_mask_boxes(content) if record["image_id"] <= tested]
     file.write_text(json.dumps(results))
     notes = evaluate(truth, file, iou_types=("bbox",)).notes
     assert [note.startswith(f"{said}{file}: were only some") for note in notes] == [True] * bool(said)
@@ -293,9 +295,9 @@ def test_more_objects_than_detections_count_are_told(lvis: bool, objects: int, s
     path = tmp_path / "truth.json"
     content = images_of(2, objects, lvis=lvis)
     path.write_text(json.dumps(content))
-    notes = evaluate(path, boxes_of(content), iou_types=("bbox",)).notes
+    notes = evaluate(path, get_mask_boxes(content), iou_types=("bbox",)).notes
     assert [note.startswith(said) for note in notes] == [True] * bool(said)
     most = 301 if lvis else 103
     assert all(note.endswith(f"tailseg eval with --max-detections {most} counts as many") for note in notes)
     for cap in (10, most):
-        assert evaluate(path, boxes_of(content), iou_types=("bbox",), max_detections=cap).notes == ()
+        assert evaluate(path, get_mask_boxes(content), iou_types=("bbox",), max_detections=cap).notes == ()

@@ -99,7 +99,7 @@ def test_a_crowd_under_lvis_rules_gives_one_number(folder, tmp_path):
     scores = {engine: one["scores"]["bbox"]["AP"] for engine, one in found.items()}
     assert scores == dict.fromkeys(found, scores["tailseg"])
     assert scores["tailseg"] == pytest.approx(1)
-    assert "lvis-api knows no crowds" in found["lvis-api"]["notes"][0]
+    assert "lvis-api has no crowds" in found["lvis-api"]["notes"][0]
 
 
 def test_a_class_that_only_the_training_file_knows_plays_no_part(folder, tmp_path):
@@ -110,4 +110,4 @@ def test_a_class_that_only_the_training_file_knows_plays_no_part(folder, tmp_pat
 
     found = json.loads((tmp_path / "metrics.json").read_text())
     assert found["scores"]["bbox"]["APr"] == pytest.approx(1)
-    assert "1 classes of " in found["notes"][0]
+    assert "1 class of " in found["notes"][0]

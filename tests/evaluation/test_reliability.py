@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from hotcoco import metrics as hotcoco
 
-from tailseg.evaluation.detections import best_of_each_image, match_results, read_found
+from tailseg.evaluation.detections import match_results, read_detections, select_best_of_each_image
 from tailseg.evaluation.ground_truth import read_ground_truth
 from tailseg.evaluation.matches import FOUND, LEFT_ALONE, Matches
 from tailseg.evaluation.overlaps import Pairs
-from tailseg.evaluation.reliability import reliability
+from tailseg.evaluation.reliability import compute_reliability
 
 NOTHING = np.zeros(0, dtype=np.int64)
 
@@ -37,7 +37,7 @@ def test_scores_are_held_against_precision_bin_by_bin():
         scores=[0.95, 0.95, 0.85, 0.85, 0.0], states=[FOUND, FOUND, FOUND, 0, 0], classes=[0, 0, 1, 1, 1]
     )
 
-    found = reliability(matches, ("r", "f"))
+    found = compute_reliability(matches, ("r", "f"))
 
     assert found["r"].expected_error == pytest.approx(0.05), "both found, scored 0.95"
     # (0.85, found), (0.85, not) and (0, not): 2/3 of 0.35, and nothing
@@ -53,7 +53,7 @@ def test_scores_are_held_against_precision_bin_by_bin():
 
 
 def test_detections_that_are_left_alone_do_not_count():
-    found = reliability(matches_of(scores=[0.5], states=[LEFT_ALONE], classes=[0]), ("r", "f"))
+    found = compute_reliability(matches_of(scores=[0.5], states=[LEFT_ALONE], classes=[0]), ("r", "f"))
 
     assert found["all"].count == 0
     assert found["all"].expected_error is None
@@ -61,16 +61,16 @@ def test_detections_that_are_left_alone_do_not_count():
 
 def test_scores_must_be_probabilities():
     with pytest.raises(ValueError, match=r"scores in \[0, 1\], got -2 \.\. 3"):
-        reliability(matches_of(scores=[3.0, -2.0], states=[0, 0], classes=[0, 0]), ("r", "f"))
+        compute_reliability(matches_of(scores=[3.0, -2.0], states=[0, 0], classes=[0, 0]), ("r", "f"))
 
 
 def test_the_expected_error_is_hotcocos(case):
     truth = read_ground_truth(case.truth, masks=False)
-    results = read_found(case.results, truth, ("bbox",))
-    matches = match_results(truth, results, best_of_each_image(results, truth, 300), "bbox")
+    results = read_detections(case.results, truth, ("bbox",))
+    matches = match_results(truth, results, select_best_of_each_image(results, truth, 300), "bbox")
     state = matches.states[0, 0]
     counts = state != LEFT_ALONE
 
     expected, _ = hotcoco.calibration_error(matches.scores[counts], (state == FOUND)[counts], 10)
 
-    assert reliability(matches, truth.class_groups)["all"].expected_error == pytest.approx(expected, abs=1e-12)
+    assert compute_reliability(matches, truth.class_groups)["all"].expected_error == pytest.approx(expected, abs=1e-12)

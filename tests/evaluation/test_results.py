@@ -8,7 +8,7 @@ import torch
 from pycocotools import mask as run_lengths
 
 from tailseg.evaluation import read_results, to_results
-from tailseg.evaluation.results import holds
+from tailseg.evaluation.results import find_iou_types
 from tailseg.structures import Detections
 
 MASK = {"size": [40, 60], "counts": b"0P[2"}
@@ -82,7 +82,7 @@ def test_empty_segmentations_hold_no_masks(tmp_path, segmentations, expected):
     path = tmp_path / "results.json"
     path.write_text(json.dumps([{"bbox": [0, 0, 1, 1], "segmentation": each} for each in segmentations]))
 
-    assert holds(path) == expected
+    assert find_iou_types(path) == expected
 
 
 def test_some_records_keep_their_masks_in_the_order_asked_for():
@@ -93,7 +93,7 @@ def test_some_records_keep_their_masks_in_the_order_asked_for():
     ]
 
     whole = read_results(records, keep=lambda part, _: part.image_ids != 2)
-    some = whole.only(np.array([4, 0]))
+    some = whole.select(np.array([4, 0]))
 
     assert some.image_ids.tolist() == [4, 0]
     assert some.boxes[:, 0].tolist() == [4, 0]

@@ -15,7 +15,7 @@ from tailseg.evaluation import evaluate
 
 RawDataset = dict[str, Any]
 Write = Callable[..., Path]
-NOTE = "1 classes with objects here were never shown in training (seven): they count in AP and are in no frequency "
+NOTE = "1 class with objects here has no object in the training set (seven): it counts in AP and is in no frequency "
 
 
 @pytest.fixture

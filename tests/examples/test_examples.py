@@ -1,5 +1,6 @@
 """The examples run, each as its docstring says; and torchvision's heads with a loss of ours are still torchvision's."""
 
+import dataclasses
 import importlib.util
 import os
 import subprocess
@@ -27,6 +28,7 @@ def load(name):
     """An example as a module, which does not run it."""
     spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for it
     spec.loader.exec_module(module)
     return module
 
@@ -74,6 +76,26 @@ def test_calibration_helps_the_rare_classes():
     assert rare[3] > rare[2]  # Gumbel
 
 
+# A loss of one's own.
+
+
+def test_a_loss_of_ones_own_is_its_formula_and_trains(data):
+    _, _, frequency = data
+    config = load("own_loss").config(epsilon=2.0, weight=0.5)
+    loss = config.build(frequency)
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(9, loss.num_logits, generator=generator, dtype=torch.float64).requires_grad_()
+    labels = torch.randint(0, loss.num_classes + 1, (9,), generator=generator)
+    p = logits.softmax(1)[torch.arange(9), labels]
+    value = loss(logits, labels)["loss_cls"]
+    torch.testing.assert_close(value, 0.5 * (-p.log() + 2 * (1 - p)).mean())
+    value.backward()
+    assert logits.grad.isfinite().all()
+    assert bool(loss.scores(logits).sum(1).max() <= 1) == loss.scores_are_exclusive
+    with pytest.raises(ValueError, match="loss.weight is above 0"):
+        dataclasses.replace(config, weight=0.0)
+
+
 # Every loss.
 
 
@@ -82,7 +104,7 @@ def data(tmp_path_factory):
     """The smallest draw's images and targets in torchvision's form, and its class frequencies."""
     annotations = read_dataset(generate(tmp_path_factory.mktemp("examples") / "data", preset="test") / "train.json")
     images, targets = torchvision_example.load(annotations)
-    return images, targets, ClassFrequency.of(annotations.frequency)
+    return images, targets, ClassFrequency.from_class_counts(annotations.frequency)
 
 
 class Pyramid(nn.Module):

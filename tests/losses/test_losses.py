@@ -155,7 +155,7 @@ def test_labels_out_of_range_are_refused(make, label):
 def test_shapes_and_types_that_disagree_are_refused(make):
     loss = make(5)
     wrong_width = torch.zeros(2, loss.num_logits + 1)
-    with pytest.raises(ValueError, match="5 classes wants logits"):
+    with pytest.raises(ValueError, match="5 classes expects logits"):
         loss(wrong_width, torch.tensor([0, 1]))
     # By `check`: forward's shapes are checked before it in tests alone.
     with pytest.raises(ValueError, match="labels \\[3\\]"):

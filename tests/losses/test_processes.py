@@ -105,7 +105,7 @@ def problems():
 
 def assert_parts_make_the_whole(parts, sizes, monkeypatch, rtol=1e-9):
     """Up to rounding; shares of processes are float32."""
-    monkeypatch.setattr(drop_loss, "draws", two_processes.without_chance(lambda: 0, [sum(sizes)]))
+    monkeypatch.setattr(drop_loss, "draw_uniform", two_processes.without_chance(lambda: 0, [sum(sizes)]))
     whole = two_processes.run(problems(), 0, [sum(sizes)])
     for name, (values, gradients, state) in whole.items():
         ours = [part[name] for part in parts]
@@ -141,7 +141,7 @@ def test_eight_parts_have_the_losses_of_the_whole(sizes, rtol, monkeypatch):
     threads, given = Threads(8), problems()
     with monkeypatch.context() as patch:
         patch.setattr(processes, "dist", threads)
-        patch.setattr(drop_loss, "draws", two_processes.without_chance(threads.get_rank, sizes))
+        patch.setattr(drop_loss, "draw_uniform", two_processes.without_chance(threads.get_rank, sizes))
         parts = threads.run(lambda rank: two_processes.run(given, rank, sizes))
     assert_parts_make_the_whole(parts, sizes, monkeypatch, rtol)
 

@@ -220,7 +220,7 @@ def test_labels_out_of_range_are_refused_and_leave_the_state_alone(config, label
 @every_loss
 def test_logits_of_the_wrong_width_are_refused(config):
     loss = config.build(long_tail(6))
-    with pytest.raises(ValueError, match="6 classes wants logits"):
+    with pytest.raises(ValueError, match="6 classes expects logits"):
         loss(torch.zeros(2, loss.num_logits + 1), torch.tensor([0, 1]))
 
 

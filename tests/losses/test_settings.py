@@ -99,3 +99,9 @@ def test_a_loss_of_ones_own_need_not_set_whether_its_scores_are_exclusive():
         Own(FREQUENCY, BaseLossConfig(init_bias=-1.0), extra_logits=1).init_bias(), torch.full((5,), -1.0)
     )
     assert SoftmaxCE.scores_are_exclusive
+
+
+def test_every_public_name_is_there():
+    assert sorted(losses.__all__) == sorted(set(losses.__all__))
+    for name in losses.__all__:
+        assert getattr(losses, name) is not None

@@ -49,7 +49,7 @@ if __name__ == "__main__":
     folder, this = Path(sys.argv[1]), int(sys.argv[2])
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=this, world_size=2)
     found, parts = pickle.loads((folder / "problems.pkl").read_bytes())
-    drop_loss.draws = without_chance(lambda: this, parts)
+    drop_loss.draw_uniform = without_chance(lambda: this, parts)
     torch.save(run(found, this, parts), folder / f"{this}.pt")
     dist.destroy_process_group()
     leave(0)

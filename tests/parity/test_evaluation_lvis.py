@@ -10,7 +10,7 @@ from hotcoco import COCO
 from hotcoco import mask as run_lengths
 
 from tailseg.evaluation import evaluate
-from tailseg.evaluation.detections import best_of_each_image, read_found
+from tailseg.evaluation.detections import read_detections, select_best_of_each_image
 from tailseg.evaluation.engines import ENGINES
 from tailseg.evaluation.ground_truth import read_ground_truth
 
@@ -133,8 +133,8 @@ def test_equals_lvis_api_in_every_figure(lvis, path, results):
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
 def test_equals_lvis_api_in_every_number_of_precision_and_recall(lvis, path, results, iou_type):
     truth = read_ground_truth(path, masks=True)
-    found = read_found(results, truth, ("bbox", "segm"))
-    rows = best_of_each_image(found, truth, 300)
+    found = read_detections(results, truth, ("bbox", "segm"))
+    rows = select_best_of_each_image(found, truth, 300)
 
     for ours, theirs in zip(
         *(ENGINES[name](truth, found, rows, iou_type) for name in ("tailseg", "lvis-api")), strict=True
@@ -166,7 +166,7 @@ def test_detections_and_objects_without_area_are_dropped_after_the_cap(lvis, tmp
 
     count = len(range(0, len(records), 9))
     assert metrics.notes == (
-        f"{len(range(0, len(objects), 11))} objects of zero area are not asked for, as in lvis-api",
+        f"{len(range(0, len(objects), 11))} objects of zero area are left out, as in lvis-api",
         f"{count} boxes without area: dropped, as lvis-api does",
         f"{count} masks without a pixel: dropped, as lvis-api does",
     )

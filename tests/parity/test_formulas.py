@@ -47,7 +47,7 @@ from tailseg.losses import (
     SigmoidCEConfig,
     SoftmaxCEConfig,
 )
-from tailseg.losses.drop_loss import draws
+from tailseg.losses.drop_loss import draw_uniform
 from tailseg.ops.boxes import decode_boxes, encode_boxes
 from tailseg.ops.masks import decode_mask, encode_mask, mask_area, mask_box, paste_bitmaps, paste_masks
 from tailseg.ops.matching import match
@@ -154,7 +154,7 @@ def loss_case(name, item, rng, folder):
         seed = int(rng.integers(2**31))
         if isinstance(config, DropLossConfig):
             torch.manual_seed(seed)
-            formula.uniform = (draws(num_regions, num_classes, torch.device("cpu")).double() + 2**15) / 2**16
+            formula.uniform = (draw_uniform(num_regions, num_classes, torch.device("cpu")).double() + 2**15) / 2**16
         torch.manual_seed(seed)
         ours, theirs = sum(loss(logits, labels).values()), formula(logits, labels)
         for part, value in (("value", ours), ("expected", theirs)):

@@ -8,12 +8,12 @@ from typing import Any
 from tailseg.annotations.types import Group
 from tailseg.evaluation import analyze
 from tailseg.evaluation.average_precision import MAX_DETECTIONS
-from tailseg.evaluation.detections import best_of_each_image, match_results, read_found
+from tailseg.evaluation.detections import match_results, read_detections, select_best_of_each_image
 from tailseg.evaluation.ground_truth import read_ground_truth
 from tailseg.evaluation.metrics import IouType
 from tailseg.recipes import get_recipe
-from tailseg.report.evidence import Evidence, evidence_of
-from tailseg.report.run import EvaluatedRun, what_overlaps
+from tailseg.report.evidence import Evidence, collect_evidence
+from tailseg.report.run import EvaluatedRun, find_kind
 from tailseg.structures import ClassFrequency
 
 ANT, BEE, GNU = 3, 7, 9
@@ -64,7 +64,7 @@ def evaluated(annotations, records, *, name, recipe="tiny_gumbel"):
     """A run that made these detections."""
     results = annotations.path.with_name(f"{name}.json")
     results.write_text(json.dumps(records))
-    kind = what_overlaps(results)
+    kind = find_kind(results)
     groups = {category.id: category.group for category in annotations.categories}
     return EvaluatedRun(
         name=name,
@@ -73,7 +73,7 @@ def evaluated(annotations, records, *, name, recipe="tiny_gumbel"):
         analysis=analyze(annotations.path, dict.fromkeys({"bbox", kind}, results), groups=groups),
         evidence=gather(annotations.path, results, kind=kind, groups=groups, least_score=0.3),
         annotations=annotations,
-        frequency=ClassFrequency.of(annotations.frequency),
+        frequency=ClassFrequency.from_class_counts(annotations.frequency),
         train=annotations,
         threshold=0.3,
     )
@@ -85,6 +85,6 @@ def gather(
     """The evidence of a results file, matched for the report alone."""
     both: tuple[IouType, ...] = ("bbox", "segm") if kind == "segm" else ("bbox",)  # boxes say where a picture is
     truth = read_ground_truth(annotations_json, masks=kind == "segm", groups=groups)
-    found = read_found(results, truth, both, least_score=least_score)
-    capped = best_of_each_image(found, truth, MAX_DETECTIONS[truth.protocol])
-    return evidence_of(truth, found, match_results(truth, found, capped, kind), kind=kind, least_score=least_score)
+    found = read_detections(results, truth, both, least_score=least_score)
+    capped = select_best_of_each_image(found, truth, MAX_DETECTIONS[truth.protocol])
+    return collect_evidence(truth, found, match_results(truth, found, capped, kind), kind=kind, least_score=least_score)

@@ -10,9 +10,9 @@ from PIL import Image, ImageStat
 from torchvision.io import encode_png, write_file
 
 from tailseg.annotations.read import read_dataset
-from tailseg.report.figures import outcomes
+from tailseg.report.figures import sort_outcomes
 from tailseg.report.gallery import PER_KIND, build_galleries
-from tailseg.report.thumbnails import box_outline, crop_around, outline, thumbnail_size
+from tailseg.report.thumbnails import compute_thumbnail_size, crop_around, trace_box, trace_outline
 
 from .squares import ANT, BEE, dataset, evaluated, record
 
@@ -51,7 +51,7 @@ def test_every_picture_is_of_its_own_image_in_whatever_order_the_file_lists_them
     run = evaluated(annotations, [record(1, ANT, 5, 5, 0.9), record(2, BEE, 2, 2, 0.8)], name="run")
     run = replace(run, train=train)
 
-    galleries = build_galleries([run], [outcomes(run.evidence, threshold=0.3)], room=100_000, longest=96)
+    galleries = build_galleries([run], [sort_outcomes(run.evidence, threshold=0.3)], room=100_000, longest=96)
 
     ants = grays(galleries.of[0])
     assert ants == {
@@ -66,7 +66,7 @@ def test_every_picture_is_of_its_own_image_in_whatever_order_the_file_lists_them
 def test_a_full_file_takes_the_rare_first_and_counts_what_it_leaves_out(read):
     annotations = read(dataset())
     run = evaluated(annotations, [record(2, BEE, 40, 25, 0.9), record(1, ANT, 5, 5, 0.9)], name="run")
-    results = [outcomes(run.evidence, threshold=0.3)]
+    results = [sort_outcomes(run.evidence, threshold=0.3)]
     everything = build_galleries([run], results, room=10**6, longest=96)
     little = build_galleries([run], results, room=1, longest=96)
     assert everything.left_out == 0
@@ -77,7 +77,7 @@ def test_a_full_file_takes_the_rare_first_and_counts_what_it_leaves_out(read):
 def test_no_kind_has_more_than_its_share(read):
     alarms = [record(1, ANT, x, 25, 0.9) for x in range(0, 40, 4)]
     run = evaluated(read(dataset()), alarms, name="run")
-    galleries = build_galleries([run], [outcomes(run.evidence, threshold=0.3)], room=10**6, longest=96)
+    galleries = build_galleries([run], [sort_outcomes(run.evidence, threshold=0.3)], room=10**6, longest=96)
     assert sum(item[0] == "false" for item in galleries.of[0]["items"]) == PER_KIND
 
 
@@ -96,19 +96,19 @@ def test_a_crop_surrounds_its_box_and_stays_in_the_image(box, crop):
 
 
 def test_thumbnails_are_never_enlarged():
-    assert thumbnail_size((0, 0, 200, 100), 96) == (96, 48)
-    assert thumbnail_size((0, 0, 60, 50), 96) == (60, 50)
+    assert compute_thumbnail_size((0, 0, 200, 100), 96) == (96, 48)
+    assert compute_thumbnail_size((0, 0, 60, 50), 96) == (60, 50)
 
 
 def test_outlines_are_in_half_pixels_of_the_thumbnail():
     mask = record(1, ANT, 8, 6, 0.9)["segmentation"]
     from pycocotools import mask as coco
 
-    path = outline(coco.frPyObjects(mask, 40, 60), (0, 0, 60, 40), 96)
+    path = trace_outline(coco.frPyObjects(mask, 40, 60), (0, 0, 60, 40), 96)
     assert path.startswith("M")
     assert path.endswith("z")
     x, y = map(int, path[1 : path.index("l")].split())
     assert abs(x - 16) <= 1
     assert abs(y - 12) <= 1
-    assert outline(coco.frPyObjects(mask, 40, 60), (30, 0, 60, 40), 96) == "", "nothing of it is in the crop"
-    assert box_outline((8, 6, 18, 16), (0, 0, 60, 40), 30) == "M8 6H18V16H8z", "the thumbnail has half the size"
+    assert trace_outline(coco.frPyObjects(mask, 40, 60), (30, 0, 60, 40), 96) == "", "nothing of it is in the crop"
+    assert trace_box((8, 6, 18, 16), (0, 0, 60, 40), 30) == "M8 6H18V16H8z", "the thumbnail has half the size"

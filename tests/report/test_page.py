@@ -11,7 +11,7 @@ import torch
 from torchvision.io import encode_jpeg, write_file
 
 from tailseg.report import page as page_module
-from tailseg.report.page import LARGEST_FILE, SCRIPT, thinned, write_report
+from tailseg.report.page import LARGEST_FILE, SCRIPT, thin_log, write_report
 from tailseg.report.run import check_comparable
 
 from .squares import ANT, BEE, GNU, dataset, evaluated, record
@@ -305,7 +305,7 @@ def test_the_file_is_no_larger_than_it_may_be(read, monkeypatch):
         assert full - less - 400 < len(text.encode()) <= full - less
         left = built[-1]
         assert left.left_out > 0
-        assert f"The file is full: {left.left_out} more pictures had no room." in text
+        assert f"The file is full: there was no room for {left.left_out} more pictures." in text
         assert left.shown == sum(len(gallery["pictures"]) for gallery in left.of.values()) < all_shown
         for gallery in left.of.values():
             assert {item[2] for item in gallery["items"]} == set(range(len(gallery["pictures"])))
@@ -331,8 +331,8 @@ def test_runs_on_different_data_are_not_compared(read):
 
 def test_a_long_log_is_averaged_to_few_points():
     lines = tuple({"kind": "train", "step": step, "loss": float(step % 2)} for step in range(1, 1001))
-    columns = thinned(lines, "train", points=100)
+    columns = thin_log(lines, "train", points=100)
     assert len(columns["step"]) == 100
     assert columns["step"][0] == 5.5
     assert columns["loss"] == [0.5] * 100
-    assert thinned(lines, "val") == {}
+    assert thin_log(lines, "val") == {}

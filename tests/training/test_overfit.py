@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tailseg.drawing import above, draw
+from tailseg.drawing import draw
 from tailseg.inference import Predictor
 from tailseg.recipes import Recipe
 from tailseg.recipes.custom import custom_small
@@ -71,6 +71,6 @@ def test_eight_photographs_are_learned_by_heart(shared: Path, tmp_path: Path) ->
     paths = [source / "images" / image["file_name"] for image in json.loads(file.read_text())["images"]]
     for info, found in predictor.predict(paths):
         photograph = Image.open(info.file).convert("RGB")
-        drawn = draw(photograph, above(found, 0.5), predictor.names, predictor.frequency.groups)
+        drawn = draw(photograph, found.above(0.5), predictor.names, predictor.frequency.groups)
         drawn.save(tmp_path / Path(info.file).name)
         assert (np.asarray(drawn) != np.asarray(photograph)).any(), "nothing was found to draw"

@@ -17,8 +17,10 @@ from tailseg.annotations.kinds import BITS
 from tailseg.annotations.problems import Problem
 from tailseg.annotations.ragged import Ragged, offsets_of
 from tailseg.annotations.types import (
+    LVIS_BOUNDS,
     ClassCounts,
     Group,
+    GroupBounds,
     ImageInfo,
     Orientation,
     Polygons,
@@ -185,6 +187,7 @@ class Annotations:
         listed_ids: ids of the categories in the order in which the file lists them.
         spelled: image and category ids that are written as text, as they are written: results keep the spelling.
         states_groups: whether the file states the frequency groups of its categories.
+        group_bounds: the bounds by which image counts make frequency groups where the file states none.
         orientation: how pictures are read that EXIF wants turned, where their annotated size allows both.
     """
 
@@ -206,6 +209,7 @@ class Annotations:
     listed_ids: tuple[int, ...] = ()
     spelled: tuple[dict[int, str], dict[int, str]] = ({}, {})
     states_groups: bool = False
+    group_bounds: GroupBounds = LVIS_BOUNDS
     orientation: Orientation = "shown"
 
     @property
@@ -303,6 +307,22 @@ def count_classes(objects: Objects, num_classes: int) -> tuple[Int64[np.ndarray,
     return image_counts, np.bincount(labels, minlength=num_classes), int(np.count_nonzero(np.bincount(images)))
 
 
+def with_group_bounds(annotations: Annotations, bounds: GroupBounds) -> Annotations:
+    """The annotations with frequency groups by other bounds: rare up to the first number of images, common up to the
+    second one, frequent above.
+
+    The images of each class in the training set decide (`Annotations.frequency`); groups that the file states do not.
+    """
+    groups = tuple(frequency_group(count, bounds) for count in annotations.frequency.image_counts.tolist())
+    return replace(
+        annotations,
+        categories=tuple(replace(c, group=group) for c, group in zip(annotations.categories, groups, strict=True)),
+        frequency=replace(annotations.frequency, groups=groups),
+        states_groups=False,
+        group_bounds=bounds,
+    )
+
+
 def scored_groups(annotations: Annotations) -> dict[int, Group]:
     """Category id -> frequency group, for APr, APc and APf.
 
@@ -311,7 +331,9 @@ def scored_groups(annotations: Annotations) -> dict[int, Group]:
     """
     categories, counts = annotations.categories, annotations.frequency.image_counts.tolist()
     pairs = list(zip(categories, counts, strict=True))
-    stated = annotations.states_groups or any(each.group != frequency_group(count) for each, count in pairs)
+    stated = annotations.states_groups or any(
+        category.group != frequency_group(count, annotations.group_bounds) for category, count in pairs
+    )
     return {category.id: category.group for category, count in pairs if stated or count}
 
 
@@ -324,9 +346,21 @@ def never_shown(train: Annotations, val: Annotations) -> list[str]:
     ]
 
 
-def count_frequency(objects: Objects, num_classes: int, groups: tuple[Group, ...] | None) -> ClassCounts:
-    """The objects' class frequencies; groups follow from the image counts unless given."""
+def count_frequency(
+    objects: Objects, num_classes: int, groups: tuple[Group, ...] | None, bounds: GroupBounds = LVIS_BOUNDS
+) -> ClassCounts:
+    """Counts in how many images each class occurs, and how many objects it has.
+
+    Args:
+        objects: the objects of a data set.
+        num_classes: the number of classes, C.
+        groups: the frequency groups that the file states; None derives them from the image counts.
+        bounds: the bounds of these groups.
+
+    Returns:
+        The counts and groups of the C classes.
+    """
     image_counts, instance_counts, num_images = count_classes(objects, num_classes)
     if groups is None:
-        groups = tuple(frequency_group(count) for count in image_counts.tolist())
+        groups = tuple(frequency_group(count, bounds) for count in image_counts.tolist())
     return ClassCounts(image_counts, instance_counts, num_images, groups)

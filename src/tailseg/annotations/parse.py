@@ -19,6 +19,7 @@ from tailseg.annotations.dataset import Contents, Objects
 from tailseg.annotations.image_files import candidate_names, is_safe_name
 from tailseg.annotations.json_file import (
     Sections,
+    Text,
     garbage_collector_paused,
     other_annotations,
     read_text,
@@ -45,26 +46,29 @@ FEWEST: Final = 3
 LARGEST_SIDE: Final = 2**31 - 1
 
 
-def parse(path: Path, *, key: str | None = None, find_size: FindSize | None = None) -> Contents:
+def parse(
+    path: Path, *, key: str | None = None, find_size: FindSize | None = None, content: bytes | None = None
+) -> Contents:
     """Read and pack an annotation file.
 
     Args:
         path: the file.
         key: SHA-256 of its content, if that is known.
         find_size: gives the sizes of images that the file lacks.
+        content: the file's content; None reads the file.
 
     Raises:
         DatasetError: it is no annotation file; the message says what it is.
     """
-    return parse_rows(path, key=key, find_size=find_size)[0]
+    return parse_rows(path, key=key, find_size=find_size, content=content)[0]
 
 
 @garbage_collector_paused()
 def parse_rows(
-    path: Path, *, key: str | None = None, find_size: FindSize | None = None
+    path: Path, *, key: str | None = None, find_size: FindSize | None = None, content: Text | None = None
 ) -> tuple[Contents, Sections, Columns]:
     """As `parse`; and the sections as they stand in the file, and the columns of its annotations, in its order."""
-    content = read_text(path)
+    content = read_text(path) if content is None else content
     key = key or hashlib.sha256(content).hexdigest()
     content = unpack(content, path)
     sections = split(content, path)

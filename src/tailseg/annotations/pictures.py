@@ -1,6 +1,7 @@
 """What the first bytes of an image file say: its format, size, EXIF orientation and bits."""
 
 import io
+import threading
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,9 +53,38 @@ def open_picture(file: str | Path | io.BytesIO, formats: tuple[str, ...] = FORMA
     """Opens an image of one of the formats, in silence: of a large one, or of strange tags, Pillow would warn."""
     from PIL import Image
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with without_warnings:
         return Image.open(file, formats=formats)
+
+
+class _Silence:
+    """A context within which no warning is shown, in no thread.
+
+    `warnings.catch_warnings` alone is not safe in threads: one thread would restore the filters that another one had
+    changed, and the process would stay silent. Here the last thread that leaves restores them.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._threads = 0
+        self._filters = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._threads == 0:
+                self._filters = warnings.catch_warnings()
+                self._filters.__enter__()
+                warnings.simplefilter("ignore")
+            self._threads += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._threads -= 1
+            if self._threads == 0:
+                self._filters.__exit__(None, None, None)
+
+
+without_warnings: Final = _Silence()
 
 
 def header_of(picture: "Image.Image") -> Header:

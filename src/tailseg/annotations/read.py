@@ -87,7 +87,29 @@ def open_file(
         other = "is a folder, not a file" if path.is_dir() else "is a pipe or a device, not a file"
         kind = other if path.exists() else "does not exist"
         raise DatasetError(f"{path} {kind}. Expected an annotation file in LVIS or COCO format (.json)")
-    contents = cached(path, parse)
+    return _open(
+        cached(path, parse), path, images=images, needs_sizes=needs_sizes, images_of=images_of, orientation=orientation
+    )
+
+
+def open_content(content: bytes, name: str) -> Annotations:
+    """Opens the JSON text of an annotation file that is in memory.
+
+    Raises:
+        DatasetError: the text is not JSON, or not in COCO format.
+    """
+    return _open(parse(Path(name), content=content), Path(name))
+
+
+def _open(
+    contents: Contents,
+    path: Path,
+    *,
+    images: str | Path | None = None,
+    needs_sizes: bool = False,
+    images_of: Path | None = None,
+    orientation: Orientation = "shown",
+) -> Annotations:
     finder = ImageFinder(images_of or path, Path(images) if images is not None else None, contents.names)
     if needs_sizes and any(problem.kind.name == "size_missing" for problem in contents.problems):
         try:
@@ -161,7 +183,7 @@ def _with_crowds_as_objects(problems: tuple[Problem, ...]) -> tuple[Problem, ...
 def _with_objects(annotations: Annotations, objects: Objects) -> Annotations:
     """The same images with other objects, counted again."""
     groups = annotations.frequency.groups if annotations.states_groups else None
-    frequency = count_frequency(objects, annotations.num_classes, groups)
+    frequency = count_frequency(objects, annotations.num_classes, groups, annotations.group_bounds)
     categories = tuple(replace(c, group=g) for c, g in zip(annotations.categories, frequency.groups, strict=True))
     return replace(annotations, objects=objects, frequency=frequency, categories=categories)
 

@@ -1,13 +1,19 @@
 """The small types that everybody names; nothing here imports torch."""
 
 from dataclasses import dataclass
-from typing import Literal, TypedDict
+from typing import Final, Literal, TypedDict
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
 Group = Literal["r", "c", "f"]
-"""LVIS frequency group: rare (1-10 training images), common (11-100), frequent (more than 100)."""
+"""Frequency group: rare, common or frequent. LVIS's bounds are 10 and 100 training images, see `frequency_group`."""
+
+GroupBounds = tuple[int, int]
+"""The most training images of a rare class and of a common class; a class with more images is frequent."""
+
+LVIS_BOUNDS: Final[GroupBounds] = (10, 100)
+"""LVIS's bounds: rare (1-10 training images), common (11-100), frequent (more than 100)."""
 
 Orientation = Literal["shown", "stored"]
 """Pictures whose EXIF says that they are to be turned: as viewers show them, or as their pixels are stored."""
@@ -68,8 +74,9 @@ class ClassCounts:
         return self.image_counts / max(self.num_images, 1)
 
 
-def frequency_group(image_count: int) -> Group:
-    """LVIS's group of a class seen in ``image_count`` training images (a class never seen counts as rare)."""
-    if image_count <= 10:
+def frequency_group(image_count: int, bounds: GroupBounds = LVIS_BOUNDS) -> Group:
+    """The group of a class seen in ``image_count`` training images (a class never seen counts as rare)."""
+    rare, common = bounds
+    if image_count <= rare:
         return "r"
-    return "c" if image_count <= 100 else "f"
+    return "c" if image_count <= common else "f"

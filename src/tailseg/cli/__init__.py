@@ -1,6 +1,6 @@
-"""The command line: `tailseg COMMAND ...`, one file a command.
+"""The command line: `tailseg COMMAND ...`, one file for each command.
 
-No command, and with it neither torch nor the model code, is imported before it is asked for: help comes at once.
+A command is imported when the user calls it. So help appears at once, without torch and without the model code.
 Exit codes: 0 done, 1 failed, 2 wrong usage.
 """
 
@@ -11,18 +11,18 @@ import sys
 from collections.abc import Sequence
 
 COMMANDS = {
-    "demo": "watch a small Mask R-CNN learn a long-tailed data set, about 5 minutes on two cores",
+    "demo": "train a small Mask R-CNN on a long-tailed data set, and look at it: 5 minutes on two cores",
     "train": "train a recipe, or train on your own COCO- or LVIS-format file",
-    "submit": "hand a training to a SLURM cluster (needs submitit)",
+    "submit": "submit a training to a SLURM cluster (needs submitit)",
     "test": "evaluate a run on its validation set: AP, and AP of rare, common, frequent classes",
-    "predict": "find objects in images: a results file and drawn pictures",
-    "eval": "score anybody's results file: AP by group, AP-fixed, error kinds, calibration",
-    "compare": "is one run better than another, or was it chance? intervals by a paired bootstrap",
-    "calibrate": "move a run's scores towards rare classes, without training, for predict",
-    "report": "one HTML file of a run, or of several side by side: every class, with pictures",
-    "serve": "the report on this machine, and predictions on images dropped on a page",
-    "convert": "use a checkpoint of mmdetection or torchvision here, or one of tailseg there",
-    "data": "look at a data set: counts, frequency groups, sizes, examples",
+    "predict": "detect objects in images: a results file and pictures",
+    "eval": "score a results file of any framework: AP by group, AP-fixed, errors, calibration",
+    "compare": "is a run better than another, or was it chance? intervals by a paired bootstrap",
+    "calibrate": "raise the scores of rare classes of a run, without training",
+    "report": "write one HTML page about a run, or about several runs: every class, with pictures",
+    "serve": "show the report in a browser, and detect objects in images that you drop on a page",
+    "convert": "convert checkpoints from mmdetection and torchvision, and to mmdetection",
+    "data": "show and check a data set: counts, frequency groups, sizes, examples",
     "recipes": "list the recipes",
 }
 
@@ -38,29 +38,30 @@ examples:
   tailseg demo                                       see it work
   tailseg data show my.json                          how long is the tail of my data?
   tailseg train my.json                              train on my data (a tenth of the images is held out)
+  tailseg train my.json --loss gol --groups 5 30     with another loss, and other bounds of rare and common
   tailseg train tiny_gumbel --optim.lr 0.02          train a recipe, with one setting changed
   tailseg test runs/tiny_gumbel                      AP, APr, APc, APf
   tailseg predict runs/tiny_gumbel photo.jpg folder  results.json and pictures
-  tailseg eval lvis_v1_val.json results.json         what does the tail really score?
+  tailseg eval lvis_v1_val.json results.json         what is the AP of the rare classes?
   tailseg compare runs/tiny_sigmoid runs/tiny_gumbel is the difference larger than chance?
-  tailseg report runs/tiny_gumbel                    what it finds and misses, class by class, in a browser
-  tailseg serve runs/tiny_gumbel                     drop images on a page, see what it finds
+  tailseg report runs/tiny_gumbel                    detections and misses of every class, in a browser
+  tailseg serve runs/tiny_gumbel                     drop images on a page, see the detections
   tailseg convert published.pth runs/published --recipe NAME --classes lvis_v1_train.json
 
-Every command explains itself: tailseg COMMAND --help. --debug (or TAILSEG_DEBUG=1) shows the stack trace of an error.
+`tailseg COMMAND --help` explains a command. --debug (or TAILSEG_DEBUG=1) shows the stack trace of an error.
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code, 1 where nobody reads the output any more, as behind ``| head``."""
+    """Runs one command and returns the exit code: 1 if the reader of the output is gone, as behind ``| head``."""
     try:
         code = _main(arguments)
         sys.stdout.flush()
     except BrokenPipeError:
         if not _nobody_reads():
             raise
-        # what is left to write would fail once more when Python ends
+        # otherwise the rest of the output would fail again when Python ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return code
@@ -72,7 +73,7 @@ def _nobody_reads() -> bool:
         waiting = select.poll()
         waiting.register(sys.stdout.fileno(), 0)
         return bool(waiting.poll(0))
-    except (AttributeError, OSError, ValueError):  # no poll on Windows, no number of a replaced stream
+    except (AttributeError, OSError, ValueError):  # Windows has no poll, and a replaced stream has no file number
         return False
 
 

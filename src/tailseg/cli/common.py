@@ -1,6 +1,8 @@
 """What the commands share: parsing, errors, recipes by name."""
 
+import contextlib
 import difflib
+import io
 import os
 import sys
 import warnings
@@ -13,6 +15,7 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
+from tailseg.cli.unknown_options import find_unknown_option, nearest_options, read_options
 from tailseg.ranges import SettingError, check_ranges, describe, ranges_of
 
 if TYPE_CHECKING:
@@ -26,28 +29,62 @@ class UsageError(Exception):
 
 
 def parse(options: type[T], arguments: Sequence[str], *, command: str, default: T | None = None) -> T:
-    """The options of ``tailseg command`` from its arguments; help and errors end the program as tyro does.
+    """Reads the options of ``tailseg command``; help, and errors of the parser, end the program.
 
     The class's docstring is the help, with its examples as written.
+
+    Args:
+        options: a frozen dataclass with a field for each option.
+        arguments: the arguments of the command, in this version's words or an earlier one's.
+        command: its name, for help and errors.
+        default: an object with the values of the options that are not given; None where the class has them all.
+
+    Returns:
+        An object of the class.
+
+    Raises:
+        UsageError: an option that the command does not have, or a number out of its range.
     """
     arguments = with_new_names(arguments)
-    with warnings.catch_warnings():
-        # A recipe of the user's own may hold a loss of the user's own: no member of LossConfig, but tyro reads it.
-        warnings.filterwarnings("ignore", message=".*does not match any type in Union")
-        parsed = tyro.cli(
+
+    def read(words: Sequence[str]) -> object:
+        return tyro.cli(
             options,
             prog=f"tailseg {command}",
             description=(options.__doc__ or "").strip(),
-            args=arguments,
+            args=words,
             config=(tyro.conf.AvoidSubcommands, tyro.conf.SuppressFixed),
             default=tyro.MISSING_NONPROP if default is None else default,
             registry=with_ranges(),
         )
+
+    with warnings.catch_warnings():
+        # A recipe of the user's own may hold a config of the user's own: tyro reads it though no annotation names it.
+        warnings.filterwarnings("ignore", message=".*does not match any type in Union")
+        try:
+            if {"-h", "--help"} & set(arguments):
+                read(arguments)
+            with contextlib.redirect_stderr(io.StringIO()):
+                parsed = read(arguments)
+        except SystemExit as stop:
+            if stop.code:
+                _require_known_options(arguments, read_options(lambda: read(["--help"])), command)
+                read(arguments)  # the error again, this time in the parser's words
+            raise
     try:
         check_ranges(parsed, ())
     except SettingError as error:
         raise UsageError(str(error)) from None
     return cast("T", parsed)
+
+
+def _require_known_options(arguments: Sequence[str], options: Sequence[str], command: str) -> None:
+    unknown = find_unknown_option(arguments, options)
+    if unknown is None:
+        return
+    nearest = nearest_options(unknown, options)
+    hint = f"did you mean {' or '.join(nearest)}?" if nearest else f"`tailseg {command} --help` lists the options"
+    raise UsageError(f"{unknown} is not an option of `tailseg {command}`; {hint}")
 
 
 def with_new_names(arguments: Sequence[str]) -> list[str]:
@@ -146,10 +183,34 @@ def find_recipe(name: str) -> "Recipe":
     """
     from tailseg.recipes import get_recipe
 
-    here = str(Path.cwd())
-    if ":" in name and here not in sys.path:
-        sys.path.insert(0, here)
+    if ":" in name:
+        import_from_working_directory()
     try:
         return get_recipe(name)
     except ValueError as error:
         raise UsageError(f"{error}. `tailseg recipes` lists the recipes") from error
+
+
+def import_from_working_directory() -> None:
+    """Lets Python find the user's own modules in the working directory."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+
+
+def find_own_code(recipe: str | None, modules: tuple[str, ...]) -> "tuple[Recipe | None, tuple[str, ...]]":
+    """Returns what opens a run with classes of the user's own: the arguments ``base`` and ``modules``.
+
+    Args:
+        recipe: ``module:function`` of the user's own recipe, or None.
+        modules: names of the user's own modules.
+
+    Returns:
+        The recipe, and the modules, which Python can import now.
+
+    Raises:
+        UsageError: there is no such recipe.
+    """
+    if modules:
+        import_from_working_directory()
+    return find_recipe(recipe) if recipe else None, modules

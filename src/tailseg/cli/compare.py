@@ -1,10 +1,10 @@
 """`tailseg compare`."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rich.markup import escape
@@ -12,14 +12,19 @@ from rich.markup import escape
 from tailseg.cli.common import UsageError, output, parse
 from tailseg.cli.file_kinds import COMPARISON
 from tailseg.cli.outputs import check
-from tailseg.cli.results import run_truth, steps, truth_and_groups, what_to_score
+from tailseg.cli.results import (
+    check_groups_option,
+    find_sources,
+    progress_bars,
+    read_validation_set,
+    rename_options,
+)
 from tailseg.files import Output, write_text
 from tailseg.ranges import Range
+from tailseg.words import count_noun
 
 if TYPE_CHECKING:
     from tailseg.annotations.dataset import Annotations
-    from tailseg.annotations.types import Group
-    from tailseg.evaluation.comparison import Comparison, Matched
     from tailseg.evaluation.ground_truth import GroundTruth
 
 
@@ -27,32 +32,36 @@ if TYPE_CHECKING:
 class Compare:
     """Is B better than A, or was it the luck of the images?
 
-    Each of B, C .. is compared with A by a paired bootstrap: images are drawn anew, the same ones for both, and every
-    figure is computed again. Prints the differences with their 95 % intervals and says which are larger than chance,
-    the classes that moved most, and the kinds of error before and after.
+    A paired bootstrap compares each of B, C .. with A: images are resampled, the same ones for both, and every figure
+    is computed again. The command prints the differences with their 95 % intervals and says which are larger than
+    chance. It also prints the classes whose AP changed most, and the kinds of error before and after.
 
-    A, B .. are folders of runs (their results.json, on the validation set of A), or results files with --truth.
+    A, B .. are folders of runs (their results.json, on the validation set of A), or results files with --annotations.
 
     examples:
       tailseg compare runs/tiny_sigmoid runs/tiny_gumbel
-      tailseg compare baseline.json ours.json theirs.json --truth lvis_v1_val.json
+      tailseg compare baseline.json ours.json theirs.json --annotations lvis_v1_val.json
       tailseg compare runs/a runs/b --only segm --samples 5000 --out compared.json
     """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="A B")]
     """Folders of runs, or results files."""
-    truth: Path | None = None
-    """The annotation file; the validation set of run A unless given."""
+    annotations: Path | None = None
+    """The annotation file; None uses the validation set of run A."""
     train: Path | None = None
-    """Annotation file of the training set, for the frequency groups where --truth does not state LVIS's."""
+    """Annotation file of the training set, for the frequency groups, unless an annotation file states the groups
+    (LVIS's "frequency")."""
+    groups: Annotated[tuple[int, int] | None, Range(ge=1, ascending=True)] = None
+    """Bounds of the frequency groups: 5 30 makes a class rare up to 5 training images, common up to 30 and frequent
+    above. They replace groups that a file states. None uses stated groups, else those of run A, else 10 100."""
     only: Literal["bbox", "segm"] | None = None
-    """Compare boxes or masks alone."""
+    """Compare only boxes or only masks."""
     samples: Annotated[int, Range(ge=2)] = 1000
-    """How often images are drawn anew."""
+    """How often the images are resampled."""
     seed: Annotated[int, Range(ge=0)] = 0
-    """Of the draws."""
+    """Seed of the samples."""
     classes: Annotated[int, Range(ge=0)] = 10
-    """How many of the classes that moved most are listed."""
+    """How many classes are listed, those with the largest change of AP."""
     out: Annotated[Path | None, Output("a JSON file")] = None
     """JSON file of all differences."""
     overwrite: bool = False
@@ -61,119 +70,90 @@ class Compare:
 
 def run(arguments: Sequence[str]) -> None:
     """Compare, print, write."""
-    options = parse(Compare, arguments, command="compare")
+    options = parse(Compare, rename_options(arguments, {"--truth": "--annotations"}), command="compare")
     if len(options.runs) < 2:
         raise UsageError("name at least two runs or results files: tailseg compare A B")
-    files = [results_file(path) for path in options.runs]
+    files = [find_results(path) for path in options.runs]
     if options.out:
         instead = "name another file (--out)"
         check(options, {options.out: COMPARISON}, instead=instead, inputs=files, overwrite=options.overwrite)
-    source, groups = find_truth(options)
-    from tailseg.evaluation.comparison import compare, match_runs
-    from tailseg.evaluation.ground_truth import read_ground_truth
-    from tailseg.evaluation.tables import comparison_tables
+    from tailseg.evaluation.comparison import compare_runs
 
-    sources = [what_to_score([file], options.only) for file in files]
-    with_masks = all("segm" in source for source in sources)
-    truth = read_ground_truth(source, masks=with_masks, groups=groups or None)
-    written: dict[str, Any] = {}
-    with steps() as step:
-        matched = match_runs(truth, sources, step=step)
-        found = {
-            iou_type: compare(
-                [one.matches for one in runs],
-                truth.class_groups,
-                samples=options.samples,
-                seed=options.seed,
-                progress=lambda done, total, iou_type=iou_type: step(f"resampling {iou_type}", done, total),
-            )
-            for iou_type, runs in matched.items()
-        }
-    for note in dict.fromkeys(note for runs in matched.values() for one in runs for note in one.notes):
+    sources = [find_sources([file], options.only) for file in files]
+    truth = read_truth_of(options, masks=all("segm" in source for source in sources))
+    with progress_bars() as step:
+        comparisons = compare_runs(truth, sources, samples=options.samples, seed=options.seed, step=step)
+    for note in comparisons[0].notes:
         output().print(f"note: {note}", markup=False, soft_wrap=True)
-    for index, other in enumerate(options.runs[1:], start=1):
+    for other, comparison in zip(options.runs[1:], comparisons, strict=True):
         names = (f"[bold]{escape(str(run))}[/]" for run in (options.runs[0], other))
-        output().print(f"{' -> '.join(names)}: {len(truth.sizes):,} images")
-        for iou_type, comparisons in found.items():
-            errors = matched[iou_type][0].errors, matched[iou_type][index].errors
-            for part in comparison_tables(comparisons[index - 1], errors, truth, iou_type, options.classes):
-                output().print(part)
-        written[str(other)] = {
-            iou_type: as_json(comparisons[index - 1], matched[iou_type], index, truth)
-            for iou_type, comparisons in found.items()
-        }
+        output().print(f"{' -> '.join(names)}: {count_noun(len(truth.sizes), 'image')}")
+        for table in comparison.tables(options.classes):
+            output().print(table)
     if options.out:
-        write_text(options.out, json.dumps({"before": str(options.runs[0]), "after": written}, indent=1))
+        after = {str(run): entry.to_dict() for run, entry in zip(options.runs[1:], comparisons, strict=True)}
+        write_text(options.out, json.dumps({"before": str(options.runs[0]), "after": after}, indent=1))
         output().print(escape(f"Written: {options.out}"))
 
 
-def results_file(path: Path) -> Path:
+def find_results(path: Path) -> Path:
     """The results file of a run's folder, or the file itself.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no results file.
     """
     file = path / "results.json" if path.is_dir() else path
     if not file.is_file():
         raise UsageError(f"no results in {path}: expected a results file, or a run's folder after `tailseg test`")
-    from tailseg.evaluation.json_files import beginning
+    from tailseg.evaluation.json_files import read_beginning
 
-    if beginning(file).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
+    if read_beginning(file).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
         raise UsageError(
-            f"{file} is no results file, for it holds no list of records: is it the annotation file? Name that with "
-            "--truth, and results files or runs alone before the options"
+            f"{file} is not a results file, because it does not hold a list of records. Is it the annotation file? "
+            "Name the annotation file with --annotations, and only results files or runs before the options"
         )
     return file
 
 
-def find_truth(options: Compare) -> "tuple[Path | Annotations, Mapping[int, Group] | None]":
-    """The annotation file as given, or what the first run was validated on; and the groups of its classes.
+def read_truth_of(options: Compare, *, masks: bool) -> "GroundTruth":
+    """Reads the annotation file that the options name, or the validation set of the first run.
 
     Raises:
-        UsageError: A is a file, and nothing is given; or another run has another validation set.
+        UsageError: A is a file and no annotation file is named; or the runs have different validation sets.
     """
-    if options.truth:
-        truth, groups, notes = truth_and_groups(options.truth, options.train)
-        for note in notes:
-            output().print(escape(note))
-        return truth, groups
+    if options.annotations:
+        check_groups_option(options.groups, options.train)
+        from tailseg.evaluation.sources import open_annotations, read_truth
+
+        opened = open_annotations(options.annotations)
+        return read_truth(opened, masks=masks, train=options.train, groups=options.groups)
     if not options.runs[0].is_dir():
-        raise UsageError(f"{options.runs[0]} is a results file: name its annotation file with --truth")
-    truth, groups, note = run_truth(options.runs[0])
+        raise UsageError(f"{options.runs[0]} is a results file: name its annotation file with --annotations")
+    from tailseg.evaluation.ground_truth import read_ground_truth
+
+    annotations, groups, note = read_validation_set(options.runs[0], options.groups)
     if note:
         output().print(f"note: {note}", markup=False, soft_wrap=True)
     for other in options.runs[1:]:
         if other.is_dir():
-            check_same_truth(other, truth, options.runs[0])
-    return truth, groups
+            check_same_annotations(other, annotations, options.runs[0])
+    return read_ground_truth(annotations, masks=masks, groups=groups or None)
 
 
-def check_same_truth(other: Path, truth: "Annotations", first: Path) -> None:
-    """Raises UsageError if a run was validated on another file, where the same ids may be those of other images."""
+def check_same_annotations(other: Path, annotations: "Annotations", first: Path) -> None:
+    """Raises UsageError if a run was validated on another file, where the same ids may mean other images.
+
+    Args:
+        other: the folder of the run.
+        annotations: the validation set of the first run.
+        first: the folder of the first run.
+    """
     try:
-        own, _, _ = run_truth(other)
+        own, _, _ = read_validation_set(other)
     except (ValueError, FileNotFoundError):  # its data are elsewhere
         return
-    if own.key != truth.key:
+    if own.key != annotations.key:
         raise UsageError(
-            f"{other} was validated on {own.path} and {first} on {truth.path}, which differ: test both on one file "
-            "(`tailseg test RUN --val FILE`) and name it with --truth"
+            f"{other} was validated on {own.path} and {first} on {annotations.path}, which differ: test both on one "
+            "file (`tailseg test RUN --val FILE`) and name it with --annotations"
         )
-
-
-def as_json(
-    comparison: "Comparison", runs: "Sequence[Matched]", index: int, truth: "GroundTruth"
-) -> Mapping[str, object]:
-    """Everything about one pair of runs."""
-    classes = zip(truth.categories.items(), comparison.classes, strict=True)
-    return {
-        "figures": {
-            name: {**asdict(entry), "difference": entry.difference, "verdict": entry.verdict}
-            for name, entry in comparison.figures.items()
-        },
-        "classes": [{"category_id": key, "name": name, **asdict(entry)} for (key, name), entry in classes],
-        "errors": {
-            name: {part: asdict(kinds) for part, kinds in run.errors.parts.items()}
-            for name, run in (("before", runs[0]), ("after", runs[index]))
-        },
-    }

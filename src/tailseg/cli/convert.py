@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Convert:
-    """Use a checkpoint of mmdetection or torchvision here, or one of tailseg in mmdetection.
+    """Use a checkpoint of mmdetection or torchvision in tailseg, or a checkpoint of tailseg in mmdetection.
 
-    From mmdetection (the published GOL, Seesaw, EQL and DropLoss models too): the recipe says which network and which
-    loss the file holds, --classes the names and frequencies of its classes. Every key and shape is checked. OUT is a
-    folder that `test` and `predict` take as a run, or a .safetensors file.
+    From mmdetection (also the published GOL, Seesaw, EQL and DropLoss models): --recipe names the network and the loss
+    of the file, --classes the names and frequencies of its classes. The command checks every key and shape. OUT is a
+    folder that `test` and `predict` accept as a run, or a .safetensors file.
 
-    From torchvision (its COCO Mask R-CNN): a starting point. Classes that both know by name keep their rows of the
-    predictors, all others start anew. Train it with --run.init-from.
+    From torchvision (its COCO Mask R-CNN): the result is a starting point for training. Classes with the same name in
+    both keep their rows of the predictors. All other classes get new rows. Train with --run.init-from.
 
-    Files are read as weights only: one that would run code is refused.
+    The command reads weights only. It refuses a file that would run code.
 
     examples:
       tailseg convert epoch_24.pth runs/gol --recipe my_recipes:gol_r50 --classes lvis_v1_train.json
@@ -44,20 +44,20 @@ class Convert:
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT"), Output("weights, or a run")]
     """A run's folder or a .safetensors file; with --to mmdet, a .pth or .safetensors file."""
     recipe: str | None = None
-    """Network and loss of the file: a recipe's name, or module:function of your own."""
+    """Network and loss of the file: the name of a recipe, or module:function of your own recipe."""
     classes: Path | None = None
-    """Annotation file of the training set (COCO or LVIS format), for class names and frequencies, or a JSON file with
-    num_images and categories of id, name, image_count, instance_count. The recipe's training set unless given."""
+    """Annotation file of the training set (COCO or LVIS format), for class names and frequencies; or a JSON file with
+    num_images and categories of id, name, image_count, instance_count. Default: the training set of the recipe."""
     to: Literal["tailseg", "mmdet"] = "tailseg"
-    """The layout that is written."""
+    """The layout to write."""
     overwrite: bool = False
-    """Replace files of other kinds that are there already; inputs never are."""
+    """Replace existing files of other kinds. The command never replaces its inputs."""
     checkpoint: Literal["best", "last"] = "best"
-    """With --to mmdet, the checkpoint of a run's folder."""
+    """With --to mmdet: which checkpoint of a run's folder."""
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Convert, and say what was written and what was left out."""
+    """Converts the file, and prints what was written and what was left out."""
     options = parse(Convert, arguments, command="convert")
     check(options, files_of(options), instead="name another one", overwrite=options.overwrite)
     report = to_mmdet(options) if options.to == "mmdet" else to_tailseg(options)
@@ -73,10 +73,10 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def files_of(options: Convert) -> dict[Path, Kind | None]:
-    """What would be written: a file, or the files of a run.
+    """Lists what the command writes: a file, or the files of a run.
 
     Raises:
-        UsageError: a training's checkpoints are there.
+        UsageError: the folder has checkpoints of a training.
     """
     out = options.out
     if options.to == "mmdet":
@@ -85,42 +85,42 @@ def files_of(options: Convert) -> dict[Path, Kind | None]:
         return {out: WEIGHTS}
     checkpoints = out / "checkpoints"
     if any(checkpoints.glob("step_*.pt")) or (checkpoints / "best.pt").exists():
-        raise UsageError(f"{out} holds a trained run already: name another folder")
+        raise UsageError(f"{out} has a trained run already. Name another folder")
     return {out: None, out / "recipe.json": RECIPE, checkpoints / "converted.safetensors": WEIGHTS}
 
 
 def to_tailseg(options: Convert) -> "Report":
-    """Carries out the conversion to tailseg's layout."""
+    """Converts the file to the layout of tailseg."""
     if options.recipe is None:
         raise UsageError(
-            "name the recipe of the network and the loss that the file holds: --recipe NAME or module:function; "
-            "`tailseg recipes` lists the built-in ones"
+            "name the recipe with the network and the loss of the file: --recipe NAME or module:function. "
+            "`tailseg recipes` lists the built-in recipes"
         )
     recipe = find_recipe(options.recipe)
     from tailseg.recipes.build import annotation_file
 
     if options.classes is None and not recipe.data.train:
         raise UsageError(
-            f"{options.recipe} names no training set: give its annotation file with --classes, for class names and "
+            f"{options.recipe} names no training set. Name its annotation file with --classes, for class names and "
             "frequencies"
         )
     classes = options.classes or annotation_file(recipe.data.train, 0)
     if not classes.is_file():
         raise UsageError(
-            f"no file {classes}: give the annotation file of the training set with --classes, for class names and "
-            "frequencies"
+            f"{classes} does not exist. Name the annotation file of the training set with --classes, for class names "
+            "and frequencies"
         )
-    if not options.source.exists():  # said before torch is imported, which takes seconds
-        raise ValueError(f"no file {options.source}: expected a checkpoint (.pth, .safetensors)")
+    if not options.source.exists():  # the user reads the error before torch is imported, which takes seconds
+        raise ValueError(f"{options.source} does not exist. Expected a checkpoint (.pth, .safetensors)")
     from tailseg.interop.convert import to_tailseg as convert
 
     return convert(options.source, options.out, recipe, classes)
 
 
 def to_mmdet(options: Convert) -> "Report":
-    """Carries out the conversion to mmdetection's layout."""
+    """Converts the file to the layout of mmdetection."""
     if options.recipe or options.classes:
-        raise UsageError("--to mmdet takes the recipe and the classes from the checkpoint: leave them out")
+        raise UsageError("--to mmdet reads the recipe and the classes from the checkpoint. Leave these options out")
     require_run(options.source)
     from tailseg.interop.convert import to_other
 

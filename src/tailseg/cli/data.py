@@ -44,8 +44,8 @@ GROUP_NAMES: "dict[Group, str]" = {"r": "rare", "c": "common", "f": "frequent"}
 class DataShow:
     """Show what a data set contains.
 
-    Counts, LVIS's frequency groups (rare: in 1 to 10 images, common: 11 to 100, frequent: more), sizes, and the most
-    and least frequent classes. Reading checks the file: what is malformed in it is named.
+    Counts, frequency groups (LVIS's bounds: rare in 1 to 10 images, common in 11 to 100, frequent in more), sizes, and
+    the most and least frequent classes. Reading checks the file: what is malformed in it is named.
 
     examples:
       tailseg data show my.json
@@ -60,6 +60,9 @@ class DataShow:
     """Folder of the images, unless they lie beside the annotation file."""
     classes: Annotated[int, Range(ge=0)] = 10
     """How many of the most and of the least frequent classes are listed."""
+    groups: Annotated[tuple[int, int] | None, Range(ge=1, ascending=True)] = None
+    """Bounds of the frequency groups: 5 30 makes a class rare up to 5 images, common up to 30 and frequent above. They
+    replace groups that the file states (LVIS's "frequency"). None uses stated groups, else 10 100."""
     pictures: Annotated[Path | None, Output("a picture")] = None
     """Draw examples of each frequency group into this picture file (.png, .jpg, .webp)."""
     overwrite: bool = False
@@ -85,12 +88,15 @@ def run(arguments: Sequence[str]) -> None:
 
 def show(options: DataShow) -> None:
     """Print what the data set contains, and draw examples."""
+    from tailseg.annotations.dataset import with_group_bounds
     from tailseg.annotations.read import read_dataset
     from tailseg.annotations.summary import summary
 
     if options.pictures:
         check_pictures(options)
     annotations = read_dataset(annotation_file(options.data), images=options.images)
+    if options.groups is not None:
+        annotations = with_group_bounds(annotations, options.groups)
     if options.pictures and options.pictures.exists():
         check_pictures(options, images_of(annotations))
     found = summary(annotations)
@@ -141,7 +147,9 @@ def describe(annotations: "Annotations", found: "Summary", classes: int, *, cut:
     groups = Table(box=box.SIMPLE_HEAD)
     for column in ("group", "in training images", "classes", "present", "objects", "share"):
         groups.add_column(column, justify="left" if column in ("group", "in training images") else "right")
-    for group, range_ in zip(("f", "c", "r"), ("more than 100", "11 to 100", "up to 10"), strict=True):
+    rare, common = annotations.group_bounds
+    ranges = f"more than {common:,}", f"{rare + 1:,} to {common:,}", f"up to {rare:,}"
+    for group, range_ in zip(("f", "c", "r"), ranges, strict=True):
         count = found.groups[group]
         part = f"{count.objects / max(found.objects, 1):.1%}"
         groups.add_row(GROUP_NAMES[group], range_, str(count.classes), str(count.present), f"{count.objects:,}", part)
@@ -159,7 +167,7 @@ def _quantiles(values: Sequence[float]) -> str:
 
 
 def _class_table(title: str, counts: "Sequence[ClassCount]", *, cut: bool) -> Table:
-    from tailseg.evaluation.tables import name_text
+    from tailseg.evaluation.tables import format_name
 
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("class", max_width=20 if cut else None, overflow="ellipsis", no_wrap=True)
@@ -167,7 +175,7 @@ def _class_table(title: str, counts: "Sequence[ClassCount]", *, cut: bool) -> Ta
     table.add_column("images", justify="right")
     table.add_column("objects", justify="right")
     for count in counts:
-        table.add_row(name_text(count.category.name), count.category.group, f"{count.images:,}", f"{count.objects:,}")
+        table.add_row(format_name(count.category.name), count.category.group, f"{count.images:,}", f"{count.objects:,}")
     return table
 
 
@@ -208,10 +216,10 @@ def draw_class(annotations: "Annotations", index: int, label: int) -> "Image.Ima
     from PIL import Image
 
     from tailseg.data.images import read_image
-    from tailseg.drawing import draw, ground_truth, select
+    from tailseg.drawing import draw, read_ground_truth
 
     image = Image.fromarray(read_image(annotations.info(index)).permute(1, 2, 0).numpy())
-    truth = ground_truth(annotations, index)
+    truth = read_ground_truth(annotations, index)
     names = [category.name for category in annotations.categories]
     groups = [category.group for category in annotations.categories]
-    return draw(image, select(truth, truth.labels == label), names, groups, color_by="group", show_scores=False)
+    return draw(image, truth.select(truth.labels == label), names, groups, color_by="group", show_scores=False)

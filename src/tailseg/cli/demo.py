@@ -23,41 +23,41 @@ if TYPE_CHECKING:
     from tailseg.recipes.recipe import Recipe
 
 SHEET_PAIRS = 6
-PANELS = ("ground truth", "found")
+PANELS = ("ground truth", "detections")
 
 
 @dataclass(frozen=True)
 class Demo:
-    """Watch a small Mask R-CNN learn a long-tailed data set with the Gumbel loss; nothing is downloaded.
+    """Watch a small Mask R-CNN learn a long-tailed data set with the Gumbel loss. Nothing is downloaded.
 
-    Draws the embedded data set tiny_tail (its demo preset: 40 classes, from a handful of images to hundreds), trains
-    the recipe demo_gumbel on it, evaluates, writes predictions beside the ground truth and a report of every class
-    that opens in a browser. The network starts from a backbone trained on other shapes and surfaces. About 5 minutes
-    on two CPU cores. An interrupted demo goes on where it was.
+    The command draws the embedded data set tiny_tail (preset demo: 40 classes with a few to some hundreds of images
+    each). It trains the recipe demo_gumbel, evaluates it, draws predictions next to the ground truth, and opens a
+    report of every class in a browser. The backbone was trained before on other shapes and surfaces. The demo takes
+    about 5 minutes on two CPU cores. After an interruption, start it again: it continues.
 
     examples:
       tailseg demo
-      tailseg demo --quick      a minute, to see that everything works; it learns next to nothing
+      tailseg demo --quick      one minute, to check that everything works; the network learns almost nothing
     """
 
     out: Annotated[Path | None, Output("a run, demo.png, predictions/*.jpg")] = None
-    """Folder of the run; runs/demo unless given (runs/demo_quick with --quick)."""
+    """Folder of the run. The default is runs/demo, or runs/demo_quick with --quick."""
     quick: bool = False
-    """A very small draw and a few steps."""
+    """Use a very small data set and a few steps."""
     pictures: Annotated[int, Range(ge=1)] = 24
-    """Validation images whose predictions are drawn."""
+    """Number of validation images to draw predictions for."""
     score_threshold: Annotated[float, Range(ge=0, le=1)] = 0.3
-    """Leave out of the pictures what scores less."""
+    """Do not draw detections with a lower score."""
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Data, training, evaluation, pictures."""
+    """Draws the data set, trains, evaluates, and draws pictures."""
     options = parse(Demo, arguments, command="demo")
     recipe = demo_recipe(options)
     targets = {**files_of(recipe, report=True), Path(recipe.run.out) / "demo.png": PICTURE}
     check(options, targets, instead="name another folder (--out)")
     folder, console, began = Path(recipe.run.out), output(), time.monotonic()
-    from tailseg.cli.report import report_of, show
+    from tailseg.cli.report import show, write_run_report
     from tailseg.data.tiny_tail import prepare
     from tailseg.inference import Predictor
     from tailseg.recipes.build import build_data
@@ -72,18 +72,18 @@ def run(arguments: Sequence[str]) -> None:
     console.print("[bold]4/4[/] drawing its predictions")
     _, val = build_data(recipe)
     sheet = draw_pairs(Predictor.from_run(folder, checkpoint="last"), val, folder, options)
-    report = report_of(folder, recipe)
+    report = write_run_report(folder, recipe)
     console.print(
         f"\nDone in {(time.monotonic() - began) / 60:.1f} minutes. Look at\n"
         + (f"  {report}   the report: every class, with pictures, in a browser\n" if report else "")
         + f"  {sheet}   ground truth on the left, predictions on the right\n"
         f"  {folder / 'predictions'}   {min(options.pictures, val.num_images)} such pictures\n"
-        f"  tensorboard --logdir {quote(str(folder))}   how it learned\n"
+        f"  tensorboard --logdir {quote(str(folder))}   training curves\n"
         "Then try\n"
-        f"  tailseg data show {recipe.data.train}   what it learned from\n"
+        f"  tailseg data show {recipe.data.train}   the data set of the demo\n"
         "  tailseg train my.json   your own COCO- or LVIS-format file\n"
-        "  tailseg train tiny_softmax   a rival loss on the full data set\n"
-        "  tailseg recipes   what else there is",
+        "  tailseg train tiny_softmax   another loss on the full data set\n"
+        "  tailseg recipes   all recipes",
         markup=False,
         soft_wrap=True,
     )
@@ -92,7 +92,7 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def demo_recipe(options: Demo) -> "Recipe":
-    """The recipe demo_gumbel, or a cut of it that takes seconds."""
+    """Returns the recipe demo_gumbel, or a version of it that takes seconds."""
     recipe = find_recipe("demo_gumbel")
     if options.quick:
         recipe = replace(
@@ -105,10 +105,20 @@ def demo_recipe(options: Demo) -> "Recipe":
 
 
 def draw_pairs(predictor: "Predictor", val: "Annotations", folder: Path, options: Demo) -> Path:
-    """Ground truth beside predictions, a picture for each of the first validation images, and one sheet of some."""
+    """Draws predictions next to the ground truth.
+
+    Args:
+        predictor: the trained model.
+        val: the validation set.
+        folder: the folder of the run.
+        options: how many images to draw, and which detections.
+
+    Returns:
+        The file of one sheet with some of the pictures; each picture has its own file, too.
+    """
     from PIL import Image
 
-    from tailseg.drawing import above, contact_sheet, draw, ground_truth
+    from tailseg.drawing import contact_sheet, draw, read_ground_truth
 
     names, groups = predictor.names, predictor.frequency.groups
     panels: list[Image.Image] = []
@@ -116,11 +126,11 @@ def draw_pairs(predictor: "Predictor", val: "Annotations", folder: Path, options
         file = val.info(index).file
         tensor = predictor.read(file)
         image = Image.fromarray(tensor.permute(1, 2, 0).numpy())
-        truth = draw(image, ground_truth(val, index), names, groups, show_scores=False)
-        found = draw(image, above(predictor.detect(tensor), options.score_threshold), names, groups)
-        pair = contact_sheet([truth, found], PANELS, columns=2, cell=truth.size)
+        truth = draw(image, read_ground_truth(val, index), names, groups, show_scores=False)
+        predicted = draw(image, predictor.detect(tensor).above(options.score_threshold), names, groups)
+        pair = contact_sheet([truth, predicted], PANELS, columns=2, cell=truth.size)
         write_picture(folder / "predictions" / f"{Path(file).stem}.jpg", pair, DETECTIONS)
-        panels += [truth, found]
+        panels += [truth, predicted]
     shown = panels[: 2 * SHEET_PAIRS]
     sheet = folder / "demo.png"
     write_picture(sheet, contact_sheet(shown, PANELS * (len(shown) // 2), columns=4, cell=(360, 360)), DETECTIONS)

@@ -1,4 +1,4 @@
-"""The kinds of file that commands write, and how each is told from other files of the same name."""
+"""The kinds of files that commands write, and how to tell each kind from other files with the same name."""
 
 import json
 import re
@@ -9,11 +9,11 @@ from tailseg.cli.outputs import Kind
 from tailseg.files import CONVERTED, DETECTIONS, EXAMPLES, is_drawn
 
 HEAD: Final = 65_536
-"""Bytes of a file that tell what it is."""
+"""Bytes at the beginning of a file that are read to find its kind."""
 
 
 def _starts(path: Path, pattern: str) -> bool:
-    """Whether a file's first bytes match the pattern."""
+    """Whether the first bytes of a file match the pattern."""
     try:
         with path.open("rb") as file:
             return re.match(pattern.encode(), file.read(HEAD).lstrip(), re.DOTALL) is not None
@@ -31,14 +31,14 @@ def _has(path: Path, *keys: str) -> bool:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder is that of a run, begun or done: its recipe is written first."""
+    """Whether a folder is the folder of a run, begun or finished: a run writes its recipe first."""
     return _has(folder / "recipe.json", "recipe", "resolved")
 
 
 def _is_records(path: Path) -> bool:
-    """Whether a file holds detections of an evaluation by tailseg, which look like everybody's: what lies beside tells.
+    """Whether a file has detections that tailseg wrote. All results files look alike, so the files next to it decide.
 
-    An empty list holds nothing that could be lost.
+    An empty list has nothing that could be lost.
     """
     if _starts(path, r"\[\s*\]\s*$"):
         return True
@@ -51,12 +51,12 @@ def _is_metrics(path: Path) -> bool:
 
 
 def _in_run(path: Path) -> bool:
-    """Whether a file lies in the folder ``data`` of a run."""
+    """Whether a file is in the folder ``data`` of a run."""
     return is_run(path.parent.parent)
 
 
 def _metadata(path: Path) -> dict[str, str]:
-    """What a safetensors file says beside its tensors: JSON after its length in eight bytes."""
+    """Reads the metadata of a safetensors file: JSON, after its length in eight bytes."""
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -89,4 +89,4 @@ SHEET: Final = Kind("a picture of examples", lambda path: is_drawn(path, EXAMPLE
 WEIGHTS: Final = Kind("a file of weights", lambda path: "tailseg weights" in _metadata(path).get("format", ""))
 MMDET: Final = Kind("a file of weights for mmdetection", _is_for_mmdet)
 REPAIRED: Final = Kind("a repaired file", lambda _: False)
-"""Never replaced: it may hold what somebody did by hand since."""
+"""Never replaced: the user may have edited it since."""

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from rich.progress import track
 
-from tailseg.cli.common import UsageError, find_recipe, output, parse, print_error, require_run
+from tailseg.cli.common import UsageError, find_own_code, output, parse, print_error, require_run
 from tailseg.cli.file_kinds import FOUND, PICTURE
 from tailseg.cli.outputs import check
 from tailseg.files import DETECTIONS, JsonList, Output, is_drawn, write_bytes
 from tailseg.ranges import Range
+from tailseg.words import count_noun
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,39 +23,39 @@ if TYPE_CHECKING:
     from tailseg.structures import Detections
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp")
-"""Of what is taken from folders."""
-ENDINGS = 8
-"""Endings of files that are named."""
+"""Endings of the image files that the command reads in folders."""
+MAX_ENDINGS = 8
+"""Endings that the note about other files names."""
 TEXTS = (".json", ".txt", ".csv", ".xml", ".md", ".yaml", ".yml", ".html")
-"""Of what lies beside images, and is none."""
+"""Endings of files that often lie next to images; the note does not count them."""
 
 
 @dataclass(frozen=True)
 class Predict:
-    """Find objects in images with a trained run.
+    """Detect objects in images with a trained run.
 
-    Writes results.json, a list of COCO-style detections (image_id, file_name, category_id, category, bbox as x, y,
-    width, height, score, segmentation as run lengths), and each image with its detections drawn in.
+    The command writes results.json, a list of COCO-style detections (image_id, file_name, category_id, category, bbox
+    as x, y, width, height, score, segmentation as run lengths), and a picture of each image with its detections.
 
     examples:
       tailseg predict runs/tiny_gumbel photo.jpg
-      tailseg predict runs/custom_small photos more_photos --out found --score-threshold 0.5
+      tailseg predict runs/custom_small photos more_photos --out detections --score-threshold 0.5
       tailseg predict runs/custom_small photos --color group      red rare, yellow common, blue frequent classes
       tailseg predict runs/custom_small photos --no-pictures      the results file only
     """
 
     run: tyro.conf.Positional[Path]
-    """Folder of the run, as `train` or `convert` made it, or one checkpoint file."""
+    """Folder of the run, which `train` or `convert` wrote, or one checkpoint file."""
     images: tyro.conf.Positional[tuple[Path, ...]]
-    """Images (JPEG, PNG, WebP, GIF, TIFF, BMP) and folders of images; pictures that tailseg drew are left out of
-    folders, and files of other formats are counted."""
+    """Images (JPEG, PNG, WebP, GIF, TIFF, BMP) and folders of images. In folders, the command leaves out pictures that
+    tailseg drew, and counts files of other formats."""
     out: Annotated[Path | None, Output("results.json, a picture for each image")] = None
-    """Folder of what is written; predictions in the run's folder unless given. What `predict` wrote there before is
-    replaced: results.json and all its pictures."""
+    """Folder to write into; the default is the folder predictions in the run's folder. The command replaces everything
+    that `predict` wrote there before: results.json and all its pictures."""
     overwrite: bool = False
-    """Replace files of other kinds that are there already; inputs never are."""
+    """Replace existing files of other kinds. The command never replaces its inputs."""
     score_threshold: Annotated[float, Range(ge=0, le=1)] = 0.3
-    """Leave out detections that score less."""
+    """Leave out detections with a lower score."""
     color: Literal["class", "group"] = "class"
     """A color for each class, or for each frequency group."""
     pictures: bool = True
@@ -62,26 +63,28 @@ class Predict:
     checkpoint: Literal["best", "last"] = "best"
     """The checkpoint with the best AP, or the last one."""
     device: str = "auto"
-    """auto takes cuda when present, else cpu."""
+    """auto uses cuda if it is available, else cpu."""
     calibrated: bool = True
-    """Move scores as `tailseg calibrate` stored it in the run's folder, if it did."""
+    """Use the calibration of the scores that `tailseg calibrate` stored in the run's folder, if there is one."""
     precision: Literal["float32", "tf32", "bfloat16", "float16"] | None = None
-    """Of the network's layers; that of the run unless given."""
+    """Precision of the network; the default is that of the run."""
     compile: bool = False
-    """Compile the backbone: the first image takes a minute, many images of the same size are quicker afterwards."""
+    """Compile the backbone. The first image takes a minute; many images of the same size are then faster."""
     recipe: str | None = None
-    """module:function of your own recipe, if the run was trained with one."""
+    """module:function of your own recipe, if you trained the run with one."""
+    module: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Name of your own Python module that has classes of the run, such as a loss. Can be given several times."""
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Detect, draw, write; images that cannot be read, drawn or written are named, and fail the command at its end."""
+    """Detects, draws and writes; the command names images that fail, and fails itself at its end."""
     options = parse(Predict, arguments, command="predict")
     files = find_images(options.images)
     require_run(options.run)
-    if line := left_out(options.images):
+    if line := describe_other_files(options.images):
         output().print(line, markup=False, soft_wrap=True)
     out = options.out or (options.run if options.run.is_dir() else options.run.parent) / "predictions"
-    earlier = earlier_pictures(out)
+    earlier = find_earlier_pictures(out)
     names = picture_names(files)
     pictures = {*(out / name for name in names.values() if options.pictures), *earlier}
     targets = {out: None, out / "results.json": FOUND, **dict.fromkeys(pictures, PICTURE)}
@@ -89,13 +92,14 @@ def run(arguments: Sequence[str]) -> None:
     from tailseg.inference import Predictor
     from tailseg.models.optimize import InferenceConfig
 
-    base = find_recipe(options.recipe) if options.recipe else None
+    base, modules = find_own_code(options.recipe, options.module)
     config = InferenceConfig(precision=options.precision, compile=options.compile)
     predictor = Predictor.from_run(
         options.run,
         checkpoint=options.checkpoint,
         device=options.device,
         base=base,
+        modules=modules,
         calibrated=options.calibrated,
         config=config,
     )
@@ -104,29 +108,31 @@ def run(arguments: Sequence[str]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     with JsonList(out / "results.json") as results:
         failed = predict_files(predictor, files, results, options)
-    remove_left(earlier)
-    output().print(f"{results.count} objects in {len(files) - failed} images: see {out}", markup=False)
+    remove_old_pictures(earlier)
+    output().print(
+        f"{count_noun(results.count, 'object')} in {count_noun(len(files) - failed, 'image')}: see {out}", markup=False
+    )
     if failed:
-        raise ValueError(f"{failed} of {len(files)} images could not be read or drawn (named above)")
+        raise ValueError(f"{failed} of {count_noun(len(files), 'image')} could not be read or drawn (see above)")
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
-    """The images among the paths and, in order of their names, in the folders among them.
+    """Lists the images among the paths and, in order of their names, the images in the folders among the paths.
 
-    Pictures that tailseg drew are left out of folders: those of the last call would be taken for new images.
+    It leaves out pictures in folders that tailseg drew: the pictures of the last call are not new images.
 
     Raises:
-        UsageError: a path does not exist, or nothing is left.
+        UsageError: a path does not exist, or there is no image.
     """
     if not paths:
         raise UsageError("name at least one image or folder: tailseg predict RUN IMAGES_OR_FOLDERS...")
     files: list[Path] = []
     for path in paths:
         if not path.exists():
-            raise UsageError(f"no image or folder {path}")
+            raise UsageError(f"{path} does not exist. Name an image or a folder")
         files += filter(is_image, sorted(path.rglob("*"))) if path.is_dir() else [path]
     if not files:
-        others = left_out(paths)
+        others = describe_other_files(paths)
         raise UsageError(
             f"no images ({', '.join(SUFFIXES)}) in {', '.join(map(str, paths))}{'; ' * bool(others)}{others}"
         )
@@ -134,12 +140,12 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
 
 
 def is_image(file: Path) -> bool:
-    """Whether something in a folder is an image, and none that tailseg drew."""
+    """Whether a path in a folder is an image that tailseg did not draw."""
     return file.suffix.lower() in SUFFIXES and file.is_file() and not is_drawn(file)
 
 
-def left_out(paths: Sequence[Path]) -> str:
-    """How many files of the folders are of formats that are not read, by their endings; nothing for none."""
+def describe_other_files(paths: Sequence[Path]) -> str:
+    """Counts the files in the folders whose format the command does not read; returns "" if there are none."""
     others = Counter(
         file.suffix.lower() or "without ending"
         for path in paths
@@ -149,19 +155,19 @@ def left_out(paths: Sequence[Path]) -> str:
     )
     if not others:
         return ""
-    endings = ", ".join(ending for ending, _ in others.most_common(ENDINGS)) + ", .." * (len(others) > ENDINGS)
-    return f"left out: {others.total():,} files of formats that are not read ({endings})"
+    endings = ", ".join(ending for ending, _ in others.most_common(MAX_ENDINGS)) + ", .." * (len(others) > MAX_ENDINGS)
+    return f"left out: {count_noun(others.total(), 'file')} of other formats ({endings})"
 
 
-def earlier_pictures(folder: Path) -> dict[Path, int]:
-    """The pictures in a folder that an earlier call drew, with the numbers of their files."""
+def find_earlier_pictures(folder: Path) -> dict[Path, int]:
+    """Finds the pictures in a folder that an earlier call drew; returns them with their inode numbers."""
     return {file: file.stat().st_ino for file in sorted(folder.glob("*.jpg")) if is_drawn(file, DETECTIONS)}
 
 
-def remove_left(earlier: Mapping[Path, int]) -> None:
-    """Removes the pictures of an earlier call that this one has not replaced, once it has its results.
+def remove_old_pictures(earlier: Mapping[Path, int]) -> None:
+    """Removes the pictures of an earlier call that this call has not replaced.
 
-    One that was replaced is another file under the same name.
+    A replaced picture is another file with the same name, and so has another inode number.
     """
     for file, number in earlier.items():
         if file.stat().st_ino == number:
@@ -169,18 +175,24 @@ def remove_left(earlier: Mapping[Path, int]) -> None:
 
 
 def predict_files(predictor: "Predictor", files: Sequence[Path], results: JsonList, options: Predict) -> int:
-    """Adds the result records of all images (ids count from 1), and draws pictures beside them.
+    """Adds the result records of all images (image ids count from 1), and draws pictures.
 
-    An image that cannot be read has no records; one that cannot be drawn has, but no picture.
+    An image that cannot be read has no records. An image that cannot be drawn has records and no picture. The function
+    prints the reasons.
+
+    Args:
+        predictor: the trained model.
+        files: the images.
+        results: the results file; the pictures go next to it.
+        options: the options of the command.
 
     Returns:
-        How many images could not be read or drawn; they are named.
+        How many images could not be read or drawn.
 
     Raises:
-        TrainingStopped: by a signal; the image at that moment was finished.
+        TrainingStopped: a signal came; the current image was finished.
         OSError: the disk is full or cannot be written.
     """
-    from tailseg.drawing import above
     from tailseg.evaluation import to_results
     from tailseg.training.interrupt import StopRequest, TrainingStopped
 
@@ -194,15 +206,15 @@ def predict_files(predictor: "Predictor", files: Sequence[Path], results: JsonLi
                 stop.check()
             except TrainingStopped:
                 done = f"{image_id - 1} of {len(files)} images"
-                raise TrainingStopped(f"stopped after {done}: what was found is in {results.path}") from None
+                raise TrainingStopped(f"stopped after {done}; their detections are in {results.path}") from None
             try:
                 image = predictor.read(file)
-                found = above(predictor.detect(image), options.score_threshold)
-            except Exception as error:  # noqa: BLE001 - whatever is wrong with one image, the others are looked at
+                detections = predictor.detect(image).above(options.score_threshold)
+            except Exception as error:  # noqa: BLE001 - the other images are still processed
                 failed += 1
-                print_error(describe(file, error))
+                print_error(describe_error(file, error))
                 continue
-            records = to_results(found, image_id, ids)
+            records = to_results(detections, image_id, ids)
             results.add(
                 {"file_name": file.as_posix(), "category": class_names[record["category_id"]], **record}
                 for record in records
@@ -210,20 +222,31 @@ def predict_files(predictor: "Predictor", files: Sequence[Path], results: JsonLi
             if not options.pictures:
                 continue
             try:
-                picture = drawn(predictor, image, found, options.color)
+                picture = draw_picture(predictor, image, detections, options.color)
             except Exception as error:  # noqa: BLE001
                 failed += 1
-                print_error(describe(file, error))
+                print_error(describe_error(file, error))
             else:
                 write_bytes(results.path.parent / names[file], picture)
     return failed
 
 
-def drawn(predictor: "Predictor", image: "Tensor", found: "Detections", color: Literal["class", "group"]) -> bytes:
-    """A JPEG file of an image (RGB, ``[3, h, w]``) with its detections.
+def draw_picture(
+    predictor: "Predictor", image: "Tensor", detections: "Detections", color: Literal["class", "group"]
+) -> bytes:
+    """Draws detections into an image.
+
+    Args:
+        predictor: the trained model, for the names and groups of the classes.
+        image: RGB, ``[3, h, w]``.
+        detections: the detections.
+        color: whether each class or each frequency group has its color.
+
+    Returns:
+        The bytes of a JPEG file.
 
     Raises:
-        ImageError: it is too long for a JPEG file.
+        ImageError: the image is too long for a JPEG file.
     """
     from PIL import Image
 
@@ -231,22 +254,22 @@ def drawn(predictor: "Predictor", image: "Tensor", found: "Detections", color: L
 
     picture = Image.fromarray(image.permute(1, 2, 0).numpy())
     groups = predictor.frequency.groups
-    return to_jpeg(draw(picture, found, predictor.names, groups, color_by=color), quality=92)
+    return to_jpeg(draw(picture, detections, predictor.names, groups, color_by=color), quality=92)
 
 
-def describe(file: Path, error: Exception) -> str:
-    """What is wrong with an image, with the name of its file."""
+def describe_error(file: Path, error: Exception) -> str:
+    """Says why an image failed, with the name of its file."""
     reason = str(error).strip() or type(error).__name__
     return reason if str(file) in reason else f"image {file}: {reason}"
 
 
 def picture_names(files: Sequence[Path]) -> dict[Path, str]:
-    """A file name for each picture: the image's own, with a number where two would be the same."""
+    """Chooses a file name for each picture: the name of the image, with a number if two names would be equal."""
     names: dict[Path, str] = {}
     taken: set[str] = set()
     for file in files:
         name, number = f"{file.stem}.jpg", 2
-        while name.casefold() in taken:  # file systems may take both cases for the same
+        while name.casefold() in taken:  # some file systems ignore case
             name, number = f"{file.stem}_{number}.jpg", number + 1
         taken.add(name.casefold())
         names[file] = name

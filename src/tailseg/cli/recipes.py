@@ -12,20 +12,21 @@ if TYPE_CHECKING:
     from tailseg.recipes.recipe import Recipe
 
 WIDTH = 110
-"""Columns that the table needs; on a narrower terminal or in a pipe lines are not broken either."""
+"""Columns that the table needs. Its lines are not broken on a narrower terminal or in a pipe."""
 
 
 @dataclass(frozen=True)
 class Recipes:
-    """List the recipes: each is a complete run that `tailseg train NAME` carries out.
+    """List the recipes. Each is a complete run: `tailseg train NAME` trains it.
 
-    tailseg recipes
-    tailseg train tiny_gumbel --help    every setting of one, with its value
+    examples:
+      tailseg recipes
+      tailseg train tiny_gumbel --help    every setting of one recipe, with its value
     """
 
 
 def run(arguments: Sequence[str]) -> None:
-    """List the recipes, one line each, in groups of one detector on one data set."""
+    """Prints one line for each recipe, in groups of one detector on one data set."""
     parse(Recipes, arguments, command="recipes")
     from tailseg.recipes import GROUPS
 
@@ -37,8 +38,8 @@ def run(arguments: Sequence[str]) -> None:
         console.print()
     console.print(
         "norm.: normalized predictors. RFS: repeat factor sampling.\n"
-        "AP of masks, APr of their rare classes: as published, in percent; ≈ read off a plot.\n"
-        "tailseg train NAME carries one out, tailseg train NAME --help lists its settings; docs/recipes.md says more."
+        "AP: of masks, APr: of masks of rare classes; published figures in percent. ≈: read from a plot.\n"
+        "`tailseg train NAME` trains a recipe. `tailseg train NAME --help` lists its settings. More in docs/recipes.md."
     )
 
 
@@ -47,7 +48,7 @@ def _table(recipes: "Sequence[Recipe]") -> Table:
 
     table = Table("recipe", "loss", "norm.", "sampling", "epochs", "AP", "APr", box=None, padding=(0, 2, 0, 0))
     for column, width in zip(table.columns, (43, 16, 5, 8, 6, 5, 4), strict=True):
-        column.min_width = width  # groups are tables of their own, and their columns stand under each other
+        column.min_width = width  # each group is a table of its own; the columns of all tables are aligned
     for heading, members in describe.grouped(recipes).items():
         table.add_row(f"[italic]{heading}[/]")
         for recipe in members:

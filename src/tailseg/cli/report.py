@@ -50,6 +50,9 @@ class Report:
     """Annotation file of the results, if they are of another one than the recipe's."""
     val_images: Annotated[str | None, Input()] = None
     """Folder of the images of the validation set, unless they lie beside it or where they did in training."""
+    groups: Annotated[tuple[int, int] | None, Range(ge=1, ascending=True)] = None
+    """Bounds of the frequency groups: 5 30 makes a class rare up to 5 training images, common up to 30 and frequent
+    above. None uses the groups of each run."""
     recipe: str | None = None
     """module:function of your own recipe, if the runs were trained with one."""
     open: bool = False
@@ -80,6 +83,7 @@ def run(arguments: Sequence[str]) -> None:
                     threshold=options.score_threshold,
                     val=options.val,
                     val_images=options.val_images,
+                    groups=options.groups,
                     base=base,
                     like=like,
                 )
@@ -93,7 +97,7 @@ def run(arguments: Sequence[str]) -> None:
         show(path)
 
 
-def report_of(folder: Path, recipe: "Recipe") -> Path | None:
+def write_run_report(folder: Path, recipe: "Recipe") -> Path | None:
     """Writes the report of a run that has just been trained; what goes wrong is told, and harms nothing else.
 
     Args:

@@ -1,5 +1,6 @@
-"""What `eval`, `compare` and `calibrate` share: which files hold what, whose groups, progress."""
+"""What `eval`, `compare` and `calibrate` share: which files hold what, frequency groups, progress."""
 
+import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,42 +12,42 @@ from tailseg.cli.common import UsageError, output
 
 if TYPE_CHECKING:
     from tailseg.annotations.dataset import Annotations
+    from tailseg.annotations.types import Group, GroupBounds
     from tailseg.evaluation.metrics import IouType
-    from tailseg.structures import Group
 
 
-def what_to_score(files: Sequence[Path], only: "IouType | None" = None) -> "dict[IouType, Path]":
-    """Boxes from the first file that holds boxes, masks from the first that holds masks.
+def find_sources(files: Sequence[Path], only: "IouType | None" = None) -> "dict[IouType, Path]":
+    """Chooses the files that are scored: the first file with boxes and the first file with masks.
 
     Raises:
-        UsageError: no file, more than two, or none that holds what is asked for.
+        UsageError: there is no file, there are more than two, or none has what is asked for.
         FileNotFoundError, ValueError: a file cannot be read.
     """
     if not 1 <= len(files) <= 2:
         raise UsageError(f"name one results file, or one of boxes and one of masks; got {len(files)}")
-    from tailseg.evaluation.results import holds
+    from tailseg.evaluation.results import find_iou_types
 
     sources: dict[IouType, Path] = {}
     for file in files:
-        for iou_type in holds(file):
+        for iou_type in find_iou_types(file):
             sources.setdefault(iou_type, file)
     if not sources:  # a list without records: everything scores 0
         sources = {only or "bbox": files[0]}
     unused = [file for file in files if file not in sources.values()]
     if unused:
         raise UsageError(
-            f"{unused[0]} would not be looked at: it has nothing that the other file lacks. Two files are those of "
-            "boxes and of masks, in this order; `tailseg compare` compares results"
+            f"{unused[0]} would not be used: it has nothing that the other file lacks. Of two files the first one has "
+            "boxes and the second one has masks; `tailseg compare` compares results"
         )
     if only and only not in sources:
         field = {"bbox": "'bbox'", "segm": "'segmentation'"}[only]
-        raise UsageError(f"--only {only} wants records with a {field}; {', '.join(map(str, files))} has none")
+        raise UsageError(f"--only {only} needs records with a {field}; {', '.join(map(str, files))} has none")
     return {iou_type: file for iou_type, file in sources.items() if only in (None, iou_type)}
 
 
 @contextmanager
-def steps() -> "Generator[Callable[[str, int, int], None]]":
-    """A progress bar for each step of an analysis, gone when all is done."""
+def progress_bars() -> "Generator[Callable[[str, int, int], None]]":
+    """Shows a progress bar for each step of an analysis until all steps are done."""
     with Progress(console=output(), transient=True) as bars:
         tasks: dict[str, TaskID] = {}
 
@@ -58,47 +59,50 @@ def steps() -> "Generator[Callable[[str, int, int], None]]":
         yield step
 
 
-def truth_and_groups(
-    truth: Path, train: Path | None
-) -> "tuple[Path | Annotations, Mapping[int, Group] | None, tuple[str, ...]]":
-    """An annotation file to score against, with the classes of a training set and their groups by its image counts.
-
-    Many tools write only the classes that a split has objects of, so the training set may know more of them.
-
-    Returns:
-        The file or what was read of it, category id -> group, and notes for the reader.
-
-    Raises:
-        ValueError: a file is missing or malformed; see `read_dataset`.
-    """
-    if train is None:
-        return truth, None, ()
-    from tailseg.annotations.dataset import scored_groups
-    from tailseg.annotations.read import judge, open_file, other_names, with_more_classes
-
-    training = judge(open_file(train), ["training"])  # without the pictures, that may hold the sizes
-    annotations = open_file(truth)
-    groups = scored_groups(training)
-    beyond = sorted(
-        {category.id for category in training.categories} - {category.id for category in annotations.categories}
-    )
-    some = ", ".join(map(str, beyond[:5])) + (" .." if len(beyond) > 5 else "")
-    notes = (f"{len(beyond):,} classes of {train} that {truth} lacks play no part ({some})",) if beyond else ()
-    if other := other_names(annotations.categories, training.categories):
-        notes += (f"{other} {train}: are the frequency groups those of other classes?",)
-    return with_more_classes(annotations, training.categories), groups, notes
+def check_groups_option(groups: "GroupBounds | None", train: Path | None) -> None:
+    """Raises UsageError if the bounds of the groups are given without a training set."""
+    if groups is not None and train is None:
+        raise UsageError(
+            f"--groups {groups[0]} {groups[1]} are numbers of training images: name the training set's annotation file "
+            "with --train"
+        )
 
 
-def run_truth(run: Path) -> "tuple[Annotations, Mapping[int, Group], str]":
-    """What a run was validated on, by its checkpoint: read as for the run, with its ``on_problem`` and ``crowds``.
+def rename_options(arguments: Sequence[str], old_names: Mapping[str, str]) -> list[str]:
+    """The arguments of a command with the new names of options, and a note on standard error for each old name.
+
+    Args:
+        arguments: the arguments as they were typed.
+        old_names: the new name for each old name, such as ``{"--truth": "--annotations"}``.
 
     Returns:
-        The validation set, the groups of its classes in the training set, and what is to be said about it.
+        The arguments with the new names.
+    """
+    renamed = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if name in old_names:
+            print(f"note: {name} is now {old_names[name]}", file=sys.stderr)
+        renamed.append(f"{old_names.get(name, name)}{equals}{value}")
+    return renamed
+
+
+def read_validation_set(
+    run: Path, groups: "GroupBounds | None" = None
+) -> "tuple[Annotations, Mapping[int, Group], str]":
+    """Reads the validation set of a run as the run does: with its ``on_problem``, ``crowds`` and ``groups``.
+
+    Args:
+        run: the run's folder.
+        groups: other bounds of the frequency groups than the run's.
+
+    Returns:
+        The validation set, the groups of its classes in the training set, and a note about it.
 
     Raises:
-        ValueError: no checkpoint, an unknown recipe, or a validation set that is not there.
+        ValueError: the run has no checkpoint, its recipe is unknown, or its validation set is not there.
     """
-    from tailseg.annotations.dataset import scored_groups
+    from tailseg.annotations.dataset import scored_groups, with_group_bounds
     from tailseg.recipes.build import build_validation, held_out_note
     from tailseg.recipes.places import found_again
     from tailseg.recipes.saved import from_plain
@@ -112,4 +116,6 @@ def run_truth(run: Path) -> "tuple[Annotations, Mapping[int, Group], str]":
     recipe = found_again(recipe, checkpoint.recipe, run)
     annotations = build_validation(recipe)
     annotations = with_classes_of_run(annotations, checkpoint, file)
+    if groups is not None:
+        annotations = with_group_bounds(annotations, groups)
     return annotations, scored_groups(annotations), held_out_note(recipe)

@@ -10,18 +10,18 @@ from typing import Annotated, Literal
 import tyro
 from rich.markup import escape
 
-from tailseg.cli.common import find_recipe, output, parse, require_run
-from tailseg.cli.report import report_of
+from tailseg.cli.common import find_own_code, output, parse, require_run
+from tailseg.cli.report import write_run_report
 from tailseg.files import Output
 from tailseg.ranges import Range
 
 
 @dataclass(frozen=True)
 class Serve:
-    """Serve a run on this machine: its report, and a page that finds objects in images dropped on it.
+    """Serve a run on this machine: its report, and a page that detects objects in images that you drop on it.
 
-    It listens on 127.0.0.1, where other machines cannot reach it. --host 0.0.0.0 opens it to the network: it knows no
-    passwords, whoever reaches it can use it.
+    The server listens on 127.0.0.1, so other machines cannot reach it. --host 0.0.0.0 opens it to the network. It has
+    no passwords: everyone who can reach it can use it.
 
     examples:
       tailseg serve runs/tiny_gumbel
@@ -29,37 +29,43 @@ class Serve:
     """
 
     run: Annotated[Path, tyro.conf.Positional, Output("report.html, where there is none")]
-    """Folder of the run, as `train` or `convert` made it."""
+    """Folder of the run, which `train` or `convert` wrote."""
     host: str = "127.0.0.1"
     """Address to listen on."""
     port: Annotated[int, Range(ge=0, le=65535)] = 8000
-    """Port to listen on; 0 takes any that is free."""
+    """Port to listen on; 0 chooses a free one."""
     open: bool = False
-    """Open it in a browser."""
+    """Open the page in a browser."""
     checkpoint: Literal["best", "last"] = "best"
     """The checkpoint with the best AP, or the last one."""
     device: str = "auto"
-    """auto takes cuda when present, else cpu."""
+    """auto uses cuda if it is available, else cpu."""
     recipe: str | None = None
-    """module:function of your own recipe, if the run was trained with one."""
+    """module:function of your own recipe, if you trained the run with one."""
+    module: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Name of your own Python module that has classes of the run, such as a loss. Can be given several times."""
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Load the model, answer until Ctrl-C."""
+    """Loads the model and answers requests until Ctrl-C."""
     options = parse(Serve, arguments, command="serve")
     require_run(options.run)
     from tailseg.inference import Predictor
     from tailseg.report.server import Service, make_server
 
-    base = find_recipe(options.recipe) if options.recipe else None
-    predictor = Predictor.from_run(options.run, checkpoint=options.checkpoint, device=options.device, base=base)
+    base, modules = find_own_code(options.recipe, options.module)
+    predictor = Predictor.from_run(
+        options.run, checkpoint=options.checkpoint, device=options.device, base=base, modules=modules
+    )
     page = options.run / "report.html"
     if not page.is_file() and (options.run / "results.json").is_file():
-        report_of(options.run, predictor.recipe)
+        write_run_report(options.run, predictor.recipe)
     report = page.read_bytes() if page.is_file() else None
     server = make_server(Service(predictor, report, options.host), host=options.host, port=options.port)
     address = f"http://{options.host}:{server.server_address[1]}/"
-    output().print(f"{escape(str(options.run))} at [bold]{address}[/] (the report: {address}report); Ctrl-C ends it")
+    output().print(
+        f"{escape(str(options.run))} at [bold]{address}[/] (the report: {address}report). Press Ctrl-C to stop"
+    )
     if options.open:
         webbrowser.open(address)
     with server, contextlib.suppress(KeyboardInterrupt):

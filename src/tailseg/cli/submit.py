@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     import submitit
 
 PORT = 29400
-"""Where the machines of a job meet on the first of them."""
+"""Port on the first machine of a job, where its machines meet."""
 
 
 @dataclass(frozen=True)
 class Submit:
-    """Hand a training to SLURM. What follows `--` is what `tailseg train` would get.
+    """Submit a training to SLURM. Write the arguments of `tailseg train` after `--`.
 
-    Every machine runs torchrun, with one process a GPU. A job that is preempted or out of time saves, queues again and
-    goes on; so does one that lost a process. The run's folder must be one that all machines see. Needs submitit:
-    pip install 'tailseg[slurm]'.
+    Every machine runs torchrun with one process for each GPU. A job that is preempted, runs out of time or loses a
+    process saves its state, queues again and continues. All machines must see the folder of the run. The command needs
+    submitit: pip install 'tailseg[slurm]'.
 
     examples:
       tailseg submit --nodes 2 --devices 4 --partition gpu -- gumbel_mask_rcnn_r50_random_1x
@@ -36,24 +36,24 @@ class Submit:
     """
 
     nodes: Annotated[int, Range(ge=1)] = 1
-    """Machines."""
+    """Number of machines."""
     devices: Annotated[int, Range(ge=1)] = 8
-    """GPUs, and processes, of each machine."""
+    """GPUs of each machine; each has one process."""
     cpus: Annotated[int, Range(ge=1)] = 6
-    """CPU cores for each process and its loaders."""
+    """CPU cores for each process and its data loaders."""
     hours: Annotated[float, Range(gt=0)] = 24.0
-    """Time after which the job saves and queues again."""
+    """Hours after which the job saves its state and queues again."""
     partition: str | None = None
-    """SLURM's partition; None takes the cluster's default."""
+    """Partition of SLURM; None uses the default of the cluster."""
     logs: Annotated[Path, Output("the job's output")] = Path("runs/slurm")
-    """Folder of the job's output."""
+    """Folder for the output of the job."""
     cluster: Literal["slurm", "local"] = "slurm"
-    """local runs the job on this machine, to try it out."""
+    """local runs the job on this machine, for a try."""
 
 
 @dataclass
 class Training:
-    """What one machine of the job does: torchrun, which starts `tailseg train` in its processes."""
+    """The work of one machine of a job: torchrun, which starts `tailseg train` in each process."""
 
     devices: int
     arguments: list[str]
@@ -66,49 +66,66 @@ class Training:
         command = torchrun_command(self.devices, self.arguments, environment.hostnames, environment.job_id)
         self._torchrun = subprocess.Popen(command)  # noqa: S603 (our own command, no shell)
         if code := self._torchrun.wait():
-            raise RuntimeError(f"the training ended with exit code {code}; its reason stands in the output above")
+            raise RuntimeError(f"the training ended with exit code {code}. The output above says why")
 
     def checkpoint(self) -> "submitit.helpers.DelayedSubmission":
-        """Called by submitit when the job is to end: the processes save, and the job queues again."""
+        """Makes the processes save their state; submitit calls this when the job must end, and then queues it again."""
         import submitit
 
         if self._torchrun:
             self._torchrun.send_signal(signal.SIGTERM)
-            # This runs in a signal's handler, above __call__'s wait, which holds the lock that another one would take.
-            with suppress(ChildProcessError):  # it has ended, and was waited for
+            # This runs in a signal handler, during the wait of __call__, which holds the lock that a second wait needs.
+            with suppress(ChildProcessError):  # the process has ended already
                 os.waitid(os.P_PID, self._torchrun.pid, os.WEXITED | os.WNOWAIT)
         return submitit.helpers.DelayedSubmission(Training(self.devices, self.arguments))
 
 
 def torchrun_command(devices: int, arguments: Sequence[str], hosts: Sequence[str], job: str) -> list[str]:
-    """torchrun on one of the machines ``hosts``, which meet on the first one."""
+    """Builds the command that starts torchrun on one machine of a job.
+
+    Args:
+        devices: processes on this machine.
+        arguments: the arguments of ``tailseg train``.
+        hosts: the machines of the job. They meet on the first one.
+        job: the id of the job.
+
+    Returns:
+        The words of the command.
+    """
     meeting = ["--standalone"]
     if len(hosts) > 1:
         endpoint = f"{hosts[0]}:{PORT}"
         meeting = ["--nnodes", str(len(hosts)), "--rdzv-backend", "c10d", "--rdzv-endpoint", endpoint, "--rdzv-id", job]
-    # see docs/reliability.md for the store, which restarts must not share
+    # restarts must not share the store, see docs/reliability.md
     start = ["env", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1", sys.executable, "-m", "torch.distributed.run", *meeting]
     processes = ["--nproc-per-node", str(devices), "--max-restarts", "3"]
     return [*start, *processes, "-m", "tailseg", "train", *arguments, "--resume"]
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Submit the training; say where its output is."""
+    """Submits the training and prints where its output is."""
     split = list(arguments).index("--") if "--" in arguments else len(arguments)
     options = parse(Submit, arguments[:split], command="submit")
     training = list(arguments[split + 1 :])
     if not training:
-        raise UsageError("what to train stands behind --: tailseg submit --nodes 2 -- tiny_gumbel")
+        raise UsageError("name the recipe after --: tailseg submit --nodes 2 -- tiny_gumbel")
     check(options, {options.logs: None}, instead="name another folder (--logs)")
     job = submit(options, training)
-    output().print(f"job {job.job_id} ({' '.join(training)}); its output: {job.paths.stderr}", markup=False)
+    output().print(f"job {job.job_id} ({' '.join(training)}); the output is in {job.paths.stderr}", markup=False)
 
 
 def submit(options: Submit, training: Sequence[str]) -> "submitit.Job[None]":
-    """The job, queued.
+    """Queues the job.
+
+    Args:
+        options: the options of the command.
+        training: the arguments of ``tailseg train``.
+
+    Returns:
+        The queued job.
 
     Raises:
-        ValueError: submitit is not installed, or the training's options are wrong.
+        ValueError: submitit is not installed, or the options of the training are wrong.
     """
     try:
         import submitit
@@ -116,7 +133,9 @@ def submit(options: Submit, training: Sequence[str]) -> "submitit.Job[None]":
         raise ValueError("tailseg submit needs submitit: pip install 'tailseg[slurm]'") from None
     from tailseg.cli.train import check_run, train_options
 
-    check_run(train_options(training[0], training[1:]))  # wrong usage is told here, not hours later in a job's output
+    check_run(
+        train_options(training[0], training[1:])
+    )  # the user reads errors now, and not hours later in the output of the job
     executor = submitit.AutoExecutor(folder=options.logs, cluster=options.cluster)
     executor.update_parameters(
         name=f"tailseg {training[0]}",

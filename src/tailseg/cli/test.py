@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from rich.progress import Progress
 
-from tailseg.cli.common import find_recipe, output, parse, print_error, require_run
+from tailseg.cli.common import find_own_code, output, parse, print_error, require_run
 from tailseg.cli.file_kinds import METRICS, RECORDS
 from tailseg.cli.outputs import check
 from tailseg.files import Input, Output
+from tailseg.ranges import Range
+from tailseg.words import count_noun
 
 if TYPE_CHECKING:
     from tailseg.evaluation import Metrics
@@ -22,8 +24,9 @@ if TYPE_CHECKING:
 class Test:
     """Evaluate a run on its validation set.
 
-    Prints AP, AP50, AP75 and the AP of small, medium and large objects and of rare, common and frequent classes, for
-    boxes and masks; writes results.json (COCO-style detections) and metrics.json into the run's folder.
+    The command prints AP, AP50, AP75, the AP of small, medium and large objects, and the AP of rare, common and
+    frequent classes, for boxes and for masks. It writes results.json (COCO-style detections) and metrics.json into the
+    folder of the run.
 
     examples:
       tailseg test runs/tiny_gumbel
@@ -32,23 +35,29 @@ class Test:
     """
 
     run: Annotated[Path, tyro.conf.Positional, Output("results.json, metrics.json")]
-    """Folder of the run, as `train` or `convert` made it, or one checkpoint file (results are written beside it)."""
+    """Folder of the run, which `train` or `convert` wrote, or one checkpoint file (the results go next to it)."""
     checkpoint: Literal["best", "last"] = "best"
     """The checkpoint with the best AP, or the last one."""
     val: Annotated[str | None, Input()] = None
-    """Another annotation file to evaluate on; its classes must be the model's."""
+    """Another annotation file to evaluate on. It must have the classes of the model."""
     val_images: Annotated[str | None, Input()] = None
-    """Folder of the images of the validation set, unless they lie beside it or where they did in training."""
+    """Folder of the validation images, if they are neither next to the annotation file nor where they were in
+    training."""
+    groups: Annotated[tuple[int, int] | None, Range(ge=1, ascending=True)] = None
+    """Bounds of the frequency groups: 5 30 makes a class rare up to 5 training images, common up to 30 and frequent
+    above. None uses the run's groups."""
     overwrite: bool = False
-    """Replace files of other kinds that are there already; inputs never are."""
+    """Replace existing files of other kinds. The command never replaces its inputs."""
     device: str = "auto"
-    """auto takes cuda when present, else cpu."""
+    """auto uses cuda if it is available, else cpu."""
     recipe: str | None = None
-    """module:function of your own recipe, if the run was trained with one."""
+    """module:function of your own recipe, if you trained the run with one."""
+    module: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Name of your own Python module that has classes of the run, such as a loss. Can be given several times."""
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Evaluate the run, print the table, write the files."""
+    """Evaluates the run, prints the table, writes the files."""
     options = parse(Test, arguments, command="test")
     require_run(options.run)
     folder = results_folder(options.run)
@@ -63,22 +72,23 @@ def run(arguments: Sequence[str]) -> None:
             output().print(f"\nWritten: {folder / 'results.json'}, {folder / 'metrics.json'}", markup=False)
             if unread:
                 raise ValueError(
-                    f"{len(unread)} of {metrics.num_images} images could not be used (named above) and count as if "
-                    "nothing was found in them: bring them back and call `tailseg test` again"
+                    f"{len(unread)} of {count_noun(metrics.num_images, 'image')} could not be used (see above). They "
+                    "count as images without detections. Restore them and call `tailseg test` again"
                 )
 
 
 def results_folder(run: Path) -> Path:
-    """Where the results of a run's folder, or of one checkpoint file, are written."""
+    """Returns the folder for the results of a run's folder or of one checkpoint file."""
     return run if run.is_dir() else run.parent
 
 
 def evaluate_run(options: Test) -> "tuple[Metrics, list[str]]":
-    """Detections of the run's model on its validation set, and their figures, written into the run's folder.
+    """Detects objects in the validation set, computes the figures and writes both into the folder of the run.
 
     Returns:
-        The figures, and the reason of each image that could not be used.
+        The figures, and for each image that could not be used the reason.
     """
+    from tailseg.annotations.dataset import with_group_bounds
     from tailseg.data.images import describe_turned
     from tailseg.detection.testing import describe_unread, detect_all, measure, save_results
     from tailseg.inference import Predictor
@@ -94,9 +104,9 @@ def evaluate_run(options: Test) -> "tuple[Metrics, list[str]]":
     )
     from tailseg.training.fit import with_classes_of_run
 
-    base = find_recipe(options.recipe) if options.recipe else None
+    base, modules = find_own_code(options.recipe, options.module)
     predictor = Predictor.from_run(
-        options.run, checkpoint=options.checkpoint, device=options.device, base=base, calibrated=False
+        options.run, checkpoint=options.checkpoint, device=options.device, base=base, modules=modules, calibrated=False
     )
     recipe = predictor.recipe
     folder = results_folder(options.run)
@@ -107,6 +117,8 @@ def evaluate_run(options: Test) -> "tuple[Metrics, list[str]]":
     if (note := held_out_note(recipe)) and is_first():
         output().print(f"note: {note}", markup=False, soft_wrap=True)
     annotations = with_classes_of_run(annotations, predictor.checkpoint, predictor.file)
+    if options.groups is not None:
+        annotations = with_group_bounds(annotations, options.groups)
     unread: list[str] = []
     turned: list[ImageInfo] = []
     with Progress(console=output(), transient=True, disable=not is_first()) as bar:

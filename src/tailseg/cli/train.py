@@ -1,5 +1,7 @@
 """`tailseg train`."""
 
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,55 +13,81 @@ import tyro
 from tailseg.cli.common import UsageError, find_recipe, output, parse
 from tailseg.cli.file_kinds import LOG, METRICS, PAGE, PART, RECIPE, RECORDS
 from tailseg.cli.outputs import Kind, check
+from tailseg.cli.parts import own_modules, with_parts
+from tailseg.models.config import ResNetConfig
 from tailseg.ranges import Range
-from tailseg.recipes.recipe import Recipe, run_folder
+from tailseg.recipes.recipe import Recipe, SGDConfig, run_folder
 
 if TYPE_CHECKING:
     from tailseg.evaluation import Metrics
 
 _HELP = """\
-usage: tailseg train NAME|FILE.json [--resume] [--devices N] [--boxes-only] [--no-report] [OPTIONS]
+usage: tailseg train NAME|FILE.json [OPTIONS]
 
 Train a recipe, or train on your own COCO- or LVIS-format file.
 
-  NAME        a recipe (`tailseg recipes` lists them), or your own as module:function
-  FILE.json   your annotation file: the recipe custom_small with --data.train FILE.json; without --data.val
-              a tenth of the images is held out
-  --resume    go on from the run's last checkpoint
-  --devices N train in N processes on this machine, one a GPU (several machines: torchrun -m tailseg train ...)
-  --boxes-only
-              learn boxes without masks: the recipe's network without its mask head (Faster R-CNN)
-  --no-report leave out report.html, the page that `tailseg report` writes
-  OPTIONS     every setting of the recipe: `tailseg train NAME --help` lists them with their values
+  NAME        a recipe (`tailseg recipes` lists them), or your own recipe as module:function
+  FILE.json   your annotation file. tailseg trains the recipe custom_small on it and, without --data.val, holds out a
+              tenth of the images for validation
+
+parts of the recipe, by name or as module:function of your own:
+  --loss NAME           gol, gumbel, sigmoid, softmax, seesaw, eqlv2, federated, focal and others
+  --optim NAME          sgd, adamw
+  --backbone NAME       resnet50, resnet101, swin_t, timm:NAME and others
+  --groups RARE COMMON  a class is rare in up to RARE training images, common in up to COMMON, else frequent
+
+  --resume        continue from the last checkpoint of the run
+  --devices N     train in N processes on this machine, one for each GPU
+                  (on several machines: torchrun -m tailseg train ...)
+  --boxes-only    train boxes without masks: the network of the recipe without its mask head (Faster R-CNN)
+  --no-report     do not write report.html, the page of `tailseg report`
+  OPTIONS         every setting of the recipe; `tailseg train NAME --help` lists them with their values
 
 examples:
   tailseg train tiny_gumbel                            the embedded data set, the Gumbel loss
   tailseg train tiny_gumbel --optim.lr 0.02            the same with another learning rate
   tailseg train my.json                                your data, a small network, any machine
+  tailseg train my.json --loss gol --loss.tail r       the GOL loss; the rare classes alone are the tail
+  tailseg train my.json --backbone timm:convnext_tiny --optim adamw
   tailseg train custom_r50 --data.train my.json        your data, Mask R-CNN R50, a GPU
-  tailseg train my.json --data.train-images photos     images in another folder
-  tailseg train my.json --boxes-only                   annotations that have boxes and no masks
-  tailseg train tiny_gumbel --resume                   go on after an interruption
+  tailseg train my.json --data.train-images photos     the images are in another folder
+  tailseg train my.json --boxes-only                   the annotations have boxes and no masks
+  tailseg train tiny_gumbel --resume                   continue after an interruption
 """
 
 
 @dataclass(frozen=True)
 class Train:
-    """Train this recipe. Every setting can be changed here, and is saved with the run for `test` and `predict`."""
+    """Train this recipe. Every option changes a setting. The run saves all settings for `test` and `predict`."""
 
     recipe: Annotated[Recipe, tyro.conf.arg(name="", prefix_name=False)]
+    loss: str | None = None
+    """Name of a loss (gol, gumbel, softmax, seesaw, ...), or module:function of your own."""
+    optim: str | None = None
+    """Name of an optimizer (sgd, adamw), or module:function of your own."""
+    backbone: str | None = None
+    """Name of a backbone (resnet50, swin_t, timm:NAME, ...), or module:function of your own."""
+    detector: str | None = None
+    """module:function of a detector of your own."""
+    source: str | None = None
+    """module:function of a data set of your own in Python, which takes the place of the annotation files."""
+    augmentation: str | None = None
+    """module:function of an augmentation of your own."""
+    metrics: tuple[str, ...] = ()
+    """module:function of each metric of your own."""
     resume: bool = False
-    """Go on from the run's last checkpoint, with the same settings."""
+    """Continue from the last checkpoint of the run, with the same settings."""
     devices: Annotated[int, Range(ge=1)] = 1
-    """Processes on this machine, one a GPU, that torchrun starts; they share each step and learn what one would."""
+    """Processes on this machine, one for each GPU; torchrun starts them. They share the images of each step, and the
+    result is that of one process."""
     boxes_only: bool = False
-    """Learn boxes without masks: the recipe's network without its mask head (Faster R-CNN)."""
+    """Train boxes without masks: the network of the recipe without its mask head (Faster R-CNN)."""
     report: bool = True
-    """Write report.html into the run's folder at the end."""
+    """Write report.html into the folder of the run at the end."""
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Train what the first argument names, with the options that follow."""
+    """Trains the recipe that the first argument names, with the options that follow."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_HELP)
         raise SystemExit(0 if arguments else 2)
@@ -67,59 +95,69 @@ def run(arguments: Sequence[str]) -> None:
     from tailseg.recipes.build import require_data
 
     check_run(options)
-    require_data(options.recipe)  # said before torch is imported, which takes seconds
-    from tailseg.cli.report import report_of
+    require_data(options.recipe)  # the user reads the error before torch is imported, which takes seconds
+    if note := optimizer_note(options):
+        output().print(f"note: {note}", markup=False, soft_wrap=True)
+    from tailseg.cli.report import write_run_report
     from tailseg.training.distributed import is_first, joined, start_processes, under_torchrun
     from tailseg.training.fit import check_shares
     from tailseg.training.loop import train
 
     if options.devices != 1 and not under_torchrun():
-        check_shares(options.recipe, options.devices)  # said once, and not by each of them
+        check_shares(options.recipe, options.devices)  # one error, and not one of each process
         start_processes(options.devices, ["train", *arguments])
     with joined():
         metrics, first = train(options.recipe, resume=options.resume), is_first()
     if first:  # the others need not wait for it
         folder = run_folder(options.recipe)
-        tell(metrics, folder, report_of(folder, options.recipe) if options.report else None)
+        tell(metrics, options.recipe, write_run_report(folder, options.recipe) if options.report else None)
 
 
-def tell(metrics: "Metrics", folder: Path, report: Path | None) -> None:
-    """What was reached, and what can be done next."""
+def tell(metrics: "Metrics", recipe: Recipe, report: Path | None) -> None:
+    """Prints the figures, and commands that the user may want next.
+
+    Args:
+        metrics: the figures of the last evaluation.
+        recipe: the recipe of the run.
+        report: the report page, if it was written.
+    """
+    folder = run_folder(recipe)
     output().print(metrics.table())
-    look = f"  open {quote(str(report))}     every class, with pictures\n" if report else ""
+    open_report = f"  open {quote(str(report))}     every class, with pictures\n" if report else ""
+    module_options = "".join(f" --module {module}" for module in own_modules(recipe))
     output().print(
         f"\nSaved in {folder}. Next:\n"
-        f"{look}"
-        f"  tailseg predict {quote(str(folder))} IMAGES...     pictures of what it finds\n"
-        f"  tensorboard --logdir {quote(str(folder))}          how it learned",
+        f"{open_report}"
+        f"  tailseg predict {quote(str(folder))} IMAGES...{module_options}     pictures with the detections\n"
+        f"  tensorboard --logdir {quote(str(folder))}          training curves",
         markup=False,
-        soft_wrap=True,  # commands are pasted, and a line that was broken would be two
+        soft_wrap=True,  # users paste commands, so a command must stay on one line
     )
 
 
 def check_run(options: Train) -> None:
-    """Looks whether the run's files may be written, before the work.
+    """Checks before the work that the command may write the files of the run.
 
     Raises:
-        UsageError: the folder has no possible name, or holds files that no run wrote.
-        OSError: it cannot be written.
+        UsageError: the name of the folder is not possible, or the folder holds files that no run wrote.
+        OSError: the folder cannot be written.
     """
     recipe = options.recipe
     check(options, files_of(recipe, report=options.report), instead="name another folder (--run.out)")
 
 
 def files_of(recipe: Recipe, *, report: bool) -> dict[Path, Kind | None]:
-    """The run's folder, and the files in it that may be there without a run.
+    """Lists the folder of the run, and the files in it that may exist without a run.
 
     Raises:
-        UsageError: the folder has no possible name.
+        UsageError: the name of the folder is not possible.
     """
     try:
         folder = run_folder(recipe)
     except ValueError as error:
         raise UsageError(str(error)) from None
     files = {"recipe.json": RECIPE, "log.jsonl": LOG, "results.json": RECORDS, "metrics.json": METRICS}
-    if report and (folder / "report.html").is_file():  # a folder of this name costs the report alone
+    if report and (folder / "report.html").is_file():  # with a folder of this name, only the report fails
         files["report.html"] = PAGE
     if recipe.data.val is None:
         files |= {"data/train.json": PART, "data/val.json": PART}
@@ -127,10 +165,17 @@ def files_of(recipe: Recipe, *, report: bool) -> dict[Path, Kind | None]:
 
 
 def train_options(name: str, arguments: Sequence[str]) -> Train:
-    """The recipe called ``name`` (or made for the file ``name``), varied by the options in ``arguments``.
+    """Reads the options of a training.
+
+    Args:
+        name: the name of a recipe, ``module:function``, or an annotation file, which custom_small is trained on.
+        arguments: the options after the name.
+
+    Returns:
+        The options, with the recipe as they change it.
 
     Raises:
-        UsageError: no such recipe, one that cannot do without masks, or an option came first.
+        UsageError: there is no such recipe or part, a cascade cannot be trained without masks, or an option came first.
     """
     if name.startswith("-"):
         raise UsageError(f"the recipe comes first: tailseg train NAME {name} ...; `tailseg recipes` lists the names")
@@ -139,17 +184,38 @@ def train_options(name: str, arguments: Sequence[str]) -> Train:
         recipe = replace(recipe, data=replace(recipe.data, train=name))
     else:
         recipe = find_recipe(name)
-    if "--boxes-only" in arguments:  # before the options are parsed: a network without masks has no settings of masks
+    # These options change which settings the recipe has, so the recipe must have them before the others are parsed.
+    recipe = with_parts(recipe, arguments)
+    if "--boxes-only" in arguments:
         recipe = without_masks(recipe)
-    return parse(Train, arguments, command=f"train {name}", default=Train(recipe))
+    words = [re.sub(r"^--groups(?==|$)", "--data.groups", argument) for argument in arguments]
+    return parse(Train, words, command=f"train {name}", default=Train(recipe))
+
+
+def optimizer_note(options: Train) -> str:
+    """Says that AdamW may suit the chosen backbone better than the recipe's SGD; otherwise returns nothing."""
+    is_first = os.environ.get("RANK", "0") == "0"
+    usual = isinstance(getattr(options.recipe.model, "backbone", None), ResNetConfig)
+    if not (options.backbone and is_first) or usual or options.optim or not isinstance(options.recipe.optim, SGDConfig):
+        return ""
+    return (
+        f"the recipe trains {options.backbone} with SGD. AdamW (--optim adamw) is the usual optimizer for transformers "
+        "and ConvNeXt"
+    )
 
 
 def without_masks(recipe: Recipe) -> Recipe:
-    """The same recipe with a detector that learns boxes alone.
+    """Removes the mask head from the detector of a recipe.
 
     Raises:
-        UsageError: it is a cascade, whose stages learn masks.
+        UsageError: the detector is a cascade, which needs masks, or one without that setting.
     """
+    from tailseg.models.config import ModelConfig
+
+    if not isinstance(recipe.model, ModelConfig):
+        raise UsageError(
+            f"--boxes-only: {recipe.name} has a detector of your own, {type(recipe.model).__name__}: change it"
+        )
     if recipe.model.cascade is not None:
         raise UsageError(
             f"--boxes-only: {recipe.name} is a cascade, whose stages learn masks. Recipes without a cascade: "

@@ -1,7 +1,6 @@
 """Reading image files."""
 
 import re
-import warnings
 from collections.abc import Collection
 from pathlib import Path
 from typing import Final
@@ -14,7 +13,7 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image, read_file
 
 from tailseg.annotations.image_files import ImageError
-from tailseg.annotations.pictures import MAX_PIXELS, Header, header_of, open_picture
+from tailseg.annotations.pictures import MAX_PIXELS, Header, header_of, open_picture, without_warnings
 from tailseg.annotations.types import ImageInfo, Orientation
 
 _PHOTOMETRIC: Final = 0x0106
@@ -178,11 +177,10 @@ def _by_pillow(path: str | Path, header: Header) -> Tensor:
         if header.format == "PNG":
             with open_picture(path) as file:
                 file.verify()  # decoding looks at no sums, and may give other pixels
-        with open_picture(path) as picture, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a file that is cut short is an error as well
+        with open_picture(path) as picture, without_warnings:  # a file that is cut short is an error as well
             picture.load()
             picture.info.pop("transparency", None)  # is dropped, but a palette's with a warning
-            pixels = np.array(_rgb(picture))
+            pixels = np.array(to_rgb(picture))
     except Exception as error:  # malformed files meet exceptions of many kinds
         raise OSError(str(error) or type(error).__name__) from error
     image = torch.from_numpy(pixels).permute(2, 0, 1)
@@ -190,8 +188,8 @@ def _by_pillow(path: str | Path, header: Header) -> Tensor:
     return turned(image, {6: 8, 8: 6}.get(header.orientation, header.orientation)) if header.format == "TIFF" else image
 
 
-def _rgb(picture: Image.Image) -> Image.Image:
-    """A decoded picture with 8 bits and without transparency.
+def to_rgb(picture: Image.Image) -> Image.Image:
+    """Converts a decoded picture to RGB with 8 bits and without transparency.
 
     Raises:
         ValueError: its numbers have no known range.

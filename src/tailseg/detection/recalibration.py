@@ -1,16 +1,17 @@
-"""Calibration after training for a trained detector: which method, how strong, and what it does.
+"""Calibration after training for a trained detector: its methods, their strengths, and their effect.
 
-A class's scores move by its frequency in the training set, before the best detections of an image are taken:
-:mod:`tailseg.detection.calibration` has the formulas. Saved results do not suffice: they hold the best detections,
-with one score each, while NorCal and FRACAL need all scores of a region. So the detector looks at its images again.
+The scores of a class are changed according to its frequency in the training set, before the best detections of an image
+are selected: :mod:`tailseg.detection.calibration` has the formulas. Saved results are not enough, because they hold the
+best detections with one score each, and NorCal and FRACAL need all scores of a region. So the detector has to see its
+images again.
 """
 
 import json
-from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from jaxtyping import Float, Int64
@@ -34,6 +35,7 @@ from tailseg.models.detector import Detector
 from tailseg.models.precision import Precision
 from tailseg.structures import Batch, ClassFrequency
 
+Model = TypeVar("Model", bound=nn.Module)
 Method = Literal["none", "logit adjustment", "NorCal", "FRACAL"]
 STRENGTHS: dict[Method, tuple[float, ...]] = {
     "logit adjustment": (0.1, 0.25, 0.5, 0.75, 1.0),
@@ -41,6 +43,7 @@ STRENGTHS: dict[Method, tuple[float, ...]] = {
     "FRACAL": (0.5, 1.0, 2.0, 3.0),
 }
 FILE = "calibration.json"
+"""The name of the file in a run's folder that stores its calibration."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +59,12 @@ class Setting:
 
 @dataclass(frozen=True)
 class Calibration:
-    """A setting, and what it needs to know of the training set.
+    """A setting, and the data of the training set that it needs.
 
     Attributes:
-        setting: which method, how strong.
+        setting: the method and its strength.
         dimensions: fractal dimension of each class, for FRACAL.
-        num_images: all training images, those without objects too, for FRACAL.
+        num_images: all training images, including those without objects, for FRACAL.
     """
 
     setting: Setting
@@ -70,7 +73,7 @@ class Calibration:
 
 
 class Calibrated(ClassificationLoss):
-    """A loss whose scores are calibrated; in training it is the loss itself."""
+    """A loss whose scores are calibrated. In training it behaves as the loss itself."""
 
     def __init__(self, loss: ClassificationLoss, calibration: Calibration, frequency: ClassFrequency) -> None:
         super().__init__()
@@ -87,15 +90,15 @@ class Calibrated(ClassificationLoss):
         return self.loss(logits, labels)
 
     def scores(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, "R C"]:
-        """The loss's scores, moved by the offsets of the classes."""
+        """Returns the loss's scores, changed by the offsets of the classes."""
         scores = self.loss.scores(logits)
         setting, counts = self.calibration.setting, self.frequency.image_counts.to(scores.device)
         if setting.method == "FRACAL":
             dimensions = torch.tensor(self.calibration.dimensions, device=scores.device, dtype=scores.dtype)
-            known: Any = {"num_images": self.calibration.num_images, "strength": setting.strength}
+            data: Any = {"num_images": self.calibration.num_images, "strength": setting.strength}
             if not self.scores_are_exclusive:
-                return fracal_sigmoid_scores(scores.logit(), counts, dimensions, **known).to(scores)
-            offsets = fracal_offsets(counts, dimensions, **known)
+                return fracal_sigmoid_scores(scores.logit(), counts, dimensions, **data).to(scores)
+            offsets = fracal_offsets(counts, dimensions, **data)
         elif setting.method == "NorCal":
             offsets = norcal_offsets(counts, gamma=setting.strength)
         else:
@@ -105,46 +108,74 @@ class Calibrated(ClassificationLoss):
         return adjust(scores, offsets.to(scores))
 
 
-Replaced = list[tuple[nn.Module, str, ClassificationLoss, Calibrated]]
-"""Of each of a detector's losses: its owner, its name there, itself, and the calibrated one."""
+def apply_calibration(model: nn.Module, calibration: Calibration, frequency: ClassFrequency) -> None:
+    """Replaces the detector's losses by calibrated ones, in place; a calibration without a method changes nothing.
 
+    The names in the model's state dict change: load its weights before.
 
-def replacements(model: nn.Module, calibration: Calibration, frequency: ClassFrequency) -> Replaced:
-    """The calibrated losses of a detector, to be put in place; none where scores stay as trained."""
+    Args:
+        model: a detector with its weights.
+        calibration: the method, its strength, and the data that it needs.
+        frequency: of the classes in the training set.
+
+    Raises:
+        ValueError: no module of the model is a `ClassificationLoss`, so that its scores cannot be calibrated.
+    """
     if calibration.setting.method == "none":
-        return []
-    return [
-        (module, name, child, Calibrated(child, calibration, frequency))
+        return
+    losses = [
+        (module, name, child)
         for module in model.modules()
         for name, child in module.named_children()
         if isinstance(child, ClassificationLoss)
     ]
+    if not losses:
+        raise ValueError(
+            f"{type(model).__name__} has no ClassificationLoss among its modules, and {calibration.setting} changes "
+            "the scores of such a loss: use the detector without a calibration"
+        )
+    for module, name, loss in losses:
+        setattr(module, name, Calibrated(loss, calibration, frequency))
 
 
-@contextmanager
-def in_place(replaced: Replaced) -> Generator[None]:
-    """Within it, the calibrated losses give the detector's scores."""
-    try:
-        for owner, name, _, calibrated in replaced:
-            setattr(owner, name, calibrated)
-        yield
-    finally:
-        for owner, name, loss, _ in replaced:
-            setattr(owner, name, loss)
+def copy_calibrated(model: Model, calibration: Calibration, frequency: ClassFrequency) -> Model:
+    """Copies a detector and applies a calibration to the copy. The copy shares the weights, so that it needs no memory.
+
+    Args:
+        model: a detector, which stays as it is.
+        calibration: the method, its strength, and the data that it needs.
+        frequency: of the classes in the training set.
+
+    Returns:
+        The copy.
+
+    Raises:
+        ValueError: as `apply_calibration`.
+    """
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    copied = deepcopy(model, shared)
+    apply_calibration(copied, calibration, frequency)
+    return copied
 
 
-def calibrations(train: Annotations | None) -> list[Calibration]:
-    """As trained, then every method at each of its strengths; FRACAL only where the training set is there."""
-    found = [Calibration(Setting())]
-    found += [Calibration(Setting(method, strength)) for method, each in STRENGTHS.items() for strength in each]
+def list_calibrations(train: Annotations | None) -> list[Calibration]:
+    """Lists the calibrations to try: none, then every method at each of its strengths.
+
+    FRACAL is left out if ``train`` is None, because it needs the objects of the training set.
+    """
+    settings = [Setting(method, strength) for method, strengths in STRENGTHS.items() for strength in strengths]
+    calibrations = [Calibration(setting) for setting in (Setting(), *settings)]
     if train is None:
-        return [each for each in found if each.setting.method != "FRACAL"]
-    known = {"dimensions": dimensions_of(train), "num_images": train.num_images}
-    return [replace(each, **known) if each.setting.method == "FRACAL" else each for each in found]
+        return [calibration for calibration in calibrations if calibration.setting.method != "FRACAL"]
+    data = {"dimensions": compute_dimensions(train), "num_images": train.num_images}
+    return [
+        replace(calibration, **data) if calibration.setting.method == "FRACAL" else calibration
+        for calibration in calibrations
+    ]
 
 
-def dimensions_of(train: Annotations) -> tuple[float, ...]:
-    """Fractal dimension of each class in a training set."""
+def compute_dimensions(train: Annotations) -> tuple[float, ...]:
+    """Computes the fractal dimension of each class in a training set."""
     objects = train.objects
     rows = ~objects.ignored
     sizes = torch.from_numpy(train.sizes[objects.images[rows]]).flip(1).double()
@@ -155,7 +186,7 @@ def dimensions_of(train: Annotations) -> tuple[float, ...]:
 
 
 @torch.no_grad()
-def results_of(
+def detect_with_calibrations(
     model: Detector,
     batches: Iterable[Batch],
     calibrations: Sequence[Calibration],
@@ -166,42 +197,45 @@ def results_of(
     precision: Precision = "float32",
     progress: Callable[[int], None] = lambda _: None,
 ) -> tuple[list[int], list[list[dict[str, Any]]]]:
-    """The images' ids, and the result records of each calibration.
+    """Runs the detector on all images once for each calibration.
 
     Args:
-        model: in evaluation mode, on ``device``.
-        batches: images.
-        calibrations: each looks at every image.
+        model: a detector in evaluation mode, on ``device``; it stays as it is.
+        batches: the images.
+        calibrations: the calibrations to apply.
         frequency: of the classes in the training set.
-        category_ids: by label.
-        device, precision: of the model.
-        progress: called with the images done.
+        category_ids: the category id of each label.
+        device: the model's device.
+        precision: the model's precision.
+        progress: called after each batch with the number of images done.
+
+    Returns:
+        The images' ids, and the result records of each calibration.
     """
     image_ids: list[int] = []
     results: list[list[dict[str, Any]]] = [[] for _ in calibrations]
-    prepared = [replacements(model, calibration, frequency) for calibration in calibrations]
+    models = [copy_calibrated(model, calibration, frequency) for calibration in calibrations]
     for batch in batches:
-        there = batch.to(device)
-        for replaced, records in zip(prepared, results, strict=True):
-            with in_place(replaced):
-                for found, info in zip(detect(model, there, precision), batch.infos, strict=True):
-                    records += to_results(found, info.image_id, category_ids)
+        moved = batch.to(device)
+        for calibrated, records in zip(models, results, strict=True):
+            for detections, info in zip(detect(calibrated, moved, precision), batch.infos, strict=True):
+                records += to_results(detections, info.image_id, category_ids)
         image_ids += [info.image_id for info in batch.infos]
         progress(len(image_ids))
     return image_ids, results
 
 
 def save(calibration: Calibration, file: Path) -> None:
-    """Writes a calibration as JSON, whole or not at all."""
+    """Writes a calibration as JSON: the whole file or nothing."""
     write_text(file, json.dumps(asdict(calibration), indent=1) + "\n")
 
 
 def load(file: Path, num_classes: int) -> Calibration:
-    """Reads what `save` wrote.
+    """Reads a calibration that `save` wrote.
 
     Raises:
-        ValueError: it is no such file, or not of a detector of ``num_classes`` classes, or FRACAL of a build that did
-            not divide by the number of images: its strength was chosen with other scores.
+        ValueError: the file has another format, or is for another number of classes, or holds FRACAL of an earlier
+            version that did not divide by the number of images: its strength was chosen with other scores.
     """
     try:
         content = json.loads(file.read_text())
@@ -209,13 +243,13 @@ def load(file: Path, num_classes: int) -> Calibration:
         dimensions = None if content["dimensions"] is None else tuple(map(float, content["dimensions"]))
         num_images = None if content.get("num_images") is None else int(content["num_images"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{file} is no calibration that `tailseg calibrate` wrote: {error!r}") from error
-    wanted = num_classes if setting.method == "FRACAL" else None
-    if setting.method not in get_args(Method) or (None if dimensions is None else len(dimensions)) != wanted:
-        raise ValueError(f"{file} does not fit a detector of {num_classes} classes: {setting}; calibrate it anew")
+        raise ValueError(f"{file} was not written by `tailseg calibrate`: {error!r}") from error
+    expected = num_classes if setting.method == "FRACAL" else None
+    if setting.method not in get_args(Method) or (None if dimensions is None else len(dimensions)) != expected:
+        raise ValueError(f"{file} does not fit a detector of {num_classes} classes: {setting}. Calibrate it again")
     if setting.method == "FRACAL" and num_images is None:
         raise ValueError(
-            f"{file} holds {setting} without the number of training images, as earlier builds wrote it, whose scores "
-            f"were not those of FRACAL's authors: choose again with `tailseg calibrate {file.parent}`, or delete it"
+            f"{file} holds {setting} without the number of training images. Earlier versions wrote it so, and their "
+            f"scores were not those of FRACAL's authors: run `tailseg calibrate {file.parent}` again, or delete it"
         )
     return Calibration(setting, dimensions, num_images)

@@ -1,16 +1,22 @@
 """Average precision of results against an annotation file: LVIS's for LVIS files, COCO's for all others.
 
-    evaluate(annotation_file, results) -> Metrics
-    analyze(annotation_file, {"bbox": results, "segm": results}) -> Analysis: and AP-fixed, error kinds, reliability
+    evaluate(annotations, results) -> Metrics
+    analyze(annotations, results) -> Analysis: also AP-fixed, error kinds, reliability of scores
+    compare(annotations, before, after) -> ResultsComparison: differences with 95 % intervals
     to_results(detections, image_id, category_ids) -> result records
 
-Objects marked ``iscrowd`` or ``ignore`` are regions to be left alone, as crowds are in pycocotools: a detection that
-lies in one counts neither for nor against, and the object itself is not asked for. lvis-api has no crowds (LVIS marks
-none) and knows ``ignore`` alone, matched at most once; pycocotools overlooks ``ignore``.
+Annotations are the path of an annotation file, its content as a dict, or `tailseg.annotations.dataset.Annotations`.
+Results are the path of a results file, a list of records, or a dict of these with the keys ``"bbox"`` and ``"segm"``.
+In a notebook all three show tables; ``to_dict()`` and ``to_pandas()`` give the figures.
+
+Objects marked ``iscrowd`` or ``ignore`` are treated as pycocotools treats crowds: a detection in such a region counts
+neither for nor against, and nobody has to find the region itself. lvis-api has no crowds (LVIS marks none); it only
+knows ``ignore``, which it matches at most once. pycocotools does not read ``ignore``.
 """
 
 from tailseg.evaluation.analysis import Analysis, analyze
 from tailseg.evaluation.average_precision import evaluate
+from tailseg.evaluation.comparison import Comparison, Difference, ResultsComparison, compare
 from tailseg.evaluation.errors import ErrorKinds, Errors
 from tailseg.evaluation.metrics import ClassScore, Metrics
 from tailseg.evaluation.reliability import Reliability
@@ -19,12 +25,16 @@ from tailseg.evaluation.results import Results, read_results, to_results
 __all__ = [
     "Analysis",
     "ClassScore",
+    "Comparison",
+    "Difference",
     "ErrorKinds",
     "Errors",
     "Metrics",
     "Reliability",
     "Results",
+    "ResultsComparison",
     "analyze",
+    "compare",
     "evaluate",
     "read_results",
     "to_results",

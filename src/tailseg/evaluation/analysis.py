@@ -8,28 +8,40 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tailseg.annotations.dataset import Annotations
 from tailseg.annotations.json_file import garbage_collector_paused
-from tailseg.annotations.types import Group
-from tailseg.evaluation.average_precision import MAX_DETECTIONS, check_options, metrics, scores
+from tailseg.deprecated import renamed_arguments
+from tailseg.evaluation.average_precision import MAX_DETECTIONS, check_max_detections, compute_metrics, compute_scores
 from tailseg.evaluation.boundary import with_boundaries
-from tailseg.evaluation.detections import best_of_each_class, best_of_each_image, match_results
+from tailseg.evaluation.detections import match_results, select_best_of_each_class, select_best_of_each_image
 from tailseg.evaluation.engines import ENGINES, Engine
-from tailseg.evaluation.errors import KINDS, Errors, Part, error_kinds
-from tailseg.evaluation.ground_truth import GroundTruth, is_member, read_ground_truth
+from tailseg.evaluation.errors import KINDS, Errors, Part, sort_errors
+from tailseg.evaluation.ground_truth import GroundTruth, is_member
 from tailseg.evaluation.matches import Matches, match
 from tailseg.evaluation.metrics import ROW_NAMES, IouType, Metrics
-from tailseg.evaluation.precision import Curves, curves_of
+from tailseg.evaluation.notebook import import_pandas, to_html, to_text
+from tailseg.evaluation.precision import Curves, compute_curves
 from tailseg.evaluation.reading import read_sources
-from tailseg.evaluation.reliability import Reliability, reliability
+from tailseg.evaluation.reliability import Reliability, compute_reliability
 from tailseg.evaluation.results import Results
+from tailseg.evaluation.sources import (
+    AnnotationSource,
+    GroupsSource,
+    ResultsSource,
+    check_iou_types,
+    get_sources,
+    open_annotations,
+    read_truth,
+)
+from tailseg.evaluation.survey import Source
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 Step = Callable[[str, int, int], None]
 """Told what is being done, how far it is, and its end."""
@@ -37,7 +49,7 @@ FIXED_PER_CLASS = 10_000
 _CLASS_COLUMNS = ("category_id", "name", "group", "num_objects", "AP", "AP50", "AR")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Analysis:
     """What a results file scores, what it gets wrong, and whether its scores mean what they say.
 
@@ -56,8 +68,36 @@ class Analysis:
     errors: dict[IouType, Errors]
     reliability: dict[IouType, dict[Part, Reliability]]
 
-    def to_json(self) -> str:
-        """All of it as a JSON object, indented."""
+    def __getitem__(self, key: str) -> dict[str, float | None]:
+        return self.metrics[key]
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.metrics
+
+    def tables(self) -> "list[Table]":
+        """The scores, the errors by kind and group, and how well scores mean precision."""
+        from tailseg.evaluation.tables import build_tables  # which imports this module
+
+        return [*build_tables(self)]
+
+    def __repr__(self) -> str:
+        return to_text(*self.tables())
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return to_html(*self.tables())
+
+    def to_pandas(self) -> Any:  # noqa: ANN401 - pandas need not be installed
+        """One row for each class and kind of overlap, as a pandas DataFrame: the columns of `to_csv`.
+
+        Raises:
+            ModuleNotFoundError: pandas is not installed.
+        """
+        header, *rows = self._class_rows()
+        return import_pandas().DataFrame(rows, columns=header)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All attributes as dicts, lists and numbers."""
         errors = {
             iou_type: {
                 "parts": {part: asdict(kinds) for part, kinds in found.parts.items()},
@@ -65,8 +105,8 @@ class Analysis:
             }
             for iou_type, found in self.errors.items()
         }
-        whole = {
-            **asdict(self.metrics),
+        return {
+            **self.metrics.to_dict(),
             "fixed": self.fixed,
             "boundary": self.boundary,
             "errors": errors,
@@ -75,21 +115,27 @@ class Analysis:
                 for iou_type, parts in self.reliability.items()
             },
         }
-        return json.dumps(whole, indent=1)
+
+    def to_json(self) -> str:
+        """All attributes as a JSON object, indented."""
+        return json.dumps(self.to_dict(), indent=1)
 
     def to_csv(self) -> str:
         """One line for each class and kind of overlap: its scores and the number of its errors of each kind."""
         text = io.StringIO()
-        table = csv.writer(text, lineterminator="\n")
-        table.writerow(("iou_type", *_CLASS_COLUMNS, *KINDS))
+        csv.writer(text, lineterminator="\n").writerows(self._class_rows())
+        return text.getvalue()
+
+    def _class_rows(self) -> Iterator[tuple[Any, ...]]:
+        """The header, then one row for each class and kind of overlap."""
+        yield "iou_type", *_CLASS_COLUMNS, *KINDS
         for iou_type, entries in self.metrics.per_class.items():
             for entry, counts in zip(entries, self.errors[iou_type].per_class.tolist(), strict=True):
-                table.writerow((iou_type, *(getattr(entry, name) for name in _CLASS_COLUMNS), *counts))
-        return text.getvalue()
+                yield iou_type, *(getattr(entry, name) for name in _CLASS_COLUMNS), *counts
 
 
 @dataclass(frozen=True, eq=False)
-class Insight:
+class DetailedAnalysis:
     """An analysis and what it stands on.
 
     Attributes:
@@ -106,58 +152,78 @@ class Insight:
     matches: Matches
 
 
+@renamed_arguments(annotations_json="annotations")
 def analyze(
-    annotations_json: str | Path | Annotations,
-    results: Mapping[IouType, str | Path | Sequence[Mapping[str, Any]]],
+    annotations: AnnotationSource,
+    results: ResultsSource,
     *,
+    train: AnnotationSource | None = None,
+    groups: GroupsSource | None = None,
     max_detections: int | None = None,
-    groups: Mapping[int, Group] | None = None,
     engine: Engine = "tailseg",
     boundary: bool = False,
     step: Step = lambda *_: None,
 ) -> Analysis:
-    """Scores results and looks into their errors.
+    """Scores results and analyzes their errors.
 
     Args:
-        annotations_json: ground truth: the file, or what was read of it; LVIS's lists in it make the scores federated.
-        results: by what overlaps (boxes, masks): the results file, or records; most often the same one for both.
-        max_detections, groups, engine: see `evaluate`; error kinds, AP-fixed and reliability are tailseg's own.
-        boundary: whether boundary AP is wanted, which takes some milliseconds a mask.
-        step: told of progress.
+        annotations: the ground truth, see `evaluate`.
+        results: the results, see `evaluate`.
+        train: the training set, see `evaluate`.
+        groups: bounds of the frequency groups, or the group of each category id, see `evaluate`.
+        max_detections: how many detections count, see `evaluate`.
+        engine: what computes AP and AR; the other figures are always computed by tailseg.
+        boundary: computes boundary AP too, which takes some milliseconds for each mask.
+        step: called with the name of a step, how much of it is done, and its total.
+
+    Returns:
+        The scores, the errors by kind, and the reliability of the scores.
 
     Raises:
-        FileNotFoundError, ValueError: as `evaluate`.
+        TypeError, FileNotFoundError, ValueError: as `evaluate`.
     """
-    check_options(tuple(results), max_detections)
+    check_max_detections(max_detections)
     step("reading the annotation file", 0, 1)
-    truth = read_ground_truth(annotations_json, masks="segm" in results, groups=groups)
+    opened = open_annotations(annotations)
+    sources = get_sources(results, None, opened)
+    truth = read_truth(opened, masks="segm" in sources, train=train, groups=groups)
     step("reading the annotation file", 1, 1)
-    found = look_into(truth, results, max_detections=max_detections, engine=engine, boundary=boundary, step=step)
-    return found.analysis
+    details = analyze_in_detail(
+        truth, sources, max_detections=max_detections, engine=engine, boundary=boundary, step=step
+    )
+    return details.analysis
 
 
 @garbage_collector_paused()
-def look_into(
+def analyze_in_detail(
     truth: GroundTruth,
-    results: Mapping[IouType, str | Path | Sequence[Mapping[str, Any]]],
+    results: Mapping[IouType, Source],
     *,
     max_detections: int | None = None,
     engine: Engine = "tailseg",
     boundary: bool = False,
     least_score: float = math.inf,
     step: Step = lambda *_: None,
-) -> Insight:
-    """`analyze` for those who need the matches too, or have the annotation file already.
+) -> DetailedAnalysis:
+    """Does the work of `analyze`, and returns the matches too.
 
     Args:
-        truth: the annotation file, with masks if masks are scored.
-        results, max_detections, engine, boundary, step: see `analyze`.
-        least_score: the run lengths of detections that score as much are kept, though these may not count.
+        truth: the ground truth, with masks if masks are scored.
+        results: the results file or the records for each kind of overlap.
+        max_detections: how many detections count, see `evaluate`.
+        engine: what computes AP and AR.
+        boundary: computes boundary AP too.
+        least_score: keeps the masks of detections with at least this score, even if the detections do not count.
+        step: called with the name of a step, how much of it is done, and its total.
+
+    Returns:
+        The analysis, the results and their matches.
 
     Raises:
         FileNotFoundError, ValueError: as `evaluate`.
     """
-    check_options(tuple(results), max_detections)
+    check_iou_types(tuple(results))
+    check_max_detections(max_detections)
     cap = max_detections or MAX_DETECTIONS[truth.protocol]
     found = read_sources(
         results,
@@ -167,14 +233,14 @@ def look_into(
         least_score=least_score,
     )
     kind: IouType = "segm" if "segm" in found else "bbox"
-    done: dict[IouType, _One] = {}
+    done: dict[IouType, _KindAnalysis] = {}
     matches: dict[IouType, Matches] = {}
     for iou_type, records in found.items():
-        done[iou_type], matched = _analyze(truth, records, cap, iou_type, engine, boundary, step)
+        done[iou_type], matched = _analyze_kind(truth, records, cap, iou_type, engine, boundary, step)
         if iou_type == kind:
             matches[kind] = matched
     analysis = Analysis(
-        metrics=metrics(
+        metrics=compute_metrics(
             truth,
             found,
             {iou_type: one.curves for iou_type, one in done.items()},
@@ -187,11 +253,11 @@ def look_into(
         errors={iou_type: one.errors for iou_type, one in done.items()},
         reliability={iou_type: one.reliability for iou_type, one in done.items()},
     )
-    return Insight(analysis, truth, kind, found[kind], matches[kind])
+    return DetailedAnalysis(analysis, truth, kind, found[kind], matches[kind])
 
 
 @dataclass(frozen=True)
-class _One:
+class _KindAnalysis:
     """The analysis of boxes, or of masks."""
 
     curves: Curves
@@ -201,7 +267,7 @@ class _One:
     reliability: dict[Part, Reliability]
 
 
-def _analyze(
+def _analyze_kind(
     truth: GroundTruth,
     found: Results,
     cap: int,
@@ -209,40 +275,43 @@ def _analyze(
     engine: Engine,
     boundary: bool,
     step: Step,
-) -> tuple[_One, Matches]:
+) -> tuple[_KindAnalysis, Matches]:
     name = ROW_NAMES[iou_type]
-    capped, best = best_of_each_image(found, truth, cap), best_of_each_class(found, truth, FIXED_PER_CLASS)
+    capped, best = (
+        select_best_of_each_image(found, truth, cap),
+        select_best_of_each_class(found, truth, FIXED_PER_CLASS),
+    )
     step(f"matching {name}", 0, 1)
     # of each class in an image both keep the best, so that one matching serves both
-    either = match_results(truth, found, _either(capped, best, len(found)), iou_type, around=True)
-    matches = either.only(capped)
+    either = match_results(truth, found, _unite_rows(capped, best, len(found)), iou_type, around=True)
+    matches = either.select(capped)
     step(f"matching {name}", 1, 1)
     step(f"scoring {name}", 0, 1)
-    own = curves_of(matches)
+    own = compute_curves(matches)
     curves = own if engine == "tailseg" else Curves.of_all(*ENGINES[engine](truth, found, capped, iou_type))
     among = is_member(either.rows, best)
-    fixed = own if either is matches and among.all() else curves_of(either, among)
+    fixed = own if either is matches and among.all() else compute_curves(either, among)
     step(f"scoring {name}", 1, 1)
     step(f"sorting the errors of {name}", 0, 1)
-    errors = error_kinds(truth, found, matches, iou_type)
+    errors = sort_errors(truth, found, matches, iou_type)
     step(f"sorting the errors of {name}", 1, 1)
     outlines = None
     if boundary and iou_type == "segm":
         step("comparing outlines", 0, 1)
         outlined = match(truth, with_boundaries(truth, found, matches))
-        outlines = scores(curves_of(outlined), truth)
+        outlines = compute_scores(compute_curves(outlined), truth)
         step("comparing outlines", 1, 1)
-    done = _One(
+    done = _KindAnalysis(
         curves=curves,
-        fixed=scores(fixed, truth),
+        fixed=compute_scores(fixed, truth),
         boundary=outlines,
         errors=errors,
-        reliability=reliability(matches, truth.class_groups) if _are_probabilities(found) else {},
+        reliability=compute_reliability(matches, truth.class_groups) if _are_probabilities(found) else {},
     )
     return done, matches
 
 
-def _either(rows: np.ndarray, others: np.ndarray, num_rows: int) -> np.ndarray:
+def _unite_rows(rows: np.ndarray, others: np.ndarray, num_rows: int) -> np.ndarray:
     chosen = np.zeros(num_rows, dtype=bool)
     chosen[rows] = chosen[others] = True
     return np.flatnonzero(chosen)

@@ -6,37 +6,47 @@ Shapes: T IoU thresholds (0.50, 0.55 .. 0.95), P recall points (0, 0.01 .. 1), K
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from tailseg.annotations.dataset import Annotations
 from tailseg.annotations.json_file import garbage_collector_paused
 from tailseg.annotations.types import Group
-from tailseg.evaluation.detections import areas_of, best_of_each_image
+from tailseg.deprecated import renamed_arguments
+from tailseg.evaluation.detections import get_areas, select_best_of_each_image
 from tailseg.evaluation.engines import ENGINES, Engine
-from tailseg.evaluation.ground_truth import GroundTruth, read_ground_truth
-from tailseg.evaluation.image_numbering import note_on_images
-from tailseg.evaluation.metrics import ROW_NAMES, ClassScore, IouType, Metrics, percent
-from tailseg.evaluation.numbering import note_on_ids, note_on_names
-from tailseg.evaluation.plausible import crowded, doubts, untested
+from tailseg.evaluation.ground_truth import GroundTruth
+from tailseg.evaluation.image_numbering import describe_image_numbering
+from tailseg.evaluation.metrics import ROW_NAMES, ClassScore, IouType, Metrics, format_percent
+from tailseg.evaluation.numbering import describe_category_names, describe_category_numbering
+from tailseg.evaluation.plausible import describe_crowded_images, describe_doubts, describe_untested_images
 from tailseg.evaluation.precision import Curves
-from tailseg.evaluation.reading import read_explained
+from tailseg.evaluation.reading import read_sources
 from tailseg.evaluation.results import Results
+from tailseg.evaluation.sources import (
+    AnnotationSource,
+    GroupsSource,
+    ResultsSource,
+    get_sources,
+    open_annotations,
+    read_truth,
+)
 from tailseg.evaluation.survey import Source
+from tailseg.words import count_noun, verb_form
 
 MAX_DETECTIONS = {"lvis": 300, "coco": 100}
 GROUPS: tuple[Group, ...] = ("r", "c", "f")
 
 
+@renamed_arguments(annotations_json="annotations")
 @garbage_collector_paused()
 def evaluate(
-    annotations_json: str | Path | Annotations,
-    results: Sequence[Mapping[str, Any]] | str | Path,
+    annotations: AnnotationSource,
+    results: ResultsSource,
     *,
-    iou_types: Sequence[IouType] = ("bbox", "segm"),
+    train: AnnotationSource | None = None,
+    groups: GroupsSource | None = None,
+    iou_types: Sequence[IouType] | None = None,
     max_detections: int | None = None,
-    groups: Mapping[int, Group] | None = None,
     engine: Engine = "tailseg",
 ) -> Metrics:
     """Scores results: LVIS AP (federated) if the annotation file has LVIS's lists, COCO AP if not.
@@ -46,43 +56,54 @@ def evaluate(
     class in an image count. Crowds: see :mod:`tailseg.evaluation`.
 
     Args:
-        annotations_json: ground truth: the file, or what was read of it.
-        results: COCO-style result records, or their JSON file; none at all score 0.
-        iou_types: what overlaps: ``"bbox"``, ``"segm"`` or both.
-        max_detections: None is the protocol's own: 300 (LVIS), 100 (COCO).
-        groups: category id -> frequency group in the training set, for APr, APc and APf, without the classes that
-            training never shows; None takes LVIS's own.
-        engine: who computes precision and recall; see :mod:`tailseg.evaluation.engines`.
+        annotations: the ground truth: the path of an annotation file, its content as a dict, or `Annotations`.
+        results: the path of a results file, a list of COCO-style result records, or a dict of these with the keys
+            ``"bbox"`` and ``"segm"``. Without any record all scores are 0.
+        train: the training set, like ``annotations``. Its image counts make classes rare, common and frequent, unless
+            the annotations or the training set state groups (LVIS's ``frequency``).
+        groups: bounds of the frequency groups: rare up to the first number of training images, common up to the second
+            one, frequent above. They need ``train`` and replace groups that a file states. None uses stated groups,
+            else LVIS's bounds (10, 100). Or a dict from category id to group, for classes with training images.
+        iou_types: what is scored: ``"bbox"``, ``"segm"`` or both; None scores what the first records have.
+        max_detections: None is the protocol's own number: 300 (LVIS), 100 (COCO).
+        engine: what computes precision and recall; see :mod:`tailseg.evaluation.engines`.
+
+    Returns:
+        The scores; a notebook shows them as a table.
 
     Raises:
+        TypeError: the annotations or the results are of a type that is not listed above.
         FileNotFoundError: a file does not exist.
         ValueError: the files are malformed or do not belong together; the message says where and what to do.
     """
-    check_options(iou_types, max_detections)
-    truth = read_ground_truth(annotations_json, masks="segm" in iou_types, groups=groups)
+    check_max_detections(max_detections)
+    opened = open_annotations(annotations)
+    sources = get_sources(results, iou_types, opened)
+    truth = read_truth(opened, masks="segm" in sources, train=train, groups=groups)
     cap = max_detections or MAX_DETECTIONS[truth.protocol]
-    found = read_explained(results, truth, iou_types, cap=cap)
-    rows = best_of_each_image(found, truth, cap)
-    curves = {iou_type: Curves.of_all(*ENGINES[engine](truth, found, rows, iou_type)) for iou_type in iou_types}
-    return metrics(
-        truth,
-        dict.fromkeys(iou_types, found),
-        curves,
-        sources=dict.fromkeys(iou_types, results),
-        max_detections=cap,
-        engine=engine,
-    )
+    detections = read_sources(sources, truth, cap=cap)
+    best = {
+        key: select_best_of_each_image(records, truth, cap) for key, records in _without_repeats(detections).items()
+    }
+    curves = {
+        iou_type: Curves.of_all(*ENGINES[engine](truth, records, best[id(records)], iou_type))
+        for iou_type, records in detections.items()
+    }
+    return compute_metrics(truth, detections, curves, sources=sources, max_detections=cap, engine=engine)
 
 
-def check_options(iou_types: Sequence[IouType], max_detections: int | None) -> None:
-    """Raises a ValueError unless there is something to score."""
-    if not iou_types or not set(iou_types) <= {"bbox", "segm"}:
-        raise ValueError(f"iou_types should name 'bbox', 'segm' or both, got {tuple(iou_types)}")
+def _without_repeats(detections: Mapping[IouType, Results]) -> dict[int, Results]:
+    """The results by their identity: boxes and masks are often of the same ones."""
+    return {id(records): records for records in detections.values()}
+
+
+def check_max_detections(max_detections: int | None) -> None:
+    """Raises ValueError if no detection would count."""
     if max_detections is not None and max_detections < 1:
         raise ValueError(f"max_detections should be at least 1, got {max_detections}")
 
 
-def metrics(
+def compute_metrics(
     truth: GroundTruth,
     found: Mapping[IouType, Results],
     curves: Mapping[IouType, Curves],
@@ -91,27 +112,44 @@ def metrics(
     max_detections: int,
     engine: Engine,
 ) -> Metrics:
-    """The figures of precision and recall ``curves``, which an ``engine`` computed of results from ``sources``."""
-    figures = {iou_type: scores(some, truth) for iou_type, some in curves.items()}
+    """Computes the scores from precision and recall, and the notes on annotations and results.
+
+    Args:
+        truth: the ground truth.
+        found: the results by kind of overlap.
+        curves: precision and recall by kind of overlap.
+        sources: where the results came from.
+        max_detections: how many detections of an image (LVIS), or of each class in an image (COCO), count.
+        engine: what computed the curves.
+
+    Returns:
+        The scores, with those of each class.
+    """
+    figures = {iou_type: compute_scores(some, truth) for iou_type, some in curves.items()}
     kind: IouType = "bbox" if "bbox" in found else "segm"
     AP50 = figures[kind]["AP50"]
-    lines = [*truth.notes, *notes(found, truth)]
+    lines = [*truth.notes, *describe_results(found, truth)]
     if isinstance(sources[kind], str | Path):
-        lines.append(untested(found[kind], truth))
+        lines.append(describe_untested_images(found[kind], truth))
     if max_detections >= MAX_DETECTIONS[truth.protocol]:  # fewer were asked for
-        lines.append(crowded(truth, max_detections))
+        lines.append(describe_crowded_images(truth, max_detections))
     if AP50 is not None:
         asked = truth, found[kind], sources[kind], kind, AP50, max_detections
-        lines.append(note_on_ids(*asked) or note_on_images(*asked) or note_on_names(truth, sources[kind]))
-    lines.append(note_on_ungrouped(truth, curves, figures))
+        lines.append(
+            describe_category_numbering(*asked)
+            or describe_image_numbering(*asked)
+            or describe_category_names(truth, sources[kind])
+        )
+    lines.append(describe_ungrouped(truth, curves, figures))
     if engine == "lvis-api" and truth.objects.crowds.any():
         lines.append(
-            f"{int(truth.objects.crowds.sum()):,} crowds are left alone here too, but lvis-api knows no crowds: by "
-            "itself it asks for them; here it leaves one detection that covers each alone and counts others as false"
+            f"lvis-api has no crowds: tailseg gives it the {count_noun(int(truth.objects.crowds.sum()), 'crowd')} of "
+            "this file as ignored objects. Of several detections in one crowd it ignores one and counts the others as "
+            "false"
         )
     return Metrics(
         scores=figures,
-        per_class={iou_type: class_scores(some, truth) for iou_type, some in curves.items()},
+        per_class={iou_type: compute_class_scores(some, truth) for iou_type, some in curves.items()},
         protocol=truth.protocol,
         max_detections=max_detections,
         num_images=len(truth.sizes),
@@ -120,14 +158,14 @@ def metrics(
     )
 
 
-def scores(curves: Curves, truth: GroundTruth) -> dict[str, float | None]:
+def compute_scores(curves: Curves, truth: GroundTruth) -> dict[str, float | None]:
     """The scores of `Metrics`."""
-    return summary(curves.precision, curves.recall, [truth.class_groups[index] for index in curves.classes.tolist()])
+    return summarize(curves.precision, curves.recall, [truth.class_groups[index] for index in curves.classes.tolist()])
 
 
-def summary(precision: np.ndarray, recall: np.ndarray, groups: Sequence[Group | None]) -> dict[str, float | None]:
+def summarize(precision: np.ndarray, recall: np.ndarray, groups: Sequence[Group | None]) -> dict[str, float | None]:
     """The scores of `Metrics` from precision and recall."""
-    known, of_all = _scored(precision, recall, 0)
+    known, of_all = _select_scored(precision, recall, 0)
     scores = {"AP": _mean(of_all), "AP50": _mean(of_all[0]), "AP75": _mean(of_all[5])}
     for group in GROUPS:
         members = [index for index, other in enumerate(known) if groups[other] == group]
@@ -135,14 +173,14 @@ def summary(precision: np.ndarray, recall: np.ndarray, groups: Sequence[Group | 
         if group == "f":
             scores["AP50f"] = _mean(of_all[0][:, members])
     for index, size in enumerate("sml", start=1):
-        scores[f"AP{size}"] = _mean(_scored(precision, recall, index)[1])
+        scores[f"AP{size}"] = _mean(_select_scored(precision, recall, index)[1])
     for index, size in enumerate(("", "s", "m", "l")):
         values = recall[..., index]
         scores[f"AR{size}"] = _mean(values[values > -1])
     return scores
 
 
-def _scored(precision: np.ndarray, recall: np.ndarray, area: int) -> tuple[list[int], np.ndarray]:
+def _select_scored(precision: np.ndarray, recall: np.ndarray, area: int) -> tuple[list[int], np.ndarray]:
     """The classes that have objects of an area range, and their precision ``[T, P, classes]``."""
     known = np.flatnonzero(recall[0, :, area] > -1)
     return known.tolist(), precision[:, :, known, area]
@@ -153,7 +191,7 @@ def _mean(values: np.ndarray) -> float | None:
     return float(values.ravel().mean()) if values.size else None
 
 
-def note_on_ungrouped(
+def describe_ungrouped(
     truth: GroundTruth, curves: Mapping[IouType, Curves], figures: Mapping[IouType, Mapping[str, float | None]]
 ) -> str:
     """The classes with objects that are in no frequency group where others are, and what they change."""
@@ -164,21 +202,22 @@ def note_on_ungrouped(
     as_rare = [group or "r" for group in truth.class_groups]
     changes = []
     for iou_type, (precision, recall, of) in curves.items():
-        known, of_all = _scored(precision, recall, 0)
+        known, of_all = _select_scored(precision, recall, 0)
         rare = [place for place, index in enumerate(known) if as_rare[of[index]] == "r"]
-        found, other = percent(figures[iou_type]["APr"]), percent(_mean(of_all[..., rare]))
+        found, other = format_percent(figures[iou_type]["APr"]), format_percent(_mean(of_all[..., rare]))
         changes.append(f"APr of {ROW_NAMES[iou_type]} {found} ({other} with them)")
     more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
     return (
-        f"{len(names):,} classes with objects here were never shown in training ({', '.join(names[:5])}{more}): "
-        f"they count in AP and are in no frequency group. {', '.join(changes)}"
+        f"{count_noun(len(names), 'class')} with objects here {verb_form(len(names), 'has', 'have')} no object in the "
+        f"training set ({', '.join(names[:5])}{more}): {verb_form(len(names), 'it counts', 'they count')} in AP and "
+        f"{verb_form(len(names), 'is', 'are')} in no frequency group. {', '.join(changes)}"
     )
 
 
-def class_scores(curves: Curves, truth: GroundTruth) -> tuple[ClassScore, ...]:
+def compute_class_scores(curves: Curves, truth: GroundTruth) -> tuple[ClassScore, ...]:
     """Those of each class."""
     precision, recall, classes = curves
-    known, of_all = _scored(precision, recall, 0)
+    known, of_all = _select_scored(precision, recall, 0)
     of_each = np.ascontiguousarray(of_all.transpose(2, 0, 1))
     recalls = np.ascontiguousarray(recall[:, known, 0].T)
     whole = of_each.reshape(len(known), of_all.shape[0] * of_all.shape[1])
@@ -199,24 +238,25 @@ def class_scores(curves: Curves, truth: GroundTruth) -> tuple[ClassScore, ...]:
     )
 
 
-def notes(found: Mapping[IouType, Results], truth: GroundTruth) -> tuple[str, ...]:
+def describe_results(found: Mapping[IouType, Results], truth: GroundTruth) -> tuple[str, ...]:
     """What the reader should know about the results."""
     fate = "dropped, as lvis-api does" if truth.protocol == "lvis" else "counted as false, as pycocotools does"
-    names: dict[IouType, str] = {"bbox": "boxes without area", "segm": "masks without a pixel"}
     lines = []
     if len(truth.objects) and not truth.object_counts.any():
         lines.append(
-            f"all {len(truth.objects):,} annotations are crowd or ignore regions: there is nothing to be found, AP is "
-            "undefined (were masks exported as crowds?)"
+            f"all {len(truth.objects):,} annotations are crowd or ignore regions: there is no object to find, and AP "
+            "is undefined (were masks exported as crowds?)"
         )
     for iou_type, results in found.items():
-        empty = int((areas_of(results, iou_type) <= 0).sum())
-        lines += [f"{empty:,} {names[iou_type]}: {fate}"] if empty else []
+        empty = int((get_areas(results, iou_type) <= 0).sum())
+        noun, lacking = ("box", "area") if iou_type == "bbox" else ("mask", "a pixel")
+        lines += [f"{count_noun(empty, noun)} without {lacking}: {fate}"] if empty else []
     for results in {id(results): results for results in found.values()}.values():
-        lines += [*results.notes, *doubts(results, truth)]
+        lines += [*results.notes, *describe_doubts(results, truth)]
         if duplicates := _count_duplicates(results):
             lines.append(
-                f"{duplicates:,} records repeat another one exactly, and count as false: were images tested twice?"
+                f"{count_noun(duplicates, 'record')} {verb_form(duplicates, 'repeats', 'repeat')} another one exactly, "
+                f"and {verb_form(duplicates, 'counts', 'count')} as false: were images tested twice?"
             )
         if not len(results):
             lines.append("no detections at all: everything scores 0")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tailseg.annotations.types import Group
-from tailseg.evaluation.errors import members_of_parts
+from tailseg.evaluation.errors import find_members
 from tailseg.evaluation.matches import FALSE, FOUND, LEFT_ALONE, Matches
 from tailseg.evaluation.precision import RECALLS
 
@@ -33,13 +33,13 @@ class Resampled:
     def figures(self, groups: tuple[Group | None, ...]) -> dict[str, np.ndarray]:
         """``[B]`` each: AP, AP50, AP75, AR, and APr, APc, APf where the groups have classes: means over classes."""
         found = {name: _mean(getattr(self, name)) for name in ("AP", "AP50", "AP75", "AR")}
-        for part, members in members_of_parts(groups).items():
+        for part, members in find_members(groups).items():
             if part != "all":
                 found[f"AP{part}"] = _mean(self.AP[members])
         return found
 
 
-def draw(num_images: int, num_samples: int, rng: np.random.Generator) -> np.ndarray:
+def draw_weights(num_images: int, num_samples: int, rng: np.random.Generator) -> np.ndarray:
     """How often each image occurs in each sample of ``num_images`` with replacement, float32 ``[I, B]``."""
     shares = np.full(num_images, 1 / num_images)
     return rng.multinomial(num_images, shares, size=num_samples).T.astype(np.float32)
@@ -66,14 +66,14 @@ def resample(matches: Matches, weights: np.ndarray) -> Resampled:
         for start in range(0, num_samples, step):
             block = slice(start, start + step)
             num_objects = weights[images, block].sum(0, dtype=np.float64)
-            ap, recall = _ap(states[:, :last], weights[at[:last], block], num_objects)
+            ap, recall = _compute_ap(states[:, :last], weights[at[:last], block], num_objects)
             ap[:, num_objects == 0] = np.nan
             AP[index, block], AP50[index, block], AP75[index, block] = ap.mean(0), ap[0], ap[5]
             AR[index, block] = np.where(num_objects > 0, recall.mean(0), np.nan)
     return Resampled(AP, AP50, AP75, AR)
 
 
-def _ap(states: np.ndarray, weights: np.ndarray, num_objects: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _compute_ap(states: np.ndarray, weights: np.ndarray, num_objects: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """AP and final recall, ``[T, B]`` each, of one class from states ``[T, n]`` and weights ``[n, B]``."""
     interesting = np.flatnonzero((states == FOUND).any(0))
     others = np.where((states == FALSE).all(0)[:, None], weights, 0).cumsum(0)[interesting]
@@ -88,13 +88,13 @@ def _ap(states: np.ndarray, weights: np.ndarray, num_objects: np.ndarray) -> tup
         precision = np.divide(found, ranked, out=np.zeros_like(found), where=ranked > 0)
         best = np.maximum.accumulate(precision[::-1])[::-1]
         recalls = np.divide(found, num_objects, out=np.zeros_like(found), where=num_objects > 0)
-        points = np.diff(_points_reached(recalls), axis=0, prepend=0)
+        points = np.diff(_count_points_reached(recalls), axis=0, prepend=0)
         ap[threshold] = (points * best).sum(0) / len(RECALLS)
         recall[threshold] = recalls[-1]
     return ap, recall
 
 
-def _points_reached(recalls: np.ndarray) -> np.ndarray:
+def _count_points_reached(recalls: np.ndarray) -> np.ndarray:
     """How many of `RECALLS` are at most the recall: ``searchsorted(RECALLS, recalls, "right")``, in less time."""
     near = np.minimum((recalls * 100).astype(np.int64), 100)
     near += RECALLS[np.minimum(near + 1, 100)] <= recalls

@@ -18,7 +18,7 @@ WIDTH = 0.02
 """Of the band, relative to the image's diagonal."""
 
 
-def outline(mask: Runs) -> Runs:
+def compute_outline(mask: Runs) -> Runs:
     """The pixels of a mask at most max(1, round(0.02 diagonal)) from its edge or the image's, along rows or columns."""
     import cv2
 
@@ -45,8 +45,8 @@ def with_boundaries(truth: GroundTruth, found: Results, candidates: Candidates) 
         if not len(rows):
             continue
         table = run_lengths.iou(
-            [outline(mask) for mask in found.masks(candidates.rows[mine])],
-            [outline(truth.object_masks[index]) for index in theirs.tolist()],
+            [compute_outline(mask) for mask in found.masks(candidates.rows[mine])],
+            [compute_outline(truth.object_masks[index]) for index in theirs.tolist()],
             truth.objects.crowds[theirs],
         )
         overlaps[rows] = np.minimum(overlaps[rows], table[at_mine, at_theirs])

@@ -4,6 +4,7 @@ Shapes: n result records, M objects.
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -12,13 +13,14 @@ import numpy as np
 
 from tailseg.annotations.columns import whole
 from tailseg.evaluation.ground_truth import GroundTruth, is_member
-from tailseg.evaluation.image_names import UnknownImagesError, counted
-from tailseg.evaluation.matches import Candidates, Matches, best_first, match, order_of_match
+from tailseg.evaluation.image_names import UnknownImagesError, complete_clash_note
+from tailseg.evaluation.matches import Candidates, Matches, match, sort_best_first, sort_for_matching
 from tailseg.evaluation.metrics import IouType
-from tailseg.evaluation.overlaps import Pairs, Shapes, ascending, boxes_of, overlapping
-from tailseg.evaluation.records import Names, Part, WrongRecordsError, mask_areas
+from tailseg.evaluation.overlaps import Pairs, Shapes, argsort_ascending, find_overlaps, get_mask_boxes
+from tailseg.evaluation.records import Names, Part, WrongRecordsError, compute_mask_areas
 from tailseg.evaluation.results import Results, read_results
-from tailseg.evaluation.survey import Source, Survey, have_file_names, survey
+from tailseg.evaluation.survey import Source, Survey, count_references, has_file_names
+from tailseg.words import count_part
 
 SAMPLE = 20_000
 """Detections, the best ones, by which two readings of their images are compared."""
@@ -34,7 +36,7 @@ class WrongSizesError(ValueError):
     """A mask has another size than its image."""
 
 
-def read_found(
+def read_detections(
     results: Source,
     truth: GroundTruth,
     iou_types: Sequence[IouType],
@@ -63,14 +65,14 @@ def read_found(
         _check_sizes(part, truth, before)
         if any_class:
             return np.ones(len(part), dtype=bool)
-        return truth.counts(part.image_ids, part.category_ids) | (part.scores >= least_score)
+        return truth.can_count(part.image_ids, part.category_ids) | (part.scores >= least_score)
 
     def size(image_id: int) -> tuple[int, int]:
         if image_id not in truth.sizes:
             raise UnknownImagesError(f"{truth.path} has no image {image_id}: were they made for another split?")
         if 0 in truth.sizes[image_id]:
             raise ValueError(
-                f"the results have polygons, which want the size of their image, but {truth.path} has none of image "
+                f"the results have polygons, which need the size of their image, but {truth.path} has no size of image "
                 f"{image_id}: add its height and width"
             )
         return truth.sizes[image_id]
@@ -84,18 +86,18 @@ def read_found(
     try:
         if names is not None:
             return read(names, digits=True)
-        if not have_file_names(results) and not truth.image_names.clash:
+        if not has_file_names(results) and not truth.image_names.has_clash:
             with suppress(UnknownImagesError):
                 return read(None, digits=False)
-        return _read_as_meant(read, truth, survey(results, progress))
+        return _read_by_names(read, truth, count_references(results, progress))
     except UnknownCategoriesError:
-        raise UnknownCategoriesError(_unknown_categories(survey(results), truth)) from None
+        raise UnknownCategoriesError(_describe_unknown_categories(count_references(results), truth)) from None
 
 
-def _read_as_meant(read: Callable[..., Results], truth: GroundTruth, found: Survey) -> Results:
+def _read_by_names(read: Callable[..., Results], truth: GroundTruth, found: Survey) -> Results:
     """The results, their images found as the records mean them."""
     try:
-        reading = truth.image_names.reading(found)
+        reading = truth.image_names.decide_reading(found)
     except UnknownImagesError as error:
         try:  # a value that can be no id is told with its record
             read(None, digits=True)
@@ -111,20 +113,22 @@ def _read_as_meant(read: Callable[..., Results], truth: GroundTruth, found: Surv
         if reading.other is None:
             raise
         note = f"{reading.other.note}: otherwise masks have another size than their images"
-        return _noted(read(reading.other.names, digits=True), note)
+        return _with_note(read(reading.other.names, digits=True), note)
     if reading.other is None:
-        return _noted(first, reading.note)
-    (hits, sample), (others, _) = (_on_objects(first, truth, images) for images in ({}, reading.images_of_other))
+        return _with_note(first, reading.note)
+    (hits, sample), (others, _) = (_count_on_objects(first, truth, images) for images in ({}, reading.images_of_other))
     if others > CLEARLY * hits:
-        return _noted(read(reading.other.names, digits=True), counted(reading.other.note, others, hits, sample))
-    return _noted(first, counted(reading.note, hits, others, sample))
+        return _with_note(
+            read(reading.other.names, digits=True), complete_clash_note(reading.other.note, others, hits, sample)
+        )
+    return _with_note(first, complete_clash_note(reading.note, hits, others, sample))
 
 
-def _noted(found: Results, note: str) -> Results:
+def _with_note(found: Results, note: str) -> Results:
     return replace(found, notes=(*found.notes, *filter(None, [note])))
 
 
-def _on_objects(found: Results, truth: GroundTruth, images: Mapping[int, int]) -> tuple[int, int]:
+def _count_on_objects(found: Results, truth: GroundTruth, images: Mapping[int, int]) -> tuple[int, int]:
     """How many of the best detections lie on an object at IoU 0.5, by their boxes, and how many were looked at.
 
     Args:
@@ -140,17 +144,17 @@ def _on_objects(found: Results, truth: GroundTruth, images: Mapping[int, int]) -
     boxes = found.boxes[rows] if found.boxes is not None else found.mask_boxes(rows).astype(np.float64)
     shapes = Shapes(boxes, boxes[:, 2] * boxes[:, 3])
     places = np.searchsorted(truth.image_ids, ids)
-    near = overlapping(places, truth.objects.images, shapes, _object_shapes(truth, "bbox"), truth.objects.crowds)
+    near = find_overlaps(places, truth.objects.images, shapes, _get_object_shapes(truth, "bbox"), truth.objects.crowds)
     return len(np.unique(near.detections[near.overlaps >= 0.5])), len(rows)
 
 
-def _unknown_categories(found: Survey, truth: GroundTruth) -> str:
+def _describe_unknown_categories(found: Survey, truth: GroundTruth) -> str:
     """What is wrong with the category ids, in words."""
-    unknown = {key: count for key, count in found.categories.items() if whole(key) not in truth.categories}
+    unknown = Counter({key: count for key, count in found.categories.items() if whole(key) not in truth.categories})
     examples = ", ".join(sorted(map(str, unknown), key=lambda text: (len(text), text))[:5])
     return (
-        f"{found.source}: the category_id of {sum(unknown.values()):,} of {found.total:,} records is not in "
-        f"{truth.path} ({examples} ..): the file's own category ids are wanted, not labels 0 .. C-1"
+        f"{found.source}: the category_id of {count_part(unknown.total(), found.total, 'record')} is not in "
+        f"{truth.path} ({examples} ..): use the category ids of that file, not labels 0 .. C-1"
     )
 
 
@@ -168,31 +172,31 @@ def _check_sizes(found: Part, truth: GroundTruth, before: int) -> None:
         )
 
 
-def best_of_each_image(found: Results, truth: GroundTruth, cap: int) -> np.ndarray:
+def select_best_of_each_image(found: Results, truth: GroundTruth, cap: int) -> np.ndarray:
     """Rows, ascending, of the ``cap`` best scores of each image (coco: of each image and class).
 
     Of equal scores the earlier record is better.
     """
     if truth.protocol == "lvis":
-        return _best(np.searchsorted(truth.image_ids, found.image_ids), found.scores, cap)
-    _, keys = np.unique(truth.keys(found.image_ids, found.category_ids), return_inverse=True)
-    return _best(keys, found.scores, cap)
+        return _select_best(np.searchsorted(truth.image_ids, found.image_ids), found.scores, cap)
+    _, keys = np.unique(truth.get_keys(found.image_ids, found.category_ids), return_inverse=True)
+    return _select_best(keys, found.scores, cap)
 
 
-def best_of_each_class(found: Results, truth: GroundTruth, cap: int = 10_000) -> np.ndarray:
+def select_best_of_each_class(found: Results, truth: GroundTruth, cap: int = 10_000) -> np.ndarray:
     """Rows, ascending, of the ``cap`` best scores of each class over the data set.
 
     A. Dave et al., "Evaluating Large-Vocabulary Object Detectors: The Devil is in the Details", 2021: fixed AP.
     """
-    return _best(np.searchsorted(truth.category_ids, found.category_ids), found.scores, cap)
+    return _select_best(np.searchsorted(truth.category_ids, found.category_ids), found.scores, cap)
 
 
-def _best(keys: np.ndarray, scores: np.ndarray, cap: int) -> np.ndarray:
+def _select_best(keys: np.ndarray, scores: np.ndarray, cap: int) -> np.ndarray:
     """Rows, ascending, of the ``cap`` best scores of each key (a position); sorts only where there are more."""
     crowded = (np.bincount(keys) > cap)[keys]
     rows = np.flatnonzero(crowded)
-    order = rows[best_first(scores[rows])]
-    order = order[ascending(keys[order])]
+    order = rows[sort_best_first(scores[rows])]
+    order = order[argsort_ascending(keys[order])]
     ordered = keys[order]
     rank = np.arange(len(order)) - np.searchsorted(ordered, ordered)
     kept = ~crowded
@@ -200,7 +204,7 @@ def _best(keys: np.ndarray, scores: np.ndarray, cap: int) -> np.ndarray:
     return np.flatnonzero(kept)
 
 
-def areas_of(found: Results, iou_type: IouType) -> np.ndarray:
+def get_areas(found: Results, iou_type: IouType) -> np.ndarray:
     """Areas of boxes or masks, ``[n]``."""
     if iou_type == "bbox":
         assert found.boxes is not None
@@ -209,14 +213,14 @@ def areas_of(found: Results, iou_type: IouType) -> np.ndarray:
     return found.mask_areas.astype(np.float64)
 
 
-def counting(found: Results, truth: GroundTruth, rows: np.ndarray, iou_type: IouType) -> np.ndarray:
+def select_counting(found: Results, truth: GroundTruth, rows: np.ndarray, iou_type: IouType) -> np.ndarray:
     """Those of the rows that can count for or against; in lvis, what has no area cannot."""
-    rows = rows[truth.counts(found.image_ids[rows], found.category_ids[rows])]
+    rows = rows[truth.can_count(found.image_ids[rows], found.category_ids[rows])]
     # lvis-api drops what has no area, after the cap; pycocotools counts it as a false positive.
-    return rows if truth.protocol == "coco" else rows[areas_of(found, iou_type)[rows] > 0]
+    return rows if truth.protocol == "coco" else rows[get_areas(found, iou_type)[rows] > 0]
 
 
-def candidates(
+def find_candidates(
     truth: GroundTruth, found: Results, rows: np.ndarray, iou_type: IouType, *, around: bool = False
 ) -> Candidates:
     """The records at ``rows`` that count, and the objects that they overlap.
@@ -225,51 +229,57 @@ def candidates(
         truth, found, rows, iou_type: as above.
         around: whether those of other classes are wanted too.
     """
-    rows = counting(found, truth, rows, iou_type)
+    rows = select_counting(found, truth, rows, iou_type)
     images = np.searchsorted(truth.image_ids, found.image_ids[rows])
     classes = np.searchsorted(truth.category_ids, found.category_ids[rows])
-    order = order_of_match(classes, images, found.scores[rows])
+    order = sort_for_matching(classes, images, found.scores[rows])
     rows, images, classes = rows[order], images[order], classes[order]
     objects, num_classes = truth.objects, len(truth.categories)
-    shapes = shapes_of(found, rows, iou_type)
+    shapes = get_shapes(found, rows, iou_type)
     if around:
-        near = overlapping(images, objects.images, shapes, _object_shapes(truth, iou_type), objects.crowds)
+        near = find_overlaps(images, objects.images, shapes, _get_object_shapes(truth, iou_type), objects.crowds)
         pairs = near.take(np.flatnonzero(classes[near.detections] == objects.classes[near.objects]))
     else:
         keys, object_keys = images * num_classes + classes, objects.images * num_classes + objects.classes
         near = None
-        pairs = overlapping(keys, object_keys, shapes, _object_shapes(truth, iou_type), objects.crowds)
+        pairs = find_overlaps(keys, object_keys, shapes, _get_object_shapes(truth, iou_type), objects.crowds)
     return Candidates(rows, classes, images, found.scores[rows], shapes.areas, pairs, around=near)
 
 
-def surroundings(truth: GroundTruth, found: Results, rows: np.ndarray, images: np.ndarray, iou_type: IouType) -> Pairs:
+def find_surroundings(
+    truth: GroundTruth, found: Results, rows: np.ndarray, images: np.ndarray, iou_type: IouType
+) -> Pairs:
     """The objects, of whatever class, that the records at ``rows``, in ``images`` (positions), overlap."""
-    shapes = shapes_of(found, rows, iou_type)
-    return overlapping(images, truth.objects.images, shapes, _object_shapes(truth, iou_type), truth.objects.crowds)
+    shapes = get_shapes(found, rows, iou_type)
+    return find_overlaps(
+        images, truth.objects.images, shapes, _get_object_shapes(truth, iou_type), truth.objects.crowds
+    )
 
 
 def match_results(
     truth: GroundTruth, found: Results, rows: np.ndarray, iou_type: IouType, *, around: bool = False
 ) -> Matches:
-    """Matches the records at ``rows`` (after a cap) with the objects; see `candidates`."""
-    return match(truth, candidates(truth, found, rows, iou_type, around=around))
+    """Matches the records at ``rows`` (after a cap) with the objects; see `find_candidates`."""
+    return match(truth, find_candidates(truth, found, rows, iou_type, around=around))
 
 
-def shapes_of(found: Results, rows: np.ndarray, iou_type: IouType) -> Shapes:
+def get_shapes(found: Results, rows: np.ndarray, iou_type: IouType) -> Shapes:
     """Boxes or masks of the records at ``rows``."""
-    areas = areas_of(found, iou_type)[rows]
+    areas = get_areas(found, iou_type)[rows]
     if iou_type == "bbox":
         assert found.boxes is not None
         return Shapes(found.boxes[rows], areas)
     return Shapes(found.mask_boxes(rows), areas, lambda at: found.masks(rows[at]))
 
 
-def _object_shapes(truth: GroundTruth, iou_type: IouType) -> Shapes:
+def _get_object_shapes(truth: GroundTruth, iou_type: IouType) -> Shapes:
     """Those of the objects; the areas of masks are the masks' own, not the file's."""
     if iou_type == "bbox":
         boxes = truth.objects.boxes
         return Shapes(boxes, boxes[:, 2] * boxes[:, 3])
     masks = truth.object_masks
     return Shapes(
-        boxes_of(masks), mask_areas(masks).astype(np.float64), lambda at: [masks[index] for index in at.tolist()]
+        get_mask_boxes(masks),
+        compute_mask_areas(masks).astype(np.float64),
+        lambda at: [masks[index] for index in at.tolist()],
     )

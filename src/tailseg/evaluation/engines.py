@@ -21,33 +21,33 @@ import numpy as np
 from hotcoco import COCOeval
 from hotcoco import mask as run_lengths
 
-from tailseg.evaluation.detections import areas_of, counting, match_results
+from tailseg.evaluation.detections import get_areas, match_results, select_counting
 from tailseg.evaluation.ground_truth import GroundTruth
 from tailseg.evaluation.metrics import IouType
-from tailseg.evaluation.precision import precision_and_recall
+from tailseg.evaluation.precision import compute_precision_and_recall
 from tailseg.evaluation.results import Results
 
 Arrays = tuple[np.ndarray, np.ndarray]
 Engine = Literal["tailseg", "hotcoco", "lvis-api"]
 
 
-def tailseg(truth: GroundTruth, found: Results, rows: np.ndarray, iou_type: IouType) -> Arrays:
+def run_tailseg(truth: GroundTruth, found: Results, rows: np.ndarray, iou_type: IouType) -> Arrays:
     """The engine of this package, on whose matches the error kinds, calibration and comparisons stand too."""
-    return precision_and_recall(match_results(truth, found, rows, iou_type))
+    return compute_precision_and_recall(match_results(truth, found, rows, iou_type))
 
 
-def hotcoco(truth: GroundTruth, found: Results, rows: np.ndarray, iou_type: IouType) -> Arrays:
+def run_hotcoco(truth: GroundTruth, found: Results, rows: np.ndarray, iou_type: IouType) -> Arrays:
     """hotcoco's, in Rust."""
-    rows = counting(found, truth, rows, iou_type)
+    rows = select_counting(found, truth, rows, iou_type)
     boxes = np.zeros((len(rows), 4))
     if iou_type == "bbox":
         assert found.boxes is not None
         boxes = found.boxes[rows]
-    images, classes = _places(truth, found, rows)
+    images, classes = _find_places(truth, found, rows)
     table = np.column_stack([images, boxes, found.scores[rows], classes])
     masks: list[dict[str, Any] | list[list[float]]] | None = [*found.masks(rows)] if iou_type == "segm" else None
     detections = truth.coco.load_res(table, segmentation=masks)
-    detections.update_anns(ids=np.arange(1, len(rows) + 1), area=areas_of(found, iou_type)[rows])
+    detections.update_anns(ids=np.arange(1, len(rows) + 1), area=get_areas(found, iou_type)[rows])
     if truth.protocol == "lvis":  # capped already: keep the engine from doing it once more, at 300
         detections = detections.cap_detections_per_image(None)
     engine = COCOeval(truth.coco, detections, iou_type, lvis_style=truth.protocol == "lvis")
@@ -60,7 +60,7 @@ def hotcoco(truth: GroundTruth, found: Results, rows: np.ndarray, iou_type: IouT
     return engine.eval["precision"][..., -1], engine.eval["recall"][..., -1]
 
 
-def lvis_api(truth: GroundTruth, found: Results, rows: np.ndarray, iou_type: IouType) -> Arrays:
+def run_lvis_api(truth: GroundTruth, found: Results, rows: np.ndarray, iou_type: IouType) -> Arrays:
     """lvis-api's, slow: about 100 times the time and 4 times the memory of the others.
 
     It knows no crowds, which it would ask for; what it knows is ``ignore``: left alone, by one detection each.
@@ -74,10 +74,10 @@ def lvis_api(truth: GroundTruth, found: Results, rows: np.ndarray, iou_type: Iou
         raise ValueError("the engine lvis-api needs the package lvis: pip install lvis") from error
     if truth.protocol != "lvis":
         raise ValueError(f"{truth.path} lacks LVIS's lists, without which lvis-api can do nothing")
-    rows = counting(found, truth, rows, iou_type)
+    rows = select_counting(found, truth, rows, iou_type)
     if not len(rows):
-        return tailseg(truth, found, rows, iou_type)  # lvis-api raises an IndexError
-    columns = *_places(truth, found, rows), found.scores[rows]
+        return run_tailseg(truth, found, rows, iou_type)  # lvis-api raises an IndexError
+    columns = *_find_places(truth, found, rows), found.scores[rows]
     if iou_type == "segm":
         masks = found.masks(rows)  # lvis-api takes compressed run lengths only
         key, shapes = "segmentation", [run_lengths.frPyObjects(mask, *mask["size"]) for mask in masks]
@@ -89,9 +89,9 @@ def lvis_api(truth: GroundTruth, found: Results, rows: np.ndarray, iou_type: Iou
         for image_id, category_id, score, shape in zip(*(column.tolist() for column in columns), shapes, strict=True)
     ]
     logging.getLogger("lvis").setLevel(logging.ERROR)
-    with TemporaryDirectory() as folder, _old_numpy(), warnings.catch_warnings():
+    with TemporaryDirectory() as folder, _with_old_numpy(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        file, dataset = Path(folder) / "truth.json", truth.dataset()
+        file, dataset = Path(folder) / "truth.json", truth.to_dataset()
         for annotation in dataset["annotations"]:
             annotation["ignore"] = annotation["iscrowd"]
         file.write_text(json.dumps(dataset))
@@ -102,7 +102,7 @@ def lvis_api(truth: GroundTruth, found: Results, rows: np.ndarray, iou_type: Iou
     return np.asarray(engine.eval["precision"]), np.asarray(engine.eval["recall"])
 
 
-def _places(truth: GroundTruth, found: Results, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _find_places(truth: GroundTruth, found: Results, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Images and classes as `GroundTruth.dataset` numbers them."""
     images = np.searchsorted(truth.image_ids, found.image_ids[rows]) + 1
     return images, np.searchsorted(truth.category_ids, found.category_ids[rows]) + 1
@@ -112,7 +112,7 @@ _NUMPY = Lock()
 
 
 @contextmanager
-def _old_numpy() -> Generator[None]:
+def _with_old_numpy() -> Generator[None]:
     """NumPy with the name ``float``, which it lost in 2023 and lvis-api asks for; one thread at a time."""
     with _NUMPY:
         old = np.__dict__.get("float")
@@ -125,7 +125,7 @@ def _old_numpy() -> Generator[None]:
 
 
 ENGINES: dict[Engine, Callable[[GroundTruth, Results, np.ndarray, IouType], Arrays]] = {
-    "tailseg": tailseg,
-    "hotcoco": hotcoco,
-    "lvis-api": lvis_api,
+    "tailseg": run_tailseg,
+    "hotcoco": run_hotcoco,
+    "lvis-api": run_lvis_api,
 }

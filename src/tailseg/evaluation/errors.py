@@ -24,12 +24,12 @@ from typing import Literal, get_args
 import numpy as np
 
 from tailseg.annotations.types import Group
-from tailseg.evaluation.detections import surroundings
+from tailseg.evaluation.detections import find_surroundings
 from tailseg.evaluation.ground_truth import GroundTruth
-from tailseg.evaluation.matches import FALSE, FOUND, LEFT_ALONE, Matches, best_first
+from tailseg.evaluation.matches import FALSE, FOUND, LEFT_ALONE, Matches, sort_best_first
 from tailseg.evaluation.metrics import IouType
-from tailseg.evaluation.overlaps import Pairs, ascending
-from tailseg.evaluation.precision import objects_needed, precision_curves
+from tailseg.evaluation.overlaps import Pairs, argsort_ascending
+from tailseg.evaluation.precision import compute_precision_curves, count_objects_needed
 from tailseg.evaluation.results import Results
 
 Kind = Literal["classification", "localization", "both", "duplicate", "background", "missed"]
@@ -88,7 +88,7 @@ class Labeled:
     missed: np.ndarray
 
 
-def error_kinds(truth: GroundTruth, found: Results, matches: Matches, iou_type: IouType) -> Errors:
+def sort_errors(truth: GroundTruth, found: Results, matches: Matches, iou_type: IouType) -> Errors:
     """Sorts the errors of an evaluation by kind and group, and says what each kind costs.
 
     Args:
@@ -97,38 +97,38 @@ def error_kinds(truth: GroundTruth, found: Results, matches: Matches, iou_type: 
     """
     around = matches.around
     if around is None:
-        around = surroundings(truth, found, matches.rows, matches.images, iou_type)
-    labeled = label(matches, around)
+        around = find_surroundings(truth, found, matches.rows, matches.images, iou_type)
+    labeled = label_errors(matches, around)
     per_class = np.zeros((matches.num_classes, len(KINDS)), dtype=np.int64)
     wrong = labeled.kinds >= 0
     np.add.at(per_class, (matches.classes[wrong], labeled.kinds[wrong]), 1)
     np.add.at(per_class, (matches.object_classes[labeled.missed], MISSED), 1)
     state = matches.states[0, 0]
-    current = _ap50(matches.classes, state == FOUND, state == FALSE, matches.num_objects())
-    places = _places(matches)
-    fixed = np.stack([_fixed_ap50(matches, labeled, kind, places) for kind in range(len(KINDS))])
-    found_per_class = np.bincount(matches.object_classes[_found(matches)], minlength=matches.num_classes)
+    current = _compute_ap50(matches.classes, state == FOUND, state == FALSE, matches.num_objects())
+    places = _rank_detections(matches)
+    fixed = np.stack([_compute_fixed_ap50(matches, labeled, kind, places) for kind in range(len(KINDS))])
+    found_per_class = np.bincount(matches.object_classes[_is_found(matches)], minlength=matches.num_classes)
     parts = {
         part: ErrorKinds(
             counts=dict(zip(KINDS, per_class[members].sum(0).tolist(), strict=True)),
-            cost={kind: _cost(fixed[index, members], current[members]) for index, kind in enumerate(KINDS)},
+            cost={kind: _compute_cost(fixed[index, members], current[members]) for index, kind in enumerate(KINDS)},
             found=int(found_per_class[members].sum()),
             num_objects=int(matches.num_objects()[members].sum()),
             AP50=_mean(current[members]),
         )
-        for part, members in members_of_parts(truth.class_groups).items()
+        for part, members in find_members(truth.class_groups).items()
     }
     return Errors(parts, per_class)
 
 
-def members_of_parts(groups: tuple[Group | None, ...]) -> dict[Part, np.ndarray]:
+def find_members(groups: tuple[Group | None, ...]) -> dict[Part, np.ndarray]:
     """Which classes belong to each part, bool ``[K]``; parts without a class are left out."""
     members: dict[Part, np.ndarray] = {"all": np.ones(len(groups), dtype=bool)}
     members |= {part: np.array([group == part for group in groups]) for part in PARTS[1:]}
     return {part: rows for part, rows in members.items() if rows.any()}
 
 
-def label(matches: Matches, around: Pairs) -> Labeled:
+def label_errors(matches: Matches, around: Pairs) -> Labeled:
     """The kind of every false positive, and the objects that nothing points at.
 
     Args:
@@ -139,8 +139,8 @@ def label(matches: Matches, around: Pairs) -> Labeled:
     wanted = matches.wanted[0]
     near = around.take(np.flatnonzero(false[around.detections] & wanted[around.objects]))
     own = matches.classes[near.detections] == matches.object_classes[near.objects]
-    same, same_object = _best(near.take(np.flatnonzero(own)), len(matches))
-    other, other_object = _best(near.take(np.flatnonzero(~own)), len(matches))
+    same, same_object = _find_best_overlap(near.take(np.flatnonzero(own)), len(matches))
+    other, other_object = _find_best_overlap(near.take(np.flatnonzero(~own)), len(matches))
     kinds = np.full(len(matches), -1)
     poor = false & (same >= BACKGROUND_BELOW) & (same <= CORRECT)
     kinds[poor] = LOCALIZATION
@@ -153,17 +153,17 @@ def label(matches: Matches, around: Pairs) -> Labeled:
     targets = np.select([kinds == LOCALIZATION, kinds == CLASSIFICATION], [same_object, other_object], -1)
     pointed_at = np.zeros(len(wanted), dtype=bool)
     pointed_at[targets[targets >= 0]] = True
-    return Labeled(kinds, targets, wanted & ~_found(matches) & ~pointed_at)
+    return Labeled(kinds, targets, wanted & ~_is_found(matches) & ~pointed_at)
 
 
-def _found(matches: Matches) -> np.ndarray:
+def _is_found(matches: Matches) -> np.ndarray:
     """Objects found at IoU 0.5, bool ``[M]``."""
     found = np.zeros(len(matches.object_classes), dtype=bool)
     found[matches.matched[matches.matched >= 0]] = True
     return found
 
 
-def _best(pairs: Pairs, num_detections: int) -> tuple[np.ndarray, np.ndarray]:
+def _find_best_overlap(pairs: Pairs, num_detections: int) -> tuple[np.ndarray, np.ndarray]:
     """The largest overlap of each detection, and its object (the first of equals); 0 and -1 without."""
     order = np.lexsort((pairs.objects, -pairs.overlaps, pairs.detections))
     detections = pairs.detections[order]
@@ -174,15 +174,15 @@ def _best(pairs: Pairs, num_detections: int) -> tuple[np.ndarray, np.ndarray]:
     return overlap, which
 
 
-def _places(matches: Matches) -> np.ndarray:
+def _rank_detections(matches: Matches) -> np.ndarray:
     """Where each detection stands by score (descending), image and place, whatever its class: ``[n]``."""
-    by_image = ascending(matches.images)
+    by_image = argsort_ascending(matches.images)
     places = np.empty(len(matches), dtype=np.int64)
-    places[by_image[best_first(matches.scores[by_image])]] = np.arange(len(matches))
+    places[by_image[sort_best_first(matches.scores[by_image])]] = np.arange(len(matches))
     return places
 
 
-def _fixed_ap50(matches: Matches, labeled: Labeled, kind: int, places: np.ndarray) -> np.ndarray:
+def _compute_fixed_ap50(matches: Matches, labeled: Labeled, kind: int, places: np.ndarray) -> np.ndarray:
     """AP50 ``[K]`` without the errors of one kind, NaN for a class without objects.
 
     As in TIDE: the best of the detections that point at an object not found finds it, with the right class and place;
@@ -195,25 +195,25 @@ def _fixed_ap50(matches: Matches, labeled: Labeled, kind: int, places: np.ndarra
     if kind == MISSED:
         missed = np.bincount(matches.object_classes[labeled.missed], minlength=matches.num_classes)
         num_left = num_objects - missed
-        fixed = _ap50(matches.classes, correct, false, num_left)
+        fixed = _compute_ap50(matches.classes, correct, false, num_left)
         has_false = np.bincount(matches.classes[false], minlength=matches.num_classes) > 0
         return np.where((num_objects > 0) & (num_left == 0) & has_false, 0, fixed)
     wrong = labeled.kinds == kind
-    mended = wrong & _points_best(matches, labeled)
+    mended = wrong & _is_best_pointer(matches, labeled)
     correct, false = correct | mended, false & ~wrong
     moved = np.flatnonzero(mended)
     classes = matches.object_classes[labeled.targets[moved]]
     differ = classes != matches.classes[moved]
     if not differ.any():
-        return _ap50(matches.classes, correct, false, num_objects)
-    order, classes = _with_moved(matches, moved[differ], classes[differ], places)
-    return _ap50(classes, correct[order], false[order], num_objects)
+        return _compute_ap50(matches.classes, correct, false, num_objects)
+    order, classes = _move_detections(matches, moved[differ], classes[differ], places)
+    return _compute_ap50(classes, correct[order], false[order], num_objects)
 
 
-def _with_moved(
+def _move_detections(
     matches: Matches, moved: np.ndarray, classes: np.ndarray, places: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`order_of_match` of detections of which some (positions, ascending) move to other classes; and all classes."""
+    """`sort_for_matching` of detections of which some (positions, ascending) move to other classes; and all classes."""
     rest = np.delete(np.arange(len(matches)), moved)
     keys = classes * len(matches) + places[moved]
     order = np.argsort(keys)
@@ -221,24 +221,24 @@ def _with_moved(
     return np.insert(rest, at, moved[order]), np.insert(matches.classes[rest], at, classes[order])
 
 
-def _points_best(matches: Matches, labeled: Labeled) -> np.ndarray:
+def _is_best_pointer(matches: Matches, labeled: Labeled) -> np.ndarray:
     """Whether a detection is the best of those that point at an object not found, bool ``[n]``."""
     points = np.flatnonzero(labeled.targets >= 0)
-    points = points[~_found(matches)[labeled.targets[points]]]
+    points = points[~_is_found(matches)[labeled.targets[points]]]
     order = points[np.lexsort((-matches.scores[points], labeled.targets[points]))]
     best = np.zeros(len(matches), dtype=bool)
     best[order[np.flatnonzero(np.diff(labeled.targets[order], prepend=-1))]] = True
     return best
 
 
-def _ap50(classes: np.ndarray, correct: np.ndarray, false: np.ndarray, num_objects: np.ndarray) -> np.ndarray:
+def _compute_ap50(classes: np.ndarray, correct: np.ndarray, false: np.ndarray, num_objects: np.ndarray) -> np.ndarray:
     """AP of each class, ``[K]``, from detections in order; NaN without objects."""
     state = np.where(correct, np.uint8(FOUND), np.where(false, np.uint8(FALSE), np.uint8(LEFT_ALONE)))
-    curves, _ = precision_curves(classes, state, num_objects, objects_needed(num_objects))
+    curves, _ = compute_precision_curves(classes, state, num_objects, count_objects_needed(num_objects))
     return np.where(num_objects > 0, curves.mean(1), np.nan)
 
 
-def _cost(fixed: np.ndarray, current: np.ndarray) -> float | None:
+def _compute_cost(fixed: np.ndarray, current: np.ndarray) -> float | None:
     before, after = _mean(current), _mean(fixed)
     return None if before is None or after is None else after - before
 

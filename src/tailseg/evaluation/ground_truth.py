@@ -20,6 +20,7 @@ from tailseg.annotations.ragged import Ragged
 from tailseg.annotations.read import judge, open_file
 from tailseg.annotations.types import Group
 from tailseg.evaluation.image_names import ImageNames
+from tailseg.words import count_noun, verb_form
 
 LVIS_LISTS = ("neg_category_ids", "not_exhaustive_category_ids")
 
@@ -100,7 +101,7 @@ class GroundTruth:
         """What results may call the images."""
         return ImageNames(self.annotations)
 
-    def segmentation(self, index: int) -> Any:  # noqa: ANN401 - polygons or run lengths
+    def get_segmentation(self, index: int) -> Any:  # noqa: ANN401 - polygons or run lengths
         """The mask of an object as pycocotools takes it: polygons as lists of numbers, or run lengths."""
         objects, row = self.annotations.objects, int(self.objects.rows[index])
         if len(counts := objects.run_lengths[row]):
@@ -114,7 +115,7 @@ class GroundTruth:
         """Run lengths of all objects."""
         assert self.masks
         sizes = self.image_sizes[self.objects.images].tolist()
-        return [_run_lengths(self.segmentation(index), *size) for index, size in enumerate(sizes)]
+        return [_to_run_lengths(self.get_segmentation(index), *size) for index, size in enumerate(sizes)]
 
     @cached_property
     def class_groups(self) -> tuple[Group | None, ...]:
@@ -126,29 +127,29 @@ class GroundTruth:
         """int64 ``[K]``: objects to be found, crowds left out."""
         return np.bincount(self.objects.classes[~self.objects.crowds], minlength=len(self.categories))
 
-    def keys(self, image_ids: np.ndarray, category_ids: np.ndarray) -> np.ndarray:
+    def get_keys(self, image_ids: np.ndarray, category_ids: np.ndarray) -> np.ndarray:
         """int64 keys ``image * K + class`` of known ids."""
         images = np.searchsorted(self.image_ids, image_ids)
         return images * len(self.categories) + np.searchsorted(self.category_ids, category_ids)
 
     @cached_property
-    def looked_for(self) -> np.ndarray:
+    def scored_keys(self) -> np.ndarray:
         """Ascending keys of the images and classes that count: lvis, where an object or a negative list says so."""
         objects = self.objects
         return np.union1d(objects.images * len(self.categories) + objects.classes, self.negative)
 
-    def counts(self, image_ids: np.ndarray, category_ids: np.ndarray) -> np.ndarray:
+    def can_count(self, image_ids: np.ndarray, category_ids: np.ndarray) -> np.ndarray:
         """Whether a detection of this class in this image can count for or against, bool ``[n]``."""
         if self.protocol == "coco":
             return np.ones(len(image_ids), dtype=bool)
-        return is_member(self.keys(image_ids, category_ids), self.looked_for)
+        return is_member(self.get_keys(image_ids, category_ids), self.scored_keys)
 
     @cached_property
     def coco(self) -> COCO:
         """hotcoco's data set."""
-        return COCO(self.dataset())
+        return COCO(self.to_dataset())
 
-    def dataset(self) -> dict[str, Any]:
+    def to_dataset(self) -> dict[str, Any]:
         """The annotation file, its ids being places in order of id, from 1: hotcoco wants none beyond 2^53."""
         objects = self.objects
         images = {key: index for index, key in enumerate(self.sizes, start=1)}
@@ -175,7 +176,7 @@ class GroundTruth:
         ]
         if self.masks:
             for index, annotation in enumerate(annotations):
-                annotation["segmentation"] = self.segmentation(index)
+                annotation["segmentation"] = self.get_segmentation(index)
         lists = (self.annotations.negative, self.annotations.not_exhaustive)
         listed = dict(zip(LVIS_LISTS, lists, strict=True)) if self.protocol == "lvis" else {}
         frequency = {key: {"frequency": group} for key, group in self.groups.items()}
@@ -192,7 +193,7 @@ class GroundTruth:
         }
 
 
-def _run_lengths(segmentation: Any, height: int, width: int) -> dict[str, Any]:  # noqa: ANN401
+def _to_run_lengths(segmentation: Any, height: int, width: int) -> dict[str, Any]:  # noqa: ANN401
     if isinstance(segmentation, dict):
         return segmentation
     parts = run_lengths.frPyObjects(segmentation, height, width)
@@ -239,10 +240,10 @@ def read_ground_truth(
         protocol=protocol,
         sizes=dict(zip(ids, map(tuple, annotations.sizes[order].tolist()), strict=True)),
         categories={category.id: category.name for category in annotations.categories},
-        groups=_groups(annotations, groups),
-        objects=_objects(annotations, rank, notes),
-        negative=_listed(annotations, annotations.negative, rank),
-        not_exhaustive=_listed(annotations, annotations.not_exhaustive, rank),
+        groups=_get_groups(annotations, groups),
+        objects=_get_objects(annotations, rank, notes),
+        negative=_get_listed_keys(annotations, annotations.negative, rank),
+        not_exhaustive=_get_listed_keys(annotations, annotations.not_exhaustive, rank),
         notes=tuple(notes),
         annotations=annotations,
         masks=masks,
@@ -254,7 +255,7 @@ def _without_groups(problems: tuple[Problem, ...]) -> tuple[Problem, ...]:
     return tuple(each for each in problems if each.kind.name not in ("frequency_bad", "lists_without_frequency"))
 
 
-def _objects(annotations: Annotations, rank: np.ndarray, notes: list[str]) -> Objects:
+def _get_objects(annotations: Annotations, rank: np.ndarray, notes: list[str]) -> Objects:
     """The objects; under LVIS's rules without those of zero area, which lvis-api never loads (pycocotools does)."""
     objects = annotations.objects
     boxes = objects.written_boxes
@@ -263,7 +264,10 @@ def _objects(annotations: Annotations, rank: np.ndarray, notes: list[str]) -> Ob
     if annotations.format == "lvis":
         rows = np.flatnonzero(areas > 0)
         if len(rows) < len(objects):
-            notes.append(f"{len(objects) - len(rows):,} objects of zero area are not asked for, as in lvis-api")
+            are = verb_form(len(objects) - len(rows), "is", "are")
+            notes.append(
+                f"{count_noun(len(objects) - len(rows), 'object')} of zero area {are} left out, as in lvis-api"
+            )
     return Objects(
         images=rank[objects.images[rows]],
         classes=objects.labels[rows],
@@ -274,14 +278,14 @@ def _objects(annotations: Annotations, rank: np.ndarray, notes: list[str]) -> Ob
     )
 
 
-def _listed(annotations: Annotations, lists: Ragged, rank: np.ndarray) -> np.ndarray:
+def _get_listed_keys(annotations: Annotations, lists: Ragged, rank: np.ndarray) -> np.ndarray:
     """Ascending keys ``image * K + class`` of what the images list."""
     categories = np.array([category.id for category in annotations.categories], np.int64)
     images = np.repeat(rank, np.diff(lists.offsets))
     return np.unique(images * len(categories) + np.searchsorted(categories, lists.values))
 
 
-def _groups(annotations: Annotations, given: Mapping[int, Group] | None) -> dict[int, Group]:
+def _get_groups(annotations: Annotations, given: Mapping[int, Group] | None) -> dict[int, Group]:
     """Frequency groups by category id: those given, else the file's, else none."""
     if given is None:
         return {c.id: c.group for c in annotations.categories} if annotations.states_groups else {}
@@ -294,13 +298,13 @@ def _groups(annotations: Annotations, given: Mapping[int, Group] | None) -> dict
             )
     if given and not given.keys() & known:
         raise ValueError(
-            f"groups= names categories that {annotations.path} lacks: {_few({*given} - known)}; its keys are category "
-            "ids, not labels"
+            f"groups= names categories that {annotations.path} lacks: {_join_few({*given} - known)}; its keys are "
+            "category ids, not labels"
         )
     return {key: group for key, group in given.items() if key in known}
 
 
-def _few(ids: set[int]) -> str:
+def _join_few(ids: set[int]) -> str:
     """The first few of many ids."""
     first = ", ".join(f"{key!s:.60}" for key in sorted(ids, key=str)[:5])
     return first + (f" and {len(ids) - 5:,} more" if len(ids) > 5 else "")

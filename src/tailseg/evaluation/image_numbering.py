@@ -14,12 +14,12 @@ from typing import Final
 import numpy as np
 
 from tailseg.annotations.columns import whole
-from tailseg.evaluation.detections import read_found
+from tailseg.evaluation.detections import read_detections
 from tailseg.evaluation.ground_truth import GroundTruth, is_member
 from tailseg.evaluation.metrics import ROW_NAMES, IouType
-from tailseg.evaluation.numbering import average_precision_50, best_on_objects
+from tailseg.evaluation.numbering import compute_ap50, find_best_on_objects
 from tailseg.evaluation.results import Results
-from tailseg.evaluation.survey import Source, survey
+from tailseg.evaluation.survey import Source, count_references
 
 LOW: Final = 0.25
 """An AP50 below it may come of ids that mean other images: by chance, some ids of a small file stay what they were."""
@@ -37,29 +37,33 @@ SOME: Final = 8
 """Detections on objects that another numbering must give: fewer can be chance."""
 
 
-def note_on_images(truth: GroundTruth, found: Results, source: Source, kind: IouType, plain: float, cap: int) -> str:
+def describe_image_numbering(
+    truth: GroundTruth, found: Results, source: Source, kind: IouType, plain: float, cap: int
+) -> str:
     """What another numbering of the images would score, if it is clearly more; else nothing.
 
     Args:
         truth, found, source: the objects, the results and where they came from.
         kind: what overlaps.
         plain: AP50 as the ids stand, 0..1.
-        cap: see `best_of_each_image`.
+        cap: see `select_best_of_each_image`.
     """
     if plain >= LOW or not len(found) or not len(truth.objects):
         return ""
     used, at = np.unique(found.image_ids, return_inverse=True)
-    meanings = [*_meanings(truth, used)]
+    meanings = [*_list_meanings(truth, used)]
     if not meanings:
         return ""
     if kind == "segm" and truth.protocol == "lvis":  # run lengths were kept of what counts as the ids stand
-        found = read_found(source, truth, ("segm",), least_score=-math.inf)
+        found = read_detections(source, truth, ("segm",), least_score=-math.inf)
 
-    def meant_so(meant: np.ndarray) -> Results | None:
+    def apply_meaning(meant: np.ndarray) -> Results | None:
         other = replace(found, image_ids=meant[at])
-        return other if _fit(truth, other) else None
+        return other if _masks_fit(truth, other) else None
 
-    words, score = _best(truth, meanings, meant_so, kind, cap, least=CLEARLY * _hits(truth, found, kind))
+    words, score = _find_best(
+        truth, meanings, apply_meaning, kind, cap, least=CLEARLY * _count_hits(truth, found, kind)
+    )
     if score < max(LEAST, FACTOR * plain):
         return ""
     return (
@@ -68,35 +72,35 @@ def note_on_images(truth: GroundTruth, found: Results, source: Source, kind: Iou
     )
 
 
-def images_could_mean(truth: GroundTruth, source: Source, kind: IouType, cap: int) -> str:
+def explain_image_ids(truth: GroundTruth, source: Source, kind: IouType, cap: int) -> str:
     """How image ids could be meant some of which are unknown; nothing if no numbering fits them all.
 
     Args:
-        truth, source, kind, cap: see `note_on_images`.
+        truth, source, kind, cap: see `describe_image_numbering`.
     """
-    keys = [*survey(source).images]
+    keys = [*count_references(source).images]
     ids = [number for key in keys if (number := whole(key[0])) is not None]
     if len(ids) < len(keys) or any(file_name for _, file_name in keys) or not len(truth.objects):  # names decide
         return ""
     used, at = np.unique(np.array(ids, np.int64), return_inverse=True)
 
-    def meant_so(meant: np.ndarray) -> Results | None:
+    def apply_meaning(meant: np.ndarray) -> Results | None:
         names = dict(zip(keys, meant[at].tolist(), strict=True))
         try:
-            return read_found(source, truth, (kind,), least_score=-math.inf, names=names)
+            return read_detections(source, truth, (kind,), least_score=-math.inf, names=names)
         except ValueError:  # masks of another size than these images
             return None
 
-    words, score = _best(truth, [*_meanings(truth, used)], meant_so, kind, cap, least=0)
+    words, score = _find_best(truth, [*_list_meanings(truth, used)], apply_meaning, kind, cap, least=0)
     if score < LEAST:
         return ""
     return f" Every id fits if {words}: AP50 of {ROW_NAMES[kind]} is then {100 * score:.1f}"
 
 
-def _best(
+def _find_best(
     truth: GroundTruth,
     meanings: list[tuple[str, np.ndarray]],
-    meant_so: Callable[[np.ndarray], Results | None],
+    apply_meaning: Callable[[np.ndarray], Results | None],
     kind: IouType,
     cap: int,
     *,
@@ -105,37 +109,37 @@ def _best(
     """The numbering that fits best, in words, and its AP50; nothing and 0 if none does.
 
     Args:
-        truth, kind, cap: see `note_on_images`.
-        meanings: see `_meanings`.
+        truth, kind, cap: see `describe_image_numbering`.
+        meanings: see `_list_meanings`.
         meant_so: the results with the images that the ids mean then, None if they cannot.
         least: detections that must lie on objects of their class.
     """
     most, chosen = max(least, SOME) - 1, None
     for words, meant in meanings:
-        results = meant_so(meant)
-        hits = 0 if results is None else _hits(truth, results, kind)
+        results = apply_meaning(meant)
+        hits = 0 if results is None else _count_hits(truth, results, kind)
         if results is not None and hits > most:
             most, chosen = hits, (words, results)
-    return (chosen[0], average_precision_50(truth, chosen[1], kind, cap)) if chosen else ("", 0.0)
+    return (chosen[0], compute_ap50(truth, chosen[1], kind, cap)) if chosen else ("", 0.0)
 
 
-def _meanings(truth: GroundTruth, used: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+def _list_meanings(truth: GroundTruth, used: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     """What the ids (int64 ``[k]``, ascending) could mean, in words, and then the ids of the images; the likelier first.
 
     A shift in the order of the file goes round: what runs one image behind can give the last one's to the first.
     """
     told = [used]
-    for words, meant in _candidates(truth, used):
+    for words, meant in _list_candidates(truth, used):
         if is_member(meant, truth.image_ids).all() and not any(np.array_equal(meant, other) for other in told):
             told.append(meant)
             yield words, meant
 
 
-def _candidates(truth: GroundTruth, used: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    yield "1 is taken off each image id", used - 1
+def _list_candidates(truth: GroundTruth, used: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    yield "1 is subtracted from each image id", used - 1
     yield "1 is added to each image id", used + 1
     listed = truth.annotations.image_ids
-    by_name = sorted(range(len(listed)), key=truth.image_names.name_of)
+    by_name = sorted(range(len(listed)), key=truth.image_names.get_name)
     orders = {
         "as the file lists them": listed,
         "in order of id": truth.image_ids,
@@ -153,7 +157,7 @@ def _candidates(truth: GroundTruth, used: np.ndarray) -> Iterator[tuple[str, np.
                 yield f"each means the image {words} its own, {order}", keys[(places + step) % len(keys)]
 
 
-def _fit(truth: GroundTruth, found: Results) -> bool:
+def _masks_fit(truth: GroundTruth, found: Results) -> bool:
     """Whether all masks have the size of their image."""
     runs = found.runs
     if runs is None:
@@ -163,7 +167,7 @@ def _fit(truth: GroundTruth, found: Results) -> bool:
     return bool((runs.sizes[runs.places[rows]] == sizes).all())
 
 
-def _hits(truth: GroundTruth, found: Results, kind: IouType) -> int:
+def _count_hits(truth: GroundTruth, found: Results, kind: IouType) -> int:
     """How many of the best detections lie on objects of their class."""
-    rows, wanted = best_on_objects(truth, found, kind)
+    rows, wanted = find_best_on_objects(truth, found, kind)
     return int((found.category_ids[rows] == wanted).sum())

@@ -28,12 +28,12 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - JSON is anything until it ha
     """
     _check_file(path)
     try:
-        with path.open("rb") as raw, _unpacked(raw) as file:
+        with path.open("rb") as raw, _open_unpacked(raw) as file:
             text = file.read()
         try:
             return parse(text)
         except _NoNumberError as error:
-            raise ValueError(f"{error}{_record_without_number(text, 0)}: {_REMEDY}") from error
+            raise ValueError(f"{error}{_describe_record_without_number(text, 0)}: {_REMEDY}") from error
     except _UNREADABLE as error:
         raise ValueError(f"{path} cannot be read as JSON: {error}") from error
 
@@ -64,7 +64,7 @@ def _refuse(constant: str) -> Never:
     raise _NoNumberError(f"it holds the value {constant}, which is no number")
 
 
-def _record_without_number(text: bytes, before: int) -> str:
+def _describe_record_without_number(text: bytes, before: int) -> str:
     """The first record of a text that holds NaN or Infinity, in words; nothing if the text holds no records.
 
     Args:
@@ -88,7 +88,7 @@ def _holds_no_number(value: Any) -> bool:  # noqa: ANN401
     return isinstance(value, _NoNumber)
 
 
-def beginning(path: Path) -> bytes:
+def read_beginning(path: Path) -> bytes:
     """The first `PIECE` bytes of the text.
 
     Raises:
@@ -97,7 +97,7 @@ def beginning(path: Path) -> bytes:
     """
     _check_file(path)
     try:
-        with path.open("rb") as raw, _unpacked(raw) as file:
+        with path.open("rb") as raw, _open_unpacked(raw) as file:
             return file.read(PIECE)
     except _UNREADABLE as error:
         raise ValueError(f"{path} cannot be read as JSON: {error}") from error
@@ -123,7 +123,7 @@ def read_records(
     _check_file(path)
     size, text_read, done = path.stat().st_size, 0, 0
     try:
-        for text, position, is_cut in _pieces(path):
+        for text, position, is_cut in _read_pieces(path):
             try:
                 records = parse(text)
             except UnicodeDecodeError:  # cut within a character
@@ -133,7 +133,7 @@ def read_records(
                     break
                 raise ValueError(f"{error.msg}, about character {text_read + error.pos:,}") from error
             except _NoNumberError as error:
-                place = _record_without_number(text, done)
+                place = _describe_record_without_number(text, done)
                 if is_cut and not place:
                     break
                 raise ValueError(f"{error}{place}: {_REMEDY}") from error
@@ -157,22 +157,22 @@ def read_records(
     yield records[done:]
 
 
-def _pieces(path: Path) -> Iterator[tuple[bytes, int, bool]]:
+def _read_pieces(path: Path) -> Iterator[tuple[bytes, int, bool]]:
     """Parts of the list, each a list by itself, the place in the file up to which it was read, whether more follow."""
-    with path.open("rb") as raw, _unpacked(raw) as file:
+    with path.open("rb") as raw, _open_unpacked(raw) as file:
         rest = b""
         while part := file.read(PIECE):
             rest += part
             if not rest.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
                 break  # no list: a search for its objects would go over all of it again and again
-            cut = _last_cut(rest)
+            cut = _find_last_cut(rest)
             if cut:
                 yield rest[: cut[0]] + b"]", raw.tell(), True
                 rest = b"[" + rest[cut[1] :]
         yield rest, raw.tell(), False
 
 
-def _last_cut(text: bytes) -> tuple[int, int] | None:
+def _find_last_cut(text: bytes) -> tuple[int, int] | None:
     """End of an object and begin of the next, as far to the right as can be."""
     reach = 1 << 12
     while True:
@@ -184,7 +184,7 @@ def _last_cut(text: bytes) -> tuple[int, int] | None:
         reach *= 8
 
 
-def _unpacked(file: BufferedIOBase) -> BufferedIOBase:
+def _open_unpacked(file: BufferedIOBase) -> BufferedIOBase:
     packed = file.read(2) == b"\x1f\x8b"
     file.seek(0)
     return gzip.GzipFile(fileobj=file) if packed else file

@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 
 from tailseg.evaluation.ground_truth import GroundTruth, is_member
-from tailseg.evaluation.overlaps import Pairs, ascending
+from tailseg.evaluation.overlaps import Pairs, argsort_ascending
 
 IOUS = np.linspace(0.5, 0.95, 10)
 AREAS = ((0.0, 1e10), (0.0, 32.0**2), (32.0**2, 96.0**2), (96.0**2, 1e10))
@@ -42,7 +42,7 @@ class Candidates:
         return len(self.rows)
 
 
-def _of_kept(pairs: Pairs, kept: np.ndarray) -> Pairs:
+def _keep_detections(pairs: Pairs, kept: np.ndarray) -> Pairs:
     """The pairs of the detections that are kept, which get new positions."""
     pairs = pairs.take(np.flatnonzero(kept[pairs.detections]))
     return replace(pairs, detections=(np.cumsum(kept) - 1)[pairs.detections])
@@ -68,7 +68,7 @@ class Matches(Candidates):
     num_classes: int
     num_images: int
 
-    def only(self, rows: np.ndarray) -> "Matches":
+    def select(self, rows: np.ndarray) -> "Matches":
         """Those at some rows of the results (ascending), as if they had been matched alone.
 
         What is left out must have the lowest scores of its class in its image: it was matched last.
@@ -80,8 +80,8 @@ class Matches(Candidates):
         return replace(
             self,
             **{name: getattr(self, name)[kept] for name in names},
-            pairs=_of_kept(self.pairs, kept),
-            around=None if self.around is None else _of_kept(self.around, kept),
+            pairs=_keep_detections(self.pairs, kept),
+            around=None if self.around is None else _keep_detections(self.around, kept),
             states=self.states.take(np.flatnonzero(kept), axis=-1),
         )
 
@@ -95,14 +95,14 @@ class Matches(Candidates):
         return [slice(low, high) for low, high in pairwise(edges)]
 
 
-def order_of_match(classes: np.ndarray, images: np.ndarray, scores: np.ndarray) -> np.ndarray:
+def sort_for_matching(classes: np.ndarray, images: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Positions by class, then score (descending), image and place."""
-    by_image = ascending(images)
-    order = by_image[best_first(scores[by_image])]
-    return order[ascending(classes[order])]
+    by_image = argsort_ascending(images)
+    order = by_image[sort_best_first(scores[by_image])]
+    return order[argsort_ascending(classes[order])]
 
 
-def best_first(scores: np.ndarray) -> np.ndarray:
+def sort_best_first(scores: np.ndarray) -> np.ndarray:
     """Positions by score (descending), equal ones as they come: a stable sort, in a fifth of its time."""
     order = np.argsort(-scores)
     ranks = np.empty(len(scores), dtype=np.int64)
@@ -126,9 +126,9 @@ def match(truth: GroundTruth, candidates: Candidates) -> Matches:
     near = candidates.pairs.take(np.flatnonzero(candidates.pairs.overlaps >= IOUS[0]))
     rivals, places = np.unique(near.detections, return_inverse=True)
     near = replace(near, detections=places)
-    near, rank = _by_preference(near, _rank_among_rivals(keys[rivals])[places])
+    near, rank = _sort_by_preference(near, _rank_among_rivals(keys[rivals])[places])
     for area in range(len(AREAS)):
-        found = _match_in_rounds(_wanted_first(near, wanted[area]), rank, objects.crowds, len(rivals))
+        found = _match_in_rounds(_sort_wanted_first(near, wanted[area]), rank, objects.crowds, len(rivals))
         threshold, which = np.nonzero(found >= 0)
         of_wanted = wanted[area][found[threshold, which]]
         states[area, threshold, rivals[which]] = np.where(of_wanted, FOUND, LEFT_ALONE)
@@ -155,16 +155,16 @@ def _rank_among_rivals(keys: np.ndarray) -> np.ndarray:
     return rank
 
 
-def _by_preference(near: Pairs, rank: np.ndarray) -> tuple[Pairs, np.ndarray]:
+def _sort_by_preference(near: Pairs, rank: np.ndarray) -> tuple[Pairs, np.ndarray]:
     """Pairs in rounds of equal rank, a detection's as it prefers: most overlap, then the later object."""
     order = np.lexsort((-near.objects, -near.overlaps, near.detections, rank))
     return near.take(order), rank[order]
 
 
-def _wanted_first(near: Pairs, wanted: np.ndarray) -> Pairs:
+def _sort_wanted_first(near: Pairs, wanted: np.ndarray) -> Pairs:
     """Each detection's pairs with wanted objects before its others."""
     groups = np.cumsum(np.diff(near.detections, prepend=-1) != 0)
-    return near.take(ascending(2 * groups + ~wanted[near.objects]))
+    return near.take(argsort_ascending(2 * groups + ~wanted[near.objects]))
 
 
 def _match_in_rounds(pairs: Pairs, rank: np.ndarray, crowds: np.ndarray, num_detections: int) -> np.ndarray:

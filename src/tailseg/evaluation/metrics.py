@@ -2,13 +2,15 @@
 
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from tailseg.annotations.types import Group
+from tailseg.evaluation.notebook import import_pandas, to_html, to_text
+from tailseg.words import count_noun
 
 IouType = Literal["bbox", "segm"]
 COLUMNS = ("AP", "AP50", "AP75", "APr", "APc", "APf", "APs", "APm", "APl", "AR")
@@ -31,9 +33,9 @@ class ClassScore:
     AR: float | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Metrics:
-    """Scores in 0..1: ``metrics["segm"]["APr"]``; tables show them times 100.
+    """Scores in 0..1: ``metrics["segm"]["APr"]``; the table, which is also the repr, shows them in percent.
 
     Of each kind of overlap (``"bbox"``, ``"segm"``) there are AP (mean over classes and IoU 0.50, 0.55 .. 0.95), AP50,
     AP75; APr, APc, APf (rare, common, frequent classes); APs, APm, APl (objects below 32², up to 96², above); AR, ARs,
@@ -71,7 +73,8 @@ class Metrics:
         """Rows boxes and masks, the scores in percent, notes below; 80 characters wide or less."""
         per = "an image" if self.protocol == "lvis" else "an image and class"
         origin = (
-            f"{self.protocol.upper()} AP in percent; {self.num_images:,} images, {self.num_detections:,} detections "
+            f"{self.protocol.upper()} AP in percent; {count_noun(self.num_images, 'image')}, "
+            f"{count_noun(self.num_detections, 'detection')} "
             f"(at most {self.max_detections} {per})"
         )
         caption = Text(
@@ -84,15 +87,40 @@ class Metrics:
         for column in COLUMNS:
             table.add_column(column, justify="right", min_width=5, no_wrap=True)
         for iou_type, scores in self.scores.items():
-            table.add_row(ROW_NAMES[iou_type], *(percent(scores[column]) for column in COLUMNS))
+            table.add_row(ROW_NAMES[iou_type], *(format_percent(scores[column]) for column in COLUMNS))
         return table
 
-    def to_json(self) -> str:
-        """All of it as a JSON object, indented."""
+    def __repr__(self) -> str:
+        return to_text(self.table())
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return to_html(self.table())
+
+    def to_dict(self) -> dict[str, Any]:
+        """All attributes as dicts, lists and numbers; ``extra`` only where there are metrics of your own."""
         content = asdict(self)
         if not self.extra:
             del content["extra"]
-        return json.dumps(content, indent=1)
+        return content
+
+    def to_json(self) -> str:
+        """All attributes as a JSON object, indented."""
+        return json.dumps(self.to_dict(), indent=1)
+
+    def to_pandas(self, *, per_class: bool = False) -> Any:  # noqa: ANN401 - pandas need not be installed
+        """The scores as a pandas DataFrame: one row for boxes and one for masks, or one row for each class of them.
+
+        Raises:
+            ModuleNotFoundError: pandas is not installed.
+        """
+        pandas = import_pandas()
+        if not per_class:
+            return pandas.DataFrame.from_dict(self.scores, orient="index", dtype=float).rename_axis("iou_type")
+        rows = [
+            {"iou_type": iou_type, **asdict(entry)} for iou_type, entries in self.per_class.items() for entry in entries
+        ]
+        return pandas.DataFrame(rows)
 
     def describe_extra(self) -> list[str]:
         """The figures of the user's own metrics, a line each: ``DetectionCount: mean 3.2, most 17``."""
@@ -102,6 +130,6 @@ class Metrics:
         ]
 
 
-def percent(value: float | None) -> str:
+def format_percent(value: float | None) -> str:
     """``42.7`` for 0.4268, ``-`` for None."""
     return "-" if value is None else f"{100 * value:.1f}"

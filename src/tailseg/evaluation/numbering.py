@@ -11,13 +11,14 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from tailseg.evaluation.detections import best_of_each_image, match_results, read_found, surroundings
+from tailseg.evaluation.detections import find_surroundings, match_results, read_detections, select_best_of_each_image
 from tailseg.evaluation.ground_truth import GroundTruth
-from tailseg.evaluation.json_files import beginning, read_records
+from tailseg.evaluation.json_files import read_beginning, read_records
 from tailseg.evaluation.metrics import ROW_NAMES, IouType
-from tailseg.evaluation.precision import curves_of
+from tailseg.evaluation.precision import compute_curves
 from tailseg.evaluation.results import Results
 from tailseg.evaluation.survey import Source
+from tailseg.words import count_noun, verb_form
 
 SUSPICIOUS = 0.05
 """An AP50 below it may come of ids that mean other classes."""
@@ -25,20 +26,22 @@ SAMPLE = 20_000
 """Detections, the best ones, by which a numbering is chosen."""
 
 
-def note_on_ids(truth: GroundTruth, found: Results, source: Source, kind: IouType, plain: float, cap: int) -> str:
+def describe_category_numbering(
+    truth: GroundTruth, found: Results, source: Source, kind: IouType, plain: float, cap: int
+) -> str:
     """What another numbering of the categories would score, if it is clearly more; else nothing.
 
     Args:
         truth, found, source: the objects, the results and where they came from.
         kind: what overlaps.
         plain: AP50 as the ids stand, 0..1.
-        cap: see `best_of_each_image`.
+        cap: see `select_best_of_each_image`.
     """
     if plain >= SUSPICIOUS or not len(found) or not len(truth.objects):
         return ""
     if kind == "segm" and truth.protocol == "lvis":  # run lengths were kept of what counts as the ids stand
-        found = read_found(source, truth, ("segm",), least_score=-math.inf)
-    words, score = _best_numbering(truth, found, source, kind, cap)
+        found = read_detections(source, truth, ("segm",), least_score=-math.inf)
+    words, score = _find_best_numbering(truth, found, source, kind, cap)
     if score < max(SUSPICIOUS, 2 * plain):
         return ""
     return (
@@ -47,51 +50,54 @@ def note_on_ids(truth: GroundTruth, found: Results, source: Source, kind: IouTyp
     )
 
 
-def note_on_names(truth: GroundTruth, source: Source) -> str:
+def describe_category_names(truth: GroundTruth, source: Source) -> str:
     """That names of classes in the results belong to other ids in the annotation file; by the first records."""
     if isinstance(source, str | Path):
-        if b'"category_name"' not in beginning(Path(source)):
+        if b'"category_name"' not in read_beginning(Path(source)):
             return ""
         source = next(read_records(Path(source)), [])
-    theirs, ours = _names_in(source), truth.categories
+    theirs, ours = _read_names(source), truth.categories
     known = {*ours.values()}
     differ = [(key, name) for key, name in theirs.items() if name in known and ours.get(key, name) != name]
     if not differ:
         return ""
     key, name = differ[0]
     return (
-        f"{len(differ):,} classes have another name in the results than in {truth.path} ({key} is {name!r:.60} there, "
-        f"{ours[key]!r:.60} in the file): category_id is followed, not category_name"
+        f"{count_noun(len(differ), 'class')} {verb_form(len(differ), 'has', 'have')} another name in the results than "
+        f"in {truth.path} ({key} is {name!r:.60} in the results, {ours[key]!r:.60} in the file): category_id is used, "
+        "not category_name"
     )
 
 
-def categories_could_mean(truth: GroundTruth, source: Source, kind: IouType, cap: int) -> str:
+def explain_category_ids(truth: GroundTruth, source: Source, kind: IouType, cap: int) -> str:
     """How unknown category ids could be meant; nothing if no numbering fits them all."""
     try:
-        found = read_found(source, truth, (kind,), any_class=True)
+        found = read_detections(source, truth, (kind,), any_class=True)
     except ValueError:
         return ""
-    words, score = _best_numbering(truth, found, source, kind, cap)
+    words, score = _find_best_numbering(truth, found, source, kind, cap)
     return f"; every id fits if {words}: AP50 of {ROW_NAMES[kind]} is then {100 * score:.1f}" if words else ""
 
 
-def _best_numbering(truth: GroundTruth, found: Results, source: Source, kind: IouType, cap: int) -> tuple[str, float]:
+def _find_best_numbering(
+    truth: GroundTruth, found: Results, source: Source, kind: IouType, cap: int
+) -> tuple[str, float]:
     """The numbering that fits best, in words, and its AP50; nothing and 0 if none is better than the ids are."""
     used, at = np.unique(found.category_ids, return_inverse=True)
-    rows, wanted = best_on_objects(truth, found, kind)
+    rows, wanted = find_best_on_objects(truth, found, kind)
     ids = at[rows]
     most, chosen = int((used[ids] == wanted).sum()), ("", used)
-    for words, meant in _numberings(truth, used.tolist(), source).items():
+    for words, meant in _list_numberings(truth, used.tolist(), source).items():
         hits = int((meant[ids] == wanted).sum())
         if hits > most:
             most, chosen = hits, (words, meant)
     words, meant = chosen
     if not words:
         return "", 0.0
-    return words, average_precision_50(truth, replace(found, category_ids=meant[at]), kind, cap)
+    return words, compute_ap50(truth, replace(found, category_ids=meant[at]), kind, cap)
 
 
-def best_on_objects(truth: GroundTruth, found: Results, kind: IouType) -> tuple[np.ndarray, np.ndarray]:
+def find_best_on_objects(truth: GroundTruth, found: Results, kind: IouType) -> tuple[np.ndarray, np.ndarray]:
     """The best detections that lie on objects, at IoU 0.5: their rows, once for each object, and its category ids.
 
     Args:
@@ -100,32 +106,32 @@ def best_on_objects(truth: GroundTruth, found: Results, kind: IouType) -> tuple[
     """
     rows = np.argsort(-found.scores, kind="stable")[:SAMPLE]
     images = np.searchsorted(truth.image_ids, found.image_ids[rows])
-    near = surroundings(truth, found, rows, images, kind)
+    near = find_surroundings(truth, found, rows, images, kind)
     near = near.take(np.flatnonzero(near.overlaps >= 0.5))
     return rows[near.detections], truth.category_ids[truth.objects.classes[near.objects]]
 
 
-def average_precision_50(truth: GroundTruth, found: Results, kind: IouType, cap: int) -> float:
+def compute_ap50(truth: GroundTruth, found: Results, kind: IouType, cap: int) -> float:
     """AP50 of results, 0..1; 0 where there is nothing to be found.
 
     Args:
         truth, found: the objects and the results.
         kind: what overlaps.
-        cap: see `best_of_each_image`.
+        cap: see `select_best_of_each_image`.
     """
-    matches = match_results(truth, found, best_of_each_image(found, truth, cap), kind)
-    precision = curves_of(matches).precision[0, ..., 0]
+    matches = match_results(truth, found, select_best_of_each_image(found, truth, cap), kind)
+    precision = compute_curves(matches).precision[0, ..., 0]
     scored = precision[precision > -1]
     return float(scored.mean()) if scored.size else 0.0
 
 
-def _numberings(truth: GroundTruth, used: list[int], source: Source) -> dict[str, np.ndarray]:
+def _list_numberings(truth: GroundTruth, used: list[int], source: Source) -> dict[str, np.ndarray]:
     """What the ids could mean: words -> the category ids of the annotation file, one for each of ``used``."""
     ids = list(truth.categories)
     listed = list(truth.annotations.listed_ids)
     by_name = sorted(ids, key=lambda key: truth.categories[key])
     meanings: dict[str, dict[int, int]] = {
-        "1 is taken off each category id": {key + 1: key for key in ids},
+        "1 is subtracted from each category id": {key + 1: key for key in ids},
         "1 is added to each category id": {key - 1: key for key in ids},
     }
     orders = {"in order of id": ids, "as the file lists them": listed, "in order of name": by_name}
@@ -134,9 +140,7 @@ def _numberings(truth: GroundTruth, used: list[int], source: Source) -> dict[str
             words = f"they are places among the categories {order}, from {first}"
             meanings[words] = dict(enumerate(keys, start=first))
     names = {name: key for key, name in truth.categories.items()}
-    meanings["category_name is followed"] = {
-        key: names[name] for key, name in _names_in(source).items() if name in names
-    }
+    meanings["category_name is used"] = {key: names[name] for key, name in _read_names(source).items() if name in names}
     return {
         words: np.asarray([meaning[key] for key in used], dtype=np.int64)
         for words, meaning in meanings.items()
@@ -149,7 +153,7 @@ class _Named(msgspec.Struct):
     category_name: str
 
 
-def _names_in(source: Source) -> dict[int, str]:
+def _read_names(source: Source) -> dict[int, str]:
     """The category_name of each category id, where results have both."""
     pieces = read_records(Path(source)) if isinstance(source, str | Path) else iter([source])
     found: dict[int, str] = {}

@@ -57,7 +57,7 @@ class Shapes:
     masks: Callable[[np.ndarray], list[Runs]] | None = None
 
 
-def overlapping(
+def find_overlaps(
     detection_keys: np.ndarray, object_keys: np.ndarray, detections: Shapes, objects: Shapes, crowds: np.ndarray
 ) -> Pairs:
     """The pairs of equal keys (an image, or a class in one) that overlap.
@@ -68,11 +68,11 @@ def overlapping(
         detections, objects: n and M of them.
         crowds: bool ``[M]``.
     """
-    columns = _corners(detections.boxes), _corners(objects.boxes)
-    overlaps_of = _box_overlaps if objects.masks is None else _mask_overlaps
+    columns = _get_sides(detections.boxes), _get_sides(objects.boxes)
+    overlaps_of = _compute_box_overlaps if objects.masks is None else _compute_mask_overlaps
     found = []
-    for block in _pairs_of_equal(detection_keys, object_keys):
-        mine, theirs, shared = _sharing(*block, *columns)
+    for block in _pair_equal_keys(detection_keys, object_keys):
+        mine, theirs, shared = _find_shared_areas(*block, *columns)
         overlaps = overlaps_of(mine, theirs, shared, detections, objects, crowds)
         near = np.flatnonzero(overlaps >= LEAST)
         found.append((mine[near], theirs[near], overlaps[near]))
@@ -82,11 +82,11 @@ def overlapping(
     return pairs.take(np.argsort(pairs.detections * len(object_keys) + pairs.objects))
 
 
-def _pairs_of_equal(detection_keys: np.ndarray, object_keys: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _pair_equal_keys(detection_keys: np.ndarray, object_keys: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Detections and objects of equal keys, those of an object together; some `BLOCK` at a time."""
-    by_key = ascending(detection_keys)
+    by_key = argsort_ascending(detection_keys)
     ordered = detection_keys[by_key]
-    order = ascending(object_keys)
+    order = argsort_ascending(object_keys)
     first = np.searchsorted(ordered, object_keys[order], side="left")
     count = np.searchsorted(ordered, object_keys[order], side="right") - first
     reached = np.cumsum(count)
@@ -99,7 +99,7 @@ def _pairs_of_equal(detection_keys: np.ndarray, object_keys: np.ndarray) -> Iter
             yield by_key[np.repeat(starts, counts) + np.arange(len(theirs))], theirs
 
 
-def ascending(keys: np.ndarray) -> np.ndarray:
+def argsort_ascending(keys: np.ndarray) -> np.ndarray:
     """Positions in ascending order of whole numbers, equal ones as they come."""
     if not len(keys) or (keys[1:] >= keys[:-1]).all():
         return np.arange(len(keys))
@@ -107,13 +107,13 @@ def ascending(keys: np.ndarray) -> np.ndarray:
     return np.argsort(keys.astype(np.uint16) if keys.min() >= 0 and keys.max() < 1 << 16 else keys, kind="stable")
 
 
-def _corners(boxes: np.ndarray) -> tuple[np.ndarray, ...]:
+def _get_sides(boxes: np.ndarray) -> tuple[np.ndarray, ...]:
     """Left, top, right and bottom of xywh boxes, each in one piece."""
     x, y, width, height = (np.ascontiguousarray(side, dtype=np.float64) for side in boxes.T)
     return x, y, width + x, height + y
 
 
-def _sharing(
+def _find_shared_areas(
     mine: np.ndarray, theirs: np.ndarray, columns: tuple[np.ndarray, ...], their_columns: tuple[np.ndarray, ...]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Those of the pairs whose boxes overlap, and the area that they share, to the last bit as pycocotools has it."""
@@ -127,14 +127,14 @@ def _sharing(
     return mine, theirs, sides[0] * sides[1]
 
 
-def _box_overlaps(
+def _compute_box_overlaps(
     mine: np.ndarray, theirs: np.ndarray, shared: np.ndarray, detections: Shapes, objects: Shapes, crowds: np.ndarray
 ) -> np.ndarray:
     area = detections.areas[mine]
     return shared / np.where(crowds[theirs], area, area + objects.areas[theirs] - shared)
 
 
-def _mask_overlaps(
+def _compute_mask_overlaps(
     mine: np.ndarray, theirs: np.ndarray, shared: np.ndarray, detections: Shapes, objects: Shapes, crowds: np.ndarray
 ) -> np.ndarray:
     """By hotcoco, object by object; 0 where masks that share no more than their boxes do cannot reach `LEAST`."""
@@ -162,6 +162,6 @@ def _mask_overlaps(
     return overlaps
 
 
-def boxes_of(masks: Sequence[Runs]) -> np.ndarray:
+def get_mask_boxes(masks: Sequence[Runs]) -> np.ndarray:
     """float64 ``[n, 4]`` xywh around masks."""
     return np.asarray(run_lengths.to_bbox(list(masks)), dtype=np.float64).reshape(-1, 4)

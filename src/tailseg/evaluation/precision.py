@@ -34,9 +34,9 @@ class Curves(NamedTuple):
         return cls(precision, recall, np.arange(recall.shape[1]))
 
 
-def precision_and_recall(matches: Matches) -> tuple[np.ndarray, np.ndarray]:
+def compute_precision_and_recall(matches: Matches) -> tuple[np.ndarray, np.ndarray]:
     """`Curves` of all K classes: precision ``[T, P, K, A]`` and recall ``[T, K, A]``."""
-    curves, num_classes = curves_of(matches), matches.num_classes
+    curves, num_classes = compute_curves(matches), matches.num_classes
     num_thresholds, num_recalls, _, num_areas = curves.precision.shape
     precision = np.full((num_thresholds, num_recalls, num_classes, num_areas), -1.0)
     recall = np.full((num_thresholds, num_classes, num_areas), -1.0)
@@ -44,7 +44,7 @@ def precision_and_recall(matches: Matches) -> tuple[np.ndarray, np.ndarray]:
     return precision, recall
 
 
-def curves_of(matches: Matches, among: np.ndarray | None = None) -> Curves:
+def compute_curves(matches: Matches, among: np.ndarray | None = None) -> Curves:
     """Curves of the classes that have objects.
 
     Args:
@@ -63,30 +63,33 @@ def curves_of(matches: Matches, among: np.ndarray | None = None) -> Curves:
     recall = np.full((num_areas, num_thresholds, len(known)), -1.0)
     for area in range(num_areas):
         num_objects = matches.num_objects(area)[known]
-        there, needed = num_objects > 0, objects_needed(num_objects)
+        there, needed = num_objects > 0, count_objects_needed(num_objects)
         for threshold in range(num_thresholds):
             states = matches.states[area, threshold, scored]
-            curves, last = precision_curves(classes, states, num_objects, needed)
+            curves, last = compute_precision_curves(classes, states, num_objects, needed)
             precision[area, threshold, there], recall[area, threshold, there] = curves[there], last[there]
     return Curves(precision.transpose(1, 3, 2, 0), recall.transpose(1, 2, 0), known)
 
 
-def objects_needed(num_objects: np.ndarray) -> np.ndarray:
+def count_objects_needed(num_objects: np.ndarray) -> np.ndarray:
     """``[K, P]``: how many objects before the one whose finding reaches each recall."""
     sizes, of_size = np.unique(num_objects, return_inverse=True)
     needed = [np.searchsorted(np.arange(1, size + 1) / size, RECALLS) if size else 0 * RECALLS for size in sizes]
     return np.asarray(needed, dtype=np.int64).reshape(-1, len(RECALLS))[of_size]
 
 
-def precision_curves(
+def compute_precision_curves(
     classes: np.ndarray, states: np.ndarray, num_objects: np.ndarray, needed: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`precision_curve` of all classes at once: precision ``[K, P]`` and final recall ``[K]``, 0 without objects.
+    """Computes `compute_precision_curve` of all classes at once.
 
     Args:
         classes, states: ``[n]``, by class, then score.
         num_objects: int64 ``[K]``.
-        needed: by `objects_needed`.
+        needed: by `count_objects_needed`.
+
+    Returns:
+        Precision ``[K, P]`` and final recall ``[K]``, both 0 for a class without objects.
     """
     places = np.flatnonzero(states == FOUND)
     curves, recall = np.zeros(needed.shape), np.zeros(len(needed))
@@ -108,7 +111,7 @@ def precision_curves(
     return np.ascontiguousarray(np.maximum.accumulate(curves[:, ::-1], axis=1)[:, ::-1]), recall
 
 
-def precision_curve(states: np.ndarray, num_objects: int) -> tuple[np.ndarray, float]:
+def compute_precision_curve(states: np.ndarray, num_objects: int) -> tuple[np.ndarray, float]:
     """Precision at each of `RECALLS` and the final recall, from states in order of score.
 
     Only detections that find an object raise the recall, so precision is looked at there alone.

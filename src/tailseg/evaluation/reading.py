@@ -4,17 +4,17 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from tailseg.evaluation.detections import UnknownCategoriesError, read_found
+from tailseg.evaluation.detections import UnknownCategoriesError, read_detections
 from tailseg.evaluation.ground_truth import GroundTruth
 from tailseg.evaluation.image_names import UnknownImagesError
-from tailseg.evaluation.image_numbering import images_could_mean
+from tailseg.evaluation.image_numbering import explain_image_ids
 from tailseg.evaluation.metrics import IouType
-from tailseg.evaluation.numbering import categories_could_mean
+from tailseg.evaluation.numbering import explain_category_ids
 from tailseg.evaluation.results import Results
 from tailseg.evaluation.survey import Source
 
 
-def read_explained(
+def read_with_explanation(
     source: Source,
     truth: GroundTruth,
     iou_types: Sequence[IouType],
@@ -23,18 +23,18 @@ def read_explained(
     progress: Callable[[int, int], None] | None = None,
     least_score: float = math.inf,
 ) -> Results:
-    """`read_found`; the error about unknown category or image ids says how they could be meant.
+    """`read_detections`; the error about unknown category or image ids says how they could be meant.
 
     Raises:
-        FileNotFoundError, ValueError: as `read_found`.
+        FileNotFoundError, ValueError: as `read_detections`.
     """
     kind: IouType = "bbox" if "bbox" in iou_types else "segm"
     try:
-        return read_found(source, truth, iou_types, progress=progress, least_score=least_score)
+        return read_detections(source, truth, iou_types, progress=progress, least_score=least_score)
     except UnknownCategoriesError as error:
-        raise ValueError(f"{error}{categories_could_mean(truth, source, kind, cap)}") from None
+        raise ValueError(f"{error}{explain_category_ids(truth, source, kind, cap)}") from None
     except UnknownImagesError as error:
-        raise UnknownImagesError(f"{error}{images_could_mean(truth, source, kind, cap)}") from None
+        raise UnknownImagesError(f"{error}{explain_image_ids(truth, source, kind, cap)}") from None
 
 
 def read_sources(
@@ -42,16 +42,16 @@ def read_sources(
     truth: GroundTruth,
     *,
     cap: int,
-    progress: Callable[[int, int], None],
+    progress: Callable[[int, int], None] | None = None,
     least_score: float = math.inf,
 ) -> dict[IouType, Results]:
-    """`read_explained` of boxes and of masks: a file is read once, for all that it serves."""
+    """`read_with_explanation` of boxes and of masks: a file is read once, for all that it serves."""
     found: dict[IouType, Results] = {}
     for iou_type, source in sources.items():
         if iou_type in found:
             continue
         served = tuple(other for other, same in sources.items() if same is source or _is_file(source, same))
-        records = read_explained(source, truth, served, cap=cap, progress=progress, least_score=least_score)
+        records = read_with_explanation(source, truth, served, cap=cap, progress=progress, least_score=least_score)
         found |= dict.fromkeys(served, records)
     return {iou_type: found[iou_type] for iou_type in sources}
 

@@ -15,9 +15,10 @@ from hotcoco import mask as run_lengths
 
 from tailseg.evaluation import json_files
 from tailseg.evaluation.image_names import UnknownImagesError
-from tailseg.evaluation.survey import Called, called
+from tailseg.evaluation.survey import ImageReference, get_image_reference
+from tailseg.words import count_part, verb_form
 
-Names = Mapping[Called, int]
+Names = Mapping[ImageReference, int]
 """Image ids by what records call the images."""
 Size = Callable[[int], tuple[int, int]]
 """Height and width of an image, by its id."""
@@ -117,7 +118,7 @@ class Reader:
                 pass
         return json_files.parse(text)
 
-    def part(self, records: Sequence[Any], before: int) -> Part:
+    def read_part(self, records: Sequence[Any], before: int) -> Part:
         """Columns of records, of which ``before`` came earlier.
 
         Raises:
@@ -125,13 +126,13 @@ class Reader:
             UnknownImagesError: what a record calls its image is none of the names.
         """
         if records and isinstance(records[0], _Scored):
-            part = self._typed(records)
+            part = self._read_typed(records)
             if part is not None:
                 return part
             records = msgspec.to_builtins(records)
-        return self._untyped(records, Wrong(records, self.source, before))
+        return self._read_untyped(records, Wrong(records, self.source, before))
 
-    def _typed(self, records: Sequence[Any]) -> Part | None:
+    def _read_typed(self, records: Sequence[Any]) -> Part | None:
         """None if something is wrong beyond its type."""
         count = len(records)
         boxes = masks = sizes = areas = None
@@ -144,7 +145,7 @@ class Reader:
             if self.masks:
                 masks = [record.segmentation for record in records]
                 sides = chain.from_iterable([mask["size"] for mask in masks])
-                sizes, areas = np.fromiter(sides, np.int64, 2 * count).reshape(-1, 2), mask_areas(masks)
+                sizes, areas = np.fromiter(sides, np.int64, 2 * count).reshape(-1, 2), compute_mask_areas(masks)
         except (OverflowError, ValueError):
             return None
         if boxes is not None and not (boxes[:, 2:] >= 0).all():
@@ -152,32 +153,32 @@ class Reader:
         scores = np.fromiter([record.score for record in records], np.float64, count)
         return Part(image_ids, category_ids, scores, boxes, masks, sizes, areas, self.source)
 
-    def _untyped(self, records: Sequence[Any], wrong: "Wrong") -> Part:
+    def _read_untyped(self, records: Sequence[Any], wrong: "Wrong") -> Part:
         converted: dict[str, int] = {}
         image_ids = self._image_ids(records, wrong, converted)
-        category_ids = _ids(records, "category_id", wrong, converted)
-        scores = _scores(records, wrong)
+        category_ids = _read_ids(records, "category_id", wrong, converted)
+        scores = _read_scores(records, wrong)
         masks = sizes = areas = None
         if self.masks:
-            masks, sizes, areas = _masks(records, image_ids, self._size, wrong)
-        boxes = _boxes(records, wrong) if self.boxes else None
+            masks, sizes, areas = _read_masks(records, image_ids, self._size, wrong)
+        boxes = _read_boxes(records, wrong) if self.boxes else None
         return Part(image_ids, category_ids, scores, boxes, masks, sizes, areas, self.source, converted)
 
     def _image_ids(self, records: Sequence[Any], wrong: "Wrong", converted: dict[str, int]) -> np.ndarray:
         try:
             if self._names is not None:
-                return np.asarray([self._names[called(record)] for record in records], dtype=np.int64)
+                return np.asarray([self._names[get_image_reference(record)] for record in records], dtype=np.int64)
         except KeyError as error:
             raise UnknownImagesError(f"{self.source} has changed while it was read: {error} is new") from error
         try:
-            return _ids(records, "image_id", wrong, converted, digits=self._digits)
+            return _read_ids(records, "image_id", wrong, converted, digits=self._digits)
         except ValueError as error:
             if self._digits:
                 raise
             raise UnknownImagesError(str(error)) from error  # names, perhaps
 
 
-def mask_areas(masks: dict[str, Any] | list[dict[str, Any]]) -> np.ndarray:
+def compute_mask_areas(masks: dict[str, Any] | list[dict[str, Any]]) -> np.ndarray:
     """Pixels of each mask, uint32, by hotcoco: pycocotools' area overflows on exactly 256 masks under NumPy 2.
 
     Raises:
@@ -195,11 +196,13 @@ def is_run_lengths(value: Any) -> bool:  # noqa: ANN401
         return False
     size = value.get("size")
     return (
-        isinstance(size, Sequence) and len(size) == 2 and all(_whole(side, digits=False) is not None for side in size)
+        isinstance(size, Sequence)
+        and len(size) == 2
+        and all(_to_whole_number(side, digits=False) is not None for side in size)
     )
 
 
-def _in_whole_numbers(mask: Any) -> Any:  # noqa: ANN401
+def _with_whole_numbers(mask: Any) -> Any:  # noqa: ANN401
     """Run lengths that write 96 as 96.0, in their size or in a list of counts, with the whole numbers."""
     if not is_run_lengths(mask):
         return mask
@@ -212,25 +215,25 @@ def _in_whole_numbers(mask: Any) -> Any:  # noqa: ANN401
     return mask
 
 
-def _ids(
+def _read_ids(
     records: Sequence[Any], key: str, wrong: "Wrong", converted: dict[str, int], *, digits: bool = True
 ) -> np.ndarray:
     """One id a record; 1.0 and "1" are taken as the number, and counted."""
     try:
         values = [record[key] for record in records]
     except (KeyError, TypeError):
-        raise wrong.first(key, _ID, lambda value: _whole(value, digits=digits) is not None) from None
-    ids = values if {*map(type, values)} <= {int} else [_whole(value, digits=digits) for value in values]
+        raise wrong.describe_first(key, _ID, lambda value: _to_whole_number(value, digits=digits) is not None) from None
+    ids = values if {*map(type, values)} <= {int} else [_to_whole_number(value, digits=digits) for value in values]
     try:
         found = np.asarray(ids, dtype=np.int64)
     except (OverflowError, TypeError):  # None among them
-        raise wrong.first(key, _ID, lambda value: _whole(value, digits=digits) is not None) from None
+        raise wrong.describe_first(key, _ID, lambda value: _to_whole_number(value, digits=digits) is not None) from None
     if others := sum(not isinstance(value, int | np.integer) for value in values):
         converted[key] = others
     return found
 
 
-def _whole(value: Any, *, digits: bool) -> int | None:  # noqa: ANN401
+def _to_whole_number(value: Any, *, digits: bool) -> int | None:  # noqa: ANN401
     """The whole number that is meant, or None; a text with zeros in front is rather a name."""
     if isinstance(value, str) and digits and len(value) < 20 and value.isascii() and value.isdecimal():
         number = int(value)
@@ -240,7 +243,7 @@ def _whole(value: Any, *, digits: bool) -> int | None:  # noqa: ANN401
     return int(value) if _is_number(value, whole=True) else None
 
 
-def _scores(records: Sequence[Any], wrong: "Wrong") -> np.ndarray:
+def _read_scores(records: Sequence[Any], wrong: "Wrong") -> np.ndarray:
     try:
         values = [record["score"] for record in records]
         scores = np.asarray(values, dtype=np.float64)
@@ -250,10 +253,10 @@ def _scores(records: Sequence[Any], wrong: "Wrong") -> np.ndarray:
         values = []
     if values and all(map(_is_number, values)):
         return np.asarray(values, dtype=np.float64)
-    raise wrong.first("score", "a finite number", _is_number)
+    raise wrong.describe_first("score", "a finite number", _is_number)
 
 
-def _boxes(records: Sequence[Any], wrong: "Wrong") -> np.ndarray:
+def _read_boxes(records: Sequence[Any], wrong: "Wrong") -> np.ndarray:
     try:
         boxes = [record["bbox"] for record in records]
         fit = {*map(type, boxes)} <= {list, tuple, np.ndarray} and {*map(len, boxes)} <= {4}
@@ -267,25 +270,25 @@ def _boxes(records: Sequence[Any], wrong: "Wrong") -> np.ndarray:
         corners = flat.astype(np.float64).reshape(-1, 4)
         if (corners[:, 2:] >= 0).all():
             return corners
-    raise wrong.first("bbox", _BOX, is_box)
+    raise wrong.describe_first("bbox", _BOX, is_box)
 
 
-def _masks(
+def _read_masks(
     records: Sequence[Any], image_ids: np.ndarray, size: Size | None, wrong: "Wrong"
 ) -> tuple[list[dict[str, Any]], np.ndarray, np.ndarray]:
     """Run lengths, sizes and areas; polygons are rasterized where the sizes of the images are known."""
     values: list[Any] = [record.get("segmentation") if isinstance(record, Mapping) else None for record in records]
     masks: list[Any] = [
-        _rasterized(value, size(image_id)) if size is not None and is_polygons(value) else _in_whole_numbers(value)
+        _rasterize(value, size(image_id)) if size is not None and is_polygons(value) else _with_whole_numbers(value)
         for value, image_id in zip(values, image_ids.tolist(), strict=True)
     ]
     if not all(map(is_run_lengths, masks)):
         expected = _MASK if size is None else f"{_MASK} or polygons [[x1, y1, x2, y2, x3, y3, ..], ..]"
         if not any(values):
             expected += " (no record has any; to score boxes alone, ask for iou_types=('bbox',), or --only bbox)"
-        raise wrong.first("segmentation", expected, lambda value: is_run_lengths(value) or is_polygons(value))
+        raise wrong.describe_first("segmentation", expected, lambda value: is_run_lengths(value) or is_polygons(value))
     sizes = np.asarray([mask["size"] for mask in masks], dtype=np.int64).reshape(-1, 2)
-    return masks, sizes, _areas(masks, wrong)
+    return masks, sizes, _compute_areas(masks, wrong)
 
 
 def is_polygons(value: Any) -> bool:  # noqa: ANN401
@@ -299,18 +302,18 @@ def _is_polygon(value: Any) -> bool:  # noqa: ANN401
     return all(isinstance(number, int | float) and abs(number) < 1e300 for number in value)
 
 
-def _rasterized(polygons: list[list[float]], size: tuple[int, int]) -> dict[str, Any]:
+def _rasterize(polygons: list[list[float]], size: tuple[int, int]) -> dict[str, Any]:
     parts = run_lengths.frPyObjects(polygons, *size)
     return parts[0] if len(parts) == 1 else run_lengths.merge(parts)
 
 
-def _areas(masks: list[dict[str, Any]], wrong: "Wrong") -> np.ndarray:
+def _compute_areas(masks: list[dict[str, Any]], wrong: "Wrong") -> np.ndarray:
     try:
-        return mask_areas(masks)
+        return compute_mask_areas(masks)
     except ValueError:
         for row, mask in enumerate(masks, start=wrong.before):
             try:
-                mask_areas(mask)
+                compute_mask_areas(mask)
             except ValueError as error:
                 raise ValueError(f"{wrong.source}: the run lengths of record {row} are broken: {error}") from error
         raise
@@ -329,16 +332,18 @@ def is_box(value: Any) -> bool:  # noqa: ANN401
 
 
 class WrongRecordsError(ValueError):
-    """Some of the records read so far are not as expected; `over_all` counts those to come as well."""
+    """Some of the records read so far are not as expected; `count_all` counts those to come as well."""
 
     def __init__(
         self, key: str, begin: str, counts: tuple[int, int], is_wrong: Callable[[Any], bool], read: str = ""
     ) -> None:
-        super().__init__(f"{begin} ({counts[0]:,} of {counts[1]:,} records{read} are wrong)")
+        wrong, total = counts
+        are = verb_form(wrong, "is", "are")
+        super().__init__(f"{begin} ({count_part(wrong, total, 'record')}{read} {are} wrong)")
         self.key = key
         self._begin, self._counts, self._is_wrong = begin, counts, is_wrong
 
-    def over_all(self, rest: Iterable[Sequence[Any]]) -> "WrongRecordsError":
+    def count_all(self, rest: Iterable[Sequence[Any]]) -> "WrongRecordsError":
         """The error with the counts of the whole file.
 
         Args:
@@ -363,7 +368,7 @@ class Wrong:
     source: str
     before: int
 
-    def first(self, key: str, expected: str, valid: Callable[[Any], bool]) -> ValueError:
+    def describe_first(self, key: str, expected: str, valid: Callable[[Any], bool]) -> ValueError:
         """Names the first wrong record and says how many there are."""
 
         def is_wrong(record: Any) -> bool:  # noqa: ANN401

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tailseg.annotations.types import Group
-from tailseg.evaluation.errors import Part, members_of_parts
+from tailseg.evaluation.errors import Part, find_members
 from tailseg.evaluation.matches import FOUND, LEFT_ALONE, Matches
 
 NUM_BINS = 10
@@ -50,7 +50,7 @@ class Reliability:
     bias: float | None
 
 
-def reliability(
+def compute_reliability(
     matches: Matches, groups: tuple[Group | None, ...], *, num_bins: int = NUM_BINS
 ) -> dict[Part, Reliability]:
     """Reliability at IoU 0.5, of all classes and by frequency group; detections that LVIS leaves alone do not count.
@@ -72,13 +72,13 @@ def reliability(
     state = matches.states[0, 0]
     counts = state != LEFT_ALONE
     return {
-        part: _reliability(scores[rows], state[rows] == FOUND, num_bins)
-        for part, members in members_of_parts(groups).items()
+        part: _compute_reliability(scores[rows], state[rows] == FOUND, num_bins)
+        for part, members in find_members(groups).items()
         for rows in [counts & members[matches.classes]]
     }
 
 
-def _reliability(scores: np.ndarray, found: np.ndarray, num_bins: int) -> Reliability:
+def _compute_reliability(scores: np.ndarray, found: np.ndarray, num_bins: int) -> Reliability:
     edges = np.linspace(0, 1, num_bins + 1)
     at = np.clip(np.searchsorted(edges, scores, side="left") - 1, 0, num_bins - 1)
     count, score, hits = (np.bincount(at, weights, num_bins) for weights in (None, scores, found))

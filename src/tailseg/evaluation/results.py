@@ -15,10 +15,9 @@ import numpy as np
 from hotcoco import mask as run_lengths
 
 from tailseg.annotations.ragged import Ragged
-from tailseg.annotations.types import RunLengths
 from tailseg.evaluation.json_files import read_records
 from tailseg.evaluation.metrics import IouType
-from tailseg.evaluation.overlaps import boxes_of
+from tailseg.evaluation.overlaps import get_mask_boxes
 from tailseg.evaluation.records import (
     Names,
     Part,
@@ -26,50 +25,34 @@ from tailseg.evaluation.records import (
     Size,
     WrongRecordsError,
 )
+from tailseg.evaluation.survey import Source
 
 FIRST = 1000
 """Records of a file that are looked at to know what it holds."""
 
 
 @runtime_checkable
-class Found(Protocol):
-    """What is read of a `tailseg.structures.Detections`, which cannot be named without torch."""
+class Detected(Protocol):
+    """A `tailseg.structures.Detections`, which cannot be named without importing torch."""
 
-    @property
-    def boxes(self) -> Any: ...  # noqa: ANN401 - tensors
-    @property
-    def scores(self) -> Any: ...  # noqa: ANN401
-    @property
-    def labels(self) -> Any: ...  # noqa: ANN401
-    @property
-    def masks(self) -> tuple[RunLengths, ...] | None: ...
+    def to_coco(self, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]: ...
 
 
-def to_results(detections: Found, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
-    """The detections of one image as result records.
+def to_results(detections: Detected, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
+    """Converts the detections of one image to result records.
 
     Args:
         detections: D detections in pixels of the original file, labels ``0 .. C-1``.
         image_id: the image's id in its annotation file.
-        category_ids: C ids: that of label j is ``category_ids[j]``.
+        category_ids: C ids: label j has the id ``category_ids[j]``.
+
+    Returns:
+        One record for each detection.
 
     Raises:
         ValueError: a label has no category id.
     """
-    boxes = detections.boxes.detach().double().cpu().numpy()
-    boxes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).tolist()
-    labels = detections.labels.tolist()
-    if labels and not 0 <= min(labels) <= max(labels) < len(category_ids):
-        raise ValueError(f"labels {min(labels)} to {max(labels)} need as many category ids, got {len(category_ids)}")
-    records: list[dict[str, Any]] = [
-        {"image_id": int(image_id), "category_id": int(category_ids[label]), "bbox": box, "score": score}
-        for label, box, score in zip(labels, boxes, detections.scores.tolist(), strict=True)
-    ]
-    for record, mask in zip(records, detections.masks or (), strict=detections.masks is not None):
-        counts = mask["counts"]
-        text = counts.decode("ascii") if isinstance(counts, bytes) else counts
-        record["segmentation"] = {"size": list(mask["size"]), "counts": text}
-    return records
+    return detections.to_coco(image_id, category_ids)
 
 
 @dataclass(frozen=True)
@@ -98,7 +81,7 @@ class Results:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def only(self, rows: np.ndarray) -> "Results":
+    def select(self, rows: np.ndarray) -> "Results":
         """The records at these rows, as a copy."""
         runs = self.runs
         return replace(
@@ -108,7 +91,7 @@ class Results:
             boxes=None if self.boxes is None else self.boxes[rows],
             scores=self.scores[rows],
             mask_areas=None if self.mask_areas is None else self.mask_areas[rows],
-            runs=None if runs is None else runs.only(runs.places[rows]),
+            runs=None if runs is None else runs.select(runs.places[rows]),
         )
 
     def masks(self, rows: np.ndarray) -> list[dict[str, Any]]:
@@ -138,7 +121,7 @@ class Runs:
     sizes: np.ndarray
     boxes: np.ndarray
 
-    def only(self, places: np.ndarray) -> "Runs":
+    def select(self, places: np.ndarray) -> "Runs":
         """Those at these places, all of which were kept."""
         here = np.arange(len(places), dtype=np.int32)
         return Runs(here, self.counts.take(places), self.sizes[places], self.boxes[places])
@@ -201,21 +184,22 @@ def read_results(
     packed = _Packed(boxes=boxes, masks=masks)
     try:
         for records in pieces:
-            part = reader.part(records, packed.length)
+            part = reader.read_part(records, packed.length)
             packed.add(part, np.ones(len(part), dtype=bool) if keep is None else keep(part, packed.length))
     except WrongRecordsError as error:
-        raise error.over_all(pieces) from None
+        raise error.count_all(pieces) from None
     return packed.results(source)
 
 
-def holds(path: Path) -> tuple[IouType, ...]:
-    """What the first records of a results file have: a bbox, a segmentation that is not empty, both.
+def find_iou_types(source: Source) -> tuple[IouType, ...]:
+    """What the first records of some results have: ``bbox``, ``segm`` (a segmentation that is not empty), or both.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: not JSON, or not a list of records.
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not JSON, or not a list of records.
     """
-    first = [record for record in islice(chain.from_iterable(read_records(path)), FIRST) if isinstance(record, Mapping)]
+    parts = read_records(Path(source)) if isinstance(source, str | Path) else [source]
+    first = [record for record in islice(chain.from_iterable(parts), FIRST) if isinstance(record, Mapping)]
     return tuple(iou_type for iou_type, key in _KEYS if any(record.get(key) not in ([], None, "") for record in first))
 
 
@@ -308,9 +292,9 @@ class _PackedRuns:
         masks = [*compress(part.masks, kept.tolist())]
         texts = [mask["counts"] for mask in masks]
         if not {*map(type, texts)} <= {str}:
-            texts = [*map(_text, masks)]
+            texts = [*map(_get_text, masks)]
         self._sizes.add(part.sizes[kept])
-        self._boxes.add(boxes_of(masks))
+        self._boxes.add(get_mask_boxes(masks))
         self._lengths.add(np.fromiter(map(len, texts), np.int64, len(texts)))
         self._text.add(np.frombuffer("".join(texts).encode("ascii"), np.uint8))
 
@@ -321,7 +305,7 @@ class _PackedRuns:
         return Runs(self._places.array(), text, self._sizes.array(), self._boxes.array())
 
 
-def _text(mask: dict[str, Any]) -> str:
+def _get_text(mask: dict[str, Any]) -> str:
     """The compressed run lengths."""
     counts = mask["counts"]
     if isinstance(counts, list):

@@ -10,8 +10,9 @@ from typing import Any, Final, cast
 import msgspec
 
 from tailseg.evaluation import json_files
+from tailseg.words import count_part
 
-Called = tuple[int | float | str | None, str | None]
+ImageReference = tuple[int | float | str | None, str | None]
 """What a record calls its image: by ``image_id`` and by ``file_name``; None where that is missing or no name."""
 Source = Sequence[Mapping[str, Any]] | str | Path
 _FIRST: Final = 1000
@@ -28,7 +29,7 @@ class Survey:
     """
 
     source: str
-    images: Counter[Called] = field(default_factory=Counter)
+    images: Counter[ImageReference] = field(default_factory=Counter)
     categories: Counter[Any] = field(default_factory=Counter)
 
     @property
@@ -36,9 +37,9 @@ class Survey:
         """Records in all."""
         return self.images.total()
 
-    def count(self, keys: Iterable[Called]) -> str:
+    def count(self, keys: Iterable[ImageReference]) -> str:
         """How many records have these, of how many, in words."""
-        return f"{sum(self.images[key] for key in keys):,} of {self.total:,} records"
+        return count_part(sum(self.images[key] for key in keys), self.total, "record")
 
 
 class _Record(msgspec.Struct, gc=False):
@@ -50,7 +51,7 @@ class _Record(msgspec.Struct, gc=False):
 _DECODER: Final = msgspec.json.Decoder(list[_Record])
 
 
-def called(record: Any) -> Called:  # noqa: ANN401
+def get_image_reference(record: Any) -> ImageReference:  # noqa: ANN401
     """What a record calls its image."""
     if not isinstance(record, Mapping):
         return None, None
@@ -59,13 +60,13 @@ def called(record: Any) -> Called:  # noqa: ANN401
     return image_id if usable else None, file_name if isinstance(file_name, str) else None
 
 
-def survey(source: Source, progress: Callable[[int, int], None] | None = None) -> Survey:
+def count_references(source: Source, progress: Callable[[int, int], None] | None = None) -> Survey:
     """Counts what all records call their images and classes.
 
     Raises:
         FileNotFoundError, ValueError: as `json_files.read_records`.
     """
-    found = Survey(_name(source))
+    found = Survey(_get_name(source))
     pieces = json_files.read_records(Path(source), progress, _parse) if isinstance(source, str | Path) else [source]
     for records in pieces:
         if records and isinstance(records[0], _Record):
@@ -73,8 +74,8 @@ def survey(source: Source, progress: Callable[[int, int], None] | None = None) -
             found.images.update((record.image_id, record.file_name) for record in typed)
             found.categories.update(record.category_id for record in typed)
         else:
-            found.images.update(map(called, records))
-            found.categories.update(map(_category, records))
+            found.images.update(map(get_image_reference, records))
+            found.categories.update(map(_get_category, records))
     return found
 
 
@@ -85,21 +86,21 @@ def _parse(text: bytes) -> Any:  # noqa: ANN401
         return json_files.parse(text)
 
 
-def _category(record: Any) -> Any:  # noqa: ANN401
+def _get_category(record: Any) -> Any:  # noqa: ANN401
     value = record.get("category_id") if isinstance(record, Mapping) else None
     return value if isinstance(value, int | float | str) and not isinstance(value, bool) else None
 
 
-def _name(source: Source) -> str:
+def _get_name(source: Source) -> str:
     return str(source) if isinstance(source, str | Path) else "results"
 
 
-def have_file_names(source: Source) -> bool:
+def has_file_names(source: Source) -> bool:
     """Whether the first records have a ``file_name``, by a look at the beginning of the file.
 
     Raises:
         FileNotFoundError, ValueError: as `json_files.read_records`.
     """
     if isinstance(source, str | Path):
-        return b'"file_name"' in json_files.beginning(Path(source))
+        return b'"file_name"' in json_files.read_beginning(Path(source))
     return any(isinstance(record, Mapping) and "file_name" in record for record in islice(source, _FIRST))

@@ -10,7 +10,7 @@ from tailseg.evaluation.analysis import Analysis
 from tailseg.evaluation.comparison import Comparison, Difference
 from tailseg.evaluation.errors import KINDS, Errors, Kind, Part
 from tailseg.evaluation.ground_truth import GroundTruth
-from tailseg.evaluation.metrics import COLUMNS, ROW_NAMES, IouType, percent
+from tailseg.evaluation.metrics import COLUMNS, ROW_NAMES, IouType, format_percent
 
 SHORT: dict[Kind, str] = {
     "classification": "Cls",
@@ -24,38 +24,38 @@ SHORT: dict[Kind, str] = {
 PART_NAMES: dict[Part, str] = {"all": "all", "r": "rare", "c": "common", "f": "frequent"}
 
 
-def tables(analysis: Analysis) -> Iterator[Table]:
+def build_tables(analysis: Analysis) -> Iterator[Table]:
     """Scores, then errors by group and reliability by group, of masks where there are any."""
-    yield scores_table(analysis)
+    yield build_scores_table(analysis)
     iou_type = "segm" if "segm" in analysis.errors else "bbox"
     parts = analysis.errors[iou_type].parts
     title = f"Errors of {ROW_NAMES[iou_type]} at IoU 0.5, and the AP50 to be won without them"
-    errors = _table(title, "classes", "objects", "found", *SHORT.values())
+    errors = _build_table(title, "classes", "objects", "found", *SHORT.values())
     for part, kinds in parts.items():
-        counts = (f"{kinds.counts[kind]:,}\n{_signed(kinds.cost[kind])}" for kind in KINDS)
+        counts = (f"{kinds.counts[kind]:,}\n{_format_signed(kinds.cost[kind])}" for kind in KINDS)
         errors.add_row(PART_NAMES[part], f"{kinds.num_objects:,}", f"{kinds.found:,}", *counts)
     yield errors
     if analysis.reliability[iou_type]:
         columns = "detections", "expected error", "score - precision"
-        calibration = _table("Do scores mean precision? (IoU 0.5, in percent)", "classes", *columns)
+        calibration = _build_table("Do scores mean precision? (IoU 0.5, in percent)", "classes", *columns)
         for part, found in analysis.reliability[iou_type].items():
             calibration.add_row(
-                PART_NAMES[part], f"{found.count:,}", percent(found.expected_error), _signed(found.bias)
+                PART_NAMES[part], f"{found.count:,}", format_percent(found.expected_error), _format_signed(found.bias)
             )
         yield calibration
 
 
-def scores_table(analysis: Analysis) -> Table:
+def build_scores_table(analysis: Analysis) -> Table:
     """`Metrics.table`, with AP-fixed below each row and boundary AP at the end."""
     table = analysis.metrics.table()
     for iou_type, scores in analysis.fixed.items():
-        table.add_row(f"{ROW_NAMES[iou_type][0]}. fixed", *(percent(scores[column]) for column in COLUMNS))
+        table.add_row(f"{ROW_NAMES[iou_type][0]}. fixed", *(format_percent(scores[column]) for column in COLUMNS))
     if analysis.boundary:
-        table.add_row("outline", *(percent(analysis.boundary[column]) for column in COLUMNS))
+        table.add_row("outline", *(format_percent(analysis.boundary[column]) for column in COLUMNS))
     return table
 
 
-def _table(title: str, first: str, *columns: str) -> Table:
+def _build_table(title: str, first: str, *columns: str) -> Table:
     """A table of figures, which are never cut; where it gets narrow, the first column is folded."""
     table = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column(first, overflow="fold")
@@ -64,16 +64,16 @@ def _table(title: str, first: str, *columns: str) -> Table:
     return table
 
 
-def name_text(name: str) -> Text:
+def format_name(name: str) -> Text:
     """A class's name, whatever it holds: brackets are no markup, and nothing in it moves the cursor."""
     return Text("".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name))
 
 
-def _signed(value: float | None) -> str:
+def _format_signed(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:+.1f}"
 
 
-def class_table(analysis: Analysis, count: int) -> Table:
+def build_class_table(analysis: Analysis, count: int) -> Table:
     """The classes of lowest AP, of masks where there are any; classes without objects are left out."""
     iou_type = "segm" if "segm" in analysis.errors else "bbox"
     entries = zip(analysis.metrics.per_class[iou_type], analysis.errors[iou_type].per_class.tolist(), strict=True)
@@ -81,33 +81,35 @@ def class_table(analysis: Analysis, count: int) -> Table:
         ((entry.AP, entry, counts) for entry, counts in entries if entry.AP is not None), key=lambda x: x[0]
     )
     columns = "", "obj.", "AP", "AP50", "AR", *SHORT.values()  # names are long, and want the room
-    table = _table(f"Classes of lowest AP, {ROW_NAMES[iou_type]}", "class", *columns)
+    table = _build_table(f"Classes of lowest AP, {ROW_NAMES[iou_type]}", "class", *columns)
     for _, entry, counts in scored[:count]:
-        scores = (percent(value) for value in (entry.AP, entry.AP50, entry.AR))
-        table.add_row(name_text(entry.name), entry.group or "-", f"{entry.num_objects:,}", *scores, *map(str, counts))
+        scores = (format_percent(value) for value in (entry.AP, entry.AP50, entry.AR))
+        table.add_row(format_name(entry.name), entry.group or "-", f"{entry.num_objects:,}", *scores, *map(str, counts))
     return table
 
 
-def comparison_tables(
+def build_comparison_tables(
     comparison: Comparison, errors: tuple[Errors, Errors], truth: GroundTruth, iou_type: IouType, count: int
 ) -> Iterator[Table]:
     """Differences of the figures, the classes that moved most, and errors before and after."""
     title = f"{ROW_NAMES[iou_type].capitalize()}, in percent, with 95 % intervals"
-    figures = _table(title, "", "A", "B", "B - A", "interval", "B is")
+    figures = _build_table(title, "", "A", "B", "B - A", "interval", "B is")
     for name, entry in comparison.figures.items():
-        figures.add_row(name, *_differences(entry), entry.verdict)
+        figures.add_row(name, *_format_difference(entry), entry.verdict)
     yield figures
-    moved = comparison.moved_most(count)
+    moved = comparison.largest_changes(count)
     if moved:
         title = f"Classes whose AP moved most, {ROW_NAMES[iou_type]} (by chance alone 1 in 20 leaves its interval)"
-        classes = _table(title, "class", "group", "objects", "A", "B", "B - A", "interval")
+        classes = _build_table(title, "class", "group", "objects", "A", "B", "B - A", "interval")
         names = list(truth.categories.values())
         for index in moved:
             objects = f"{int(truth.object_counts[index]):,}"
             entry = comparison.classes[index]
-            classes.add_row(name_text(names[index]), truth.class_groups[index] or "-", objects, *_differences(entry))
+            classes.add_row(
+                format_name(names[index]), truth.class_groups[index] or "-", objects, *_format_difference(entry)
+            )
         yield classes
-    kinds = _table(f"Errors of {ROW_NAMES[iou_type]} at IoU 0.5, A and B", "classes", "found", *SHORT.values())
+    kinds = _build_table(f"Errors of {ROW_NAMES[iou_type]} at IoU 0.5, A and B", "classes", "found", *SHORT.values())
     before, after = (each.parts for each in errors)
     for part, first in before.items():
         second = after[part]
@@ -116,6 +118,10 @@ def comparison_tables(
     yield kinds
 
 
-def _differences(entry: Difference) -> tuple[str, str, str, str]:
-    interval = "-" if entry.low is None or entry.high is None else f"{_signed(entry.low)} .. {_signed(entry.high)}"
-    return percent(entry.before), percent(entry.after), _signed(entry.difference), interval
+def _format_difference(entry: Difference) -> tuple[str, str, str, str]:
+    interval = (
+        "-"
+        if entry.low is None or entry.high is None
+        else f"{_format_signed(entry.low)} .. {_format_signed(entry.high)}"
+    )
+    return format_percent(entry.before), format_percent(entry.after), _format_signed(entry.difference), interval

@@ -38,7 +38,7 @@ def read_classes(path: Path) -> tuple[tuple[Category, ...], ClassFrequency]:
         raise CheckpointError(f"{path} has no list of categories: expected an annotation file in COCO or LVIS format")
     if "annotations" in content:
         annotations = read_dataset(path)
-        return annotations.categories, ClassFrequency.of(annotations.frequency)
+        return annotations.categories, ClassFrequency.from_class_counts(annotations.frequency)
     return _from_list(content, path)
 
 

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 from tailseg.lazy import on_demand
 from tailseg.losses.settings import (
     LOSSES,
+    AnyLoss,
     BAGSLossConfig,
     BaseLossConfig,
+    BuildsLoss,
     ClassRelativeLossConfig,
     DropLossConfig,
     ECMLossConfig,
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from tailseg.losses.class_relative import ClassRelativeLoss
     from tailseg.losses.drop_loss import DropLoss
     from tailseg.losses.ecm import ECMLoss
+    from tailseg.losses.elementwise import gather_label_logits, weighted_bce
     from tailseg.losses.eql import EQL
     from tailseg.losses.eql_v2 import EQLv2
     from tailseg.losses.federated import FederatedLoss
@@ -47,7 +50,6 @@ if TYPE_CHECKING:
     from tailseg.losses.sigmoid_ce import SigmoidCE
     from tailseg.losses.softmax_ce import SoftmaxCE
     from tailseg.losses.tail import TailLoss, tail_classes
-    from tailseg.losses.weighted_bce import gather_label_logits, weighted_bce
     from tailseg.structures import ClassFrequency
 else:
     __getattr__, __dir__ = on_demand(
@@ -55,6 +57,7 @@ else:
         {
             "bags": ("BAGSLoss",),
             "base": (
+                "ClassFrequency",
                 "ClassificationLoss",
                 "ConfiguredLoss",
                 "at_least_float32",
@@ -95,7 +98,7 @@ else:
                 "TailLoss",
                 "tail_classes",
             ),
-            "weighted_bce": (
+            "elementwise": (
                 "gather_label_logits",
                 "weighted_bce",
             ),
@@ -103,18 +106,30 @@ else:
     )
 
 
-def build_loss(config: LossConfig, frequency: "ClassFrequency") -> "ClassificationLoss":
-    """Builds the loss of ``config`` for the classes of ``frequency``: ``config.build(frequency)``."""
-    return config.build(frequency)
+def build_loss(config: BuildsLoss, frequency: "ClassFrequency") -> "ClassificationLoss":
+    """Builds the loss of ``config`` for the classes of ``frequency``: ``config.build(frequency)``.
+
+    Raises:
+        ValueError: a loss of your own does not return what `ClassificationLoss` says.
+    """
+    loss = config.build(frequency)
+    if not type(config).__module__.startswith("tailseg."):
+        from tailseg.losses.check import check_own_loss
+
+        check_own_loss(loss, config)
+    return loss
 
 
 __all__ = [
     "EQL",
     "LINKS",
     "LOSSES",
+    "AnyLoss",
     "BAGSLoss",
     "BAGSLossConfig",
     "BaseLossConfig",
+    "BuildsLoss",
+    "ClassFrequency",
     "ClassRelativeLoss",
     "ClassRelativeLossConfig",
     "ClassificationLoss",

@@ -14,23 +14,23 @@ from tailseg.losses.settings import BAGSLossConfig as BAGSLossConfig
 from tailseg.structures import ClassFrequency
 
 OWN = 2.0
-"""Where a region of a group's own classes stands among the draws from [0, 1) of its others: behind all of them."""
+"""The value of the regions of a group's own classes among the draws from [0, 1): behind all other regions."""
 
 
 class BAGSLoss(ConfiguredLoss):
     """Softmax cross entropy in every group of classes, each with an "others" logit: L = C + G + 2.
 
     ``edges`` split the classes by their number of training objects; G of the groups have classes. The logits are the C
-    classes in the order of their labels, then one "others" a group, then "object" and background. With the label
-    mapped to "others" in every group but its own::
+    classes in the order of their labels, then one "others" for each group, then "object" and background. With the label
+    mapped to "others" in every group except its own::
 
         loss = weight * sum over the G groups and the background group of
                the mean over the group's regions of  log(sum over its logits of exp(q_j)) - q_target
 
-    A group's regions are those labeled with its classes and, drawn at random, at most ``beta`` times as many others;
-    without the former it costs nothing. The background group (object, background) has all regions. A group is one over
-    all processes: regions are counted and drawn among those that all of them hold. Draws come from torch's default
-    generator: ``torch.manual_seed`` repeats them.
+    A group has the regions labeled with its classes and at most ``beta`` times as many other regions, drawn at random.
+    A group without regions of its classes costs nothing. The background group (object, background) has all regions.
+    Regions are counted and drawn over all processes together. Draws come from torch's default generator:
+    ``torch.manual_seed`` repeats them.
 
     Scores are softmax within the class's group times the probability of an object. The paper trains the classifier
     alone, on a detector trained with a plain softmax.
@@ -58,14 +58,14 @@ class BAGSLoss(ConfiguredLoss):
             position[classes] = torch.arange(len(classes))
         others = self.num_classes + torch.arange(len(members))
         columns = torch.cat([torch.cat([classes, other[None]]) for classes, other in zip(members, others, strict=True)])
-        # By label, background's last: its group, which is none of the G, and its place within the group.
+        # By label (background is the last): its group, and its place within the group. Background is in none of the G.
         self.register_buffer("group", F.pad(group, (0, 1), value=len(members)), persistent=False)
         self.register_buffer("position", position, persistent=False)
-        # The logits' columns in the order of the groups, each group's classes before its "others".
+        # The columns of the logits in the order of the groups; the classes of a group precede its "others".
         self.register_buffer("columns", columns, persistent=False)
 
     def forward(self, logits: Float[Tensor, "R L"], labels: Int64[Tensor, " R"]) -> dict[str, Float[Tensor, ""]]:
-        """``{"loss_cls": loss}``; 0 for R = 0. All processes must call.
+        """Returns ``{"loss_cls": loss}``; 0 for R = 0. All processes must call.
 
         Raises:
             ValueError: a label lies outside ``0 .. C``, or shapes disagree.
@@ -75,29 +75,29 @@ class BAGSLoss(ConfiguredLoss):
         background = (labels == self.num_classes).long()
         total = F.cross_entropy(logits[:, -2:], background, reduction="sum") / max(len(labels), 1)
         parts = logits.index_select(1, self.columns).split(self.sizes, dim=1)
-        of_all, here = self._draw(labels)
+        samples, own_rows = self._draw(labels)
         # The heads weigh this process by its share of all regions; a group's mean is over the group's regions.
-        per_region = of_all.shape[1] / max(len(labels), 1)
-        for g, (part, chosen) in enumerate(zip(parts, of_all, strict=True)):
+        per_region = samples.shape[1] / max(len(labels), 1)
+        for g, (part, sample) in enumerate(zip(parts, samples, strict=True)):
             target = torch.where(self.group[labels] == g, self.position[labels], self.sizes[g] - 1)
             costs = F.cross_entropy(part, target, reduction="none")
-            total = total + (costs * chosen[here]).sum() / chosen.sum().clamp(min=1) * per_region
+            total = total + (costs * sample[own_rows]).sum() / sample.sum().clamp(min=1) * per_region
         return {"loss_cls": self.config.weight * total}
 
     def sample(self, labels: Int64[Tensor, " R"]) -> Bool[Tensor, "G R"]:
-        """The regions that count in each group, drawn again at every call. All processes must call."""
-        of_all, here = self._draw(labels)
-        return of_all[:, here]
+        """Draws the regions that count in each group. All processes must call."""
+        samples, own_rows = self._draw(labels)
+        return samples[:, own_rows]
 
     def _draw(self, labels: Int64[Tensor, " R"]) -> tuple[Bool[Tensor, "G _"], slice]:
-        """The same of the regions of all processes, and where this process's stand among them."""
+        """Draws among the regions of all processes; also returns the slice of this process's regions among them."""
         own = self.group[labels] == torch.arange(len(self.sizes), device=labels.device).unsqueeze(1)
         draws = torch.rand(own.shape, device=labels.device).masked_fill(own, OWN)
-        rows, here = gather_rows(draws.T)
+        rows, own_rows = gather_rows(draws.T)
         draws, own = rows.T, rows.T == OWN
-        # Others in random order, a group's own regions behind them: no size depends on the labels' values.
+        # Other regions come in random order, a group's own after them: no size depends on the labels' values.
         order = draws.argsort(1).argsort(1)
-        return own | (order < (self.config.beta * own.sum(1, keepdim=True)).floor()), here
+        return own | (order < (self.config.beta * own.sum(1, keepdim=True)).floor()), own_rows
 
     def scores(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, "R C"]:
         """Softmax within the class's group times the probability of an object."""

@@ -41,11 +41,11 @@ class ClassificationLoss(nn.Module, ABC):
 
     @abstractmethod
     def init_bias(self) -> Float[Tensor, " L"]:
-        """The classifier's bias before the first step."""
+        """Returns the classifier's bias before the first step."""
 
     @abstractmethod
     def forward(self, logits: Float[Tensor, "R L"], labels: Int64[Tensor, " R"]) -> dict[str, Float[Tensor, ""]]:
-        """Named scalar losses, in float32 or wider, finite and differentiable for R = 0 too.
+        """Computes named scalar losses, in float32 or wider; they are finite and differentiable for R = 0 too.
 
         Raises:
             ValueError: a label lies outside ``0 .. C``, a logit is infinite, or shapes disagree.
@@ -53,39 +53,39 @@ class ClassificationLoss(nn.Module, ABC):
 
     @abstractmethod
     def scores(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, "R C"]:
-        """Scores in ``[0, 1]`` of the foreground classes, in float32 or wider."""
+        """Computes the scores in ``[0, 1]`` of the foreground classes, in float32 or wider."""
 
     def step_taken(self) -> None:
-        """The training loop says that the optimizer has taken a step.
+        """Called by the training loop after each step of the optimizer.
 
-        In one step a loss may be called several times: for the parts of a batch, for the stages of a cascade.
+        In one step the loss may be called several times: for the parts of a batch, and for the stages of a cascade.
         """
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ClassificationLoss":
-        """What ``to``, ``half`` and the like do: buffers move with the model and keep their type.
+        """Keeps the type of the buffers when ``to``, ``half`` and similar methods move the model.
 
-        A model in half precision gives its loss such logits; margins would lose their digits and counts stop there.
+        In half precision, margins would lose their digits, and counts would stop growing.
         """
-        before = dict(self.named_buffers(recurse=False))
+        old_buffers = dict(self.named_buffers(recurse=False))
         super()._apply(fn, recurse)
-        for name, buffer in before.items():
-            moved = self.get_buffer(name)
-            if moved.dtype != buffer.dtype:
-                setattr(self, name, buffer.to(moved.device))
+        for name, old_buffer in old_buffers.items():
+            buffer = self.get_buffer(name)
+            if buffer.dtype != old_buffer.dtype:
+                setattr(self, name, old_buffer.to(buffer.device))
         return self
 
     def check(self, logits: Tensor, labels: Tensor) -> None:
-        """Refuses logits and labels that do not fit this loss; on a GPU the look at their values costs one sync.
+        """Refuses logits and labels that do not fit this loss. On a GPU this waits for the device once.
 
-        NaN passes, for the training loop to report with its step and images. Under ``torch.compile`` values cannot be
-        looked at: there a label out of range is a RuntimeError (on CUDA a device assertion), and infinity passes too.
+        NaN passes: the training loop reports it with the step and the images. ``torch.compile`` cannot look at values.
+        There a label out of range is a RuntimeError (on CUDA a device assertion), and infinity passes too.
 
         Raises:
             ValueError: a label lies outside ``0 .. C``, a logit is infinite, or shapes or types disagree.
         """
         if logits.ndim != 2 or logits.shape[1] != self.num_logits or labels.shape != logits.shape[:1]:
             raise ValueError(
-                f"{type(self).__name__} of {self.num_classes} classes wants logits [R, {self.num_logits}] and labels "
+                f"{type(self).__name__} of {self.num_classes} classes expects logits [R, {self.num_logits}] and labels "
                 f"[R], got logits {list(logits.shape)} and labels {list(labels.shape)}"
             )
         if labels.dtype != torch.int64:
@@ -94,8 +94,8 @@ class ClassificationLoss(nn.Module, ABC):
         if torch.compiler.is_compiling():
             torch._assert_async(~out_of_range, f"labels must lie in 0 .. {self.num_classes}")  # noqa: SLF001
             return
-        # One pass without a tensor of flags; the sum of finite logits may overflow, so that it only raises suspicion.
-        # In float16 it always would, and elsewhere a wider type costs a copy of the logits.
+        # The sum needs one pass and no tensor of flags. The sum of finite logits may overflow: `_refuse` decides.
+        # float16 would overflow always. For other types, a wider sum would cost a copy of the logits.
         total = logits.detach().sum(dtype=torch.float32 if logits.dtype == torch.float16 else None)
         if bool(out_of_range | ~total.isfinite()):
             self._refuse(logits, labels)
@@ -110,8 +110,8 @@ class ClassificationLoss(nn.Module, ABC):
         if bool(infinite.any()):
             example = logits[infinite][0].item()
             raise ValueError(
-                f"{type(self).__name__} wants finite logits, got {int(infinite.sum())} infinite ones of "
-                f"{logits.numel()}, the first {example}: training has diverged; lower the learning rate, lengthen the "
+                f"{type(self).__name__} expects finite logits, but {int(infinite.sum())} of {logits.numel()} are "
+                f"infinite, the first is {example}: training has diverged; lower the learning rate, lengthen the "
                 "warm-up or clip the gradient"
             )
 
@@ -139,7 +139,7 @@ class ConfiguredLoss(ClassificationLoss):
 def takes_settings(
     config: Callable[P, Config],
 ) -> Callable[[Callable[[Loss, Classes, Config], None]], Callable[Concatenate[Loss, Classes, P], None]]:
-    """A decorator of a loss's constructor, which then takes the settings of a config as keywords.
+    """A decorator of a loss's constructor: callers then give the settings of a config as keywords.
 
     ``__init__(self, num_classes, config)``, decorated with ``@takes_settings(GumbelCEConfig)``, is called as
     ``GumbelCE(1203, weight=0.5)``. The settings, their defaults and their ranges are stated in the config alone.
@@ -165,5 +165,5 @@ def takes_settings(
 
 
 def at_least_float32(tensor: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
-    """The same values in float32, or as they are if wider: losses and scores are never computed in half precision."""
+    """Converts to float32 unless the type is wider: losses and scores are never computed in half precision."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

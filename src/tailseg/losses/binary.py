@@ -1,4 +1,4 @@
-"""Binary cross entropy over any link, shared by the losses that ask each class a yes-no question.
+"""Binary cross entropy over any link, for the losses that ask each class a yes-no question.
 
 Shapes: R regions, L logits per region.
 """
@@ -15,21 +15,23 @@ from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 
 from tailseg.losses.base import at_least_float32
+from tailseg.losses.elementwise import gather_label_logits
 from tailseg.losses.links import Link
-from tailseg.losses.weighted_bce import gather_label_logits
 
 BLOCK = 65536
-"""Logits that a CPU thread works on at a time: with what is computed from them they fit into its cache."""
+"""Logits that a CPU thread works on at a time: the logits and the results computed from them fit into its cache."""
 COMPILE_FROM = {"cpu": 2**19, "cuda": 1}
-"""Logits from which on the loss is compiled, once, within seconds: fewer take a CPU a millisecond as they are."""
+"""The least number of logits for which the loss is compiled.
+
+Compiling takes seconds, once; fewer logits take a CPU a millisecond without it."""
 
 
 class Dropped(NamedTuple):
-    """Negative entries that cost nothing: those where both are true.
+    """Which negative entries cost nothing: those where both masks are true.
 
     Attributes:
-        regions: of each region, for all classes alike or each on its own.
-        classes: of each class.
+        regions: a mask of the regions, one for all classes or one for each class.
+        classes: a mask of the classes.
     """
 
     regions: Bool[Tensor, "R #L"]
@@ -39,19 +41,28 @@ class Dropped(NamedTuple):
 def binary_cost(
     q: Float[Tensor, "R L"], labels: Int64[Tensor, " R"], link: Link, *, dropped: Dropped | None = None
 ) -> Float[Tensor, ""]:
-    """The mean over regions of a region's costs: -log p(q) for its label, -log(1 - p(q)) for every other class.
+    """Binary cross entropy over a link: the mean over regions of the sum over logits.
 
-    A label equal to L (background of a loss without a background logit) makes the whole row negative. Where
-    ``dropped`` the cost is 0, but for the label's own, which always counts. Without regions the mean is 0.
+    A region costs -log p(q) for its label and -log(1 - p(q)) for every other class. It is computed in float32 or wider,
+    also for half precision.
 
-    Computed in float32 or wider, for half precision too. Beside the logits it keeps one tensor of their size at most.
-    On a CPU that is the gradient, which the forward pass writes while it has the logits at hand. On a GPU, where memory
-    is slower than arithmetic, and for float16, whose small gradients would not survive until a scaler has multiplied
-    them, it is nothing: the backward pass computes from the logits anew. Where the problem is large and the link allows
-    it, ``torch.compile`` makes one kernel of each pass (Triton on CUDA).
+    In addition to the logits, at most one tensor of their size is kept. On a CPU this is the gradient: the forward pass
+    writes it while the logits are in the cache. On a GPU, where memory is slower than arithmetic, nothing is kept, and
+    the backward pass computes from the logits again. The same holds for float16, because small gradients would become 0
+    before a scaler multiplies them. For large inputs, and if the link allows it, ``torch.compile`` makes one kernel of
+    each pass (Triton on CUDA).
+
+    Args:
+        q: logits.
+        labels: ``0 .. L``. The label L (background of a loss without a background logit) makes all logits negatives.
+        link: turns logits into probabilities.
+        dropped: negatives that cost nothing. The cost of the label itself always counts.
+
+    Returns:
+        The mean cost of a region; 0 without regions.
     """
     regions, classes = dropped or (None, None)
-    if torch.compiler.is_compiling():  # the compiler fuses, and decides itself what to compute again
+    if torch.compiler.is_compiling():  # the compiler fuses the operations, and decides what to compute again
         return _composed_cost(link, classes, q, labels, regions)
     return cast(Tensor, _BinaryCost.apply(q, labels, regions, classes, link))
 
@@ -68,7 +79,7 @@ class _BinaryCost(torch.autograd.Function):
             costs = _run(_negative_cost, link, classes, q, labels, regions)
         else:
             state.gradient = torch.empty_like(q)
-            scale = _over_regions(q, 1.0)
+            scale = _get_mean_factors(q, 1.0)
             costs = _run(_negative_cost_and_gradient, link, classes, q, labels, regions, scale, state.gradient)
             _write_positive_gradient(link, q, labels, scale, state.gradient)
         return torch.stack([_positive_cost(link, q, labels), *costs]).sum() / max(len(q), 1)
@@ -76,19 +87,19 @@ class _BinaryCost(torch.autograd.Function):
     @staticmethod
     def backward(ctx: BackwardCFunction, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
         state = cast(Any, ctx)
-        # Given away, since whoever receives a gradient may write into it; a second backward pass computes it anew.
+        # Not kept: the receiver of a gradient may write into it. A second backward pass computes it again.
         gradient, state.gradient = state.gradient, None
-        if torch.is_grad_enabled():  # create_graph: a second derivative must see how this one depends on the logits
+        if torch.is_grad_enabled():  # create_graph: the second derivative needs the graph of the first
             q, labels, regions, classes = state.saved_tensors
             cost = _composed_cost(state.link, classes, q, labels, regions)
             (gradient,) = torch.autograd.grad(cost, q, grads[0], create_graph=True)
         elif gradient is not None:
-            if grads[0] != 1:  # on a CPU, where a look at a value costs nothing
+            if grads[0] != 1:  # on a CPU, where looking at a value is cheap
                 gradient.mul_(grads[0])
         else:
             q, labels, regions, classes = state.saved_tensors
             gradient = torch.empty_like(q)
-            scale = _over_regions(q, grads[0])
+            scale = _get_mean_factors(q, grads[0])
             _run(_write_negative_gradient, state.link, classes, q, regions, scale, gradient)
             _write_positive_gradient(state.link, q, labels, scale, gradient)
         return gradient, None, None, None, None
@@ -102,9 +113,9 @@ def _composed_cost(link: Link, classes: Tensor | None, q: Tensor, labels: Tensor
 def _negative_cost(link: Link, classes: Tensor | None, q: Tensor, labels: Tensor, regions: Tensor | None) -> Tensor:
     """The sum of the costs of all classes but the regions' labels."""
     costs = link.log_complement(at_least_float32(q))
-    # Left out, not subtracted afterwards: beside a confident label's all other costs would lose their digits.
+    # The label's cost is left out, not subtracted afterwards: if it is large, the other costs would lose their digits.
     is_label = labels.int().unsqueeze(1) == torch.arange(q.shape[1], device=q.device, dtype=torch.int32)
-    return -_kept(costs.masked_fill(is_label, 0), regions, classes).sum(1).sum()
+    return -_zero_dropped(costs.masked_fill(is_label, 0), regions, classes).sum(1).sum()
 
 
 def _write_negative_gradient(
@@ -115,9 +126,9 @@ def _write_negative_gradient(
     scale: Tensor,
     out: Tensor,
 ) -> None:
-    """Writes that cost's gradient times ``scale`` [R] into ``out``; at the regions' labels it is of no account."""
+    """Writes the gradient of `_negative_cost` times ``scale`` [R] into ``out``; entries at the labels are arbitrary."""
     slopes = link.log_complement_slope(at_least_float32(q)) * -scale.unsqueeze(1)
-    out.copy_(_kept(slopes, regions, classes))
+    out.copy_(_zero_dropped(slopes, regions, classes))
 
 
 def _negative_cost_and_gradient(
@@ -129,7 +140,7 @@ def _negative_cost_and_gradient(
     scale: Tensor,
     out: Tensor,
 ) -> Tensor:
-    """Both of the above in one pass over the logits: a compiler computes once what they have in common."""
+    """Both of the above in one pass over the logits: a compiler computes their common parts once."""
     _write_negative_gradient(link, classes, q, regions, scale, out)
     return _negative_cost(link, classes, q, labels, regions)
 
@@ -141,53 +152,53 @@ def _positive_cost(link: Link, q: Tensor, labels: Tensor) -> Tensor:
 
 
 def _write_positive_gradient(link: Link, q: Tensor, labels: Tensor, scale: Tensor, out: Tensor) -> None:
-    """Writes that cost's gradient times ``scale`` [R] to the regions' labels in ``out``."""
+    """Writes the gradient of `_positive_cost` times ``scale`` [R] into ``out``, at the regions' labels."""
     column, own, is_label = gather_label_logits(q, labels)
     slopes = link.log_probability_slope(at_least_float32(own)) * -scale.unsqueeze(1)
     rows = torch.arange(len(out), device=out.device).unsqueeze(1)
-    # By index: on a CPU scatter_ works on a copy in float32 where the type is narrower.
+    # By index: on a CPU, scatter_ makes a copy in float32 if the type is narrower.
     out[rows, column] = torch.where(is_label, slopes.to(out.dtype), out[rows, column])
 
 
-def _kept(values: Tensor, regions: Tensor | None, classes: Tensor | None) -> Tensor:
+def _zero_dropped(values: Tensor, regions: Tensor | None, classes: Tensor | None) -> Tensor:
     return values if regions is None or classes is None else values.masked_fill(regions & classes, 0)
 
 
-def _over_regions(q: Tensor, factor: Tensor | float) -> Tensor:
-    """The factor that makes a mean of a sum, for every region."""
+def _get_mean_factors(q: Tensor, factor: Tensor | float) -> Tensor:
+    """The factor of every region that turns a sum over regions into a mean, times ``factor``."""
     return torch.full((len(q),), 1 / max(len(q), 1), device=q.device, dtype=at_least_float32(q[:0]).dtype) * factor
 
 
 def _run(function: Callable[..., Any], link: Link, classes: Tensor | None, *rows: Tensor | None) -> list[Any]:
-    """The function's results: of all rows, compiled, or block by block."""
+    """Calls the function, compiled on all rows or block by block, and returns the results."""
     q = cast(Tensor, rows[0])
     if link.fuses and q.numel() >= COMPILE_FROM.get(q.device.type, sys.maxsize) and not _FAILURES:
         try:
             return [_compiled(function)(link, classes, *rows)]
         except RuntimeError as error:
-            from torch._dynamo.exc import TorchDynamoException  # seconds, which only the compiler is worth
+            from torch._dynamo.exc import TorchDynamoException  # takes seconds: imported only after a failure
 
             if not isinstance(error, TorchDynamoException):
                 raise
             _FAILURES.append(str(error).strip().splitlines()[0])
-            warnings.warn(f"the loss runs uncompiled, slower: torch.compile failed: {_FAILURES[0]}", stacklevel=2)
-    return [function(link, classes, *block) for block in _blocks(*rows)]
+            warnings.warn(f"torch.compile failed, so the loss runs uncompiled and slower: {_FAILURES[0]}", stacklevel=2)
+    return [function(link, classes, *block) for block in _split_rows(*rows)]
 
 
 _FAILURES: list[str] = []
-"""Why the loss could not be compiled, once it could not."""
+"""The reason why the loss could not be compiled, if it could not."""
 
 
 @functools.cache
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    # One kernel from the logits to the result: left to itself, the compiler would write long expressions' parts into
-    # [R, L] tensors between two kernels. A link, a type and a mask each want code of their own.
+    # One kernel from the logits to the result: without these options the compiler would write parts of long expressions
+    # into [R, L] tensors between two kernels. Each link, type and mask is compiled separately.
     options: dict[str, str | int | bool] = {"realize_opcount_threshold": 1000, "realize_reads_threshold": 1000}
     return torch.compile(function, options=options, recompile_limit=64)  # ty: ignore[no-matching-overload]
 
 
-def _blocks(*rows: Tensor | None) -> Iterator[list[Tensor | None]]:
-    """The same rows of every tensor, block after block; one block, all rows, on a GPU."""
+def _split_rows(*rows: Tensor | None) -> Iterator[list[Tensor | None]]:
+    """Splits the rows of all tensors into blocks; on a GPU, into one block."""
     num_rows, num_logits = cast(Tensor, rows[0]).shape
     step = BLOCK * torch.get_num_threads() // max(num_logits, 1)
     step = max(num_rows if cast(Tensor, rows[0]).is_cuda else step, 1)

@@ -1,7 +1,7 @@
 """Class-relative activations: the normal distribution's CDF for frequent classes, Gumbel's for the others.
 
-K. P. Alexandridis et al., "Long-tailed Instance Segmentation using Gumbel Optimized Loss", ECCV 2022: the published
-code describes it, but never registers it, so that it could not run there.
+K. P. Alexandridis et al., "Long-tailed Instance Segmentation using Gumbel Optimized Loss", ECCV 2022. The published
+code describes it, but never registers it; it could not run there.
 """
 
 import torch
@@ -16,7 +16,7 @@ from tailseg.structures import ClassFrequency
 
 
 class ClassRelativeLoss(ConfiguredLoss):
-    """Binary cross entropy whose link depends on the class, background being the last logit: L = C + 1.
+    """Binary cross entropy whose link depends on the class; background is the last logit: L = C + 1.
 
     With y one-hot over the C classes and background::
 
@@ -51,13 +51,13 @@ class ClassRelativeLoss(ConfiguredLoss):
         frequent = torch.cat([frequency.image_counts > config.frequent_above, torch.tensor([False])])
         for name, member in {"normal": frequent, "gumbel": ~frequent}.items():
             columns = member.nonzero().squeeze(1)
-            # By label: its place among the link's columns, or their number, which makes the row negative there.
+            # By label: its place among the link's columns. Their number, for other labels, makes the row negative.
             label = torch.where(member, member.cumsum(0) - 1, len(columns))
             self.register_buffer(name, columns, persistent=False)
             self.register_buffer(f"{name}_label", label, persistent=False)
 
     def forward(self, logits: Float[Tensor, "R L"], labels: Int64[Tensor, " R"]) -> dict[str, Float[Tensor, ""]]:
-        """``{"loss_cls": loss}``; 0 for R = 0.
+        """Returns ``{"loss_cls": loss}``; 0 for R = 0.
 
         Raises:
             ValueError: a label lies outside ``0 .. C``, a logit is infinite, or shapes disagree.

@@ -17,7 +17,7 @@ class DropLoss(TailLoss):
     """DropLoss over any link: L = C. Over the Gumbel link it is the Gumbel Optimised Loss (GOL).
 
     With y one-hot over the C classes, all zero for background, f_j = image_count_j / num_images and U uniform on
-    [0, 1), drawn anew for every entry and call::
+    [0, 1), drawn for every entry and call::
 
         loss = weight / R * sum over regions i and classes j of  w_ij (-y_ij log p_ij - (1 - y_ij) log(1 - p_ij))
         w_ij = 1 - T_ij (1 - y_ij)
@@ -25,8 +25,8 @@ class DropLoss(TailLoss):
                [f_j < lambda] [U_ij > r]      for a background region i
         r    = the share of this call's foreground regions, of all processes, whose class has f < lambda
 
-    Without foreground nothing is dropped (r = 1; the published r is not a number then, with the same effect). The
-    published code takes r of each process's own regions. All processes must call. U has 16 bits, from torch's default
+    Without foreground nothing is dropped (r = 1; the published r is NaN then, with the same effect). The published code
+    computes r from each process's own regions. All processes must call. U has 16 bits, from torch's default
     generator: ``torch.manual_seed`` repeats them. Scores are p. An empty tail makes it plain binary cross entropy. For
     the arguments see `TailLoss`.
     """
@@ -35,17 +35,26 @@ class DropLoss(TailLoss):
         """Foreground regions, and background regions with probability 1 - r, each class on its own."""
         foreground = labels < self.num_classes
         of_tail = foreground & self.tail[labels.clamp(max=self.num_classes - 1)]
-        # Counts stay tensors: to look at them would make a GPU wait. Without foreground 1 - r is 0 / 1.
-        others, every = sum_over_processes(torch.stack([(foreground & ~of_tail).sum(), foreground.sum()]))
-        r = 1 - others / every.clamp(min=1)
-        # U > r in whole numbers; r = 1, which is no int16, is above every draw as its greatest is.
+        # Counts stay tensors: looking at them would make a GPU wait. Without foreground 1 - r is 0 / 1.
+        num_others, num_foreground = sum_over_processes(torch.stack([(foreground & ~of_tail).sum(), foreground.sum()]))
+        r = 1 - num_others / num_foreground.clamp(min=1)
+        # U > r in integers. r = 1 does not fit into int16, but the largest int16 has the same effect.
         threshold = (r * 2**16 - 2**15).floor().clamp(max=2**15 - 1).to(torch.int16)
-        drawn = draws(len(labels), self.num_classes, labels.device) > threshold
-        return drawn.logical_or_(foreground.unsqueeze(1))
+        is_above = draw_uniform(len(labels), self.num_classes, labels.device) > threshold
+        return is_above.logical_or_(foreground.unsqueeze(1))
 
 
-def draws(rows: int, columns: int, device: torch.device) -> Int16[Tensor, "{rows} {columns}"]:
-    """Uniform on -2^15 .. 2^15 - 1. Four to each number that is drawn: torch.rand takes most of the loss's time."""
+def draw_uniform(rows: int, columns: int, device: torch.device) -> Int16[Tensor, "{rows} {columns}"]:
+    """Draws uniform integers from -2^15 .. 2^15 - 1, four from each 64 bits: torch.rand would take most of the time.
+
+    Args:
+        rows: number of rows.
+        columns: number of columns.
+        device: of the tensor.
+
+    Returns:
+        The integers.
+    """
     size = rows * columns
     numbers = torch.randint(-(2**63), 2**63 - 1, (-(-size // 4),), device=device)
     return numbers.view(torch.int16)[:size].view(rows, columns)

@@ -8,8 +8,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tailseg.losses.base import ConfiguredLoss, at_least_float32, takes_settings
+from tailseg.losses.elementwise import weighted_bce
 from tailseg.losses.settings import ECMLossConfig as ECMLossConfig
-from tailseg.losses.weighted_bce import weighted_bce
 from tailseg.structures import ClassFrequency
 
 
@@ -45,7 +45,7 @@ class ECMLoss(ConfiguredLoss):
         self.register_buffer("class_weight", ratio * torch.log1p(1 / ratio), persistent=False)
 
     def forward(self, logits: Float[Tensor, "R L"], labels: Int64[Tensor, " R"]) -> dict[str, Float[Tensor, ""]]:
-        """``{"loss_cls": loss}``; 0 for R = 0.
+        """Returns ``{"loss_cls": loss}``; 0 for R = 0.
 
         Raises:
             ValueError: a label lies outside ``0 .. C``, or shapes disagree.

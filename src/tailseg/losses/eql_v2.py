@@ -1,4 +1,4 @@
-"""Equalization loss v2: each class's positive and negative gradients are brought into balance as training goes.
+"""Equalization loss v2: balances the positive and the negative gradients of each class during training.
 
 J. Tan et al., "Equalization Loss v2: A New Gradient Balance Approach for Long-tailed Object Detection", CVPR 2021.
 """
@@ -10,9 +10,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tailseg.losses.base import ConfiguredLoss, at_least_float32, takes_settings
+from tailseg.losses.elementwise import gather_label_logits, weighted_bce
 from tailseg.losses.processes import sum_over_processes
 from tailseg.losses.settings import EQLv2Config as EQLv2Config
-from tailseg.losses.weighted_bce import gather_label_logits, weighted_bce
 from tailseg.structures import ClassFrequency
 
 
@@ -25,9 +25,9 @@ class EQLv2(ConfiguredLoss):
         g_j  = (positive gradients of class j so far) / (negative gradients so far)
         v_j  = 1 / (1 + exp(-gamma (g_j - mu)))        u_j = 1 + alpha (1 - v_j)        background: u = v = 1
 
-    A gradient is |p - y| times its weight, summed over the regions of all processes. Every call in training mode adds
-    its gradients to ``gradient_sums`` (``[2, C]``, float64: positive, negative) after it has used the former ones. A
-    class without negative gradients has u = v = 1: at the first step the loss is plain cross entropy, as published.
+    A gradient is |p - y| times its weight, summed over the regions of all processes. Every call in training mode first
+    uses ``gradient_sums`` (``[2, C]``, float64: positive, negative) and then adds its own gradients to it. A class
+    without negative gradients has u = v = 1: at the first step the loss is plain cross entropy, as published.
 
     Scores are p_j (1 - p_background).
 
@@ -46,7 +46,9 @@ class EQLv2(ConfiguredLoss):
         self.register_buffer("gradient_sums", torch.zeros(2, self.num_classes, dtype=torch.float64))
 
     def forward(self, logits: Float[Tensor, "R L"], labels: Int64[Tensor, " R"]) -> dict[str, Float[Tensor, ""]]:
-        """``{"loss_cls": loss}``; 0 for R = 0. In training mode the gradient sums grow; all processes must call.
+        """Returns ``{"loss_cls": loss}``; 0 for R = 0.
+
+        In training mode the gradient sums grow, and all processes must call.
 
         Raises:
             ValueError: a label lies outside ``0 .. C``, or shapes disagree.
@@ -60,7 +62,7 @@ class EQLv2(ConfiguredLoss):
         return {"loss_cls": self.config.weight * total / max(len(labels), 1)}
 
     def class_weights(self) -> tuple[Float[Tensor, " L"], Float[Tensor, " L"]]:
-        """The weights u of positives and v of negatives, float64; background, the last, has 1 and 1."""
+        """Computes the weights u of positives and v of negatives, in float64; background, the last, has 1 and 1."""
         positive, negative = self.gradient_sums
         ratio = torch.where(negative > 0, positive / negative, math.inf)
         v = torch.sigmoid(self.config.gamma * (ratio - self.config.mu))

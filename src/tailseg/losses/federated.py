@@ -1,4 +1,4 @@
-"""Federated loss: binary cross entropy over a few classes a step, for data whose images are not labeled exhaustively.
+"""Federated loss: binary cross entropy over a few classes in each step, for images that are not labeled exhaustively.
 
 X. Zhou, V. Koltun and P. Krahenbuhl, "Probabilistic two-stage detection", arXiv 2103.07461, 2021;
 the defaults are those of their code for LVIS.
@@ -11,9 +11,9 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from tailseg.losses.base import ConfiguredLoss, at_least_float32, takes_settings
+from tailseg.losses.elementwise import weighted_bce
 from tailseg.losses.processes import broadcast_from_first, sum_over_processes
 from tailseg.losses.settings import FederatedLossConfig as FederatedLossConfig
-from tailseg.losses.weighted_bce import weighted_bce
 from tailseg.structures import ClassFrequency
 
 
@@ -26,8 +26,8 @@ class FederatedLoss(ConfiguredLoss):
 
     S holds every class among the labels and, if those are fewer than ``num_sampled``, others up to that number,
     drawn without replacement with probability proportional to image_count^power. A class without images is never
-    drawn. Background is no class here; detectron2 counts it as one of the ``num_sampled``. S is one for all processes,
-    of the labels of all; the published code has one for each.
+    drawn. Background is no class here; detectron2 counts it as one of the ``num_sampled``. All processes have the same
+    S, from the labels of all; in the published code each process has its own.
 
     Draws come from torch's default generator, the first process's: ``torch.manual_seed`` repeats them. Scores are p.
 
@@ -48,23 +48,23 @@ class FederatedLoss(ConfiguredLoss):
         self.register_buffer("log_frequency", log_frequency, persistent=False)
 
     def forward(self, logits: Float[Tensor, "R L"], labels: Int64[Tensor, " R"]) -> dict[str, Float[Tensor, ""]]:
-        """``{"loss_cls": loss}``; 0 for R = 0. All processes must call.
+        """Returns ``{"loss_cls": loss}``; 0 for R = 0. All processes must call.
 
         Raises:
             ValueError: a label lies outside ``0 .. C``, or shapes disagree.
         """
         self.check(logits, labels)
         logits = at_least_float32(logits)
-        chosen = self.sample(labels).to(logits.dtype)
-        total = weighted_bce(logits, labels, positive_weight=chosen, negative_weight=chosen)
+        sample = self.sample(labels).to(logits.dtype)
+        total = weighted_bce(logits, labels, positive_weight=sample, negative_weight=sample)
         return {"loss_cls": self.config.weight * total / max(len(labels), 1)}
 
     def sample(self, labels: Int64[Tensor, " R"]) -> Bool[Tensor, " C"]:
-        """The set S for these labels and those of the other processes, drawn again at every call."""
+        """Draws the set S for these labels and those of the other processes. All processes must call."""
         present = torch.zeros(self.num_classes + 1, dtype=torch.int64, device=labels.device)
         present = sum_over_processes(present.index_fill(0, labels, 1))[:-1] > 0
-        # The largest of log w + Gumbel noise are a draw without replacement by w, and their number is no tensor's
-        # value, for which a GPU would have to wait.
+        # The largest of log w + Gumbel noise are a draw without replacement by w. Their number is no value of a tensor,
+        # for which a GPU would have to wait.
         noise = broadcast_from_first(-torch.empty_like(self.log_frequency).exponential_().log())
         keys = torch.where(present, math.inf, self.log_frequency + noise)
         top = keys.topk(self.num_sampled)

@@ -1,4 +1,4 @@
-"""Focal loss: binary cross entropy that counts a logit less the better it is classified.
+"""Focal loss: binary cross entropy in which a well classified logit counts less.
 
 T.-Y. Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, equation 5.
 """
@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 
 from tailseg.losses.base import ConfiguredLoss, at_least_float32, takes_settings
+from tailseg.losses.elementwise import gather_label_logits
 from tailseg.losses.links import softplus
 from tailseg.losses.settings import FocalLossConfig as FocalLossConfig
-from tailseg.losses.weighted_bce import gather_label_logits
 from tailseg.structures import ClassFrequency
 
 
@@ -40,7 +40,7 @@ class FocalLoss(ConfiguredLoss):
         super().__init__(num_classes, config)
 
     def forward(self, logits: Float[Tensor, "R L"], labels: Int64[Tensor, " R"]) -> dict[str, Float[Tensor, ""]]:
-        """``{"loss_cls": loss}``; 0 for R = 0.
+        """Returns ``{"loss_cls": loss}``; 0 for R = 0.
 
         Raises:
             ValueError: a label lies outside ``0 .. C``, or shapes disagree.
@@ -57,7 +57,7 @@ class FocalLoss(ConfiguredLoss):
 
 
 def _negative_cost(q: Tensor, gamma: float) -> Tensor:
-    """-p^gamma log(1 - p), with p^gamma = exp(gamma log p) lest 0^0 turn up; a positive costs the same at -q."""
+    """-p^gamma log(1 - p), with p^gamma = exp(gamma log p) to avoid 0^0; a positive costs the same at -q."""
     return softplus(-q).mul_(-gamma).exp_().mul_(softplus(q))
 
 
@@ -68,7 +68,7 @@ def _negative_slope(q: Tensor, gamma: float) -> Tensor:
 
 
 class _FocalSum(torch.autograd.Function):
-    """The sum of all costs; keeps the logits alone, and computes everything else again."""
+    """The sum of all costs; only the logits are kept for the backward pass."""
 
     @staticmethod
     def forward(

@@ -14,7 +14,7 @@ from tailseg.structures import ClassFrequency
 
 
 class GumbelCE(ConfiguredLoss):
-    """Binary cross entropy over the Gumbel link, background being an ordinary channel: L = C + 1.
+    """Binary cross entropy over the Gumbel link; background is an ordinary channel: L = C + 1.
 
     With p = exp(-exp(-q)) and y one-hot over the C classes and background::
 
@@ -42,7 +42,7 @@ class GumbelCE(ConfiguredLoss):
         self.link = Gumbel().published(config.published) if config.published else Gumbel()
 
     def forward(self, logits: Float[Tensor, "R L"], labels: Int64[Tensor, " R"]) -> dict[str, Float[Tensor, ""]]:
-        """``{"loss_cls": loss}``; 0 for R = 0.
+        """Returns ``{"loss_cls": loss}``; 0 for R = 0.
 
         Raises:
             ValueError: a label lies outside ``0 .. C``, a logit is infinite, or shapes disagree.

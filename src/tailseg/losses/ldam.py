@@ -25,8 +25,8 @@ class LDAMLoss(ConfiguredLoss):
         w_j     = 1, and after ``reweight_after`` steps of the optimizer (1 - beta) / (1 - beta^n_j) divided by its mean
                   over the classes; w_background = 1
 
-    The paper's logits are cosines, with scale 30; a plain linear classifier learns its own scale and wants 1.
-    ``steps`` (int64) counts the steps, of which `step_taken` tells: a training loop of your own calls it. Scores are
+    The paper's logits are cosines, with scale 30; a plain linear classifier learns its own scale and needs 1.
+    ``steps`` (int64) counts the calls of `step_taken`; a training loop of your own must call it. Scores are
     softmax(scale q). Without a margin and weights the loss is softmax cross entropy of scale q.
 
     Args:
@@ -53,7 +53,7 @@ class LDAMLoss(ConfiguredLoss):
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def forward(self, logits: Float[Tensor, "R L"], labels: Int64[Tensor, " R"]) -> dict[str, Float[Tensor, ""]]:
-        """``{"loss_cls": loss}``; 0 for R = 0.
+        """Returns ``{"loss_cls": loss}``; 0 for R = 0.
 
         Raises:
             ValueError: a label lies outside ``0 .. C``, or shapes disagree.

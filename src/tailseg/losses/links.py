@@ -1,7 +1,7 @@
-"""Links: how one logit q becomes one probability p, with the two logarithms that cross entropy needs.
+"""Links: functions from a logit q to a probability p, with the two logarithms that cross entropy needs.
 
-A binary loss takes a link and never writes p itself. Every function is elementwise, keeps its input's shape and dtype,
-and has a finite gradient for every finite logit.
+A binary loss takes a link and never computes p itself. Every function is elementwise, keeps the shape and dtype of its
+input, and has a finite gradient for every finite logit.
 """
 
 import math
@@ -19,19 +19,19 @@ from tailseg.losses.settings import LinkName, PublishedVersion
 
 
 def softplus(x: Tensor) -> Tensor:
-    """log(1 + exp(x)), exact to float64; torch's default becomes linear at 20, 2e-9 too low."""
+    """Computes log(1 + exp(x)), exact in float64; torch's default becomes linear at 20, 2e-9 too low."""
     return F.softplus(x, threshold=40)
 
 
 class Link(ABC):
     """An increasing map from a logit q to a probability p.
 
-    A link of your own needs the three functions below and ``init_bias``; autograd gives their slopes. A link that
-    writes the slopes out (`ClosedFormLink`) saves autograd's memory of the steps between.
+    A link of your own needs the three abstract functions and ``init_bias``; autograd computes their slopes. A link that
+    states the slopes (`ClosedFormLink`) needs less memory, because autograd keeps no intermediate results.
 
     Attributes:
         init_bias: the published bias of a classifier before training, where p is about 1e-3.
-        fuses: whether logarithms and slopes are plain tensor arithmetic, which ``torch.compile`` makes one kernel of.
+        fuses: whether ``torch.compile`` can make one kernel of the logarithms and slopes: plain tensor arithmetic.
     """
 
     init_bias: float
@@ -58,7 +58,7 @@ class Link(ABC):
         return _slope_by_autograd(self.log_complement, q)
 
     def published(self, version: PublishedVersion = "2022") -> "Link":
-        """The link as the code published in the year ``version`` computes it: in float32, with clamps and dead zones.
+        """Returns the link as the code published in ``version`` computes it: in float32, with clamps and dead zones.
 
         Raises:
             ValueError: there is no published code for this link.
@@ -73,7 +73,7 @@ def _slope_by_autograd(function: Callable[[Tensor], Tensor], q: Tensor) -> Tenso
 
 
 class ClosedFormLink(Link):
-    """A link that writes out the slopes of its logarithms; autograd takes them, and keeps q alone."""
+    """A link that states the slopes of its logarithms; autograd uses them, and keeps only q."""
 
     fuses = True
 
@@ -101,7 +101,7 @@ class ClosedFormLink(Link):
 
 
 class _WithSlope(torch.autograd.Function):
-    """An elementwise function and its derivative, which the backward pass computes from q."""
+    """An elementwise function with its derivative; the backward pass computes the derivative from q."""
 
     @staticmethod
     def forward(
@@ -141,20 +141,20 @@ class Sigmoid(ClosedFormLink):
         return -torch.sigmoid(q)
 
     def published(self, version: PublishedVersion = "2022") -> "Sigmoid":  # noqa: ARG002
-        """This link: the published code's binary cross entropy with logits is exact."""
+        """Returns this link: the published code's binary cross entropy with logits is exact."""
         return self
 
 
 class Gumbel(ClosedFormLink):
     """p = exp(-exp(-q)): the standard Gumbel distribution's CDF (Alexandridis et al., ECCV 2022).
 
-    With t = exp(-q), so that p = exp(-t)::
+    With t = exp(-q) and p = exp(-t)::
 
         log p       = -t                        slope t
         log(1 - p)  = log(1 - exp(-t))          slope -t / (exp(t) - 1), in [-1, 0]
 
-    Exact for every q from ``floor`` = -11 upwards. Below it log p, which falls like -exp(-q), continues along its
-    tangent, so that its slope never exceeds exp(11) = 59,874: the largest bound of a whole q that float16 can hold.
+    Exact for every q from ``floor`` = -11 upwards. Below it, log p falls like -exp(-q); there it continues along its
+    tangent. So its slope never exceeds exp(11) = 59,874, the largest bound at a whole q that float16 can hold.
     """
 
     floor = -11.0
@@ -162,7 +162,7 @@ class Gumbel(ClosedFormLink):
 
     def probability(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
         """The probability p = exp(-exp(-q)); exactly 0 below q = -4.64 in float32 and below q = -6.61 in float64."""
-        # The clamp changes no value (p is 0 there) but spares the gradient 0 * inf.
+        # The clamp changes no value (p is 0 there), but avoids 0 * inf in the gradient.
         return torch.exp(-torch.exp(-q.clamp(min=self.floor)))
 
     def _log_probability(self, q: Tensor) -> Tensor:
@@ -173,14 +173,14 @@ class Gumbel(ClosedFormLink):
         """The slope exp(-q), at most exp(-floor)."""
         return torch.exp(-q.clamp(min=self.floor))
 
-    # Two powers of 2 and two series: on a CPU exp is four times as slow as a power of 2, a logarithm slower still.
+    # Two powers of 2 and two series: on a CPU, exp takes four times as long as a power of 2, a logarithm longer.
 
     def _log_complement(self, q: Tensor) -> Tensor:
         t, p = self._t_and_p(q)
-        # Above t = 1 as -2 atanh(p / (2 - p)); its square not below 1e-18, for denormal numbers are slow.
+        # Above t = 1: -2 atanh(p / (2 - p)). The square is not below 1e-18, because denormal numbers are slow.
         z = p / (2 - p)
         above = z * _series(z.clamp(min=1e-9).square(), ATANH) * -2
-        # Below as log t + log((1 - exp(-t)) / t), of which log t is -q: right even where t underflows.
+        # Below t = 1: log t + log((1 - exp(-t)) / t), where log t is -q, which is right even if t underflows.
         s = t.clamp(max=1)
         below = (_series(s.square(), LOG_OF_SLOPE) * s - 0.5) * s - q
         return torch.where(t > 1, above, below)
@@ -197,7 +197,7 @@ class Gumbel(ClosedFormLink):
         return t, torch.exp2(t * -LOG2_E)
 
     def published(self, version: PublishedVersion = "2022") -> "PublishedGumbel":  # noqa: ARG002
-        """q clamped to [-4, 10], and binary cross entropy on 1 / exp(exp(-q))."""
+        """Returns the link with q clamped to [-4, 10], and binary cross entropy on 1 / exp(exp(-q))."""
         return PublishedGumbel()
 
 
@@ -216,7 +216,7 @@ LOG_OF_SLOPE = tuple(c / (2 * k) for k, c in enumerate(SLOPE, 1))
 
 
 def _series(x: Tensor, coefficients: tuple[float, ...]) -> Tensor:
-    """The polynomial with these coefficients, x^0 first; six are enough for float32, where x is 1 at most."""
+    """Evaluates the polynomial with these coefficients, x^0 first; six are enough for float32, since x is at most 1."""
     used = coefficients if x.dtype == torch.float64 else coefficients[:6]
     total = x * used[-1]
     for coefficient in reversed(used[1:-1]):
@@ -227,8 +227,8 @@ def _series(x: Tensor, coefficients: tuple[float, ...]) -> Tensor:
 class NormalCDF(ClosedFormLink):
     """p = Phi(q) = (1 + erf(q / sqrt 2)) / 2: the standard normal distribution's CDF.
 
-    Exact in both tails for every q with abs(q) <= ``bound`` = 10,000. Beyond, the logarithm that falls like -q^2 / 2
-    continues along its tangent, so that no slope exceeds 10,000.
+    Exact in both tails for every q with abs(q) <= ``bound`` = 10,000. Beyond it, the logarithm that falls like -q^2 / 2
+    continues along its tangent, and no slope exceeds 10,000.
     """
 
     bound = 1e4
@@ -247,8 +247,8 @@ class NormalCDF(ClosedFormLink):
 
     def log_probability_slope(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
         """The slope phi(q) / Phi(q), with phi the density; about -q for low q."""
-        # As sqrt(2 / pi) / erfcx(-q / sqrt 2). torch's own gradient of log_ndtr is exp of a difference of two numbers
-        # near q^2 / 2: in float32 it is 6 times too large at q = -10,000, and not a number at -1e20.
+        # Computed as sqrt(2 / pi) / erfcx(-q / sqrt 2). torch's gradient of log_ndtr is the exp of a difference of two
+        # numbers near q^2 / 2: in float32 it is 6 times too large at q = -10,000, and NaN at -1e20.
         return math.sqrt(2 / math.pi) / torch.special.erfcx(q.clamp(min=-self.bound) * -math.sqrt(0.5))
 
     def log_complement_slope(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
@@ -256,14 +256,14 @@ class NormalCDF(ClosedFormLink):
         return -self.log_probability_slope(-q)
 
     def published(self, version: PublishedVersion = "2022") -> "PublishedNormalCDF":  # noqa: ARG002
-        """q clamped to [-5, 5], and binary cross entropy on Phi(q)."""
+        """Returns the link with q clamped to [-5, 5], and binary cross entropy on Phi(q)."""
         return PublishedNormalCDF()
 
 
 class PublishedLink(Link):
-    """What published links have in common: binary cross entropy on float32 probabilities of clamped logits.
+    """The base of published links: binary cross entropy on float32 probabilities of clamped logits.
 
-    Its own probability, by which models are tested, is that of the exact link: the clamp serves training alone.
+    `probability`, which gives the scores, is that of the exact link: the clamp is for training only.
     """
 
     @abstractmethod
@@ -271,18 +271,18 @@ class PublishedLink(Link):
         """The probability that the published code trains with."""
 
     def log_probability(self, q: Float[Tensor, "*S"]) -> Float32[Tensor, "*S"]:
-        """The logarithm log p, as binary cross entropy on p takes it."""
+        """The logarithm log p, as binary cross entropy on p computes it."""
         return -self._cross_entropy(q, 1.0)
 
     def log_complement(self, q: Float[Tensor, "*S"]) -> Float32[Tensor, "*S"]:
-        """The logarithm log(1 - p), as binary cross entropy on p takes it."""
+        """The logarithm log(1 - p), as binary cross entropy on p computes it."""
         return -self._cross_entropy(q, 0.0)
 
     def _cross_entropy(self, q: Tensor, target: float) -> Tensor:
-        """Binary cross entropy on p, whose gradient dies where p (1 - p) < 1e-12."""
+        """Binary cross entropy on p; its gradient is 0 where p (1 - p) < 1e-12."""
         p = self.clamped_probability(q)
-        with torch.autocast(p.device.type, enabled=False):  # which refuses it
-            # NaN would be refused here, on a GPU by ending the process; the training loop reports it better.
+        with torch.autocast(p.device.type, enabled=False):  # autocast refuses binary cross entropy
+            # torch refuses NaN, and on a GPU this ends the process; the training loop reports NaN better.
             cost = F.binary_cross_entropy(p.nan_to_num(0.5), torch.full_like(p, target), reduction="none")
         return torch.where(p.isnan(), torch.nan, cost)
 
@@ -293,7 +293,7 @@ class PublishedGumbel(PublishedLink):
     init_bias = Gumbel.init_bias
 
     def probability(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
-        """The exact link's."""
+        """The probability of the exact link."""
         return Gumbel().probability(q)
 
     def clamped_probability(self, q: Float[Tensor, "*S"]) -> Float32[Tensor, "*S"]:
@@ -302,12 +302,12 @@ class PublishedGumbel(PublishedLink):
 
 
 class PublishedNormalCDF(PublishedLink):
-    """NormalCDF with the published code's clamp to [-5, 5]: beyond it no logit gets a gradient."""
+    """NormalCDF with the published code's clamp to [-5, 5]: no logit outside gets a gradient."""
 
     init_bias = NormalCDF.init_bias
 
     def probability(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
-        """The exact link's."""
+        """The probability of the exact link."""
         return NormalCDF().probability(q)
 
     def clamped_probability(self, q: Float[Tensor, "*S"]) -> Float32[Tensor, "*S"]:
@@ -316,4 +316,4 @@ class PublishedNormalCDF(PublishedLink):
 
 
 LINKS: Mapping[LinkName, Link] = {"gumbel": Gumbel(), "sigmoid": Sigmoid(), "normal": NormalCDF()}
-"""The links that a config can name; a loss itself takes any `Link`."""
+"""The links by their name in a config; a loss takes any `Link`."""

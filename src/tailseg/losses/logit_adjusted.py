@@ -1,4 +1,4 @@
-"""Logit-adjusted softmax, of which balanced softmax is the case tau = 1.
+"""Logit-adjusted softmax; with tau = 1 it is balanced softmax.
 
 J. Ren et al., "Balanced Meta-Softmax for Long-Tailed Visual Recognition", NeurIPS 2020;
 A. K. Menon et al., "Long-tail Learning via Logit Adjustment", ICLR 2021.
@@ -21,8 +21,8 @@ class LogitAdjustedSoftmax(ConfiguredLoss):
         loss = weight / R * sum over regions of  log(sum over j of exp(q_j + a_j)) - (q_k + a_k)
         a_j  = tau log(n_j / mean n)        a_background = 0
 
-    Subtracting the logarithm of the mean leaves the differences between the classes as published and says where
-    background, which has no count, stands: where a class of average size stands. Equal counts, or tau = 0, are
+    The logarithm of the mean is subtracted, because background has no count: background gets the adjustment of a class
+    of average size, and the differences between the classes stay as published. With equal counts, or tau = 0, it is
     softmax cross entropy. Scores are softmax(q), without a.
 
     Args:
@@ -42,7 +42,7 @@ class LogitAdjustedSoftmax(ConfiguredLoss):
         self.register_buffer("adjustment", adjustment, persistent=False)
 
     def forward(self, logits: Float[Tensor, "R L"], labels: Int64[Tensor, " R"]) -> dict[str, Float[Tensor, ""]]:
-        """``{"loss_cls": loss}``; 0 for R = 0.
+        """Returns ``{"loss_cls": loss}``; 0 for R = 0.
 
         Raises:
             ValueError: a label lies outside ``0 .. C``, or shapes disagree.

@@ -46,7 +46,9 @@ class SeesawLoss(ConfiguredLoss):
         self.register_buffer("cum_samples", torch.zeros(self.num_classes + 1, dtype=torch.int64))
 
     def forward(self, logits: Float[Tensor, "R L"], labels: Int64[Tensor, " R"]) -> dict[str, Float[Tensor, ""]]:
-        """``{"loss_cls": loss, "loss_objectness": loss}``; 0 for R = 0. In training mode all processes must call.
+        """Returns ``{"loss_cls": loss, "loss_objectness": loss}``; 0 for R = 0.
+
+        In training mode all processes must call.
 
         Raises:
             ValueError: a label lies outside ``0 .. C``, or shapes disagree.
@@ -65,14 +67,14 @@ class SeesawLoss(ConfiguredLoss):
         )
         scale = self.config.weight / max(len(labels), 1)
         return {
-            # Multiplied, not taken out: a size that depends on the labels makes a GPU wait.
+            # Multiplied, not selected: a size that depends on the labels would make a GPU wait.
             "loss_cls": scale * (costs * foreground).sum(),
             "loss_objectness": scale * F.cross_entropy(objectness, (~foreground).long(), reduction="sum"),
         }
 
     @torch.no_grad()
     def _log_factors(self, classes: Tensor, labels: Tensor) -> Tensor:
-        """The logarithm log(M A), ``[R, C]``; it is 0 at the label itself, and of no account on background regions."""
+        """Computes log(M A), ``[R, C]``; it is 0 at the label itself, and arbitrary on background regions."""
         column = labels.clamp(max=self.num_classes - 1).unsqueeze(1)
         log_samples = self.cum_samples[:-1].clamp(min=1).to(classes.dtype).log()
         log_scores = classes.log_softmax(1)

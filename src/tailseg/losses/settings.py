@@ -5,7 +5,7 @@ Nothing here imports torch: `BaseLossConfig.build` imports the loss when it is c
 
 import importlib
 from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol, get_args, runtime_checkable
 
 from tailseg.deprecated import Renamed, renamed_fields
 from tailseg.ranges import ANY_NUMBER, Range, SettingError, Settings
@@ -20,6 +20,13 @@ LinkName = Literal["gumbel", "sigmoid", "normal"]
 """The name of a link in a config."""
 PublishedVersion = Literal["2022"]
 """The year of published code that a loss can compute."""
+
+
+@runtime_checkable
+class BuildsLoss(Protocol):
+    """Any settings of a loss, see `BaseLossConfig.build`."""
+
+    def build(self, frequency: "ClassFrequency") -> "ClassificationLoss": ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,6 +266,8 @@ LossConfig = (
     | SeesawLossConfig
 )
 """The settings of any built-in loss; the class says which loss."""
+AnyLoss = LossConfig | BuildsLoss
+"""The settings of a built-in loss or of your own."""
 
 LOSSES: dict[str, LossConfig] = {
     "gol": DropLossConfig(tail="rc"),

@@ -13,7 +13,7 @@ from tailseg.structures import ClassFrequency
 class SigmoidCE(ConfiguredLoss):
     """Binary cross entropy over the sigmoid; background is "no" to every class: L = C.
 
-    With p = 1 / (1 + exp(-q)) and y one-hot over the L logits, all zero for background where it has none::
+    With p = 1 / (1 + exp(-q)) and y one-hot over the L logits, all zero for background if background has no logit::
 
         loss = weight / R * sum over regions and logits of  -y log p - (1 - y) log(1 - p)
 
@@ -32,7 +32,7 @@ class SigmoidCE(ConfiguredLoss):
         self.link = Sigmoid()
 
     def forward(self, logits: Float[Tensor, "R L"], labels: Int64[Tensor, " R"]) -> dict[str, Float[Tensor, ""]]:
-        """``{"loss_cls": loss}``; 0 for R = 0.
+        """Returns ``{"loss_cls": loss}``; 0 for R = 0.
 
         Raises:
             ValueError: a label lies outside ``0 .. C``, a logit is infinite, or shapes disagree.

@@ -10,7 +10,7 @@ from tailseg.structures import ClassFrequency
 
 
 class SoftmaxCE(ConfiguredLoss):
-    """Cross entropy over the softmax, background being the last logit: L = C + 1.
+    """Cross entropy over the softmax; background is the last logit: L = C + 1.
 
     With label k::
 
@@ -29,7 +29,7 @@ class SoftmaxCE(ConfiguredLoss):
         super().__init__(num_classes, config, extra_logits=1)
 
     def forward(self, logits: Float[Tensor, "R L"], labels: Int64[Tensor, " R"]) -> dict[str, Float[Tensor, ""]]:
-        """``{"loss_cls": loss}``; 0 for R = 0.
+        """Returns ``{"loss_cls": loss}``; 0 for R = 0.
 
         Raises:
             ValueError: a label lies outside ``0 .. C``, a logit is infinite, or shapes disagree.

@@ -1,4 +1,4 @@
-"""What EQL and DropLoss have in common: binary cross entropy that spares the logits of tail classes.
+"""The base of EQL and DropLoss: binary cross entropy that spares the classes of the tail.
 
 Shapes: R regions, C foreground classes, which are also the logits.
 """
@@ -18,10 +18,10 @@ from tailseg.structures import ClassFrequency
 
 
 def tail_classes(frequency: ClassFrequency, tail: Tail) -> Bool[Tensor, " C"]:
-    """Whether each class belongs to the tail.
+    """Tells for each class whether it belongs to the tail.
 
     Args:
-        frequency: of the classes in the training set.
+        frequency: the frequency of the classes in the training set.
         tail: a number lambda puts the classes with f_j = image_count_j / num_images < lambda into the tail; ``"r"``
             the rare ones, ``"rc"`` the rare and the common ones.
 
@@ -30,7 +30,7 @@ def tail_classes(frequency: ClassFrequency, tail: Tail) -> Bool[Tensor, " C"]:
     """
     if isinstance(tail, str):
         if tail not in ("r", "rc"):
-            raise ValueError(f"the tail is a number, r (rare classes) or rc (rare and common ones), got {tail!r}")
+            raise ValueError(f"the tail is a number, r (rare classes) or rc (rare and common classes), got {tail!r}")
         return torch.tensor([group in tail for group in frequency.groups], dtype=torch.bool)
     if not 0 <= tail <= 1:
         raise ValueError(f"the tail's threshold is a share of the training images in [0, 1], got {tail}")
@@ -85,14 +85,14 @@ class TailLoss(ClassificationLoss):
 
     @abstractmethod
     def spares_tail(self, labels: Int64[Tensor, " R"]) -> Bool[Tensor, "R #C"]:
-        """Whether a region spares the classes of the tail, all alike or each on its own."""
+        """Tells which regions spare the classes of the tail: one answer for all classes, or one for each class."""
 
     def init_bias(self) -> Float[Tensor, " L"]:
         """``init_bias`` for every class."""
         return torch.full((self.num_logits,), self.bias)
 
     def forward(self, logits: Float[Tensor, "R L"], labels: Int64[Tensor, " R"]) -> dict[str, Float[Tensor, ""]]:
-        """``{"loss_cls": loss}``; 0 for R = 0.
+        """Returns ``{"loss_cls": loss}``; 0 for R = 0.
 
         Raises:
             ValueError: a label lies outside ``0 .. C``, a logit is infinite, or shapes disagree.

@@ -4,11 +4,12 @@ from dataclasses import replace
 
 from tailseg.losses.base import ClassificationLoss
 from tailseg.models.cascade import CascadeMaskRCNN
-from tailseg.models.config import CascadeConfig, DetectorConfig, HTCConfig, ModelConfig, require_build
+from tailseg.models.config import CascadeConfig, DetectorConfig, HTCConfig, ModelConfig
 from tailseg.models.detector import Detector, TwoStageDetector
 from tailseg.models.faster_rcnn import FasterRCNN
 from tailseg.models.htc import HybridTaskCascade
 from tailseg.models.mask_rcnn import MaskRCNN
+from tailseg.ranges import require_build
 
 
 def build_detector(config: DetectorConfig, loss: ClassificationLoss, *, load_weights: bool = True) -> Detector:
@@ -29,7 +30,7 @@ def build_detector(config: DetectorConfig, loss: ClassificationLoss, *, load_wei
         ValueError: settings that do not go together, the backbone's weights cannot be read or do not fit (see
             `load_backbone`), or ``config.build`` does not return a `Detector`.
     """
-    require_build(config, "model", "a detector", "ModelConfig(...)")
+    require_build(config, "model", "build(loss, load_weights=True)", returns="a detector")
     detector: object = config.build(loss, load_weights=load_weights)
     if not isinstance(detector, Detector):
         raise ValueError(

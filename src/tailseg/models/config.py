@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, is_dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Final, Literal, Protocol, runtime_checkable
 
 from tailseg.deprecated import names_renamed_in, renamed_fields
-from tailseg.ranges import Range, SettingError, Settings, check_ranges
+from tailseg.ranges import Range, SettingError, Settings, check_ranges, require_build
 
 if TYPE_CHECKING:
     from torch import nn
@@ -440,7 +440,7 @@ class ModelConfig(Settings, at="model"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_build(self.backbone, "model.backbone", "a backbone", "ResNetConfig(...)")
+        require_build(self.backbone, "model.backbone", returns="a backbone")
         if is_dataclass(self.backbone):
             check_ranges(self.backbone, ("model.backbone",))  # your own need not be `Settings`
 
@@ -476,27 +476,8 @@ class DetectorConfig(Protocol):
         ...
 
 
-def require_build(settings: object, place: str, noun: str, example: str) -> None:
-    """Refuses settings that have no method ``build``.
-
-    Args:
-        settings: what the user gave.
-        place: where it stands in the recipe, such as ``model.backbone``.
-        noun: what ``build`` is to return, such as ``a backbone``.
-        example: settings that are right.
-
-    Raises:
-        SettingError: there is no method ``build``, or a class was given instead of an object.
-    """
-    if isinstance(settings, type):
-        raise SettingError(
-            f"{place} is the class {settings.__name__}: give an object of the class, {settings.__name__}(...)"
-        )
-    if not callable(getattr(settings, "build", None)):
-        raise SettingError(
-            f"{place} is {settings!r}, of type {type(settings).__name__}, which has no method build: give settings "
-            f"whose build() returns {noun}, such as {example}"
-        )
+AnyDetector = ModelConfig | DetectorConfig
+"""The settings of any detector, built-in or your own."""
 
 
 def cascade_mask_rcnn() -> ModelConfig:

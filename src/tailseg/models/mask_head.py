@@ -21,7 +21,7 @@ from tailseg.models.sampling import RoISample
 from tailseg.ops.boxes import scale_boxes
 from tailseg.ops.masks import mask_targets, paste_masks
 from tailseg.ops.roi_pool import roi_pool
-from tailseg.structures import Detections, Target, sent
+from tailseg.structures import Detections, Target, to_device
 
 CHUNK = {"cpu": 32, "cuda": 128}
 """RoIs at a time at test, and whose features are upsampled in training: bounds the memory of these.
@@ -170,7 +170,7 @@ def mask_losses(
         mask_targets([target.masks[k] for k in objects], target.frame, boxes, size=logits.shape[-1])
         for boxes, objects, target in zip(*positives, targets, strict=True)
     ]
-    loss = F.binary_cross_entropy_with_logits(logits, sent(torch.cat(wanted), logits.device), reduction="sum")
+    loss = F.binary_cross_entropy_with_logits(logits, to_device(torch.cat(wanted), logits.device), reduction="sum")
     share = compute_process_share(len(logits), logits.device)
     return {"loss_mask": loss / max(logits.numel(), 1) * share}
 

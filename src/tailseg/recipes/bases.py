@@ -49,11 +49,21 @@ ADAMW_1X = AdamWConfig()
 ADAMW_3X = AdamWConfig(epochs=36, milestones=(27, 33))
 
 
-def published(
-    name: str, loss: LossConfig, model: ModelConfig, *, data: DataConfig = LVIS_V1, optim: OptimConfig = SGD_1X
+def lvis_recipe(
+    loss: LossConfig, model: ModelConfig, *, data: DataConfig = LVIS_V1, optim: OptimConfig = SGD_1X
 ) -> Recipe:
-    """A published configuration; on LVIS v1 with random sampling for 12 epochs unless it says otherwise."""
-    return Recipe(name=name, data=data, model=model, loss=loss, optim=optim)
+    """A recipe without a name; `tailseg.recipes.published.published` gives it the name of its function.
+
+    Args:
+        loss: settings of the loss.
+        model: settings of the detector.
+        data: LVIS v1 with random sampling by default.
+        optim: SGD for 12 epochs by default.
+
+    Returns:
+        The recipe.
+    """
+    return Recipe(name="", data=data, model=model, loss=loss, optim=optim)
 
 
 def mask_rcnn(backbone: BackboneConfig) -> ModelConfig:

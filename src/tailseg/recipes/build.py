@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tailseg.annotations.dataset import Annotations
+from tailseg.annotations.dataset import Annotations, with_group_bounds
 from tailseg.annotations.fingerprint import fingerprint
 from tailseg.annotations.hold_out import drawn_from, hold_out, parts_of
 from tailseg.annotations.kinds import Use
 from tailseg.annotations.problems import DatasetError
 from tailseg.annotations.read import judge, open_file, with_classes_of
+from tailseg.annotations.types import LVIS_BOUNDS
 from tailseg.data.tiny_tail import is_tiny_tail, prepare
 from tailseg.losses import build_loss
 from tailseg.recipes.recipe import Recipe, run_folder
@@ -143,7 +144,8 @@ def _read(
     whole = None if part is None else annotation_file(recipe.data.train, 0)
     orientation = recipe.data.orientation
     annotations = open_file(path, images=images, needs_sizes=True, images_of=whole, orientation=orientation)
-    return judge(annotations, uses, on_problem=recipe.data.on_problem, crowds=recipe.data.crowds)
+    annotations = judge(annotations, uses, on_problem=recipe.data.on_problem, crowds=recipe.data.crowds)
+    return annotations if recipe.data.groups == LVIS_BOUNDS else with_group_bounds(annotations, recipe.data.groups)
 
 
 def _evaluation(recipe: Recipe) -> Use:

@@ -3,8 +3,9 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from tailseg.losses import DropLossConfig, EQLConfig, LossConfig
+from tailseg.losses import BuildsLoss, DropLossConfig, EQLConfig
 from tailseg.models.config import (
+    AnyDetector,
     BuildsBackbone,
     CascadeConfig,
     HTCConfig,
@@ -24,8 +25,10 @@ LOSS_NAMES = {
 """By class; the others are called as their class."""
 
 
-def detector(model: ModelConfig) -> str:
-    """``Mask R-CNN``, ``Faster R-CNN``, ``Cascade Mask R-CNN`` or ``HTC``."""
+def detector(model: AnyDetector) -> str:
+    """``Mask R-CNN``, ``Faster R-CNN``, ``Cascade Mask R-CNN`` or ``HTC``; your own is called as its settings."""
+    if not isinstance(model, ModelConfig):
+        return type(model).__name__.removesuffix("Config")
     match model.cascade:
         case HTCConfig():
             return "HTC"
@@ -40,7 +43,7 @@ def backbone(config: BuildsBackbone) -> str:
     return getattr(config, "short_name", type(config).__name__)
 
 
-def loss(config: LossConfig) -> str:
+def loss(config: BuildsLoss) -> str:
     """``Gumbel``, ``EQL sigmoid``, ``Seesaw`` ..."""
     match config:
         case DropLossConfig():
@@ -51,8 +54,10 @@ def loss(config: LossConfig) -> str:
     return LOSS_NAMES.get(name, name.removesuffix("Config").removesuffix("Loss"))
 
 
-def normalized(model: ModelConfig) -> str:
+def normalized(model: AnyDetector) -> str:
     """Which predictors are normalized: ``mask``, ``class``, ``both`` or nothing."""
+    if not isinstance(model, ModelConfig):
+        return ""
     mask = model.mask is not None and model.mask.normalized is not None
     classifier = model.box.normalized is not None
     return {(True, True): "both", (True, False): "mask", (False, True): "class"}.get((mask, classifier), "")
@@ -76,7 +81,8 @@ def sampling(config: DataConfig) -> str:
 
 def heading(recipe: Recipe) -> str:
     """What recipes that belong in one table have in common: ``Mask R-CNN R50, LVIS v1``."""
-    return f"{detector(recipe.model)} {backbone(recipe.model.backbone)}, {data(recipe.data)}"
+    network = f" {backbone(recipe.model.backbone)}" if isinstance(recipe.model, ModelConfig) else ""
+    return f"{detector(recipe.model)}{network}, {data(recipe.data)}"
 
 
 def grouped(recipes: Iterable[Recipe]) -> dict[str, list[Recipe]]:

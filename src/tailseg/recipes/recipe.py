@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 from tailseg.data.settings import CropConfig
 from tailseg.deprecated import renamed_fields
 from tailseg.files import Input, Output
-from tailseg.losses import LossConfig
-from tailseg.models.config import ModelConfig, Precision
-from tailseg.ranges import Range, SettingError, Settings, check_ranges
+from tailseg.losses.settings import AnyLoss
+from tailseg.models.config import AnyDetector, Precision
+from tailseg.ranges import Range, SettingError, Settings, check_ranges, require_build
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -54,6 +54,10 @@ class DataConfig(Settings, at="data"):
     """Repeat factor sampling: classes in a smaller share of the images are repeated. 0 is plain random sampling."""
     repeat_rounding: Literal["ceil", "stochastic"] = "ceil"
     """ceil as published, or stochastic rounding drawn anew each epoch."""
+    groups: Annotated[tuple[int, int], Range(ge=1, ascending=True)] = (10, 100)
+    """Bounds of the frequency groups: a class is rare up to the first number of training images, common up to the
+    second one, and frequent above. Groups that an annotation file states (LVIS's "frequency") are used while these are
+    LVIS's bounds, 10 and 100; other bounds replace them."""
     filter_empty: bool = True
     """Leave out training images without objects."""
     on_problem: Literal["refuse", "repair"] = "refuse"
@@ -76,9 +80,12 @@ class DataConfig(Settings, at="data"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, signature in (("source", "build()"), ("augmentation", "build(data)")):
+        for name, signature, what in (
+            ("source", "build()", "a training and a validation set"),
+            ("augmentation", "build(data)", "a transform"),
+        ):
             if getattr(self, name) is not None:
-                require_build(getattr(self, name), f"data.{name}", signature)
+                require_build(getattr(self, name), f"data.{name}", signature, returns=what)
 
 
 @renamed_fields(steps="milestones", average="ema_decay", accumulate="accumulation_steps")
@@ -252,8 +259,8 @@ class Recipe:
 
     name: str
     data: DataConfig
-    model: ModelConfig
-    loss: LossConfig
+    model: AnyDetector
+    loss: AnyLoss
     optim: OptimConfig = field(default_factory=SGDConfig)
     run: RunConfig = field(default_factory=RunConfig)
     metrics: tuple[object, ...] = ()
@@ -261,43 +268,22 @@ class Recipe:
     `tailseg.evaluation.own_metrics`."""
 
     def __post_init__(self) -> None:
-        require_build(self.optim, "optim", "build(model)")
+        require_build(self.model, "model", "build(loss, load_weights=True)", returns="a detector")
+        require_build(self.loss, "loss", "build(frequency)", returns="a ClassificationLoss")
+        require_build(self.optim, "optim", "build(model)", returns="a torch.optim.Optimizer")
         if not isinstance(self.optim, ScheduleConfig):
             raise SettingError(
                 f"optim is a {type(self.optim).__name__}: make it a subclass of tailseg.recipes.ScheduleConfig, "
                 "which has the settings of the schedule"
             )
         for index, metric in enumerate(self.metrics):
-            require_build(metric, f"metrics[{index}]", "build()")
+            require_build(metric, f"metrics[{index}]", returns="a function of the annotations and the results")
         check_ranges(self.loss, ("loss",))  # one of the user's own need not be `Settings`
         if self.data.batch_size % self.optim.accumulation_steps:
             raise SettingError(
                 f"a step's {self.data.batch_size} images cannot be taken in {self.optim.accumulation_steps} equal "
                 "parts: optim.accumulation_steps must divide data.batch_size"
             )
-
-
-def require_build(config: object, setting: str, signature: str) -> None:
-    """Checks that a config of the user's own can be built.
-
-    Args:
-        config: the value of the setting.
-        setting: its name in the recipe.
-        signature: of the method that a config needs, such as ``build(model)``.
-
-    Raises:
-        SettingError: it is a class, or an object without that method.
-    """
-    if isinstance(config, type):
-        raise SettingError(
-            f"{setting} is the class {config.__name__}: give it a config, which is an object of the class: "
-            f"{config.__name__}()"
-        )
-    if not callable(getattr(config, "build", None)):
-        raise SettingError(
-            f"{setting} is {config!r:.80} ({type(config).__name__}), which has no method {signature}: give it a "
-            f"config, a frozen dataclass with that method (docs/how-to/train-from-python.md)"
-        )
 
 
 def run_folder(recipe: Recipe) -> Path:

@@ -167,11 +167,18 @@ def _plain(value: object, annotation: object) -> object:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         hints = get_type_hints(type(value))
         fields = {f.name: _plain(getattr(value, f.name), hints[f.name]) for f in dataclasses.fields(value)}
-        return fields if annotation is type(value) else {"type": _name_of(type(value)), **fields}
+        return fields if _default_kind(annotation) is type(value) else {"type": _name_of(type(value)), **fields}
     if isinstance(value, tuple | list):
         of_items = get_args(annotation)[:1]  # where all items are of one type, as of a tuple[X, ...], it is not written
         return [_plain(item, of_items[0] if of_items else type(item)) for item in value]
     return value
+
+
+def _default_kind(annotation: object) -> object:
+    """The class of a field's value if the saved recipe does not state one: the only built-in class."""
+    members = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    classes = [member for member in members if not getattr(member, "_is_protocol", False)]
+    return classes[0] if len(classes) == 1 else None
 
 
 def _name_of(kind: type) -> str:
@@ -233,6 +240,8 @@ class _Reader:
             classes |= {kind.__name__: kind, _name_of(kind): kind}
             if isinstance(value, dict):  # the field of an earlier version held one kind only and did not say which
                 value = {"type": _name_of(kind), **value}
+        if isinstance(value, dict) and "type" not in value and len(classes) == 1:
+            value = {"type": next(iter(classes)), **value}
         name = value.get("type") if isinstance(value, dict) else value
         if isinstance(name, str) and name not in classes and ":" in name:
             classes[name] = self._own_class(name, where)

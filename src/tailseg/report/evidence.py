@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tailseg.evaluation.average_precision import MAX_DETECTIONS
-from tailseg.evaluation.detections import best_of_each_image, surroundings
+from tailseg.evaluation.detections import find_surroundings, select_best_of_each_image
 from tailseg.evaluation.ground_truth import GroundTruth
 from tailseg.evaluation.matches import LEFT_ALONE, Matches
 from tailseg.evaluation.metrics import IouType
@@ -47,23 +47,25 @@ class Evidence:
     found_by: np.ndarray
 
 
-def evidence_of(truth: GroundTruth, found: Results, matches: Matches, *, kind: IouType, least_score: float) -> Evidence:
+def collect_evidence(
+    truth: GroundTruth, found: Results, matches: Matches, *, kind: IouType, least_score: float
+) -> Evidence:
     """The evidence in the matches of an analysis.
 
     Args:
-        truth, found, matches: by `tailseg.evaluation.analysis.look_into`.
+        truth, found, matches: by `tailseg.evaluation.analysis.analyze_in_detail`.
         kind: what overlaps.
         least_score: of the detections that do not count, those that score less are left out.
     """
-    capped = best_of_each_image(found, truth, MAX_DETECTIONS[truth.protocol])
+    capped = select_best_of_each_image(found, truth, MAX_DETECTIONS[truth.protocol])
     others = capped[~np.isin(capped, matches.rows) & (found.scores[capped] >= least_score)]
     rows = np.concatenate([matches.rows, others])
     images = np.searchsorted(truth.image_ids, found.image_ids[rows])
     around = matches.around
     if around is None:
-        around = surroundings(truth, found, matches.rows, matches.images, kind)
-    beside = surroundings(truth, found, others, images[len(matches) :], kind)
-    overlapped, shares = _most_overlapped(
+        around = find_surroundings(truth, found, matches.rows, matches.images, kind)
+    beside = find_surroundings(truth, found, others, images[len(matches) :], kind)
+    overlapped, shares = _find_most_overlapped(
         truth, len(rows), around, replace(beside, detections=beside.detections + len(matches))
     )
     found_by = np.full(len(truth.objects), -1)
@@ -71,7 +73,7 @@ def evidence_of(truth: GroundTruth, found: Results, matches: Matches, *, kind: I
     found_by[matches.matched[hits]] = hits
     return Evidence(
         truth=truth,
-        found=found.only(rows),
+        found=found.select(rows),
         kind=kind,
         matches=replace(matches, states=matches.states[:1, :1].copy(), pairs=NO_PAIRS, around=None),
         classes=np.searchsorted(truth.category_ids, found.category_ids[rows]),
@@ -84,7 +86,7 @@ def evidence_of(truth: GroundTruth, found: Results, matches: Matches, *, kind: I
     )
 
 
-def _most_overlapped(truth: GroundTruth, num_detections: int, *parts: Pairs) -> tuple[np.ndarray, np.ndarray]:
+def _find_most_overlapped(truth: GroundTruth, num_detections: int, *parts: Pairs) -> tuple[np.ndarray, np.ndarray]:
     """Of each detection the object that it overlaps most, and their IoU; -1 and 0 without."""
     which, most = np.full(num_detections, -1), np.zeros(num_detections)
     for pairs in parts:

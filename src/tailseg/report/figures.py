@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from tailseg.evaluation import matches
-from tailseg.evaluation.precision import precision_curve
+from tailseg.evaluation.precision import compute_precision_curve
 from tailseg.report.evidence import Evidence
 
 SCORE_BINS: Final = 20
@@ -21,16 +21,16 @@ MISSED: Final = 0
 LEFT_ALONE: Final = -1
 
 
-def precision_curves(evidence: Evidence) -> list[np.ndarray | None]:
+def compute_precision_curves(evidence: Evidence) -> list[np.ndarray | None]:
     """Each class's precision ``[101]`` at IoU 0.5 and the recalls 0, 0.01 .. 1; None for a class without objects."""
     counts = evidence.matches.num_objects().tolist()
     return [
-        precision_curve(evidence.states[segment], count)[0] if count else None
+        compute_precision_curve(evidence.states[segment], count)[0] if count else None
         for segment, count in zip(evidence.matches.segments(), counts, strict=True)
     ]
 
 
-def score_histograms(evidence: Evidence) -> tuple[np.ndarray, np.ndarray]:
+def compute_score_histograms(evidence: Evidence) -> tuple[np.ndarray, np.ndarray]:
     """Right and wrong detections ``[K, 20]`` by class and score, in bins of 0.05."""
     bins = (evidence.scores * SCORE_BINS).astype(int).clip(0, SCORE_BINS - 1)
     cells = evidence.classes * SCORE_BINS + bins
@@ -59,7 +59,7 @@ class Outcomes:
     by: np.ndarray
 
 
-def outcomes(evidence: Evidence, *, threshold: float, iou: float = 0.5) -> Outcomes:
+def sort_outcomes(evidence: Evidence, *, threshold: float, iou: float = 0.5) -> Outcomes:
     """Sorts the objects into found, confused and missed.
 
     Args:
@@ -82,20 +82,20 @@ def outcomes(evidence: Evidence, *, threshold: float, iou: float = 0.5) -> Outco
     return Outcomes(threshold, fates, by)
 
 
-def false_alarms(evidence: Evidence, *, threshold: float) -> list[np.ndarray]:
+def find_false_alarms(evidence: Evidence, *, threshold: float) -> list[np.ndarray]:
     """Each class's wrong detections that score at least ``threshold``, best first."""
     chosen = (evidence.states == matches.FALSE) & (evidence.scores >= threshold)
     return [segment.start + np.flatnonzero(chosen[segment]) for segment in evidence.matches.segments()]
 
 
-def outcome_counts(evidence: Evidence, result: Outcomes) -> np.ndarray:
+def count_outcomes(evidence: Evidence, result: Outcomes) -> np.ndarray:
     """Objects ``[K, 3]`` of each class: missed, confused, found."""
     real = result.fates >= MISSED
     cells = evidence.truth.objects.classes[real] * 3 + result.fates[real]
     return np.bincount(cells, minlength=3 * evidence.matches.num_classes).reshape(-1, 3)
 
 
-def confusions(evidence: Evidence, result: Outcomes) -> list[tuple[int, int, int]]:
+def count_confusions(evidence: Evidence, result: Outcomes) -> list[tuple[int, int, int]]:
     """``(class, taken for, objects)``, most objects first."""
     confused = np.flatnonzero(result.fates == CONFUSED)
     pairs = zip(

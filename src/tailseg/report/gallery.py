@@ -18,9 +18,9 @@ from tailseg.annotations.image_files import ImageError
 from tailseg.data.images import read_image
 from tailseg.ops.masks import segmentation_to_rle
 from tailseg.report.evidence import Evidence
-from tailseg.report.figures import CONFUSED, FOUND, MISSED, Outcomes, false_alarms
+from tailseg.report.figures import CONFUSED, FOUND, MISSED, Outcomes, find_false_alarms
 from tailseg.report.run import EvaluatedRun
-from tailseg.report.thumbnails import Crop, box_outline, crop_around, outline, thumbnail
+from tailseg.report.thumbnails import Crop, crop_around, make_thumbnail, trace_box, trace_outline
 from tailseg.structures import RunLengths
 
 PER_KIND: Final = 6
@@ -90,7 +90,7 @@ def build_galleries(runs: Sequence[EvaluatedRun], results: Sequence[Outcomes], *
     num_classes = runs[0].evidence.matches.num_classes
     galleries = Galleries(of={label: {"pictures": [], "items": []} for label in range(num_classes)})
     painter = _Painter(runs, longest)
-    for subject in _in_rounds(runs, results):
+    for subject in _choose_in_rounds(runs, results):
         if room < 0:
             galleries.left_out += 1
             continue
@@ -109,22 +109,22 @@ def build_galleries(runs: Sequence[EvaluatedRun], results: Sequence[Outcomes], *
     return galleries
 
 
-def _in_rounds(runs: Sequence[EvaluatedRun], results: Sequence[Outcomes]) -> Iterator[Subject]:
+def _choose_in_rounds(runs: Sequence[EvaluatedRun], results: Sequence[Outcomes]) -> Iterator[Subject]:
     """The subjects of all classes, rare classes first, one of each kind a round."""
     labels = np.argsort(runs[0].frequency.image_counts.numpy(), kind="stable").tolist()
-    alarms = [false_alarms(run.evidence, threshold=run.threshold) for run in runs]
-    examples = _examples(runs[0].train)
+    alarms = [find_false_alarms(run.evidence, threshold=run.threshold) for run in runs]
+    examples = _choose_examples(runs[0].train)
     queues = {}
     for label in labels:
         queues[label] = [[Subject(label, "train", 0, image, row, -1) for image, row in examples.get(label, [])]]
         for number, (run, result) in enumerate(zip(runs, results, strict=True)):
-            queues[label] += _queues(run.evidence, result, alarms[number][label], label, number)
+            queues[label] += _build_queues(run.evidence, result, alarms[number][label], label, number)
     for turn in range(PER_KIND):
         for label in labels:
             yield from (queue[turn] for queue in queues[label] if turn < len(queue))
 
 
-def _queues(
+def _build_queues(
     evidence: Evidence, result: Outcomes, alarms: np.ndarray, label: int, number: int
 ) -> Iterator[list[Subject]]:
     """The class's subjects in one run, a list for each kind."""
@@ -141,7 +141,7 @@ def _queues(
     ]
 
 
-def _examples(train: Annotations | None) -> dict[int, list[tuple[int, int]]]:
+def _choose_examples(train: Annotations | None) -> dict[int, list[tuple[int, int]]]:
     """For each label image and row of some training objects, one an image, large ones first."""
     examples: dict[int, list[tuple[int, int]]] = defaultdict(list)
     if train is None:
@@ -176,7 +176,7 @@ class _Painter:
         if subject.detection >= 0:
             evidence, d = self.runs[subject.run].evidence, subject.detection
             found = self._detection(evidence, d, crop)
-            other = _class_of(evidence, subject.object) if subject.kind == "false" else int(evidence.classes[d])
+            other = _get_class(evidence, subject.object) if subject.kind == "false" else int(evidence.classes[d])
             details = round(float(evidence.scores[d]), 3), round(float(evidence.overlaps[d]), 3), other
         place = (is_train, subject.image, crop)
         places = self.places[subject.label]
@@ -192,26 +192,28 @@ class _Painter:
         height, width = train.sizes[subject.image].tolist()
         crop = crop_around(train.objects.boxes[subject.object].tolist(), height=height, width=width)
         mask = segmentation_to_rle(train.segmentation(subject.object, subject.image), height, width)
-        return crop, outline(mask, crop, self.longest)
+        return crop, trace_outline(mask, crop, self.longest)
 
     def _object(self, subject: Subject) -> tuple[Crop, str]:
         """Where the picture is, and the outline of the object shown in it; around the detection for a false alarm."""
         evidence = self.runs[subject.run].evidence
         truth, row = evidence.truth, subject.object
         height, width = truth.image_sizes[subject.image].tolist()
-        box = _box(evidence, subject.detection) if subject.kind == "false" else _corners(truth.objects.boxes[row])
+        box = (
+            _get_box(evidence, subject.detection) if subject.kind == "false" else _to_corners(truth.objects.boxes[row])
+        )
         crop = crop_around(box, height=height, width=width)
         if row < 0:
             return crop, ""
         if evidence.kind == "bbox":
-            return crop, box_outline(_corners(truth.objects.boxes[row]), crop, self.longest)
-        return crop, outline(_compressed(truth.object_masks[row]), crop, self.longest)
+            return crop, trace_box(_to_corners(truth.objects.boxes[row]), crop, self.longest)
+        return crop, trace_outline(_compress(truth.object_masks[row]), crop, self.longest)
 
     def _detection(self, evidence: Evidence, detection: int, crop: Crop) -> str:
         if evidence.kind == "bbox":
-            return box_outline(_box(evidence, detection), crop, self.longest)
+            return trace_box(_get_box(evidence, detection), crop, self.longest)
         (mask,) = evidence.found.masks(np.array([detection]))
-        return outline(_compressed(mask), crop, self.longest)
+        return trace_outline(_compress(mask), crop, self.longest)
 
     def _picture(self, is_train: bool, position: int, crop: Crop) -> str:
         if self.image is None or self.image[0] != (is_train, position):
@@ -219,23 +221,23 @@ class _Painter:
             assert annotations is not None
             info = annotations.info(position if is_train else self.order[position])
             self.image = (is_train, position), read_image(info)
-        return base64.b64encode(thumbnail(self.image[1], crop, self.longest)).decode("ascii")
+        return base64.b64encode(make_thumbnail(self.image[1], crop, self.longest)).decode("ascii")
 
 
-def _compressed(mask: dict[str, Any]) -> RunLengths:
+def _compress(mask: dict[str, Any]) -> RunLengths:
     """A record may list its counts."""
     return cast("RunLengths", coco.frPyObjects(mask, *mask["size"]) if isinstance(mask["counts"], list) else mask)
 
 
-def _box(evidence: Evidence, detection: int) -> list[float]:
+def _get_box(evidence: Evidence, detection: int) -> list[float]:
     assert evidence.found.boxes is not None
-    return _corners(evidence.found.boxes[detection])
+    return _to_corners(evidence.found.boxes[detection])
 
 
-def _corners(box: np.ndarray) -> list[float]:
+def _to_corners(box: np.ndarray) -> list[float]:
     x, y, width, height = box.tolist()
     return [x, y, x + width, y + height]
 
 
-def _class_of(evidence: Evidence, row: int) -> int:
+def _get_class(evidence: Evidence, row: int) -> int:
     return int(evidence.truth.objects.classes[row]) if row >= 0 else -1

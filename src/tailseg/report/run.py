@@ -6,18 +6,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from tailseg.annotations.dataset import Annotations, scored_groups
+from tailseg.annotations.dataset import Annotations, scored_groups, with_group_bounds
 from tailseg.annotations.read import with_classes_of
+from tailseg.annotations.types import GroupBounds
 from tailseg.evaluation import Analysis
-from tailseg.evaluation.analysis import look_into
+from tailseg.evaluation.analysis import analyze_in_detail
 from tailseg.evaluation.ground_truth import GroundTruth, read_ground_truth
 from tailseg.evaluation.metrics import IouType
-from tailseg.evaluation.results import holds
+from tailseg.evaluation.results import find_iou_types
 from tailseg.recipes.build import build_training, build_validation, held_out_note
 from tailseg.recipes.places import found_again
 from tailseg.recipes.recipe import Recipe
 from tailseg.recipes.saved import load_saved
-from tailseg.report.evidence import Evidence, evidence_of
+from tailseg.report.evidence import Evidence, collect_evidence
 from tailseg.structures import ClassFrequency
 from tailseg.training.checkpoint import load
 from tailseg.training.fit import with_classes_of_run
@@ -63,6 +64,7 @@ def read_run(
     threshold: float = THRESHOLD,
     val: str | None = None,
     val_images: str | None = None,
+    groups: GroupBounds | None = None,
     base: Recipe | None = None,
     like: EvaluatedRun | None = None,
 ) -> EvaluatedRun:
@@ -84,18 +86,23 @@ def read_run(
     if not (folder / "results.json").is_file():
         raise ValueError(f"{folder} has no results.json: evaluate the run first, with `tailseg test {folder}`")
     recipe = found_again(*load_saved(folder / "recipe.json", base=base), folder)
-    train, annotations, frequency = _data(recipe, folder, like, val, val_images)
+    if groups is not None:
+        recipe = replace(recipe, data=replace(recipe.data, groups=groups))
+    train, annotations, frequency = _read_data(recipe, folder, like, val, val_images)
+    if groups is not None:
+        annotations = with_group_bounds(annotations, groups)
+        frequency = ClassFrequency.from_class_counts(annotations.frequency)
     results = folder / "results.json"
-    kind = what_overlaps(results)
-    truth = _truth(annotations, kind, like)
+    kind = find_kind(results)
+    truth = _read_truth(annotations, kind, like)
     sources: dict[IouType, Path] = dict.fromkeys(("bbox", "segm") if kind == "segm" else ("bbox",), results)
-    found = look_into(truth, sources, least_score=threshold)
+    found = analyze_in_detail(truth, sources, least_score=threshold)
     return EvaluatedRun(
         name=folder.resolve().name,
         recipe=recipe,
         log=read_log(folder / "log.jsonl"),
         analysis=found.analysis,
-        evidence=evidence_of(truth, found.found, found.matches, kind=kind, least_score=threshold),
+        evidence=collect_evidence(truth, found.found, found.matches, kind=kind, least_score=threshold),
         annotations=annotations,
         frequency=frequency,
         train=train,
@@ -104,39 +111,39 @@ def read_run(
     )
 
 
-def what_overlaps(results: Path) -> IouType:
+def find_kind(results: Path) -> IouType:
     """``"segm"`` if the detections have masks, else ``"bbox"``."""
-    return "segm" if "segm" in holds(results) else "bbox"
+    return "segm" if "segm" in find_iou_types(results) else "bbox"
 
 
-def _truth(annotations: Annotations, kind: IouType, like: EvaluatedRun | None) -> GroundTruth:
+def _read_truth(annotations: Annotations, kind: IouType, like: EvaluatedRun | None) -> GroundTruth:
     """The validation set for scoring: that of the run before, where both have the same data and masks."""
     if like and like.annotations is annotations and like.evidence.kind == kind:
         return like.evidence.truth
     return read_ground_truth(annotations, masks=kind == "segm", groups=scored_groups(annotations))
 
 
-def _data(
+def _read_data(
     recipe: Recipe, folder: Path, like: EvaluatedRun | None, val: str | None, val_images: str | None
 ) -> tuple[Annotations | None, Annotations, ClassFrequency]:
     """The training set if it is there, the validation set, and the classes' frequencies in the former."""
     evaluated = replace(recipe, data=replace(recipe.data, val=val, val_images=None)) if val else recipe
-    if like and recipe.data.val is not None and _files(like.recipe) == _files(recipe):
+    if like and recipe.data.val is not None and _list_files(like.recipe) == _list_files(recipe):
         return like.train, like.annotations, like.frequency
     annotations = build_validation(evaluated, images=val_images)
     try:
         train = build_training(recipe)
-        return train, with_classes_of(annotations, train), ClassFrequency.of(train.frequency)
+        return train, with_classes_of(annotations, train), ClassFrequency.from_class_counts(train.frequency)
     except ValueError:
         saved = load(choose(folder, "best"))
         return None, with_classes_of_run(annotations, saved, folder), saved.frequency
 
 
-def _files(recipe: Recipe) -> tuple[str | bool | None, ...]:
+def _list_files(recipe: Recipe) -> tuple[object, ...]:
     """What decides what is read: the files, and what is made of them."""
     data = recipe.data
     files = (data.train, data.train_images, data.val, data.val_images)
-    return (*files, data.on_problem, data.crowds, recipe.model.has_masks)
+    return (*files, data.on_problem, data.crowds, data.groups, recipe.model.has_masks)
 
 
 def read_log(path: Path) -> Log:

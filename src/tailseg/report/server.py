@@ -30,7 +30,7 @@ from PIL import Image
 
 from tailseg.annotations.image_files import ImageError
 from tailseg.annotations.pictures import UPLOADED, open_picture
-from tailseg.drawing import above, draw, to_jpeg
+from tailseg.drawing import draw, to_jpeg
 from tailseg.inference import Predictor
 
 LARGEST_UPLOAD: Final = 20_000_000
@@ -141,7 +141,7 @@ def find(predictor: Predictor, file: bytes, *, threshold: float) -> dict[str, An
             image = predictor.read(stored.name)
         except ImageError as error:
             raise Refused(HTTPStatus.BAD_REQUEST, "the image is damaged: only a part of it could be read") from error
-    found = above(predictor.detect(image), threshold)
+    found = predictor.detect(image).above(threshold)
     picture = Image.fromarray(image.permute(1, 2, 0).numpy())
     try:
         drawn = to_jpeg(draw(picture, found, predictor.names, predictor.frequency.groups), quality=90)

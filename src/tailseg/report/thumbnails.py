@@ -35,27 +35,29 @@ def _span(center: float, side: float, limit: int) -> tuple[int, int]:
     return first, first + length
 
 
-def thumbnail_size(crop: Crop, longest: int) -> tuple[int, int]:
+def compute_thumbnail_size(crop: Crop, longest: int) -> tuple[int, int]:
     """Width and height of the crop's thumbnail: at most ``longest`` pixels, and never more than the crop has."""
     width, height = crop[2] - crop[0], crop[3] - crop[1]
     scale = min(1.0, longest / max(width, height))
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def thumbnail(image: torch.Tensor, crop: Crop, longest: int) -> bytes:
+def make_thumbnail(image: torch.Tensor, crop: Crop, longest: int) -> bytes:
     """The crop of an RGB image ``[3, h, w]`` as a small WebP file."""
     x1, y1, x2, y2 = crop
     picture = Image.fromarray(image[:, y1:y2, x1:x2].permute(1, 2, 0).numpy())
     file = io.BytesIO()
-    picture.resize(thumbnail_size(crop, longest), Image.Resampling.LANCZOS).save(file, "webp", quality=60, method=4)
+    picture.resize(compute_thumbnail_size(crop, longest), Image.Resampling.LANCZOS).save(
+        file, "webp", quality=60, method=4
+    )
     return file.getvalue()
 
 
-def outline(mask: RunLengths, crop: Crop, longest: int) -> str:
+def trace_outline(mask: RunLengths, crop: Crop, longest: int) -> str:
     """A mask's outlines within the crop as an SVG path; empty if nothing of it is there."""
     bitmap = decode_mask(mask)
     x1, y1, x2, y2 = crop
-    width, height = thumbnail_size(crop, longest)
+    width, height = compute_thumbnail_size(crop, longest)
     # twice the thumbnail's size: a path of half pixels follows the mask, not its staircase
     piece = cv2.resize(bitmap[y1:y2, x1:x2].astype(np.float32), (2 * width, 2 * height), interpolation=cv2.INTER_LINEAR)
     contours, _ = cv2.findContours((piece > 0.5).astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
@@ -69,9 +71,9 @@ def _path(points: np.ndarray) -> str:
     return f"M{x} {y}l" + " ".join(f"{dx} {dy}" for dx, dy in steps) + "z"
 
 
-def box_outline(box: Sequence[float], crop: Crop, longest: int) -> str:
+def trace_box(box: Sequence[float], crop: Crop, longest: int) -> str:
     """An xyxy box within the crop as an SVG path."""
-    width, _ = thumbnail_size(crop, longest)
+    width, _ = compute_thumbnail_size(crop, longest)
     scale = 2 * width / (crop[2] - crop[0])
     x1, y1, x2, y2 = (round((side - crop[i % 2]) * scale) for i, side in enumerate(box))
     return f"M{x1} {y1}H{x2}V{y2}H{x1}z"

@@ -117,7 +117,7 @@ def with_classes_of_run(annotations: Annotations, saved: Checkpoint, path: Path)
         CheckpointError: the data set has objects of other classes.
     """
     try:
-        adapted = with_classes(annotations, saved.categories, saved.frequency.counts(), f"the run in {path}")
+        adapted = with_classes(annotations, saved.categories, saved.frequency.to_class_counts(), f"the run in {path}")
     except DatasetError:
         check_classes(saved, annotations.categories, path)
         raise

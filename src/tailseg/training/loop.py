@@ -24,7 +24,7 @@ from tailseg.data.images import describe_turned
 from tailseg.data.workers import WorkerError
 from tailseg.detection.testing import describe_unread, detect_all, measure, save_results
 from tailseg.evaluation import Metrics
-from tailseg.evaluation.metrics import ROW_NAMES, percent
+from tailseg.evaluation.metrics import ROW_NAMES, format_percent
 from tailseg.models.precision import autocast, float32_products
 from tailseg.recipes.recipe import Recipe, run_folder
 from tailseg.structures import Batch
@@ -388,6 +388,7 @@ def flatten(metrics: Metrics) -> dict[str, float]:
 def describe_metrics(metrics: Metrics) -> str:
     """``masks AP 19.0, APr 4.9, APc 16.8, APf 27.6; boxes AP 19.1 ...``."""
     return "; ".join(
-        f"{ROW_NAMES[kind]} " + ", ".join(f"{name} {percent(scores[name])}" for name in ("AP", "APr", "APc", "APf"))
+        f"{ROW_NAMES[kind]} "
+        + ", ".join(f"{name} {format_percent(scores[name])}" for name in ("AP", "APr", "APc", "APf"))
         for kind, scores in reversed(metrics.scores.items())
     )

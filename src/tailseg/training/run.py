@@ -112,7 +112,7 @@ class Run:
             content = Checkpoint(
                 recipe=to_saved(self.recipe),
                 categories=self.train_data.categories,
-                frequency=ClassFrequency.of(self.train_data.frequency),
+                frequency=ClassFrequency.from_class_counts(self.train_data.frequency),
                 model=self.evaluated.state_dict(),
                 optimizer=self.optimizer.state_dict(),
                 progress=self.progress,
@@ -152,9 +152,8 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
         train_data, val_data = build_data(recipe, trained=bool(found))
         seed_everything(recipe.run.seed)
         first = Path(recipe.run.init_from) if recipe.run.init_from and not found else None
-        model = build_model(recipe, ClassFrequency.of(train_data.frequency), load_weights=not (found or first)).to(
-            device
-        )
+        frequency = ClassFrequency.from_class_counts(train_data.frequency)
+        model = build_model(recipe, frequency, load_weights=not (found or first)).to(device)
         first_notes = load_initial_weights(first, model, train_data.categories) if first else []
     if recipe.run.compile:
         model.compile_parts()

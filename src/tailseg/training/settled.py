@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tailseg.models.config import TimmConfig
+from tailseg.models.config import ModelConfig, TimmConfig
 from tailseg.models.timm_weights import with_own_normalization
 from tailseg.recipes.recipe import Recipe
 from tailseg.training import checkpoint
@@ -21,16 +21,17 @@ def settled(recipe: Recipe, folder: Path) -> Recipe:
         CheckpointError: a checkpoint cannot be read.
         ValueError: timm is not installed, or does not know the network.
     """
-    backbone = recipe.model.backbone
-    if not isinstance(backbone, TimmConfig) or backbone.mean is not None:
+    model = recipe.model
+    if not (isinstance(model, ModelConfig) and isinstance(model.backbone, TimmConfig)) or model.backbone.mean:
         return recipe
+    backbone = model.backbone
     earlier = _earlier(recipe, folder)
     if earlier is None:
         made = with_own_normalization(backbone)
     else:
         mean, std = (tuple(earlier[name]) if earlier.get(name) else None for name in ("mean", "std"))
         made = replace(backbone, mean=mean, std=std)
-    return replace(recipe, model=replace(recipe.model, backbone=made))
+    return replace(recipe, model=replace(model, backbone=made))
 
 
 def _earlier(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
@@ -41,5 +42,5 @@ def _earlier(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
         saved = checkpoint.load(Path(recipe.run.init_from))
     else:
         return None
-    backbone = saved.recipe["resolved"]["model"]["backbone"]
+    backbone = saved.recipe["resolved"]["model"].get("backbone", {})
     return backbone if backbone.get("type") == TimmConfig.__name__ else None

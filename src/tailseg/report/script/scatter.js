@@ -12,7 +12,7 @@ function scatter() {
   chart($("scatter"), label, 280, (root, width, height) => {
     const x = { min: 0.8, max: Math.max(12, ...counts) * 1.2, log: true, label: "training images" };
     const [sx, sy] = axes(root, width, height, x, { ...bounds, format: (v) => (100 * v).toFixed(0) });
-    for (const edge of [10, 100]) {
+    for (const edge of data.bounds) {
       if (edge * 1.05 < x.max) root.append(svg("line", { x1: sx(edge * 1.05), x2: sx(edge * 1.05), y1: MARGIN.top, y2: height - MARGIN.bottom, class: "grid", "stroke-dasharray": "3 3" }));
     }
     const dots = shown.map((i) => ({ i, x: sx(Math.max(1, classes().images[i])), y: sy(valueOf(kind, i)) }));

@@ -1,4 +1,4 @@
-"""Sigmoid binary cross entropy with a weight a class: what EQLv2, federated loss and ECM have in common.
+"""Sigmoid binary cross entropy with a weight for each class, for EQLv2, the federated loss and ECM.
 
 Shapes: R regions, L logits per region.
 """
@@ -20,21 +20,34 @@ def weighted_bce(
     positive_weight: Float[Tensor, " L"],
     negative_weight: Float[Tensor, " L"],
 ) -> Float[Tensor, ""]:
-    """The sum of weighted costs over all regions and logits.
+    """Computes the sum of weighted costs over all regions and logits.
 
     With p = 1 / (1 + exp(-q)) and y one-hot over the L logits, all zero for a label equal to L::
 
         sum over regions and logits j of  -positive_j y log p - negative_j (1 - y) log(1 - p)
 
-    Keeps the logits alone for the backward pass: no [R, L] target, weight or probability is stored. The weights get
+    Only the logits are kept for the backward pass: no [R, L] target, weight or probability is stored. The weights get
     no gradient.
+
+    Args:
+        logits: q.
+        labels: ``0 .. L``; the label L makes all logits negatives.
+        positive_weight: weight of each logit where it is the label's.
+        negative_weight: weight of each logit elsewhere.
+
+    Returns:
+        The sum.
     """
-    # One tensor, for torch.compile refuses a function that is given the same tensor twice.
+    # One tensor, because torch.compile refuses a function that gets the same tensor twice.
     return cast(Tensor, _WeightedBCE.apply(logits, labels, torch.stack([positive_weight, negative_weight])))
 
 
 def gather_label_logits(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Each region's label as a column [R, 1], the logit there, and whether it is one (False for a label L)."""
+    """Gathers each region's logit of its own label.
+
+    Returns:
+        The column of the label, the logit there, and whether the label has a logit (False for a label L); each [R, 1].
+    """
     column = labels.clamp(max=logits.shape[1] - 1).unsqueeze(1)
     return column, logits.gather(1, column), (labels < logits.shape[1]).unsqueeze(1)
 

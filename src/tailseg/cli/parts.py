@@ -1,0 +1,186 @@
+"""Parts of a recipe by name: ``--loss gol``, ``--optim adamw``, ``--backbone timm:NAME``, ``--loss my_module:config``.
+
+A part is put into the recipe before the other options are parsed, because its own settings are options too: ``--loss
+gol --loss.tail r``.
+"""
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
+
+from tailseg.cli.common import UsageError, import_from_working_directory, suggestion
+from tailseg.losses.settings import LOSSES
+from tailseg.models.config import BACKBONES, backbone_named
+from tailseg.ranges import SettingError
+from tailseg.recipes.recipe import OPTIMIZERS, Recipe, ScheduleConfig
+
+OWN = "module:function"
+"""How a user names a config of their own."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a recipe that an option exchanges.
+
+    Attributes:
+        noun: its name in messages.
+        path: the fields of the recipe that lead to it.
+        built_in: returns the config for a short name, or None if there is no such name.
+        names: the short names.
+        signature: the method that a config has.
+    """
+
+    noun: str
+    path: tuple[str, ...]
+    signature: str
+    built_in: Callable[[str], Any | None] = lambda _: None
+    names: tuple[str, ...] = ()
+
+
+def _backbone(name: str) -> Any | None:  # noqa: ANN401 - the config of any backbone
+    return backbone_named(name) if name in BACKBONES or name.startswith("timm:") else None
+
+
+PARTS: Mapping[str, Part] = {
+    "--loss": Part("loss", ("loss",), "build(frequency)", LOSSES.get, tuple(LOSSES)),
+    "--optim": Part(
+        "optimizer",
+        ("optim",),
+        "build(model)",
+        lambda name: OPTIMIZERS[name]() if name in OPTIMIZERS else None,  # ty: ignore[missing-argument]
+        tuple(OPTIMIZERS),
+    ),
+    "--backbone": Part("backbone", ("model", "backbone"), "build()", _backbone, (*BACKBONES, "timm:NAME")),
+    "--detector": Part("detector", ("model",), "build(loss, *, load_weights=True)"),
+    "--source": Part("data set", ("data", "source"), "build()"),
+    "--augmentation": Part("augmentation", ("data", "augmentation"), "build(data)"),
+    "--metrics": Part("metric", ("metrics",), "build()"),
+}
+"""The options that exchange a part of the recipe."""
+
+
+def with_parts(recipe: Recipe, arguments: Sequence[str]) -> Recipe:
+    """Puts the parts that the options name into the recipe.
+
+    Args:
+        recipe: the recipe that the options change.
+        arguments: all options of the command; those of other kinds are left alone.
+
+    Returns:
+        The recipe with the named parts and with all other settings as they were.
+
+    Raises:
+        UsageError: a name that is unknown, or a part that does not fit.
+    """
+    for option, names in _read_names(arguments):
+        part = PARTS[option]
+        configs = tuple(_find_config(option, part, name) for name in names)
+        value: Any = configs
+        if option == "--optim" and names[0] in part.names:
+            value = _with_schedule(configs[0], recipe.optim)
+        elif option != "--metrics":
+            value = configs[0]
+        try:
+            recipe = _replaced(recipe, part.path, value)
+        except SettingError as error:
+            raise UsageError(f"{option} {' '.join(names)}: {error}") from None
+    return recipe
+
+
+def _read_names(arguments: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """The options of parts with their values; an option without a value is left to the parser, which names it."""
+    options: list[tuple[str, list[str]]] = []
+    for index, argument in enumerate(arguments):
+        option, equals, value = argument.partition("=")
+        if option not in PARTS:
+            continue
+        names = [value] if equals else []
+        for word in () if equals else arguments[index + 1 :]:
+            if word.startswith("-") or (names and option != "--metrics"):
+                break
+            names.append(word)
+        if names:
+            options.append((option, names))
+    order = list(PARTS)  # a detector before its backbone
+    return sorted(options, key=lambda pair: (pair[0] != "--detector", order.index(pair[0])))
+
+
+def _find_config(option: str, part: Part, name: str) -> Any:  # noqa: ANN401 - any config
+    config = part.built_in(name)
+    if config is not None:
+        return config
+    if ":" not in name:
+        names = f" tailseg has {', '.join(part.names)}." if part.names else ""
+        hint = suggestion(name, part.names)
+        raise UsageError(
+            f"{option}: no {part.noun} is called {name!r}{hint or '.'}{names} Name one of your own as {OWN}"
+        )
+    config = call_own(name, noun=part.noun)
+    if isinstance(config, type) or not (is_dataclass(config) and callable(getattr(config, "build", None))):
+        raise UsageError(
+            f"{option} {name} gave {config!r:.80} ({type(config).__name__}), which is no config: expected a frozen "
+            f"dataclass with a method {part.signature}. Let {name.rpartition(':')[2]} return one"
+        )
+    return config
+
+
+def call_own(name: str, *, noun: str) -> Any:  # noqa: ANN401 - any object of the user's own
+    """Imports the module of ``module:function`` and calls the function, which may be a class.
+
+    Args:
+        name: module and function. The module is also looked for in the working directory.
+        noun: what is expected, for messages.
+
+    Returns:
+        What the function returned. A name that holds a config already is returned unchanged.
+
+    Raises:
+        UsageError: there is no such module or function, or the function needs arguments.
+    """
+    module_name, _, function_name = name.partition(":")
+    import_from_working_directory()
+    try:
+        value = getattr(importlib.import_module(module_name), function_name)
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"{noun} {name}: no module is called {error.name!r}. Start tailseg in the folder of the module, or add "
+            "that folder to PYTHONPATH"
+        ) from None
+    except AttributeError:
+        raise UsageError(f"{noun} {name}: the module {module_name} has no {function_name!r}") from None
+    if not callable(value):
+        return value
+    try:
+        inspect.signature(value).bind()
+    except TypeError as error:
+        raise UsageError(f"{noun} {name}: {error}. tailseg calls {function_name} without arguments") from None
+    return value()
+
+
+def own_modules(config: Any) -> list[str]:  # noqa: ANN401 - any part of a recipe
+    """Lists the modules outside tailseg that classes of a recipe come from: ``--module`` names them to open the run."""
+    module = type(config).__module__
+    modules = [] if module.partition(".")[0] in ("tailseg", "builtins") else [module]
+    for field in fields(config):
+        value = getattr(config, field.name)
+        for part in value if isinstance(value, tuple) else (value,):
+            if is_dataclass(part):
+                modules += own_modules(part)
+    return list(dict.fromkeys(modules))
+
+
+def _with_schedule(config: ScheduleConfig, earlier: ScheduleConfig) -> ScheduleConfig:
+    """A built-in optimizer with the recipe's schedule; its learning rate is its own, which suits it alone."""
+    if type(config) is type(earlier):
+        return earlier
+    schedule = {field.name for field in fields(ScheduleConfig)} - {"lr"}
+    return replace(config, **{name: getattr(earlier, name) for name in schedule})
+
+
+def _replaced(holder: Any, path: Sequence[str], value: object) -> Any:  # noqa: ANN401 - a part of a recipe
+    field, *rest = path
+    if field not in {each.name for each in fields(holder)}:
+        raise SettingError(f"{type(holder).__name__}, the recipe's own detector, has no {field}")
+    return replace(holder, **{field: _replaced(getattr(holder, field), rest, value) if rest else value})

@@ -1,0 +1,37 @@
+"""A trained model on images.
+
+    predictor = Predictor.from_run("runs/tiny_gumbel")
+    detections = predictor("photo.jpg")          or a PIL image, a NumPy array, a tensor, or a list of them
+
+`calibrate` changes the scores of a trained run by class frequency. The names are imported when they are used.
+"""
+
+from typing import TYPE_CHECKING
+
+from tailseg.lazy import on_demand
+
+if TYPE_CHECKING:
+    from tailseg.inference.calibration import CalibrationResult, calibrate
+    from tailseg.inference.images import ImageInput, to_rgb_tensor
+    from tailseg.inference.predictor import Calibration, Detections, InferenceConfig, Predictor, Setting
+else:
+    __getattr__, __dir__ = on_demand(
+        __name__,
+        {
+            "calibration": ("CalibrationResult", "calibrate"),
+            "images": ("ImageInput", "to_rgb_tensor"),
+            "predictor": ("Calibration", "Detections", "InferenceConfig", "Predictor", "Setting"),
+        },
+    )
+
+__all__ = [
+    "Calibration",
+    "CalibrationResult",
+    "Detections",
+    "ImageInput",
+    "InferenceConfig",
+    "Predictor",
+    "Setting",
+    "calibrate",
+    "to_rgb_tensor",
+]

@@ -1,0 +1,177 @@
+"""Chooses a calibration for a trained run, measures it, and stores it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from tailseg.annotations.dataset import Annotations, scored_groups
+from tailseg.data.loader import DetectionDataset, Loader
+from tailseg.data.sampler import EvaluationSampler
+from tailseg.data.transforms import evaluation_transform
+from tailseg.detection import recalibration
+from tailseg.detection.recalibration import Calibration
+from tailseg.evaluation import Analysis, analyze
+from tailseg.evaluation.metrics import IouType
+from tailseg.inference.predictor import Predictor
+from tailseg.recipes import build
+from tailseg.recipes.places import found_again
+from tailseg.recipes.recipe import Recipe
+from tailseg.structures import Batch
+from tailseg.training.fit import with_classes_of_run
+from tailseg.words import count_noun
+
+Say = Callable[[str], None]
+Progress = Callable[[str, int, int], None]
+"""Called with a title, the images done, and their total."""
+
+
+def _say_nothing(_line: str) -> None:
+    pass
+
+
+def _show_nothing(_title: str, _done: int, _total: int) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class CalibrationResult:
+    """What `calibrate` measured.
+
+    Attributes:
+        calibration: the chosen one; its method is "none" if no other is better.
+        tried: each calibration, none first, and its figures on the first half of the validation images.
+        tested: no calibration and the chosen one, and their figures on the other half.
+        iou_type: which figures chose: masks ("segm") if the model finds masks, else boxes ("bbox").
+    """
+
+    calibration: Calibration
+    tried: tuple[tuple[Calibration, Analysis], ...]
+    tested: tuple[tuple[Calibration, Analysis], ...]
+    iou_type: IouType
+
+
+def calibrate(
+    run: str | Path,
+    *,
+    images: int = 300,
+    by: Literal["AP", "APr", "APc"] = "AP",
+    val: str | None = None,
+    val_images: str | None = None,
+    checkpoint: Literal["best", "last"] = "best",
+    device: str = "auto",
+    base: Recipe | None = None,
+    modules: Sequence[str] = (),
+    store: bool = True,
+    say: Say = _say_nothing,
+    progress: Progress = _show_nothing,
+) -> CalibrationResult:
+    """Chooses the calibration with the best AP and stores it in the run's folder, where `Predictor.from_run` finds it.
+
+    Logit adjustment, NorCal and FRACAL are tried at several strengths on one half of the validation images. The best
+    one is measured on the other half, which had no influence on the choice.
+
+    Args:
+        run: the folder of the run.
+        images: the largest number of images in each half. Each calibration needs a pass over the first half.
+        by: the figure that decides.
+        val: another annotation file for validation; its classes must be the model's.
+        val_images: the folder of the validation images, if they are neither next to the annotation file nor where they
+            were in training.
+        checkpoint: the best checkpoint or the last one.
+        device: auto is cuda if present, else cpu.
+        base: your own recipe, if the run was trained with one.
+        modules: your own modules, by name, if the run's settings have classes of yours.
+        store: write ``calibration.json`` into the run's folder.
+        say: called with a line for each thing that the user should know.
+        progress: called after each batch.
+
+    Returns:
+        The chosen calibration and all figures.
+
+    Raises:
+        CheckpointError: there is no run in the folder.
+        ValueError: the validation set is missing or does not fit the run.
+    """
+    folder = Path(run)
+    predictor = Predictor.from_run(
+        folder, checkpoint=checkpoint, device=device, base=base, modules=modules, calibrated=False
+    )
+    recipe = found_again(predictor.recipe, predictor.checkpoint.recipe, folder)
+    train = _read_training_set(recipe, predictor, say)
+    if val:
+        recipe = replace(recipe, data=replace(recipe.data, val=val, val_images=None))
+    if note := build.held_out_note(recipe):
+        say(f"note: {note}")
+    annotations = build.build_validation(recipe, images=val_images)
+    annotations = with_classes_of_run(annotations, predictor.checkpoint, predictor.file)
+    iou_types: tuple[IouType, ...] = ("bbox", "segm") if predictor.recipe.model.has_masks else ("bbox",)
+
+    def measure(calibrations: Sequence[Calibration], half: int) -> tuple[tuple[Calibration, Analysis], ...]:
+        analyses = _measure(predictor, annotations, calibrations, iou_types, half, images, progress)
+        return tuple(zip(calibrations, analyses, strict=True))
+
+    tried = measure(recalibration.list_calibrations(train), half=0)
+    best, _ = max(tried, key=lambda pair: pair[1].metrics[iou_types[-1]][by] or 0.0)
+    tested = measure(list(dict.fromkeys((tried[0][0], best))), half=1)
+    if store:
+        recalibration.save(best, folder / recalibration.FILE)
+    return CalibrationResult(best, tried, tested, iou_types[-1])
+
+
+def _read_training_set(recipe: Recipe, predictor: Predictor, say: Say) -> Annotations | None:
+    """Reads the training set; returns None, and says why, if it is not there or is not complete."""
+    try:
+        train = build.build_training(recipe)
+    except (ValueError, FileNotFoundError):
+        say("note: FRACAL is left out, because the training set was not found")
+        return None
+    if train.num_images < predictor.frequency.num_images:
+        say(
+            f"note: FRACAL is left out, because it needs the whole training set: {train.path} has "
+            f"{count_noun(train.num_images, 'image')}, and the run was trained on {predictor.frequency.num_images:,} "
+            "with objects"
+        )
+        return None
+    return train
+
+
+def _measure(
+    predictor: Predictor,
+    annotations: Annotations,
+    calibrations: Sequence[Calibration],
+    iou_types: tuple[IouType, ...],
+    half: int,
+    limit: int,
+    progress: Progress,
+) -> list[Analysis]:
+    """Computes the figures of each calibration on the first images of a half of the validation set."""
+    total = min(limit, (annotations.num_images + 1 - half) // 2)
+    title = f"{count_noun(total, 'image')}, {count_noun(len(calibrations), 'calibration')}"
+    image_ids, results = recalibration.detect_with_calibrations(
+        predictor.model,
+        _read_half(predictor.recipe, annotations, half, total),
+        calibrations,
+        predictor.frequency,
+        [category.id for category in annotations.categories],
+        device=predictor.device,
+        precision=predictor.precision,
+        progress=lambda done: progress(title, done, total),
+    )
+    selected = annotations.only(image_ids)
+    groups = scored_groups(annotations)
+    return [analyze(selected, dict.fromkeys(iou_types, records), groups=groups) for records in results]
+
+
+def _read_half(recipe: Recipe, annotations: Annotations, half: int, limit: int) -> Iterator[Batch]:
+    """Reads every second image, at most ``limit`` of them."""
+    data = recipe.data
+    dataset = DetectionDataset(annotations, evaluation_transform(data.test_short_side, data.max_long_side))
+    every_second = EvaluationSampler(len(dataset), rank=half, world_size=2)
+    done = 0
+    for batch in Loader(dataset, every_second, data.batch_size, data.workers):
+        if done >= limit:
+            return
+        rest = limit - done
+        yield replace(batch, images=batch.images[:rest], targets=batch.targets[:rest], infos=batch.infos[:rest])
+        done += len(batch)

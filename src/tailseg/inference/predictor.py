@@ -1,0 +1,208 @@
+"""A trained detector, ready for images."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal, cast, overload
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+from torchvision.tv_tensors import Image
+
+from tailseg.annotations.dataset import Category
+from tailseg.data.images import load_image
+from tailseg.data.transforms import evaluation_transform
+from tailseg.detection import recalibration
+from tailseg.detection.recalibration import Calibration, Setting
+from tailseg.inference.images import ImageInput, to_rgb_tensor
+from tailseg.models.optimize import InferenceConfig, for_inference
+from tailseg.models.precision import Precision, autocast
+from tailseg.recipes.build import build_model
+from tailseg.recipes.recipe import Recipe
+from tailseg.recipes.saved import from_plain
+from tailseg.structures import ClassFrequency, Detections, ImageInfo
+from tailseg.training.checkpoint import Checkpoint, load
+from tailseg.training.device import choose_device
+from tailseg.training.fit import check_model
+from tailseg.training.run_files import choose
+
+
+class Predictor:
+    """A trained detector, ready for images.
+
+    Several threads may use one predictor at a time: nothing of it changes after it is made, and each thread gets the
+    same detections as one thread alone. A checkpoint is enough to make a predictor, because it also holds the classes
+    and their frequencies; the data set is not needed.
+
+    Attributes:
+        file: the checkpoint file.
+        checkpoint: the content of the file.
+        recipe: the run's recipe.
+        model: the detector on ``device``, prepared by `tailseg.models.optimize.for_inference`.
+        device: the device that it computes on.
+        precision: of the model's layers.
+        categories: the classes, by label.
+        names: the classes' names, by label.
+        frequency: of the classes in the training set.
+        calibration: changes the scores by class; its method is "none" if there is no calibration.
+    """
+
+    def __init__(
+        self,
+        file: Path,
+        *,
+        device: str = "auto",
+        base: Recipe | None = None,
+        modules: Sequence[str] = (),
+        calibration: Calibration | Path | None = None,
+        config: InferenceConfig = InferenceConfig(),  # noqa: B008 (frozen)
+    ) -> None:
+        """Loads a checkpoint file.
+
+        Args:
+            file: a run's ``checkpoints/*.pt``, or weights that `tailseg convert` wrote.
+            device: auto is cuda if present, else cpu.
+            base: your own recipe, if the run was trained with one.
+            modules: your own modules, by name, if the run's settings have classes of yours. A checkpoint cannot name
+                code that is then run: only ``base`` and these modules are used.
+            calibration: changes the scores by class: a calibration, or the file that stores one.
+            config: precision and compilation. The run's precision is used if it has none.
+
+        Raises:
+            CheckpointError: the file is missing, truncated or not tailseg's.
+            ValueError: this version does not know the recipe, or the calibration does not fit the model.
+        """
+        self.file = file
+        self.device = choose_device(device)
+        self.checkpoint: Checkpoint = load(file)
+        self.recipe = from_plain(self.checkpoint.recipe, base=base, modules=modules, source=str(file))
+        self.categories: tuple[Category, ...] = self.checkpoint.categories
+        self.names: tuple[str, ...] = tuple(category.name for category in self.categories)
+        self.frequency: ClassFrequency = self.checkpoint.frequency
+        self.calibration: Calibration = self._read_calibration(calibration)
+        self.precision: Precision = config.precision or self.recipe.run.precision
+        model = build_model(self.recipe, self.frequency, load_weights=False)
+        check_model(self.checkpoint, model, file)
+        model.load_state_dict(self.checkpoint.model)
+        recalibration.apply_calibration(model, self.calibration, self.frequency)
+        self.model = for_inference(model.to(self.device), replace(config, precision=self.precision))
+
+    def _read_calibration(self, calibration: Calibration | Path | None) -> Calibration:
+        if isinstance(calibration, Path):
+            return recalibration.load(calibration, self.frequency.num_classes)
+        return calibration or Calibration(Setting())
+
+    @classmethod
+    def from_run(
+        cls,
+        run: str | Path,
+        *,
+        checkpoint: Literal["best", "last"] = "best",
+        device: str = "auto",
+        base: Recipe | None = None,
+        modules: Sequence[str] = (),
+        calibrated: bool = True,
+        config: InferenceConfig = InferenceConfig(),  # noqa: B008 (frozen)
+    ) -> "Predictor":
+        """Loads a model from a run's folder.
+
+        Args:
+            run: the folder of the run, or one checkpoint file.
+            checkpoint: the best checkpoint (the last one if the run was never evaluated), or the last one.
+            device: auto is cuda if present, else cpu.
+            base: your own recipe, if the run was trained with one.
+            modules: your own modules, by name, if the run's settings have classes of yours. A checkpoint cannot name
+                code that is then run: only ``base`` and these modules are used.
+            calibrated: use the calibration that `calibrate` stored in the folder, if there is one.
+            config: precision and compilation. The run's precision is used if it has none.
+
+        Returns:
+            The predictor.
+
+        Raises:
+            CheckpointError: there is no run, or its checkpoint is truncated or not tailseg's.
+            ValueError: this version does not know the recipe, or the stored calibration does not fit the model.
+        """
+        run = Path(run)
+        if run.is_file():
+            return cls(run, device=device, base=base, modules=modules, config=config)
+        stored = run / recalibration.FILE
+        calibration = stored if calibrated and stored.is_file() else None
+        file = choose(run, checkpoint)
+        return cls(file, device=device, base=base, modules=modules, calibration=calibration, config=config)
+
+    def read(self, path: str | Path) -> UInt8[Tensor, "3 h w"]:
+        """Reads an image file as RGB: as viewers show it, or as stored if ``data.orientation`` says so.
+
+        Raises:
+            ImageError: the file cannot be read.
+        """
+        return load_image(path, self.recipe.data.orientation)
+
+    @overload
+    def __call__(self, images: ImageInput) -> Detections: ...
+    @overload
+    def __call__(self, images: Sequence[ImageInput]) -> list[Detections]: ...
+    def __call__(self, images: ImageInput | Sequence[ImageInput]) -> Detections | list[Detections]:
+        """Detects objects in an image, or in each image of a list.
+
+        The images of a list are detected one after the other, each in its own size. Batches are not faster on a CPU,
+        need more memory, and change detections slightly because images are padded to one size.
+
+        Args:
+            images: an image in any form that `detect` takes, or a list or tuple of them, also of different forms.
+
+        Returns:
+            The detections of the image, or a list with the detections of each image.
+
+        Raises:
+            ImageError: a file cannot be read.
+            TypeError: an image is of another type.
+            ValueError: an image has another shape or range of values.
+        """
+        if isinstance(images, list | tuple):
+            return [self._detect(image, f"image {index} of the list") for index, image in enumerate(images)]
+        return self.detect(cast("ImageInput", images))
+
+    def detect(self, image: ImageInput) -> Detections:
+        """Detects objects in one image.
+
+        Args:
+            image: a path, a PIL image, a NumPy array ``[height, width, 3]`` in RGB, or a tensor ``[3, height, width]``;
+                gray images and transparency too. `tailseg.inference.to_rgb_tensor` has the rules.
+
+        Returns:
+            The detections in pixels of the image, best first.
+
+        Raises:
+            ImageError: a file cannot be read.
+            TypeError: the image is of another type.
+            ValueError: the image has another shape or range of values.
+        """
+        return self._detect(image, "the image")
+
+    @torch.no_grad()
+    def _detect(self, image: ImageInput, name: str) -> Detections:
+        data = self.recipe.data
+        pixels = to_rgb_tensor(image, orientation=data.orientation, name=name)
+        resized = evaluation_transform(data.test_short_side, data.max_long_side)(Image(pixels)).to(self.device)
+        with autocast(self.device, self.precision):
+            (detections,) = self.model([resized], original_sizes=[(pixels.shape[1], pixels.shape[2])])
+        return replace(detections, class_names=self.names)
+
+    def predict(self, paths: Iterable[str | Path]) -> Iterator[tuple[ImageInfo, Detections]]:
+        """Detects objects in image files, one after the other.
+
+        Args:
+            paths: the image files.
+
+        Yields:
+            For each file its name, size and an id that counts from 1, and its detections.
+
+        Raises:
+            ImageError: a file cannot be read.
+        """
+        for image_id, path in enumerate(paths, start=1):
+            image = self.read(path)
+            yield ImageInfo(image_id, str(path), image.shape[-2], image.shape[-1]), self.detect(image)
