@@ -114,7 +114,7 @@ def test_a_detector_comes_before_its_backbone():
 @pytest.mark.parametrize(
     ("option", "name", "message"),
     [
-        ("--loss", "gool", "no loss is called 'gool'; did you mean gol?"),
+        ("--loss", "goll", "no loss is called 'goll'; did you mean gol?"),
         ("--loss", "my_loss.py", "no loss is called 'my_loss.py'"),
         ("--optim", "adam", "did you mean adamw?"),
         ("--backbone", "resnet5", "did you mean resnet50"),
