@@ -11,11 +11,11 @@ import torch
 from PIL import Image, ImageOps, TiffImagePlugin
 
 from tailseg.annotations.image_files import ImageError
-from tailseg.annotations.pictures import FORMATS, header_of, open_picture, read_size
+from tailseg.annotations.pictures import FORMATS, open_picture, read_header, read_size
 from tailseg.annotations.problems import Problem
 from tailseg.annotations.read import open_file
 from tailseg.data.check import image_problems
-from tailseg.data.images import load_image, read_image, turned
+from tailseg.data.images import apply_orientation, load_image, read_image
 from tailseg.inference import Predictor
 from tailseg.report.server import Refused, find
 from tailseg.structures import ImageInfo
@@ -72,7 +72,7 @@ def test_pictures_are_read_as_viewers_show_them_or_as_stored(tmp_path, suffix, o
 def test_turning_is_what_pillow_does(orientation):
     picture = Image.fromarray(WIDE)
     picture.getexif()[0x0112] = orientation
-    assert torch.equal(turned(as_tensor(WIDE), orientation), as_tensor(ImageOps.exif_transpose(picture)))
+    assert torch.equal(apply_orientation(as_tensor(WIDE), orientation), as_tensor(ImageOps.exif_transpose(picture)))
 
 
 @pytest.mark.parametrize("exif", [b"", b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*" + b"\x7f" * 60])
@@ -214,7 +214,7 @@ def test_check_says_nothing_of_usual_pictures(tmp_path):
 def test_bits_of_color_are_known_too(tmp_path, name, dtype, bits):
     cv2.imwrite(str(tmp_path / name), WIDE.astype(dtype) * (257 if bits == 16 else 1))
     with open_picture(tmp_path / name) as picture:
-        assert header_of(picture).bits == bits
+        assert read_header(picture).bits == bits
     assert torch.equal(load_image(tmp_path / name), as_tensor(WIDE[..., ::-1].copy()))
 
 

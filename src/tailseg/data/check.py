@@ -1,4 +1,4 @@
-"""All that is wrong with an annotation file and its images, whatever it is used for."""
+"""All that is wrong with an annotation file and its images, for every use."""
 
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
@@ -8,10 +8,10 @@ from typing import Final
 from tailseg.annotations.dataset import Annotations
 from tailseg.annotations.image_files import ImageError, SharedNameError
 from tailseg.annotations.kinds import KINDS
-from tailseg.annotations.leaks import Track, silently
+from tailseg.annotations.leaks import Track, track_silently
 from tailseg.annotations.lints import lint
-from tailseg.annotations.pictures import header_of, open_picture
-from tailseg.annotations.problems import DatasetError, Problem, Problems, is_of_boxes
+from tailseg.annotations.pictures import open_picture, read_header
+from tailseg.annotations.problems import DatasetError, Problem, Problems, means_boxes_only
 from tailseg.annotations.read import open_file
 from tailseg.annotations.types import ImageInfo
 
@@ -34,18 +34,18 @@ def read_problems(path: Path, images: Path | None = None) -> Annotations:
         DatasetError: it is no annotation file.
     """
     annotations = open_file(path, images=images)
-    found = {problem.kind.name: problem for problem in annotations.problems}
-    if "size_missing" in found:  # training reads the sizes from the pictures, evaluation does not
+    problems = {problem.kind.name: problem for problem in annotations.problems}
+    if "size_missing" in problems:  # training reads the sizes from the pictures, evaluation does not
         try:
             annotations = open_file(path, images=images, needs_sizes=True)
         except DatasetError:
             pass  # the pictures are not there, which `image_problems` says
         else:
-            found |= {problem.kind.name: problem for problem in annotations.problems}
-    missing = found.get("mask_missing")
-    if missing and is_of_boxes(missing, annotations.num_objects):
-        found["mask_missing"] = Problem(KINDS[BOXES_ALONE], missing.count)
-    return replace(annotations, problems=(*found.values(), *lint(annotations)))
+            problems |= {problem.kind.name: problem for problem in annotations.problems}
+    missing = problems.get("mask_missing")
+    if missing and means_boxes_only(missing, annotations.num_objects):
+        problems["mask_missing"] = Problem(KINDS[BOXES_ALONE], missing.count)
+    return replace(annotations, problems=(*problems.values(), *lint(annotations)))
 
 
 def is_fault(problem: Problem) -> bool:
@@ -58,7 +58,7 @@ def _listed(infos: list[ImageInfo]) -> str:
     return f"{infos[0].file} (images {', '.join(str(info.image_id) for info in infos[:3])})"
 
 
-def image_problems(annotations: Annotations, *, decode: bool, track: Track = silently) -> tuple[Problem, ...]:
+def image_problems(annotations: Annotations, *, decode: bool, track: Track = track_silently) -> tuple[Problem, ...]:
     """The images that are missing and, if ``decode``, those that cannot be read, have another size or look otherwise
     than one expects.
     """
@@ -69,7 +69,7 @@ def image_problems(annotations: Annotations, *, decode: bool, track: Track = sil
     rows = range(annotations.num_images)
     for index in track(rows, "Reading the images", len(rows)) if decode else rows:
         try:
-            info = annotations.info(index)
+            info = annotations.get_info(index)
         except SharedNameError as error:
             unusable.append(str(error))
             continue
@@ -89,12 +89,12 @@ def image_problems(annotations: Annotations, *, decode: bool, track: Track = sil
     problems.add("images_unusable", unusable)
     problems.add("images_twice", [infos for infos in files.values() if len(infos) > 1], _listed)
     looks.report(problems)
-    return tuple(problems.found)
+    return tuple(problems.entries)
 
 
 @dataclass
 class _Looks:
-    """What is to be known about pictures that can be read."""
+    """Notes about pictures that can be read."""
 
     turned: list[str] = field(default_factory=list)
     stored: int = 0
@@ -111,9 +111,9 @@ class _Looks:
 
         brightest = int(read_image(info).max())
         with open_picture(info.file) as picture:
-            header, several = header_of(picture), getattr(picture, "is_animated", False)
+            header, several = read_header(picture), getattr(picture, "is_animated", False)
         if header.orientation != 1:
-            as_stored = header.shown != (info.height, info.width)
+            as_stored = header.shown_size != (info.height, info.width)
             self.stored += as_stored
             self.turned.append(f"{info.file} ({header.orientation}{', read as stored' * as_stored})")
         if header.bits == 16 and brightest < DARK:
@@ -122,7 +122,7 @@ class _Looks:
             self.several.append(info.file)
 
     def report(self, problems: Problems) -> None:
-        """Adds what was found."""
+        """Adds the notes to the problems."""
         detail = f", {self.stored:,} of them with the annotated size of their stored pixels" if self.stored else ""
         problems.add("images_turned", self.turned, detail=detail)
         problems.add("images_dark", self.dark)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from tailseg.annotations.dataset import Annotations, scored_groups
+from tailseg.annotations.dataset import Annotations, get_scored_groups
 from tailseg.data.loader import DetectionDataset, Loader
 from tailseg.data.sampler import EvaluationSampler
 from tailseg.data.transforms import evaluation_transform
@@ -15,7 +15,7 @@ from tailseg.evaluation import Analysis, analyze
 from tailseg.evaluation.metrics import IouType
 from tailseg.inference.predictor import Predictor
 from tailseg.recipes import build
-from tailseg.recipes.places import found_again
+from tailseg.recipes.places import locate_data
 from tailseg.recipes.recipe import Recipe
 from tailseg.structures import Batch
 from tailseg.training.fit import with_classes_of_run
@@ -97,7 +97,7 @@ def calibrate(
     predictor = Predictor.from_run(
         folder, checkpoint=checkpoint, device=device, base=base, modules=modules, calibrated=False
     )
-    recipe = found_again(predictor.recipe, predictor.checkpoint.recipe, folder)
+    recipe = locate_data(predictor.recipe, predictor.checkpoint.recipe, folder)
     train = _read_training_set(recipe, predictor, say)
     if val:
         recipe = replace(recipe, data=replace(recipe.data, val=val, val_images=None))
@@ -158,8 +158,8 @@ def _measure(
         precision=predictor.precision,
         progress=lambda done: progress(title, done, total),
     )
-    selected = annotations.only(image_ids)
-    groups = scored_groups(annotations)
+    selected = annotations.select_images(image_ids)
+    groups = get_scored_groups(annotations)
     return [analyze(selected, dict.fromkeys(iou_types, records), groups=groups) for records in results]
 
 

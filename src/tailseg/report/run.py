@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from tailseg.annotations.dataset import Annotations, scored_groups, with_group_bounds
-from tailseg.annotations.read import with_classes_of
+from tailseg.annotations.dataset import Annotations, get_scored_groups, with_group_bounds
+from tailseg.annotations.read import adopt_training_classes
 from tailseg.annotations.types import GroupBounds
 from tailseg.evaluation import Analysis
 from tailseg.evaluation.analysis import analyze_in_detail
@@ -15,7 +15,7 @@ from tailseg.evaluation.ground_truth import GroundTruth, read_ground_truth
 from tailseg.evaluation.metrics import IouType
 from tailseg.evaluation.results import find_iou_types
 from tailseg.recipes.build import build_training, build_validation, held_out_note
-from tailseg.recipes.places import found_again
+from tailseg.recipes.places import locate_data
 from tailseg.recipes.recipe import Recipe
 from tailseg.recipes.saved import load_saved
 from tailseg.report.evidence import Evidence, collect_evidence
@@ -34,16 +34,16 @@ class EvaluatedRun:
     """An evaluated run.
 
     Attributes:
-        name: how the report calls it.
+        name: its name in the report.
         recipe: its settings.
         log: the lines of log.jsonl.
         analysis: figures of its results.json.
         evidence: what became of its detections.
         annotations: the validation set.
-        frequency: of the classes in the training set.
+        frequency: how often the classes occur in the training set.
         train: the training set; None if it is not there any more.
-        threshold: what scores less is not shown as found, and is no false alarm; in [0, 1].
-        note: what is to be said about its data; empty if nothing.
+        threshold: the lowest score of a detection that the page shows, in [0, 1].
+        note: a note about its data; empty if there is none.
     """
 
     name: str
@@ -68,15 +68,19 @@ def read_run(
     base: Recipe | None = None,
     like: EvaluatedRun | None = None,
 ) -> EvaluatedRun:
-    """Reads a run's folder and looks at its detections.
+    """Reads a run's folder and analyzes its detections.
 
     Args:
         folder: with recipe.json and results.json.
         threshold: see `EvaluatedRun`.
         val: another annotation file than the recipe's that the results are of.
         val_images: folder of its images.
+        groups: other bounds of the frequency groups than the run has.
         base: your own recipe, if the run was trained with one.
         like: a run that was read before: what both were trained and evaluated on is not read again.
+
+    Returns:
+        The run.
 
     Raises:
         ValueError: the folder holds no evaluated run, or the results are of other data.
@@ -85,7 +89,7 @@ def read_run(
         raise ValueError(f"no run in {folder}: expected a folder that `tailseg train` or `tailseg convert` made")
     if not (folder / "results.json").is_file():
         raise ValueError(f"{folder} has no results.json: evaluate the run first, with `tailseg test {folder}`")
-    recipe = found_again(*load_saved(folder / "recipe.json", base=base), folder)
+    recipe = locate_data(*load_saved(folder / "recipe.json", base=base), folder)
     if groups is not None:
         recipe = replace(recipe, data=replace(recipe.data, groups=groups))
     train, annotations, frequency = _read_data(recipe, folder, like, val, val_images)
@@ -120,7 +124,7 @@ def _read_truth(annotations: Annotations, kind: IouType, like: EvaluatedRun | No
     """The validation set for scoring: that of the run before, where both have the same data and masks."""
     if like and like.annotations is annotations and like.evidence.kind == kind:
         return like.evidence.truth
-    return read_ground_truth(annotations, masks=kind == "segm", groups=scored_groups(annotations))
+    return read_ground_truth(annotations, masks=kind == "segm", groups=get_scored_groups(annotations))
 
 
 def _read_data(
@@ -133,7 +137,7 @@ def _read_data(
     annotations = build_validation(evaluated, images=val_images)
     try:
         train = build_training(recipe)
-        return train, with_classes_of(annotations, train), ClassFrequency.from_class_counts(train.frequency)
+        return train, adopt_training_classes(annotations, train), ClassFrequency.from_class_counts(train.frequency)
     except ValueError:
         saved = load(choose(folder, "best"))
         return None, with_classes_of_run(annotations, saved, folder), saved.frequency
