@@ -1,4 +1,4 @@
-"""Cascade Mask R-CNN: three box heads in a row, and a mask head each.
+"""Cascade Mask R-CNN: three box heads in sequence, and as many mask heads.
 
 Shapes: B images; R boxes of all images together; masks have side S.
 """
