@@ -113,7 +113,7 @@ class ResNetConfig(BackboneConfig):
     fixed_norm: bool = True
     """Batch norms use their stored statistics in training, as published; scale and shift are still trained."""
     checkpoint_blocks: bool = False
-    """Gradient checkpointing: blocks store only their inputs and run again in the backward pass: less memory, slower."""
+    """Gradient checkpointing: blocks store only their inputs and run twice: less memory, slower."""
 
     def build(self) -> "ResNet":
         from tailseg.models.resnet import ResNet
