@@ -23,7 +23,7 @@ from tailseg.models.sampling import RoISample, sample_rois
 from tailseg.ops.boxes import encode_boxes
 from tailseg.ops.masks import decode_mask, mask_targets, paste_masks
 from tailseg.ops.nms import class_nms
-from tailseg.ops.roi_pool import assign_fpn_levels, roi_pool
+from tailseg.ops.roi_pool import fpn_levels, roi_pool
 from tailseg.structures import Detections, RunLengths
 
 from .golden import Golden, GoldenBackbone, Kind, load_golden, load_golden_backbone, numbered, outputs
@@ -116,7 +116,7 @@ def measure_operators(tensors: Mapping[str, Tensor]) -> list[Difference]:
     features = [feature.float() for feature in numbered(tensors, "roi.feat")]
     boxes = [rois[image == i, 1:] for i in range(len(features[0]))]
     order = image.argsort(stable=True)
-    levels = int((assign_fpn_levels(rois[:, 1:]) != tensors["roi.level"]).sum())
+    levels = int((fpn_levels(rois[:, 1:]) != tensors["roi.level"]).sum())
     found = [Difference("RoIs on another level", "count", levels, 0)]
     for side in (7, 14):
         pooled = roi_pool(features, boxes, output_size=side, strides=STRIDES)
