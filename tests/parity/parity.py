@@ -277,7 +277,7 @@ def mask_logits(
     if isinstance(model, HybridTaskCascade):
         return model.mask_flow(pyramid, boxes, labels, stage=stage)
     if isinstance(model, CascadeMaskRCNN):
-        return model.get_mask_head(stage)(pyramid, boxes, labels)
+        return model.mask_head(stage)(pyramid, boxes, labels)
     assert isinstance(model, MaskRCNN)
     return model.mask_head(pyramid, boxes, labels)
 
@@ -412,7 +412,7 @@ def stage_losses(golden: Golden) -> dict[str, Tensor]:
         if isinstance(model, HybridTaskCascade):
             heads |= model.mask_losses(stage, pyramid, samples, golden.targets)
         elif isinstance(model, CascadeMaskRCNN):
-            heads |= model.get_mask_head(stage).losses(pyramid, samples, golden.targets)
+            heads |= model.mask_head(stage).losses(pyramid, samples, golden.targets)
         else:
             assert isinstance(model, MaskRCNN)
             heads |= model.mask_head.losses(pyramid, samples, golden.targets)
