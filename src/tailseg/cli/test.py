@@ -93,7 +93,7 @@ def evaluate_run(options: Test) -> "tuple[Metrics, list[str]]":
     from tailseg.detection.testing import describe_unread, detect_all, measure, save_results
     from tailseg.inference import Predictor
     from tailseg.recipes.build import build_validation, held_out_note
-    from tailseg.recipes.places import folder_of, found_again
+    from tailseg.recipes.places import get_run_folder, locate_data
     from tailseg.training.distributed import (
         gather_batches,
         gather_on_all,
@@ -110,7 +110,7 @@ def evaluate_run(options: Test) -> "tuple[Metrics, list[str]]":
     )
     recipe = predictor.recipe
     folder = results_folder(options.run)
-    recipe = found_again(recipe, predictor.checkpoint.recipe, folder_of(options.run))
+    recipe = locate_data(recipe, predictor.checkpoint.recipe, get_run_folder(options.run))
     if options.val:
         recipe = replace(recipe, data=replace(recipe.data, val=options.val, val_images=None))
     annotations = build_validation(recipe, images=options.val_images)

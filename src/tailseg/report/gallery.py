@@ -86,6 +86,9 @@ def build_galleries(runs: Sequence[EvaluatedRun], results: Sequence[Outcomes], *
         results: the outcomes of each run's objects.
         room: characters that the galleries may take in all.
         longest: longer side of a thumbnail in pixels.
+
+    Returns:
+        The galleries.
     """
     num_classes = runs[0].evidence.matches.num_classes
     galleries = Galleries(of={label: {"pictures": [], "items": []} for label in range(num_classes)})
