@@ -1,9 +1,9 @@
-"""Memory and open files over many predictions and many training steps: neither grows.
+"""Memory and open files during many predictions and many training steps: neither should grow.
 
     uv run python benchmarks/flat.py --predictions 500 --steps 400
 
-A small network on small pictures, in one process each: resident memory (VmRSS) and open descriptors at a tenth of the
-way, when all is warm, and at the end.
+A small network runs on small images, each work in its own process. The table has resident memory (VmRSS) and open file
+descriptors after a tenth of the work and at the end.
 """
 
 import gc

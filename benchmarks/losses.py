@@ -1,17 +1,17 @@
-"""Time and memory of the losses at LVIS scale: forward and backward, against what else could be done.
+"""Time and memory of the losses at LVIS scale: forward and backward, compared with alternatives.
 
-    uv run python benchmarks/losses.py                     two CPU threads, or the GPU where there is one
+    uv run python benchmarks/losses.py                     two CPU threads, or the GPU if there is one
     uv run python benchmarks/losses.py --threads 1
 
-Beside every loss of tailseg stand
+Each loss of tailseg is compared with
 
 - the published composition of the Gumbel loss: clamp, exp, exp, binary cross entropy on the probabilities;
-- ``binary_cross_entropy_with_logits`` with a one-hot target, made again for each step as a training would;
+- ``binary_cross_entropy_with_logits`` with a one-hot target, which is made again for each step as in a training;
 - the limit: one read of the logits and one write of a gradient, ``torch.mul(logits, 2, out=gradient)``.
 
-Every figure of a row is taken in one process, in turns, so that other work on the machine hits all alike: the median
-over rounds. Memory is the most that a step held beside the logits, in tensors of their size, measured apart from time:
-by CUDA's allocator, or on a CPU by torch's profiler, which sees every tensor come and go.
+All figures of a row are measured in one process, in turns, so that other programs disturb all of them equally. A figure
+is the median over the rounds. Memory is the peak of a step in addition to the logits, in tensors of their size. It is
+measured separately from time: by CUDA's allocator, or on a CPU by torch's profiler.
 """
 
 import datetime as dt

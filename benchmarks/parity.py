@@ -1,12 +1,13 @@
-"""Our detectors against mmdetection's, stage by stage, on golden files of any folder.
+"""Compares tailseg's detectors with mmdetection's, stage by stage, on golden files of any folder.
 
     uv run python benchmarks/parity.py FOLDER [NAME ...] [--from-maps]
 
-FOLDER holds pairs NAME.safetensors and NAME.json: a state dict of mmdetection (of a detector or a backbone), images,
-and what every stage made of them; or inputs and outputs of single operators. The state dict goes through tailseg's own
-conversion; the table shows the largest difference of each stage. Exit code 1 when one is larger than rounding explains.
-With --from-maps, detectors start from the golden feature maps instead of the images: what is left is not the backbone's
-rounding. docs/parity.md says what a file holds.
+FOLDER has pairs of files NAME.safetensors and NAME.json: a state dict of mmdetection (of a detector or a backbone),
+images, and the outputs of every stage; or inputs and outputs of single operators. tailseg converts the state dict. The
+table has the largest difference of each stage. The exit code is 1 if a difference is larger than rounding explains.
+With
+--from-maps, detectors start from the golden feature maps instead of the images, without the rounding of the backbone.
+docs/parity.md describes the files.
 """
 
 import sys
