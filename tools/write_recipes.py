@@ -168,18 +168,18 @@ DEFECTS = (
     ),
     ("Repeat factors are rounded up", "As published", "`--data.repeat-rounding stochastic`"),
 )
-"""What was published, what is here, and how to choose otherwise."""
+"""The published choice, the choice here, and the setting that changes it."""
 
 DEVICES = {
     1: (f"tailseg train {EXAMPLE} --optim.accumulation-steps 4", 4),
     4: (f"tailseg train {EXAMPLE} --devices 4", 4),
     8: (f"tailseg train {EXAMPLE} --devices 8", 2),
 }
-"""The command and the images a device by the number of devices."""
+"""The command and the images per device, by the number of devices."""
 
 
 def page() -> str:
-    """The page's text."""
+    """Writes the text of the page."""
     return TEMPLATE.format(
         count=len(PUBLISHED),
         example=EXAMPLE,
@@ -195,14 +195,14 @@ def page() -> str:
 
 
 def tables(recipes: Sequence[Recipe]) -> str:
-    """A table for each detector on a data set."""
+    """Writes a table for each detector on a data set."""
     return "\n\n".join(
         f"**{heading}**\n\n{published_table(members)}" for heading, members in describe.grouped(recipes).items()
     )
 
 
 def published_table(recipes: Sequence[Recipe]) -> str:
-    """One line a recipe: what it is, its file, its figures."""
+    """Writes one line per recipe: its description, file and figures."""
     lines = [
         "| Recipe | Published file | Loss | Norm. | Sampling | Epochs | AP | APr | APc | APf | APb |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
@@ -222,7 +222,7 @@ def published_table(recipes: Sequence[Recipe]) -> str:
 
 
 def others() -> str:
-    """The recipes that were not published, with the first line of their docstrings."""
+    """Lists the recipes that were not published, with the first line of their docstrings."""
     parts = []
     for title, group in GROUPS.items():
         own = [make for make in group if make.__name__ not in PUBLISHED]
