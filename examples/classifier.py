@@ -1,15 +1,15 @@
-"""A loss alone: a plain classifier with long-tailed classes, and how to save a loss that has state.
+"""A loss in a plain classifier with long-tailed classes, and how to save a loss that has state.
 
     python examples/classifier.py --loss seesaw
 
-A loss is an `nn.Module`: it decides the number of logits and their first bias, `loss(logits, labels)` returns named
-terms to add up, `loss.scores(logits)` the scores. Some count as they train (Seesaw, EQLv2, LDAM): they go to the
-model's device, into the checkpoint, and follow the model's `train()` and `eval()`. Keeping the loss in the model, as
-here, does all three.
+A loss is an `nn.Module`. It sets the number of logits and their initial bias. `loss(logits, labels)` returns named
+terms; add them up. `loss.scores(logits)` returns the scores. Some losses count during training (Seesaw, EQLv2, LDAM).
+Such a loss must be on the model's device, must be saved in the checkpoint, and must follow the model's `train()` and
+`eval()`. All three happen if the loss is a submodule of the model, as here.
 
-Without background no label is ever C, and losses with a logit for background learn that it is never the answer. GOL,
-DropLoss and EQL are made for detection: they spare rare classes the negatives of other objects and leave it to
-background to push them down. In a plain classifier nothing does; take another loss there.
+Without background no label is C, and a loss with a logit for background learns that background never occurs. GOL,
+DropLoss and EQL are made for detection: rare classes get no negatives from other objects, and only background lowers
+their scores. A plain classifier has no background, so use another loss there.
 """
 
 import io
@@ -23,11 +23,11 @@ from tailseg.recipes.tiny import TINY_LOSSES
 from tailseg.structures import ClassFrequency
 
 LOSSES = {make.__name__.removeprefix("tiny_"): make().loss for make in TINY_LOSSES}
-"""The settings of every loss by name. In your own code: `build_loss(SeesawLossConfig(), frequency)`."""
+"""The settings of every loss, by name. In your own code: `build_loss(SeesawLossConfig(), frequency)`."""
 
 
 class Classifier(nn.Module):
-    """Two layers and the loss that trains them."""
+    """Two layers, and their loss."""
 
     def __init__(self, num_features: int, loss: ClassificationLoss) -> None:
         super().__init__()
@@ -39,25 +39,45 @@ class Classifier(nn.Module):
             self.classifier.bias.copy_(loss.init_bias())
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> dict[str, Tensor] | Tensor:
-        """The loss's terms when labels are given, scores ``[R, C]`` otherwise."""
+        """Returns the terms of the loss if there are labels, else the scores ``[R, C]``."""
         logits = self.classifier(self.hidden(x).relu())
         return self.loss.scores(logits) if labels is None else self.loss(logits, labels)
 
 
 def draw(counts: list[int], generator: torch.Generator, *, num_features: int = 16) -> tuple[Tensor, Tensor]:
-    """Features and labels of overlapping classes, ``counts[j]`` examples of class j."""
+    """Draws features and labels of overlapping classes.
+
+    Args:
+        counts: examples of each class.
+        generator: random generator of the examples; the class centers are always the same.
+        num_features: length of a feature vector.
+
+    Returns:
+        Features ``[R, num_features]`` and labels ``[R]``.
+    """
     centers = 1.2 * torch.randn(len(counts), num_features, generator=torch.Generator().manual_seed(1))
     labels = torch.repeat_interleave(torch.tensor(counts))
     return centers[labels] + torch.randn(len(labels), num_features, generator=generator), labels
 
 
 def train(model: Classifier, optimizer: torch.optim.Optimizer, x: Tensor, labels: Tensor, *, steps: int) -> float:
-    """Steps over random batches; returns the last loss."""
+    """Trains on random batches of 128 examples.
+
+    Args:
+        model: the classifier.
+        optimizer: its optimizer.
+        x: features, ``[R, num_features]``.
+        labels: labels, ``[R]``.
+        steps: number of steps.
+
+    Returns:
+        The loss of the last step.
+    """
     model.train()
     value = torch.zeros(())
     for _ in range(steps):
-        chosen = torch.randint(len(x), (128,))
-        value = sum(model(x[chosen], labels[chosen]).values(), torch.zeros(()))
+        batch = torch.randint(len(x), (128,))
+        value = sum(model(x[batch], labels[batch]).values(), torch.zeros(()))
         optimizer.zero_grad()
         value.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 10.0)
@@ -67,21 +87,30 @@ def train(model: Classifier, optimizer: torch.optim.Optimizer, x: Tensor, labels
 
 
 @torch.no_grad()
-def accuracy(model: Classifier, x: Tensor, labels: Tensor) -> Tensor:
-    """The share of each class's examples whose best score is their class's, ``[C]``."""
+def compute_accuracy(model: Classifier, x: Tensor, labels: Tensor) -> Tensor:
+    """Computes the share of correct examples of each class. An example is correct if its class has the best score.
+
+    Args:
+        model: the classifier.
+        x: features, ``[R, num_features]``.
+        labels: labels, ``[R]``.
+
+    Returns:
+        Accuracy in 0 .. 1, ``[C]``.
+    """
     model.eval()
-    right = (model(x).argmax(1) == labels).float()
+    correct = (model(x).argmax(1) == labels).float()
     num_classes = model.loss.num_classes
-    return torch.zeros(num_classes).index_add_(0, labels, right) / labels.bincount(minlength=num_classes)
+    return torch.zeros(num_classes).index_add_(0, labels, correct) / labels.bincount(minlength=num_classes)
 
 
 def main(loss: str = "seesaw", steps: int = 600) -> None:
-    """Train a classifier with a loss of tailseg, save it half way, and go on from what was saved.
+    """Train a classifier with a loss of tailseg, save it after half of the steps, and resume from the saved state.
 
     Args:
         loss: gumbel, sigmoid, softmax, gol, droploss, eql, class_relative, focal, eql_v2, seesaw, bags, federated,
             balanced_softmax, ecm or ldam.
-        steps: of training.
+        steps: number of training steps.
     """
     if loss not in LOSSES:
         raise SystemExit(f"no loss is called {loss!r}: there are {', '.join(LOSSES)}")
@@ -107,9 +136,9 @@ def main(loss: str = "seesaw", steps: int = 600) -> None:
     optimizer.load_state_dict(saved["optimizer"])
     print(f"last loss {train(resumed, optimizer, x, labels, steps=steps - steps // 2):.4f}")
 
-    right = accuracy(resumed, *draw([200] * len(counts), torch.Generator().manual_seed(3)))
-    for name, part in (("5 frequent", right[:5]), ("5 rare", right[5:])):
-        print(f"accuracy of the {name} classes: {100 * part.mean():.1f} %")
+    accuracy = compute_accuracy(resumed, *draw([200] * len(counts), torch.Generator().manual_seed(3)))
+    for name, values in (("5 frequent", accuracy[:5]), ("5 rare", accuracy[5:])):
+        print(f"accuracy of the {name} classes: {100 * values.mean():.1f} %")
 
 
 if __name__ == "__main__":

@@ -1,19 +1,19 @@
-"""Any loss of tailseg in torchvision's Mask R-CNN.
+"""Use any loss of tailseg in torchvision's Mask R-CNN.
 
     python examples/torchvision_mask_rcnn.py --loss gol
 
-What to copy into a project of your own is `LossPredictor`, `LossRoIHeads` and three lines::
+Copy `LossPredictor`, `LossRoIHeads` and three lines into your own project::
 
     loss = build_loss(DropLossConfig(tail="rc"), frequency)
     model = maskrcnn_resnet50_fpn(num_classes=loss.num_classes + 1, box_score_thresh=1e-4, box_detections_per_img=300)
     model.roi_heads = LossRoIHeads(model.roi_heads, loss)  # before model.to(device) and the optimizer
 
-Faster R-CNN works alike. torchvision counts background as class 0 and the classes from 1; tailseg counts the classes
-from 0 and background last. Data sets, targets, box deltas, masks and detections stay as torchvision has them; the
-labels are translated where the loss is called, and back where the scores are read. torchvision's threshold of 0.05 is
-too high for a long tail: rare classes score low, and average precision asks only for the order.
+Faster R-CNN works in the same way. torchvision's background is class 0, and its classes start at 1. tailseg's classes
+start at 0, and background is last. Data sets, targets, box deltas, masks and detections stay as in torchvision. The
+labels are converted where the loss is called, and converted back where the scores are read. torchvision's threshold of
+0.05 is too high for a long tail: rare classes have low scores, and average precision depends only on the order.
 
-The rest of this file trains the model for a few steps on the smallest draw of the embedded data set.
+The rest of this file trains the model for a few steps on the smallest version of the embedded data set.
 """
 
 import tempfile
@@ -40,11 +40,11 @@ from tailseg.structures import ClassFrequency
 Targets = list[dict[str, Tensor]]
 
 LOSSES = {make.__name__.removeprefix("tiny_"): make().loss for make in TINY_LOSSES}
-"""The settings of every loss by name, as the recipes for small data have them."""
+"""The settings of every loss, by name, from the recipes for small data."""
 
 
 class LossPredictor(FastRCNNPredictor):
-    """torchvision's predictor with as many logits as the loss wants; box deltas for background and the C classes."""
+    """torchvision's predictor with the loss's number of logits, and box deltas for background and the C classes."""
 
     def __init__(self, in_channels: int, loss: ClassificationLoss) -> None:
         super().__init__(in_channels, loss.num_classes + 1)
@@ -55,24 +55,25 @@ class LossPredictor(FastRCNNPredictor):
 
 
 class LossRoIHeads(RoIHeads):
-    """torchvision's RoI heads (boxes and masks) with the loss in training and its scores at test."""
+    """torchvision's RoI heads (boxes and masks) with the loss in training and its scores at test time."""
 
     def __init__(self, heads: RoIHeads, loss: ClassificationLoss) -> None:
         nn.Module.__init__(self)
-        # All parts and settings of the given heads: their constructor would want each of them again.
+        # Copies all parts and settings of the given heads: the constructor would need each of them again.
         self.__dict__.update(heads.__dict__)
-        self.loss = loss  # a part of the model: its state is saved and moved with it
+        self.loss = loss  # a submodule, so that its state is saved and moved with the model
         self.box_predictor = LossPredictor(heads.box_predictor.cls_score.in_features, loss)
 
     def forward(self, features, proposals, image_shapes, targets=None):
         if not self.training:
-            return super().forward(features, proposals, image_shapes)  # reads scores through postprocess_detections
+            return super().forward(features, proposals, image_shapes)  # calls postprocess_detections for the scores
         proposals, matched, labels, deltas_wanted = self.select_training_samples(proposals, targets)
         logits, deltas = self.box_predictor(self.box_head(self.box_roi_pool(features, proposals, image_shapes)))
         terms = self.loss(logits, self.to_tailseg(torch.cat(labels)))
-        # Renamed: Seesaw's loss_objectness would be overwritten by that of torchvision's RPN.
+        # New names, because the loss_objectness of torchvision's RPN would overwrite Seesaw's.
         losses = {name.replace("loss_", "loss_roi_"): term for name, term in terms.items()}
-        # torchvision's box loss comes with its cross entropy: of zeros here, and not used.
+        # torchvision computes its box loss together with its cross entropy. The logits are zeros, and the cross
+        # entropy is not used.
         zeros = logits.new_zeros(len(logits), self.loss.num_classes + 1)
         _, losses["loss_box_reg"] = fastrcnn_loss(zeros, deltas, labels, deltas_wanted)
         if self.has_mask():
@@ -84,35 +85,44 @@ class LossRoIHeads(RoIHeads):
         return [], losses
 
     def to_tailseg(self, labels: Tensor) -> Tensor:
-        """Labels 1 .. C to 0 .. C-1, and background from 0 to C."""
+        """Converts labels 1 .. C to 0 .. C-1, and background from 0 to C."""
         return (labels - 1) % (self.loss.num_classes + 1)
 
     def postprocess_detections(self, class_logits, box_regression, proposals, image_shapes):
         counts = [len(boxes) for boxes in proposals]
-        # One box a class, without that of background, torchvision's first: column j is the loss's class j.
+        # One box per class, without torchvision's first, the background's: column j is the loss's class j.
         boxes = self.box_coder.decode(box_regression, proposals)[:, 1:].split(counts)
         scores = self.loss.scores(class_logits).split(counts)
-        found = [self.best(*image) for image in zip(boxes, scores, image_shapes, strict=True)]
-        return tuple(list(part) for part in zip(*found, strict=True))
+        detections = [self.select_best(*image) for image in zip(boxes, scores, image_shapes, strict=True)]
+        return tuple(list(column) for column in zip(*detections, strict=True))
 
-    def best(self, boxes: Tensor, scores: Tensor, image_shape: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes, scores and torchvision's labels of one image, from boxes ``[R, C, 4]`` and scores ``[R, C]``."""
+    def select_best(self, boxes: Tensor, scores: Tensor, image_shape: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Selects the detections of one image.
+
+        Args:
+            boxes: boxes of each region and class, ``[R, C, 4]``.
+            scores: scores, ``[R, C]``.
+            image_shape: height, width.
+
+        Returns:
+            Boxes ``[N, 4]``, scores ``[N]`` and torchvision's labels ``[N]``, best first.
+        """
         region, label = torch.where(scores > self.score_thresh)
         boxes, scores = clip_boxes_to_image(boxes[region, label], image_shape), scores[region, label]
-        kept = remove_small_boxes(boxes, min_size=1e-2)
-        kept = kept[batched_nms(boxes[kept], scores[kept], label[kept], self.nms_thresh)][: self.detections_per_img]
-        return boxes[kept], scores[kept], label[kept] + 1
+        keep = remove_small_boxes(boxes, min_size=1e-2)
+        keep = keep[batched_nms(boxes[keep], scores[keep], label[keep], self.nms_thresh)][: self.detections_per_img]
+        return boxes[keep], scores[keep], label[keep] + 1
 
 
 def count(targets: Targets, num_classes: int) -> ClassFrequency:
-    """How often each class occurs, from torchvision's targets: what a loss may want to know of the data."""
+    """Counts the objects and images of each class in torchvision's targets. Some losses need these counts."""
     objects = torch.stack([(t["labels"] - 1).bincount(minlength=num_classes) for t in targets])
     annotated = int((objects.sum(1) > 0).sum())
     return ClassFrequency.from_counts((objects > 0).sum(0), objects.sum(0), annotated)
 
 
 def load(annotations: Annotations) -> tuple[list[Tensor], Targets]:
-    """Images in 0 .. 1 and targets as torchvision wants them. Your own data set returns the like."""
+    """Returns images in 0 .. 1 and targets in torchvision's format. Your own data set returns the same format."""
     images, targets = [], []
     for index in range(annotations.num_images):
         info, record = annotations.get_info(index), annotations.get_record(index)
@@ -129,7 +139,7 @@ def load(annotations: Annotations) -> tuple[list[Tensor], Targets]:
 
 
 def build_model(loss: ClassificationLoss, *, size: int = 128) -> MaskRCNN:
-    """A Mask R-CNN small enough for a CPU, without any trained weights; `maskrcnn_resnet50_fpn` is used alike."""
+    """Builds a small Mask R-CNN without trained weights. `maskrcnn_resnet50_fpn` works in the same way."""
     model = MaskRCNN(
         resnet_fpn_backbone(backbone_name="resnet18", weights=None, trainable_layers=5, norm_layer=nn.BatchNorm2d),
         num_classes=loss.num_classes + 1,
@@ -146,15 +156,23 @@ def build_model(loss: ClassificationLoss, *, size: int = 128) -> MaskRCNN:
 
 
 def train(model: MaskRCNN, images: list[Tensor], targets: Targets, *, steps: int, batch_size: int = 2) -> None:
-    """A few steps of SGD, printing the losses."""
+    """Trains for a few steps of SGD and prints the losses.
+
+    Args:
+        model: the detector.
+        images: images in 0 .. 1, ``[3, H, W]`` each.
+        targets: their targets in torchvision's format.
+        steps: number of steps.
+        batch_size: images per step.
+    """
     optimizer = torch.optim.SGD(model.parameters(), lr=0.005, momentum=0.9)
     model.train()
     for step in range(steps):
-        chosen = torch.randperm(len(images))[:batch_size].tolist()
-        losses = model([images[i] for i in chosen], [targets[i] for i in chosen])
+        batch = torch.randperm(len(images))[:batch_size].tolist()
+        losses = model([images[i] for i in batch], [targets[i] for i in batch])
         optimizer.zero_grad()
         sum(losses.values()).backward()
-        # The Gumbel link's gradient is large where an object is missed by far.
+        # The gradient of the Gumbel link is large where the score of an object is very low.
         nn.utils.clip_grad_norm_(model.parameters(), 10.0)
         optimizer.step()
         model.roi_heads.loss.step_taken()
@@ -162,13 +180,13 @@ def train(model: MaskRCNN, images: list[Tensor], targets: Targets, *, steps: int
 
 
 def main(loss: str = "gol", steps: int = 5, seed: int = 0) -> None:
-    """Train torchvision's Mask R-CNN with a loss of tailseg for a few steps, and detect.
+    """Train torchvision's Mask R-CNN with a loss of tailseg for a few steps, and detect objects.
 
     Args:
         loss: gumbel, sigmoid, softmax, gol, droploss, eql, class_relative, focal, eql_v2, seesaw, bags, federated,
             balanced_softmax, ecm or ldam.
-        steps: of two images each; enough to see it run, not to learn.
-        seed: of the weights and of the order.
+        steps: number of steps with two images each; enough to see that it runs, not enough to learn.
+        seed: seed of the weights and of the order of images.
     """
     if loss not in LOSSES:
         raise SystemExit(f"no loss is called {loss!r}: there are {', '.join(LOSSES)}")
@@ -181,9 +199,9 @@ def main(loss: str = "gol", steps: int = 5, seed: int = 0) -> None:
     train(model, images, targets, steps=steps)
     model.eval()
     with torch.no_grad():
-        (found,) = model(images[:1])
-    print(f"{len(found['labels'])} detections, the best of them:")
-    for label, score, box in list(zip(found["labels"], found["scores"], found["boxes"], strict=True))[:3]:
+        (result,) = model(images[:1])
+    print(f"{len(result['labels'])} detections, the best of them:")
+    for label, score, box in list(zip(result["labels"], result["scores"], result["boxes"], strict=True))[:3]:
         print(f"  {names[label - 1]}: score {score:.4f}, box {[round(x) for x in box.tolist()]}")
 
 
