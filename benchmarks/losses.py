@@ -1,6 +1,6 @@
 """Time and memory of the losses at LVIS's size, forward and backward, compared with alternatives.
 
-    uv run python benchmarks/losses.py                     two CPU threads, or the GPU where there is one
+    uv run python benchmarks/losses.py                     two CPU threads, or the GPU if there is one
     uv run python benchmarks/losses.py --threads 1
 
 Every loss of tailseg is compared with
