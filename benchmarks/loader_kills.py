@@ -147,7 +147,7 @@ def main() -> None:
     train(made["killed"])
     end = time.monotonic()
     same = losses(options.out / "undisturbed") == losses(options.out / "killed")
-    first, second = [checkpoint.load(run_files.latest(options.out / name)).model for name in made]
+    first, second = [checkpoint.load(run_files.get_latest(options.out / name)).model for name in made]
     same_weights = all(torch.equal(first[name], second[name]) for name in first)
     print(f"{killer.done} kills in {killer.batches} batches, {end - middle:.0f} s ({middle - start:.0f} s undisturbed)")
     print(f"longest wait for a batch: {killer.longest:.1f} s")

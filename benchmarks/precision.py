@@ -104,7 +104,7 @@ def calibrate_norms(run: Run) -> None:
         norm.eval()
 
 
-def losses_of(folder: Path, options: Options, precision: Precision) -> list[float]:
+def compute_losses(folder: Path, options: Options, precision: Precision) -> list[float]:
     """The losses of each step, added up."""
     run, batches = begin(recipe(folder, options, precision, 2))
     summed = []
@@ -166,7 +166,7 @@ def measure_speed(folder: Path, options: Options) -> str:
 def main(options: Options) -> None:
     with tempfile.TemporaryDirectory() as folder:
         if options.alone:
-            print(json.dumps(losses_of(Path(folder), options, options.precisions[0])))
+            print(json.dumps(compute_losses(Path(folder), options, options.precisions[0])))
             return
         if options.part == "losses":
             text = f"Losses together, mean of a fifth of the steps:\n\n{compare_losses(options)}"

@@ -253,7 +253,7 @@ def test_what_a_gpu_trained_a_cpu_uses(data, tmp_path):
     recipe = small.recipe(data, tmp_path)
     train(replace(recipe, run=replace(recipe.run, device="cuda")))
     images = sorted((data / "val").iterdir())[:2]
-    saved = run_files.latest(tmp_path)
+    saved = run_files.get_latest(tmp_path)
     assert saved is not None
     found = [list(Predictor(saved, device=device, base=recipe).predict(images)) for device in ("cuda", "cpu")]
     assert any(len(ours) for _, ours in found[0])

@@ -78,16 +78,13 @@ done
 # The larger network without the optimizer's state, and a calibration: `tailseg calibrate` finds none for so few images.
 python - <<'P'
 from pathlib import Path
-from tailseg.recipes.build import build_data
-from tailseg.recipes.saved import load_recipe
 from tailseg.training.checkpoint import load, save_weights
-from tailseg.training.recalibration import FILE, Calibration, Setting, dimensions_of, save
+from tailseg.training.recalibration import FILE, Calibration, Setting, save
 run = Path("runs/learned")
 (file,) = run.glob("checkpoints/step_*.pt")
 save_weights(load(file), run / "checkpoints/converted.safetensors")
 file.unlink()
-train, _ = build_data(load_recipe(run / "recipe.json"))
-save(Calibration(Setting("FRACAL", 1.0), dimensions_of(train)), run / FILE)
+save(Calibration(Setting("NorCal", 0.6)), run / FILE)
 P
 python - <<'P'
 import json

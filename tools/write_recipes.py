@@ -18,80 +18,80 @@ EXAMPLE = "gol_mask_rcnn_r50_rfs_2x"
 TEMPLATE = """\
 # Recipes
 
-A recipe is a Python function that returns every setting of a run. `tailseg recipes` lists them; this page, made from
-them by `tools/write_recipes.py`, says where the {count} published configurations stand, and what is repaired in them.
-**Nobody has trained them here yet**: the figures below are the published ones. What was trained here is in
+A recipe is a Python function that returns every setting of a run. `tailseg recipes` lists the recipes. This page
+describes the {count} published configurations and what is repaired in them; `tools/write_recipes.py` writes it from the
+recipes. **Nobody has trained them here yet**: the figures below are the published ones. What was trained here is in
 [what was measured](benchmarks.md).
 
 ## Run one
 
-Put LVIS's annotation files and the images of COCO 2017 into one folder and say where it is:
+Put LVIS's annotation files and the images of COCO 2017 into one folder, and name it:
 
 ```bash
 export TAILSEG_DATA=/data  # lvis_v1_train.json, lvis_v1_val.json, train2017/, val2017/
 ```
 
-(In detectron2's layout `DETECTRON2_DATASETS` does: `lvis/lvis_v1_train.json`, `coco/train2017/`. The files may also be
-named: `--data.train FILE --data.train-images FOLDER`.)
+(For detectron2's layout, `lvis/lvis_v1_train.json` and `coco/train2017/`, name the folder in `DETECTRON2_DATASETS`. You
+can also name the files: `--data.train FILE --data.train-images FOLDER`.)
 
-Then, for `{example}` as for any other published name:
+Then, for `{example}` or any other published name:
 
-| Devices | Command | Images a device at a time |
+| Devices | Command | Images on a device at a time |
 |---|---|---|
 {commands}
 
-`tailseg test runs/NAME` evaluates, `tailseg train NAME --help` lists the settings, `--resume` goes on. For several
-machines, SLURM, and what several processes have in common with one see [reliability](reliability.md).
+`tailseg test runs/NAME` evaluates, `tailseg train NAME --help` lists the settings, `--resume` continues. For several
+machines, SLURM, and the differences between several processes and one, see [reliability](reliability.md).
 
-- **Every step has 16 images**, as published (4 devices with 4 each), however many devices share them. Another
-  `--data.batch-size` moves the learning rate in proportion, and the first line of the run's log says what it came to:
-  `4 images a step, lr 0.005 (0.02 for 16 images)`. Warm-up and steps stay as they are.
-- `--optim.accumulation-steps N` takes a step's images in N parts, one after the other: the memory of 16 / N images. The
-  gradient is the mean of the parts' gradients, and that is the whole batch's where every part has as many anchors, RoIs
-  and masks to average over: so it is for anchors (256 an image) and RoIs (512) unless they are short, and about so for
-  masks. BAGS, DropLoss, the federated loss, Seesaw and EQLv2 count or draw within a part, and differ: the table in
-  [reliability](reliability.md#what-is-the-same-and-what-is-not) says how, loss by loss. Processes do not: they count
-  and draw as one.
-- **Every number has a range**, which `--help` prints beside its default. A setting outside its range is refused by its
-  name before anything is written, whether it comes from the command line, from Python or from a saved recipe. What is
-  in its range and still never happens (a warm-up or `optim.milestones` beyond the last step) is said before the first
-  step.
-- Losses count the optimizer's steps, whatever they are made of (`loss.reweight_after` of LDAM).
+- **Every step has 16 images**, as published (4 devices with 4 images each), for any number of devices. Another
+  `--data.batch-size` changes the learning rate in proportion, and the first line of the run's log gives the result:
+  `4 images a step, lr 0.005 (0.02 for 16 images)`. Warm-up and milestones stay the same.
+- `--optim.accumulation-steps N` processes the images of a step in N parts, one after the other, with the memory of
+  16 / N images. The gradient is the mean of the gradients of the parts. It equals the gradient of the whole batch if
+  every part averages over as many anchors, RoIs and masks: usually true for anchors (256 in an image) and RoIs (512),
+  and approximately for masks. BAGS, DropLoss, the federated loss, Seesaw and EQLv2 count or draw within a part, and
+  differ; the table in [reliability](reliability.md#what-is-the-same-and-what-is-not) describes each loss. Several
+  processes count and draw as one.
+- **Every number has a range**; `--help` prints it with the default. A setting outside its range is refused by name
+  before anything is written, on the command line, in Python and in a saved recipe. Settings that are in range but have
+  no effect (a warm-up or `optim.milestones` beyond the last step) are reported before the first step.
+- Losses count the steps of the optimizer, not the parts of a step (`loss.reweight_after` of LDAM).
 
 ## The published configurations
 
 {figures_note}
 
-Names are ours: loss, detector, backbone, `lvis05` for LVIS v0.5 (else v1), `normmask` for a normalized mask predictor
-or `normboth` for that and a normalized classifier, sampling (`random`, or `rfs`: repeat factor sampling), schedule (1x
-is 12 epochs). `gol` is DropLoss over Gumbel with a normalized mask predictor.
+The names are ours: loss, detector, backbone, `lvis05` for LVIS v0.5 (otherwise v1), `normmask` for a normalized mask
+predictor or `normboth` for a normalized mask predictor and classifier, sampling (`random`, or `rfs`: repeat factor
+sampling), schedule (1x is 12 epochs). `gol` is DropLoss over Gumbel with a normalized mask predictor.
 
-The files are those of the authors' public code: `instance_segmentation/configs` of
-[AGLU](https://github.com/kostas1515/AGLU) (commit a64c8b2), where both folders stand complete. The page of
+The files are in the authors' public code: `instance_segmentation/configs` of
+[AGLU](https://github.com/kostas1515/AGLU) (commit a64c8b2), which has both folders complete. The page of
 [GOL](https://github.com/kostas1515/GOL) calls the folder gol droploss. A fiftieth file has no recipe:
-`activations/gumbel_htc_r101_4x4_1x.py` is the softmax HTC once more, under a name that says Gumbel.
+`activations/gumbel_htc_r101_4x4_1x.py` repeats the softmax HTC under a name with Gumbel.
 
 {published}
 
-## What they share
+## Common settings
 
-- **Training**: SGD, rate 0.02, momentum 0.9, weight decay 1e-4, no clipping; warm-up of 500 steps from a thousandth;
-  rate divided by ten after epochs 8 and 11 (1x) or 16 and 22 (2x). ImageNet weights; stem and first stage frozen, batch
-  norm's statistics fixed. Short side 640 to 800, long side at most 1333, flips.
-- **Swin-T**: AdamW, rate 1e-4, weight decay 0.05 but for norms and tables of positions, warm-up of 1,000 steps, short
-  side 480 to 800, half of the images cropped first (384 to 600 pixels); 3x is 36 epochs, rate divided after 27 and 33.
-  Published in float16: `--run.precision float16`; here float32.
+- **Training**: SGD, learning rate 0.02, momentum 0.9, weight decay 1e-4, no clipping; warm-up of 500 steps from a
+  thousandth; the learning rate is divided by ten after epochs 8 and 11 (1x) or 16 and 22 (2x). ImageNet weights; the
+  stem and the first stage are frozen, the statistics of batch norm are fixed. Short side 640 to 800, long side at most
+  1333, flips.
+- **Swin-T**: AdamW, learning rate 1e-4, weight decay 0.05 except for norms and position tables, warm-up of 1,000 steps,
+  short side 480 to 800, half of the images cropped first (384 to 600 pixels); 3x is 36 epochs, and the learning rate is
+  divided after 27 and 33. Published in float16: `--run.precision float16`; here float32.
 - **Cascade, HTC**: three stages, weights 1, 0.5, 0.25, IoU 0.5, 0.6, 0.7; class-agnostic boxes with smooth L1; 2,000
-  proposals. In HTC every object keeps its best RoI, also one that overlaps another object more; in Cascade it does not.
-  In testing the stages' logits are averaged and then activated, and the masks' probabilities are averaged. (mmdetection
-  3 takes HTC's last mask alone: `--model.cascade.test-masks last`.)
-- **Testing**: scores above 1e-4, the best 300 of an image; NMS at IoU 0.5, and 0.3 for the folder gol over Gumbel.
+  proposals. In HTC every object keeps its best RoI, even if that RoI overlaps another object more; in Cascade it does
+  not. In testing, the logits of the stages are averaged and then activated, and the probabilities of the masks are
+  averaged. (mmdetection 3 takes only HTC's last mask: `--model.cascade.test-masks last`.)
+- **Testing**: scores above 1e-4, the best 300 of an image; NMS at IoU 0.5, and at 0.3 for the folder gol over Gumbel.
 - **The tail** of DropLoss and EQL: classes in less than 0.0011 of the training images (LVIS v1) or 0.00177 (v0.5).
 
 ## What is repaired
 
-The published code has faults that move its figures. Here each recipe runs as it was meant; the last column says how to
-have it as published, where that makes sense.
+The published code has defects that change its figures. Here each recipe runs as it was intended; the last column shows
+how to get the published behavior where that makes sense.
 
 | | As published | Here | As published, or otherwise |
 |---|---|---|---|
@@ -103,20 +103,20 @@ have it as published, where that makes sense.
 """
 
 FIGURES_NOTE = """\
-AP of masks over all classes and over rare, common and frequent ones, APb of boxes, on the validation set, in percent;
-≈: read off a plot, to within 0.1; empty: none was published. The sigmoid's figures were tested with a softmax.
+AP of masks over all classes and over rare, common and frequent classes, APb of boxes, on the validation set, in
+percent. ≈: read from a plot, to within 0.1; empty: not published. The sigmoid's figures were tested with a softmax.
 Normalized predictors ("norm.") divide features and weights by their norms."""
 
 DEFECTS = (
     ("The sigmoid baseline, background among its logits, is tested with a softmax", "Tested with the sigmoid", ""),
     (
-        "The gradient of a label's logit q dies below -3.3: cross entropy on probabilities underflows",
-        "-log p = exp(-q), its gradient bounded only below q = -11",
+        "The gradient of a label's logit q vanishes below -3.3: cross entropy on probabilities underflows",
+        "-log p = exp(-q); its gradient is bounded only below q = -11",
         "`--loss.published 2022`",
     ),
     ("No gradient for negatives above q = 10", "Exact: 1", "`--loss.published 2022`"),
     (
-        "The Gumbel loss is clamped at 20, the class-relative one at 25: past it every gradient is zero",
+        "The Gumbel loss is clamped at 20, the class-relative one at 25: above it every gradient is zero",
         "Not clamped; a loss that is not finite stops the run. `--optim.clip-norm 35` if steps are too large",
         "`--loss.published 2022`",
     ),
@@ -128,11 +128,11 @@ DEFECTS = (
     ),
     ("The loss is refused under autocast", "Computed in float32 under any precision", ""),
     (
-        "DropLoss divides by zero where a step has no object; by luck nothing is dropped then",
-        "Nothing is dropped, on purpose",
+        "DropLoss divides by zero if a step has no object; by luck nothing is dropped then",
+        "Nothing is dropped, by design",
         "",
     ),
-    ("The table of frequencies stays on the CPU", "A buffer: it moves with the model", ""),
+    ("The table of frequencies stays on the CPU", "It is a buffer and moves with the model", ""),
     ("The temperature's parameter is called `tempearture`", "`temperature`", ""),
     (
         "A normalized classifier forgets its bias: its first loss is about 552 a region",
@@ -141,68 +141,69 @@ DEFECTS = (
     ),
     ("The class-relative loss is not registered: its configuration does not start", "It runs", ""),
     (
-        "HTC's files lack their base and one of Cascade's names a wrong one; `cascade_r50` is an R101",
-        "They run, under names that say what they are",
+        "HTC's files lack their base, and one of Cascade's has a wrong base; `cascade_r50` is an R101",
+        "They run, under correct names",
         "",
     ),
     (
-        "HTC's first mask head has a convolution that nothing uses: distributed training stops",
-        "Left out; `tailseg convert` knows it",
+        "HTC's first mask head has an unused convolution: distributed training stops",
+        "It is left out; `tailseg convert` ignores it",
         "",
     ),
     (
-        "EQL over the sigmoid uses options that are gone, and starts with bias 0: its first loss is about 834 a region",
+        "EQL over the sigmoid uses removed options, and starts with bias 0: its first loss is about 834 a region",
         "It runs, with bias -6.9",
         "`--loss.init-bias 0`",
     ),
-    ("The tail (0.0011) takes in 17 frequent classes", "As published", "`--loss.tail rc`: rare and common classes"),
+    ("The tail (0.0011) includes 17 frequent classes", "As published", "`--loss.tail rc`: rare and common classes"),
     (
-        "NMS at 0.3 for Gumbel, at 0.5 for what it is compared with",
+        "NMS at 0.3 for Gumbel, at 0.5 for its baselines",
         "As published",
         "`--model.postprocess.nms-iou 0.5` for both, and report both",
     ),
     (
         "Mask targets from polygons in one folder, from bitmaps in the other",
-        "One way, from the file's polygons or run lengths",
+        "Always from the polygons or run lengths of the file",
         "",
     ),
     ("Repeat factors are rounded up", "As published", "`--data.repeat-rounding stochastic`"),
 )
-"""What was published, what is here, and how to choose otherwise."""
+"""The published behavior, the behavior here, and how to choose another one."""
 
 DEVICES = {
     1: (f"tailseg train {EXAMPLE} --optim.accumulation-steps 4", 4),
     4: (f"tailseg train {EXAMPLE} --devices 4", 4),
     8: (f"tailseg train {EXAMPLE} --devices 8", 2),
 }
-"""The command and the images a device by the number of devices."""
+"""The command and the images on a device, by the number of devices."""
 
 
-def page() -> str:
-    """The page's text."""
+def format_page() -> str:
+    """Returns the text of the page."""
     return TEMPLATE.format(
         count=len(PUBLISHED),
         example=EXAMPLE,
         commands="\n".join(f"| {n} | `{command}` | {images} |" for n, (command, images) in DEVICES.items()),
         figures_note=FIGURES_NOTE,
         published="\n\n".join(
-            f"### Folder {folder}\n\n{tables([make() for make in group])}"
+            f"### Folder {folder}\n\n{format_tables([make() for make in group])}"
             for folder, group in (("activations", ACTIVATIONS), ("gol", GOL))
         ),
         defects="\n".join(f"| {i} | {' | '.join(row)} |" for i, row in enumerate(DEFECTS, 1)),
-        others=others(),
+        others=format_others(),
     )
 
 
-def tables(recipes: Sequence[Recipe]) -> str:
-    """A table for each detector on a data set."""
+def format_tables(recipes: Sequence[Recipe]) -> str:
+    """Returns a table for each detector on a data set."""
     return "\n\n".join(
-        f"**{heading}**\n\n{published_table(members)}" for heading, members in describe.grouped(recipes).items()
+        f"**{heading}**\n\n{format_published(members)}"
+        for heading, members in describe.group_by_heading(recipes).items()
     )
 
 
-def published_table(recipes: Sequence[Recipe]) -> str:
-    """One line a recipe: what it is, its file, its figures."""
+def format_published(recipes: Sequence[Recipe]) -> str:
+    """Returns a table with the settings, the file and the figures of each recipe."""
     lines = [
         "| Recipe | Published file | Loss | Norm. | Sampling | Epochs | AP | APr | APc | APf | APb |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
@@ -221,23 +222,23 @@ def published_table(recipes: Sequence[Recipe]) -> str:
     return "\n".join(lines)
 
 
-def others() -> str:
-    """The recipes that were not published, with the first line of their docstrings."""
-    parts = []
+def format_others() -> str:
+    """Returns a table of the recipes that were not published, with the first paragraph of their docstrings."""
+    tables = []
     for title, group in GROUPS.items():
         own = [make for make in group if make.__name__ not in PUBLISHED]
         if own:
-            lines = [f"| `{make.__name__}` | {summary(make.__name__)} |" for make in own]
-            parts.append("\n".join([f"**{title}**", "", "| Recipe | What it is |", "|---|---|", *lines]))
-    return "\n\n".join(parts)
+            lines = [f"| `{make.__name__}` | {get_summary(make.__name__)} |" for make in own]
+            tables.append("\n".join([f"**{title}**", "", "| Recipe | Description |", "|---|---|", *lines]))
+    return "\n\n".join(tables)
 
 
-def summary(name: str) -> str:
-    """The first paragraph of the recipe's docstring."""
+def get_summary(name: str) -> str:
+    """Returns the first paragraph of the recipe's docstring."""
     text = inspect.getdoc(RECIPES[name]) or ""
     return text.split("\n\n")[0].replace("\n", " ").replace("``", "`")
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page())
+    PAGE.write_text(format_page())
     print(PAGE)

@@ -120,10 +120,10 @@ def test_weights_for_mmdetection_are_converted_back(tmp_path: Path) -> None:
 
 
 def test_a_stored_calibration_is_used() -> None:
-    assert Predictor.from_run("runs/learned").calibration.setting.method != "none"
+    assert Predictor.from_run("runs/learned").calibration.setting.method == "NorCal"
 
 
-@pytest.mark.parametrize("name", ["killed_sgd", "held_out"])
+@pytest.mark.parametrize("name", ["gol_normalized", "held_out"])
 def test_saved_settings_are_read_as_they_were(name: str) -> None:
     saved = json.loads((Path("runs") / name / "recipe.json").read_text())["resolved"]
     recipe = load_recipe(Path("runs") / name / "recipe.json")

@@ -101,16 +101,16 @@ def job(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_local_job_trains(job, tmp_path):
     job(epochs=1).result()
-    assert run_files.latest(tmp_path / "run") == run_files.step_path(tmp_path / "run", 5)
+    assert run_files.get_latest(tmp_path / "run") == run_files.step_path(tmp_path / "run", 5)
 
 
 @pytest.mark.slow
 def test_a_preempted_job_saves_and_goes_on(job, tmp_path):
     begun = job(epochs=20)
-    while not run_files.latest(tmp_path / "run"):
+    while not run_files.get_latest(tmp_path / "run"):
         time.sleep(0.1)
     controller = begun._process.pid
     os.kill(int(Path(f"/proc/{controller}/task/{controller}/children").read_text()), signal.SIGUSR2)  # as SLURM does
     begun.result()
     assert "going on after step" in begun.stderr()
-    assert run_files.latest(tmp_path / "run") == run_files.step_path(tmp_path / "run", 100)
+    assert run_files.get_latest(tmp_path / "run") == run_files.step_path(tmp_path / "run", 100)

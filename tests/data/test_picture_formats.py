@@ -15,7 +15,7 @@ from tailseg.annotations.pictures import FORMATS, header_of, open_picture, read_
 from tailseg.annotations.problems import Problem
 from tailseg.annotations.read import open_file
 from tailseg.data.check import image_problems
-from tailseg.data.images import load_image, read_image, turned
+from tailseg.data.images import apply_orientation, load_image, read_image
 from tailseg.inference import Predictor
 from tailseg.report.server import Refused, find
 from tailseg.structures import ImageInfo
@@ -72,7 +72,7 @@ def test_pictures_are_read_as_viewers_show_them_or_as_stored(tmp_path, suffix, o
 def test_turning_is_what_pillow_does(orientation):
     picture = Image.fromarray(WIDE)
     picture.getexif()[0x0112] = orientation
-    assert torch.equal(turned(as_tensor(WIDE), orientation), as_tensor(ImageOps.exif_transpose(picture)))
+    assert torch.equal(apply_orientation(as_tensor(WIDE), orientation), as_tensor(ImageOps.exif_transpose(picture)))
 
 
 @pytest.mark.parametrize("exif", [b"", b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*" + b"\x7f" * 60])

@@ -66,3 +66,24 @@ def test_a_loss_of_ones_own_from_the_first_line_to_its_trained_model(tmp_path):
 @pytest.mark.parametrize("block", [b for b in blocks("reference/losses.md") if b.language == "python"])
 def test_the_references_blocks_run(block):
     exec(block.code, {})
+
+
+def test_training_from_python(tmp_path, monkeypatch):
+    """The callbacks of train-from-python.md on a small data set, with the augmentation of the same page."""
+    from dataclasses import replace
+
+    from tailseg import recipes
+    from tailseg.data.tiny_tail import generate
+
+    data = generate(tmp_path / "data", preset="test")
+    base = recipes.get_recipe("tiny_gumbel")
+    files = {"train": str(data / "train.json"), "val": str(data / "val.json"), "workers": 0}
+    base = replace(base, data=replace(base.data, **files), run=replace(base.run, out=str(tmp_path / "run")))
+    monkeypatch.setattr(recipes, "get_recipe", lambda name: base)
+    training, augmentation, _ = blocks("how-to/train-from-python.md")
+    names = {}
+    exec(augmentation.code, names)
+    base = names["recipe"]()
+    exec(training.code.replace("StopAtLowLoss(0.5)", "StopAtLowLoss(100.0)"), names)
+    assert (tmp_path / "run/metrics.json").is_file()
+    assert sorted(path.name for path in (tmp_path / "run/checkpoints").glob("step*")) == ["step_0000002.pt"]

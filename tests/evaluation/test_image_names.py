@@ -163,7 +163,7 @@ PIECE = [record | {"image_id": 1 + row % 4} for row, record in enumerate(found(r
         ({"score": None}, "'score' of record 6400 should be a finite number, got None \\(2 of 6,402 records are wrong"),
         (
             {"category_id": 5},
-            "the category_id of 2 of 6,402 records is not in .* \\(5 ..\\): use the category ids of that file",
+            "the category_id of 2 of 6,402 records is not in .* \\(5 ..\\): use the category ids",
         ),
     ],
 )

@@ -103,7 +103,7 @@ def test_the_error_about_unknown_ids_says_which_numbering_fits(whole, score):
 
     with pytest.raises(
         ValueError,
-        match=rf"category_id of .* records is not in .*; every id fits if 1 is subtracted from .* is then {100 * right:.1f}",
+        match=rf"category_id of .* records is not in .*; every id fits if 1 is subtracted .* is then {100 * right:.1f}",
     ):
         score(whole.data, shifted)
 

@@ -12,6 +12,7 @@ from tailseg.data.tiny_tail import generate
 from tailseg.inference import Predictor
 from tailseg.recipes import get_recipe
 from tailseg.recipes.recipe import DataConfig, Recipe
+from tailseg.recipes.saved import load_recipe
 from tailseg.training.loop import train
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -42,8 +43,12 @@ def test_an_example_trains_and_detects(name, data, one_thread, tmp_path, monkeyp
     monkeypatch.syspath_prepend(EXAMPLES)
     recipe = few_steps(get_recipe(f"{name}:recipe"), data, tmp_path / "run")
     metrics = train(recipe)
-    assert "bbox" in metrics.results
-    assert ("segm" in metrics.results) == (name == "own_backbone")
+    assert "bbox" in metrics.scores
+    assert ("segm" in metrics.scores) == (name == "own_backbone")
+    saved = tmp_path / "run" / "recipe.json"
+    assert load_recipe(saved, modules=(name,)).model == recipe.model
+    with pytest.raises(ValueError, match=f"--module {name}"):
+        load_recipe(saved)
     predictor = Predictor.from_run(tmp_path / "run", base=recipe, device="cpu")
     found = predictor.detect(torch.full((3, 70, 90), 128, dtype=torch.uint8))
     assert (found.height, found.width) == (70, 90)

@@ -58,7 +58,7 @@ def test_stated_names() -> None:
     categories = (Category(1, "tea_pot", "r"), Category(2, "cat", "f"))
     assert check_class_names(["Tea pot", "cat"], categories, "x") == []
     assert check_class_names(["tea pot", "kitty"], categories, "x") == [
-        "1 class names are spelled otherwise in the file: 'kitty' for 'cat'"
+        "1 class name is spelled differently in the file: 'kitty' for 'cat'"
     ]
     with pytest.raises(CheckpointError, match=r"x states 1 classes, expected 2"):
         check_class_names(["cat"], categories, "x")

@@ -108,7 +108,7 @@ def test_weights_that_are_not_finite(tmp_path: Path, suffix: str, value: float) 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ([1, 2], "is no checkpoint: expected tensors by name, found list"),
+        ([1, 2], "is not a checkpoint: expected tensors by name, found list"),
         ({}, "found nothing"),
         ({"epoch": 3, "lr": 0.1}, r"found epoch (int), lr (float)"),
         ({"state_dict": {}}, "found nothing"),
@@ -188,7 +188,7 @@ def test_sparse_tensors_are_refused(tmp_path: Path) -> None:
 
 def test_tensors_that_are_larger_than_their_bytes_are_refused(tmp_path: Path) -> None:
     torch.save({"neck.weight": torch.zeros(1).expand(10**12)}, tmp_path / "x.pth")
-    assert "repeat a few numbers, expected whole ones: neck.weight" in refusal(tmp_path / "x.pth")
+    assert "repeat a few numbers (expanded ones), expected full ones: neck.weight" in refusal(tmp_path / "x.pth")
 
 
 class Large:

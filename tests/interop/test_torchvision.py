@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 from torchvision.ops import FrozenBatchNorm2d
 
-from tailseg.interop.torchvision import coco_names, from_torchvision
+from tailseg.interop.torchvision import from_torchvision, get_coco_names
 from tailseg.losses import DropLossConfig, GumbelCEConfig, LossConfig, SeesawLossConfig, build_loss
 from tailseg.models import ModelConfig, ResNetConfig, build_detector
 from tailseg.models.detector import Detector
@@ -45,7 +45,7 @@ def ours(theirs: nn.Module) -> Detector:
     model = build(GumbelCEConfig())
     converted, found = from_torchvision(theirs.state_dict(), model, CLASSES)
     assert found == ["zebra", "Traffic_Light", "person"]
-    assert converted.left_out == converted.kept == ()
+    assert converted.left_out == converted.missing == ()
     model.load_state_dict(converted.state, strict=True)
     return model
 
@@ -159,7 +159,7 @@ def test_what_does_not_fit_is_named(theirs: nn.Module) -> None:
 
 
 def test_coco_has_91_labels_with_background_first() -> None:
-    names = coco_names()
+    names = get_coco_names()
     assert len(names) == 91
     assert names[0] == "__background__"
     assert (names[1], names[90], names.count("N/A")) == ("person", "toothbrush", 10)

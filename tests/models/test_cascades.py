@@ -207,7 +207,7 @@ def test_a_state_of_its_own_for_every_stage(
     loss = SeesawLoss(6)
     model = build(config, loss)
     model([make_image(64, 64)], [make_target(*BOXES)])
-    counts = [model.box_cascade.head(stage).loss.cum_samples for stage in range(3)]
+    counts = [model.box_cascade.get_head(stage).loss.cum_samples for stage in range(3)]
     before = SeesawLoss(6).cum_samples
     assert all(not torch.equal(count, before) for count in counts)
     assert len({count.data_ptr() for count in counts}) == 3
@@ -219,7 +219,7 @@ def small_box_cascade(**changes: object) -> BoxCascade:
     settings = replace(BoxHeadConfig(hidden=16, class_agnostic=True, finest_scale=8.0), **changes)
     cascade = BoxCascade(4, settings, CascadeConfig().later_stages, SoftmaxCE(6))
     for stage in range(3):
-        nn.init.normal_(cascade.head(stage).classifier.weight)
+        nn.init.normal_(cascade.get_head(stage).classifier.weight)
     return cascade
 
 
@@ -230,7 +230,7 @@ def pyramid(batch: int, channels: int) -> list[Tensor]:
 
 def test_stages_differ_as_published() -> None:
     cascade = small_box_cascade(allow_low_quality_matches=False)
-    configs = [cascade.head(stage).config for stage in range(3)]
+    configs = [cascade.get_head(stage).config for stage in range(3)]
     assert [c.positive_iou for c in configs] == [0.5, 0.6, 0.7]
     assert [c.target_stds[0] for c in configs] == [0.1, 0.05, 0.033]
     assert cascade.loss_weights == (1.0, 0.5, 0.25)
@@ -242,7 +242,7 @@ def test_stages_differ_as_published() -> None:
 def test_refined_boxes_are_those_of_the_proposals_alone() -> None:
     """Two objects' own boxes of three positives go; the third positive and the background are refined and clipped."""
     cascade = small_box_cascade()
-    head = cascade.head(0)
+    head = cascade.get_head(0)
     boxes = torch.tensor([[0.0, 0, 20, 20], [30, 30, 60, 60], [31, 30, 60, 60], [40, 0, 64, 20]])
     sample = RoISample(
         boxes, torch.tensor([0, 1, 1, 6]), torch.tensor([0, 1, 1]), boxes[[0, 1, 1]], torch.tensor([True, True, False])
@@ -264,7 +264,7 @@ def test_scores_are_the_activation_of_the_mean_logits() -> None:
     logits = []
     with torch.no_grad():
         for stage in range(3):
-            head = cascade.head(stage)
+            head = cascade.get_head(stage)
             hidden = head(maps, [boxes])
             logits.append(head.classifier(hidden))
             (boxes,) = head.decode(hidden, [boxes], [(64, 64)])
@@ -283,7 +283,7 @@ def test_cascade_masks_are_the_mean_of_the_stages(config: ModelConfig, build: Bu
         last = build(replace(config, cascade=HTCConfig(test_masks="last")))
         torch.testing.assert_close(last.mask_probabilities(maps, boxes, labels), stages[2])
     else:
-        stages = [model.mask_head(stage)(maps, boxes, labels).sigmoid() for stage in range(3)]
+        stages = [model.get_mask_head(stage)(maps, boxes, labels).sigmoid() for stage in range(3)]
     torch.testing.assert_close(model.mask_probabilities(maps, boxes, labels), sum(stages) / 3)
     assert not torch.equal(stages[0], stages[1])
 
@@ -293,15 +293,15 @@ def test_mask_features_flow_from_head_to_head() -> None:
     torch.manual_seed(0)
     flow = MaskFlow(4, 6, MaskHeadConfig(channels=8, num_convs=1), num_stages=3)
     pooled = torch.randn(2, 4, 14, 14)
-    f0 = flow.head(0).convs[0](pooled).relu()
-    f1 = flow.head(1).convs[0](pooled + flow.convs[0](f0).relu()).relu()
-    f2 = flow.head(2).convs[0](pooled + flow.convs[1](f1).relu()).relu()
+    f0 = flow.get_head(0).convs[0](pooled).relu()
+    f1 = flow.get_head(1).convs[0](pooled + flow.convs[0](f0).relu()).relu()
+    f2 = flow.get_head(2).convs[0](pooled + flow.convs[1](f1).relu()).relu()
     features = flow.features(pooled, stage=2)
     for ours, wanted in zip(features, (f0, f1, f2), strict=True):
         torch.testing.assert_close(ours, wanted)
     assert len(flow.features(pooled, stage=0)) == 1
     features[2].square().sum().backward()
-    assert flow.head(0).convs[0].weight.grad.any()
+    assert flow.get_head(0).convs[0].weight.grad.any()
     assert [name for name, _ in flow.named_parameters() if name.startswith("convs.")] == [
         "convs.0.weight",
         "convs.0.bias",

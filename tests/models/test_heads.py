@@ -12,7 +12,7 @@ from tailseg.models import BoxHeadConfig, MaskHeadConfig, box_head
 from tailseg.models import PostprocessConfig as DetectionConfig
 from tailseg.models.box_head import BoxHead
 from tailseg.models.config import NormalizedConfig
-from tailseg.models.mask_head import MaskHead, _in_chunks, chunk_size
+from tailseg.models.mask_head import MaskHead, _in_chunks, get_chunk_size
 from tailseg.models.predictors import NormalizedLinear, class_linear, class_map, normalized_class_map
 from tailseg.models.sampling import RoISample, sample_rois
 from tailseg.ops.boxes import encode_boxes
@@ -74,7 +74,7 @@ def test_boxes_of_chosen_classes_are_those_of_all(gathered_at_most: int, monkeyp
     hidden, corners = torch.randn(8, 16).double(), torch.rand(8, 2).double() * 30
     boxes = torch.cat([corners, corners + 20], dim=1)
     rois, labels = torch.tensor([7, 0, 3, 3, 2, 7, 5, 1, 4, 6]), torch.tensor([4, 0, 1, 2, 1, 4, 3, 0, 2, 1])
-    boxes_of = head.class_boxes(hidden, boxes, (40, 45))
+    boxes_of = head.decode_class_boxes(hidden, boxes, (40, 45))
     assert not isinstance(boxes_of, torch.Tensor)
     with torch.no_grad():
         torch.testing.assert_close(boxes_of(rois, labels), head.decode(hidden, [boxes], [(40, 45)])[0][rois, labels])
@@ -118,7 +118,7 @@ def test_mask_probabilities_in_chunks_equal_all_at_once() -> None:
     boxes = torch.cat([corners, corners + 5 + torch.rand(120, 2) * 25], 1)
     labels = torch.randint(0, 7, (120,))
     second = [level[1:] for level in maps]
-    assert chunk_size(boxes) < 120
+    assert get_chunk_size(boxes) < 120
     parts = _in_chunks(head.probabilities, second, boxes, labels)
     with torch.no_grad():
         whole = head(second, [boxes], labels).sigmoid()

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from tailseg.models import RPNConfig
-from tailseg.models.rpn import RPN, RPNOutput, trained_anchors
+from tailseg.models.rpn import RPN, RPNOutput, select_trained_anchors
 from tailseg.ops.matching import IGNORED, NEGATIVE
 from tailseg.structures import Target
 
@@ -108,7 +108,7 @@ def test_chosen_anchors_are_those_of_the_convolutions(layout: torch.memory_forma
     assert not output.logits.requires_grad
     torch.testing.assert_close(output.logits, wanted_logits.float())
     index = torch.randperm(wanted_logits.numel())[: int(share * wanted_logits.numel())]
-    logits, deltas = rpn.at(maps, output.level_sizes, index)
+    logits, deltas = rpn.compute_at(maps, output.level_sizes, index)
     wanted_logits, wanted_deltas = wanted_logits.flatten()[index].float(), wanted_deltas.flatten(0, 1)[index].float()
     torch.testing.assert_close(logits, wanted_logits)
     torch.testing.assert_close(deltas, wanted_deltas)
@@ -120,7 +120,7 @@ def test_chosen_anchors_are_those_of_the_convolutions(layout: torch.memory_forma
 
 def test_no_chosen_anchor_keeps_every_gradient(rpn: RPN) -> None:
     maps = [level.requires_grad_() for level in pyramid(1, 64, 64)]
-    logits, deltas = rpn.at(maps, rpn(maps).level_sizes, torch.zeros(0).long())
+    logits, deltas = rpn.compute_at(maps, rpn(maps).level_sizes, torch.zeros(0).long())
     for gradient in torch.autograd.grad(logits.sum() + deltas.sum(), [*maps, *rpn.parameters()]):
         assert not gradient.any()
 
@@ -129,7 +129,7 @@ def test_weights_used_without_gradient_before_have_theirs_under_autocast(rpn: RP
     """Autocast keeps the weights it has cast: those of `forward`, which has no gradient, must not be taken here."""
     maps = pyramid(1, 64, 64)
     with torch.autocast("cpu", torch.bfloat16):
-        logits, deltas = rpn.at(maps, rpn(maps).level_sizes, torch.arange(100))
+        logits, deltas = rpn.compute_at(maps, rpn(maps).level_sizes, torch.arange(100))
     for gradient in torch.autograd.grad(logits.square().sum() + deltas.square().sum(), list(rpn.parameters())):
         assert gradient.any()
 
@@ -168,12 +168,12 @@ def test_border_leaves_out_anchors_that_reach_outside() -> None:
     """In an image of 64 x 48 padded to 64 x 64: the left, top, right and lower edge, and one just inside."""
     anchors = torch.tensor([[0.0, 0, 32, 32], [-1, 0, 32, 32], [0, -1, 32, 32], [0, 0, 48, 32], [0, 0, 47, 64]])
     sizes = [(64, 48)]
-    assert trained_anchors(anchors, sizes[0], sizes, border=None) is None
-    assert trained_anchors(anchors, sizes[0], sizes, border=0.0).tolist() == [True, False, False, False, False]
-    assert trained_anchors(anchors, sizes[0], sizes, border=1.0).tolist() == [True] * 5
+    assert select_trained_anchors(anchors, sizes[0], sizes, border=None) is None
+    assert select_trained_anchors(anchors, sizes[0], sizes, border=0.0).tolist() == [True, False, False, False, False]
+    assert select_trained_anchors(anchors, sizes[0], sizes, border=1.0).tolist() == [True] * 5
     # a larger neighbor's anchors stay out as well
     wide = torch.tensor([[0.0, 0, 32, 32], [60, 0, 92, 32]])
-    assert trained_anchors(wide, (64, 48), [(64, 48), (64, 128)], border=100.0).tolist() == [True, False]
+    assert select_trained_anchors(wide, (64, 48), [(64, 48), (64, 128)], border=100.0).tolist() == [True, False]
 
 
 def test_an_image_without_inner_anchors_trains_nothing(make_target: MakeTarget) -> None:

@@ -8,7 +8,7 @@ import torchvision
 from torch.nn import functional as F
 
 from tailseg.models import SwinConfig
-from tailseg.models.swin import Swin, WindowAttention, relative_positions
+from tailseg.models.swin import Swin, WindowAttention, compute_relative_positions
 
 SMALL = SwinConfig(embed_dim=8, depths=(2, 2, 2, 2), heads=(1, 2, 4, 8), window=3, drop_path=0.0, weights="none")
 
@@ -91,7 +91,7 @@ def test_attention_by_hand(shift: int) -> None:
 
 def test_relative_positions_by_hand() -> None:
     """A window of 2: 9 offsets; a token with itself is the middle one, right and below come before it."""
-    index = relative_positions(2)
+    index = compute_relative_positions(2)
     assert index.diagonal().tolist() == [4] * 4
     assert index[0].tolist() == [4, 3, 1, 0]
     assert index[3].tolist() == [8, 7, 5, 4]

@@ -117,7 +117,7 @@ class Golden:
     def box_head(self, stage: int) -> BoxHead:
         """Our box head of a stage."""
         if isinstance(self.model, CascadeMaskRCNN | HybridTaskCascade):
-            return self.model.box_cascade.head(stage)
+            return self.model.box_cascade.get_head(stage)
         assert isinstance(self.model, MaskRCNN)
         return self.model.box_head
 

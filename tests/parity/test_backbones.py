@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tailseg.interop.mmdet import to_mmdet
-from tailseg.models.swin import relative_positions
+from tailseg.models.swin import compute_relative_positions
 
 from .assertions import TRIMMED, assert_close_to_scale, assert_gradients_equal, files, place
 from .golden import GoldenBackbone, load_golden_backbone, outputs
@@ -40,4 +40,4 @@ def test_relative_positions_equal() -> None:
     tensors = load_golden_backbone(TRIMMED, "d_swin").tensors
     for name, value in tensors.items():
         if name.endswith("relative_position_index"):
-            assert torch.equal(value, relative_positions(4))
+            assert torch.equal(value, compute_relative_positions(4))

@@ -39,7 +39,7 @@ def mask_logits(golden: Golden, stage: int, boxes: Sequence[Tensor], labels: Ten
     model = cascade_of(golden)
     if isinstance(model, HybridTaskCascade):
         return model.mask_flow(golden.pyramid(), boxes, labels, stage=stage)
-    return model.mask_head(stage)(golden.pyramid(), boxes, labels)
+    return model.get_mask_head(stage)(golden.pyramid(), boxes, labels)
 
 
 @torch.no_grad()
@@ -53,7 +53,7 @@ def test_maps_and_proposals_equal(golden: Golden) -> None:
 def test_box_heads_equal(golden: Golden, stage: int) -> None:
     """Logits, deltas, and the boxes that the next stage sees."""
     golden.model.eval()
-    head = cascade_of(golden).box_cascade.head(stage)
+    head = cascade_of(golden).box_cascade.get_head(stage)
     rois = golden.rois(f"test.roi.{stage}.rois")
     hidden = head(golden.pyramid(), rois)
     assert_close_to_scale(head.classifier(hidden), golden.tensors[f"test.roi.{stage}.cls_score"])
@@ -126,7 +126,7 @@ def test_targets_equal(golden: Golden, stage: int) -> None:
     ]
     assert torch.equal(torch.cat(ours), golden.mask_targets(stage=stage))
     samples = golden.box_samples(stage)
-    stds = cascade_of(golden).box_cascade.head(stage).config.target_stds
+    stds = cascade_of(golden).box_cascade.get_head(stage).config.target_stds
     deltas = [encode_boxes(sample.object_boxes, sample.positive_boxes, stds=stds) for sample in samples]
     positive = golden.tensors[f"train.roi.{stage}.labels"] < NUM_CLASSES
     assert_close_to_scale(torch.cat(deltas), golden.tensors[f"train.roi.{stage}.bbox_targets"][positive])

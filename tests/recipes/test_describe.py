@@ -59,7 +59,7 @@ def test_figures_say_when_they_were_read_off_a_plot():
 
 def test_recipes_of_one_detector_on_one_data_set_stand_together():
     first, other, third = map(get_recipe, ("tiny_gumbel", "tiny_htc_gumbel", "tiny_softmax"))
-    groups = describe.grouped([first, other, third])
+    groups = describe.group_by_heading([first, other, third])
     assert groups == {"Mask R-CNN R18, tiny_tail": [first, third], "HTC R18, tiny_tail": [other]}
     renamed = replace(first, data=replace(first.data, train="photos/my.json"))
-    assert list(describe.grouped([renamed])) == ["Mask R-CNN R18, my.json"]
+    assert list(describe.group_by_heading([renamed])) == ["Mask R-CNN R18, my.json"]

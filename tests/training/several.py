@@ -22,8 +22,8 @@ from tailseg.recipes.recipe import DataConfig, Recipe
 from tailseg.training.distributed import (
     all_or_none,
     barrier,
-    gather_everywhere,
-    is_first,
+    gather_on_all,
+    is_main_process,
     joined,
     leave,
     main_process_first,
@@ -116,7 +116,7 @@ def trouble(work) -> str:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with joined():
-        assert gather_everywhere(rank())[0] == 0
-        assert is_first() == (rank() == 0)
+        assert gather_on_all(rank())[0] == 0
+        assert is_main_process() == (rank() == 0)
         main(*map(Path, sys.argv[1:]))
     leave(0)

@@ -155,14 +155,14 @@ def test_a_nan_gradient_of_one_process_ends_all_before_the_step(four, outcomes):
     for outcome in outcomes:
         assert outcome["nan gradient"].startswith("NonFiniteLossError: ")
         assert "step 2: gradient_norm is nan on the images with ids [" in outcome["nan gradient"]
-    assert run_files.latest(four / "run_nan gradient") is None
+    assert run_files.get_latest(four / "run_nan gradient") is None
 
 
 def test_a_signal_to_one_process_stops_all_after_the_same_step(four, outcomes):
     for outcome in outcomes:
         assert outcome["sigterm"].startswith("TrainingStopped: ")
         assert "saved after step 3 in" in outcome["sigterm"]
-    assert run_files.latest(four / "run_sigterm") == run_files.step_path(four / "run_sigterm", 3)
+    assert run_files.get_latest(four / "run_sigterm") == run_files.step_path(four / "run_sigterm", 3)
 
 
 def test_an_image_that_one_process_cannot_read_is_named_by_all(four, outcomes):

@@ -102,9 +102,9 @@ def test_a_run_killed_again_and_again_is_the_undisturbed_run(undisturbed, data, 
 
 def wait_for_a_moment(process: multiprocessing.Process, run: Path, moments: random.Random) -> None:
     """Three times of four until it has saved something, and then for up to 0.3 seconds."""
-    newest = run_files.latest(run)
+    newest = run_files.get_latest(run)
     if moments.random() < 0.75:
-        while process.is_alive() and run_files.latest(run) == newest:
+        while process.is_alive() and run_files.get_latest(run) == newest:
             time.sleep(0.005)
     process.join(moments.uniform(0, 0.3))
 
@@ -212,7 +212,7 @@ def test_a_full_disk_ends_the_run_with_what_was_saved_whole(undisturbed, data, s
     recipe = small.recipe(data, small_disk / "run")
     with pytest.raises(OSError, match=r"step_00000\d\d\.pt could not be written .*MB are free there.*before is whole"):
         train(recipe)
-    saved = run_files.latest(small_disk / "run")
+    saved = run_files.get_latest(small_disk / "run")
     assert checkpoint.load(saved).progress.step in (5, 10)
     subprocess.run(["mount", "-o", "remount,size=64m", small_disk], check=True)
     train(recipe, resume=True)
@@ -284,7 +284,7 @@ def test_loader_processes_that_die_again_end_the_run(data, tmp_path, monkeypatch
     def die(_info):
         os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr("tailseg.data.loader.read_turned", die)  # forked processes inherit it
+    monkeypatch.setattr("tailseg.data.loader.read_with_orientation", die)  # forked processes inherit it
     recipe = small.recipe(data, tmp_path)
     with pytest.raises(WorkerError, match=r"so did the one in its place.*--data\.workers.*saved after step 0"):
         train(replace(recipe, data=replace(recipe.data, workers=1)))
@@ -336,7 +336,7 @@ def test_a_run_that_waits_for_a_loader_process_that_hangs_can_be_stopped(data, t
         time.sleep(3600)
 
     main = os.getpid()
-    monkeypatch.setattr("tailseg.data.loader.read_turned", hang)  # forked processes inherit it
+    monkeypatch.setattr("tailseg.data.loader.read_with_orientation", hang)  # forked processes inherit it
     recipe = small.recipe(data, tmp_path)
     with pytest.raises(TrainingStopped, match="asked to stop; saved after step 0"):
         train(replace(recipe, data=replace(recipe.data, workers=1)))

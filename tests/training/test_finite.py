@@ -74,7 +74,7 @@ def test_what_was_saved_before_goes_on(data, tmp_path, monkeypatch):
     monkeypatch.setattr(Broken, "calls", [7])
     with pytest.raises(NonFiniteLossError, match="step 7: gradient_norm is nan"):
         train(broken(data, tmp_path))
-    assert run_files.latest(tmp_path) == run_files.step_path(tmp_path, 5)
+    assert run_files.get_latest(tmp_path) == run_files.step_path(tmp_path, 5)
     monkeypatch.setattr(Broken, "calls", [])
     train(broken(data, tmp_path), resume=True)
     saved = checkpoint.load(run_files.step_path(tmp_path, 15))
@@ -85,7 +85,7 @@ def test_float16_that_never_takes_a_step_does_not_end_well(data, tmp_path):
     with pytest.raises(NonFiniteLossError, match=r"step 15: all 15 steps of the run.*scale fell to 2.*--run.precision"):
         train(broken(data, tmp_path, precision="float16"))
     assert not (tmp_path / "metrics.json").exists()
-    assert run_files.best(tmp_path) is None
+    assert run_files.get_best(tmp_path) is None
     train_lines = [line for line in log(tmp_path) if line["kind"] == "train"]
     assert [line["steps_left_out"] for line in train_lines] == list(range(1, 16))
     assert [line["scale"] for line in train_lines] == [2.0 ** (15 - step) for step in range(15)]
@@ -132,7 +132,7 @@ def test_weights_that_are_not_finite_are_not_saved(data, tmp_path, average):
         with pytest.raises(NonFiniteLossError, match=r"step 3: box_head\.fc2\.bias of the network .* not saved"):
             run.save(path)
     assert good.read_bytes() == content
-    assert [*run_files.step_checkpoints(tmp_path), run_files.best(tmp_path)] == [good, None]
+    assert [*run_files.step_checkpoints(tmp_path), run_files.get_best(tmp_path)] == [good, None]
 
 
 def test_statistics_that_are_not_finite_are_not_saved(data, tmp_path):

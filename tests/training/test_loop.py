@@ -49,7 +49,7 @@ def troublesome(data: Path, folder: Path, trouble: str, call: int) -> tuple[Reci
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    path = run_files.latest(run)
+    path = run_files.get_latest(run)
     assert path is not None
     return checkpoint.load(path).model
 
@@ -89,7 +89,7 @@ def test_the_loss_falls(uninterrupted):
 
 
 def test_a_checkpoint_knows_the_classes(uninterrupted, data):
-    saved = checkpoint.load(run_files.latest(uninterrupted))
+    saved = checkpoint.load(run_files.get_latest(uninterrupted))
     content = json.loads((data / "train.json").read_text())
     assert [(c.id, c.name) for c in saved.categories] == [(c["id"], c["name"]) for c in content["categories"]]
     assert saved.frequency.image_counts.tolist() == [c["image_count"] for c in content["categories"]]
@@ -191,7 +191,7 @@ def test_a_loss_that_is_not_finite_names_the_step_in_a_run(data, tmp_path):
         NonFiniteLossError, match=r"step 5: loss_cls is nan on the images with ids \[\d+, \d+, \d+, \d+\]"
     ):
         train(recipe)
-    assert run_files.latest(tmp_path / "run") == run_files.step_path(tmp_path / "run", 5)  # the epoch before
+    assert run_files.get_latest(tmp_path / "run") == run_files.step_path(tmp_path / "run", 5)  # the epoch before
 
 
 def test_a_target_that_cannot_be_used_names_the_step_and_the_images(data, tmp_path, monkeypatch):
@@ -223,7 +223,7 @@ def test_faster_rcnn_is_evaluated_on_boxes_alone(data, tmp_path):
     metrics = train(replace(recipe, model=replace(recipe.model, mask=None), optim=replace(recipe.optim, epochs=1)))
     assert "bbox" in metrics
     assert "segm" not in metrics
-    assert run_files.best(tmp_path) is not None
+    assert run_files.get_best(tmp_path) is not None
 
 
 def test_bfloat16_trains(data, tmp_path):
@@ -246,7 +246,7 @@ def test_objects_without_masks_are_refused_for_a_mask_head(data, tmp_path):
 
 def test_a_device_that_is_not_here(data, tmp_path):
     recipe = small.recipe(data, tmp_path)
-    with pytest.raises(ValueError, match="'gpu' is no device"):
+    with pytest.raises(ValueError, match="'gpu' is not a device"):
         train(replace(recipe, run=replace(recipe.run, device="gpu")))
 
 

@@ -1,7 +1,7 @@
 """The published schedule, by hand."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -10,8 +10,9 @@ from torch import nn
 from tailseg.losses import LDAMLossConfig
 from tailseg.models import SwinConfig
 from tailseg.models.swin import Swin
+from tailseg.ranges import SettingError
 from tailseg.recipes import RECIPES, get_recipe
-from tailseg.recipes.recipe import AdamWConfig, SGDConfig
+from tailseg.recipes.recipe import AdamWConfig, ScheduleConfig, SGDConfig
 from tailseg.training.optimizer import averaging_decay, schedule_notes
 
 PUBLISHED = SGDConfig()  # lr 0.02 for 16 images, 500 steps of warm-up from 0.001, x 0.1 after epochs 8 and 11
@@ -118,3 +119,39 @@ def test_what_lies_beyond_the_last_step_is_said():
 @pytest.mark.parametrize("name", RECIPES)
 def test_no_built_in_schedule_lies_beyond_the_last_step(name):
     assert schedule_notes(get_recipe(name), steps_per_epoch=1001) == []
+
+
+@dataclass(frozen=True, kw_only=True)
+class WithoutBuild(ScheduleConfig):
+    lr: float = 0.1
+
+
+@dataclass(frozen=True)
+class Other:
+    lr: float = 0.1
+
+    def build(self, model):
+        return torch.optim.SGD(model.parameters(), lr=self.lr)
+
+
+def test_an_optimizer_of_ones_own_is_checked():
+    base = get_recipe("tiny_gumbel")
+    with pytest.raises(SettingError, match=r"WithoutBuild has no method build\(model\)"):
+        WithoutBuild()
+    with pytest.raises(SettingError, match=r"optim is a Other: make it a subclass of .*ScheduleConfig"):
+        replace(base, optim=Other())
+    with pytest.raises(SettingError, match=r"data.source is an object of the class str, which is not a dataclass"):
+        replace(base.data, source="photos")
+    with pytest.raises(SettingError, match=r"metrics\[0\] is an object of the class int"):
+        replace(base, metrics=(3,))
+
+
+def test_a_schedule_of_ones_own_needs_no_milestones():
+    @dataclass(frozen=True, kw_only=True)
+    class Constant(SGDConfig):
+        def learning_rate(self, *, step, epoch, batch_size):
+            return self.lr
+
+    base = get_recipe("tiny_gumbel")
+    assert schedule_notes(replace(base, optim=SGDConfig(epochs=4)), 10)
+    assert not schedule_notes(replace(base, optim=Constant(epochs=4)), 10)

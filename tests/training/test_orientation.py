@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from tailseg.cli import main
-from tailseg.data.images import describe_turned, read_image
+from tailseg.data.images import describe_orientations, read_image
 from tailseg.data.loader import DetectionDataset
 from tailseg.data.transforms import evaluation_transform
 from tailseg.inference import Predictor
@@ -100,6 +100,6 @@ def test_the_setting_reaches_every_reader(data, tmp_path, orientation):
     _, _, info = DetectionDataset(annotations, evaluation_transform(64, 128))[row, 0]
     assert info.exif == 3
     said = {"shown": "read as viewers and annotation tools show them", "stored": "read as stored, for data.orientation"}
-    assert f"1 images have an EXIF orientation other than 1 ({info.file}: 3): " in describe_turned([info])
-    assert said[orientation] in describe_turned([info])
-    assert describe_turned([]) == ""
+    assert f"1 images have an EXIF orientation other than 1 ({info.file}: 3): " in describe_orientations([info])
+    assert said[orientation] in describe_orientations([info])
+    assert describe_orientations([]) == ""

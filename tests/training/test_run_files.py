@@ -22,8 +22,8 @@ def test_a_run_has_its_best_or_last_checkpoint_or_converted_weights(tmp_path):
 
 
 def test_the_newest_are_kept(tmp_path):
-    assert run_files.latest(tmp_path) is None
-    assert run_files.best(tmp_path) is None
+    assert run_files.get_latest(tmp_path) is None
+    assert run_files.get_best(tmp_path) is None
     for step in (900, 9_999_999, 12_000_000):
         checkpoint.save(make(step=step), run_files.step_path(tmp_path, step))
     checkpoint.save(make(), run_files.best_path(tmp_path))
@@ -31,5 +31,5 @@ def test_the_newest_are_kept(tmp_path):
     run_files.keep_newest(tmp_path, 2)
     assert [path.name for path in run_files.step_checkpoints(tmp_path)] == ["step_9999999.pt", "step_12000000.pt"]
     run_files.keep_newest(tmp_path, 0)
-    assert run_files.latest(tmp_path) == run_files.step_path(tmp_path, 12_000_000)
-    assert run_files.best(tmp_path) == run_files.best_path(tmp_path)
+    assert run_files.get_latest(tmp_path) == run_files.step_path(tmp_path, 12_000_000)
+    assert run_files.get_best(tmp_path) == run_files.best_path(tmp_path)

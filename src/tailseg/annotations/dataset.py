@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -160,6 +160,18 @@ class Contents:
     spelled: tuple[dict[int, str], dict[int, str]] = ({}, {})
 
 
+@runtime_checkable
+class ImageSource(Protocol):
+    """What gives images that lie in no files."""
+
+    def read(self, info: ImageInfo, /) -> Any:  # noqa: ANN401 - a tensor, which this package does not know
+        """The image as RGB, uint8 ``[3, h, w]``.
+
+        Raises:
+            ImageError: there is none, or it has another size.
+        """
+
+
 @dataclass(frozen=True, eq=False)
 class Annotations:
     """An annotation file in memory, made by `tailseg.annotations.read.read_dataset`.
@@ -189,6 +201,7 @@ class Annotations:
         states_groups: whether the file states the frequency groups of its categories.
         group_bounds: the bounds by which image counts make frequency groups where the file states none.
         orientation: how pictures are read that EXIF wants turned, where their annotated size allows both.
+        source: gives the images in place of files, see `tailseg.data.source`.
     """
 
     path: Path
@@ -211,6 +224,7 @@ class Annotations:
     states_groups: bool = False
     group_bounds: GroupBounds = LVIS_BOUNDS
     orientation: Orientation = "shown"
+    source: ImageSource | None = None
 
     @property
     def num_images(self) -> int:
@@ -231,12 +245,13 @@ class Annotations:
         return bool(self.objects.masked[~self.objects.ignored].all())
 
     def info(self, index: int) -> ImageInfo:
-        """Id, file and size of image ``index``.
+        """Id, file and size of image ``index``; its name in place of the file if there is a ``source``.
 
         Raises:
             ImageError: the file is nowhere to be found; says where it looked.
         """
-        file = self.finder.find(self.names.text(index).split("\n"))
+        names = self.names.text(index).split("\n")
+        file = self.finder.find(names) if self.source is None else names[0]
         height, width = self.sizes[index]
         return ImageInfo(int(self.image_ids[index]), str(file), int(height), int(width), self.orientation)
 

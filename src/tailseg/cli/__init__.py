@@ -97,9 +97,9 @@ def _main(arguments: Sequence[str] | None) -> int:
         return 2
     code = _run(given[0], given[1:], debug=debug)
     if "WORLD_SIZE" in os.environ:
-        from tailseg.training.distributed import leave, under_torchrun
+        from tailseg.training.distributed import is_under_torchrun, leave
 
-        if under_torchrun():
+        if is_under_torchrun():
             leave(code)
     return code
 

@@ -97,7 +97,13 @@ class Bars(Progress):
     """A progress bar for each title."""
 
     def show(self, title: str, done: int, total: int) -> None:
-        """Updates the bar of this title."""
+        """Updates the bar of this title.
+
+        Args:
+            title: what is measured.
+            done: images that are done.
+            total: all images.
+        """
         task = next((task.id for task in self.tasks if task.description == title), None)
         if task is None:
             task = self.add_task(title, total=total)

@@ -14,7 +14,7 @@ from tailseg.cli.outputs import Kind, check
 from tailseg.files import Output
 
 if TYPE_CHECKING:
-    from tailseg.interop.convert import Report
+    from tailseg.interop.convert import ConversionReport
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def files_of(options: Convert) -> dict[Path, Kind | None]:
     return {out: None, out / "recipe.json": RECIPE, checkpoints / "converted.safetensors": WEIGHTS}
 
 
-def to_tailseg(options: Convert) -> "Report":
+def to_tailseg(options: Convert) -> "ConversionReport":
     """Converts the file to the layout of tailseg."""
     if options.recipe is None:
         raise UsageError(
@@ -117,11 +117,11 @@ def to_tailseg(options: Convert) -> "Report":
     return convert(options.source, options.out, recipe, classes)
 
 
-def to_mmdet(options: Convert) -> "Report":
+def to_mmdet(options: Convert) -> "ConversionReport":
     """Converts the file to the layout of mmdetection."""
     if options.recipe or options.classes:
         raise UsageError("--to mmdet reads the recipe and the classes from the checkpoint. Leave these options out")
     require_run(options.source)
-    from tailseg.interop.convert import to_other
+    from tailseg.interop.convert import to_mmdet_file
 
-    return to_other(options.source, options.out, which=options.checkpoint)
+    return to_mmdet_file(options.source, options.out, which=options.checkpoint)

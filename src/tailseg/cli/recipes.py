@@ -49,7 +49,7 @@ def _table(recipes: "Sequence[Recipe]") -> Table:
     table = Table("recipe", "loss", "norm.", "sampling", "epochs", "AP", "APr", box=None, padding=(0, 2, 0, 0))
     for column, width in zip(table.columns, (43, 16, 5, 8, 6, 5, 4), strict=True):
         column.min_width = width  # each group is a table of its own; the columns of all tables are aligned
-    for heading, members in describe.grouped(recipes).items():
+    for heading, members in describe.group_by_heading(recipes).items():
         table.add_row(f"[italic]{heading}[/]")
         for recipe in members:
             table.add_row(

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 class Report:
     """Write a run's report, or that of several runs side by side: one HTML file that opens from the disk.
 
-    AP by frequency group and against the number of training images, every class with pictures of what was found,
-    missed, confused and invented, precision and recall, scores, training curves, confusions of the tail. The file
-    needs no network and stays below 5 MB.
+    The page shows AP by frequency group and by number of training images; every class with pictures of objects that
+    were found, missed and confused, and of false detections; precision and recall, scores, training curves, and the
+    confusions of rare classes. The file needs no network and stays below 5 MB.
 
     examples:
       tailseg report runs/tiny_gumbel
@@ -37,17 +37,17 @@ class Report:
     """
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Folders of evaluated runs: `train`, or `test` after `convert`, left a results.json there."""
+    """Folders of evaluated runs, with a results.json, which `train` and `test` write."""
     out: Annotated[Path | None, Output("an HTML file")] = None
-    """The file; report.html in the (last) run's folder unless given."""
+    """The HTML file; None writes report.html into the last run's folder."""
     overwrite: bool = False
     """Replace files of other kinds that are there already; inputs never are."""
     title: str = ""
-    """The page's title; the runs' names unless given."""
+    """The page's title; the runs' names if empty."""
     score_threshold: Annotated[float, Range(ge=0, le=1)] = 0.3
-    """What scores less is not shown as found, and is no false alarm."""
+    """Detections with lower scores are not shown."""
     val: Annotated[str | None, Input()] = None
-    """Annotation file of the results, if they are of another one than the recipe's."""
+    """Annotation file of the results, if it is not the recipe's validation set."""
     val_images: Annotated[str | None, Input()] = None
     """Folder of the images of the validation set, unless they lie beside it or where they did in training."""
     groups: Annotated[tuple[int, int] | None, Range(ge=1, ascending=True)] = None
@@ -98,11 +98,14 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def write_run_report(folder: Path, recipe: "Recipe") -> Path | None:
-    """Writes the report of a run that has just been trained; what goes wrong is told, and harms nothing else.
+    """Writes the report of a run that has just been trained; an error is printed and does not end the command.
 
     Args:
-        folder: of the run.
-        recipe: as it was trained.
+        folder: the run's folder.
+        recipe: the recipe that was trained.
+
+    Returns:
+        The report's file; None if there was an error.
     """
     from tailseg.report.page import write_report
     from tailseg.report.run import read_run
@@ -112,13 +115,13 @@ def write_run_report(folder: Path, recipe: "Recipe") -> Path | None:
         with output().status("writing the report"):
             write_report([read_run(folder, base=recipe)], path)
     except Exception as error:  # noqa: BLE001 - the training is done and saved
-        print_error(f"no report was written: {explain(error)}\n`tailseg report {quote(str(folder))}` tries again")
+        print_error(f"no report was written: {explain(error)}\ntry again with `tailseg report {quote(str(folder))}`")
         return None
     return path
 
 
 def show(path: Path) -> None:
-    """Opens the page in a browser, if somebody sits at this terminal and it is not one of text alone."""
+    """Opens the page in a browser, if the terminal is interactive and there is a screen."""
     has_screen = sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     if sys.stdout.isatty() and has_screen:
         webbrowser.open(path.resolve().as_uri())

@@ -52,6 +52,13 @@ def progress_bars() -> "Generator[Callable[[str, int, int], None]]":
         tasks: dict[str, TaskID] = {}
 
         def step(name: str, done: int, total: int) -> None:
+            """Shows the progress of a step.
+
+            Args:
+                name: what is being done.
+                done: how much of it is done.
+                total: all of it.
+            """
             if name not in tasks:
                 tasks[name] = bars.add_task(name)
             bars.update(tasks[name], completed=done, total=total)
@@ -104,7 +111,7 @@ def read_validation_set(
     """
     from tailseg.annotations.dataset import scored_groups, with_group_bounds
     from tailseg.recipes.build import build_validation, held_out_note
-    from tailseg.recipes.places import found_again
+    from tailseg.recipes.places import locate_data
     from tailseg.recipes.saved import from_plain
     from tailseg.training.checkpoint import load
     from tailseg.training.fit import with_classes_of_run
@@ -113,7 +120,7 @@ def read_validation_set(
     file = choose(run, "best")
     checkpoint = load(file)
     recipe = from_plain(checkpoint.recipe, source=str(file))
-    recipe = found_again(recipe, checkpoint.recipe, run)
+    recipe = locate_data(recipe, checkpoint.recipe, run)
     annotations = build_validation(recipe)
     annotations = with_classes_of_run(annotations, checkpoint, file)
     if groups is not None:

@@ -63,11 +63,11 @@ def run(arguments: Sequence[str]) -> None:
     folder = results_folder(options.run)
     files = {folder / "results.json": RECORDS, folder / "metrics.json": METRICS}
     check(options, files, instead="copy the run to where you may write", overwrite=options.overwrite)
-    from tailseg.training.distributed import is_first, joined
+    from tailseg.training.distributed import is_main_process, joined
 
     with joined():
         metrics, unread = evaluate_run(options)
-        if is_first():
+        if is_main_process():
             output().print(metrics.table())
             output().print(f"\nWritten: {folder / 'results.json'}, {folder / 'metrics.json'}", markup=False)
             if unread:
@@ -89,15 +89,15 @@ def evaluate_run(options: Test) -> "tuple[Metrics, list[str]]":
         The figures, and for each image that could not be used the reason.
     """
     from tailseg.annotations.dataset import with_group_bounds
-    from tailseg.data.images import describe_turned
+    from tailseg.data.images import describe_orientations
     from tailseg.detection.testing import describe_unread, detect_all, measure, save_results
     from tailseg.inference import Predictor
     from tailseg.recipes.build import build_validation, held_out_note
-    from tailseg.recipes.places import folder_of, found_again
+    from tailseg.recipes.places import get_run_folder, locate_data
     from tailseg.training.distributed import (
         gather_batches,
-        gather_everywhere,
-        is_first,
+        gather_on_all,
+        is_main_process,
         on_main_process,
         rank,
         world_size,
@@ -110,18 +110,18 @@ def evaluate_run(options: Test) -> "tuple[Metrics, list[str]]":
     )
     recipe = predictor.recipe
     folder = results_folder(options.run)
-    recipe = found_again(recipe, predictor.checkpoint.recipe, folder_of(options.run))
+    recipe = locate_data(recipe, predictor.checkpoint.recipe, get_run_folder(options.run))
     if options.val:
         recipe = replace(recipe, data=replace(recipe.data, val=options.val, val_images=None))
     annotations = build_validation(recipe, images=options.val_images)
-    if (note := held_out_note(recipe)) and is_first():
+    if (note := held_out_note(recipe)) and is_main_process():
         output().print(f"note: {note}", markup=False, soft_wrap=True)
     annotations = with_classes_of_run(annotations, predictor.checkpoint, predictor.file)
     if options.groups is not None:
         annotations = with_group_bounds(annotations, options.groups)
     unread: list[str] = []
     turned: list[ImageInfo] = []
-    with Progress(console=output(), transient=True, disable=not is_first()) as bar:
+    with Progress(console=output(), transient=True, disable=not is_main_process()) as bar:
         task = bar.add_task("evaluating", total=None)
         results = gather_batches(
             lambda: detect_all(
@@ -138,12 +138,12 @@ def evaluate_run(options: Test) -> "tuple[Metrics, list[str]]":
                 turned=turned,
             )
         )
-        unread = [reason for part in gather_everywhere(unread) for reason in part]
-        turned = [info for part in gather_everywhere(turned) for info in part]
+        unread = [reason for part in gather_on_all(unread) for reason in part]
+        turned = [info for part in gather_on_all(turned) for info in part]
         metrics = on_main_process(lambda: measure(predictor.model, annotations, results, unread, own=recipe.metrics))
-    if (note := describe_turned(turned)) and is_first():
+    if (note := describe_orientations(turned)) and is_main_process():
         output().print(f"note: {note}", markup=False, soft_wrap=True)
-    for line in describe_unread(unread) if is_first() else ():
+    for line in describe_unread(unread) if is_main_process() else ():
         print_error(line)
     on_main_process(lambda: save_results(folder, annotations, results, metrics))
     return metrics, unread

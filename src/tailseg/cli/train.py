@@ -99,15 +99,15 @@ def run(arguments: Sequence[str]) -> None:
     if note := optimizer_note(options):
         output().print(f"note: {note}", markup=False, soft_wrap=True)
     from tailseg.cli.report import write_run_report
-    from tailseg.training.distributed import is_first, joined, start_processes, under_torchrun
+    from tailseg.training.distributed import is_main_process, is_under_torchrun, joined, start_processes
     from tailseg.training.fit import check_shares
     from tailseg.training.loop import train
 
-    if options.devices != 1 and not under_torchrun():
+    if options.devices != 1 and not is_under_torchrun():
         check_shares(options.recipe, options.devices)  # one error, and not one of each process
         start_processes(options.devices, ["train", *arguments])
     with joined():
-        metrics, first = train(options.recipe, resume=options.resume), is_first()
+        metrics, first = train(options.recipe, resume=options.resume), is_main_process()
     if first:  # the others need not wait for it
         folder = run_folder(options.recipe)
         tell(metrics, options.recipe, write_run_report(folder, options.recipe) if options.report else None)
@@ -194,9 +194,14 @@ def train_options(name: str, arguments: Sequence[str]) -> Train:
 
 def optimizer_note(options: Train) -> str:
     """Says that AdamW may suit the chosen backbone better than the recipe's SGD; otherwise returns nothing."""
-    is_first = os.environ.get("RANK", "0") == "0"
+    is_main_process = os.environ.get("RANK", "0") == "0"
     usual = isinstance(getattr(options.recipe.model, "backbone", None), ResNetConfig)
-    if not (options.backbone and is_first) or usual or options.optim or not isinstance(options.recipe.optim, SGDConfig):
+    if (
+        not (options.backbone and is_main_process)
+        or usual
+        or options.optim
+        or not isinstance(options.recipe.optim, SGDConfig)
+    ):
         return ""
     return (
         f"the recipe trains {options.backbone} with SGD. AdamW (--optim adamw) is the usual optimizer for transformers "

@@ -1,4 +1,4 @@
-"""All that is wrong with an annotation file and its images, whatever it is used for."""
+"""All that is wrong with an annotation file and its images, for every use."""
 
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
@@ -34,18 +34,18 @@ def read_problems(path: Path, images: Path | None = None) -> Annotations:
         DatasetError: it is no annotation file.
     """
     annotations = open_file(path, images=images)
-    found = {problem.kind.name: problem for problem in annotations.problems}
-    if "size_missing" in found:  # training reads the sizes from the pictures, evaluation does not
+    problems = {problem.kind.name: problem for problem in annotations.problems}
+    if "size_missing" in problems:  # training reads the sizes from the pictures, evaluation does not
         try:
             annotations = open_file(path, images=images, needs_sizes=True)
         except DatasetError:
             pass  # the pictures are not there, which `image_problems` says
         else:
-            found |= {problem.kind.name: problem for problem in annotations.problems}
-    missing = found.get("mask_missing")
+            problems |= {problem.kind.name: problem for problem in annotations.problems}
+    missing = problems.get("mask_missing")
     if missing and is_of_boxes(missing, annotations.num_objects):
-        found["mask_missing"] = Problem(KINDS[BOXES_ALONE], missing.count)
-    return replace(annotations, problems=(*found.values(), *lint(annotations)))
+        problems["mask_missing"] = Problem(KINDS[BOXES_ALONE], missing.count)
+    return replace(annotations, problems=(*problems.values(), *lint(annotations)))
 
 
 def is_fault(problem: Problem) -> bool:
@@ -94,7 +94,7 @@ def image_problems(annotations: Annotations, *, decode: bool, track: Track = sil
 
 @dataclass
 class _Looks:
-    """What is to be known about pictures that can be read."""
+    """Notes about pictures that can be read."""
 
     turned: list[str] = field(default_factory=list)
     stored: int = 0
@@ -122,7 +122,7 @@ class _Looks:
             self.several.append(info.file)
 
     def report(self, problems: Problems) -> None:
-        """Adds what was found."""
+        """Adds the notes to the problems."""
         detail = f", {self.stored:,} of them with the annotated size of their stored pixels" if self.stored else ""
         problems.add("images_turned", self.turned, detail=detail)
         problems.add("images_dark", self.dark)

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image, read_file
 
+from tailseg.annotations.dataset import Annotations
 from tailseg.annotations.image_files import ImageError
 from tailseg.annotations.pictures import MAX_PIXELS, Header, header_of, open_picture, without_warnings
 from tailseg.annotations.types import ImageInfo, Orientation
@@ -32,20 +33,36 @@ def read_image(info: ImageInfo) -> UInt8[Tensor, "3 h w"]:
     Raises:
         ImageError: the file cannot be read or decoded, or its size is not the annotated one.
     """
-    return read_turned(info)[0]
+    return read_with_orientation(info)[0]
 
 
-def read_turned(info: ImageInfo) -> tuple[UInt8[Tensor, "3 h w"], int]:
+def read_annotated(annotations: Annotations, info: ImageInfo) -> tuple[UInt8[Tensor, "3 h w"], int]:
+    """An image of a data set as RGB, at the annotated size, and the EXIF orientation of its file (1 without one).
+
+    Args:
+        annotations: the data set.
+        info: of the image, as ``annotations.info`` gives it.
+
+    Returns:
+        The pixels and the orientation, 1 .. 8.
+
+    Raises:
+        ImageError: as `read_image`; or the user's data set cannot give the image.
+    """
+    return read_with_orientation(info) if annotations.source is None else (annotations.source.read(info), 1)
+
+
+def read_with_orientation(info: ImageInfo) -> tuple[UInt8[Tensor, "3 h w"], int]:
     """As `read_image`; and EXIF's orientation, 1 .. 8.
 
     Raises:
         ImageError: as `read_image`.
     """
-    stored, orientation = _stored(info.file)
+    stored, orientation = _read_stored(info.file)
     annotated, size = (info.height, info.width), (stored.shape[-2], stored.shape[-1])
     shown = size[::-1] if orientation >= 5 else size
     if annotated == shown and info.orientation == "shown":
-        return turned(stored, orientation), orientation
+        return apply_orientation(stored, orientation), orientation
     if annotated == size:
         return stored, orientation
     if annotated == shown:
@@ -63,7 +80,7 @@ def read_turned(info: ImageInfo) -> tuple[UInt8[Tensor, "3 h w"], int]:
     )
 
 
-def describe_turned(infos: Collection[ImageInfo]) -> str:
+def describe_orientations(infos: Collection[ImageInfo]) -> str:
     """A line about images whose EXIF says that they are to be turned; empty for none."""
     if not infos:
         return ""
@@ -77,7 +94,7 @@ def describe_turned(infos: Collection[ImageInfo]) -> str:
     return f"{len(infos):,} images have an EXIF orientation other than 1 ({first.file}: {first.exif}): {how}"
 
 
-def turned(image: UInt8[Tensor, "3 h w"], orientation: int) -> Tensor:
+def apply_orientation(image: UInt8[Tensor, "3 h w"], orientation: int) -> Tensor:
     """Stored pixels as EXIF's orientation wants them to be looked at.
 
     JEITA CP-3451, "Exchangeable image file format for digital still cameras", tag 0x0112: 2 to 4 mirror, 5 to 8 swap
@@ -99,22 +116,22 @@ def load_image(path: str | Path, orientation: Orientation = "shown") -> UInt8[Te
         ImageError: the file is missing, truncated, not an image, of numbers whose range it does not say, has more than
             ``MAX_PIXELS`` pixels, or more than ``MOST_SCANS`` scans.
     """
-    image, exif = _stored(path)
-    return turned(image, exif) if orientation == "shown" else image
+    image, exif = _read_stored(path)
+    return apply_orientation(image, exif) if orientation == "shown" else image
 
 
-def _stored(path: str | Path) -> tuple[Tensor, int]:
+def _read_stored(path: str | Path) -> tuple[Tensor, int]:
     """The pixels as stored, and EXIF's orientation.
 
     Raises:
         ImageError: as `load_image`.
     """
     try:
-        header = _within_limits(path)
+        header = _read_header(path)
         if header.format in ("PNG", "WEBP", "GIF", "TIFF", "BMP"):
-            return _by_pillow(path, header), header.orientation
+            return _read_with_pillow(path, header), header.orientation
         content = read_file(str(path))
-        if (scans := _scans(content.numpy().tobytes())) > MOST_SCANS:
+        if (scans := _count_scans(content.numpy().tobytes())) > MOST_SCANS:
             raise OSError(f"it has {scans:,} scans; {MOST_SCANS} are read")
         return decode_image(content, mode=ImageReadMode.RGB), header.orientation
     except (RuntimeError, OSError) as error:
@@ -125,7 +142,7 @@ def _stored(path: str | Path) -> tuple[Tensor, int]:
         ) from error
 
 
-def _within_limits(path: str | Path) -> Header:
+def _read_header(path: str | Path) -> Header:
     """What the file's first bytes say: a few kilobytes can stand for gigabytes of pixels.
 
     Raises:
@@ -136,24 +153,24 @@ def _within_limits(path: str | Path) -> Header:
         with open_picture(path) as picture:
             header = header_of(picture)
     except Image.DecompressionBombError as error:
-        raise _too_large(path, str(error)) from None
+        raise _make_size_error(path, str(error)) from None
     except OSError:
         raise
     except Exception as error:  # of a malformed header: of many kinds
         raise OSError(str(error)) from error
     if header.height * header.width > MAX_PIXELS:
-        raise _too_large(path, f"{header.width} x {header.height} pixels")
+        raise _make_size_error(path, f"{header.width} x {header.height} pixels")
     return header
 
 
-def _too_large(path: str | Path, what: str) -> ImageError:
+def _make_size_error(path: str | Path, what: str) -> ImageError:
     return ImageError(
         f"image {path} is too large: {what}; {MAX_PIXELS:,} are read. Cut it into tiles, or scale it down, and the "
         "annotations with it"
     )
 
 
-def _scans(content: bytes) -> int:
+def _count_scans(content: bytes) -> int:
     """How often a JPEG file goes over its pixels, up to the end of its image: another or a film may be behind it."""
     scans, at = 0, 2
     while (marker := _MARKER.search(content, at)) and marker[0] != b"\xff\xd9":
@@ -166,7 +183,7 @@ _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 """What a segment of a JPEG file begins with, its length behind it; not those that stand alone amid the pixels."""
 
 
-def _by_pillow(path: str | Path, header: Header) -> Tensor:
+def _read_with_pillow(path: str | Path, header: Header) -> Tensor:
     """The first picture of a file: torchvision's reader of PNG ends the process over most damaged files, and of an
     animation it decodes every picture, or refuses it; it knows no TIFF and no BMP.
 
@@ -185,7 +202,11 @@ def _by_pillow(path: str | Path, header: Header) -> Tensor:
         raise OSError(str(error) or type(error).__name__) from error
     image = torch.from_numpy(pixels).permute(2, 0, 1)
     # Pillow has turned a TIFF as its orientation says: turned back, 6 being the inverse of 8
-    return turned(image, {6: 8, 8: 6}.get(header.orientation, header.orientation)) if header.format == "TIFF" else image
+    return (
+        apply_orientation(image, {6: 8, 8: 6}.get(header.orientation, header.orientation))
+        if header.format == "TIFF"
+        else image
+    )
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:

@@ -12,9 +12,9 @@ from torch.utils.data import BatchSampler, Dataset, Sampler
 
 from tailseg.annotations.dataset import Annotations
 from tailseg.annotations.image_files import ImageError
-from tailseg.data.images import read_turned
+from tailseg.data.images import read_annotated
 from tailseg.data.sampler import EvaluationSampler, Sample, TrainSampler
-from tailseg.data.transforms import TransformSample, frame_of, make_sample
+from tailseg.data.transforms import Transform, apply_transform, frame_of, make_sample
 from tailseg.data.workers import Workers
 from tailseg.structures import Batch, Frame, ImageInfo, Segmentation, Target
 
@@ -22,10 +22,7 @@ Item = tuple[Tensor, Target, ImageInfo]
 """An image, uint8 RGB ``[3, h, w]``, its target and its origin."""
 
 MOST_REPLACEMENTS = 8
-"""Spare images that are tried for one that cannot be used; when none of them can be either, the folder is gone."""
-
-Transform = Callable[[TransformSample], TransformSample]
-"""Any chain of torchvision.transforms.v2 that resizes, flips, crops, pads or changes colors."""
+"""Spare images that are tried in place of one that cannot be used; if none of them can be, the folder is gone."""
 
 
 class DetectionDataset(Dataset[Item]):
@@ -35,11 +32,11 @@ class DetectionDataset(Dataset[Item]):
 
     Args:
         annotations: of `read_dataset`.
-        transform: takes and returns a sample as described in `tailseg.data.transforms`.
-        look: whether to look for the first image here.
+        transform: takes and returns an image and a target, see `tailseg.data.transforms`.
+        look: whether to look for the first image at once.
 
     Raises:
-        ImageError: the first image is not to be found: the folder is most likely wrong.
+        ImageError: the first image cannot be found; the folder is most likely wrong.
     """
 
     def __init__(self, annotations: Annotations, transform: Transform, *, look: bool = True) -> None:
@@ -62,20 +59,16 @@ class DetectionDataset(Dataset[Item]):
         info = self.annotations.info(index)
         record = self.annotations.record(index)
         boxes = torch.from_numpy(record.boxes)
-        pixels, exif = read_turned(info)
+        pixels, exif = read_annotated(self.annotations, info)
+        target = make_sample(pixels, boxes, torch.from_numpy(record.ignore_boxes))
         with seeded(seed):
-            moved = self.transform(make_sample(pixels, boxes, torch.from_numpy(record.ignore_boxes)))
-        image = moved["image"].as_subclass(Tensor)
+            moved_image, moved = apply_transform(self.transform, target.pop("image"), target)
+        image = moved_image.as_subclass(Tensor)
         height, width = image.shape[-2:]
-        if len(moved["boxes"]) != len(boxes):
-            raise ValueError(
-                f"a transform must keep all boxes, got {len(moved['boxes'])} of {len(boxes)}: leave out "
-                "SanitizeBoundingBoxes, boxes outside the image are dropped afterwards"
-            )
         clipped = _clip(moved["boxes"].as_subclass(Tensor), height, width)
         ignored = _clip(moved["ignore"].as_subclass(Tensor), height, width)
         kept = (_large_enough(boxes) & _large_enough(clipped)).nonzero()[:, 0]
-        target = Target(
+        truth = Target(
             boxes=clipped[kept],
             labels=torch.from_numpy(record.labels)[kept],
             masks=tuple(record.segmentations[i] for i in kept.tolist()),
@@ -83,7 +76,7 @@ class DetectionDataset(Dataset[Item]):
             ignore_boxes=ignored[_large_enough(ignored)],
             seed=seed ^ 1,  # other numbers than those of the augmentation
         )
-        return image, target, info if exif == 1 else replace(info, exif=exif)
+        return image, truth, info if exif == 1 else replace(info, exif=exif)
 
 
 def _clip(boxes: Tensor, height: int, width: int) -> Tensor:
@@ -97,9 +90,9 @@ def _large_enough(boxes: Tensor) -> Tensor:
 
 @contextmanager
 def seeded(seed: int) -> Generator[None, None, None]:
-    """Within, torch's default generator of the CPU (the one that transforms draw from) starts at ``seed``.
+    """Seeds torch's default generator of the CPU, which transforms draw from, for the time of the context.
 
-    Not ``torch.manual_seed``: that would also set the generators of every accelerator, which belong to the model.
+    ``torch.manual_seed`` would also seed the generators of all accelerators, which belong to the model.
     """
     state = torch.get_rng_state()
     torch.default_generator.manual_seed(seed)
@@ -110,11 +103,11 @@ def seeded(seed: int) -> Generator[None, None, None]:
 
 
 class Loader:
-    """Batches in the order of a sampler, made ahead by worker processes.
+    """Batches in the order of a sampler, prepared by worker processes.
 
-    Workers are forked on Linux, so that they share the annotations' arrays instead of copying them: their memory does
-    not grow with the data set. They use one thread each and never draw from the main process's random generators. One
-    that dies is replaced by another with the same data, see `tailseg.data.workers`.
+    Workers are forked on Linux. They share the arrays of the annotations, and their memory does not grow with the data
+    set. Each uses one thread, and none draws from the random generators of the main process. A worker that dies is
+    replaced by another one with the same data, see `tailseg.data.workers`.
 
     Args:
         dataset: what the samples index.
@@ -122,7 +115,7 @@ class Loader:
         batch_size: images a batch on this process.
         workers: processes; 0 makes the batches in the main process.
         spares: images that replace those that cannot be used; with none of them such an image is an error.
-        leave_out: an image that cannot be used is missing in its batch, which may then be empty, instead of an error.
+        leave_out: leave out images that cannot be used, so that a batch may be empty; else they are errors.
 
     Raises:
         ValueError: a batch size below 1 or a negative number of workers.
@@ -165,17 +158,24 @@ class Loader:
             WorkerError: a worker died, and so did the one in its place, over the same batch.
         """
         batches = cast("Iterable[Sequence[Sample]]", self._batches)
-        for made in self._workers.map(batches, say=say, check=check) if self._workers else map(self._make, batches):
-            if isinstance(made, Exception):
-                raise made
-            images, targets, infos, unusable = made
-            yield Batch(images, tuple(_unpacked(target) for target in targets), infos, unusable)
+        for result in self._workers.map(batches, say=say, check=check) if self._workers else map(self._make, batches):
+            if isinstance(result, Exception):
+                raise result
+            images, targets, infos, unusable = result
+            yield Batch(images, tuple(_unpack(target) for target in targets), infos, unusable)
 
 
 def train_loader(dataset: DetectionDataset, sampler: TrainSampler, batch_size: int, workers: int) -> Loader:
-    """Batches of ``batch_size`` images on this process, in the sampler's order; see `Loader`.
+    """The loader of a training. An image that cannot be used is replaced by another one, and named in the batch.
 
-    An image that cannot be used is replaced by another one that the sampler draws from, and named in the batch.
+    Args:
+        dataset: the training set.
+        sampler: the order of its images; it also gives the spare images.
+        batch_size: images a batch on this process.
+        workers: processes; 0 makes the batches in the main process.
+
+    Returns:
+        The batches of this process in the order of the sampler.
     """
     return Loader(dataset, sampler, batch_size, workers, spares=sampler.images)
 
@@ -189,16 +189,28 @@ def evaluation_loader(
     *,
     leave_out: bool = False,
 ) -> Loader:
-    """Every image once, in order, on process ``rank`` every ``world_size``-th batch; see `Loader`."""
+    """The loader of an evaluation: every image once, in order.
+
+    Args:
+        dataset: the data set.
+        batch_size: images a batch.
+        workers: processes; 0 makes the batches in the main process.
+        rank: this process.
+        world_size: number of processes; each gets every ``world_size``-th batch.
+        leave_out: leave out images that cannot be used; else they are errors.
+
+    Returns:
+        The batches of this process.
+    """
     sampler = EvaluationSampler(len(dataset), batch_size=batch_size, rank=rank, world_size=world_size)
     return Loader(dataset, sampler, batch_size, workers, leave_out=leave_out)
 
 
 class _Batches:
-    """Makes a batch of its samples, or hands over what a user can correct: the error as a value, without a stack trace.
+    """Makes a batch of its samples. An error that a user can correct is returned as a value, without a stack trace.
 
-    Replaces an image that cannot be used by a spare one, and says why. The sample's seed chooses it, so that a resumed
-    run sees the same one.
+    An image that cannot be used is replaced by a spare one, with the reason. The seed of the sample chooses it: a
+    resumed run sees the same one.
     """
 
     def __init__(self, dataset: DetectionDataset, spares: Sequence[int] | np.ndarray, *, leave_out: bool) -> None:
@@ -216,25 +228,25 @@ class _Batches:
             unusable += reasons
         return (
             tuple(image for image, _, _ in items),
-            tuple(_packed(target) for _, target, _ in items),
+            tuple(_pack(target) for _, target, _ in items),
             tuple(info for _, _, info in items),
             tuple(unusable),
         )
 
     def _item(self, index: int, seed: int) -> tuple[Item | Exception, list[str]]:
-        """The image or a spare one, or the first one's error; and what was wrong with those that were not taken."""
+        """The image or a spare one, or the error of the image; and the reasons of those that cannot be used."""
         errors: list[ImageError] = []
-        for each in self._tries(index, seed):
+        for candidate in self._candidates(index, seed):
             try:
-                return self.dataset[each, seed], [str(error) for error in errors]
+                return self.dataset[candidate, seed], [str(error) for error in errors]
             except ImageError as error:
                 errors.append(error.with_traceback(None))
             except ValueError as error:
                 return error.with_traceback(None), []
         return errors[0], [str(errors[0])]
 
-    def _tries(self, index: int, seed: int) -> Iterator[int]:
-        """The image, and then the spare ones, which are drawn when they are asked for: hardly ever."""
+    def _candidates(self, index: int, seed: int) -> Iterator[int]:
+        """The image, then the spare ones, which are drawn only when they are needed."""
         yield index
         if len(self.spares):
             yield from np.random.default_rng(seed).choice(self.spares, MOST_REPLACEMENTS).tolist()
@@ -242,14 +254,14 @@ class _Batches:
 
 _Packed = tuple[np.ndarray, np.ndarray, tuple[Segmentation, ...], Frame, np.ndarray, int | None]
 _Made = tuple[tuple[Tensor, ...], tuple[_Packed, ...], tuple[ImageInfo, ...], tuple[str, ...]]
-"""What travels to the main process: every tensor takes a shared memory file, so only images stay tensors."""
+"""What a worker sends to the main process. Every tensor needs a shared memory file, so only images stay tensors."""
 
 
-def _packed(target: Target) -> _Packed:
+def _pack(target: Target) -> _Packed:
     boxes, labels, ignore = target.boxes.numpy(), target.labels.numpy(), target.ignore_boxes.numpy()
     return boxes, labels, target.masks, target.frame, ignore, target.seed
 
 
-def _unpacked(packed: _Packed) -> Target:
+def _unpack(packed: _Packed) -> Target:
     boxes, labels, masks, frame, ignore, seed = packed
     return Target(torch.from_numpy(boxes), torch.from_numpy(labels), masks, frame, torch.from_numpy(ignore), seed)

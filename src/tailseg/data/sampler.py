@@ -17,16 +17,16 @@ class TrainSampler(torch.utils.data.Sampler[Sample]):
     """Shuffled images of an epoch, repeated by their repeat factors; yields this process's samples, step by step.
 
     Step ``s`` takes the samples ``s * batch_size ... (s + 1) * batch_size - 1`` of the epoch's order; of P processes,
-    process p takes every P-th of them from the p-th on. So what a step sees does not depend on the number of processes,
-    nor a sample's seed on the number of loader workers. Every epoch has ``steps_per_epoch`` full steps: a last step
-    that is not full takes images from the epoch's beginning.
+    process p takes every P-th of them, from the p-th on. So the images of a step do not depend on the number of
+    processes, and the seed of a sample does not depend on the number of loader workers. Every epoch has
+    ``steps_per_epoch`` full steps: if the last step is not full, it takes images from the epoch's beginning.
 
     Args:
         annotations: the training set.
         batch_size: images a step, over all processes.
         seed: of the order and of the augmentation.
         repeat_threshold: t of repeat factor sampling; 0 is plain random sampling.
-        rounding: of the repeat factors, see `repeat_indices`; ``stochastic`` is drawn anew each epoch.
+        rounding: of the repeat factors, see `repeat_indices`; ``stochastic`` is drawn again for each epoch.
         rank: this process, ``0 .. world_size-1``.
         world_size: number of processes.
         filter_empty: leave out images without an object to learn from.
@@ -101,7 +101,8 @@ class TrainSampler(torch.utils.data.Sampler[Sample]):
 class EvaluationSampler(torch.utils.data.Sampler[Sample]):
     """Every image once, in order; process ``rank`` takes every ``world_size``-th batch of ``batch_size`` images.
 
-    A batch holds the same images whatever the number of processes: they are padded alike, and found alike to the bit.
+    A batch holds the same images for every number of processes: they are padded alike, and detections are equal to the
+    bit.
     """
 
     def __init__(self, num_images: int, *, batch_size: int = 1, rank: int = 0, world_size: int = 1) -> None:

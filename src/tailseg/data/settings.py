@@ -17,7 +17,7 @@ class CropConfig(Settings, at="data.crop"):
     """
 
     probability: Annotated[float, Range(ge=0, le=1)] = 0.5
-    """Share of the images that is cropped."""
+    """The share of the images that are cropped."""
     short_sides: Annotated[tuple[int, ...], Range(ge=1, some=True)] = (400, 500, 600)
     """Before the crop the short side is resized to one of these, drawn for each image."""
     least: Annotated[int, Range(ge=1)] = 384

@@ -1,18 +1,30 @@
 """Augmentation on torchvision.transforms.v2.
 
-A sample is a dictionary that any transform of v2 takes:
+A transform takes an image and a target, and returns both, as torchvision's references do: any chain of v2 that resizes,
+flips, crops, pads or changes colors is one. So is a function of yours, ``(image, target) -> (image, target)``.
 
-    image   tv_tensors.Image, uint8 RGB [3, h, w]
-    boxes   tv_tensors.BoundingBoxes, XYXY [N, 4]: the objects
-    ignore  tv_tensors.BoundingBoxes, XYXY [K, 4]: crowd and ignore regions
-    frame   tv_tensors.BoundingBoxes, XYXY [2, 4]: markers, the whole image and a part of it
+    image             tv_tensors.Image, uint8 RGB [3, h, w]
+    target["boxes"]   tv_tensors.BoundingBoxes, XYXY [N, 4]: the objects
+    target["ignore"]  tv_tensors.BoundingBoxes, XYXY [K, 4]: crowd and ignore regions
+    target["frame"]   tv_tensors.BoundingBoxes, XYXY [2, 4]: markers, the whole image and a part of it
 
-Masks are not in it: they stay as annotated. What became of the markers says how the file's pixels map to the image at
-hand (`frame_of`), for any chain of resizing, flipping, cropping and padding. (tv_tensors.KeyPoints would be the natural
-markers, but their flip is ``w - 1 - x``: half-pixel off the boxes'.)
+Boxes are neither dropped nor clamped: those outside the image are left out afterwards. A transform draws from torch's
+default generator; only then does a resumed run see the same images. An augmentation of your own is a config:
+
+    @dataclass(frozen=True)
+    class ColorConfig:
+        brightness: float = 0.3
+
+        def build(self, data):
+            built_in = train_transform(data.short_sides, data.max_long_side, data.flip, crop=data.crop)
+            return v2.Compose([v2.ColorJitter(brightness=self.brightness), built_in])
+
+Masks are not part of the target: they stay as annotated. The markers after the transform say how the pixels of the file
+map to the transformed image (`frame_of`), for any chain of resizing, flipping, cropping and padding. (KeyPoints of
+tv_tensors would be the natural markers, but their flip is ``w - 1 - x``: half a pixel beside the flip of boxes.)
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -26,12 +38,58 @@ from tailseg.data.settings import CropConfig
 from tailseg.structures import Frame
 
 TransformSample = dict[str, tv_tensors.TVTensor]
+Transform = Callable[..., Any]
+"""Takes an image and a target and returns both, see above."""
+
+
+def apply_transform(
+    transform: Transform, image: tv_tensors.TVTensor, target: TransformSample
+) -> tuple[Tensor, TransformSample]:
+    """What a transform makes of an image and its target.
+
+    Args:
+        transform: one of torchvision's v2, or the user's own.
+        image: see above.
+        target: see above.
+
+    Returns:
+        Both, after the transform.
+
+    Raises:
+        ValueError: it returns something else than an image of uint8 and a target with all boxes.
+    """
+    result = transform(image, target)
+    if not (isinstance(result, tuple | list) and len(result) == 2 and isinstance(result[1], dict)):
+        raise ValueError(f"a transform must return a tuple (image, target), got {type(result).__name__}")
+    moved_image, moved = result
+    if not isinstance(moved_image, Tensor):
+        raise ValueError(f"a transform must return an image of uint8 [3, h, w], got {type(moved_image).__name__}")
+    if moved_image.ndim != 3 or moved_image.dtype != torch.uint8:
+        raise ValueError(
+            f"a transform must return an image of uint8 [3, h, w], got {moved_image.dtype} {[*moved_image.shape]}: "
+            "leave out ToDtype and Normalize, the network normalizes by itself"
+        )
+    if (count := len(moved["boxes"])) != len(target["boxes"]):
+        raise ValueError(
+            f"a transform must keep all boxes, got {count} of {len(target['boxes'])}: leave out "
+            "SanitizeBoundingBoxes, boxes outside the image are dropped afterwards"
+        )
+    return moved_image, moved
 
 
 def make_sample(
     image: UInt8[Tensor, "3 h w"], boxes: Float32[Tensor, "N 4"], ignore: Float32[Tensor, "K 4"]
 ) -> TransformSample:
-    """The sample that the transforms take; no box is clamped by them, so that a crop keeps them exact."""
+    """The image and the target that transforms take, in one dictionary. They clamp no box, so a crop keeps boxes exact.
+
+    Args:
+        image: RGB.
+        boxes: of the objects, x1, y1, x2, y2.
+        ignore: boxes of crowd and ignore regions.
+
+    Returns:
+        ``image``, ``boxes``, ``ignore`` and ``frame``, see above.
+    """
     height, width = image.shape[-2:]
     markers = torch.tensor([[0.0, 0.0, width, height], [0.0, 0.0, width / 4, height / 2]])
 
@@ -50,7 +108,15 @@ def make_sample(
 
 
 def frame_of(markers: Float32[Tensor, "2 4"], height: int, width: int) -> Frame:
-    """How the file's pixels map to the image at hand, from the transformed markers of an image of ``height x width``.
+    """How the pixels of the file map to the transformed image, from the markers after the transform.
+
+    Args:
+        markers: ``target["frame"]`` after the transform.
+        height: of the image before it.
+        width: of the image before it.
+
+    Returns:
+        The scale and the shift along both axes.
 
     Raises:
         ValueError: the transform was no chain of resizing, flipping, cropping and padding (a rotation, say).
@@ -112,7 +178,7 @@ class ResizeShortSide(v2.Transform):
 class RandomSizeCrop(v2.Transform):
     """Crop to a height and a width drawn from ``least .. most`` (or up to the image's own), anywhere in the image.
 
-    Boxes move, and may reach beyond the crop or lie outside.
+    Boxes are shifted; they may reach beyond the crop or lie outside.
 
     Args:
         least: pixels; a side shorter than this stays as it is.
@@ -125,10 +191,10 @@ class RandomSizeCrop(v2.Transform):
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         height, width = v2.query_size(flat_inputs)
-        new_height, new_width = (_drawn(min(side, self.least), min(side, self.most)) for side in (height, width))
+        new_height, new_width = (_draw_integer(min(side, self.least), min(side, self.most)) for side in (height, width))
         return {
-            "top": _drawn(0, height - new_height),
-            "left": _drawn(0, width - new_width),
+            "top": _draw_integer(0, height - new_height),
+            "left": _draw_integer(0, width - new_width),
             "height": new_height,
             "width": new_width,
         }
@@ -137,7 +203,7 @@ class RandomSizeCrop(v2.Transform):
         return self._call_kernel(functional.crop, inpt, **params)
 
 
-def _drawn(low: int, high: int) -> int:
+def _draw_integer(low: int, high: int) -> int:
     """A whole number from ``low .. high``, both included."""
     return int(torch.randint(low, high + 1, ()))
 
@@ -145,13 +211,16 @@ def _drawn(low: int, high: int) -> int:
 def train_transform(
     short_sides: Sequence[int], max_long_side: int, flip: float, *, crop: CropConfig | None = None
 ) -> v2.Transform:
-    """Crop some images, resize to a short side drawn from ``short_sides``, flip some horizontally.
+    """The built-in augmentation: crop some images, resize to one of ``short_sides``, flip some horizontally.
 
     Args:
         short_sides: pixels; one is drawn for each image.
         max_long_side: pixels; no resized image is longer.
         flip: probability of a flip.
         crop: which images are cropped, and how; None crops none.
+
+    Returns:
+        A transform: ``(image, target) -> (image, target)``.
 
     Raises:
         ValueError: a side below 1, or a probability outside ``[0, 1]``.

@@ -1,9 +1,8 @@
-"""Processes that make batches ahead, and a main process that never waits for one that is gone.
+"""Worker processes that prepare batches, and a main process that never waits for a dead one.
 
-Each worker has two pipes of its own, one for what it is to make and one for what it has made, and nothing is shared by
-two workers: no queue, no lock. A worker that dies with half of a batch handed over therefore ends its own pipe and
-keeps no other worker from writing, which is what a queue that workers share cannot promise. (torch's DataLoader has
-such a queue, and its main process then reads from it for ever.)
+Each worker has its own two pipes, one for its tasks and one for its results. Two workers share nothing: no queue and no
+lock. So a worker that dies while it sends a batch ends its own pipe alone, and the others can go on writing. A shared
+queue cannot promise that. (torch's DataLoader has such a queue, and its main process then reads from it for ever.)
 """
 
 import errno
@@ -28,9 +27,9 @@ from typing import Any, Final
 import torch
 
 AHEAD: Final = 2
-"""Tasks that each worker has at a time: while one batch is handed over the next one is made."""
+"""Tasks of each worker at a time: while it sends one batch, it makes the next one."""
 PATIENCE: Final = 1.0
-"""Seconds between two looks at whether a wait is to end, and whether the main process is still there."""
+"""Seconds between two checks whether a wait must end, and whether the main process is still alive."""
 
 Make = Callable[[Any], Any]
 
@@ -49,8 +48,7 @@ class _Failure:
 class Workers:
     """Worker processes, started when they are first needed.
 
-    They are forked on Linux, so that they share the memory of what ``make`` holds, and end with the process that
-    started them, however that one ends.
+    They are forked on Linux, and share the memory of ``make``. They end when the process that started them ends.
 
     Args:
         make: called in the workers with each task; what it returns is pickled, tensors go through shared memory.
@@ -87,12 +85,12 @@ class Workers:
                 worker.give(task)
                 due.append(worker)
             while due:
-                made = _take(due[0], say, check)
+                result = _take(due[0], say, check)
                 due.popleft()
                 for task, worker in islice(rest, 1):
                     worker.give(task)
                     due.append(worker)
-                yield made  # the caller need not ask once more to learn that this was the last one
+                yield result  # the caller need not ask once more to learn that this was the last one
         finally:
             if due:  # what they still make belongs to tasks that nobody asks for any more
                 self.stop()
@@ -105,7 +103,7 @@ class Workers:
 
 
 def _take(worker: "_Worker", say: Callable[[str], None], check: Callable[[], None]) -> Any:  # noqa: ANN401 - of make
-    """The next result of a worker, or of the one that takes its place."""
+    """The next result of a worker, or of its replacement."""
     try:
         return worker.take(check)
     except WorkerError as error:
@@ -198,7 +196,7 @@ class _Worker:
 
 
 def _end(process: BaseProcess, tasks: Connection, results: Connection) -> None:
-    """Kills: a worker has nothing to save, and may be in the middle of what cannot be interrupted otherwise."""
+    """Kills the worker: it has nothing to save, and may be in a call that cannot be interrupted otherwise."""
     process.kill()
     process.join(5)
     tasks.close()

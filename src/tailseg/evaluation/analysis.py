@@ -1,4 +1,4 @@
-"""All that is asked of a results file, from one reading of it.
+"""All figures of a results file, from one reading of it.
 
 analysis = analyze("lvis_v1_val.json", {"bbox": "results.json", "segm": "results.json"})
 print(analysis.metrics["segm"]["APr"], analysis.errors["segm"].parts["r"].cost)
@@ -44,20 +44,20 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 Step = Callable[[str, int, int], None]
-"""Told what is being done, how far it is, and its end."""
+"""Called with the name of a step, how much of it is done, and its total."""
 FIXED_PER_CLASS = 10_000
 _CLASS_COLUMNS = ("category_id", "name", "group", "num_objects", "AP", "AP50", "AR")
 
 
 @dataclass(frozen=True, repr=False)
 class Analysis:
-    """What a results file scores, what it gets wrong, and whether its scores mean what they say.
+    """The scores of results, their errors, and whether their scores mean precision.
 
     Attributes:
         metrics: AP and AR, and those of each class.
         fixed: AP-fixed by kind of overlap, keys as in ``metrics.scores``: the best 10,000 detections of each class over
             the data set count, with no cap per image.
-        boundary: boundary AP, keys as in ``metrics.scores``; None if it was not asked for.
+        boundary: boundary AP, keys as in ``metrics.scores``; None if it was not computed.
         errors: by kind of overlap; see `Errors`.
         reliability: by kind of overlap and part of the classes; empty where scores lie outside [0, 1].
     """
@@ -136,13 +136,13 @@ class Analysis:
 
 @dataclass(frozen=True, eq=False)
 class DetailedAnalysis:
-    """An analysis and what it stands on.
+    """An analysis and what it was computed from.
 
     Attributes:
         analysis: the figures.
-        truth: what was to be found.
+        truth: the ground truth.
         kind: of overlap: masks where they were scored, else boxes.
-        found, matches: the results, and what became of those that count, by this kind of overlap.
+        found, matches: the results, and the matches of those that count, for this kind of overlap.
     """
 
     analysis: Analysis

@@ -164,7 +164,16 @@ def compute_scores(curves: Curves, truth: GroundTruth) -> dict[str, float | None
 
 
 def summarize(precision: np.ndarray, recall: np.ndarray, groups: Sequence[Group | None]) -> dict[str, float | None]:
-    """The scores of `Metrics` from precision and recall."""
+    """The scores of `Metrics` from precision and recall.
+
+    Args:
+        precision: ``[T, P, K, A]``.
+        recall: ``[T, K, A]``.
+        groups: the frequency groups of the K classes.
+
+    Returns:
+        The scores by name.
+    """
     known, of_all = _select_scored(precision, recall, 0)
     scores = {"AP": _mean(of_all), "AP50": _mean(of_all[0]), "AP75": _mean(of_all[5])}
     for group in GROUPS:
@@ -194,7 +203,16 @@ def _mean(values: np.ndarray) -> float | None:
 def describe_ungrouped(
     truth: GroundTruth, curves: Mapping[IouType, Curves], figures: Mapping[IouType, Mapping[str, float | None]]
 ) -> str:
-    """The classes with objects that are in no frequency group where others are, and what they change."""
+    """The classes with objects that are in no frequency group where others are, and what they change.
+
+    Args:
+        truth: the ground truth.
+        curves: precision and recall by kind of overlap.
+        figures: the scores by kind of overlap.
+
+    Returns:
+        The note, or nothing.
+    """
     classes = [index for index, group in enumerate(truth.class_groups) if not group and truth.object_counts[index]]
     if not classes or not truth.groups:
         return ""

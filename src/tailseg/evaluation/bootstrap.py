@@ -40,7 +40,16 @@ class Resampled:
 
 
 def draw_weights(num_images: int, num_samples: int, rng: np.random.Generator) -> np.ndarray:
-    """How often each image occurs in each sample of ``num_images`` with replacement, float32 ``[I, B]``."""
+    """How often each image occurs in each sample of ``num_images`` with replacement, float32 ``[I, B]``.
+
+    Args:
+        num_images: the number of images.
+        num_samples: the number of samples, B.
+        rng: the random generator.
+
+    Returns:
+        float32 ``[I, B]``.
+    """
     shares = np.full(num_images, 1 / num_images)
     return rng.multinomial(num_images, shares, size=num_samples).T.astype(np.float32)
 

@@ -33,7 +33,16 @@ def compute_outline(mask: Runs) -> Runs:
 
 
 def with_boundaries(truth: GroundTruth, found: Results, candidates: Candidates) -> Candidates:
-    """Candidates of masks with the overlaps of Boundary IoU."""
+    """Candidates of masks with the overlaps of Boundary IoU.
+
+    Args:
+        truth: the ground truth.
+        found: the results.
+        candidates: the detections that count.
+
+    Returns:
+        The same detections with other overlaps.
+    """
     near = candidates.pairs.take(np.flatnonzero(candidates.pairs.overlaps >= IOUS[0]))
     order = np.argsort(candidates.images[near.detections], kind="stable")
     near = near.take(order)

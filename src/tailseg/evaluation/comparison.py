@@ -50,7 +50,7 @@ class Difference:
 
     Attributes:
         before, after: the figure of the first and of the second; None where there is no object.
-        low, high: the 95 % interval of after - before; None where it cannot be had.
+        low, high: the 95 % interval of after - before; None where it cannot be computed.
     """
 
     before: float | None
@@ -78,7 +78,7 @@ class Comparison:
     """The figures of two detectors, compared for boxes or for masks.
 
     Attributes:
-        figures: AP, AP50, AP75, AR, and APr, APc, APf where there are such classes.
+        figures: AP, AP50, AP75, AR, and APr, APc, APf if there are such classes.
         classes: AP of each of the K classes, in order of id; no interval for a class with objects in fewer than 5
             images. Of hundreds of classes one in twenty leaves its interval by chance alone.
     """
@@ -87,7 +87,7 @@ class Comparison:
     classes: tuple[Difference, ...]
 
     def largest_changes(self, count: int) -> list[int]:
-        """Positions of the classes whose AP moved most, among those that have an interval."""
+        """Positions of the classes with the largest changes of AP, among those that have an interval."""
         entries = enumerate(self.classes)
         moves = [(-abs(entry.difference or 0.0), index) for index, entry in entries if entry.low is not None]
         return [index for move, index in sorted(moves)[:count] if move < 0]

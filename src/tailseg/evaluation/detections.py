@@ -46,11 +46,23 @@ def read_detections(
     any_class: bool = False,
     names: Names | None = None,
 ) -> Results:
-    """Results that belong to an annotation file; run lengths are kept of the detections that can count.
+    """Reads results that belong to an annotation file, and keeps the masks of the detections that can count.
 
-    They are kept as well of those that score at least ``least_score``. Which image a record means is decided by
-    `tailseg.evaluation.image_names`. Polygons are rasterized at the size of their image. ``any_class`` takes unknown
-    categories too, and keeps all run lengths. ``names`` decides which image is meant.
+    `tailseg.evaluation.image_names` decides which image a record means. Polygons are rasterized at the size of their
+    image.
+
+    Args:
+        results: the results file or the records.
+        truth: the ground truth.
+        iou_types: what every record needs: a box, a mask, or both.
+        progress: called with the bytes of the file that have been read, and its size.
+        least_score: keeps the masks of detections with at least this score, even if the detections do not
+            count.
+        any_class: reads unknown categories too, and keeps all masks.
+        names: the image that is meant by each name; None finds it.
+
+    Returns:
+        The results.
 
     Raises:
         FileNotFoundError: no such file.
@@ -173,9 +185,17 @@ def _check_sizes(found: Part, truth: GroundTruth, before: int) -> None:
 
 
 def select_best_of_each_image(found: Results, truth: GroundTruth, cap: int) -> np.ndarray:
-    """Rows, ascending, of the ``cap`` best scores of each image (coco: of each image and class).
+    """Selects the records with the best scores of each image (COCO: of each class in an image).
 
     Of equal scores the earlier record is better.
+
+    Args:
+        found: the results.
+        truth: the ground truth.
+        cap: how many detections of an image (LVIS), or of each class in an image (COCO), count.
+
+    Returns:
+        The rows, int64, ascending.
     """
     if truth.protocol == "lvis":
         return _select_best(np.searchsorted(truth.image_ids, found.image_ids), found.scores, cap)
@@ -184,9 +204,17 @@ def select_best_of_each_image(found: Results, truth: GroundTruth, cap: int) -> n
 
 
 def select_best_of_each_class(found: Results, truth: GroundTruth, cap: int = 10_000) -> np.ndarray:
-    """Rows, ascending, of the ``cap`` best scores of each class over the data set.
+    """Selects the records with the best scores of each class over the data set.
 
     A. Dave et al., "Evaluating Large-Vocabulary Object Detectors: The Devil is in the Details", 2021: fixed AP.
+
+    Args:
+        found: the results.
+        truth: the ground truth.
+        cap: how many detections of each class count.
+
+    Returns:
+        The rows, int64, ascending.
     """
     return _select_best(np.searchsorted(truth.category_ids, found.category_ids), found.scores, cap)
 
@@ -214,7 +242,17 @@ def get_areas(found: Results, iou_type: IouType) -> np.ndarray:
 
 
 def select_counting(found: Results, truth: GroundTruth, rows: np.ndarray, iou_type: IouType) -> np.ndarray:
-    """Those of the rows that can count for or against; in lvis, what has no area cannot."""
+    """Selects the records that can count for or against; under LVIS's rules a record without area cannot.
+
+    Args:
+        found: the results.
+        truth: the ground truth.
+        rows: int64 ``[n]``, positions of the records that are used.
+        iou_type: what overlaps: boxes or masks.
+
+    Returns:
+        The rows of these that can count.
+    """
     rows = rows[truth.can_count(found.image_ids[rows], found.category_ids[rows])]
     # lvis-api drops what has no area, after the cap; pycocotools counts it as a false positive.
     return rows if truth.protocol == "coco" else rows[get_areas(found, iou_type)[rows] > 0]
@@ -223,11 +261,17 @@ def select_counting(found: Results, truth: GroundTruth, rows: np.ndarray, iou_ty
 def find_candidates(
     truth: GroundTruth, found: Results, rows: np.ndarray, iou_type: IouType, *, around: bool = False
 ) -> Candidates:
-    """The records at ``rows`` that count, and the objects that they overlap.
+    """Finds the records that count, and the objects that they overlap.
 
     Args:
-        truth, found, rows, iou_type: as above.
-        around: whether those of other classes are wanted too.
+        truth: the ground truth.
+        found: the results.
+        rows: int64 ``[n]``, positions of the records that are used.
+        iou_type: what overlaps: boxes or masks.
+        around: finds the overlaps with objects of other classes too.
+
+    Returns:
+        The detections in the order of matching, with their overlaps.
     """
     rows = select_counting(found, truth, rows, iou_type)
     images = np.searchsorted(truth.image_ids, found.image_ids[rows])
@@ -249,7 +293,18 @@ def find_candidates(
 def find_surroundings(
     truth: GroundTruth, found: Results, rows: np.ndarray, images: np.ndarray, iou_type: IouType
 ) -> Pairs:
-    """The objects, of whatever class, that the records at ``rows``, in ``images`` (positions), overlap."""
+    """Finds the objects of any class that overlap some records.
+
+    Args:
+        truth: the ground truth.
+        found: the results.
+        rows: int64 ``[n]``, positions of the records that are used.
+        images: int64 ``[n]``, positions of their images.
+        iou_type: what overlaps: boxes or masks.
+
+    Returns:
+        The pairs of detections and objects that overlap.
+    """
     shapes = get_shapes(found, rows, iou_type)
     return find_overlaps(
         images, truth.objects.images, shapes, _get_object_shapes(truth, iou_type), truth.objects.crowds
@@ -259,12 +314,32 @@ def find_surroundings(
 def match_results(
     truth: GroundTruth, found: Results, rows: np.ndarray, iou_type: IouType, *, around: bool = False
 ) -> Matches:
-    """Matches the records at ``rows`` (after a cap) with the objects; see `find_candidates`."""
+    """Matches some records, after a cap, with the objects; see `find_candidates`.
+
+    Args:
+        truth: the ground truth.
+        found: the results.
+        rows: int64 ``[n]``, positions of the records that are used.
+        iou_type: what overlaps: boxes or masks.
+        around: keeps the overlaps with objects of other classes too.
+
+    Returns:
+        The matches.
+    """
     return match(truth, find_candidates(truth, found, rows, iou_type, around=around))
 
 
 def get_shapes(found: Results, rows: np.ndarray, iou_type: IouType) -> Shapes:
-    """Boxes or masks of the records at ``rows``."""
+    """The boxes or masks of some records.
+
+    Args:
+        found: the results.
+        rows: int64 ``[n]``, positions of the records that are used.
+        iou_type: what overlaps: boxes or masks.
+
+    Returns:
+        The boxes or masks.
+    """
     areas = get_areas(found, iou_type)[rows]
     if iou_type == "bbox":
         assert found.boxes is not None

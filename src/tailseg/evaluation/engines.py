@@ -32,12 +32,32 @@ Engine = Literal["tailseg", "hotcoco", "lvis-api"]
 
 
 def run_tailseg(truth: GroundTruth, found: Results, rows: np.ndarray, iou_type: IouType) -> Arrays:
-    """The engine of this package, on whose matches the error kinds, calibration and comparisons stand too."""
+    """The engine of this package, on whose matches the error kinds, calibration and comparisons stand too.
+
+    Args:
+        truth: the ground truth.
+        found: the results.
+        rows: int64 ``[n]``, positions of the records that are used.
+        iou_type: what overlaps: boxes or masks.
+
+    Returns:
+        Precision and recall.
+    """
     return compute_precision_and_recall(match_results(truth, found, rows, iou_type))
 
 
 def run_hotcoco(truth: GroundTruth, found: Results, rows: np.ndarray, iou_type: IouType) -> Arrays:
-    """hotcoco's, in Rust."""
+    """hotcoco's, in Rust.
+
+    Args:
+        truth: the ground truth.
+        found: the results.
+        rows: int64 ``[n]``, positions of the records that are used.
+        iou_type: what overlaps: boxes or masks.
+
+    Returns:
+        Precision and recall.
+    """
     rows = select_counting(found, truth, rows, iou_type)
     boxes = np.zeros((len(rows), 4))
     if iou_type == "bbox":
@@ -64,6 +84,15 @@ def run_lvis_api(truth: GroundTruth, found: Results, rows: np.ndarray, iou_type:
     """lvis-api's, slow: about 100 times the time and 4 times the memory of the others.
 
     It knows no crowds, which it would ask for; what it knows is ``ignore``: left alone, by one detection each.
+
+    Args:
+        truth: the ground truth.
+        found: the results.
+        rows: int64 ``[n]``, positions of the records that are used.
+        iou_type: what overlaps: boxes or masks.
+
+    Returns:
+        Precision and recall.
 
     Raises:
         ValueError: lvis-api is not installed, or the annotation file is not LVIS's.

@@ -42,7 +42,7 @@ PARTS: tuple[Part, ...] = get_args(Part)
 
 @dataclass(frozen=True)
 class ErrorKinds:
-    """How many errors of each kind there are in a part of the classes, and what they cost.
+    """The number of errors of each kind in a part of the classes, and what they cost.
 
     Attributes:
         counts: by kind, of false positives by their own class, of missed objects by theirs.
@@ -75,7 +75,7 @@ class Errors:
 
 @dataclass(frozen=True)
 class Labeled:
-    """What is wrong with each detection, and what would mend it.
+    """What is wrong with each detection, and what would correct it.
 
     Attributes:
         kinds: int64 ``[n]``, a position in `KINDS`, or -1 where nothing is wrong.
@@ -89,11 +89,16 @@ class Labeled:
 
 
 def sort_errors(truth: GroundTruth, found: Results, matches: Matches, iou_type: IouType) -> Errors:
-    """Sorts the errors of an evaluation by kind and group, and says what each kind costs.
+    """Sorts the errors of an evaluation by kind and group, and computes what each kind costs.
 
     Args:
-        truth, found, iou_type: what was matched.
+        truth: the ground truth.
+        found: the results.
         matches: by `match_results`.
+        iou_type: what overlaps: boxes or masks.
+
+    Returns:
+        The errors of all classes and of each frequency group.
     """
     around = matches.around
     if around is None:
@@ -186,7 +191,7 @@ def _compute_fixed_ap50(matches: Matches, labeled: Labeled, kind: int, places: n
     """AP50 ``[K]`` without the errors of one kind, NaN for a class without objects.
 
     As in TIDE: the best of the detections that point at an object not found finds it, with the right class and place;
-    all others of the kind go, and missed objects are no longer asked for. A class that is then without objects is NaN
+    all others of the kind go, and missed objects are left out. A class that is then without objects is NaN
     if it has no detection either, and leaves the mean; its false detections keep it at 0.
     """
     state = matches.states[0, 0]
@@ -199,9 +204,9 @@ def _compute_fixed_ap50(matches: Matches, labeled: Labeled, kind: int, places: n
         has_false = np.bincount(matches.classes[false], minlength=matches.num_classes) > 0
         return np.where((num_objects > 0) & (num_left == 0) & has_false, 0, fixed)
     wrong = labeled.kinds == kind
-    mended = wrong & _is_best_pointer(matches, labeled)
-    correct, false = correct | mended, false & ~wrong
-    moved = np.flatnonzero(mended)
+    corrected = wrong & _is_best_pointer(matches, labeled)
+    correct, false = correct | corrected, false & ~wrong
+    moved = np.flatnonzero(corrected)
     classes = matches.object_classes[labeled.targets[moved]]
     differ = classes != matches.classes[moved]
     if not differ.any():

@@ -33,7 +33,7 @@ class Objects:
         images, classes: int64 ``[M]``, positions among the image ids and category ids in ascending order.
         boxes: float64 ``[M, 4]`` xywh.
         areas: float64 ``[M]``, of the file; of the box where it has none.
-        crowds: bool ``[M]``: regions to be left alone.
+        crowds: bool ``[M]``: regions that count neither for nor against.
         rows: int64 ``[M]``: rows of the annotations' objects.
     """
 
@@ -50,17 +50,17 @@ class Objects:
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """What is to be found.
+    """The objects to find, and the rules by which they are scored.
 
     Attributes:
         protocol: lvis for a file with LVIS's lists, else coco.
         sizes: image id -> (height, width), in order of id.
         categories: id -> name, in order of id.
         groups: category id -> frequency group; empty if unknown.
-        objects: what is annotated.
+        objects: the annotated objects.
         negative, not_exhaustive: LVIS's lists, ascending keys ``image * K + class`` of positions in ``sizes`` and
             ``categories``; empty for coco.
-        notes: what was repaired.
+        notes: what was changed in reading.
         annotations: the file.
         masks: whether every object has a segmentation that can be scored.
     """
@@ -217,6 +217,9 @@ def read_ground_truth(
         source: the JSON file, or what was read of it.
         masks: every object needs a segmentation.
         groups: category id -> frequency group; None takes LVIS's ``frequency``.
+
+    Returns:
+        The ground truth.
 
     Raises:
         FileNotFoundError: no such file.

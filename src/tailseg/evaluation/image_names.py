@@ -292,6 +292,9 @@ def complete_clash_note(note: str, hits: int, others: int, sample: int) -> str:
         hits: detections that lie on an object so.
         others: those that do by the other reading.
         sample: detections that were looked at.
+
+    Returns:
+        The whole note.
     """
     return (
         f"{note}; {count_part(hits, sample, 'detection')} {verb_form(hits, 'lies', 'lie')} on an object in this way, "

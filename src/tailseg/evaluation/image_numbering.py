@@ -43,10 +43,15 @@ def describe_image_numbering(
     """What another numbering of the images would score, if it is clearly more; else nothing.
 
     Args:
-        truth, found, source: the objects, the results and where they came from.
+        truth: the ground truth.
+        found: the results.
+        source: the results file or the records.
         kind: what overlaps.
         plain: AP50 as the ids stand, 0..1.
         cap: see `select_best_of_each_image`.
+
+    Returns:
+        The note, or nothing.
     """
     if plain >= LOW or not len(found) or not len(truth.objects):
         return ""
@@ -76,7 +81,13 @@ def explain_image_ids(truth: GroundTruth, source: Source, kind: IouType, cap: in
     """How image ids could be meant some of which are unknown; nothing if no numbering fits them all.
 
     Args:
-        truth, source, kind, cap: see `describe_image_numbering`.
+        truth: the ground truth.
+        source: the results file or the records.
+        kind: what overlaps: boxes or masks.
+        cap: how many detections of an image (LVIS), or of each class in an image (COCO), count.
+
+    Returns:
+        The explanation, or nothing.
     """
     keys = [*count_references(source).images]
     ids = [number for key in keys if (number := whole(key[0])) is not None]

@@ -116,6 +116,9 @@ def read_records(
         progress: called with the bytes of the file read so far and its size.
         parse: takes the text of some records apart, and raises errors as `parse` does.
 
+    Returns:
+        The records, some thousand at a time.
+
     Raises:
         FileNotFoundError: no such file.
         ValueError: not JSON, or not a list.

@@ -96,7 +96,16 @@ class Matches(Candidates):
 
 
 def sort_for_matching(classes: np.ndarray, images: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Positions by class, then score (descending), image and place."""
+    """Positions by class, then score (descending), image and place.
+
+    Args:
+        classes: int64 ``[n]``.
+        images: int64 ``[n]``.
+        scores: float64 ``[n]``.
+
+    Returns:
+        int64 ``[n]``.
+    """
     by_image = argsort_ascending(images)
     order = by_image[sort_best_first(scores[by_image])]
     return order[argsort_ascending(classes[order])]

@@ -1,4 +1,4 @@
-"""What an evaluation found."""
+"""The scores of an evaluation."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -44,9 +44,9 @@ class Metrics:
     Attributes:
         scores: kind of overlap -> name -> value.
         per_class: kind of overlap -> one entry a category of the annotation file, in order of id.
-        protocol: whose definition of AP.
-        max_detections: kept for each image (lvis), or for each image and class (coco).
-        num_images, num_detections: of the annotation file, of the results.
+        protocol: the definition of AP.
+        max_detections: how many detections of an image (LVIS), or of each class in an image (COCO), count.
+        num_images, num_detections: the number of images of the annotation file, and of records.
         notes: what the reader should know about the input, such as the number of masks without a pixel.
         extra: figures of the user's own metrics: name of the metric -> name of the figure -> value.
     """

@@ -32,10 +32,15 @@ def describe_category_numbering(
     """What another numbering of the categories would score, if it is clearly more; else nothing.
 
     Args:
-        truth, found, source: the objects, the results and where they came from.
+        truth: the ground truth.
+        found: the results.
+        source: the results file or the records.
         kind: what overlaps.
         plain: AP50 as the ids stand, 0..1.
         cap: see `select_best_of_each_image`.
+
+    Returns:
+        The note, or nothing.
     """
     if plain >= SUSPICIOUS or not len(found) or not len(truth.objects):
         return ""
@@ -70,7 +75,17 @@ def describe_category_names(truth: GroundTruth, source: Source) -> str:
 
 
 def explain_category_ids(truth: GroundTruth, source: Source, kind: IouType, cap: int) -> str:
-    """How unknown category ids could be meant; nothing if no numbering fits them all."""
+    """How unknown category ids could be meant; nothing if no numbering fits them all.
+
+    Args:
+        truth: the ground truth.
+        source: the results file or the records.
+        kind: what overlaps: boxes or masks.
+        cap: how many detections of an image (LVIS), or of each class in an image (COCO), count.
+
+    Returns:
+        The explanation, or nothing.
+    """
     try:
         found = read_detections(source, truth, (kind,), any_class=True)
     except ValueError:
@@ -101,8 +116,12 @@ def find_best_on_objects(truth: GroundTruth, found: Results, kind: IouType) -> t
     """The best detections that lie on objects, at IoU 0.5: their rows, once for each object, and its category ids.
 
     Args:
-        truth, found: the objects and the results.
+        truth: the ground truth.
+        found: the results.
         kind: what overlaps.
+
+    Returns:
+        Rows of the results, and the category ids of the objects.
     """
     rows = np.argsort(-found.scores, kind="stable")[:SAMPLE]
     images = np.searchsorted(truth.image_ids, found.image_ids[rows])
@@ -115,9 +134,13 @@ def compute_ap50(truth: GroundTruth, found: Results, kind: IouType, cap: int) ->
     """AP50 of results, 0..1; 0 where there is nothing to be found.
 
     Args:
-        truth, found: the objects and the results.
+        truth: the ground truth.
+        found: the results.
         kind: what overlaps.
         cap: see `select_best_of_each_image`.
+
+    Returns:
+        AP50.
     """
     matches = match_results(truth, found, select_best_of_each_image(found, truth, cap), kind)
     precision = compute_curves(matches).precision[0, ..., 0]

@@ -65,8 +65,12 @@ def find_overlaps(
     Args:
         detection_keys: int64 ``[n]``.
         object_keys: int64 ``[M]``.
-        detections, objects: n and M of them.
+        detections: the n detections.
+        objects: the M objects.
         crowds: bool ``[M]``.
+
+    Returns:
+        The pairs.
     """
     columns = _get_sides(detections.boxes), _get_sides(objects.boxes)
     overlaps_of = _compute_box_overlaps if objects.masks is None else _compute_mask_overlaps

@@ -84,7 +84,8 @@ def compute_precision_curves(
     """Computes `compute_precision_curve` of all classes at once.
 
     Args:
-        classes, states: ``[n]``, by class, then score.
+        classes: int64 ``[n]``, ascending.
+        states: uint8 ``[n]``, by class, then score.
         num_objects: int64 ``[K]``.
         needed: by `count_objects_needed`.
 

@@ -25,6 +25,18 @@ def read_with_explanation(
 ) -> Results:
     """`read_detections`; the error about unknown category or image ids says how they could be meant.
 
+    Args:
+        source: the results file or the records.
+        truth: the ground truth.
+        iou_types: what every record needs: a box, a mask, or both.
+        cap: how many detections of an image (LVIS), or of each class in an image (COCO), count.
+        progress: called with the bytes of the file that have been read, and its size.
+        least_score: keeps the masks of detections with at least this score, even if the detections do not
+            count.
+
+    Returns:
+        The results.
+
     Raises:
         FileNotFoundError, ValueError: as `read_detections`.
     """
@@ -45,7 +57,19 @@ def read_sources(
     progress: Callable[[int, int], None] | None = None,
     least_score: float = math.inf,
 ) -> dict[IouType, Results]:
-    """`read_with_explanation` of boxes and of masks: a file is read once, for all that it serves."""
+    """`read_with_explanation` of boxes and of masks: a file is read once, for all that it serves.
+
+    Args:
+        sources: the file or the records for each kind of overlap.
+        truth: the ground truth.
+        cap: how many detections of an image (LVIS), or of each class in an image (COCO), count.
+        progress: called with the bytes of the file that have been read, and its size.
+        least_score: keeps the masks of detections with at least this score, even if the detections do not
+            count.
+
+    Returns:
+        The results for each kind of overlap.
+    """
     found: dict[IouType, Results] = {}
     for iou_type, source in sources.items():
         if iou_type in found:

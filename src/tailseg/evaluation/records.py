@@ -369,7 +369,16 @@ class Wrong:
     before: int
 
     def describe_first(self, key: str, expected: str, valid: Callable[[Any], bool]) -> ValueError:
-        """Names the first wrong record and says how many there are."""
+        """Names the first wrong record and says how many there are.
+
+        Args:
+            key: the key of the wrong value.
+            expected: what the value should be, in words.
+            valid: says whether a value is right.
+
+        Returns:
+            The error.
+        """
 
         def is_wrong(record: Any) -> bool:  # noqa: ANN401
             return not (isinstance(record, Mapping) and key in record and valid(record[key]))

@@ -63,6 +63,9 @@ def compute_reliability(
         groups: of the K classes.
         num_bins: B.
 
+    Returns:
+        The reliability of each part of the classes.
+
     Raises:
         ValueError: a score lies outside [0, 1].
     """

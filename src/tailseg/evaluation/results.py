@@ -49,6 +49,9 @@ def to_results(detections: Detected, image_id: int, category_ids: Sequence[int])
     Returns:
         One record for each detection.
 
+    Returns:
+        One record for each detection.
+
     Raises:
         ValueError: a label has no category id.
     """
@@ -163,12 +166,15 @@ def read_results(
         results: records, or the JSON file that lists them.
         boxes: every record needs a ``bbox``.
         masks: every record needs a ``segmentation``.
-        keep: given some records and the number of those before, may object by a ValueError, and says whose run lengths
-            are kept (bool ``[n]``); all are if None.
+        keep: given some records and the number of those before, may object by a ValueError, and says whose run
+            lengths are kept (bool ``[n]``); all are if None.
         names: image ids by what records call the images; None where ``image_id`` is the id.
         digits: whether an ``image_id`` may be a text of digits.
         size: height and width of an image by its id, for masks that are polygons; None refuses polygons.
         progress: called with the bytes read so far and the size of the file.
+
+    Returns:
+        The records, packed.
 
     Raises:
         FileNotFoundError: no such file.

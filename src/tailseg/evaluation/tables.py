@@ -29,7 +29,7 @@ def build_tables(analysis: Analysis) -> Iterator[Table]:
     yield build_scores_table(analysis)
     iou_type = "segm" if "segm" in analysis.errors else "bbox"
     parts = analysis.errors[iou_type].parts
-    title = f"Errors of {ROW_NAMES[iou_type]} at IoU 0.5, and the AP50 to be won without them"
+    title = f"Errors of {ROW_NAMES[iou_type]} at IoU 0.5, and the AP50 that they cost"
     errors = _build_table(title, "classes", "objects", "found", *SHORT.values())
     for part, kinds in parts.items():
         counts = (f"{kinds.counts[kind]:,}\n{_format_signed(kinds.cost[kind])}" for kind in KINDS)
@@ -91,7 +91,18 @@ def build_class_table(analysis: Analysis, count: int) -> Table:
 def build_comparison_tables(
     comparison: Comparison, errors: tuple[Errors, Errors], truth: GroundTruth, iou_type: IouType, count: int
 ) -> Iterator[Table]:
-    """Differences of the figures, the classes that moved most, and errors before and after."""
+    """Builds the tables of differences, of the classes whose AP changed most, and of the errors before and after.
+
+    Args:
+        comparison: the differences of the figures.
+        errors: the errors of the first and of the second run.
+        truth: the ground truth.
+        iou_type: what overlaps: boxes or masks.
+        count: how many classes are listed.
+
+    Returns:
+        The tables, one after the other.
+    """
     title = f"{ROW_NAMES[iou_type].capitalize()}, in percent, with 95 % intervals"
     figures = _build_table(title, "", "A", "B", "B - A", "interval", "B is")
     for name, entry in comparison.figures.items():
@@ -99,7 +110,7 @@ def build_comparison_tables(
     yield figures
     moved = comparison.largest_changes(count)
     if moved:
-        title = f"Classes whose AP moved most, {ROW_NAMES[iou_type]} (by chance alone 1 in 20 leaves its interval)"
+        title = f"Classes whose AP changed most, {ROW_NAMES[iou_type]} (by chance alone 1 in 20 leaves its interval)"
         classes = _build_table(title, "class", "group", "objects", "A", "B", "B - A", "interval")
         names = list(truth.categories.values())
         for index in moved:

@@ -15,7 +15,7 @@ from tailseg.evaluation import Analysis, analyze
 from tailseg.evaluation.metrics import IouType
 from tailseg.inference.predictor import Predictor
 from tailseg.recipes import build
-from tailseg.recipes.places import found_again
+from tailseg.recipes.places import locate_data
 from tailseg.recipes.recipe import Recipe
 from tailseg.structures import Batch
 from tailseg.training.fit import with_classes_of_run
@@ -97,7 +97,7 @@ def calibrate(
     predictor = Predictor.from_run(
         folder, checkpoint=checkpoint, device=device, base=base, modules=modules, calibrated=False
     )
-    recipe = found_again(predictor.recipe, predictor.checkpoint.recipe, folder)
+    recipe = locate_data(predictor.recipe, predictor.checkpoint.recipe, folder)
     train = _read_training_set(recipe, predictor, say)
     if val:
         recipe = replace(recipe, data=replace(recipe.data, val=val, val_images=None))

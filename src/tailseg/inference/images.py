@@ -12,7 +12,7 @@ from torch import Tensor
 from tailseg.annotations.image_files import ImageError
 from tailseg.annotations.pictures import header_of, without_warnings
 from tailseg.annotations.types import Orientation
-from tailseg.data.images import load_image, to_rgb, turned
+from tailseg.data.images import apply_orientation, load_image, to_rgb
 
 ImageInput = str | Path | Image.Image | np.ndarray | Tensor
 """A file, a PIL image, an array ``[height, width, 3]`` or a tensor ``[3, height, width]``, see `to_rgb_tensor`."""
@@ -80,8 +80,8 @@ def _convert_picture(picture: Image.Image, orientation: Orientation, name: str) 
         raise ImageError(f"{name} cannot be converted: {error or type(error).__name__}") from error
     stored = torch.from_numpy(pixels).permute(2, 0, 1)
     if is_tiff:  # Pillow has turned it already; 6 is the inverse of 8
-        return stored if orientation == "shown" else turned(stored, {6: 8, 8: 6}.get(exif, exif))
-    return turned(stored, exif) if orientation == "shown" else stored
+        return stored if orientation == "shown" else apply_orientation(stored, {6: 8, 8: 6}.get(exif, exif))
+    return apply_orientation(stored, exif) if orientation == "shown" else stored
 
 
 def _put_channels_first(image: np.ndarray | Tensor, name: str) -> Tensor:

@@ -1,1 +1,45 @@
-"""Other frameworks' checkpoints in and out, and comparisons with what those frameworks compute."""
+"""Converts checkpoints of other projects: mmdetection in both directions, torchvision to tailseg.
+
+`to_tailseg` and `to_mmdet_file` convert files. `from_mmdet`, `to_mmdet` and `from_torchvision` convert state dicts. The
+names are imported when they are used.
+"""
+
+from typing import TYPE_CHECKING
+
+from tailseg.lazy import on_demand
+
+if TYPE_CHECKING:
+    from tailseg.interop.classes import read_classes
+    from tailseg.interop.convert import ConversionReport, to_mmdet_file, to_tailseg
+    from tailseg.interop.files import WeightsFile, read_weights_file, write_safetensors_file, write_torch_file
+    from tailseg.interop.mmdet import backbone_from_mmdet, from_mmdet, to_mmdet
+    from tailseg.interop.rules import Converted
+    from tailseg.interop.torchvision import from_torchvision
+else:
+    __getattr__, __dir__ = on_demand(
+        __name__,
+        {
+            "classes": ("read_classes",),
+            "convert": ("ConversionReport", "to_mmdet_file", "to_tailseg"),
+            "files": ("WeightsFile", "read_weights_file", "write_safetensors_file", "write_torch_file"),
+            "mmdet": ("backbone_from_mmdet", "from_mmdet", "to_mmdet"),
+            "rules": ("Converted",),
+            "torchvision": ("from_torchvision",),
+        },
+    )
+
+__all__ = [
+    "ConversionReport",
+    "Converted",
+    "WeightsFile",
+    "backbone_from_mmdet",
+    "from_mmdet",
+    "from_torchvision",
+    "read_classes",
+    "read_weights_file",
+    "to_mmdet",
+    "to_mmdet_file",
+    "to_tailseg",
+    "write_safetensors_file",
+    "write_torch_file",
+]

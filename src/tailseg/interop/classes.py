@@ -1,4 +1,4 @@
-"""The classes of a model: their ids, names and frequencies, from an annotation file or a short list of them."""
+"""Reads the classes of a model, with ids, names and frequencies, from an annotation file or a list of classes."""
 
 import json
 from collections.abc import Sequence
@@ -9,20 +9,21 @@ import torch
 
 from tailseg.annotations.dataset import Category
 from tailseg.annotations.read import read_dataset
-from tailseg.interop.rules import few
+from tailseg.interop.rules import shorten
 from tailseg.structures import ClassFrequency, frequency_group
 from tailseg.training.checkpoint import CheckpointError
 from tailseg.training.first_weights import plain_name
+from tailseg.words import count_noun, verb_form
 
 
 def read_classes(path: Path) -> tuple[tuple[Category, ...], ClassFrequency]:
-    """The classes, ordered by id, and how often each occurs in the training set.
+    """Reads the classes, ordered by id, and how often each occurs in the training set.
 
     The file is the training set's annotation file, or a list without annotations, ``{"num_images": annotated images,
     "categories": [{"id", "name", "image_count", "instance_count", "frequency" (optional)}, ...]}``.
 
     Raises:
-        CheckpointError: no such file, or neither of the two.
+        CheckpointError: there is no such file, or it has another format.
         DatasetError: a malformed annotation file.
     """
     if not path.is_file():
@@ -54,16 +55,24 @@ def _from_list(content: dict[str, Any], path: Path) -> tuple[tuple[Category, ...
         return categories, ClassFrequency(images, instances, int(content["num_images"]), groups)
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"{path} has no annotations, and is no complete list of classes either ({error!r}): expected num_images, "
+            f"{path} has no annotations, and its list of classes is not complete ({error!r}): expected num_images, "
             "and categories with id, name, image_count and instance_count"
         ) from None
 
 
 def check_class_names(stated: Sequence[str], categories: Sequence[Category], source: str) -> list[str]:
-    """Holds the names that a checkpoint states against the data set's; returns notes on names spelled otherwise.
+    """Compares the class names of a checkpoint with the data set's.
+
+    Args:
+        stated: the names in the checkpoint, by label.
+        categories: the classes of the data set, by label.
+        source: what errors call the checkpoint.
+
+    Returns:
+        A note if some names are spelled differently.
 
     Raises:
-        CheckpointError: another number of classes, or a class at another place: every label would be wrong.
+        CheckpointError: the number of classes differs, or a class has another label: every label would be wrong.
     """
     if len(stated) != len(categories):
         raise CheckpointError(
@@ -76,8 +85,11 @@ def check_class_names(stated: Sequence[str], categories: Sequence[Category], sou
     moved = [f"{stated[i]!r} is {i} there and {ours.index(name)} here" for i, name in differ if name in set(ours)]
     if moved:
         raise CheckpointError(
-            f"{source} has its classes in another order: {few(moved)}. Give the annotation file that it was trained "
-            "on (--classes)"
+            f"{source} has its classes in another order: {shorten(moved)}. Give the annotation file that it was "
+            "trained on (--classes)"
         )
     spelled = [f"{stated[i]!r} for {categories[i].name!r}" for i, _ in differ]
-    return [f"{len(spelled)} class names are spelled otherwise in the file: {few(spelled)}"] if spelled else []
+    if not spelled:
+        return []
+    count = f"{count_noun(len(spelled), 'class name')} {verb_form(len(spelled), 'is', 'are')}"
+    return [f"{count} spelled differently in the file: {shorten(spelled)}"]

@@ -1,4 +1,4 @@
-"""From another project's file to weights that tailseg tests, draws with and trains on, and back."""
+"""Converts weights files of other projects to tailseg's and back."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ from tailseg.annotations.dataset import Category
 from tailseg.interop.classes import check_class_names, read_classes
 from tailseg.interop.files import WeightsFile, read_weights_file, write_safetensors_file, write_torch_file
 from tailseg.interop.mmdet import from_mmdet, to_mmdet
-from tailseg.interop.rules import Converted, few
+from tailseg.interop.rules import Converted, shorten
 from tailseg.interop.torchvision import from_torchvision
 from tailseg.models.detector import TwoStageDetector
 from tailseg.recipes.build import build_model
@@ -23,14 +23,14 @@ Layout = Literal["mmdet", "torchvision"]
 
 
 @dataclass(frozen=True)
-class Report:
-    """What was written.
+class ConversionReport:
+    """The result of a conversion.
 
     Attributes:
-        path: the file.
-        tensors: how many it holds.
-        notes: what was left out, left at its start, or copied in part; a sentence each.
-        detects: whether the model is ready to, or has to be trained first.
+        path: the file that was written.
+        tensors: the number of tensors in it.
+        notes: sentences about weights that were left out, keep their initial values, or were copied in part.
+        detects: whether the model detects as it is; otherwise it has to be trained first.
     """
 
     path: Path
@@ -39,11 +39,11 @@ class Report:
     detects: bool = True
 
 
-def layout_of(file: WeightsFile) -> Layout:
-    """Which project's names the file has.
+def detect_layout(file: WeightsFile) -> Layout:
+    """Detects from its names which project wrote the file.
 
     Raises:
-        CheckpointError: none that tailseg reads.
+        CheckpointError: tailseg does not read such a file.
     """
     keys = list(file.state)
     if any(key.startswith(("neck.", "rpn_head.", "roi_head.")) for key in keys):
@@ -51,20 +51,24 @@ def layout_of(file: WeightsFile) -> Layout:
     if any(key.startswith(("backbone.body.", "roi_heads.")) for key in keys):
         return "torchvision"
     raise CheckpointError(
-        f"{file.path} has the names of no layout that tailseg reads: expected mmdetection's (backbone, neck, rpn_head, "
-        f"roi_head) or torchvision's (backbone.body, rpn, roi_heads), found {few(keys)}"
+        f"{file.path} has names that tailseg does not read: expected mmdetection's (backbone, neck, rpn_head, "
+        f"roi_head) or torchvision's (backbone.body, rpn, roi_heads), found {shorten(keys)}"
     )
 
 
-def to_tailseg(source: Path, out: Path, recipe: Recipe, classes: Path) -> Report:
-    """Converts a file of mmdetection or torchvision.
+def to_tailseg(source: Path, out: Path, recipe: Recipe, classes: Path) -> ConversionReport:
+    """Converts a weights file of mmdetection or torchvision to tailseg's.
 
     Args:
         source: the file, ``.pth`` or ``.safetensors``.
-        out: a ``.safetensors`` file, or a folder, which becomes a run's (``recipe.json``,
+        out: a ``.safetensors`` file, or a folder that becomes a run's folder (``recipe.json``,
             ``checkpoints/converted.safetensors``).
-        recipe: of the network and the loss that the file was trained with; for torchvision's, that will be trained.
+        recipe: describes the network and the loss: those that the file was trained with, or for a file of torchvision
+            those that will be trained.
         classes: annotation file of the training set, or a list of its classes, see `read_classes`.
+
+    Returns:
+        What was written.
 
     Raises:
         CheckpointError: the file is damaged, or does not fit the recipe or the classes; or ``out`` holds a run.
@@ -72,7 +76,7 @@ def to_tailseg(source: Path, out: Path, recipe: Recipe, classes: Path) -> Report
     target = _target(out)
     _check_apart(source, target)
     file = read_weights_file(source)
-    layout = layout_of(file)
+    layout = detect_layout(file)
     categories, frequency = read_classes(classes)
     notes = check_class_names(file.class_names, categories, str(source)) if file.class_names else []
     model = _initial_model(recipe, frequency)
@@ -86,16 +90,19 @@ def to_tailseg(source: Path, out: Path, recipe: Recipe, classes: Path) -> Report
     save_weights(content, target)
     if target != out:
         save_recipe(recipe, out / "recipe.json")
-    return Report(target, len(converted.state), tuple(notes), detects=layout == "mmdet")
+    return ConversionReport(target, len(converted.state), tuple(notes), detects=layout == "mmdet")
 
 
-def to_other(source: Path, out: Path, *, which: Literal["best", "last"] = "best") -> Report:
-    """Writes a run's model, or one checkpoint of it, in mmdetection's names.
+def to_mmdet_file(source: Path, out: Path, *, which: Literal["best", "last"] = "best") -> ConversionReport:
+    """Writes a model of tailseg in mmdetection's names.
 
     Args:
         source: a run's folder or a checkpoint file.
-        out: a ``.pth`` file, with the class names as mmdetection stores them, or ``.safetensors``.
-        which: of a run's folder, the checkpoint.
+        out: a ``.pth`` file, with the class names as mmdetection stores them, or a ``.safetensors`` file.
+        which: the best or the last checkpoint of a run's folder.
+
+    Returns:
+        What was written.
 
     Raises:
         CheckpointError: the source cannot be read, or ``out`` has another suffix.
@@ -109,7 +116,7 @@ def to_other(source: Path, out: Path, *, which: Literal["best", "last"] = "best"
         write_torch_file(out, converted.state, [category.name for category in saved.categories])
     else:
         write_safetensors_file(out, converted.state)
-    return Report(out, len(converted.state), tuple(_notes(converted)))
+    return ConversionReport(out, len(converted.state), tuple(_notes(converted)))
 
 
 def _check_apart(source: Path, target: Path) -> None:
@@ -124,13 +131,13 @@ def _target(out: Path) -> Path:
         raise CheckpointError(f"tailseg's weights are written to a {WEIGHTS_SUFFIX} file or into a folder, got {out}")
     if out.is_file():
         raise CheckpointError(f"{out} is a file: expected a folder, or a name that ends in {WEIGHTS_SUFFIX}")
-    if run_files.latest(out) or run_files.best(out):
+    if run_files.get_latest(out) or run_files.get_best(out):
         raise CheckpointError(f"{out} holds a trained run already: name another folder")
     return run_files.weights_path(out)
 
 
 def _initial_model(recipe: Recipe, frequency: ClassFrequency) -> TwoStageDetector:
-    """The model before its first step, for what the file does not hold; the recipe's seed decides."""
+    """Builds the model with its initial weights, for weights that the file does not have. The recipe's seed decides."""
     seed_everything(recipe.run.seed)
     model = build_model(recipe, frequency, load_weights=False)
     if not isinstance(model, TwoStageDetector):
@@ -144,17 +151,23 @@ def _from_torchvision(
     file: WeightsFile, model: TwoStageDetector, categories: tuple[Category, ...]
 ) -> tuple[Converted, list[str]]:
     names = [category.name for category in categories]
-    converted, found = from_torchvision(file.state, model, names, source=str(file.path))
-    examples = f" ({few(found)})" if found else ""
-    known = f"{len(found)} of {len(names)} classes were known by name and took their rows{examples}, others start new"
-    start = "a starting point: torchvision pools and anchors otherwise by parts of a pixel; train with --run.init-from"
+    converted, known_classes = from_torchvision(file.state, model, names, source=str(file.path))
+    examples = f" ({shorten(known_classes)})" if known_classes else ""
+    known = (
+        f"{len(known_classes)} of {len(names)} classes have the same name in the file and take its rows{examples}; the "
+        "others have initial weights"
+    )
+    start = (
+        "initial weights only, because torchvision's pooling and anchors differ by parts of a pixel: train with "
+        "--run.init-from"
+    )
     return converted, [known, start, *_notes(converted)]
 
 
 def _notes(converted: Converted) -> list[str]:
     notes = []
     if converted.left_out:
-        notes.append(f"left out, of no use there: {few(converted.left_out)}")
-    if converted.kept:
-        notes.append(f"not in the file, left at the start: {few(converted.kept)}")
+        notes.append(f"left out, because the other model has no place for it: {shorten(converted.left_out)}")
+    if converted.missing:
+        notes.append(f"not in the file, initial weights stay: {shorten(converted.missing)}")
     return notes

@@ -1,4 +1,4 @@
-"""Weights in files of other projects: read without running anybody's code, written whole or not at all."""
+"""Weights files of other projects: reading runs no code of the file, and a file is written whole or not at all."""
 
 import pickle
 import re
@@ -18,24 +18,24 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from tailseg.files import CONVERTED, unfinished
-from tailseg.interop.rules import few
+from tailseg.interop.rules import shorten
 from tailseg.training.checkpoint import CheckpointError
 
 STATE_KEYS = ("state_dict", "model")
-"""Where training programs put the state dict beside the rest: mmdetection and torchvision's references."""
+"""The keys under which mmdetection and torchvision's reference programs store the state dict."""
 COPIED_PREFIX = "module."
-"""What DistributedDataParallel puts before every name."""
+"""The prefix that DistributedDataParallel adds to every name."""
 READABLE = ".safetensors, or torch's format under any other name (.pth, .pt)"
 
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """What a file holds.
+    """The content of a weights file.
 
     Attributes:
-        path: where it was read.
-        state: tensors by name, floating ones all finite.
-        class_names: as the file states them (mmdetection does), by label; None where it does not.
+        path: the file.
+        state: tensors by name; all floating point values are finite.
+        class_names: the class names by label, if the file has them (mmdetection's have), else None.
     """
 
     path: Path
@@ -47,8 +47,8 @@ def read_weights_file(path: Path) -> WeightsFile:
     """Reads a ``.safetensors`` file, or a ``.pth``: ``{meta, state_dict, ...}``, ``{model, ...}`` or a bare state dict.
 
     Raises:
-        CheckpointError: no such file, a truncated one, one that would run code, one without weights, or weights that
-            are not finite; the message says which.
+        CheckpointError: there is no such file; or it is truncated, would run code, has no weights, or has weights that
+            are not finite. The message says which.
     """
     if not path.is_file():
         raise CheckpointError(f"no file {path}: expected a checkpoint ({READABLE})")
@@ -59,15 +59,21 @@ def read_weights_file(path: Path) -> WeightsFile:
     ]
     if infinite:
         raise CheckpointError(
-            f"{path} holds weights that are not finite (NaN or infinite): {few(infinite)}. The training that wrote it "
-            "had diverged, or the file is damaged: take an earlier checkpoint"
+            f"{path} holds weights that are not finite (NaN or infinite): {shorten(infinite)}. The training that wrote "
+            "it had diverged, or the file is damaged: use an earlier checkpoint"
         )
     return WeightsFile(path, state, _class_names(content))
 
 
 def write_torch_file(path: Path, state: Mapping[str, Tensor], class_names: Sequence[str]) -> None:
-    """Writes ``{meta, state_dict}`` as mmdetection reads it: class names where its version 2 and where 3 look."""
-    # what tells it as our own comes first: the names may be thousands
+    """Writes ``{meta, state_dict}`` as mmdetection reads it.
+
+    Args:
+        path: the file.
+        state: tensors by mmdetection's names.
+        class_names: by label; they are stored where version 2 and where version 3 look for them.
+    """
+    # the mark of our own files comes first, because there may be thousands of names
     meta = {"made_by": CONVERTED, "CLASSES": tuple(class_names), "dataset_meta": {"classes": tuple(class_names)}}
     content = {"meta": meta, "state_dict": {key: tensor.detach().cpu() for key, tensor in state.items()}}
     with unfinished(path) as file:
@@ -75,7 +81,7 @@ def write_torch_file(path: Path, state: Mapping[str, Tensor], class_names: Seque
 
 
 def write_safetensors_file(path: Path, state: Mapping[str, Tensor]) -> None:
-    """Writes the tensors alone, whole or not at all."""
+    """Writes the tensors without class names, the whole file or nothing."""
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
     with unfinished(path) as file:
         file.write_bytes(to_bytes(tensors, {"made_by": CONVERTED}))
@@ -85,11 +91,11 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is truncated, or no safetensors file ({error})") from None
+        raise CheckpointError(f"{path} is truncated, or not a safetensors file ({error})") from None
 
 
 class _Ignored:
-    """Stands for an object beside the weights that nothing here looks at; takes anything, does nothing."""
+    """A stand-in for objects other than weights. It accepts any arguments and does nothing."""
 
     def __init__(self, *args: object) -> None:
         del args
@@ -99,10 +105,10 @@ class _Ignored:
 
 
 def _plain_globals() -> list[Callable[..., object] | tuple[Callable[..., object], str]]:
-    """What a file may name beyond torch's own list, and what it gets.
+    """Lists what a file may name in addition to torch's own list, and what is used for it.
 
-    numpy's numbers and arrays (best scores, class names) are data. mmdetection 3 keeps its history in a class of its
-    own, pickled with ``getattr``: both get a stand-in, and nothing of theirs is run.
+    numpy's numbers and arrays (best scores, class names) are data. mmdetection 3 stores its history in its own class,
+    pickled with ``getattr``: both are replaced by a stand-in, and none of their code runs.
     """
     numpy: list[Callable[..., object] | tuple[Callable[..., object], str]] = [
         (np.dtype, "numpy.dtype"),
@@ -124,7 +130,7 @@ BYTEARRAYS = (b"c__builtin__\nbytearray\n", b"cbuiltins\nbytearray\n")
 
 
 def _asks_for_memory(path: Path) -> bool:
-    """Whether a small file may fill the memory: torch would inflate its parts, and make it a bytearray of any size."""
+    """Checks whether a small file could fill the memory: torch inflates its parts, and makes bytearrays of any size."""
     if not zipfile.is_zipfile(path):
         with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
             return any(content.find(name) >= 0 for name in BYTEARRAYS)
@@ -149,7 +155,7 @@ def _read_torch(path: Path) -> object:
         named = re.search(r"(?:GLOBAL|global) `?([\w.]+)", str(error))
         raise CheckpointError(
             f"{path} holds more than weights{f' ({named[1]})' if named else ''}, and reading that could run code: "
-            "refused. If you trust the file, load it where it was made and save its state_dict alone"
+            "refused. If you trust the file, load it where it was made and save only its state_dict"
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, zipfile.BadZipFile) as error:
         said = str(error).strip().split("\n")[0].split(". ")[0]
@@ -157,7 +163,7 @@ def _read_torch(path: Path) -> object:
 
 
 def _no_torch_file(path: Path) -> str | None:
-    """What the file is, if its first byte is neither a zip's nor a pickle's."""
+    """Says what is wrong with a file whose first byte is not that of a zip or pickle file; None for other files."""
     with path.open("rb") as file:
         first = file.read(1)
     return None if first in (b"P", b"\x80") else "of another format" if first else "it is empty"
@@ -168,24 +174,26 @@ def _unreadable(path: Path, reason: str) -> str:
 
 
 def _state(content: object, path: Path) -> dict[str, Tensor]:
-    found = content
-    if isinstance(found, dict):
-        found = next((found[key] for key in STATE_KEYS if isinstance(found.get(key), dict)), found)
-    if not isinstance(found, dict) or not found:
-        raise CheckpointError(f"{path} is no checkpoint: expected tensors by name, found {_kind(found)}")
-    other = [f"{key} ({_kind(value)})" for key, value in found.items() if not isinstance(value, Tensor)]
+    entries = content
+    if isinstance(entries, dict):
+        entries = next((entries[key] for key in STATE_KEYS if isinstance(entries.get(key), dict)), entries)
+    if not isinstance(entries, dict) or not entries:
+        raise CheckpointError(f"{path} is not a checkpoint: expected tensors by name, found {_kind(entries)}")
+    other = [f"{key} ({_kind(value)})" for key, value in entries.items() if not isinstance(value, Tensor)]
     if other:
         raise CheckpointError(
-            f"{path} is no checkpoint: expected tensors by name, alone or under {' or '.join(STATE_KEYS)}; found "
-            f"{few(other)}"
+            f"{path} is not a checkpoint: expected tensors by name, alone or under {' or '.join(STATE_KEYS)}; "
+            f"found {shorten(other)}"
         )
-    packed = [str(key) for key, value in found.items() if value.layout != torch.strided or value.is_quantized]
+    packed = [str(key) for key, value in entries.items() if value.layout != torch.strided or value.is_quantized]
     if packed:
-        raise CheckpointError(f"{path} holds sparse or quantized tensors, expected dense ones: {few(packed)}")
-    spread = [str(key) for key, value in found.items() if value.nbytes > value.untyped_storage().nbytes()]
+        raise CheckpointError(f"{path} holds sparse or quantized tensors, expected dense ones: {shorten(packed)}")
+    spread = [str(key) for key, value in entries.items() if value.nbytes > value.untyped_storage().nbytes()]
     if spread:
-        raise CheckpointError(f"{path} holds tensors that repeat a few numbers, expected whole ones: {few(spread)}")
-    state = {str(key): value for key, value in found.items()}
+        raise CheckpointError(
+            f"{path} holds tensors that repeat a few numbers (expanded ones), expected full ones: {shorten(spread)}"
+        )
+    state = {str(key): value for key, value in entries.items()}
     if all(key.startswith(COPIED_PREFIX) for key in state):
         return {key.removeprefix(COPIED_PREFIX): value for key, value in state.items()}
     return state

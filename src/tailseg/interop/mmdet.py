@@ -1,8 +1,8 @@
-"""Checkpoints in mmdetection's layout: the published GOL, Seesaw, EQL and DropLoss models, and ours for use there.
+"""Converts state dicts from mmdetection's names (the published GOL, Seesaw, EQL and DropLoss models) and to them.
 
-Both projects flatten pooled features by channel, row, column, keep boxes as (dx, dy, dw, dh), class-specific boxes
-class by class, anchors by row, column, ratio, and background last. So tensors pass as they are but for Seesaw's counts
-and Swin's patch merging, where the rule says what differs.
+Both projects flatten pooled features by channel, row, column. They store boxes as (dx, dy, dw, dh), class-specific
+boxes class by class, anchors by row, column, ratio, and background last. So tensors stay the same. The exceptions are
+Seesaw's counts and Swin's patch merging; their rules say what differs.
 """
 
 from collections.abc import Mapping
@@ -12,10 +12,10 @@ from math import isqrt
 import torch
 from torch import Tensor, nn
 
-from tailseg.interop.rules import BATCH_COUNT, Converted, Rule, ours_of, read_by_rules, write_by_rules
+from tailseg.interop.rules import BATCH_COUNT, Converted, Rule, find_our_name, read_by_rules, write_by_rules
 from tailseg.models.config import ResNetConfig
 from tailseg.models.detector import TwoStageDetector
-from tailseg.models.swin import relative_positions
+from tailseg.models.swin import compute_relative_positions
 from tailseg.training.checkpoint import CheckpointError
 
 
@@ -24,7 +24,7 @@ def _counts_from_floats(counts: Tensor) -> Tensor:
 
 
 def _counts_to_floats(counts: Tensor) -> Tensor:
-    """In float32, which holds whole numbers to 16.7 million exactly: beyond, their file was as coarse."""
+    """Converts to float32. Above 16.7 million it is not exact, and neither are mmdetection's own files."""
     return counts.to(torch.float32)
 
 
@@ -110,29 +110,32 @@ RULES = (
         for k in range(1, MAX_STAGES)
     ),
 )
-"""Their keys and ours; of several rules that know a key, the first whose name the model has decides."""
+"""Their keys and ours. If several rules match a key, the first one whose name the model has is used."""
 
 LOGITS = {
     0: "C logits: DropLoss, EQL, sigmoid without background",
     1: "C + 1 logits: Gumbel, softmax, class-relative, the published sigmoid",
     2: "C + 2 logits: Seesaw",
 }
-"""Which loss trained a classifier, by how many logits it has beyond the classes."""
+"""The losses by the number of logits in addition to the classes."""
 
 
 def from_mmdet(state: Mapping[str, Tensor], model: TwoStageDetector, *, source: str = "the state dict") -> Converted:
-    """Their state dict as one that ``model.load_state_dict`` takes.
+    """Converts mmdetection's state dict to one for ``model.load_state_dict``.
 
-    Counts of batches, and counts of a loss that theirs lacks (EQLv2's gradients), stay as ``model`` has them.
+    Counts of batches, and counts of the loss that mmdetection does not store (EQLv2's gradients), stay as in ``model``.
 
     Args:
-        state: tensors by mmdetection's names; ``meta`` tensors will do, to check names and shapes.
-        model: of the architecture, the loss and the number of classes that the file should have.
-        source: how errors call the file.
+        state: tensors by mmdetection's names. ``meta`` tensors are enough to check names and shapes.
+        model: a model with the architecture, the loss and the number of classes that the file should have.
+        source: what errors call the file.
+
+    Returns:
+        The state dict in tailseg's names, and which keys were left out or missing.
 
     Raises:
-        CheckpointError: another number of classes or of logits, missing or unexpected keys, other shapes; the message
-            names the first of each kind.
+        CheckpointError: the number of classes or logits differs, keys are missing or unexpected, or shapes differ. The
+            message names the first keys of each kind.
     """
     _check_predictors(state, model, source)
     return read_by_rules(
@@ -146,10 +149,10 @@ def from_mmdet(state: Mapping[str, Tensor], model: TwoStageDetector, *, source: 
 
 
 def to_mmdet(state: Mapping[str, Tensor]) -> Converted:
-    """Our state dict in mmdetection's names; counts of a loss that theirs lacks are left out.
+    """Converts tailseg's state dict to mmdetection's names. Counts of a loss that mmdetection lacks are left out.
 
     Raises:
-        CheckpointError: a key that has no name there.
+        CheckpointError: a key has no name in mmdetection.
     """
     written = write_by_rules(state, RULES, optional=_is_state_of_loss)
     return replace(written, state=_with_positions(written.state))
@@ -158,7 +161,15 @@ def to_mmdet(state: Mapping[str, Tensor]) -> Converted:
 def backbone_from_mmdet(
     state: Mapping[str, Tensor], backbone: nn.Module, *, source: str = "the state dict"
 ) -> Converted:
-    """Their backbone's state dict, named as in the backbone alone, as one that ``backbone.load_state_dict`` takes.
+    """Converts the state dict of mmdetection's backbone alone to one for ``backbone.load_state_dict``.
+
+    Args:
+        state: tensors by mmdetection's names, without the prefix ``backbone.``.
+        backbone: a backbone with the architecture that the file should have.
+        source: what errors call the file.
+
+    Returns:
+        The state dict in tailseg's names.
 
     Raises:
         CheckpointError: as `from_mmdet`.
@@ -175,7 +186,7 @@ def backbone_from_mmdet(
 
 
 def _is_state_of_loss(key: str) -> bool:
-    """A loss's own counts, which theirs may not have; Seesaw's have a rule, and must be there."""
+    """Checks for counts of a loss, which mmdetection may not have. Seesaw's have a rule and are required."""
     return ".loss." in key and not key.endswith("cum_samples")
 
 
@@ -185,30 +196,30 @@ def _describe(model: TwoStageDetector) -> str:
 
 
 TABLE, INDEX = ".relative_position_bias_table", ".relative_position_index"
-"""Swin's learned biases, and which of them each pair of a window's tokens takes: the same for all windows of a size, so
-that it is made here and stored there."""
+"""Swin's learned biases, and the index that selects one for each pair of a window's tokens. The index depends only on
+the window's size: tailseg computes it, mmdetection stores it."""
 
 
 def _without_positions(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """The state dict without Swin's indices.
+    """Removes Swin's indices from the state dict.
 
     Raises:
-        CheckpointError: an index is not the one that we make.
+        CheckpointError: an index differs from the one that tailseg computes.
     """
-    kept = dict(state)
+    remaining = dict(state)
     for key, table in state.items():
-        is_table = key.endswith(TABLE) and table.dim() == 2  # of another shape, it is refused with its name
-        index = kept.pop(key.removesuffix(TABLE) + INDEX, None) if is_table else None
+        is_table = key.endswith(TABLE) and table.dim() == 2  # another shape is refused later, with its name
+        index = remaining.pop(key.removesuffix(TABLE) + INDEX, None) if is_table else None
         if index is None:
             continue
         expected = _positions(table)
         # meta tensors have a shape alone
         if index.shape != expected.shape or not (index.is_meta or torch.equal(index.cpu(), expected)):
             raise CheckpointError(
-                f"{source} orders the biases of Swin's windows otherwise: {key.removesuffix(TABLE) + INDEX} is not the "
-                "index of mmdetection's Swin, and its biases would be taken for those of other pairs of tokens"
+                f"{source} has the biases of Swin's windows in another order: {key.removesuffix(TABLE) + INDEX} is not "
+                "the index of mmdetection's Swin, and each bias would be used for another pair of tokens"
             )
-    return kept
+    return remaining
 
 
 def _with_positions(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -219,38 +230,38 @@ def _with_positions(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _positions(table: Tensor) -> Tensor:
     """The index for a table of ``(2 w - 1)^2`` rows."""
-    return relative_positions((isqrt(len(table)) + 1) // 2)
+    return compute_relative_positions((isqrt(len(table)) + 1) // 2)
 
 
 def _check_predictors(state: Mapping[str, Tensor], model: TwoStageDetector, source: str) -> None:
-    """Says in words what is the usual mistake: other classes, or the recipe of another loss.
+    """Explains the usual mistakes: another number of classes, or the recipe of another loss.
 
     Raises:
-        CheckpointError: the file's predictors are of other classes or of another loss.
+        CheckpointError: the file's predictors have another number of classes, or are from another loss.
     """
     classes = _num_classes(state)
     if classes not in (None, model.num_classes):
         raise CheckpointError(
-            f"{source} knows {classes} classes, expected {model.num_classes}: give the annotation file that it was "
+            f"{source} has {classes} classes, expected {model.num_classes}: give the annotation file that it was "
             "trained on (--classes)"
         )
-    wanted = {name: len(p) for name, p in model.named_parameters() if name.endswith("classifier.bias")}
+    expected = {name: len(p) for name, p in model.named_parameters() if name.endswith("classifier.bias")}
     for key, tensor in state.items():
-        name = ours_of(key, RULES, wanted)
-        if name is not None and tensor.dim() == 1 and len(tensor) != wanted[name]:
+        name = find_our_name(key, RULES, expected)
+        if name is not None and tensor.dim() == 1 and len(tensor) != expected[name]:
             kind = LOGITS.get(len(tensor) - model.num_classes, "no known loss")
             known = "; ".join(LOGITS.values())
             raise CheckpointError(
                 f"{source} has {len(tensor)} logits for {model.num_classes} classes ({kind}), and the recipe's loss "
-                f"wants {wanted[name]}. Choose the recipe of the loss that it was trained with ({known})"
+                f"needs {expected[name]}. Choose the recipe of the loss that it was trained with ({known})"
             )
 
 
 def _num_classes(state: Mapping[str, Tensor]) -> int | None:
-    """Classes of a class-specific mask or box predictor; None where everything is class-agnostic."""
+    """Counts the classes of a class-specific mask or box predictor; None if all predictors are class-agnostic."""
     for key, tensor in state.items():
         if tensor.dim() != 1:
-            continue  # of another shape, it is refused with its name
+            continue  # another shape is refused later, with its name
         if key.startswith("roi_head.mask_head.") and key.endswith("conv_logits.bias"):
             return len(tensor)
         if key.startswith("roi_head.bbox_head.") and key.endswith("fc_reg.bias") and len(tensor) > 4:

@@ -1,8 +1,8 @@
-"""torchvision's Mask and Faster R-CNN (``maskrcnn_resnet50_fpn``), its COCO weights above all, as a starting point.
+"""Converts torchvision's Mask and Faster R-CNN (``maskrcnn_resnet50_fpn``) to initial weights, mainly its COCO weights.
 
-Its classes have the background first, ours last; its box and mask predictors have rows for the background, ours none.
-Heads are made for other classes by name. A starting point and no more: torchvision pools without the half-pixel shift
-and rounds its anchors, so that a model goes on learning here instead of detecting the same.
+Background is torchvision's first class and our last logit; torchvision's box and mask predictors have rows for the
+background, ours do not. Rows of the predictors are matched by class name. The model does not detect the same as
+torchvision's and has to be trained: torchvision pools without the half-pixel shift and rounds its anchors.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
-from tailseg.interop.rules import BATCH_COUNT, Converted, Rule, ours_of, read_by_rules
+from tailseg.interop.rules import BATCH_COUNT, Converted, Rule, find_our_name, read_by_rules
 from tailseg.models.detector import TwoStageDetector
 from tailseg.training.checkpoint import CheckpointError
 from tailseg.training.first_weights import plain_name
@@ -34,17 +34,17 @@ RULES = (
     Rule("roi_heads.mask_head.{i}.0.{p}", "mask_head.convs.{i}.{p}"),
     Rule("roi_heads.mask_predictor.conv5_mask.{p}", "mask_head.upsample.{p}"),
     Rule(f"{MASK_PREDICTOR}.{{p}}", "mask_head.predictor.{p}"),
-    # the names of files from before torchvision 0.13, its published COCO weights among them
+    # names in files from before torchvision 0.13, such as its published COCO weights
     Rule("backbone.fpn.inner_blocks.{i}.{p}", "fpn.lateral.{i}.{p}"),
     Rule("backbone.fpn.layer_blocks.{i}.{p}", "fpn.output.{i}.{p}"),
     Rule("rpn.head.conv.{p}", "rpn.conv.{p}"),
     *(Rule(f"roi_heads.mask_head.mask_fcn{i + 1}.{{p}}", f"mask_head.convs.{i}.{{p}}") for i in range(4)),
 )
-"""Their keys and ours; the first rule that knows a key decides."""
+"""Their keys and ours. The first rule that matches a key is used."""
 
 
-def coco_names() -> tuple[str, ...]:
-    """The classes of torchvision's COCO weights by its labels 0 .. 90: 0 is background, unused numbers are ``N/A``."""
+def get_coco_names() -> tuple[str, ...]:
+    """Returns the class names of torchvision's COCO weights by label: 0 is background, unused ones are ``N/A``."""
     return tuple(MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"])
 
 
@@ -56,24 +56,26 @@ def from_torchvision(
     file_names: Sequence[str] | None = None,
     source: str = "the state dict",
 ) -> tuple[Converted, list[str]]:
-    """A state dict for ``model`` with what it can take from torchvision's, and the classes whose rows were found.
+    """Converts torchvision's state dict to initial weights of a model.
 
-    Backbone, FPN, RPN and the heads' shared layers are copied. Of the predictors, rows of classes that both know by
-    name are copied, and the background's row where the loss has one logit for it; all others stay as ``model`` has
-    them.
+    Backbone, FPN, RPN and the heads' shared layers are copied. In the predictors, the rows of classes with the same
+    name are copied, and the background's row if the loss has one logit for it. All other rows stay as in ``model``.
 
     Args:
-        state: of a torchvision detector with FPN and these heads.
-        model: with its initial weights, with or without a mask head as the state dict.
-        class_names: of ``model``, by label.
-        file_names: of the state dict, by torchvision's labels, background first; None for the 91 of COCO.
-        source: how errors call the state dict.
+        state: state dict of a torchvision detector with FPN and these heads.
+        model: a model with its initial weights; it has a mask head if the state dict has one.
+        class_names: the model's class names, by label.
+        file_names: the state dict's class names by torchvision's labels, background first; None for the 91 of COCO.
+        source: what errors call the state dict.
+
+    Returns:
+        The state dict for ``model``, and the names of the classes whose rows were copied.
 
     Raises:
-        CheckpointError: the state dict has another number of classes than ``file_names``, or lacks a key, has one too
-            many, or one of another shape; the message names them.
+        CheckpointError: the state dict has another number of classes than ``file_names``; or a key is missing,
+            unexpected or of another shape. The message names them.
     """
-    file_names = coco_names() if file_names is None else file_names
+    file_names = get_coco_names() if file_names is None else file_names
     classes = len(state.get(f"{CLASSIFIER}.bias", ()))
     if classes and classes != len(file_names):
         raise CheckpointError(
@@ -84,7 +86,7 @@ def from_torchvision(
     expected = model.state_dict()
     resized = dict(state)
     for key in (f"{name}.{p}" for name in (CLASSIFIER, REGRESSOR, MASK_PREDICTOR) for p in ("weight", "bias")):
-        ours = ours_of(key, RULES, expected)
+        ours = find_our_name(key, RULES, expected)
         if key in state and ours is not None:
             resized[key] = _resize(key, state[key], expected[ours], rows, len(file_names), len(class_names))
     converted = read_by_rules(
@@ -99,7 +101,7 @@ def from_torchvision(
 
 
 def _rows(file_names: Sequence[str], class_names: Sequence[str]) -> list[tuple[int, int]]:
-    """Our label and theirs of each class that both know by name."""
+    """Lists our label and theirs for each class with the same name."""
     theirs = {plain_name(name): label for label, name in enumerate(file_names) if label > 0 and name != "N/A"}
     return [(label, theirs[name]) for label, name in enumerate(map(plain_name, class_names)) if name in theirs]
 
@@ -107,34 +109,34 @@ def _rows(file_names: Sequence[str], class_names: Sequence[str]) -> list[tuple[i
 def _resize(
     key: str, theirs: Tensor, ours: Tensor, rows: Sequence[tuple[int, int]], num_theirs: int, num_ours: int
 ) -> Tensor:
-    """Our predictor's initial rows with those of known classes copied in."""
-    made = ours.clone()
+    """Copies the rows of known classes into our predictor's initial weights."""
+    resized = ours.clone()
     boxes = key.startswith(REGRESSOR)
     width = 4 if boxes else 1
     if len(theirs) != num_theirs * width or ours.shape[1:] != theirs.shape[1:]:
-        return theirs  # the shape is wrong: said with all others
+        return theirs  # the shape is wrong: reported with all others
     if len(ours) not in (num_ours * width, *(() if boxes else (num_ours + 1, num_ours + 2))):
-        return made  # a class-agnostic regressor, or a loss that orders its logits in another way
+        return resized  # a class-agnostic regressor, or a loss that orders its logits in another way
     for label, theirs_label in rows:
-        made[label * width : (label + 1) * width] = theirs[theirs_label * width : (theirs_label + 1) * width]
+        resized[label * width : (label + 1) * width] = theirs[theirs_label * width : (theirs_label + 1) * width]
     if key.startswith(CLASSIFIER) and len(ours) == num_ours + 1:
-        made[-1] = theirs[0]  # background: first there, last here
-    return made
+        resized[-1] = theirs[0]  # background: first there, last here
+    return resized
 
 
 def _with_our_eps(state: Mapping[str, Tensor], classes: int) -> dict[str, Tensor]:
-    """The state dict for batch norms that add 1e-5 to the variance.
+    """Adapts the state dict to batch norms that add 1e-5 to the variance.
 
-    The published COCO weights were trained with 0 added (torchvision sets ``eps = 0`` when it loads them): their scale
-    is multiplied by sqrt((v + 1e-5) / v), which makes it the same map. They are known by their 91 classes and by the
-    absence of batch counts, which a frozen batch norm does not keep.
+    The published COCO weights were trained with 0 added (torchvision sets ``eps = 0`` when it loads them). Their scale
+    is multiplied by sqrt((v + 1e-5) / v), which gives the same map. These weights are recognized by their 91 classes
+    and by the absence of batch counts, which a frozen batch norm does not store.
     """
-    made = dict(state)
-    if classes != len(coco_names()) or any(key.endswith(BATCH_COUNT) for key in state):
-        return made
+    adapted = dict(state)
+    if classes != len(get_coco_names()) or any(key.endswith(BATCH_COUNT) for key in state):
+        return adapted
     for key, variance in state.items():
         scale = key.removesuffix("running_var") + "weight"
         if key.endswith("running_var") and scale in state and state[scale].shape == variance.shape:
             exact = variance.double()
-            made[scale] = (state[scale].double() * ((exact + 1e-5) / exact).sqrt()).to(torch.float32)
-    return made
+            adapted[scale] = (state[scale].double() * ((exact + 1e-5) / exact).sqrt()).to(torch.float32)
+    return adapted

@@ -1,4 +1,4 @@
-"""Detectors and their parts. The settings come without torch; all else is imported when it is asked for."""
+"""Detectors and their parts. Settings are imported without torch; everything else on first use."""
 
 from typing import TYPE_CHECKING
 

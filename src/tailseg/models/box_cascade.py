@@ -1,4 +1,4 @@
-"""Box heads in a row: what Cascade Mask R-CNN and Hybrid Task Cascade share.
+"""Box heads in sequence, shared by Cascade Mask R-CNN and Hybrid Task Cascade.
 
 Shapes: R RoIs of all images together, K hidden units, L logits.
 """
@@ -19,15 +19,15 @@ from tailseg.structures import Target
 
 
 class BoxCascade(nn.Module):
-    """Box heads in a row: each classifies, and refines, the boxes that the one before made of the proposals.
+    """Box heads in sequence: each classifies and refines the boxes of the head before it; the first, the proposals.
 
-    Every head trains a copy of ``loss`` of its own: a loss may count what it sees, and stages see different boxes.
+    Every head has its own copy of ``loss``, because a loss may count labels and the stages see different boxes.
 
     Args:
         in_channels: of the pyramid.
         config: the first head's settings.
-        later_stages: what each later head does otherwise.
-        loss: trains and reads the classifiers; it stays as it is.
+        later_stages: settings in which each later head differs.
+        loss: is copied for each head; not changed.
 
     Attributes:
         loss_weights: of each stage.
@@ -57,7 +57,7 @@ class BoxCascade(nn.Module):
         self.heads = nn.ModuleList(BoxHead(in_channels, settings, deepcopy(loss)) for settings in [config, *later])
         self.loss_weights = (1.0, *(stage.loss_weight for stage in later_stages))
 
-    def head(self, stage: int) -> BoxHead:
+    def get_head(self, stage: int) -> BoxHead:
         """The head of a stage, counted from 0; -1 is the last."""
         head = self.heads[stage]
         assert isinstance(head, BoxHead)
@@ -66,8 +66,17 @@ class BoxCascade(nn.Module):
     def sample(
         self, stage: int, proposals: Sequence[Float[Tensor, "_ 4"]], targets: Sequence[Target]
     ) -> list[RoISample]:
-        """RoIs matched at the stage's IoU, the objects' own boxes among them."""
-        head = self.head(stage)
+        """Samples RoIs that are matched at the stage's IoU; the objects' own boxes are among them.
+
+        Args:
+            stage: counted from 0.
+            proposals: boxes of each image, in its pixels.
+            targets: ground truth of each image.
+
+        Returns:
+            The RoIs of each image, positives first.
+        """
+        head = self.get_head(stage)
         return sample_rois(proposals, targets, head.loss.num_classes, head.config)
 
     def train_stage(
@@ -77,12 +86,21 @@ class BoxCascade(nn.Module):
         samples: Sequence[RoISample],
         sizes: Sequence[tuple[int, int]],
     ) -> tuple[dict[str, Float[Tensor, ""]], list[Float[Tensor, "_ 4"]]]:
-        """A box head's losses, not yet weighted, and the boxes that it makes of its samples.
+        """Computes the losses of a box head, not yet weighted, and refines the boxes of its samples.
 
-        Of the objects' own boxes none are made: the next stage's sampler adds the objects again. The boxes carry no
+        The objects' own boxes are left out, because the sampler of the next stage adds them again. The boxes have no
         gradient.
+
+        Args:
+            stage: counted from 0.
+            pyramid: feature maps P2, P3 ... of all images.
+            samples: of `sample` for this stage.
+            sizes: ``(height, width)`` of each image without padding.
+
+        Returns:
+            Losses by name; and the refined boxes of each image.
         """
-        head = self.head(stage)
+        head = self.get_head(stage)
         boxes = [sample.boxes for sample in samples]
         hidden = head(pyramid, boxes)
         refined = head.decode(hidden, boxes, sizes)
@@ -100,18 +118,38 @@ class BoxCascade(nn.Module):
         original_sizes: Sequence[tuple[int, int]],
         config: PostprocessConfig,
     ) -> list[ImageBoxes]:
-        """Detections of each image: the last stage's boxes, scored by the mean of the stages' logits."""
+        """Detections of each image: the last stage's boxes, scored by the mean of the stages' logits.
+
+        Args:
+            pyramid: feature maps P2, P3 ... of all images.
+            proposals: boxes of each image, in its pixels.
+            sizes: ``(height, width)`` of each image without padding.
+            original_sizes: ``(height, width)`` of each original file.
+            config: score threshold, IoU threshold of NMS, and number of detections.
+
+        Returns:
+            Boxes, scores and labels of each image, best first.
+        """
         boxes, logits = proposals, []
         for stage in range(len(self.heads)):
-            head = self.head(stage)
+            head = self.get_head(stage)
             hidden = head(pyramid, boxes)
             logits.append(head.classifier(hidden).float())
             boxes = head.decode(hidden, boxes, sizes)
-        # the copies of the loss differ in what they counted; how logits become scores is the same for all
-        scores = self.head(-1).loss.scores(torch.stack(logits).mean(0))
+        # the copies of the loss differ only in their counts: all compute the same scores from logits
+        scores = self.get_head(-1).loss.scores(torch.stack(logits).mean(0))
         return best_detections(boxes, scores.split([len(part) for part in boxes]), sizes, original_sizes, config)
 
 
 def stage_losses(losses: dict[str, Float[Tensor, ""]], stage: int, weight: float) -> dict[str, Float[Tensor, ""]]:
-    """A stage's losses with its weight and under its name: ``loss_cls`` of the first stage becomes ``loss_cls_0``."""
+    """Multiplies the losses of a stage by its weight and renames them: ``loss_cls`` of stage 0 becomes ``loss_cls_0``.
+
+    Args:
+        losses: of one stage, by name.
+        stage: counted from 0.
+        weight: the stage's weight.
+
+    Returns:
+        Weighted losses by their new names.
+    """
     return {f"{name}_{stage}": weight * value for name, value in losses.items()}

@@ -17,15 +17,15 @@ from tailseg.models.predictors import NormalizedLinear, class_linear
 from tailseg.models.resnet import STRIDES
 from tailseg.models.sampling import RoISample
 from tailseg.ops.boxes import clip_boxes, decode_boxes, encode_boxes, scale_boxes, smooth_l1_sum
-from tailseg.ops.nms import BoxesOf, class_nms
+from tailseg.ops.nms import BoxLookup, class_nms
 from tailseg.ops.roi_pool import roi_pool
 
 TEST_CHUNK = 500
-"""Boxes at a time whose class's rows of the regressor are gathered, of 16 kB each."""
+"""Boxes whose rows of the regressor are gathered together; the rows of a box are 16 kB."""
 GATHERED_AT_MOST = 8000
-"""Beyond this many boxes the whole regressor is quicker."""
+"""For more boxes than this the whole regressor is faster."""
 REGIONS_AT_A_TIME = 100
-"""Regions of which the whole regressor is computed at a time: bounds its memory."""
+"""Regions for which the whole regressor is computed at a time; limits the memory."""
 
 
 class ImageBoxes(NamedTuple):
@@ -39,9 +39,9 @@ class ImageBoxes(NamedTuple):
 class BoxHead(nn.Module):
     """Two fully connected layers, a classifier and a box regressor.
 
-    As published the classifier starts at one constant weight with the loss's bias, so that all classes start alike, and
-    the other layers at PyTorch's defaults. A normalized classifier starts at random, since equal weights would point
-    along the features; it starts with the loss's bias too, where the published one starts at 0.
+    As published, all weights of the classifier have the same initial value, its bias is the loss's, and the other
+    layers have PyTorch's initialization. A normalized classifier has random initial weights, because equal weights
+    would point along the features. Its initial bias is the loss's too; the published one is 0.
     """
 
     def __init__(self, in_channels: int, config: BoxHeadConfig, loss: ClassificationLoss) -> None:
@@ -82,7 +82,7 @@ class BoxHead(nn.Module):
         return self.hidden_losses(self(pyramid, [sample.boxes for sample in samples]), samples)
 
     def hidden_losses(self, hidden: Float[Tensor, "R K"], samples: Sequence[RoISample]) -> dict[str, Float[Tensor, ""]]:
-        """The same from the samples' hidden features, for those who need these too."""
+        """`losses` from the hidden features of the samples, for callers that have computed them already."""
         labels = torch.cat([sample.labels for sample in samples])
         losses = {**self.loss(self.classifier(hidden), labels), "loss_box": self._box_loss(hidden, samples)}
         share = compute_process_share(len(hidden), hidden.device)
@@ -117,38 +117,57 @@ class BoxHead(nn.Module):
 
         Scores by the loss's activation, decoded and clipped boxes moved to the original file before NMS within each
         class, then the best over all classes.
+
+        Args:
+            pyramid: feature maps P2, P3 ... of all images.
+            proposals: boxes of each image, in its pixels.
+            sizes: ``(height, width)`` of each image without padding.
+            original_sizes: ``(height, width)`` of each original file.
+            config: score threshold, IoU threshold of NMS, and number of detections.
+
+        Returns:
+            Boxes, scores and labels of each image, best first.
         """
         hidden = self(pyramid, proposals)
         scores = self.loss.scores(self.classifier(hidden)).split([len(boxes) for boxes in proposals])
         parts = zip(hidden.split([len(boxes) for boxes in proposals]), proposals, sizes, strict=True)
-        boxes = [self.class_boxes(part, references, size) for part, references, size in parts]
+        boxes = [self.decode_class_boxes(part, references, size) for part, references, size in parts]
         return best_detections(boxes, scores, sizes, original_sizes, config)
 
-    def class_boxes(
+    def decode_class_boxes(
         self, hidden: Float[Tensor, "R K"], boxes: Float[Tensor, "R 4"], size: tuple[int, int]
-    ) -> Float[Tensor, "R 4"] | BoxesOf:
-        """`decode` of one image's boxes: one for all classes, or a function that makes those that are asked for."""
+    ) -> Float[Tensor, "R 4"] | BoxLookup:
+        """`decode` for one image: one box for all classes, or a function that decodes boxes of given RoIs and classes.
+
+        Args:
+            hidden: hidden features of the image's boxes.
+            boxes: RoIs of the image.
+            size: ``(height, width)`` of the image without padding.
+
+        Returns:
+            Boxes ``[R, 4]``, or the function.
+        """
         if self.config.class_agnostic:
             return self.decode(hidden, [boxes], [size])[0]
         weight = self.regressor.weight.view(-1, 4, hidden.shape[1])
         bias = self.regressor.bias.view(-1, 4)
 
-        def made(deltas: Float[Tensor, "P 4"], rois: Int64[Tensor, " P"]) -> Float[Tensor, "P 4"]:
+        def decode_rois(deltas: Float[Tensor, "P 4"], rois: Int64[Tensor, " P"]) -> Float[Tensor, "P 4"]:
             return clip_boxes(decode_boxes(deltas.float(), boxes[rois], stds=self.config.target_stds), *size)
 
-        def chosen(rois: Int64[Tensor, " P"], labels: Int64[Tensor, " P"]) -> Float[Tensor, "P 4"]:
+        def look_up(rois: Int64[Tensor, " P"], labels: Int64[Tensor, " P"]) -> Float[Tensor, "P 4"]:
             if len(rois) <= GATHERED_AT_MOST:
                 pairs = zip(rois.split(TEST_CHUNK), labels.split(TEST_CHUNK), strict=True)
-                return made(torch.cat([class_linear(hidden[r], weight, bias, c) for r, c in pairs]), rois)
+                return decode_rois(torch.cat([class_linear(hidden[r], weight, bias, c) for r, c in pairs]), rois)
             deltas = hidden.new_empty(len(rois), 4, dtype=torch.float32)
             for start in range(0, len(hidden), REGIONS_AT_A_TIME):
                 rows = hidden[start : start + REGIONS_AT_A_TIME]
                 within = ((rois >= start) & (rois < start + len(rows))).nonzero()[:, 0]
                 of_classes = self.regressor(rows).view(len(rows), -1, 4)
                 deltas[within] = of_classes[rois[within] - start, labels[within]].float()
-            return made(deltas, rois)
+            return decode_rois(deltas, rois)
 
-        return chosen
+        return look_up
 
     @torch.no_grad()
     def decode(
@@ -157,9 +176,17 @@ class BoxHead(nn.Module):
         boxes: Sequence[Float[Tensor, "_ 4"]],
         sizes: Sequence[tuple[int, int]],
     ) -> list[Float[Tensor, "_ 4"] | Float[Tensor, "_ C 4"]]:
-        """What the regressor makes of each image's boxes, clipped to the image.
+        """Moves each image's boxes by the deltas of the regressor and clips them to the image.
 
-        One box a class, or one for all of them from a class-agnostic regressor.
+        There is one box for each class, or one for all classes from a class-agnostic regressor.
+
+        Args:
+            hidden: hidden features of the boxes of every image.
+            boxes: boxes of each image, in its pixels.
+            sizes: ``(height, width)`` of each image without padding.
+
+        Returns:
+            Boxes ``[R, 4]`` or ``[R, C, 4]`` of each image.
         """
         deltas = self.regressor(hidden).float().split([len(part) for part in boxes])
         decoded = []
@@ -171,7 +198,7 @@ class BoxHead(nn.Module):
 
 
 def best_detections(
-    boxes: Sequence[Float[Tensor, "_ 4"] | BoxesOf],
+    boxes: Sequence[Float[Tensor, "_ 4"] | BoxLookup],
     scores: Sequence[Float[Tensor, "_ C"]],
     sizes: Sequence[tuple[int, int]],
     original_sizes: Sequence[tuple[int, int]],
@@ -180,29 +207,32 @@ def best_detections(
     """The best detections of each image after NMS within each class, in pixels of the original file.
 
     Args:
-        boxes: of each RoI in the image at hand, or a function that makes those of RoIs and classes.
+        boxes: of each RoI in the resized image, or a function that computes the boxes of given RoIs and classes.
         scores: of each RoI and class.
-        sizes: ``(height, width)`` of each image at hand.
-        original_sizes: the same of the files.
+        sizes: ``(height, width)`` of each resized image.
+        original_sizes: ``(height, width)`` of the files.
         config: threshold, NMS and how many.
+
+    Returns:
+        Boxes, scores and labels of each image, best first.
     """
     detections = []
     for image_boxes, image_scores, (height, width), (original_height, original_width) in zip(
         boxes, scores, sizes, original_sizes, strict=True
     ):
         scale_x, scale_y = original_width / width, original_height / height
-        found = class_nms(
-            _scaled(image_boxes, scale_x, scale_y),
+        best = class_nms(
+            _scale(image_boxes, scale_x, scale_y),
             image_scores,
             score_threshold=config.score_threshold,
             iou_threshold=config.nms_iou,
             max_detections=config.max_detections,
         )
-        detections.append(ImageBoxes(found.boxes, found.scores, found.labels))
+        detections.append(ImageBoxes(best.boxes, best.scores, best.labels))
     return detections
 
 
-def _scaled(boxes: Float[Tensor, "R 4"] | BoxesOf, scale_x: float, scale_y: float) -> Float[Tensor, "R 4"] | BoxesOf:
+def _scale(boxes: Float[Tensor, "R 4"] | BoxLookup, scale_x: float, scale_y: float) -> Float[Tensor, "R 4"] | BoxLookup:
     if isinstance(boxes, Tensor):
         return scale_boxes(boxes, scale_x, scale_y)
     return lambda rois, labels: scale_boxes(boxes(rois, labels), scale_x, scale_y)

@@ -20,7 +20,7 @@ from tailseg.structures import Detections, Target
 
 @final
 class CascadeMaskRCNN(TwoStageDetector):
-    """Cascade Mask R-CNN with FPN whose classifiers are trained and read through copies of ``loss``.
+    """Cascade Mask R-CNN with FPN whose classifiers are trained with copies of ``loss``.
 
     Training: the proposals are matched and sampled, the first stage's box and mask head learn from the samples, and the
     boxes that the box head makes of them are the next stage's proposals, matched at a higher IoU.
@@ -44,7 +44,7 @@ class CascadeMaskRCNN(TwoStageDetector):
         mask, channels = config.mask, config.fpn.channels
         self.mask_heads = nn.ModuleList(MaskHead(channels, loss.num_classes, mask) for _ in self.box_cascade.heads)
 
-    def mask_head(self, stage: int) -> MaskHead:
+    def get_mask_head(self, stage: int) -> MaskHead:
         """The mask head of a stage, counted from 0."""
         head = self.mask_heads[stage]
         assert isinstance(head, MaskHead)
@@ -61,7 +61,7 @@ class CascadeMaskRCNN(TwoStageDetector):
         for stage, weight in enumerate(self.box_cascade.loss_weights):
             samples = self.box_cascade.sample(stage, proposals, targets)
             box_losses, proposals = self.box_cascade.train_stage(stage, pyramid, samples, sizes)
-            mask_losses = self.mask_head(stage).losses(pyramid, samples, targets)
+            mask_losses = self.get_mask_head(stage).losses(pyramid, samples, targets)
             losses |= stage_losses({**box_losses, **mask_losses}, stage, weight)
         return losses
 
@@ -73,9 +73,9 @@ class CascadeMaskRCNN(TwoStageDetector):
         original_sizes: Sequence[tuple[int, int]],
     ) -> list[Detections]:
         test = self.config.postprocess
-        found = self.box_cascade.detect(pyramid, proposals, sizes, original_sizes, test)
+        boxes = self.box_cascade.detect(pyramid, proposals, sizes, original_sizes, test)
         return detect_masks(
-            self.mask_probabilities, pyramid, found, sizes, original_sizes, threshold=test.mask_threshold
+            self.mask_probabilities, pyramid, boxes, sizes, original_sizes, threshold=test.mask_threshold
         )
 
     @torch.no_grad()
@@ -85,6 +85,17 @@ class CascadeMaskRCNN(TwoStageDetector):
         boxes: Sequence[Float[Tensor, "_ 4"]],
         labels: Int64[Tensor, " R"],
     ) -> Float[Tensor, "R S S"]:
-        """The mean of the stages' mask probabilities of the boxes of every image, each for its own label."""
-        stages = [self.mask_head(stage).probabilities(pyramid, boxes, labels) for stage in range(len(self.mask_heads))]
+        """The mean of the stages' mask probabilities of the boxes of every image, each for its own label.
+
+        Args:
+            pyramid: feature maps P2, P3 ... of all images.
+            boxes: boxes of each image, in its pixels.
+            labels: class of each box, images one after the other.
+
+        Returns:
+            Probabilities in 0 .. 1.
+        """
+        stages = [
+            self.get_mask_head(stage).probabilities(pyramid, boxes, labels) for stage in range(len(self.mask_heads))
+        ]
         return torch.stack(stages).mean(0)

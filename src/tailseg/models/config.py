@@ -49,7 +49,7 @@ class BackboneConfig(Settings, at="model.backbone"):
             s = 4, 8, 16, 32. H and W are multiples of 32. If the module has a method ``no_weight_decay``, which returns
             names of its parameters, AdamW applies no weight decay to these parameters.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no method build: write one that returns the backbone")
+        raise SettingError(f"{type(self).__name__} has no method build: write one that returns the backbone")
 
     @property
     def normalization(self) -> tuple[Channels, Channels]:
@@ -425,9 +425,9 @@ class PostprocessConfig(Settings, at="model.postprocess"):
 class ModelConfig(Settings, at="model"):
     """A two-stage detector.
 
-    Mask R-CNN as it stands; Faster R-CNN with ``mask=None``; Cascade Mask R-CNN or Hybrid Task Cascade with
-    ``cascade``. The published settings of the cascades differ in other parts too: start from `cascade_mask_rcnn` or
-    `hybrid_task_cascade`.
+    The defaults are Mask R-CNN. ``mask=None`` makes it Faster R-CNN, and ``cascade`` makes it Cascade Mask R-CNN or
+    Hybrid Task Cascade. The published settings of the cascades differ in other parts too: start from
+    `cascade_mask_rcnn` or `hybrid_task_cascade`.
     """
 
     backbone: AnyBackbone = field(default_factory=ResNetConfig)

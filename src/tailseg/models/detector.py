@@ -170,7 +170,17 @@ class TwoStageDetector(Detector):
         targets: Sequence[Target],
         sizes: Sequence[tuple[int, int]],
     ) -> dict[str, Float[Tensor, ""]]:
-        """Losses of the heads; ``sizes`` are those of the images without padding."""
+        """Losses of the heads; ``sizes`` are those of the images without padding.
+
+        Args:
+            pyramid: feature maps P2, P3 ... of all images.
+            proposals: boxes of each image, in its pixels.
+            targets: ground truth of each image.
+            sizes: ``(height, width)`` of each image without padding.
+
+        Returns:
+            Scalar losses by name.
+        """
 
     @abstractmethod
     def detect(
@@ -180,7 +190,17 @@ class TwoStageDetector(Detector):
         sizes: Sequence[tuple[int, int]],
         original_sizes: Sequence[tuple[int, int]],
     ) -> list[Detections]:
-        """Detections of each image in pixels of its original file."""
+        """Detections of each image in pixels of its original file.
+
+        Args:
+            pyramid: feature maps P2, P3 ... of all images.
+            proposals: boxes of each image, in its pixels.
+            sizes: ``(height, width)`` of each image without padding.
+            original_sizes: ``(height, width)`` of each original file.
+
+        Returns:
+            Detections, best first.
+        """
 
 
 def _check_arguments(

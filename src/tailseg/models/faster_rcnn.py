@@ -15,7 +15,7 @@ from tailseg.structures import Detections, Target
 
 @final
 class FasterRCNN(TwoStageDetector):
-    """Faster R-CNN with FPN whose classifier is trained and read through ``loss``.
+    """Faster R-CNN with FPN whose classifier is trained with ``loss``.
 
     Raises:
         ValueError: the config has a mask head, or it is that of a cascade.
@@ -47,8 +47,8 @@ class FasterRCNN(TwoStageDetector):
         sizes: Sequence[tuple[int, int]],
         original_sizes: Sequence[tuple[int, int]],
     ) -> list[Detections]:
-        found = self.box_head.detect(pyramid, proposals, sizes, original_sizes, self.config.postprocess)
+        boxes = self.box_head.detect(pyramid, proposals, sizes, original_sizes, self.config.postprocess)
         return [
             Detections(image.boxes, image.scores, image.labels, None, height, width)
-            for image, (height, width) in zip(found, original_sizes, strict=True)
+            for image, (height, width) in zip(boxes, original_sizes, strict=True)
         ]

@@ -1,4 +1,4 @@
-"""Hybrid Task Cascade, without its semantic branch: mask heads that learn from refined boxes and hand on features.
+"""Hybrid Task Cascade without its semantic branch: mask heads learn from refined boxes and pass on their features.
 
 Shapes: B images; R boxes of all images together; D channels; s the pooled side, masks have side S = 2 s.
 """
@@ -20,11 +20,11 @@ from tailseg.structures import Detections, Target
 
 
 class MaskFlow(nn.Module):
-    """Mask heads in a row: each sees, beside the RoI features, what the one before it saw.
+    """Mask heads in sequence: each gets the RoI features and the features of the head before it.
 
     Head i reads ``x_i = x + relu(conv_i(f_{i-1}))``, with x the RoI features, f_{i-1} the features of head i-1 before
     its deconvolution and conv_i a 1x1 convolution, ``convs[i - 1]``. The first head reads x alone: the published code
-    gives it a convolution too, which never takes a gradient.
+    gives it a convolution too, which never gets a gradient.
 
     Source: Chen et al. 2019, "Hybrid Task Cascade for Instance Segmentation", section 3.1.
     """
@@ -39,7 +39,7 @@ class MaskFlow(nn.Module):
             assert conv.bias is not None
             nn.init.zeros_(conv.bias)
 
-    def head(self, stage: int) -> MaskHead:
+    def get_head(self, stage: int) -> MaskHead:
         """The head of a stage, counted from 0."""
         head = self.heads[stage]
         assert isinstance(head, MaskHead)
@@ -53,24 +53,34 @@ class MaskFlow(nn.Module):
         *,
         stage: int,
     ) -> Float[Tensor, "R S S"]:
-        """Mask logits of a stage: the heads before it run again, on this stage's boxes and with gradient."""
-        features = self.features(self.head(0).pool(pyramid, boxes), stage=stage)
-        return self.head(stage).predict(features[-1], labels)
+        """Computes the mask logits of a stage. The heads before it run again, on this stage's boxes and with gradient.
+
+        Args:
+            pyramid: feature maps P2, P3 ... of all images.
+            boxes: boxes of each image, in its pixels.
+            labels: class of each box, images one after the other.
+            stage: whose masks are computed, counted from 0.
+
+        Returns:
+            Logits of each box's mask.
+        """
+        features = self.features(self.get_head(0).pool(pyramid, boxes), stage=stage)
+        return self.get_head(stage).predict(features[-1], labels)
 
     def features(self, pooled: Float[Tensor, "R D_in s s"], *, stage: int) -> list[Float[Tensor, "R D s s"]]:
         """Each head's features before its deconvolution, up to the stage's."""
-        features = [self.head(0).features(pooled)]
+        features = [self.get_head(0).features(pooled)]
         for i in range(1, stage + 1):
-            features.append(self.head(i).features(pooled + self.convs[i - 1](features[-1]).relu()))
+            features.append(self.get_head(i).features(pooled + self.convs[i - 1](features[-1]).relu()))
         return features
 
 
 @final
 class HybridTaskCascade(TwoStageDetector):
-    """Hybrid Task Cascade with FPN whose classifiers are trained and read through copies of ``loss``.
+    """Hybrid Task Cascade with FPN whose classifiers are trained with copies of ``loss``.
 
     Training goes as in Cascade Mask R-CNN, but a stage's mask head learns from the boxes that the stage's box head has
-    refined, matched and sampled again, and the mask heads hand on their features (`MaskFlow`).
+    refined, matched and sampled again, and the mask heads pass on their features (`MaskFlow`).
 
     Test: class logits averaged over the stages, boxes of the last one, masks as ``HTCConfig.test_masks`` says.
 
@@ -115,8 +125,18 @@ class HybridTaskCascade(TwoStageDetector):
         samples: Sequence[RoISample],
         targets: Sequence[Target],
     ) -> dict[str, Float[Tensor, ""]]:
-        """A stage's ``loss_mask``, not yet weighted."""
-        positives = Positives.of(samples)
+        """A stage's ``loss_mask``, not yet weighted.
+
+        Args:
+            stage: counted from 0.
+            pyramid: feature maps P2, P3 ... of all images.
+            samples: sampled RoIs of each image.
+            targets: ground truth of each image.
+
+        Returns:
+            The loss by its name.
+        """
+        positives = Positives.gather(samples)
         labels = torch.cat([sample.positive_labels for sample in samples])
         logits = self.mask_flow(pyramid, [sample.positive_boxes for sample in samples], labels, stage=stage)
         return mask_losses(logits, positives, targets)
@@ -129,9 +149,9 @@ class HybridTaskCascade(TwoStageDetector):
         original_sizes: Sequence[tuple[int, int]],
     ) -> list[Detections]:
         test = self.config.postprocess
-        found = self.box_cascade.detect(pyramid, proposals, sizes, original_sizes, test)
+        boxes = self.box_cascade.detect(pyramid, proposals, sizes, original_sizes, test)
         return detect_masks(
-            self.mask_probabilities, pyramid, found, sizes, original_sizes, threshold=test.mask_threshold
+            self.mask_probabilities, pyramid, boxes, sizes, original_sizes, threshold=test.mask_threshold
         )
 
     @torch.no_grad()
@@ -141,9 +161,18 @@ class HybridTaskCascade(TwoStageDetector):
         boxes: Sequence[Float[Tensor, "_ 4"]],
         labels: Int64[Tensor, " R"],
     ) -> Float[Tensor, "R S S"]:
-        """Mask probabilities of the boxes of every image, each for its own label: the stages' mean, or the last's."""
+        """Mask probabilities of the boxes of every image, each for its own label: the stages' mean, or the last's.
+
+        Args:
+            pyramid: feature maps P2, P3 ... of all images.
+            boxes: boxes of each image, in its pixels.
+            labels: class of each box, images one after the other.
+
+        Returns:
+            Probabilities in 0 .. 1.
+        """
         last = len(self.mask_flow.heads) - 1
-        features = self.mask_flow.features(self.mask_flow.head(0).pool(pyramid, boxes), stage=last)
+        features = self.mask_flow.features(self.mask_flow.get_head(0).pool(pyramid, boxes), stage=last)
         stages = range(last + 1) if self.test_masks == "mean" else [last]
-        logits = [self.mask_flow.head(stage).predict(features[stage], labels).float() for stage in stages]
+        logits = [self.mask_flow.get_head(stage).predict(features[stage], labels).float() for stage in stages]
         return torch.stack(logits).sigmoid().mean(0)

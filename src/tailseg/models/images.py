@@ -44,7 +44,7 @@ class ImageBatch(NamedTuple):
     """``(h, w)`` of each image before padding."""
 
 
-def padded_size(size: tuple[int, int]) -> tuple[int, int]:
+def get_padded_size(size: tuple[int, int]) -> tuple[int, int]:
     """The smallest multiples of 32 that hold ``(height, width)``."""
     height, width = size
     return -(-height // SIZE_DIVISOR) * SIZE_DIVISOR, -(-width // SIZE_DIVISOR) * SIZE_DIVISOR
@@ -73,7 +73,7 @@ class ImageBatcher(nn.Module):
             if image.ndim != 3 or image.shape[0] != 3 or image.numel() == 0:
                 raise ValueError(f"image {i}: expected an RGB image [3, height, width], got {list(image.shape)}")
         sizes = tuple((int(image.shape[1]), int(image.shape[2])) for image in images)
-        height, width = padded_size((max(h for h, _ in sizes), max(w for _, w in sizes)))
+        height, width = get_padded_size((max(h for h, _ in sizes), max(w for _, w in sizes)))
         # channels last: convolutions, norms and pooling all run faster on it, on CPU and GPU alike
         batch = self.mean.new_zeros(len(images), height, width, 3).permute(0, 3, 1, 2)
         for row, image, (h, w) in zip(batch, images, sizes, strict=True):

@@ -24,9 +24,9 @@ from tailseg.ops.roi_pool import roi_pool
 from tailseg.structures import Detections, Target, to_device
 
 CHUNK = {"cpu": 32, "cuda": 128}
-"""RoIs at a time at test, and whose features are upsampled in training: bounds the memory of these.
+"""RoIs whose masks are computed at a time, and whose features are upsampled at a time in training; limits the memory.
 
-A CPU is as quick with few; on a GPU every part costs the start of some hundred kernels.
+A CPU is as fast with few RoIs. On a GPU every chunk costs the start of some hundred kernels.
 """
 
 
@@ -55,7 +55,16 @@ class MaskHead(nn.Module):
         boxes: Sequence[Float[Tensor, "_ 4"]],
         labels: Int64[Tensor, " R"],
     ) -> Float[Tensor, "R S S"]:
-        """Mask logits of the boxes of every image, each for its own label. ``pyramid`` starts with P2 .. P5."""
+        """Mask logits of the boxes of every image, each for its own label. ``pyramid`` starts with P2 .. P5.
+
+        Args:
+            pyramid: feature maps P2, P3 ... of all images.
+            boxes: boxes of each image, in its pixels.
+            labels: class of each box, images one after the other.
+
+        Returns:
+            Logits of each box's mask.
+        """
         return self.predict(self.features(self.pool(pyramid, boxes)), labels)
 
     def pool(
@@ -71,7 +80,7 @@ class MaskHead(nn.Module):
         )
 
     def features(self, pooled: Float[Tensor, "R D_in s s"]) -> Float[Tensor, "R D s s"]:
-        """What the convolutions make of RoI features: the features before the deconvolution."""
+        """Applies the convolutions to RoI features; returns the features before the deconvolution."""
         x = pooled
         for conv in self.convs:
             x = conv(x).relu_()
@@ -83,7 +92,7 @@ class MaskHead(nn.Module):
         Of many RoIs a few at a time, and again in the backward pass: the upsampled features are the largest maps of a
         step, and with the two gradients of their size would be its peak of memory.
         """
-        size = chunk_size(x)
+        size = get_chunk_size(x)
         if len(x) <= size:
             return self._predict(x, labels)
         chunks = zip(x.split(size), labels.split(size), strict=True)
@@ -114,8 +123,17 @@ class MaskHead(nn.Module):
     def losses(
         self, pyramid: Sequence[Float[Tensor, "B D _ _"]], samples: Sequence[RoISample], targets: Sequence[Target]
     ) -> dict[str, Float[Tensor, ""]]:
-        """`mask_losses` of the samples' positives."""
-        positives = Positives.of(samples)
+        """`mask_losses` of the samples' positives.
+
+        Args:
+            pyramid: feature maps P2, P3 ... of all images.
+            samples: sampled RoIs of each image.
+            targets: ground truth of each image.
+
+        Returns:
+            ``loss_mask``.
+        """
+        positives = Positives.gather(samples)
         labels = torch.cat([sample.positive_labels for sample in samples])
         logits = self(pyramid, [sample.positive_boxes for sample in samples], labels)
         return mask_losses(logits, positives, targets)
@@ -127,19 +145,28 @@ class MaskHead(nn.Module):
         boxes: Sequence[Float[Tensor, "_ 4"]],
         labels: Int64[Tensor, " R"],
     ) -> Float[Tensor, "R S S"]:
-        """Mask probabilities of the boxes of every image, each for its own label, in float32."""
+        """Mask probabilities of the boxes of every image, each for its own label, in float32.
+
+        Args:
+            pyramid: feature maps P2, P3 ... of all images.
+            boxes: boxes of each image, in its pixels.
+            labels: class of each box, images one after the other.
+
+        Returns:
+            Probabilities in 0 .. 1.
+        """
         return self(pyramid, boxes, labels).float().sigmoid()
 
 
-def chunk_size(x: Tensor) -> int:
+def get_chunk_size(x: Tensor) -> int:
     return CHUNK.get(x.device.type, CHUNK["cpu"])
 
 
 class Positives(NamedTuple):
-    """The positives of each image in main memory, where their targets are made.
+    """The positives of each image in main memory, where their targets are computed.
 
-    To be fetched before the mask head runs: a copy from a GPU waits for all that it has been given to do, and the
-    targets are made while the mask head is at work.
+    They are copied before the mask head runs. A copy from a GPU waits for all work that was started before; copied now,
+    the targets are computed on the CPU while the mask head runs on the GPU.
     """
 
     boxes: tuple[Tensor, ...]
@@ -148,7 +175,7 @@ class Positives(NamedTuple):
     """Which of the image's objects each of them is."""
 
     @classmethod
-    def of(cls, samples: Sequence[RoISample]) -> "Positives":
+    def gather(cls, samples: Sequence[RoISample]) -> "Positives":
         counts = [sample.num_positive for sample in samples]
         boxes = torch.cat([sample.positive_boxes for sample in samples]).cpu().split(counts)
         objects = torch.cat([sample.objects for sample in samples]).cpu().split(counts)
@@ -164,8 +191,11 @@ def mask_losses(
         logits: of the positives of all images.
         positives: of each image.
         targets: of each image.
+
+    Returns:
+        ``loss_mask``, a scalar.
     """
-    logits, positives = without_empty_masks(logits.float(), positives, targets)
+    logits, positives = drop_empty_masks(logits.float(), positives, targets)
     wanted = [
         mask_targets([target.masks[k] for k in objects], target.frame, boxes, size=logits.shape[-1])
         for boxes, objects, target in zip(*positives, targets, strict=True)
@@ -175,19 +205,30 @@ def mask_losses(
     return {"loss_mask": loss / max(logits.numel(), 1) * share}
 
 
-def without_empty_masks(
+def drop_empty_masks(
     logits: Float[Tensor, "R S S"], positives: Positives, targets: Sequence[Target]
 ) -> tuple[Float[Tensor, "K S S"], Positives]:
-    """Those of objects whose mask has a pixel: a mask without any would teach that nothing is there."""
-    kept = [
+    """Leaves out the objects whose mask has no pixel: such a mask would teach that nothing is there.
+
+    Args:
+        logits: of the positives of all images.
+        positives: of each image.
+        targets: ground truth of each image.
+
+    Returns:
+        The logits and the positives that are left.
+    """
+    annotated = [
         [place for place, k in enumerate(objects) if target.masks[k] != ()]
         for objects, target in zip(positives.objects, targets, strict=True)
     ]
-    if sum(map(len, kept)) == len(logits):
+    if sum(map(len, annotated)) == len(logits):
         return logits, positives
-    parts = zip(logits.split([len(objects) for objects in positives.objects]), kept, strict=True)
-    boxes = tuple(boxes[places] for boxes, places in zip(positives.boxes, kept, strict=True))
-    objects = tuple([of[place] for place in places] for of, places in zip(positives.objects, kept, strict=True))
+    parts = zip(logits.split([len(objects) for objects in positives.objects]), annotated, strict=True)
+    boxes = tuple(boxes[places] for boxes, places in zip(positives.boxes, annotated, strict=True))
+    objects = tuple(
+        [image[place] for place in places] for image, places in zip(positives.objects, annotated, strict=True)
+    )
     return torch.cat([part[places] for part, places in parts]), Positives(boxes, objects)
 
 
@@ -199,7 +240,7 @@ Probabilities = Callable[[Sequence[Tensor], Sequence[Tensor], Tensor], Tensor]
 def detect_masks(
     probabilities: Probabilities,
     pyramid: Sequence[Float[Tensor, "B D _ _"]],
-    found: Sequence[ImageBoxes],
+    boxes: Sequence[ImageBoxes],
     sizes: Sequence[tuple[int, int]],
     original_sizes: Sequence[tuple[int, int]],
     *,
@@ -210,20 +251,23 @@ def detect_masks(
     Args:
         probabilities: of a mask head, or of several together.
         pyramid: of all images.
-        found: boxes and labels of each image, in pixels of the original file.
-        sizes: ``(height, width)`` of each image at hand.
-        original_sizes: the same of the files.
+        boxes: boxes, scores and labels of each image, in pixels of the original file.
+        sizes: ``(height, width)`` of each resized image.
+        original_sizes: ``(height, width)`` of the files.
         threshold: least probability of the mask.
+
+    Returns:
+        Detections of each image, in the order of ``boxes``.
     """
     detections = []
-    for i, (boxes, (height, width), (original_height, original_width)) in enumerate(
-        zip(found, sizes, original_sizes, strict=True)
+    for i, (image, (height, width), (original_height, original_width)) in enumerate(
+        zip(boxes, sizes, original_sizes, strict=True)
     ):
-        # the mask head reads the features where the final box lies in the image at hand
-        regions = scale_boxes(boxes.boxes, width / original_width, height / original_height)
-        masks = _in_chunks(probabilities, [level[i : i + 1] for level in pyramid], regions, boxes.labels)
-        pasted = paste_masks(masks, boxes.boxes, original_height, original_width, threshold=threshold)
-        detections.append(Detections(*boxes, tuple(pasted), original_height, original_width))
+        # the mask head pools the features inside the final box, in pixels of the resized image
+        regions = scale_boxes(image.boxes, width / original_width, height / original_height)
+        masks = _in_chunks(probabilities, [level[i : i + 1] for level in pyramid], regions, image.labels)
+        pasted = paste_masks(masks, image.boxes, original_height, original_width, threshold=threshold)
+        detections.append(Detections(*image, tuple(pasted), original_height, original_width))
     return detections
 
 
@@ -234,6 +278,6 @@ def _in_chunks(
     labels: Int64[Tensor, " R"],
 ) -> Float[Tensor, "R S S"]:
     """The masks of one image's boxes, a `CHUNK` at a time."""
-    size = chunk_size(boxes)
+    size = get_chunk_size(boxes)
     chunks = zip(boxes.split(size), labels.split(size), strict=True)
-    return torch.cat([probabilities(maps, [some], chosen) for some, chosen in chunks])
+    return torch.cat([probabilities(maps, [chunk], chunk_labels) for chunk, chunk_labels in chunks])

@@ -16,7 +16,7 @@ from tailseg.structures import Detections, Target
 
 @final
 class MaskRCNN(TwoStageDetector):
-    """Mask R-CNN with FPN whose classifier is trained and read through ``loss``.
+    """Mask R-CNN with FPN whose classifier is trained with ``loss``.
 
     Raises:
         ValueError: the config has no mask head, or it is that of a cascade.
@@ -52,11 +52,11 @@ class MaskRCNN(TwoStageDetector):
         sizes: Sequence[tuple[int, int]],
         original_sizes: Sequence[tuple[int, int]],
     ) -> list[Detections]:
-        found = self.box_head.detect(pyramid, proposals, sizes, original_sizes, self.config.postprocess)
+        boxes = self.box_head.detect(pyramid, proposals, sizes, original_sizes, self.config.postprocess)
         return detect_masks(
             self.mask_head.probabilities,
             pyramid,
-            found,
+            boxes,
             sizes,
             original_sizes,
             threshold=self.config.postprocess.mask_threshold,

@@ -1,4 +1,4 @@
-"""A detector made ready for images only.
+"""Prepares a trained detector for inference.
 
 model = for_inference(build_detector(config, loss), InferenceConfig(compile=True))
 """
@@ -18,8 +18,8 @@ class InferenceConfig:
     """How a trained detector computes; detections stay the same but for rounding."""
 
     precision: Precision | None = None
-    """Of convolutions and linear layers; boxes, scores and masks are made of their results in float32. None leaves the
-    layers as they are; a `Predictor` takes the run's precision."""
+    """Of convolutions and linear layers; boxes, scores and masks are computed from their results in float32. None
+    leaves the layers as they are; a `Predictor` takes the run's precision."""
     compile: bool = False
     """Compile backbone and FPN with `torch.compile`: half a minute at the first image, and again at the second size."""
 
@@ -28,7 +28,7 @@ def for_inference(model: Detector, config: InferenceConfig) -> Detector:
     """The same detector, changed in place for detection alone: it can no longer be trained, saved or loaded.
 
     Fixed batch norms of a ResNet become part of their convolutions, weights lie channels-last and in the precision that
-    is wanted, and backbone and FPN are compiled if asked for. The model is to be called under
+    is wanted, and backbone and FPN are compiled if asked for. Call the model under
     `tailseg.models.precision.autocast`.
     """
     model.eval().requires_grad_(requires_grad=False)

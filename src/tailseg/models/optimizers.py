@@ -6,8 +6,6 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from tailseg.models.timm_backbone import TimmBackbone
-
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)  # noqa: SLF001 (torch names no public base)
 POSITION_TABLE = "relative_position_bias_table"
 """Swin's parameters that say how much one place attends to another at each distance."""
@@ -76,12 +74,13 @@ def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
 def parameters_without_decay(model: nn.Module, *, spare_timm: bool = True) -> dict[int, Tensor]:
     """The parameters, by identity, that AdamW's weight decay spares.
 
-    These are the scales and shifts of norms and Swin's tables of relative positions, but not the biases of layers. Of a
-    network of timm, they are also those that timm spares (``no_weight_decay``), such as Hiera's tables of positions.
+    These are the scales and shifts of norms and Swin's tables of relative positions, but not the biases of layers. They
+    are also those that a module names in a method ``no_weight_decay``, as networks of timm do, for example Hiera for
+    its tables of positions. A module within such a module is not asked.
 
     Args:
         model: a detector, or a part of one.
-        spare_timm: False decays the parameters that timm spares, as earlier versions did.
+        spare_timm: False decays the parameters that ``no_weight_decay`` names, as earlier versions did.
     """
     spared: dict[int, Tensor] = {
         id(parameter): parameter
@@ -89,9 +88,18 @@ def parameters_without_decay(model: nn.Module, *, spare_timm: bool = True) -> di
         for name, parameter in module.named_parameters(recurse=False)
         if isinstance(module, NORMS) or name == POSITION_TABLE
     }
-    for backbone in [module for module in model.modules() if spare_timm and isinstance(module, TimmBackbone)]:
-        spared |= {id(p): p for p in map(backbone.get_parameter, backbone.no_weight_decay())}
+    if spare_timm:
+        spared |= {id(parameter): parameter for parameter in _get_named_exceptions(model)}
     return spared
+
+
+def _get_named_exceptions(module: nn.Module) -> list[nn.Parameter]:
+    """The parameters that the module's method ``no_weight_decay`` names, or the methods of the modules within it."""
+    get_names: Any = getattr(module, "no_weight_decay", None)
+    if get_names is None:
+        return [parameter for child in module.children() for parameter in _get_named_exceptions(child)]
+    names = set(get_names())
+    return [parameter for name, parameter in module.named_parameters() if name in names]
 
 
 def was_saved_with_more_decay(optimizer: Optimizer, saved: Mapping[str, Any]) -> bool:

@@ -22,7 +22,17 @@ EPS = 1e-6
 def class_linear(
     x: Float[Tensor, "R K"], weight: Float[Tensor, "C O K"], bias: Float[Tensor, "C O"], labels: Int64[Tensor, " R"]
 ) -> Float[Tensor, "R O"]:
-    """``W[labels[r]] @ x[r] + b[labels[r]]`` for each row r."""
+    """``W[labels[r]] @ x[r] + b[labels[r]]`` for each row r.
+
+    Args:
+        x: rows of features.
+        weight: weights of every class.
+        bias: biases of every class.
+        labels: class of each row.
+
+    Returns:
+        O outputs of each row.
+    """
     rows = F.embedding(labels, weight.flatten(1)).view(len(x), weight.shape[1], weight.shape[2])
     return torch.einsum("rok,rk->ro", rows, x) + F.embedding(labels, bias)
 
@@ -30,7 +40,17 @@ def class_linear(
 def class_map(
     x: Float[Tensor, "R P K"], weight: Float[Tensor, "C K"], bias: Float[Tensor, " C"], labels: Int64[Tensor, " R"]
 ) -> Float[Tensor, "R P"]:
-    """``x[r] @ w[labels[r]] + b[labels[r]]`` for each row r: the class's channel of a 1x1 convolution."""
+    """``x[r] @ w[labels[r]] + b[labels[r]]`` for each row r: the class's channel of a 1x1 convolution.
+
+    Args:
+        x: P positions of K channels for each row.
+        weight: weights of every class.
+        bias: bias of every class.
+        labels: class of each row.
+
+    Returns:
+        A logit of each position.
+    """
     rows = F.embedding(labels, weight).unsqueeze(2)
     return (x @ rows).squeeze(2) + bias[labels].unsqueeze(1)
 
@@ -79,6 +99,16 @@ def normalized_class_map(
     """`class_map` with each position's channels and each class's weights normalized as in `NormalizedLinear`.
 
     The features' factor multiplies the one logit that comes of them, instead of all K channels.
+
+    Args:
+        x: P positions of K channels for each row.
+        weight: weights of every class.
+        bias: bias of every class.
+        labels: class of each row.
+        config: temperature and power.
+
+    Returns:
+        A logit of each position.
     """
     rows = F.embedding(labels, weight)
     rows = (rows * inverse_norm(rows, power=config.power)).to(weight.dtype)

@@ -21,6 +21,14 @@ def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d | nn.Identity) ->
 
     A fixed norm is the affine map ``y * scale + shift``, folded here into the kernel: one pass over the features less
     in the forward and in the backward, and one map less to keep. Gradients reach ``norm.weight`` and ``norm.bias``.
+
+    Args:
+        x: feature maps.
+        conv: a convolution without bias.
+        norm: its batch norm; an identity after `tailseg.models.optimize.fold_norms`.
+
+    Returns:
+        The normalized feature maps.
     """
     if isinstance(norm, nn.Identity) or norm.training:
         return norm(conv(x))
@@ -116,7 +124,8 @@ class ResNet(nn.Module):
     """ResNet-18, -50 or -101, or ResNeXt, without its classifier; parameter names are torchvision's.
 
     Frozen stages take no gradient and keep their batch-norm statistics; with ``fixed_norm`` every stage keeps them,
-    while scale and shift are trained. Starts at random (He, fan out); see ``tailseg.models.weights.load_backbone``.
+    while scale and shift are trained. Random initialization (He, fan out); `tailseg.models.load_backbone` loads
+    weights.
 
     Attributes:
         out_channels: channels of C2, C3, C4, C5.
@@ -157,24 +166,24 @@ class ResNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        for module in self.frozen_modules():
+        for module in self.get_frozen_modules():
             module.requires_grad_(requires_grad=False)
         self.train()
 
-    def stages(self) -> list[nn.Module]:
+    def get_stages(self) -> list[nn.Module]:
         """The four stages, ``layer1`` to ``layer4``."""
         return [self.get_submodule(f"layer{s}") for s in (1, 2, 3, 4)]
 
-    def frozen_modules(self) -> list[nn.Module]:
+    def get_frozen_modules(self) -> list[nn.Module]:
         """The stem and the stages that are not trained."""
         if self.config.frozen_stages == 0:
             return []
-        return [self.conv1, self.bn1, *self.stages()[: self.config.frozen_stages]]
+        return [self.conv1, self.bn1, *self.get_stages()[: self.config.frozen_stages]]
 
     def train(self, mode: bool = True) -> "ResNet":
         """Training mode, except for batch norms whose statistics are fixed or frozen."""
         super().train(mode)
-        for module in [self] if self.config.fixed_norm else self.frozen_modules():
+        for module in [self] if self.config.fixed_norm else self.get_frozen_modules():
             for norm in module.modules():
                 if isinstance(norm, nn.BatchNorm2d):
                     norm.eval()
@@ -185,7 +194,7 @@ class ResNet(nn.Module):
         x = conv_norm(images, self.conv1, self.bn1).relu_()
         x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
         maps = []
-        for stage in self.stages():
+        for stage in self.get_stages():
             for block in stage.children():
                 if self.config.checkpoint_blocks and torch.is_grad_enabled():
                     x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False)

@@ -16,21 +16,21 @@ from torchvision.ops import box_iou
 from tailseg.losses.processes import compute_process_share
 from tailseg.models.config import RPNConfig
 from tailseg.models.fpn import FPN_STRIDES
-from tailseg.models.images import padded_size
-from tailseg.models.sampling import draws_of, ignore_crowds
+from tailseg.models.images import get_padded_size
+from tailseg.models.sampling import generator_for, ignore_crowds
 from tailseg.ops.anchors import grid_anchors
 from tailseg.ops.boxes import clip_boxes, decode_boxes, encode_boxes, smooth_l1_sum
 from tailseg.ops.matching import IGNORED, match, sample
 from tailseg.ops.nms import level_nms
-from tailseg.ops.roi_pool import members_of
+from tailseg.ops.roi_pool import group_rows
 from tailseg.structures import Target
 
 ANCHORS_AT_A_TIME = 65_536
-"""Whose overlaps with the objects are computed together."""
+"""Anchors whose overlaps with the objects are computed together; limits the memory."""
 
 
 class RPNOutput(NamedTuple):
-    """What the RPN says about every anchor."""
+    """The predictions of the RPN for every anchor."""
 
     logits: Tensor
     """Objectness, ``[B, T]``."""
@@ -109,9 +109,9 @@ class RPN(nn.Module):
         post_nms = self.config.train_post_nms if training else self.config.test_post_nms
         best, levels, start = [], [], 0
         for level, size in enumerate(output.level_sizes):
-            kept = min(pre_nms, size)
-            best.append(output.logits[:, start : start + size].topk(kept, dim=1).indices + start)
-            levels.append(torch.full((kept,), level, device=output.logits.device))
+            count = min(pre_nms, size)
+            best.append(output.logits[:, start : start + size].topk(count, dim=1).indices + start)
+            levels.append(torch.full((count,), level, device=output.logits.device))
             start += size
         index = torch.cat(best, 1)
         level_of = torch.cat(levels)
@@ -133,22 +133,30 @@ class RPN(nn.Module):
             proposals.append(clipped[keep])
         return proposals
 
-    def at(
+    def compute_at(
         self, pyramid: Sequence[Float[Tensor, "B C _ _"]], level_sizes: Sequence[int], index: Int64[Tensor, " S"]
     ) -> tuple[Float[Tensor, " S"], Float[Tensor, "S 4"]]:
         """Objectness and deltas, with gradient, of the anchors with these places among the ``B * T`` of `forward`.
 
-        A convolution at few cells is a linear map of their 3x3 neighborhoods: neither the hidden maps nor gradients
-        of their size are made.
+        A convolution at a few cells is a linear map of their 3x3 neighborhoods. This way neither the hidden maps nor
+        gradients of their size are computed.
+
+        Args:
+            pyramid: feature maps P2, P3 ... of all images.
+            level_sizes: anchors of each level, see `RPNOutput`.
+            index: places of the anchors among the ``B * T``.
+
+        Returns:
+            Objectness ``[S]`` and deltas ``[S, 4]``.
         """
         num_anchors = len(self.config.anchor_ratios)
         image, place = index.div(sum(level_sizes), rounding_mode="floor"), index % sum(level_sizes)
         starts = [0, *accumulate(level_sizes)][:-1]
         level = torch.stack([place >= start for start in starts[1:]]).sum(0)
         cells = pyramid[0].new_empty(len(index), 9 * pyramid[0].shape[1])
-        for feature, start, chosen in zip(pyramid, starts, members_of(level, len(starts)), strict=True):
-            # a level without chosen anchors is read too: the empty result keeps it in the graph, which DDP needs
-            cells[chosen] = neighborhoods(feature, image[chosen], (place[chosen] - start) // num_anchors)
+        for feature, start, chosen in zip(pyramid, starts, group_rows(level, len(starts)), strict=True):
+            # levels without sampled anchors are read too: the empty result keeps them in the graph, which DDP needs
+            cells[chosen] = gather_neighborhoods(feature, image[chosen], (place[chosen] - start) // num_anchors)
         weight = self.conv.weight.permute(0, 2, 3, 1).flatten(1)
         hidden = F.linear(cells, weight, self.conv.bias).relu_()
         ratio = (place % num_anchors).unsqueeze(1)
@@ -164,9 +172,19 @@ class RPN(nn.Module):
         targets: Sequence[Target],
         sizes: Sequence[tuple[int, int]],
     ) -> dict[str, Float[Tensor, ""]]:
-        """`anchor_losses` of anchors drawn for each image; ``output`` is what `forward` made of the pyramid."""
+        """`anchor_losses` of anchors that are sampled for each image.
+
+        Args:
+            pyramid: feature maps P2, P3 ... of all images.
+            output: of `forward` for this pyramid.
+            targets: ground truth of each image.
+            sizes: ``(height, width)`` of each image without padding.
+
+        Returns:
+            ``loss_rpn_cls`` and ``loss_rpn_box``.
+        """
         chosen = self.sample_anchors(output.anchors, targets, sizes)
-        return self.anchor_losses(chosen, *self.at(pyramid, output.level_sizes, chosen.index))
+        return self.anchor_losses(chosen, *self.compute_at(pyramid, output.level_sizes, chosen.index))
 
     def anchor_losses(
         self, chosen: AnchorSample, logits: Float[Tensor, " S"], deltas: Float[Tensor, "S 4"]
@@ -174,6 +192,14 @@ class RPN(nn.Module):
         """``loss_rpn_cls``: binary cross entropy of the sampled anchors; ``loss_rpn_box``: smooth L1 of the positives.
 
         Both are sums divided by the number of sampled anchors of all images, those of other processes included.
+
+        Args:
+            chosen: the sampled anchors.
+            logits: their objectness.
+            deltas: their box regression.
+
+        Returns:
+            The two losses by name.
         """
         num_positive = len(chosen.box_targets)
         labels = torch.zeros_like(logits)
@@ -189,17 +215,26 @@ class RPN(nn.Module):
     def sample_anchors(
         self, anchors: Float[Tensor, "T 4"], targets: Sequence[Target], sizes: Sequence[tuple[int, int]]
     ) -> AnchorSample:
-        """Draws the anchors of each image that are trained."""
+        """Draws the anchors of each image that are trained.
+
+        Args:
+            anchors: of the padded batch.
+            targets: ground truth of each image.
+            sizes: ``(height, width)`` of each image without padding.
+
+        Returns:
+            The sampled anchors of all images.
+        """
         positives, negatives, box_targets, divisor = [], [], [], 0
         for i, (target, size) in enumerate(zip(targets, sizes, strict=True)):
             matches = self.match_anchors(
-                anchors, target, trained_anchors(anchors, size, sizes, border=self.config.border)
+                anchors, target, select_trained_anchors(anchors, size, sizes, border=self.config.border)
             )
             positive, negative = sample(
                 matches,
                 num=self.config.anchors_per_image,
                 positive_fraction=self.config.positive_fraction,
-                generator=draws_of(target),
+                generator=generator_for(target),
             )
             positives.append(positive + i * len(anchors))
             negatives.append(negative + i * len(anchors))
@@ -211,8 +246,17 @@ class RPN(nn.Module):
     def match_anchors(
         self, anchors: Float[Tensor, "T 4"], target: Target, reachable: Bool[Tensor, " T"] | None
     ) -> Tensor:
-        """The object of each anchor, or NEGATIVE, or IGNORED (between the thresholds, in a crowd, out of reach)."""
-        # in parts, for box_iou has temporaries of four times its result
+        """The object of each anchor, or NEGATIVE, or IGNORED (between the thresholds, in a crowd, out of reach).
+
+        Args:
+            anchors: of the padded batch.
+            target: ground truth of the image.
+            reachable: anchors that are trained; None for all.
+
+        Returns:
+            A match of each anchor, see `tailseg.ops.matching.match`.
+        """
+        # in chunks, because box_iou has temporaries of four times its result
         overlap = torch.cat([box_iou(target.boxes, part) for part in anchors.split(ANCHORS_AT_A_TIME)], dim=1)
         if reachable is not None:
             overlap *= reachable
@@ -227,10 +271,19 @@ class RPN(nn.Module):
         return matches if reachable is None else matches.masked_fill(~reachable, IGNORED)
 
 
-def neighborhoods(
+def gather_neighborhoods(
     feature: Float[Tensor, "B C H W"], image: Int64[Tensor, " S"], cell: Int64[Tensor, " S"]
 ) -> Float[Tensor, "S 9*C"]:
-    """The 3x3 cells around each cell (``row * W + column``), row by row, zeros outside the map."""
+    """The 3x3 cells around each cell (``row * W + column``), row by row, zeros outside the map.
+
+    Args:
+        feature: maps of one level.
+        image: index of each cell's image.
+        cell: place of each cell in its map.
+
+    Returns:
+        Nine cells of C channels for each cell.
+    """
     images, channels, height, width = feature.shape
     step = torch.arange(-1, 2, device=cell.device)
     row, column = (cell // width)[:, None, None] + step[:, None], (cell % width)[:, None, None] + step
@@ -240,13 +293,13 @@ def neighborhoods(
     return (F.embedding(index, table) * inside.unsqueeze(-1)).flatten(1)
 
 
-def trained_anchors(
+def select_trained_anchors(
     anchors: Float[Tensor, "T 4"], size: tuple[int, int], sizes: Sequence[tuple[int, int]], *, border: float | None
 ) -> Bool[Tensor, " T"] | None:
-    """Which anchors of an image are trained; None when that is all of them.
+    """Selects the anchors of an image that are trained; None stands for all of them.
 
-    Those centerd inside the image padded alone (anchors that only a larger neighbor in the batch brings are out) and,
-    unless ``border`` is None, at most ``border`` pixels outside the image itself.
+    Trained are anchors with their center inside the image padded alone, not in padding that only a larger image of the
+    batch adds. Unless ``border`` is None, they reach at most ``border`` pixels beyond the image itself.
 
     Args:
         anchors: of the padded batch.
@@ -254,11 +307,14 @@ def trained_anchors(
         sizes: of every image in the batch.
         border: see ``RPNConfig``.
 
+    Returns:
+        A flag for each anchor, or None.
+
     Source: mmdetection's ``allowed_border``; a border of 0 keeps the anchors wholly inside.
     """
-    height, width = padded_size(size)
+    height, width = get_padded_size(size)
     trained = None
-    if any(h > height or w > width for h, w in map(padded_size, sizes)):
+    if any(h > height or w > width for h, w in map(get_padded_size, sizes)):
         centers = (anchors[:, :2] + anchors[:, 2:]) / 2
         # centers are multiples of 4 up to rounding: the half pixel keeps rounding from deciding
         trained = (centers[:, 0] < width - 0.5) & (centers[:, 1] < height - 0.5)

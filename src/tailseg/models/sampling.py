@@ -1,4 +1,4 @@
-"""Which proposals are trained, and as what.
+"""Samples the proposals that are trained, and their labels.
 
 Shapes: R sampled RoIs of one image, the P positive ones first.
 """
@@ -54,15 +54,24 @@ class RoISample:
 def ignore_crowds(
     matches: Int64[Tensor, " R"], boxes: Float[Tensor, "R 4"], ignore_boxes: Float[Tensor, "K 4"]
 ) -> Int64[Tensor, " R"]:
-    """``matches`` with negatives that lie in a crowd or ignore region (half their area or more) made IGNORED."""
+    """``matches`` with negatives that lie in a crowd or ignore region (half their area or more) changed to IGNORED.
+
+    Args:
+        matches: of `tailseg.ops.matching.match`.
+        boxes: that were matched.
+        ignore_boxes: crowd and ignore regions.
+
+    Returns:
+        The changed matches.
+    """
     if len(ignore_boxes) == 0:
         return matches
     inside = intersection_over_area(boxes, ignore_boxes).amax(1) >= CROWD_OVERLAP
     return matches.masked_fill(inside & (matches == NEGATIVE), IGNORED)
 
 
-def draws_of(target: Target) -> torch.Generator | None:
-    """Random numbers of an image's own, so that what is drawn for it does not depend on the images beside it.
+def generator_for(target: Target) -> torch.Generator | None:
+    """The random generator of an image: its samples do not depend on the other images of the batch.
 
     None, the device's default generator, for a target without a seed.
     """
@@ -77,6 +86,15 @@ def sample_rois(
 
     As published, proposals are matched first (IoU 0.5, low-quality matches) and the objects' own boxes are put in
     front afterwards, so that an object's box does not take the low-quality match from its proposals.
+
+    Args:
+        proposals: boxes of each image, in its pixels.
+        targets: ground truth of each image.
+        num_classes: C, the label of background.
+        config: IoU thresholds and number of RoIs.
+
+    Returns:
+        The RoIs of each image, positives first.
     """
     samples = []
     for boxes, target in zip(proposals, targets, strict=True):
@@ -93,7 +111,7 @@ def sample_rois(
             matches,
             num=config.rois_per_image,
             positive_fraction=config.positive_fraction,
-            generator=draws_of(target),
+            generator=generator_for(target),
         )
         objects = matches[positive]
         background = target.labels.new_full((len(negative),), num_classes)

@@ -56,7 +56,7 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * self.window - 1) ** 2, num_heads))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
-        self.register_buffer("relative_position_index", relative_positions(self.window), persistent=False)
+        self.register_buffer("relative_position_index", compute_relative_positions(self.window), persistent=False)
 
     def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
         height, width = x.shape[1:3]
@@ -76,7 +76,16 @@ class WindowAttention(nn.Module):
         return x.unflatten(2, (-1, w)).unflatten(1, (-1, w)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
     def join(self, x: Float[Tensor, "B windows N C"], height: int, width: int) -> Float[Tensor, "B H W C"]:
-        """The map of ``height x width`` tokens again."""
+        """The map of ``height x width`` tokens again.
+
+        Args:
+            x: tokens of each window.
+            height: of the map, in tokens; a multiple of w.
+            width: of the map, in tokens; a multiple of w.
+
+        Returns:
+            The map.
+        """
         w = self.window
         return (
             x.unflatten(1, (height // w, width // w)).unflatten(3, (w, w)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
@@ -85,7 +94,7 @@ class WindowAttention(nn.Module):
     def attend(
         self, x: Float[Tensor, "B windows N C"], bias: Float[Tensor, "windows h N N"]
     ) -> Float[Tensor, "B windows N C"]:
-        """Attention within each window. Windows stand beside heads, so that one bias serves the whole batch."""
+        """Attention within each window. Windows and heads share a dimension: one bias serves the whole batch."""
         num_windows = x.shape[1]
         q, k, v = (
             part.unflatten(-1, (self.num_heads, -1)).transpose(2, 3).flatten(1, 2) for part in self.qkv(x).chunk(3, -1)
@@ -110,7 +119,7 @@ class WindowAttention(nn.Module):
         return (place >= side - self.window).long() + (place >= side - self.shift).long()
 
 
-def relative_positions(window: int) -> Int64[Tensor, "N N"]:
+def compute_relative_positions(window: int) -> Int64[Tensor, "N N"]:
     """The row of the bias table for each pair of tokens: ``(y_i - y_j + w - 1) (2 w - 1) + x_i - x_j + w - 1``."""
     y, x = torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij")
     y, x = y.flatten(), x.flatten()
@@ -120,8 +129,8 @@ def relative_positions(window: int) -> Int64[Tensor, "N N"]:
 class Swin(nn.Module):
     """Swin Transformer without its classifier, a layer norm on each of its four maps; other names are torchvision's.
 
-    Starts at random; see ``tailseg.models.weights.load_backbone``. The layer norms start at scale 1 and shift 0, for
-    classifiers have none to give.
+    Random initialization; `tailseg.models.load_backbone` loads weights. The four layer norms keep scale 1 and shift 0,
+    because the weights of classifiers have none.
 
     Attributes:
         out_channels: channels of C2, C3, C4, C5.

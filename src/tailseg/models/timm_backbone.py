@@ -15,7 +15,7 @@ from tailseg.models.config import TimmConfig
 from tailseg.models.resnet import STRIDES
 
 PROBE = (256, 320)
-"""Least height and width of the image that a new network is tried on: not square, so that sides are not mistaken."""
+"""Least height and width of the image that a new network is tried on; not square, to tell the sides apart."""
 BEYOND = (32, 96)
 """How much more than a network's own images the probe's sides measure: tables of positions must not end before."""
 
@@ -24,8 +24,8 @@ class TimmBackbone(nn.Module):
     """A network of timm without its classifier: its last map of each stride 4, 8, 16 and 32.
 
     Stage n, for ``frozen_stages``, is what the map of stride 2^(n + 1) is computed from and the ones before are not:
-    the first one contains the stem. Frozen stages take no gradient and are in evaluation mode. Starts at random; see
-    ``tailseg.models.weights.load_backbone``.
+    the first one contains the stem. Frozen stages take no gradient and are in evaluation mode. Random initialization;
+    `tailseg.models.load_backbone` loads weights.
 
     Attributes:
         out_channels: channels of C2, C3, C4, C5.
@@ -77,7 +77,7 @@ class TimmBackbone(nn.Module):
         with torch.device("meta"):
             whole = create(self.config.name, pretrained=False, features_only=False)
         spared = getattr(whole, "no_weight_decay", set)()
-        # timm puts the parts of a network side by side, or the network into a wrapper as its `model`
+        # timm makes the parts of a network children of one module, or wraps the network as `model`
         names = {written for name in spared for written in (name, f"model.{name}", name.replace(".", "_", 1))}
         return {f"network.{name}" for name, _ in self.network.named_parameters() if name in names}
 
@@ -92,6 +92,9 @@ def create(name: str, *, pretrained: bool, features_only: bool = True, **setting
         pretrained: with the weights of that name, or with those that ``settings`` bring.
         features_only: False makes the whole network, with its classifier.
         settings: others of timm's.
+
+    Returns:
+        The network.
 
     Raises:
         ValueError: timm is not installed, or does not offer such a network.

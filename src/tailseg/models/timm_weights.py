@@ -47,6 +47,9 @@ def timm_weights(backbone: TimmBackbone, weights: str, read: Callable[[Path], di
         weights: ``pretrained`` for those that timm offers, or a file's path.
         read: makes tensors by timm's names of the file.
 
+    Returns:
+        Tensors by name, as in the backbone's ``state_dict``.
+
     Raises:
         ValueError: timm has none or cannot get them, or the file is not there or is another network's.
     """
@@ -71,7 +74,7 @@ def timm_weights(backbone: TimmBackbone, weights: str, read: Callable[[Path], di
 
 
 def _overlay(state: dict[str, Tensor], config: TimmConfig) -> dict[str, Any]:
-    """timm's setting for weights at hand; tables of positions are resampled for images of another size."""
+    """timm's setting for weights that are in memory; tables of positions are resampled for images of another size."""
     with torch.device("meta"):
         wanted = create(config.name, pretrained=False, features_only=False, **get_size_setting(config)).state_dict()
     tables = {
@@ -114,6 +117,9 @@ def describe_misfits(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]
         state: tensors by name.
         expected: those that there should be.
         optional: names that may be missing.
+
+    Returns:
+        The differences in words, at most five names of each kind.
     """
     missing = [name for name in expected if name not in state and not optional.search(name)]
     unexpected = [name for name in state if name not in expected]

@@ -35,10 +35,18 @@ _SMALLEST_SIDE: Final = 1e-6  # pixels; keeps the logarithm of a degenerate box 
 def encode_boxes(
     boxes: Float[Tensor, "N 4"], references: Float[Tensor, "N 4"], *, stds: Deviations = (1.0, 1.0, 1.0, 1.0)
 ) -> Float[Tensor, "N 4"]:
-    """The deltas that move each reference onto its box: the regression targets.
+    """Computes the deltas that move each reference onto its box, the regression targets.
 
     ``dx = (x - x_ref) / w_ref / std_x`` between centers and ``dw = log(w / w_ref) / std_w``, the same for y and h.
     Sides below 1e-6 pixels count as 1e-6.
+
+    Args:
+        boxes: where the references should move.
+        references: proposals or anchors.
+        stds: deltas are divided by these.
+
+    Returns:
+        ``dx, dy, dw, dh`` of each box.
 
     Source: Girshick et al. 2014, R-CNN, appendix C; the stds as in Fast R-CNN.
     """
@@ -55,10 +63,10 @@ def decode_boxes(
     stds: Deviations = (1.0, 1.0, 1.0, 1.0),
     max_log_ratio: float = MAX_LOG_RATIO,
 ) -> Float[Tensor, "N D"]:
-    """The boxes that the deltas make of the references; undoes ``encode_boxes``.
+    """Moves the references by the deltas; the inverse of ``encode_boxes``.
 
     Args:
-        deltas: one set of four a reference, or D = 4 C of them, class by class.
+        deltas: four for each reference (D = 4), or four for each class (D = 4 C).
         references: proposals or anchors.
         stds: those of ``encode_boxes``.
         max_log_ratio: dw and dh are clamped to plus and minus this.
@@ -76,9 +84,9 @@ def decode_boxes(
 
 
 @functools.lru_cache(maxsize=64)
-@torch.inference_mode(mode=False)  # a tensor made in inference mode would be of no use in training
+@torch.inference_mode(mode=False)  # tensors of inference mode cannot be used in training
 def _constant(values: Deviations, dtype: torch.dtype, device: torch.device) -> Float[Tensor, " 4"]:
-    """The numbers as a tensor, which a GPU receives once: it would be waited for each time."""
+    """The numbers as a cached tensor: a copy to a GPU would wait for it each time."""
     return torch.tensor(values, dtype=dtype, device=device)
 
 
@@ -88,13 +96,31 @@ def _center_and_side(boxes: Float[Tensor, "N 4"]) -> tuple[Float[Tensor, "N 2"],
 
 
 def clip_boxes(boxes: Float[Tensor, "*N 4"], height: int, width: int) -> Float[Tensor, "*N 4"]:
-    """The boxes' parts inside an image; a box wholly outside becomes empty, on the border."""
+    """Clips boxes to an image; a box that lies outside becomes empty, on the border.
+
+    Args:
+        boxes: absolute xyxy.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+
+    Returns:
+        Boxes in 0 .. width and 0 .. height.
+    """
     x, y = boxes[..., 0::2].clamp(0, width), boxes[..., 1::2].clamp(0, height)
     return torch.stack([x, y], dim=-1).flatten(-2)
 
 
 def scale_boxes(boxes: Float[Tensor, "*N 4"], scale_x: float, scale_y: float) -> Float[Tensor, "*N 4"]:
-    """The same boxes in an image resized by these factors."""
+    """Scales boxes to an image that is resized by these factors.
+
+    Args:
+        boxes: absolute xyxy.
+        scale_x: new width / old width.
+        scale_y: new height / old height.
+
+    Returns:
+        Boxes in pixels of the resized image.
+    """
     return torch.stack([boxes[..., 0::2] * scale_x, boxes[..., 1::2] * scale_y], dim=-1).flatten(-2)
 
 
@@ -102,6 +128,14 @@ def smooth_l1_sum(deltas: Float[Tensor, "N D"], targets: Float[Tensor, "N D"], *
     """The sum of ``e^2 / (2 beta)`` where the error ``e = |deltas - targets|`` is below beta, else ``e - beta / 2``.
 
     With beta = 0 the L1 loss.
+
+    Args:
+        deltas: predictions.
+        targets: what they should be.
+        beta: the error where the square turns into a line, 0 or more.
+
+    Returns:
+        The sum, a scalar.
 
     Source: Girshick 2015, Fast R-CNN, equation 3, with a width.
     """

@@ -2,8 +2,8 @@
 
 Shapes: K boxes, D detections, s the side of a mask head's output, h x w an image or a bitmap.
 
-A mask as annotated is a tuple of polygons or COCO run lengths (see ``tailseg.structures.Segmentation``). Bitmaps of an
-image's size are made only for those who ask: targets are rasterized at their 28 x 28, predictions become run lengths
+A mask as annotated is a tuple of polygons or COCO run lengths (see ``tailseg.structures.Segmentation``). Bitmaps of the
+image's size are made only where needed: targets are rasterized at their 28 x 28, predictions become run lengths
 from the pixels inside their box.
 """
 
@@ -65,6 +65,14 @@ def mask_box(rle: RunLengths) -> tuple[float, float, float, float]:
 def polygons_to_rle(polygons: Polygons, height: int, width: int) -> RunLengths:
     """The union of the polygons in an image of ``height x width``, rasterized by pycocotools.
 
+    Args:
+        polygons: points ``[P, 2]`` of each polygon, x and y in pixels.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+
+    Returns:
+        COCO run lengths, ready for JSON.
+
     Raises:
         ValueError: no polygon, one of fewer than three points, a coordinate that is not finite or beyond
             ``MAX_COORDINATE``, or edges longer than ``MAX_OUTLINE`` together.
@@ -76,6 +84,14 @@ def polygons_to_rle(polygons: Polygons, height: int, width: int) -> RunLengths:
 
 def segmentation_to_rle(segmentation: Segmentation, height: int, width: int) -> RunLengths:
     """An annotated mask as run lengths of an image of ``height x width``.
+
+    Args:
+        segmentation: polygons or run lengths.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+
+    Returns:
+        COCO run lengths, ready for JSON.
 
     Raises:
         ValueError: polygons that ``polygons_to_rle`` refuses, or run lengths of another size or that do not fill it.
@@ -134,15 +150,15 @@ def _flat(points: Float[np.ndarray, "P 2"], polygons: Sequence[np.ndarray]) -> l
 def mask_targets(
     masks: Sequence[Segmentation], frame: Frame, boxes: Float[Tensor, "K 4"], *, size: int = 28
 ) -> Float[Tensor, "K size size"]:
-    """What the mask head should say: the part of each mask inside its box, at ``size x size``.
+    """Computes the targets of the mask head: the part of each mask inside its box, at ``size x size``.
 
     Polygons are moved onto the target's grid and rasterized there. Run lengths are pooled by RoIAlign in the annotated
     file's pixels, and a target pixel belongs to the mask when at least half of it does.
 
     Args:
         masks: one a box, in pixels of the annotated file.
-        frame: maps those to the image at hand.
-        boxes: in the image at hand.
+        frame: maps those to the image that the model sees.
+        boxes: in the image that the model sees.
         size: side of the targets.
 
     Returns:
@@ -169,14 +185,14 @@ def mask_targets(
 def _polygon_targets(masks: Sequence[Polygons], frame: Frame, boxes: Float[np.ndarray, "K 4"], size: int) -> np.ndarray:
     """One pass over the points of all masks, one call of pycocotools for all polygons and one decode for all masks."""
     polygons = [polygon for mask in masks for polygon in mask]
-    parts = [len(mask) for mask in masks]
-    owner = np.repeat(np.repeat(np.arange(len(masks)), parts), [len(polygon) for polygon in polygons])
+    counts = [len(mask) for mask in masks]
+    owner = np.repeat(np.repeat(np.arange(len(masks)), counts), [len(polygon) for polygon in polygons])
     scale = size / np.maximum(boxes[:, 2:] - boxes[:, :2], 1)
     points = _points(polygons) * (frame.scale_x, frame.scale_y) + (frame.shift_x, frame.shift_y)
     points = (points - boxes[owner, :2]) * scale[owner]
     _check_outline(points)
     rles = coco.frPyObjects(_flat(points, polygons), size, size)
-    ends = np.cumsum([0, *parts])
+    ends = np.cumsum([0, *counts])
     union = [rles[start] if end == start + 1 else coco.merge(rles[start:end]) for start, end in pairwise(ends)]
     return coco.decode(union).transpose(2, 0, 1)
 
@@ -223,6 +239,9 @@ def paste_masks(
         width: of the image.
         threshold: least probability of the mask, positive: every pixel around a mask reaches 0.
 
+    Returns:
+        COCO run lengths of each mask.
+
     Raises:
         ValueError: the threshold is not positive.
 
@@ -244,6 +263,16 @@ def paste_bitmaps(
     threshold: float = 0.5,
 ) -> Bool[Tensor, "D {height} {width}"]:
     """The masks of ``paste_masks`` as bitmaps, in main memory.
+
+    Args:
+        probabilities: of the mask head, in ``[0, 1]``.
+        boxes: finite, in pixels of the image.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+        threshold: least probability of the mask, positive.
+
+    Returns:
+        A bitmap of each mask.
 
     Raises:
         ValueError: the threshold is not positive.
@@ -299,14 +328,14 @@ def _pasted(
         return
     batch = np.cumsum(_sizes(regions)) // PIXELS_AT_A_TIME
     for part in np.split(np.arange(len(regions)), np.flatnonzero(np.diff(batch)) + 1):
-        some, box = regions[part], corners[part]
+        chunk, box = regions[part], corners[part]
         # an empty row below every column ends its last run
-        rows = _bilinear_weights(some[:, 1], some[:, 3], box[:, 1], box[:, 3], cells.shape[1], spare=1)
-        columns = _bilinear_weights(some[:, 0], some[:, 2], box[:, 0], box[:, 2], cells.shape[2], spare=0)
-        values = np.empty(_sizes(some).sum(), dtype=np.float32)
-        for mask, row, column, crop in zip(cells[part], rows, columns, _crops(values, some), strict=True):
+        rows = _bilinear_weights(chunk[:, 1], chunk[:, 3], box[:, 1], box[:, 3], cells.shape[1], spare=1)
+        columns = _bilinear_weights(chunk[:, 0], chunk[:, 2], box[:, 0], box[:, 2], cells.shape[2], spare=0)
+        values = np.empty(_sizes(chunk).sum(), dtype=np.float32)
+        for mask, row, column, crop in zip(cells[part], rows, columns, _crops(values, chunk), strict=True):
             np.matmul(column, (row @ mask).T, out=crop)
-        yield some, values >= threshold
+        yield chunk, values >= threshold
 
 
 def _bilinear_weights(

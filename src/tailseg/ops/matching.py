@@ -1,4 +1,4 @@
-"""Which regions are trained as which objects, and which of them are drawn.
+"""Matches regions to objects, and samples the regions that are trained.
 
 Shapes: N objects, R regions (anchors or proposals).
 """
@@ -23,7 +23,7 @@ def match(
     minimum_positive: float,
     allow_low_quality_matches: bool,
 ) -> Int64[Tensor, " R"]:
-    """The object of each region, NEGATIVE, or IGNORED.
+    """Matches each region to an object, NEGATIVE or IGNORED.
 
     A region takes the object it overlaps most when that IoU is at least ``positive`` (the first of several), is
     NEGATIVE when it is below ``negative``, and IGNORED between the two.
@@ -35,6 +35,9 @@ def match(
         minimum_positive: least IoU of a low-quality match.
         allow_low_quality_matches: every object whose best IoU is at least ``minimum_positive`` takes all regions tied
             at that best IoU, whatever else they overlap; of several objects the last one wins, as published.
+
+    Returns:
+        For each region the index of its object, NEGATIVE or IGNORED.
 
     Source: mmdetection's MaxIoUAssigner, as used by the published configs.
     """

@@ -1,4 +1,4 @@
-"""Non-maximum suppression within each class, exact and quick at a thousand classes, without a loop over them.
+"""Non-maximum suppression within each class, exact and fast for a thousand classes, without a loop over them.
 
 Shapes: R regions, C classes, M candidates ((region, class) pairs above the threshold), P of them, D detections.
 
@@ -19,8 +19,8 @@ from torchvision.ops import nms
 PREFIXES: Final = (1000, 4000, 16_000)
 """How many of the best candidates are tried before all of them are."""
 
-BoxesOf = Callable[[Tensor, Tensor], Tensor]
-"""From rows and labels, ``[P]`` each, to the boxes ``[P, 4]`` of these regions for these classes."""
+BoxLookup = Callable[[Tensor, Tensor], Tensor]
+"""A function of rows ``[P]`` and labels ``[P]`` that returns the boxes ``[P, 4]`` of these regions and classes."""
 
 
 class ClassNMS(NamedTuple):
@@ -37,7 +37,7 @@ class ClassNMS(NamedTuple):
 
 
 def class_nms(
-    boxes: Float[Tensor, "R 4"] | Float[Tensor, "R C 4"] | BoxesOf,
+    boxes: Float[Tensor, "R 4"] | Float[Tensor, "R C 4"] | BoxLookup,
     scores: Float[Tensor, "R C"],
     *,
     score_threshold: float,
@@ -50,11 +50,15 @@ def class_nms(
     class exceeds ``iou_threshold``. A candidate whose box is not finite or whose score is NaN is dropped.
 
     Args:
-        boxes: one a region, or one a region and class, or a function that makes those that are asked for.
+        boxes: one for each region, or one for each region and class, or a function that computes those of given
+            regions and classes.
         scores: of every region and class.
         score_threshold: candidates score above this, not at it.
         iou_threshold: IoU that two boxes of a class may have.
         max_detections: D at most.
+
+    Returns:
+        At most ``max_detections`` detections, best first.
 
     Source: the published test pipeline; exact, where the peers' float32 class offsets move boxes by up to 0.1 pixel.
     """
@@ -86,13 +90,16 @@ def level_nms(
         levels: the pyramid level of each box.
         iou_threshold: IoU that two boxes of a level may have.
         max_proposals: P at most.
+
+    Returns:
+        Indices into ``boxes``.
     """
     return _survivors(
         scores, lambda index: _Candidates(index, boxes[index], levels[index]), iou_threshold, max_proposals
     ).index
 
 
-def _lookup(boxes: Float[Tensor, "R 4"] | Float[Tensor, "R C 4"]) -> BoxesOf:
+def _lookup(boxes: Float[Tensor, "R 4"] | Float[Tensor, "R C 4"]) -> BoxLookup:
     return lambda rois, labels: boxes[rois] if boxes.ndim == 2 else boxes[rois, labels]
 
 
@@ -106,7 +113,7 @@ class _Candidates(NamedTuple):
     groups: Tensor
     """``[P]``: boxes of one group suppress each other."""
 
-    def at(self, rows: Int64[Tensor, " D"]) -> "_Candidates":
+    def take(self, rows: Int64[Tensor, " D"]) -> "_Candidates":
         return _Candidates(self.index[rows], self.boxes[rows], self.groups[rows])
 
 
@@ -121,11 +128,11 @@ def _survivors(
         if size <= limit and size < len(scores):
             continue  # as many as are wanted would all have to survive
         best = _finite(candidates(_best(scores, size)))
-        kept = best.at(_suppress(best.boxes.double(), best.groups, iou_threshold)[:limit])
+        kept = best.take(_suppress(best.boxes.double(), best.groups, iou_threshold)[:limit])
         if len(kept.index) == limit or size >= len(scores):
             return kept
     best = _finite(candidates(_best(scores, len(scores))))
-    return best.at(_suppress_side_by_side(best.boxes.double(), best.groups, iou_threshold, limit))
+    return best.take(_suppress_side_by_side(best.boxes.double(), best.groups, iou_threshold, limit))
 
 
 def _best(scores: Float[Tensor, " M"], size: int) -> Int64[Tensor, " P"]:
@@ -137,7 +144,7 @@ def _best(scores: Float[Tensor, " M"], size: int) -> Int64[Tensor, " P"]:
 
 
 def _finite(candidates: _Candidates) -> _Candidates:
-    return candidates.at(candidates.boxes.isfinite().all(dim=1).nonzero()[:, 0])
+    return candidates.take(candidates.boxes.isfinite().all(dim=1).nonzero()[:, 0])
 
 
 def _suppress(boxes: Float[Tensor, "P 4"], groups: Int64[Tensor, " P"], iou_threshold: float) -> Int64[Tensor, " D"]:

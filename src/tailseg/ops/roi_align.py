@@ -31,6 +31,9 @@ def roi_align(
         output_size: s.
         scale: cells of the map a pixel.
 
+    Returns:
+        The pooled features of each box.
+
     Source: He et al. 2017, "Mask R-CNN"; ``aligned`` as in detectron2.
     """
     if feature.device.type != "cpu":

@@ -13,11 +13,21 @@ from torch import Tensor
 from tailseg.ops.roi_align import roi_align
 
 
-def fpn_levels(boxes: Float[Tensor, "R 4"], *, num_levels: int = 4, finest_scale: float = 56.0) -> Int64[Tensor, " R"]:
+def assign_fpn_levels(
+    boxes: Float[Tensor, "R 4"], *, num_levels: int = 4, finest_scale: float = 56.0
+) -> Int64[Tensor, " R"]:
     """The pyramid level that each box is pooled from: 0 is P2, the finest.
 
     ``floor(log2(sqrt(area) / finest_scale + 1e-6))`` clamped to ``0 .. num_levels - 1``: below 112 pixels P2, from 112
     P3, from 224 P4, from 448 P5.
+
+    Args:
+        boxes: absolute xyxy.
+        num_levels: of the pyramid.
+        finest_scale: boxes of up to twice this side belong to level 0.
+
+    Returns:
+        A level of each box.
 
     Source: Lin et al. 2017, FPN, equation 1, with mmdetection's 1e-6 inside the logarithm.
     """
@@ -25,10 +35,10 @@ def fpn_levels(boxes: Float[Tensor, "R 4"], *, num_levels: int = 4, finest_scale
     return (area.sqrt() / finest_scale + 1e-6).log2().floor().clamp(0, num_levels - 1).long()
 
 
-def members_of(group: Int64[Tensor, " R"], num_groups: int) -> tuple[Int64[Tensor, " _"], ...]:
+def group_rows(group: Int64[Tensor, " R"], num_groups: int) -> tuple[Int64[Tensor, " _"], ...]:
     """Which rows belong to each group ``0 .. num_groups - 1``, ascending; rows of none are left out.
 
-    A GPU is waited for once, whatever the number of groups.
+    Waits for a GPU once, whatever the number of groups.
     """
     ordered, rows = group.sort(stable=True)
     bounds = torch.searchsorted(ordered, torch.arange(num_groups + 1, device=group.device)).tolist()
@@ -66,8 +76,8 @@ def roi_pool(
         )
     image = torch.cat([part.new_full((len(part), 1), i) for i, part in enumerate(boxes)])
     rois = torch.cat([image, torch.cat(list(boxes))], dim=1)
-    level = fpn_levels(rois[:, 1:], num_levels=len(features), finest_scale=finest_scale)
-    members = members_of(level, len(features))
+    level = assign_fpn_levels(rois[:, 1:], num_levels=len(features), finest_scale=finest_scale)
+    members = group_rows(level, len(features))
     shape = (len(rois), features[0].shape[1], output_size, output_size)
     pooled = torch.empty(shape, dtype=features[0].dtype, device=rois.device, memory_format=torch.channels_last)
     for feature, member, stride in zip(features, members, strides, strict=True):

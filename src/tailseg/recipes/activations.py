@@ -1,9 +1,9 @@
 """The published comparison of activations: sigmoid, softmax, Gumbel, and class-relative ones, on LVIS.
 
-Masks are plain, scores count above 1e-4, NMS is at 0.5, and 300 detections of an image are kept. What was published
-with a defect runs here as it was meant; docs/recipes.md lists that, and the published figures.
+Mask predictors are not normalized, scores count above 1e-4, NMS is at 0.5, and 300 detections of each image are kept.
+docs/recipes.md lists the published figures, and the defects of the published code that are repaired here.
 
-As published the sigmoid was tested with a softmax; here it is tested with the sigmoid.
+The published sigmoid was tested with a softmax; here it is tested with the sigmoid.
 """
 
 from tailseg.losses import ClassRelativeLossConfig, GumbelCEConfig, SigmoidCEConfig, SoftmaxCEConfig

@@ -1,9 +1,9 @@
-"""What the published configurations share: data, backbones, schedules, detectors.
+"""The common parts of the published configurations: data, backbones, schedules, detectors.
 
-All of them: 16 images a step (4 devices with 4 each), short sides 640 to 800, ImageNet weights, the published boxes,
-proposals and RoIs, which are the defaults of `DataConfig` and `ModelConfig`. The annotation files are LVIS's own, the
-images those of COCO 2017. Both are looked for where ``TAILSEG_DATA`` and ``DETECTRON2_DATASETS`` say (see
-`tailseg.recipes.build` and `tailseg.data.images`); ``data.train`` and ``data.train_images`` say otherwise.
+All of them have the defaults of `DataConfig` and `ModelConfig`: 16 images in each step (4 devices with 4 images), short
+sides 640 to 800, ImageNet weights, the published boxes, proposals and RoIs. The annotation files are LVIS's, the images
+are those of COCO 2017. The environment variables ``TAILSEG_DATA`` and ``DETECTRON2_DATASETS`` name their folders (see
+`tailseg.recipes.build` and `tailseg.data.images`); ``data.train`` and ``data.train_images`` name them directly.
 """
 
 from dataclasses import replace
@@ -24,19 +24,19 @@ from tailseg.models.config import (
 from tailseg.recipes.recipe import AdamWConfig, DataConfig, OptimConfig, Recipe, SGDConfig
 
 REPEAT_THRESHOLD = 1e-3
-"""Of repeat factor sampling (RFS), as published for LVIS."""
+"""The threshold of repeat factor sampling (RFS), as published for LVIS."""
 LVIS_V1 = DataConfig(train="lvis_v1_train.json", val="lvis_v1_val.json")
 LVIS_V1_RFS = replace(LVIS_V1, repeat_threshold=REPEAT_THRESHOLD)
 LVIS_V05 = DataConfig(train="lvis_v0.5_train.json", val="lvis_v0.5_val.json")
 LVIS_V05_RFS = replace(LVIS_V05, repeat_threshold=REPEAT_THRESHOLD)
 SWIN_SHORT_SIDES = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
 LVIS_V1_RFS_CROPS = replace(LVIS_V1_RFS, short_sides=SWIN_SHORT_SIDES, crop=CropConfig())
-"""With the augmentation of Swin's detectors."""
+"""LVIS v1 with the augmentation of Swin's detectors."""
 
 LVIS_V1_TAIL = 0.0011
-"""lambda: the 815 classes in fewer of the training images are the tail (337 rare, 461 common, 17 frequent ones)."""
+"""The threshold lambda: 815 classes are the tail, 337 rare, 461 common and 17 frequent ones."""
 LVIS_V05_TAIL = 0.00177
-"""lambda: 915 classes, all the rare and the common ones."""
+"""The threshold lambda: 915 classes are the tail, all rare and all common ones."""
 
 R50 = ResNetConfig()
 R101 = ResNetConfig(depth=101)
@@ -87,15 +87,15 @@ def htc(backbone: BackboneConfig) -> ModelConfig:
 
 
 def with_nms(model: ModelConfig, iou: float) -> ModelConfig:
-    """The same detector with another threshold of NMS at test."""
+    """Returns the same detector with another IoU threshold of NMS at test."""
     return replace(model, postprocess=replace(model.postprocess, nms_iou=iou))
 
 
 def with_normalized_mask(model: ModelConfig) -> ModelConfig:
-    """The same Mask R-CNN with a normalized mask predictor (T = 20)."""
+    """Returns the same Mask R-CNN with a normalized mask predictor (T = 20)."""
     return replace(model, mask=MaskHeadConfig(normalized=NormalizedConfig()))
 
 
 def with_normalized_classifier(model: ModelConfig) -> ModelConfig:
-    """The same detector with a normalized classifier (T = 5); it starts with the loss's bias."""
+    """Returns the same detector with a normalized classifier (T = 5), which starts with the loss's bias."""
     return replace(model, box=replace(model.box, normalized=NormalizedConfig(temperature=5.0)))

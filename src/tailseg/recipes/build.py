@@ -34,6 +34,8 @@ def require_data(recipe: Recipe) -> None:
         ValueError: no training set is named, or a file is not there.
     """
     data = recipe.data
+    if data.source is not None and not data.train:
+        return  # the files are written when the training starts
     if not data.train:
         raise ValueError(f"recipe {recipe.name} needs a training set: give data.train an annotation file")
     for part, spec in enumerate((data.train, data.val)):
@@ -144,8 +146,22 @@ def _read(
     whole = None if part is None else annotation_file(recipe.data.train, 0)
     orientation = recipe.data.orientation
     annotations = open_file(path, images=images, needs_sizes=True, images_of=whole, orientation=orientation)
+    annotations = _with_source(annotations, recipe, part)
     annotations = judge(annotations, uses, on_problem=recipe.data.on_problem, crowds=recipe.data.crowds)
     return annotations if recipe.data.groups == LVIS_BOUNDS else with_group_bounds(annotations, recipe.data.groups)
+
+
+def _with_source(annotations: Annotations, recipe: Recipe, part: int | None) -> Annotations:
+    """The annotations with the images of the user's own data set, if they were written of it."""
+    if recipe.data.source is None:
+        return annotations
+    from tailseg.data.source import is_source_file, open_source
+
+    if part is None and not is_source_file(annotations.path):
+        return annotations
+    train, val = open_source(recipe.data.source)
+    is_val = part is None and annotations.path.stem == "val"
+    return replace(annotations, source=val if is_val else train)
 
 
 def _evaluation(recipe: Recipe) -> Use:

@@ -1,7 +1,8 @@
-"""Recipes for anyone's COCO- or LVIS-format file: only ``data.train`` has to be given.
+"""Recipes for your own annotation file, in COCO or LVIS format: only ``data.train`` is required.
 
-Rare classes are repeated (repeat factor sampling, threshold 1e-3 as published for LVIS; raise it for small data sets)
-and the Gumbel loss classifies. Without ``data.val`` a tenth of the images is held out, the same ones every time.
+Images of rare classes are repeated: repeat factor sampling, with the threshold of 1e-3 published for LVIS; raise it for
+small data sets. The classifier has the Gumbel loss. Without ``data.val`` a tenth of the images is held out, always the
+same ones.
 """
 
 from dataclasses import replace
@@ -13,7 +14,7 @@ from tailseg.recipes.tiny import small_mask_rcnn
 
 
 def custom_small() -> Recipe:
-    """A small Mask R-CNN for your file on any machine: ``tailseg train my.json``; minutes on a CPU, to see it work."""
+    """A small Mask R-CNN for your file on any machine: ``tailseg train my.json``; a first try of minutes on a CPU."""
     model = small_mask_rcnn()
     return Recipe(
         name="custom_small",

@@ -1,4 +1,4 @@
-"""A recipe in a few words: for `tailseg recipes` and docs/recipes.md."""
+"""Short descriptions of recipes, for `tailseg recipes` and docs/recipes.md."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,11 +22,11 @@ LOSS_NAMES = {
     "ClassRelativeLossConfig": "class-relative",
     "LogitAdjustedSoftmaxConfig": "balanced softmax",
 }
-"""By class; the others are called as their class."""
+"""Names of losses by the class of their config; other losses have the name of their class."""
 
 
 def detector(model: AnyDetector) -> str:
-    """``Mask R-CNN``, ``Faster R-CNN``, ``Cascade Mask R-CNN`` or ``HTC``; your own is called as its settings."""
+    """``Mask R-CNN``, ``Faster R-CNN``, ``Cascade Mask R-CNN`` or ``HTC``; your own detector has the name of its config."""
     if not isinstance(model, ModelConfig):
         return type(model).__name__.removesuffix("Config")
     match model.cascade:
@@ -80,13 +80,13 @@ def sampling(config: DataConfig) -> str:
 
 
 def heading(recipe: Recipe) -> str:
-    """What recipes that belong in one table have in common: ``Mask R-CNN R50, LVIS v1``."""
+    """The heading of the table that a recipe belongs to: ``Mask R-CNN R50, LVIS v1``."""
     network = f" {backbone(recipe.model.backbone)}" if isinstance(recipe.model, ModelConfig) else ""
     return f"{detector(recipe.model)}{network}, {data(recipe.data)}"
 
 
-def grouped(recipes: Iterable[Recipe]) -> dict[str, list[Recipe]]:
-    """The recipes by `heading`, in order."""
+def group_by_heading(recipes: Iterable[Recipe]) -> dict[str, list[Recipe]]:
+    """Groups recipes by `heading`, in their order."""
     groups: dict[str, list[Recipe]] = {}
     for recipe in recipes:
         groups.setdefault(heading(recipe), []).append(recipe)
@@ -94,7 +94,7 @@ def grouped(recipes: Iterable[Recipe]) -> dict[str, list[Recipe]]:
 
 
 def average_precision(recipe: Recipe) -> tuple[str, str, str, str, str]:
-    """The published AP, APr, APc, APf and APb, nothing where none was; ``≈`` stands before those read off a plot."""
+    """The published AP, APr, APc, APf and APb, empty if none was published; ``≈`` precedes figures read from a plot."""
     published = PUBLISHED.get(recipe.name)
     figures = published.figures if published else None
     if figures is None:

@@ -1,8 +1,8 @@
-"""The published Gumbel Optimised Loss (GOL) and what it is compared with: DropLoss and EQL over Gumbel and the sigmoid.
+"""The published Gumbel Optimised Loss (GOL) and its baselines: DropLoss and EQL over Gumbel and the sigmoid.
 
-Over Gumbel NMS is at 0.3, over the sigmoid at 0.5, as published: that alone moves AP, so compare them with
-``--model.postprocess.nms-iou`` set alike as well. docs/recipes.md lists the published figures, and what was published
-with a defect and runs here as it was meant.
+As published, NMS is at 0.3 over Gumbel and at 0.5 over the sigmoid. That alone changes AP: compare them also with the
+same ``--model.postprocess.nms-iou``. docs/recipes.md lists the published figures, and the defects of the published code
+that are repaired here.
 """
 
 from dataclasses import replace
@@ -36,7 +36,7 @@ DROPLOSS_SIGMOID = DropLossConfig(tail=LVIS_V1_TAIL, link="sigmoid")
 EQL_GUMBEL = EQLConfig(tail=LVIS_V1_TAIL)
 EQL_SIGMOID = EQLConfig(tail=LVIS_V1_TAIL, link="sigmoid")
 GUMBEL_NMS = 0.3
-"""IoU of NMS at test over Gumbel, as published."""
+"""The IoU threshold of NMS at test over Gumbel, as published."""
 
 
 def _gumbel_mask_rcnn(backbone: BackboneConfig) -> ModelConfig:

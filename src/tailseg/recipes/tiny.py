@@ -1,29 +1,13 @@
 """Recipes for the embedded data set: a small Mask R-CNN that learns on two CPU cores.
 
-The network has Mask R-CNN's parts at a sixteenth of the usual cost: ResNet-18 at half width, 64 channels where 256 are
-usual, images of 128 pixels. It starts from the small backbone carried by tailseg (``tools/pretrain_backbone.py``),
-trained on shapes and surfaces that ``tiny_tail`` does not hold.
+The network has Mask R-CNN's parts at a sixteenth of the usual cost: ResNet-18 at half width, 64 channels instead of
+256, images of 128 pixels. It starts from the small backbone that comes with tailseg (``tools/pretrain_backbone.py``).
+That backbone was trained on shapes and surfaces that are not in ``tiny_tail``.
 """
 
 from dataclasses import replace
 
-from tailseg.losses import (
-    BAGSLossConfig,
-    ClassRelativeLossConfig,
-    DropLossConfig,
-    ECMLossConfig,
-    EQLConfig,
-    EQLv2Config,
-    FederatedLossConfig,
-    FocalLossConfig,
-    GumbelCEConfig,
-    LDAMLossConfig,
-    LogitAdjustedSoftmaxConfig,
-    LossConfig,
-    SeesawLossConfig,
-    SigmoidCEConfig,
-    SoftmaxCEConfig,
-)
+from tailseg.losses import LOSSES, LossConfig
 from tailseg.models.config import (
     BoxHeadConfig,
     FPNConfig,
@@ -39,7 +23,7 @@ from tailseg.recipes.recipe import DataConfig, Recipe, RunConfig, SGDConfig
 
 
 def small_mask_rcnn() -> ModelConfig:
-    """Mask R-CNN with 5 million parameters for images of about 128 pixels."""
+    """Returns Mask R-CNN with 5 million parameters, for images of about 128 pixels."""
     return ModelConfig(
         backbone=ResNetConfig(depth=18, base_width=32, weights="tiny", frozen_stages=1),
         fpn=FPNConfig(channels=64),
@@ -51,7 +35,10 @@ def small_mask_rcnn() -> ModelConfig:
 
 
 def small_cascade() -> ModelConfig:
-    """The same with Cascade Mask R-CNN's three stages and settings; twice the proposals in training, as published."""
+    """Returns the small Mask R-CNN with Cascade Mask R-CNN's three stages and settings.
+
+    It has twice the proposals in training, as published.
+    """
     model, large = small_mask_rcnn(), cascade_mask_rcnn()
     rpn = replace(model.rpn, train_post_nms=400, border=large.rpn.border, smooth_l1_beta=large.rpn.smooth_l1_beta)
     box = replace(
@@ -64,7 +51,7 @@ def small_cascade() -> ModelConfig:
 
 
 def small_htc() -> ModelConfig:
-    """The same with Hybrid Task Cascade's mask flow and settings."""
+    """Returns the small cascade with Hybrid Task Cascade's mask flow and settings."""
     model, large = small_cascade(), hybrid_task_cascade()
     return replace(
         model,
@@ -94,111 +81,111 @@ def _tiny(name: str, loss: LossConfig, *, model: ModelConfig | None = None) -> R
 
 def tiny_gumbel() -> Recipe:
     """The small Mask R-CNN with the Gumbel loss on tiny_tail: ``tailseg train tiny_gumbel``, two CPU cores."""
-    return _tiny("tiny_gumbel", GumbelCEConfig())
+    return _tiny("tiny_gumbel", LOSSES["gumbel"])
 
 
 def tiny_sigmoid() -> Recipe:
-    """The same with the sigmoid loss, tested with the sigmoid (the published baseline was tested with softmax)."""
-    return _tiny("tiny_sigmoid", SigmoidCEConfig())
+    """tiny_gumbel with the sigmoid loss, tested with the sigmoid (the published baseline was tested with softmax)."""
+    return _tiny("tiny_sigmoid", LOSSES["sigmoid"])
 
 
 def tiny_softmax() -> Recipe:
-    """The same with softmax cross entropy."""
-    return _tiny("tiny_softmax", SoftmaxCEConfig())
+    """tiny_gumbel with softmax cross entropy."""
+    return _tiny("tiny_softmax", LOSSES["softmax"])
 
 
 def tiny_gol() -> Recipe:
-    """The same with GOL, DropLoss over the Gumbel link; the tail are the rare and the common classes."""
-    return _tiny("tiny_gol", DropLossConfig(tail="rc"))
+    """tiny_gumbel with GOL, DropLoss over the Gumbel link; the tail is the rare and the common classes."""
+    return _tiny("tiny_gol", LOSSES["gol"])
 
 
 def tiny_droploss() -> Recipe:
-    """The same with DropLoss over the sigmoid; the tail are the rare and the common classes."""
-    return _tiny("tiny_droploss", DropLossConfig(tail="rc", link="sigmoid"))
+    """tiny_gumbel with DropLoss over the sigmoid; the tail is the rare and the common classes."""
+    return _tiny("tiny_droploss", LOSSES["droploss_sigmoid"])
 
 
 def tiny_eql() -> Recipe:
-    """The same with the equalization loss over the sigmoid; the tail are the rare and the common classes."""
-    return _tiny("tiny_eql", EQLConfig(tail="rc", link="sigmoid"))
+    """tiny_gumbel with the equalization loss over the sigmoid; the tail is the rare and the common classes."""
+    return _tiny("tiny_eql", LOSSES["eql"])
 
 
 def tiny_class_relative() -> Recipe:
-    """The same with class-relative activations: normal CDF for frequent classes, Gumbel for the others."""
-    return _tiny("tiny_class_relative", ClassRelativeLossConfig())
+    """tiny_gumbel with class-relative activations: normal CDF for frequent classes, Gumbel for the others."""
+    return _tiny("tiny_class_relative", LOSSES["class_relative"])
 
 
 def tiny_focal() -> Recipe:
-    """The same with the focal loss."""
-    return _tiny("tiny_focal", FocalLossConfig())
+    """tiny_gumbel with the focal loss."""
+    return _tiny("tiny_focal", LOSSES["focal"])
 
 
 def tiny_eql_v2() -> Recipe:
-    """The same with EQLv2."""
-    return _tiny("tiny_eql_v2", EQLv2Config())
+    """tiny_gumbel with EQLv2."""
+    return _tiny("tiny_eql_v2", LOSSES["eqlv2"])
 
 
 def tiny_seesaw() -> Recipe:
-    """The same with the Seesaw loss."""
-    return _tiny("tiny_seesaw", SeesawLossConfig())
+    """tiny_gumbel with the Seesaw loss."""
+    return _tiny("tiny_seesaw", LOSSES["seesaw"])
 
 
 def tiny_bags() -> Recipe:
-    """The same with balanced group softmax."""
-    return _tiny("tiny_bags", BAGSLossConfig())
+    """tiny_gumbel with balanced group softmax."""
+    return _tiny("tiny_bags", LOSSES["bags"])
 
 
 def tiny_federated() -> Recipe:
-    """The same with the federated loss."""
-    return _tiny("tiny_federated", FederatedLossConfig())
+    """tiny_gumbel with the federated loss."""
+    return _tiny("tiny_federated", LOSSES["federated"])
 
 
 def tiny_balanced_softmax() -> Recipe:
-    """The same with balanced softmax: logit adjustment with tau = 1."""
-    return _tiny("tiny_balanced_softmax", LogitAdjustedSoftmaxConfig())
+    """tiny_gumbel with balanced softmax: logit adjustment with tau = 1."""
+    return _tiny("tiny_balanced_softmax", LOSSES["balanced_softmax"])
 
 
 def tiny_ecm() -> Recipe:
-    """The same with the effective class-margin loss."""
-    return _tiny("tiny_ecm", ECMLossConfig())
+    """tiny_gumbel with the effective class-margin loss."""
+    return _tiny("tiny_ecm", LOSSES["ecm"])
 
 
 def tiny_ldam() -> Recipe:
-    """The same with LDAM."""
-    return _tiny("tiny_ldam", LDAMLossConfig())
+    """tiny_gumbel with LDAM."""
+    return _tiny("tiny_ldam", LOSSES["ldam"])
 
 
 def tiny_cascade_gumbel() -> Recipe:
-    """Cascade Mask R-CNN on tiny_tail with the Gumbel loss: else as tiny_gumbel."""
-    return _tiny("tiny_cascade_gumbel", GumbelCEConfig(), model=small_cascade())
+    """Cascade Mask R-CNN on tiny_tail with the Gumbel loss; everything else as in tiny_gumbel."""
+    return _tiny("tiny_cascade_gumbel", LOSSES["gumbel"], model=small_cascade())
 
 
 def tiny_cascade_gol() -> Recipe:
-    """Cascade Mask R-CNN on tiny_tail with GOL, as in tiny_gol: else as tiny_gumbel."""
-    return _tiny("tiny_cascade_gol", DropLossConfig(tail="rc"), model=small_cascade())
+    """Cascade Mask R-CNN on tiny_tail with GOL; everything else as in tiny_gol."""
+    return _tiny("tiny_cascade_gol", LOSSES["gol"], model=small_cascade())
 
 
 def tiny_cascade_softmax() -> Recipe:
-    """Cascade Mask R-CNN on tiny_tail with softmax cross entropy: else as tiny_gumbel."""
-    return _tiny("tiny_cascade_softmax", SoftmaxCEConfig(), model=small_cascade())
+    """Cascade Mask R-CNN on tiny_tail with softmax cross entropy; everything else as in tiny_gumbel."""
+    return _tiny("tiny_cascade_softmax", LOSSES["softmax"], model=small_cascade())
 
 
 def tiny_htc_gumbel() -> Recipe:
-    """Hybrid Task Cascade on tiny_tail with the Gumbel loss: else as tiny_gumbel."""
-    return _tiny("tiny_htc_gumbel", GumbelCEConfig(), model=small_htc())
+    """Hybrid Task Cascade on tiny_tail with the Gumbel loss; everything else as in tiny_gumbel."""
+    return _tiny("tiny_htc_gumbel", LOSSES["gumbel"], model=small_htc())
 
 
 def tiny_htc_gol() -> Recipe:
-    """Hybrid Task Cascade on tiny_tail with GOL, as in tiny_gol: else as tiny_gumbel."""
-    return _tiny("tiny_htc_gol", DropLossConfig(tail="rc"), model=small_htc())
+    """Hybrid Task Cascade on tiny_tail with GOL; everything else as in tiny_gol."""
+    return _tiny("tiny_htc_gol", LOSSES["gol"], model=small_htc())
 
 
 def tiny_htc_softmax() -> Recipe:
-    """Hybrid Task Cascade on tiny_tail with softmax cross entropy: else as tiny_gumbel."""
-    return _tiny("tiny_htc_softmax", SoftmaxCEConfig(), model=small_htc())
+    """Hybrid Task Cascade on tiny_tail with softmax cross entropy; everything else as in tiny_gumbel."""
+    return _tiny("tiny_htc_softmax", LOSSES["softmax"], model=small_htc())
 
 
 def demo_gumbel() -> Recipe:
-    """What ``tailseg demo`` trains: tiny_gumbel on the smaller ``demo`` draw of tiny_tail."""
+    """The recipe of ``tailseg demo``: tiny_gumbel on the smaller ``demo`` draw of tiny_tail."""
     recipe = tiny_gumbel()
     return replace(
         recipe,
@@ -225,7 +212,7 @@ TINY_LOSSES = (
     tiny_ecm,
     tiny_ldam,
 )
-"""One recipe for each loss, alike but for the loss: what benchmarks and examples compare."""
+"""One recipe for each loss; they differ only in the loss. Benchmarks and examples compare them."""
 
 TINY_CASCADES = (
     tiny_cascade_gumbel,

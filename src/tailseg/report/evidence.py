@@ -1,4 +1,4 @@
-"""An evaluation looked at detection by detection: what each one found, and what it lies upon.
+"""Each detection of an evaluation: the object that it finds, and the objects that it overlaps.
 
 Shapes: n detections, M objects and crowds.
 """
@@ -50,12 +50,17 @@ class Evidence:
 def collect_evidence(
     truth: GroundTruth, found: Results, matches: Matches, *, kind: IouType, least_score: float
 ) -> Evidence:
-    """The evidence in the matches of an analysis.
+    """Collects the detections and their matches from an analysis.
 
     Args:
-        truth, found, matches: by `tailseg.evaluation.analysis.analyze_in_detail`.
+        truth: the ground truth.
+        found: the results.
+        matches: the matches, by `match_results`.
         kind: what overlaps.
         least_score: of the detections that do not count, those that score less are left out.
+
+    Returns:
+        The evidence.
     """
     capped = select_best_of_each_image(found, truth, MAX_DETECTIONS[truth.protocol])
     others = capped[~np.isin(capped, matches.rows) & (found.scores[capped] >= least_score)]

@@ -66,6 +66,9 @@ def sort_outcomes(evidence: Evidence, *, threshold: float, iou: float = 0.5) -> 
         evidence: what became of the detections, those from ``threshold`` up among them.
         threshold: detections that score less are not looked at.
         iou: the overlap that confuses.
+
+    Returns:
+        The fate of each object.
     """
     objects = evidence.truth.objects
     shown = evidence.scores >= threshold

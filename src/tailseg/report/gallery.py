@@ -15,7 +15,7 @@ from pycocotools import mask as coco
 
 from tailseg.annotations.dataset import Annotations
 from tailseg.annotations.image_files import ImageError
-from tailseg.data.images import read_image
+from tailseg.data.images import read_annotated
 from tailseg.ops.masks import segmentation_to_rle
 from tailseg.report.evidence import Evidence
 from tailseg.report.figures import CONFUSED, FOUND, MISSED, Outcomes, find_false_alarms
@@ -86,6 +86,9 @@ def build_galleries(runs: Sequence[EvaluatedRun], results: Sequence[Outcomes], *
         results: the outcomes of each run's objects.
         room: characters that the galleries may take in all.
         longest: longer side of a thumbnail in pixels.
+
+    Returns:
+        The galleries.
     """
     num_classes = runs[0].evidence.matches.num_classes
     galleries = Galleries(of={label: {"pictures": [], "items": []} for label in range(num_classes)})
@@ -220,7 +223,7 @@ class _Painter:
             annotations = self.runs[0].train if is_train else self.runs[0].annotations
             assert annotations is not None
             info = annotations.info(position if is_train else self.order[position])
-            self.image = (is_train, position), read_image(info)
+            self.image = (is_train, position), read_annotated(annotations, info)[0]
         return base64.b64encode(make_thumbnail(self.image[1], crop, self.longest)).decode("ascii")
 
 

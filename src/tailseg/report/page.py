@@ -187,7 +187,16 @@ def _collect_reliability(run: EvaluatedRun) -> dict[str, Any]:
 
 
 def thin_log(log: Log, kind: str, *, points: int = LOG_POINTS) -> dict[str, list[float | None]]:
-    """The log's lines of one kind as columns, consecutive lines averaged so that at most ``points`` are left."""
+    """The log's lines of one kind as columns, consecutive lines averaged so that at most ``points`` are left.
+
+    Args:
+        log: the lines of the log.
+        kind: the kind of the lines: ``train`` or ``val``.
+        points: how many values a column has at most.
+
+    Returns:
+        The columns by name.
+    """
     lines = [line for line in log if line.get("kind") == kind]
     size = -(-len(lines) // points) or 1
     parts = [lines[first : first + size] for first in range(0, len(lines), size)]
@@ -230,16 +239,18 @@ def _collect_rows(metrics: Metrics) -> list[dict[str, Any]]:
 def _collect_notes(runs: Sequence[EvaluatedRun]) -> list[str]:
     notes = [f"{run.name}: {note}" for run in runs for note in run.analysis.metrics.notes]
     if runs[0].train is None:
-        notes.append("The training set is not there: no training examples; counts are those that the checkpoint holds.")
+        notes.append(
+            "The training set was not found: the page has no training examples, and the counts are those of the checkpoint."
+        )
     return notes
 
 
 def _describe_fates(run: EvaluatedRun) -> str:
     what = ROW_NAMES[run.evidence.kind]
     return (
-        f"Found: the best free detection of its class with an IoU of {what} of 0.5 or more scores at least "
-        f"{run.threshold:g}. Taken for another class: not found, but covered by a detection of another class that "
-        "scores as much."
+        f"Found: a detection of its class with a score of at least {run.threshold:g} matches it at an IoU of {what} of "
+        "0.5 or more. Taken for another class: not found, but covered by a detection of another class with at least "
+        "this score."
     )
 
 

@@ -15,7 +15,7 @@ from tailseg.evaluation.ground_truth import GroundTruth, read_ground_truth
 from tailseg.evaluation.metrics import IouType
 from tailseg.evaluation.results import find_iou_types
 from tailseg.recipes.build import build_training, build_validation, held_out_note
-from tailseg.recipes.places import found_again
+from tailseg.recipes.places import locate_data
 from tailseg.recipes.recipe import Recipe
 from tailseg.recipes.saved import load_saved
 from tailseg.report.evidence import Evidence, collect_evidence
@@ -34,16 +34,16 @@ class EvaluatedRun:
     """An evaluated run.
 
     Attributes:
-        name: how the report calls it.
+        name: its name in the report.
         recipe: its settings.
         log: the lines of log.jsonl.
         analysis: figures of its results.json.
         evidence: what became of its detections.
         annotations: the validation set.
-        frequency: of the classes in the training set.
+        frequency: how often the classes occur in the training set.
         train: the training set; None if it is not there any more.
-        threshold: what scores less is not shown as found, and is no false alarm; in [0, 1].
-        note: what is to be said about its data; empty if nothing.
+        threshold: the lowest score of a detection that the page shows, in [0, 1].
+        note: a note about its data; empty if there is none.
     """
 
     name: str
@@ -68,15 +68,19 @@ def read_run(
     base: Recipe | None = None,
     like: EvaluatedRun | None = None,
 ) -> EvaluatedRun:
-    """Reads a run's folder and looks at its detections.
+    """Reads a run's folder and analyzes its detections.
 
     Args:
         folder: with recipe.json and results.json.
         threshold: see `EvaluatedRun`.
         val: another annotation file than the recipe's that the results are of.
         val_images: folder of its images.
+        groups: other bounds of the frequency groups than the run has.
         base: your own recipe, if the run was trained with one.
         like: a run that was read before: what both were trained and evaluated on is not read again.
+
+    Returns:
+        The run.
 
     Raises:
         ValueError: the folder holds no evaluated run, or the results are of other data.
@@ -85,7 +89,7 @@ def read_run(
         raise ValueError(f"no run in {folder}: expected a folder that `tailseg train` or `tailseg convert` made")
     if not (folder / "results.json").is_file():
         raise ValueError(f"{folder} has no results.json: evaluate the run first, with `tailseg test {folder}`")
-    recipe = found_again(*load_saved(folder / "recipe.json", base=base), folder)
+    recipe = locate_data(*load_saved(folder / "recipe.json", base=base), folder)
     if groups is not None:
         recipe = replace(recipe, data=replace(recipe.data, groups=groups))
     train, annotations, frequency = _read_data(recipe, folder, like, val, val_images)

@@ -21,7 +21,16 @@ SMALLEST_CROP = 64
 
 
 def crop_around(box: Sequence[float], *, height: int, width: int) -> Crop:
-    """A square around an xyxy box, moved and cut so that it lies in the image."""
+    """A square around an xyxy box, moved and cut so that it lies in the image.
+
+    Args:
+        box: x1, y1, x2, y2.
+        height: height of the image.
+        width: width of the image.
+
+    Returns:
+        x1, y1, x2, y2 of the square.
+    """
     x1, y1, x2, y2 = box
     side = max(CONTEXT * max(x2 - x1, y2 - y1), SMALLEST_CROP)
     left, right = _span((x1 + x2) / 2, side, width)
@@ -43,7 +52,16 @@ def compute_thumbnail_size(crop: Crop, longest: int) -> tuple[int, int]:
 
 
 def make_thumbnail(image: torch.Tensor, crop: Crop, longest: int) -> bytes:
-    """The crop of an RGB image ``[3, h, w]`` as a small WebP file."""
+    """The crop of an RGB image ``[3, h, w]`` as a small WebP file.
+
+    Args:
+        image: uint8 ``[3, h, w]``.
+        crop: x1, y1, x2, y2 in pixels of the image.
+        longest: the longest side of the thumbnail in pixels.
+
+    Returns:
+        The content of the file.
+    """
     x1, y1, x2, y2 = crop
     picture = Image.fromarray(image[:, y1:y2, x1:x2].permute(1, 2, 0).numpy())
     file = io.BytesIO()
@@ -54,7 +72,16 @@ def make_thumbnail(image: torch.Tensor, crop: Crop, longest: int) -> bytes:
 
 
 def trace_outline(mask: RunLengths, crop: Crop, longest: int) -> str:
-    """A mask's outlines within the crop as an SVG path; empty if nothing of it is there."""
+    """A mask's outlines within the crop as an SVG path; empty if nothing of it is there.
+
+    Args:
+        mask: the mask of the image.
+        crop: x1, y1, x2, y2 in pixels of the image.
+        longest: the longest side of the thumbnail in pixels.
+
+    Returns:
+        The path, in half pixels of the thumbnail.
+    """
     bitmap = decode_mask(mask)
     x1, y1, x2, y2 = crop
     width, height = compute_thumbnail_size(crop, longest)
@@ -72,7 +99,16 @@ def _path(points: np.ndarray) -> str:
 
 
 def trace_box(box: Sequence[float], crop: Crop, longest: int) -> str:
-    """An xyxy box within the crop as an SVG path."""
+    """An xyxy box within the crop as an SVG path.
+
+    Args:
+        box: x1, y1, x2, y2 in pixels of the image.
+        crop: x1, y1, x2, y2 in pixels of the image.
+        longest: the longest side of the thumbnail in pixels.
+
+    Returns:
+        The path, in half pixels of the thumbnail.
+    """
     width, _ = compute_thumbnail_size(crop, longest)
     scale = 2 * width / (crop[2] - crop[0])
     x1, y1, x2, y2 = (round((side - crop[i % 2]) * scale) for i, side in enumerate(box))

@@ -10,7 +10,7 @@ from torch import nn
 from tailseg.annotations.dataset import Annotations
 from tailseg.evaluation import Metrics
 from tailseg.recipes.recipe import Recipe
-from tailseg.training.distributed import all_or_none, is_first
+from tailseg.training.distributed import all_or_none, is_main_process
 from tailseg.training.interrupt import StopTraining
 from tailseg.training.run import Run
 
@@ -56,7 +56,7 @@ class TrainingState:
     @property
     def is_main_process(self) -> bool:
         """Whether this is the process that writes files; of several processes the first one is."""
-        return is_first()
+        return is_main_process()
 
     def say(self, line: str) -> None:
         """Prints a line above the progress bar, in the main process."""
@@ -141,7 +141,7 @@ class Hooks:
                     raise
 
 
-def check_callbacks(callbacks: Sequence[Callback]) -> None:
+def check_callbacks(callbacks: Sequence[object]) -> None:
     """Checks the callbacks before the work.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Checkpoints: everything that a run needs to go on exactly, and that a model needs to be used without its data set.
+"""Checkpoints: all that a run needs to go on exactly, and all that a model needs without its data set.
 
 A file holds tensors and plain types only, so that it loads with ``weights_only=True``: reading somebody's checkpoint
 never runs their code. Weights without a run (converted ones) are a safetensors file whose header holds the rest.
@@ -38,7 +38,7 @@ class CheckpointError(ValueError):
 
 
 MALFORMED: Final = (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError)
-"""What Python and torch raise of a part of another kind than expected, nested too deeply or out of range."""
+"""What Python and torch raise for a part of another type than expected, nested too deeply or out of range."""
 
 
 @dataclass
@@ -46,14 +46,14 @@ class Progress:
     """Where a run stands.
 
     Attributes:
-        epoch: epochs done, their evaluation included.
-        step_in_epoch: steps done since then. When these are all of the epoch's, its evaluation is still to come.
+        epoch: epochs done, with their evaluation.
+        step_in_epoch: steps done since then. If all steps of the epoch are done, only its evaluation is left.
         step: steps done since the start.
         best: the best AP in evaluation so far, in ``[0, 1]``.
         window: sums of what was measured since the last line of the log, by name; ``steps`` counts the steps.
-        replaced: what was wrong with each image file that could not be used, and in whose place another was taken.
+        replaced: what was wrong with each image that could not be used and was replaced by another one.
         left_out: steps that float16's scaler left out, because the gradient was not finite.
-        left_out_in_a_row: those of them since the last step that was taken.
+        left_out_in_a_row: how many of them follow the last step that was made.
     """
 
     epoch: int = 0
@@ -70,18 +70,18 @@ class Progress:
 class Checkpoint:
     """What a checkpoint file holds.
 
-    There are no random states among it: the loop seeds every step by its number.
+    There are no random states in it: the loop seeds every step by its number.
 
     Attributes:
         recipe: as `tailseg.recipes.saved.to_plain` gives it.
         categories: of the data set, in the order of the labels.
         frequency: of the classes in the training set.
-        model: the detector's state dict: the weights to use, those averaged if the run averages them.
+        model: the detector's state dict with the weights to use: the moving average if the run has one.
         optimizer: the optimizer's state dict.
         progress: where the run stood.
-        trained: the weights that the optimizer moves, where they are not those in ``model``.
+        trained: the weights that the optimizer updates, if they are not those in ``model``.
         scaler: the state of float16's gradient scaler, empty for other precisions.
-        data: fingerprint of the training set, see `tailseg.annotations.fingerprint`; empty where it is not known.
+        data: fingerprint of the training set, see `tailseg.annotations.fingerprint`; empty if it is not known.
     """
 
     recipe: Plain
@@ -142,21 +142,21 @@ def save_weights(checkpoint: Checkpoint, path: Path) -> None:
             }
         ),
     }
-    model = _apart({name: tensor.detach().cpu() for name, tensor in checkpoint.model.items()})
+    model = _with_separate_memory({name: tensor.detach().cpu() for name, tensor in checkpoint.model.items()})
     header["crc32"] = json.dumps({name: _checksum(tensor) for name, tensor in model.items()})
     with unfinished(path) as file:
         file.write_bytes(to_bytes(model, header))
 
 
-def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors with memory of their own, as safetensors asks: heads that share a loss share its counts."""
+def _with_separate_memory(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with separate memory, as safetensors requires: heads that share a loss share its counts."""
     seen: set[int] = set()
-    apart = {}
+    separate = {}
     for name, tensor in tensors.items():
         address = tensor.untyped_storage().data_ptr()
-        apart[name] = tensor.clone(memory_format=torch.contiguous_format) if address in seen else tensor.contiguous()
+        separate[name] = tensor.clone(memory_format=torch.contiguous_format) if address in seen else tensor.contiguous()
         seen.add(address)
-    return apart
+    return separate
 
 
 def _checksum(tensor: Tensor) -> int:
@@ -207,17 +207,17 @@ def load(path: Path, *, device: torch.device | str = "cpu") -> Checkpoint:
             scaler=content.get("scaler", {}),
             data=content.get("data", ""),
         )
-        _check_kinds(loaded)
+        _check_types(loaded)
         return replace(loaded, recipe=with_new_names(loaded.recipe))
     except MALFORMED as error:
         raise CheckpointError(f"{path}: a part is missing or of the wrong kind ({error!r})") from None
 
 
-def _check_kinds(checkpoint: Checkpoint) -> None:
-    """That each part is what `Checkpoint` says, so that nobody who uses it stumbles.
+def _check_types(checkpoint: Checkpoint) -> None:
+    """Checks that each part has the type that `Checkpoint` states.
 
     Raises:
-        TypeError: one is not; names it.
+        TypeError: a part has another type; names it.
     """
     recipe, frequency, progress = checkpoint.recipe, checkpoint.frequency, checkpoint.progress
     counts, groups = (frequency.image_counts, frequency.instance_counts), [*frequency.groups]
@@ -250,7 +250,7 @@ def _check_kinds(checkpoint: Checkpoint) -> None:
 
 
 COUNTS = ("epoch", "step_in_epoch", "step", "left_out", "left_out_in_a_row")
-"""What a `Progress` counts."""
+"""The counters of `Progress`."""
 
 
 def _is_state(value: object) -> bool:
@@ -265,7 +265,7 @@ size."""
 
 
 def check_archive(path: Path) -> None:
-    """Looks at a file of torch.save before torch does, which writes CRC-32 sums and never reads them.
+    """Checks a file of torch.save before torch reads it: torch writes CRC-32 sums and never checks them.
 
     Raises:
         zipfile.BadZipFile: bytes are not those written, parts are larger than the file, or it names what no checkpoint
@@ -275,7 +275,7 @@ def check_archive(path: Path) -> None:
         if sum(part.file_size for part in archive.infolist()) > path.stat().st_size:
             raise zipfile.BadZipFile("its parts are larger than the file: torch does not compress them")
         if damaged := archive.testzip():
-            raise zipfile.BadZipFile(f"the checksum of {damaged} is another one: its bytes have changed")
+            raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong: its bytes have changed")
         for name in archive.namelist():
             if name.endswith("data.pkl"):
                 for operation, argument, _ in pickletools.genops(archive.read(name)):
@@ -296,9 +296,9 @@ def _load_weights(path: Path, device: torch.device | str) -> Checkpoint:
             sums = json.loads(header.get("crc32", "{}"))
             damaged = [name for name, tensor in model.items() if name in sums and _checksum(tensor.cpu()) != sums[name]]
             if damaged:
-                raise CheckpointError(f"{path} is damaged: the bytes of {damaged[0]} have changed: write it anew")
+                raise CheckpointError(f"{path} is damaged: the bytes of {damaged[0]} have changed: write it again")
     except (SafetensorError, OSError, json.JSONDecodeError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{path} is truncated, or no safetensors file ({error}): write it anew") from None
+        raise CheckpointError(f"{path} is truncated, or no safetensors file ({error}): write it again") from None
     try:
         frequency = json.loads(header["frequency"])
         loaded = Checkpoint(
@@ -314,7 +314,7 @@ def _load_weights(path: Path, device: torch.device | str) -> Checkpoint:
             optimizer={},
             progress=Progress(),
         )
-        _check_kinds(loaded)
+        _check_types(loaded)
         return replace(loaded, recipe=with_new_names(loaded.recipe))
     except MALFORMED as error:
-        raise CheckpointError(f"{path}: its header is damaged ({error!r}): write it anew") from None
+        raise CheckpointError(f"{path}: its header is damaged ({error!r}): write it again") from None

@@ -1,21 +1,24 @@
-"""What a run says while it goes: a progress bar on a terminal, a line now and then elsewhere."""
+"""The output of a run: a progress bar on a terminal, a line from time to time elsewhere."""
 
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
+from typing import TypeVar
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, track
 from rich.text import Text
 
+T = TypeVar("T")
+
 PLAIN_INTERVAL = 20.0
-"""Seconds that lie at least between two plain lines."""
+"""Least number of seconds between two plain lines."""
 
 
 class Speed:
-    """Images a second over the last steps, and what time the rest takes at that speed."""
+    """Images a second over the last steps, and the time that the rest takes at that speed."""
 
     def __init__(self, batch_size: int, *, window: int = 50) -> None:
         self.batch_size = batch_size
@@ -26,7 +29,7 @@ class Speed:
         self._times.append(time.monotonic())
 
     def pause(self) -> None:
-        """What comes before the next step is not training."""
+        """The time until the next step does not count: an evaluation, for example."""
         self._times.clear()
 
     @property
@@ -46,10 +49,10 @@ class TrainingConsole:
 
     Args:
         epochs: of the whole run.
-        total_steps: of the whole run, as far as known.
-        done_steps: that a resumed run has behind it.
-        speed: kept up to date by the loop.
-        console: where to write.
+        total_steps: of the whole run.
+        done_steps: steps that a resumed run has already made.
+        speed: the loop counts its steps there.
+        console: where to write; None writes to standard error.
     """
 
     def __init__(
@@ -79,11 +82,17 @@ class TrainingConsole:
         self._live.stop()
 
     def say(self, line: str) -> None:
-        """One line that stays."""
+        """Prints a line that stays."""
         self.console.print(line, markup=False)
 
     def step(self, *, epoch: int, step: int, losses: Mapping[str, float]) -> None:
-        """Moves the bar after a step; ``epoch`` counts from 0, ``step`` the steps done."""
+        """Moves the bar after a step.
+
+        Args:
+            epoch: from 0.
+            step: steps done.
+            losses: of the step, by name.
+        """
         if not self.console.is_terminal:
             return
         self._progress.update(
@@ -95,7 +104,14 @@ class TrainingConsole:
         self._losses.plain = describe_losses(losses)
 
     def log(self, *, epoch: int, step: int, losses: Mapping[str, float], rate: float) -> None:
-        """Says the mean losses, where no bar shows them and the last line is a while ago."""
+        """Prints the mean losses if there is no bar and the last line is `PLAIN_INTERVAL` seconds old.
+
+        Args:
+            epoch: from 0.
+            step: steps done.
+            losses: means since the last line of the log, by name.
+            rate: the learning rate.
+        """
         if self.console.is_terminal or time.monotonic() - self._last_line < PLAIN_INTERVAL:
             return
         self._last_line = time.monotonic()
@@ -105,15 +121,42 @@ class TrainingConsole:
         )
 
     def evaluating(self, done: int, total: int) -> None:
-        """Moves the evaluation's bar; it goes away when all is done."""
+        """Moves the bar of the evaluation; it disappears when all images are done."""
         self._progress.update(self._evaluation, completed=done, total=total, visible=done < total)
 
     def _pace(self, step: int) -> str:
-        """Nothing before it is known."""
+        """Images a second and the time left; empty while they are not known."""
         seconds = self.speed.seconds_left(max(self._total - step, 0))
         return (
             "" if seconds is None else f"{self.speed.images_per_second:.1f} images/s, {describe_seconds(seconds)} left"
         )
+
+
+def track_progress(items: Iterable[T], title: str, total: int) -> Iterator[T]:
+    """Passes the items on; shows on standard error how many are done and how long the rest takes.
+
+    On a terminal this is a bar, elsewhere a line every `PLAIN_INTERVAL` seconds.
+
+    Args:
+        items: to pass on.
+        title: what is done with them.
+        total: their number.
+
+    Returns:
+        The items.
+    """
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    if console.is_terminal:
+        yield from track(items, title, total, console=console, transient=True)
+        return
+    start = last_line = time.monotonic()
+    for done, item in enumerate(items, start=1):
+        yield item
+        now = time.monotonic()
+        if now - last_line >= PLAIN_INTERVAL:
+            last_line = now
+            left = describe_seconds((now - start) / done * (total - done))
+            console.print(f"{title}: {done:,} of {total:,}, {left} left", markup=False)
 
 
 def describe_losses(losses: Mapping[str, float]) -> str:

@@ -1,4 +1,4 @@
-"""Where a run computes, and with which random numbers."""
+"""The device of a run, and the seeds of its random numbers."""
 
 import random
 
@@ -9,8 +9,8 @@ import torch
 def seed_everything(*numbers: int) -> None:
     """Seeds torch, NumPy and Python from the numbers.
 
-    The loop does so before every step, with the run's seed and the step's number. A resumed run then needs no saved
-    random states, and neither evaluations nor loader processes change what is drawn.
+    The loop does so before every step, with the seed of the run and the number of the step. So a resumed run needs no
+    saved random states, and evaluations and loader processes do not change what is drawn.
     """
     seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
     torch.manual_seed(seed)
@@ -29,7 +29,7 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ValueError(f"run.device: {name!r} is no device ({str(error).splitlines()[0]})") from None
+        raise ValueError(f"run.device: {name!r} is not a device ({str(error).splitlines()[0]})") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError("run.device is cuda, but torch finds no GPU here: use auto or cpu, or install a driver")
     if device.type == "cuda" and device.index is None:

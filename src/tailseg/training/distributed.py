@@ -1,7 +1,7 @@
-"""Several processes as one: torchrun starts them, torch.distributed joins them, one of them writes.
+"""One training in several processes: torchrun starts them, torch.distributed joins them, the main one writes files.
 
-Everything here works in one process too, where it does nothing. What one process alone may meet (a bad image, a signal,
-a loss that is NaN) is made known to all before they wait for each other: `all_or_none`.
+All functions work in a single process, too, where they do nothing. An event in one process (a bad image, a signal, a
+loss that is NaN) is made known to all before they wait for each other: `all_or_none`.
 """
 
 import os
@@ -22,11 +22,11 @@ from tailseg.training.interrupt import StopTraining
 T = TypeVar("T")
 
 dist: Any = torch.distributed
-"""It lacks most of its members where torch was built without them: one process needs none."""
+"""A torch built without it lacks most of its functions; a single process needs none of them."""
 
 
 class ProcessLostError(ConnectionError):
-    """Another process of the training ended without a word: killed, out of memory, or its machine is gone."""
+    """Another process of the training ended: killed, out of memory, or its machine is gone."""
 
 
 def is_joined() -> bool:
@@ -44,12 +44,12 @@ def world_size() -> int:
     return dist.get_world_size() if is_joined() else 1
 
 
-def is_first() -> bool:
-    """Whether this is the process that writes."""
+def is_main_process() -> bool:
+    """Whether this is the process that writes files."""
     return rank() == 0
 
 
-def under_torchrun() -> bool:
+def is_under_torchrun() -> bool:
     """Whether torchrun, or who sets its variables, started this process as one of several."""
     return {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
 
@@ -60,7 +60,7 @@ def local_rank() -> int:
 
 
 def was_restarted() -> bool:
-    """Whether torchrun started the processes anew after some of them ended: the run goes on from its checkpoint."""
+    """Whether torchrun restarted the processes after some of them ended: the run goes on from its checkpoint."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
@@ -74,7 +74,7 @@ def joined() -> Generator[None, None, None]:
     Raises:
         ProcessLostError: another process ended within.
     """
-    if not under_torchrun() or is_joined():
+    if not is_under_torchrun() or is_joined():
         yield
         return
     if torch.cuda.is_available():
@@ -174,16 +174,16 @@ def mean(values: Tensor) -> Tensor:
 
 
 def gather(value: T) -> list[T] | None:
-    """What each process holds, in their order, on the first one; None on the others."""
+    """The values of all processes in order, on the main process; None on the others."""
     if world_size() == 1:
         return [value]
-    values: list[Any] | None = [None] * world_size() if is_first() else None
+    values: list[Any] | None = [None] * world_size() if is_main_process() else None
     dist.gather_object(value, values)
     return values
 
 
-def gather_everywhere(value: T) -> list[T]:
-    """What each process holds, in their order, on all of them."""
+def gather_on_all(value: T) -> list[T]:
+    """The values of all processes in order, on every process."""
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
@@ -215,7 +215,7 @@ def on_main_process(make: Callable[[], T]) -> T:
         return make()
     made: list[Any] = [None]
     with all_or_none():
-        if is_first():
+        if is_main_process():
             made = [make()]
     dist.broadcast_object_list(made)
     return cast(T, made[0])
@@ -245,7 +245,7 @@ def all_or_none() -> Generator[None, None, None]:
             raise failure from None
         raise
     if failures:
-        first = next(packed for packed in gather_everywhere(_packed(failure)) if packed)
+        first = next(packed for packed in gather_on_all(_packed(failure)) if packed)
         raise failure or pickle.loads(first)  # noqa: S301 (from the processes of this very training)
 
 
@@ -268,7 +268,7 @@ def main_process_first() -> Generator[None, None, None]:
 
     What one of them prepares, such as a downloaded file, is then there for the others.
     """
-    turn = 0 if is_first() else 1 if local_rank() == 0 else 2
+    turn = 0 if is_main_process() else 1 if local_rank() == 0 else 2
     with all_or_none():
         for _ in range(turn):
             barrier()

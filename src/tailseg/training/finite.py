@@ -1,4 +1,4 @@
-"""What is not finite is never silent: losses and gradients stop a run, and weights that are not are never saved."""
+"""NaN and infinity are never silent: in losses and gradients they end a run; in weights they are never saved."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -15,11 +15,20 @@ LEFT_OUT_IN_A_ROW: Final = 20
 
 
 class NonFiniteLossError(FloatingPointError):
-    """A loss, the gradient or a weight is NaN or infinite; the step was not taken, or the weights not saved."""
+    """A loss, the gradient or a weight is NaN or infinite; the step was not made, or the weights were not saved."""
 
 
 def require_finite(values: Mapping[str, float], step: int, batch: Batch) -> None:
-    """Raises NonFiniteLossError with the step, the names and the batch's image ids if a value is NaN or infinite."""
+    """Checks the losses or the gradient of a step.
+
+    Args:
+        values: by name.
+        step: of the run.
+        batch: whose images are named.
+
+    Raises:
+        NonFiniteLossError: a value is NaN or infinite; names the step, the values and the images.
+    """
     bad = {name: value for name, value in values.items() if not math.isfinite(value)}
     if bad:
         raise NonFiniteLossError(
@@ -30,12 +39,12 @@ def require_finite(values: Mapping[str, float], step: int, batch: Batch) -> None
 
 
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
-    """The norm of the whole gradient, as clipping takes it: NaN or infinite exactly if some number of it is."""
+    """The norm of the whole gradient, as clipping uses it; NaN or infinite exactly if a number of the gradient is."""
     return torch.nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
 
 
 def require_steps(progress: Progress, scale: float, *, ended: bool) -> None:
-    """Ends a float16 run that takes no steps.
+    """Ends a float16 run that makes no steps.
 
     Args:
         progress: counts the steps that the scaler has left out.
@@ -59,7 +68,7 @@ def require_steps(progress: Progress, scale: float, *, ended: bool) -> None:
 
 
 def require_finite_weights(states: Iterable[Mapping[str, Tensor]], step: int) -> None:
-    """Looks at weights and statistics before they are saved.
+    """Checks weights and statistics before they are saved.
 
     Raises:
         NonFiniteLossError: one holds NaN or infinity; names it.

@@ -1,4 +1,4 @@
-"""A run that starts from the weights of another one: shared layers, and the rows of classes of the same name."""
+"""Initial weights from another run: shared layers, and the rows of classes of the same name."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,12 +12,12 @@ from tailseg.training import checkpoint
 from tailseg.training.checkpoint import Checkpoint, CheckpointError
 
 LOSS: Final = ".loss."
-"""In the names of what losses count (LDAM's steps, EQLv2's gradients): it belongs to a run."""
+"""Part of the names of counters of losses (LDAM's steps, EQLv2's gradients), which belong to a run."""
 SHOWN: Final = 5
 """Classes that a note names."""
 
 Rows = list[tuple[int, int]]
-"""Our label and theirs of each class that both know."""
+"""For each class of both: its label here and its label there."""
 
 
 def load_initial_weights(file: Path, model: Detector, categories: Sequence[Category]) -> list[str]:
@@ -69,7 +69,7 @@ def plain_name(name: str) -> str:
 
 
 def _same_names(theirs: Sequence[Category], ours: Sequence[Category]) -> Rows:
-    """The classes that both know by name; of several of one name those of the same id, else none."""
+    """The classes of equal names; among several of one name, those of equal ids, else none."""
     by_id = {(plain_name(each.name), each.id): label for label, each in enumerate(theirs)}
     names = [plain_name(each.name) for each in theirs]
     alone = {name: label for label, name in enumerate(names) if names.count(name) == 1}
@@ -99,10 +99,10 @@ def _taken(name: str, mine: Tensor, theirs: Tensor, saved: Checkpoint, model: De
 
 
 def _notes(file: Path, saved: Checkpoint, categories: Sequence[Category], rows: Rows) -> list[str]:
-    """Which classes start new, if some do."""
+    """Which classes start from random weights, if some do."""
     if len(rows) == len(categories):
         return []
     known = [categories[label].name for label, _ in rows]
     examples = f" ({', '.join(known[:SHOWN])}{' ..' * (len(known) > SHOWN)})" if known else ""
     count = f"{len(rows):,} of {len(categories):,} classes are among its {len(saved.categories):,} by name"
-    return [f"{file}: {count} and take their rows{examples}; the others start new"]
+    return [f"{file}: {count} and take their rows{examples}; the others start from random weights"]

@@ -1,4 +1,4 @@
-"""What must fit before a run begins, goes on or is used: a checkpoint, its recipe, classes, data and network.
+"""Checks before a run starts, is resumed or is used: of a checkpoint, its recipe, classes, data and network.
 
 A recipe must fit its data and the number of processes, too.
 """
@@ -19,9 +19,9 @@ from tailseg.recipes.build import has_changed
 from tailseg.recipes.recipe import DataConfig, Recipe
 from tailseg.recipes.saved import absolute, differences, with_absolute_paths
 from tailseg.training.checkpoint import Checkpoint, CheckpointError
-from tailseg.training.distributed import gather_everywhere
+from tailseg.training.distributed import gather_on_all
 
-CARRIED_OUT: Final = {
+FREE_SETTINGS: Final = {
     "run.out",
     "run.device",
     "run.log_every",
@@ -35,11 +35,15 @@ CARRIED_OUT: Final = {
     "data.val_images",
     "data.max_bad_images",
 }
-"""Settings that may differ when a run goes on: they do not change what is learned."""
+"""Settings that may differ when a run is resumed: they do not change what is learned."""
 
 
 def check_shares(recipe: Recipe, processes: int) -> None:
-    """Raises ValueError if a step's images cannot be shared equally by the processes, in equal parts."""
+    """Checks that the processes can share the images of a step equally, in equal parts.
+
+    Raises:
+        ValueError: they cannot.
+    """
     images, parts = recipe.data.batch_size, recipe.optim.accumulation_steps
     shares = processes * parts
     if images % shares:
@@ -53,7 +57,7 @@ def check_shares(recipe: Recipe, processes: int) -> None:
 
 
 def size_notes(data: DataConfig, sizes: np.ndarray) -> list[str]:
-    """That no image is resized to a short side of the recipe, for its long side would be too long; a sentence or none.
+    """A note if no image reaches a short side of the recipe, because its long side would be too long.
 
     Args:
         data: of the recipe.
@@ -74,14 +78,19 @@ def size_notes(data: DataConfig, sizes: np.ndarray) -> list[str]:
 
 
 def check_recipe(checkpoint: Checkpoint, recipe: Recipe, path: Path) -> None:
-    """Refuses to go on with a recipe that learns something else.
+    """Checks that a run is resumed with the settings that it began with.
+
+    Args:
+        checkpoint: of the run.
+        recipe: to go on with.
+        path: the file of the checkpoint.
 
     Raises:
         CheckpointError: a setting differs that changes what is learned; the message lists them.
     """
-    carried_out = {*CARRIED_OUT, *(["data.train"] if checkpoint.data else [])}  # `check_data` looks at what it holds
+    free = {*FREE_SETTINGS, *(["data.train"] if checkpoint.data else [])}  # `check_data` looks at what it holds
     found = differences(with_absolute_paths(recipe), absolute(checkpoint.recipe))
-    different = [line for line in found if line.split(":")[0] not in carried_out]
+    different = [line for line in found if line.split(":")[0] not in free]
     if different:
         raise CheckpointError(
             f"{path} belongs to another recipe ({checkpoint.recipe['recipe']}). Different are {'; '.join(different)}. "
@@ -90,7 +99,12 @@ def check_recipe(checkpoint: Checkpoint, recipe: Recipe, path: Path) -> None:
 
 
 def check_classes(checkpoint: Checkpoint, categories: Sequence[Category], path: Path) -> None:
-    """Refuses a data set whose classes are not those that the model knows.
+    """Checks that a data set has the classes of the model.
+
+    Args:
+        checkpoint: of the model.
+        categories: of the data set, by label.
+        path: the file of the checkpoint.
 
     Raises:
         CheckpointError: ids, names or their order differ.
@@ -106,12 +120,15 @@ def check_classes(checkpoint: Checkpoint, categories: Sequence[Category], path: 
 
 
 def with_classes_of_run(annotations: Annotations, saved: Checkpoint, path: Path) -> Annotations:
-    """A data set with the classes of a run: rare, common and frequent as in its training set.
+    """A data set with the classes of a run, and with their frequency groups in its training set.
 
     Args:
         annotations: the data set.
-        saved: the run's checkpoint.
-        path: its file.
+        saved: the checkpoint of the run.
+        path: the file of the checkpoint.
+
+    Returns:
+        The same images and objects with these classes.
 
     Raises:
         CheckpointError: the data set has objects of other classes.
@@ -125,25 +142,27 @@ def with_classes_of_run(annotations: Annotations, saved: Checkpoint, path: Path)
     return replace(adapted, categories=tuple(replace(c, group=groups[c.id]) for c in adapted.categories))
 
 
-def one_fingerprint(data: Annotations) -> str:
-    """The training set's fingerprint.
+def get_common_fingerprint(data: Annotations) -> str:
+    """The fingerprint of the training set, which all processes must agree on.
 
     Raises:
-        ValueError: the processes, on several machines, have not read the same data.
+        ValueError: processes on several machines have read different data.
     """
-    found = gather_everywhere(fingerprint(data))
+    found = gather_on_all(fingerprint(data))
     if different := [process for process, each in enumerate(found) if each != found[0]]:
-        raise ValueError(f"{data.path} holds other data in the processes {different} than in the first: copy it anew")
+        raise ValueError(
+            f"{data.path} holds other data in the processes {different} than in the first: copy the file again"
+        )
     return found[0]
 
 
 def check_data(checkpoint: Checkpoint, annotations: Annotations, found: str, path: Path, recipe: Recipe) -> None:
-    """Refuses to go on with other training data: neither the order nor the figures would be those of one run.
+    """Checks that a run is resumed with its training data: with other data, order and figures would be of two runs.
 
     Args:
         checkpoint: of the run.
         annotations: the training set, or the part of it that is not held out.
-        found: their `fingerprint`.
+        found: the `fingerprint` of ``annotations``.
         path: the checkpoint's file.
         recipe: of the run.
 
@@ -160,7 +179,12 @@ def check_data(checkpoint: Checkpoint, annotations: Annotations, found: str, pat
 
 
 def check_model(checkpoint: Checkpoint, model: nn.Module, path: Path) -> None:
-    """Refuses weights of another network than ``model``.
+    """Checks that a checkpoint has the weights of this network.
+
+    Args:
+        checkpoint: with weights.
+        model: the network.
+        path: the file of the checkpoint.
 
     Raises:
         CheckpointError: names or shapes differ.

@@ -1,4 +1,4 @@
-"""Stopping a run between two steps, so that nothing is lost."""
+"""Stopping a run between two steps without losing its state."""
 
 import os
 import signal
@@ -19,13 +19,13 @@ class TrainingStopped(KeyboardInterrupt):
 
 
 class StopRequest:
-    """Within this context Ctrl-C and SIGTERM ask for a stop at the next safe place; the second one stops at once.
+    """In this context Ctrl-C and SIGTERM ask for a stop at the next safe place; a second signal stops at once.
 
-    Loader processes forked meanwhile inherit the handler and do nothing: a Ctrl-C in the terminal reaches them too, and
-    they have batches to finish. Signals can be handled in the main thread only: elsewhere the context does nothing.
+    A Ctrl-C in the terminal reaches the loader processes as well. They inherit the handler and ignore the signal, since
+    they have batches to finish. Signals can be handled in the main thread only: in others the context does nothing.
 
     Args:
-        after: what is finished before the stop, as the user is told.
+        after: what is finished before the stop, for the message.
     """
 
     def __init__(self, after: str = "this step") -> None:
@@ -46,7 +46,7 @@ class StopRequest:
             signal.signal(number, handler)
 
     def check(self) -> None:
-        """Call where the run can be stopped.
+        """Ends the run if a stop was asked for; to be called where the state can be saved.
 
         Raises:
             TrainingStopped: a stop was asked for.

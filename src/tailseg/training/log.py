@@ -14,10 +14,10 @@ from tailseg.files import unwritten, write_text
 class Log:
     """Writes ``<run>/log.jsonl`` and ``<run>/tensorboard``.
 
-    A resumed run forgets what was logged after its checkpoint, so that every step stands there once.
+    A resumed run removes the lines after its checkpoint: every step is logged once.
 
     Args:
-        run: the run's folder; None writes nothing: of several processes one alone does.
+        run: the run's folder; None writes nothing, for the processes other than the main one.
         step: steps done: 0, or the checkpoint's.
     """
 
@@ -27,8 +27,8 @@ class Log:
             return
         self._path = run / "log.jsonl"
         lines = self._path.read_text().splitlines() if self._path.is_file() and step else []
-        kept = [line for line in lines if _step(line) <= step]
-        write_text(self._path, "".join(f"{line}\n" for line in kept))
+        earlier = [line for line in lines if _step(line) <= step]
+        write_text(self._path, "".join(f"{line}\n" for line in earlier))
         self._file = self._path.open("a", buffering=1)
         self._tensorboard = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
 
@@ -48,9 +48,14 @@ class Log:
                     raise unwritten(self._path, failed) from failed
 
     def write(self, kind: str, *, epoch: int, step: int, values: Mapping[str, float], text: str = "") -> None:
-        """One line: ``kind`` (train, val or image), epoch, step, the finite values; in TensorBoard ``kind/name``.
+        """Writes one line, and its values to TensorBoard as ``kind/name``.
 
-        A ``text`` stands in the line alone.
+        Args:
+            kind: train, val or image.
+            epoch: of the line.
+            step: of the line.
+            values: by name; those that are not finite are left out.
+            text: is written to the line alone.
 
         Raises:
             OSError: the disk is full; names the file.
@@ -68,7 +73,7 @@ class Log:
 
 
 def _step(line: str) -> float:
-    """The step of a line; a line cut short by a crash belongs to no step that is kept."""
+    """The step of a line; infinity for a line that a crash cut short, which is then removed."""
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from tailseg.annotations.image_files import ImageError
-from tailseg.data.images import describe_turned
+from tailseg.data.images import describe_orientations
 from tailseg.data.workers import WorkerError
 from tailseg.detection.testing import describe_unread, detect_all, measure, save_results
 from tailseg.evaluation import Metrics
@@ -34,8 +34,8 @@ from tailseg.training.device import seed_everything
 from tailseg.training.distributed import (
     all_or_none,
     gather_batches,
-    gather_everywhere,
-    is_first,
+    gather_on_all,
+    is_main_process,
     joined,
     mean,
     on_main_process,
@@ -83,7 +83,7 @@ def train(recipe: Recipe, *, resume: bool = False, callbacks: Sequence[Callback]
     check_callbacks(callbacks)
     with StopRequest() as stop, joined(), run_lock(run_folder(recipe)), float32_products(recipe.run.precision):
         run = start(recipe, resume=resume)
-        with Log(run.folder if is_first() else None, step=run.progress.step) as log, console(run) as bar:
+        with Log(run.folder if is_main_process() else None, step=run.progress.step) as log, make_console(run) as bar:
             for line in (describe(run), *describe_data(run), *run.notes):
                 bar.say(line)
             try:
@@ -95,15 +95,15 @@ def train(recipe: Recipe, *, resume: bool = False, callbacks: Sequence[Callback]
                 ) from None
 
 
-def console(run: Run) -> TrainingConsole:
-    """Where the run says how it goes; of several processes the first one alone speaks."""
+def make_console(run: Run) -> TrainingConsole:
+    """The progress bar and the lines of a run. Of several processes only the main process writes."""
     epochs = run.recipe.optim.epochs
     return TrainingConsole(
         epochs=epochs,
         total_steps=epochs * run.sampler.steps_per_epoch,
         done_steps=run.progress.step,
         speed=run.speed,
-        console=None if is_first() else Console(quiet=True, force_terminal=False),
+        console=None if is_main_process() else Console(quiet=True, force_terminal=False),
     )
 
 
@@ -138,10 +138,10 @@ def train_epoch(run: Run, stop: StopRequest, log: Log, bar: TrainingConsole, hoo
     progress = run.progress
     run.model.train()
     run.speed.pause()
-    for batch in batches(run, stop, bar):
-        note_replaced(run, batch, log, bar)
-        if run.turned is not None:
-            run.turned |= {info.image_id: info for info in batch.infos if info.exif != 1}
+    for batch in iterate_batches(run, stop, bar):
+        record_replaced(run, batch, log, bar)
+        if run.rotated is not None:
+            run.rotated |= {info.image_id: info for info in batch.infos if info.exif != 1}
         losses, measured = train_step(run, batch.to(run.device))
         run.speed.step()
         progress.step += 1
@@ -156,23 +156,32 @@ def train_epoch(run: Run, stop: StopRequest, log: Log, bar: TrainingConsole, hoo
         hooks.step(losses)
     with all_or_none():
         stop.check()
-    say_turned(run, bar)
+    report_orientations(run, bar)
 
 
-def say_turned(run: Run, bar: TrainingConsole) -> None:
-    """Says after the first epoch how many images EXIF wants turned: those of all processes, read once by then."""
-    if run.turned is None:
+def report_orientations(run: Run, bar: TrainingConsole) -> None:
+    """Says after the first epoch how many images have an EXIF orientation; by then all images were read once."""
+    if run.rotated is None:
         return
-    found = {key: info for part in gather_everywhere(run.turned) for key, info in part.items()}
-    if line := describe_turned(found.values()):
+    found = {key: info for part in gather_on_all(run.rotated) for key, info in part.items()}
+    if line := describe_orientations(found.values()):
         bar.say(line)
-    run.turned = None
+    run.rotated = None
 
 
-def batches(run: Run, stop: StopRequest, bar: TrainingConsole) -> Iterator[Batch]:
-    """The batches that the epoch still has, each on all processes or on none.
+def iterate_batches(run: Run, stop: StopRequest, bar: TrainingConsole) -> Iterator[Batch]:
+    """The batches that are left of the epoch. A batch is there on all processes or on none.
 
-    A loader process that dies is replaced by one with the same data; when that one dies too, it ends.
+    Args:
+        run: the state of the training.
+        stop: may end the run while a batch is waited for.
+        bar: gets a line when a loader process died and was replaced.
+
+    Returns:
+        The batches of this process.
+
+    Raises:
+        WorkerError: a loader process died, and so did its replacement.
     """
     steps, progress = run.sampler.steps_per_epoch, run.progress
     run.sampler.set_epoch(progress.epoch, start_step=progress.step_in_epoch)
@@ -184,16 +193,22 @@ def batches(run: Run, stop: StopRequest, bar: TrainingConsole) -> Iterator[Batch
         yield batch
 
 
-def note_replaced(run: Run, batch: Batch, log: Log, bar: TrainingConsole) -> None:
+def record_replaced(run: Run, batch: Batch, log: Log, bar: TrainingConsole) -> None:
     """Logs the images of the step that could not be used.
 
+    Args:
+        run: the state of the training; counts these images.
+        batch: of this process.
+        log: gets a line for each of them.
+        bar: prints the same.
+
     Raises:
-        ImageError: there are more of them by now than ``data.max_bad_images`` allows.
+        ImageError: there are now more of them than ``data.max_bad_images`` allows.
     """
     known, data = run.progress.replaced, run.recipe.data
     if not total(len(batch.replaced))[0]:
         return
-    for reason in (reason for part in gather_everywhere(batch.replaced) for reason in part):
+    for reason in (reason for part in gather_on_all(batch.replaced) for reason in part):
         if reason in known:
             continue
         if len(known) + 1 > data.max_bad_images * run.train_data.num_images:
@@ -209,12 +224,15 @@ def note_replaced(run: Run, batch: Batch, log: Log, bar: TrainingConsole) -> Non
 
 
 def train_step(run: Run, batch: Batch) -> tuple[dict[str, float], dict[str, float]]:
-    """One step of the optimizer; returns the losses by name, and the gradient's norm where it is clipped.
+    """Makes one step of the optimizer.
 
-    In float16 ``left_out`` stands for the norm where the scaler left out the step.
+    The batch is split into ``optim.accumulation_steps`` parts. A loss is the mean of the losses of the parts, and the
+    gradient is the mean of their gradients. It equals the gradient of the whole batch if all parts average over equally
+    many regions (see docs/recipes.md).
 
-    The batch is taken in ``optim.accumulation_steps`` parts. A loss is the mean of the parts' losses, and so is the
-    gradient: that of the whole batch as far as every part has as many regions to average over (see docs/recipes.md).
+    Returns:
+        The losses by name; and the norm of the gradient if it is clipped, or ``left_out`` if float16's scaler left out
+        the step.
     """
     optim, step = run.recipe.optim, run.progress.step
     values: dict[str, float] = {}
@@ -225,9 +243,9 @@ def train_step(run: Run, batch: Batch) -> tuple[dict[str, float], dict[str, floa
     run.optimizer.zero_grad()
     parts = batch.split(optim.accumulation_steps)
     for part in parts:
-        with only_add_up(run.network) if part is not parts[-1] else nullcontext():
+        with without_gradient_sync(run.network) if part is not parts[-1] else nullcontext():
             with all_or_none(), autocast(run.device, run.recipe.run.precision):
-                losses = losses_of(run.network, part, step)
+                losses = compute_losses(run.network, part, step)
                 costs = torch.stack(list(losses.values())) / optim.accumulation_steps
                 require_finite(dict(zip(losses, costs.tolist(), strict=True)), step, part)
             run.scaler.scale(costs.sum()).backward()
@@ -237,13 +255,16 @@ def train_step(run: Run, batch: Batch) -> tuple[dict[str, float], dict[str, floa
 
 
 def take_step(run: Run, batch: Batch) -> dict[str, float]:
-    """Moves the weights along the gradient, unless it is not finite; returns what is to be logged.
+    """Updates the weights, unless the gradient is not finite.
 
-    float16's scaler leaves out a step whose scale was too large, and lowers the scale: that is no error before there
-    are many of them. All processes have the same gradient, and so decide alike.
+    In float16 the scaler leaves out a step whose gradient overflowed, and lowers the scale. Only many such steps are an
+    error. All processes have the same gradient, so they decide alike.
+
+    Returns:
+        Figures for the log: the norm of the gradient if it is clipped, or ``left_out``.
 
     Raises:
-        NonFiniteLossError: the gradient is not finite; in float16 that of many steps in a row.
+        NonFiniteLossError: the gradient is not finite; in float16 the gradients of many steps in a row.
     """
     optim, progress = run.recipe.optim, run.progress
     run.scaler.unscale_(run.optimizer)
@@ -257,7 +278,7 @@ def take_step(run: Run, batch: Batch) -> dict[str, float]:
     run.scaler.update()
     if math.isfinite(measured["gradient_norm"]):
         progress.left_out_in_a_row = 0
-        run.step_taken()
+        run.finish_step()
         return measured if optim.clip_norm is not None else {}
     progress.left_out += 1
     progress.left_out_in_a_row += 1
@@ -265,11 +286,19 @@ def take_step(run: Run, batch: Batch) -> dict[str, float]:
     return {"left_out": 1.0}
 
 
-def losses_of(network: torch.nn.Module, batch: Batch, step: int) -> dict[str, Tensor]:
-    """The network's losses by name.
+def compute_losses(network: torch.nn.Module, batch: Batch, step: int) -> dict[str, Tensor]:
+    """The losses of the network by name.
+
+    Args:
+        network: in training mode.
+        batch: on the device of the network.
+        step: for messages.
+
+    Returns:
+        Scalar tensors.
 
     Raises:
-        ValueError: a target cannot be used: an outline of gigabytes, say. Names the step and the batch's images.
+        ValueError: a target cannot be used, such as a polygon of gigabytes; names the step and the images.
     """
     try:
         return network(batch.images, batch.targets)
@@ -278,18 +307,28 @@ def losses_of(network: torch.nn.Module, batch: Batch, step: int) -> dict[str, Te
         raise ValueError(f"step {step}: {error} (on the images with ids {ids})") from error
 
 
-def only_add_up(network: torch.nn.Module) -> AbstractContextManager[None]:
-    """Within, gradients stay in their process: the last part's pass takes the mean over processes of all."""
+def without_gradient_sync(network: torch.nn.Module) -> AbstractContextManager[None]:
+    """Keeps gradients in their process; the backward pass of the last part averages the sums over all processes."""
     return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
 
 
 def finish_epoch(run: Run, stop: StopRequest, log: Log, bar: TrainingConsole) -> Metrics | None:
-    """Evaluates, if it is time for it, and saves."""
+    """Evaluates if the epoch is due for it, and saves a checkpoint.
+
+    Args:
+        run: the state of the training.
+        stop: may end the run during the evaluation.
+        log: gets the figures.
+        bar: prints them.
+
+    Returns:
+        Figures of the evaluation, or None.
+    """
     settings, progress, metrics = run.recipe.run, run.progress, None
-    if run.is_last_epoch or epoch_due(settings.eval_every, progress.epoch):
-        run.save()  # the epoch's steps outlive an evaluation that fails
+    if run.is_last_epoch or is_epoch_due(settings.eval_every, progress.epoch):
+        run.save()  # an evaluation that fails must not lose the epoch
         metrics = evaluate_run(run, stop, bar)
-    save_due = run.is_last_epoch or metrics or epoch_due(settings.checkpoint_every, progress.epoch)
+    save_due = run.is_last_epoch or metrics or is_epoch_due(settings.checkpoint_every, progress.epoch)
     progress.epoch += 1
     progress.step_in_epoch = 0
     if metrics:
@@ -301,28 +340,36 @@ def finish_epoch(run: Run, stop: StopRequest, log: Log, bar: TrainingConsole) ->
 
 def record_metrics(run: Run, metrics: Metrics, log: Log, bar: TrainingConsole) -> None:
     """Logs and prints the figures of an evaluation; keeps the checkpoint if it is the best one so far."""
-    progress, figure = run.progress, main_figure(metrics)
+    progress, figure = run.progress, get_main_figure(metrics)
     if progress.best is None or figure > progress.best:
         progress.best = figure
         run.save(best_path(run.folder))
-    log.write("val", epoch=progress.epoch, step=progress.step, values=flatten(metrics))
+    log.write("val", epoch=progress.epoch, step=progress.step, values=flatten_metrics(metrics))
     bar.say(f"epoch {progress.epoch}: {describe_metrics(metrics)}")
     for line in metrics.describe_extra():
         bar.say(f"  {line}")
 
 
-def epoch_due(every: int, epoch: int) -> bool:
-    """Whether what is done every so many epochs, 0 for never, is done after this one; the first is epoch 0."""
+def is_epoch_due(every: int, epoch: int) -> bool:
+    """Whether something is due after an epoch that is done every ``every`` epochs (0: never); the first epoch is 0."""
     return every > 0 and (epoch + 1) % every == 0
 
 
 def evaluate_run(run: Run, stop: StopRequest, bar: TrainingConsole) -> Metrics:
-    """Tests the model on the validation set; writes results.json and metrics.json.
+    """Evaluates the model on the validation set; writes results.json and metrics.json.
 
-    Images that cannot be used are named, and count as if nothing was found in them.
+    Images that cannot be used are named, and count as images without detections.
+
+    Args:
+        run: the state of the training.
+        stop: may end the run between two batches.
+        bar: shows the progress.
+
+    Returns:
+        The figures.
     """
     unread: list[str] = []
-    run.agree()
+    run.share_statistics()
 
     def each_batch(done: int, total: int) -> None:
         bar.evaluating(done, total)
@@ -342,7 +389,7 @@ def evaluate_run(run: Run, stop: StopRequest, bar: TrainingConsole) -> Metrics:
             unread=unread,
         )
     )
-    unread = [reason for part in gather_everywhere(unread) for reason in part]
+    unread = [reason for part in gather_on_all(unread) for reason in part]
     metrics = on_main_process(lambda: measure(run.evaluated, run.val_data, results, unread, own=run.recipe.metrics))
     for line in describe_unread(unread):
         bar.say(f"evaluation: {line}")
@@ -351,7 +398,7 @@ def evaluate_run(run: Run, stop: StopRequest, bar: TrainingConsole) -> Metrics:
 
 
 def log_window(run: Run, log: Log, bar: TrainingConsole) -> None:
-    """Logs the means since the last line, and the rate."""
+    """Logs the means since the last line, and the learning rate."""
     sums, progress = run.progress.window, run.progress
     steps, left_out = sums.pop("steps"), sums.pop("left_out", 0.0)
     means = {name: value / steps for name, value in sums.items()}
@@ -370,13 +417,13 @@ def log_window(run: Run, log: Log, bar: TrainingConsole) -> None:
     progress.window = {}
 
 
-def main_figure(metrics: Metrics) -> float:
-    """AP of the masks, or of the boxes where there are no masks: the figure that the best checkpoint is chosen by."""
+def get_main_figure(metrics: Metrics) -> float:
+    """The figure that decides which checkpoint is best: AP of the masks, or of the boxes if there are no masks."""
     return metrics["segm" if "segm" in metrics else "bbox"]["AP"] or 0.0
 
 
-def flatten(metrics: Metrics) -> dict[str, float]:
-    """``segm/AP`` and so on, without the figures that the data set does not define."""
+def flatten_metrics(metrics: Metrics) -> dict[str, float]:
+    """The figures by ``segm/AP`` and so on; those that the data set does not define are left out."""
     return {
         f"{kind}/{name}": value
         for kind, scores in (*metrics.scores.items(), *metrics.extra.items())

@@ -1,4 +1,4 @@
-"""Batch norms that learn their running statistics: one set for all processes, and one of the averaged weights' own."""
+"""Running statistics of batch norms: equal in all processes, and separate ones for the averaged weights."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from tailseg.training.distributed import mean, world_size
 
 
 def running_statistics(model: nn.Module) -> tuple[str, ...]:
-    """The names of the running means and variances that training moves: not those of fixed and frozen norms.
+    """The names of the running means and variances that training updates: not those of fixed and frozen norms.
 
     Args:
         model: in training mode, in which fixed and frozen norms are not.
@@ -27,9 +27,9 @@ def running_statistics(model: nn.Module) -> tuple[str, ...]:
 def average_over_processes(model: nn.Module, statistics: Sequence[str]) -> None:
     """Gives all processes the mean of their running statistics, in place. All processes must call.
 
-    A training step normalizes by its own images' statistics and only moves the running ones, linearly: how often their
-    mean is taken changes nothing that is learned, and the result in the last bits alone. Equal statistics stay as they
-    are, for float64 holds the sum of equal float32 numbers without rounding.
+    A training step normalizes by the statistics of its own images and updates the running ones linearly. So it does not
+    matter for what is learned how often their mean is taken; the result differs in the last bits alone. Equal
+    statistics stay as they are: float64 holds the sum of equal float32 numbers without rounding.
     """
     if world_size() == 1 or not statistics:
         return
@@ -41,11 +41,10 @@ def average_over_processes(model: nn.Module, statistics: Sequence[str]) -> None:
 
 @torch.no_grad()
 def update_average(average: AveragedModel, model: nn.Module, statistics: Sequence[str]) -> None:
-    """Moves the average to the model's weights, and its running statistics by the same rule.
+    """Updates the average by the weights of the model, and its running statistics by the same rule.
 
-    torch copies all buffers as they are, and the latest weights' statistics do not belong to the average of many: its
-    maps have other means. Averaged, they follow the weights at the same distance. Other buffers (counts, tables) are
-    the model's.
+    torch copies all buffers as they are, but the statistics of the latest weights do not fit the average of many
+    weights: its feature maps have other means. Averaged statistics do. Other buffers (counts, tables) are copied.
 
     Source: ModelEmaV2 and ModelEmaV3 of timm average them so; torch's ``swa_utils`` offers that as ``use_buffers``,
     for every buffer, and ``update_bn``, which passes over the data once more.

@@ -1,8 +1,8 @@
-"""The state of a training, and how it is put together from a recipe."""
+"""The state of a training, and how a recipe is made into it."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -13,7 +13,8 @@ from tailseg.annotations.dataset import Annotations, never_shown
 from tailseg.annotations.hold_out import remarks_on
 from tailseg.data.loader import DetectionDataset, Loader, train_loader
 from tailseg.data.sampler import TrainSampler
-from tailseg.data.transforms import train_transform
+from tailseg.data.source import open_source, write_source
+from tailseg.data.transforms import Transform, train_transform
 from tailseg.losses import ClassificationLoss
 from tailseg.models.detector import Detector
 from tailseg.models.optimizers import was_saved_with_more_decay
@@ -23,10 +24,11 @@ from tailseg.recipes.saved import to_saved
 from tailseg.structures import ClassFrequency, ImageInfo
 from tailseg.training import checkpoint
 from tailseg.training.checkpoint import Checkpoint, Progress
-from tailseg.training.console import Speed
+from tailseg.training.console import Speed, track_progress
 from tailseg.training.device import choose_device, seed_everything
 from tailseg.training.distributed import (
     distribute,
+    is_main_process,
     main_process_first,
     on_main_process,
     rank,
@@ -34,26 +36,26 @@ from tailseg.training.distributed import (
 )
 from tailseg.training.finite import require_finite_weights
 from tailseg.training.first_weights import load_initial_weights
-from tailseg.training.fit import check_classes, check_data, check_shares, one_fingerprint, size_notes
+from tailseg.training.fit import check_classes, check_data, check_shares, get_common_fingerprint, size_notes
 from tailseg.training.norms import average_over_processes, running_statistics, update_average
 from tailseg.training.optimizer import averaging_decay, schedule_notes
+from tailseg.training.resolved_settings import resolve_settings
 from tailseg.training.run_files import keep_newest, open_folder, step_path
-from tailseg.training.settled import settled
 
 
 @dataclass
 class Run:
-    """What training works on.
+    """The state of a training.
 
     Attributes:
-        model: the detector; its weights are those that the optimizer moves.
-        network: the same as it is called in training: its gradients are the mean over all processes.
+        model: the detector that the optimizer trains.
+        network: the same detector, wrapped so that its gradients are the mean over all processes.
         scaler: scales float16's loss; does nothing for other precisions.
-        average: the moving average of the model's weights, if the recipe wants one.
-        statistics: names of the batch norms' running means and variances that training moves.
+        average: the moving average of the model's weights (``optim.ema_decay``), or None.
+        statistics: names of the batch norms' running means and variances that training updates.
         fingerprint: of the training set.
-        notes: what the user should know before the first step.
-        turned: images read so far whose EXIF says that they are to be turned, by id; None once that was said.
+        notes: lines for the user before the first step.
+        rotated: images read so far with an EXIF orientation other than 1, by id; None after they were reported.
     """
 
     recipe: Recipe
@@ -73,7 +75,7 @@ class Run:
     fingerprint: str
     speed: Speed
     notes: list[str] = field(default_factory=list)
-    turned: dict[int, ImageInfo] | None = field(default_factory=dict)
+    rotated: dict[int, ImageInfo] | None = field(default_factory=dict)
 
     @property
     def is_last_epoch(self) -> bool:
@@ -84,13 +86,13 @@ class Run:
         """The model whose figures count: the averaged one, where there is one."""
         return cast(Detector, self.average.module) if self.average else self.model
 
-    def agree(self) -> None:
-        """Gives the batch norms of all processes one set of running statistics, to be tested with and saved."""
+    def share_statistics(self) -> None:
+        """Averages the running statistics of batch norms over all processes, before an evaluation or a checkpoint."""
         for model in [self.model, *([self.evaluated] if self.average else [])]:
             average_over_processes(model, self.statistics)
 
-    def step_taken(self) -> None:
-        """Does what follows a step of the optimizer: tells the losses, which may count them, and moves the average."""
+    def finish_step(self) -> None:
+        """Tells the losses that a step was made, since some count the steps, and updates the average of the weights."""
         for module in self.model.modules():
             if isinstance(module, ClassificationLoss):
                 module.step_taken()
@@ -105,7 +107,7 @@ class Run:
         Raises:
             NonFiniteLossError: weights are NaN or infinite; the checkpoints stay as they were.
         """
-        self.agree()
+        self.share_statistics()
         path = path or step_path(self.folder, self.progress.step)
 
         def write() -> None:
@@ -128,7 +130,7 @@ class Run:
         return path
 
     def restore(self, saved: Checkpoint) -> None:
-        """Puts everything that changes as it was when the checkpoint was written."""
+        """Restores the weights, the optimizer, the progress and the average from a checkpoint."""
         self.model.load_state_dict(saved.trained or saved.model)
         optim = self.recipe.optim
         if isinstance(optim, AdamWConfig) and was_saved_with_more_decay(self.optimizer, saved.optimizer):
@@ -142,18 +144,33 @@ class Run:
 
 
 def start(recipe: Recipe, *, resume: bool) -> Run:
-    """The data, the model and the optimizer, new or as the newest whole checkpoint left them."""
+    """Makes the data, the model and the optimizer of a run; a resumed run takes its newest whole checkpoint.
+
+    Args:
+        recipe: every setting of the run.
+        resume: go on from the newest checkpoint in the run's folder.
+
+    Returns:
+        The state of the run before its next step.
+
+    Raises:
+        ValueError: the folder, the data, the weights of the backbone or the checkpoint cannot be used.
+    """
     folder = run_folder(recipe)
     check_shares(recipe, world_size())
-    recipe = on_main_process(lambda: settled(recipe, folder))
-    found = on_main_process(lambda: open_folder(recipe, folder, resume=resume))
+    recipe = on_main_process(lambda: resolve_settings(recipe, folder))
+    newest = on_main_process(lambda: open_folder(recipe, folder, resume=resume))
     device = choose_device(recipe.run.device)
-    with main_process_first():  # what is made or downloaded once lies there for the others
-        train_data, val_data = build_data(recipe, trained=bool(found))
+    with main_process_first():  # what one process makes or downloads is then there for the others
+        if recipe.data.source is not None:
+            written = bool(newest) or not is_main_process()
+            source, workers = open_source(recipe.data.source), recipe.data.workers
+            write_source(source, folder, workers=workers, track=track_progress, again=not written)
+        train_data, val_data = build_data(recipe, trained=bool(newest))
         seed_everything(recipe.run.seed)
-        first = Path(recipe.run.init_from) if recipe.run.init_from and not found else None
+        first = Path(recipe.run.init_from) if recipe.run.init_from and not newest else None
         frequency = ClassFrequency.from_class_counts(train_data.frequency)
-        model = build_model(recipe, frequency, load_weights=not (found or first)).to(device)
+        model = build_model(recipe, frequency, load_weights=not (newest or first)).to(device)
         first_notes = load_initial_weights(first, model, train_data.categories) if first else []
     if recipe.run.compile:
         model.compile_parts()
@@ -173,19 +190,19 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
         average=None if recipe.optim.ema_decay is None else AveragedModel(model),
         statistics=running_statistics(model.train()),
         progress=Progress(),
-        fingerprint=one_fingerprint(train_data),
+        fingerprint=get_common_fingerprint(train_data),
         speed=Speed(recipe.data.batch_size),
         notes=first_notes
-        + size_notes(recipe.data, train_data.sizes)
-        + ([] if found else schedule_notes(recipe, sampler.steps_per_epoch))
+        + (size_notes(recipe.data, train_data.sizes) if recipe.data.augmentation is None else [])
+        + ([] if newest else schedule_notes(recipe, sampler.steps_per_epoch))
         + [
             f"{data.path}: {note}"
             for data in ({train_data.path: train_data, val_data.path: val_data}).values()
             for note in (*data.notes, *data.remarks)
         ],
     )
-    if found:
-        saved, file, damages = found
+    if newest:
+        saved, file, damages = newest
         run.notes = [*run.notes, *damages]
         check_classes(saved, train_data.categories, file)
         check_data(saved, train_data, run.fingerprint, file, recipe)
@@ -225,9 +242,25 @@ def build_sampler(annotations: Annotations, recipe: Recipe) -> TrainSampler:
 
 def build_train_loader(annotations: Annotations, sampler: TrainSampler, data: DataConfig) -> Loader:
     """This process's share of the batches of the epoch that the sampler is set to."""
-    transform = train_transform(data.short_sides, data.max_long_side, data.flip, crop=data.crop)
-    dataset = DetectionDataset(annotations, transform)
+    dataset = DetectionDataset(annotations, build_augmentation(data))
     return train_loader(dataset, sampler, data.batch_size // sampler.world_size, data.workers)
+
+
+def build_augmentation(data: DataConfig) -> Transform:
+    """The transform of the training images.
+
+    Raises:
+        ValueError: ``data.augmentation`` builds something that cannot be called.
+    """
+    if data.augmentation is None:
+        return train_transform(data.short_sides, data.max_long_side, data.flip, crop=data.crop)
+    transform = cast("Any", data.augmentation).build(data)
+    if not callable(transform):
+        raise ValueError(
+            f"data.augmentation: {type(data.augmentation).__name__}.build(data) returned a {type(transform).__name__}, "
+            "expected a transform: (image, target) -> (image, target)"
+        )
+    return transform
 
 
 def describe(run: Run) -> str:

@@ -1,4 +1,4 @@
-"""The files of a run's folder: where its checkpoints lie, which of them to take, and who may write there."""
+"""The files of a run's folder: paths of its checkpoints, the choice of a checkpoint, and the lock of the folder."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -19,33 +19,33 @@ PATIENCE: Final = 15.0
 
 
 def step_path(run: Path, step: int) -> Path:
-    """Where the checkpoint after ``step`` steps lies."""
+    """The path of the checkpoint after ``step`` steps."""
     return run / "checkpoints" / f"step_{step:07d}.pt"
 
 
 def best_path(run: Path) -> Path:
-    """Where the checkpoint with the best AP in evaluation lies."""
+    """The path of the checkpoint with the best AP in evaluation."""
     return run / "checkpoints" / "best.pt"
 
 
 def weights_path(run: Path) -> Path:
-    """Where converted weights lie in the folder of a run that was never trained here."""
+    """The path of converted weights in the folder of a run that was not trained with tailseg."""
     return run / "checkpoints" / f"converted{WEIGHTS_SUFFIX}"
 
 
 def step_checkpoints(run: Path) -> list[Path]:
     """The run's checkpoints, oldest first, without the best one."""
-    found = {path: path.stem.removeprefix("step_") for path in (run / "checkpoints").glob("step_*.pt")}
-    return sorted((path for path, step in found.items() if step.isdecimal()), key=lambda path: int(found[path]))
+    steps = {path: path.stem.removeprefix("step_") for path in (run / "checkpoints").glob("step_*.pt")}
+    return sorted((path for path, step in steps.items() if step.isdecimal()), key=lambda path: int(steps[path]))
 
 
-def latest(run: Path) -> Path | None:
+def get_latest(run: Path) -> Path | None:
     """The run's newest checkpoint."""
     return next(reversed(step_checkpoints(run)), None)
 
 
 def newest_whole(run: Path) -> tuple[Checkpoint, Path, list[str]] | None:
-    """The run's newest checkpoint that can be read, its file, and what is wrong with newer ones; None without any.
+    """The newest checkpoint of a run that can be read, its file, and what is wrong with newer ones; None without any.
 
     Raises:
         CheckpointError: there are checkpoints, and none can be read.
@@ -61,7 +61,7 @@ def newest_whole(run: Path) -> tuple[Checkpoint, Path, list[str]] | None:
     return None
 
 
-def best(run: Path) -> Path | None:
+def get_best(run: Path) -> Path | None:
     """The run's checkpoint with the best AP in evaluation, if it was evaluated."""
     path = best_path(run)
     return path if path.is_file() else None
@@ -73,16 +73,16 @@ def choose(run: Path, which: Literal["best", "last"]) -> Path:
     Raises:
         CheckpointError: there is none.
     """
-    found = (best(run) if which == "best" else None) or latest(run) or weights_path(run)
-    if not found.is_file():
+    checkpoint = (get_best(run) if which == "best" else None) or get_latest(run) or weights_path(run)
+    if not checkpoint.is_file():
         raise CheckpointError(
             f"no run in {run}: expected a folder that `tailseg train` or `tailseg convert` made, with checkpoints in it"
         )
-    return found
+    return checkpoint
 
 
 def rename_damaged(run: Path, after: Path) -> None:
-    """Renames the checkpoints newer than ``after``, which cannot be read, so that they do not count as the newest."""
+    """Renames the checkpoints newer than ``after``, which are damaged: a resumed run must not take them."""
     paths = step_checkpoints(run)
     for path in paths[paths.index(after) + 1 :]:
         path.rename(path.with_name(path.name + ".damaged"))
@@ -96,13 +96,13 @@ def keep_newest(run: Path, count: int) -> None:
 
 @contextmanager
 def run_lock(folder: Path) -> Generator[None]:
-    """Within, no other training writes into the run's folder, which is made if need be.
+    """Keeps other trainings from writing into the run's folder, and makes the folder if there is none.
 
-    The lock goes with its process. Loader processes of a killed one hold it for some seconds more, and a restart waits
-    for them. Where the file system cannot lock, this does nothing.
+    The lock ends with its process. The loader processes of a killed training hold it for some seconds longer; a restart
+    waits for them. On a file system without locks this does nothing.
 
     Raises:
-        ValueError: another training is at work there, or there can be no such folder.
+        ValueError: another training uses the folder, or the folder cannot be made.
     """
     lock = FileLock(folder / "lock", timeout=PATIENCE)
 
@@ -128,20 +128,28 @@ def run_lock(folder: Path) -> Generator[None]:
 
 
 def open_folder(recipe: Recipe, folder: Path, *, resume: bool) -> tuple[Checkpoint, Path, list[str]] | None:
-    """Makes the run's folder ready, and finds the checkpoint to go on from; see `newest_whole`.
+    """Prepares the run's folder, and finds the checkpoint to go on from.
+
+    Args:
+        recipe: of the run; saved as recipe.json.
+        folder: of the run.
+        resume: take the newest checkpoint; without it a folder with checkpoints is an error.
+
+    Returns:
+        As `newest_whole`.
 
     Raises:
         ValueError: the folder holds a run already, or one of another recipe.
     """
-    if latest(folder) and not (resume or was_restarted()):
+    if get_latest(folder) and not (resume or was_restarted()):
         raise ValueError(f"{folder} holds a run already: go on with it (--resume), or name another folder (--run.out)")
-    found = newest_whole(folder)
-    if found:
-        saved, file, _ = found
+    newest = newest_whole(folder)
+    if newest:
+        saved, file, _ = newest
         check_recipe(saved, recipe, file)
         rename_damaged(folder, file)
     folder.mkdir(parents=True, exist_ok=True)
     for part in (folder, folder / "checkpoints"):
         remove_unfinished(part)
     save_recipe(recipe, folder / "recipe.json")
-    return found
+    return newest

@@ -191,7 +191,7 @@ PRETRAIN_SHAPES: Final[dict[str, Callable[[], Outline]]] = {
 
 @cache
 def outline(shape: str) -> Outline:
-    """The outline of a shape, its bounding box centerd on the origin and its longer side 2."""
+    """The outline of a shape, its bounding box centered on the origin and its longer side 2."""
     contours = (SHAPES | PRETRAIN_SHAPES)[shape]()
     low, high = contours[0].min(axis=0), contours[0].max(axis=0)
     return tuple((contour - (low + high) / 2) / ((high - low).max() / 2) for contour in contours)

@@ -61,7 +61,7 @@ function errors() {
 function calibration() {
   const found = data.runs[state.run].reliability;
   const parts = Object.keys(GROUPS).filter((part) => found[part]?.bins.length);
-  if (!parts.length) return $("calibration").replaceChildren(html("p", { class: "note" }, "The scores are no probabilities, or there are none."));
+  if (!parts.length) return $("calibration").replaceChildren(html("p", { class: "note" }, "There are no scores, or they are not between 0 and 1."));
   chart($("calibration"), "share of right detections against their score, by group", 300, (root, width, height) => {
     const [sx, sy] = axes(root, width, height, { min: 0, max: 1, label: "score", format: String }, { min: 0, max: 1 });
     root.append(svg("line", { x1: sx(0), x2: sx(1), y1: sy(0), y2: sy(1), stroke: "var(--soft)", "stroke-dasharray": "4 4" }));

@@ -55,7 +55,7 @@ def test_a_run_keeps_the_mean_of_its_weights(data, weights, tmp_path, monkeypatc
     assert (tuple(written["mean"]), tuple(written["std"])) == (HALF, HALF)
     assert means(Predictor(file, device="cpu", base=recipe)) == [127.5] * 3
     # timm may say something else by then
-    monkeypatch.setattr("tailseg.training.settled.with_own_normalization", lambda backbone: backbone)
+    monkeypatch.setattr("tailseg.training.resolved_settings.with_own_normalization", lambda backbone: backbone)
     assert means(start(recipe, resume=True)) == [127.5] * 3
     begun = replace(recipe, run=replace(recipe.run, out=str(tmp_path / "begun"), init_from=str(file)))
     assert means(start(begun, resume=False)) == [127.5] * 3
