@@ -82,7 +82,7 @@ def open_tailseg(file: Path) -> tuple[Touch, Sample | None]:
         return sum(
             float(polygon[0, 0])
             for i in range(annotations.num_images)
-            for mask in annotations.record(i).segmentations
+            for mask in annotations.get_record(i).segmentations
             for polygon in mask
         )
 

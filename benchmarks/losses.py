@@ -6,7 +6,7 @@
 Beside every loss of tailseg stand
 
 - the published composition of the Gumbel loss: clamp, exp, exp, binary cross entropy on the probabilities;
-- ``binary_cross_entropy_with_logits`` with a one-hot target, made anew for each step as a training would;
+- ``binary_cross_entropy_with_logits`` with a one-hot target, made again for each step as a training would;
 - the limit: one read of the logits and one write of a gradient, ``torch.mul(logits, 2, out=gradient)``.
 
 Every figure of a row is taken in one process, in turns, so that other work on the machine hits all alike: the median

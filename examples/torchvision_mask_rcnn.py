@@ -125,7 +125,7 @@ def load(annotations: Annotations) -> tuple[list[Tensor], Targets]:
     """Returns images in 0 .. 1 and targets in torchvision's format. Your own data set returns the same format."""
     images, targets = [], []
     for index in range(annotations.num_images):
-        info, record = annotations.info(index), annotations.record(index)
+        info, record = annotations.get_info(index), annotations.get_record(index)
         masks = [decode_mask(segmentation_to_rle(s, info.height, info.width)) for s in record.segmentations]
         images.append(read_image(info) / 255)
         targets.append(

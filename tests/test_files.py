@@ -22,14 +22,14 @@ from tailseg.files import (
     JsonList,
     is_drawn,
     remove_unfinished,
-    unfinished,
+    write_atomically,
     write_picture,
     write_text,
 )
 
 
 def write_with(path: Path, write: Callable[[Path], object]) -> None:
-    with unfinished(path) as written:
+    with write_atomically(path) as written:
         write(written)
 
 
@@ -69,13 +69,15 @@ def test_whatever_the_writer_raises_the_file_is_named_and_the_old_one_stays(
         raise error
 
     write_text(tmp_path / "a.json", "old")
-    with pytest.raises(OSError, match=rf"a\.json could not be written {told}.*What was saved before is whole"):
+    with pytest.raises(
+        OSError, match=rf"a\.json could not be written {told}.*Files that were saved before are complete"
+    ):
         write_with(tmp_path / "a.json", fail)
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a.json", "old")]
 
 
 def test_an_error_of_what_is_written_is_told_as_it_is(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"^a record is wrong$"), unfinished(tmp_path / "a.json"):
+    with pytest.raises(ValueError, match=r"^a record is wrong$"), write_atomically(tmp_path / "a.json"):
         raise ValueError("a record is wrong")
     assert list(tmp_path.iterdir()) == []
 
@@ -98,7 +100,7 @@ def test_the_content_is_on_the_disk_before_the_file_has_its_name(
 
 def test_two_processes_may_write_the_same_file(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
-    with unfinished(path) as first, unfinished(path) as second:
+    with write_atomically(path) as first, write_atomically(path) as second:
         first.write_text("first")
         second.write_text("second")
     assert path.read_text() == "first"
@@ -112,7 +114,7 @@ def test_whoever_may_read_the_folder_may_read_the_file(tmp_path: Path) -> None:
 
 
 def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
-    with unfinished(tmp_path / "a.json") as left:
+    with write_atomically(tmp_path / "a.json") as left:
         left.write_text("half")
         (tmp_path / "b.pt.unfinished").touch()  # as versions before wrote
         remove_unfinished(tmp_path)

@@ -12,7 +12,14 @@ import pytest
 from tailseg.lazy import on_demand
 from tailseg.losses import LossConfig
 
-PACKAGES = ("tailseg.losses", "tailseg.models", "tailseg.inference", "tailseg.interop", "tailseg.data.tiny_tail")
+PACKAGES = (
+    "tailseg.annotations",
+    "tailseg.losses",
+    "tailseg.models",
+    "tailseg.inference",
+    "tailseg.interop",
+    "tailseg.data.tiny_tail",
+)
 every_package = pytest.mark.parametrize("package", [importlib.import_module(name) for name in PACKAGES], ids=PACKAGES)
 
 

@@ -37,7 +37,7 @@ with atheris.instrument_imports(include=["tailseg"]):
     from tailseg.annotations.image_files import ImageError, is_safe_name
     from tailseg.annotations.problems import DatasetError
     from tailseg.annotations.read import read_dataset
-    from tailseg.annotations.run_lengths import run_lengths_total
+    from tailseg.annotations.run_lengths import count_pixels
     from tailseg.evaluation.detections import match_results, read_detections
     from tailseg.evaluation.ground_truth import read_ground_truth
     from tailseg.ops.masks import (
@@ -109,7 +109,7 @@ def look_at(dataset: Annotations) -> None:
     """Everything that training asks of a data set."""
     assert dataset.has_masks in (True, False)
     for i in range(dataset.num_images):
-        record = dataset.record(i)
+        record = dataset.get_record(i)
         assert ((record.labels >= 0) & (record.labels < dataset.num_classes)).all()
         assert {*record.negative_ids, *record.not_exhaustive_ids} <= {category.id for category in dataset.categories}
         if dataset.sizes[i].max() <= 2000:
@@ -118,7 +118,7 @@ def look_at(dataset: Annotations) -> None:
                 mask_targets([mask], Frame(), torch.from_numpy(box[None].copy()))
         assert all(map(is_safe_name, dataset.names.text(i).split("\n")))
         with contextlib.suppress(ImageError):
-            dataset.info(i)
+            dataset.get_info(i)
 
 
 def results(folder: Path) -> tuple[list[bytes], Use]:
@@ -144,10 +144,10 @@ def run_lengths(folder: Path) -> tuple[list[bytes], Use]:  # noqa: ARG001
 
     def use(content: bytes) -> None:
         counts = content[1:] if content[:1] < b"\x80" else bytes(48 + byte % 64 for byte in content[1:])
-        total = run_lengths_total(counts) or 0
+        total = count_pixels(counts) or 0
         for height, width in ((1, total), (9, total // 9), (7, 5)):
             rle = RunLengths(size=[height, width], counts=counts)
-            fills = run_lengths_total(counts) == height * width
+            fills = count_pixels(counts) == height * width
             if fills and not 0 < total < 100_000:
                 continue
             for function in (
@@ -252,12 +252,12 @@ def right(*_: object) -> str:
 def caches(folder: Path) -> tuple[list[bytes], Use]:
     """A cache file whose checksum is right, whatever else it says; an input is its metadata and its arrays."""
     os.environ["TAILSEG_HOME"] = str(folder)
-    cache.CACHE_FROM, cache.SETTLED = 0, 0.0
+    cache.MIN_CACHED_BYTES, cache.SETTLED_SECONDS = 0, 0.0
     mock.patch.object(cache, "_checksum", right).start()
     path = folder / "set.json"
     path.write_bytes(text(DATASET))
     dataset = read_dataset(path)
-    file = cache.store_path(folder / "annotations", dataset.key)
+    file = cache.get_cache_file(folder / "annotations", dataset.key)
     arrays = cache.map_arrays(file, cache.DTYPES)
     with safe_open(file, framework="pt") as tensors:
         metadata = tensors.metadata()

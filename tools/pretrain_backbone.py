@@ -45,8 +45,8 @@ class Crops:
 
     def __init__(self, annotations: Annotations) -> None:
         batcher = ImageBatcher()
-        self.images = [batcher([read_image(annotations.info(i))]).tensors for i in range(annotations.num_images)]
-        records = [annotations.record(i) for i in range(annotations.num_images)]
+        self.images = [batcher([read_image(annotations.get_info(i))]).tensors for i in range(annotations.num_images)]
+        records = [annotations.get_record(i) for i in range(annotations.num_images)]
         self.boxes = torch.cat([torch.from_numpy(record.boxes) for record in records]).float()
         self.labels = torch.cat([torch.from_numpy(record.labels) for record in records])
         self.image = [i for i, record in enumerate(records) for _ in record.labels]

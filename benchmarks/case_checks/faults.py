@@ -61,7 +61,7 @@ def _(desk: Desk) -> Iterator[Answer]:
 
 @case("faults/same-name-in-two-folders")
 def _(desk: Desk) -> Iterator[Answer]:
-    text = "from tailseg.annotations.read import read_dataset as r; print(r('set/train/all.json').info(1).file)"
+    text = "from tailseg.annotations.read import read_dataset as r; print(r('set/train/all.json').get_info(1).file)"
     yield says("image 2 is valid/0001.png", desk.call(sys.executable, "-c", text), r"set/valid/0001\.png")
 
 

@@ -27,7 +27,7 @@ def _(desk: Desk) -> Iterator[Answer]:
 
 @case("crossed/dtlpy")
 def _(desk: Desk) -> Iterator[Answer]:
-    yield says("refused for masks", desk.tailseg("data", "check", "in.json"), r"without a mask|mask", code=1)
+    yield says("refused for masks", desk.tailseg("data", "check", "in.json"), r"no mask|mask", code=1)
 
 
 @case("crossed/cocoassistant")
@@ -59,7 +59,7 @@ def _(desk: Desk) -> Iterator[Answer]:
     for name in ("datumaro_masks", "datumaro_mask", "darwin"):
         yield check(name, r"crowd", "crowds are said")
     # datumaro has filled the hole before it writes: no part lies inside another, and one object has no polygon left
-    yield check("datumaro_polygons", r"1 objects without a mask .*annotation 1005", "the object that lost its polygon")
+    yield check("datumaro_polygons", r"1 object has no mask .*annotation 1005", "the object that lost its polygon")
     yield check("supervision", r"inside|area", "a filled hole, its area")
     yield check("fiftyone", r"area|inside", "the box's area beside a mask")
     for name in ("labelstudio_coco_fixed", "labelstudio_COCO", "labelstudio_BRUSH_TO_COCO"):

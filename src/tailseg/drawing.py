@@ -14,7 +14,7 @@ from tailseg.annotations.dataset import Annotations
 from tailseg.annotations.image_files import ImageError
 from tailseg.annotations.types import Group
 from tailseg.deprecated import warn_of_old_name
-from tailseg.files import DETECTIONS, signed
+from tailseg.files import DETECTIONS, make_signature
 from tailseg.ops.masks import segmentation_to_rle
 from tailseg.structures import Detections
 
@@ -37,7 +37,7 @@ def above(detections: Detections, threshold: float) -> Detections:
 
 def read_ground_truth(annotations: Annotations, index: int) -> Detections:
     """Returns the annotated objects of image ``index`` as detections of score 1, for drawing and comparison."""
-    record = annotations.record(index)
+    record = annotations.get_record(index)
     height, width = (int(side) for side in annotations.sizes[index])
     return Detections(
         boxes=torch.from_numpy(record.boxes),
@@ -109,7 +109,7 @@ def to_jpeg(picture: Image.Image, *, quality: int) -> bytes:
             f"file is {LONGEST_SIDE:,} pixels. Cut the image into tiles, or scale it down"
         )
     file = io.BytesIO()
-    picture.save(file, "jpeg", quality=quality, exif=signed(picture, DETECTIONS))
+    picture.save(file, "jpeg", quality=quality, exif=make_signature(picture, DETECTIONS))
     return file.getvalue()
 
 

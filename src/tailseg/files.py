@@ -1,8 +1,7 @@
-"""Where tailseg keeps what it can make again, the one writer of files that are whole or not there, and the marks of
-settings that name files.
+"""The cache folder, files that are written completely or not at all, and marks of settings that name files.
 
-Whenever the writer is killed, a file is the old one or the new one: the new one is written under another name, brought
-to the disk and renamed.
+A new file is written under another name, synchronized to the disk and then renamed. If the process is killed at any
+time, the file is the old one or the new one.
 """
 
 import errno
@@ -24,67 +23,68 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Input:
-    """Marks a setting of type ``str`` that names a file or folder which is read, as in ``Annotated[str, Input()]``."""
+    """Marks a setting of type ``str`` that names a file or folder to read, as in ``Annotated[str, Input()]``."""
 
 
 @dataclass(frozen=True)
 class Output:
-    """Marks a setting that names a file or folder which is written to.
+    """Marks a setting that names a file or folder to write.
 
     Attributes:
-        files: what is written there, for people.
+        files: what is written there, for messages.
     """
 
     files: str
 
 
 UNFINISHED = ".unfinished"
-"""Ending of a file that is being written."""
+"""Extension of a file while it is written."""
 
-FULL: Final = (errno.ENOSPC, errno.EDQUOT)
-"""The system's reasons for which free space is named."""
+DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+"""Error numbers of a full disk: the message then states the free space."""
 
 PICTURE_FORMATS: Final = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
-"""By the ending of a picture's name."""
+"""Formats of pictures by the extension of the name."""
 
 DETECTIONS: Final = "tailseg: detections"
 EXAMPLES: Final = "tailseg: examples"
-"""What drawn pictures carry as the program that made them, so that they are told from photographs."""
+"""The EXIF software entry of drawn pictures: it tells them from photographs."""
 
 CONVERTED: Final = "tailseg: convert"
-"""What weights for other frameworks carry, beside the tensors."""
+"""The mark in files of weights for other frameworks."""
 
 _SOFTWARE: Final = 0x0131
-"""EXIF's tag of the program that made a picture."""
+"""EXIF's tag of the software that made a picture."""
 
 
-def cache_folder() -> Path:
-    """``$TAILSEG_HOME``, else ``~/.cache/tailseg``; anything in it may be deleted at any time.
+def get_cache_folder() -> Path:
+    """``$TAILSEG_HOME``, or ``~/.cache/tailseg``. Everything in it may be deleted at any time.
 
     Raises:
-        OSError: the user has no home, as in a container, and the variable is not set.
+        OSError: the variable is not set and the user has no home folder, as in a container.
     """
     try:
         return Path(os.environ.get("TAILSEG_HOME") or "~/.cache/tailseg").expanduser()
     except RuntimeError as error:
-        raise OSError(f"{error} Set TAILSEG_HOME to a folder that can be written") from error
+        raise OSError(f"{error} Set TAILSEG_HOME to a writable folder") from error
 
 
 @contextmanager
-def unfinished(path: Path) -> Generator[Path]:
-    """A name beside ``path`` to write to, which becomes ``path`` once its content is on the disk.
+def write_atomically(path: Path) -> Generator[Path]:
+    """Gives a temporary path next to ``path`` to write to, and renames it to ``path`` at the end.
 
-    The folder is made if need be. After an error nothing stays, and the file of before is as it was. Each use has a
-    name of its own, so that two processes may write the same file: the last one stays.
+    The content is on the disk before the file is renamed. The folder is created if necessary. After an error, the
+    temporary file is removed and the old file is unchanged. Each call has its own temporary name: two processes may
+    write the same file, and the last one stays.
 
     Raises:
-        OSError: the disk is full or cannot be written; names the file.
+        OSError: the disk is full or cannot be written; the message names the file.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise unwritten(path, error) from error
-    # not mkstemp, whose files nobody else may read
+        raise make_write_error(path, error) from error
+    # mkstemp makes files that other users cannot read
     written = path.with_name(f".{path.stem}-{os.urandom(8).hex()}{UNFINISHED}")
     try:
         yield written
@@ -92,88 +92,87 @@ def unfinished(path: Path) -> Generator[Path]:
             os.fsync(file.fileno())
         written.replace(path)
         _sync_folder(path.parent)
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch's and safetensors' writers have their own
-        raise unwritten(path, error) from error
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors raise their own errors
+        raise make_write_error(path, error) from error
     finally:
-        with suppress(OSError):  # of a read-only file system, which would take the place of what says more
+        with suppress(OSError):  # on a read-only file system; this error would hide the first one
             written.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
-    """Brings the names in a folder to the disk, where the system can open folders."""
+    """Writes the names in a folder to the disk, if the system can open folders."""
     if os.name != "posix":
         return
-    opened = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(opened)
+        os.fsync(descriptor)
     finally:
-        os.close(opened)
+        os.close(descriptor)
 
 
-def unwritten(path: Path, error: Exception) -> OSError:
-    """The error of a file that could not be written; with the free space, unless the system gave another reason."""
+def make_write_error(path: Path, error: Exception) -> OSError:
+    """Makes the error for a file that could not be written; with the free space, if the disk may be full."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     free = ""
-    if getattr(error, "errno", None) in (None, *FULL):  # torch's and safetensors' errors have no number
+    if getattr(error, "errno", None) in (None, *DISK_FULL):  # torch's and safetensors' errors have no number
         folder = next(folder for folder in path.absolute().parents if folder.is_dir())
         with suppress(OSError):
             free = f"; {shutil.disk_usage(folder).free / 2**20:.0f} MB are free there"
-    return OSError(f"{path} could not be written ({reason}){free}. What was saved before is whole")
+    return OSError(f"{path} could not be written ({reason}){free}. Files that were saved before are complete")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text as UTF-8, whole or not at all; see `unfinished` for the error."""
-    with unfinished(path) as written:
+    """Writes a text as UTF-8, completely or not at all; see `write_atomically` for the error."""
+    with write_atomically(path) as written:
         written.write_text(text, encoding="utf-8")
 
 
 def write_picture(path: Path, picture: "Image.Image", made_by: str) -> None:
-    """Writes an RGB picture, whole or not at all, in the format that the name's ending says (`PICTURE_FORMATS`).
+    """Writes an RGB picture, completely or not at all.
 
     Args:
-        path: of the file.
-        picture: what is written.
-        made_by: `DETECTIONS` or `EXAMPLES`; `is_drawn` finds it again.
+        path: the file; its extension gives the format (`PICTURE_FORMATS`).
+        picture: the picture.
+        made_by: `DETECTIONS` or `EXAMPLES`; `is_drawn` recognizes it.
     """
-    with unfinished(path) as written:
-        picture.save(written, PICTURE_FORMATS[path.suffix.lower()], quality=92, exif=signed(picture, made_by))
+    with write_atomically(path) as written:
+        picture.save(written, PICTURE_FORMATS[path.suffix.lower()], quality=92, exif=make_signature(picture, made_by))
 
 
-def signed(picture: "Image.Image", made_by: str) -> "Image.Exif":
-    """EXIF of a picture that says what tailseg made it for: `DETECTIONS` or `EXAMPLES`."""
+def make_signature(picture: "Image.Image", made_by: str) -> "Image.Exif":
+    """Makes the EXIF entry of a drawn picture: `DETECTIONS` or `EXAMPLES`."""
     exif = picture.getexif()
     exif[_SOFTWARE] = made_by
     return exif
 
 
 def is_drawn(path: Path, *made_by: str) -> bool:
-    """Whether tailseg drew the picture, for one of these purposes (any unless given)."""
-    ends = 1024  # bytes; the mark stands at the start, or in WebP at the end
+    """Whether tailseg drew the picture, with one of these marks (with any mark unless given)."""
+    length = 1024  # bytes; the mark is at the start, in WebP at the end
     try:
         with path.open("rb") as file:
-            content = file.read(ends)
-            file.seek(max(path.stat().st_size - ends, 0))
-            content += file.read(ends)
+            content = file.read(length)
+            file.seek(max(path.stat().st_size - length, 0))
+            content += file.read(length)
     except OSError:
         return False
     return any(mark.encode() in content for mark in made_by or (DETECTIONS, EXAMPLES))
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes bytes, whole or not at all; see `unfinished` for the error."""
-    with unfinished(path) as written:
+    """Writes bytes, completely or not at all; see `write_atomically` for the error."""
+    with write_atomically(path) as written:
         written.write_bytes(content)
 
 
 class JsonList:
-    """A file that holds a JSON list after each item that is added to it: nothing is lost with the process.
+    """A file that is a valid JSON list after each added item: nothing is lost if the process ends.
 
-    Each item takes the closing bracket's place in one write, behind which stands the next closing bracket. What cannot
-    be added leaves the file as it was before. Only SIGKILL within a write can cut the item that is being written: Linux
-    may end such a write at a page's end.
+    Each item overwrites the closing bracket and adds a new one, in one write. If an item cannot be added, the file
+    stays as it was. Only SIGKILL during a write can truncate the item: Linux may end such a write at the end of a page.
 
     Args:
-        path: is replaced by an empty list.
+        path: the file; an existing one is replaced by an empty list.
     """
 
     def __init__(self, path: Path) -> None:
@@ -189,7 +188,7 @@ class JsonList:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with suppress(OSError):  # each item is in the file; what the disk does with it is not this list's error
+        with suppress(OSError):  # all items are in the file; the disk may report errors later
             os.fsync(self._file.fileno())
         self._file.close()
 
@@ -197,7 +196,7 @@ class JsonList:
         """Adds the items one by one.
 
         Raises:
-            OSError: the disk is full or cannot be written; names the file, which holds the items of before.
+            OSError: the disk is full or cannot be written. The message names the file, which has the earlier items.
         """
         for item in items:
             text = (", " if self.count else "") + json.dumps(item)
@@ -208,7 +207,7 @@ class JsonList:
                     self._put(b"]")
                     self._file.truncate(self._end + 1)
                 if isinstance(error, OSError):
-                    raise unwritten(self.path, error) from error
+                    raise make_write_error(self.path, error) from error
                 raise
             self._end += len(text.encode())
             self.count += 1
@@ -220,6 +219,6 @@ class JsonList:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Removes what killed processes began to write in a folder; nobody may be writing there."""
+    """Removes files that killed processes left unfinished in a folder. No process may be writing there."""
     for path in folder.glob(f"*{UNFINISHED}"):
         path.unlink()

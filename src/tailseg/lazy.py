@@ -1,4 +1,4 @@
-"""Names of a package whose modules are imported when somebody asks for them: settings come without torch."""
+"""Imports the modules of a package when a name is first used: settings then load without torch."""
 
 import importlib
 import sys
@@ -14,13 +14,13 @@ def on_demand(
     *,
     packages: Sequence[str] = (),
 ) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
-    """Makes a package's ``__getattr__`` and ``__dir__``; type checkers see the names in imports under TYPE_CHECKING.
+    """Makes the ``__getattr__`` and ``__dir__`` of a package. Type checkers see the imports under TYPE_CHECKING.
 
     Args:
-        package: its full name.
-        homes: for each module the names that the package has from it; a module of another package has its full name.
-        old_names: see `tailseg.deprecated.names_renamed_in`.
-        packages: modules in the package that are attributes of it without an import.
+        package: the full name of the package.
+        homes: the names that the package takes from each module; a module of another package has its full name.
+        old_names: deprecated names, see `tailseg.deprecated.names_renamed_in`.
+        packages: modules in the package that are attributes without an import.
 
     Returns:
         The two functions.
@@ -38,7 +38,7 @@ def on_demand(
         if name not in modules:
             return names_renamed_in(package, old_names or {})(name)
         value = getattr(importlib.import_module(modules[name]), name)
-        setattr(sys.modules[package], name, value)  # from now on it is found without this function
+        setattr(sys.modules[package], name, value)  # the next access does not call this function
         return value
 
     def names() -> list[str]:

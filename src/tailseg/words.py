@@ -1,9 +1,11 @@
 """Numbers in sentences: ``1 image has``, ``2 images have``. Nothing here imports a third party."""
 
+import re
 from typing import Final
 
 _ES: Final = ("s", "x", "z", "ch", "sh")
 _VOWELS: Final = "aeiou"
+_FORMS: Final = re.compile(r"\[([^\[\]|]*)\|([^\[\]|]*)\]")
 
 
 def count_noun(count: int, singular: str, plural: str | None = None) -> str:
@@ -54,3 +56,11 @@ def verb_form(count: int, singular: str, plural: str) -> str:
         One of the two forms.
     """
     return singular if count == 1 else plural
+
+
+def inflect(text: str, count: int) -> str:
+    """The text with the forms that fit the number.
+
+    ``[image has|images have] no size`` becomes ``image has no size`` for 1, and ``images have no size`` else.
+    """
+    return _FORMS.sub(lambda forms: forms[1 if count == 1 else 2], text)

@@ -83,7 +83,7 @@ def shares(x: float, y: float, w: float, h: float) -> list[float]:
     return [x / WIDTH, y / HEIGHT, w / WIDTH, h / HEIGHT]
 
 
-SEEMS = "of 12 masks do not agree with their boxes: the IoU of bbox with the mask's own box is below 0.5"
+SEEMS = "of 12 masks do not agree with their boxes: the IoU of bbox and the box around the mask is below 0.5"
 CASES: dict[str, tuple[Change, str, str]] = {
     "sound": (lambda _: None, "", ""),
     "rounded": (points(lambda corners: np.round(corners + 0.9)), "", ""),
@@ -99,8 +99,8 @@ CASES: dict[str, tuple[Change, str, str]] = {
         "mask_box",
         "masks' coordinates are 6.4 (x) and 10.7 (y) times",
     ),
-    "grouped": (points(lambda c: c.T), "mask_box", "the polygons are written x, x, .. y, y, .."),
-    "from the box's corner": (points(lambda c: c - c.min(axis=0)), "mask_box", "begin at the corner of their box"),
+    "grouped": (points(lambda c: c.T), "mask_box", "the polygons are written as x, x, .. y, y, .."),
+    "from the box's corner": (points(lambda c: c - c.min(axis=0)), "mask_box", "start at the corner of the box"),
     "moved": (points(lambda c: c + [25, 0]), "mask_box", SEEMS),
     "run lengths that are moved": (runs, "mask_box", SEEMS),
     "boxes as corners": (box(xyxy), "mask_box", "bbox is [x1, y1, x2, y2]"),
@@ -115,10 +115,10 @@ CASES: dict[str, tuple[Change, str, str]] = {
         "mask_box",
         "bbox is [center x, center y, width, height] in shares",
     ),
-    "no mask, corners": (box(xyxy, segmentation=[], area=None), "box_otherwise", "read as [x1, y1, x2, y2] they fit"),
+    "no mask, corners": (box(xyxy, segmentation=[], area=None), "box_otherwise", "would fit as [x1, y1, x2, y2]"),
     "no mask, normalized": (box(shares, segmentation=[], area=None), "box_otherwise", "boxes lie within 0..1"),
     "no mask, sound": (box(lambda *xywh: xywh, segmentation=[]), "", ""),
-    "two corners": (points(lambda c: c[[0, 2, 0]]), "mask_empty", "no more than two different corners"),
+    "two corners": (points(lambda c: c[[0, 2, 0]]), "mask_empty", "only one or two different corners"),
     "no larger than a pixel": (points(lambda c: c / [WIDTH, HEIGHT]), "mask_empty", "lie within 0..1"),
     "areas of the images": (box(lambda *xywh: xywh, area=HEIGHT * WIDTH), "area_large", "are those of the images"),
     "areas of another scale": (box(lambda *xywh: xywh, area=10), "", ""),
@@ -148,7 +148,7 @@ def test_areas_of_superannotate(sound: RawDataset, write: Write) -> None:
     (found,) = open_file(write(sound)).problems
     assert found.counted == (
         "12 areas are larger than the box (the areas are width * bottom - top of the box, as SuperAnnotate writes them)"
-        ", by which 12 objects count as larger than they are"
+        "; 12 objects are in a larger size group"
     )
 
 
@@ -168,15 +168,20 @@ def boxes_alone(content: RawDataset, count: int = 120, side: int = 200) -> list[
 
 AS_SHARES = box(lambda *xywh: [number / 200 for number in xywh])
 PARTS: dict[str, tuple[Change, slice, bool, str]] = {
-    "corners by their areas": (box(xyxy), slice(0, None, 5), True, "24 of 120 boxes have the area that [x1, y1, x2"),
-    "corners": (box(xyxy), slice(0, None, 3), False, "of 120 boxes reach beyond their image, and read as [x1, y1, x2,"),
+    "corners by their areas": (box(xyxy), slice(0, None, 5), True, "24 of 120 boxes have the area of [x1, y1, x2"),
+    "corners": (
+        box(xyxy),
+        slice(0, None, 3),
+        False,
+        "of 120 boxes reach beyond the image and would fit as [x1, y1, x2,",
+    ),
     "shares": (AS_SHARES, slice(0, None, 10), True, "12 of 120 boxes lie within 0..1"),
     "shares, no areas": (AS_SHARES, slice(0, None, 10), False, "12 of 120 boxes lie within 0..1"),
     "centers": (
         box(lambda x, y, w, h: [x + w / 2, y + h / 2, w, h]),
         slice(None),
         True,
-        "of 120 boxes reach beyond their image, and read as [center x, center y, width, height] they fit",
+        "of 120 boxes reach beyond the image and would fit as [center x, center y, width, height]",
     ),
     "of two pixels at the corner": (
         lambda each: each.update(bbox=[each["id"] % 2, each["id"] % 2, 1, 1], area=1),
@@ -211,7 +216,7 @@ def test_corners_with_their_area_are_known_though_all_fit_the_image(sound: RawDa
     for annotation in sound["annotations"]:
         annotation.update(bbox=[20, 10, 40, 24], area=20 * 14, segmentation=[])
     (found,) = [each for each in open_file(write(sound)).problems if each.kind.name != "mask_missing"]
-    assert "12 of 12 boxes have the area that [x1, y1, x2, y2] would have" in found.counted
+    assert "12 of 12 boxes have the area of [x1, y1, x2, y2]" in found.counted
 
 
 @pytest.mark.parametrize(("side", "count"), [(60, []), (40, [12])])
@@ -286,10 +291,10 @@ def test_parts_that_were_joined(
     assert [(problem.kind.name, problem.count) for problem in found] == [("area_mask", count)] * bool(count)
     if not count:
         return
-    assert found[0].counted.startswith(f"{count} of 12 masks that were looked at")
+    assert found[0].counted.startswith(f"{count} of 12 sampled masks")
     assert re.search(r"has area 576, and its mask 8\d\d pixels", found[0].note)
-    monkeypatch.setattr(agreement, "DRAWN", 5)
-    assert "of 4 masks" in open_file(write(sound)).problems[0].counted
+    monkeypatch.setattr(agreement, "MAX_DRAWN_MASKS", 5)
+    assert "of 4 sampled masks" in open_file(write(sound)).problems[0].counted
 
 
 @pytest.mark.parametrize(("moved", "kind"), [(1, "mask_box_some"), (2, "mask_box")])

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 from tailseg.annotations import cache, read
-from tailseg.annotations.cache import cached, store_path
+from tailseg.annotations.cache import get_cache_file, read_cached
 from tailseg.annotations.dataset import Annotations, Contents, Record
 from tailseg.annotations.problems import DatasetError
 from tailseg.annotations.ragged import Mapped, Ragged
@@ -36,8 +36,8 @@ Write = Callable[..., Path]
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Every file counts as large, its times as settled, and the caches are the test's own."""
     monkeypatch.setenv("TAILSEG_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(cache, "CACHE_FROM", 0)
-    monkeypatch.setattr(cache, "SETTLED", 0.0)
+    monkeypatch.setattr(cache, "MIN_CACHED_BYTES", 0)
+    monkeypatch.setattr(cache, "SETTLED_SECONDS", 0.0)
     return tmp_path / "home" / "annotations"
 
 
@@ -70,11 +70,11 @@ KINDS = {f.__name__: f for f in (boxes_only, run_lengths, lvis, repaired, severa
 
 
 def arrays(contents: Contents) -> dict[str, list[Any]]:
-    return {name: array.tolist() for name, array in cache._arrays(contents).items()}
+    return {name: array.tolist() for name, array in cache._collect_arrays(contents).items()}
 
 
 def same(one: Contents, other: Contents) -> bool:
-    rest = ("key", "format", "category_ids", "category_names", "groups", "problems", "spelled")
+    rest = ("key", "format", "category_ids", "category_names", "groups", "problems", "text_ids")
     return arrays(one) == arrays(other) and all(getattr(one, name) == getattr(other, name) for name in rest)
 
 
@@ -87,8 +87,8 @@ def test_the_second_opening_reads_the_same_from_the_cache(kind: str, raw: RawDat
     KINDS[kind](raw)
     path = write(raw)
     parsed = parse(path)
-    assert same(cached(path, parse), parsed)
-    assert same(cached(path, no_parsing), parsed)
+    assert same(read_cached(path, parse), parsed)
+    assert same(read_cached(path, no_parsing), parsed)
 
 
 def test_a_data_set_from_the_cache_is_the_data_set(many: RawDataset, write: Write) -> None:
@@ -98,7 +98,7 @@ def test_a_data_set_from_the_cache_is_the_data_set(many: RawDataset, write: Writ
     assert isinstance(second.objects.polygons.values, Mapped)
     assert first.categories == second.categories
     for i in range(first.num_images):
-        one, other = first.record(i), second.record(i)
+        one, other = first.get_record(i), second.get_record(i)
         assert str(one) == str(other)
     assert second.frequency.instance_counts.tolist() == first.frequency.instance_counts.tolist()
     assert second.key == first.key
@@ -110,8 +110,8 @@ def test_unusual_names_come_back_from_the_cache(raw: RawDataset, write: Write) -
         image["file_name"] = name
     path = write(raw)
     parsed = parse(path)
-    assert same(cached(path, parse), parsed)
-    assert same(cached(path, no_parsing), parsed)
+    assert same(read_cached(path, parse), parsed)
+    assert same(read_cached(path, no_parsing), parsed)
     assert parsed.names.text(0) == "bilder/grün 1:2.jpg\ngrün 1:2.jpg"
 
 
@@ -166,7 +166,7 @@ def test_lvis_v0_5_is_the_same_from_the_cache(write: Write, tmp_path: Path, monk
         (tmp_path / place).parent.mkdir(exist_ok=True)
         (tmp_path / place).touch()
     with monkeypatch.context() as without:
-        without.setattr(cache, "CACHE_FROM", 1_000_000)
+        without.setattr(cache, "MIN_CACHED_BYTES", 1_000_000)
         parsed = read_dataset(path)
     assert not isinstance(parsed.objects.boxes, Mapped)
     first = read_dataset(path)
@@ -185,15 +185,15 @@ def test_lvis_v0_5_is_the_same_from_the_cache(write: Write, tmp_path: Path, monk
         assert opened.image_ids.tolist() == [397133, 37777]
         assert opened.has_masks
         for i in range(2):
-            assert plain(opened.record(i)) == plain(parsed.record(i))
-            assert opened.info(i) == parsed.info(i)
-        one, other = opened.record(0), opened.record(1)
+            assert plain(opened.get_record(i)) == plain(parsed.get_record(i))
+            assert opened.get_info(i) == parsed.get_info(i)
+        one, other = opened.get_record(0), opened.get_record(1)
         assert (one.negative_ids, one.not_exhaustive_ids) == ((12, 1202), (7,))
         assert (other.negative_ids, other.not_exhaustive_ids) == ((), ())
         assert one.boxes.tolist() == [[1.5, 2.25, 11.5, 6.25]]
         assert [len(polygon) for polygon in one.segmentations[0]] == [3, 3]
         assert (other.labels.tolist(), other.annotation_ids.tolist()) == ([2], [5])
-        assert [Path(opened.info(i).file).relative_to(tmp_path).as_posix() for i in range(2)] == [
+        assert [Path(opened.get_info(i).file).relative_to(tmp_path).as_posix() for i in range(2)] == [
             "val2017/000000397133.jpg",
             "COCO_val2014_000000037777.jpg",
         ]
@@ -203,14 +203,14 @@ def test_notes_are_warned_of_each_time(raw: RawDataset, write: Write) -> None:
     repaired(raw)
     path = write(raw)
     for _ in range(2):
-        with pytest.warns(UserWarning, match="1 boxes reach up to"):
+        with pytest.warns(UserWarning, match="1 box reaches "):
             read_dataset(path)
 
 
 def test_small_files_are_not_cached(
     raw: RawDataset, write: Write, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache, "CACHE_FROM", 1_000_000)
+    monkeypatch.setattr(cache, "MIN_CACHED_BYTES", 1_000_000)
     assert read_dataset(write(raw)).num_images == 2
     assert not folder.exists()
 
@@ -226,13 +226,13 @@ def test_malformed_files_are_not_cached(raw: RawDataset, write: Write, folder: P
 
 def test_copies_of_a_file_share_a_cache(raw: RawDataset, write: Write, folder: Path) -> None:
     one, other = write(raw, name="one.json"), write(raw, name="other.json")
-    assert cached(one, parse).key == cached(other, no_parsing).key
+    assert read_cached(one, parse).key == read_cached(other, no_parsing).key
     assert len(list(folder.glob("*.safetensors"))) == 1
 
 
 def test_an_edit_of_the_same_size_and_time_is_noticed(raw: RawDataset, write: Write, folder: Path) -> None:
     path = write(raw)
-    before, status = cached(path, parse), path.stat()
+    before, status = read_cached(path, parse), path.stat()
     time.sleep(0.02)  # the kernel's clock ticks every few milliseconds
     with path.open("r+") as file:
         content = file.read().replace("seven", "eight")
@@ -240,7 +240,7 @@ def test_an_edit_of_the_same_size_and_time_is_noticed(raw: RawDataset, write: Wr
         file.write(content)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert (path.stat().st_size, path.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
-    after = cached(path, parse)
+    after = read_cached(path, parse)
     assert after.category_names == ("three", "eight")
     assert after.key != before.key
     assert [file.stem for file in folder.glob("*.safetensors")] == [after.key], "nobody has the old content any more"
@@ -249,21 +249,21 @@ def test_an_edit_of_the_same_size_and_time_is_noticed(raw: RawDataset, write: Wr
 def test_a_file_that_has_just_changed_is_hashed_again(
     raw: RawDataset, write: Write, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache, "SETTLED", 1000.0)
+    monkeypatch.setattr(cache, "SETTLED_SECONDS", 1000.0)
     path = write(raw)
-    cached(path, parse)
+    read_cached(path, parse)
     assert not list(folder.glob("index/*"))
-    assert same(cached(path, no_parsing), parse(path))
+    assert same(read_cached(path, no_parsing), parse(path))
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"stamp": 1, "key": 2}', '{"stamp": [], "key": "../../x"}'])
-def test_a_damaged_index_is_made_anew(content: str, raw: RawDataset, write: Write, folder: Path) -> None:
+def test_a_damaged_index_is_made_again(content: str, raw: RawDataset, write: Write, folder: Path) -> None:
     path = write(raw)
-    cached(path, parse)
+    read_cached(path, parse)
     (entry,) = folder.glob("index/*.json")
     right = entry.read_text()
     entry.write_text(content)
-    assert same(cached(path, no_parsing), parse(path))
+    assert same(read_cached(path, no_parsing), parse(path))
     assert json.loads(entry.read_text()) == json.loads(right)
 
 
@@ -277,14 +277,14 @@ def reread(path: Path) -> tuple[Contents, list[str]]:
     """What is read, and the warnings."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        return cached(path, parse), [str(warning.message) for warning in caught]
+        return read_cached(path, parse), [str(warning.message) for warning in caught]
 
 
-def test_any_flipped_bit_is_noticed_and_mended(raw: RawDataset, write: Write, folder: Path) -> None:
+def test_any_flipped_bit_is_noticed_and_repaired(raw: RawDataset, write: Write, folder: Path) -> None:
     lvis(raw)
     path = write(raw)
-    parsed = cached(path, parse)
-    file = store_path(folder, parsed.key)
+    parsed = read_cached(path, parse)
+    file = get_cache_file(folder, parsed.key)
     right = file.read_bytes()
     rng = np.random.default_rng(0)
     positions = {*range(16), *rng.integers(len(right), size=300).tolist()}
@@ -296,47 +296,47 @@ def test_any_flipped_bit_is_noticed_and_mended(raw: RawDataset, write: Write, fo
         assert same(found, parsed)
         assert len(warned) == 1
         assert "is damaged" in warned[0]
-        assert same(cached(path, no_parsing), parsed)
+        assert same(read_cached(path, no_parsing), parsed)
 
 
-def test_a_truncated_or_extended_cache_is_noticed_and_mended(raw: RawDataset, write: Write, folder: Path) -> None:
+def test_a_truncated_or_extended_cache_is_noticed_and_repaired(raw: RawDataset, write: Write, folder: Path) -> None:
     path = write(raw)
-    parsed = cached(path, parse)
-    file = store_path(folder, parsed.key)
+    parsed = read_cached(path, parse)
+    file = get_cache_file(folder, parsed.key)
     right = file.read_bytes()
     for content in (*(right[:end] for end in range(0, len(right), 97)), right[:-1], right + b"x", b"\xff" * 100):
         damage(file, content)
         found, warned = reread(path)
         assert same(found, parsed)
         assert len(warned) == 1
-        assert same(cached(path, no_parsing), parsed)
+        assert same(read_cached(path, no_parsing), parsed)
 
 
-def test_another_version_is_made_anew(
+def test_another_version_is_made_again(
     raw: RawDataset, write: Write, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(raw)
     with monkeypatch.context() as older:
         older.setattr(cache, "VERSION", "0")
-        cached(path, parse)
+        read_cached(path, parse)
     found, warned = reread(path)
     assert same(found, parse(path))
     assert warned == [], "it is no damage"
-    assert same(cached(path, no_parsing), found)
+    assert same(read_cached(path, no_parsing), found)
 
 
 def test_the_cache_of_another_file_is_not_taken(raw: RawDataset, write: Write, folder: Path) -> None:
     """It is whole, and its checksum right."""
     path = write(raw)
-    mine = cached(path, parse)
+    mine = read_cached(path, parse)
     raw["categories"][0]["name"] = "other"
-    theirs = cached(write(raw, name="other.json"), parse)
-    shutil.copy(store_path(folder, theirs.key), store_path(folder, mine.key))
+    theirs = read_cached(write(raw, name="other.json"), parse)
+    shutil.copy(get_cache_file(folder, theirs.key), get_cache_file(folder, mine.key))
     found, warned = reread(path)
     assert same(found, parse(path))
     assert len(warned) == 1
-    assert "of another file" in warned[0]
-    assert same(cached(path, no_parsing), found)
+    assert "belongs to another file" in warned[0]
+    assert same(read_cached(path, no_parsing), found)
 
 
 Forge = Callable[[Contents], dict[str, Any]]
@@ -416,7 +416,7 @@ FORGED: dict[str, Forge] = {
 
 
 @pytest.mark.parametrize("forge", FORGED.values(), ids=FORGED)
-def test_a_forged_cache_with_a_right_checksum_is_made_anew(
+def test_a_forged_cache_with_a_right_checksum_is_made_again(
     forge: Forge, raw: RawDataset, write: Write, folder: Path
 ) -> None:
     lvis(raw)
@@ -427,13 +427,13 @@ def test_a_forged_cache_with_a_right_checksum_is_made_anew(
     for name, value in {"objects": objects, **forge(parsed)}.items():  # not by replace, which the tests let check types
         object.__setattr__(objects if hasattr(objects, name) else forged, name, value)
     cache._save(parsed, folder)
-    assert same(cached(path, no_parsing), parsed)
+    assert same(read_cached(path, no_parsing), parsed)
     cache._save(forged, folder)
     found, warned = reread(path)
     assert same(found, parsed)
     assert len(warned) == 1
     assert "is damaged" in warned[0]
-    assert same(cached(path, no_parsing), parsed)
+    assert same(read_cached(path, no_parsing), parsed)
 
 
 @contextmanager
@@ -453,7 +453,7 @@ def test_a_full_disk_costs_a_warning(raw: RawDataset, write: Write, folder: Path
         found, warned = reread(path)
     assert same(found, parse(path))
     assert len(warned) == 1
-    assert "could not be kept in" in warned[0]
+    assert "could not be cached in" in warned[0]
     assert "Set TAILSEG_HOME to a folder with" in warned[0]
     assert not [file for file in folder.iterdir() if file.suffix != ".lock" and file.name != "index"]
 
@@ -467,7 +467,7 @@ def test_a_home_that_cannot_be_written_costs_a_warning(
     found, warned = reread(path)
     assert same(found, parse(path))
     assert len(warned) == 1
-    assert "could not be kept in" in warned[0]
+    assert "could not be cached in" in warned[0]
 
 
 def test_a_user_without_a_home_has_no_cache(raw: RawDataset, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -483,7 +483,7 @@ def test_a_user_without_a_home_has_no_cache(raw: RawDataset, write: Write, monke
     found, warned = reread(path)
     assert same(found, parse(path))
     assert len(warned) == 1
-    assert "is parsed each time: Could not determine home directory. Set TAILSEG_HOME to a folder" in warned[0]
+    assert "is parsed each time: Could not determine home directory. Set TAILSEG_HOME to a writable folder" in warned[0]
 
 
 def test_a_tilde_in_the_environment_is_the_home(
@@ -492,7 +492,7 @@ def test_a_tilde_in_the_environment_is_the_home(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     monkeypatch.setenv("TAILSEG_HOME", "~/mine")
-    cached(write(raw), parse)
+    read_cached(write(raw), parse)
     assert len(list((tmp_path / "mine" / "annotations").glob("*.safetensors"))) == 1
 
 
@@ -516,7 +516,7 @@ def test_a_home_of_another_user_costs_a_warning(
             os.seteuid(0)
     assert same(found, parsed)
     assert len(warned) == 1
-    assert "could not be kept in" in warned[0]
+    assert "could not be cached in" in warned[0]
 
 
 def open_and_log(path: Path, log: Path) -> None:
@@ -526,7 +526,7 @@ def open_and_log(path: Path, log: Path) -> None:
         time.sleep(0.2)
         return parse(path)
 
-    contents = cached(path, logged)
+    contents = read_cached(path, logged)
     with log.open("a") as file:
         file.write(f"{contents.objects.polygons.values.sum()}\n")
 
@@ -551,7 +551,7 @@ def test_what_a_killed_process_left_is_cleared_away(raw: RawDataset, write: Writ
     folder.mkdir(parents=True)
     left = folder / f".{parse(path).key}-abc.unfinished"
     left.write_bytes(b"x")
-    cached(path, parse)
+    read_cached(path, parse)
     assert not left.exists()
 
 
@@ -560,9 +560,9 @@ def test_nothing_stays_of_a_process_that_is_killed_while_it_writes(
     raw: RawDataset, write: Write, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(raw)
-    cached(path, parse)
+    read_cached(path, parse)
     whole = sorted(folder.iterdir())
-    store_path(folder, parse(path).key).unlink()
+    get_cache_file(folder, parse(path).key).unlink()
 
     def killed(arrays: Any, file: Path, metadata: Any) -> None:
         file.write_bytes(b"half")
@@ -570,26 +570,26 @@ def test_nothing_stays_of_a_process_that_is_killed_while_it_writes(
 
     with monkeypatch.context() as patch:
         patch.setattr(cache, "write_arrays", killed)
-        process = multiprocessing.get_context("fork").Process(target=cached, args=(path, parse))
+        process = multiprocessing.get_context("fork").Process(target=read_cached, args=(path, parse))
         process.start()
         process.join(60)
     assert process.exitcode == -signal.SIGKILL
-    assert same(cached(path, parse), parse(path))
+    assert same(read_cached(path, parse), parse(path))
     assert sorted(folder.iterdir()) == whole
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
 def test_who_may_read_the_folder_may_read_the_cache(raw: RawDataset, write: Write, folder: Path) -> None:
     path = write(raw)
-    cached(path, parse)
-    assert store_path(folder, parse(path).key).stat().st_mode == path.stat().st_mode
+    read_cached(path, parse)
+    assert get_cache_file(folder, parse(path).key).stat().st_mode == path.stat().st_mode
 
 
 def test_a_change_while_the_file_is_hashed_does_not_count_as_settled(
     raw: RawDataset, write: Write, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may carry the time of the change before it: hashing a gigabyte takes longer than the clocks are coarse."""
-    monkeypatch.setattr(cache, "SETTLED", 0.5)
+    monkeypatch.setattr(cache, "SETTLED_SECONDS", 0.5)
     digest = hashlib.file_digest
 
     def slow(*args: Any) -> Any:
@@ -597,15 +597,15 @@ def test_a_change_while_the_file_is_hashed_does_not_count_as_settled(
         return digest(*args)
 
     monkeypatch.setattr(hashlib, "file_digest", slow)
-    cached(write(raw), parse)
+    read_cached(write(raw), parse)
     assert not list(folder.glob("index/*"))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_the_cache_file_is_mapped_once(many: RawDataset, write: Write) -> None:
     path = write(many)
-    cached(path, parse)
-    opened = cached(path, no_parsing)
+    read_cached(path, parse)
+    opened = read_cached(path, no_parsing)
     assert Path("/proc/self/maps").read_text().count(opened.key) == 1
 
 
@@ -620,7 +620,7 @@ def test_mapped_arrays_are_read_only_and_pickled_as_their_place(many: RawDataset
     pickled = pickle.dumps(annotations)
     assert len(pickled) < 10_000 < annotations.objects.polygons.values.nbytes
     again: Annotations = pickle.loads(pickled)
-    assert str(again.record(3)) == str(annotations.record(3))
+    assert str(again.get_record(3)) == str(annotations.get_record(3))
     part = pickle.loads(pickle.dumps(annotations.objects.boxes[2:4]))
     assert part.tolist() == annotations.objects.boxes[2:4].tolist()
 
@@ -635,6 +635,6 @@ def test_a_file_that_is_edited_while_it_is_opened_is_not_kept_under_the_key_of_b
         path.write_bytes(path.read_bytes() + b" ")
         return parse(path, key=key)
 
-    contents = cached(path, edited)
+    contents = read_cached(path, edited)
     assert contents.key == hashlib.sha256(path.read_bytes()).hexdigest() != before
     assert not list(folder.glob("*.safetensors"))

@@ -58,11 +58,11 @@ def test_files_that_are_listed_twice_are_counted(raw: dict[str, Any], write: Cal
     first = dict(raw["images"][0])
     name = str(first["file_name"])
     link = path.parent / "link.png"
-    link.symlink_to(annotated := open_file(path).info(0).file)
+    link.symlink_to(annotated := open_file(path).get_info(0).file)
     raw["images"] += [{**first, "id": 900, "file_name": f"./{name}"}, {**first, "id": 901, "file_name": link.name}]
 
     (found,) = image_problems(read_problems(write(raw)), decode=False)
 
     assert found.kind.name == "images_twice"
     assert not is_fault(found)
-    assert found.text == f"1 files are listed more than once, as images of their own: {annotated} (images 20, 900, 901)"
+    assert found.text == f"1 file is listed more than once, as different images: {annotated} (images 20, 900, 901)"

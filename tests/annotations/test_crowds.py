@@ -28,11 +28,19 @@ def dataset(classes: int, images: int) -> dict[str, Any]:
     [
         (6, {}, ""),
         (6, {1: 1}, ""),
-        (6, {1: 2}, "2 of 18 objects are crowd regions and will not be learned: classes of which a third or more are"),
-        (6, {1: 3, 3: 2}, "5 of 18 objects are crowd regions and will not be learned: classes of which a third or "),
+        (
+            6,
+            {1: 2},
+            "2 of 18 annotations are crowd regions and are not used in training: classes with a third or more crowds",
+        ),
+        (
+            6,
+            {1: 3, 3: 2},
+            "5 of 18 annotations are crowd regions and are not used in training: classes with a third or more",
+        ),
         (7, {1: 2, 2: 2}, ""),
         (3, {2: 1}, ""),
-        (3, {2: 3}, "3 of 9 objects are crowd regions and will not be learned: classes with nothing else: c2"),
+        (3, {2: 3}, "3 of 9 annotations are crowd regions and are not used in training: classes with nothing else: c2"),
     ],
 )
 def test_crowds_that_are_a_large_share_of_a_class(

@@ -72,11 +72,11 @@ def use(path: Path) -> None:
         assert len(str(annotations)) < 4_000
         return
     for i in range(annotations.num_images):
-        record = annotations.record(i)
+        record = annotations.get_record(i)
         for mask in record.segmentations:
             segmentation_to_rle(mask, *annotations.sizes[i].tolist())
         with pytest.raises(ImageError):
-            annotations.info(i)
+            annotations.get_info(i)
 
 
 @pytest.fixture

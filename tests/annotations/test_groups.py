@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tailseg.annotations.groups import content_groups, image_groups, merged
+from tailseg.annotations.groups import group_by_content, group_by_name, merge_groups
 
 
 @pytest.mark.parametrize(
@@ -27,12 +27,12 @@ from tailseg.annotations.groups import content_groups, image_groups, merged
     ],
 )
 def test_groups_by_name(names, groups):
-    assert image_groups(names).tolist() == groups
+    assert group_by_name(names).tolist() == groups
 
 
 def test_frames_are_images_by_themselves_where_that_is_asked_for():
     names = ["vid_2_frame13.jpg", "vid_2_frame14.jpg", "vid_3_frame13.jpg", "vid_3_frame9.jpg", "vid_2_frame13.jpg"]
-    assert image_groups(names, videos=False).tolist() == [0, 1, 2, 3, 0]
+    assert group_by_name(names, videos=False).tolist() == [0, 1, 2, 3, 0]
 
 
 def test_copies_are_found_by_content_whatever_they_are_called(tmp_path: Path):
@@ -42,10 +42,10 @@ def test_copies_are_found_by_content_whatever_they_are_called(tmp_path: Path):
     for file, content in zip(files, contents, strict=True):
         assert file
         file.write_bytes(content)
-    assert content_groups([*files, None, None, tmp_path / "none"]).tolist() == [0, 1, 2, 3, 0, 4, 5, 6, 7]
+    assert group_by_content([*files, None, None, tmp_path / "none"]).tolist() == [0, 1, 2, 3, 0, 4, 5, 6, 7]
 
 
 def test_groups_of_two_kinds_are_joined():
     one, other = np.array([0, 0, 1, 1, 2, 3]), np.array([0, 1, 1, 2, 3, 4])
-    assert merged(one, other).tolist() == [0, 0, 0, 0, 1, 2]
-    assert merged(np.empty(0, np.int64), np.empty(0, np.int64)).tolist() == []
+    assert merge_groups(one, other).tolist() == [0, 0, 0, 0, 1, 2]
+    assert merge_groups(np.empty(0, np.int64), np.empty(0, np.int64)).tolist() == []

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tailseg.annotations.hold_out import drawn_from, hold_out, parts_of, remarks_on
+from tailseg.annotations.hold_out import find_split, hold_out_validation, read_remarks, read_source_key
 from tailseg.annotations.read import read_dataset
 
 RawDataset = dict[str, Any]
@@ -18,25 +18,25 @@ Write = Callable[..., Path]
 
 def test_the_parts_are_the_whole(many: RawDataset, write: Write, tmp_path: Path) -> None:
     whole = read_dataset(write(many))
-    parts = [read_dataset(path) for path in hold_out(whole, tmp_path / "data", share=0.3)]
+    parts = [read_dataset(path) for path in hold_out_validation(whole, tmp_path / "data", share=0.3)]
     assert [part.num_images for part in parts] == [8, 4]
-    found = {i: str(part.record(row)) for part in parts for row, i in enumerate(part.image_ids.tolist())}
-    assert found == {i: str(whole.record(row)) for row, i in enumerate(whole.image_ids.tolist())}
+    found = {i: str(part.get_record(row)) for part in parts for row, i in enumerate(part.image_ids.tolist())}
+    assert found == {i: str(whole.get_record(row)) for row, i in enumerate(whole.image_ids.tolist())}
     assert all([(c.id, c.name) for c in part.categories] == [(3, "three"), (7, "seven")] for part in parts)
 
 
 def test_no_class_is_lost_to_training(many: RawDataset, write: Write, tmp_path: Path) -> None:
     """Image 4 alone has an object of the class 7, and image 5 a crowd, which teaches nothing."""
     many["annotations"].append({**many["annotations"][4], "id": 100, "image_id": 5, "iscrowd": 1})
-    train, val = hold_out(read_dataset(write(many)), tmp_path / "data", share=0.99)
+    train, val = hold_out_validation(read_dataset(write(many)), tmp_path / "data", share=0.99)
     assert read_dataset(train).image_ids.tolist().count(4) == 1
     assert read_dataset(val).num_images == 10  # and one stays for the class 3
 
 
 def test_nothing_can_be_held_out(raw: RawDataset, write: Write, tmp_path: Path) -> None:
     del raw["annotations"][2]
-    with pytest.raises(ValueError, match=r"no image can be held out .*name a validation set"):
-        hold_out(read_dataset(write(raw)), tmp_path / "data")
+    with pytest.raises(ValueError, match=r"no image can be used for validation.*Name a validation set"):
+        hold_out_validation(read_dataset(write(raw)), tmp_path / "data")
     assert not (tmp_path / "data").exists()
 
 
@@ -46,28 +46,31 @@ def test_what_can_be_read_can_be_split(encoding: str, many: RawDataset, write: W
     many["annotations"][0]["area"] = float("nan")
     path = write(many)
     path.write_text(path.read_text(), encoding=encoding)
-    assert [read_dataset(part).num_images for part in hold_out(read_dataset(path), tmp_path / "data")] == [11, 1]
+    assert [read_dataset(part).num_images for part in hold_out_validation(read_dataset(path), tmp_path / "data")] == [
+        11,
+        1,
+    ]
 
 
 def test_the_parts_are_written_once(many: RawDataset, write: Write, tmp_path: Path) -> None:
     path = write(many)
-    train, val = hold_out(read_dataset(path), tmp_path / "data")
+    train, val = hold_out_validation(read_dataset(path), tmp_path / "data")
 
     def inodes() -> list[int]:
         return [part.stat().st_ino for part in (train, val)]
 
     assert train.stat().st_mode == path.stat().st_mode, "whoever may read the whole may read the parts"
     first, content = inodes(), train.read_bytes()
-    hold_out(read_dataset(path), tmp_path / "data")
+    hold_out_validation(read_dataset(path), tmp_path / "data")
     assert inodes() == first
     train.write_bytes(content[:100])  # cut short, as by a power failure
-    hold_out(read_dataset(path), tmp_path / "data")
+    hold_out_validation(read_dataset(path), tmp_path / "data")
     assert train.read_bytes() == content
     many["categories"][0]["name"] = "other"
     write(many)
-    hold_out(read_dataset(path), tmp_path / "data")
+    hold_out_validation(read_dataset(path), tmp_path / "data")
     assert b"other" in train.read_bytes()
-    hold_out(read_dataset(path), tmp_path / "data", share=0.3)
+    hold_out_validation(read_dataset(path), tmp_path / "data", share=0.3)
     assert read_dataset(val).num_images == 4
     assert {file.name for file in (tmp_path / "data").iterdir()} == {"train.json", "val.json", "held_out.json"}
 
@@ -81,7 +84,7 @@ def test_processes_that_split_at_once_do_not_disturb_each_other(many: RawDataset
     def split() -> None:
         for turn in range(20):
             gate.wait(20)
-            train, val = hold_out(annotations, tmp_path / str(turn))
+            train, val = hold_out_validation(annotations, tmp_path / str(turn))
             assert len(json.loads(train.read_bytes())["images"]) == 11
             assert len(json.loads(val.read_bytes())["images"]) == 1
 
@@ -111,7 +114,7 @@ def ids(path: Path) -> set[int]:
 def test_a_tenth_of_the_images_with_objects_and_of_those_without(
     full: int, empty: int, held_out: tuple[int, int], write: Write, tmp_path: Path
 ) -> None:
-    _, val = hold_out(read_dataset(write(of_images(full, empty))), tmp_path / "data")
+    _, val = hold_out_validation(read_dataset(write(of_images(full, empty))), tmp_path / "data")
     assert (sum(i <= full for i in ids(val)), sum(i > full for i in ids(val))) == held_out
 
 
@@ -122,12 +125,12 @@ def test_a_picture_with_two_ids_stays_in_one_part(write: Write, tmp_path: Path) 
     path = write(raw)
     (tmp_path / "5.jpg").write_bytes(b"the same")  # under another name
     (tmp_path / "6.jpg").write_bytes(b"the same")
-    train, val = (({i % 20 for i in ids(part)}) for part in hold_out(read_dataset(path), tmp_path / "data"))
+    train, val = (({i % 20 for i in ids(part)}) for part in hold_out_validation(read_dataset(path), tmp_path / "data"))
     assert not train & val
     assert len(val) == 2
     assert {5, 6} <= train or {5, 6} <= val
-    assert remarks_on(tmp_path / "data") == [
-        "40 images are of one video or one picture with others (19 groups): each group stays in one part"
+    assert read_remarks(tmp_path / "data") == [
+        "40 images are frames of a video or copies of a picture (19 groups): each group stays in one set"
     ]
 
 
@@ -135,12 +138,16 @@ def test_frames_of_a_video_stay_in_one_part(write: Write, tmp_path: Path) -> Non
     raw = of_images(100)
     for image in raw["images"]:
         image["file_name"] = f"vid_{image['id'] % 10:06}_frame{image['id']:07}.jpg"
-    train, val = (({i % 10 for i in ids(part)}) for part in hold_out(read_dataset(write(raw)), tmp_path / "data"))
+    train, val = (
+        ({i % 10 for i in ids(part)}) for part in hold_out_validation(read_dataset(write(raw)), tmp_path / "data")
+    )
     assert not train & val
     assert len(val) == 1
     for image in raw["images"]:  # the file says it itself
         image |= {"file_name": f"{image['id']}.jpg", "video_id": image["id"] % 10}
-    train, val = (({i % 10 for i in ids(part)}) for part in hold_out(read_dataset(write(raw)), tmp_path / "data"))
+    train, val = (
+        ({i % 10 for i in ids(part)}) for part in hold_out_validation(read_dataset(write(raw)), tmp_path / "data")
+    )
     assert not train & val
 
 
@@ -149,10 +156,10 @@ def test_one_video_that_holds_most_images_is_no_reason_to_hold_out_nothing(write
     for image in raw["images"]:
         video = "short" if image["id"] < 5 else "middle" if image["id"] < 10 else "long"
         image["file_name"] = f"{video}_{image['id']}.jpg"
-    _, val = hold_out(read_dataset(write(raw)), tmp_path / "data")
+    _, val = hold_out_validation(read_dataset(write(raw)), tmp_path / "data")
     assert len(ids(val)) == 4
-    (remark,) = remarks_on(tmp_path / "data")
-    assert remark == "31 of 40 images would be frames of one video: these are not kept in one part"
+    (remark,) = read_remarks(tmp_path / "data")
+    assert remark == "31 of 40 images would be frames of one video: they are not kept in one set"
 
 
 def test_pictures_that_are_all_the_same_are_not_put_together(write: Write, tmp_path: Path) -> None:
@@ -160,21 +167,21 @@ def test_pictures_that_are_all_the_same_are_not_put_together(write: Write, tmp_p
     path = write(raw)
     for image in raw["images"]:
         (tmp_path / image["file_name"]).write_bytes(b"black")
-    _, val = hold_out(read_dataset(path), tmp_path / "data")
+    _, val = hold_out_validation(read_dataset(path), tmp_path / "data")
     assert len(ids(val)) == 2
-    (remark,) = remarks_on(tmp_path / "data")
-    assert remark == "20 of 20 images would be files of one content: these are not kept in one part"
+    (remark,) = read_remarks(tmp_path / "data")
+    assert remark == "20 of 20 images would be files of one content: they are not kept in one set"
 
 
 def test_names_that_number_the_images_of_a_class_lose_no_class(write: Write, tmp_path: Path) -> None:
     raw = of_images(40, classes=4)
     for image in raw["images"]:
         image["file_name"] = f"class_{image['id'] % 4}_{image['id']}.jpg"
-    train, val = hold_out(read_dataset(write(raw)), tmp_path / "data")
+    train, val = hold_out_validation(read_dataset(write(raw)), tmp_path / "data")
     assert len(ids(val)) == 4
     assert len(read_dataset(train).frequency.image_counts.nonzero()[0]) == 4
-    assert remarks_on(tmp_path / "data") == [
-        "too few images can be held out where frames of one video stay in one part: they do not"
+    assert read_remarks(tmp_path / "data") == [
+        "too few images could be drawn if frames of one video stayed in one set: they may be in both"
     ]
 
 
@@ -183,35 +190,39 @@ def test_objects_that_evaluation_refuses_are_trained_on(write: Write, tmp_path: 
     raw = of_images(40)
     for annotation in raw["annotations"][::2]:
         annotation["area"] = -1
-    _, val = hold_out(read_dataset(write(raw)), tmp_path / "data")
+    _, val = hold_out_validation(read_dataset(write(raw)), tmp_path / "data")
     assert len(ids(val)) == 4
     read_dataset(val, use="masks")
 
 
-@pytest.mark.filterwarnings("ignore:.*crowd regions are taken as objects")
+@pytest.mark.filterwarnings("ignore:.*crowd regions are read as objects")
 def test_a_file_of_crowds_is_told_so(write: Write, tmp_path: Path) -> None:
     raw = of_images(12)
     for annotation in raw["annotations"]:
         annotation["iscrowd"] = 1
-    with pytest.raises(ValueError, match=r"all 12 objects are crowd regions .*--data\.crowds objects"):
-        hold_out(read_dataset(write(raw)), tmp_path / "data")
-    hold_out(read_dataset(write(raw), crowds="objects"), tmp_path / "data")
+    with pytest.raises(ValueError, match=r"all 12 annotations are crowd regions .*--data\.crowds objects"):
+        hold_out_validation(read_dataset(write(raw)), tmp_path / "data")
+    hold_out_validation(read_dataset(write(raw), crowds="objects"), tmp_path / "data")
 
 
 def test_the_parts_of_a_run_are_found_as_they_were_written(many: RawDataset, write: Write, tmp_path: Path) -> None:
-    parts = hold_out(read_dataset(write(many)), tmp_path / "data")
-    assert parts_of(tmp_path / "data") == parts
-    assert drawn_from(tmp_path / "data") == read_dataset(tmp_path / "set.json").key
+    parts = hold_out_validation(read_dataset(write(many)), tmp_path / "data")
+    assert find_split(tmp_path / "data") == parts
+    assert read_source_key(tmp_path / "data") == read_dataset(tmp_path / "set.json").key
     note = tmp_path / "data" / "held_out.json"
     old = json.loads(note.read_text())
     note.write_text(json.dumps({key: old[key] for key in ("of", "share", "bytes")}))  # as earlier versions wrote it
-    assert hold_out(read_dataset(tmp_path / "set.json"), tmp_path / "data") == parts_of(tmp_path / "data") == parts
+    assert (
+        hold_out_validation(read_dataset(tmp_path / "set.json"), tmp_path / "data")
+        == find_split(tmp_path / "data")
+        == parts
+    )
     note.unlink()
-    assert parts_of(tmp_path / "data") == parts
+    assert find_split(tmp_path / "data") == parts
     note.write_text(json.dumps(old))
     parts[1].write_bytes(parts[1].read_bytes()[:100])
-    with pytest.raises(ValueError, match=r"val\.json is not as it was written.*--val"):
-        parts_of(tmp_path / "data")
+    with pytest.raises(ValueError, match=r"val\.json has changed.*--val"):
+        find_split(tmp_path / "data")
     parts[1].unlink()
-    with pytest.raises(ValueError, match=r"val\.json is not there"):
-        parts_of(tmp_path / "data")
+    with pytest.raises(ValueError, match=r"val\.json is missing"):
+        find_split(tmp_path / "data")

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from tailseg.annotations import columns, json_file
-from tailseg.annotations.cache import _arrays
+from tailseg.annotations.cache import _collect_arrays
 from tailseg.annotations.dataset import Contents
-from tailseg.annotations.json_file import give_back, read_text, split
+from tailseg.annotations.json_file import read_text, release_memory, split_sections
 from tailseg.annotations.parse import parse
 
 RawDataset = dict[str, Any]
@@ -33,7 +33,7 @@ FAULTS: dict[str, dict[str, Any]] = {
 
 def arrays(contents: Contents) -> dict[str, str]:
     """As text, in which NaN is equal to NaN."""
-    return {name: repr(array.tolist()) for name, array in _arrays(contents).items()}
+    return {name: repr(array.tolist()) for name, array in _collect_arrays(contents).items()}
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -49,7 +49,7 @@ def test_a_mapped_file_is_read_as_any_other(
     if packed:
         path.write_bytes(gzip.compress(path.read_bytes()))
     expected = parse(path)
-    monkeypatch.setattr(json_file, "MAPPED_FROM", 1)
+    monkeypatch.setattr(json_file, "MIN_MAPPED_BYTES", 1)
     monkeypatch.setattr(columns, "BATCH", 2)
     monkeypatch.setattr(columns, "BATCHES_KEPT", 1)
     found = parse(path)
@@ -63,12 +63,12 @@ def test_text_that_is_given_back_takes_no_memory(tmp_path: Path, monkeypatch: py
     path = tmp_path / "large.json"
     records = [{"id": i, "image_id": 1, "category_id": 1, "filler": "x" * 1000} for i in range(2000)]
     path.write_text(json.dumps({"images": [{"id": 1}], "categories": [{"id": 1}], "annotations": records}))
-    monkeypatch.setattr(json_file, "MAPPED_FROM", 1)
+    monkeypatch.setattr(json_file, "MIN_MAPPED_BYTES", 1)
     text = read_text(path)
     assert isinstance(text, mmap.mmap)
-    annotations = split(text, path).annotations
+    annotations = split_sections(text, path).annotations
     before = resident(path)
-    give_back(text, annotations[1000])
+    release_memory(text, annotations[1000])
     assert resident(path) < 0.6 * before
     assert json.loads(bytes(annotations[3])) == records[3], "read from the file again"
 

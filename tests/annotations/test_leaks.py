@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tailseg.annotations.leaks import leaks
+from tailseg.annotations.leaks import find_leaks
 from tailseg.annotations.read import open_file
 
 RawDataset = dict[str, Any]
@@ -37,7 +37,7 @@ def pair(raw: RawDataset, tmp_path: Path) -> Callable[..., dict[str, tuple[int, 
             (tmp_path / part).mkdir(exist_ok=True)
             (tmp_path / part / "x.json").write_text(json.dumps(content))
         parts = [open_file(tmp_path / part / "x.json", images=tmp_path / part) for part in ("train", "val")]
-        found = leaks(*parts, decode=decode)
+        found = find_leaks(*parts, decode=decode)
         return {problem.kind.name: (problem.count, problem.examples) for problem in found}
 
     return find
@@ -67,7 +67,7 @@ def test_the_same_content_under_another_name(pair: Any, tmp_path: Path) -> None:
     (tmp_path / "train" / "b.png").write_bytes(b"123456")
     (tmp_path / "val" / "c.png").write_bytes(b"54321")
     (tmp_path / "val" / "d.png").write_bytes(b"123456")
-    assert pair(["a.png", "b.png"], ["c.png", "d.png"]) == {"leak_content": (1, ("d.png has that of b.png",))}
+    assert pair(["a.png", "b.png"], ["c.png", "d.png"]) == {"leak_content": (1, ("d.png has the content of b.png",))}
 
 
 def test_frames_of_a_video_and_augmentations_of_a_picture(pair: Any) -> None:
@@ -91,7 +91,7 @@ def test_the_same_looks(pair: Any, tmp_path: Path) -> None:
     shutil.copy(tmp_path / "train" / "4.png", tmp_path / "val" / "v4.png")
     train = [*(f"{seed}.png" for seed in range(8)), "flat.png", "damaged_train.png"]
     val = ["v0.png", "v3.jpg", "v4.png", "flat.png", "damaged_val.png"]
-    content = {"leak_content": (1, ("v4.png has that of 4.png",))}
+    content = {"leak_content": (1, ("v4.png has the content of 4.png",))}
     assert pair(train, val) == content
     assert pair(train, val, decode=True) == content | {"leak_pixels": (1, ("v3.jpg looks like 3.png",))}
 
@@ -115,10 +115,10 @@ def test_classes_of_the_same_names_with_other_ids(pair: Any) -> None:
 def test_real_splits_share_nothing(name: str, shared: Path) -> None:
     """TrashCan's pictures are hard to tell apart: fog, a black frame, and the same letters in all of them."""
     train, val = (open_file(shared / "data" / name / f"{part}.json") for part in ("train", "val"))
-    assert leaks(train, val, decode=name == "coco_tail") == ()
+    assert find_leaks(train, val, decode=name == "coco_tail") == ()
 
 
 @pytest.mark.slow
 def test_fog_does_not_look_alike(shared: Path) -> None:
     train, val = (open_file(shared / "data/trashcan" / f"{part}.json") for part in ("train", "val"))
-    assert leaks(train, val, decode=True) == ()
+    assert find_leaks(train, val, decode=True) == ()

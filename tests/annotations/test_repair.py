@@ -1,4 +1,4 @@
-"""`repair` writes a file that every use accepts, and changes nothing else: `tailseg.annotations.repair`."""
+"""`repair_file` writes a file that every use accepts, and changes nothing else: `tailseg.annotations.repair`."""
 
 import copy
 import json
@@ -13,9 +13,9 @@ from PIL import Image
 
 from tailseg.annotations.dataset import Contents
 from tailseg.annotations.parse import parse
-from tailseg.annotations.problems import DatasetError, is_of_boxes
+from tailseg.annotations.problems import DatasetError, means_boxes_only
 from tailseg.annotations.read import open_file, read_dataset
-from tailseg.annotations.repair import repair
+from tailseg.annotations.repair import repair_file
 
 from .changes import CHANGES, SQUARE, USES, annotate, lists, write_change
 
@@ -26,7 +26,7 @@ Write = Callable[..., Path]
 def require_accepted(path: Path, images: Path) -> None:
     """All uses accept it; those of masks only if some object has one."""
     annotations = open_file(path, images=images)
-    boxes = any(is_of_boxes(problem, annotations.num_objects) for problem in annotations.problems)
+    boxes = any(means_boxes_only(problem, annotations.num_objects) for problem in annotations.problems)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         read_dataset(path, images=images, use=("training", "boxes") if boxes else USES)
@@ -36,7 +36,7 @@ def require_accepted(path: Path, images: Path) -> None:
 def test_a_repaired_file_is_accepted(name: str, raw: RawDataset, tmp_path: Path) -> None:
     path, out, images = write_change(name, raw, tmp_path), tmp_path / "new.json", tmp_path / "pictures"
     before = path.read_bytes()
-    done = repair(path, out, images=images)
+    done = repair_file(path, out, images=images)
     require_accepted(out, images)
     written = json.loads(out.read_bytes())
     assert sorted(annotation["id"] for annotation in written["annotations"]) == sorted(CHANGES[name].repair or ())
@@ -50,7 +50,7 @@ def test_a_repaired_file_is_accepted(name: str, raw: RawDataset, tmp_path: Path)
 def test_what_cannot_be_repaired_is_named_and_nothing_is_written(name: str, raw: RawDataset, tmp_path: Path) -> None:
     path = write_change(name, raw, tmp_path)
     with pytest.raises(DatasetError, match="cannot be repaired:") as caught:
-        repair(path, tmp_path / "new.json", images=tmp_path / "pictures")
+        repair_file(path, tmp_path / "new.json", images=tmp_path / "pictures")
     assert {problem.kind.name for problem in caught.value.problems} <= CHANGES[name].kinds
     assert sorted(file.name for file in tmp_path.iterdir()) == ["changed.json", "pictures"]
 
@@ -64,15 +64,15 @@ def test_nothing_else_is_changed(raw: RawDataset, write: Write, tmp_path: Path) 
     path = write(raw)
     expected = copy.deepcopy(raw)
     del expected["annotations"][1]["area"]
-    assert repair(path, tmp_path / "new.json") == {"areas are negative or no numbers: left out": 1}
+    assert repair_file(path, tmp_path / "new.json") == {"area is negative or not a number: left out": 1}
     written = json.loads((tmp_path / "new.json").read_bytes())
     assert json.dumps(written) == json.dumps(expected)
 
 
 def test_a_file_with_numbers_that_json_does_not_have(raw: RawDataset, write: Write, tmp_path: Path) -> None:
     raw["annotations"][0] |= {"area": math.nan, "score": math.nan}
-    done = repair(write(raw), tmp_path / "new.json")
-    assert done == {"areas are negative or no numbers: left out": 1}
+    done = repair_file(write(raw), tmp_path / "new.json")
+    assert done == {"area is negative or not a number: left out": 1}
     (first, *_) = json.loads((tmp_path / "new.json").read_bytes())["annotations"]
     assert "area" not in first
     assert math.isnan(first["score"])
@@ -94,20 +94,20 @@ def test_each_repair_is_done_and_counted(raw: RawDataset, write: Write, tmp_path
     pictures.mkdir()
     for image in raw["images"]:
         Image.new("L", (48, 36)).save(pictures / image["file_name"][-5:])
-    assert repair(write(raw), tmp_path / "new.json", images=pictures) == {
-        "annotations of an unknown category: left out": 1,
-        "annotations say the same as another one of their image: left out": 1,
-        "annotations without an id, or with one that another has: numbered": 2,
-        "images without a height or a width: taken from the pictures or the run lengths": 2,
-        "file names are absolute: their last parts are kept": 2,
-        "ids in neg_category_ids of categories that the file lacks: left out": 4,
-        "categories without a name: named after their ids": 1,
-        "ids that were no whole numbers: written as whole numbers": 3,
-        "boxes are missing or bad: taken from the masks": 1,
-        "objects have polygons with fewer than three points or an odd number of coordinates, next to good ones: those "
+    assert repair_file(write(raw), tmp_path / "new.json", images=pictures) == {
+        "annotation belongs to an unknown category: left out": 1,
+        "annotation is a copy of another one of the same image: left out": 1,
+        "annotations without an id, or with the id of another one: given a new id": 2,
+        "images without a height or a width: taken from the image files or the run lengths": 2,
+        "absolute file names: only the last part is kept": 2,
+        "ids in neg_category_ids of unknown categories: left out": 4,
+        "category without a name: the id is used as the name": 1,
+        "ids were not whole numbers: written as whole numbers": 3,
+        "box is missing or invalid: taken from the mask": 1,
+        "object has polygons with fewer than three points or an odd number of coordinates, and valid ones: the invalid "
         "polygons are left out": 1,
-        "areas are negative or no numbers: left out": 1,
-        "iscrowd or ignore is written as text: written as 0 or 1": 1,
+        "area is negative or not a number: left out": 1,
+        "annotation with iscrowd or ignore as text: written as 0 or 1": 1,
     }
     written = json.loads((tmp_path / "new.json").read_bytes())
     assert [(image["file_name"], image["height"], image["width"]) for image in written["images"]] == [
@@ -124,16 +124,16 @@ def test_each_repair_is_done_and_counted(raw: RawDataset, write: Write, tmp_path
 
 def test_sizes_that_are_nowhere_to_be_found(raw: RawDataset, write: Write, tmp_path: Path) -> None:
     del raw["images"][0]["width"]
-    with pytest.raises(DatasetError, match=r"does not say how large its images are, and image b\.jpg not found"):
-        repair(write(raw), tmp_path / "new.json", images=tmp_path)
+    with pytest.raises(DatasetError, match=r"does not state the sizes of its images, and image b\.jpg not found"):
+        repair_file(write(raw), tmp_path / "new.json", images=tmp_path)
     assert not (tmp_path / "new.json").exists()
 
 
 def test_a_file_of_which_nothing_is_left(raw: RawDataset, write: Write, tmp_path: Path) -> None:
     for annotation in raw["annotations"]:
         annotation["image_id"] = 99
-    with pytest.raises(DatasetError, match=r"what is left of it has:\n  it is an empty data set"):
-        repair(write(raw), tmp_path / "new.json")
+    with pytest.raises(DatasetError, match=r"The repaired file would have:\n  the data set is empty"):
+        repair_file(write(raw), tmp_path / "new.json")
     assert [file.name for file in tmp_path.iterdir()] == ["set.json"]
 
 
@@ -150,8 +150,8 @@ def test_nothing_is_overwritten(kind: str, raw: RawDataset, write: Write, tmp_pa
     elif "link" in kind:
         out.symlink_to(path if kind == "a link to it" else tmp_path / "nothing")
     before, listed = path.read_bytes(), sorted(tmp_path.iterdir())
-    with pytest.raises(FileExistsError, match="is there already, and is not overwritten"):
-        repair(path, out)
+    with pytest.raises(FileExistsError, match="exists already and is not overwritten"):
+        repair_file(path, out)
     assert path.read_bytes() == before
     assert sorted(tmp_path.iterdir()) == listed
     assert kind != "a file" or out.read_text() == "mine"
@@ -168,7 +168,7 @@ def test_a_file_that_appears_meanwhile_stays(
 
     monkeypatch.setattr("tailseg.annotations.repair.parse", parse_and_write)
     with pytest.raises(OSError, match="not overwritten"):
-        repair(path, out)
+        repair_file(path, out)
     assert out.read_text() == "mine"
     assert [file.name for file in sorted(tmp_path.iterdir())] == ["new.json", "set.json"]
 
@@ -193,7 +193,7 @@ def test_every_case_is_repaired_or_refused(folder: str, shared: Path, tmp_path: 
             if name := Path(image.get("file_name", "")).name:
                 Image.new("L", (int(image.get("width") or 80), int(image.get("height") or 60))).save(images / name)
         try:
-            repair(path, out, images=images)
+            repair_file(path, out, images=images)
         except DatasetError:
             assert not out.exists()
         else:

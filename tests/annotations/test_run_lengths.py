@@ -8,7 +8,7 @@ from pycocotools import mask as coco_mask
 
 from tailseg.annotations import run_lengths
 from tailseg.annotations.ragged import Ragged
-from tailseg.annotations.run_lengths import are_filled, run_lengths_total
+from tailseg.annotations.run_lengths import count_pixels, have_pixel_counts
 from tailseg.ops.masks import _compressed, decode_mask, mask_area, mask_box, segmentation_to_rle
 from tailseg.structures import RunLengths
 
@@ -20,7 +20,7 @@ def test_run_lengths_total_agrees_with_pycocotools(data: st.DataObject) -> None:
     seed, density = data.draw(st.integers(0, 2**32 - 1)), data.draw(st.floats(0, 1))
     bitmap = np.random.default_rng(seed).random((height, width)) < density
     compressed = coco_mask.encode(np.asfortranarray(bitmap, dtype=np.uint8))["counts"]
-    assert run_lengths_total(compressed) == bitmap.size
+    assert count_pixels(compressed) == bitmap.size
 
 
 def reference(counts: bytes) -> list[int] | None:
@@ -45,7 +45,7 @@ def reference(counts: bytes) -> list[int] | None:
 def test_any_bytes_are_counted_or_refused(counts: bytes | str) -> None:
     counts = counts.encode() if isinstance(counts, str) else counts
     runs = reference(counts)
-    assert run_lengths_total(counts) == (None if runs is None else sum(runs))
+    assert count_pixels(counts) == (None if runs is None else sum(runs))
 
 
 @settings(max_examples=300, deadline=None)
@@ -56,7 +56,7 @@ def test_masks_of_strangers_are_decoded_or_refused(counts: str) -> None:
     for function in (decode_mask, mask_area, mask_box, lambda rle: segmentation_to_rle(rle, 5, 7)):
         runs = reference(counts.encode())
         if runs is None or sum(runs) != 35:
-            with pytest.raises(ValueError, match="run lengths must stand for the 5 x 7 pixels"):
+            with pytest.raises(ValueError, match="run lengths must have the 5 x 7 pixels"):
                 function(rle)
         else:
             function(rle)
@@ -67,7 +67,7 @@ def test_masks_of_strangers_are_decoded_or_refused(counts: str) -> None:
     [("", "malformed counts"), ("5:FIT", "malformed counts"), ("T10", "36 pixels"), (b"4", "4 pixels")],
 )
 def test_refused_run_lengths_say_why(counts: str | bytes, got: str) -> None:
-    with pytest.raises(ValueError, match=rf"for the 5 x 7 pixels of their size, got {got}: encode the mask again"):
+    with pytest.raises(ValueError, match=rf"have the 5 x 7 pixels of their size, got {got}\. Encode the mask again"):
         decode_mask({"size": [5, 7], "counts": counts})
 
 
@@ -79,9 +79,9 @@ def test_a_sum_beyond_64_bits_is_no_other_sum() -> None:
     runs[0], runs[1::2] = rest, step * np.arange(1, steps + 1)
     assert sum(runs.tolist()) == 2**64 + 35
     (text,) = _compressed(runs, np.array([0]))
-    assert run_lengths_total(text.encode()) is None
+    assert count_pixels(text.encode()) is None
     packed = Ragged.pack_text([text])
-    assert not are_filled(packed.values, packed.offsets, np.array([35]))
+    assert not have_pixel_counts(packed.values, packed.offsets, np.array([35]))
 
 
 CHARACTERS = st.binary(max_size=12) | st.text(st.characters(min_codepoint=48, max_codepoint=111), max_size=12)
@@ -99,5 +99,5 @@ def test_many_are_filled_where_each_is(data: st.DataObject) -> None:
     packed = Ragged.pack_text(rows)
     right = all(not row or total == found >= 0 for row, total, found in zip(rows, pixels, expected, strict=True))
     with pytest.MonkeyPatch.context() as blocks:
-        blocks.setattr(run_lengths, "BLOCK", data.draw(st.sampled_from([1, 10, 1 << 20])))
-        assert are_filled(packed.values, packed.offsets, pixels) == right
+        blocks.setattr(run_lengths, "BYTES_PER_BLOCK", data.draw(st.sampled_from([1, 10, 1 << 20])))
+        assert have_pixel_counts(packed.values, packed.offsets, pixels) == right

@@ -152,7 +152,7 @@ CROSSED = {
     "pylabel.json": ("-x-x", "mask_missing crowd_mask_missing"),
     "sahi_gt.json": ("----", ""),
     "scalabel/in.json": ("xxxx", "box_bad area_missing mask_missing category_unused"),
-    "segments.json": ("xxxx", "is a file of Segments.ai, whose polygons stand in 'points'"),
+    "segments.json": ("xxxx", "is a file of Segments.ai with polygons in 'points'"),
     "superannotate-area/gt.json": ("nnnn", "area_large"),
     "supervision.json": ("ix-x", "mask_missing category_unused"),
     "train-knows-a-class-more/train.json": ("----", ""),
@@ -173,13 +173,13 @@ WILD = {
     "datumaro_stuff_val.json": ("ii--", "category_unused crowds_alone"),
     "datumaro_image_info_val.json": (
         "xxxx",
-        "is an empty data set: its list categories has no entry, and no annotation: images only",
+        "is an empty data set: its list categories has no entry, and its list annotations has none either",
     ),
     "datumaro_labels_val.json": ("xxxx", "is a file of image labels without boxes or masks"),
     "datumaro_roboflow_train.json": ("-x-x", "mask_missing"),
     "datumaro_sam_a.json": ("xxxx", "is a file of Segment Anything (SA-1B)"),
     "labelstudio_coco_import.json": ("xxxx", "flag_bad mask_box_some"),
-    "labelstudio_tasks.json": ("xxxx", "is a list of Label Studio's tasks"),
+    "labelstudio_tasks.json": ("xxxx", "is a list of Label Studio tasks"),
     "mmdet_coco_sample.json": (
         "xxxx",
         "category_unknown small ignore mask_missing crowd_mask_missing crowds_alone mask_box_some",
@@ -220,5 +220,5 @@ def test_every_file_of_the_wild_has_its_verdict(shared: Path) -> None:
 
 
 def test_a_results_file_is_named_as_one(shared: Path) -> None:
-    with pytest.raises(DatasetError, match=r"is a results file \(a list of detections with scores\), expected the ann"):
+    with pytest.raises(DatasetError, match=r"is a results file \(a list of detections with scores\)\. Name the ann"):
         open_file(shared / "cases/wild/coco_fakebbox100_results.json")

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tailseg.annotations.hold_out import hold_out
+from tailseg.annotations.hold_out import hold_out_validation
 from tailseg.annotations.read import read_dataset
-from tailseg.annotations.videos import scenes
+from tailseg.annotations.videos import find_scenes
 
 RawDataset = dict[str, Any]
 Write = Callable[..., Path]
@@ -30,7 +30,7 @@ TOGETHER = {
 def test_frames_of_a_video_belong_together(kind: str) -> None:
     videos = [video for video in range(4) for _ in range(5)]
     names = [TOGETHER[kind].format(video=video, frame=7 * place) for place, video in enumerate(videos)]
-    found = scenes(names)
+    found = find_scenes(names)
     assert [found.index(scene) for scene in found] == [5 * video for video in videos]
 
 
@@ -51,16 +51,16 @@ APART = {
 @pytest.mark.parametrize("kind", APART)
 def test_numbered_images_are_no_videos(kind: str) -> None:
     names = APART[kind]
-    assert len(set(scenes(names, ["dog", "cat", "owl"]))) == len({Path(name).with_suffix("") for name in names})
+    assert len(set(find_scenes(names, ["dog", "cat", "owl"]))) == len({Path(name).with_suffix("") for name in names})
 
 
 def test_images_without_a_name() -> None:
-    assert scenes(["", "", "a.jpg"]) == ["", "", "a.jpg"]
+    assert find_scenes(["", "", "a.jpg"]) == ["", "", "a.jpg"]
 
 
 def test_two_videos_that_are_called_so() -> None:
-    assert len(set(scenes([f"video{i % 2}_{i}.jpg" for i in range(10)]))) == 2
-    assert len(set(scenes([f"scan{i % 2}_{i}.jpg" for i in range(10)]))) == 10
+    assert len(set(find_scenes([f"video{i % 2}_{i}.jpg" for i in range(10)]))) == 2
+    assert len(set(find_scenes([f"scan{i % 2}_{i}.jpg" for i in range(10)]))) == 10
 
 
 def test_a_split_does_not_part_a_video(many: RawDataset, write: Write, tmp_path: Path) -> None:
@@ -68,7 +68,8 @@ def test_a_split_does_not_part_a_video(many: RawDataset, write: Write, tmp_path:
     for place, image in enumerate(many["images"]):
         image["file_name"] = f"clip{place % 4}_{place:04}.jpg"
     parts = [
-        json.loads(part.read_bytes()) for part in hold_out(read_dataset(write(many)), tmp_path / "data", share=0.2)
+        json.loads(part.read_bytes())
+        for part in hold_out_validation(read_dataset(write(many)), tmp_path / "data", share=0.2)
     ]
     names = [{image["file_name"][:5] for image in part["images"]} for part in parts]
     assert [len(part["images"]) for part in parts] == [9, 3]
@@ -81,7 +82,7 @@ def test_a_split_goes_by_the_videos_of_the_file(many: RawDataset, write: Write, 
     for place, image in enumerate(many["images"]):
         image["video_id"] = place % 3
     annotations = read_dataset(write(many))
-    parts = [json.loads(part.read_bytes()) for part in hold_out(annotations, tmp_path / "data")]
+    parts = [json.loads(part.read_bytes()) for part in hold_out_validation(annotations, tmp_path / "data")]
     videos = [{image["video_id"] for image in part["images"]} for part in parts]
     assert [len(part["images"]) for part in parts] == [8, 4], "a long video, as there is no short one"
     assert not videos[0] & videos[1]
@@ -91,7 +92,7 @@ def test_a_video_that_alone_has_a_class_is_not_held_out(many: RawDataset, write:
     """Image 4, which alone has the class 7, is a frame of clip0."""
     for place, image in enumerate(many["images"]):
         image["file_name"] = f"clip{place % 2}_{place:04}.jpg"
-    _, val = hold_out(read_dataset(write(many)), tmp_path / "data")
+    _, val = hold_out_validation(read_dataset(write(many)), tmp_path / "data")
     assert {image["file_name"][:5] for image in json.loads(val.read_bytes())["images"]} == {"clip1"}
 
 
@@ -100,10 +101,10 @@ def test_a_split_that_a_run_has_stays(many: RawDataset, write: Write, tmp_path: 
     for place, image in enumerate(many["images"]):
         image["file_name"] = f"clip{place % 4}_{place:04}.jpg"
     annotations = read_dataset(write(many))
-    train, val = hold_out(annotations, tmp_path / "data")
+    train, val = hold_out_validation(annotations, tmp_path / "data")
     (video, *_) = {image["file_name"][:5] for image in json.loads(val.read_bytes())["images"]}
     other = next(image["file_name"] for image in json.loads(train.read_bytes())["images"])
     parted = train.read_bytes().replace(other.encode(), f"{video}_9999.jpg".encode())
     train.write_bytes(parted)
-    assert hold_out(annotations, tmp_path / "data") == (train, val)
+    assert hold_out_validation(annotations, tmp_path / "data") == (train, val)
     assert train.read_bytes() == parted

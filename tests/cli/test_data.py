@@ -19,7 +19,7 @@ def test_show_counts_the_embedded_data_set(capsys: pytest.CaptureFixture[str]) -
     assert main(["data", "show", "tiny_tail:test"]) == 0
     shown = capsys.readouterr().out
     assert "LVIS" in shown
-    assert "16, of which 16 have objects" in shown
+    assert "16; 16 with objects" in shown
     for text in ("rare", "common", "frequent", "most frequent", "least frequent"):
         assert text in shown
 
@@ -54,7 +54,7 @@ def test_show_of_a_photograph_data_set(shared: Path, capsys: pytest.CaptureFixtu
     assert main(["data", "show", str(shared / "data" / "coco_tail" / "train.json")]) == 0
     shown = capsys.readouterr().out
     assert "COCO" in shown
-    assert "178, of which 177 have objects" in shown
+    assert "178; 177 with objects" in shown
     assert "person" in shown
 
 
@@ -102,7 +102,7 @@ def test_check_counts_missing_and_damaged_images(
     assert "cannot be used" not in shown
     assert main(["data", "check", str(folder / "train.json"), "--decode"]) == 1
     shown = " ".join(capsys.readouterr().out.split())
-    assert "images not found" in shown
+    assert "are not found" in shown
     assert "images cannot be used" in shown
 
 
@@ -126,7 +126,7 @@ def test_check_says_what_each_problem_stops(photos: Path, tmp_path: Path, capsys
         "  stops: evaluation, evaluation of masks\n  otherwise: not used in training; evaluation refuses them\n",
         "problem: 1 boxes lie outside their image\n",
         "  stops: training, training of masks\n  otherwise: kept as objects that nothing can find\n",
-        "note: 1 annotation ids occur more than once\n",
+        "note: 1 annotation id occurs more than once\n",
         "  done: all are read\n",
     ):
         assert shown.count(lines) == 1, lines
@@ -142,12 +142,14 @@ def test_check_of_a_file_of_boxes_is_no_failure(
     (tmp_path / "x.json").write_text(json.dumps(raw))
     assert main(["data", "check", str(tmp_path / "x.json"), "--images", str(photos.parent)]) == 0
     shown = capsys.readouterr().out
-    assert "note: no object has a mask: it is a file of boxes\n  stops: training of masks, evaluation of masks" in shown
+    assert (
+        "note: no object has a mask: the file has boxes only\n  stops: training of masks, evaluation of masks" in shown
+    )
     assert "nothing wrong in" in shown
     raw["annotations"][0]["segmentation"] = [[1, 1, 9, 1, 9, 9]]
     (tmp_path / "x.json").write_text(json.dumps(raw))
     assert main(["data", "check", str(tmp_path / "x.json"), "--images", str(photos.parent)]) == 1
-    assert "objects without a mask (" in capsys.readouterr().out
+    assert "no mask (" in capsys.readouterr().out
 
 
 def test_names_are_whole_where_the_output_is_no_terminal(
@@ -182,7 +184,7 @@ def test_check_finds_what_each_use_finds(
         in shown
     )
     assert "problem: 1 boxes lie outside their image\n  records: annotation 2 (image 20)" in shown
-    assert "note: 1 images without a height or a width\n" in shown
+    assert "note: 1 image has no height or no width\n" in shown
 
 
 def test_repair_writes_a_new_file_and_lists_what_was_done(
@@ -221,7 +223,7 @@ def test_repair_says_what_it_cannot_do(photos: Path, tmp_path: Path, capsys: pyt
     raw["images"].append(raw["images"][0])
     (tmp_path / "x.json").write_text(json.dumps(raw))
     assert main(["data", "check", str(tmp_path / "x.json"), "--repair", str(tmp_path / "new.json")]) == 1
-    assert "cannot be repaired:\n  1 image ids occur more than once" in capsys.readouterr().err
+    assert "cannot be repaired:\n  1 image id occurs more than once" in capsys.readouterr().err
     assert not (tmp_path / "new.json").exists()
 
 
@@ -239,4 +241,4 @@ def test_check_compares_two_files(photos: Path, tmp_path: Path, capsys: pytest.C
     )
     assert "note: 1 classes are in one file only, or have another id or name\n  records: 9999 'other', only in" in shown
     assert main(["data", "check", train, "--val", str(photos.parent / "val.json"), "--decode"]) == 0
-    assert f"val.json: none of its images is found in {train}, by names, contents and looks" in capsys.readouterr().out
+    assert f"val.json: no image is also in {train} (compared by names, contents and looks)" in capsys.readouterr().out

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.io import encode_jpeg, encode_png, write_file
 
-from tailseg.annotations.image_files import ImageError, ImageFinder, SharedNameError, candidate_names, is_safe_name
+from tailseg.annotations.image_files import ImageError, ImageFinder, SharedNameError, is_safe_name, list_candidate_names
 from tailseg.annotations.pictures import MAX_PIXELS, open_picture, read_size
 from tailseg.annotations.ragged import Ragged
 from tailseg.data.images import load_image, read_image
@@ -51,7 +51,7 @@ def jpeg(tmp_path: Path, picture: torch.Tensor) -> ImageInfo:
     ],
 )
 def test_names_of_an_image(file_name: str | None, coco_url: str | None, expected: list[str]) -> None:
-    assert candidate_names(file_name, coco_url) == expected
+    assert list_candidate_names(file_name, coco_url) == expected
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_plain_names_are_judged_as_all_others(name: str) -> None:
     stays = ".." not in folded.split("/") and folded[0] != "/" and name[1:2] != ":" and min(name) >= " "
     assert is_safe_name(name) == stays
     last = PurePosixPath(folded).name
-    assert candidate_names(name, None) == list(dict.fromkeys(each for each in (name, folded, last) if each))
+    assert list_candidate_names(name, None) == list(dict.fromkeys(each for each in (name, folded, last) if each))
 
 
 def png(width: int, height: int) -> bytes:
@@ -332,7 +332,7 @@ def test_a_name_without_its_folder_is_the_last_resort(tmp_path):
 def test_a_bare_name_of_images_in_several_folders_finds_none_of_them(tmp_path: Path, separator: str) -> None:
     """The cats' folder was flattened: a dog of the same name must not be read from a cat's picture."""
     names = [f"{kind}{separator}{number}.png" for kind in ("cats", "dogs") for number in (0, 1)] + ["cats/2.png"]
-    rows = Ragged.pack_text("\n".join(candidate_names(name, None)) for name in names)
+    rows = Ragged.pack_text("\n".join(list_candidate_names(name, None)) for name in names)
     finder = ImageFinder(tmp_path / "all.json", None, rows)
     for file in ("0.png", "1.png", "2.png", "dogs/1.png"):
         (tmp_path / file).parent.mkdir(exist_ok=True)
@@ -347,7 +347,7 @@ def test_a_bare_name_of_images_in_several_folders_finds_none_of_them(tmp_path: P
     with pytest.raises(
         SharedNameError, match=r"0\.png has its last part, which other images have .*: cats/0.png, dogs/0"
     ):
-        finder.find(candidate_names(names[2], None))
+        finder.find(list_candidate_names(names[2], None))
 
 
 def test_an_image_one_folder_lower_is_found_but_not_beside_the_file(tmp_path: Path) -> None:

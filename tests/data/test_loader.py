@@ -179,7 +179,7 @@ def test_objects_that_a_crop_leaves_outside_are_dropped(many: dict[str, Any], wr
 
 def test_objects_below_a_pixel_in_the_file_stay_out_when_the_image_grows(many: dict[str, Any], write: Write) -> None:
     many["annotations"][0].update(bbox=[10, 5, 0.5, 20], area=10)
-    with pytest.warns(UserWarning, match="1 objects are below one pixel"):
+    with pytest.warns(UserWarning, match="1 object is less than one pixel"):
         annotations = read_dataset(write(many, images=True))
     dataset = DetectionDataset(annotations, evaluation_transform(360, 480))
     assert [len(dataset[image, 0][1].boxes) for image in (0, 1)] == [0, 1]
@@ -258,7 +258,7 @@ class Memory(Dataset[int]):
 
     def __getitem__(self, sample: int) -> int:
         for index in range(self.annotations.num_images):
-            record = self.annotations.record(index)
+            record = self.annotations.get_record(index)
             assert sum(float(polygons[0].sum()) for polygons in record.segmentations) >= 0
         lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
         return sum(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty")) * 1024

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageOps, TiffImagePlugin
 
 from tailseg.annotations.image_files import ImageError
-from tailseg.annotations.pictures import FORMATS, header_of, open_picture, read_size
+from tailseg.annotations.pictures import FORMATS, open_picture, read_header, read_size
 from tailseg.annotations.problems import Problem
 from tailseg.annotations.read import open_file
 from tailseg.data.check import image_problems
@@ -214,7 +214,7 @@ def test_check_says_nothing_of_usual_pictures(tmp_path):
 def test_bits_of_color_are_known_too(tmp_path, name, dtype, bits):
     cv2.imwrite(str(tmp_path / name), WIDE.astype(dtype) * (257 if bits == 16 else 1))
     with open_picture(tmp_path / name) as picture:
-        assert header_of(picture).bits == bits
+        assert read_header(picture).bits == bits
     assert torch.equal(load_image(tmp_path / name), as_tensor(WIDE[..., ::-1].copy()))
 
 

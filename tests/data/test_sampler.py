@@ -126,7 +126,7 @@ def test_no_image_left(raw: dict[str, Any], write: Write) -> None:
     for annotation in raw["annotations"]:
         annotation["iscrowd"] = 1
     annotations = read_dataset(write(raw))
-    message = r"(?s)set\.json: no image has an object to learn from .*3 of 3 objects are crowd regions"
+    message = r"(?s)set\.json: no image has an object to learn from .*3 of 3 annotations are crowd regions"
     with pytest.raises(ValueError, match=message):
         TrainSampler(annotations, batch_size=1, seed=0)
 

@@ -196,8 +196,8 @@ def test_the_file_reads_back_and_the_images_come_from_the_data_set(tmp_path, wor
     assert [category.name for category in annotations.categories] == ["cat", "dog"]
     np.testing.assert_array_equal(annotations.record(1).boxes, TARGET["boxes"])
     with pytest.raises(ImageError, match="val/1"):
-        annotations.info(1)
-    info = replace(annotations, source=part).info(1)
+        annotations.get_info(1)
+    info = replace(annotations, source=part).get_info(1)
     assert torch.equal(part.read(info), pixels)
     part.dataset.dataset.image = pixels[:, :10]
     with pytest.raises(ImageError, match=r"item 1: the image is 30 x 10 .* was 30 x 20 .* data.augmentation"):

@@ -14,8 +14,8 @@ from pycocotools import mask as coco_mask
 
 from tailseg.data.tiny_tail import PRESETS, generate, is_tiny_tail, prepare
 from tailseg.data.tiny_tail.plan import draw_class_sets, draw_negatives
-from tailseg.data.tiny_tail.scene import Figure, _paint, draw_scene, segmentation
-from tailseg.data.tiny_tail.shapes import PRETRAIN_SHAPES, SHAPES, blob, draw_pose, outline
+from tailseg.data.tiny_tail.scene import Figure, _paint, draw_scene, encode_segmentation
+from tailseg.data.tiny_tail.shapes import PRETRAIN_SHAPES, SHAPES, draw_blob, draw_pose, get_outline
 from tailseg.data.tiny_tail.surfaces import PRETRAIN_SURFACES, SURFACES
 from tailseg.structures import frequency_group
 
@@ -212,7 +212,7 @@ def test_lvis_api_reads_the_files_and_gives_the_ground_truth_full_marks(drawn, c
 
 @pytest.mark.parametrize("shape", ALL_SHAPES)
 def test_a_pose_maps_points_there_and_back(shape):
-    rng, contours = np.random.default_rng(0), outline(shape)
+    rng, contours = np.random.default_rng(0), get_outline(shape)
     assert np.abs(np.concatenate(contours)).max() == pytest.approx(1)
     pose = draw_pose(rng, contours, 50.0)
     for contour in contours:
@@ -252,7 +252,7 @@ def test_later_objects_hide_earlier_ones_but_never_most_of_them():
 def test_only_a_simple_outline_in_full_view_is_stored_as_a_polygon():
     rng = np.random.default_rng(3)
     _, (ring,) = draw_scene([("ring", "plain")], ("plain",), rng)
-    assert isinstance(segmentation(ring), dict)
+    assert isinstance(encode_segmentation(ring), dict)
     hole = np.argwhere(ring.visible).mean(axis=0).round().astype(int)
     assert not ring.visible[tuple(hole)]
     kinds = {True: 0, False: 0}
@@ -261,7 +261,7 @@ def test_only_a_simple_outline_in_full_view_is_stored_as_a_polygon():
         height, width = star.covered.shape
         points = star.figure.contours[0]
         whole = points.min() >= 0 and points[:, 0].max() <= width and points[:, 1].max() <= height
-        assert isinstance(segmentation(star), list) == whole
+        assert isinstance(encode_segmentation(star), list) == whole
         kinds[bool(whole)] += 1
     assert min(kinds.values()) > 0
 
@@ -269,7 +269,7 @@ def test_only_a_simple_outline_in_full_view_is_stored_as_a_polygon():
 def test_a_figure_outside_the_image_paints_nothing():
     rng = np.random.default_rng(4)
     canvas = np.zeros((20, 20, 3), dtype=np.float32)
-    contours = blob(rng)
+    contours = draw_blob(rng)
     pose = draw_pose(rng, contours, 10.0)
     _paint(canvas, Figure("plain", (pose.to_image(contours[0]) + 100,), pose), rng)
     assert not canvas.any()
@@ -347,7 +347,7 @@ def test_is_tiny_tail(spec, answer):
 
 def test_a_home_that_cannot_be_written_is_told_with_its_variable(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match=r"file cannot be written \(File exists\).*set TAILSEG_HOME to a folder that can"):
+    with pytest.raises(OSError, match=r"file cannot be written \(File exists\).*Set TAILSEG_HOME to a writable"):
         prepare("tiny_tail:test", home=tmp_path / "file")
     monkeypatch.setattr("os.access", lambda *_: False)
     with pytest.raises(OSError, match=r"home cannot be written \(Permission denied\).*set TAILSEG_HOME"):

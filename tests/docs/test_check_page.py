@@ -4,13 +4,14 @@ from pathlib import Path
 from typing import get_args
 
 from tailseg.annotations.kinds import KINDS, USE_NAMES, Kind, Use
+from tailseg.words import inflect
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "train-your-own.md"
 CELLS = {"x": "stops", "n": "note", "i": "note", "-": ""}
 
 
 def row(kind: Kind) -> str:
-    what = kind.what.replace(" ({detail})", "").replace("{detail}", "N")
+    what = inflect(kind.what.replace(" ({detail})", "").replace("{detail}", "N"), 2)
     cells = [CELLS[kind.verdict(use)] for use in get_args(Use)]
     return f"| {what} | {' | '.join(cells)} |"
 

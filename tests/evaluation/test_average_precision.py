@@ -176,7 +176,7 @@ def test_crowds_and_ignored_objects_are_left_alone(write, kind, mark):
     assert metrics["segm"]["AP"] == pytest.approx(1), "neither the missed object nor the three inside it count"
     assert metrics.per_class["segm"][0].num_objects == 1
     expected = (
-        () if mark == "iscrowd" else ("1 objects marked 'ignore': left alone, as crowds are (annotation 1 (image 1))",)
+        () if mark == "iscrowd" else ("1 object is marked 'ignore': treated as crowd regions (annotation 1 (image 1))",)
     )
     assert metrics.notes == expected
 
@@ -199,7 +199,7 @@ def test_missing_areas_are_taken_from_the_boxes_and_mentioned(write):
 
     assert metrics["bbox"]["APs"] == pytest.approx(1)
     (note,) = metrics.notes
-    assert note.startswith("2 objects without 'area': sized by their boxes")
+    assert note.startswith("2 objects have no 'area': the area of the box is used")
 
 
 def test_repeated_records_are_counted(write):
@@ -357,7 +357,7 @@ def broken(change, kind=lvis):
         (["no", "object"], "is not in COCO format: expected the lists .* found a list at the top"),
         (broken(lambda d: d.pop("images")), "is not in COCO format: expected the lists images"),
         (broken(lambda d: d["images"].clear()), "empty data set: its list images has no entry"),
-        (broken(lambda d: d["images"][1].update(id=1)), r"1 image ids occur more than once: image 1 \(2 times\)"),
+        (broken(lambda d: d["images"][1].update(id=1)), r"1 image id occurs more than once: image 1 \(2 times\)"),
         (
             broken(lambda d: d["images"][1].pop("neg_category_ids")),
             r"1 images of an LVIS file without both lists .*: image 2\. Take the original LVIS file; or write \[\]",
@@ -372,18 +372,18 @@ def broken(change, kind=lvis):
         ),
         (
             broken(lambda d: d["annotations"][0].update(image_id=5)),
-            "1 annotations of an unknown image: annotation 1 has image_id 5",
+            "1 annotation belongs to an unknown image: annotation 1 has image_id 5",
         ),
         (
             broken(lambda d: d["annotations"][0].update(category_id=5)),
-            "1 annotations of an unknown category: annotation 1 has category_id 5",
+            "1 annotation belongs to an unknown category: annotation 1 has category_id 5",
         ),
-        (broken(lambda d: d["annotations"][0].update(bbox=None, segmentation=None)), "1 boxes are not four numbers"),
+        (broken(lambda d: d["annotations"][0].update(bbox=None, segmentation=None)), "1 box is not four numbers"),
         (broken(lambda d: d["annotations"][0].update(bbox=[1, 2, 3])), r"1 boxes are not four .* has \[1, 2, 3\]"),
         (broken(lambda d: d["annotations"][0].update(bbox=[1, 2, 10**400, 4], area=None)), "Write bbox as .x, y"),
         (
             broken(lambda d: d["annotations"][0].update(bbox=[1, 2, "9", 10**12], area=None)),
-            r"1 boxes are not four numbers: .* has \[1, 2, '9'",
+            r"1 box is not four numbers: .* has \[1, 2, '9'",
         ),
         (
             broken(lambda d: d["annotations"][0].update(bbox=[1, 2, -3, 4])),
@@ -392,7 +392,7 @@ def broken(change, kind=lvis):
         (broken(lambda d: d["annotations"][0].update(bbox=[1, 2, NAN, 4])), "1 boxes have NaN or infinite numbers"),
         (
             broken(lambda d: d["annotations"][0].pop("segmentation")),
-            r"without a mask \(1 of 3\): annotation 1 .*\('bbox',\)",
+            r"no mask \(1 of 3\): annotation 1 .*\('bbox',\)",
         ),
         (broken(lambda d: d["annotations"][0].update(segmentation=[[1, 1, 5, 5]])), "fewer than three points"),
         (
@@ -405,7 +405,7 @@ def broken(change, kind=lvis):
         ),
         (
             broken(lambda d: d["annotations"][0].update(segmentation={"size": [40, 60], "counts": [5, -5]})),
-            "run lengths do not fit their image: .* add up to 2400",
+            "mask of run lengths does not fit its image: .*must be 2,400 pixels",
         ),
         (broken(lambda d: d["annotations"][0].update(area="100")), "areas are no finite numbers: .* has '100'"),
         (broken(lambda d: d["annotations"][0].update(image_id=[1])), r"unknown image: annotation 1 has image_id \[1\]"),
@@ -414,7 +414,7 @@ def broken(change, kind=lvis):
         (broken(lambda d: d["categories"][0].update(id=2**63)), "1 category records without an integer id: number 0"),
         (
             broken(lambda d: d["images"][0].update(height="40")),
-            "images without a size in pixels: image 1 has height '40'",
+            "image has a height or a width that is not a number of pixels: image 1 has height '40'",
         ),
         (
             broken(lambda d: d["images"][0].update(neg_category_ids=[[3]])),
@@ -446,7 +446,7 @@ def test_a_file_with_frequency_but_no_lists_is_scored_as_coco(write, groups):
     assert {entry.group for entry in metrics.per_class["bbox"]} == ({"r"} if groups is None else {"r", None})
 
     assert metrics.protocol == "coco"
-    assert "scored as COCO, not comparable with LVIS AP" in metrics.notes[0]
+    assert "evaluated by COCO's rules; the result cannot be compared with LVIS AP" in metrics.notes[0]
 
 
 def test_missing_and_unreadable_files_are_named(write, tmp_path):

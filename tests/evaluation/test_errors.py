@@ -169,7 +169,7 @@ def test_a_class_of_which_some_are_missed_gains_on_the_others(tmp_path):
     assert errors.parts["all"].cost["missed"] == pytest.approx(50 / 101)
 
 
-def test_the_mended_class_wins_what_a_classification_error_costs(tmp_path):
+def test_the_repaired_class_wins_what_a_classification_error_costs(tmp_path):
     errors = errors_of(scene(tmp_path), (1, ANT, 0.9), (1, BEE, 0.95))
 
     assert errors.parts["f"].cost["classification"] == pytest.approx(1), "the bee would be found"

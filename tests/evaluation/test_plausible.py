@@ -67,7 +67,7 @@ def short(record: Record) -> None:
 
 CASES: dict[str, tuple[Callable[[Record], None], str]] = {
     "sound": (lambda _: None, ""),
-    "corners": (box(lambda x, y, w, h: [x, y, x + w, y + h]), "boxes reach beyond their image, and read as [x1, y1"),
+    "corners": (box(lambda x, y, w, h: [x, y, x + w, y + h]), "boxes reach beyond the image and would fit as [x1, y1"),
     "shares": (
         box(lambda x, y, w, h: [x / WIDTH, y / HEIGHT, w / WIDTH, h / HEIGHT]),
         "24 of 24 boxes lie within 0..1",
@@ -140,7 +140,7 @@ def test_boxes_alone_are_judged_too(truth: Path) -> None:
         x, y, w, h = record["bbox"]
         record["bbox"] = [x, y, x + w, y + h]
     (note,) = evaluate(truth, records, iou_types=("bbox",)).notes
-    assert "of 24 boxes reach beyond their image" in note
+    assert "of 24 boxes reach beyond the image" in note
 
 
 @pytest.mark.parametrize(
@@ -167,11 +167,11 @@ def test_boxes_of_a_part_are_told(times: int, wrong: int, said: str, truth: Path
 
 READINGS: dict[str, tuple[Callable[[Record], None], str]] = {
     "sound": (lambda _: None, ""),
-    "twice": (box(lambda *xywh: [2 * value for value in xywh]), "It seems that bbox is 2 times those of the objects"),
-    "half": (box(lambda *xywh: [value / 2 for value in xywh]), "It seems that bbox is 0.5 times those of the objects"),
+    "twice": (box(lambda *xywh: [2 * value for value in xywh]), "It seems that bbox is 2 times that of the objects"),
+    "half": (box(lambda *xywh: [value / 2 for value in xywh]), "It seems that bbox is 0.5 times that of the objects"),
     "of a square": (
         box(lambda x, y, w, h: [x * 0.64, y * 64 / 60, w * 0.64, h * 64 / 60]),
-        "It seems that bbox is 0.64 (x) and 1.07 (y) times those of the objects",
+        "It seems that bbox is 0.64 (x) and 1.07 (y) times that of the objects",
     ),
     "swapped": (box(lambda x, y, w, h: [y, x, h, w]), "It seems that x and y are swapped in bbox"),
     "elsewhere": (box(lambda x, y, w, h: [(x + 45) % 75, (y + 25) % 45, w, h]), ""),
@@ -204,7 +204,7 @@ def test_boxes_alone_of_which_a_part_is_corners(part: int, truth: Path) -> None:
         x, y, w, h = record["bbox"]
         record["bbox"] = [x, y, x + w, y + h]
     (note,) = evaluate(truth, records, iou_types=("bbox",)).notes
-    assert "of 24 boxes reach beyond their image, and read as [x1, y1, x2, y2] they fit" in note
+    assert "of 24 boxes reach beyond the image and would fit as [x1, y1, x2, y2]" in note
 
 
 def test_a_weak_detector_is_not_doubted(truth: Path) -> None:

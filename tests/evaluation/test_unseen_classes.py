@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tailseg.annotations.dataset import never_shown, scored_groups
-from tailseg.annotations.read import open_file, with_classes_of
+from tailseg.annotations.dataset import find_untrained_classes, get_scored_groups
+from tailseg.annotations.read import adopt_training_classes, open_file
 from tailseg.cli import main
 from tailseg.evaluation import evaluate
 
@@ -59,16 +59,16 @@ def test_groups_that_a_file_states_stay(raw: RawDataset, write: Write, unseen: P
     metrics = evaluate(write(raw), results, iou_types=("bbox",))
     assert metrics["bbox"]["APr"] == pytest.approx(0.5)
     assert metrics.notes == ()
-    validated = with_classes_of(open_file(write(raw)), open_file(unseen))
-    assert scored_groups(validated) == {3: "r", 7: "r"}
+    validated = adopt_training_classes(open_file(write(raw)), open_file(unseen))
+    assert get_scored_groups(validated) == {3: "r", 7: "r"}
 
 
 def test_a_run_leaves_it_out_of_its_own_figures(raw: RawDataset, write: Write, unseen: Path) -> None:
     training = open_file(unseen)
-    validated = with_classes_of(open_file(write(raw)), training)
-    assert scored_groups(training) == scored_groups(validated) == {3: "r"}
-    assert never_shown(training, validated) == ["seven"]
-    assert never_shown(validated, training) == []
+    validated = adopt_training_classes(open_file(write(raw)), training)
+    assert get_scored_groups(training) == get_scored_groups(validated) == {3: "r"}
+    assert find_untrained_classes(training, validated) == ["seven"]
+    assert find_untrained_classes(validated, training) == []
 
 
 def test_groups_of_other_classes_are_doubted(raw: RawDataset, write: Write, results: Path, tmp_path: Path) -> None:

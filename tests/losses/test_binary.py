@@ -54,7 +54,7 @@ def test_blocks_of_any_size_give_the_cost_of_all_entries(link, drops, block, mon
 
 @every_link
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_a_gradient_kept_is_the_gradient_computed_anew(link, dtype):
+def test_a_gradient_kept_is_the_gradient_computed_again(link, dtype):
     """The first backward pass may take the forward pass's gradient; a second one has to compute it."""
     logits, labels, dropped = problem(20, 7, dtype)
     logits.requires_grad_()
@@ -92,7 +92,7 @@ sys.path.insert(0, sys.argv[1])
 from test_binary import by_autograd, problem, value_and_gradient
 
 binary.COMPILE_FROM = {"cpu": 1, "cuda": 1}
-half, single = torch.float16, torch.float32  # half precision computes its gradient anew
+half, single = torch.float16, torch.float32  # half precision computes its gradient again
 cases = [(Gumbel(), 37, single), (Gumbel(), 50, single), (Gumbel(), 50, half), (Gumbel(), 50, torch.bfloat16)]
 for link, num_regions, dtype in [*cases, (Sigmoid(), 50, single), (NormalCDF(), 50, single)]:
     logits, labels, dropped = problem(num_regions, 11, dtype)

@@ -355,7 +355,7 @@ def test_a_seed_repeats_the_loss_to_the_bit(config):
 
 
 @pytest.mark.parametrize("config", SAMPLED.values(), ids=SAMPLED.keys())
-def test_without_a_seed_each_call_draws_anew(config):
+def test_without_a_seed_each_call_draws_again(config):
     loss = config.build(long_tail(40))
     logits, labels = problem(loss, 16)
     labels[:] = loss.num_classes

@@ -284,7 +284,7 @@ def test_the_label_of_a_tail_class_is_never_dropped():
         torch.testing.assert_close(gradient[0].tolist(), [no, no, no, no, 0.0, -1.0])
 
 
-def test_every_call_draws_anew_and_a_seed_repeats_it():
+def test_every_call_draws_again_and_a_seed_repeats_it():
     loss = DropLossConfig().build(long_tail(40))
     logits, labels = problem(loss, 40)
     labels[:20] = 40

@@ -156,7 +156,7 @@ TINY_SWIN = SwinConfig(embed_dim=8, depths=(1, 1, 1, 1), heads=(1, 1, 1, 1), win
 
 
 def test_swin_weights_of_a_classifier(tmp_path: Path) -> None:
-    """The norms on the maps start anew; a backbone's own file has them."""
+    """The norms on the maps start again; a backbone's own file has them."""
     torch.manual_seed(1)
     source = Swin(TINY_SWIN)
     state = source.state_dict() | {"norm.weight": torch.zeros(64), "head.bias": torch.zeros(10)}

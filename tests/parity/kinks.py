@@ -67,7 +67,7 @@ class _Relu:
 
 
 class _Passing(torch.autograd.Function):
-    """A ReLU whose backward pass looks up anew what passes: the outputs are the same, to a rounding."""
+    """A ReLU whose backward pass looks up again what passes: the outputs are the same, to a rounding."""
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, relu: _Relu) -> Tensor:
@@ -149,7 +149,7 @@ class _Search:
         return float((self.now - self.wanted).abs().max())
 
     def add(self, units: Sequence[Unit]) -> None:
-        self.relus.turn(self.flipped)  # every effect is measured from the start, and the search begins anew
+        self.relus.turn(self.flipped)  # every effect is measured from the start, and the search begins again
         self.flipped, self.now = [], self.start
         for unit in units:
             if unit not in self.effects:

@@ -58,7 +58,7 @@ def test_backbones_and_operators_are_equal_to_rounding(place: tuple[Path, str]) 
     assert_equal(measure_file(folder, name, golden_files(folder)[name]))
 
 
-def test_the_repositorys_files_are_small_and_found() -> None:
+def test_the_golden_files_are_small_and_found() -> None:
     kinds = golden_files(TRIMMED)
     assert [kinds[name] for name in ("a3_mask_rcnn_gumbel", "d_swin", "e_ops")] == ["detector", "backbone", "operators"]
     assert len(kinds) == len(list(TRIMMED.glob("*.safetensors")))

@@ -34,7 +34,7 @@ def without_mask(raw: RawDataset) -> RawDataset:
 def test_objects_without_a_mask_are_refused_with_the_users_file_their_number_and_the_first(many, write: Write):
     path = write(without_mask(many))
     with pytest.raises(
-        DatasetError, match=r"(?s)objects without a mask \(1 of 12\): annotation 1 .*on-problem repair"
+        DatasetError, match=r"(?s)object has no mask \(1 of 12\): annotation 1 .*on-problem repair"
     ) as it:
         build_data(recipe(path))
     assert str(path) in str(it.value)
@@ -45,7 +45,7 @@ def test_objects_without_a_mask_are_left_out_where_that_is_asked_for_and_learned
     parts = build_data(recipe(path, on_problem="repair"))
     assert sum(part.num_objects for part in parts) == 11
     notes = [note for part in parts for note in part.notes]
-    assert any("1 objects without a mask" in note and note.endswith(": left out") for note in notes)
+    assert any("1 object has no mask" in note and note.endswith(": left out") for note in notes)
     assert sum(part.num_objects for part in build_data(recipe(path, masks=False))) == 12
 
 
@@ -71,7 +71,7 @@ def test_a_class_that_the_validation_file_leaves_out_is_a_class_of_the_run(many,
     _, val = build_data(recipe(train, write(part, name="val.json")))
     assert [category.id for category in val.categories] == [3, 7]
     assert val.objects.labels.tolist() == [1]
-    assert val.notes == ("1 classes of the training set " + str(train) + " are not in the file",)
+    assert val.notes == ("1 class of the training set " + str(train) + " is not in this file",)
     result = {"image_id": 4, "category_id": 7, "bbox": [10, 5, 20, 20], "score": 0.9}
     assert evaluate(val, [result], iou_types=["bbox"])["bbox"]["AP"] == pytest.approx(1)
 
@@ -84,8 +84,8 @@ def test_a_class_of_the_validation_file_alone_plays_no_part_unless_it_has_object
         image.update(neg_category_ids=[9], not_exhaustive_category_ids=[9, 3])
     _, val = build_data(recipe(train, write(more, name="val.json")))
     assert [category.id for category in val.categories] == [3, 7]
-    assert val.record(0).negative_ids == ()
-    assert val.record(0).not_exhaustive_ids == (3,)
+    assert val.get_record(0).negative_ids == ()
+    assert val.get_record(0).not_exhaustive_ids == (3,)
     more["annotations"][0]["category_id"] = 9
     with pytest.raises(DatasetError, match=r"1 categories differ .* 9 'nine', only in the one"):
         build_data(recipe(train, write(more, name="val.json")))
@@ -98,13 +98,13 @@ def test_crowds_are_said_to_be_left_alone_and_can_be_objects(many, write: Write)
     train, _ = build_data(recipe(path, path))
     assert train.num_objects == 11
     (said,) = train.remarks
-    assert said.startswith("1 of 12 objects are crowd regions and will not be learned")
+    assert said.startswith("1 of 12 annotations are crowd regions and are not used in training")
     assert "classes with nothing else: seven" in said
     train, val = build_data(recipe(path, path, crowds="objects"))
     assert train.num_objects == val.num_objects == 12
     assert train.frequency.instance_counts.tolist() == [11, 1]
     assert train.remarks == ()
-    assert train.notes == ("1 crowd regions are taken as objects",)
+    assert train.notes == ("1 crowd region is read as an object",)
     result = {"image_id": 4, "category_id": 7, "bbox": [10, 5, 20, 20], "score": 0.9}
     scores = evaluate(val, [result], iou_types=["bbox"]).per_class["bbox"]
     assert pytest.approx(1) == scores[1].AP

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tailseg.annotations.dataset import scored_groups
+from tailseg.annotations.dataset import get_scored_groups
 from tailseg.annotations.read import open_file
 from tailseg.annotations.types import GroupBounds
 from tailseg.losses.tail import tail_classes
@@ -45,7 +45,7 @@ def test_groups_and_tail_follow_the_bounds(file: Path, bounds: GroupBounds, grou
     frequency = ClassFrequency.from_class_counts(train.frequency)
     assert frequency.groups == groups
     assert tail_classes(frequency, "r").tolist() == rare
-    assert scored_groups(val) == {3: groups[0], 7: groups[1]}
+    assert get_scored_groups(val) == {3: groups[0], 7: groups[1]}
     assert tuple(category.group for category in val.categories) == groups
 
 
@@ -54,7 +54,7 @@ def test_a_class_that_training_never_shows_is_in_no_group(many: RawDataset, writ
     many["annotations"] = [each for each in many["annotations"] if each["category_id"] != 7]
     base = recipe(write(many, name="train.json"), (1, 5))
     _, validation = build_data(replace(base, data=replace(base.data, val=str(val))))
-    assert scored_groups(validation) == {3: "f"}
+    assert get_scored_groups(validation) == {3: "f"}
 
 
 def test_groups_that_a_file_states_are_used_with_lviss_bounds_alone(many: RawDataset, write: Write) -> None:
@@ -63,7 +63,7 @@ def test_groups_that_a_file_states_are_used_with_lviss_bounds_alone(many: RawDat
     file = write(many, images=True)
     for bounds, expected in (((10, 100), {3: "f", 7: "f"}), ((2, 50), {3: "c", 7: "r"})):
         train, val = build_data(recipe(file, bounds))
-        assert scored_groups(train) == scored_groups(val) == expected
+        assert get_scored_groups(train) == get_scored_groups(val) == expected
 
 
 def test_bounds_are_saved_with_the_recipe(file: Path) -> None:

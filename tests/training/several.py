@@ -96,7 +96,7 @@ def order(file: Path) -> list[int]:
 def failed_alone() -> None:
     with all_or_none():
         if rank() == 1:
-            raise ValueError("mend this")
+            raise ValueError("repair this")
 
 
 def unforeseen() -> None:

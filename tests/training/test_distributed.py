@@ -140,7 +140,7 @@ def test_every_process_knows_the_figures(four, outcomes):
 def test_what_one_process_meets_ends_all_with_its_reason(outcomes):
     for rank, outcome in enumerate(outcomes):
         whose = "" if rank == 1 else "process 1 of 4: "
-        assert outcome["failed alone"] == f"ValueError: {whose}mend this"
+        assert outcome["failed alone"] == f"ValueError: {whose}repair this"
     assert outcomes[1]["unforeseen"] == "KeyError: 'absent'"
     assert outcomes[0]["unforeseen"] == "RuntimeError: process 1 of 4: KeyError: 'absent'"
 

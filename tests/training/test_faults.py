@@ -210,7 +210,9 @@ def small_disk(tmp_path) -> Iterator[Path]:
 
 def test_a_full_disk_ends_the_run_with_what_was_saved_whole(undisturbed, data, small_disk):
     recipe = small.recipe(data, small_disk / "run")
-    with pytest.raises(OSError, match=r"step_00000\d\d\.pt could not be written .*MB are free there.*before is whole"):
+    with pytest.raises(
+        OSError, match=r"step_00000\d\d\.pt could not be written .*MB are free there.*before are complete"
+    ):
         train(recipe)
     saved = run_files.get_latest(small_disk / "run")
     assert checkpoint.load(saved).progress.step in (5, 10)

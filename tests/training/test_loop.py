@@ -203,7 +203,7 @@ def test_a_target_that_cannot_be_used_names_the_step_and_the_images(data, tmp_pa
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_bad_image_names_its_file_and_the_run_goes_on_once_it_is_mended(uninterrupted, data, tmp_path, workers):
+def test_a_bad_image_names_its_file_and_the_run_goes_on_once_it_is_repaired(uninterrupted, data, tmp_path, workers):
     copy = tmp_path / "data"
     shutil.copytree(data, copy)
     recipe = small.recipe(copy, tmp_path / "run")
@@ -240,7 +240,7 @@ def test_objects_without_masks_are_refused_for_a_mask_head(data, tmp_path):
     path = tmp_path / "boxes.json"
     path.write_text(json.dumps(content))
     recipe = small.recipe(data, tmp_path / "run")
-    with pytest.raises(ValueError, match=r"(?s)boxes\.json cannot .* without a mask \(86 of 86\): .*model\.mask=None"):
+    with pytest.raises(ValueError, match=r"(?s)boxes\.json cannot .* no mask \(86 of 86\): .*model\.mask=None"):
         train(replace(recipe, data=replace(recipe.data, train=str(path))))
 
 

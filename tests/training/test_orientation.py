@@ -88,7 +88,7 @@ def test_the_setting_reaches_every_reader(data, tmp_path, orientation):
     annotations, _ = build_data(recipe)
     names = [annotations.names.text(row).partition("\n")[0] for row in range(annotations.num_images)]
     row = next(row for row, name in enumerate(names) if name.endswith(first.name))
-    image = read_image(annotations.info(row))
+    image = read_image(annotations.get_info(row))
     predictor = Predictor.__new__(Predictor)
     predictor.recipe = recipe
     with Image.open(first) as picture:

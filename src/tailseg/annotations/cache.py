@@ -1,21 +1,22 @@
-"""Large annotation files are parsed once: what they hold is kept in a file that every process maps into its memory.
+"""The cache of large annotation files. Such a file is parsed once; every process then maps the result into its memory.
 
-The cache lies in ``$TAILSEG_HOME/annotations`` (``~/.cache/tailseg/annotations``), never beside the annotation file:
+The cache is in ``$TAILSEG_HOME/annotations`` (``~/.cache/tailseg/annotations``), never next to the annotation file:
 
-    <SHA-256 of the annotation file>.safetensors   what it holds: the arrays of `Contents`, and the rest as metadata
-    index/<of a path>.json                         which content that path had when it was last read
+    <SHA-256 of the annotation file>.safetensors   the content: the arrays of `Contents`, the rest as metadata
+    index/<hash of a path>.json                    the SHA-256 of the file with this path when it was last read
 
-*Which content a path has* would take seconds to hash, so it is taken from the index when device, inode, size, time of
-modification and time of change are all those of the entry. The time of change is the kernel's and cannot be set, so
-that an edit of the same size with the old modification time restored is noticed. An entry is written only when these
-did not change while the file was hashed and the last change was at least ``SETTLED`` seconds before that began: a
-later one cannot carry the same time. On Windows, which has no time of change, the file is hashed each time. (An edit
-through a writable memory map counts as a change only once the system has written it back.)
+*The hash of a path's content.* Hashing takes seconds. The index gives the hash if device, inode, size, modification
+time and change time of the file are those of the entry. Nobody can set the change time, so an edit with the same size
+and a restored modification time is noticed. An entry is written only if the file did not change while it was hashed,
+and its last change was at least ``SETTLED_SECONDS`` earlier: a later change then has another time. Windows has no
+change time, and there the file is hashed each time. (An edit through a writable memory map counts once the system has
+written it.)
 
-*A cache file is not trusted.* Its header is checked by safetensors, all of it against a checksum, and the arrays
-against each other, so that no index leads out of them and no value is one that the reader refuses. What fails is
-deleted, with a warning, and made anew. It is written under another name and renamed, by one process while others wait
-for it. Where it cannot be written (read-only or full disk), the parsed file is used from memory, with a warning.
+*A cache file is not trusted.* safetensors checks its header, a checksum covers all of it, and the arrays are checked
+against each other: no index leads out of an array, and no value is one that the reader refuses. A file that fails is
+deleted with a warning and written again. A cache file is written under another name and then renamed, by one process
+while others wait. If it cannot be written (read-only or full disk), a warning is given, and the parsed file is used
+from memory.
 """
 
 import hashlib
@@ -43,26 +44,26 @@ from tailseg.annotations.kinds import KINDS
 from tailseg.annotations.pictures import MAX_PIXELS
 from tailseg.annotations.problems import Problem
 from tailseg.annotations.ragged import Ragged, map_arrays, write_arrays
-from tailseg.annotations.run_lengths import are_filled
+from tailseg.annotations.run_lengths import have_pixel_counts
 from tailseg.annotations.types import Group
-from tailseg.files import cache_folder, unfinished
+from tailseg.files import get_cache_folder, write_atomically
 
-CACHE_FROM = 16_000_000
-"""Bytes of an annotation file from which on it is cached: smaller ones are parsed within a second."""
+MIN_CACHED_BYTES = 16_000_000
+"""Least size in bytes of an annotation file that is cached: a smaller one is parsed within a second."""
 
 VERSION: Final = "4"
-"""Of the cache's layout; one of another version is made again, without a word."""
+"""Version of the cache's format. A file of another version is written again, without a warning."""
 
-SETTLED: Final = 2.0
-"""Seconds since its last change after which a file's times tell any later one: the coarsest clock of file systems."""
+SETTLED_SECONDS: Final = 2.0
+"""Seconds after which a later change of a file has another time: the coarsest clock of file systems."""
 
-PATIENCE: Final = 600.0
-"""Seconds to wait for another process that parses the same file, before doing it oneself."""
+LOCK_TIMEOUT: Final = 600.0
+"""Seconds to wait for another process that parses the same file, before this process parses it too."""
 
 BLOCK: Final = 1 << 25
-"""Bytes hashed at a time."""
+"""Bytes that are hashed together."""
 
-RAGGED: Final = ("negative", "not_exhaustive", "names", "polygons", "run_lengths")
+RAGGED_ARRAYS: Final = ("negative", "not_exhaustive", "names", "polygons", "run_lengths")
 DTYPES: Final = {
     "image_ids": np.int64,
     "sizes": np.int64,
@@ -81,22 +82,22 @@ DTYPES: Final = {
     "names": np.uint8,
     "polygons": np.float64,
     "run_lengths": np.uint8,
-    **{f"{name}_offsets_of_rows": np.int64 for name in RAGGED},
+    **{f"{name}_offsets_of_rows": np.int64 for name in RAGGED_ARRAYS},
 }
-"""The tensors of a cache file: of a `Ragged` its values and, apart, its offsets."""
+"""The tensors of a cache file. A `Ragged` has two: its values and its offsets."""
 
-COLUMNS: Final = (
+OBJECT_ARRAYS: Final = (
     *("boxes", "written_boxes", "areas", "labels", "ids", "ignored", "faults", "offsets"),
     *("first_polygons", "polygon_counts"),
 )
-"""Those that belong to `Objects`."""
+"""The tensors that belong to `Objects`."""
 
-ROWS: Final = ("areas", "labels", "ids", "ignored", "faults", "first_polygons", "polygon_counts")
-"""Those with one number an object."""
+NUMBERS_PER_OBJECT: Final = ("areas", "labels", "ids", "ignored", "faults", "first_polygons", "polygon_counts")
+"""The tensors with one number per object."""
 
 
 class DamagedError(Exception):
-    """A cache file is not what was written."""
+    """A cache file is not as it was written."""
 
 
 class OutdatedError(Exception):
@@ -104,34 +105,34 @@ class OutdatedError(Exception):
 
 
 @runtime_checkable
-class Parse(Protocol):
-    """Reads the annotation file of a path, whose content has that SHA-256 (None: find out)."""
+class Parser(Protocol):
+    """Parses an annotation file; ``key`` is the SHA-256 of its content, if it is known."""
 
     def __call__(self, path: Path, *, key: str | None = None) -> Contents: ...
 
 
-def cached(path: Path, parse: Parse) -> Contents:
-    """What the annotation file ``path`` holds: from the cache where it is large, else by ``parse``.
+def read_cached(path: Path, parse: Parser) -> Contents:
+    """Reads an annotation file: from the cache if it is large, otherwise with ``parse``.
 
-    Kept is what training accepts; a file that is to be repaired first is parsed each time.
+    Only files that training accepts are cached. A file that must be repaired first is parsed each time.
     """
-    if path.stat().st_size < CACHE_FROM:
+    if path.stat().st_size < MIN_CACHED_BYTES:
         return parse(path)
     try:
-        folder = cache_folder() / "annotations"
+        folder = get_cache_folder() / "annotations"
     except OSError as error:
         warnings.warn(f"{path} is parsed each time: {error}", stacklevel=3)
         return parse(path)
-    stamp, key = _stamp(path), _key(path, folder)
-    found = _load(folder, key)
-    if found is not None:
-        return found
-    with _alone(folder, key):
-        found = _load(folder, key)  # made by another process meanwhile
-        if found is not None:
-            return found
+    stamp, key = _read_stamp(path), _get_key(path, folder)
+    contents = _load(folder, key)
+    if contents is not None:
+        return contents
+    with _hold_lock(folder, key):
+        contents = _load(folder, key)  # another process may have written it meanwhile
+        if contents is not None:
+            return contents
         parsed = parse(path, key=key)
-        if _stamp(path) != stamp:  # edited meanwhile: the key may be of another content than what was read
+        if _read_stamp(path) != stamp:  # edited meanwhile: the key may belong to another content
             return parse(path)
         if not _is_accepted(parsed):
             return parsed
@@ -139,86 +140,90 @@ def cached(path: Path, parse: Parse) -> Contents:
             _save(parsed, folder)
         except OSError as error:
             warnings.warn(
-                f"{path} was parsed, but could not be kept in {folder} for the next time: {error}. Set TAILSEG_HOME to "
-                f"a folder with {_size(parsed) / 1e6:,.0f} MB to spare",
+                f"{path} was parsed, but the result could not be cached in {folder}: {error}. Set TAILSEG_HOME to a "
+                f"folder with {_count_bytes(parsed) / 1e6:,.0f} MB of free space",
                 stacklevel=3,
             )
             return parsed
         with suppress(DamagedError, OSError, SafetensorError, ValueError, TypeError, KeyError, RuntimeError):
-            return _read(store_path(folder, parsed.key), parsed.key, just_written=True)
+            return _read(get_cache_file(folder, parsed.key), parsed.key, just_written=True)
     return parsed
 
 
 def _is_accepted(contents: Contents) -> bool:
-    """Whether training accepts the file, its pictures apart."""
-    return not any("training" in each.kind.stops or each.kind.name == "size_missing" for each in contents.problems)
+    """Whether training accepts the annotations; images are not checked."""
+    return not any(
+        "training" in problem.kind.stops or problem.kind.name == "size_missing" for problem in contents.problems
+    )
 
 
-def store_path(folder: Path, key: str) -> Path:
-    """The cache file of the content with that key."""
+def get_cache_file(folder: Path, key: str) -> Path:
+    """The cache file of the content with this key."""
     return folder / f"{key}.safetensors"
 
 
-def _key(path: Path, folder: Path) -> str:
-    """SHA-256 of the file's content, from the index where it can be trusted."""
+def _get_key(path: Path, folder: Path) -> str:
+    """SHA-256 of the file's content, from the index if the file has not changed."""
     entry_file = folder / "index" / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()}.json"
-    before = _stamp(path)
-    entry = _entry(entry_file)
+    before = _read_stamp(path)
+    entry = _read_entry(entry_file)
     if entry and sys.platform != "win32" and entry["stamp"] == before:
         return entry["key"]
-    settled = time.time() - max(path.stat().st_mtime, path.stat().st_ctime) >= SETTLED
+    settled = time.time() - max(path.stat().st_mtime, path.stat().st_ctime) >= SETTLED_SECONDS
     with path.open("rb") as file:
         key = hashlib.file_digest(file, "sha256").hexdigest()
-    if settled and _stamp(path) == before:
+    if settled and _read_stamp(path) == before:
         with suppress(OSError):
-            _write(entry_file, {"path": str(path.resolve()), "stamp": before, "key": key})
+            _write_entry(entry_file, {"path": str(path.resolve()), "stamp": before, "key": key})
             if entry and entry["key"] != key:
                 _drop_unused(folder, entry["key"])
     return key
 
 
-def _stamp(path: Path) -> list[int]:
-    """What changes when a file is edited or replaced."""
+def _read_stamp(path: Path) -> list[int]:
+    """The properties that change when a file is edited or replaced."""
     status = path.stat()
     return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
-def _entry(file: Path) -> dict[str, Any] | None:
-    """An entry of the index; None if there is none, or nothing that can be used."""
+def _read_entry(file: Path) -> dict[str, Any] | None:
+    """Reads an entry of the index; None if it is missing or malformed."""
     try:
         entry = json.loads(file.read_bytes())
-        right = isinstance(entry["stamp"], list) and len(bytes.fromhex(entry["key"])) == hashlib.sha256().digest_size
+        valid = isinstance(entry["stamp"], list) and len(bytes.fromhex(entry["key"])) == hashlib.sha256().digest_size
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
-    return entry if right else None
+    return entry if valid else None
 
 
-def _write(file: Path, entry: dict[str, Any]) -> None:
+def _write_entry(file: Path, entry: dict[str, Any]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    with unfinished(file) as written:
+    with write_atomically(file) as written:
         written.write_text(json.dumps(entry))
 
 
 def _drop_unused(folder: Path, key: str) -> None:
-    """Deletes the cache of a content that no path has any more; who has it mapped keeps it."""
-    if all((_entry(file) or {}).get("key") != key for file in (folder / "index").glob("*.json")):
-        store_path(folder, key).unlink(missing_ok=True)
+    """Deletes the cache file of a content that no path has any more. Processes that have mapped it keep it."""
+    if all((_read_entry(file) or {}).get("key") != key for file in (folder / "index").glob("*.json")):
+        get_cache_file(folder, key).unlink(missing_ok=True)
 
 
 @contextmanager
-def _alone(folder: Path, key: str) -> Generator[None]:
-    """One process at a time, where the file system can lock: to parse twice would cost time, no more."""
-    lock = FileLock(folder / f"{key}.lock", timeout=PATIENCE)
+def _hold_lock(folder: Path, key: str) -> Generator[None]:
+    """Lets one process parse a file at a time. Without locks in the file system, two processes may parse it; both "
+    "are right.
+    """
+    lock = FileLock(folder / f"{key}.lock", timeout=LOCK_TIMEOUT)
     held = False
     with suppress(OSError, NotImplementedError):
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
         held = True
-        for left in folder.glob(f".{key}-*.unfinished"):  # by a process that was killed (a folder: by an earlier build)
-            if left.is_dir():
-                shutil.rmtree(left, ignore_errors=True)
+        for leftover in folder.glob(f".{key}-*.unfinished"):  # of a killed process; earlier versions wrote folders
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
             else:
-                left.unlink(missing_ok=True)
+                leftover.unlink(missing_ok=True)
     try:
         yield
     finally:
@@ -233,7 +238,7 @@ def _save(contents: Contents, folder: Path) -> None:
         OSError: it cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    arrays = _arrays(contents)
+    arrays = _collect_arrays(contents)
     metadata = {
         "version": VERSION,
         "key": contents.key,
@@ -241,32 +246,32 @@ def _save(contents: Contents, folder: Path) -> None:
         "categories": json.dumps([contents.category_ids, contents.category_names, contents.groups]),
         "listed_ids": json.dumps(contents.listed_ids),
         "problems": json.dumps([[p.kind.name, p.count, p.examples, p.detail] for p in contents.problems]),
-        "spelled": json.dumps([list(texts.items()) for texts in contents.spelled]),
+        "spelled": json.dumps([list(texts.items()) for texts in contents.text_ids]),
     }
-    metadata["checksum"] = _checksum(metadata, arrays)
-    with unfinished(store_path(folder, contents.key)) as written:
+    metadata["checksum"] = _compute_checksum(metadata, arrays)
+    with write_atomically(get_cache_file(folder, contents.key)) as written:
         write_arrays(arrays, written, metadata)
 
 
-def _arrays(contents: Contents) -> dict[str, np.ndarray]:
-    """The tensors of a cache file."""
+def _collect_arrays(contents: Contents) -> dict[str, np.ndarray]:
+    """Collects the tensors of a cache file."""
     objects = contents.objects
     arrays = {"image_ids": contents.image_ids, "sizes": contents.sizes}
-    arrays |= {name: getattr(objects, name) for name in COLUMNS}
-    for name in RAGGED:
+    arrays |= {name: getattr(objects, name) for name in OBJECT_ARRAYS}
+    for name in RAGGED_ARRAYS:
         ragged = getattr(objects if hasattr(objects, name) else contents, name)
         arrays |= {name: ragged.values, f"{name}_offsets_of_rows": ragged.offsets}
     return arrays
 
 
-def _size(contents: Contents) -> int:
-    return sum(array.nbytes for array in _arrays(contents).values())
+def _count_bytes(contents: Contents) -> int:
+    return sum(array.nbytes for array in _collect_arrays(contents).values())
 
 
 def _load(folder: Path, key: str) -> Contents | None:
-    """What the cache holds for that content; a damaged or outdated file is deleted."""
-    file = store_path(folder, key)
-    if not os.path.isfile(file):  # noqa: PTH113 - of a folder that may not be read, Path's raises
+    """Reads the cache file of a content; deletes a damaged or outdated file."""
+    file = get_cache_file(folder, key)
+    if not os.path.isfile(file):  # noqa: PTH113 - Path.is_file raises for a folder without read permission
         return None
     try:
         return _read(file, key)
@@ -277,17 +282,22 @@ def _load(folder: Path, key: str) -> Contents | None:
             file.unlink(missing_ok=True)
         return None
     except (DamagedError, OSError, SafetensorError, ValueError, TypeError, KeyError, RuntimeError) as error:
-        warnings.warn(f"{file} is damaged ({error}): dropped, to be made again", stacklevel=4)
+        warnings.warn(f"{file} is damaged ({error}): deleted; it will be written again", stacklevel=4)
         with suppress(OSError):
             file.unlink(missing_ok=True)
         return None
 
 
 def _read(file: Path, key: str, *, just_written: bool = False) -> Contents:
-    """The cache file's content, its arrays mapped; looked through unless it was written a moment ago.
+    """Reads a cache file and maps its arrays.
+
+    Args:
+        file: the cache file.
+        key: SHA-256 of the annotation file.
+        just_written: skips the checks of the content.
 
     Raises:
-        DamagedError, OSError, SafetensorError, ValueError, TypeError, KeyError, RuntimeError: it is not what was
+        DamagedError, OSError, SafetensorError, ValueError, TypeError, KeyError, RuntimeError: the file is not as it was
             written, or cannot be mapped.
     """
     with safe_open(file, framework="np") as tensors:
@@ -296,13 +306,13 @@ def _read(file: Path, key: str, *, just_written: bool = False) -> Contents:
     if metadata.get("version", VERSION) != VERSION:
         raise OutdatedError(metadata["version"])
     if metadata.get("key") != key or names != set(DTYPES):
-        raise DamagedError("of another file, or lacks a part")
+        raise DamagedError("it belongs to another file, or lacks a part")
     arrays: dict[str, np.ndarray] = {**map_arrays(file, DTYPES)}
     if wrong := [
-        name for name, dtype in DTYPES.items() if (arrays[name].dtype, arrays[name].ndim) != (dtype, _ndim(name))
+        name for name, dtype in DTYPES.items() if (arrays[name].dtype, arrays[name].ndim) != (dtype, _get_ndim(name))
     ]:
-        raise DamagedError(f"{wrong[0]} has another type")
-    if not just_written and _checksum(metadata, arrays) != checksum:
+        raise DamagedError(f"{wrong[0]} has a wrong type")
+    if not just_written and _compute_checksum(metadata, arrays) != checksum:
         raise DamagedError("its checksum is wrong")
     category_ids, category_names, groups = json.loads(metadata["categories"])
     contents = _assemble(metadata, arrays, tuple(category_ids), tuple(category_names), groups and tuple(groups))
@@ -311,7 +321,7 @@ def _read(file: Path, key: str, *, just_written: bool = False) -> Contents:
     return contents
 
 
-def _ndim(name: str) -> int:
+def _get_ndim(name: str) -> int:
     return 2 if name in ("sizes", "boxes", "written_boxes") else 1
 
 
@@ -322,9 +332,9 @@ def _assemble(
     category_names: tuple[str, ...],
     groups: tuple[Group, ...] | None,
 ) -> Contents:
-    ragged = {name: Ragged(arrays[name], arrays[f"{name}_offsets_of_rows"]) for name in RAGGED}
+    ragged = {name: Ragged(arrays[name], arrays[f"{name}_offsets_of_rows"]) for name in RAGGED_ARRAYS}
     objects = Objects(
-        **{name: arrays[name] for name in COLUMNS},
+        **{name: arrays[name] for name in OBJECT_ARRAYS},
         polygons=ragged["polygons"],
         run_lengths=ragged["run_lengths"],
     )
@@ -346,22 +356,22 @@ def _assemble(
             for name, count, examples, detail in json.loads(metadata["problems"])
         ),
         listed_ids=tuple(json.loads(metadata["listed_ids"])),
-        spelled=(dict(images), dict(categories)),
+        text_ids=(dict(images), dict(categories)),
     )
 
 
 def _check(contents: Contents) -> None:
-    """That the contents are such as a file could have: no number leads out of the arrays, no value out of its range.
+    """Checks that no index leads out of an array and no value out of its range.
 
     Raises:
-        DamagedError: one does.
+        DamagedError: there is such an index or value.
     """
-    if not (_fits_together(contents) and _is_in_range(contents)):
+    if not (_has_matching_shapes(contents) and _is_in_range(contents)):
         raise DamagedError("its parts do not fit together")
 
 
-def _fits_together(contents: Contents) -> bool:
-    """Whether the arrays have the shapes that they should, and are cut into rows without gap or overlap."""
+def _has_matching_shapes(contents: Contents) -> bool:
+    """Whether the arrays have the right shapes, and the offsets cut them into rows without gaps or overlaps."""
     objects, images, classes = contents.objects, len(contents.image_ids), len(contents.category_ids)
     rows, polygons = len(objects.boxes), objects.polygons
     return (
@@ -372,9 +382,9 @@ def _fits_together(contents: Contents) -> bool:
         and images > 0
         and objects.boxes.shape == (rows, 4)
         and objects.written_boxes.shape == (rows, 4)
-        and all(getattr(objects, name).shape == (rows,) for name in ROWS)
+        and all(getattr(objects, name).shape == (rows,) for name in NUMBERS_PER_OBJECT)
         and all(
-            _partitions(offsets, rows_in, len(values))
+            _cut_completely(offsets, rows_in, len(values))
             for offsets, rows_in, values in (
                 (objects.offsets, images, objects.labels),
                 (polygons.offsets, len(polygons.offsets) - 1, polygons.values),
@@ -387,12 +397,12 @@ def _fits_together(contents: Contents) -> bool:
 
 
 def _are_within(first: np.ndarray, counts: np.ndarray, end: int) -> bool:
-    """Whether the places ``first[i] .. first[i] + counts[i] - 1`` lie in ``0 .. end - 1``."""
+    """Whether the positions ``first[i] .. first[i] + counts[i] - 1`` are in ``0 .. end - 1``."""
     return bool(((first >= 0) & (counts >= 0) & (first <= end) & (counts <= end - first)).all())
 
 
 def _is_in_range(contents: Contents) -> bool:
-    """Whether the values are such as training accepts: others would end it, or worse."""
+    """Whether training accepts the values: others would stop it or give wrong results."""
     objects, sizes = contents.objects, contents.sizes
     ids, names, groups = contents.category_ids, contents.category_names, contents.groups or ()
     lists = (contents.negative.values, contents.not_exhaustive.values)
@@ -403,7 +413,7 @@ def _is_in_range(contents: Contents) -> bool:
         and sorted(contents.listed_ids) == list(ids)
         and all(is_text(text) for text in names)
         and all(group in get_args(Group) for group in groups)
-        and bool(np.diff(np.sort(contents.image_ids)).all())  # each once
+        and bool(np.diff(np.sort(contents.image_ids)).all())  # no id occurs twice
         and bool(((sizes > 0) & (sizes <= MAX_PIXELS)).all() and (sizes.prod(axis=1) <= MAX_PIXELS).all())
         and bool(np.isfinite(objects.written_boxes).all() and not np.isinf(objects.areas).any())
         and bool(((objects.labels >= 0) & (objects.labels < len(ids))).all())
@@ -414,20 +424,20 @@ def _is_in_range(contents: Contents) -> bool:
     ):
         return False
     x1, y1, x2, y2 = objects.boxes.T
-    images, (heights, widths) = objects.images, sizes.astype(np.float32).T  # as boxes are rounded
+    images, (heights, widths) = objects.images, sizes.astype(np.float32).T  # boxes are float32, too
     lengths, counts = np.diff(objects.polygons.offsets), objects.run_lengths
     return bool(
-        objects.boxes.min(initial=0) >= 0  # false for NaN, as all of these
+        objects.boxes.min(initial=0) >= 0  # false for NaN, as are the others
         and ((x1 <= x2).all() and (x2 <= widths[images]).all())
         and ((y1 <= y2).all() and (y2 <= heights[images]).all())
         and lengths.min(initial=6) >= 6
-        and not (lengths & 1).any()  # the coordinates, most of the file, are looked at when they are used
-        and are_filled(counts.values, counts.offsets, sizes.prod(axis=1)[images])
+        and not (lengths & 1).any()  # coordinates, which are most of the file, are checked when they are used
+        and have_pixel_counts(counts.values, counts.offsets, sizes.prod(axis=1)[images])
     )
 
 
 def _are_names(names: Ragged) -> bool:
-    """Whether each image has names, all of them safe; plain ones, which nearly all are, are looked at together."""
+    """Whether each image has only safe names. Plain names, as in nearly all files, are checked together."""
     lengths, text = np.diff(names.offsets), names.values.tobytes()
     plain = (
         text.isascii()
@@ -439,15 +449,15 @@ def _are_names(names: Ragged) -> bool:
     return plain or all(is_safe_name(name) for row in range(len(names)) for name in names.text(row).split("\n"))
 
 
-def _partitions(offsets: np.ndarray, rows: int, values: int) -> bool:
+def _cut_completely(offsets: np.ndarray, rows: int, values: int) -> bool:
     """Whether offsets cut ``values`` values into ``rows`` rows."""
     if offsets.shape != (rows + 1,):
         return False
     return bool(offsets[0] == 0 and offsets[-1] == values and (offsets[1:] >= offsets[:-1]).all())
 
 
-def _checksum(metadata: dict[str, str], arrays: dict[str, np.ndarray]) -> str:
-    """Of everything that the cache file says: finds damage, not malice."""
+def _compute_checksum(metadata: dict[str, str], arrays: dict[str, np.ndarray]) -> str:
+    """A checksum of the whole cache file. It detects damage, not manipulation."""
     named = sorted(arrays.items())
     blocks = [
         array.reshape(-1).view(np.uint8)[start : start + BLOCK]

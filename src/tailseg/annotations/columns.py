@@ -1,4 +1,4 @@
-"""The annotations of a file as columns: a number takes eight bytes, and nothing is thrown away yet.
+"""The annotations of a file as columns. A number takes eight bytes, and no annotation is dropped.
 
 Shapes: M annotations, in the file's order.
 """
@@ -12,21 +12,21 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from tailseg.annotations.json_file import Record, Text, decode, give_back
+from tailseg.annotations.json_file import Record, Text, decode_record, release_memory
 from tailseg.annotations.kinds import BITS
 from tailseg.annotations.segmentations import SegmentationPacker, Segmentations
 
 BATCH: Final = 64
-"""Annotations decoded at a time: few enough that their numbers stay in the processor's cache (three times as fast)."""
+"""Annotations decoded at a time: few enough that their numbers stay in the processor's cache (three times faster)."""
 
 BATCHES_KEPT: Final = 500
-"""Batches after which their text is taken out of memory."""
+"""Batches after which their text is released from memory."""
 
-FLAGS: Final = (None, 0, 1)
-"""What ``iscrowd`` and ``ignore`` may be, false and true among them."""
+VALID_FLAGS: Final = (None, 0, 1)
+"""Valid values of ``iscrowd`` and ``ignore``; they include false and true."""
 
 UNKNOWN: Final = np.iinfo(np.int64).min
-"""Stands for an id that is none; no file can hold it, see `whole`."""
+"""Stands for a missing id; no file can have it, see `parse_whole_number`."""
 
 _RECORDS = msgspec.json.Decoder(list[Record])
 _RECORD = msgspec.json.Decoder(Record)
@@ -37,13 +37,13 @@ class Columns:
     """The fields of M annotations.
 
     Attributes:
-        ids, image_ids, category_ids: int64 ``[M]``; UNKNOWN where there is none.
-        boxes: float64 ``[M, 4]`` xywh as written; 0 where they are no numbers.
-        areas: float64 ``[M]`` as written; NaN where there is none.
-        ignored: bool ``[M]``: a crowd or to be ignored.
-        faults: uint32 ``[M]``: `tailseg.annotations.kinds.BITS`.
-        segmentations: packed.
-        num_text_ids: ids that are written as text.
+        ids, image_ids, category_ids: int64 ``[M]``; UNKNOWN where missing.
+        boxes: float64 ``[M, 4]`` xywh as written; 0 where they are not numbers.
+        areas: float64 ``[M]`` as written; NaN where missing.
+        ignored: bool ``[M]``: crowd and ignore regions.
+        faults: uint32 ``[M]``: the problems, as bits of `tailseg.annotations.kinds.BITS`.
+        segmentations: the packed masks.
+        num_text_ids: number of ids that are written as text.
     """
 
     ids: np.ndarray
@@ -61,19 +61,19 @@ class Columns:
 
 
 def read_columns(records: Sequence[Any], text: Text = b"") -> Columns:
-    """The fields of all annotations; what cannot be read is marked in ``faults``.
+    """Reads the fields of all annotations and marks invalid ones in ``faults``.
 
     Args:
         records: the annotations.
-        text: of which they are parts; what is done with is taken out of memory.
+        text: the text of the file; parts that were read are released from memory.
     """
     reader = _Reader()
     for start in range(0, len(records), BATCH):
         reader.read(records[start : start + BATCH])
         if start % (BATCH * BATCHES_KEPT) == 0:
-            give_back(text, records[start])
+            release_memory(text, records[start])
     if records:
-        give_back(text, records[-1])
+        release_memory(text, records[-1])
     return Columns(
         *(np.frombuffer(column, np.int64) for column in (reader.ids, reader.image_ids, reader.category_ids)),
         boxes=np.frombuffer(reader.boxes, np.float64).reshape(-1, 4),
@@ -94,7 +94,7 @@ class _Reader:
         self.num_text_ids = 0
 
     def read(self, raw: Sequence[Any]) -> None:
-        """The next annotations: together where all of them are as nearly all files write them."""
+        """Reads the next annotations: all together if they have the usual types, otherwise one by one."""
         try:
             records = _RECORDS.decode(b"[" + b",".join(raw) + b"]")
             self._add(records)
@@ -105,20 +105,20 @@ class _Reader:
     def _add(self, records: list[Record]) -> None:
         crowds = [record.iscrowd for record in records]
         ignores = [record.ignore for record in records]
-        if not {*crowds, *ignores} <= {*FLAGS}:
+        if not {*crowds, *ignores} <= {*VALID_FLAGS}:
             raise TypeError
         columns = (
             array("q", [UNKNOWN if record.id is None else record.id for record in records]),
             array("q", [record.image_id for record in records]),
             array("q", [record.category_id for record in records]),
-        )  # all of them first: a number beyond int64 ends in an OverflowError, and nothing has been added
+        )  # built first: a number beyond int64 raises an OverflowError before anything is added
         for column, values in zip((self.ids, self.image_ids, self.category_ids), columns, strict=True):
             column.extend(values)
         self.boxes.extend([number for record in records for number in record.bbox])
         self.areas.extend([nan if record.area is None else record.area for record in records])
         self.ignored += bytes([bool(crowd or ignore) for crowd, ignore in zip(crowds, ignores, strict=True)])
-        bits = BITS["ignore"]
-        self.faults.extend([bits if ignore else 0 for ignore in ignores])
+        bit = BITS["ignore"]
+        self.faults.extend([bit if ignore else 0 for ignore in ignores])
         self.segmentations.extend([record.segmentation for record in records])
 
     def _read_one(self, raw: Any) -> None:  # noqa: ANN401 - anything that JSON can hold
@@ -129,23 +129,23 @@ class _Reader:
                 pass
             else:
                 return
-        record = decode(raw)
+        record = decode_record(raw)
         faults = 0
         if not isinstance(record, dict):
             record, faults = {}, BITS["record_bad"]
         for column, key in ((self.ids, "id"), (self.image_ids, "image_id"), (self.category_ids, "category_id")):
             value = record.get(key)
-            number = whole(value)
+            number = parse_whole_number(value)
             column.append(UNKNOWN if number is None else number)
             self.num_text_ids += number is not None and isinstance(value, str)
             if key == "id" and number is None and value is not None:
                 faults |= BITS["id_bad"]
         box, area = record.get("bbox"), record.get("area")
-        is_box = _numbers(box, 4)
+        is_box = _is_number_list(box, 4)
         if not is_box:
             faults |= BITS["box_from_mask" if box in (None, []) else "box_bad"]
         self.boxes.extend(box if isinstance(box, list) and is_box else [0.0] * 4)
-        if area is not None and not _numbers([area], 1):
+        if area is not None and not _is_number_list([area], 1):
             faults |= BITS["area_bad"]
             area = None
         self.areas.append(nan if area is None else area)
@@ -159,8 +159,8 @@ class _Reader:
         self.segmentations.add(record.get("segmentation"))
 
 
-def whole(value: object) -> int | None:
-    """The whole number that an id is, or spells (``"12"``, ``12.0``); None for what is none, or beyond int64."""
+def parse_whole_number(value: object) -> int | None:
+    """Reads an id: a whole number, also written as ``"12"`` or ``12.0``; None for other values and beyond int64."""
     if isinstance(value, str):
         digits = value.strip()
         value = int(digits) if digits.isascii() and digits.lstrip("-").isdigit() and len(digits) < 20 else None
@@ -171,8 +171,8 @@ def whole(value: object) -> int | None:
     return value if UNKNOWN < value < 2**63 else None
 
 
-def _numbers(value: Any, length: int) -> bool:  # noqa: ANN401
-    """Whether it is a list of that many numbers that float64 can hold."""
+def _is_number_list(value: Any, length: int) -> bool:  # noqa: ANN401
+    """Whether a value is a list of that many numbers within float64."""
     if not isinstance(value, list) or len(value) != length or bool in map(type, value):
         return False
     try:
@@ -183,4 +183,4 @@ def _numbers(value: Any, length: int) -> bool:  # noqa: ANN401
 
 
 def _is_flag(value: Any) -> bool:  # noqa: ANN401
-    return value is None or (isinstance(value, int | float) and value in FLAGS)
+    return value is None or (isinstance(value, int | float) and value in VALID_FLAGS)

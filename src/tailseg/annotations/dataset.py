@@ -1,4 +1,4 @@
-"""A data set's annotations in memory: flat arrays that loader processes share without a copy.
+"""The annotations of a data set in memory: flat arrays that loader processes share without a copy.
 
 Shapes: N objects and K crowd regions of one image, C classes.
 """
@@ -15,7 +15,7 @@ from jaxtyping import Float32, Int64
 from tailseg.annotations.image_files import ImageFinder
 from tailseg.annotations.kinds import BITS
 from tailseg.annotations.problems import Problem
-from tailseg.annotations.ragged import Ragged, offsets_of
+from tailseg.annotations.ragged import Ragged, compute_offsets
 from tailseg.annotations.types import (
     LVIS_BOUNDS,
     ClassCounts,
@@ -32,7 +32,9 @@ from tailseg.annotations.types import (
 
 @dataclass(frozen=True)
 class Category:
-    """A class: its id in the annotation file (any integer), its name, its frequency group in the training set."""
+    """A category of the annotation file: its id (any integer), its name, and its frequency group in the training "
+    "set.
+    """
 
     id: int
     name: str
@@ -41,16 +43,16 @@ class Category:
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """What the file says about one image.
+    """The annotations of one image.
 
     Attributes:
         boxes: absolute xyxy, within the image.
         labels: ``0 .. C-1``, in the order of ``Annotations.categories``.
-        segmentations: one an object; a rectangle where the file has none (see ``Annotations.has_masks``).
+        segmentations: one per object; a rectangle if the file has none (see ``Annotations.has_masks``).
         annotation_ids: the objects' ids in the file.
-        ignore_boxes: of crowd and ignore regions.
-        negative_ids: ids of the classes that are known to be absent (LVIS).
-        not_exhaustive_ids: ids of the classes of which not every object is annotated (LVIS).
+        ignore_boxes: the boxes of crowd and ignore regions.
+        negative_ids: ids of the categories that are known to be absent (LVIS).
+        not_exhaustive_ids: ids of the categories with objects that are not annotated (LVIS).
     """
 
     boxes: Float32[np.ndarray, "N 4"]
@@ -67,21 +69,21 @@ class Record:
 
 @dataclass(frozen=True, eq=False)
 class Objects:
-    """All annotated objects and regions, ordered by image; one row each unless said.
+    """All annotated objects and regions, ordered by image; one row per object unless noted.
 
     Attributes:
         boxes: float32 ``[M, 4]`` xyxy, clipped to the image.
-        written_boxes: float64 ``[M, 4]`` xywh, as the file has them.
-        areas: float64 ``[M]``, as the file has them; NaN where it has none.
+        written_boxes: float64 ``[M, 4]`` xywh, as written in the file.
+        areas: float64 ``[M]``, as written in the file; NaN where missing.
         labels: int64 ``[M]``.
         ids: int64 ``[M]``, ids of the annotations.
-        ignored: bool ``[M]``: a crowd or ignore region.
-        faults: uint32 ``[M]``, see `tailseg.annotations.kinds.BITS`.
+        ignored: bool ``[M]``: crowd and ignore regions.
+        faults: uint32 ``[M]``: the problems, as bits of `tailseg.annotations.kinds.BITS`.
         offsets: int64 ``[images + 1]``: image ``i`` has rows ``offsets[i] : offsets[i + 1]``.
-        polygons: one row a polygon, float64 ``x, y, x, y ...``, in the order of the file.
+        polygons: one row per polygon, float64 ``x, y, x, y ...``, in the order of the file.
         first_polygons, polygon_counts: int64 ``[M]``: object ``m`` has the polygons ``first_polygons[m]`` to
             ``first_polygons[m] + polygon_counts[m] - 1``.
-        run_lengths: one row an object, the compressed counts; empty for an object of polygons.
+        run_lengths: one row per object, the compressed counts; empty for an object with polygons.
     """
 
     boxes: np.ndarray
@@ -100,48 +102,52 @@ class Objects:
     def __len__(self) -> int:
         return len(self.boxes)
 
-    def keep(self, kept: np.ndarray) -> "Objects":
-        """The rows ``kept`` (bool ``[M]``) of the same images."""
-        if kept.all():
+    def select(self, selected: np.ndarray) -> "Objects":
+        """The selected objects (bool ``[M]``) of the same images."""
+        if selected.all():
             return self
-        rows = np.flatnonzero(kept)
+        rows = np.flatnonzero(selected)
         columns = ("boxes", "written_boxes", "areas", "labels", "ids", "ignored", "faults", "first_polygons")
         per_image = np.bincount(self.images[rows], minlength=len(self.offsets) - 1)
         return replace(
             self,
             **{name: getattr(self, name)[rows] for name in (*columns, "polygon_counts")},
-            offsets=offsets_of(per_image),
+            offsets=compute_offsets(per_image),
             run_lengths=self.run_lengths.take(rows),
         )
 
-    def marked(self, *kinds: str) -> np.ndarray:
-        """Rows with a problem of these kinds, bool ``[M]``."""
+    def is_marked(self, *kinds: str) -> np.ndarray:
+        """Whether each object has a problem of these kinds, bool ``[M]``."""
         return (self.faults & np.uint32(sum(BITS[kind] for kind in kinds))) > 0
 
     @property
     def masked(self) -> np.ndarray:
-        """Rows with a segmentation, bool ``[M]``."""
+        """Whether each object has a segmentation, bool ``[M]``."""
         return (self.polygon_counts > 0) | (np.diff(self.run_lengths.offsets) > 0)
 
     @property
     def trainable(self) -> np.ndarray:
-        """Rows to learn from, bool ``[M]``: not ignored, at least a pixel wide and high (as in mmdetection)."""
+        """Whether training uses each object, bool ``[M]``: not ignored, and at least one pixel wide and high.
+
+        mmdetection has the same rule.
+        """
         sides = self.boxes[:, 2:] - self.boxes[:, :2]
         return ~self.ignored & (sides >= 1).all(axis=1)
 
     @property
     def images(self) -> np.ndarray:
-        """Each row's image, as its position in the file, int64 ``[M]``."""
+        """The image of each object, as its position in the file, int64 ``[M]``."""
         return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
 
 
 @dataclass(frozen=True, eq=False)
 class Contents:
-    """What an annotation file holds, packed, with what is wrong with it; named and shaped as in `Annotations`.
+    """The packed content of an annotation file and its problems. Names and shapes are those of `Annotations`.
 
-    ``groups`` are those that the categories state, None where not all state one; ``listed_ids`` the ids of the
-    categories in the order in which the file lists them; ``spelled`` are the image and the
-    category ids that are written as text, as they are written.
+    Attributes:
+        groups: the groups that the categories state; None unless all categories state one.
+        listed_ids: ids of the categories in the order of the file.
+        text_ids: the image and the category ids that are written as text, with that text.
     """
 
     key: str
@@ -157,7 +163,7 @@ class Contents:
     names: Ragged
     problems: tuple[Problem, ...]
     listed_ids: tuple[int, ...]
-    spelled: tuple[dict[int, str], dict[int, str]] = ({}, {})
+    text_ids: tuple[dict[int, str], dict[int, str]] = ({}, {})
 
 
 @runtime_checkable
@@ -174,33 +180,34 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Annotations:
-    """An annotation file in memory, made by `tailseg.annotations.read.read_dataset`.
+    """An annotation file in memory, read by `tailseg.annotations.read_dataset`.
 
-    Images are addressed by their position ``0 .. num_images-1`` in the file, classes by labels ``0 .. C-1``: the
-    categories ordered by id. All that is large lies in NumPy arrays, mapped from a file where the annotation file is
-    large (see `tailseg.annotations.cache`), so that loader processes share it.
+    The index of an image is its position ``0 .. num_images-1`` in the file. The label of a class is ``0 .. C-1``, in
+    the order of the category ids. Large data is in NumPy arrays. For a large annotation file, these arrays are mapped
+    from a cache file (`tailseg.annotations.cache`) that loader processes share.
 
     Attributes:
         path: the annotation file.
-        key: SHA-256 of the file's content, in hexadecimal: equal where and only where the files are.
-        format: ``lvis`` when the images say which classes were checked, else ``coco``.
+        key: SHA-256 of the file's content, in hexadecimal.
+        format: ``lvis`` if the images list the classes that were checked, otherwise ``coco``.
         categories: in the order of the labels.
-        frequency: of the classes in the training set: this file, unless it was read with ``frequency_from``.
+        frequency: frequencies of the classes in the training set: this file, unless ``frequency_from`` named another
+            one.
         image_ids: int64 ``[num_images]``.
         sizes: int64 ``[num_images, 2]``: height and width.
         objects: the objects of all images.
-        negative: category ids a row, one row an image.
-        not_exhaustive: category ids a row, one row an image.
-        names: names of the images' files, one row an image, separated by line feeds.
-        finder: finds those files.
-        notes: what was repaired in reading, one sentence each.
-        remarks: what is of interest, and nothing was done about.
-        problems: all that is wrong with the file, for this and for other uses.
-        listed_ids: ids of the categories in the order in which the file lists them.
-        spelled: image and category ids that are written as text, as they are written: results keep the spelling.
+        negative: ids of the absent categories, one row per image.
+        not_exhaustive: ids of the categories that are not exhaustively annotated, one row per image.
+        names: possible names of the image files, one row per image, separated by line feeds.
+        finder: finds the image files.
+        notes: what the reader repaired or left out, one sentence each.
+        remarks: information that needs no action, one sentence each.
+        problems: all problems of the file, for this and for other uses.
+        listed_ids: ids of the categories in the order of the file.
+        text_ids: the image and the category ids that are written as text, with that text: results keep it.
         states_groups: whether the file states the frequency groups of its categories.
-        group_bounds: the bounds by which image counts make frequency groups where the file states none.
-        orientation: how pictures are read that EXIF wants turned, where their annotated size allows both.
+        group_bounds: bounds by which image counts give frequency groups, if the file states none.
+        orientation: how images with an EXIF orientation are read, if their annotated size allows both ways.
         source: gives the images in place of files, see `tailseg.data.source`.
     """
 
@@ -220,7 +227,7 @@ class Annotations:
     remarks: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
     listed_ids: tuple[int, ...] = ()
-    spelled: tuple[dict[int, str], dict[int, str]] = ({}, {})
+    text_ids: tuple[dict[int, str], dict[int, str]] = ({}, {})
     states_groups: bool = False
     group_bounds: GroupBounds = LVIS_BOUNDS
     orientation: Orientation = "shown"
@@ -236,50 +243,50 @@ class Annotations:
 
     @property
     def num_objects(self) -> int:
-        """Annotated objects, without crowd and ignore regions."""
+        """Number of annotated objects, without crowd and ignore regions."""
         return int((~self.objects.ignored).sum())
 
     @cached_property
     def has_masks(self) -> bool:
-        """Whether every object has a segmentation; a mask head has nothing to learn from otherwise."""
+        """Whether every object has a segmentation. A mask head needs them."""
         return bool(self.objects.masked[~self.objects.ignored].all())
 
-    def info(self, index: int) -> ImageInfo:
+    def get_info(self, index: int) -> ImageInfo:
         """Id, file and size of image ``index``; its name in place of the file if there is a ``source``.
 
         Raises:
-            ImageError: the file is nowhere to be found; says where it looked.
+            ImageError: the file is not found; the message names the folders.
         """
         names = self.names.text(index).split("\n")
         file = self.finder.find(names) if self.source is None else names[0]
         height, width = self.sizes[index]
         return ImageInfo(int(self.image_ids[index]), str(file), int(height), int(width), self.orientation)
 
-    def record(self, index: int) -> Record:
-        """What the file says about image ``index``."""
+    def get_record(self, index: int) -> Record:
+        """The annotations of image ``index``."""
         objects = self.objects
         rows = np.arange(objects.offsets[index], objects.offsets[index + 1])
-        kept, ignored = rows[~objects.ignored[rows]], rows[objects.ignored[rows]]
+        annotated, ignored = rows[~objects.ignored[rows]], rows[objects.ignored[rows]]
         return Record(
-            boxes=objects.boxes[kept],
-            labels=objects.labels[kept],
-            segmentations=tuple(self.segmentation(row, index) for row in kept.tolist()),
-            annotation_ids=objects.ids[kept],
+            boxes=objects.boxes[annotated],
+            labels=objects.labels[annotated],
+            segmentations=tuple(self.get_segmentation(row, index) for row in annotated.tolist()),
+            annotation_ids=objects.ids[annotated],
             ignore_boxes=objects.boxes[ignored],
             negative_ids=tuple(self.negative[index].tolist()),
             not_exhaustive_ids=tuple(self.not_exhaustive[index].tolist()),
         )
 
-    def classes_of(self, index: int) -> Int64[np.ndarray, " K"]:
-        """Labels of the classes with an object in image ``index``, ascending, each once."""
+    def get_labels(self, index: int) -> Int64[np.ndarray, " K"]:
+        """Labels of the classes that have an object in image ``index``, ascending."""
         rows = slice(self.objects.offsets[index], self.objects.offsets[index + 1])
         return np.unique(self.objects.labels[rows][~self.objects.ignored[rows]])
 
-    def only(self, image_ids: Sequence[int]) -> "Annotations":
-        """The images with these ids, in the order of the file."""
-        kept = np.isin(self.image_ids, np.array(image_ids, np.int64))
-        rows = np.flatnonzero(kept)
-        objects = self.objects.keep(kept[self.objects.images])
+    def select_images(self, image_ids: Sequence[int]) -> "Annotations":
+        """The annotations of the images with these ids, in the order of the file."""
+        selected = np.isin(self.image_ids, np.array(image_ids, np.int64))
+        rows = np.flatnonzero(selected)
+        objects = self.objects.select(selected[self.objects.images])
         offsets = np.append(objects.offsets[:-1][rows], len(objects))
         return replace(
             self,
@@ -291,10 +298,10 @@ class Annotations:
             names=self.names.take(rows),
         )
 
-    def segmentation(self, row: int, index: int) -> Segmentation:
+    def get_segmentation(self, row: int, index: int) -> Segmentation:
         """The mask of object ``row``, which is in image ``index``.
 
-        A rectangle where the file has none; no polygon where the file's has no pixel.
+        The box as a rectangle if the file has no mask; no polygon if the mask has no pixel.
         """
         objects = self.objects
         if objects.faults[row] & BITS["mask_empty"]:
@@ -303,19 +310,25 @@ class Annotations:
             return RunLengths(size=self.sizes[index].tolist(), counts=counts.tobytes().decode("ascii"))
         first = objects.first_polygons[row]
         last = first + objects.polygon_counts[row]
-        polygons: Polygons = tuple(objects.polygons[i].reshape(-1, 2) for i in range(first, last))
-        return polygons or (_rectangle(objects.boxes[row]),)
+        polygons: Polygons = tuple(objects.polygons[number].reshape(-1, 2) for number in range(first, last))
+        return polygons or (_make_rectangle(objects.boxes[row]),)
 
 
-def _rectangle(box: Float32[np.ndarray, " 4"]) -> np.ndarray:
+def _make_rectangle(box: Float32[np.ndarray, " 4"]) -> np.ndarray:
     x1, y1, x2, y2 = box.astype(np.float64)
     return np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]])
 
 
 def count_classes(objects: Objects, num_classes: int) -> tuple[Int64[np.ndarray, " C"], Int64[np.ndarray, " C"], int]:
-    """Images and objects of each class, and the images with at least one object; crowd and ignore regions left out."""
-    kept = ~objects.ignored
-    labels, images = objects.labels[kept], objects.images[kept]
+    """Counts images and objects of each class, and images with at least one object.
+
+    Crowd and ignore regions are not counted.
+
+    Returns:
+        The number of images and the number of objects of each class, and the number of images with an object.
+    """
+    annotated = ~objects.ignored
+    labels, images = objects.labels[annotated], objects.images[annotated]
     pairs = np.sort(images * num_classes + labels)  # np.unique takes a second for a million
     first = np.diff(pairs, prepend=-1) > 0
     image_counts = np.bincount(pairs[first] % num_classes, minlength=num_classes)
@@ -323,10 +336,14 @@ def count_classes(objects: Objects, num_classes: int) -> tuple[Int64[np.ndarray,
 
 
 def with_group_bounds(annotations: Annotations, bounds: GroupBounds) -> Annotations:
-    """The annotations with frequency groups by other bounds: rare up to the first number of images, common up to the
-    second one, frequent above.
+    """Gives the annotations frequency groups with other bounds.
 
-    The images of each class in the training set decide (`Annotations.frequency`); groups that the file states do not.
+    Args:
+        annotations: a data set.
+        bounds: the most training images of a rare and of a common class.
+
+    Returns:
+        The data set with groups from the image counts of the training set. Groups that the file states are replaced.
     """
     groups = tuple(frequency_group(count, bounds) for count in annotations.frequency.image_counts.tolist())
     return replace(
@@ -338,11 +355,11 @@ def with_group_bounds(annotations: Annotations, bounds: GroupBounds) -> Annotati
     )
 
 
-def scored_groups(annotations: Annotations) -> dict[int, Group]:
-    """Category id -> frequency group, for APr, APc and APf.
+def get_scored_groups(annotations: Annotations) -> dict[int, Group]:
+    """The frequency group of each category id, for APr, APc and APf.
 
-    Groups that a file states are taken as they are. Where they follow from counts, a class without an image in the
-    training set is in none: it was never learned, and an AP of rare classes says nothing of it.
+    Groups that the file states are used unchanged. If the groups follow from counts, a class without a training image
+    has no group: the model was not trained on it, and APr should not depend on it.
     """
     categories, counts = annotations.categories, annotations.frequency.image_counts.tolist()
     pairs = list(zip(categories, counts, strict=True))
@@ -352,24 +369,30 @@ def scored_groups(annotations: Annotations) -> dict[int, Group]:
     return {category.id: category.group for category, count in pairs if stated or count}
 
 
-def never_shown(train: Annotations, val: Annotations) -> list[str]:
-    """Names of the classes of which the validation set, with the classes of the training set, alone has objects."""
+def find_untrained_classes(train: Annotations, val: Annotations) -> list[str]:
+    """Names of the classes that have objects in the validation set, but none in the training set.
+
+    Args:
+        train: the training set.
+        val: the validation set, with the classes of the training set.
+    """
     objects = val.objects
-    found = np.bincount(objects.labels[~objects.ignored], minlength=len(val.categories)) > 0
+    has_objects = np.bincount(objects.labels[~objects.ignored], minlength=len(val.categories)) > 0
     return [
-        val.categories[label].name for label in np.flatnonzero(found & (train.frequency.image_counts == 0)).tolist()
+        val.categories[label].name
+        for label in np.flatnonzero(has_objects & (train.frequency.image_counts == 0)).tolist()
     ]
 
 
 def count_frequency(
     objects: Objects, num_classes: int, groups: tuple[Group, ...] | None, bounds: GroupBounds = LVIS_BOUNDS
 ) -> ClassCounts:
-    """Counts in how many images each class occurs, and how many objects it has.
+    """Counts the images and the objects of each class.
 
     Args:
-        objects: the objects of a data set.
+        objects: all objects of a data set.
         num_classes: the number of classes, C.
-        groups: the frequency groups that the file states; None derives them from the image counts.
+        groups: the frequency groups that the file states; computed from the image counts if None.
         bounds: the bounds of these groups.
 
     Returns:

@@ -1,36 +1,36 @@
-"""Whether two data sets teach the same."""
+"""A fingerprint of a data set: equal for data sets that give the same training."""
 
 import hashlib
 
 import numpy as np
 
 from tailseg.annotations.dataset import Annotations, Objects
-from tailseg.annotations.ragged import Ragged, offsets_of, spans
+from tailseg.annotations.ragged import Ragged, compute_offsets, expand_spans
 
 BLOCK = 1 << 16
-"""Objects looked at together: bounds the memory."""
+"""Objects that are hashed together: this limits the memory."""
 
 
-def fingerprint(annotations: Annotations) -> str:
-    """Of all that a data set teaches: images, objects and classes; not of where its files lie. SHA-256."""
-    found = hashlib.sha256(repr([(each.id, each.name) for each in annotations.categories]).encode())
+def compute_fingerprint(annotations: Annotations) -> str:
+    """SHA-256 of everything that training uses: images, objects and classes, but not the paths of files."""
+    digest = hashlib.sha256(repr([(category.id, category.name) for category in annotations.categories]).encode())
     objects = annotations.objects
     arrays = (annotations.image_ids, annotations.sizes, objects.boxes, objects.labels, objects.ignored, objects.offsets)
-    for array in (*arrays, offsets_of(objects.polygon_counts)):
-        found.update(np.ascontiguousarray(array).data)
-    _add_polygons(objects, found)
+    for array in (*arrays, compute_offsets(objects.polygon_counts)):
+        digest.update(np.ascontiguousarray(array).data)
+    _add_polygons(objects, digest)
     for array in (objects.run_lengths.values, objects.run_lengths.offsets):
-        found.update(np.ascontiguousarray(array).data)
-    return found.hexdigest()
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
-def _add_polygons(objects: Objects, found: "hashlib._Hash") -> None:
-    """The polygons in the order of the objects."""
+def _add_polygons(objects: Objects, digest: "hashlib._Hash") -> None:
+    """Adds the polygons in the order of the objects."""
     lengths = []
     for start in range(0, len(objects), BLOCK):
-        part = slice(start, start + BLOCK)
-        rows = spans(objects.first_polygons[part], objects.polygon_counts[part])
-        taken: Ragged = objects.polygons.take(rows)
-        found.update(taken.values.data)
-        lengths.append(np.diff(taken.offsets))
-    found.update(offsets_of(np.concatenate([np.empty(0, np.int64), *lengths])).data)
+        block = slice(start, start + BLOCK)
+        rows = expand_spans(objects.first_polygons[block], objects.polygon_counts[block])
+        polygons: Ragged = objects.polygons.take(rows)
+        digest.update(polygons.values.data)
+        lengths.append(np.diff(polygons.offsets))
+    digest.update(compute_offsets(np.concatenate([np.empty(0, np.int64), *lengths])).data)

@@ -1,9 +1,9 @@
-"""An annotation file's JSON, taken apart without holding more than its text and some records at a time.
+"""Reads the JSON of an annotation file; only the text and a few records are in memory at the same time.
 
-A million polygons as Python's floats in lists take five times the memory of their text. So the file is cut into its
-records (msgspec checks the syntax and remembers where each begins), and they are decoded when their turn comes. What
-msgspec refuses the standard library reads: it accepts NaN, so that the record that holds one can be named, UTF-16, and
-numbers out of range, and says where a syntax error is.
+A million polygons as lists of Python floats take five times the memory of their text. Therefore the file is first cut
+into records: msgspec checks the syntax and stores where each record begins. The records are decoded later, in batches.
+If msgspec refuses a file, the standard library reads it. It accepts NaN (a message can then name the record), UTF-16
+and numbers out of range, and it reports the position of a syntax error.
 """
 
 import gc
@@ -26,14 +26,14 @@ from tailseg.annotations.problems import DatasetError
 SECTIONS: Final = ("images", "annotations", "categories")
 GZIP: Final = b"\x1f\x8b"
 
-MAPPED_FROM: Final = 1 << 24
-"""Bytes from which on a file's text is mapped into memory."""
+MIN_MAPPED_BYTES: Final = 1 << 24
+"""Least size in bytes of a file that is mapped into memory."""
 
 Text = bytes | mmap.mmap
 
 
 class _Cut(msgspec.Struct):
-    """What msgspec cuts a file into."""
+    """The sections into which msgspec cuts a file."""
 
     images: list[Any]
     annotations: list[msgspec.Raw]
@@ -43,9 +43,9 @@ class _Cut(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Sections:
-    """The sections of a COCO- or LVIS-format file that are read.
+    """The sections of a file in COCO or LVIS format.
 
-    An annotation is not decoded yet (a `msgspec.Raw`), or is what the standard library made of it.
+    An annotation is a `msgspec.Raw` that is not decoded yet, or the value that the standard library decoded.
     """
 
     images: list[Any]
@@ -55,14 +55,14 @@ class Sections:
 
 
 class WrittenRunLengths(msgspec.Struct, gc=False):
-    """Run lengths as a file has them, its counts compressed or not."""
+    """Run lengths as written in a file, with compressed or uncompressed counts."""
 
     size: tuple[int, int]
     counts: str | list[int]
 
 
 class Record(msgspec.Struct, gc=False):
-    """Those fields of an annotation that are read, of the types that nearly all files write."""
+    """The fields of an annotation that are read, with the types that nearly all files have."""
 
     image_id: int
     category_id: int
@@ -75,86 +75,97 @@ class Record(msgspec.Struct, gc=False):
 
 
 def read_text(path: Path) -> Text:
-    """The content of a file; a large one is mapped, so that `give_back` can part with what has been decoded.
+    """Reads a file. A large file is mapped, and `release_memory` can then release the parts that were decoded.
 
-    As with every mapped file, the system ends the process if another one cuts the file short meanwhile.
+    If another process truncates a mapped file, the system stops this process.
     """
     with path.open("rb") as file:
-        if os.fstat(file.fileno()).st_size >= MAPPED_FROM:
-            with suppress(OSError):  # of a file system that cannot map
+        if os.fstat(file.fileno()).st_size >= MIN_MAPPED_BYTES:
+            with suppress(OSError):  # the file system cannot map files
                 return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         return file.read()
 
 
-def give_back(content: Text, record: Any) -> None:  # noqa: ANN401 - see `Sections`
-    """Takes a mapped text up to a record out of memory; what is wanted again is read from the file."""
+def release_memory(content: Text, record: Any) -> None:  # noqa: ANN401 - see `Sections`
+    """Releases the memory of a mapped text up to a record. Later accesses read the file again."""
     if isinstance(content, mmap.mmap) and isinstance(record, msgspec.Raw) and hasattr(mmap, "MADV_DONTNEED"):
-        first, here = (np.frombuffer(text, np.uint8).ctypes.data for text in (content, record))
-        content.madvise(mmap.MADV_DONTNEED, 0, (here - first) // mmap.PAGESIZE * mmap.PAGESIZE)
+        start, position = (np.frombuffer(text, np.uint8).ctypes.data for text in (content, record))
+        content.madvise(mmap.MADV_DONTNEED, 0, (position - start) // mmap.PAGESIZE * mmap.PAGESIZE)
 
 
-def unpack(content: Text, path: Path) -> Text:
-    """The content of a file, unpacked if it is packed by gzip.
+def decompress(content: Text, path: Path) -> Text:
+    """Decompresses the content of a gzip file; returns other content unchanged.
 
     Raises:
-        DatasetError: it is a broken gzip file.
+        DatasetError: the gzip file is damaged.
     """
     if content[: len(GZIP)] != GZIP:
         return content
     try:
         return gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
-        raise DatasetError(f"{path} cannot be unpacked: {error}. It may be incomplete: download it again") from error
+        raise DatasetError(
+            f"{path} cannot be decompressed: {error}. It may be incomplete: download it again"
+        ) from error
 
 
-def split(content: Text, path: Path) -> Sections:
-    """The sections of a file with that content; only the list of annotations may be empty.
+def split_sections(content: Text, path: Path) -> Sections:
+    """Splits the content of a file into sections. Only the list of annotations may be empty.
 
     Raises:
-        DatasetError: not JSON, not in COCO format, or empty.
+        DatasetError: the content is not JSON, not in COCO format, or empty.
     """
     try:
         cut = msgspec.json.decode(content, type=_Cut)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        found = _split_slowly(content, path)
+        sections = _split_with_json(content, path)
     else:
-        found = Sections(cut.images, cut.annotations, cut.categories, bool(cut.videos))
-    for section in ("images", "categories"):
-        if not getattr(found, section):
-            only = "" if found.annotations else ", and no annotation: images only are nothing to learn from or to score"
+        sections = Sections(cut.images, cut.annotations, cut.categories, bool(cut.videos))
+    for name in ("images", "categories"):
+        if not getattr(sections, name):
+            also = "" if sections.annotations else ", and its list annotations has none either"
             raise DatasetError(
-                f"{path} is an empty data set: its list {section} has no entry{only}. Check that the export selected "
+                f"{path} is an empty data set: its list {name} has no entry{also}. Check that the export selected "
                 "annotated images"
             )
-    return found
+    return sections
 
 
-def join(images: list[Any], annotations: Sequence[Any], categories: list[Any]) -> bytes:
-    """The JSON of a file with these sections, annotations that are not decoded as they were written."""
+def join_sections(images: list[Any], annotations: Sequence[Any], categories: list[Any]) -> bytes:
+    """Writes sections as JSON. Annotations that are not decoded are written unchanged.
+
+    Args:
+        images: the list of images.
+        annotations: the list of annotations, decoded or not.
+        categories: the list of categories.
+
+    Returns:
+        The content of a file.
+    """
     content = dict(zip(SECTIONS, (images, annotations, categories), strict=True))
     try:
         return msgspec.json.encode(content)
     except (msgspec.MsgspecError, UnicodeEncodeError, OverflowError):
         return json.dumps(
-            content | {"annotations": [decode(record) for record in annotations]}, ensure_ascii=True
+            content | {"annotations": [decode_record(record) for record in annotations]}, ensure_ascii=True
         ).encode()
 
 
-def decode(record: Any) -> Any:  # noqa: ANN401 - anything that JSON can hold
-    """An annotation as Python's dicts and lists; None for what cannot be decoded."""
+def decode_record(record: Any) -> Any:  # noqa: ANN401 - anything that JSON can hold
+    """Decodes an annotation to dictionaries and lists; None if it cannot be decoded."""
     if not isinstance(record, msgspec.Raw):
         return record
     try:
         return msgspec.json.decode(record)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         try:
-            return json.loads(bytes(record))  # a number out of msgspec's range
+            return json.loads(bytes(record))  # a number that is out of range for msgspec
         except (ValueError, RecursionError):
             return None
 
 
-def _split_slowly(content: Text, path: Path) -> Sections:
-    """The same by the standard library, with a message that says what is wrong."""
+def _split_with_json(content: Text, path: Path) -> Sections:
+    """Splits the content with the standard library, whose messages say what is wrong."""
     try:
         raw = json.loads(bytes(content))
     except (ValueError, RecursionError) as error:
@@ -164,55 +175,56 @@ def _split_slowly(content: Text, path: Path) -> Sections:
         ) from error
     if isinstance(raw, dict) and all(isinstance(raw.get(section), list) for section in SECTIONS):
         return Sections(raw["images"], raw["annotations"], raw["categories"], bool(raw.get("videos")))
-    other = _other_format(raw)
+    other = _describe_other_format(raw)
     if other:
         raise DatasetError(f"{path} is {other}")
-    found = list(raw)[:10] if isinstance(raw, dict) else f"a {type(raw).__name__} at the top"
+    content_text = list(raw)[:10] if isinstance(raw, dict) else f"a {type(raw).__name__} at the top level"
     raise DatasetError(
-        f"{path} is not in COCO format: expected the lists {', '.join(SECTIONS)}, found {found!s:.300}. Export "
+        f"{path} is not in COCO format: expected the lists {', '.join(SECTIONS)}, found {content_text!s:.300}. Export "
         "the annotations as 'COCO instance segmentation'"
     )
 
 
-def _other_format(raw: Any) -> str:  # noqa: ANN401
-    """Which known format a file without the three lists has, and the way out; empty if none."""
+def _describe_other_format(raw: Any) -> str:  # noqa: ANN401
+    """Names the known format of a file without the three lists, and says what to do; empty for an unknown format."""
     if isinstance(raw, dict) and isinstance(raw.get("image"), dict) and isinstance(raw.get("annotations"), list):
         return (
-            "a file of Segment Anything (SA-1B): one image a file, masks without classes. Write one COCO file with "
+            "a file of Segment Anything (SA-1B), which has one image and masks without classes. Write one COCO file "
+            "with "
             "the lists images, annotations and categories, and give each mask a category_id"
         )
     first = raw[0] if isinstance(raw, list) and raw else None
     if not isinstance(first, dict):
         return ""
     if "score" in first and "image_id" in first:
-        return "a results file (a list of detections with scores), expected the annotation file that they are for"
+        return "a results file (a list of detections with scores). Name the annotation file instead"
     if "annotations" in first or "data" in first:
-        return "a list of Label Studio's tasks. Export it as 'COCO' there, or convert it with label-studio-sdk"
+        return "a list of Label Studio tasks. Export it as 'COCO' in Label Studio, or convert it with label-studio-sdk"
     return ""
 
 
-def other_annotations(records: Sequence[Any]) -> str:
-    """Which known format annotations without boxes and masks are of, and the way out; empty if none."""
-    found = [record for record in map(decode, records[:10]) if isinstance(record, dict)]
-    boxes = [bool(record.get("bbox") or record.get("segmentation")) for record in found]
-    if any("points" in record and not boxed for record, boxed in zip(found, boxes, strict=True)):
-        return (
-            "a file of Segments.ai, whose polygons stand in 'points'. Export it there as 'COCO instance segmentation'"
-        )
-    if not found or any(boxes):
+def describe_other_annotations(records: Sequence[Any]) -> str:
+    """Names the known format of annotations without boxes and masks, and says what to do; empty for an unknown one."""
+    first = [record for record in map(decode_record, records[:10]) if isinstance(record, dict)]
+    boxes = [bool(record.get("bbox") or record.get("segmentation")) for record in first]
+    if any("points" in record and not has_box for record, has_box in zip(first, boxes, strict=True)):
+        return "a file of Segments.ai with polygons in 'points'. Export it as 'COCO instance segmentation' there"
+    if not first or any(boxes):
         return ""
-    if any("segments_info" in record for record in found):
-        return "a panoptic file (segments_info). Convert it: panopticapi's panoptic2detection_coco_format.py does"
-    if any("caption" in record for record in found):
-        return "a file of captions, expected boxes or masks: take the instances file of the same images"
-    if all("category_id" in record for record in found):
-        return "a file of image labels without boxes or masks: nothing says where the objects are"
+    if any("segments_info" in record for record in first):
+        return "a panoptic file (segments_info). Convert it with panopticapi's panoptic2detection_coco_format.py"
+    if any("caption" in record for record in first):
+        return "a file of captions, but boxes or masks are expected. Use the instances file of the same images"
+    if all("category_id" in record for record in first):
+        return "a file of image labels without boxes or masks. Annotate where the objects are"
     return ""
 
 
 @contextmanager
-def garbage_collector_paused() -> Generator[None]:
-    """Millions of records hold no cycles, and are not to be searched for them again and again."""
+def pause_garbage_collector() -> Generator[None]:
+    """Pauses the garbage collector: millions of records have no cycles, and searching them again and again takes
+    time.
+    """
     was_on = gc.isenabled()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""What a kind of problem is; all of them stand in `tailseg.annotations.kinds`."""
+"""A kind of problem. `tailseg.annotations.kinds` has all of them."""
 
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
@@ -19,12 +19,13 @@ class Kind:
     """A kind of problem.
 
     Attributes:
-        name: by which it is known.
+        name: its name in the code.
         verdicts: a letter for each use, see `tailseg.annotations.kinds`.
-        what: of the records, in the plural; ``{detail}`` stands for a figure.
+        what: the sentence that follows the count of records; ``{detail}`` stands for a figure, and forms in brackets
+            for the count (`tailseg.words.inflect`).
         remedy: what the user can do.
         done: what a use that goes on does.
-        scope: what has the problem; file: there is no count of records; pixels: the image's file.
+        scope: what has the problem. ``file``: no records are counted. ``pixels``: the image file.
     """
 
     name: str
@@ -35,10 +36,10 @@ class Kind:
     scope: Scope = "object"
 
     def verdict(self, use: Use) -> str:
-        """``-``, ``i``, ``n`` or ``x``."""
+        """The letter for a use: ``-``, ``i``, ``n`` or ``x``."""
         return self.verdicts[get_args(Use).index(use)]
 
     @property
     def stops(self) -> tuple[Use, ...]:
-        """The uses that refuse it."""
+        """The uses that refuse a file with this problem."""
         return tuple(use for use in get_args(Use) if self.verdict(use) == "x")

@@ -1,4 +1,4 @@
-"""What LVIS adds to the COCO format: frequency groups, and which classes were checked in which image."""
+"""LVIS's additions to the COCO format: frequency groups, and lists of the classes that were checked in each image."""
 
 from array import array
 from collections.abc import Sequence
@@ -6,26 +6,35 @@ from typing import Any, Final, get_args
 
 import numpy as np
 
-from tailseg.annotations.columns import whole
+from tailseg.annotations.columns import parse_whole_number
 from tailseg.annotations.problems import Problems
-from tailseg.annotations.ragged import Ragged, offsets_of
+from tailseg.annotations.ragged import Ragged, compute_offsets
 from tailseg.annotations.types import Group
 
 ABSENT: Final = "neg_category_ids"
-"""An image's classes that annotators looked for and did not find: detections of these count as false."""
+"""Key of the classes that annotators searched for in an image and did not find: detections of them are false."""
 NOT_EXHAUSTIVE: Final = "not_exhaustive_category_ids"
-"""An image's classes of which some objects are not annotated: unmatched detections of these are not counted."""
+"""Key of the classes with objects that are not annotated: unmatched detections of them are not counted."""
 
 
 def is_lvis(images: Sequence[dict[str, Any]]) -> bool:
-    """Whether any image says which classes were checked: the mark of LVIS v0.5 and v1."""
+    """Whether any image lists the classes that were checked, as in LVIS v0.5 and v1."""
     return any(ABSENT in image or NOT_EXHAUSTIVE in image for image in images)
 
 
-def class_lists(
+def read_class_lists(
     images: Sequence[dict[str, Any]], category_ids: Sequence[int], problems: Problems
 ) -> tuple[Ragged, Ragged]:
-    """The absent and the not exhaustively annotated classes of each image, as category ids; empty outside LVIS."""
+    """Reads the absent and the not exhaustively annotated classes of each image.
+
+    Args:
+        images: the image records.
+        category_ids: the ids of all categories.
+        problems: where problems are added.
+
+    Returns:
+        Two lists of category ids per image; empty for a file that is not LVIS.
+    """
     if not is_lvis(images):
         empty = Ragged(np.empty(0, np.int64), np.zeros(len(images) + 1, np.int64))
         return empty, empty
@@ -33,34 +42,36 @@ def class_lists(
     incomplete: list[Any] = []
     bad: list[tuple[Any, Any]] = []
     unknown: list[tuple[Any, Any]] = []
-    found = {ABSENT: array("q"), NOT_EXHAUSTIVE: array("q")}
-    lengths: dict[str, list[int]] = {key: [] for key in found}
+    columns = {ABSENT: array("q"), NOT_EXHAUSTIVE: array("q")}
+    lengths: dict[str, list[int]] = {key: [] for key in columns}
     for image in images:
-        lists = [image.get(key) for key in found]
+        lists = [image.get(key) for key in columns]
         if not all(isinstance(ids, list) for ids in lists):
             incomplete.append(image["id"])
-        for key, ids in zip(found, lists, strict=True):
+        for key, ids in zip(columns, lists, strict=True):
             values = ids if isinstance(ids, list) else []
             if {*map(type, values)} <= {int} and known.issuperset(values):
-                kept = values
+                valid = values
             else:
-                numbers = [whole(value) for value in values]
+                numbers = [parse_whole_number(value) for value in values]
                 if None in numbers:
                     bad.append((image["id"], values[numbers.index(None)]))
                 elif other := [number for number in numbers if number not in known]:
                     unknown.append((image["id"], other[0]))
-                kept = [number for number in numbers if number in known]
-            found[key].extend(kept)
-            lengths[key].append(len(kept))
+                valid = [number for number in numbers if number in known]
+            columns[key].extend(valid)
+            lengths[key].append(len(valid))
     problems.add("lists_missing", incomplete, lambda image: f"image {image}")
     for kind, wrong in (("lists_bad", bad), ("lists_unknown", unknown)):
         problems.add(kind, wrong, lambda pair: f"image {pair[0]} has {pair[1]!r:.60}")
-    absent, not_exhaustive = (Ragged(np.frombuffer(found[key], np.int64), offsets_of(lengths[key])) for key in found)
+    absent, not_exhaustive = (
+        Ragged(np.frombuffer(columns[key], np.int64), compute_offsets(lengths[key])) for key in columns
+    )
     return absent, not_exhaustive
 
 
-def stated_groups(categories: Sequence[dict[str, Any]], problems: Problems) -> tuple[Group, ...] | None:
-    """The frequency groups that the categories state (``frequency``: r, c or f); None when not all do."""
+def read_groups(categories: Sequence[dict[str, Any]], problems: Problems) -> tuple[Group, ...] | None:
+    """Reads the frequency groups of the categories (``frequency``: r, c or f); None unless all categories state one."""
     stated: list[Any] = [category.get("frequency") for category in categories]
     if all(group is None for group in stated):
         return None
@@ -69,5 +80,5 @@ def stated_groups(categories: Sequence[dict[str, Any]], problems: Problems) -> t
         for category, group in zip(categories, stated, strict=True)
         if not (isinstance(group, str) and group in get_args(Group))
     ]
-    problems.add("frequency_bad", wrong, lambda found: f"category {found[0]} has {found[1]!r:.60}")
+    problems.add("frequency_bad", wrong, lambda pair: f"category {pair[0]} has {pair[1]!r:.60}")
     return None if wrong else tuple(stated)

@@ -1,4 +1,4 @@
-"""What the first bytes of an image file say: its format, size, EXIF orientation and bits."""
+"""Reads the header of an image file: format, size, EXIF orientation and bits."""
 
 import io
 import threading
@@ -13,14 +13,14 @@ from tailseg.annotations.types import Orientation
 if TYPE_CHECKING:
     from PIL import Image
 
-UPLOADED: Final = ("JPEG", "PNG", "WEBP", "GIF")
-"""Formats that are decoded of files from anybody: what browsers show, whose decoders they all harden."""
+UPLOAD_FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF")
+"""Formats of files from unknown people. Browsers show them too, and their decoders are well tested."""
 
-FORMATS: Final = (*UPLOADED, "TIFF", "BMP")
-"""Formats that are decoded at all; Pillow knows many more, and each is code that a damaged file can reach."""
+FORMATS: Final = (*UPLOAD_FORMATS, "TIFF", "BMP")
+"""All formats that are decoded. Pillow has many more, and a damaged file could reach the code of each."""
 
 MAX_PIXELS: Final = 178_956_970
-"""Pixels of the largest image that is read, half a gigabyte as RGB: Pillow's limit against decompression bombs."""
+"""Pixels of the largest image that is read: half a gigabyte as RGB, Pillow's limit against decompression bombs."""
 
 _ORIENTATION: Final = 0x0112
 _BITS: Final = 0x0102
@@ -28,13 +28,13 @@ _BITS: Final = 0x0102
 
 @dataclass(frozen=True)
 class Header:
-    """What an image file says of itself.
+    """The header of an image file.
 
     Attributes:
         format: one of `FORMATS`; MPO for a JPEG file with further pictures.
         height, width: of the pixels as stored.
-        orientation: how EXIF wants them turned to be looked at, 1 .. 8; 1 is as stored.
-        bits: of a value.
+        orientation: the EXIF orientation, 1 .. 8; 1 means as stored.
+        bits: bits per value.
     """
 
     format: str
@@ -44,13 +44,13 @@ class Header:
     bits: int
 
     @property
-    def shown(self) -> tuple[int, int]:
-        """Height and width of the picture as viewers show it."""
+    def shown_size(self) -> tuple[int, int]:
+        """Height and width of the image as viewers show it."""
         return (self.width, self.height) if self.orientation >= 5 else (self.height, self.width)
 
 
 def open_picture(file: str | Path | io.BytesIO, formats: tuple[str, ...] = FORMATS) -> "Image.Image":
-    """Opens an image of one of the formats, in silence: of a large one, or of strange tags, Pillow would warn."""
+    """Opens an image of one of the formats, without Pillow's warnings about large images or unknown tags."""
     from PIL import Image
 
     with without_warnings:
@@ -58,10 +58,10 @@ def open_picture(file: str | Path | io.BytesIO, formats: tuple[str, ...] = FORMA
 
 
 class _Silence:
-    """A context within which no warning is shown, in no thread.
+    """A context without warnings, for several threads.
 
-    `warnings.catch_warnings` alone is not safe in threads: one thread would restore the filters that another one had
-    changed, and the process would stay silent. Here the last thread that leaves restores them.
+    `warnings.catch_warnings` is not safe with threads: a thread could restore filters that another one had changed, and
+    the process would never warn again. Here the last thread that leaves the context restores the filters.
     """
 
     def __init__(self) -> None:
@@ -87,16 +87,16 @@ class _Silence:
 without_warnings: Final = _Silence()
 
 
-def header_of(picture: "Image.Image") -> Header:
-    """The header of an opened image, whose pixels were not decoded yet."""
-    (width, height), orientation = picture.size, _orientation(picture)
-    if picture.format == "TIFF" and orientation >= 5:  # Pillow turns these by itself
+def read_header(picture: "Image.Image") -> Header:
+    """Reads the header of an opened image; the pixels are not decoded."""
+    (width, height), orientation = picture.size, _read_orientation(picture)
+    if picture.format == "TIFF" and orientation >= 5:  # Pillow turns these images itself
         height, width = width, height
-    return Header(str(picture.format), height, width, orientation, _bits(picture))
+    return Header(str(picture.format), height, width, orientation, _read_bits(picture))
 
 
-def _orientation(picture: "Image.Image") -> int:
-    """EXIF's orientation; 1 where there is none, or none that EXIF knows."""
+def _read_orientation(picture: "Image.Image") -> int:
+    """The EXIF orientation; 1 if it is missing or invalid."""
     from PIL import Image
 
     try:
@@ -108,13 +108,13 @@ def _orientation(picture: "Image.Image") -> int:
             value = exif.get(_ORIENTATION, 1)
         else:
             return 1
-    except Exception:  # noqa: BLE001 - malformed EXIF meets exceptions of many kinds, and says nothing
+    except Exception:  # noqa: BLE001 - malformed EXIF raises many kinds of exceptions
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _bits(picture: "Image.Image") -> int:
-    """Bits of a value: Pillow's modes tell 16 of a gray one alone."""
+def _read_bits(picture: "Image.Image") -> int:
+    """Bits per value. Pillow's modes show 16 bits only for gray images."""
     if picture.format == "TIFF":
         bits = picture.tag_v2.get(_BITS, (1,))  # ty: ignore[missing-attribute]
         return max(bits) if isinstance(bits, tuple) and bits else 8
@@ -123,18 +123,18 @@ def _bits(picture: "Image.Image") -> int:
 
 
 def read_size(path: Path, orientation: Orientation = "shown") -> tuple[int, int]:
-    """Height and width of an image file, from its first bytes.
+    """Reads height and width of an image file from its first bytes.
 
     Args:
         path: the file.
-        orientation: as viewers show it, or as it is stored.
+        orientation: size as viewers show the image, or as it is stored.
 
     Raises:
-        ImageError: it is no image.
+        ImageError: the file is not an image.
     """
     try:
         with open_picture(path) as picture:
-            header = header_of(picture)
-    except Exception as error:  # malformed headers meet exceptions of many kinds
+            header = read_header(picture)
+    except Exception as error:  # malformed headers raise many kinds of exceptions
         raise ImageError(f"image {path} cannot be read: {error}") from error
-    return header.shown if orientation == "shown" else (header.height, header.width)
+    return header.shown_size if orientation == "shown" else (header.height, header.width)

@@ -1,4 +1,4 @@
-"""What is wrong with one annotation file, collected so that one run tells all of it."""
+"""The problems of one annotation file. One run collects all of them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,14 +8,22 @@ from typing import Any, Final
 import numpy as np
 
 from tailseg.annotations.kinds import KINDS, Kind, Use
+from tailseg.words import inflect
 
-SHOWN: Final = 3
-"""Records shown of each kind of problem."""
+MAX_EXAMPLES: Final = 3
+"""Number of records that a message names for each kind of problem."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One kind of problem: how many records have it, the first of them, and a figure about all."""
+    """One kind of problem in a file.
+
+    Attributes:
+        kind: the kind.
+        count: number of records that have the problem.
+        examples: the first of these records, as text.
+        detail: a figure about all of them, see `Kind.what`.
+    """
 
     kind: Kind
     count: int
@@ -23,29 +31,24 @@ class Problem:
     detail: str = ""
 
     @property
-    def what(self) -> str:
-        """What the records have."""
-        return self.kind.what.format(detail=self.detail)
-
-    @property
     def remedy(self) -> str:
-        """What to do."""
+        """What the user can do."""
         return self.kind.remedy.format(detail=self.detail)
 
     @property
     def note(self) -> str:
-        """One sentence for a use that goes on."""
+        """One sentence for a use that goes on: the problem, what the use does, and the first records."""
         records = f" ({self.records})" if self.examples else ""
         return f"{self.counted}: {self.kind.done}{records}"
 
     @property
     def text(self) -> str:
-        """What is wrong, with the first records."""
+        """The problem with its count and the first records."""
         return f"{self.counted}{': ' * bool(self.examples)}{self.records}"
 
     @property
     def is_of_all(self) -> bool:
-        """Whether all objects have the problem, as the detail ``86 of 86`` says: nothing is left without them."""
+        """Whether all objects have the problem (detail ``86 of 86``): without them the file has no object left."""
         first, _, last = self.detail.partition(" of ")
         return bool(last) and first == last
 
@@ -54,21 +57,22 @@ class Problem:
 
     @property
     def counted(self) -> str:
-        """How many records have what."""
-        return self.what if self.kind.scope == "file" else f"{self.count:,} {self.what}"
+        """The count and the problem: ``2 boxes are not four numbers``; without a count for a problem of the file."""
+        what = inflect(self.kind.what.format(detail=self.detail), self.count)
+        return what if self.kind.scope == "file" else f"{self.count:,} {what}"
 
     @property
     def records(self) -> str:
-        """The first records, and how many more there are."""
+        """The first records and the number of further ones."""
         more = f" and {self.count - len(self.examples):,} more" if self.count > len(self.examples) else ""
         return f"{'; '.join(self.examples)}{more}" if self.examples else ""
 
 
 class DatasetError(ValueError):
-    """An annotation file cannot be used; the message names the file, the records and the remedy.
+    """An annotation file cannot be used. The message names the file, the records and the remedy.
 
     Attributes:
-        problems: the kinds of malformed records, if those are the reason.
+        problems: the kinds of malformed records, if they are the reason.
     """
 
     def __init__(self, message: str, problems: Sequence[Problem] = ()) -> None:
@@ -77,64 +81,71 @@ class DatasetError(ValueError):
 
 
 class Problems:
-    """Collects what is wrong with one file."""
+    """Collects the problems of one file in ``entries``."""
 
     def __init__(self) -> None:
-        self.found: list[Problem] = []
+        self.entries: list[Problem] = []
 
     def add(
         self,
         kind: str,
-        wrong: Sequence[Any] | np.ndarray,
-        name: Callable[[Any], str] | None = str,
+        records: Sequence[Any] | np.ndarray,
+        describe: Callable[[Any], str] | None = str,
         *,
         detail: str = "",
     ) -> None:
-        """Note that the records ``wrong`` have a problem of that kind; nothing if there are none.
+        """Adds a problem, unless there are no records.
 
-        ``name`` makes the text that shows one of them, its id and the offending value; it is asked for the first few.
+        Args:
+            kind: name of the kind, a key of `KINDS`.
+            records: the records that have the problem; they may be row numbers.
+            describe: returns the text for one record, its id and the wrong value; called for the first few records.
+                None names no records.
+            detail: a figure about all records, see `Kind.what`.
         """
-        count = len(wrong)
+        count = len(records)
         if count:
-            first = wrong[:SHOWN]
+            first = records[:MAX_EXAMPLES]
             shown = first.tolist() if isinstance(first, np.ndarray) else first
-            examples = tuple(name(item) for item in shown) if name else ()
-            self.found.append(Problem(KINDS[kind], count, examples, detail))
+            examples = tuple(describe(record) for record in shown) if describe else ()
+            self.entries.append(Problem(KINDS[kind], count, examples, detail))
 
 
-def verdicts(problem: Problem, uses: Sequence[Use]) -> str:
-    """What the uses make of the problem, a letter each; of one that is refused, that alone."""
+def get_verdicts(problem: Problem, uses: Sequence[Use]) -> str:
+    """The verdicts of the uses on a problem, one letter each; only ``x`` if one of the uses refuses it."""
     letters = "".join(problem.kind.verdict(use) for use in uses)
     return "x" if "x" in letters else letters
 
 
-def is_of_boxes(problem: Problem, num_objects: int) -> bool:
-    """Whether it says that no object has a mask: a file of boxes, which is no fault."""
+def means_boxes_only(problem: Problem, num_objects: int) -> bool:
+    """Whether the problem is that no object has a mask: a file of boxes is valid."""
     return problem.kind.name == "mask_missing" and problem.count == num_objects
 
 
 def refuse(problems: Sequence[Problem], path: Path, uses: Sequence[Use], *, repair: bool = False) -> None:
-    """Raise those problems that a use does not go on with.
+    """Raises an error if a use refuses one of the problems.
 
     Args:
-        problems: of the file.
-        path: the file.
-        uses: of the file.
-        repair: objects that cannot be used are left out.
+        problems: the problems of the file.
+        path: the annotation file.
+        uses: what the file is for.
+        repair: whether objects that cannot be used are left out instead.
 
     Raises:
-        DatasetError: there are some.
+        DatasetError: a use refuses the file.
     """
-    stopping = [
-        each for each in problems if verdicts(each, uses) == "x" and not (repair and each.kind.scope == "object")
+    refused = [
+        problem
+        for problem in problems
+        if get_verdicts(problem, uses) == "x" and not (repair and problem.kind.scope == "object")
     ]
-    if not stopping:
+    if not refused:
         return
-    lines = [f"{path} cannot be used:", *map(str, stopping)]
-    repairable = all(each.kind.scope == "object" and not each.is_of_all for each in stopping)
+    lines = [f"{path} cannot be used:", *map(str, refused)]
+    repairable = all(problem.kind.scope == "object" and not problem.is_of_all for problem in refused)
     if repairable and any(use.startswith("training") for use in uses):
         lines.append(
-            "To go on without these objects: --data.on-problem repair. To write a file without them: "
+            "To leave these objects out: --data.on-problem repair. To write a file without them: "
             f"tailseg data check {path} --repair OUT.json"
         )
-    raise DatasetError("\n  ".join(lines), stopping)
+    raise DatasetError("\n  ".join(lines), refused)

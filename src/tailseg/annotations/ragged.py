@@ -1,4 +1,4 @@
-"""Rows of different lengths in one flat array, and arrays that lie in a file."""
+"""Rows of different lengths in one flat array, and arrays that are mapped from a file."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,15 +19,15 @@ _DTYPES: Final = {
 }
 
 BLOCK: Final = 16_384
-"""Rows moved at a time: bounds the memory of an index into a gigabyte of values."""
+"""Rows that are copied together: this limits the memory of an index into a gigabyte of values."""
 
 
 @dataclass(frozen=True, eq=False)
 class Ragged:
-    """Row ``i`` is ``values[offsets[i] : offsets[i + 1]]``, a view.
+    """Rows of different lengths: row ``i`` is the view ``values[offsets[i] : offsets[i + 1]]``.
 
-    A million Python lists would be copied into every loader process as soon as their reference counts are touched;
-    two arrays stay shared by all of them.
+    Every loader process would copy a million Python lists as soon as it touches their reference counts. Two arrays stay
+    shared by all processes.
     """
 
     values: np.ndarray
@@ -35,15 +35,15 @@ class Ragged:
 
     @classmethod
     def pack(cls, rows: Sequence[np.ndarray], dtype: type[np.generic]) -> "Ragged":
-        """The rows, each a one-dimensional array, end to end."""
+        """Packs rows, each a one-dimensional array."""
         values = np.concatenate([np.empty(0, dtype), *rows]).astype(dtype, copy=False)
-        return cls(values, offsets_of(len(row) for row in rows))
+        return cls(values, compute_offsets(len(row) for row in rows))
 
     @classmethod
     def pack_text(cls, rows: Iterable[str | bytes]) -> "Ragged":
-        """Strings as UTF-8 bytes."""
+        """Packs strings as UTF-8 bytes."""
         encoded = [row.encode() if isinstance(row, str) else row for row in rows]
-        return cls(np.frombuffer(b"".join(encoded), np.uint8), offsets_of(len(row) for row in encoded))
+        return cls(np.frombuffer(b"".join(encoded), np.uint8), compute_offsets(len(row) for row in encoded))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -52,58 +52,64 @@ class Ragged:
         return np.asarray(self.values[self.offsets[row] : self.offsets[row + 1]])
 
     def text(self, row: int) -> str:
-        """Row ``row`` of strings that were packed by ``pack_text``."""
+        """The string in row ``row``, packed by ``pack_text``."""
         return self[row].tobytes().decode()
 
-    def only(self, known: Sequence[int]) -> "Ragged":
-        """The same rows without the values that are not known."""
-        kept = np.isin(self.values, np.array(known, self.values.dtype))
-        counts = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept)])
-        return Ragged(self.values[kept], counts[self.offsets])
+    def keep_values(self, allowed: Sequence[int]) -> "Ragged":
+        """The same rows with only the allowed values."""
+        selected = np.isin(self.values, np.array(allowed, self.values.dtype))
+        counts = np.concatenate([np.zeros(1, np.int64), np.cumsum(selected)])
+        return Ragged(self.values[selected], counts[self.offsets])
 
     def take(self, rows: np.ndarray) -> "Ragged":
         """The given rows, in the given order, as a copy."""
-        offsets = offsets_of(np.diff(self.offsets)[rows])
+        offsets = compute_offsets(np.diff(self.offsets)[rows])
         values = np.empty(offsets[-1], self.values.dtype)
         for start in range(0, len(rows), BLOCK):
-            part = slice(start, start + BLOCK)
+            block = slice(start, start + BLOCK)
             ends = offsets[start : start + BLOCK + 1]
-            values[ends[0] : ends[-1]] = self.values[spans(self.offsets[rows[part]], np.diff(ends))]
+            values[ends[0] : ends[-1]] = self.values[expand_spans(self.offsets[rows[block]], np.diff(ends))]
         return Ragged(values, offsets)
 
 
-def offsets_of(lengths: Iterable[int] | np.ndarray) -> np.ndarray:
-    """``[0, l0, l0 + l1, ...]``, int64."""
+def compute_offsets(lengths: Iterable[int] | np.ndarray) -> np.ndarray:
+    """The offsets of rows with these lengths: ``[0, l0, l0 + l1, ...]``, int64."""
     counts = lengths if isinstance(lengths, np.ndarray) else np.fromiter(lengths, np.int64)
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
 
 
-def spans(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """``starts[0] ... starts[0] + lengths[0] - 1, starts[1] ...``, int64."""
+def expand_spans(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """The indices of all spans: ``starts[0] ... starts[0] + lengths[0] - 1, starts[1] ...``, int64."""
     ends = np.cumsum(lengths)
     return np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0)
 
 
 class Mapped(np.ndarray):
-    """A read-only array whose bytes lie in a file, mapped into memory: all processes share its pages.
+    """A read-only array that is mapped from a file: all processes share its memory.
 
-    Pickled (for a loader process that is spawned) as its place in the file; copies and parts of it as usual.
+    It is pickled as its location in the file, for loader processes that are spawned. Copies and slices are pickled as
+    usual.
     """
 
-    place: tuple[Path, str] | None = None
+    location: tuple[Path, str] | None = None
 
     def __reduce__(self) -> Any:  # noqa: ANN401 - as numpy's
-        return super().__reduce__() if self.place is None else (map_array, self.place)
+        return super().__reduce__() if self.location is None else (map_array, self.location)
 
 
 def write_arrays(arrays: Mapping[str, np.ndarray], file: Path, metadata: Mapping[str, str]) -> None:
-    """Writes a safetensors file with plain writes, which take a third of the time of safetensors' own.
+    """Writes a safetensors file. Plain writes take a third of the time of safetensors' own writer.
+
+    Args:
+        arrays: the tensors by name.
+        file: the file to write.
+        metadata: the metadata of the header.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     codes = {np.dtype(dtype): code for code, dtype in _DTYPES.items()}
-    names = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))  # the widest first: each is aligned
+    names = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))  # the widest first, so that each is aligned
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     end = 0
     for name in names:
@@ -119,25 +125,26 @@ def write_arrays(arrays: Mapping[str, np.ndarray], file: Path, metadata: Mapping
 
 
 def map_array(file: Path, name: str) -> Mapped:
-    """The tensor ``name`` of a safetensors file."""
+    """Maps the tensor ``name`` of a safetensors file."""
     return map_arrays(file, [name])[name]
 
 
 def map_arrays(file: Path, names: Iterable[str]) -> dict[str, Mapped]:
-    """Tensors of a safetensors file, all in one mapping: a system that promises no more memory than it has counts each
-    mapping in full, in every process.
+    """Maps tensors of a safetensors file, all with one mapping.
+
+    A system without memory overcommit counts each mapping in full, in every process.
 
     Raises:
-        OSError, SafetensorError, ValueError, KeyError: the file cannot be read, or lacks one of them.
+        OSError, SafetensorError, ValueError, KeyError: the file cannot be read, or lacks one of the tensors.
     """
-    with safe_open(file, framework="np"):  # checks the header, the places of the tensors among it
+    with safe_open(file, framework="np"):  # checks the header with the positions of the tensors
         content = np.memmap(file, np.uint8, mode="r")
     length = int(content[:8].view("<u8")[0])
     header, arrays = json.loads(content[8 : 8 + length].tobytes()), {}
     for name in names:
         entry = header[name]
-        first, last = (8 + length + place for place in entry["data_offsets"])
+        first, last = (8 + length + offset for offset in entry["data_offsets"])
         array = content[first:last].view(_DTYPES[entry["dtype"]]).reshape(entry["shape"]).view(Mapped)
-        array.place = (file, name)
+        array.location = (file, name)
         arrays[name] = array
     return arrays

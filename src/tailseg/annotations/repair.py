@@ -1,4 +1,4 @@
-"""Writing an annotation file without what is wrong with it; see `tailseg data check --repair`."""
+"""Writes a repaired annotation file; see `tailseg data check --repair`."""
 
 import json
 import os
@@ -10,273 +10,299 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from tailseg.annotations.checks import boxes_of_masks
-from tailseg.annotations.columns import UNKNOWN, Columns, whole
+from tailseg.annotations.checks import compute_mask_boxes
+from tailseg.annotations.columns import UNKNOWN, Columns, parse_whole_number
 from tailseg.annotations.dataset import Contents
 from tailseg.annotations.image_files import ImageError, ImageFinder
-from tailseg.annotations.json_file import SECTIONS, Sections, decode, unpack
+from tailseg.annotations.json_file import SECTIONS, Sections, decode_record, decompress
 from tailseg.annotations.kinds import BITS, KINDS
-from tailseg.annotations.lints import copies
+from tailseg.annotations.lints import find_copies
 from tailseg.annotations.lvis import ABSENT, NOT_EXHAUSTIVE
-from tailseg.annotations.parse import parse, parse_rows, places
+from tailseg.annotations.parse import find_positions, parse, parse_sections
 from tailseg.annotations.pictures import read_size
-from tailseg.annotations.problems import DatasetError, is_of_boxes
-from tailseg.files import unfinished
+from tailseg.annotations.problems import DatasetError, means_boxes_only
+from tailseg.files import write_atomically
+from tailseg.words import inflect
 
 RawRecord = dict[str, Any]
 
-REPAIRED: Final = {"image_id_missing", "category_id_missing", "size_missing_for_polygons"}
-"""Kinds that stop a use and concern no objects, and can be repaired; absolute file names where they are unique."""
+REPAIRED_KINDS: Final = {"image_id_missing", "category_id_missing", "size_missing_for_polygons"}
+"""Kinds that stop a use, concern no objects, and can be repaired. Absolute file names can be repaired if unique."""
 
-BOXES: Final = ("box_bad", "box_infinite", "box_negative")
-"""Bad boxes; that of the mask is taken, where there is one."""
+BOX_KINDS: Final = ("box_bad", "box_infinite", "box_negative")
+"""Kinds of bad boxes. The box around the mask replaces a bad box, if there is a mask."""
 
-MASKS: Final = ("mask_unknown", "run_lengths_bad", "polygon_short", "polygon_infinite", "polygon_far", "mask_missing")
-"""Bad masks."""
+MASK_KINDS: Final = (
+    "mask_unknown",
+    "run_lengths_bad",
+    "polygon_short",
+    "polygon_infinite",
+    "polygon_far",
+    "mask_missing",
+)
+"""Kinds of bad masks."""
 
-KEPT: Final = {"area_bad", "area_negative", "flag_bad", *BOXES}
-"""Kinds that stop a use, of objects that can be kept."""
+KEPT_KINDS: Final = {"area_bad", "area_negative", "flag_bad", *BOX_KINDS}
+"""Kinds that stop a use, but whose objects can be kept."""
 
-FLAGS: Final = {"0": 0, "1": 1, "false": 0, "true": 1}
-"""What ``iscrowd`` and ``ignore`` say where they are written as text."""
+FLAG_VALUES: Final = {"0": 0, "1": 1, "false": 0, "true": 1}
+"""The values of ``iscrowd`` and ``ignore`` that are written as text."""
 
 
-def repair(path: Path, out: Path, *, images: Path | None = None) -> dict[str, int]:
-    """Write a file that training of masks and evaluation of masks accept (of boxes, where no object has a mask).
+def repair_file(path: Path, out: Path, *, images: Path | None = None) -> dict[str, int]:
+    """Writes a file that training and evaluation of masks accept (of boxes, if no object has a mask).
 
-    Records are put right or left out; what is right stays as it is written.
+    Invalid records are corrected or left out. Valid records are written unchanged.
 
     Args:
         path: an annotation file.
-        out: the new file; there must be none.
-        images: folder of the images, see `tailseg.annotations.read.read_dataset`.
+        out: the new file; it must not exist.
+        images: folder of the images, see `tailseg.annotations.read_dataset`.
 
     Returns:
-        What was done, and for how many records.
+        The number of records for each repair.
 
     Raises:
-        FileExistsError: ``out`` is there, or is a link.
-        DatasetError: something is wrong that cannot be repaired; nothing is written.
+        FileExistsError: ``out`` exists, or is a link.
+        DatasetError: a problem cannot be repaired; nothing is written.
     """
     require_new(out)
     finder = ImageFinder(path, images)
     try:
-        contents, sections, columns = parse_rows(path, find_size=lambda names: read_size(finder.find(names)))
+        contents, sections, columns = parse_sections(path, find_size=lambda names: read_size(finder.find(names)))
     except ImageError as error:
-        raise DatasetError(f"{path} does not say how large its images are, and {error}") from error
-    last_parts = _last_parts(contents)
-    _refuse(path, contents, REPAIRED | ({"file_name_absolute"} if last_parts else set()), "cannot be repaired")
-    repairer = _Repairer(contents, sections, columns, last_parts)
-    content = repairer.file(path)
-    with unfinished(out) as written:
+        raise DatasetError(f"{path} does not state the sizes of its images, and {error}") from error
+    unique_names = _has_unique_names(contents)
+    repaired = REPAIRED_KINDS | ({"file_name_absolute"} if unique_names else set())
+    _refuse(path, contents, repaired, "cannot be repaired")
+    repairer = _Repairer(contents, sections, columns, unique_names)
+    content = repairer.write(path)
+    with write_atomically(out) as written:
         written.write_bytes(content)
-        _refuse(path, parse(written), set(), "cannot be repaired: what is left of it has")
+        _refuse(path, parse(written), set(), "cannot be repaired. The repaired file would have")
         require_new(out)
-    return dict(repairer.done)
+    return {inflect(text, count): count for text, count in repairer.done.items()}
 
 
 def require_new(out: Path) -> None:
-    """Refuse to overwrite a file.
+    """Refuses to overwrite a file.
 
     Raises:
-        FileExistsError: there is one, or a link, with this name.
+        FileExistsError: a file or a link with this name exists.
     """
     if os.path.lexists(out):
-        raise FileExistsError(f"{out} is there already, and is not overwritten. Name another file")
+        raise FileExistsError(f"{out} exists already and is not overwritten. Name another file")
 
 
-def _refuse(path: Path, contents: Contents, repaired: set[str], what: str) -> None:
+def _refuse(path: Path, contents: Contents, repaired: set[str], message: str) -> None:
+    """Raises DatasetError for problems that are not among the repaired kinds."""
     num_objects = int((~contents.objects.ignored).sum())
-    left = [
+    remaining = [
         problem
         for problem in contents.problems
         if problem.kind.stops
-        and not is_of_boxes(problem, num_objects)
+        and not means_boxes_only(problem, num_objects)
         and problem.kind.name not in repaired
         and not (repaired and problem.kind.scope == "object")
     ]
-    if left:
-        raise DatasetError("\n  ".join([f"{path} {what}:", *map(str, left)]), left)
+    if remaining:
+        raise DatasetError("\n  ".join([f"{path} {message}:", *map(str, remaining)]), remaining)
 
 
-def _last_parts(contents: Contents) -> bool:
-    """Whether the last part of its name tells each image from all others."""
-    last = [contents.names.text(row).rsplit("\n", 1)[-1] for row in range(len(contents.names))]
-    return len(set(last)) == len(last)
+def _has_unique_names(contents: Contents) -> bool:
+    """Whether the last parts of the images' names are unique."""
+    last_parts = [contents.names.text(row).rsplit("\n", 1)[-1] for row in range(len(contents.names))]
+    return len(set(last_parts)) == len(last_parts)
 
 
 class _Repairer:
-    """Puts the records of one file right; ``done`` counts what was done."""
+    """Repairs the records of one file; ``done`` counts the repairs."""
 
-    def __init__(self, contents: Contents, sections: Sections, columns: Columns, last_parts: bool) -> None:
+    def __init__(self, contents: Contents, sections: Sections, columns: Columns, unique_names: bool) -> None:
         self.contents, self.sections, self.columns = contents, sections, columns
-        self.last_parts = last_parts
-        self.known = set(contents.category_ids)
+        self.unique_names = unique_names
+        self.category_ids = set(contents.category_ids)
         self.rows = {number: row for row, number in enumerate(contents.image_ids.tolist())}
         self.done: Counter[str] = Counter()
-        self.boxes = self._good_boxes()
-        self.kept = self._kept()
-        self.ids = self._ids()
+        self.boxes = self._compute_boxes()
+        self.valid = self._select_valid()
+        self.ids = self._number()
 
-    def marked(self, *kinds: str) -> np.ndarray:
-        """Annotations with a problem of these kinds, bool."""
+    def is_marked(self, *kinds: str) -> np.ndarray:
+        """Whether each annotation has a problem of these kinds, bool."""
         return (self.columns.faults & np.uint32(sum(BITS[kind] for kind in kinds))) > 0
 
-    def file(self, path: Path) -> bytes:
-        """The JSON of the new file."""
-        content = unpack(path.read_bytes(), path)
+    def write(self, path: Path) -> bytes:
+        """Returns the JSON of the repaired file."""
+        content = decompress(path.read_bytes(), path)
         try:
             top: dict[str, Any] = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
             encode = _encode
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # of NaN, say, which msgspec does not write
-            top, encode = json.loads(bytes(content)), _encode_slowly
-        images = [self._image(record) for record in self._identified("image", self.sections.images)]
-        categories = [self._category(record) for record in self._identified("category", self.sections.categories)]
-        annotations = [self._annotation(row) for row in np.flatnonzero(self.kept).tolist()]
+        except (
+            msgspec.MsgspecError,
+            UnicodeDecodeError,
+            RecursionError,
+        ):  # for example NaN, which msgspec does not write
+            top, encode = json.loads(bytes(content)), _encode_with_json
+        images = [self._repair_image(record) for record in self._identified("image", self.sections.images)]
+        categories = [
+            self._repair_category(record) for record in self._identified("category", self.sections.categories)
+        ]
+        annotations = [self._repair_annotation(row) for row in np.flatnonzero(self.valid).tolist()]
         return encode(top | dict(zip(SECTIONS, (images, annotations, categories), strict=True)))
 
     def _identified(self, name: str, records: Sequence[Any]) -> list[RawRecord]:
-        known = [record for record in records if isinstance(record, dict) and whole(record.get("id")) is not None]
-        self._count(f"{name} records without an integer id: left out", len(records) - len(known))
-        return known
+        valid = [
+            record
+            for record in records
+            if isinstance(record, dict) and parse_whole_number(record.get("id")) is not None
+        ]
+        self._count(f"{name} [record|records] without an integer id: left out", len(records) - len(valid))
+        return valid
 
-    def _count(self, what: str, number: int = 1) -> None:
+    def _count(self, text: str, number: int = 1) -> None:
         if number:
-            self.done[what] += number
+            self.done[text] += number
 
-    # What is decided for all annotations at once
+    # Decisions for all annotations together
 
-    def _good_boxes(self) -> dict[int, list[float]]:
-        """Boxes of masks, by row, where the file has none that is good."""
-        wanted = self.marked("box_from_mask") | (self.marked(*BOXES) & ~self.marked(*MASKS))
+    def _compute_boxes(self) -> dict[int, list[float]]:
+        """The boxes around masks, by row, for annotations without a valid box."""
+        wanted = self.is_marked("box_from_mask") | (self.is_marked(*BOX_KINDS) & ~self.is_marked(*MASK_KINDS))
         rows = np.flatnonzero(wanted)
-        boxes, found = boxes_of_masks(self.columns.segmentations, rows)
-        return dict(zip(rows[found].tolist(), boxes[found].tolist(), strict=True))
+        boxes, has_mask = compute_mask_boxes(self.columns.segmentations, rows)
+        return dict(zip(rows[has_mask].tolist(), boxes[has_mask].tolist(), strict=True))
 
-    def _copies(self) -> np.ndarray:
-        """Annotations that say what one before them says, bool."""
-        image_of = places(self.columns.image_ids, self.contents.image_ids)
-        known = np.flatnonzero(~self.marked("record_bad", "image_unknown", "category_unknown"))
-        rows = known[np.argsort(image_of[known], kind="stable")]  # those of the objects
-        found = np.zeros(len(self.columns), bool)
-        found[rows[copies(self.contents.objects)]] = True
-        return found
+    def _find_copies(self) -> np.ndarray:
+        """Whether each annotation is a copy of an earlier one, bool."""
+        image_rows = find_positions(self.columns.image_ids, self.contents.image_ids)
+        known = np.flatnonzero(~self.is_marked("record_bad", "image_unknown", "category_unknown"))
+        rows = known[np.argsort(image_rows[known], kind="stable")]  # the rows of the objects
+        copies = np.zeros(len(self.columns), bool)
+        copies[rows[find_copies(self.contents.objects)]] = True
+        return copies
 
-    def _kept(self) -> np.ndarray:
-        """The annotations that stay, bool."""
+    def _select_valid(self) -> np.ndarray:
+        """Whether each annotation stays in the file, bool."""
         objects = self.contents.objects
-        boxes_alone = not objects.masked[~objects.ignored].any()
-        kept = np.ones(len(self.columns), bool)
+        boxes_only = not objects.masked[~objects.ignored].any()
+        valid = np.ones(len(self.columns), bool)
         for name in BITS:
-            if not KINDS[name].stops or name in KEPT or (name == "mask_missing" and boxes_alone):
+            if not KINDS[name].stops or name in KEPT_KINDS or (name == "mask_missing" and boxes_only):
                 continue
-            self._leave_out(kept, self.marked(name), name)
-        boxed = np.zeros(len(kept), bool)
-        boxed[list(self.boxes)] = True
-        for name in BOXES:
-            self._leave_out(kept, self.marked(name) & ~boxed, name)
-        bad_flags = self.marked("flag_bad")
+            self._leave_out(valid, self.is_marked(name), name)
+        has_box = np.zeros(len(valid), bool)
+        has_box[list(self.boxes)] = True
+        for name in BOX_KINDS:
+            self._leave_out(valid, self.is_marked(name) & ~has_box, name)
+        bad_flags = self.is_marked("flag_bad")
         for row in np.flatnonzero(bad_flags).tolist():
-            record = decode(self.sections.annotations[row])
-            bad_flags[row] = any(_flag(record.get(key)) not in (None, 0, 1) for key in ("iscrowd", "ignore"))
-        self._leave_out(kept, bad_flags, "flag_bad")
-        self._leave_out(kept, self._copies(), "copies")
-        return kept
+            record = decode_record(self.sections.annotations[row])
+            bad_flags[row] = any(_read_flag(record.get(key)) not in (None, 0, 1) for key in ("iscrowd", "ignore"))
+        self._leave_out(valid, bad_flags, "flag_bad")
+        self._leave_out(valid, self._find_copies(), "copies")
+        return valid
 
-    def _leave_out(self, kept: np.ndarray, rows: np.ndarray, kind: str) -> None:
-        what = KINDS[kind].what.partition(" ({detail}")[0]
-        self._count(f"{what}: left out", int((rows & kept).sum()))
-        kept &= ~rows
+    def _leave_out(self, valid: np.ndarray, rows: np.ndarray, kind: str) -> None:
+        text = KINDS[kind].what.partition(" ({detail}")[0]
+        self._count(f"{text}: left out", int((rows & valid).sum()))
+        valid &= ~rows
 
-    def _ids(self) -> np.ndarray:
-        """Ids of the annotations: their own, new ones where there is none or another one has it."""
+    def _number(self) -> np.ndarray:
+        """The ids of the annotations; new ones if an id is missing or occurs earlier."""
         ids = self.columns.ids.copy()
         first = np.zeros(len(ids), bool)
-        rows = np.flatnonzero(self.kept)
+        rows = np.flatnonzero(self.valid)
         first[rows[np.unique(ids[rows], return_index=True)[1]]] = True
-        wanting = self.kept & (~first | (ids == UNKNOWN))
+        renumbered = self.valid & (~first | (ids == UNKNOWN))
         start = int(ids[rows].max(initial=0))
         start = start if start < 2**62 else -(2**62)
-        ids[wanting] = start + 1 + np.arange(np.count_nonzero(wanting))
-        self._count("annotations without an id, or with one that another has: numbered", int(wanting.sum()))
+        ids[renumbered] = start + 1 + np.arange(np.count_nonzero(renumbered))
+        self._count(
+            "[annotation|annotations] without an id, or with the id of another one: given a new id",
+            int(renumbered.sum()),
+        )
         return ids
 
-    # What is done to one record
+    # Repairs of one record
 
-    def _whole(self, record: RawRecord, key: str, number: int) -> None:
-        """Sets an id; counts it where it was written otherwise."""
+    def _set_id(self, record: RawRecord, key: str, number: int) -> None:
+        """Sets an id; counts the repair if the id was not written as a whole number."""
         if type(record.get(key)) is not int and record.get(key) is not None:
-            self._count("ids that were no whole numbers: written as whole numbers")
+            self._count(
+                "[id was not a whole number|ids were not whole numbers]: written as [a whole number|whole numbers]"
+            )
         record[key] = number
 
-    def _image(self, given: RawRecord) -> RawRecord:
-        image = dict(given)
-        self._whole(image, "id", number := _whole_id(image))
+    def _repair_image(self, record: RawRecord) -> RawRecord:
+        image = dict(record)
+        self._set_id(image, "id", number := _get_id(image))
         if not (image.get("height") and image.get("width")):
             image["height"], image["width"] = self.contents.sizes[self.rows[number]].tolist()
-            self._count("images without a height or a width: taken from the pictures or the run lengths")
+            self._count("[image|images] without a height or a width: taken from the image files or the run lengths")
         name = image.get("file_name")
-        if self.last_parts and isinstance(name, str) and (name[:1] in ("/", "\\") or name[1:2] == ":"):
+        if self.unique_names and isinstance(name, str) and (name[:1] in ("/", "\\") or name[1:2] == ":"):
             image["file_name"] = PurePosixPath(name.replace("\\", "/")).name
-            self._count("file names are absolute: their last parts are kept")
+            self._count("absolute file [name|names]: only the last part is kept")
         for key in (ABSENT, NOT_EXHAUSTIVE):
             if isinstance(image.get(key), list):
-                numbers = [number for value in image[key] if (number := whole(value)) in self.known]
-                self._count(f"ids in {key} of categories that the file lacks: left out", len(image[key]) - len(numbers))
+                numbers = [number for value in image[key] if (number := parse_whole_number(value)) in self.category_ids]
+                self._count(f"[id|ids] in {key} of unknown categories: left out", len(image[key]) - len(numbers))
                 image[key] = numbers
         return image
 
-    def _category(self, given: RawRecord) -> RawRecord:
-        category = dict(given)
-        self._whole(category, "id", number := _whole_id(category))
+    def _repair_category(self, record: RawRecord) -> RawRecord:
+        category = dict(record)
+        self._set_id(category, "id", number := _get_id(category))
         if category.get("name") in (None, ""):
             category["name"] = str(number)
-            self._count("categories without a name: named after their ids")
+            self._count("[category|categories] without a name: the id is used as the name")
         return category
 
-    def _annotation(self, row: int) -> Any:  # noqa: ANN401 - as it is written, where nothing is wrong
-        given = self.sections.annotations[row]
-        record = decode(given)
+    def _repair_annotation(self, row: int) -> Any:  # noqa: ANN401 - a valid annotation is returned as written
+        written = self.sections.annotations[row]
+        record = decode_record(written)
         before = dict(record)
         faults = {name for name, bit in BITS.items() if self.columns.faults[row] & bit}
-        self._whole(record, "id", int(self.ids[row]))
-        self._whole(record, "image_id", int(self.columns.image_ids[row]))
-        self._whole(record, "category_id", int(self.columns.category_ids[row]))
+        self._set_id(record, "id", int(self.ids[row]))
+        self._set_id(record, "image_id", int(self.columns.image_ids[row]))
+        self._set_id(record, "category_id", int(self.columns.category_ids[row]))
         if faults & {"area_bad", "area_negative"} or record.get("area") != record.get("area"):  # NaN
             del record["area"]
-            self._count("areas are negative or no numbers: left out")
+            self._count("[area is|areas are] negative or not [a number|numbers]: left out")
         if "flag_bad" in faults:
-            record |= {key: _flag(record[key]) for key in ("iscrowd", "ignore") if key in record}
-            self._count("iscrowd or ignore is written as text: written as 0 or 1")
+            record |= {key: _read_flag(record[key]) for key in ("iscrowd", "ignore") if key in record}
+            self._count("[annotation|annotations] with iscrowd or ignore as text: written as 0 or 1")
         if row in self.boxes:
             record["bbox"] = self.boxes[row]
-            self._count("boxes are missing or bad: taken from the masks")
+            self._count("[box is|boxes are] missing or invalid: taken from the [mask|masks]")
         if "polygon_part" in faults:
-            record["segmentation"] = [part for part in record["segmentation"] if len(part) >= 6 and len(part) % 2 == 0]
-            self._count(f"{KINDS['polygon_part'].what}: those polygons are left out")
+            polygons = record["segmentation"]
+            record["segmentation"] = [part for part in polygons if len(part) >= 6 and len(part) % 2 == 0]
+            self._count(f"{KINDS['polygon_part'].what}: the invalid polygons are left out")
         same = before == record and list(map(type, before.values())) == list(map(type, record.values()))
-        return given if same else record
+        return written if same else record
 
 
-def _whole_id(record: RawRecord) -> int:
-    number = whole(record["id"])
+def _get_id(record: RawRecord) -> int:
+    number = parse_whole_number(record["id"])
     assert number is not None
     return number
 
 
-def _flag(value: object) -> object:
-    """0 or 1 where a text says so."""
-    return FLAGS.get(value.strip().lower(), value) if isinstance(value, str) else value
+def _read_flag(value: object) -> object:
+    """Converts a flag that is written as text to 0 or 1."""
+    return FLAG_VALUES.get(value.strip().lower(), value) if isinstance(value, str) else value
 
 
 def _encode(content: RawRecord) -> bytes:
     try:
         return msgspec.json.encode(content)
     except (msgspec.MsgspecError, UnicodeEncodeError, OverflowError):
-        return _encode_slowly(content)
+        return _encode_with_json(content)
 
 
-def _encode_slowly(content: RawRecord) -> bytes:
-    """By the standard library, which writes all that it reads."""
-    decoded = {key: decode(value) for key, value in content.items()}
-    return json.dumps(decoded | {"annotations": list(map(decode, content["annotations"]))}).encode()
+def _encode_with_json(content: RawRecord) -> bytes:
+    """Encodes with the standard library, which can write everything that it reads."""
+    decoded = {key: decode_record(value) for key, value in content.items()}
+    return json.dumps(decoded | {"annotations": list(map(decode_record, content["annotations"]))}).encode()

@@ -1,4 +1,4 @@
-"""Compressed run lengths, looked into before pycocotools is: of malformed ones it dies, or never comes back."""
+"""Checks compressed run lengths before pycocotools reads them: it crashes or hangs on malformed ones."""
 
 from itertools import pairwise
 from typing import Final
@@ -6,88 +6,100 @@ from typing import Final
 import numpy as np
 
 from tailseg.annotations.types import RunLengths
+from tailseg.words import count_noun
 
-BLOCK: Final = 1 << 20
-"""Characters looked at together: bounds the memory."""
+BYTES_PER_BLOCK: Final = 1 << 20
+"""Characters that are checked together: this limits the memory."""
 _LARGEST: Final = 2**63 - 1
 
 
 def check_run_lengths(rle: RunLengths) -> RunLengths:
-    """The run lengths as they are.
+    """Checks run lengths and returns them unchanged.
 
     Raises:
-        ValueError: the counts are malformed, or do not add up to the size.
+        ValueError: the counts are malformed, or their sum is not the number of pixels.
     """
     counts, (height, width) = rle["counts"], rle["size"]
-    total = run_lengths_total(counts.encode() if isinstance(counts, str) else counts)
+    total = count_pixels(counts.encode() if isinstance(counts, str) else counts)
     if total is None or total != height * width:
         raise ValueError(
-            f"run lengths must stand for the {height} x {width} pixels of their size, got "
-            f"{'malformed counts' if total is None else f'{total} pixels'}: encode the mask again"
+            f"run lengths must have the {height} x {width} pixels of their size, got "
+            f"{'malformed counts' if total is None else count_noun(total, 'pixel')}. Encode the mask again"
         )
     return rle
 
 
-def run_lengths_total(compressed: bytes) -> int | None:
-    """Number of pixels that compressed COCO run lengths stand for; None when they are malformed.
+def count_pixels(compressed: bytes) -> int | None:
+    """Counts the pixels of compressed COCO run lengths; None if they are malformed.
 
-    A number is a series of characters of five bits each, lowest first, offset by 48; 32 marks "more follows", 16 in the
-    last one a negative number. From the fourth on, a number is the difference to the one two before.
+    A number is a series of characters with five bits each, lowest first, offset by 48. The bit 32 means that more
+    characters follow, the bit 16 in the last character means a negative number. From the fourth number on, a number is
+    the difference to the number two positions earlier.
     """
-    found = _numbers(np.frombuffer(compressed, np.uint8))
-    if found is None:
+    decoded = _decode_numbers(np.frombuffer(compressed, np.uint8))
+    if decoded is None:
         return None
-    numbers, _ = found
+    numbers, _ = decoded
     runs = np.concatenate([numbers[:1], np.cumsum(numbers[1::2]), np.cumsum(numbers[2::2])])
-    # a sum beyond int64 would come out as another
+    # a sum beyond int64 would overflow
     return int(runs.sum()) if runs.min() >= 0 and runs.max() <= _LARGEST // len(runs) else None
 
 
-def are_filled(compressed: np.ndarray, offsets: np.ndarray, pixels: np.ndarray) -> bool:
-    """Whether the run lengths ``compressed[offsets[i] : offsets[i + 1]]`` stand for ``pixels[i]`` pixels, for all i.
+def have_pixel_counts(compressed: np.ndarray, offsets: np.ndarray, pixels: np.ndarray) -> bool:
+    """Whether the run lengths ``compressed[offsets[i] : offsets[i + 1]]`` have ``pixels[i]`` pixels, for all i.
 
-    Many at once: some microseconds each. Rows of no run lengths are passed over. ``offsets`` must cut ``compressed``.
+    This takes a few microseconds per row. Empty rows are ignored.
+
+    Args:
+        compressed: uint8, the characters of all rows.
+        offsets: int64, the offsets of the rows.
+        pixels: int64, the right number of pixels for each row.
+
+    Returns:
+        Whether all rows are right.
     """
     filled = np.flatnonzero(np.diff(offsets))
     starts, ends, pixels = offsets[filled], offsets[filled + 1], pixels[filled]
-    cuts = np.flatnonzero(np.diff(starts // BLOCK, prepend=-1))
+    cuts = np.flatnonzero(np.diff(starts // BYTES_PER_BLOCK, prepend=-1))
     return all(
-        _are_filled(compressed[starts[first] : ends[last - 1]], starts[first:last] - starts[first], pixels[first:last])
+        _block_has_pixel_counts(
+            compressed[starts[first] : ends[last - 1]], starts[first:last] - starts[first], pixels[first:last]
+        )
         for first, last in pairwise([*cuts.tolist(), len(filled)])
     )
 
 
-def _are_filled(compressed: np.ndarray, starts: np.ndarray, pixels: np.ndarray) -> bool:
+def _block_has_pixel_counts(compressed: np.ndarray, starts: np.ndarray, pixels: np.ndarray) -> bool:
     ends = np.append(starts[1:], len(compressed))
-    if ((compressed[ends - 1] - 48) & 32).any():  # a number would go on in the next row
+    if ((compressed[ends - 1] - 48) & 32).any():  # a number would continue in the next row
         return False
-    found = _numbers(compressed)
-    if found is None:
+    decoded = _decode_numbers(compressed)
+    if decoded is None:
         return False
-    numbers, places = found
-    first = np.searchsorted(places, starts)
+    numbers, positions = decoded
+    first = np.searchsorted(positions, starts)
     counts = np.diff(first, append=len(numbers))
-    # every second number is summed over all rows; what a row's sums began with is then taken off
+    # every second number is summed over all rows; the sum before each row is then subtracted
     sums = np.empty_like(numbers)
     sums[::2], sums[1::2] = np.cumsum(numbers[::2]), np.cumsum(numbers[1::2])
     before = np.where(first > 0, sums[first - 1], 0)
     odd = (np.arange(len(numbers)) - np.repeat(first, counts)) % 2 == 1
     runs = sums - np.where(odd, np.repeat(before, counts), np.repeat(sums[first], counts))
     runs[first] = numbers[first]
-    fit = runs.min() >= 0 and runs.max() <= _LARGEST // len(runs)
-    return bool(fit and (np.add.reduceat(runs, first) == pixels).all())
+    valid = runs.min() >= 0 and runs.max() <= _LARGEST // len(runs)
+    return bool(valid and (np.add.reduceat(runs, first) == pixels).all())
 
 
-def _numbers(compressed: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """The numbers that the characters (uint8) write, and where each begins; None if they are malformed."""
+def _decode_numbers(compressed: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Decodes the numbers from characters (uint8); returns them and their positions, or None if malformed."""
     codes = compressed.astype(np.int64) - 48
     if not len(codes) or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
         return None
     last = np.flatnonzero((codes & 32) == 0)
     first = np.concatenate([[0], last[:-1] + 1])
-    place = 5 * (np.arange(len(codes)) - np.repeat(first, last - first + 1))
-    if place.max() > 30:
+    shift = 5 * (np.arange(len(codes)) - np.repeat(first, last - first + 1))
+    if shift.max() > 30:
         return None
-    numbers = np.add.reduceat((codes & 31) << place, first)
-    numbers -= np.where(codes[last] & 16, 1 << (place[last] + 5), 0)
+    numbers = np.add.reduceat((codes & 31) << shift, first)
+    numbers -= np.where(codes[last] & 16, 1 << (shift[last] + 5), 0)
     return numbers, first

@@ -1,4 +1,4 @@
-"""The small types that everybody names; nothing here imports torch."""
+"""Small types that many modules use. Nothing here imports torch."""
 
 from dataclasses import dataclass
 from typing import Final, Literal, TypedDict
@@ -13,10 +13,10 @@ GroupBounds = tuple[int, int]
 """The most training images of a rare class and of a common class; a class with more images is frequent."""
 
 LVIS_BOUNDS: Final[GroupBounds] = (10, 100)
-"""LVIS's bounds: rare (1-10 training images), common (11-100), frequent (more than 100)."""
+"""LVIS's bounds: rare (1 to 10 training images), common (11 to 100), frequent (more than 100)."""
 
 Orientation = Literal["shown", "stored"]
-"""Pictures whose EXIF says that they are to be turned: as viewers show them, or as their pixels are stored."""
+"""How images with an EXIF orientation are read: as viewers show them, or as their pixels are stored."""
 
 
 class RunLengths(TypedDict):
@@ -34,14 +34,14 @@ Segmentation = Polygons | RunLengths
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """Where an image came from.
+    """The id, file and size of an image.
 
     Attributes:
-        image_id: its id in the annotation file.
-        file: its file.
-        height, width: those that the annotations refer to.
-        orientation: how a picture is read that EXIF wants turned; see `tailseg.data.images.read_image`.
-        exif: EXIF's orientation, 2 .. 8, once the file was read and has one; else 1.
+        image_id: id in the annotation file.
+        file: path of the image file.
+        height, width: size in pixels to which the annotations refer.
+        orientation: how an image with an EXIF orientation is read; see `tailseg.data.images.read_image`.
+        exif: the EXIF orientation, 2 .. 8, after the file was read; 1 if there is none.
     """
 
     image_id: int
@@ -57,9 +57,9 @@ class ClassCounts:
     """How often each class occurs in a data set. The losses take it as a `tailseg.structures.ClassFrequency`.
 
     Attributes:
-        image_counts: images in which the class occurs.
-        instance_counts: objects of the class.
-        num_images: images that carry at least one annotation (99,388 for LVIS v1's training set).
+        image_counts: number of images with the class.
+        instance_counts: number of objects of the class.
+        num_images: number of images with at least one annotation (99,388 for LVIS v1's training set).
         groups: LVIS frequency group of each class.
     """
 
@@ -75,7 +75,7 @@ class ClassCounts:
 
 
 def frequency_group(image_count: int, bounds: GroupBounds = LVIS_BOUNDS) -> Group:
-    """The group of a class seen in ``image_count`` training images (a class never seen counts as rare)."""
+    """The frequency group of a class with ``image_count`` training images. A class without images is rare."""
     rare, common = bounds
     if image_count <= rare:
         return "r"

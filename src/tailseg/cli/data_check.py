@@ -1,4 +1,4 @@
-"""`tailseg data check`: what is wrong with an annotation file, and what that stops."""
+"""`tailseg data check`: lists the problems of an annotation file."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from tailseg.cli.common import UsageError, output
 from tailseg.cli.file_kinds import REPAIRED
 from tailseg.cli.outputs import check as check_outputs
 from tailseg.files import Input, Output
+from tailseg.words import count_noun
 
 if TYPE_CHECKING:
     from tailseg.annotations.dataset import Annotations
@@ -23,48 +24,48 @@ if TYPE_CHECKING:
 class DataCheck:
     """Check an annotation file and whether its images are there.
 
-    Every kind of problem is listed with its count, the first records, what to do, and which uses of the file it stops:
-    training, training of masks, evaluation, evaluation of masks. What stops none of them is a note, and says what is
-    done about it. Exit code 1 if a problem stops a use. A file in which no object has a mask is a file of boxes, which
-    is no fault.
+    The command lists each kind of problem with its count, the first records, what to do, and the uses that it stops:
+    training, training of masks, evaluation, evaluation of masks. A problem that stops no use is a note and says what
+    tailseg does about it. The exit code is 1 if a problem stops a use. A file without any mask is a file of boxes; this
+    is not an error.
 
     examples:
       tailseg data check my.json
-      tailseg data check my.json --images photos --decode     read every image as well
-      tailseg data check my.json --repair new.json            write a file that can be used
-      tailseg data check train.json --val val.json --decode   are images of one in the other?
+      tailseg data check my.json --images photos --decode     read every image, too
+      tailseg data check my.json --repair new.json            write a repaired file
+      tailseg data check train.json --val val.json --decode   find images that are in both files
     """
 
     data: Annotated[str, tyro.conf.Positional, Input()]
-    """Annotation file (COCO or LVIS format), or tiny_tail[:preset] for the embedded data set's training draw."""
+    """Annotation file (COCO or LVIS format), or tiny_tail[:preset] for the training set of the embedded data set."""
     images: Path | None = None
-    """Folder of the images, unless they lie beside the annotation file."""
+    """Folder of the images, if they are not next to the annotation file."""
     decode: bool = False
-    """Read every image, and compare its size with the file's."""
+    """Read every image and compare its size with the annotation file."""
     repair: Annotated[Path | None, Output("an annotation file")] = None
-    """Write a file that training and evaluation of masks accept (of boxes, where no object has a mask): records are put
-    right or left out, and what was done is listed. A file that is there is not overwritten. Exit code 0 if it was
-    written and its images are there."""
+    """Write a file that training and evaluation of masks accept (of boxes, if no object has a mask). Invalid records
+    are corrected or left out, and the command lists the repairs. An existing file is not overwritten. The exit code is
+    0 if the file was written and its images exist."""
     val: Path | None = None
-    """Validation file: are images of it in the training file? Looks for the same file names, the same content, frames
-    of one video by their names and, with --decode, the same looks; says where the classes differ. What is found is a
-    note: it does not change the exit code. The validation file itself is not checked."""
+    """Validation file. The command finds its images that are also in the training file: by file names, by content, by
+    the names of video frames and, with --decode, by their looks. It also lists classes that differ. The results are
+    notes and do not change the exit code. The validation file itself is not checked."""
     val_images: Path | None = None
-    """Folder of the validation file's images, unless they lie beside it."""
+    """Folder of the validation file's images, if they are not next to it."""
 
 
-def annotation_file(data: str) -> Path:
-    """The file that the argument stands for."""
+def find_annotation_file(data: str) -> Path:
+    """The annotation file for the argument; draws tiny_tail if necessary."""
     from tailseg.data.tiny_tail import is_tiny_tail, prepare
 
     return prepare(data, progress=True)[0] if is_tiny_tail(data) else Path(data)
 
 
 def check(options: DataCheck) -> bool:
-    """Print what is wrong; returns whether nothing stops a use.
+    """Prints the problems of a file and returns whether no problem stops a use.
 
     Raises:
-        DatasetError: it is no annotation file at all.
+        DatasetError: the file is not an annotation file.
     """
     from tailseg.annotations.repair import require_new
     from tailseg.data.check import image_problems, is_fault, read_problems
@@ -75,48 +76,61 @@ def check(options: DataCheck) -> bool:
         except FileExistsError as error:
             raise UsageError(str(error)) from error
         check_outputs(options, {options.repair: REPAIRED}, instead="name a new file (--repair)")
-    annotations = read_problems(annotation_file(options.data), options.images)
+    annotations = read_problems(find_annotation_file(options.data), options.images)
     pictures = image_problems(annotations, decode=options.decode, track=track)
-    found = sorted((*annotations.problems, *pictures), key=is_fault, reverse=True)
-    for problem in found:
+    problems = sorted((*annotations.problems, *pictures), key=is_fault, reverse=True)
+    for problem in problems:
         say("\n".join(describe(problem, fault=is_fault(problem))))
-    good = not any(map(is_fault, found))
-    if good:
-        numbers = f"{annotations.num_images:,} images, {annotations.num_objects:,} objects"
-        say(f"{annotations.path}: nothing wrong in {numbers}, {annotations.num_classes:,} classes")
+    valid = not any(map(is_fault, problems))
+    if valid:
+        numbers = f"{count_noun(annotations.num_images, 'image')}, {count_noun(annotations.num_objects, 'object')}"
+        say(f"{annotations.path}: nothing wrong in {numbers}, {count_noun(annotations.num_classes, 'class')}")
     if options.val:
         compare(annotations, options.val, options.val_images, decode=options.decode)
     if options.repair:
         write_repaired(annotations.path, options.repair, options.images)
         return not any(map(is_fault, pictures))
-    return good
+    return valid
 
 
 def compare(train: "Annotations", path: Path, images: Path | None, *, decode: bool) -> None:
-    """Print what a validation file has in common with the training file."""
-    from tailseg.annotations.leaks import leaks
+    """Prints which images and classes a validation file shares with the training file.
+
+    Args:
+        train: the training set.
+        path: the validation file.
+        images: folder of its images.
+        decode: whether the looks of the images are compared, too.
+    """
+    from tailseg.annotations.leaks import find_leaks
     from tailseg.annotations.read import open_file
 
-    found = leaks(train, open_file(path, images=images), decode=decode, track=track)
-    for problem in found:
+    problems = find_leaks(train, open_file(path, images=images), decode=decode, track=track)
+    for problem in problems:
         say("\n".join(describe(problem, fault=False)))
-    if not any(problem.kind.name.startswith("leak_") for problem in found):
+    if not any(problem.kind.name.startswith("leak_") for problem in problems):
         looks = "names, contents and looks" if decode else "names and contents"
-        say(f"{path}: none of its images is found in {train.path}, by {looks}")
+        say(f"{path}: no image is also in {train.path} (compared by {looks})")
 
 
 def write_repaired(path: Path, out: Path, images: Path | None) -> None:
-    """Write the repaired file, and print what was done."""
-    from tailseg.annotations.repair import repair
+    """Writes the repaired file and prints the repairs.
 
-    done = repair(path, out, images=images)
-    say(f"{out}: written, a repaired copy of {path}" if done else f"{out}: written; there was nothing to repair")
-    for what, number in done.items():
-        say(f"  {number:,} {what}")
+    Args:
+        path: the annotation file.
+        out: the new file.
+        images: folder of the images.
+    """
+    from tailseg.annotations.repair import repair_file
+
+    repairs = repair_file(path, out, images=images)
+    say(f"{out}: written, a repaired copy of {path}" if repairs else f"{out}: written; there was nothing to repair")
+    for text, number in repairs.items():
+        say(f"  {number:,} {text}")
 
 
 def describe(problem: "Problem", *, fault: bool) -> Iterator[str]:
-    """A problem in a few lines: what it is, the first records, what it stops or what is done, what to do."""
+    """Describes a problem in a few lines: its name and count, the first records, the stopped uses, and what to do."""
     from tailseg.annotations.kinds import USE_NAMES
 
     yield f"{'problem' if fault else 'note'}: {problem.counted}"
@@ -130,12 +144,21 @@ def describe(problem: "Problem", *, fault: bool) -> Iterator[str]:
 
 
 def say(text: str) -> None:
-    """Print lines as they are: a name is neither cut nor wrapped."""
+    """Prints lines without wrapping or cutting names."""
     output().print(escape(text), soft_wrap=True)
 
 
 def track(items: Iterable[int], title: str, total: int) -> Iterable[int]:
-    """The items, with a bar and the time left on the terminal."""
+    """Shows a progress bar with the remaining time.
+
+    Args:
+        items: the items of the loop.
+        title: title of the bar.
+        total: number of items.
+
+    Returns:
+        The items.
+    """
     from rich.progress import track as bar
 
     yield from bar(items, title, total, console=Console(stderr=True), transient=True)

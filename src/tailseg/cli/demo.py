@@ -123,7 +123,7 @@ def draw_pairs(predictor: "Predictor", val: "Annotations", folder: Path, options
     names, groups = predictor.names, predictor.frequency.groups
     panels: list[Image.Image] = []
     for index in track(range(min(options.pictures, val.num_images)), "drawing", transient=True, console=output()):
-        file = val.info(index).file
+        file = val.get_info(index).file
         tensor = predictor.read(file)
         image = Image.fromarray(tensor.permute(1, 2, 0).numpy())
         truth = draw(image, read_ground_truth(val, index), names, groups, show_scores=False)

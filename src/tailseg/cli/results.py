@@ -109,7 +109,7 @@ def read_validation_set(
     Raises:
         ValueError: the run has no checkpoint, its recipe is unknown, or its validation set is not there.
     """
-    from tailseg.annotations.dataset import scored_groups, with_group_bounds
+    from tailseg.annotations.dataset import get_scored_groups, with_group_bounds
     from tailseg.recipes.build import build_validation, held_out_note
     from tailseg.recipes.places import locate_data
     from tailseg.recipes.saved import from_plain
@@ -125,4 +125,4 @@ def read_validation_set(
     annotations = with_classes_of_run(annotations, checkpoint, file)
     if groups is not None:
         annotations = with_group_bounds(annotations, groups)
-    return annotations, scored_groups(annotations), held_out_note(recipe)
+    return annotations, get_scored_groups(annotations), held_out_note(recipe)

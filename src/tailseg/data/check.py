@@ -8,10 +8,10 @@ from typing import Final
 from tailseg.annotations.dataset import Annotations
 from tailseg.annotations.image_files import ImageError, SharedNameError
 from tailseg.annotations.kinds import KINDS
-from tailseg.annotations.leaks import Track, silently
+from tailseg.annotations.leaks import Track, track_silently
 from tailseg.annotations.lints import lint
-from tailseg.annotations.pictures import header_of, open_picture
-from tailseg.annotations.problems import DatasetError, Problem, Problems, is_of_boxes
+from tailseg.annotations.pictures import open_picture, read_header
+from tailseg.annotations.problems import DatasetError, Problem, Problems, means_boxes_only
 from tailseg.annotations.read import open_file
 from tailseg.annotations.types import ImageInfo
 
@@ -43,7 +43,7 @@ def read_problems(path: Path, images: Path | None = None) -> Annotations:
         else:
             problems |= {problem.kind.name: problem for problem in annotations.problems}
     missing = problems.get("mask_missing")
-    if missing and is_of_boxes(missing, annotations.num_objects):
+    if missing and means_boxes_only(missing, annotations.num_objects):
         problems["mask_missing"] = Problem(KINDS[BOXES_ALONE], missing.count)
     return replace(annotations, problems=(*problems.values(), *lint(annotations)))
 
@@ -58,7 +58,7 @@ def _listed(infos: list[ImageInfo]) -> str:
     return f"{infos[0].file} (images {', '.join(str(info.image_id) for info in infos[:3])})"
 
 
-def image_problems(annotations: Annotations, *, decode: bool, track: Track = silently) -> tuple[Problem, ...]:
+def image_problems(annotations: Annotations, *, decode: bool, track: Track = track_silently) -> tuple[Problem, ...]:
     """The images that are missing and, if ``decode``, those that cannot be read, have another size or look otherwise
     than one expects.
     """
@@ -69,7 +69,7 @@ def image_problems(annotations: Annotations, *, decode: bool, track: Track = sil
     rows = range(annotations.num_images)
     for index in track(rows, "Reading the images", len(rows)) if decode else rows:
         try:
-            info = annotations.info(index)
+            info = annotations.get_info(index)
         except SharedNameError as error:
             unusable.append(str(error))
             continue
@@ -89,7 +89,7 @@ def image_problems(annotations: Annotations, *, decode: bool, track: Track = sil
     problems.add("images_unusable", unusable)
     problems.add("images_twice", [infos for infos in files.values() if len(infos) > 1], _listed)
     looks.report(problems)
-    return tuple(problems.found)
+    return tuple(problems.entries)
 
 
 @dataclass
@@ -111,9 +111,9 @@ class _Looks:
 
         brightest = int(read_image(info).max())
         with open_picture(info.file) as picture:
-            header, several = header_of(picture), getattr(picture, "is_animated", False)
+            header, several = read_header(picture), getattr(picture, "is_animated", False)
         if header.orientation != 1:
-            as_stored = header.shown != (info.height, info.width)
+            as_stored = header.shown_size != (info.height, info.width)
             self.stored += as_stored
             self.turned.append(f"{info.file} ({header.orientation}{', read as stored' * as_stored})")
         if header.bits == 16 and brightest < DARK:

@@ -14,7 +14,7 @@ from torchvision.io import ImageReadMode, decode_image, read_file
 
 from tailseg.annotations.dataset import Annotations
 from tailseg.annotations.image_files import ImageError
-from tailseg.annotations.pictures import MAX_PIXELS, Header, header_of, open_picture, without_warnings
+from tailseg.annotations.pictures import MAX_PIXELS, Header, open_picture, read_header, without_warnings
 from tailseg.annotations.types import ImageInfo, Orientation
 
 _PHOTOMETRIC: Final = 0x0106
@@ -151,7 +151,7 @@ def _read_header(path: str | Path) -> Header:
     """
     try:
         with open_picture(path) as picture:
-            header = header_of(picture)
+            header = read_header(picture)
     except Image.DecompressionBombError as error:
         raise _make_size_error(path, str(error)) from None
     except OSError:
@@ -180,7 +180,7 @@ def _count_scans(content: bytes) -> int:
 
 
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
-"""What a segment of a JPEG file begins with, its length behind it; not those that stand alone amid the pixels."""
+"""What a segment of a JPEG file begins with, its length behind it; not those that stand alone among the pixels."""
 
 
 def _read_with_pillow(path: str | Path, header: Header) -> Tensor:

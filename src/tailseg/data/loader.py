@@ -41,7 +41,7 @@ class DetectionDataset(Dataset[Item]):
 
     def __init__(self, annotations: Annotations, transform: Transform, *, look: bool = True) -> None:
         if look:
-            annotations.info(0)
+            annotations.get_info(0)
         self.annotations = annotations
         self.transform = transform
 
@@ -56,8 +56,8 @@ class DetectionDataset(Dataset[Item]):
             ValueError: the transform rotates or shears, or drops boxes.
         """
         index, seed = sample
-        info = self.annotations.info(index)
-        record = self.annotations.record(index)
+        info = self.annotations.get_info(index)
+        record = self.annotations.get_record(index)
         boxes = torch.from_numpy(record.boxes)
         pixels, exif = read_annotated(self.annotations, info)
         target = make_sample(pixels, boxes, torch.from_numpy(record.ignore_boxes))

@@ -40,7 +40,7 @@ from torchvision.transforms.v2 import functional
 from tailseg.annotations.image_files import ImageError
 from tailseg.annotations.types import ImageInfo
 from tailseg.data.workers import Workers
-from tailseg.files import unfinished
+from tailseg.files import write_atomically
 from tailseg.ops.masks import encode_mask
 
 BACKGROUND: Final = "__background__"
@@ -250,7 +250,7 @@ def write_annotations(part: SourcePart, path: Path, *, workers: int, track: Trac
     images: list[str] = []
     count = 0
     title = f"reading the {'training' if part.name == 'train' else 'validation'} set"
-    with unfinished(path) as file, file.open("w", encoding="utf-8") as stream:
+    with write_atomically(path) as file, file.open("w", encoding="utf-8") as stream:
         stream.write('{"annotations": [')
         for item in track(_annotate(part, workers), title, len(part)):
             if isinstance(item, ValueError):
@@ -262,7 +262,7 @@ def write_annotations(part: SourcePart, path: Path, *, workers: int, track: Trac
                 count += 1
         categories = [{"id": number, "name": name} for number, name in enumerate(part.class_names, start=1)]
         stream.write('],\n"images": [' + ",\n".join(images) + '],\n"categories": ' + json.dumps(categories) + "}\n")
-    with unfinished(_summary_file(path)) as file:
+    with write_atomically(_summary_file(path)) as file:
         file.write_text(json.dumps(_summarize(part)))
 
 

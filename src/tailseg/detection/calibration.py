@@ -85,7 +85,7 @@ def adjust_scores(scores: Float[Tensor, "R C"], offsets: Float[Tensor, " C"]) ->
             f"softmax scores of a region add up to 1 at most, got {float(1 - background.min()):.4g}: "
             "scores of a sigmoid or Gumbel loss want adjust_binary_scores"
         )
-    # By the largest factor, lest exp overflow; a region without background and scores stays without scores.
+    # By the largest factor: otherwise exp could overflow. A region without background and scores stays without scores.
     largest = offsets.max().clamp(min=0)
     weighted = scores * (offsets - largest).exp().to(scores)
     rest = background.clamp(min=0) * (-largest).exp().to(scores)

@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 
 import torch
 
-from tailseg.annotations.dataset import Annotations, scored_groups
+from tailseg.annotations.dataset import Annotations, get_scored_groups
 from tailseg.annotations.image_files import ImageError
 from tailseg.data.loader import DetectionDataset, evaluation_loader
 from tailseg.data.transforms import evaluation_transform
@@ -121,7 +121,7 @@ def measure(
     if unread and len(unread) == annotations.num_images:
         raise ImageError(f"{unread[0]} (none of the {len(unread):,} images can be used)")
     iou_types: tuple[IouType, ...] = ("bbox", "segm") if model.has_masks else ("bbox",)
-    metrics = evaluate(annotations, results, iou_types=iou_types, groups=scored_groups(annotations))
+    metrics = evaluate(annotations, results, iou_types=iou_types, groups=get_scored_groups(annotations))
     metrics = replace(metrics, extra=compute_own_metrics(own, annotations, results))
     if not unread:
         return metrics
@@ -140,7 +140,7 @@ def save_results(folder: Path, annotations: Annotations, results: Records, metri
 
     Ids that the annotation file writes as text are written as text: pycocotools looks them up as they stand.
     """
-    images, categories = annotations.spelled
+    images, categories = annotations.text_ids
     for record in results if images or categories else ():
         record["image_id"] = images.get(record["image_id"], record["image_id"])
         record["category_id"] = categories.get(record["category_id"], record["category_id"])

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tailseg.annotations.json_file import garbage_collector_paused
+from tailseg.annotations.json_file import pause_garbage_collector
 from tailseg.deprecated import renamed_arguments
 from tailseg.evaluation.average_precision import MAX_DETECTIONS, check_max_detections, compute_metrics, compute_scores
 from tailseg.evaluation.boundary import with_boundaries
@@ -194,7 +194,7 @@ def analyze(
     return details.analysis
 
 
-@garbage_collector_paused()
+@pause_garbage_collector()
 def analyze_in_detail(
     truth: GroundTruth,
     results: Mapping[IouType, Source],

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tailseg.annotations.json_file import garbage_collector_paused
+from tailseg.annotations.json_file import pause_garbage_collector
 from tailseg.annotations.types import Group
 from tailseg.deprecated import renamed_arguments
 from tailseg.evaluation.detections import get_areas, select_best_of_each_image
@@ -38,7 +38,7 @@ GROUPS: tuple[Group, ...] = ("r", "c", "f")
 
 
 @renamed_arguments(annotations_json="annotations")
-@garbage_collector_paused()
+@pause_garbage_collector()
 def evaluate(
     annotations: AnnotationSource,
     results: ResultsSource,

@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from tailseg.annotations.readings import CLOSE, MOST, agree, corners_of, some_of
+from tailseg.annotations.readings import MIN_EXPLAINED, MIN_READING_IOU, boxes_agree, sample_rows, to_corners
 from tailseg.evaluation.overlaps import get_mask_boxes
 from tailseg.evaluation.results import Results
 
@@ -21,9 +21,11 @@ def describe_row_order(found: Results, rows: np.ndarray) -> str:
     Read so, the same runs are those of an image as wide as this one is high, with x and y swapped.
     """
     assert found.boxes is not None
-    rows = some_of(rows, FEW)
+    rows = sample_rows(rows, FEW)
     turned = [{"size": mask["size"][::-1], "counts": mask["counts"]} for mask in found.masks(rows)]
     if not turned:
         return ""
-    fit = agree(corners_of(get_mask_boxes(turned))[:, [1, 0, 3, 2]], corners_of(found.boxes[rows]), CLOSE)
-    return "the masks' run lengths go by rows, and COCO's go by columns" if fit.mean() >= MOST else ""
+    fit = boxes_agree(
+        to_corners(get_mask_boxes(turned))[:, [1, 0, 3, 2]], to_corners(found.boxes[rows]), MIN_READING_IOU
+    )
+    return "the masks' run lengths go by rows, and COCO's go by columns" if fit.mean() >= MIN_EXPLAINED else ""

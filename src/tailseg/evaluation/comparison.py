@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tailseg.annotations.json_file import garbage_collector_paused
+from tailseg.annotations.json_file import pause_garbage_collector
 from tailseg.annotations.types import Group
 from tailseg.evaluation.average_precision import MAX_DETECTIONS
 from tailseg.evaluation.bootstrap import Resampled, draw_weights, resample
@@ -306,7 +306,7 @@ class Matched:
     notes: tuple[str, ...] = ()
 
 
-@garbage_collector_paused()
+@pause_garbage_collector()
 def match_runs(
     truth: GroundTruth,
     runs: Sequence[Mapping[IouType, Source]],

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from tailseg.annotations.columns import whole
+from tailseg.annotations.columns import parse_whole_number
 from tailseg.evaluation.ground_truth import GroundTruth, is_member
 from tailseg.evaluation.image_names import UnknownImagesError, complete_clash_note
 from tailseg.evaluation.matches import Candidates, Matches, match, sort_best_first, sort_for_matching
@@ -162,7 +162,9 @@ def _count_on_objects(found: Results, truth: GroundTruth, images: Mapping[int, i
 
 def _describe_unknown_categories(found: Survey, truth: GroundTruth) -> str:
     """What is wrong with the category ids, in words."""
-    unknown = Counter({key: count for key, count in found.categories.items() if whole(key) not in truth.categories})
+    unknown = Counter(
+        {key: count for key, count in found.categories.items() if parse_whole_number(key) not in truth.categories}
+    )
     examples = ", ".join(sorted(map(str, unknown), key=lambda text: (len(text), text))[:5])
     return (
         f"{found.source}: the category_id of {count_part(unknown.total(), found.total, 'record')} is not in "

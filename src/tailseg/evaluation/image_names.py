@@ -13,9 +13,9 @@ from functools import cached_property
 from itertools import islice
 from typing import Any, Final
 
-from tailseg.annotations.columns import whole
+from tailseg.annotations.columns import parse_whole_number
 from tailseg.annotations.dataset import Annotations
-from tailseg.annotations.image_files import first_name
+from tailseg.annotations.image_files import get_first_name
 from tailseg.evaluation.survey import ImageReference, Survey
 from tailseg.words import count_noun, count_part, verb_form
 
@@ -53,7 +53,7 @@ class ImageNames:
         self._ids = annotations.image_ids.tolist()
         self._files = annotations.names
         self._known = frozenset(self._ids)
-        self.spelled = {text: key for key, text in annotations.spelled[0].items()}
+        self.text_ids = {text: key for key, text in annotations.text_ids[0].items()}
         """Ids by the texts that the file writes for them."""
 
     @cached_property
@@ -80,7 +80,7 @@ class ImageNames:
 
     def get_name(self, row: int) -> str:
         """The first name of an image's file, as it is written but for the separators."""
-        return first_name(self._files, row)
+        return get_first_name(self._files, row)
 
     @cached_property
     def _full(self) -> dict[str, int | None]:
@@ -120,9 +120,11 @@ class ImageNames:
     def find_by_id(self, value: float | str | None) -> int | None:
         """The id that an ``image_id`` is, or spells."""
         if isinstance(value, str):
-            number = self.spelled.get(value, whole(value) if value == str(whole(value)) else None)
+            number = self.text_ids.get(
+                value, parse_whole_number(value) if value == str(parse_whole_number(value)) else None
+            )
         else:
-            number = whole(value)
+            number = parse_whole_number(value)
         return number if number in self._known else None
 
     def find_by_number_or_name(self, value: float | str | None) -> int | None:
@@ -189,7 +191,7 @@ class _Decision:
             Reading(None, self._describe_clash(by_name=False)),
             Reading(names, self._describe_clash(by_name=True)),
         )
-        if any(isinstance(key[0], str) and key[0] not in self.images.spelled for key in ids):
+        if any(isinstance(key[0], str) and key[0] not in self.images.text_ids for key in ids):
             others = {names[key]: image for key, image in ids.items()}
             return replace(by_name, other=by_id, images_of_other=others)
         return replace(by_id, other=by_name, images_of_other={image: names[key] for key, image in ids.items()})

@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from tailseg.annotations.columns import whole
+from tailseg.annotations.columns import parse_whole_number
 from tailseg.evaluation.detections import read_detections
 from tailseg.evaluation.ground_truth import GroundTruth, is_member
 from tailseg.evaluation.metrics import ROW_NAMES, IouType
@@ -90,7 +90,7 @@ def explain_image_ids(truth: GroundTruth, source: Source, kind: IouType, cap: in
         The explanation, or nothing.
     """
     keys = [*count_references(source).images]
-    ids = [number for key in keys if (number := whole(key[0])) is not None]
+    ids = [number for key in keys if (number := parse_whole_number(key[0])) is not None]
     if len(ids) < len(keys) or any(file_name for _, file_name in keys) or not len(truth.objects):  # names decide
         return ""
     used, at = np.unique(np.array(ids, np.int64), return_inverse=True)

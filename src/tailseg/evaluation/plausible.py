@@ -10,14 +10,14 @@ from typing import Final
 import numpy as np
 
 from tailseg.annotations.readings import (
-    agree,
-    corners_of,
-    likely_boxes,
-    likely_reading,
-    likely_reading_of_objects,
-    some_of,
+    boxes_agree,
+    guess_box_reading,
+    guess_detection_reading,
+    guess_reading,
+    sample_rows,
+    to_corners,
 )
-from tailseg.annotations.run_lengths import are_filled, run_lengths_total
+from tailseg.annotations.run_lengths import count_pixels, have_pixel_counts
 from tailseg.evaluation.by_rows import describe_row_order
 from tailseg.evaluation.ground_truth import GroundTruth
 from tailseg.evaluation.results import Results
@@ -50,7 +50,7 @@ def describe_doubts(found: Results, truth: GroundTruth) -> list[str]:
     if not len(found):
         return []
     place, every = "", np.arange(len(found))
-    for rows in (some_of(every, SAMPLE), every):
+    for rows in (sample_rows(every, SAMPLE), every):
         place = _describe_boxes(found, truth, rows) or _compare_boxes_with_masks(found, truth, rows)
         if not place or len(rows) == len(found):
             break
@@ -116,11 +116,11 @@ def _describe_run_lengths(found: Results) -> str:
     runs = found.runs
     if runs is None or not len(runs.counts):
         return ""
-    rows = some_of(np.arange(len(runs.counts)), FEW)
+    rows = sample_rows(np.arange(len(runs.counts)), FEW)
     counts, pixels = runs.counts.take(rows), runs.sizes[rows].astype(np.int64).prod(axis=1)
-    if are_filled(counts.values, counts.offsets, pixels):
+    if have_pixel_counts(counts.values, counts.offsets, pixels):
         return ""
-    short = sum(run_lengths_total(counts[row].tobytes()) != number for row, number in enumerate(pixels.tolist()))
+    short = sum(count_pixels(counts[row].tobytes()) != number for row, number in enumerate(pixels.tolist()))
     return (
         f"{count_part(short, len(rows), 'mask')} that {verb_form(len(rows), 'was', 'were')} checked "
         f"{verb_form(short, 'has', 'have')} run lengths that end before their image does: the rest counts as background"
@@ -138,7 +138,7 @@ def _describe_boxes(found: Results, truth: GroundTruth, rows: np.ndarray) -> str
         return ""
     sizes = _get_image_sizes(found, truth, rows)
     known = (sizes > 0).all(axis=1)
-    shown, words = likely_boxes(found.boxes[rows[known]], sizes[known], masked=found.runs is not None)
+    shown, words = guess_box_reading(found.boxes[rows[known]], sizes[known], masked=found.runs is not None)
     return words and f"{np.count_nonzero(shown):,} of {len(shown):,} {words}"
 
 
@@ -163,12 +163,12 @@ def _compare_with_objects(found: Results, truth: GroundTruth) -> str:
     if found.boxes is None:
         return ""
     rows, objects = _pair_with_objects(found, truth)
-    written, there = found.boxes[rows], corners_of(truth.objects.boxes[objects])
-    apart = ~agree(there, corners_of(written))
+    written, there = found.boxes[rows], to_corners(truth.objects.boxes[objects])
+    apart = ~boxes_agree(there, to_corners(written))
     if np.count_nonzero(apart) < max(SOME, len(rows) / 4):
         return ""
     written, there, sizes = written[apart], there[apart], truth.image_sizes[truth.objects.images[objects[apart]]]
-    reading = likely_reading_of_objects(there, written, sizes)
+    reading = guess_detection_reading(there, written, sizes)
     return reading and (
         f"{count_part(len(written), len(rows), 'object')} that are the only one of their class in an image are not "
         f"where the best detection of that class is. It seems that {reading}"
@@ -181,7 +181,7 @@ def _pair_with_objects(found: Results, truth: GroundTruth) -> tuple[np.ndarray, 
     keys, first, counts = np.unique(
         objects.images * len(truth.categories) + objects.classes, return_index=True, return_counts=True
     )
-    alone = some_of(np.flatnonzero((counts == 1) & ~objects.crowds[first]), FEW)
+    alone = sample_rows(np.flatnonzero((counts == 1) & ~objects.crowds[first]), FEW)
     keys, first = keys[alone], first[alone]
     of = truth.get_keys(found.image_ids, found.category_ids)
     rows = np.flatnonzero(np.isin(of, keys))
@@ -195,13 +195,13 @@ def _compare_boxes_with_masks(found: Results, truth: GroundTruth, rows: np.ndarr
     if found.boxes is None or found.runs is None or found.mask_areas is None:
         return ""
     rows = rows[(found.runs.places[rows] >= 0) & (found.mask_areas[rows] > 0)]
-    masks, boxes = corners_of(found.mask_boxes(rows).astype(np.float64)), found.boxes[rows]
-    sizes, wrong = _get_image_sizes(found, truth, rows), ~agree(masks, corners_of(boxes))
+    masks, boxes = to_corners(found.mask_boxes(rows).astype(np.float64)), found.boxes[rows]
+    sizes, wrong = _get_image_sizes(found, truth, rows), ~boxes_agree(masks, to_corners(boxes))
     reading = ""
     for apart, where in ((wrong, ""), _find_wrong_classes(wrong, found.category_ids[rows], truth)):
         count = np.count_nonzero(apart)
         if 4 * count >= len(rows) > 0 or (count >= SEVERAL and (where or count >= EXPLAINED * len(rows))):
-            reading = likely_reading(masks[apart], boxes[apart], sizes[apart]) or describe_row_order(found, rows[apart])
+            reading = guess_reading(masks[apart], boxes[apart], sizes[apart]) or describe_row_order(found, rows[apart])
         if reading:
             return (
                 f"{count:,} of {len(rows):,} masks do not agree with the boxes of their records{where}. It seems that "

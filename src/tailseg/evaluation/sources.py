@@ -9,8 +9,8 @@ from typing import Any, get_args
 
 import numpy as np
 
-from tailseg.annotations.dataset import Annotations, scored_groups, with_group_bounds
-from tailseg.annotations.read import judge, open_content, open_file, other_names, with_more_classes
+from tailseg.annotations.dataset import Annotations, get_scored_groups, with_group_bounds
+from tailseg.annotations.read import add_classes, describe_other_names, judge, open_content, open_file
 from tailseg.annotations.types import Group, GroupBounds
 from tailseg.evaluation.ground_truth import GroundTruth, read_ground_truth
 from tailseg.evaluation.metrics import IouType
@@ -203,10 +203,10 @@ def group_by_training_set(
         notes += (
             f"{count_noun(len(unknown), 'class')} of {name} {has} not in {annotations.path} and not scored ({first})",
         )
-    if difference := other_names(annotations.categories, training.categories):
+    if difference := describe_other_names(annotations.categories, training.categories):
         notes += (f"{difference} {name}: are the frequency groups those of other classes?",)
-    groups = None if annotations.states_groups and bounds is None else scored_groups(training)
-    return Grouped(with_more_classes(annotations, training.categories), groups, notes)
+    groups = None if annotations.states_groups and bounds is None else get_scored_groups(training)
+    return Grouped(add_classes(annotations, training.categories), groups, notes)
 
 
 def _sources_by_kind(results: Mapping[Any, Any], iou_types: Sequence[IouType] | None) -> dict[IouType, Source]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from tailseg.annotations.dataset import Annotations, scored_groups
+from tailseg.annotations.dataset import Annotations, get_scored_groups
 from tailseg.data.loader import DetectionDataset, Loader
 from tailseg.data.sampler import EvaluationSampler
 from tailseg.data.transforms import evaluation_transform
@@ -158,8 +158,8 @@ def _measure(
         precision=predictor.precision,
         progress=lambda done: progress(title, done, total),
     )
-    selected = annotations.only(image_ids)
-    groups = scored_groups(annotations)
+    selected = annotations.select_images(image_ids)
+    groups = get_scored_groups(annotations)
     return [analyze(selected, dict.fromkeys(iou_types, records), groups=groups) for records in results]
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from tailseg.annotations.image_files import ImageError
-from tailseg.annotations.pictures import header_of, without_warnings
+from tailseg.annotations.pictures import read_header, without_warnings
 from tailseg.annotations.types import Orientation
 from tailseg.data.images import apply_orientation, load_image, to_rgb
 
@@ -67,7 +67,7 @@ def to_rgb_tensor(
 
 
 def _convert_picture(picture: Image.Image, orientation: Orientation, name: str) -> Tensor:
-    exif = header_of(picture).orientation
+    exif = read_header(picture).orientation
     is_tiff = picture.format == "TIFF"
     try:
         with without_warnings:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from tailseg.files import CONVERTED, unfinished
+from tailseg.files import CONVERTED, write_atomically
 from tailseg.interop.rules import shorten
 from tailseg.training.checkpoint import CheckpointError
 
@@ -76,14 +76,14 @@ def write_torch_file(path: Path, state: Mapping[str, Tensor], class_names: Seque
     # the mark of our own files comes first, because there may be thousands of names
     meta = {"made_by": CONVERTED, "CLASSES": tuple(class_names), "dataset_meta": {"classes": tuple(class_names)}}
     content = {"meta": meta, "state_dict": {key: tensor.detach().cpu() for key, tensor in state.items()}}
-    with unfinished(path) as file:
+    with write_atomically(path) as file:
         torch.save(content, file)
 
 
 def write_safetensors_file(path: Path, state: Mapping[str, Tensor]) -> None:
     """Writes the tensors without class names, the whole file or nothing."""
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
-    with unfinished(path) as file:
+    with write_atomically(path) as file:
         file.write_bytes(to_bytes(tensors, {"made_by": CONVERTED}))
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tailseg.annotations.dataset import Annotations, with_group_bounds
-from tailseg.annotations.fingerprint import fingerprint
-from tailseg.annotations.hold_out import drawn_from, hold_out, parts_of
+from tailseg.annotations.fingerprint import compute_fingerprint
+from tailseg.annotations.hold_out import find_split, hold_out_validation, read_source_key
 from tailseg.annotations.kinds import Use
 from tailseg.annotations.problems import DatasetError
-from tailseg.annotations.read import judge, open_file, with_classes_of
+from tailseg.annotations.read import adopt_training_classes, judge, open_file
 from tailseg.annotations.types import LVIS_BOUNDS
 from tailseg.data.tiny_tail import is_tiny_tail, prepare
 from tailseg.losses import build_loss
@@ -62,10 +62,10 @@ def build_data(recipe: Recipe, *, trained: bool = False) -> tuple[Annotations, A
         require_data(recipe)
         train = _read(annotation_file(recipe.data.train, 0), recipe.data.train_images, recipe)
         if recipe.data.val is not None:
-            return train, with_classes_of(build_validation(recipe), train)
-        hold_out(train, _data_folder(recipe), use=_evaluation(recipe))
+            return train, adopt_training_classes(build_validation(recipe), train)
+        hold_out_validation(train, _data_folder(recipe), use=_evaluation(recipe))
     train = build_training(recipe)
-    return train, with_classes_of(build_validation(recipe), train)
+    return train, adopt_training_classes(build_validation(recipe), train)
 
 
 def build_training(recipe: Recipe) -> Annotations:
@@ -121,7 +121,7 @@ def has_changed(recipe: Recipe) -> bool:
     if not file.is_file():
         return False
     with file.open("rb") as opened:
-        if hashlib.file_digest(opened, "sha256").hexdigest() == drawn_from(_data_folder(recipe)):
+        if hashlib.file_digest(opened, "sha256").hexdigest() == read_source_key(_data_folder(recipe)):
             return False
     try:
         whole = _read(file, recipe.data.train_images, recipe)
@@ -130,7 +130,9 @@ def has_changed(recipe: Recipe) -> bool:
     parts = [_part(recipe, part) for part in (0, 1)]
     if sum(part.num_images for part in parts) != whole.num_images:
         return True
-    return any(fingerprint(part) != fingerprint(whole.only(part.image_ids.tolist())) for part in parts)
+    return any(
+        compute_fingerprint(part) != compute_fingerprint(whole.select_images(part.image_ids.tolist())) for part in parts
+    )
 
 
 def _read(
@@ -145,7 +147,7 @@ def _read(
         uses.append(_evaluation(recipe))
     whole = None if part is None else annotation_file(recipe.data.train, 0)
     orientation = recipe.data.orientation
-    annotations = open_file(path, images=images, needs_sizes=True, images_of=whole, orientation=orientation)
+    annotations = open_file(path, images=images, needs_sizes=True, source=whole, orientation=orientation)
     annotations = _with_source(annotations, recipe, part)
     annotations = judge(annotations, uses, on_problem=recipe.data.on_problem, crowds=recipe.data.crowds)
     return annotations if recipe.data.groups == LVIS_BOUNDS else with_group_bounds(annotations, recipe.data.groups)
@@ -199,7 +201,7 @@ def _candidates(path: Path) -> Iterator[Path]:
 
 def _part(recipe: Recipe, part: int, images: str | None = None) -> Annotations:
     """A part of one data set; its images lie where the whole's do."""
-    file = parts_of(_data_folder(recipe))[part]
+    file = find_split(_data_folder(recipe))[part]
     return _read(file, images or recipe.data.train_images, recipe, part=part)
 
 

@@ -26,7 +26,7 @@ LOSS_NAMES = {
 
 
 def detector(model: AnyDetector) -> str:
-    """``Mask R-CNN``, ``Faster R-CNN``, ``Cascade Mask R-CNN`` or ``HTC``; your own detector has the name of its config."""
+    """``Mask R-CNN``, ``Faster R-CNN``, ``Cascade Mask R-CNN``, ``HTC``, or the name of your own config."""
     if not isinstance(model, ModelConfig):
         return type(model).__name__.removesuffix("Config")
     match model.cascade:

@@ -53,7 +53,7 @@ class DataConfig(Settings, at="data"):
     repeat_threshold: Annotated[float, Range(ge=0, le=1)] = 0.0
     """Repeat factor sampling: classes in a smaller share of the images are repeated. 0 is plain random sampling."""
     repeat_rounding: Literal["ceil", "stochastic"] = "ceil"
-    """ceil as published, or stochastic rounding drawn anew each epoch."""
+    """ceil as published, or stochastic rounding drawn again each epoch."""
     groups: Annotated[tuple[int, int], Range(ge=1, ascending=True)] = (10, 100)
     """Bounds of the frequency groups: a class is rare up to the first number of training images, common up to the
     second one, and frequent above. Groups that an annotation file states (LVIS's "frequency") are used while these are

@@ -194,7 +194,7 @@ class _Painter:
         assert train is not None
         height, width = train.sizes[subject.image].tolist()
         crop = crop_around(train.objects.boxes[subject.object].tolist(), height=height, width=width)
-        mask = segmentation_to_rle(train.segmentation(subject.object, subject.image), height, width)
+        mask = segmentation_to_rle(train.get_segmentation(subject.object, subject.image), height, width)
         return crop, trace_outline(mask, crop, self.longest)
 
     def _object(self, subject: Subject) -> tuple[Crop, str]:
@@ -222,7 +222,7 @@ class _Painter:
         if self.image is None or self.image[0] != (is_train, position):
             annotations = self.runs[0].train if is_train else self.runs[0].annotations
             assert annotations is not None
-            info = annotations.info(position if is_train else self.order[position])
+            info = annotations.get_info(position if is_train else self.order[position])
             self.image = (is_train, position), read_annotated(annotations, info)[0]
         return base64.b64encode(make_thumbnail(self.image[1], crop, self.longest)).decode("ascii")
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from tailseg.annotations.dataset import Annotations, scored_groups, with_group_bounds
-from tailseg.annotations.read import with_classes_of
+from tailseg.annotations.dataset import Annotations, get_scored_groups, with_group_bounds
+from tailseg.annotations.read import adopt_training_classes
 from tailseg.annotations.types import GroupBounds
 from tailseg.evaluation import Analysis
 from tailseg.evaluation.analysis import analyze_in_detail
@@ -124,7 +124,7 @@ def _read_truth(annotations: Annotations, kind: IouType, like: EvaluatedRun | No
     """The validation set for scoring: that of the run before, where both have the same data and masks."""
     if like and like.annotations is annotations and like.evidence.kind == kind:
         return like.evidence.truth
-    return read_ground_truth(annotations, masks=kind == "segm", groups=scored_groups(annotations))
+    return read_ground_truth(annotations, masks=kind == "segm", groups=get_scored_groups(annotations))
 
 
 def _read_data(
@@ -137,7 +137,7 @@ def _read_data(
     annotations = build_validation(evaluated, images=val_images)
     try:
         train = build_training(recipe)
-        return train, with_classes_of(annotations, train), ClassFrequency.from_class_counts(train.frequency)
+        return train, adopt_training_classes(annotations, train), ClassFrequency.from_class_counts(train.frequency)
     except ValueError:
         saved = load(choose(folder, "best"))
         return None, with_classes_of_run(annotations, saved, folder), saved.frequency

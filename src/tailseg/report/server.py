@@ -29,7 +29,7 @@ from urllib.parse import SplitResult, parse_qs, urlsplit
 from PIL import Image
 
 from tailseg.annotations.image_files import ImageError
-from tailseg.annotations.pictures import UPLOADED, open_picture
+from tailseg.annotations.pictures import UPLOAD_FORMATS, open_picture
 from tailseg.drawing import draw, to_jpeg
 from tailseg.inference import Predictor
 
@@ -125,7 +125,7 @@ def find(predictor: Predictor, file: bytes, *, threshold: float) -> dict[str, An
         Refused: the file is no image, or too large or too long a one.
     """
     try:
-        with open_picture(io.BytesIO(file), UPLOADED) as opened:
+        with open_picture(io.BytesIO(file), UPLOAD_FORMATS) as opened:
             width, height = opened.size
     except Image.DecompressionBombError as error:
         raise _too_large("far too many") from error

@@ -23,7 +23,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from tailseg.annotations.dataset import Category
-from tailseg.files import unfinished
+from tailseg.files import write_atomically
 from tailseg.recipes.old_names import with_new_names
 from tailseg.recipes.saved import Plain
 from tailseg.structures import ClassFrequency, Group
@@ -114,7 +114,7 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
         "scaler": checkpoint.scaler,
         "data": checkpoint.data,
     }
-    with unfinished(path) as file:
+    with write_atomically(path) as file:
         torch.save(content, file)
 
 
@@ -144,7 +144,7 @@ def save_weights(checkpoint: Checkpoint, path: Path) -> None:
     }
     model = _with_separate_memory({name: tensor.detach().cpu() for name, tensor in checkpoint.model.items()})
     header["crc32"] = json.dumps({name: _checksum(tensor) for name, tensor in model.items()})
-    with unfinished(path) as file:
+    with write_atomically(path) as file:
         file.write_bytes(to_bytes(model, header))
 
 

@@ -60,7 +60,7 @@ def local_rank() -> int:
 
 
 def was_restarted() -> bool:
-    """Whether torchrun restarted the processes after some of them ended: the run goes on from its checkpoint."""
+    """Whether torchrun started the processes again after some of them ended: the run goes on from its checkpoint."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 

@@ -12,9 +12,9 @@ import numpy as np
 from torch import nn
 
 from tailseg.annotations.dataset import Annotations, Category
-from tailseg.annotations.fingerprint import fingerprint
+from tailseg.annotations.fingerprint import compute_fingerprint
 from tailseg.annotations.problems import DatasetError
-from tailseg.annotations.read import with_classes
+from tailseg.annotations.read import adopt_classes
 from tailseg.recipes.build import has_changed
 from tailseg.recipes.recipe import DataConfig, Recipe
 from tailseg.recipes.saved import absolute, differences, with_absolute_paths
@@ -134,7 +134,7 @@ def with_classes_of_run(annotations: Annotations, saved: Checkpoint, path: Path)
         CheckpointError: the data set has objects of other classes.
     """
     try:
-        adapted = with_classes(annotations, saved.categories, saved.frequency.to_class_counts(), f"the run in {path}")
+        adapted = adopt_classes(annotations, saved.categories, saved.frequency.to_class_counts(), f"the run in {path}")
     except DatasetError:
         check_classes(saved, annotations.categories, path)
         raise
@@ -148,7 +148,7 @@ def get_common_fingerprint(data: Annotations) -> str:
     Raises:
         ValueError: processes on several machines have read different data.
     """
-    found = gather_on_all(fingerprint(data))
+    found = gather_on_all(compute_fingerprint(data))
     if different := [process for process, each in enumerate(found) if each != found[0]]:
         raise ValueError(
             f"{data.path} holds other data in the processes {different} than in the first: copy the file again"
@@ -162,7 +162,7 @@ def check_data(checkpoint: Checkpoint, annotations: Annotations, found: str, pat
     Args:
         checkpoint: of the run.
         annotations: the training set, or the part of it that is not held out.
-        found: the `fingerprint` of ``annotations``.
+        found: the `compute_fingerprint` of ``annotations``.
         path: the checkpoint's file.
         recipe: of the run.
 

@@ -8,7 +8,7 @@ from types import TracebackType
 
 from torch.utils.tensorboard import SummaryWriter
 
-from tailseg.files import unwritten, write_text
+from tailseg.files import make_write_error, write_text
 
 
 class Log:
@@ -45,7 +45,7 @@ class Log:
                 each.close()
             except OSError as failed:
                 if error is None:
-                    raise unwritten(self._path, failed) from failed
+                    raise make_write_error(self._path, failed) from failed
 
     def write(self, kind: str, *, epoch: int, step: int, values: Mapping[str, float], text: str = "") -> None:
         """Writes one line, and its values to TensorBoard as ``kind/name``.
@@ -69,7 +69,7 @@ class Log:
             for name, value in finite.items():
                 self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
         except OSError as error:
-            raise unwritten(self._path, error) from error
+            raise make_write_error(self._path, error) from error
 
 
 def _step(line: str) -> float:

@@ -9,8 +9,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from tailseg.annotations.dataset import Annotations, never_shown
-from tailseg.annotations.hold_out import remarks_on
+from tailseg.annotations.dataset import Annotations, find_untrained_classes
+from tailseg.annotations.hold_out import read_remarks
 from tailseg.data.loader import DetectionDataset, Loader, train_loader
 from tailseg.data.sampler import TrainSampler
 from tailseg.data.source import open_source, write_source
@@ -284,7 +284,7 @@ def describe_data(run: Run) -> list[str]:
     held_out = run.recipe.data.val is None
     lines = [
         f"{'held out' if held_out else 'validated on'}: {_counted(val.num_images, val.num_objects)} ({val.path})",
-        *(remarks_on(val.path.parent) if held_out else ()),
+        *(read_remarks(val.path.parent) if held_out else ()),
     ]
     empty = data.num_images - len(run.sampler.images)
     reasons = {
@@ -294,7 +294,7 @@ def describe_data(run: Run) -> list[str]:
     }
     if any(reasons.values()):
         lines.append(f"left out: {', '.join(f'{count:,} {what}' for what, count in reasons.items() if count)}")
-    if unseen := never_shown(data, val):
+    if unseen := find_untrained_classes(data, val):
         some = f"{', '.join(unseen[:5])}{' ..' * (len(unseen) > 5)}"
         lines.append(
             f"{len(unseen):,} classes with objects in {val.path} have none to learn from ({some}): they count in AP, "

@@ -1,12 +1,12 @@
-"""tiny_tail: the embedded data set, drawn from a seed, long-tailed like LVIS and written in its format.
+"""tiny_tail: the embedded data set. It is drawn from a seed, long-tailed like LVIS and in LVIS's format.
 
-A class is a shape with a surface, such as "striped star". Surfaces are patterns: color varies freely within a class
-and tells nothing. Rare classes share their shape with one frequent class and their surface with another. Scale,
-rotation, aspect, bend, color, light and blur vary; objects hide one another, and masks hold what is seen. As in LVIS,
-each image lists some classes that are known to be absent, and a few whose objects are not all annotated.
+A class is a shape with a surface, such as "striped star". Surfaces are patterns. Colors vary within a class and give no
+information. A rare class has the shape of one frequent class and the surface of another. Scale, rotation, aspect ratio,
+bend, color, light and blur vary. Objects hide one another, and masks have only the visible part. As in LVIS, each image
+lists some absent classes, and a few classes that are not exhaustively annotated.
 
-The validation draw is flatter than the training draw, so that the AP of rare classes rests on at least eight images
-each; the frequency groups are those of the training draw.
+The validation set is flatter than the training set: the AP of a rare class uses at least eight images. The frequency
+groups are those of the training set.
 """
 
 from typing import TYPE_CHECKING

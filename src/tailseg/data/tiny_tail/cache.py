@@ -1,4 +1,4 @@
-"""tiny_tail on demand: drawn once, then read from the cache."""
+"""Draws tiny_tail once and then reads it from the cache."""
 
 import errno
 import os
@@ -7,10 +7,10 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from tailseg.files import cache_folder
+from tailseg.files import get_cache_folder
 
 VERSION: Final = 3
-"""Part of a cached folder's name: goes up whenever the drawn files change."""
+"""Part of a cached folder's name; it increases if the drawn files change."""
 
 
 def is_tiny_tail(spec: str) -> bool:
@@ -19,41 +19,44 @@ def is_tiny_tail(spec: str) -> bool:
 
 
 def prepare(spec: str, *, home: Path | None = None, progress: bool = False) -> tuple[Path, Path]:
-    """The annotation files ``train.json`` and ``val.json`` of tiny_tail, drawn when they are asked for first.
+    """Returns the annotation files of tiny_tail; draws them on the first call.
 
-    Processes that ask at the same time each draw into a folder of their own; the first to finish gives its folder the
-    final name, and all return that one.
+    Processes that call at the same time draw into separate folders. The first process to finish renames its folder, and
+    all processes return this one.
 
     Args:
-        spec: ``tiny_tail[:preset[:seed]]``; preset ``full`` and seed 0 unless given.
-        home: folder of the caches; ``$TAILSEG_HOME`` unless given, else ``~/.cache/tailseg``.
-        progress: shows a progress bar while drawing.
+        spec: ``tiny_tail[:preset[:seed]]``; the defaults are preset ``full`` and seed 0.
+        home: the cache folder; ``$TAILSEG_HOME`` or ``~/.cache/tailseg`` unless given.
+        progress: whether to show a progress bar while drawing.
+
+    Returns:
+        The paths of ``train.json`` and ``val.json``.
 
     Raises:
-        ValueError: a spec of another form, or an unknown preset.
+        ValueError: the spec has another form, or the preset is unknown.
     """
-    from tailseg.data.tiny_tail.write import find_preset, generate  # what draws is not for those who only ask
+    from tailseg.data.tiny_tail.write import find_preset, generate  # imported late: drawing needs more packages
 
     preset, seed = _parse(spec)
     find_preset(preset)
-    folder = (home or cache_folder()) / f"tiny_tail-{preset}-{seed}-v{VERSION}"
+    folder = (home or get_cache_folder()) / f"tiny_tail-{preset}-{seed}-v{VERSION}"
     if not folder.is_dir():
         _require_writable(folder.parent)
         with tempfile.TemporaryDirectory(prefix=".tiny_tail-", dir=folder.parent) as scratch:
             drawn = generate(Path(scratch) / "drawn", preset=preset, seed=seed, progress=progress)
             try:
                 drawn.rename(folder)
-            except OSError:  # another process was faster: its files are the same
+            except OSError:  # another process was faster; its files are the same
                 if not folder.is_dir():
                     raise
     return folder / "train.json", folder / "val.json"
 
 
 def _require_writable(home: Path) -> None:
-    """Makes the folder of the caches if need be.
+    """Creates the cache folder if necessary.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the folder cannot be written.
     """
     try:
         home.mkdir(parents=True, exist_ok=True)
@@ -61,8 +64,9 @@ def _require_writable(home: Path) -> None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise OSError(
-            f"{home} cannot be written ({error.strerror}), and tiny_tail is drawn there: set TAILSEG_HOME to a folder "
-            "that can be written"
+            f"{home} cannot be written ({error.strerror}), but tiny_tail is drawn there. Set TAILSEG_HOME to a "
+            f"writable "
+            "folder"
         ) from None
 
 

@@ -1,7 +1,7 @@
-"""What tiny_tail holds: the presets, their classes, and which classes each image shows.
+"""The plan of tiny_tail: the presets, their classes, and the classes of each image.
 
-Counts come first, images second: a class is given the number of images it shall occur in, then every image is given its
-set of classes, so that the long tail of a draw is the planned one exactly.
+First each class gets its number of images, then each image gets its set of classes. A drawn set therefore has exactly
+the planned long tail.
 """
 
 import itertools
@@ -17,7 +17,7 @@ from tailseg.data.tiny_tail.surfaces import PRETRAIN_SURFACES, SURFACES
 
 @dataclass(frozen=True)
 class ObjectClass:
-    """A class: a shape with a surface, and in how many images of each draw it is annotated."""
+    """A class: a shape with a surface, and its number of annotated images in the training and the validation set."""
 
     shape: str
     surface: str
@@ -31,13 +31,13 @@ class ObjectClass:
 
 @dataclass(frozen=True)
 class Preset:
-    """One make of the data set.
+    """A variant of the data set.
 
     Attributes:
-        shapes, surfaces: whose combinations are the classes (in a fixed order, as many as there are counts).
-        train_counts: the number of training images of each class, most frequent first.
-        val_counts: the same for the validation draw, which is flatter, so that rare classes can be measured.
-        train_images, val_images: size of the draws.
+        shapes, surfaces: their combinations are the classes, in a fixed order, as many as there are counts.
+        train_counts: number of training images of each class, the most frequent class first.
+        val_counts: the same for the validation set. It is flatter, to measure rare classes.
+        train_images, val_images: number of images of the two sets.
     """
 
     shapes: tuple[str, ...]
@@ -48,11 +48,11 @@ class Preset:
     val_images: int
 
     def classes(self) -> list[ObjectClass]:
-        """The classes in order of their name (LVIS's order), so that a category id tells nothing of the frequency.
+        """Lists the classes in the order of their names, as LVIS does: category ids give no information on frequency.
 
-        The combinations are taken along the diagonals of the table shape x surface. The first diagonals hold the
-        frequent classes, hence every shape and every surface, and a rare class always finds its shape in one frequent
-        class and its surface in another.
+        The combinations are taken along the diagonals of the table shape x surface. The first diagonals are the
+        frequent classes; they have every shape and every surface. A rare class therefore has the shape of one frequent
+        class and the surface of another.
         """
         cells = sorted(
             itertools.product(range(len(self.shapes)), range(len(self.surfaces))),
@@ -63,50 +63,50 @@ class Preset:
             ObjectClass(self.shapes[shape], self.surfaces[surface], train, val)
             for (shape, surface), train, val in chosen
         ]
-        return sorted(classes, key=lambda each: each.name)
+        return sorted(classes, key=lambda item: item.name)
 
 
-def _long_tail(rare: int, common: int, frequent: int, most: int) -> tuple[int, ...]:
-    """Image counts like LVIS's: few classes with many images, and a third of the classes with 1 to 10.
+def _make_long_tail(rare: int, common: int, frequent: int, most: int) -> tuple[int, ...]:
+    """Makes image counts like LVIS's: few classes with many images, and a third of the classes with 1 to 10.
 
-    Within the frequent and within the common and rare classes the order is scattered, so that neither a shape nor a
+    The counts are scattered within the frequent classes, and within the common and rare classes: no shape and no
     surface is more frequent than the others.
     """
     heads = [round(101 * (most / 101) ** (x**1.5)) for x in np.linspace(0, 1, frequent)]
     middle = [round(11 * (100 / 11) ** x) for x in np.linspace(0, 1, common)]
     tails = [round(x) for x in np.linspace(1, 10, rare)]
-    return _scattered(heads) + _scattered(middle + tails)
+    return _scatter(heads) + _scatter(middle + tails)
 
 
-def _scattered(counts: list[int]) -> tuple[int, ...]:
-    """The same counts in a fixed order without pattern (steps of the golden section)."""
+def _scatter(counts: list[int]) -> tuple[int, ...]:
+    """Puts counts into a fixed order without a pattern (steps of the golden section)."""
     return tuple(count for _, count in sorted((i * 0.6180339887 % 1, count) for i, count in enumerate(counts)))
 
 
-def _flatter(train_counts: tuple[int, ...], scale: float) -> tuple[int, ...]:
-    """Validation counts: 8 images (times scale) up to 10 training images, then growing with the 0.3th power."""
+def _flatten(train_counts: tuple[int, ...], scale: float) -> tuple[int, ...]:
+    """Computes validation counts: scale * max(8, 4 * count^0.3) images."""
     return tuple(round(scale * max(8.0, 4.0 * count**0.3)) for count in train_counts)
 
 
-_FULL: Final = _long_tail(rare=34, common=47, frequent=42, most=380)
-_DEMO: Final = _long_tail(rare=11, common=15, frequent=14, most=260)
+_FULL: Final = _make_long_tail(rare=34, common=47, frequent=42, most=380)
+_DEMO: Final = _make_long_tail(rare=11, common=15, frequent=14, most=260)
 _TEST: Final = (13, 12, 11, 11, 8, 6, 4, 3, 2, 2, 1, 1)
 _PRETRAIN: Final = (137,) * (len(PRETRAIN_SHAPES) * len(PRETRAIN_SURFACES))
 
 PRESETS: Final[dict[str, Preset]] = {
-    "full": Preset(tuple(SHAPES), tuple(SURFACES), _FULL, _flatter(_FULL, 1.0), 2100, 400),
+    "full": Preset(tuple(SHAPES), tuple(SURFACES), _FULL, _flatten(_FULL, 1.0), 2100, 400),
     "demo": Preset(
         ("star", "cross", "heart", "ring", "arrow", "triangle", "disc", "crescent", "bolt"),
         ("plain", "striped", "checked", "rimmed", "dotted", "halved", "ringed"),
         _DEMO,
-        _flatter(_DEMO, 1.0),
+        _flatten(_DEMO, 1.0),
         600,
         150,
     ),
     "test": Preset(("star", "cross", "ring", "disc"), ("plain", "striped", "rimmed"), _TEST, (3,) * 12, 16, 8),
     "pretrain": Preset(tuple(PRETRAIN_SHAPES), tuple(PRETRAIN_SURFACES), _PRETRAIN, (9,) * len(_PRETRAIN), 1500, 100),
 }
-"""The makes of tiny_tail.
+"""The variants of tiny_tail.
 
 - ``full``: 123 classes (34 rare, 47 common, 42 frequent), 2,100 training and 400 validation images.
 - ``demo``: 40 classes (11 rare, 15 common, 14 frequent), 600 training and 150 validation images.
@@ -116,17 +116,25 @@ PRESETS: Final[dict[str, Preset]] = {
 
 
 def draw_class_sets(counts: list[int], num_images: int, rng: np.random.Generator) -> list[list[int]]:
-    """Which classes each image shows: class ``c`` stands in exactly ``counts[c]`` of the ``num_images`` sets.
+    """Draws the set of classes of each image.
 
-    Every image starts with room for about the same number of classes, and a class is drawn into images in proportion
-    to the room that they have left.
+    Every image starts with room for about the same number of classes. A class is drawn into images with probabilities
+    in proportion to their remaining room.
+
+    Args:
+        counts: number of images of each class.
+        num_images: number of images.
+        rng: the random generator.
+
+    Returns:
+        The labels of each image; label ``c`` is in exactly ``counts[c]`` images.
     """
     mean = sum(counts) / num_images
     room = np.maximum(rng.normal(mean, 0.25 * mean, num_images), 1.0)
     room *= sum(counts) / room.sum()
     sets: list[list[int]] = [[] for _ in range(num_images)]
     for label in sorted(range(len(counts)), key=lambda label: -counts[label]):
-        # the images with the largest keys log(weight) + Gumbel noise are a weighted draw without replacement
+        # the largest keys log(weight) + Gumbel noise are a weighted draw without replacement
         keys = np.log(np.maximum(room, 1e-3)) + rng.gumbel(size=num_images)
         for image in np.argsort(-keys, kind="stable")[: counts[label]]:
             sets[image].append(label)
@@ -135,10 +143,10 @@ def draw_class_sets(counts: list[int], num_images: int, rng: np.random.Generator
 
 
 def draw_order(class_set: list[int], rng: np.random.Generator) -> list[tuple[int, bool]]:
-    """The objects of an image from back to front: class, and whether the object shall be annotated.
+    """Draws the objects of an image from back to front: the label, and whether the object is annotated.
 
-    Every class of the set has one annotated object, some have a second one, and a few have a further one that the
-    annotator has missed, as LVIS's not-exhaustive classes do.
+    Every class has one annotated object. Some have a second one, and a few have one more that is not annotated, as
+    LVIS's not exhaustively annotated classes do.
     """
     objects = [(label, True) for label in class_set]
     objects += [(label, True) for label in class_set if rng.random() < 0.1]
@@ -147,6 +155,6 @@ def draw_order(class_set: list[int], rng: np.random.Generator) -> list[tuple[int
 
 
 def draw_negatives(absent: list[int], rng: np.random.Generator) -> list[int]:
-    """The absent classes that are known to be absent: a quarter of them, as LVIS verifies only some."""
+    """Draws the classes that are listed as absent: a quarter of the absent ones, because LVIS verifies only some."""
     count = math.ceil(len(absent) / 4)
     return sorted(int(label) for label in rng.choice(absent, count, replace=False)) if absent else []

@@ -1,7 +1,7 @@
-"""Outlines of tiny_tail's shapes, and the pose that puts one into an image.
+"""Outlines of tiny_tail's shapes, and the pose of an outline in an image.
 
-An outline is a tuple of closed contours ``[K, 2]`` in local coordinates ``u, v``, each within ``[-1, 1]``: the outside
-first, then holes. Straight edges carry points in between, so that a bent outline stays smooth.
+An outline is a tuple of closed contours ``[K, 2]`` in local coordinates ``u, v``, each within ``[-1, 1]``: the outer
+one first, then holes. Straight edges have additional points, to stay smooth when the outline is bent.
 """
 
 import math
@@ -17,11 +17,11 @@ Points = NDArray[np.float64]
 Field = NDArray[np.float32]
 Outline = tuple[Points, ...]
 
-_EDGE = 0.16  # longest edge in local units: about three pixels of an object of middle size
+_EDGE = 0.16  # longest edge in local units: about three pixels for an object of medium size
 
 
-def _polygon(*corners: tuple[int | float, int | float]) -> Points:
-    """A closed polygon with points added along its edges."""
+def _make_polygon(*corners: tuple[int | float, int | float]) -> Points:
+    """Makes a closed polygon with additional points on its edges."""
     points = np.array(corners, dtype=np.float64)
     pieces = []
     for start, end in zip(points, np.roll(points, -1, axis=0), strict=True):
@@ -30,45 +30,45 @@ def _polygon(*corners: tuple[int | float, int | float]) -> Points:
     return np.concatenate(pieces)
 
 
-def _polar(radii: Callable[[Points], Points], count: int = 48) -> Points:
+def _make_polar(radii: Callable[[Points], Points], count: int = 48) -> Points:
     angles = np.linspace(0, 2 * math.pi, count, endpoint=False)
     radius = radii(angles)
     return np.stack([radius * np.cos(angles), radius * np.sin(angles)], axis=1)
 
 
-def _arc(radius: int | float, start: int | float, end: float, center: float = 0.0, count: int = 24) -> Points:
+def _make_arc(radius: int | float, start: int | float, end: float, center: float = 0.0, count: int = 24) -> Points:
     angles = np.linspace(start, end, count)
     return np.stack([center + radius * np.cos(angles), radius * np.sin(angles)], axis=1)
 
 
-def _spiked(*radii: int | float, spikes: int) -> Points:
-    """Corners at the given radii in turn, as often as there are spikes."""
+def _make_spiked(*radii: int | float, spikes: int) -> Points:
+    """Makes corners with the given radii in turn, once for each spike."""
     angles = np.linspace(0, 2 * math.pi, spikes * len(radii), endpoint=False)
     corners = np.tile(radii, spikes)[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    return _polygon(*map(tuple, corners.tolist()))
+    return _make_polygon(*map(tuple, corners.tolist()))
 
 
 def _disc() -> Outline:
-    return (_polar(np.ones_like, 36),)
+    return (_make_polar(np.ones_like, 36),)
 
 
 def _square() -> Outline:
-    return (_polygon((-1, -1), (1, -1), (1, 1), (-1, 1)),)
+    return (_make_polygon((-1, -1), (1, -1), (1, 1), (-1, 1)),)
 
 
 def _triangle() -> Outline:
-    return (_spiked(1, spikes=3),)
+    return (_make_spiked(1, spikes=3),)
 
 
 def _star() -> Outline:
-    return (_spiked(1, 0.42, spikes=5),)
+    return (_make_spiked(1, 0.42, spikes=5),)
 
 
 def _cross() -> Outline:
     a = 0.33
     quarter = np.array([(a, a), (a, 1), (-a, 1)])
     turns = [quarter, quarter[:, ::-1] * (-1, 1), -quarter, quarter[:, ::-1] * (1, -1)]
-    return (_polygon(*map(tuple, np.concatenate(turns).tolist())),)
+    return (_make_polygon(*map(tuple, np.concatenate(turns).tolist())),)
 
 
 def _heart() -> Outline:
@@ -78,24 +78,24 @@ def _heart() -> Outline:
 
 
 def _crescent() -> Outline:
-    distance, radius = 0.55, 0.8  # of the disc that is cut out
+    distance, radius = 0.55, 0.8  # the disc that is cut out
     u = (distance**2 + 1 - radius**2) / (2 * distance)
     outer, inner = math.acos(u), math.atan2(math.sqrt(1 - u * u), u - distance)
-    bite = _arc(radius, 2 * math.pi - inner, inner, center=distance)
-    return (np.concatenate([_arc(1, outer, 2 * math.pi - outer, count=32), bite[1:-1]]),)
+    bite = _make_arc(radius, 2 * math.pi - inner, inner, center=distance)
+    return (np.concatenate([_make_arc(1, outer, 2 * math.pi - outer, count=32), bite[1:-1]]),)
 
 
 def _ring() -> Outline:
-    disc = _polar(np.ones_like, 36)
+    disc = _make_polar(np.ones_like, 36)
     return disc, disc * 0.5
 
 
 def _arrow() -> Outline:
-    return (_polygon((1, 0), (0.1, 0.8), (0.1, 0.3), (-1, 0.3), (-1, -0.3), (0.1, -0.3), (0.1, -0.8)),)
+    return (_make_polygon((1, 0), (0.1, 0.8), (0.1, 0.3), (-1, 0.3), (-1, -0.3), (0.1, -0.3), (0.1, -0.8)),)
 
 
 def _hexagon() -> Outline:
-    return (_spiked(1, spikes=6),)
+    return (_make_spiked(1, spikes=6),)
 
 
 def _drop() -> Outline:
@@ -104,11 +104,11 @@ def _drop() -> Outline:
 
 
 def _gear() -> Outline:
-    return (_spiked(1, 1, 0.68, 0.68, spikes=8),)
+    return (_make_spiked(1, 1, 0.68, 0.68, spikes=8),)
 
 
 def _bolt() -> Outline:
-    return (_polygon((0.1, 1), (-0.6, -0.1), (-0.05, -0.1), (-0.3, -1), (0.6, 0.25), (0.1, 0.25), (0.5, 1)),)
+    return (_make_polygon((0.1, 1), (-0.6, -0.1), (-0.05, -0.1), (-0.3, -1), (0.6, 0.25), (0.1, 0.25), (0.5, 1)),)
 
 
 def _leaf() -> Outline:
@@ -119,29 +119,29 @@ def _leaf() -> Outline:
 
 
 def _mushroom() -> Outline:
-    cap = _arc(1, 0, math.pi, count=26)
-    stem = _polygon((-1, 0), (-0.3, 0), (-0.35, -0.9), (0.35, -0.9), (0.3, 0), (1, 0))
+    cap = _make_arc(1, 0, math.pi, count=26)
+    stem = _make_polygon((-1, 0), (-0.3, 0), (-0.35, -0.9), (0.35, -0.9), (0.3, 0), (1, 0))
     return (np.concatenate([cap, stem[1 : np.flatnonzero((stem == (1, 0)).all(axis=1))[0]]]),)
 
 
 def _tee() -> Outline:
-    return (_polygon((-1, 1), (-1, 0.4), (-0.32, 0.4), (-0.32, -1), (0.32, -1), (0.32, 0.4), (1, 0.4), (1, 1)),)
+    return (_make_polygon((-1, 1), (-1, 0.4), (-0.32, 0.4), (-0.32, -1), (0.32, -1), (0.32, 0.4), (1, 0.4), (1, 1)),)
 
 
 def _ell() -> Outline:
-    return (_polygon((-0.8, 1), (-0.8, -1), (0.8, -1), (0.8, -0.35), (-0.15, -0.35), (-0.15, 1)),)
+    return (_make_polygon((-0.8, 1), (-0.8, -1), (0.8, -1), (0.8, -0.35), (-0.15, -0.35), (-0.15, 1)),)
 
 
 def _hourglass() -> Outline:
-    return (_polygon((-0.8, 1), (-0.15, 0), (-0.8, -1), (0.8, -1), (0.15, 0), (0.8, 1)),)
+    return (_make_polygon((-0.8, 1), (-0.15, 0), (-0.8, -1), (0.8, -1), (0.15, 0), (0.8, 1)),)
 
 
 def _clover() -> Outline:
-    return (_polar(lambda angle: 0.65 + 0.35 * np.cos(3 * angle), 56),)
+    return (_make_polar(lambda angle: 0.65 + 0.35 * np.cos(3 * angle), 56),)
 
 
 def _pacman() -> Outline:
-    arc = _arc(1, 0.6, 2 * math.pi - 0.6, count=32)
+    arc = _make_arc(1, 0.6, 2 * math.pi - 0.6, count=32)
     return (np.concatenate([arc, [[0.4, -0.25], [-0.05, 0.0], [0.4, 0.25]]]),)
 
 
@@ -150,11 +150,11 @@ def _comb() -> Outline:
     teeth = [
         (x, y) for tip in (a - 1, 0.0, 1 - a) for x, y in ((tip - a, 0), (tip - a, -1), (tip + a, -1), (tip + a, 0))
     ]
-    return (_polygon((1, 0.6), (-1, 0.6), *teeth),)
+    return (_make_polygon((1, 0.6), (-1, 0.6), *teeth),)
 
 
 def _frame() -> Outline:
-    square = _polygon((-1, -1), (1, -1), (1, 1), (-1, 1))
+    square = _make_polygon((-1, -1), (1, -1), (1, 1), (-1, 1))
     return square, square * 0.55
 
 
@@ -190,27 +190,27 @@ PRETRAIN_SHAPES: Final[dict[str, Callable[[], Outline]]] = {
 
 
 @cache
-def outline(shape: str) -> Outline:
-    """The outline of a shape, its bounding box centered on the origin and its longer side 2."""
+def get_outline(shape: str) -> Outline:
+    """The outline of a shape. Its bounding box has its center at the origin and a longer side of 2."""
     contours = (SHAPES | PRETRAIN_SHAPES)[shape]()
     low, high = contours[0].min(axis=0), contours[0].max(axis=0)
     return tuple((contour - (low + high) / 2) / ((high - low).max() / 2) for contour in contours)
 
 
-def blob(rng: np.random.Generator) -> Outline:
-    """A lumpy outline that resembles no shape: background clutter."""
+def draw_blob(rng: np.random.Generator) -> Outline:
+    """Draws a lumpy outline for the background; it is similar to no shape."""
     waves, phases = np.array([2, 3, 4, 5]), rng.uniform(0, 2 * math.pi, 4)
     heights = rng.uniform(0.1, 0.3, 4)
-    return (_polar(lambda angle: 0.7 + 0.5 * (heights * np.cos(np.outer(angle, waves) + phases)).sum(axis=1), 40),)
+    return (_make_polar(lambda angle: 0.7 + 0.5 * (heights * np.cos(np.outer(angle, waves) + phases)).sum(axis=1), 40),)
 
 
 @dataclass(frozen=True)
 class Pose:
-    """Where an object is and how it is turned, stretched and bent: an invertible map of ``u, v`` to pixels."""
+    """Position, rotation, stretch and bend of an object: an invertible map of ``u, v`` to pixels."""
 
     center: tuple[float, float]
     matrix: NDArray[np.float64]
-    """``[2, 2]``: rotation, mirroring, the sides' ratio and the scale in pixels a local unit."""
+    """``[2, 2]``: rotation, mirroring, aspect ratio, and scale in pixels per local unit."""
     taper: float
     bend: float
     wave: float
@@ -218,11 +218,11 @@ class Pose:
 
     @property
     def scale(self) -> float:
-        """Pixels a local unit (the geometric mean of both directions)."""
+        """Pixels per local unit (the geometric mean of both directions)."""
         return math.sqrt(abs(float(np.linalg.det(self.matrix))))
 
     def to_image(self, points: Points) -> Points:
-        """Local ``[K, 2]`` to pixels ``[K, 2]``."""
+        """Maps local coordinates ``[K, 2]`` to pixels ``[K, 2]``."""
         u, v = points[:, 0], points[:, 1]
         u = u * (1 + self.taper * v)
         v = v + self.bend * (u * u - 0.4)
@@ -230,7 +230,7 @@ class Pose:
         return np.stack([u, v], axis=1) @ self.matrix.T + self.center
 
     def to_local(self, x: Field, y: Field) -> tuple[Field, Field]:
-        """Pixels to local ``u, v``: the inverse of ``to_image``, step by step."""
+        """Maps pixels to local ``u, v``: the inverse of ``to_image``, step by step."""
         (a, b), (c, d) = np.linalg.inv(self.matrix).astype(np.float32)
         x, y = x - np.float32(self.center[0]), y - np.float32(self.center[1])
         u, v = a * x + b * y, c * x + d * y
@@ -240,7 +240,16 @@ class Pose:
 
 
 def draw_pose(rng: np.random.Generator, contours: Outline, size: float) -> Pose:
-    """A random pose at the origin whose outline's longer side is ``size`` pixels."""
+    """Draws a random pose at the origin.
+
+    Args:
+        rng: the random generator.
+        contours: the outline.
+        size: longer side of the posed outline in pixels.
+
+    Returns:
+        The pose.
+    """
     angle, ratio = rng.uniform(0, 2 * math.pi), math.exp(rng.uniform(-0.15, 0.15))
     mirror = rng.choice([-1.0, 1.0])
     rotation = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])

@@ -1,7 +1,7 @@
-"""Surfaces of tiny_tail's classes: patterns that mix two colors.
+"""Surfaces of tiny_tail's classes: patterns of two colors.
 
-A surface maps every point of an object to ``[0, 1]``: 0 shows the first color, 1 the second. It is drawn in the
-object's own coordinates, so it turns and bends with the outline. Colors are free: they tell nothing about a class.
+A surface maps every point of an object to ``[0, 1]``: 0 is the first color, 1 the second. It is drawn in the object's
+coordinates and turns and bends with the outline. The colors give no information on the class.
 """
 
 import math
@@ -17,12 +17,12 @@ from tailseg.data.tiny_tail.shapes import Field
 
 @dataclass(frozen=True)
 class Grid:
-    """The points of an object that are to be painted.
+    """The points of an object to paint.
 
     Attributes:
-        u, v: local coordinates, the object within about ``[-1, 1]``.
-        pitch: a pattern's period in local units: about a fifth of the object, and wide enough to be seen.
-        pixel: the side of an image's pixel in local units.
+        u, v: local coordinates; the object is within about ``[-1, 1]``.
+        pitch: period of a pattern in local units: about a fifth of the object, and wide enough to be visible.
+        pixel: side of a pixel in local units.
         rim: draws a band of the given width (local units) along the outline, 1 inside the band.
     """
 
@@ -32,13 +32,13 @@ class Grid:
     pixel: float
     rim: Callable[[float], Field]
 
-    def turned(self, rng: np.random.Generator) -> tuple[Field, Field]:
+    def rotate(self, rng: np.random.Generator) -> tuple[Field, Field]:
         """The coordinates in a random direction and from a random origin, in periods."""
         angle, shift = rng.uniform(0, 2 * math.pi), rng.random(2).tolist()
         x, y = math.cos(angle) * self.u + math.sin(angle) * self.v, math.cos(angle) * self.v - math.sin(angle) * self.u
         return x / self.pitch + shift[0], y / self.pitch + shift[1]
 
-    def across(self, rng: np.random.Generator) -> Field:
+    def project(self, rng: np.random.Generator) -> Field:
         """The coordinate along a random direction through the middle, about -1 to 1."""
         angle = rng.uniform(0, 2 * math.pi)
         return math.cos(angle) * self.u + math.sin(angle) * self.v
@@ -47,7 +47,7 @@ class Grid:
 Surface = Callable[[Grid, np.random.Generator], Field]
 
 
-def _where(condition: NDArray[np.bool_]) -> Field:
+def _to_field(condition: NDArray[np.bool_]) -> Field:
     return condition.astype(np.float32)
 
 
@@ -56,28 +56,28 @@ def _triangle_wave(x: Field) -> Field:
 
 
 def _plain(grid: Grid, rng: np.random.Generator) -> Field:
-    del rng  # every surface has the same signature; this one has nothing to draw
+    del rng  # all surfaces have the same signature; this one is not random
     return np.zeros_like(grid.u)
 
 
 def _striped(grid: Grid, rng: np.random.Generator) -> Field:
-    x, _ = grid.turned(rng)
-    return _where(x - np.floor(x) < 0.5)
+    x, _ = grid.rotate(rng)
+    return _to_field(x - np.floor(x) < 0.5)
 
 
 def _dotted(grid: Grid, rng: np.random.Generator) -> Field:
-    x, y = grid.turned(rng)
+    x, y = grid.rotate(rng)
     x, y = x - np.floor(x) - 0.5, y - np.floor(y) - 0.5
-    return _where(x * x + y * y < 0.33**2)
+    return _to_field(x * x + y * y < 0.33**2)
 
 
 def _checked(grid: Grid, rng: np.random.Generator) -> Field:
-    x, y = grid.turned(rng)
-    return _where((np.floor(x * 1.6) + np.floor(y * 1.6)) % 2 == 0)
+    x, y = grid.rotate(rng)
+    return _to_field((np.floor(x * 1.6) + np.floor(y * 1.6)) % 2 == 0)
 
 
 def _shaded(grid: Grid, rng: np.random.Generator) -> Field:
-    return np.clip(0.5 + 0.65 * grid.across(rng), 0, 1)
+    return np.clip(0.5 + 0.65 * grid.project(rng), 0, 1)
 
 
 def _rimmed(grid: Grid, rng: np.random.Generator) -> Field:
@@ -85,9 +85,9 @@ def _rimmed(grid: Grid, rng: np.random.Generator) -> Field:
 
 
 def _zigzag(grid: Grid, rng: np.random.Generator) -> Field:
-    x, y = grid.turned(rng)
+    x, y = grid.rotate(rng)
     x = x + 1.1 * _triangle_wave(y * 0.6)
-    return _where(x - np.floor(x) < 0.5)
+    return _to_field(x - np.floor(x) < 0.5)
 
 
 def _grainy(grid: Grid, rng: np.random.Generator) -> Field:
@@ -98,53 +98,53 @@ def _grainy(grid: Grid, rng: np.random.Generator) -> Field:
 
 def _ringed(grid: Grid, rng: np.random.Generator) -> Field:
     radius = np.hypot(grid.u, grid.v) / grid.pitch + rng.uniform(0, 1)
-    return _where(radius - np.floor(radius) < 0.5)
+    return _to_field(radius - np.floor(radius) < 0.5)
 
 
 def _hatched(grid: Grid, rng: np.random.Generator) -> Field:
-    x, y = grid.turned(rng)
-    return _where((x - np.floor(x) < 0.3) | (y - np.floor(y) < 0.3))
+    x, y = grid.rotate(rng)
+    return _to_field((x - np.floor(x) < 0.3) | (y - np.floor(y) < 0.3))
 
 
 def _halved(grid: Grid, rng: np.random.Generator) -> Field:
-    return _where(grid.across(rng) > rng.uniform(-0.12, 0.12))
+    return _to_field(grid.project(rng) > rng.uniform(-0.12, 0.12))
 
 
 def _scalloped(grid: Grid, rng: np.random.Generator) -> Field:
-    x, y = grid.turned(rng)
+    x, y = grid.rotate(rng)
     x, y = x * 0.75, y * 1.4
     x = x + 0.5 * (np.floor(y) % 2)
-    return _where(np.hypot(x - np.floor(x) - 0.5, 0.55 * (y - np.floor(y))) < 0.42)
+    return _to_field(np.hypot(x - np.floor(x) - 0.5, 0.55 * (y - np.floor(y))) < 0.42)
 
 
 def _spoked(grid: Grid, rng: np.random.Generator) -> Field:
     spokes = int(rng.integers(4, 7))
-    return _where(np.sin(spokes * np.arctan2(grid.v, grid.u) + rng.uniform(0, 2 * math.pi)) > 0)
+    return _to_field(np.sin(spokes * np.arctan2(grid.v, grid.u) + rng.uniform(0, 2 * math.pi)) > 0)
 
 
 def _marbled(grid: Grid, rng: np.random.Generator) -> Field:
     total = np.zeros_like(grid.u)
     for _ in range(4):
-        x, _ = grid.turned(rng)
+        x, _ = grid.rotate(rng)
         total += np.sin(2 * math.pi * rng.uniform(0.35, 0.7) * x)
-    return _where(total > 0)
+    return _to_field(total > 0)
 
 
 def _bricked(grid: Grid, rng: np.random.Generator) -> Field:
-    x, y = grid.turned(rng)
+    x, y = grid.rotate(rng)
     row = np.floor(y * 1.1)
     x = x * 0.6 + 0.5 * (row % 2)
-    return _where((y * 1.1 - row < 0.28) | (x - np.floor(x) < 0.17))
+    return _to_field((y * 1.1 - row < 0.28) | (x - np.floor(x) < 0.17))
 
 
 def _faceted(grid: Grid, rng: np.random.Generator) -> Field:
-    x, y = grid.turned(rng)
+    x, y = grid.rotate(rng)
     x, y = x * 0.9, y * 0.9
-    return _where((np.floor(x) + np.floor(0.866 * y - 0.5 * x) + np.floor(-0.866 * y - 0.5 * x)) % 2 == 0)
+    return _to_field((np.floor(x) + np.floor(0.866 * y - 0.5 * x) + np.floor(-0.866 * y - 0.5 * x)) % 2 == 0)
 
 
 def _belted(grid: Grid, rng: np.random.Generator) -> Field:
-    return _where(np.abs(grid.across(rng) + rng.uniform(-0.1, 0.1)) < rng.uniform(0.2, 0.3))
+    return _to_field(np.abs(grid.project(rng) + rng.uniform(-0.1, 0.1)) < rng.uniform(0.2, 0.3))
 
 
 SURFACES: Final[dict[str, Surface]] = {

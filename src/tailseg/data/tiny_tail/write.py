@@ -1,4 +1,4 @@
-"""Writes tiny_tail as a genuine LVIS v1 data set: two JSON files and JPEG images."""
+"""Writes tiny_tail as an LVIS v1 data set: two JSON files and JPEG images."""
 
 import json
 import zlib
@@ -17,37 +17,37 @@ from tailseg.data.tiny_tail.plan import (
     draw_negatives,
     draw_order,
 )
-from tailseg.data.tiny_tail.scene import Bitmap, draw_scene, segmentation
+from tailseg.data.tiny_tail.scene import Bitmap, draw_scene, encode_segmentation
 
 Record = dict[str, Any]
 
 _SPLITS: Final[tuple[Literal["train", "val"], ...]] = ("train", "val")
-_PLAN: Final = 2**32 - 1  # the random stream of a split's plan; the streams of its images are 0, 1, 2, ...
+_PLAN: Final = 2**32 - 1  # random stream of a set's plan; its images have the streams 0, 1, 2, ...
 
 
 def generate(folder: str | Path, *, preset: str = "full", seed: int = 0, progress: bool = False) -> Path:
     """Draws tiny_tail into a new or empty folder: ``train.json``, ``val.json``, ``train/*.jpg``, ``val/*.jpg``.
 
     The same preset and seed give the same bytes (with the same versions of NumPy and Pillow). The seed changes the
-    images; classes and image counts belong to the preset. Image ids go on from train to val.
+    images; the preset gives the classes and the image counts. Image ids continue from train to val.
 
     Args:
-        folder: made if it does not exist.
+        folder: created if it does not exist.
         preset: a name in ``PRESETS``.
         seed: at least 0.
-        progress: shows a progress bar.
+        progress: whether to show a progress bar.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: an unknown preset, a negative seed, or a folder with something in it.
+        ValueError: the preset is unknown, the seed is negative, or the folder is not empty.
     """
     plan, folder = find_preset(preset), Path(folder)
     if seed < 0:
         raise ValueError(f"tiny_tail needs a seed of at least 0, got {seed}")
     if folder.is_dir() and any(folder.iterdir()):
-        raise ValueError(f"tiny_tail is drawn into a new or empty folder, but {folder} holds files: name another one")
+        raise ValueError(f"tiny_tail needs a new or empty folder, but {folder} has files. Name another folder")
     splits: dict[str, tuple[list[Record], list[Record]]] = {}
     first_image = 1
     for number, split in enumerate(_SPLITS):
@@ -55,7 +55,7 @@ def generate(folder: str | Path, *, preset: str = "full", seed: int = 0, progres
         stream = (seed, zlib.crc32(preset.encode()), number)
         splits[split] = _draw_split(folder, split, plan, stream, first_image, progress=progress)
         first_image += len(splits[split][0])
-    categories = _categories(plan.classes(), splits["train"][1])
+    categories = _make_categories(plan.classes(), splits["train"][1])
     for split, (images, annotations) in splits.items():
         content = {
             "info": {
@@ -76,9 +76,13 @@ def generate(folder: str | Path, *, preset: str = "full", seed: int = 0, progres
 
 
 def find_preset(name: str) -> Preset:
-    """The preset of that name; ValueError lists the names there are."""
+    """Finds the preset with this name.
+
+    Raises:
+        ValueError: the preset is unknown; the message lists the names.
+    """
     if name not in PRESETS:
-        raise ValueError(f"tiny_tail has the presets {', '.join(PRESETS)}; there is no {name!r}")
+        raise ValueError(f"tiny_tail has no preset {name!r}. Name one of {', '.join(PRESETS)}")
     return PRESETS[name]
 
 
@@ -86,7 +90,7 @@ def _draw_split(
     folder: Path, split: str, plan: Preset, stream: tuple[int, int, int], first_image: int, *, progress: bool
 ) -> tuple[list[Record], list[Record]]:
     classes = plan.classes()
-    counts = [each.train_count if split == "train" else each.val_count for each in classes]
+    counts = [item.train_count if split == "train" else item.val_count for item in classes]
     num_images = plan.train_images if split == "train" else plan.val_images
     class_sets = draw_class_sets(counts, num_images, np.random.default_rng([*stream, _PLAN]))
     images: list[Record] = []
@@ -94,9 +98,9 @@ def _draw_split(
     for i, class_set in enumerate(track(class_sets, f"tiny_tail {split}", transient=True, disable=not progress)):
         rng = np.random.default_rng([*stream, i])
         file_name = f"{split}/{first_image + i:06d}.jpg"
-        image, found = _draw_image(folder / file_name, classes, class_set, plan.surfaces, rng)
+        image, records = _draw_image(folder / file_name, classes, class_set, plan.surfaces, rng)
         images.append({"id": first_image + i, "file_name": file_name, "coco_url": f"tiny_tail/{file_name}", **image})
-        for record in found:
+        for record in records:
             annotations.append({"id": len(annotations) + 1, "image_id": first_image + i, **record})
     return images, annotations
 
@@ -104,9 +108,9 @@ def _draw_split(
 def _draw_image(
     file: Path, classes: list[ObjectClass], class_set: list[int], surfaces: tuple[str, ...], rng: np.random.Generator
 ) -> tuple[Record, list[Record]]:
-    """Writes the image; returns what its image record and its annotation records say."""
+    """Draws and writes an image; returns its image record and its annotation records."""
     objects = draw_order(class_set, rng)
-    image, things = draw_scene([(classes[label].shape, classes[label].surface) for label, _ in objects], surfaces, rng)
+    image, placed = draw_scene([(classes[label].shape, classes[label].surface) for label, _ in objects], surfaces, rng)
     image.save(file, quality=90)
     absent = [label for label in range(len(classes)) if label not in class_set]
     record = {
@@ -116,21 +120,21 @@ def _draw_image(
         "neg_category_ids": [label + 1 for label in draw_negatives(absent, rng)],
         "not_exhaustive_category_ids": sorted({label + 1 for label, annotated in objects if not annotated}),
     }
-    found = [
+    annotations = [
         {
             "category_id": label + 1,
-            "bbox": _box(thing.visible),
-            "area": float(thing.visible.sum()),
-            "segmentation": segmentation(thing),
+            "bbox": _compute_box(item.visible),
+            "area": float(item.visible.sum()),
+            "segmentation": encode_segmentation(item),
         }
-        for (label, annotated), thing in zip(objects, things, strict=True)
+        for (label, annotated), item in zip(objects, placed, strict=True)
         if annotated
     ]
-    return record, found
+    return record, annotations
 
 
-def _box(mask: Bitmap) -> list[float]:
-    """The box x, y, width, height around a mask's pixels."""
+def _compute_box(mask: Bitmap) -> list[float]:
+    """Computes the box x, y, width, height around the pixels of a mask."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     return [
         float(columns[0]),
@@ -140,18 +144,18 @@ def _box(mask: Bitmap) -> list[float]:
     ]
 
 
-def _categories(classes: list[ObjectClass], train: list[Record]) -> list[Record]:
+def _make_categories(classes: list[ObjectClass], train: list[Record]) -> list[Record]:
     instances = np.bincount([record["category_id"] for record in train], minlength=len(classes) + 1)
     return [
         {
             "id": i,
-            "name": each.name,
-            "synset": f"{each.name.replace(' ', '_')}.n.01",
-            "synonyms": [each.name.replace(" ", "_")],
-            "def": f"a {each.shape} with a {each.surface} surface",
-            "frequency": frequency_group(each.train_count),
-            "image_count": each.train_count,
+            "name": item.name,
+            "synset": f"{item.name.replace(' ', '_')}.n.01",
+            "synonyms": [item.name.replace(" ", "_")],
+            "def": f"a {item.shape} with a {item.surface} surface",
+            "frequency": frequency_group(item.train_count),
+            "image_count": item.train_count,
             "instance_count": int(instances[i]),
         }
-        for i, each in enumerate(classes, start=1)
+        for i, item in enumerate(classes, start=1)
     ]
