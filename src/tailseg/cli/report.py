@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from rich.markup import escape
 
-from tailseg.cli.common import UsageError, explain, find_recipe, output, parse, print_error, require_run
+from tailseg.cli.common import UsageError, explain, find_own_code, output, parse, print_error, require_run
 from tailseg.cli.file_kinds import PAGE
 from tailseg.cli.outputs import check
 from tailseg.files import Input, Output
@@ -55,6 +55,8 @@ class Report:
     above. None uses the groups of each run."""
     recipe: str | None = None
     """module:function of your own recipe, if the runs were trained with one."""
+    module: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Name of your own Python module that has classes of the runs, such as a loss. Can be given several times."""
     open: bool = False
     """Open it in a browser."""
 
@@ -71,7 +73,7 @@ def run(arguments: Sequence[str]) -> None:
     from tailseg.report.page import write_report
     from tailseg.report.run import EvaluatedRun, read_run
 
-    base = find_recipe(options.recipe) if options.recipe else None
+    base, modules = find_own_code(options.recipe, options.module)
     runs: list[EvaluatedRun] = []
     with output().status("reading the runs") as status:
         for folder in options.runs:
@@ -85,6 +87,7 @@ def run(arguments: Sequence[str]) -> None:
                     val_images=options.val_images,
                     groups=options.groups,
                     base=base,
+                    modules=modules,
                     like=like,
                 )
             )

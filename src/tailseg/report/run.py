@@ -1,7 +1,7 @@
 """A run as the report needs it: its settings, log, figures, detections and data."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -66,6 +66,7 @@ def read_run(
     val_images: str | None = None,
     groups: GroupBounds | None = None,
     base: Recipe | None = None,
+    modules: Sequence[str] = (),
     like: EvaluatedRun | None = None,
 ) -> EvaluatedRun:
     """Reads a run's folder and analyzes its detections.
@@ -77,6 +78,7 @@ def read_run(
         val_images: folder of its images.
         groups: other bounds of the frequency groups than the run has.
         base: your own recipe, if the run was trained with one.
+        modules: your own modules, by name, that have classes of the run.
         like: a run that was read before: what both were trained and evaluated on is not read again.
 
     Returns:
@@ -89,7 +91,7 @@ def read_run(
         raise ValueError(f"no run in {folder}: expected a folder that `tailseg train` or `tailseg convert` made")
     if not (folder / "results.json").is_file():
         raise ValueError(f"{folder} has no results.json: evaluate the run first, with `tailseg test {folder}`")
-    recipe = locate_data(*load_saved(folder / "recipe.json", base=base), folder)
+    recipe = locate_data(*load_saved(folder / "recipe.json", base=base, modules=modules), folder)
     if groups is not None:
         recipe = replace(recipe, data=replace(recipe.data, groups=groups))
     train, annotations, frequency = _read_data(recipe, folder, like, val, val_images)
