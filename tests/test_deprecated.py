@@ -10,7 +10,7 @@ from tailseg.cli import main
 from tailseg.models import BoxHeadConfig, CascadeStageConfig, MaskHeadConfig, ModelConfig, PostprocessConfig
 from tailseg.recipes import AdamWConfig, RunConfig, SGDConfig, get_recipe
 from tailseg.recipes.old_names import with_new_names, with_new_option
-from tailseg.recipes.saved import differences, from_plain, to_plain
+from tailseg.recipes.saved import from_plain, list_differences, to_plain
 
 STAGE = {"target_stds": (0.1, 0.1, 0.2, 0.2), "loss_weight": 1.0}
 RENAMED = [
@@ -83,7 +83,7 @@ def test_a_recipe_saved_under_old_names_is_the_same():
         fields[old] = fields.pop(new)
     model["mask"]["normalised"]["type"] = "NormalisedConfig"
     assert from_plain(saved) == recipe
-    assert differences(recipe, with_new_names(saved)) == []
+    assert list_differences(recipe, with_new_names(saved)) == []
 
 
 def test_the_stages_of_a_saved_cascade_are_renamed():

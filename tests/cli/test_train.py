@@ -160,7 +160,7 @@ def test_braces_in_the_name_of_a_folder_are_explained(out, capsys):
     assert main(["train", "tiny_gumbel", "--run.out", out]) == 2
     error = " ".join(capsys.readouterr().err.split())
     assert out in error
-    assert "only {name}, the recipe's name, can stand in braces" in error
+    assert "expected no braces except in {name}, which is the recipe's name" in error
 
 
 def test_commands_to_paste_hold_a_folder_with_a_space(tmp_path, capsys):

@@ -247,7 +247,7 @@ def test_help_says_the_range(capsys):
     assert main(["train", "tiny_gumbel", "--help"]) == 0
     said = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "published. Above 0, or None. (default: 10.0)" in said
-    assert "--optim.momentum FLOAT In [0, 1). (default: 0.9)" in said
+    assert "--optim.momentum FLOAT Momentum of SGD. In [0, 1). (default: 0.9)" in said
     assert "One or more numbers, each 1 or more. (default: 112" in said
 
 

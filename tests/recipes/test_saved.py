@@ -16,7 +16,7 @@ from tailseg.models import (
     hybrid_task_cascade,
 )
 from tailseg.recipes import RECIPES, get_recipe
-from tailseg.recipes.saved import differences, from_plain, load_recipe, save_recipe, to_plain
+from tailseg.recipes.saved import from_plain, list_differences, load_recipe, save_recipe, to_plain
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def test_a_loss_of_ones_own_that_was_saved_without_its_module_is_found_through_t
     saved = to_plain(own)
     saved["resolved"]["loss"]["type"] = "OwnLossConfig"
     assert from_plain(saved, base=replace(own, loss=OwnLossConfig())) == own
-    assert differences(own, saved) == []
+    assert list_differences(own, saved) == []
 
 
 def test_a_recipe_of_ones_own_with_built_in_parts_needs_no_import():
@@ -148,7 +148,7 @@ def test_a_missing_file_is_refused_by_name(tmp_path):
 def test_differences_name_both_values():
     recipe = get_recipe("tiny_gumbel")
     other = replace(recipe, optim=replace(recipe.optim, lr=0.5), model=replace(recipe.model, mask=None))
-    found = differences(other, to_plain(recipe))
+    found = list_differences(other, to_plain(recipe))
     assert f"optim.lr: 0.5, saved {recipe.optim.lr}" in found
     assert [line.split(":")[0] for line in found] == ["model.mask", "optim.lr"]
 
@@ -157,6 +157,6 @@ def test_a_setting_that_came_later_had_its_default_in_an_older_run():
     recipe = get_recipe("custom_small")
     saved = json.loads(json.dumps(to_plain(recipe)))
     del saved["resolved"]["data"]["crowds"], saved["resolved"]["data"]["on_problem"]
-    assert differences(recipe, saved) == []
+    assert list_differences(recipe, saved) == []
     changed = replace(recipe, data=replace(recipe.data, crowds="objects"))
-    assert differences(changed, saved) == ["data.crowds: 'objects', saved 'ignore'"]
+    assert list_differences(changed, saved) == ["data.crowds: 'objects', saved 'ignore'"]

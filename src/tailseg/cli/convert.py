@@ -97,14 +97,14 @@ def to_tailseg(options: Convert) -> "ConversionReport":
             "`tailseg recipes` lists the built-in recipes"
         )
     recipe = find_recipe(options.recipe)
-    from tailseg.recipes.build import annotation_file
+    from tailseg.recipes.build import find_annotation_file
 
     if options.classes is None and not recipe.data.train:
         raise UsageError(
             f"{options.recipe} names no training set. Name its annotation file with --classes, for class names and "
             "frequencies"
         )
-    classes = options.classes or annotation_file(recipe.data.train, 0)
+    classes = options.classes or find_annotation_file(recipe.data.train, 0)
     if not classes.is_file():
         raise UsageError(
             f"{classes} does not exist. Name the annotation file of the training set with --classes, for class names "

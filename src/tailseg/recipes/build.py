@@ -1,4 +1,4 @@
-"""From a recipe to its data and its model; torch is imported for the model."""
+"""Builds the data and the model of a recipe. Only the model needs torch."""
 
 import hashlib
 import os
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from tailseg.structures import ClassFrequency
 
 ANNOTATION_FOLDERS = {"TAILSEG_DATA": ("", "lvis", "annotations"), "DETECTRON2_DATASETS": ("lvis",)}
-"""Environment variables that name folders of data sets, and where in those an annotation file that is not in the
-working directory is looked for."""
+"""Environment variables that name folders of data sets. An annotation file that is not in the working directory is
+searched in these subfolders of them."""
 
 
 def require_data(recipe: Recipe) -> None:
-    """Looks whether the annotation files that the recipe names are there, without reading them.
+    """Checks that the annotation files of the recipe exist, without reading them.
 
     Raises:
         ValueError: no training set is named, or a file is not there.
@@ -39,20 +39,20 @@ def require_data(recipe: Recipe) -> None:
     if not data.train:
         raise ValueError(f"recipe {recipe.name} needs a training set: give data.train an annotation file")
     for part, spec in enumerate((data.train, data.val)):
-        if spec is not None and not is_tiny_tail(spec) and not annotation_file(spec, part).is_file():
-            open_file(annotation_file(spec, part))  # its error says what is there instead
+        if spec is not None and not is_tiny_tail(spec) and not find_annotation_file(spec, part).is_file():
+            open_file(find_annotation_file(spec, part))  # raises an error that says what is there instead
 
 
 def build_data(recipe: Recipe, *, trained: bool = False) -> tuple[Annotations, Annotations]:
-    """The training and the validation set; the latter has the former's frequency groups unless it states its own.
+    """Reads the training set and the validation set.
 
-    ``tiny_tail`` is generated when it is not there yet. Without a validation set, a tenth of the training images is
-    held out: both parts are written into ``<run>/data`` as files of their own, and belong to the run from its first
-    checkpoint on.
+    The validation set has the frequency groups of the training set unless its file states groups. ``tiny_tail`` is
+    generated if it does not exist. Without a validation set, a tenth of the training images is held out: both parts are
+    written as annotation files into ``<run>/data``. After its first checkpoint, a run keeps these parts.
 
     Args:
         recipe: names the data.
-        trained: the recipe's run has a checkpoint; its parts are taken, and never drawn again.
+        trained: the recipe's run has a checkpoint, so that its parts are read and not chosen again.
 
     Raises:
         ValueError: no training set is named, the files are missing or malformed (see `read_dataset`), or the two sets
@@ -60,54 +60,54 @@ def build_data(recipe: Recipe, *, trained: bool = False) -> tuple[Annotations, A
     """
     if not (recipe.data.val is None and trained):
         require_data(recipe)
-        train = _read(annotation_file(recipe.data.train, 0), recipe.data.train_images, recipe)
+        train = _read(find_annotation_file(recipe.data.train, 0), recipe.data.train_images, recipe)
         if recipe.data.val is not None:
             return train, adopt_training_classes(build_validation(recipe), train)
-        hold_out_validation(train, _data_folder(recipe), use=_evaluation(recipe))
+        hold_out_validation(train, _data_folder(recipe), use=_get_evaluation_use(recipe))
     train = build_training(recipe)
     return train, adopt_training_classes(build_validation(recipe), train)
 
 
 def build_training(recipe: Recipe) -> Annotations:
-    """The training set of a trained run alone: without the part that was held out of it.
+    """Reads the training set of a trained run, without the images that were held out.
 
     Raises:
         ValueError: as `build_data`.
     """
     if recipe.data.val is None:
-        return _part(recipe, 0)
+        return _read_part(recipe, 0)
     require_data(replace(recipe, data=replace(recipe.data, val=None)))
-    return _read(annotation_file(recipe.data.train, 0), recipe.data.train_images, recipe)
+    return _read(find_annotation_file(recipe.data.train, 0), recipe.data.train_images, recipe)
 
 
 def build_validation(recipe: Recipe, *, images: str | None = None) -> Annotations:
-    """The validation set of a run alone, with the frequencies that its own file states or has.
+    """Reads the validation set of a run, with the frequencies that its own file states or has.
 
-    The training set need not be there: a part that was held out of it lies in the run's folder.
+    The training set need not exist, since a validation set that was held out of it is stored in the run's folder.
 
     Args:
         recipe: names the data.
-        images: the folder of the images, if it is another one than the recipe's.
+        images: the folder of the images, if it is not the recipe's.
 
     Raises:
         ValueError: as `build_data`.
     """
     data = recipe.data
     if data.val is not None:
-        file = annotation_file(data.val, 1)
+        file = find_annotation_file(data.val, 1)
         if not file.is_file():
             raise ValueError(
                 f"the validation set of the run, {file}, is not there: name it where it is now (--val FILE, and "
                 "--val-images FOLDER if its images do not lie beside it)"
             )
         return _read(file, images or data.val_images, recipe, evaluated=True)
-    return _part(recipe, 1, images)
+    return _read_part(recipe, 1, images)
 
 
 def held_out_note(recipe: Recipe) -> str:
-    """What is to be said about a trained run's own validation set: that its source has changed; else nothing.
+    """Returns a note if the file that a run's validation set was held out of has changed, else an empty string.
 
-    It has changed if it has other images, objects or classes; its layout may be another one.
+    The file has changed if its images, objects or classes differ. Its layout does not matter.
     """
     own = _data_folder(recipe) / "val.json"
     if recipe.data.val is not None or not own.is_file() or not has_changed(recipe):
@@ -116,8 +116,8 @@ def held_out_note(recipe: Recipe) -> str:
 
 
 def has_changed(recipe: Recipe) -> bool:
-    """Whether the file that a trained run's validation set was held out of holds something else than the two parts."""
-    file = annotation_file(recipe.data.train, 0)
+    """Whether the file that a run's validation set was held out of no longer has the content of the two parts."""
+    file = find_annotation_file(recipe.data.train, 0)
     if not file.is_file():
         return False
     with file.open("rb") as opened:
@@ -127,25 +127,26 @@ def has_changed(recipe: Recipe) -> bool:
         whole = _read(file, recipe.data.train_images, recipe)
     except DatasetError:
         return True
-    parts = [_part(recipe, part) for part in (0, 1)]
-    if sum(part.num_images for part in parts) != whole.num_images:
+    subsets = [_read_part(recipe, part) for part in (0, 1)]
+    if sum(subset.num_images for subset in subsets) != whole.num_images:
         return True
     return any(
-        compute_fingerprint(part) != compute_fingerprint(whole.select_images(part.image_ids.tolist())) for part in parts
+        compute_fingerprint(subset) != compute_fingerprint(whole.select_images(subset.image_ids.tolist()))
+        for subset in subsets
     )
 
 
 def _read(
     path: Path, images: str | None, recipe: Recipe, *, evaluated: bool = False, part: int | None = None
 ) -> Annotations:
-    """The annotations for what the recipe's model does with them: learns, and is scored on them.
+    """Reads an annotation file, and checks it for its use: training, or evaluation as well.
 
-    ``part`` is that of the training file: 0 is trained on, 1 is held out.
+    ``part`` is a part of the training file: 0 is the training set, 1 was held out. None is a file of its own.
     """
     uses: list[Use] = ["training_masks" if recipe.model.has_masks else "training"]
     if evaluated or part == 1:
-        uses.append(_evaluation(recipe))
-    whole = None if part is None else annotation_file(recipe.data.train, 0)
+        uses.append(_get_evaluation_use(recipe))
+    whole = None if part is None else find_annotation_file(recipe.data.train, 0)
     orientation = recipe.data.orientation
     annotations = open_file(path, images=images, needs_sizes=True, source=whole, orientation=orientation)
     annotations = _with_source(annotations, recipe, part)
@@ -154,7 +155,7 @@ def _read(
 
 
 def _with_source(annotations: Annotations, recipe: Recipe, part: int | None) -> Annotations:
-    """The annotations with the images of the user's own data set, if they were written of it."""
+    """Adds the images of the user's own data set to the annotations that were written from it."""
     if recipe.data.source is None:
         return annotations
     from tailseg.data.source import is_source_file, open_source
@@ -166,32 +167,36 @@ def _with_source(annotations: Annotations, recipe: Recipe, part: int | None) -> 
     return replace(annotations, source=val if is_val else train)
 
 
-def _evaluation(recipe: Recipe) -> Use:
+def _get_evaluation_use(recipe: Recipe) -> Use:
     return "masks" if recipe.model.has_masks else "boxes"
 
 
 def build_model(recipe: Recipe, frequency: "ClassFrequency", *, load_weights: bool = True) -> "Detector":
-    """The recipe's detector for the classes of ``frequency``.
+    """Builds the recipe's detector for the classes of ``frequency``.
 
     Args:
         recipe: settings of the detector and of its loss.
-        frequency: of the classes in the training set.
-        load_weights: start the backbone from the weights that the recipe names; False where a checkpoint follows.
+        frequency: the frequencies of the classes in the training set.
+        load_weights: whether to load the backbone's weights that the recipe names; False if a checkpoint is loaded
+            later.
+
+    Returns:
+        The detector on the CPU, in training mode.
     """
     from tailseg.models.build import build_detector
 
     return build_detector(recipe.model, build_loss(recipe.loss, frequency), load_weights=load_weights)
 
 
-def annotation_file(spec: str, part: int) -> Path:
-    """The annotation file that ``data.train`` (part 0) or ``data.val`` (part 1) stands for."""
+def find_annotation_file(spec: str, part: int) -> Path:
+    """Returns the path of the annotation file that ``data.train`` (part 0) or ``data.val`` (part 1) names."""
     if is_tiny_tail(spec):
         return prepare(spec)[part]
-    return next((path for path in _candidates(Path(spec)) if path.is_file()), Path(spec))
+    return next((path for path in _list_candidates(Path(spec)) if path.is_file()), Path(spec))
 
 
-def _candidates(path: Path) -> Iterator[Path]:
-    """The path itself, and where `ANNOTATION_FOLDERS` says."""
+def _list_candidates(path: Path) -> Iterator[Path]:
+    """The path itself, then the same path in the folders of `ANNOTATION_FOLDERS`."""
     yield path
     if not path.is_absolute():
         for variable, folders in ANNOTATION_FOLDERS.items():
@@ -199,8 +204,8 @@ def _candidates(path: Path) -> Iterator[Path]:
                 yield from (Path(root).expanduser() / folder / path for folder in folders)
 
 
-def _part(recipe: Recipe, part: int, images: str | None = None) -> Annotations:
-    """A part of one data set; its images lie where the whole's do."""
+def _read_part(recipe: Recipe, part: int, images: str | None = None) -> Annotations:
+    """Reads a part of the training file; its images are in the folder of the whole training set."""
     file = find_split(_data_folder(recipe))[part]
     return _read(file, images or recipe.data.train_images, recipe, part=part)
 

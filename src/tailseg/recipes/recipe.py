@@ -1,8 +1,8 @@
-"""What a recipe is: one frozen dataclass that holds every setting of a run.
+"""The recipe: one frozen dataclass with every setting of a run.
 
-A recipe is made by a function (``tailseg.recipes.tiny.tiny_gumbel`` ...), varied with ``dataclasses.replace`` or from
-the command line, and saved with the run. The settings of models, losses and data stand in their packages; none of them
-imports torch.
+A function makes a recipe (``tailseg.recipes.tiny.tiny_gumbel`` ...). ``dataclasses.replace`` or the command line
+changes its settings, and the run saves it. The settings of models, losses and data are defined in their packages; none
+of them imports torch.
 """
 
 from dataclasses import dataclass, field
@@ -21,98 +21,102 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 PUBLISHED_BATCH_SIZE: Final = 16
-"""Images a step that the published learning rates are meant for: 4 devices with 4 images each."""
+"""The number of images per step that the published learning rates are meant for: 4 devices with 4 images each."""
 
 
 @dataclass(frozen=True)
 class DataConfig(Settings, at="data"):
-    """Which images, at what size, how often."""
+    """The images of a run: their files, their sizes, and how they are sampled."""
 
     train: Annotated[str, Input()]
     """Annotation file of the training set, or ``tiny_tail[:preset]`` for the embedded data set."""
     val: Annotated[str | None, Input()]
     """Annotation file of the validation set, or ``tiny_tail[:preset]``; None holds out a tenth of the training set."""
     train_images: Annotated[str | None, Input()] = None
-    """Folder of the training images; None looks beside the annotation file (see tailseg.annotations.read)."""
+    """Folder of the training images; None looks for them next to the annotation file (see tailseg.annotations.read)."""
     val_images: Annotated[str | None, Input()] = None
-    """Folder of the validation images; None looks beside the annotation file."""
+    """Folder of the validation images; None looks for them next to the annotation file."""
     short_sides: Annotated[tuple[int, ...], Range(ge=1, some=True)] = (640, 672, 704, 736, 768, 800)
-    """Training resizes the short side to one of these, drawn for each image."""
+    """Lengths in pixels. Training resizes the short side of each image to one of them, chosen at random."""
     test_short_side: Annotated[int, Range(ge=1)] = 800
-    """Testing resizes the short side to this."""
+    """Length in pixels that validation and testing resize the short side to."""
     max_long_side: Annotated[int, Range(ge=1)] = 1333
-    """No long side exceeds this."""
+    """Largest length of the long side in pixels; an image that would be longer is resized to this."""
     crop: CropConfig | None = None
-    """In training, crop some of the images before they are resized; None crops none, as published for ResNets."""
+    """Crop some of the training images before they are resized; None crops none, as published for ResNets."""
     flip: Annotated[float, Range(ge=0, le=1)] = 0.5
     """Probability of a horizontal flip in training."""
     batch_size: Annotated[int, Range(ge=1)] = 16
-    """Images a step, over all processes and over all parts that optim.accumulation_steps makes of it."""
+    """Images per step, over all processes. optim.accumulation_steps splits them into parts."""
     workers: Annotated[int, Range(ge=0)] = 4
-    """Loader processes; 0 loads in the main process."""
+    """Number of loader processes; 0 loads the images in the main process."""
     repeat_threshold: Annotated[float, Range(ge=0, le=1)] = 0.0
-    """Repeat factor sampling: classes in a smaller share of the images are repeated. 0 is plain random sampling."""
+    """Repeat factor sampling: a class in a smaller share of the images than this is repeated. 0 repeats no class."""
     repeat_rounding: Literal["ceil", "stochastic"] = "ceil"
-    """ceil as published, or stochastic rounding drawn again each epoch."""
+    """Rounding of the repeat factors: ceil rounds up, as published; stochastic rounds at random in each epoch."""
     groups: Annotated[tuple[int, int], Range(ge=1, ascending=True)] = (10, 100)
     """Bounds of the frequency groups: a class is rare up to the first number of training images, common up to the
-    second one, and frequent above. Groups that an annotation file states (LVIS's "frequency") are used while these are
-    LVIS's bounds, 10 and 100; other bounds replace them."""
+    second one, and frequent above. With LVIS's bounds (10 and 100), the groups that an annotation file states
+    ("frequency" in LVIS) are used; other bounds replace them."""
     filter_empty: bool = True
     """Leave out training images without objects."""
     on_problem: Literal["refuse", "repair"] = "refuse"
-    """What is done about objects that cannot be used, such as those without a mask: refuse the file and name them, or
-    leave them out (repair) and count them. `tailseg data check` lists them."""
+    """Objects that cannot be used, such as those without a mask: refuse the file and name them, or leave them out and
+    count them (repair). `tailseg data check` lists them."""
     crowds: Literal["ignore", "objects"] = "ignore"
-    """Leave crowd regions (iscrowd) alone, or take them as objects: some tools write every mask as a crowd."""
+    """Ignore crowd regions (iscrowd), or use them as objects, since some tools write every mask as a crowd region."""
     orientation: Literal["shown", "stored"] = "shown"
-    """Pictures whose EXIF says that they are to be turned: as viewers and annotation tools show them, or with their
-    pixels as stored. Where the annotated size fits one of these alone, shown takes that one."""
+    """Images with an EXIF orientation: rotate them as viewers and annotation tools do (shown), or keep the stored
+    pixels. If the annotated size fits the stored pixels only, shown keeps them as well."""
     max_bad_images: Annotated[float, Range(ge=0, le=1)] = 0.001
-    """Share of the training images that may turn out missing or unreadable: each is named, and another image is taken
-    in its place; one more of them ends the run."""
+    """Largest share of the training images that may be missing or unreadable. The run names each of them and takes
+    another image in its place; with more of them the run ends."""
     source: object | None = None
     """Your own data set in Python: a config whose ``build()`` returns a training and a validation set, see
-    `tailseg.data.source`. It takes the place of the annotation files."""
+    `tailseg.data.source`. It replaces the annotation files."""
     augmentation: object | None = None
     """Your own augmentation: a config whose ``build(data)`` returns a transform, see `tailseg.data.transforms`. It
-    takes the place of the built-in one (short_sides, crop, flip)."""
+    replaces the built-in augmentation (short_sides, crop, flip)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, signature, what in (
+        for name, signature, result in (
             ("source", "build()", "a training and a validation set"),
             ("augmentation", "build(data)", "a transform"),
         ):
             if getattr(self, name) is not None:
-                require_build(getattr(self, name), f"data.{name}", signature, returns=what)
+                require_build(getattr(self, name), f"data.{name}", signature, returns=result)
 
 
 @renamed_fields(steps="milestones", average="ema_decay", accumulate="accumulation_steps")
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig(Settings, at="optim"):
-    """What every optimizer has: linear warm-up and steps, as published for 16 images a step.
+    """The settings of every optimizer: a learning rate with a linear warm-up that decays at the milestones.
 
     The config of an optimizer of your own is a subclass. It adds a method ``build(model)``, and may override
-    `learning_rate`. ``build`` returns a ``torch.optim.Optimizer``; the training sets the rate before each step.
+    `learning_rate`. ``build`` returns a ``torch.optim.Optimizer``; training sets its learning rate before each step.
     """
 
     lr: Annotated[float, Range(ge=0)]
-    """For 16 images a step; the rate follows data.batch_size in proportion."""
+    """Learning rate for 16 images per step; it is scaled in proportion to data.batch_size."""
     epochs: Annotated[int, Range(ge=1)] = 12
+    """Number of epochs."""
     milestones: Annotated[tuple[int, ...], Range(ge=1)] = (8, 11)
-    """Epochs after which the rate is multiplied by gamma."""
+    """Epochs after which the learning rate is multiplied by gamma."""
     gamma: Annotated[float, Range(gt=0, le=1)] = 0.1
+    """Factor of the learning rate at each milestone."""
     warmup_iterations: Annotated[int, Range(ge=0)] = 500
+    """Steps of the linear warm-up at the start of the run; 0 has no warm-up."""
     warmup_ratio: Annotated[float, Range(ge=0, le=1)] = 0.001
+    """Share of the learning rate that the warm-up begins with."""
     clip_norm: Annotated[float | None, Range(gt=0)] = None
-    """Clip the gradient's global norm to this; None does not clip, as published."""
+    """Largest global norm of the gradient; a larger gradient is scaled down. None does not clip, as published."""
     ema_decay: Annotated[float | None, Range(gt=0, lt=1)] = None
-    """Evaluate and keep a moving average of the weights with this decay, such as 0.9998, beside those that are trained;
-    None keeps none, as published."""
+    """Decay of a moving average of the weights, such as 0.9998. The average is saved and evaluated in place of the
+    trained weights. None has no average, as published."""
     accumulation_steps: Annotated[int, Range(ge=1)] = 1
-    """Parts that a step's images are taken in, one after the other, their gradients added up: 16 images in 8 parts need
-    the memory of 2."""
+    """Number of parts that a step's images are split into. The parts run one after the other and their gradients are
+    added up: 16 images in 8 parts need the memory of 2 images."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -123,7 +127,7 @@ class ScheduleConfig(Settings, at="optim"):
             )
 
     def build(self, model: "Module") -> "Optimizer":
-        """The optimizer of the model's trainable parameters; every subclass has its own.
+        """Builds the optimizer of the model's trainable parameters; every subclass defines this method.
 
         Args:
             model: the network to train.
@@ -131,18 +135,19 @@ class ScheduleConfig(Settings, at="optim"):
         raise NotImplementedError
 
     def learning_rate(self, *, step: int, epoch: int, batch_size: int) -> float:
-        """The learning rate of one step; a schedule of your own overrides this method.
+        """Returns the learning rate of one step; a schedule of your own overrides this method.
 
-        ``lr * batch_size / 16 * gamma ** (number of milestones <= epoch)``. In the first ``warmup_iterations`` steps it
-        is multiplied by a ramp from ``warmup_ratio`` to 1, linear in the step (the linear warm-up of mmdetection).
+        The rate is ``lr * batch_size / 16 * gamma ** (number of milestones <= epoch)``. In the first
+        ``warmup_iterations`` steps a factor grows linearly from ``warmup_ratio`` to 1 (mmdetection's linear warm-up).
 
         Args:
             step: steps done since the start of the run, from 0.
             epoch: epochs done, from 0.
-            batch_size: images of a step, over all processes and all parts that ``accumulation_steps`` makes of them.
+            batch_size: images per step, over all processes and all parts of ``accumulation_steps``.
 
         Returns:
-            The rate. Each of the optimizer's parameter groups gets it, times the group's ``lr_scale`` if it has one.
+            The learning rate. Each parameter group of the optimizer gets it, times the group's ``lr_scale`` if it has
+            one.
         """
         rate = self.lr * batch_size / PUBLISHED_BATCH_SIZE
         rate *= self.gamma ** sum(epoch >= decay_epoch for decay_epoch in self.milestones)
@@ -157,11 +162,14 @@ class SGDConfig(ScheduleConfig):
     """SGD with momentum; weight decay applies to every parameter, as published."""
 
     lr: Annotated[float, Range(ge=0)] = 0.02
+    """Learning rate for 16 images per step; it is scaled in proportion to data.batch_size."""
     momentum: Annotated[float, Range(ge=0, lt=1)] = 0.9
+    """Momentum of SGD."""
     weight_decay: Annotated[float, Range(ge=0)] = 1e-4
+    """Weight decay of every parameter."""
 
     def build(self, model: "Module") -> "Optimizer":
-        """The optimizer over every trainable parameter, biases and normalization scales included, as in mmdetection.
+        """Builds SGD over all trainable parameters, biases and normalization scales included, as in mmdetection.
 
         Raises:
             ValueError: the model has no trainable parameter.
@@ -174,19 +182,23 @@ class SGDConfig(ScheduleConfig):
 @renamed_fields()
 @dataclass(frozen=True, kw_only=True)
 class AdamWConfig(ScheduleConfig):
-    """AdamW, as published for Swin: norms and tables of relative positions do not decay."""
+    """AdamW, as published for Swin: norm layers and tables of relative positions have no weight decay."""
 
     lr: Annotated[float, Range(ge=0)] = 1e-4
+    """Learning rate for 16 images per step; it is scaled in proportion to data.batch_size."""
     betas: Annotated[tuple[float, float], Range(ge=0, lt=1)] = (0.9, 0.999)
+    """Decay rates of AdamW's averages of the gradient and of its square."""
     weight_decay: Annotated[float, Range(ge=0)] = 0.05
+    """Weight decay of the parameters that have one."""
     warmup_iterations: Annotated[int, Range(ge=0)] = 1000
+    """Steps of the linear warm-up at the start of the run; 0 has no warm-up."""
 
     def build(self, model: "Module", *, spare_timm: bool = True) -> "Optimizer":
-        """The optimizer over every trainable parameter; some do not decay, see `tailseg.models.optimizers`.
+        """Builds AdamW over all trainable parameters; some have no weight decay, see `tailseg.models.optimizers`.
 
         Args:
             model: the network to train.
-            spare_timm: False decays the parameters that timm wants to spare, as earlier versions did.
+            spare_timm: False applies weight decay to the parameters that timm excludes, as earlier versions did.
 
         Returns:
             An optimizer with two parameter groups: with and without weight decay.
@@ -200,8 +212,8 @@ class AdamWConfig(ScheduleConfig):
 
 
 OptimConfig = SGDConfig | AdamWConfig | ScheduleConfig
-"""The settings of an optimizer and its schedule. The class says which optimizer: one of your own is a subclass of
-`ScheduleConfig` with a method ``build(model)`` that returns a ``torch.optim.Optimizer``."""
+"""The settings of an optimizer and its schedule. The class determines the optimizer. The config of your own optimizer
+is a subclass of `ScheduleConfig` with a method ``build(model)`` that returns a ``torch.optim.Optimizer``."""
 
 OPTIMIZERS: dict[str, type[ScheduleConfig]] = {"sgd": SGDConfig, "adamw": AdamWConfig}
 """The built-in optimizers by name."""
@@ -210,51 +222,53 @@ OPTIMIZERS: dict[str, type[ScheduleConfig]] = {"sgd": SGDConfig, "adamw": AdamWC
 @renamed_fields(start_from="init_from")
 @dataclass(frozen=True)
 class RunConfig(Settings, at="run"):
-    """How the run is carried out: nothing here changes what is learned except init_from, seed and precision.
+    """The folder, the device and the intervals of a run. Only init_from, seed and precision change what is learned.
 
-    compile changes sums in their last bits, as another GPU would.
+    compile changes the last bits of sums, as another GPU does.
     """
 
     out: Annotated[str, Output("the run")] = "runs/{name}"
     """Folder of the run; {name} is the recipe's name."""
     init_from: Annotated[str | None, Input()] = None
-    """Start from the weights of this file, which `tailseg convert` or another run wrote for the same network: shared
-    layers, and the rows of classes of the same name; None starts from the backbone's weights alone."""
+    """Initialize the network from this file, which `tailseg convert` or another run wrote for the same network. All
+    layers are copied; classifiers copy the rows of classes with the same name. None loads the backbone's weights
+    only."""
     seed: Annotated[int, Range(ge=0)] = 0
+    """Seed of the random initialization, of the order of the images and of the augmentation."""
     device: str = "auto"
-    """auto takes cuda when present, else cpu."""
+    """auto is cuda if present, else cpu."""
     precision: Precision = "float32"
-    """float32 as IEEE says; tf32 for products on GPUs since Ampere; bfloat16 or float16 autocast, float16 with the loss
-    scaled so that small gradients survive."""
+    """float32; tf32 (float32 with faster matrix products on GPUs since Ampere); or autocast to bfloat16 or float16.
+    With float16 the loss is scaled, because small gradients would become 0."""
     compile: bool = False
-    """torch.compile the backbone and the pyramid: minutes at the start, faster steps."""
+    """Compile the backbone and the feature pyramid with torch.compile: the start takes minutes, steps are faster."""
     log_every: Annotated[int, Range(ge=1)] = 20
     """Steps between two lines of log.jsonl and TensorBoard."""
     eval_every: Annotated[int, Range(ge=0)] = 1
-    """Epochs between two evaluations; the last epoch is always evaluated; 0 evaluates only then."""
+    """Epochs between two evaluations; 0 evaluates after the last epoch only, which is always evaluated."""
     checkpoint_every: Annotated[int, Range(ge=0)] = 1
-    """Epochs between two checkpoints; 0 saves after epochs that are evaluated alone."""
+    """Epochs between two checkpoints; 0 saves only after epochs that are evaluated."""
     checkpoint_steps: Annotated[int, Range(ge=1)] = 1000
     """Steps between two checkpoints within an epoch."""
     keep_checkpoints: Annotated[int, Range(ge=0)] = 2
-    """Checkpoints that stay beside the best one; the newest always does."""
+    """Number of checkpoints to keep in addition to the best one; the newest one always stays."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.checkpoint_every == self.eval_every == 0:
             raise SettingError(
-                "run.checkpoint_every and run.eval_every are both 0: no epoch but the last would be saved; give one of "
-                "them a number of epochs (--run.checkpoint-every 1)"
+                "run.checkpoint_every and run.eval_every are both 0, so only the last epoch would be saved: give one "
+                "of them a number of epochs (--run.checkpoint-every 1)"
             )
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A complete run. ``name`` finds the function that made it again.
+    """All settings of a run. ``name`` is the name of the function that made the recipe.
 
     Raises:
-        SettingError: ``optim.accumulation_steps`` does not divide ``data.batch_size``, or a number of a loss that is
-            the user's own is out of its range.
+        SettingError: ``optim.accumulation_steps`` does not divide ``data.batch_size``, or a number of the user's own
+            loss is out of its range.
     """
 
     name: str
@@ -278,24 +292,24 @@ class Recipe:
             )
         for index, metric in enumerate(self.metrics):
             require_build(metric, f"metrics[{index}]", returns="a function of the annotations and the results")
-        check_ranges(self.loss, ("loss",))  # one of the user's own need not be `Settings`
+        check_ranges(self.loss, ("loss",))  # the config of the user's own loss may not be a subclass of `Settings`
         if self.data.batch_size % self.optim.accumulation_steps:
             raise SettingError(
-                f"a step's {self.data.batch_size} images cannot be taken in {self.optim.accumulation_steps} equal "
-                "parts: optim.accumulation_steps must divide data.batch_size"
+                f"the {self.data.batch_size} images of a step cannot be split into {self.optim.accumulation_steps} "
+                "equal parts: choose an optim.accumulation_steps that divides data.batch_size"
             )
 
 
 def run_folder(recipe: Recipe) -> Path:
-    """The folder of the recipe's run.
+    """Returns the folder of the recipe's run.
 
     Raises:
-        ValueError: something else than ``{name}`` stands in braces.
+        ValueError: the text in braces is not ``{name}``.
     """
     try:
         return Path(recipe.run.out.format(name=recipe.name))
     except (LookupError, ValueError, AttributeError):
         raise ValueError(
-            f"run.out is {recipe.run.out!r}, and only {{name}}, the recipe's name, can stand in braces there: write "
+            f"run.out is {recipe.run.out!r}: expected no braces except in {{name}}, which is the recipe's name. Write "
             "{{ and }} for braces in a folder's name"
         ) from None

@@ -1,8 +1,9 @@
-"""Recipes as JSON, so that a run can be tested, resumed and drawn without the command line that started it.
+"""Recipes as JSON. A run can be tested, resumed and reported without the command line that started it.
 
-The file holds ``{"recipe": name, "resolved": {...}}``: every field of the recipe, nested as its dataclasses are. A
-field that may hold one of several dataclasses (the loss) carries the chosen one's name under ``"type"``. A run keeps
-the path of its folder beside them, under ``"folder"``: its data are found again by it, see `tailseg.recipes.places`.
+The file holds ``{"recipe": name, "resolved": {...}}``: every field of the recipe, nested like its dataclasses. If a
+field may hold one of several dataclasses (the loss), the name of the class is stored under ``"type"``. A run also
+stores the path of its folder, under ``"folder"``. `tailseg.recipes.places` uses it to find the data after the run has
+moved.
 """
 
 import contextlib
@@ -29,7 +30,7 @@ DATA_PATHS = ("train", "val", "train_images", "val_images")
 
 
 def to_plain(recipe: Recipe) -> Plain:
-    """The recipe in JSON's types; `from_plain` is its inverse."""
+    """Converts a recipe to JSON's types; `from_plain` is the inverse."""
     return {"recipe": recipe.name, "resolved": _plain(recipe, Recipe)}
 
 
@@ -65,28 +66,28 @@ def from_plain(
         return cast("Recipe", _Reader(tuple(modules)).typed(with_new_names(saved)["resolved"], Recipe, base, source))
     except SettingError as error:
         raise SettingError(
-            f"{source}: {error}. An earlier version of tailseg took this setting without looking at it, and what was "
-            "trained with it may be of no use: train again with another value"
+            f"{source}: {error}. An earlier version of tailseg did not check this setting, so the weights that were "
+            "trained with it may be useless: train again with another value"
         ) from None
 
 
 def to_saved(recipe: Recipe) -> Plain:
-    """What a run keeps of its recipe, in JSON's types."""
+    """Converts the recipe of a run to the content of its ``recipe.json``, with absolute paths."""
     return {**to_plain(with_absolute_paths(recipe)), "folder": str(run_folder(recipe).absolute())}
 
 
 def with_absolute_paths(recipe: Recipe) -> Recipe:
-    """The recipe with those paths made absolute that lead somewhere from the working directory.
+    """Makes the paths absolute that exist from the working directory.
 
-    Others stay: they are looked for where the environment says (see `tailseg.recipes.build`).
+    Other paths stay: they are searched in the folders of the environment variables (see `tailseg.recipes.build`).
     """
     data = {name: _absolute(getattr(recipe.data, name)) for name in DATA_PATHS}
     run = dataclasses.replace(recipe.run, init_from=_absolute(recipe.run.init_from))
     return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, **data), run=run)
 
 
-def absolute(saved: Plain) -> Plain:
-    """What a run keeps, its paths made absolute as `with_absolute_paths` does: earlier versions kept them as typed."""
+def make_saved_paths_absolute(saved: Plain) -> Plain:
+    """Makes the paths of a saved recipe absolute like `with_absolute_paths`: earlier versions saved them as typed."""
     data, run = saved["resolved"].get("data", {}), saved["resolved"].get("run", {})
     data = {**data, **{name: _absolute(data[name]) for name in DATA_PATHS if name in data}}
     run = {**run, "init_from": _absolute(run.get("init_from"))}
@@ -94,12 +95,12 @@ def absolute(saved: Plain) -> Plain:
 
 
 def save_recipe(recipe: Recipe, path: Path) -> None:
-    """Writes the recipe of a run as JSON, whole or not at all."""
+    """Writes the recipe of a run as JSON: the whole file or nothing."""
     write_text(path, json.dumps(to_saved(recipe), indent=2) + "\n")
 
 
 def load_recipe(path: Path, *, base: Recipe | None = None, modules: Sequence[str] = ()) -> Recipe:
-    """Reads what `save_recipe` wrote.
+    """Reads a recipe that `save_recipe` wrote.
 
     Args:
         path: a run's ``recipe.json``.
@@ -116,7 +117,7 @@ def load_recipe(path: Path, *, base: Recipe | None = None, modules: Sequence[str
 
 
 def load_saved(path: Path, *, base: Recipe | None = None, modules: Sequence[str] = ()) -> tuple[Recipe, Plain]:
-    """Reads what `save_recipe` wrote, as a recipe and as JSON.
+    """Reads a file that `save_recipe` wrote, as a recipe and as JSON.
 
     Args:
         path: a run's ``recipe.json``.
@@ -124,7 +125,7 @@ def load_saved(path: Path, *, base: Recipe | None = None, modules: Sequence[str]
         modules: see `from_plain`.
 
     Returns:
-        The recipe, and the content of the file with the names that the settings have now.
+        The recipe, and the content of the file with the present names of the settings.
     """
     if not path.is_file():
         raise ValueError(f"no recipe at {path}: expected the recipe.json of a run")
@@ -136,16 +137,16 @@ def load_saved(path: Path, *, base: Recipe | None = None, modules: Sequence[str]
     return recipe, with_new_names(saved)
 
 
-def differences(recipe: Recipe, saved: Plain) -> list[str]:
-    """Fields in which a recipe differs from a saved one, as ``optim.lr: 0.01, saved 0.02``.
+def list_differences(recipe: Recipe, saved: Plain) -> list[str]:
+    """Lists the fields in which a recipe differs from a saved one, as ``optim.lr: 0.01, saved 0.02``.
 
-    A setting that came after the run was saved had its default there.
+    A setting that was added after the run was saved counts as its default.
     """
-    return _differences(to_plain(recipe)["resolved"], _with_defaults(saved["resolved"], recipe), "")
+    return _list_differences(to_plain(recipe)["resolved"], _with_defaults(saved["resolved"], recipe), "")
 
 
 def _with_defaults(saved: object, value: object) -> Any:  # noqa: ANN401 - as JSON has it
-    """The saved fields of ``value``, with the defaults of those that are not among them."""
+    """Adds the defaults of the fields of ``value`` that were not saved."""
     if not (isinstance(saved, dict) and dataclasses.is_dataclass(value)):
         return saved
     hints, filled = get_type_hints(type(value)), dict(saved)
@@ -167,10 +168,10 @@ def _plain(value: object, annotation: object) -> object:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         hints = get_type_hints(type(value))
         fields = {f.name: _plain(getattr(value, f.name), hints[f.name]) for f in dataclasses.fields(value)}
-        return fields if _default_kind(annotation) is type(value) else {"type": _name_of(type(value)), **fields}
+        return fields if _default_kind(annotation) is type(value) else {"type": _get_saved_name(type(value)), **fields}
     if isinstance(value, tuple | list):
-        of_items = get_args(annotation)[:1]  # where all items are of one type, as of a tuple[X, ...], it is not written
-        return [_plain(item, of_items[0] if of_items else type(item)) for item in value]
+        item_types = get_args(annotation)[:1]  # of a tuple[X, ...]; if all items have one type, it is not written
+        return [_plain(item, item_types[0] if item_types else type(item)) for item in value]
     return value
 
 
@@ -181,15 +182,15 @@ def _default_kind(annotation: object) -> object:
     return classes[0] if len(classes) == 1 else None
 
 
-def _name_of(kind: type) -> str:
-    """What a class is saved by: its name, with its module if that is not tailseg's."""
-    own = kind.__module__.partition(".")[0] != "tailseg"
-    return f"{kind.__module__}:{kind.__qualname__}" if own else kind.__name__
+def _get_saved_name(kind: type) -> str:
+    """The name that a class is saved by, with its module if the class is not part of tailseg."""
+    is_own = kind.__module__.partition(".")[0] != "tailseg"
+    return f"{kind.__module__}:{kind.__qualname__}" if is_own else kind.__name__
 
 
 @dataclass(frozen=True)
 class _Reader:
-    """Reads values from JSON as the types of fields.
+    """Converts values from JSON to the types of the fields.
 
     In all methods ``base`` is the current value of the same field, or None, and ``where`` the field's name in errors.
 
@@ -231,15 +232,15 @@ class _Reader:
         classes = {member.__name__: member for member in members if dataclasses.is_dataclass(member)}
         if not classes and not isinstance(value, dict):
             plain = [member for member in members if member is not type(None)]
-            for member in plain[:-1]:  # a number or a word, such as the tail of DropLoss
+            for member in plain[:-1]:  # a number or a string, such as the tail of DropLoss
                 with contextlib.suppress(ValueError):
                     return self.typed(value, member, base, where)
             return self.typed(value, plain[-1], base, where)
-        if dataclasses.is_dataclass(base):  # a config of the user's own comes with the recipe that holds it
+        if dataclasses.is_dataclass(base):  # the recipe that holds the user's own config also has its class
             kind = cast("type", type(base))
-            classes |= {kind.__name__: kind, _name_of(kind): kind}
-            if isinstance(value, dict):  # the field of an earlier version held one kind only and did not say which
-                value = {"type": _name_of(kind), **value}
+            classes |= {kind.__name__: kind, _get_saved_name(kind): kind}
+            if isinstance(value, dict):  # earlier versions: one class only, not named
+                value = {"type": _get_saved_name(kind), **value}
         if isinstance(value, dict) and "type" not in value and len(classes) == 1:
             value = {"type": next(iter(classes)), **value}
         name = value.get("type") if isinstance(value, dict) else value
@@ -247,7 +248,7 @@ class _Reader:
             classes[name] = self._own_class(name, where)
         if not isinstance(value, dict) or not isinstance(name, str) or name not in classes:
             raise ValueError(
-                f"{where}: expected one of {', '.join(sorted(classes))}, got {name!r}; if that is your own, "
+                f"{where}: expected one of {', '.join(sorted(classes))}, got {name!r}. If this is a class of yours, "
                 "name its recipe as module:function"
             )
         chosen = classes[name]
@@ -292,16 +293,16 @@ class _Reader:
 
 
 def _is_bare_name(saved: object, name: object) -> bool:
-    """Whether an earlier version saved a class of the user's own without its module."""
+    """Whether an earlier version saved the user's own class without its module."""
     return isinstance(name, str) and ":" in name and name.partition(":")[2].rpartition(".")[2] == saved
 
 
-def _differences(ours: Plain, theirs: Plain, prefix: str) -> list[str]:
-    found: list[str] = []
-    for key in sorted(ours.keys() | theirs.keys()):
-        mine, other = ours.get(key), theirs.get(key)
-        if isinstance(mine, dict) and isinstance(other, dict):
-            found += _differences(mine, other, f"{prefix}{key}.")
-        elif mine != other and not (key == "type" and _is_bare_name(other, mine)):
-            found.append(f"{prefix}{key}: {mine!r}, saved {other!r}")
-    return found
+def _list_differences(current: Plain, saved: Plain, prefix: str) -> list[str]:
+    lines: list[str] = []
+    for key in sorted(current.keys() | saved.keys()):
+        value, saved_value = current.get(key), saved.get(key)
+        if isinstance(value, dict) and isinstance(saved_value, dict):
+            lines += _list_differences(value, saved_value, f"{prefix}{key}.")
+        elif value != saved_value and not (key == "type" and _is_bare_name(saved_value, value)):
+            lines.append(f"{prefix}{key}: {value!r}, saved {saved_value!r}")
+    return lines

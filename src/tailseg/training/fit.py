@@ -1,10 +1,11 @@
-"""Checks before a run starts, is resumed or is used: of a checkpoint, its recipe, classes, data and network.
+"""Checks before a run starts, resumes or is used: a checkpoint must fit the recipe, the classes, the data, the model.
 
-A recipe must fit its data and the number of processes, too.
+A recipe must fit its data and the number of processes.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Final
 
@@ -17,9 +18,10 @@ from tailseg.annotations.problems import DatasetError
 from tailseg.annotations.read import adopt_classes
 from tailseg.recipes.build import has_changed
 from tailseg.recipes.recipe import DataConfig, Recipe
-from tailseg.recipes.saved import absolute, differences, with_absolute_paths
+from tailseg.recipes.saved import list_differences, make_saved_paths_absolute, with_absolute_paths
 from tailseg.training.checkpoint import Checkpoint, CheckpointError
 from tailseg.training.distributed import gather_on_all
+from tailseg.words import count_noun
 
 FREE_SETTINGS: Final = {
     "run.out",
@@ -39,7 +41,7 @@ FREE_SETTINGS: Final = {
 
 
 def check_shares(recipe: Recipe, processes: int) -> None:
-    """Checks that the processes can share the images of a step equally, in equal parts.
+    """Checks that the images of a step can be shared equally by the processes, in equal parts.
 
     Raises:
         ValueError: they cannot.
@@ -61,18 +63,21 @@ def size_notes(data: DataConfig, sizes: np.ndarray) -> list[str]:
 
     Args:
         data: of the recipe.
-        sizes: of the training images, int64 ``[n, 2]``: height and width, 0 where it is not known.
+        sizes: of the training images, int64 ``[n, 2]``: height and width, 0 if it is not known.
+
+    Returns:
+        The note, or an empty list.
     """
-    known = sizes[(sizes > 0).all(axis=1)]
-    longest = known.max(axis=1) * min(data.short_sides) / known.min(axis=1)
-    if not len(known) or not (longest > data.max_long_side).all():
+    sizes = sizes[(sizes > 0).all(axis=1)]
+    longest = sizes.max(axis=1) * min(data.short_sides) / sizes.min(axis=1)
+    if not len(sizes) or not (longest > data.max_long_side).all():
         return []
-    shorts = (known.min(axis=1) * data.max_long_side / known.max(axis=1) + 0.5).astype(int)
+    shorts = (sizes.min(axis=1) * data.max_long_side / sizes.max(axis=1) + 0.5).astype(int)
     sides = f"{shorts.min():,} to {shorts.max():,}" if shorts.min() < shorts.max() else f"{shorts.min():,}"
     note = (
-        f"data.max_long_side is {data.max_long_side:,}, by which no image reaches the least of data.short_sides "
-        f"({min(data.short_sides):,}): all are trained with short sides of {sides} pixels. Raise --data.max-long-side, "
-        "or lower --data.short-sides to vary the sizes"
+        f"data.max_long_side is {data.max_long_side:,}, so no image reaches the smallest of data.short_sides "
+        f"({min(data.short_sides):,}): all images are trained with short sides of {sides} pixels. Raise "
+        "--data.max-long-side, or lower --data.short-sides to vary the sizes"
     )
     return [note]
 
@@ -88,12 +93,12 @@ def check_recipe(checkpoint: Checkpoint, recipe: Recipe, path: Path) -> None:
     Raises:
         CheckpointError: a setting differs that changes what is learned; the message lists them.
     """
-    free = {*FREE_SETTINGS, *(["data.train"] if checkpoint.data else [])}  # `check_data` looks at what it holds
-    found = differences(with_absolute_paths(recipe), absolute(checkpoint.recipe))
-    different = [line for line in found if line.split(":")[0] not in free]
+    free = {*FREE_SETTINGS, *(["data.train"] if checkpoint.data else [])}  # `check_data` compares the content
+    lines = list_differences(with_absolute_paths(recipe), make_saved_paths_absolute(checkpoint.recipe))
+    different = [line for line in lines if line.split(":")[0] not in free]
     if different:
         raise CheckpointError(
-            f"{path} belongs to another recipe ({checkpoint.recipe['recipe']}). Different are {'; '.join(different)}. "
+            f"{path} belongs to another recipe ({checkpoint.recipe['recipe']}). These differ: {'; '.join(different)}. "
             "Resume with the settings of that run, or train into another folder with --run.out"
         )
 
@@ -109,18 +114,19 @@ def check_classes(checkpoint: Checkpoint, categories: Sequence[Category], path: 
     Raises:
         CheckpointError: ids, names or their order differ.
     """
-    ours = [(category.id, category.name) for category in categories]
-    theirs = [(category.id, category.name) for category in checkpoint.categories]
-    if ours != theirs:
-        pairs = zip(theirs + [None] * len(ours), ours + [None] * len(theirs), strict=False)
-        first = next(f"{known} in the checkpoint, {given} in the data" for known, given in pairs if known != given)
+    classes = [(category.id, category.name) for category in categories]
+    saved = [(category.id, category.name) for category in checkpoint.categories]
+    if classes != saved:
+        pairs = zip_longest(saved, classes)
+        first = next(f"{old} in the checkpoint, {new} in the data" for old, new in pairs if old != new)
         raise CheckpointError(
-            f"{path} knows {len(theirs)} classes and the data set has {len(ours)}; the first difference is {first}"
+            f"{path} has {count_noun(len(saved), 'class')} and the data set has {len(classes)}; the first difference "
+            f"is {first}"
         )
 
 
 def with_classes_of_run(annotations: Annotations, saved: Checkpoint, path: Path) -> Annotations:
-    """A data set with the classes of a run, and with their frequency groups in its training set.
+    """Gives a data set the classes of a run, and their frequency groups in the run's training set.
 
     Args:
         annotations: the data set.
@@ -143,34 +149,35 @@ def with_classes_of_run(annotations: Annotations, saved: Checkpoint, path: Path)
 
 
 def get_common_fingerprint(data: Annotations) -> str:
-    """The fingerprint of the training set, which all processes must agree on.
+    """Returns the fingerprint of the training set, which must be the same in all processes.
 
     Raises:
         ValueError: processes on several machines have read different data.
     """
-    found = gather_on_all(compute_fingerprint(data))
-    if different := [process for process, each in enumerate(found) if each != found[0]]:
+    fingerprints = gather_on_all(compute_fingerprint(data))
+    first = fingerprints[0]
+    if different := [process for process, fingerprint in enumerate(fingerprints) if fingerprint != first]:
         raise ValueError(
-            f"{data.path} holds other data in the processes {different} than in the first: copy the file again"
+            f"{data.path} has other data in the processes {different} than in the first: copy the file again"
         )
-    return found[0]
+    return first
 
 
-def check_data(checkpoint: Checkpoint, annotations: Annotations, found: str, path: Path, recipe: Recipe) -> None:
-    """Checks that a run is resumed with its training data: with other data, order and figures would be of two runs.
+def check_data(checkpoint: Checkpoint, annotations: Annotations, fingerprint: str, path: Path, recipe: Recipe) -> None:
+    """Checks that a run is resumed with its training data. Other data would mix two runs in one.
 
     Args:
         checkpoint: of the run.
         annotations: the training set, or the part of it that is not held out.
-        found: the `compute_fingerprint` of ``annotations``.
-        path: the checkpoint's file.
+        fingerprint: the `compute_fingerprint` of ``annotations``.
+        path: the file of the checkpoint.
         recipe: of the run.
 
     Raises:
-        CheckpointError: images, objects or classes are not those that the run began with.
+        CheckpointError: images, objects or classes have changed since the run began.
     """
-    split = recipe.data.val is None  # the parts are the run's: what they were made of may have changed
-    if checkpoint.data not in ("", found) or (split and has_changed(recipe)):
+    split = recipe.data.val is None  # the run stores its parts, but their source may have changed
+    if checkpoint.data not in ("", fingerprint) or (split and has_changed(recipe)):
         raise CheckpointError(
             f"{recipe.data.train if split else annotations.path} has changed since {path} was written: other images, "
             "objects or classes. Put the old file back, or begin a run with the new one in another folder: --run.out "
@@ -189,12 +196,12 @@ def check_model(checkpoint: Checkpoint, model: nn.Module, path: Path) -> None:
     Raises:
         CheckpointError: names or shapes differ.
     """
-    ours = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
-    theirs = {name: list(tensor.shape) for name, tensor in checkpoint.model.items()}
+    shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    saved = {name: list(tensor.shape) for name, tensor in checkpoint.model.items()}
     different = [
-        f"{name} is {theirs.get(name, 'absent')}, expected {ours.get(name, 'absent')}"
-        for name in dict.fromkeys([*ours, *theirs])
-        if ours.get(name) != theirs.get(name)
+        f"{name} is {saved.get(name, 'absent')}, expected {shapes.get(name, 'absent')}"
+        for name in dict.fromkeys([*shapes, *saved])
+        if shapes.get(name) != saved.get(name)
     ]
     if different:
         rest = f" and {len(different) - 3} more" if len(different) > 3 else ""
