@@ -9,7 +9,7 @@ import pytest
 
 from tailseg.annotations.problems import DatasetError
 from tailseg.annotations.read import open_file, read_dataset
-from tailseg.data.check import image_problems, is_fault, read_problems
+from tailseg.data.check import find_image_problems, is_fault, read_problems
 
 from .changes import CHANGES, USES, write_change
 
@@ -49,7 +49,7 @@ def test_sizes_from_the_pictures_do_not_hide_what_evaluation_refuses(
     annotations = read_problems(write(raw))
     kinds = {problem.kind.name for problem in annotations.problems}
     assert kinds == {"box_outside", "size_missing", "size_missing_for_polygons"}
-    assert image_problems(annotations, decode=True) == ()
+    assert find_image_problems(annotations, decode=True) == ()
 
 
 def test_files_that_are_listed_twice_are_counted(raw: dict[str, Any], write: Callable[..., Path]) -> None:
@@ -61,7 +61,7 @@ def test_files_that_are_listed_twice_are_counted(raw: dict[str, Any], write: Cal
     link.symlink_to(annotated := open_file(path).get_info(0).file)
     raw["images"] += [{**first, "id": 900, "file_name": f"./{name}"}, {**first, "id": 901, "file_name": link.name}]
 
-    (found,) = image_problems(read_problems(write(raw)), decode=False)
+    (found,) = find_image_problems(read_problems(write(raw)), decode=False)
 
     assert found.kind.name == "images_twice"
     assert not is_fault(found)

@@ -139,10 +139,10 @@ def test_a_part_that_is_gone_is_not_drawn_again(mine: Path, capsys) -> None:
 def test_a_run_of_an_earlier_version_keeps_its_paths_as_typed(mine: Path, capsys) -> None:
     """And a note without remarks."""
     from tailseg.training.checkpoint import load, save
-    from tailseg.training.run_files import best_path, step_checkpoints
+    from tailseg.training.run_files import best_path, list_checkpoints
 
     run = mine / "runs" / "x"
-    for file in [*step_checkpoints(run), best_path(run)]:
+    for file in [*list_checkpoints(run), best_path(run)]:
         saved = load(file)
         saved.recipe["resolved"]["data"]["train"] = "data/train.json"
         saved.recipe.pop("folder")
@@ -150,7 +150,7 @@ def test_a_run_of_an_earlier_version_keeps_its_paths_as_typed(mine: Path, capsys
     note = content(run / "data" / "held_out.json")
     (run / "data" / "held_out.json").write_text(json.dumps({key: note[key] for key in ("of", "share", "bytes")}))
     assert main(["test", str(run)]) == 0
-    assert main(["test", str(step_checkpoints(run)[-1])]) == 0
+    assert main(["test", str(list_checkpoints(run)[-1])]) == 0
     assert not (run / "checkpoints" / "data").exists()
 
 

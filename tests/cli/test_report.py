@@ -170,7 +170,7 @@ def test_serve_says_what_is_wrong_with_an_image(address, photos: Path, tmp_path:
     Image.new("1", (9000, 9000)).save(tmp_path / "bomb.png")
     Image.new("1", (30_000, 30_000)).save(tmp_path / "large.png")
     for body, message in (
-        ((tmp_path / "large.png").read_bytes(), "far too many pixels: at most 50 million"),
+        ((tmp_path / "large.png").read_bytes(), "far too many pixels: expected at most 50 million"),
         (b"\x89PNG\r\n\x1a\n\0\0\0\x01IHDR\0", "expected a JPEG"),
         (b"no image", "expected a JPEG, PNG, WebP or GIF"),
         (image[: len(image) // 2], "damaged"),
@@ -181,7 +181,7 @@ def test_serve_says_what_is_wrong_with_an_image(address, photos: Path, tmp_path:
         assert status == 400
         assert message in answer["error"]
     status, answer = ask(address, "POST", "/predict?threshold=high", image)
-    assert (status, answer["error"]) == (400, "threshold is a number in [0, 1], got 'high'")
+    assert (status, answer["error"]) == (400, "threshold: expected a number in [0, 1], got 'high'")
 
 
 HOST = b"Host: 127.0.0.1\r\n"
@@ -213,7 +213,7 @@ def test_who_closes_the_page_leaves_no_trace_in_the_terminal(address, capfd) -> 
 
 
 def test_serve_reads_no_file_that_is_too_large(address) -> None:
-    status, answer = ask(address, "POST", "/predict", b"", Content_Length=str(serving.LARGEST_UPLOAD + 1))
+    status, answer = ask(address, "POST", "/predict", b"", Content_Length=str(serving.MAX_UPLOAD_BYTES + 1))
     assert status == 413
     assert "at most 20 MB" in answer["error"]
 
@@ -221,7 +221,7 @@ def test_serve_reads_no_file_that_is_too_large(address) -> None:
 def test_a_body_that_is_too_large_gets_its_answer_before_the_connection_ends(address) -> None:
     """Most clients read no answer before all is sent; what is closed with bytes unread is reset, answer included."""
     for path, status in ((f"/predict?{'x' * 10}", 413), ("/nothing", 404)):
-        assert ask(address, "POST", path, b"x" * (serving.LARGEST_UPLOAD + 30_000_000))[0] == status
+        assert ask(address, "POST", path, b"x" * (serving.MAX_UPLOAD_BYTES + 30_000_000))[0] == status
 
 
 def test_a_hundred_requests_at_once_all_get_an_answer(address, photos: Path) -> None:
@@ -265,7 +265,7 @@ def test_an_image_that_cannot_be_drawn_or_looked_at_is_an_answer(
 
     monkeypatch.setattr(Predictor, "detect", fail)
     status, answer = ask(address, "POST", "/predict", min(photos.iterdir()).read_bytes())
-    assert (status, answer["error"]) == (500, "the image could not be looked at: out of memory")
+    assert (status, answer["error"]) == (500, "the image cannot be used: out of memory")
 
 
 def test_half_a_file_is_an_answer(address) -> None:
@@ -298,7 +298,7 @@ def test_serve_answers_its_own_pages_alone(headers: dict[str, str], *, allowed: 
     if allowed:
         check_sender(headers, name="127.0.0.1")
     else:
-        with pytest.raises(serving.Refused):
+        with pytest.raises(serving.RequestError):
             check_sender(headers, name="127.0.0.1")
 
 
@@ -319,7 +319,7 @@ def test_an_image_chosen_in_a_browser_is_drawn_there(browser, address, photos: P
     page.locator("#file").set_input_files([min(photos.iterdir()), bad])
     page.wait_for_selector("article .error")
     assert page.locator("article h2").first.inner_text() == "<i>bad.jpg"
-    assert "this is no image" in page.locator("article .error").inner_text()
+    assert "cannot be read as an image" in page.locator("article .error").inner_text()
     assert page.evaluate("document.querySelector('article img').naturalWidth") > 0
     page.get_by_role("link", name="the run's report").click()
     page.wait_for_selector("#controls:not([hidden])")

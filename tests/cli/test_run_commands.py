@@ -255,7 +255,7 @@ def test_validation_images_that_cannot_be_read_are_named_and_the_others_evaluate
     assert len(lost) <= 2
     assert found(moved) == [record for record in whole if record["image_id"] not in lost]
     notes = json.loads((moved / "metrics.json").read_text())["notes"]
-    assert any("2 of" in note and "count as if nothing was found" in note for note in notes)
+    assert any("2 of" in note and "count as images without detections" in note for note in notes)
     for path, content in kept.items():
         path.write_bytes(content)
     assert main(arguments) == 0
@@ -263,7 +263,7 @@ def test_validation_images_that_cannot_be_read_are_named_and_the_others_evaluate
     shutil.rmtree(data / "val")
     (data / "val").mkdir()
     assert main(arguments) == 1
-    assert f"none of the {len(images)} images can be used" in " ".join(capsys.readouterr().err.split())
+    assert f"{len(images)} images, and none can be used" in " ".join(capsys.readouterr().err.split())
 
 
 def test_predict_called_wrongly(run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

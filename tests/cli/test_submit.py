@@ -112,5 +112,5 @@ def test_a_preempted_job_saves_and_goes_on(job, tmp_path):
     controller = begun._process.pid
     os.kill(int(Path(f"/proc/{controller}/task/{controller}/children").read_text()), signal.SIGUSR2)  # as SLURM does
     begun.result()
-    assert "going on after step" in begun.stderr()
+    assert "continued after step" in begun.stderr()
     assert run_files.get_latest(tmp_path / "run") == run_files.step_path(tmp_path / "run", 100)

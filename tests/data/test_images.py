@@ -155,7 +155,7 @@ def test_a_size_that_disagrees_with_the_annotations(jpeg: ImageInfo) -> None:
         read_image(dataclasses.replace(jpeg, width=96))
     with pytest.raises(ImageError, match="says 36 x 48: it may have been annotated after an EXIF rotation"):
         read_image(dataclasses.replace(jpeg, width=36, height=48))
-    with pytest.raises(ImageError, match="has width and height exchanged; exchange them"):
+    with pytest.raises(ImageError, match="width and height are exchanged in the annotation file; correct them"):
         read_image(dataclasses.replace(jpeg, width=36, height=48))
 
 
@@ -215,7 +215,9 @@ def test_a_png_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "bomb.png"
     path.write_bytes(png(30_000, 30_000))
     assert path.stat().st_size < 1_000_000 < MAX_PIXELS < 30_000**2
-    with pytest.raises(ImageError, match=r"bomb\.png is too large: .*900000000 pixels.* 178,956,970 are read\. Cut it"):
+    with pytest.raises(
+        ImageError, match=r"bomb\.png is too large: .*900000000 pixels.* at most 178,956,970 are allowed"
+    ):
         load_image(path)
     path.write_bytes(png(300, 200))
     assert load_image(path).shape == (3, 200, 300)
@@ -231,7 +233,7 @@ def test_a_jpeg_that_would_take_hours_is_refused(tmp_path: Path) -> None:
     assert load_image(path).shape == (3, 360, 480)
     again = right[right.rindex(b"\xff\xda") : -2]
     path.write_bytes(right[:-2] + again * 95 + right[-2:])
-    with pytest.raises(ImageError, match=r"bomb\.jpg cannot be read: it has 101 scans; 100 are read\. Replace"):
+    with pytest.raises(ImageError, match=r"bomb\.jpg cannot be read: it has 101 scans, and at most 100 are allowed"):
         load_image(path)
     path.write_bytes(right[:-2] + again * 94 + right[-2:])
     assert load_image(path).shape == (3, 360, 480)

@@ -133,7 +133,7 @@ def test_a_worker_that_dies_over_the_same_task_again_is_an_error() -> None:
     said: list[str] = []
     results = run(Workers(die_at_three, 2), range(6), said)
     assert [next(results), next(results), next(results)] == [0, 1, 2]
-    with pytest.raises(WorkerError, match=r"\(code 9\); and so did the one in its place.*--data\.workers"):
+    with pytest.raises(WorkerError, match=r"\(code 9\), and so did its replacement.*--data\.workers"):
         next(results)
     assert 1 <= len(said) <= 2, "it may die before what it made of task 1 is handed over"
     assert not loaders()

@@ -164,9 +164,9 @@ def test_classes_never_seen_count_as_seen_once():
 
 
 def test_wrong_input_is_refused():
-    with pytest.raises(ValueError, match="4 offsets want at least as many logits"):
+    with pytest.raises(ValueError, match="4 offsets need at least as many logits"):
         adjust_logits(torch.zeros(2, 3), norcal_offsets(COUNTS))
-    with pytest.raises(ValueError, match="add up to 1 at most, got 2"):
+    with pytest.raises(ValueError, match="add up to 1 at most in a region, got a sum of 2"):
         adjust_scores(torch.full((1, 4), 0.5), norcal_offsets(COUNTS))
     # By its own check: the shapes of a call are checked before it in tests alone.
     with pytest.raises(ValueError, match="scores of 4 classes"):
@@ -178,7 +178,7 @@ def test_wrong_input_is_refused():
     with pytest.raises(ValueError, match="max_grid must be 2 or more, got 1: a slope needs two grids"):
         fractal_dimensions(torch.rand(50, 2), torch.zeros(50, dtype=torch.int64), num_classes=1, max_grid=1)
     for fracal in (fracal_offsets, partial(fracal_sigmoid_scores, torch.zeros(1, 4))):
-        with pytest.raises(ValueError, match="num_images counts all training images, got 999, but .* in 1000"):
+        with pytest.raises(ValueError, match="num_images must count all training images, got 999, but .* in 1000"):
             fracal(COUNTS, DIMENSIONS, num_images=999)
 
 

@@ -115,7 +115,7 @@ def test_any_pickle_is_read_or_refused(tmp_path):
 def test_a_checkpoint_without_a_part_is_named(tmp_path):
     path = tmp_path / "x.pt"
     torch.save({"format": checkpoint.FORMAT, "recipe": {}}, path)
-    with pytest.raises(CheckpointError, match=r"x\.pt: a part is missing or of the wrong kind \(KeyError"):
+    with pytest.raises(CheckpointError, match=r"x\.pt: a part is missing or has a wrong type \(KeyError"):
         checkpoint.load(path)
 
 
@@ -147,7 +147,7 @@ def test_a_part_of_another_kind_is_named(tmp_path, part, value, named):
     path = tmp_path / "x.pt"
     checkpoint.save(make(), path)
     torch.save({**torch.load(path, weights_only=True), part: value}, path)
-    with pytest.raises(CheckpointError, match=rf"(?is)x\.pt: a part is missing or of the wrong kind .*{named}"):
+    with pytest.raises(CheckpointError, match=rf"(?is)x\.pt: a part is missing or has a wrong type .*{named}"):
         checkpoint.load(path)
 
 

@@ -201,5 +201,5 @@ def test_a_killed_process_ends_the_others_and_torchrun_goes_on(two, data, tmp_pa
     done = launch(*torchrun(2, "--max-restarts", 1, *train_command))
     assert not trouble.exists()
     assert "another process of this training ended" in done.stderr
-    assert "going on after step 12" in done.stderr
+    assert "continued after step 12" in done.stderr
     assert losses(tmp_path / "run").isfinite().all()

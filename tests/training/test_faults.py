@@ -186,11 +186,11 @@ def test_a_run_goes_on_from_the_last_checkpoint_that_is_whole(undisturbed, data,
     train(small.recipe(data, run), resume=True)
     said = capsys.readouterr().err
     assert f"{newest} cannot be read as a checkpoint: truncated, damaged" in said
-    assert "going on after step 10" in said
+    assert "continued after step 10" in said
     assert_same_run(run, undisturbed)
     names = sorted(path.name for path in (run / "checkpoints").iterdir())
     assert names == ["best.pt", "step_0000010.pt", "step_0000015.pt", "step_0000015.pt.damaged"]
-    for path in run_files.step_checkpoints(run):
+    for path in run_files.list_checkpoints(run):
         path.write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"none of the run's checkpoints can be read: .*step_0000015\.pt"):
         train(small.recipe(data, run), resume=True)
@@ -279,7 +279,7 @@ def test_a_loader_process_whose_socket_dies_before_it_is_replaced(data, tmp_path
     recipe = small.recipe(data, tmp_path / "run")
     train(replace(recipe, data=replace(recipe.data, workers=1)))
     assert failed
-    assert "exited unexpectedly while it handed over a batch; another one takes" in capsys.readouterr().err
+    assert "exited unexpectedly while it sent a batch; another one takes" in capsys.readouterr().err
 
 
 def test_loader_processes_that_die_again_end_the_run(data, tmp_path, monkeypatch):
@@ -288,7 +288,7 @@ def test_loader_processes_that_die_again_end_the_run(data, tmp_path, monkeypatch
 
     monkeypatch.setattr("tailseg.data.loader.read_with_orientation", die)  # forked processes inherit it
     recipe = small.recipe(data, tmp_path)
-    with pytest.raises(WorkerError, match=r"so did the one in its place.*--data\.workers.*saved after step 0"):
+    with pytest.raises(WorkerError, match=r"so did its replacement.*--data\.workers.*saved after step 0"):
         train(replace(recipe, data=replace(recipe.data, workers=1)))
 
 
@@ -315,7 +315,7 @@ def test_more_unusable_images_than_stated_end_the_run(data, tmp_path):
     for image in sorted((copy / "train").iterdir())[3:6]:
         image.write_bytes(b"")
     recipe = small.recipe(copy, tmp_path / "run")
-    with pytest.raises(ImageError, match=r"2 of 16 images are like this; data\.max_bad_images = 0\.1 allows fewer"):
+    with pytest.raises(ImageError, match=r"2 of 16 images cannot be used; data\.max_bad_images = 0\.1 allows fewer"):
         train(replace(recipe, data=replace(recipe.data, max_bad_images=0.1)))
 
 
@@ -328,7 +328,7 @@ def test_a_validation_image_that_is_gone_costs_itself_alone(data, tmp_path, caps
     assert (
         f"evaluation: image {image.name} not found" in said or f"evaluation: image val/{image.name} not found" in said
     )
-    assert any("1 of" in note and "count as if nothing was found" in note for note in metrics.notes)
+    assert any("1 of" in note and "counts as an image without detections" in note for note in metrics.notes)
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["notes"] == [*metrics.notes]
 
 

@@ -82,7 +82,9 @@ def test_what_was_saved_before_goes_on(data, tmp_path, monkeypatch):
 
 
 def test_float16_that_never_takes_a_step_does_not_end_well(data, tmp_path):
-    with pytest.raises(NonFiniteLossError, match=r"step 15: all 15 steps of the run.*scale fell to 2.*--run.precision"):
+    with pytest.raises(
+        NonFiniteLossError, match=r"step 15: all 15 steps of the run.*scale of the loss fell to 2.*--run.precision"
+    ):
         train(broken(data, tmp_path, precision="float16"))
     assert not (tmp_path / "metrics.json").exists()
     assert run_files.get_best(tmp_path) is None
@@ -113,7 +115,7 @@ def test_float16_says_what_it_leaves_out_and_goes_on(data, tmp_path, monkeypatch
     train(recipe)
     said = capsys.readouterr().err
     assert "step 5: 2 of the last 5 steps were left out" in said
-    assert "the loss's scale is 64 now" in said
+    assert "the scale of the loss is 64 now" in said
     assert said.count("were left out") == 1
     assert [line["steps_left_out"] for line in log(tmp_path) if line["kind"] == "train"] == [2, 2, 2]
     progress = checkpoint.load(run_files.step_path(tmp_path, 15)).progress
@@ -132,7 +134,7 @@ def test_weights_that_are_not_finite_are_not_saved(data, tmp_path, average):
         with pytest.raises(NonFiniteLossError, match=r"step 3: box_head\.fc2\.bias of the network .* not saved"):
             run.save(path)
     assert good.read_bytes() == content
-    assert [*run_files.step_checkpoints(tmp_path), run_files.get_best(tmp_path)] == [good, None]
+    assert [*run_files.list_checkpoints(tmp_path), run_files.get_best(tmp_path)] == [good, None]
 
 
 def test_statistics_that_are_not_finite_are_not_saved(data, tmp_path):

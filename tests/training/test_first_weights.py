@@ -50,8 +50,8 @@ def test_rows_go_by_name_and_all_other_layers_as_they_are(loss, tmp_path):
     _, model, categories = model_of(("Red Panda", "emu", "cat"), loss)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     notes = load_initial_weights(file, model, categories)
-    count = f"{file}: 2 of 3 classes are among its 4 by name and take their rows (Red Panda, cat)"
-    assert notes == [f"{count}; the others start from random weights"]
+    count = f"{file}: 2 of 3 classes of the data set are among its 4 classes and get their weights (Red Panda, cat)"
+    assert notes == [f"{count}; the other classes start from random weights"]
     for name, tensor in model.state_dict().items():
         if ".loss." in name:
             continue

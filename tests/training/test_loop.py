@@ -160,7 +160,7 @@ def test_a_finished_run_is_only_evaluated_again(uninterrupted, data, tmp_path):
 
 
 def test_a_run_is_not_overwritten(uninterrupted, data):
-    with pytest.raises(ValueError, match=r"holds a run already.*--resume.*--run\.out"):
+    with pytest.raises(ValueError, match=r"has a run already.*--resume.*--run\.out"):
         train(small.recipe(data, uninterrupted))
 
 

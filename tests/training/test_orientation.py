@@ -99,7 +99,10 @@ def test_the_setting_reaches_every_reader(data, tmp_path, orientation):
     assert torch.equal(predictor.read(first), image)
     _, _, info = DetectionDataset(annotations, evaluation_transform(64, 128))[row, 0]
     assert info.exif == 3
-    said = {"shown": "read as viewers and annotation tools show them", "stored": "read as stored, for data.orientation"}
+    said = {
+        "shown": "read as viewers and annotation tools show them",
+        "stored": "read as stored, as data.orientation says",
+    }
     assert f"1 image has an EXIF orientation other than 1 ({info.file}: 3): " in describe_orientations([info])
     assert said[orientation] in describe_orientations([info])
     assert describe_orientations([]) == ""

@@ -29,7 +29,7 @@ def test_the_newest_are_kept(tmp_path):
     checkpoint.save(make(), run_files.best_path(tmp_path))
     (tmp_path / "checkpoints" / "step_final.pt").touch()  # a copy by hand
     run_files.keep_newest(tmp_path, 2)
-    assert [path.name for path in run_files.step_checkpoints(tmp_path)] == ["step_9999999.pt", "step_12000000.pt"]
+    assert [path.name for path in run_files.list_checkpoints(tmp_path)] == ["step_9999999.pt", "step_12000000.pt"]
     run_files.keep_newest(tmp_path, 0)
     assert run_files.get_latest(tmp_path) == run_files.step_path(tmp_path, 12_000_000)
     assert run_files.get_best(tmp_path) == run_files.best_path(tmp_path)

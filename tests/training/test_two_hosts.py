@@ -84,6 +84,6 @@ def test_two_hosts_train_together_and_one_goes_on_without_the_other(hosts, tmp_p
     assert codes[1] == -9, logs[1].read_text()
     assert "4 images a step of 2 processes" in said
     assert "another process of this training ended" in said
-    last = said.rindex("going on after step 12")
+    last = said.rindex("continued after step 12")
     assert "of 2 processes" not in said[last:]
     assert run_files.get_latest(run) == run_files.step_path(run, 4 * small.STEPS_PER_EPOCH)

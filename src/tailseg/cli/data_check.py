@@ -68,7 +68,7 @@ def check(options: DataCheck) -> bool:
         DatasetError: the file is not an annotation file.
     """
     from tailseg.annotations.repair import require_new
-    from tailseg.data.check import image_problems, is_fault, read_problems
+    from tailseg.data.check import find_image_problems, is_fault, read_problems
 
     if options.repair:
         try:
@@ -77,7 +77,7 @@ def check(options: DataCheck) -> bool:
             raise UsageError(str(error)) from error
         check_outputs(options, {options.repair: REPAIRED}, instead="name a new file (--repair)")
     annotations = read_problems(find_annotation_file(options.data), options.images)
-    pictures = image_problems(annotations, decode=options.decode, track=track)
+    pictures = find_image_problems(annotations, decode=options.decode, track=track)
     problems = sorted((*annotations.problems, *pictures), key=is_fault, reverse=True)
     for problem in problems:
         say("\n".join(describe(problem, fault=is_fault(problem))))

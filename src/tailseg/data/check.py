@@ -1,4 +1,4 @@
-"""All that is wrong with an annotation file and its images, for every use."""
+"""Lists the problems of an annotation file and of its images, for every use."""
 
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
@@ -16,30 +16,29 @@ from tailseg.annotations.read import open_file
 from tailseg.annotations.types import ImageInfo
 
 BOXES_ALONE: Final = "boxes_alone"
-"""The kind of a file in which no object has a mask; it stops what needs masks, but it is no fault."""
+"""The kind of problem of a file without any mask. It is no fault, although uses that need masks refuse the file."""
 
-
-DARK: Final = 26
-"""Of 255: an image of 16 bits whose values stay below uses less than a tenth of them."""
+MIN_BRIGHTEST: Final = 26
+"""A 16-bit image is dark if all its values, reduced to 0 .. 255, are below this: a tenth of the range."""
 
 
 def read_problems(path: Path, images: Path | None = None) -> Annotations:
-    """An annotation file with the problems that any use has with it, and with what is suspect in it.
+    """Reads an annotation file with its problems for every use, and with everything suspect in it.
 
     Args:
         path: the file.
-        images: folder of the images, see `tailseg.annotations.read.read_dataset`.
+        images: the folder of the images, see `tailseg.annotations.read.read_dataset`.
 
     Raises:
-        DatasetError: it is no annotation file.
+        DatasetError: the file is not an annotation file.
     """
     annotations = open_file(path, images=images)
     problems = {problem.kind.name: problem for problem in annotations.problems}
-    if "size_missing" in problems:  # training reads the sizes from the pictures, evaluation does not
+    if "size_missing" in problems:  # training reads the sizes from the image files, evaluation does not
         try:
             annotations = open_file(path, images=images, needs_sizes=True)
         except DatasetError:
-            pass  # the pictures are not there, which `image_problems` says
+            pass  # `find_image_problems` reports that the image files are missing
         else:
             problems |= {problem.kind.name: problem for problem in annotations.problems}
     missing = problems.get("mask_missing")
@@ -49,18 +48,27 @@ def read_problems(path: Path, images: Path | None = None) -> Annotations:
 
 
 def is_fault(problem: Problem) -> bool:
-    """Whether a use refuses the file for it."""
+    """Whether any use refuses the file because of the problem."""
     return bool(problem.kind.stops) and problem.kind.name != BOXES_ALONE
 
 
-def _listed(infos: list[ImageInfo]) -> str:
-    """A file, and the images that it is listed as."""
+def _describe_shared_file(infos: list[ImageInfo]) -> str:
+    """Writes the file and the ids of the images that name it."""
     return f"{infos[0].file} (images {', '.join(str(info.image_id) for info in infos[:3])})"
 
 
-def image_problems(annotations: Annotations, *, decode: bool, track: Track = track_silently) -> tuple[Problem, ...]:
-    """The images that are missing and, if ``decode``, those that cannot be read, have another size or look otherwise
-    than one expects.
+def find_image_problems(
+    annotations: Annotations, *, decode: bool, track: Track = track_silently
+) -> tuple[Problem, ...]:
+    """Finds images that are missing, unreadable, of another size, or suspect.
+
+    Args:
+        annotations: the data set.
+        decode: read every image; False only looks for the files.
+        track: shows the progress.
+
+    Returns:
+        The problems.
     """
     missing: list[str] = []
     unusable: list[str] = []
@@ -76,8 +84,8 @@ def image_problems(annotations: Annotations, *, decode: bool, track: Track = tra
         except ImageError:
             missing.append(annotations.names.text(index).partition("\n")[0])
             continue
-        found = Path(info.file).stat()
-        files[found.st_dev, found.st_ino].append(info)
+        status = Path(info.file).stat()
+        files[status.st_dev, status.st_ino].append(info)
         try:
             if decode:
                 looks.add(info)
@@ -87,14 +95,14 @@ def image_problems(annotations: Annotations, *, decode: bool, track: Track = tra
     problems = Problems()
     problems.add("images_not_found", missing, detail=f"Looked in {where}. Name the folder that holds them (--images)")
     problems.add("images_unusable", unusable)
-    problems.add("images_twice", [infos for infos in files.values() if len(infos) > 1], _listed)
+    problems.add("images_twice", [infos for infos in files.values() if len(infos) > 1], _describe_shared_file)
     looks.report(problems)
     return tuple(problems.entries)
 
 
 @dataclass
 class _Looks:
-    """Notes about pictures that can be read."""
+    """Collects notes about readable images."""
 
     turned: list[str] = field(default_factory=list)
     stored: int = 0
@@ -102,7 +110,7 @@ class _Looks:
     several: list[str] = field(default_factory=list)
 
     def add(self, info: ImageInfo) -> None:
-        """Reads a picture.
+        """Reads an image.
 
         Raises:
             ImageError: as `tailseg.data.images.read_image`.
@@ -116,7 +124,7 @@ class _Looks:
             as_stored = header.shown_size != (info.height, info.width)
             self.stored += as_stored
             self.turned.append(f"{info.file} ({header.orientation}{', read as stored' * as_stored})")
-        if header.bits == 16 and brightest < DARK:
+        if header.bits == 16 and brightest < MIN_BRIGHTEST:
             self.dark.append(f"{info.file} (up to {brightest} of 255)")
         if several:
             self.several.append(info.file)

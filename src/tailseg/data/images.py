@@ -19,17 +19,17 @@ from tailseg.annotations.types import ImageInfo, Orientation
 from tailseg.words import count_noun, verb_form
 
 _PHOTOMETRIC: Final = 0x0106
-"""TIFF's tag that says whether 0 is white; Pillow looks at it up to 8 bits."""
+"""TIFF's tag that says whether 0 is white. Pillow uses it for images of up to 8 bits only."""
 
-MOST_SCANS: Final = 100
-"""Passes over the pixels of a JPEG that are decoded: encoders write about ten, a few bytes suffice for one more."""
+MAX_SCANS: Final = 100
+"""The largest number of scans of a JPEG file. Encoders write about ten; each takes a few bytes in a malicious file."""
 
 
 def read_image(info: ImageInfo) -> UInt8[Tensor, "3 h w"]:
-    """The image as RGB, at the annotated size.
+    """Reads an image as RGB, at the annotated size.
 
-    A picture whose EXIF says that it is to be turned is read as viewers and annotation tools show it, unless the
-    annotated size fits its stored pixels alone, or ``info.orientation`` asks for these.
+    An image with an EXIF orientation is rotated as viewers and annotation tools show it. If the annotated size fits the
+    stored pixels only, or if ``info.orientation`` is "stored", the stored pixels are returned.
 
     Raises:
         ImageError: the file cannot be read or decoded, or its size is not the annotated one.
@@ -38,23 +38,23 @@ def read_image(info: ImageInfo) -> UInt8[Tensor, "3 h w"]:
 
 
 def read_annotated(annotations: Annotations, info: ImageInfo) -> tuple[UInt8[Tensor, "3 h w"], int]:
-    """An image of a data set as RGB, at the annotated size, and the EXIF orientation of its file (1 without one).
+    """Reads an image of a data set as RGB, at the annotated size, and the EXIF orientation of its file (1 without one).
 
     Args:
         annotations: the data set.
-        info: of the image, as ``annotations.info`` gives it.
+        info: the image, from ``annotations.get_info``.
 
     Returns:
         The pixels and the orientation, 1 .. 8.
 
     Raises:
-        ImageError: as `read_image`; or the user's data set cannot give the image.
+        ImageError: as `read_image`; or the user's data set does not return the image.
     """
     return read_with_orientation(info) if annotations.source is None else (annotations.source.read(info), 1)
 
 
 def read_with_orientation(info: ImageInfo) -> tuple[UInt8[Tensor, "3 h w"], int]:
-    """As `read_image`; and EXIF's orientation, 1 .. 8.
+    """Reads an image like `read_image`, and returns its EXIF orientation, 1 .. 8, as well.
 
     Raises:
         ImageError: as `read_image`.
@@ -67,11 +67,11 @@ def read_with_orientation(info: ImageInfo) -> tuple[UInt8[Tensor, "3 h w"], int]
     if annotated == size:
         return stored, orientation
     if annotated == shown:
-        remedy = f": EXIF (orientation {orientation}) turns it; --data.orientation shown reads it so"
+        remedy = f": EXIF (orientation {orientation}) rotates it; --data.orientation shown reads it rotated"
     elif annotated == size[::-1]:
         remedy = (
-            ": it may have been annotated after an EXIF rotation; rotate the stored pixels. If its boxes fit these "
-            "pixels, the annotation file has width and height exchanged; exchange them"
+            ": it may have been annotated after an EXIF rotation; rotate the stored pixels. If its boxes fit the "
+            "stored pixels, width and height are exchanged in the annotation file; correct them"
         )
     else:
         remedy = ": use the original image, or correct width and height and the annotations with them"
@@ -82,25 +82,25 @@ def read_with_orientation(info: ImageInfo) -> tuple[UInt8[Tensor, "3 h w"], int]
 
 
 def describe_orientations(infos: Collection[ImageInfo]) -> str:
-    """A line about images whose EXIF says that they are to be turned; empty for none."""
+    """Writes a line about images with an EXIF orientation; empty without such images."""
     if not infos:
         return ""
     first = next(iter(infos))
     how = (
-        "read as viewers and annotation tools show them, where the annotated size allows it (--data.orientation stored "
+        "read as viewers and annotation tools show them, if the annotated size allows it (--data.orientation stored "
         "reads their stored pixels)"
         if first.orientation == "shown"
-        else "read as stored, for data.orientation says so"
+        else "read as stored, as data.orientation says"
     )
     count = f"{count_noun(len(infos), 'image')} {verb_form(len(infos), 'has', 'have')}"
     return f"{count} an EXIF orientation other than 1 ({first.file}: {first.exif}): {how}"
 
 
 def apply_orientation(image: UInt8[Tensor, "3 h w"], orientation: int) -> Tensor:
-    """Stored pixels as EXIF's orientation wants them to be looked at.
+    """Rotates and mirrors stored pixels as EXIF's orientation says.
 
-    JEITA CP-3451, "Exchangeable image file format for digital still cameras", tag 0x0112: 2 to 4 mirror, 5 to 8 swap
-    rows and columns as well.
+    The orientations 2 to 4 mirror; 5 to 8 also swap rows and columns. Source: JEITA CP-3451, "Exchangeable image file
+    format for digital still cameras", tag 0x0112.
     """
     if orientation >= 5:
         image = image.transpose(1, 2)
@@ -109,21 +109,22 @@ def apply_orientation(image: UInt8[Tensor, "3 h w"], orientation: int) -> Tensor
 
 
 def load_image(path: str | Path, orientation: Orientation = "shown") -> UInt8[Tensor, "3 h w"]:
-    """A JPEG, PNG, WebP, GIF, TIFF or BMP file as RGB, turned as its EXIF says unless it is wanted as stored.
+    """Reads a JPEG, PNG, WebP, GIF, TIFF or BMP file as RGB.
 
-    Gray images get three equal channels, of 16 bits the upper 8 are kept, transparency is dropped, and of an animation
-    or of several pages the first picture is taken.
+    The image is rotated as its EXIF data says, unless ``orientation`` is "stored". Gray images get three equal
+    channels. Of 16 bits, the upper 8 are used. Transparency is ignored. Of an animation or a file with several pages,
+    the first image is used.
 
     Raises:
-        ImageError: the file is missing, truncated, not an image, of numbers whose range it does not say, has more than
-            ``MAX_PIXELS`` pixels, or more than ``MOST_SCANS`` scans.
+        ImageError: the file is missing, truncated or not an image; the range of its numbers is unknown; or it has more
+            than ``MAX_PIXELS`` pixels or more than ``MAX_SCANS`` scans.
     """
     image, exif = _read_stored(path)
     return apply_orientation(image, exif) if orientation == "shown" else image
 
 
 def _read_stored(path: str | Path) -> tuple[Tensor, int]:
-    """The pixels as stored, and EXIF's orientation.
+    """Reads the stored pixels and EXIF's orientation.
 
     Raises:
         ImageError: as `load_image`.
@@ -133,8 +134,8 @@ def _read_stored(path: str | Path) -> tuple[Tensor, int]:
         if header.format in ("PNG", "WEBP", "GIF", "TIFF", "BMP"):
             return _read_with_pillow(path, header), header.orientation
         content = read_file(str(path))
-        if (scans := _count_scans(content.numpy().tobytes())) > MOST_SCANS:
-            raise OSError(f"it has {scans:,} scans; {MOST_SCANS} are read")
+        if (scans := _count_scans(content.numpy().tobytes())) > MAX_SCANS:
+            raise OSError(f"it has {scans:,} scans, and at most {MAX_SCANS} are allowed")
         return decode_image(content, mode=ImageReadMode.RGB), header.orientation
     except (RuntimeError, OSError) as error:
         reason = str(error) if isinstance(error, OSError) else str(error).rsplit(".cpp:", 1)[-1].partition(", ")[2]
@@ -145,7 +146,7 @@ def _read_stored(path: str | Path) -> tuple[Tensor, int]:
 
 
 def _read_header(path: str | Path) -> Header:
-    """What the file's first bytes say: a few kilobytes can stand for gigabytes of pixels.
+    """Reads the header of a file, and checks the size, since a small file may decode to gigabytes of pixels.
 
     Raises:
         ImageError: it has too many pixels.
@@ -167,13 +168,13 @@ def _read_header(path: str | Path) -> Header:
 
 def _make_size_error(path: str | Path, what: str) -> ImageError:
     return ImageError(
-        f"image {path} is too large: {what}; {MAX_PIXELS:,} are read. Cut it into tiles, or scale it down, and the "
-        "annotations with it"
+        f"image {path} is too large: {what}; at most {MAX_PIXELS:,} are allowed. Cut it into tiles, or scale it down "
+        "together with its annotations"
     )
 
 
 def _count_scans(content: bytes) -> int:
-    """How often a JPEG file goes over its pixels, up to the end of its image: another or a film may be behind it."""
+    """Counts the scans of a JPEG file up to the end of its image; another image or a video may follow it."""
     scans, at = 0, 2
     while (marker := _MARKER.search(content, at)) and marker[0] != b"\xff\xd9":
         scans += marker[0] == b"\xff\xda"
@@ -182,28 +183,30 @@ def _count_scans(content: bytes) -> int:
 
 
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
-"""What a segment of a JPEG file begins with, its length behind it; not those that stand alone among the pixels."""
+"""The marker at the start of a segment of a JPEG file, before its length; markers without a length do not match."""
 
 
 def _read_with_pillow(path: str | Path, header: Header) -> Tensor:
-    """The first picture of a file: torchvision's reader of PNG ends the process over most damaged files, and of an
-    animation it decodes every picture, or refuses it; it knows no TIFF and no BMP.
+    """Reads the first image of a file.
+
+    torchvision is not used: its PNG reader ends the process on most damaged files, it decodes or refuses all images of
+    an animation, and it cannot read TIFF and BMP.
 
     Raises:
-        OSError: it cannot be decoded, or the check sums of a PNG are wrong.
+        OSError: the file cannot be decoded, or a checksum of a PNG file is wrong.
     """
     try:
         if header.format == "PNG":
             with open_picture(path) as file:
-                file.verify()  # decoding looks at no sums, and may give other pixels
-        with open_picture(path) as picture, without_warnings:  # a file that is cut short is an error as well
+                file.verify()  # decoding does not check the sums, and may return wrong pixels
+        with open_picture(path) as picture, without_warnings:  # a truncated file is an error as well
             picture.load()
-            picture.info.pop("transparency", None)  # is dropped, but a palette's with a warning
+            picture.info.pop("transparency", None)  # convert would ignore it, with a warning for palettes
             pixels = np.array(to_rgb(picture))
-    except Exception as error:  # malformed files meet exceptions of many kinds
+    except Exception as error:  # malformed files raise exceptions of many types
         raise OSError(str(error) or type(error).__name__) from error
     image = torch.from_numpy(pixels).permute(2, 0, 1)
-    # Pillow has turned a TIFF as its orientation says: turned back, 6 being the inverse of 8
+    # Pillow has rotated a TIFF as its orientation says, so rotate it back; 6 is the inverse of 8
     return (
         apply_orientation(image, {6: 8, 8: 6}.get(header.orientation, header.orientation))
         if header.format == "TIFF"
@@ -212,18 +215,18 @@ def _read_with_pillow(path: str | Path, header: Header) -> Tensor:
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
-    """Converts a decoded picture to RGB with 8 bits and without transparency.
+    """Converts a decoded image to RGB with 8 bits and without transparency.
 
     Raises:
-        ValueError: its numbers have no known range.
+        ValueError: the range of its numbers is unknown.
     """
-    if picture.mode.startswith("I;16"):  # gray, which convert would clip
+    if picture.mode.startswith("I;16"):  # gray; convert would clip it
         values = (np.array(picture) >> 8).astype(np.uint8)
         is_negative = picture.format == "TIFF" and picture.tag_v2.get(_PHOTOMETRIC) == 0  # ty: ignore[missing-attribute]
         picture = Image.fromarray(255 - values if is_negative else values)
     if picture.mode in ("I", "F"):
         kind = "32-bit or signed whole numbers" if picture.mode == "I" else "floating point numbers"
-        raise ValueError(f"its pixels are {kind}, whose range nothing says: write 8 or 16 bits without a sign")
+        raise ValueError(f"its pixels are {kind} of an unknown range: write 8 or 16 bits without a sign")
     if picture.mode in ("RGBa", "La"):
         picture = picture.convert("RGBA")
     return picture.convert("RGB")

@@ -21,8 +21,8 @@ from tailseg.structures import Batch, Frame, ImageInfo, Segmentation, Target
 Item = tuple[Tensor, Target, ImageInfo]
 """An image, uint8 RGB ``[3, h, w]``, its target and its origin."""
 
-MOST_REPLACEMENTS = 8
-"""Spare images that are tried in place of one that cannot be used; if none of them can be, the folder is gone."""
+MAX_REPLACEMENTS = 8
+"""The number of other images that are tried in place of an unusable one. If all of them fail, the folder is missing."""
 
 
 class DetectionDataset(Dataset[Item]):
@@ -67,11 +67,11 @@ class DetectionDataset(Dataset[Item]):
         height, width = image.shape[-2:]
         clipped = _clip(moved["boxes"].as_subclass(Tensor), height, width)
         ignored = _clip(moved["ignore"].as_subclass(Tensor), height, width)
-        kept = (_large_enough(boxes) & _large_enough(clipped)).nonzero()[:, 0]
+        rows = (_large_enough(boxes) & _large_enough(clipped)).nonzero()[:, 0]
         truth = Target(
-            boxes=clipped[kept],
-            labels=torch.from_numpy(record.labels)[kept],
-            masks=tuple(record.segmentations[i] for i in kept.tolist()),
+            boxes=clipped[rows],
+            labels=torch.from_numpy(record.labels)[rows],
+            masks=tuple(record.segmentations[i] for i in rows.tolist()),
             frame=frame_of(moved["frame"].as_subclass(Tensor), info.height, info.width),
             ignore_boxes=ignored[_large_enough(ignored)],
             seed=seed ^ 1,  # other numbers than those of the augmentation
@@ -110,12 +110,12 @@ class Loader:
     replaced by another one with the same data, see `tailseg.data.workers`.
 
     Args:
-        dataset: what the samples index.
-        sampler: yields samples; iterated in the main process, from its start for each pass.
-        batch_size: images a batch on this process.
-        workers: processes; 0 makes the batches in the main process.
-        spares: images that replace those that cannot be used; with none of them such an image is an error.
-        leave_out: leave out images that cannot be used, so that a batch may be empty; else they are errors.
+        dataset: the data set.
+        sampler: yields the samples; each pass iterates over it from its start, in the main process.
+        batch_size: images per batch in this process.
+        workers: the number of worker processes; 0 makes the batches in the main process.
+        spares: images that replace unusable images; without them an unusable image is an error.
+        leave_out: leave out unusable images, so that a batch may be empty; if False they are errors.
 
     Raises:
         ValueError: a batch size below 1 or a negative number of workers.
@@ -147,15 +147,15 @@ class Loader:
     def batches(
         self, *, say: Callable[[str], None] = lambda _line: None, check: Callable[[], None] = lambda: None
     ) -> Iterator[Batch]:
-        """The batches.
+        """Iterates over the batches.
 
         Args:
-            say: called with a line when a worker died and another one took its place.
-            check: called about once a second while a worker is waited for; may raise to end the wait.
+            say: called with a line when a worker died and was replaced.
+            check: called about once a second while the loader waits for a worker; may raise to end the wait.
 
         Raises:
-            ImageError: an image cannot be used and nothing replaces it; names the file, also when a worker met it.
-            WorkerError: a worker died, and so did the one in its place, over the same batch.
+            ImageError: an image cannot be used and nothing replaces it; names the file.
+            WorkerError: a worker died, and so did its replacement, over the same batch.
         """
         batches = cast("Iterable[Sequence[Sample]]", self._batches)
         for result in self._workers.map(batches, say=say, check=check) if self._workers else map(self._make, batches):
@@ -166,13 +166,13 @@ class Loader:
 
 
 def train_loader(dataset: DetectionDataset, sampler: TrainSampler, batch_size: int, workers: int) -> Loader:
-    """The loader of a training. An image that cannot be used is replaced by another one, and named in the batch.
+    """Builds the loader of the training images. It replaces an unusable image by another one and names it in the batch.
 
     Args:
         dataset: the training set.
         sampler: the order of its images; it also gives the spare images.
-        batch_size: images a batch on this process.
-        workers: processes; 0 makes the batches in the main process.
+        batch_size: images per batch in this process.
+        workers: the number of worker processes; 0 makes the batches in the main process.
 
     Returns:
         The batches of this process in the order of the sampler.
@@ -249,7 +249,7 @@ class _Batches:
         """The image, then the spare ones, which are drawn only when they are needed."""
         yield index
         if len(self.spares):
-            yield from np.random.default_rng(seed).choice(self.spares, MOST_REPLACEMENTS).tolist()
+            yield from np.random.default_rng(seed).choice(self.spares, MAX_REPLACEMENTS).tolist()
 
 
 _Packed = tuple[np.ndarray, np.ndarray, tuple[Segmentation, ...], Frame, np.ndarray, int | None]

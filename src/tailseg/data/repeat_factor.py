@@ -1,4 +1,4 @@
-"""Repeat factor sampling: images with rare classes are seen more often.
+"""Repeat factor sampling: images with rare classes are used more often.
 
     f_c = images with class c / annotated images        r_c = max(1, sqrt(t / f_c))        r_i = max of r_c over image i
 
@@ -18,11 +18,14 @@ Rounding = Literal["ceil", "stochastic"]
 
 
 def category_repeat_factors(image_fraction: Float[Tensor, " C"], threshold: float) -> Float64[Tensor, " C"]:
-    """r_c = max(1, sqrt(threshold / f_c)) of each class; 1 for a class that never occurs.
+    """Computes r_c = max(1, sqrt(threshold / f_c)) of each class; 1 for a class that never occurs.
 
     Args:
-        image_fraction: f_c, the share of the annotated images that hold class c, in ``[0, 1]``.
-        threshold: t; classes in a larger share of the images are not repeated, 0 repeats none.
+        image_fraction: f_c, the share of the annotated images with class c, in ``[0, 1]``.
+        threshold: t; a class in a larger share of the images is not repeated. 0 repeats no class.
+
+    Returns:
+        The factors, 1 or more.
 
     Raises:
         ValueError: the threshold is negative or not finite.
@@ -35,30 +38,33 @@ def category_repeat_factors(image_fraction: Float[Tensor, " C"], threshold: floa
 
 
 def image_repeat_factors(annotations: Annotations, threshold: float) -> Float64[np.ndarray, " images"]:
-    """r_i of each image, in the file's order: the largest r_c of its classes; 1 without objects.
+    """Computes r_i of each image, in the file's order: the largest r_c of its classes; 1 without objects.
 
     Raises:
         ValueError: the threshold is negative or not finite.
     """
     objects = annotations.objects
     fraction = torch.from_numpy(annotations.frequency.image_fraction)
-    of_class = category_repeat_factors(fraction, threshold).numpy()
+    class_factors = category_repeat_factors(fraction, threshold).numpy()
     factors = np.ones(annotations.num_images)
-    kept = ~objects.ignored
-    np.maximum.at(factors, objects.images[kept], of_class[objects.labels[kept]])
+    rows = ~objects.ignored
+    np.maximum.at(factors, objects.images[rows], class_factors[objects.labels[rows]])
     return factors
 
 
 def repeat_indices(
     factors: Float64[np.ndarray, " images"], rounding: Rounding, generator: np.random.Generator
 ) -> Int64[np.ndarray, " samples"]:
-    """Each image's position as often as its factor says, in order.
+    """Repeats the index of each image according to its factor, in order.
 
     Args:
         factors: r_i, at least 1.
         rounding: ``ceil`` repeats ceil(r_i) times, as published. ``stochastic`` repeats floor(r_i) times, and once more
             with probability r_i - floor(r_i) (detectron2), so that the expectation is r_i.
-        generator: draws the stochastic rounding.
+        generator: the random numbers of the stochastic rounding.
+
+    Returns:
+        The indices of the images, int64.
     """
     if rounding == "ceil":
         counts = np.ceil(factors)

@@ -1,4 +1,4 @@
-"""Which training images, in which order, with which random seed."""
+"""Samplers: the order of the images, and the random seed of each augmentation."""
 
 from collections.abc import Iterator
 from math import ceil
@@ -23,8 +23,8 @@ class TrainSampler(torch.utils.data.Sampler[Sample]):
 
     Args:
         annotations: the training set.
-        batch_size: images a step, over all processes.
-        seed: of the order and of the augmentation.
+        batch_size: images per step, over all processes.
+        seed: the seed of the order and of the augmentation.
         repeat_threshold: t of repeat factor sampling; 0 is plain random sampling.
         rounding: of the repeat factors, see `repeat_indices`; ``stochastic`` is drawn again for each epoch.
         rank: this process, ``0 .. world_size-1``.
@@ -60,11 +60,11 @@ class TrainSampler(torch.utils.data.Sampler[Sample]):
         trainable = np.unique(objects.images[objects.trainable])
         self.images = trainable if filter_empty else np.arange(annotations.num_images)
         if not len(self.images):
-            said = "".join(f"\n  {note}" for note in (*annotations.notes, *annotations.remarks))
+            notes = "".join(f"\n  {note}" for note in (*annotations.notes, *annotations.remarks))
             raise ValueError(
                 f"{annotations.path}: no image has an object to learn from (crowd regions, boxes below one pixel and "
                 "what was left out do not count). Annotate objects; or take crowds as objects (--data.crowds objects), "
-                f"or train on background alone (filter_empty=False, --data.no-filter-empty){said}"
+                f"or train on background alone (filter_empty=False, --data.no-filter-empty){notes}"
             )
         self.factors = image_repeat_factors(annotations, repeat_threshold)[self.images]
         self.batch_size, self.seed, self.rounding = batch_size, seed, rounding
@@ -74,7 +74,7 @@ class TrainSampler(torch.utils.data.Sampler[Sample]):
         self.epoch = self.start_step = 0
 
     def set_epoch(self, epoch: int, *, start_step: int = 0) -> None:
-        """The next iteration yields the samples of ``epoch`` (from 0), leaving out its first ``start_step`` steps."""
+        """Makes the next iteration yield the samples of ``epoch`` (from 0) after its first ``start_step`` steps."""
         if epoch < 0 or not 0 <= start_step <= self.steps_per_epoch:
             raise ValueError(
                 f"expected an epoch of 0 or more and a step in 0 .. {self.steps_per_epoch}, got epoch {epoch} and "

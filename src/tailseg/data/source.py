@@ -67,7 +67,7 @@ class SourcePart:
 
     def __init__(self, dataset: object, name: str) -> None:
         self.dataset, self.name = cast("Any", dataset), name
-        missing = [each for each in ("__len__", "__getitem__") if not hasattr(dataset, each)]
+        missing = [name for name in ("__len__", "__getitem__") if not hasattr(dataset, name)]
         if missing:
             raise ValueError(
                 f"data.source: the {name} set is a {type(dataset).__name__} without {' and '.join(missing)}; expected "
@@ -122,7 +122,7 @@ class SourcePart:
             what = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
             return ValueError(f"{self._describe(index)}: {what}")
         image = {"id": index + 1, "file_name": f"{self.name}/{index}", "height": height, "width": width}
-        return image, [{"image_id": index + 1, **each} for each in objects]
+        return image, [{"image_id": index + 1, **record} for record in objects]
 
     def _describe(self, index: int) -> str:
         return f"data.source, {self.name} set ({type(self.dataset).__name__}), item {index}"

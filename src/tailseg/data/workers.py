@@ -72,7 +72,7 @@ class Workers:
             check: called about once a second while the next result is not there; may raise.
 
         Raises:
-            WorkerError: a worker died, and so did the one in its place, over the same task.
+            WorkerError: a worker died, and so did its replacement, over the same task.
             RuntimeError: ``make`` raised; the message has its stack trace.
             OSError: the results need more open files than the system allows.
         """
@@ -90,9 +90,9 @@ class Workers:
                 for task, worker in islice(rest, 1):
                     worker.give(task)
                     due.append(worker)
-                yield result  # the caller need not ask once more to learn that this was the last one
+                yield result
         finally:
-            if due:  # what they still make belongs to tasks that nobody asks for any more
+            if due:  # the workers still work on tasks whose results nobody needs
                 self.stop()
 
     def stop(self) -> None:
@@ -103,25 +103,25 @@ class Workers:
 
 
 def _take(worker: "_Worker", say: Callable[[str], None], check: Callable[[], None]) -> Any:  # noqa: ANN401 - of make
-    """The next result of a worker, or of its replacement."""
+    """Returns the next result of a worker, or of its replacement."""
     try:
         return worker.take(check)
     except WorkerError as error:
         say(f"{error}; another one takes its place")
     worker.replace()
     try:
-        made = worker.take(check)
+        result = worker.take(check)
     except WorkerError as error:
         raise WorkerError(
-            f"{error}; and so did the one in its place. Loader processes that run out of memory end like this: "
-            "fewer of them (--data.workers) need less"
+            f"{error}, and so did its replacement. Loader processes end like this if the memory is full: use fewer of "
+            "them (--data.workers)"
         ) from None
     worker.go_on()
-    return made
+    return result
 
 
 class _Worker:
-    """One process, its two pipes, and the tasks that it has not handed over yet."""
+    """One process, its two pipes, and the tasks without a result so far."""
 
     def __init__(self, make: Make) -> None:
         self._make = make
@@ -129,7 +129,7 @@ class _Worker:
         self._start()
 
     def _start(self) -> None:
-        util.get_temp_dir()  # of this process, which removes it: a worker that is killed would leave one of its own
+        util.get_temp_dir()  # this process removes its folder; a killed worker would leave its own
         context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
         tasks, self._tasks = context.Pipe(duplex=False)
         self._results, results = context.Pipe(duplex=False)
@@ -137,7 +137,7 @@ class _Worker:
             target=_work, args=(self._make, tasks, results, os.getpid()), daemon=True
         )
         self._process.start()
-        tasks.close()  # so that the worker's ends are in the worker alone, and its death ends both pipes
+        tasks.close()  # only the worker holds its ends, so both pipes close when it dies
         results.close()
         self._end = util.Finalize(self, _end, args=(self._process, self._tasks, self._results), exitpriority=10)
 
@@ -151,7 +151,7 @@ class _Worker:
             self._tasks.send(task)
 
     def take(self, check: Callable[[], None]) -> Any:  # noqa: ANN401 - as make returns it
-        """The result of the oldest task.
+        """Waits for the result of the oldest task, and returns it.
 
         Raises:
             WorkerError: the process has died.
@@ -160,27 +160,29 @@ class _Worker:
         while not wait([self._results], PATIENCE):
             check()
         try:
-            made = self._results.recv()
+            result = self._results.recv()
         except (EOFError, OSError, RuntimeError) as error:
             if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE) or "ancdata" in str(error):
-                raise OSError("too many open files for what loader processes hand over: raise `ulimit -n`") from error
+                raise OSError(
+                    "the loader processes need more open files than the system allows: raise `ulimit -n`"
+                ) from error
             if isinstance(error, RuntimeError):
                 raise
-            raise WorkerError(self._how_it_died()) from None
-        if isinstance(made, _Failure):
-            raise RuntimeError(f"a loader process failed:\n{made.trace}")
+            raise WorkerError(self._describe_death()) from None
+        if isinstance(result, _Failure):
+            raise RuntimeError(f"a loader process failed:\n{result.trace}")
         self._given.popleft()
-        return made
+        return result
 
-    def _how_it_died(self) -> str:
+    def _describe_death(self) -> str:
         self._process.join(PATIENCE)
         code, name = self._process.exitcode, f"loader process {self._process.pid} exited unexpectedly"
         if code is None:  # its socket ended before it did
-            return f"{name} while it handed over a batch"
+            return f"{name} while it sent a batch"
         return f"{name} ({signal.Signals(-code).name})" if code < 0 else f"{name} (code {code})"
 
     def replace(self) -> None:
-        """Ends the process, and gives another one its oldest task: the next one may be what kills."""
+        """Ends the process, and gives only its oldest task to a new one: a later task may kill the process."""
         self.stop()
         self._start()
         self._send(self._given[0])

@@ -1,1 +1,1 @@
-"""A detector at work: on a whole data set, and with scores calibrated after training."""
+"""Runs a detector on a whole data set, and calibrates its scores after training."""

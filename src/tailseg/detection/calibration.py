@@ -1,12 +1,13 @@
-"""Calibration after training: each class's logit moves by an offset from the training set's counts; nothing is trained.
+"""Calibration after training: an offset from the training set's counts is added to each class's logit. No training.
 
     offsets = norcal_offsets(frequency.image_counts)     or logit_adjustment_offsets, fracal_offsets
     scores  = adjust_scores(scores, offsets)             or adjust_logits before a softmax
 
-Average precision ranks within a class, where an offset changes little: calibrate all scores of a region, before the
-best detections of an image are chosen. On results already cut to 300 an image there is nothing left to gain.
+Average precision ranks the detections of one class, and an offset changes this order little. So calibrate all scores of
+a region before the best detections of an image are selected. Results that already have only the best 300 detections per
+image do not improve.
 
-Shapes: R regions, C foreground classes, L logits: C, C + 1 or C + 2, the classes first; N objects.
+Shapes: R regions, C foreground classes, L logits (C, C + 1 or C + 2, the classes first), N objects.
 """
 
 import math
@@ -17,23 +18,25 @@ from torch import Tensor
 
 
 def logit_adjustment_offsets(instance_counts: Int64[Tensor, " C"], *, tau: float = 1.0) -> Float[Tensor, " C"]:
-    """The offsets -tau log(n_j / mean n), with n_j the training objects of class j, at least 1.
+    """Computes the offsets -tau log(n_j / mean n), with n_j the training objects of class j, at least 1.
 
-    Relative to the mean, so that background, which stays, is a class of average size; equal counts change nothing.
+    The counts are divided by their mean. So background, which has no offset, is treated as a class of average size, and
+    equal counts change nothing.
 
-    A. K. Menon et al., "Long-tail Learning via Logit Adjustment", ICLR 2021: its post-hoc form.
+    Source: the post-hoc form of A. K. Menon et al., "Long-tail Learning via Logit Adjustment", ICLR 2021.
     """
     counts = _positive(instance_counts)
     return -tau * (counts / counts.mean()).log()
 
 
 def norcal_offsets(image_counts: Int64[Tensor, " C"], *, gamma: float = 0.6) -> Float[Tensor, " C"]:
-    """The offsets -gamma log N_j of NorCal, which divide exp(q_j) by N_j^gamma, N_j the training images, at least 1.
+    """Computes NorCal's offsets -gamma log N_j, with N_j the training images of class j, at least 1.
 
-    gamma lies in ``[0, 1]`` and is to be chosen on held-out data; 0 changes nothing. Background stays, and the scores
-    of a region are normalized again: the two things that the paper found to matter.
+    They divide exp(q_j) by N_j^gamma. Choose gamma in ``[0, 1]`` on held-out data; 0 changes nothing. Background has no
+    offset, and `adjust_scores` normalizes the scores of a region again. The paper found both important.
 
-    T.-Y. Pan et al., "On Model Calibration for Long-Tailed Object Detection and Instance Segmentation", NeurIPS 2021.
+    Source: T.-Y. Pan et al., "On Model Calibration for Long-Tailed Object Detection and Instance Segmentation",
+    NeurIPS 2021.
     """
     return -gamma * _positive(image_counts).log()
 
@@ -41,15 +44,24 @@ def norcal_offsets(image_counts: Int64[Tensor, " C"], *, gamma: float = 0.6) -> 
 def fracal_offsets(
     image_counts: Int64[Tensor, " C"], dimensions: Float[Tensor, " C"], *, num_images: int, strength: float = 2.0
 ) -> Float[Tensor, " C"]:
-    """The offsets of FRACAL for a softmax: w_j - strength ln D_j.
+    """Computes FRACAL's offsets for a softmax: w_j - strength ln D_j.
 
-    With N_j the training images of class j (at least 1), M all training images, those without objects too (LVIS v1:
-    100,170), and D_j the fractal dimension::
+    N_j are the training images of class j (at least 1), M all training images, and D_j is the fractal dimension::
 
         w_j = -log10(N_j / M) - log10 C       base 10 as published
         score_j ~ softmax(q + w)_j / D_j^strength, normalized; background has w = 0 and D = 1
 
-    K. P. Alexandridis et al., "Fractal Calibration for Long-tailed Object Detection", CVPR 2025; M as in their code.
+    Source: K. P. Alexandridis et al., "Fractal Calibration for Long-tailed Object Detection", CVPR 2025; M as in their
+    code.
+
+    Args:
+        image_counts: N, the training images of each class.
+        dimensions: D, the result of `fractal_dimensions`.
+        num_images: M, including the images without objects (LVIS v1: 100,170).
+        strength: lambda of the paper; 0 leaves out the fractal dimension.
+
+    Returns:
+        The offsets of the logits, float64.
 
     Raises:
         ValueError: a class occurs in more than ``num_images`` images.
@@ -58,34 +70,36 @@ def fracal_offsets(
 
 
 def adjust_logits(logits: Float[Tensor, "R L"], offsets: Float[Tensor, " C"]) -> Float[Tensor, "R L"]:
-    """The logits with each class's offset added; background and objectness stay.
+    """Adds to the logits of each class its offset. The logits of background and objectness stay.
 
     Raises:
         ValueError: there are more offsets than logits.
     """
     num_others = logits.shape[1] - len(offsets)
     if num_others < 0:
-        raise ValueError(f"{len(offsets)} offsets want at least as many logits a region, got {logits.shape[1]}")
+        raise ValueError(f"{len(offsets)} offsets need at least as many logits per region, got {logits.shape[1]}")
     return logits + torch.nn.functional.pad(offsets, (0, num_others)).to(logits)
 
 
 def adjust_scores(scores: Float[Tensor, "R C"], offsets: Float[Tensor, " C"]) -> Float[Tensor, "R C"]:
-    """Softmax scores as `adjust_logits` would have made them; background has what a region's scores lack to 1.
+    """Adjusts softmax scores: the result equals the softmax of the logits of `adjust_logits`.
 
         s_j exp(o_j) / (sum over i of s_i exp(o_i) + 1 - sum over i of s_i)
 
+    The score of background is 1 minus the sum of a region's scores.
+
     Raises:
-        ValueError: shapes disagree, or a region's scores add up to more than 1 (those of a sigmoid may:
-            `adjust_binary_scores`).
+        ValueError: the shapes disagree, or the scores of a region add up to more than 1. For scores of a sigmoid, use
+            `adjust_binary_scores`.
     """
     _check_scores(scores, offsets)
     background = 1 - scores.sum(1, keepdim=True)
     if bool((background < -1e-3).any()):
         raise ValueError(
-            f"softmax scores of a region add up to 1 at most, got {float(1 - background.min()):.4g}: "
-            "scores of a sigmoid or Gumbel loss want adjust_binary_scores"
+            f"expected softmax scores, which add up to 1 at most in a region, got a sum of "
+            f"{float(1 - background.min()):.4g}: use adjust_binary_scores for scores of a sigmoid or Gumbel loss"
         )
-    # By the largest factor: otherwise exp could overflow. A region without background and scores stays without scores.
+    # All factors are divided by the largest one, since exp could overflow. A region whose scores are all 0 keeps them.
     largest = offsets.max().clamp(min=0)
     weighted = scores * (offsets - largest).exp().to(scores)
     rest = background.clamp(min=0) * (-largest).exp().to(scores)
@@ -93,10 +107,10 @@ def adjust_scores(scores: Float[Tensor, "R C"], offsets: Float[Tensor, " C"]) ->
 
 
 def adjust_binary_scores(scores: Float[Tensor, "R C"], offsets: Float[Tensor, " C"]) -> Float[Tensor, "R C"]:
-    """Scores of independent yes-no questions whose log odds move by the offsets: sigmoid(log(s / (1 - s)) + o).
+    """Adjusts scores of independent binary classifiers. The offset is added to the log odds: sigmoid(log(s/(1-s)) + o).
 
     Raises:
-        ValueError: shapes disagree.
+        ValueError: the shapes disagree.
     """
     _check_scores(scores, offsets)
     yes = scores * torch.sigmoid(offsets).to(scores)
@@ -111,9 +125,19 @@ def fracal_sigmoid_scores(
     num_images: int,
     strength: float = 2.0,
 ) -> Float[Tensor, "R C"]:
-    """FRACAL for a detector of sigmoids: sigmoid(q) * sigmoid(q + w + f), w as in `fracal_offsets`.
+    """Computes FRACAL's scores for a detector with sigmoids: sigmoid(q) * sigmoid(q + w + f), w as in `fracal_offsets`.
 
     f_j = -log10(D_j^strength / sum of D^strength) - log10 C
+
+    Args:
+        logits: q, of the foreground classes.
+        image_counts: N, the training images of each class.
+        dimensions: D, the result of `fractal_dimensions`.
+        num_images: M, all training images, including those without objects.
+        strength: lambda of the paper; 0 leaves out the fractal dimension.
+
+    Returns:
+        The scores in ``[0, 1]``.
 
     Raises:
         ValueError: a class occurs in more than ``num_images`` images.
@@ -126,17 +150,20 @@ def fracal_sigmoid_scores(
 def fractal_dimensions(
     centers: Float[Tensor, "N 2"], labels: Int64[Tensor, " N"], *, num_classes: int, max_grid: int = 64
 ) -> Float[Tensor, " C"]:
-    """How evenly each class's objects lie in the image: 1 on a line or in a spot, 2 all over the plane.
+    """Measures how evenly the objects of each class are spread over the image: 1 on a line or in a spot, 2 everywhere.
 
-    The slope of a straight line through log(occupied cells) against log(g), least squares, over the grids of g x g
-    cells, g from 1 to ``max_grid``, that have no more cells than the class has objects; at least 1, and 1 for a class
-    of fewer than 4 objects.
+    The fractal dimension is the slope of the least-squares line of log(occupied cells) against log(g). It uses the
+    grids of g x g cells, g = 1 .. ``max_grid``, that have no more cells than the class has objects. The result is at
+    least 1, and 1 for a class with fewer than 4 objects.
 
     Args:
-        centers: x and y of the boxes' centers, divided by their image's width and height: in ``[0, 1]``.
+        centers: x and y of the centers of the boxes, divided by the width and height of their image: in ``[0, 1]``.
         labels: ``0 .. C-1``.
         num_classes: C.
-        max_grid: the finest grid, 2 or more: one grid alone has no slope.
+        max_grid: g of the finest grid, 2 or more.
+
+    Returns:
+        The fractal dimension of each class, float64, 1 or more.
 
     Raises:
         ValueError: a center lies outside ``[0, 1]``, a label outside ``0 .. C-1``, or ``max_grid`` is below 2.
@@ -168,7 +195,7 @@ def _fracal_prior(image_counts: Tensor, num_images: int) -> Tensor:
     counts = _positive(image_counts)
     if len(counts) and counts.max() > num_images:
         raise ValueError(
-            f"num_images counts all training images, got {num_images}, but a class occurs in {int(counts.max())}"
+            f"num_images must count all training images, got {num_images}, but a class occurs in {int(counts.max())}"
         )
     return -(counts * len(counts) / num_images).log10()
 

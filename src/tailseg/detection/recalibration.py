@@ -139,10 +139,10 @@ def apply_calibration(model: nn.Module, calibration: Calibration, frequency: Cla
 
 
 def copy_calibrated(model: Model, calibration: Calibration, frequency: ClassFrequency) -> Model:
-    """Copies a detector and applies a calibration to the copy. The copy shares the weights, so that it needs no memory.
+    """Copies a detector and applies a calibration to the copy. Both share the weights, so the copy needs no memory.
 
     Args:
-        model: a detector, which stays as it is.
+        model: a detector; it does not change.
         calibration: the method, its strength, and the data that it needs.
         frequency: of the classes in the training set.
 
@@ -200,7 +200,7 @@ def detect_with_calibrations(
     """Runs the detector on all images once for each calibration.
 
     Args:
-        model: a detector in evaluation mode, on ``device``; it stays as it is.
+        model: a detector in evaluation mode, on ``device``; it does not change.
         batches: the images.
         calibrations: the calibrations to apply.
         frequency: of the classes in the training set.
@@ -216,9 +216,9 @@ def detect_with_calibrations(
     results: list[list[dict[str, Any]]] = [[] for _ in calibrations]
     models = [copy_calibrated(model, calibration, frequency) for calibration in calibrations]
     for batch in batches:
-        moved = batch.to(device)
+        batch_on_device = batch.to(device)
         for calibrated, records in zip(models, results, strict=True):
-            for detections, info in zip(detect(calibrated, moved, precision), batch.infos, strict=True):
+            for detections, info in zip(detect(calibrated, batch_on_device, precision), batch.infos, strict=True):
                 records += to_results(detections, info.image_id, category_ids)
         image_ids += [info.image_id for info in batch.infos]
         progress(len(image_ids))

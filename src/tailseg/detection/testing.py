@@ -1,4 +1,4 @@
-"""A detector on a whole data set, or on this process's share of it."""
+"""Runs a detector on a data set, or on the share of one process, and computes and writes the figures."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -20,12 +20,13 @@ from tailseg.models.detector import Detector
 from tailseg.models.precision import Precision, autocast
 from tailseg.recipes.recipe import DataConfig
 from tailseg.structures import Batch, Detections, ImageInfo
+from tailseg.words import count_noun, count_part, verb_form
 
-MOST_NAMED: Final = 10
-"""Images that are named when they cannot be used."""
+MAX_NAMED: Final = 10
+"""The largest number of unusable images that are named."""
 
 Records = list[dict[str, Any]]
-"""COCO-style: image_id, category_id, bbox, score, and segmentation where the model finds masks."""
+"""COCO-style results: image_id, category_id, bbox, score, and segmentation if the model finds masks."""
 
 
 @torch.no_grad()
@@ -43,27 +44,28 @@ def detect_all(
     unread: list[str] | None = None,
     turned: list[ImageInfo] | None = None,
 ) -> list[Records]:
-    """Detections on every image of a data set, or on every batch whose turn is this process's.
+    """Detects objects in every image of a data set, or in this process's share of the batches.
 
     Args:
         model: on ``device``; in evaluation mode afterwards.
         annotations: the data set; its classes are the model's.
-        data: the size for testing, images a batch, loader processes.
-        device: where the model is.
-        precision: of the model's products.
-        rank: this process.
-        world_size: processes that take batches by turns.
-        progress: called after each batch with the images that all processes have done by then, and their total.
-        say: called with a line when a loader process died and another one took its place.
-        unread: gets the reason of each image that cannot be used, which then has no records; None makes it an error.
-        turned: gets the images whose EXIF says that they are to be turned.
+        data: the size of the images, the batch size, the number of loader processes.
+        device: the device of the model.
+        precision: the precision of the model's layers.
+        rank: the number of this process.
+        world_size: the number of processes, which take batches in turns.
+        progress: called after each batch with the number of images that all processes have done, and their total.
+        say: called with a line when a loader process died and was replaced.
+        unread: gets the reason for each image that cannot be used; such an image has no records. With None it is an
+            error.
+        turned: gets the images with an EXIF orientation other than 1.
 
     Returns:
         The result records of each batch.
 
     Raises:
         ImageError: an image cannot be used and ``unread`` is None.
-        WorkerError: a loader process died, and so did the one in its place.
+        WorkerError: a loader process died, and so did its replacement.
     """
     category_ids = [category.id for category in annotations.categories]
     transform = evaluation_transform(data.test_short_side, data.max_long_side)
@@ -73,9 +75,11 @@ def detect_all(
     done = 0
     model.eval()
     for batch in loader.batches(say=say):
-        found = detect(model, batch.to(device), precision) if len(batch) else []
-        pairs = zip(found, batch.infos, strict=True)
-        batches.append([record for each, info in pairs for record in to_results(each, info.image_id, category_ids)])
+        detections = detect(model, batch.to(device), precision) if len(batch) else []
+        records: Records = []
+        for detected, info in zip(detections, batch.infos, strict=True):
+            records += to_results(detected, info.image_id, category_ids)
+        batches.append(records)
         if unread is not None:
             unread += batch.replaced
         if turned is not None:
@@ -87,7 +91,16 @@ def detect_all(
 
 
 def detect(model: Detector, batch: Batch, precision: Precision) -> list[Detections]:
-    """What the model finds in a batch that is on its device, in pixels of the files."""
+    """Detects objects in a batch.
+
+    Args:
+        model: in evaluation mode.
+        batch: the images, on the device of the model.
+        precision: the precision of the model's layers.
+
+    Returns:
+        The detections of each image, in pixels of its file.
+    """
     sizes = [(info.height, info.width) for info in batch.infos]
     with autocast(batch.images[0].device, precision):
         return cast("list[Detections]", model(batch.images, original_sizes=sizes))
@@ -101,14 +114,14 @@ def measure(
     *,
     own: Sequence[object] = (),
 ) -> Metrics:
-    """The figures of the model's results: boxes, and masks where the model finds masks.
+    """Computes the figures of the model's results: for boxes, and for masks if the model finds masks.
 
     Args:
         model: the detector.
         annotations: the validation set.
         results: the result records of all its images.
-        unread: why each image that could not be used could not. Such an image counts as one in which nothing was found,
-            as in the results file; a note gives their number.
+        unread: the reason for each image that could not be used. Such an image counts as one without detections, as in
+            the results file; a note gives their number.
         own: configs of the user's own metrics, see `tailseg.evaluation.own_metrics`.
 
     Returns:
@@ -119,26 +132,35 @@ def measure(
         ValueError: a metric of the user's own failed.
     """
     if unread and len(unread) == annotations.num_images:
-        raise ImageError(f"{unread[0]} (none of the {len(unread):,} images can be used)")
+        raise ImageError(f"{unread[0]} ({count_noun(len(unread), 'image')}, and none can be used)")
     iou_types: tuple[IouType, ...] = ("bbox", "segm") if model.has_masks else ("bbox",)
     metrics = evaluate(annotations, results, iou_types=iou_types, groups=get_scored_groups(annotations))
     metrics = replace(metrics, extra=compute_own_metrics(own, annotations, results))
     if not unread:
         return metrics
-    note = f"{len(unread):,} of {annotations.num_images:,} images could not be used, and count as if nothing was found"
+    count = count_part(len(unread), annotations.num_images, "image")
+    counts = verb_form(len(unread), "counts as an image", "count as images")
+    note = f"{count} could not be used and {counts} without detections"
     return replace(metrics, notes=(*metrics.notes, note))
 
 
 def describe_unread(unread: Sequence[str]) -> list[str]:
-    """Lines that name the images that could not be used, the first ten of them."""
-    rest = len(unread) - MOST_NAMED
-    return [*unread[:MOST_NAMED], *([f"... and {rest:,} more images like this"] if rest > 0 else [])]
+    """Returns lines that name the first `MAX_NAMED` images that could not be used, and count the rest."""
+    rest = len(unread) - MAX_NAMED
+    more = [f"... and {count_noun(rest, 'more image')} that cannot be used"] if rest > 0 else []
+    return [*unread[:MAX_NAMED], *more]
 
 
 def save_results(folder: Path, annotations: Annotations, results: Records, metrics: Metrics) -> None:
-    """Writes ``folder/results.json`` and ``folder/metrics.json``, each whole or not at all.
+    """Writes ``folder/results.json`` and ``folder/metrics.json``: each the whole file or nothing.
 
-    Ids that the annotation file writes as text are written as text: pycocotools looks them up as they stand.
+    Ids that the annotation file writes as text are written as text, because pycocotools compares them unchanged.
+
+    Args:
+        folder: of the run.
+        annotations: the validation set.
+        results: the result records; their ids are replaced by the text.
+        metrics: the figures.
     """
     images, categories = annotations.text_ids
     for record in results if images or categories else ():

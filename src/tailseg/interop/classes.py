@@ -12,7 +12,7 @@ from tailseg.annotations.read import read_dataset
 from tailseg.interop.rules import shorten
 from tailseg.structures import ClassFrequency, frequency_group
 from tailseg.training.checkpoint import CheckpointError
-from tailseg.training.first_weights import plain_name
+from tailseg.training.first_weights import simplify_name
 from tailseg.words import count_noun, verb_form
 
 
@@ -79,8 +79,8 @@ def check_class_names(stated: Sequence[str], categories: Sequence[Category], sou
             f"{source} states {len(stated)} classes, expected {len(categories)}: give the annotation file that it was "
             "trained on (--classes)"
         )
-    theirs = [plain_name(name) for name in stated]
-    ours = [plain_name(category.name) for category in categories]
+    theirs = [simplify_name(name) for name in stated]
+    ours = [simplify_name(category.name) for category in categories]
     differ = [(i, name) for i, name in enumerate(theirs) if name != ours[i]]
     moved = [f"{stated[i]!r} is {i} there and {ours.index(name)} here" for i, name in differ if name in set(ours)]
     if moved:

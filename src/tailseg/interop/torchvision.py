@@ -14,7 +14,7 @@ from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 from tailseg.interop.rules import BATCH_COUNT, Converted, Rule, find_our_name, read_by_rules
 from tailseg.models.detector import TwoStageDetector
 from tailseg.training.checkpoint import CheckpointError
-from tailseg.training.first_weights import plain_name
+from tailseg.training.first_weights import simplify_name
 
 CLASSIFIER = "roi_heads.box_predictor.cls_score"
 REGRESSOR = "roi_heads.box_predictor.bbox_pred"
@@ -102,8 +102,8 @@ def from_torchvision(
 
 def _rows(file_names: Sequence[str], class_names: Sequence[str]) -> list[tuple[int, int]]:
     """Lists our label and theirs for each class with the same name."""
-    theirs = {plain_name(name): label for label, name in enumerate(file_names) if label > 0 and name != "N/A"}
-    return [(label, theirs[name]) for label, name in enumerate(map(plain_name, class_names)) if name in theirs]
+    theirs = {simplify_name(name): label for label, name in enumerate(file_names) if label > 0 and name != "N/A"}
+    return [(label, theirs[name]) for label, name in enumerate(map(simplify_name, class_names)) if name in theirs]
 
 
 def _resize(

@@ -49,15 +49,15 @@ class Detector(nn.Module, ABC):
         """
 
     def compile_parts(self, **options: Any) -> None:  # noqa: ANN401 - torch.compile's
-        """Compiles in place what `torch.compile` makes faster; the default compiles the whole ``forward``.
+        """Compiles modules in place to make them faster; the default compiles the whole ``forward``.
 
         Args:
-            options: arguments of `torch.compile`.
+            **options: arguments of `torch.compile`.
         """
         self.compile(**options)
 
     def rows_per_class(self, name: str) -> int:
-        """How many rows of a parameter belong to each class; 0 for a parameter that does not depend on the classes.
+        """Returns how many rows of a parameter belong to each class; 0 if it does not depend on the classes.
 
         Asked when training starts from the weights of a detector of other classes (``run.init_from``). Rows are ordered
         by class; rows of no class, such as background's, come last.
@@ -134,16 +134,16 @@ class TwoStageDetector(Detector):
         """Compiles the backbone and the FPN in place.
 
         Args:
-            options: arguments of `torch.compile`.
+            **options: arguments of `torch.compile`.
         """
         for part in (self.backbone, self.fpn):
             part.compile(**options)
 
     def rows_per_class(self, name: str) -> int:
-        """4 in a box regressor of a box for each class, 1 in a classifier and a mask predictor, else 0.
+        """Returns 4 for a box regressor with a box for each class, 1 for a classifier or a mask predictor, else 0.
 
         Args:
-            name: the parameter's, as in ``state_dict``.
+            name: the name of the parameter in ``state_dict``.
 
         Returns:
             The number of rows.

@@ -103,8 +103,8 @@ def _get_named_exceptions(module: nn.Module) -> list[nn.Parameter]:
 
 
 def was_saved_with_more_decay(optimizer: Optimizer, saved: Mapping[str, Any]) -> bool:
-    """Whether a saved state is that of an AdamW over as many parameters, fewer of which it spared."""
-    ours, theirs = (
+    """Whether a saved AdamW has equally many parameters, and applied weight decay to more of them."""
+    sizes, saved_sizes = (
         [len(group["params"]) for group in state["param_groups"]] for state in (optimizer.state_dict(), saved)
     )
-    return len(ours) == len(theirs) == 2 and sum(ours) == sum(theirs) and theirs[1] < ours[1]
+    return len(sizes) == len(saved_sizes) == 2 and sum(sizes) == sum(saved_sizes) and saved_sizes[1] < sizes[1]

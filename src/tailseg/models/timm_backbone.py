@@ -83,15 +83,15 @@ class TimmBackbone(nn.Module):
 
 
 def create(name: str, *, pretrained: bool, features_only: bool = True, **settings: Any) -> nn.Module:  # noqa: ANN401
-    """timm's network that returns a list of maps; ``pretrained`` downloads its weights.
+    """Makes a network of timm that returns a list of feature maps; ``pretrained`` downloads its weights.
 
-    Networks that take images of any size only when they are told so (Swin) are told so.
+    Some networks, such as Swin, take images of any size only with a setting. This function sets it.
 
     Args:
-        name: as timm calls it.
-        pretrained: with the weights of that name, or with those that ``settings`` bring.
+        name: the name of the network in timm.
+        pretrained: load the weights of that name, or the weights that ``settings`` contain.
         features_only: False makes the whole network, with its classifier.
-        settings: others of timm's.
+        **settings: other arguments of ``timm.create_model``.
 
     Returns:
         The network.

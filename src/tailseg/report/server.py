@@ -1,11 +1,12 @@
-"""A run on this machine's loopback: its report, and predictions on images that are dropped on a page.
+"""A local web server for a run: its report, and detections in images that the user drops on a page.
 
     GET /           the page that takes images
     GET /report     the run's report
     POST /predict   an image file as the body -> JSON {"picture": JPEG in base64, "found": [[class, score], ..]}
 
-No page of another site can use it: a browser names the page that asks (Origin, Sec-Fetch-Site), and a name that an
-attacker's DNS has pointed at this machine is no address (Host).
+Pages of other sites cannot use the server. A browser names the page that sends a request (Origin, Sec-Fetch-Site), and
+the server refuses other pages. It also refuses host names other than its own (Host), since an attacker's DNS can point
+a name at this machine.
 """
 
 import base64
@@ -33,16 +34,16 @@ from tailseg.annotations.pictures import UPLOAD_FORMATS, open_picture
 from tailseg.drawing import draw, to_jpeg
 from tailseg.inference import Predictor
 
-LARGEST_UPLOAD: Final = 20_000_000
-"""Bytes of an image file."""
-MOST_PIXELS: Final = 50_000_000
-"""Of an image: a small file can unfold to gigabytes."""
-SECONDS: Final = 30
-"""A silent connection is closed."""
+MAX_UPLOAD_BYTES: Final = 20_000_000
+"""The largest size of an image file."""
+MAX_PIXELS: Final = 50_000_000
+"""The largest number of pixels of an image. A small file may need gigabytes when it is decoded."""
+IDLE_SECONDS: Final = 30
+"""A connection without data is closed after this time."""
 TOTAL_SECONDS: Final = 120
-"""A request has arrived by then, and an answer has been fetched, however often a few bytes came meanwhile."""
-WAITING: Final = 512
-"""Connections that the system keeps until they are accepted."""
+"""The longest time in which a request arrives, or an answer is sent."""
+MAX_WAITING: Final = 512
+"""The largest number of connections that wait to be accepted."""
 POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; connect-src 'self'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'"
@@ -54,8 +55,8 @@ PARTS: Final = {
 }
 
 
-class Refused(Exception):  # noqa: N818 - an answer
-    """A request that gets no other answer than its status and the reason."""
+class RequestError(Exception):
+    """A request is refused; the answer has the status and the reason."""
 
     def __init__(self, status: HTTPStatus, reason: str) -> None:
         super().__init__(reason)
@@ -64,12 +65,12 @@ class Refused(Exception):  # noqa: N818 - an answer
 
 @dataclass(frozen=True)
 class Service:
-    """What is served.
+    """The content of the server.
 
     Attributes:
         predictor: the trained model.
-        report: the report's page, if there is one.
-        name: the host's name as the user gave it: with localhost and addresses, what a browser may call this server.
+        report: the page of the report, if there is one.
+        name: the host name that the user gave. A browser may use it, localhost or an address.
     """
 
     predictor: Predictor
@@ -78,37 +79,45 @@ class Service:
 
 
 class Server(ThreadingHTTPServer):
-    """A thread a connection, each with a time limit."""
+    """A server with a thread and a time limit for each connection."""
 
-    request_queue_size = WAITING
+    request_queue_size = MAX_WAITING
 
     def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
         self._limits: dict[socket.socket, float] = {}
         super().__init__(address, handler)
 
-    def limit(self, connection: socket.socket) -> None:
-        """From now on the connection has `TOTAL_SECONDS`; then what it waits for ends."""
+    def start_limit(self, connection: socket.socket) -> None:
+        """Closes the connection after `TOTAL_SECONDS`, counted from now."""
         self._limits[connection] = time.monotonic() + TOTAL_SECONDS
 
-    def unlimited(self, connection: socket.socket) -> None:
-        """The connection waits for this server's work, or is closed."""
+    def end_limit(self, connection: socket.socket) -> None:
+        """Removes the time limit, while the connection waits for this server or after it was closed."""
         self._limits.pop(connection, None)
 
     def service_actions(self) -> None:
-        """Called twice a second."""
+        """Closes connections whose time is over; the base class calls this twice a second."""
         now = time.monotonic()
         for connection, end in list(self._limits.items()):
             if end < now:
-                self.unlimited(connection)
-                with suppress(OSError):  # it has been closed meanwhile
+                self.end_limit(connection)
+                with suppress(OSError):  # it may be closed already
                     connection.shutdown(socket.SHUT_RDWR)
 
 
 def make_server(service: Service, *, host: str, port: int) -> Server:
-    """A server that listens, and answers once its ``serve_forever`` is called.
+    """Makes a server that listens on an address.
+
+    Args:
+        service: the content of the server.
+        host: a host name or an address of this machine.
+        port: the port; 0 chooses a free one.
+
+    Returns:
+        The server. It answers after its ``serve_forever`` is called.
 
     Raises:
-        OSError: the address is in use, or not this machine's.
+        OSError: the address is in use, or does not belong to this machine.
     """
 
     class Handler(_Handler):
@@ -118,11 +127,19 @@ def make_server(service: Service, *, host: str, port: int) -> Server:
     return Server((host, port), Handler)
 
 
-def find(predictor: Predictor, file: bytes, *, threshold: float) -> dict[str, Any]:
-    """What the model finds in an image file, drawn and listed.
+def detect_in_file(predictor: Predictor, file: bytes, *, threshold: float) -> dict[str, Any]:
+    """Detects objects in an image file, and draws them.
+
+    Args:
+        predictor: the trained model.
+        file: the content of a JPEG, PNG, WebP or GIF file.
+        threshold: the lowest score of the detections, in ``[0, 1]``.
+
+    Returns:
+        ``picture``: the image with the detections, a JPEG file in base64; ``found``: the name and the score of each.
 
     Raises:
-        Refused: the file is no image, or too large or too long a one.
+        RequestError: the file is not an image, is damaged, or has too many pixels.
     """
     try:
         with open_picture(io.BytesIO(file), UPLOAD_FORMATS) as opened:
@@ -131,8 +148,8 @@ def find(predictor: Predictor, file: bytes, *, threshold: float) -> dict[str, An
         raise _too_large("far too many") from error
     except (OSError, ValueError, RuntimeError) as error:  # of a malformed header
         expected = "expected a JPEG, PNG, WebP or GIF file"
-        raise Refused(HTTPStatus.BAD_REQUEST, f"this is no image that can be read: {expected}") from error
-    if width * height > MOST_PIXELS:
+        raise RequestError(HTTPStatus.BAD_REQUEST, f"the file cannot be read as an image: {expected}") from error
+    if width * height > MAX_PIXELS:
         raise _too_large(f"{width} x {height}")
     with tempfile.NamedTemporaryFile() as stored:
         stored.write(file)
@@ -140,40 +157,41 @@ def find(predictor: Predictor, file: bytes, *, threshold: float) -> dict[str, An
         try:
             image = predictor.read(stored.name)
         except ImageError as error:
-            raise Refused(HTTPStatus.BAD_REQUEST, "the image is damaged: only a part of it could be read") from error
-    found = predictor.detect(image).above(threshold)
+            reason = "the image is damaged: only a part of it can be read"
+            raise RequestError(HTTPStatus.BAD_REQUEST, reason) from error
+    detections = predictor.detect(image).above(threshold)
     picture = Image.fromarray(image.permute(1, 2, 0).numpy())
     try:
-        drawn = to_jpeg(draw(picture, found, predictor.names, predictor.frequency.groups), quality=90)
+        jpeg = to_jpeg(draw(picture, detections, predictor.names, predictor.frequency.groups), quality=90)
     except ImageError as error:
-        raise Refused(HTTPStatus.BAD_REQUEST, str(error)) from error
+        raise RequestError(HTTPStatus.BAD_REQUEST, str(error)) from error
     return {
-        "picture": base64.b64encode(drawn).decode("ascii"),
+        "picture": base64.b64encode(jpeg).decode("ascii"),
         "found": [
             [predictor.names[label], round(score, 3)]
-            for label, score in zip(found.labels.tolist(), found.scores.tolist(), strict=True)
+            for label, score in zip(detections.labels.tolist(), detections.scores.tolist(), strict=True)
         ],
     }
 
 
-def _too_large(pixels: str) -> Refused:
-    limit = f"at most {MOST_PIXELS // 10**6} million pixels are looked at"
-    return Refused(HTTPStatus.BAD_REQUEST, f"the image has {pixels} pixels: {limit}; make it smaller")
+def _too_large(pixels: str) -> RequestError:
+    limit = f"expected at most {MAX_PIXELS // 10**6} million"
+    return RequestError(HTTPStatus.BAD_REQUEST, f"the image has {pixels} pixels: {limit}. Make it smaller")
 
 
 class _Handler(BaseHTTPRequestHandler):
     service: ClassVar[Service]
-    one_at_a_time: ClassVar = threading.Lock()
-    timeout = SECONDS
+    detection_lock: ClassVar = threading.Lock()
+    timeout = IDLE_SECONDS
     server_version = "tailseg"
     sys_version = ""
 
     def setup(self) -> None:
         super().setup()
-        self._server.limit(self.connection)
+        self._server.start_limit(self.connection)
 
     def finish(self) -> None:
-        self._server.unlimited(self.connection)
+        self._server.end_limit(self.connection)
         super().finish()
 
     @property
@@ -187,24 +205,24 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(self._post)
 
     def _answer(self, make: Any) -> None:  # noqa: ANN401 - a method
-        with suppress(ConnectionError, TimeoutError):  # who asked has gone
+        with suppress(ConnectionError, TimeoutError):  # the client has left
             try:
                 check_sender(dict(self.headers.items()), name=self.service.name)
-                content, kind = make(_parts(self.path))
-            except Refused as refusal:
-                self._refuse(refusal.status, str(refusal))
+                content, content_type = make(_split_url(self.path))
+            except RequestError as error:
+                self._refuse(error.status, str(error))
             except (ConnectionError, TimeoutError):
                 raise
-            except Exception as error:  # noqa: BLE001 - whatever is wrong with one image, who sent it is told
+            except Exception as error:  # noqa: BLE001 - the sender of an image gets every error
                 reason = str(error).strip() or type(error).__name__
-                self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, f"the image could not be looked at: {reason}")
+                self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, f"the image cannot be used: {reason}")
             else:
-                self._send(HTTPStatus.OK, content, kind)
+                self._send(HTTPStatus.OK, content, content_type)
 
     def _refuse(self, status: HTTPStatus, reason: str) -> None:
-        """Answers, and takes the rest of the body: an answer before it is lost to who is still sending."""
+        """Answers, and reads the rest of the body: a client that is still sending would lose the answer."""
         self.close_connection = True
-        self._send(status, _json({"error": reason}), "application/json")
+        self._send(status, _to_json({"error": reason}), "application/json")
         with suppress(OSError):  # the other end may have closed it
             self.connection.shutdown(socket.SHUT_WR)
             while self.rfile.read1(65536):
@@ -214,65 +232,66 @@ class _Handler(BaseHTTPRequestHandler):
         if url.path == "/report" and self.service.report is not None:
             return self.service.report, "text/html; charset=utf-8"
         if url.path not in PARTS:
-            raise Refused(HTTPStatus.NOT_FOUND, "there is nothing here: look at / and /report")
-        name, kind = PARTS[url.path]
-        return files("tailseg.report").joinpath(name).read_bytes(), kind
+            raise RequestError(HTTPStatus.NOT_FOUND, "there is no such page: open / or /report")
+        name, content_type = PARTS[url.path]
+        return files("tailseg.report").joinpath(name).read_bytes(), content_type
 
     def _post(self, url: SplitResult) -> tuple[bytes, str]:
         if url.path != "/predict":
-            raise Refused(HTTPStatus.NOT_FOUND, "images are taken at /predict")
-        threshold = _threshold(url.query)
-        length = _length(self.headers.get("Content-Length", ""))
-        if length > LARGEST_UPLOAD:
-            limit = f"at most {LARGEST_UPLOAD // 10**6} MB are taken"
-            raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the file has {length / 1e6:.1f} MB: {limit}")
+            raise RequestError(HTTPStatus.NOT_FOUND, "there is no such page: send images to /predict")
+        threshold = _read_threshold(url.query)
+        length = _read_length(self.headers.get("Content-Length", ""))
+        if length > MAX_UPLOAD_BYTES:
+            limit = f"expected at most {MAX_UPLOAD_BYTES // 10**6} MB"
+            raise RequestError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the file has {length / 1e6:.1f} MB: {limit}")
         file = self.rfile.read(length)
         if len(file) < length:
-            raise Refused(HTTPStatus.BAD_REQUEST, f"only {len(file):,} of the file's {length:,} bytes arrived")
-        self._server.unlimited(self.connection)
-        with self.one_at_a_time:
-            return _json(find(self.service.predictor, file, threshold=threshold)), "application/json"
+            raise RequestError(HTTPStatus.BAD_REQUEST, f"only {len(file):,} of the file's {length:,} bytes arrived")
+        self._server.end_limit(self.connection)
+        with self.detection_lock:
+            answer = detect_in_file(self.service.predictor, file, threshold=threshold)
+        return _to_json(answer), "application/json"
 
-    def _send(self, status: HTTPStatus, content: bytes, kind: str) -> None:
-        self._server.limit(self.connection)
+    def _send(self, status: HTTPStatus, content: bytes, content_type: str) -> None:
+        self._server.start_limit(self.connection)
         self.send_response(status)
-        self.send_header("Content-Type", kind)
+        self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(content)))
         self.send_header("X-Content-Type-Options", "nosniff")
         self.send_header("Cross-Origin-Resource-Policy", "same-origin")
         self.send_header("Referrer-Policy", "no-referrer")
         self.send_header("Cache-Control", "no-store")
-        if content is not self.service.report:  # which states its own
+        if content is not self.service.report:  # the report states its own policy
             self.send_header("Content-Security-Policy", POLICY)
         self.end_headers()
         self.wfile.write(content)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
-        """Nothing is logged: the page tells its user."""
+        """Logs nothing, because the page shows errors to its user."""
 
 
 def check_sender(headers: dict[str, str], *, name: str) -> None:
-    """Lets through what comes from this server's own pages, or from no page.
+    """Checks that a request comes from a page of this server, or from no page.
 
     Args:
-        headers: of the request.
-        name: the host's name as the user gave it.
+        headers: the headers of the request.
+        name: the host name that the user gave.
 
     Raises:
-        Refused: the request calls this server by a name that is not its own, or comes from another site's page.
+        RequestError: the request uses a host name that is not this server's, or comes from a page of another site.
     """
-    given = {key.lower(): value for key, value in headers.items()}
-    host = given.get("host", "")
+    lowered = {key.lower(): value for key, value in headers.items()}
+    host = lowered.get("host", "")
     try:
         hostname = urlsplit(f"//{host}").hostname or ""
     except ValueError:
         hostname = ""
     if hostname not in ("localhost", name.lower()) and not _is_address(hostname):
-        raise Refused(HTTPStatus.FORBIDDEN, "this server is called by its address or as localhost, by no other name")
-    origin = given.get("origin")
-    site = given.get("sec-fetch-site", "none")
+        raise RequestError(HTTPStatus.FORBIDDEN, "expected localhost or the address of this server as the host name")
+    origin = lowered.get("origin")
+    site = lowered.get("sec-fetch-site", "none")
     if (origin is not None and origin != f"http://{host}") or site not in ("none", "same-origin"):
-        raise Refused(HTTPStatus.FORBIDDEN, "pages of other sites are not answered")
+        raise RequestError(HTTPStatus.FORBIDDEN, "pages of other sites cannot use this server")
 
 
 def _is_address(hostname: str) -> bool:
@@ -283,29 +302,29 @@ def _is_address(hostname: str) -> bool:
     return True
 
 
-def _parts(path: str) -> SplitResult:
+def _split_url(path: str) -> SplitResult:
     try:
         return urlsplit(path)
     except ValueError as error:
-        raise Refused(HTTPStatus.BAD_REQUEST, "this is no address") from error
+        raise RequestError(HTTPStatus.BAD_REQUEST, "the address is not valid") from error
 
 
-def _length(text: str) -> int:
+def _read_length(text: str) -> int:
     if not re.fullmatch("[0-9]{1,18}", text):
-        raise Refused(HTTPStatus.LENGTH_REQUIRED, "expected an image file with its Content-Length")
+        raise RequestError(HTTPStatus.LENGTH_REQUIRED, "expected an image file with its Content-Length")
     return int(text)
 
 
-def _threshold(query: str) -> float:
+def _read_threshold(query: str) -> float:
     (text,) = parse_qs(query).get("threshold", ["0.3"])[-1:]
     try:
         threshold = float(text)
     except ValueError:
         threshold = math.nan
     if not 0 <= threshold <= 1:
-        raise Refused(HTTPStatus.BAD_REQUEST, f"threshold is a number in [0, 1], got {text[:20]!r}")
+        raise RequestError(HTTPStatus.BAD_REQUEST, f"threshold: expected a number in [0, 1], got {text[:20]!r}")
     return threshold
 
 
-def _json(content: object) -> bytes:
+def _to_json(content: object) -> bytes:
     return json.dumps(content).encode()

@@ -1,10 +1,10 @@
-"""Checkpoints: all that a run needs to go on exactly, and all that a model needs without its data set.
+"""Checkpoints hold all that a run needs to continue exactly, and all that a model needs without its data set.
 
-A file holds tensors and plain types only, so that it loads with ``weights_only=True``: reading somebody's checkpoint
-never runs their code. Weights without a run (converted ones) are a safetensors file whose header holds the rest.
+A file holds only tensors and plain types and loads with ``weights_only=True``: reading a checkpoint never runs code
+from it. Weights without a run (converted weights) are a safetensors file; its header holds the recipe and the classes.
 
-A file is whole or it is not there (`tailseg.files`). What the disk changes afterwards is found by checksums (CRC-32 of
-every tensor and of the rest).
+A file is written completely or not at all (`tailseg.files`). Checksums (CRC-32 of every tensor and of the rest) detect
+later changes on the disk.
 """
 
 import dataclasses
@@ -34,26 +34,26 @@ WEIGHTS_SUFFIX = ".safetensors"
 
 
 class CheckpointError(ValueError):
-    """A file is not a usable checkpoint, or is one of another recipe; the message says what to do."""
+    """A file is not a usable checkpoint, or belongs to another recipe; the message says what to do."""
 
 
 MALFORMED: Final = (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError)
-"""What Python and torch raise for a part of another type than expected, nested too deeply or out of range."""
+"""The errors of Python and torch for a value of a wrong type, nested too deeply or out of range."""
 
 
 @dataclass
 class Progress:
-    """Where a run stands.
+    """The progress of a run.
 
     Attributes:
         epoch: epochs done, with their evaluation.
-        step_in_epoch: steps done since then. If all steps of the epoch are done, only its evaluation is left.
+        step_in_epoch: steps done in the current epoch. If all are done, only the evaluation is left.
         step: steps done since the start.
         best: the best AP in evaluation so far, in ``[0, 1]``.
-        window: sums of what was measured since the last line of the log, by name; ``steps`` counts the steps.
-        replaced: what was wrong with each image that could not be used and was replaced by another one.
-        left_out: steps that float16's scaler left out, because the gradient was not finite.
-        left_out_in_a_row: how many of them follow the last step that was made.
+        window: sums of the losses and figures since the last line of the log, by name; ``steps`` counts the steps.
+        replaced: the reason for each image that could not be used and was replaced by another one.
+        left_out: steps that float16's scaler left out because the gradient was not finite.
+        left_out_in_a_row: steps left out since the last step that was made.
     """
 
     epoch: int = 0
@@ -68,18 +68,18 @@ class Progress:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint file holds.
+    """The content of a checkpoint file.
 
-    There are no random states in it: the loop seeds every step by its number.
+    It has no random states, because the loop seeds every step by its number.
 
     Attributes:
-        recipe: as `tailseg.recipes.saved.to_plain` gives it.
-        categories: of the data set, in the order of the labels.
-        frequency: of the classes in the training set.
+        recipe: the result of `tailseg.recipes.saved.to_plain`.
+        categories: the classes of the data set, by label.
+        frequency: the frequencies of the classes in the training set.
         model: the detector's state dict with the weights to use: the moving average if the run has one.
         optimizer: the optimizer's state dict.
-        progress: where the run stood.
-        trained: the weights that the optimizer updates, if they are not those in ``model``.
+        progress: the progress of the run.
+        trained: the weights that the optimizer updates, if ``model`` has the moving average.
         scaler: the state of float16's gradient scaler, empty for other precisions.
         data: fingerprint of the training set, see `tailseg.annotations.fingerprint`; empty if it is not known.
     """
@@ -96,7 +96,7 @@ class Checkpoint:
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
-    """Writes the file whole or not at all."""
+    """Writes a checkpoint: the whole file or nothing."""
     content = {
         "format": FORMAT,
         "recipe": checkpoint.recipe,
@@ -119,12 +119,12 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
 
 
 def save_weights(checkpoint: Checkpoint, path: Path) -> None:
-    """Writes the model, its recipe, its classes and their frequencies as safetensors, whole or not at all.
+    """Writes the model, its recipe, its classes and their frequencies as safetensors: the whole file or nothing.
 
     The optimizer and the progress are left out: `load` reads the file as a run before its first step.
 
     Raises:
-        ValueError: the path does not end in ``.safetensors``, by which `load` knows the format.
+        ValueError: the path does not end in ``.safetensors``, which tells `load` the format.
     """
     if path.suffix != WEIGHTS_SUFFIX:
         raise ValueError(f"weights are written to a {WEIGHTS_SUFFIX} file, got {path}")
@@ -149,7 +149,7 @@ def save_weights(checkpoint: Checkpoint, path: Path) -> None:
 
 
 def _with_separate_memory(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors with separate memory, as safetensors requires: heads that share a loss share its counts."""
+    """Gives each tensor its own memory, which safetensors requires. Heads that share a loss share its counts."""
     seen: set[int] = set()
     separate = {}
     for name, tensor in tensors.items():
@@ -167,7 +167,7 @@ def load(path: Path, *, device: torch.device | str = "cpu") -> Checkpoint:
     """Reads a checkpoint, or weights that `save_weights` wrote.
 
     Raises:
-        CheckpointError: no such file, a damaged one, or one that tailseg did not write.
+        CheckpointError: the file does not exist, is damaged, or was not written by tailseg.
     """
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}")
@@ -180,14 +180,14 @@ def load(path: Path, *, device: torch.device | str = "cpu") -> Checkpoint:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise CheckpointError(
             f"{path} cannot be read as a checkpoint: truncated, damaged, or not written by tailseg ({reason}). "
-            "The checkpoint before it may be whole; --resume takes the newest that is"
+            "An earlier checkpoint may be readable; --resume loads the newest readable one"
         ) from None
     if not (isinstance(content, dict) and content.get("format") == FORMAT):
         names = [key for key in content if isinstance(key, str)] if isinstance(content, dict) else None
-        found = sorted(names)[:5] if names is not None else type(content).__name__
+        content_type = sorted(names)[:5] if names is not None else type(content).__name__
         raise CheckpointError(
-            f"{path} is not a tailseg checkpoint: expected format {FORMAT!r}, found {found}; `tailseg convert` reads "
-            "the files of mmdetection and torchvision"
+            f"{path} is not a tailseg checkpoint: expected format {FORMAT!r}, found {content_type}; `tailseg convert` "
+            "reads the files of mmdetection and torchvision"
         )
     try:
         frequency = content["frequency"]
@@ -210,7 +210,7 @@ def load(path: Path, *, device: torch.device | str = "cpu") -> Checkpoint:
         _check_types(loaded)
         return replace(loaded, recipe=with_new_names(loaded.recipe))
     except MALFORMED as error:
-        raise CheckpointError(f"{path}: a part is missing or of the wrong kind ({error!r})") from None
+        raise CheckpointError(f"{path}: a part is missing or has a wrong type ({error!r})") from None
 
 
 def _check_types(checkpoint: Checkpoint) -> None:
@@ -227,12 +227,13 @@ def _check_types(checkpoint: Checkpoint) -> None:
         and isinstance(recipe.get("recipe"), str)
         and isinstance(recipe.get("resolved"), dict)
         and json.loads(json.dumps(recipe)) == recipe,
-        "categories": all(type(each.id) is int and type(each.name) is str for each in categories),
+        "categories": all(type(category.id) is int and type(category.name) is str for category in categories),
         "groups": all(
-            type(group) is str and group in get_args(Group) for group in [each.group for each in categories] + groups
+            type(group) is str and group in get_args(Group)
+            for group in [category.group for category in categories] + groups
         )
         and len(categories) == len(groups),
-        "frequency": all(isinstance(each, Tensor) and each.dtype == torch.int64 and each.ndim == 1 for each in counts)
+        "frequency": all(isinstance(n, Tensor) and n.dtype == torch.int64 and n.ndim == 1 for n in counts)
         and type(frequency.num_images) is int,
         "model": _is_state(checkpoint.model),
         "trained": _is_state(checkpoint.trained),
@@ -242,7 +243,7 @@ def _check_types(checkpoint: Checkpoint) -> None:
         "progress": all(type(getattr(progress, name)) is int for name in COUNTS)
         and isinstance(progress.best, float | int | None)
         and isinstance(progress.window, dict)
-        and all(isinstance(each, float | int) for each in progress.window.values())
+        and all(isinstance(value, float | int) for value in progress.window.values())
         and isinstance(progress.replaced, list),
     }
     if wrong := [name for name, is_right in right.items() if not is_right]:
@@ -260,16 +261,16 @@ def _is_state(value: object) -> bool:
 GLOBALS = re.compile(
     r"torch(\._utils _rebuild_tensor_v[23]|\._tensor _rebuild_from_type_v2| \w+)|collections OrderedDict"
 )
-"""What our checkpoints name: tensors, their storages and types. torch would also let a file ask for a bytearray of any
-size."""
+"""The names in the checkpoints of tailseg: tensors, their storages and types. torch itself would also allow a bytearray
+of any size."""
 
 
 def check_archive(path: Path) -> None:
-    """Checks a file of torch.save before torch reads it: torch writes CRC-32 sums and never checks them.
+    """Checks a file of torch.save before torch reads it: torch writes CRC-32 sums but does not check them.
 
     Raises:
-        zipfile.BadZipFile: bytes are not those written, parts are larger than the file, or it names what no checkpoint
-            has: a small file must not fill the memory.
+        zipfile.BadZipFile: bytes have changed; parts are larger than the file, which could fill the memory; or the file
+            has names that no checkpoint has.
     """
     with zipfile.ZipFile(path) as archive:
         if sum(part.file_size for part in archive.infolist()) > path.stat().st_size:

@@ -1,4 +1,4 @@
-"""The output of a run: a progress bar on a terminal, a line from time to time elsewhere."""
+"""The output of a run: a progress bar on a terminal, lines at intervals elsewhere."""
 
 import time
 from collections import deque
@@ -14,33 +14,33 @@ from rich.text import Text
 T = TypeVar("T")
 
 PLAIN_INTERVAL = 20.0
-"""Least number of seconds between two plain lines."""
+"""Smallest number of seconds between two plain lines."""
 
 
 class Speed:
-    """Images a second over the last steps, and the time that the rest takes at that speed."""
+    """Images per second over the last steps, and the time that the remaining steps take."""
 
     def __init__(self, batch_size: int, *, window: int = 50) -> None:
         self.batch_size = batch_size
         self._times: deque[float] = deque(maxlen=window)
 
     def step(self) -> None:
-        """A step is done."""
+        """Counts a step."""
         self._times.append(time.monotonic())
 
     def pause(self) -> None:
-        """The time until the next step does not count: an evaluation, for example."""
+        """Leaves out the time until the next step, such as that of an evaluation."""
         self._times.clear()
 
     @property
     def images_per_second(self) -> float:
-        """0 until two steps are done."""
+        """Images per second over the last steps; 0 until two steps are done."""
         if len(self._times) < 2:
             return 0.0
         return (len(self._times) - 1) * self.batch_size / max(self._times[-1] - self._times[0], 1e-9)
 
     def seconds_left(self, steps: int) -> float | None:
-        """Seconds that ``steps`` more steps take; None while that is unknown."""
+        """Returns the seconds that ``steps`` more steps take; None while that is unknown."""
         return steps * self.batch_size / self.images_per_second if self.images_per_second else None
 
 
@@ -120,7 +120,7 @@ class TrainingConsole:
             f"lr {rate:.3g}  {self._pace(step)}"
         )
 
-    def evaluating(self, done: int, total: int) -> None:
+    def show_evaluation(self, done: int, total: int) -> None:
         """Moves the bar of the evaluation; it disappears when all images are done."""
         self._progress.update(self._evaluation, completed=done, total=total, visible=done < total)
 
@@ -133,14 +133,14 @@ class TrainingConsole:
 
 
 def track_progress(items: Iterable[T], title: str, total: int) -> Iterator[T]:
-    """Passes the items on; shows on standard error how many are done and how long the rest takes.
+    """Iterates over the items and shows on standard error how many are done and how much time is left.
 
-    On a terminal this is a bar, elsewhere a line every `PLAIN_INTERVAL` seconds.
+    On a terminal it shows a bar, elsewhere it prints a line every `PLAIN_INTERVAL` seconds.
 
     Args:
-        items: to pass on.
-        title: what is done with them.
-        total: their number.
+        items: the items.
+        title: the work, as the user reads it.
+        total: the number of items.
 
     Returns:
         The items.
@@ -160,13 +160,13 @@ def track_progress(items: Iterable[T], title: str, total: int) -> Iterator[T]:
 
 
 def describe_losses(losses: Mapping[str, float]) -> str:
-    """``loss 2.31 (rpn_cls 0.21, cls 1.10, ...)``."""
+    """Writes the losses as ``loss 2.31 (rpn_cls 0.21, cls 1.10, ...)``."""
     parts = ", ".join(f"{name.removeprefix('loss_')} {value:.3g}" for name, value in losses.items())
     return f"loss {sum(losses.values()):.3f} ({parts})"
 
 
 def describe_seconds(seconds: float) -> str:
-    """``45 s``, ``12 min``, ``3 h 05 min``, ``2 d 4 h``."""
+    """Writes a duration as ``45 s``, ``12 min``, ``3 h 05 min`` or ``2 d 4 h``."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

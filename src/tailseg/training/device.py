@@ -14,7 +14,7 @@ def seed_everything(*numbers: int) -> None:
     """
     seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
     torch.manual_seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 -- for losses and transforms that are not ours
+    np.random.seed(seed)  # noqa: NPY002 -- for the losses and transforms of users
     random.seed(seed)
 
 

@@ -1,7 +1,7 @@
-"""One training in several processes: torchrun starts them, torch.distributed joins them, the main one writes files.
+"""Training in several processes: torchrun starts them, torch.distributed connects them, the main process writes files.
 
-All functions work in a single process, too, where they do nothing. An event in one process (a bad image, a signal, a
-loss that is NaN) is made known to all before they wait for each other: `all_or_none`.
+All functions work in a single process as well; they do nothing there. An event in one process (an unreadable image, a
+signal, a loss that is NaN) is sent to all before they wait for each other: `all_or_none`.
 """
 
 import os
@@ -22,25 +22,25 @@ from tailseg.training.interrupt import StopTraining
 T = TypeVar("T")
 
 dist: Any = torch.distributed
-"""A torch built without it lacks most of its functions; a single process needs none of them."""
+"""torch.distributed. Some builds of torch lack most of its functions; a single process needs none of them."""
 
 
 class ProcessLostError(ConnectionError):
-    """Another process of the training ended: killed, out of memory, or its machine is gone."""
+    """Another process of the training ended: it was killed, ran out of memory, or lost its machine."""
 
 
 def is_joined() -> bool:
-    """Whether this process is one of several (or one of one, under torchrun)."""
+    """Whether this process belongs to a group of processes; under torchrun a single process does as well."""
     return bool(dist.is_available() and dist.is_initialized())
 
 
 def rank() -> int:
-    """This process, ``0 .. world_size() - 1``."""
+    """The number of this process, ``0 .. world_size() - 1``."""
     return dist.get_rank() if is_joined() else 0
 
 
 def world_size() -> int:
-    """Number of processes."""
+    """The number of processes."""
     return dist.get_world_size() if is_joined() else 1
 
 
@@ -50,29 +50,29 @@ def is_main_process() -> bool:
 
 
 def is_under_torchrun() -> bool:
-    """Whether torchrun, or who sets its variables, started this process as one of several."""
+    """Whether torchrun, or a program that sets its environment variables, started this process."""
     return {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
 
 
 def local_rank() -> int:
-    """This process among those of its machine; torchrun says so."""
+    """The number of this process among those of its machine, from torchrun's environment variable."""
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def was_restarted() -> bool:
-    """Whether torchrun started the processes again after some of them ended: the run goes on from its checkpoint."""
+    """Whether torchrun started the processes again after some of them ended; the run then continues."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 @contextmanager
 def joined() -> Generator[None, None, None]:
-    """Within, the processes that torchrun started are one training; without torchrun this does nothing.
+    """Connects the processes that torchrun started within the context; without torchrun this does nothing.
 
-    Tensors on CPUs travel by gloo, those on GPUs by nccl. At the end the processes wait for each other, so that none
-    takes away what another still needs, and leave.
+    CPU tensors are sent by gloo, GPU tensors by nccl. At the end the processes wait for each other, since one may still
+    need another.
 
     Raises:
-        ProcessLostError: another process ended within.
+        ProcessLostError: another process ended within the context.
     """
     if not is_under_torchrun() or is_joined():
         yield
@@ -82,7 +82,7 @@ def joined() -> Generator[None, None, None]:
     try:
         store, this, count = next(dist.rendezvous("env://"))
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        dist.init_process_group(backend, store=_fresh(store), rank=this, world_size=count)
+        dist.init_process_group(backend, store=_without_old_entries(store), rank=this, world_size=count)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Grad strides do not match")  # of 1x1 kernels: the same memory
             yield
@@ -91,20 +91,20 @@ def joined() -> Generator[None, None, None]:
         if not _is_lost_peer(error):
             raise
         raise ProcessLostError(
-            f"another process of this training ended ({_reason(error)}). What was saved last is whole: go on with "
-            "--resume; torchrun --max-restarts N does so by itself"
+            f"another process of this training ended ({_get_reason(error)}). The last checkpoint is not affected: "
+            "continue with --resume. torchrun --max-restarts N restarts by itself"
         ) from None
     finally:
         if is_joined():
             dist.destroy_process_group()
 
 
-def _fresh(store: object) -> object:
-    """The store without what processes before a restart left in it.
+def _without_old_entries(store: object) -> object:
+    """Hides the entries that processes before a restart left in the store.
 
-    Since torch 2.15 torchrun's own store outlives restarts, and the addresses in it those who had them. On one machine
-    the number of restarts tells the generations apart; machines count their own, and docs/reliability.md says what
-    to set for several.
+    Since torch 2.15 torchrun's own store outlives restarts, with the addresses of processes that have ended. On one
+    machine, the number of restarts distinguishes the generations. Several machines count restarts separately;
+    docs/reliability.md says what to set for them.
     """
     if os.environ.get("GROUP_WORLD_SIZE", "1") != "1":
         return store
@@ -112,7 +112,7 @@ def _fresh(store: object) -> object:
 
 
 def start_processes(count: int, arguments: Sequence[str]) -> NoReturn:
-    """Becomes torchrun with ``count`` processes on this machine, each ``tailseg ARGUMENTS``.
+    """Replaces this process by torchrun with ``count`` processes on this machine, each ``tailseg ARGUMENTS``.
 
     Raises:
         ValueError: a count below 1, or more than there are GPUs.
@@ -125,10 +125,10 @@ def start_processes(count: int, arguments: Sequence[str]) -> NoReturn:
 
 
 def leave(code: int) -> NoReturn:
-    """Ends a process that was one of several, at once; its files must be closed.
+    """Ends a process of a group at once; its files must be closed.
 
-    Threads of torch.distributed may outlive their group: now and then what the interpreter takes apart at its end would
-    abort the process, though its work is done.
+    Threads of torch.distributed may outlive their group. At its end the interpreter sometimes removes objects that they
+    use, which aborts the process although its work is done.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -136,15 +136,15 @@ def leave(code: int) -> NoReturn:
 
 
 def _is_lost_peer(error: RuntimeError) -> bool:
-    """gloo and nccl raise plain errors; torch has one class for nccl's."""
+    """Whether gloo or nccl raised the error. torch has a class for nccl's errors only."""
     if isinstance(error, dist.DistError):
         return True
     text = str(error).lower()
     return "gloo" in text or "connection closed" in text or "connection reset" in text or "nccl" in text
 
 
-def _reason(error: BaseException) -> str:
-    """The first sentence, without the place in the source that it starts with."""
+def _get_reason(error: BaseException) -> str:
+    """The first sentence of the error, without the position in the source at its beginning."""
     return str(error).strip().partition("] ")[2].partition(". ")[0] or type(error).__name__
 
 
@@ -155,7 +155,7 @@ def barrier() -> None:
 
 
 def total(*numbers: float) -> list[float]:
-    """The sums of the numbers over all processes."""
+    """Computes the sums of the numbers over all processes."""
     if world_size() == 1:
         return list(numbers)
     tensor = torch.tensor(numbers, dtype=torch.float64)
@@ -164,7 +164,7 @@ def total(*numbers: float) -> list[float]:
 
 
 def mean(values: Tensor) -> Tensor:
-    """The mean over all processes of a tensor on the training's device, without gradient."""
+    """Computes the mean of a tensor on the device of the training over all processes, without gradient."""
     values = values.detach()
     if world_size() == 1:
         return values
@@ -174,7 +174,7 @@ def mean(values: Tensor) -> Tensor:
 
 
 def gather(value: T) -> list[T] | None:
-    """The values of all processes in order, on the main process; None on the others."""
+    """Returns the values of all processes in order on the main process, and None on the others."""
     if world_size() == 1:
         return [value]
     values: list[Any] | None = [None] * world_size() if is_main_process() else None
@@ -183,7 +183,7 @@ def gather(value: T) -> list[T] | None:
 
 
 def gather_on_all(value: T) -> list[T]:
-    """The values of all processes in order, on every process."""
+    """Returns the values of all processes in order, on every process."""
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
@@ -192,7 +192,7 @@ def gather_on_all(value: T) -> list[T]:
 
 
 def gather_batches(work: Callable[[], Sequence[Sequence[T]]]) -> list[T]:
-    """The results of all processes in the order of one process, on the main process; the others get an empty list.
+    """Collects the results of all processes, in the order of a single process. Only the main process gets them.
 
     The processes take batches in turns: of P processes, process p takes the batches p, p + P, p + 2 P ...
 
@@ -201,24 +201,24 @@ def gather_batches(work: Callable[[], Sequence[Sequence[T]]]) -> list[T]:
             processes raise.
 
     Returns:
-        The items of all batches.
+        The items of all batches; an empty list on the other processes.
     """
     with all_or_none():
         batches = work()
-    parts = gather(batches) or []
-    return [item for row in zip_longest(*parts, fillvalue=()) for batch in row for item in batch]
+    batches_of_processes = gather(batches) or []
+    return [item for turn in zip_longest(*batches_of_processes, fillvalue=()) for batch in turn for item in batch]
 
 
 def on_main_process(make: Callable[[], T]) -> T:
     """Calls ``make`` on the main process; all processes return its result, or raise its error."""
     if world_size() == 1:
         return make()
-    made: list[Any] = [None]
+    results: list[Any] = [None]
     with all_or_none():
         if is_main_process():
-            made = [make()]
-    dist.broadcast_object_list(made)
-    return cast(T, made[0])
+            results = [make()]
+    dist.broadcast_object_list(results)
+    return cast(T, results[0])
 
 
 @contextmanager
@@ -241,15 +241,15 @@ def all_or_none() -> Generator[None, None, None]:
     try:
         failures = total(failure is not None)[0]
     except RuntimeError:
-        if failure:  # the others wait for something else, or are gone: this one's reason is the one to tell
+        if failure:  # the others wait for something else or have ended: the user needs the error of this process
             raise failure from None
         raise
     if failures:
-        first = next(packed for packed in gather_on_all(_packed(failure)) if packed)
-        raise failure or pickle.loads(first)  # noqa: S301 (from the processes of this very training)
+        first = next(packed for packed in gather_on_all(_pack(failure)) if packed)
+        raise failure or pickle.loads(first)  # noqa: S301 (from the processes of this training)
 
 
-def _packed(error: BaseException | None) -> bytes | None:
+def _pack(error: BaseException | None) -> bytes | None:
     if error is None:
         return None
     plain = type(error)(f"process {rank()} of {world_size()}: {error}") if _is_plain(error) else None
@@ -257,16 +257,16 @@ def _packed(error: BaseException | None) -> bytes | None:
 
 
 def _is_plain(error: BaseException) -> bool:
-    """Whether a user can correct the error, and such an error is made of a message alone."""
+    """Whether a user can correct the error, and it has only a message."""
     kinds = (ValueError, OSError, FloatingPointError, KeyboardInterrupt, StopTraining)
     return isinstance(error, kinds) and len(error.args) == 1
 
 
 @contextmanager
 def main_process_first() -> Generator[None, None, None]:
-    """The main process runs the context first, then one process of each other machine, then the rest.
+    """Lets the main process run the context first, then one process of each other machine, then the rest.
 
-    What one of them prepares, such as a downloaded file, is then there for the others.
+    The later processes find what the earlier ones prepare, such as a downloaded file.
     """
     turn = 0 if is_main_process() else 1 if local_rank() == 0 else 2
     with all_or_none():
@@ -280,10 +280,10 @@ def main_process_first() -> Generator[None, None, None]:
 
 
 def distribute(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model as it is called in training: its gradients are the mean over the processes.
+    """Wraps the model for training, so that its gradients are the mean over the processes.
 
-    All start from the first process's weights. Buffers are frozen, counts that the losses sum themselves, or statistics
-    of batch norms, see `tailseg.training.norms`.
+    All processes start from the weights of the main process. Buffers are not synchronized here: they are constant, or
+    counts that the losses sum themselves, or statistics of batch norms (see `tailseg.training.norms`).
     """
     if world_size() == 1:
         return model

@@ -1,4 +1,4 @@
-"""NaN and infinity are never silent: in losses and gradients they end a run; in weights they are never saved."""
+"""Checks for NaN and infinity: in losses and gradients they end a run, and weights with them are not saved."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from tailseg.structures import Batch
 from tailseg.training.checkpoint import Progress
+from tailseg.words import count_noun, verb_form
 
 LEFT_OUT_IN_A_ROW: Final = 20
-"""Steps that float16's scaler may leave out one after the other: from its first scale, 65,536, it is at 1 after 16."""
+"""The number of steps in a row that float16's scaler may leave out: its scale falls from 65,536 to 1 in 16 steps."""
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -22,9 +23,9 @@ def require_finite(values: Mapping[str, float], step: int, batch: Batch) -> None
     """Checks the losses or the gradient of a step.
 
     Args:
-        values: by name.
-        step: of the run.
-        batch: whose images are named.
+        values: the losses or the norm of the gradient, by name.
+        step: the number of the step.
+        batch: the images of the step, which the error names.
 
     Raises:
         NonFiniteLossError: a value is NaN or infinite; names the step, the values and the images.
@@ -33,14 +34,14 @@ def require_finite(values: Mapping[str, float], step: int, batch: Batch) -> None
     if bad:
         raise NonFiniteLossError(
             f"step {step}: {', '.join(f'{name} is {value}' for name, value in bad.items())} on the images with ids "
-            f"{[info.image_id for info in batch.infos]}; the optimizer has not taken this step. Lower optim.lr, "
-            "lengthen optim.warmup_iterations, set optim.clip_norm, or look at these images' annotations"
+            f"{[info.image_id for info in batch.infos]}; the optimizer has not made this step. Lower optim.lr, "
+            "raise optim.warmup_iterations, set optim.clip_norm, or check the annotations of these images"
         )
 
 
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
-    """The norm of the whole gradient, as clipping uses it; NaN or infinite exactly if a number of the gradient is."""
-    return torch.nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
+    """Computes the norm of the whole gradient, as clipping uses it; not finite if a number of the gradient is not."""
+    return torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
 
 
 def require_steps(progress: Progress, scale: float, *, ended: bool) -> None:
@@ -48,11 +49,11 @@ def require_steps(progress: Progress, scale: float, *, ended: bool) -> None:
 
     Args:
         progress: counts the steps that the scaler has left out.
-        scale: of the loss.
-        ended: the run is over.
+        scale: the scale of the loss.
+        ended: whether the run is over.
 
     Raises:
-        NonFiniteLossError: `LEFT_OUT_IN_A_ROW` steps in a row were left out, or all of a run's.
+        NonFiniteLossError: `LEFT_OUT_IN_A_ROW` steps in a row were left out, or all steps of a run.
     """
     if ended and 0 < progress.step == progress.left_out:
         which = f"all {progress.step} steps of the run"
@@ -61,9 +62,9 @@ def require_steps(progress: Progress, scale: float, *, ended: bool) -> None:
     else:
         return
     raise NonFiniteLossError(
-        f"step {progress.step}: {which} were left out: their gradient was NaN or infinite in float16, though the "
-        f"loss's scale fell to {scale:g}. A longer run may help a short one; else take --run.precision bfloat16 "
-        "or float32, which names the images of a gradient that is not finite"
+        f"step {progress.step}: {which} were left out: their gradient was NaN or infinite in float16, although the "
+        f"scale of the loss fell to {scale:g}. If the run is short, a longer one may help. Else use --run.precision "
+        "bfloat16 or float32; then the error names the images"
     )
 
 
@@ -71,16 +72,17 @@ def require_finite_weights(states: Iterable[Mapping[str, Tensor]], step: int) ->
     """Checks weights and statistics before they are saved.
 
     Raises:
-        NonFiniteLossError: one holds NaN or infinity; names it.
+        NonFiniteLossError: a tensor holds NaN or infinity; the error names it.
     """
     for state in states:
         floats = {name: value for name, value in state.items() if value.is_floating_point()}
-        whole = torch.stack([value.isfinite().all() for value in floats.values()]).tolist() if floats else []
-        bad = [name for name, is_whole in zip(floats, whole, strict=True) if not is_whole]
+        finite = torch.stack([value.isfinite().all() for value in floats.values()]).tolist() if floats else []
+        bad = [name for name, is_finite in zip(floats, finite, strict=True) if not is_finite]
         if bad:
-            more = f" and {len(bad) - 1} more tensors" if len(bad) > 1 else ""
+            more = f" and {count_noun(len(bad) - 1, 'more tensor')}" if len(bad) > 1 else ""
             raise NonFiniteLossError(
-                f"step {step}: {bad[0]}{more} of the network hold NaN or infinity, so they are not saved; what was "
-                "saved before is whole. Begin a run with a lower optim.lr, a longer optim.warmup_iterations or with "
-                "optim.clip_norm; --run.init-from takes the weights of a checkpoint"
+                f"step {step}: {bad[0]}{more} of the network {verb_form(len(bad), 'holds', 'hold')} NaN or infinity, "
+                "so the weights are not saved; the earlier checkpoints are not affected. Start a run with a lower "
+                "optim.lr, a larger optim.warmup_iterations or with optim.clip_norm. --run.init-from loads the weights "
+                "of a checkpoint"
             )

@@ -40,9 +40,9 @@ class Log:
     ) -> None:
         if not self._writes:
             return
-        for each in (self._file, self._tensorboard):
+        for writer in (self._file, self._tensorboard):
             try:
-                each.close()
+                writer.close()
             except OSError as failed:
                 if error is None:
                     raise make_write_error(self._path, failed) from failed

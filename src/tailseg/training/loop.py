@@ -1,13 +1,11 @@
-"""Training and testing, from top to bottom.
+"""The training loop. A run's folder has these files:
 
-A run's folder:
-
-    recipe.json       every setting
-    log.jsonl         losses and evaluations, one JSON object a line
-    tensorboard/      the same for TensorBoard
-    checkpoints/      step_0001234.pt, the newest few; best.pt, the best AP in evaluation
-    results.json      detections of the last evaluation, as COCO-style records
-    metrics.json      its figures
+recipe.json       every setting
+log.jsonl         losses and evaluations, one JSON object a line
+tensorboard/      the same for TensorBoard
+checkpoints/      step_0001234.pt, the newest few; best.pt, the best AP in evaluation
+results.json      detections of the last evaluation, as COCO-style records
+metrics.json      figures of the last evaluation
 """
 
 import math
@@ -49,33 +47,34 @@ from tailseg.training.interrupt import StopRequest, StopTraining, TrainingStoppe
 from tailseg.training.log import Log
 from tailseg.training.run import Run, describe, describe_data, start
 from tailseg.training.run_files import best_path, run_lock
-from tailseg.words import count_noun, verb_form
+from tailseg.words import count_noun, count_part, verb_form
 
 
 def train(recipe: Recipe, *, resume: bool = False, callbacks: Sequence[Callback] = ()) -> Metrics:
-    """Trains the recipe and evaluates the model; everything is written into the run's folder.
+    """Trains the recipe and evaluates the model; writes all files into the run's folder.
 
-    Ctrl-C and SIGTERM end the run after the current step with its state saved. A resumed run goes on as if it had not
+    Ctrl-C and SIGTERM end the run after the current step; its state is saved. A resumed run continues as if it had not
     been interrupted. On the CPU its losses are equal to the bit: the order of the data and the random numbers of a step
-    depend on the seed and on the number of the step alone. (On a GPU, the gradient of RoIAlign is summed in any order.)
+    depend only on the seed and on the number of the step. (On a GPU, the gradient of RoIAlign is summed in any order.)
 
     Under torchrun every process calls this function, and they share the images of each step; see docs/reliability.md.
 
     Args:
         recipe: every setting of the run.
-        resume: go on from the newest checkpoint in the run's folder, with the same settings. A run without a checkpoint
-            starts from the beginning. Processes that torchrun restarted always go on from the newest checkpoint.
+        resume: continue from the newest checkpoint in the run's folder, with the same settings. A run without a
+            checkpoint starts from the beginning. Processes that torchrun restarted always continue from the newest
+            checkpoint.
         callbacks: called at the start, after steps and epochs, and at the end; see `Callback`.
 
     Returns:
-        Figures of the last evaluation.
+        The figures of the last evaluation.
 
     Raises:
-        ValueError: the folder holds a run already and ``resume`` is False, or another training uses the folder; or the
+        ValueError: the folder has a run already and ``resume`` is False, or another training uses the folder; or the
             data, the weights of the backbone or the checkpoint cannot be used; or a metric of your own failed.
-        TypeError: a callback is no `Callback`.
-        NonFiniteLossError: a loss, the gradient or the weights are not finite, or float16 takes no steps. The earlier
-            checkpoints stay as they are.
+        TypeError: a callback is not a `Callback`.
+        NonFiniteLossError: a loss, the gradient or the weights are not finite, or float16 makes no steps. The earlier
+            checkpoints stay unchanged.
         ImageError: too many images cannot be read. The state is saved.
         WorkerError: a loader process died, and so did its replacement. The state is saved.
         TrainingStopped: a signal ended the run. The state is saved.
@@ -92,12 +91,12 @@ def train(recipe: Recipe, *, resume: bool = False, callbacks: Sequence[Callback]
             except (ImageError, WorkerError, TrainingStopped) as error:
                 saved = run.save()
                 raise type(error)(
-                    f"{error}; saved after step {run.progress.step} in {saved}: go on with --resume"
+                    f"{error}; saved after step {run.progress.step} in {saved}: continue with --resume"
                 ) from None
 
 
 def make_console(run: Run) -> TrainingConsole:
-    """The progress bar and the lines of a run. Of several processes only the main process writes."""
+    """Makes the progress bar and the output of a run. Only the main process of several writes."""
     epochs = run.recipe.optim.epochs
     return TrainingConsole(
         epochs=epochs,
@@ -109,7 +108,22 @@ def make_console(run: Run) -> TrainingConsole:
 
 
 def train_epochs(run: Run, stop: StopRequest, log: Log, bar: TrainingConsole, hooks: Hooks) -> Metrics:
-    """Runs the epochs that are left, and returns the figures of the last evaluation."""
+    """Runs the remaining epochs.
+
+    Args:
+        run: the state of the training.
+        stop: may end the run between two steps.
+        log: gets the losses and the figures.
+        bar: shows the progress.
+        hooks: the callbacks of the user.
+
+    Returns:
+        The figures of the last evaluation.
+
+    Raises:
+        TrainingStopped: a signal ended the run.
+        NonFiniteLossError: a loss, the gradient or the weights are not finite.
+    """
     metrics = None
     try:
         hooks.start()
@@ -138,7 +152,15 @@ def train_epochs(run: Run, stop: StopRequest, log: Log, bar: TrainingConsole, ho
 
 
 def train_epoch(run: Run, stop: StopRequest, log: Log, bar: TrainingConsole, hooks: Hooks) -> None:
-    """Runs the steps of the epoch that are left."""
+    """Runs the remaining steps of the epoch.
+
+    Args:
+        run: the state of the training.
+        stop: may end the run between two steps.
+        log: gets the losses.
+        bar: shows the progress.
+        hooks: the callbacks of the user.
+    """
     progress = run.progress
     run.model.train()
     run.speed.pause()
@@ -146,11 +168,11 @@ def train_epoch(run: Run, stop: StopRequest, log: Log, bar: TrainingConsole, hoo
         record_replaced(run, batch, log, bar)
         if run.rotated is not None:
             run.rotated |= {info.image_id: info for info in batch.infos if info.exif != 1}
-        losses, measured = train_step(run, batch.to(run.device))
+        losses, figures = train_step(run, batch.to(run.device))
         run.speed.step()
         progress.step += 1
         progress.step_in_epoch += 1
-        for name, value in {**losses, **measured, "steps": 1.0}.items():
+        for name, value in {**losses, **figures, "steps": 1.0}.items():
             progress.window[name] = progress.window.get(name, 0.0) + value
         bar.step(epoch=progress.epoch, step=progress.step, losses=losses)
         if progress.step % run.recipe.run.log_every == 0:
@@ -164,22 +186,22 @@ def train_epoch(run: Run, stop: StopRequest, log: Log, bar: TrainingConsole, hoo
 
 
 def report_orientations(run: Run, bar: TrainingConsole) -> None:
-    """Says after the first epoch how many images have an EXIF orientation; by then all images were read once."""
+    """Prints after the first epoch, when all images were read once, how many images have an EXIF orientation."""
     if run.rotated is None:
         return
-    found = {key: info for part in gather_on_all(run.rotated) for key, info in part.items()}
-    if line := describe_orientations(found.values()):
+    rotated = {image_id: info for infos in gather_on_all(run.rotated) for image_id, info in infos.items()}
+    if line := describe_orientations(rotated.values()):
         bar.say(line)
     run.rotated = None
 
 
 def iterate_batches(run: Run, stop: StopRequest, bar: TrainingConsole) -> Iterator[Batch]:
-    """The batches that are left of the epoch. A batch is there on all processes or on none.
+    """Iterates over the remaining batches of the epoch. All processes get a batch, or all raise the same error.
 
     Args:
         run: the state of the training.
-        stop: may end the run while a batch is waited for.
-        bar: gets a line when a loader process died and was replaced.
+        stop: may end the run before each batch.
+        bar: prints a line when a loader process died and was replaced.
 
     Returns:
         The batches of this process.
@@ -202,28 +224,28 @@ def record_replaced(run: Run, batch: Batch, log: Log, bar: TrainingConsole) -> N
 
     Args:
         run: the state of the training; counts these images.
-        batch: of this process.
-        log: gets a line for each of them.
-        bar: prints the same.
+        batch: the batch of this process.
+        log: gets a line for each of these images.
+        bar: prints the same lines.
 
     Raises:
-        ImageError: there are now more of them than ``data.max_bad_images`` allows.
+        ImageError: there are now more such images than ``data.max_bad_images`` allows.
     """
-    known, data = run.progress.replaced, run.recipe.data
+    replaced, data = run.progress.replaced, run.recipe.data
     if not total(len(batch.replaced))[0]:
         return
-    for reason in (reason for part in gather_on_all(batch.replaced) for reason in part):
-        if reason in known:
+    for reason in (reason for reasons in gather_on_all(batch.replaced) for reason in reasons):
+        if reason in replaced:
             continue
-        if len(known) + 1 > data.max_bad_images * run.train_data.num_images:
+        if len(replaced) + 1 > data.max_bad_images * run.train_data.num_images:
             raise ImageError(
-                f"{reason} ({len(known) + 1} of {run.train_data.num_images} images are like this; "
+                f"{reason} ({count_part(len(replaced) + 1, run.train_data.num_images, 'image')} cannot be used; "
                 f"data.max_bad_images = {data.max_bad_images:g} allows fewer)"
             )
-        known.append(reason)
+        replaced.append(reason)
         bar.say(f"step {run.progress.step}: {reason}; another image takes its place")
         log.write(
-            "image", epoch=run.progress.epoch, step=run.progress.step, values={"replaced": len(known)}, text=reason
+            "image", epoch=run.progress.epoch, step=run.progress.step, values={"replaced": len(replaced)}, text=reason
         )
 
 
@@ -235,8 +257,7 @@ def train_step(run: Run, batch: Batch) -> tuple[dict[str, float], dict[str, floa
     many regions (see docs/recipes.md).
 
     Returns:
-        The losses by name; and the norm of the gradient if it is clipped, or ``left_out`` if float16's scaler left out
-        the step.
+        The losses by name, and the figures of `take_step`.
     """
     optim, step = run.recipe.optim, run.progress.step
     values: dict[str, float] = {}
@@ -261,8 +282,8 @@ def train_step(run: Run, batch: Batch) -> tuple[dict[str, float], dict[str, floa
 def take_step(run: Run, batch: Batch) -> dict[str, float]:
     """Updates the weights, unless the gradient is not finite.
 
-    In float16 the scaler leaves out a step whose gradient overflowed, and lowers the scale. Only many such steps are an
-    error. All processes have the same gradient, so they decide alike.
+    In float16 the scaler leaves out a step when the gradient overflows, and lowers the scale. Only many such steps are
+    an error. All processes have the same gradient, so they make the same decision.
 
     Returns:
         Figures for the log: the norm of the gradient if it is clipped, or ``left_out``.
@@ -275,15 +296,15 @@ def take_step(run: Run, batch: Batch) -> dict[str, float]:
     norm = gradient_norm(run.model.parameters())
     if optim.clip_norm is not None:
         torch.nn.utils.clip_grads_with_norm_(run.model.parameters(), optim.clip_norm, norm)
-    measured = {"gradient_norm": norm.item()}
+    figures = {"gradient_norm": norm.item()}
     if not run.scaler.is_enabled():
-        require_finite(measured, progress.step, batch)
+        require_finite(figures, progress.step, batch)
     run.scaler.step(run.optimizer)
     run.scaler.update()
-    if math.isfinite(measured["gradient_norm"]):
+    if math.isfinite(figures["gradient_norm"]):
         progress.left_out_in_a_row = 0
         run.finish_step()
-        return measured if optim.clip_norm is not None else {}
+        return figures if optim.clip_norm is not None else {}
     progress.left_out += 1
     progress.left_out_in_a_row += 1
     require_steps(progress, run.scaler.get_scale(), ended=False)
@@ -291,15 +312,15 @@ def take_step(run: Run, batch: Batch) -> dict[str, float]:
 
 
 def compute_losses(network: torch.nn.Module, batch: Batch, step: int) -> dict[str, Tensor]:
-    """The losses of the network by name.
+    """Computes the losses of the network.
 
     Args:
         network: in training mode.
         batch: on the device of the network.
-        step: for messages.
+        step: the number of the step, for error messages.
 
     Returns:
-        Scalar tensors.
+        The losses by name: scalar tensors.
 
     Raises:
         ValueError: a target cannot be used, such as a polygon of gigabytes; names the step and the images.
@@ -312,21 +333,21 @@ def compute_losses(network: torch.nn.Module, batch: Batch, step: int) -> dict[st
 
 
 def without_gradient_sync(network: torch.nn.Module) -> AbstractContextManager[None]:
-    """Keeps gradients in their process; the backward pass of the last part averages the sums over all processes."""
+    """Keeps the gradients in their process; only the backward pass of the last part averages over processes."""
     return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
 
 
 def finish_epoch(run: Run, stop: StopRequest, log: Log, bar: TrainingConsole) -> Metrics | None:
-    """Evaluates if the epoch is due for it, and saves a checkpoint.
+    """Evaluates the model and saves a checkpoint, each if the settings want it after this epoch.
 
     Args:
         run: the state of the training.
         stop: may end the run during the evaluation.
         log: gets the figures.
-        bar: prints them.
+        bar: prints the figures.
 
     Returns:
-        Figures of the evaluation, or None.
+        The figures of the evaluation; None without one.
     """
     settings, progress, metrics = run.recipe.run, run.progress, None
     if run.is_last_epoch or is_epoch_due(settings.eval_every, progress.epoch):
@@ -343,7 +364,14 @@ def finish_epoch(run: Run, stop: StopRequest, log: Log, bar: TrainingConsole) ->
 
 
 def record_metrics(run: Run, metrics: Metrics, log: Log, bar: TrainingConsole) -> None:
-    """Logs and prints the figures of an evaluation; keeps the checkpoint if it is the best one so far."""
+    """Logs and prints the figures of an evaluation; saves the checkpoint as the best one if no earlier one is better.
+
+    Args:
+        run: the state of the training.
+        metrics: the figures.
+        log: gets the figures.
+        bar: prints the figures.
+    """
     progress, figure = run.progress, get_main_figure(metrics)
     if progress.best is None or figure > progress.best:
         progress.best = figure
@@ -355,14 +383,14 @@ def record_metrics(run: Run, metrics: Metrics, log: Log, bar: TrainingConsole) -
 
 
 def is_epoch_due(every: int, epoch: int) -> bool:
-    """Whether something is due after an epoch that is done every ``every`` epochs (0: never); the first epoch is 0."""
+    """Whether ``epoch`` (from 0) is the last of each ``every`` epochs; never with ``every`` 0."""
     return every > 0 and (epoch + 1) % every == 0
 
 
 def evaluate_run(run: Run, stop: StopRequest, bar: TrainingConsole) -> Metrics:
     """Evaluates the model on the validation set; writes results.json and metrics.json.
 
-    Images that cannot be used are named, and count as images without detections.
+    Images that cannot be used are named and count as images without detections.
 
     Args:
         run: the state of the training.
@@ -375,8 +403,8 @@ def evaluate_run(run: Run, stop: StopRequest, bar: TrainingConsole) -> Metrics:
     unread: list[str] = []
     run.share_statistics()
 
-    def each_batch(done: int, total: int) -> None:
-        bar.evaluating(done, total)
+    def show_progress(done: int, total: int) -> None:
+        bar.show_evaluation(done, total)
         stop.check()
 
     results = gather_batches(
@@ -388,12 +416,12 @@ def evaluate_run(run: Run, stop: StopRequest, bar: TrainingConsole) -> Metrics:
             precision=run.recipe.run.precision,
             rank=rank(),
             world_size=world_size(),
-            progress=each_batch,
+            progress=show_progress,
             say=bar.say,
             unread=unread,
         )
     )
-    unread = [reason for part in gather_on_all(unread) for reason in part]
+    unread = [reason for reasons in gather_on_all(unread) for reason in reasons]
     metrics = on_main_process(lambda: measure(run.evaluated, run.val_data, results, unread, own=run.recipe.metrics))
     for line in describe_unread(unread):
         bar.say(f"evaluation: {line}")
@@ -402,7 +430,13 @@ def evaluate_run(run: Run, stop: StopRequest, bar: TrainingConsole) -> Metrics:
 
 
 def log_window(run: Run, log: Log, bar: TrainingConsole) -> None:
-    """Logs the means since the last line, and the learning rate."""
+    """Logs the mean losses since the last line, the learning rate and the speed.
+
+    Args:
+        run: the state of the training.
+        log: gets the figures.
+        bar: prints the losses from time to time.
+    """
     sums, progress = run.progress.window, run.progress
     steps, left_out = sums.pop("steps"), sums.pop("left_out", 0.0)
     means = {name: value / steps for name, value in sums.items()}
@@ -413,8 +447,8 @@ def log_window(run: Run, log: Log, bar: TrainingConsole) -> None:
         values |= {"scale": run.scaler.get_scale(), "steps_left_out": progress.left_out}
     if left_out:
         bar.say(
-            f"step {progress.step}: {left_out:.0f} of the last {steps:.0f} steps were left out, their gradient was too "
-            f"large for float16; the loss's scale is {run.scaler.get_scale():g} now"
+            f"step {progress.step}: {left_out:.0f} of the last {steps:.0f} steps were left out because their gradient "
+            f"was too large for float16; the scale of the loss is {run.scaler.get_scale():g} now"
         )
     log.write("train", epoch=progress.epoch, step=progress.step, values=values)
     bar.log(epoch=progress.epoch, step=progress.step, losses=losses, rate=rate)
@@ -422,12 +456,12 @@ def log_window(run: Run, log: Log, bar: TrainingConsole) -> None:
 
 
 def get_main_figure(metrics: Metrics) -> float:
-    """The figure that decides which checkpoint is best: AP of the masks, or of the boxes if there are no masks."""
+    """Returns the figure that decides which checkpoint is best: AP of the masks, or of the boxes without masks."""
     return metrics["segm" if "segm" in metrics else "bbox"]["AP"] or 0.0
 
 
 def flatten_metrics(metrics: Metrics) -> dict[str, float]:
-    """The figures by ``segm/AP`` and so on; those that the data set does not define are left out."""
+    """Names the figures ``segm/AP`` and so on; figures that the data set does not define are left out."""
     return {
         f"{kind}/{name}": value
         for kind, scores in (*metrics.scores.items(), *metrics.extra.items())
@@ -437,7 +471,7 @@ def flatten_metrics(metrics: Metrics) -> dict[str, float]:
 
 
 def describe_metrics(metrics: Metrics) -> str:
-    """``masks AP 19.0, APr 4.9, APc 16.8, APf 27.6; boxes AP 19.1 ...``."""
+    """Writes the figures as ``masks AP 19.0, APr 4.9, APc 16.8, APf 27.6; boxes AP 19.1 ...``."""
     return "; ".join(
         f"{ROW_NAMES[kind]} "
         + ", ".join(f"{name} {format_percent(scores[name])}" for name in ("AP", "APr", "APc", "APf"))

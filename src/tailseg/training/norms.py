@@ -1,4 +1,4 @@
-"""Running statistics of batch norms: equal in all processes, and separate ones for the averaged weights."""
+"""Running statistics of batch norms. All processes have the same; the averaged weights have statistics of their own."""
 
 from collections.abc import Sequence
 
@@ -10,10 +10,10 @@ from tailseg.training.distributed import mean, world_size
 
 
 def running_statistics(model: nn.Module) -> tuple[str, ...]:
-    """The names of the running means and variances that training updates: not those of fixed and frozen norms.
+    """Lists the names of the running means and variances that training updates, which fixed and frozen norms lack.
 
     Args:
-        model: in training mode, in which fixed and frozen norms are not.
+        model: in training mode; its fixed and frozen norms are in evaluation mode.
     """
     return tuple(
         f"{path}.{name}"
@@ -27,34 +27,39 @@ def running_statistics(model: nn.Module) -> tuple[str, ...]:
 def average_over_processes(model: nn.Module, statistics: Sequence[str]) -> None:
     """Gives all processes the mean of their running statistics, in place. All processes must call.
 
-    A training step normalizes by the statistics of its own images and updates the running ones linearly. So it does not
-    matter for what is learned how often their mean is taken; the result differs in the last bits alone. Equal
-    statistics stay as they are: float64 holds the sum of equal float32 numbers without rounding.
+    A training step normalizes by the statistics of its own images and updates the running statistics linearly. So the
+    weights do not depend on how often this function is called, and the statistics only in their last bits. Equal
+    statistics do not change: float64 holds the sum of equal float32 numbers without rounding.
     """
     if world_size() == 1 or not statistics:
         return
     buffers = [model.get_buffer(name) for name in statistics]
-    every = mean(torch.cat([buffer.flatten().double() for buffer in buffers]))
-    for buffer, values in zip(buffers, every.split([buffer.numel() for buffer in buffers]), strict=True):
+    means = mean(torch.cat([buffer.flatten().double() for buffer in buffers]))
+    for buffer, values in zip(buffers, means.split([buffer.numel() for buffer in buffers]), strict=True):
         buffer.copy_(values.view_as(buffer))
 
 
 @torch.no_grad()
 def update_average(average: AveragedModel, model: nn.Module, statistics: Sequence[str]) -> None:
-    """Updates the average by the weights of the model, and its running statistics by the same rule.
+    """Updates the average with the weights of the model, and its running statistics by the same rule.
 
-    torch copies all buffers as they are, but the statistics of the latest weights do not fit the average of many
-    weights: its feature maps have other means. Averaged statistics do. Other buffers (counts, tables) are copied.
+    torch copies all buffers, but the running statistics of the latest weights do not fit the average of many weights,
+    because its feature maps have other means. Averaged statistics fit. Other buffers (counts, tables) are copied.
 
-    Source: ModelEmaV2 and ModelEmaV3 of timm average them so; torch's ``swa_utils`` offers that as ``use_buffers``,
-    for every buffer, and ``update_bn``, which passes over the data once more.
+    Source: ModelEmaV2 and ModelEmaV3 of timm average in this way. torch's ``swa_utils`` has ``use_buffers``, which
+    averages every buffer, and ``update_bn``, which needs another pass over the data.
+
+    Args:
+        average: the moving average of the weights, updated in place.
+        model: the model that is trained.
+        statistics: the names of `running_statistics`.
     """
-    former: list[Tensor] = []
+    averages: list[Tensor] = []
     if statistics and average.n_averaged > 0:
-        former = [average.module.get_buffer(name).clone() for name in statistics]
+        averages = [average.module.get_buffer(name).clone() for name in statistics]
     average.update_parameters(model)
-    if not former or average.multi_avg_fn is None:
+    if not averages or average.multi_avg_fn is None:
         return
-    average.multi_avg_fn(former, [model.get_buffer(name) for name in statistics], average.n_averaged - 1)
-    for name, values in zip(statistics, former, strict=True):
+    average.multi_avg_fn(averages, [model.get_buffer(name) for name in statistics], average.n_averaged - 1)
+    for name, values in zip(statistics, averages, strict=True):
         average.module.get_buffer(name).copy_(values)

@@ -1,4 +1,4 @@
-"""Settings that a run decides once and keeps: the normalization for a network of timm, the files of a data set."""
+"""Settings that a run decides at its start and saves: the normalization of a timm network, the files of a data set."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,14 +9,14 @@ from tailseg.models.config import ModelConfig, TimmConfig
 from tailseg.models.timm_weights import with_own_normalization
 from tailseg.recipes.recipe import Recipe
 from tailseg.training import checkpoint
-from tailseg.training.run_files import newest_whole
+from tailseg.training.run_files import load_newest
 
 
 def resolve_settings(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe with the settings that it leaves open: the mean and the deviation that images are normalized with.
+    """Fills in the settings that a recipe leaves open: the mean and the standard deviation that normalize the images.
 
-    Those of the run that is in the folder, or of the run that this one starts from (runs of versions before had
-    ImageNet's, which None says), or else those of the backbone's weights.
+    They come from the run in the folder, or from the run that gives the initial weights, or else from the weights of
+    the backbone. Runs of earlier versions saved None, which means ImageNet's values.
 
     Raises:
         CheckpointError: a checkpoint cannot be read.
@@ -27,17 +27,17 @@ def resolve_settings(recipe: Recipe, folder: Path) -> Recipe:
     if not (isinstance(model, ModelConfig) and isinstance(model.backbone, TimmConfig)) or model.backbone.mean:
         return recipe
     backbone = model.backbone
-    earlier = _earlier(recipe, folder)
+    earlier = _read_saved_backbone(recipe, folder)
     if earlier is None:
-        made = with_own_normalization(backbone)
+        resolved = with_own_normalization(backbone)
     else:
         mean, std = (tuple(earlier[name]) if earlier.get(name) else None for name in ("mean", "std"))
-        made = replace(backbone, mean=mean, std=std)
-    return replace(recipe, model=replace(model, backbone=made))
+        resolved = replace(backbone, mean=mean, std=std)
+    return replace(recipe, model=replace(model, backbone=resolved))
 
 
 def _with_source_files(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe with the annotation files that will be written of the user's own data set, if it has one."""
+    """Adds the annotation files that will be written for the user's own data set, if the recipe has one."""
     if recipe.data.source is None:
         return recipe
     train, val = source_files(folder)
@@ -45,10 +45,10 @@ def _with_source_files(recipe: Recipe, folder: Path) -> Recipe:
     return replace(recipe, data=replace(recipe.data, train=str(train), val=None if val_part is None else str(val)))
 
 
-def _earlier(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
-    """The saved settings of the backbone that the weights come with, if they come from a run with a network of timm."""
-    if found := newest_whole(folder):
-        saved = found[0]
+def _read_saved_backbone(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
+    """Reads the backbone's settings of the run that gives the weights; None without such a run or a timm network."""
+    if newest := load_newest(folder):
+        saved = newest[0]
     elif recipe.run.init_from:
         saved = checkpoint.load(Path(recipe.run.init_from))
     else:

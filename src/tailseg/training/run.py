@@ -1,4 +1,4 @@
-"""The state of a training, and how a recipe is made into it."""
+"""The state of a training run, and how it is built from a recipe."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,7 +46,7 @@ from tailseg.words import count_noun, verb_form
 
 @dataclass
 class Run:
-    """The state of a training.
+    """The state of a training run.
 
     Attributes:
         model: the detector that the optimizer trains.
@@ -84,7 +84,7 @@ class Run:
 
     @property
     def evaluated(self) -> Detector:
-        """The model whose figures count: the averaged one, where there is one."""
+        """The model that is evaluated: the average of the weights if the run has one, else the trained model."""
         return cast(Detector, self.average.module) if self.average else self.model
 
     def share_statistics(self) -> None:
@@ -93,7 +93,7 @@ class Run:
             average_over_processes(model, self.statistics)
 
     def finish_step(self) -> None:
-        """Tells the losses that a step was made, since some count the steps, and updates the average of the weights."""
+        """Informs the losses, since some count the steps, and updates the average of the weights."""
         for module in self.model.modules():
             if isinstance(module, ClassificationLoss):
                 module.step_taken()
@@ -103,10 +103,10 @@ class Run:
             update_average(self.average, self.model, self.statistics)
 
     def save(self, path: Path | None = None) -> Path:
-        """Writes a checkpoint from the first process, and removes those that are too old; returns its path.
+        """Writes a checkpoint in the main process, removes those that are too old, and returns its path.
 
         Raises:
-            NonFiniteLossError: weights are NaN or infinite; the checkpoints stay as they were.
+            NonFiniteLossError: weights are NaN or infinite; the checkpoints stay unchanged.
         """
         self.share_statistics()
         path = path or step_path(self.folder, self.progress.step)
@@ -145,11 +145,11 @@ class Run:
 
 
 def start(recipe: Recipe, *, resume: bool) -> Run:
-    """Makes the data, the model and the optimizer of a run; a resumed run takes its newest whole checkpoint.
+    """Builds the data, the model and the optimizer of a run; a resumed run loads its newest readable checkpoint.
 
     Args:
         recipe: every setting of the run.
-        resume: go on from the newest checkpoint in the run's folder.
+        resume: continue from the newest checkpoint in the run's folder.
 
     Returns:
         The state of the run before its next step.
@@ -162,7 +162,7 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
     recipe = on_main_process(lambda: resolve_settings(recipe, folder))
     newest = on_main_process(lambda: open_folder(recipe, folder, resume=resume))
     device = choose_device(recipe.run.device)
-    with main_process_first():  # what one process makes or downloads is then there for the others
+    with main_process_first():  # the other processes find what the main process writes and downloads
         if recipe.data.source is not None:
             written = bool(newest) or not is_main_process()
             source, workers = open_source(recipe.data.source), recipe.data.workers
@@ -213,10 +213,10 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
 
 
 def build_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
-    """The optimizer of the recipe.
+    """Builds the optimizer of the recipe.
 
     Raises:
-        ValueError: the model has no trainable parameter, or ``recipe.optim`` builds something else than an optimizer.
+        ValueError: the model has no trainable parameter, or ``recipe.optim.build`` does not return an optimizer.
     """
     optimizer = recipe.optim.build(model)
     if not isinstance(optimizer, Optimizer):
@@ -228,7 +228,7 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
 
 
 def build_sampler(annotations: Annotations, recipe: Recipe) -> TrainSampler:
-    """The order of the training images."""
+    """Builds the sampler, which decides the order of the training images."""
     return TrainSampler(
         annotations,
         batch_size=recipe.data.batch_size,
@@ -242,16 +242,25 @@ def build_sampler(annotations: Annotations, recipe: Recipe) -> TrainSampler:
 
 
 def build_train_loader(annotations: Annotations, sampler: TrainSampler, data: DataConfig) -> Loader:
-    """This process's share of the batches of the epoch that the sampler is set to."""
+    """Builds the loader of the training batches.
+
+    Args:
+        annotations: the training set.
+        sampler: decides the order of the images and this process's share of them.
+        data: the augmentation, the batch size over all processes, and the number of loader processes.
+
+    Returns:
+        The loader of this process's part of each batch, for the epoch that the sampler is set to.
+    """
     dataset = DetectionDataset(annotations, build_augmentation(data))
     return train_loader(dataset, sampler, data.batch_size // sampler.world_size, data.workers)
 
 
 def build_augmentation(data: DataConfig) -> Transform:
-    """The transform of the training images.
+    """Builds the transform of the training images.
 
     Raises:
-        ValueError: ``data.augmentation`` builds something that cannot be called.
+        ValueError: ``data.augmentation.build`` does not return a function.
     """
     if data.augmentation is None:
         return train_transform(data.short_sides, data.max_long_side, data.flip, crop=data.crop)
@@ -265,26 +274,28 @@ def build_augmentation(data: DataConfig) -> Transform:
 
 
 def describe(run: Run) -> str:
-    """What is trained, on what, where to; for the console."""
+    """Describes a run in one line: the recipe, the data, the length, the device and the folder."""
     recipe, progress = run.recipe, run.progress
-    start = f"going on after step {progress.step}" if progress.step else count_noun(recipe.optim.epochs, "epoch")
+    length = (
+        f"continued after step {progress.step}" if progress.step else count_noun(recipe.optim.epochs, "epoch", "epochs")
+    )
     rate = recipe.optim.lr * recipe.data.batch_size / PUBLISHED_BATCH_SIZE
     parts = f" in {recipe.optim.accumulation_steps} parts" if recipe.optim.accumulation_steps > 1 else ""
     processes = f" of {world_size()} processes" if world_size() > 1 else ""
     return (
-        f"{recipe.name}: {_counted(len(run.sampler.images), int(run.train_data.objects.trainable.sum()))} to train on, "
-        f"{count_noun(len(run.train_data.categories), 'class')}, {start}, "
+        f"{recipe.name}: {_count(len(run.sampler.images), int(run.train_data.objects.trainable.sum()))} to train on, "
+        f"{count_noun(len(run.train_data.categories), 'class')}, {length}, "
         f"{count_noun(recipe.data.batch_size, 'image')} a step{parts}{processes}, lr {rate:.3g} "
         f"({recipe.optim.lr:g} for {PUBLISHED_BATCH_SIZE} images), on {run.device}, into {run.folder}"
     )
 
 
 def describe_data(run: Run) -> list[str]:
-    """What is held out or validated on, what is left out of the training, and why; for the console."""
+    """Describes the data of a run: the validation set, what is left out of the training, and why."""
     data, objects, val = run.train_data, run.train_data.objects, run.val_data
     held_out = run.recipe.data.val is None
     lines = [
-        f"{'held out' if held_out else 'validated on'}: {_counted(val.num_images, val.num_objects)} ({val.path})",
+        f"{'held out' if held_out else 'validation set'}: {_count(val.num_images, val.num_objects)} ({val.path})",
         *(read_remarks(val.path.parent) if held_out else ()),
     ]
     empty = data.num_images - len(run.sampler.images)
@@ -297,14 +308,14 @@ def describe_data(run: Run) -> list[str]:
     if any(reasons.values()):
         lines.append(f"left out: {', '.join(text for text, count in reasons.items() if count)}")
     if unseen := find_untrained_classes(data, val):
-        some = f"{', '.join(unseen[:5])}{' ..' * (len(unseen) > 5)}"
+        names = f"{', '.join(unseen[:5])}{' ..' * (len(unseen) > 5)}"
         lines.append(
             f"{count_noun(len(unseen), 'class')} with objects in {val.path} {verb_form(len(unseen), 'has', 'have')} "
-            f"none to learn from ({some}): {verb_form(len(unseen), 'it counts', 'they count')} in AP, and "
+            f"no objects in the training set ({names}): {verb_form(len(unseen), 'it counts', 'they count')} in AP, and "
             f"{verb_form(len(unseen), 'is', 'are')} in no frequency group unless the file states one"
         )
     return lines
 
 
-def _counted(images: int, objects: int) -> str:
+def _count(images: int, objects: int) -> str:
     return f"{count_noun(images, 'image')} with {count_noun(objects, 'object')}"

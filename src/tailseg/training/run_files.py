@@ -15,43 +15,46 @@ from tailseg.training.distributed import on_main_process, was_restarted
 from tailseg.training.fit import check_recipe
 
 PATIENCE: Final = 15.0
-"""Seconds to wait for the run's folder: longer than loader processes take to notice that theirs was killed."""
+"""Seconds to wait for the run's folder. Loader processes need less to notice that their main process was killed."""
 
 
 def step_path(run: Path, step: int) -> Path:
-    """The path of the checkpoint after ``step`` steps."""
+    """Returns the path of the checkpoint after ``step`` steps."""
     return run / "checkpoints" / f"step_{step:07d}.pt"
 
 
 def best_path(run: Path) -> Path:
-    """The path of the checkpoint with the best AP in evaluation."""
+    """Returns the path of the checkpoint with the best AP in evaluation."""
     return run / "checkpoints" / "best.pt"
 
 
 def weights_path(run: Path) -> Path:
-    """The path of converted weights in the folder of a run that was not trained with tailseg."""
+    """Returns the path of converted weights in the folder of a run that was not trained with tailseg."""
     return run / "checkpoints" / f"converted{WEIGHTS_SUFFIX}"
 
 
-def step_checkpoints(run: Path) -> list[Path]:
-    """The run's checkpoints, oldest first, without the best one."""
+def list_checkpoints(run: Path) -> list[Path]:
+    """Lists the run's checkpoints, oldest first, without the best one."""
     steps = {path: path.stem.removeprefix("step_") for path in (run / "checkpoints").glob("step_*.pt")}
     return sorted((path for path, step in steps.items() if step.isdecimal()), key=lambda path: int(steps[path]))
 
 
 def get_latest(run: Path) -> Path | None:
-    """The run's newest checkpoint."""
-    return next(reversed(step_checkpoints(run)), None)
+    """Returns the run's newest checkpoint."""
+    return next(reversed(list_checkpoints(run)), None)
 
 
-def newest_whole(run: Path) -> tuple[Checkpoint, Path, list[str]] | None:
-    """The newest checkpoint of a run that can be read, its file, and what is wrong with newer ones; None without any.
+def load_newest(run: Path) -> tuple[Checkpoint, Path, list[str]] | None:
+    """Loads the newest readable checkpoint of a run.
+
+    Returns:
+        The checkpoint, its file, and the errors of newer checkpoints; None if the run has no checkpoint.
 
     Raises:
         CheckpointError: there are checkpoints, and none can be read.
     """
     damages = []
-    for path in reversed(step_checkpoints(run)):
+    for path in reversed(list_checkpoints(run)):
         try:
             return load(path), path, damages
         except CheckpointError as error:
@@ -62,13 +65,13 @@ def newest_whole(run: Path) -> tuple[Checkpoint, Path, list[str]] | None:
 
 
 def get_best(run: Path) -> Path | None:
-    """The run's checkpoint with the best AP in evaluation, if it was evaluated."""
+    """Returns the run's checkpoint with the best AP in evaluation; None if the run was never evaluated."""
     path = best_path(run)
     return path if path.is_file() else None
 
 
 def choose(run: Path, which: Literal["best", "last"]) -> Path:
-    """The run's best checkpoint (the last, if it was never evaluated), its last one, or its converted weights.
+    """Returns the run's best checkpoint (the last one if it was never evaluated), its last one, or converted weights.
 
     Raises:
         CheckpointError: there is none.
@@ -82,24 +85,24 @@ def choose(run: Path, which: Literal["best", "last"]) -> Path:
 
 
 def rename_damaged(run: Path, after: Path) -> None:
-    """Renames the checkpoints newer than ``after``, which are damaged: a resumed run must not take them."""
-    paths = step_checkpoints(run)
+    """Renames the checkpoints newer than ``after``, which are damaged, so that a resumed run does not load them."""
+    paths = list_checkpoints(run)
     for path in paths[paths.index(after) + 1 :]:
         path.rename(path.with_name(path.name + ".damaged"))
 
 
 def keep_newest(run: Path, count: int) -> None:
     """Removes all but the newest ``count`` checkpoints (at least one stays)."""
-    for path in step_checkpoints(run)[: -max(count, 1)]:
+    for path in list_checkpoints(run)[: -max(count, 1)]:
         path.unlink()
 
 
 @contextmanager
 def run_lock(folder: Path) -> Generator[None]:
-    """Keeps other trainings from writing into the run's folder, and makes the folder if there is none.
+    """Prevents other trainings from writing into the run's folder, and makes the folder if it does not exist.
 
-    The lock ends with its process. The loader processes of a killed training hold it for some seconds longer; a restart
-    waits for them. On a file system without locks this does nothing.
+    The lock ends with its process. The loader processes of a killed training hold it for some seconds more, and a
+    restarted run waits for them. On a file system without locks this does nothing.
 
     Raises:
         ValueError: another training uses the folder, or the folder cannot be made.
@@ -128,28 +131,28 @@ def run_lock(folder: Path) -> Generator[None]:
 
 
 def open_folder(recipe: Recipe, folder: Path, *, resume: bool) -> tuple[Checkpoint, Path, list[str]] | None:
-    """Prepares the run's folder, and finds the checkpoint to go on from.
+    """Prepares the run's folder, and loads the checkpoint to continue from.
 
     Args:
-        recipe: of the run; saved as recipe.json.
-        folder: of the run.
-        resume: take the newest checkpoint; without it a folder with checkpoints is an error.
+        recipe: the recipe of the run; saved as recipe.json.
+        folder: the folder of the run.
+        resume: load the newest checkpoint; if False, a folder with checkpoints is an error.
 
     Returns:
-        As `newest_whole`.
+        The result of `load_newest`.
 
     Raises:
-        ValueError: the folder holds a run already, or one of another recipe.
+        ValueError: the folder has a run already, or a run of another recipe.
     """
     if get_latest(folder) and not (resume or was_restarted()):
-        raise ValueError(f"{folder} holds a run already: go on with it (--resume), or name another folder (--run.out)")
-    newest = newest_whole(folder)
+        raise ValueError(f"{folder} has a run already: continue it (--resume), or name another folder (--run.out)")
+    newest = load_newest(folder)
     if newest:
         saved, file, _ = newest
         check_recipe(saved, recipe, file)
         rename_damaged(folder, file)
     folder.mkdir(parents=True, exist_ok=True)
-    for part in (folder, folder / "checkpoints"):
-        remove_unfinished(part)
+    for path in (folder, folder / "checkpoints"):
+        remove_unfinished(path)
     save_recipe(recipe, folder / "recipe.json")
     return newest
