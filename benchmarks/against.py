@@ -1,19 +1,19 @@
-"""CPU time, wall time and peak memory of commands in an earlier build and in this one, and their ratios.
+"""CPU time, wall time and peak memory of commands in an earlier build and in this build, and their ratios.
 
     uv run python benchmarks/against.py 2f2c8dc
     uv run python benchmarks/against.py 2f2c8dc --works recipes show --rounds 5
 
-The earlier build is a git worktree of the revision in a temporary folder, run in the same environment (PYTHONPATH) and
-removed at the end. Each round runs each build once, in turns; a figure is the least of all rounds. The first round may
-compile modules to byte code: light works want two rounds or more. CPU time counts all processor threads and child
-processes, peak memory is that of the largest process. Each build has a folder of caches of its own (TAILSEG_HOME),
-which is emptied before each run of ``open``.
+The earlier build is a git worktree of the revision in a temporary folder. It runs in the same environment (PYTHONPATH)
+and is removed at the end. In each round, each build runs once, in turns. Each figure is the least of all rounds. The
+first round may compile modules to byte code: use two or more rounds for light works. CPU time counts all threads and
+child processes; peak memory is that of the largest process. Each build has its own cache folder (TAILSEG_HOME), which
+is emptied before each run of ``open``.
 
-Works (`--works` names some): the light ones, ``recipes``, ``train-help``, ``recipe-help``, ``show`` and ``check`` (50
-images), ``losses`` (all of ``tailseg.losses``) beside ``torch`` (``import torch``), ``eval-100``; and the large ones,
-``eval-19809`` (5.9 million detections), ``open`` (the first opening of an annotation file of LVIS's size) and
-``report`` (three runs of 5,000 images), and ``train`` (20 steps of a small network). The files of the works are made
-in ``--data`` once (4 GB for all) and used again.
+Works (`--works` selects some). Light ones: ``recipes``, ``train-help``, ``recipe-help``, ``show`` and ``check`` (50
+images), ``losses`` (all of ``tailseg.losses``) next to ``torch`` (``import torch``), ``eval-100``. Large ones:
+``eval-19809`` (5.9 million detections), ``open`` (the first opening of an annotation file of LVIS's size), ``report``
+(three runs of 5,000 images), and ``train`` (20 steps of a small network). The files of the works are written to
+``--data`` once (4 GB for all) and used again.
 """
 
 import json

@@ -1,14 +1,14 @@
-"""How often a 95 % interval of `tailseg.evaluation.comparison` holds the true difference: a simulation.
+"""How often a 95 % interval of `tailseg.evaluation.comparison` contains the true difference: a simulation.
 
     uv run python benchmarks/bootstrap_coverage.py                  about 5 minutes on one core
     uv run python benchmarks/bootstrap_coverage.py --skill 0        two equal detectors
 
-Two imagined detectors look at images of an endless population. Objects of each class come in clumps, both detectors
-find the same ones more often than not, one of them finds more and places them better, and false positives come from
-images that are hard for both. The truth is the difference on 100,000 images. Then, again and again, a data set of some
-hundred images is drawn, the two are compared on it, and it is noted whether the interval holds the truth. Printed for
-each figure: the share that does (with its own standard error), how often the interval leaves zero out, and for
-comparison the share that the quantiles of the samples would have reached.
+Two simulated detectors run on images of an infinite population. Objects of a class occur in clusters. Both detectors
+often find the same objects. One detector finds more objects and places them better. False positives come from images
+that are hard for both. The true difference is that on 100,000 images. Many data sets of some hundred images are drawn,
+the detectors are compared on each, and the script counts the intervals that contain the true difference. For each
+figure it prints this share (with its standard error), the share of intervals without zero, and for comparison the share
+for the quantiles of the samples.
 """
 
 from dataclasses import dataclass

@@ -1,9 +1,9 @@
-"""Handed cases, each with the answer wanted, what tailseg says and whether that is right: one table.
+"""Runs the collected cases and prints one table: the expected answer, tailseg's answer, and whether it is right.
 
     uv run python benchmarks/cases.py FOLDER [--only trials/03 numerics] [--out TABLE.md]
 
-FOLDER has the folders trials, faults, numerics, annotations, crossed and wild. Nothing in it is written to. The exit
-code is 1 if an answer is wrong. What is not a command or a few lines here is a test that the project carries.
+FOLDER has the folders trials, faults, numerics, annotations, crossed and wild. The script writes nothing to it. The
+exit code is 1 if an answer is wrong. A case that needs more than a command or a few lines is a test of the project.
 """
 
 import argparse

@@ -1,19 +1,21 @@
-"""A data set of LVIS's size: opening it, the memory of loader workers, samples a CPU second.
+"""A data set of LVIS's size: time to open it, memory of loader workers, and samples per CPU second.
 
-    uv run python benchmarks/data.py                       all, at full size: 8 GB of memory, some minutes
+    uv run python benchmarks/data.py                       everything at full size: 8 GB of memory, some minutes
     uv run python benchmarks/data.py --scale 0.1           a tenth of the images and objects
 
-The annotation file is synthetic (`synthetic_lvis.py`), written once into ``--folder`` (1.1 GB, and 1 GB of cache). Each
-system is measured in a process of its own:
+The annotation file is synthetic (`synthetic_lvis.py`). It is written to ``--folder`` once (1.1 GB, and 1 GB of cache).
+Each system is measured in its own process:
 
 - *tailseg, first* parses the file and writes the cache; *tailseg, later* opens the cache.
 - *torchvision*: ``CocoDetection``, which is pycocotools' ``COCO`` and Pillow, with transforms.v2. It parses each time.
-- *detectron2's way*: its loading (``COCO``, a dictionary an image, each pickled into one array) and its mapper's work
-  (Pillow's decoding and resizing, polygons moved as arrays), written down here: it is on no package index.
+- *detectron2's way*: its loading (``COCO``, one dictionary per image, each pickled into one array) and the work of its
+  mapper (Pillow's decoding and resizing, polygons moved as arrays). It is reimplemented here, because detectron2 is on
+  no package index.
 
-A sample is one of the first thousand images, decoded and resized to a short side of 800, with its objects' boxes,
-labels and polygons, in one thread. A worker's memory is what it has to itself (``Private_Dirty``) after reading
-the annotations of all images, two workers at once, forked as by DataLoader; *nothing* is one without a data set.
+A sample is one of the first thousand images, decoded and resized to a short side of 800, with the boxes, labels and
+polygons of its objects, in one thread. The memory of a worker is its private memory (``Private_Dirty``) after it has
+read the annotations of all images. Two workers run at once, forked as by DataLoader; *nothing* is a worker without a
+data set.
 """
 
 import datetime as dt

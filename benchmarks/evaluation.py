@@ -1,13 +1,13 @@
-"""Time and peak memory of `tailseg eval` against lvis-api and faster-coco-eval: boxes and masks of synthetic results.
+"""Time and peak memory of `tailseg eval`, lvis-api and faster-coco-eval on boxes and masks of synthetic results.
 
     uv run python benchmarks/evaluation.py --images 100 1000 --peers lvis-api faster-coco-eval
-    uv run python benchmarks/evaluation.py --images 5000 19809        ours alone; LVIS v1 val has 19,809
+    uv run python benchmarks/evaluation.py --images 5000 19809        tailseg only; LVIS v1 val has 19,809 images
 
-Data: `benchmarks/synthetic_results.py`, 300 detections an image. Each engine runs in a process of its own, from files
-to AP of boxes and masks; tailseg's process also finds AP-fixed, the kinds of error and the reliability. Time is that
-of the wall and of all processor threads; memory the most that the process held (ru_maxrss). lvis-api wants some 26 GB
-at 19,809 images: leave it out there. faster-coco-eval is not among tailseg's own packages (`uv run --with
-faster-coco-eval python ...`); it has no cap per image and is run without one.
+Data: `benchmarks/synthetic_results.py`, 300 detections per image. Each engine runs in its own process, from files to AP
+of boxes and masks. tailseg's process also computes AP-fixed, the kinds of errors and the reliability. The times are
+wall time and the CPU time of all threads; memory is the peak of the process (ru_maxrss). lvis-api needs about 26 GB for
+19,809 images: leave it out there. faster-coco-eval is not a dependency of tailseg (`uv run --with faster-coco-eval
+python ...`). It has no limit of detections per image and runs without one.
 """
 
 import importlib.util

@@ -1,9 +1,9 @@
-"""Memory and open files over many predictions and many training steps: neither grows.
+"""Shows that memory and open files do not grow over many predictions and many training steps.
 
     uv run python benchmarks/flat.py --predictions 500 --steps 400
 
-A small network on small pictures, in one process each: resident memory (VmRSS) and open descriptors at a tenth of the
-way, when all is warm, and at the end.
+A small network on small images, each measurement in one process: resident memory (VmRSS) and open descriptors after a
+tenth of the work, when caches are filled, and at the end.
 """
 
 import gc
@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from measure import kernel_memory, table
 
 
-def held() -> tuple[float, int]:
-    """Resident memory in MB and open descriptors."""
+def measure_held() -> tuple[float, int]:
+    """Returns resident memory in MB and the number of open descriptors."""
     gc.collect()
     return kernel_memory("VmRSS") / 1e6, len(list(Path("/proc/self/fd").iterdir()))
 
@@ -49,25 +49,25 @@ def main(predictions: int = 500, steps: int = 400) -> None:
         take_step = loop.train_step
 
         def counted(*arguments, **named):
-            figures.append(held() if len(figures) in (steps // 10, steps - 1) else (0, 0))
+            figures.append(measure_held() if len(figures) in (steps // 10, steps - 1) else (0, 0))
             return take_step(*arguments, **named)
 
         loop.train_step = counted
         loop.train(recipe)
-        rows.append(row(f"{len(figures)} training steps", figures[steps // 10], figures[-1]))
+        rows.append(format_row(f"{len(figures)} training steps", figures[steps // 10], figures[-1]))
         predictor = Predictor.from_run(out)
         images = sorted((drawn / "train").iterdir())
         seen = []
         for i in range(predictions):
             list(predictor.predict([images[i % len(images)]]))
             if i in (predictions // 10, predictions - 1):
-                seen.append(held())
-        rows.append(row(f"{predictions} predictions", *seen))
+                seen.append(measure_held())
+        rows.append(format_row(f"{predictions} predictions", *seen))
     print(table(["Work", "MB at a tenth", "MB at the end", "descriptors at a tenth", "at the end"], rows))
 
 
-def row(title: str, early: tuple[float, int], late: tuple[float, int]) -> list[str]:
-    """A row of the table."""
+def format_row(title: str, early: tuple[float, int], late: tuple[float, int]) -> list[str]:
+    """Formats a row of the table."""
     return [title, f"{early[0]:,.0f}", f"{late[0]:,.0f}", str(early[1]), str(late[1])]
 
 

@@ -1,12 +1,12 @@
-"""One image through Mask R-CNN R50-FPN at LVIS scale: tailseg and torchvision with the same weights.
+"""Inference on one image with Mask R-CNN R50-FPN at LVIS scale: tailseg and torchvision with the same weights.
 
     uv run python benchmarks/inference.py                         the table by parts
-    uv run python benchmarks/inference.py --grow classes          how time grows; or detections, batch
+    uv run python benchmarks/inference.py --grow classes          growth of the time; or detections, batch
     uv run python benchmarks/inference.py --compile --precision bfloat16
 
 1,203 classes, 800 x 1216 pixels, 1,000 proposals, one in ten of (region, class) pairs above the threshold, 300
-detections, masks as run lengths of the whole image (torchvision's by pycocotools). Where there is a GPU it runs there.
-Memory is the most held above what is held before, on a CPU in a process of its own.
+detections, masks as run lengths of the whole image (torchvision's by pycocotools). The script runs on a GPU if there is
+one. Memory is the peak above the memory before, on a CPU in a separate process.
 """
 
 import json

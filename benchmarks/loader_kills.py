@@ -1,9 +1,9 @@
-"""Kills loader processes of a training at random moments, and compares it with one that nothing disturbed.
+"""Kills loader processes of a training at random times and compares the training with an undisturbed one.
 
     python benchmarks/loader_kills.py [--kills 50] [--out /tmp/kills]
 
-The images are large and their objects have outlines of many points, so that a batch is larger than a pipe. Prints the
-kills, the longest wait for a batch, and whether losses and weights are those of the undisturbed run, to the bit.
+The images are large and their outlines have many points: a batch is larger than a pipe. The script prints the number of
+kills, the longest wait for a batch, and whether losses and weights are bit for bit those of the undisturbed run.
 """
 
 import argparse

@@ -1,17 +1,17 @@
-"""Time and memory of the losses at LVIS scale: forward and backward, against what else could be done.
+"""Time and memory of the losses at LVIS's size, forward and backward, compared with alternatives.
 
-    uv run python benchmarks/losses.py                     two CPU threads, or the GPU where there is one
+    uv run python benchmarks/losses.py                     two CPU threads, or the GPU if there is one
     uv run python benchmarks/losses.py --threads 1
 
-Beside every loss of tailseg stand
+Every loss of tailseg is compared with
 
 - the published composition of the Gumbel loss: clamp, exp, exp, binary cross entropy on the probabilities;
-- ``binary_cross_entropy_with_logits`` with a one-hot target, made again for each step as a training would;
+- ``binary_cross_entropy_with_logits`` with a one-hot target, made for each step, as in a training;
 - the limit: one read of the logits and one write of a gradient, ``torch.mul(logits, 2, out=gradient)``.
 
-Every figure of a row is taken in one process, in turns, so that other work on the machine hits all alike: the median
-over rounds. Memory is the most that a step held beside the logits, in tensors of their size, measured apart from time:
-by CUDA's allocator, or on a CPU by torch's profiler, which sees every tensor come and go.
+One process measures all figures of a row in turns, because other work on the machine then affects all alike. A figure
+is the median over rounds. Memory is the largest amount that a step held in addition to the logits, in tensors of their
+size. It is measured separately from time: by CUDA's allocator, or on a CPU by torch's profiler.
 """
 
 import datetime as dt
@@ -69,44 +69,44 @@ class Options:
     threads: int = 2
     """CPU threads."""
     rounds: int = 15
-    """Turns that each takes."""
+    """Number of measurements of each."""
     results: Path = RESULTS
 
 
-def long_tail() -> ClassFrequency:
-    """Counts from 3,000 images down to 1, of LVIS v1's number."""
+def make_frequency() -> ClassFrequency:
+    """Returns counts from 3,000 images down to 1, for as many classes as in LVIS v1."""
     images = (3000 ** torch.linspace(1, 0, NUM_CLASSES)).round().long()
     return ClassFrequency.from_counts(images, 2 * images, 99_388)
 
 
-def one_hot(logits: Tensor, labels: Tensor) -> Tensor:
+def encode_one_hot(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.zeros_like(logits).scatter_(1, labels.unsqueeze(1), 1.0)
 
 
 def published(logits: Tensor, labels: Tensor) -> Tensor:
     p = 1 / torch.exp(torch.exp(-logits.clamp(-4, 10)))
-    return F.binary_cross_entropy(p, one_hot(logits, labels), reduction="none").sum() / len(labels)
+    return F.binary_cross_entropy(p, encode_one_hot(logits, labels), reduction="none").sum() / len(labels)
 
 
 def bce(logits: Tensor, labels: Tensor) -> Tensor:
-    return F.binary_cross_entropy_with_logits(logits, one_hot(logits, labels), reduction="sum") / len(labels)
+    return F.binary_cross_entropy_with_logits(logits, encode_one_hot(logits, labels), reduction="sum") / len(labels)
 
 
-def total(loss: ClassificationLoss) -> Callable[[Tensor, Tensor], Tensor]:
+def sum_terms(loss: ClassificationLoss) -> Callable[[Tensor, Tensor], Tensor]:
     return lambda logits, labels: torch.stack(list(loss(logits, labels).values())).sum()
 
 
-def step(name: str, regions: int, dtype: torch.dtype, device: str) -> Callable[[], None]:
-    """One forward and backward pass over the same logits each time: a detector's, most of them far below zero."""
+def make_step(name: str, regions: int, dtype: torch.dtype, device: str) -> Callable[[], None]:
+    """Returns a function of one forward and backward pass. The logits are like a detector's, mostly far below zero."""
     generator = torch.Generator().manual_seed(0)
-    loss = None if name in PEERS else LOSSES[name].build(long_tail()).to(device)
+    loss = None if name in PEERS else LOSSES[name].build(make_frequency()).to(device)
     width = NUM_CLASSES + 1 if loss is None else loss.num_logits
     logits = (torch.randn(regions, width, generator=generator) - 2).to(device, dtype)
     labels = torch.randint(0, NUM_CLASSES + 1, (regions,), generator=generator).to(device)
     if name == LIMIT:
         gradient = torch.empty_like(logits)
         return lambda: torch.mul(logits, 2, out=gradient)
-    function = total(loss) if loss is not None else {PUBLISHED: published, BCE: bce}[name]
+    function = sum_terms(loss) if loss is not None else {PUBLISHED: published, BCE: bce}[name]
 
     def forward_and_backward() -> None:
         leaf = logits.detach().requires_grad_()
@@ -115,8 +115,8 @@ def step(name: str, regions: int, dtype: torch.dtype, device: str) -> Callable[[
     return forward_and_backward
 
 
-def milliseconds(steps: dict[str, Callable[[], None]], rounds: int, device: str) -> dict[str, float]:
-    """The median of each, taken in turns, each round in another order: what ran before leaves its memory behind."""
+def measure_milliseconds(steps: dict[str, Callable[[], None]], rounds: int, device: str) -> dict[str, float]:
+    """Returns the median time of each, in turns and in random order: the memory of one step affects the next."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     shuffle = random.Random(0)
     for i in range(rounds + 3):  # the first ones warm up and compile
@@ -130,8 +130,8 @@ def milliseconds(steps: dict[str, Callable[[], None]], rounds: int, device: str)
     return {name: median(values) for name, values in times.items()}
 
 
-def peak_memory(run: Callable[[], None], device: str) -> int:
-    """Bytes that one step holds at most beside the logits."""
+def measure_peak_memory(run: Callable[[], None], device: str) -> int:
+    """Returns the most bytes that one step holds in addition to the logits."""
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -148,13 +148,13 @@ def names_for(dtype: str) -> list[str]:
     return [name for name in (*PEERS, *LOSSES) if name != "GumbelCE, published" or dtype == "float32"]
 
 
-def table(regions: int, dtype: str, options: Options) -> str:
-    """All losses and their peers at one size."""
+def format_table(regions: int, dtype: str, options: Options) -> str:
+    """Returns a table of all losses and their alternatives at one size."""
     names = names_for(dtype)
-    steps = {name: step(name, regions, getattr(torch, dtype), options.device) for name in names}
-    times = milliseconds(steps, options.rounds, options.device)
+    steps = {name: make_step(name, regions, getattr(torch, dtype), options.device) for name in names}
+    times = measure_milliseconds(steps, options.rounds, options.device)
     size = regions * (NUM_CLASSES + 1) * getattr(torch, dtype).itemsize
-    held = {name: peak_memory(run, options.device) / size for name, run in steps.items()}
+    held = {name: measure_peak_memory(run, options.device) / size for name, run in steps.items()}
     lines = [
         f"## {regions} x {NUM_CLASSES + 1}, {dtype}",
         "",
@@ -174,11 +174,11 @@ def main(options: Options) -> None:
     device = platform.machine() if options.device == "cpu" else torch.cuda.get_device_name()
     where = f"{device}, {options.threads} threads" if options.device == "cpu" else device
     today = dt.datetime.now(tz=dt.UTC).date().isoformat()
-    parts = [table(regions, dtype, options) for dtype in options.dtypes for regions in options.regions]
+    parts = [format_table(regions, dtype, options) for dtype in options.dtypes for regions in options.regions]
     command = shlex.join(["uv", "run", "python", "benchmarks/losses.py", *sys.argv[1:]])
     text = (
         f"# Losses: forward and backward, {today}\n\n`{command}`; torch {torch.__version__}, {where}. "
-        "Memory: the most held beside the logits, in tensors of their size.\n\n" + "\n".join(parts)
+        "Memory: the most held in addition to the logits, in tensors of their size.\n\n" + "\n".join(parts)
     )
     options.results.mkdir(parents=True, exist_ok=True)
     path = options.results / f"losses-{today}-{'cpu' if options.device == 'cpu' else 'cuda'}.md"

@@ -3,11 +3,11 @@
     uv run python benchmarks/masks.py
 
 Test: masks of an 800 x 1216 image, sides from 12 to 400 pixels. torchvision pastes bitmaps of the image's size, which
-pycocotools encodes. tailseg's bytes are those that pycocotools makes of tailseg's bitmaps; torchvision's
-pasting differs by design (it widens boxes to whole pixels). detectron2's column appears where it is installed.
+pycocotools encodes. tailseg's bytes are those that pycocotools encodes from tailseg's bitmaps. torchvision's pasting
+differs by design (it widens boxes to whole pixels). The column of detectron2 appears if it is installed.
 
-Training: the targets of 128 RoIs of 20 objects of one polygon each. torchvision wants bitmaps of the objects, which its
-data sets make of polygons, and pools them.
+Training: the targets of 128 RoIs of 20 objects with one polygon each. torchvision needs bitmaps of the objects, which
+its data sets draw from polygons, and pools them.
 """
 
 import json

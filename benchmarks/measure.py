@@ -1,4 +1,4 @@
-"""What the benchmarks share: times in turns, time by part, peak memory, tables and where they are written."""
+"""Shared functions of the benchmarks: times in turns, time by part, peak memory, tables and result files."""
 
 import datetime as dt
 import json

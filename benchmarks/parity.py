@@ -1,12 +1,12 @@
-"""Our detectors against mmdetection's, stage by stage, on golden files of any folder.
+"""Compares our detectors with mmdetection's, stage by stage, on golden files of any folder.
 
     uv run python benchmarks/parity.py FOLDER [NAME ...] [--from-maps]
 
 FOLDER holds pairs NAME.safetensors and NAME.json: a state dict of mmdetection (of a detector or a backbone), images,
-and what every stage made of them; or inputs and outputs of single operators. The state dict goes through tailseg's own
-conversion; the table shows the largest difference of each stage. Exit code 1 when one is larger than rounding explains.
-With --from-maps, detectors start from the golden feature maps instead of the images: what is left is not the backbone's
-rounding. docs/parity.md says what a file holds.
+and the outputs of every stage; or inputs and outputs of single operators. tailseg converts the state dict. The table
+shows the largest difference of each stage. The exit code is 1 if a difference is larger than rounding explains. With
+--from-maps, detectors start from the golden feature maps instead of the images, without the backbone's rounding.
+docs/parity.md describes the files.
 """
 
 import sys
@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
         for name in names
     ]
     for key in dict.fromkeys(key for differences in measured for key in differences):
-        cells = [shown(differences.get(key)) for differences in measured]
+        cells = [format_difference(differences.get(key)) for differences in measured]
         table.add_row(*key, *cells)
     console = Console(width=max(100, 60 + 28 * len(names)), highlight=False)
     console.print(table)
@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> int:
     return int(any(not d.equal for differences in measured for d in differences.values()))
 
 
-def shown(difference: parity.Difference | None) -> str:
+def format_difference(difference: parity.Difference | None) -> str:
     if difference is None:
         return ""
     value = f"{difference.value:.1e}" if isinstance(difference.value, float) else str(difference.value)

@@ -1,7 +1,7 @@
-"""Mask R-CNN R50-FPN of tailseg and of torchvision with the same weights, and the same work for both.
+"""Mask R-CNN R50-FPN of tailseg and of torchvision with the same weights and the same work.
 
-The weights are random, but scaled so that a forward pass looks like a trained one: batch norms hold the statistics of
-their features, and the classifier is steep enough for one in ten of (region, class) pairs to score above 1e-4.
+The weights are random, but scaled to make a forward pass similar to a trained one: the batch norms have the statistics
+of their features, and one in ten of (region, class) pairs scores above 1e-4.
 """
 
 from importlib.util import find_spec

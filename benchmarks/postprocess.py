@@ -1,10 +1,10 @@
-"""Threshold and NMS within each class at LVIS scale: tailseg and torchvision.
+"""Score threshold and NMS within each class at LVIS scale: tailseg and torchvision.
 
     uv run python benchmarks/postprocess.py
 
-1,000 proposals of 1,203 classes with a box each, 300 detections wanted; 120 thousand or 1.2 million candidates above
-the threshold. "few survive" is the case that a prefix cannot decide: boxes of a class lie on top of each other.
-torchvision is what its RoI heads do after the box decoding: threshold, small boxes out, `batched_nms`, the best 300.
+1,000 proposals with a box for each of 1,203 classes, 300 detections, and 120 thousand or 1.2 million candidates above
+the threshold. In the case "few survive", the boxes of a class overlap and many candidates must be checked. torchvision
+does what its RoI heads do after box decoding: threshold, removal of small boxes, `batched_nms`, the best 300.
 """
 
 from collections.abc import Callable

@@ -1,17 +1,17 @@
-"""Training Mask R-CNN R50 of 1,203 classes in every precision, compiled and not: losses, images a second, memory.
+"""Training of Mask R-CNN R50 with 1,203 classes in every precision, compiled or not: losses, images/s, memory.
 
-    uv run python benchmarks/precision.py              200 steps' losses; minutes on a GPU, hours on a CPU
+    uv run python benchmarks/precision.py              losses of 200 steps; minutes on a GPU, hours on a CPU
     uv run python benchmarks/precision.py --part speed --precisions float32 tf32 bfloat16
     uv run python benchmarks/precision.py --part speed --precisions bfloat16 --compile
 
 The recipe is gumbel_mask_rcnn_r50_random_1x on synthetic images, from the data set to the optimizer, as `tailseg train`
-runs it. The backbone's weights are random, its fixed batch norms hold the statistics of its features, and the loss
-starts in thousands: the gradient is clipped.
+runs it. The backbone has random weights, and its fixed batch norms have the statistics of its features. The loss starts
+in the thousands, so the gradient is clipped.
 
-Losses: the same images in the same order for each precision. They part by more than rounding: where two regions rank
-alike, another one is trained. How far TensorFloat-32 parts from float32 is the measure for bfloat16 and float16.
-Speed: the same batch again and again, moved to the device each time, and then new ones from the loader. Memory is the
-most that torch held, the weights included.
+Losses: each precision has the same images in the same order. The losses differ by more than rounding: if two regions
+have nearly equal ranks, another one is trained. The difference of TensorFloat-32 and float32 is the standard for
+bfloat16 and float16. Speed: the same batch is moved to the device and trained again and again, and then new batches
+from the loader. Memory is the peak of torch's memory, with the weights.
 """
 
 import json

@@ -1,9 +1,9 @@
-"""Have we become slower? Ratios to torchvision in the same run, against those that stand below.
+"""Checks that tailseg has not become slower: ratios to torchvision in the same run, compared with stored ones.
 
     uv run python benchmarks/regression.py
 
-A maintainer runs it before a release, on a CPU: two minutes. A ratio below 0.8 of what it was when it was last written
-down is marked and fails the script: look at what changed, or write the new figure down with the reason.
+A maintainer runs it on a CPU before a release; it takes two minutes. A ratio below 0.8 of the stored one is marked, and
+the script fails. Find the change that caused it, or store the new figure with the reason.
 """
 
 import sys

@@ -1,9 +1,9 @@
-"""RoIAlign and its gradient on a CPU: tailseg's against torchvision's, on the same channels-last maps and boxes.
+"""RoIAlign and its gradient on a CPU: tailseg and torchvision on the same channels-last maps and boxes.
 
     uv run python benchmarks/roi_align.py
 
-Prints, and writes to benchmarks/results, the least time of each, forward alone and with backward, and their ratio.
-Sizes: the tiny recipes' finest level, and levels of an 800 x 1216 image.
+The script prints the least time of each, forward alone and with backward, and their ratio, and writes them to
+benchmarks/results. Sizes: the finest level of the tiny recipes, and levels of an 800 x 1216 image.
 """
 
 from collections.abc import Callable

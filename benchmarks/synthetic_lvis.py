@@ -1,8 +1,8 @@
-"""A synthetic annotation file of LVIS v1's size: its classes and counts, invented polygons, a few photographs for all.
+"""Writes a synthetic annotation file of LVIS v1's size, with random polygons and a few images.
 
-1,203 classes in as many images and with as many objects as LVIS v1's training set has (or, without a file of those
-counts, a tail of the same number of classes and objects), 100,170 images, 1.27 million polygons of a size that makes
-the file 1.1 GB, in an order that does not follow the images. ``scale`` below 1 makes a smaller one.
+It has 1,203 classes with the numbers of images and objects of LVIS v1's training set (or, without a file of these
+counts, a long tail of the same size), 100,170 images and 1.27 million polygons. The polygons have a size that makes a
+file of 1.1 GB. The annotations are not in the order of the images. ``scale`` below 1 makes a smaller file.
 """
 
 import json

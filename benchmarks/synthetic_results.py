@@ -1,11 +1,11 @@
-"""A synthetic LVIS-style annotation file and the results of an imagined detector, of any size.
+"""Writes a synthetic annotation file in LVIS style and the results of a simulated detector, of any size.
 
     uv run python benchmarks/synthetic_results.py OUT --images 5000
 
-1,203 classes whose frequency falls as 1 / rank (405 frequent, 461 common, 337 rare, as in LVIS v1), about 12 objects
-an image of up to 6 classes, LVIS's lists on every image. 300 detections an image: for each object some copies, moved
-and scaled, a part of them as another class; the rest anywhere, a third of classes that were looked for in that image.
-Written image by image: memory does not grow with the size.
+1,203 classes with frequencies proportional to 1 / rank (405 frequent, 461 common, 337 rare, as in LVIS v1), about 12
+objects of up to 6 classes per image, and LVIS's lists for every image. 300 detections per image: some moved and scaled
+copies of each object, a part of them with another class, and random boxes, a third of them with classes that were
+checked in the image. The files are written image by image: memory does not grow with the size.
 """
 
 import json

@@ -1,10 +1,10 @@
-"""What the right mean and deviation of images are worth to a network of timm: nearest neighbors of objects.
+"""What the right mean and standard deviation of images are worth for a timm network: nearest neighbors of objects.
 
     python benchmarks/timm_norm.py tf_efficientnet_lite0 WEIGHTS --images FOLDER train.json val.json
 
-Every object is given the class of the object of another image whose features are nearest (cosine of the means of the
-network's coarsest map). No training: the features are those of the weights alone. WEIGHTS is a file in timm's names, or
-one whose tensors stand in the order of timm's and have their shapes.
+Each object gets the class of the object in another image with the nearest features (cosine of the means of the coarsest
+feature map). Nothing is trained: the features come from the weights alone. WEIGHTS is a file with timm's names, or with
+tensors in timm's order and shapes.
 """
 
 import argparse

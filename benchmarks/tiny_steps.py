@@ -1,9 +1,9 @@
-"""Processor seconds that a training step of recipes on tiny_tail takes on one thread, with loading its images.
+"""CPU seconds of a training step of recipes on tiny_tail on one thread, with loading of the images.
 
     uv run python benchmarks/tiny_steps.py
 
-The medians of 15 steps after 5; the recipes take turns of 5 steps, so that a slow minute of the machine hits all. On
-one thread the processor's seconds are the clock's, less what other programs take.
+The figures are medians of 15 steps after 5 steps. The recipes take turns of 5 steps, so that a slow minute of the
+machine affects all of them.
 """
 
 import tempfile

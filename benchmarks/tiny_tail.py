@@ -1,11 +1,11 @@
-"""Every loss on tiny_tail: AP by frequency group over several seeds, and seconds a step.
+"""Every loss on tiny_tail: AP by frequency group over several seeds, and seconds per step.
 
     uv run python benchmarks/tiny_tail.py
     uv run python benchmarks/tiny_tail.py --name tiny_tail_cascades --losses cascade_softmax cascade_gumbel ...
 
-Every loss trains the same network on the same images in the same order; only the classifier's loss differs, and each
-is tested with its own activation. Runs stand in ``runs/tiny_tail``; a finished one is not repeated, a stopped one is
-resumed. The table goes to benchmarks/results.
+Every loss trains the same network on the same images in the same order. Only the classifier's loss differs, and each is
+tested with its own activation. Runs are in ``runs/tiny_tail``. A finished run is not repeated, and a stopped run is
+resumed. The table is written to benchmarks/results.
 """
 
 import datetime as dt

@@ -4,12 +4,11 @@
     uv run python benchmarks/training.py --checkpoint-blocks
     uv run python benchmarks/training.py --batch 16 --precision bfloat16
 
-1,203 classes, images of 800 x 1216 pixels, 20 objects of one polygon each, 512 RoIs, 128 of them on objects, softmax
-cross entropy, SGD. Both run their RPN to its end, and go on with the same 1,000 proposals, as good as a trained RPN's:
-that of random weights finds no object, and would leave the mask heads with next to nothing to do. torchvision's data
-sets make a bitmap of every object, which a loader process does meanwhile: they lie ready here, but have to be moved to
-the device; tailseg makes its targets within the step. Memory is the most held above what is held before, on a CPU in a
-process of its own.
+1,203 classes, images of 800 x 1216 pixels, 20 objects with one polygon each, 512 RoIs, 128 of them on objects, softmax
+cross entropy, SGD. Both run their RPN and then use the same 1,000 proposals, which are as good as those of a trained
+RPN: an RPN with random weights finds no object, and the mask heads would have nothing to do. torchvision's data sets
+draw a bitmap of every object in a loader process: here the bitmaps are ready, but must be moved to the device. tailseg
+makes its targets in the step. Memory is the peak above the memory before, on a CPU in a separate process.
 """
 
 import json

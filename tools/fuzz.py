@@ -1,10 +1,11 @@
-"""Searches for files that a reader neither reads nor refuses with a message, guided by coverage (atheris).
+"""Searches for files on which a reader fails without a message, guided by coverage (atheris).
 
     uv run --with atheris python tools/fuzz.py TARGET [SECONDS | INPUT]
 
-TARGET is annotations, results, run_lengths, polygons, checkpoint or cache; 60 seconds unless said. It ends at the first
-finding (an exception that the reader does not document, a crash, 10 seconds over one input, memory beyond 3 GB) with an
-exit code other than 0, and says where the input was written: with that file as INPUT it is run once more.
+TARGET is annotations, results, run_lengths, polygons, checkpoint or cache; the default is 60 seconds. The
+search ends at the first failure (an undocumented exception, a crash, 10 seconds for one input, more than 3 GB of
+memory) with an exit code other than 0 and prints the path of the input. With this path as INPUT, the input is run
+again.
 """
 
 import contextlib
@@ -57,7 +58,7 @@ with atheris.instrument_imports(include=["tailseg"]):
 Use = Callable[[bytes], None]
 
 LONGEST = 20_000
-"""Bytes of an input."""
+"""Largest input in bytes."""
 NASTY = [
     *[None, True, -1, 0, 1, 0.5, 2**31, 2**53, 2**63 - 1, 2**63, 10**400, 1e308, -1e5, float("nan"), float("inf")],
     *["", "..", "../../x", "/dev/zero", "a\nb", "\0", "\ud800", "5:FIT", "T1d3`0", "r", [], {}, [[]], [0] * 6, [1] * 4],
@@ -89,7 +90,7 @@ def text(value: object) -> bytes:
 
 
 def annotations(folder: Path) -> tuple[list[bytes], Use]:
-    """`read_dataset`, and all that the data set then says; `read_ground_truth`, and its masks."""
+    """Runs `read_dataset` and all methods of the data set; `read_ground_truth` and its masks."""
     path = folder / "set.json"
     coco = [{key: image[key] for key in ("id", "file_name", "height", "width")} for image in DATASET["images"]]
 
@@ -106,7 +107,7 @@ def annotations(folder: Path) -> tuple[list[bytes], Use]:
 
 
 def look_at(dataset: Annotations) -> None:
-    """Everything that training asks of a data set."""
+    """Calls everything that training needs of a data set."""
     assert dataset.has_masks in (True, False)
     for i in range(dataset.num_images):
         record = dataset.get_record(i)
@@ -122,7 +123,7 @@ def look_at(dataset: Annotations) -> None:
 
 
 def results(folder: Path) -> tuple[list[bytes], Use]:
-    """`read_detections`, and the matches of what was read."""
+    """Runs `read_detections` and matches the detections."""
     path, truth_path = folder / "results.json", folder / "truth.json"
     truth_path.write_bytes(text(DATASET))
     truth = read_ground_truth(truth_path, masks=True)
@@ -140,7 +141,7 @@ def results(folder: Path) -> tuple[list[bytes], Use]:
 
 
 def run_lengths(folder: Path) -> tuple[list[bytes], Use]:  # noqa: ARG001
-    """The decoder, at sizes that the counts fill and at another."""
+    """Runs the decoder with the size that fits the counts and with another one."""
 
     def use(content: bytes) -> None:
         counts = content[1:] if content[:1] < b"\x80" else bytes(48 + byte % 64 for byte in content[1:])
@@ -173,7 +174,7 @@ def run_lengths(folder: Path) -> tuple[list[bytes], Use]:  # noqa: ARG001
 
 
 def polygons(folder: Path) -> tuple[list[bytes], Use]:  # noqa: ARG001
-    """Rasterized in an image and as targets."""
+    """Draws polygons into an image and as targets."""
 
     def use(content: bytes) -> None:
         try:
@@ -193,7 +194,7 @@ def polygons(folder: Path) -> tuple[list[bytes], Use]:  # noqa: ARG001
 
 
 def checkpoints(folder: Path) -> tuple[list[bytes], Use]:
-    """`checkpoint.load` of any bytes, of an archive with any pickle, of weights with any header; the checks."""
+    """Runs `checkpoint.load` and its checks on any bytes, an archive with any pickle, and weights with any header."""
     counts = torch.tensor([5, 50])
     recipe, model = get_recipe("tiny_gumbel"), torch.nn.Linear(2, 1)
     saved = checkpoint.Checkpoint(
@@ -250,7 +251,7 @@ def right(*_: object) -> str:
 
 
 def caches(folder: Path) -> tuple[list[bytes], Use]:
-    """A cache file whose checksum is right, whatever else it says; an input is its metadata and its arrays."""
+    """Reads a cache file with a right checksum; an input is its metadata and its arrays."""
     os.environ["TAILSEG_HOME"] = str(folder)
     cache.MIN_CACHED_BYTES, cache.SETTLED_SECONDS = 0, 0.0
     mock.patch.object(cache, "_checksum", right).start()
@@ -290,7 +291,7 @@ TARGETS = {
 
 
 def mutated(content: bytes, longest: int, seed: int) -> bytes:
-    """Of JSON mostly values left out, doubled or put in place of others; else, and of other files, bytes."""
+    """Mutates JSON mostly by removing, doubling or replacing values; otherwise, and for other files, by bytes."""
     chance = random.Random(seed)
     try:
         value = json.loads(content) if chance.random() < 0.8 else None
@@ -316,7 +317,7 @@ def mutated(content: bytes, longest: int, seed: int) -> bytes:
 
 
 def places(value: Any) -> Iterator[tuple[Any, Any]]:
-    """Every list and dictionary within a value, with each of its keys."""
+    """Lists every list and dictionary in a value, with each of its keys."""
     for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
         yield value, key
         yield from places(inner)

@@ -1,4 +1,4 @@
-"""Draws how hard each link pulls a logit: docs/assets/link-gradients.svg, and the table of docs/explain/why-gumbel.md.
+"""Draws the gradients of each link: docs/assets/link-gradients.svg, and the table of docs/explain/why-gumbel.md.
 
     uv run python tools/plot_link_gradients.py [FILE.svg|FILE.png]
 
@@ -21,12 +21,12 @@ from tailseg.losses import Gumbel, Link, NormalCDF, Sigmoid
 PICTURE = Path(__file__).resolve().parents[1] / "docs/assets/link-gradients.svg"
 PROBABILITIES = (1e-6, 1e-3, 0.1, 0.5, 0.9, 0.999)
 DEAD = 0.01
-"""Below this share of the exact link's gradient the published one counts as dead."""
+"""Share of the exact link's gradient below which the published gradient counts as dead."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A link and how it is drawn; the colors are told apart by the color-blind (Okabe and Ito)."""
+    """A link and its style. Color-blind readers can distinguish the colors (Okabe and Ito)."""
 
     name: str
     link: Link
@@ -43,7 +43,7 @@ PUBLISHED = Gumbel().published()
 
 
 def gradients(link: Link, q: Tensor) -> tuple[Tensor, Tensor]:
-    """How hard a logit is pulled up by a positive, and pushed down by a negative: sizes of d(cost)/dq."""
+    """Sizes of the gradients d(cost)/dq of a positive, which raises the logit, and of a negative, which lowers it."""
     q = q.clone().requires_grad_()
     (up,) = torch.autograd.grad(-link.log_probability(q).sum(), q)
     (down,) = torch.autograd.grad(-link.log_complement(q).sum(), q)
@@ -51,7 +51,7 @@ def gradients(link: Link, q: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def logit_of(link: Link, p: Tensor) -> Tensor:
-    """The logit whose probability is p, by bisection; p between 1e-12 and 1 - 1e-12."""
+    """Finds the logit with probability p by bisection; p is between 1e-12 and 1 - 1e-12."""
     low, high = torch.full_like(p, -30.0), torch.full_like(p, 30.0)
     for _ in range(80):
         middle = (low + high) / 2
@@ -61,7 +61,8 @@ def logit_of(link: Link, p: Tensor) -> Tensor:
 
 
 def dead_zones() -> tuple[float, float]:
-    """The logits below which a published Gumbel positive, and above which a published negative, is not pulled."""
+    """The logit below which a published Gumbel positive has no gradient, and the logit above which a negative has
+    none."""
     q = torch.linspace(-6, 12, 18001, dtype=torch.float64)
     (up, down), (exact_up, exact_down) = gradients(PUBLISHED, q), gradients(Gumbel(), q)
     dead_up = q[(up < DEAD * exact_up) & (q < 0)].max().item()
@@ -89,7 +90,7 @@ def table() -> str:
 
 
 def draw(path: Path) -> None:
-    """Writes the picture; the ending of the path says as what."""
+    """Writes the picture; the extension of the path gives the format."""
     mpl.rcParams["svg.hashsalt"] = "tailseg"  # the same picture gives the same file
     figure = Figure(figsize=(10, 7.4), layout="constrained")
     axes = figure.subplots(2, 2, sharex="col", sharey="row")
@@ -106,7 +107,7 @@ def draw(path: Path) -> None:
 
 
 def label(axes: "list[list[Axes]]") -> None:
-    """Titles, scales, and every curve's name beside it."""
+    """Adds titles, scales, and a name next to each curve."""
     (up_q, up_p), (down_q, down_p) = axes
     for row in axes:
         for axis in row:

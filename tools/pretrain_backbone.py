@@ -1,4 +1,4 @@
-"""Train the small backbone that tailseg carries, on shapes and surfaces that tiny_tail does not hold.
+"""Trains the small backbone in tailseg on shapes and surfaces that tiny_tail does not have.
 
     uv run python tools/pretrain_backbone.py
 
@@ -37,11 +37,11 @@ class Options:
     lr: float = 0.1
     seed: int = 0
     out: Path = Path(__file__).parents[1] / "src/tailseg/models/tiny_backbone.safetensors"
-    """Where the backbone is written."""
+    """Path of the backbone's file."""
 
 
 class Crops:
-    """The objects of one split, cut out square around their boxes."""
+    """The objects of one split as square windows around their boxes."""
 
     def __init__(self, annotations: Annotations) -> None:
         batcher = ImageBatcher()
@@ -55,7 +55,7 @@ class Crops:
         return len(self.labels)
 
     def crop(self, object_: int, sides: float, shift: Tensor) -> Tensor:
-        """A window ``sides`` times as wide as the object's longer side, shifted by a fraction of it."""
+        """Cuts a window with ``sides`` times the object's longer side, shifted by a fraction of it."""
         low, high = self.boxes[object_].view(2, 2)
         side = (high - low).max() * sides
         middle = (low + high) / 2 + shift * side
@@ -63,7 +63,7 @@ class Crops:
         return roi_align(self.images[self.image[object_]], [window], CROP, aligned=True, sampling_ratio=1)[0]
 
     def augmented(self, objects: Tensor) -> Tensor:
-        """A batch of random windows, mirrored and transposed together at random."""
+        """Draws a batch of random windows; the batch is mirrored and transposed at random."""
         sides = torch.empty(len(objects)).uniform_(0.9, 2.0).tolist()
         shifts = torch.empty(len(objects), 2).uniform_(-0.15, 0.15)
         batch = torch.stack([self.crop(*each) for each in zip(objects.tolist(), sides, shifts, strict=True)])

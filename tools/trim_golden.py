@@ -1,4 +1,4 @@
-"""Makes tests/golden from the full golden files: as much as proves every stage, in six megabytes.
+"""Makes tests/golden from the full golden files: six megabytes that test every stage.
 
     uv run python tools/trim_golden.py FOLDER tests/golden
 
@@ -21,28 +21,28 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests.parity.golden import without_backbone
 
 ROIS = 50
-"""Of each image, in testing."""
+"""RoIs of each image in testing."""
 MASKS = 3
 """Of each image."""
 FIRST_LEVEL = 2
-"""Of the RPN's maps; the finer ones are larger and come of the same weights."""
+"""Levels of the RPN's maps. The finer ones are larger and come from the same weights."""
 
 Files = tuple[dict[str, Tensor], dict[str, Any]]
 
 
 def whole(tensors: dict[str, Tensor], facts: dict[str, Any]) -> Files:
-    """A detector from its pixels on."""
+    """Keeps a detector from the pixels on."""
     return shorter({key: tensor for key, tensor in tensors.items() if key not in ("test.fpn.0", "test.fpn.1")}), facts
 
 
 def heads(tensors: dict[str, Tensor], facts: dict[str, Any]) -> Files:
-    """A detector from the golden feature maps on."""
+    """Keeps a detector from the golden feature maps on."""
     kept, facts = without_backbone(tensors, facts)
     return shorter(kept), facts
 
 
 def shorter(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Fewer RoIs and masks in testing, and only the coarser of the RPN's maps."""
+    """Keeps fewer RoIs and masks in testing, and only the coarser maps of the RPN."""
     fine = tuple(f"test.rpn_{kind}.{level}" for kind in ("cls", "reg") for level in range(FIRST_LEVEL))
     kept = {key: tensor for key, tensor in tensors.items() if key not in fine}
     for key, tensor in kept.items():
@@ -55,7 +55,7 @@ def shorter(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def stages(number: int) -> Callable[[dict[str, Tensor], dict[str, Any]], Files]:
-    """A backbone's first stages, the last one's map of one image, without gradients."""
+    """Keeps a backbone's first stages and the last map of one image, without gradients."""
 
     def first(tensors: dict[str, Tensor], facts: dict[str, Any]) -> Files:
         later = [f"state.layer{i + 1}." for i in range(number, 4)] + [f"state.stages.{i}." for i in range(number, 4)]
@@ -69,7 +69,7 @@ def stages(number: int) -> Callable[[dict[str, Tensor], dict[str, Any]], Files]:
 
 
 def one_channel(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The operators with one channel of what RoIAlign reads and writes; all channels go the same way."""
+    """Keeps the operators with one channel of RoIAlign; all channels are computed in the same way."""
     pooled = ("roi.feat.", "roi.out")
     return {key: tensor[:, :1].contiguous() if key.startswith(pooled) else tensor for key, tensor in tensors.items()}
 
@@ -82,13 +82,13 @@ KEPT = {
     "d_resnext": stages(1),
     "d_swin": stages(3),
 }
-"""What each file keeps. The plain softmax Mask R-CNN is left out: every part of it is in one of the first two."""
+"""The function for each file. The plain softmax Mask R-CNN is left out: the first two files have all of its parts."""
 OPERATORS = "e_ops"
 FRACAL = "2024/k_fracal.safetensors"
 
 
 def fracal(source: Path) -> dict[str, Tensor]:
-    """Two regions of each form with their scores, and the counts that the authors' statistics hold."""
+    """Keeps two regions of each form with their scores, and the counts of the authors' statistics."""
     tensors = load_file(source / FRACAL)
     statistics = json.loads((source.parent / "data/lvis/lvis_v1_fractal.json").read_text())
     kept = {key: tensor for key, tensor in tensors.items() if "variant" not in key}

@@ -158,4 +158,4 @@ def test_what_is_read_otherwise_than_written_is_said_once(files, capsys):
     arguments = ["compare", str(files / "b.json"), str(files / "b.json"), "--annotations", str(files / "truth.json")]
     assert main([*arguments, "--samples=2"]) == 0
 
-    assert capsys.readouterr().out.count("file_name is followed") == 1
+    assert capsys.readouterr().out.count("file_name is used") == 1

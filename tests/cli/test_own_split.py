@@ -168,4 +168,4 @@ def test_the_first_lines_say_what_is_trained_on_held_out_and_left_out(mine: Path
     held_out = f"held out: {len(val['images'])} images with {len(val['annotations'])} objects (y/data/val.json)"
     assert said.startswith(f"custom_small: {len(train['images']) - 1} images with {count} objects to train on")
     assert held_out in said
-    assert "left out: 1 images without an object to learn from (--data.no-filter-empty takes them), 1 crowd" in said
+    assert "left out: 1 image without an object to learn from (--data.no-filter-empty takes them), 1 crowd" in said

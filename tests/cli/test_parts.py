@@ -20,7 +20,7 @@ from .conftest import SMALL
 
 OWN = '''
 from dataclasses import dataclass, replace
-from tailseg.losses import GumbelCEConfig
+from tailseg.losses import GumbelCE, GumbelCEConfig
 from tailseg.models import ModelConfig
 from tailseg.recipes import SGDConfig
 
@@ -28,6 +28,9 @@ from tailseg.recipes import SGDConfig
 class OwnLossConfig(GumbelCEConfig):
     """A loss of the user's own."""
     sharpness: float = 3.0
+
+    def build(self, frequency):
+        return GumbelCE(frequency.num_classes, weight=self.weight)
 
 @dataclass(frozen=True)
 class OwnDetector(ModelConfig):
@@ -114,7 +117,7 @@ def test_a_detector_comes_before_its_backbone():
 @pytest.mark.parametrize(
     ("option", "name", "message"),
     [
-        ("--loss", "gool", "no loss is called 'gool'; did you mean gol?"),
+        ("--loss", "goll", "no loss is called 'goll'; did you mean gol?"),
         ("--loss", "my_loss.py", "no loss is called 'my_loss.py'"),
         ("--optim", "adam", "did you mean adamw?"),
         ("--backbone", "resnet5", "did you mean resnet50"),
@@ -123,7 +126,7 @@ def test_a_detector_comes_before_its_backbone():
         (
             "--loss",
             "own_parts:number",
-            r"gave 3 \(int\), which is no config: expected a frozen dataclass with a method bu",
+            r"gave 3 \(int\), which is no config: expected a frozen dataclass with a",
         ),
         ("--loss", "own_parts:with_argument", "missing a required argument: 'factor'"),
         ("--augmentation", "own_parts:number", r"a method build\(data\)"),
@@ -173,7 +176,7 @@ def test_values_and_what_follows_two_dashes_are_no_unknown_options():
     [
         (
             ["train", "tiny_gumbel", "--optim.lrr", "1"],
-            "--optim.lrr is not an option of `tailseg train tiny_gumbel`; did",
+            "--optim.lrr is not an option of `tailseg train tiny_gumbel`",
         ),
         (["train", "tiny_gumbel", "--epochs=3"], "did you mean --optim.epochs?"),
         (["test", "--devize", "cpu"], "--devize is not an option of `tailseg test`; did you mean --device?"),

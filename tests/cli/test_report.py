@@ -77,7 +77,7 @@ def test_a_run_whose_training_set_is_gone_is_reported_from_its_checkpoint(
     recipe["resolved"]["data"] |= {"train": "gone.json", "val": str(photos.parent / "val.json")}
     (moved / "recipe.json").write_text(json.dumps(recipe))
     assert main(["report", str(moved)]) == 0
-    assert "The training set is not there" in (moved / "report.html").read_text()
+    assert "The training set was not found" in (moved / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def test_a_clash_is_said_with_what_speaks_for_either_reading(score):
     _, (note,) = score(found((4, 1, 3, 2)), truth())
 
     assert "(4 is the id of 2.jpg and the name of 4.jpg): taken as names; 4 of 4 detections lie on an object" in note
-    assert "1 the other way. Give each record the file_name of its image, which decides" in note
+    assert "1 in the other way. Give each record the file_name of its image, which decides" in note
 
 
 def test_where_nothing_decides_numbers_are_ids_and_texts_are_names(score):

@@ -50,7 +50,7 @@ def test_a_data_set_of_ones_own_is_trained_and_tested(tmp_path):
     metrics = train(shortened(own_dataset.recipe(), tmp_path, repeat_threshold=0.0))
     assert metrics.num_images == 3  # a tenth of 32
     (tmp_path / "metrics.json").unlink()
-    assert main(["test", str(tmp_path), "--recipe", "own_dataset:recipe"]) == 0
+    assert main(["test", str(tmp_path), "--module", "own_dataset"]) == 0
     assert json.loads((tmp_path / "metrics.json").read_text())["num_images"] == 3
 
 

@@ -283,7 +283,7 @@ def test_cascade_masks_are_the_mean_of_the_stages(config: ModelConfig, build: Bu
         last = build(replace(config, cascade=HTCConfig(test_masks="last")))
         torch.testing.assert_close(last.mask_probabilities(maps, boxes, labels), stages[2])
     else:
-        stages = [model.get_mask_head(stage)(maps, boxes, labels).sigmoid() for stage in range(3)]
+        stages = [model.mask_head(stage)(maps, boxes, labels).sigmoid() for stage in range(3)]
     torch.testing.assert_close(model.mask_probabilities(maps, boxes, labels), sum(stages) / 3)
     assert not torch.equal(stages[0], stages[1])
 

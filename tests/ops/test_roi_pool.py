@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from tailseg.ops.roi_pool import assign_fpn_levels, group_rows, roi_pool
+from tailseg.ops.roi_pool import fpn_levels, group_rows, roi_pool
 
 STRIDES = (4, 8, 16, 32)
 
@@ -15,16 +15,16 @@ def square(side: float) -> list[float]:
     [(0, 0), (1, 0), (55.9, 0), (111.9, 0), (112, 1), (223.9, 1), (224, 2), (447, 2), (448, 3), (895, 3), (5000, 3)],
 )
 def test_level_by_side(side, level):
-    assert assign_fpn_levels(torch.tensor([square(side)])).tolist() == [level]
+    assert fpn_levels(torch.tensor([square(side)])).tolist() == [level]
 
 
 def test_level_depends_on_the_area_and_on_the_number_of_levels():
     box = torch.tensor([[0.0, 0.0, 28.0, 448.0]])  # sqrt(28 * 448) = 112
-    assert assign_fpn_levels(box).tolist() == [1]
-    assert assign_fpn_levels(box, num_levels=1).tolist() == [0]
-    assert assign_fpn_levels(box, finest_scale=14.0).tolist() == [3]
-    assert assign_fpn_levels(torch.zeros(0, 4)).tolist() == []
-    assert assign_fpn_levels(torch.tensor([[10.0, 10.0, 5.0, 20.0]])).tolist() == [0]  # turned inside out: no area
+    assert fpn_levels(box).tolist() == [1]
+    assert fpn_levels(box, num_levels=1).tolist() == [0]
+    assert fpn_levels(box, finest_scale=14.0).tolist() == [3]
+    assert fpn_levels(torch.zeros(0, 4)).tolist() == []
+    assert fpn_levels(torch.tensor([[10.0, 10.0, 5.0, 20.0]])).tolist() == [0]  # turned inside out: no area
 
 
 def constant_pyramid(num_images: int) -> list[torch.Tensor]:

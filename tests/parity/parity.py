@@ -23,7 +23,7 @@ from tailseg.models.sampling import RoISample, sample_rois
 from tailseg.ops.boxes import encode_boxes
 from tailseg.ops.masks import decode_mask, mask_targets, paste_masks
 from tailseg.ops.nms import class_nms
-from tailseg.ops.roi_pool import assign_fpn_levels, roi_pool
+from tailseg.ops.roi_pool import fpn_levels, roi_pool
 from tailseg.structures import Detections, RunLengths
 
 from .golden import Golden, GoldenBackbone, Kind, load_golden, load_golden_backbone, numbered, outputs
@@ -116,7 +116,7 @@ def measure_operators(tensors: Mapping[str, Tensor]) -> list[Difference]:
     features = [feature.float() for feature in numbered(tensors, "roi.feat")]
     boxes = [rois[image == i, 1:] for i in range(len(features[0]))]
     order = image.argsort(stable=True)
-    levels = int((assign_fpn_levels(rois[:, 1:]) != tensors["roi.level"]).sum())
+    levels = int((fpn_levels(rois[:, 1:]) != tensors["roi.level"]).sum())
     found = [Difference("RoIs on another level", "count", levels, 0)]
     for side in (7, 14):
         pooled = roi_pool(features, boxes, output_size=side, strides=STRIDES)
@@ -277,7 +277,7 @@ def mask_logits(
     if isinstance(model, HybridTaskCascade):
         return model.mask_flow(pyramid, boxes, labels, stage=stage)
     if isinstance(model, CascadeMaskRCNN):
-        return model.get_mask_head(stage)(pyramid, boxes, labels)
+        return model.mask_head(stage)(pyramid, boxes, labels)
     assert isinstance(model, MaskRCNN)
     return model.mask_head(pyramid, boxes, labels)
 
@@ -412,7 +412,7 @@ def stage_losses(golden: Golden) -> dict[str, Tensor]:
         if isinstance(model, HybridTaskCascade):
             heads |= model.mask_losses(stage, pyramid, samples, golden.targets)
         elif isinstance(model, CascadeMaskRCNN):
-            heads |= model.get_mask_head(stage).losses(pyramid, samples, golden.targets)
+            heads |= model.mask_head(stage).losses(pyramid, samples, golden.targets)
         else:
             assert isinstance(model, MaskRCNN)
             heads |= model.mask_head.losses(pyramid, samples, golden.targets)

@@ -39,7 +39,7 @@ def mask_logits(golden: Golden, stage: int, boxes: Sequence[Tensor], labels: Ten
     model = cascade_of(golden)
     if isinstance(model, HybridTaskCascade):
         return model.mask_flow(golden.pyramid(), boxes, labels, stage=stage)
-    return model.get_mask_head(stage)(golden.pyramid(), boxes, labels)
+    return model.mask_head(stage)(golden.pyramid(), boxes, labels)
 
 
 @torch.no_grad()

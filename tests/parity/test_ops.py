@@ -19,7 +19,7 @@ from tailseg.ops.boxes import decode_boxes, encode_boxes, intersection_over_area
 from tailseg.ops.masks import decode_mask, mask_targets, paste_bitmaps, paste_masks, polygons_to_rle
 from tailseg.ops.matching import IGNORED, NEGATIVE, match
 from tailseg.ops.nms import class_nms, level_nms
-from tailseg.ops.roi_pool import assign_fpn_levels, roi_pool
+from tailseg.ops.roi_pool import fpn_levels, roi_pool
 from tailseg.structures import Frame
 
 from .assertions import files, place
@@ -140,11 +140,11 @@ def test_levels_are_torchvisions():
     # torchvision writes 4 + log2(s / 224) + 1e-6: the same but within 1e-6 of a level's edge
     boxes = random_boxes(5000, largest=900.0)
     expected = LevelMapper(2, 5)([boxes])
-    assert torch.equal(assign_fpn_levels(boxes), expected)
+    assert torch.equal(fpn_levels(boxes), expected)
 
 
 def test_levels_are_golden(golden):
-    assert torch.equal(assign_fpn_levels(golden["roi.rois"][:, 1:]), golden["roi.level"])
+    assert torch.equal(fpn_levels(golden["roi.rois"][:, 1:]), golden["roi.level"])
 
 
 @pytest.mark.parametrize("size", [7, 14])

@@ -302,7 +302,7 @@ def test_an_image_deleted_in_the_middle_is_replaced_and_named(data, tmp_path, ca
     train(troubled(recipe, tmp_path, f"delete {image}", 4))
     said = capsys.readouterr().err
     assert f"{image.name} not found" in said
-    assert "1 images could not be used and were replaced by others" in said
+    assert "1 image could not be used and was replaced by others" in said
     lines = [line for line in log(tmp_path / "run") if line["kind"] == "image"]
     assert [(line["replaced"], image.name in line["text"]) for line in lines] == [(1, True)]
     saved = checkpoint.load(run_files.step_path(tmp_path / "run", LAST))

@@ -100,6 +100,6 @@ def test_the_setting_reaches_every_reader(data, tmp_path, orientation):
     _, _, info = DetectionDataset(annotations, evaluation_transform(64, 128))[row, 0]
     assert info.exif == 3
     said = {"shown": "read as viewers and annotation tools show them", "stored": "read as stored, for data.orientation"}
-    assert f"1 images have an EXIF orientation other than 1 ({info.file}: 3): " in describe_orientations([info])
+    assert f"1 image has an EXIF orientation other than 1 ({info.file}: 3): " in describe_orientations([info])
     assert said[orientation] in describe_orientations([info])
     assert describe_orientations([]) == ""

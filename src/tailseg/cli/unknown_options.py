@@ -59,6 +59,10 @@ def nearest_options(word: str, options: Sequence[str]) -> list[str]:
 
     Returns:
         At most three options.
+
+    Example:
+        >>> nearest_options("--lr", ["--optim.lr", "--loss.weight"])
+        ['--optim.lr']
     """
     wanted = word.replace("_", "-")
     last = wanted.strip("-").rpartition(".")[2]

@@ -16,6 +16,7 @@ from tailseg.annotations.dataset import Annotations
 from tailseg.annotations.image_files import ImageError
 from tailseg.annotations.pictures import MAX_PIXELS, Header, open_picture, read_header, without_warnings
 from tailseg.annotations.types import ImageInfo, Orientation
+from tailseg.words import count_noun, verb_form
 
 _PHOTOMETRIC: Final = 0x0106
 """TIFF's tag that says whether 0 is white; Pillow looks at it up to 8 bits."""
@@ -91,7 +92,8 @@ def describe_orientations(infos: Collection[ImageInfo]) -> str:
         if first.orientation == "shown"
         else "read as stored, for data.orientation says so"
     )
-    return f"{len(infos):,} images have an EXIF orientation other than 1 ({first.file}: {first.exif}): {how}"
+    count = f"{count_noun(len(infos), 'image')} {verb_form(len(infos), 'has', 'have')}"
+    return f"{count} an EXIF orientation other than 1 ({first.file}: {first.exif}): {how}"
 
 
 def apply_orientation(image: UInt8[Tensor, "3 h w"], orientation: int) -> Tensor:

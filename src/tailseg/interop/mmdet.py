@@ -229,7 +229,7 @@ def _with_positions(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _positions(table: Tensor) -> Tensor:
-    """The index for a table of ``(2 w - 1)^2`` rows."""
+    """Computes the index for a table of ``(2 w - 1)^2`` rows."""
     return compute_relative_positions((isqrt(len(table)) + 1) // 2)
 
 

@@ -15,7 +15,7 @@ CONTRACT = (
     "a backbone is an nn.Module with the attribute out_channels (four numbers of channels) that returns four feature "
     "maps of strides 4, 8, 16, 32"
 )
-"""What errors say of a backbone."""
+"""What a backbone must be, for error messages."""
 
 
 def build_backbone(config: BuildsBackbone) -> nn.Module:
@@ -45,7 +45,7 @@ def get_out_channels(backbone: nn.Module) -> tuple[int, ...]:
 
 
 def check_maps(maps: object, images: Tensor, backbone: nn.Module) -> None:
-    """Refuses what is not four feature maps of strides 4, 8, 16 and 32 with the channels that the backbone states.
+    """Checks that a backbone returned four feature maps of strides 4, 8, 16 and 32 with the channels that it states.
 
     Args:
         maps: what the backbone returned.

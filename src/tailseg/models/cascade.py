@@ -1,4 +1,4 @@
-"""Cascade Mask R-CNN: three box heads in a row, and a mask head each.
+"""Cascade Mask R-CNN: three box heads in sequence, and as many mask heads.
 
 Shapes: B images; R boxes of all images together; masks have side S.
 """
@@ -44,7 +44,7 @@ class CascadeMaskRCNN(TwoStageDetector):
         mask, channels = config.mask, config.fpn.channels
         self.mask_heads = nn.ModuleList(MaskHead(channels, loss.num_classes, mask) for _ in self.box_cascade.heads)
 
-    def get_mask_head(self, stage: int) -> MaskHead:
+    def mask_head(self, stage: int) -> MaskHead:
         """The mask head of a stage, counted from 0."""
         head = self.mask_heads[stage]
         assert isinstance(head, MaskHead)
@@ -61,7 +61,7 @@ class CascadeMaskRCNN(TwoStageDetector):
         for stage, weight in enumerate(self.box_cascade.loss_weights):
             samples = self.box_cascade.sample(stage, proposals, targets)
             box_losses, proposals = self.box_cascade.train_stage(stage, pyramid, samples, sizes)
-            mask_losses = self.get_mask_head(stage).losses(pyramid, samples, targets)
+            mask_losses = self.mask_head(stage).losses(pyramid, samples, targets)
             losses |= stage_losses({**box_losses, **mask_losses}, stage, weight)
         return losses
 
@@ -95,7 +95,5 @@ class CascadeMaskRCNN(TwoStageDetector):
         Returns:
             Probabilities in 0 .. 1.
         """
-        stages = [
-            self.get_mask_head(stage).probabilities(pyramid, boxes, labels) for stage in range(len(self.mask_heads))
-        ]
+        stages = [self.mask_head(stage).probabilities(pyramid, boxes, labels) for stage in range(len(self.mask_heads))]
         return torch.stack(stages).mean(0)

@@ -24,7 +24,7 @@ __getattr__ = names_renamed_in(__name__, {"NormalisedConfig": "NormalizedConfig"
 
 Precision = Literal["float32", "tf32", "bfloat16", "float16"]
 """float32 is IEEE's everywhere; tf32 lets GPUs since Ampere round the factors of products to 10 bits; bfloat16 and
-float16 are autocast's types, for layers that bear it."""
+float16 are types of autocast, for the layers that allow them."""
 
 
 Channels = tuple[float, float, float]
@@ -93,7 +93,7 @@ class GroupedConfig(Settings, at="model.backbone.grouped"):
 
     groups: Annotated[int, Range(ge=1)] = 64
     width: Annotated[int, Range(ge=1)] = 4
-    """Channels of a group in the first stage; each later stage has twice those of the one before."""
+    """Channels of a group in the first stage; the number doubles in each later stage."""
 
 
 @dataclass(frozen=True)
@@ -109,11 +109,11 @@ class ResNetConfig(BackboneConfig):
     """imagenet (through torchvision, which has ResNeXt as 50-32x4d, 101-32x8d and 101-64x4d), tiny (the small backbone
     carried by tailseg), none, or a file's path."""
     frozen_stages: Annotated[int, Range(ge=0, le=4)] = 1
-    """Not trained: 0 nothing, 1 the stem and stage 1, 2 also stage 2 ... (published: 1)."""
+    """Stages that are not trained: 0 none, 1 the stem and stage 1, 2 also stage 2 ... (published: 1)."""
     fixed_norm: bool = True
-    """Batch norm uses its stored statistics in training (its scale and shift are still trained), as published."""
+    """Batch norms use their stored statistics in training, as published; scale and shift are still trained."""
     checkpoint_blocks: bool = False
-    """Trained blocks keep only their inputs and compute the rest again in the backward pass: less memory, more time."""
+    """Gradient checkpointing: blocks store only their inputs and run twice: less memory, slower."""
 
     def build(self) -> "ResNet":
         from tailseg.models.resnet import ResNet
@@ -145,7 +145,7 @@ class SwinConfig(BackboneConfig):
     """Swin Transformer in torchvision's layout; the defaults are Swin-T."""
 
     embed_dim: Annotated[int, Range(ge=1)] = 96
-    """Channels of the first stage; each later stage has twice those of the one before."""
+    """Channels of the first stage; the number doubles in each later stage."""
     depths: Annotated[tuple[int, int, int, int], Range(ge=1)] = (2, 2, 6, 2)
     """Blocks of each stage."""
     heads: Annotated[tuple[int, int, int, int], Range(ge=1)] = (3, 6, 12, 24)
@@ -190,14 +190,14 @@ class TimmConfig(BackboneConfig):
     """pretrained (timm downloads those that belong to the name), none, or the path of a file of the network's weights
     as timm writes it (.safetensors or .pth)."""
     frozen_stages: Annotated[int, Range(ge=0, le=4)] = 0
-    """Not trained: 0 nothing, 1 all that the map of stride 4 is computed from, 2 also that of stride 8 ..."""
+    """Stages that are not trained: 0 none, 1 the layers before the map of stride 4, 2 also those before stride 8 ..."""
     fixed_norm: bool = True
-    """Batch norms, if it has any, use their stored statistics in training."""
+    """Batch norms, if there are any, use their stored statistics in training."""
     mean: Annotated[tuple[float, float, float] | None, Range(ge=0, le=1)] = None
     """RGB mean that images are normalized with, in 0 .. 1. None is that of the weights in a new run, which keeps it; in
     a saved one, and without weights, it is ImageNet's."""
     std: Annotated[tuple[float, float, float] | None, Range(gt=0, le=1)] = None
-    """RGB deviation, with the mean."""
+    """RGB standard deviation, in 0 .. 1; set it together with the mean."""
     image_side: Annotated[int | None, Range(ge=32)] = None
     """Images are padded to a square of this side, a multiple of 32: for networks that take images of one size, such as
     Hiera and MaxViT. None is any size."""
@@ -288,13 +288,13 @@ class RPNConfig(Settings, at="model.rpn"):
     positive_fraction: Annotated[float, Range(gt=0, le=1)] = 0.5
     nms_iou: Annotated[float, Range(ge=0, le=1)] = 0.7
     train_pre_nms: Annotated[int, Range(ge=1)] = 2000
-    """Kept a level before NMS in training."""
+    """Proposals of each pyramid level before NMS in training."""
     train_post_nms: Annotated[int, Range(ge=1)] = 1000
-    """Kept an image after NMS in training."""
+    """Proposals of each image after NMS in training."""
     test_pre_nms: Annotated[int, Range(ge=1)] = 1000
     test_post_nms: Annotated[int, Range(ge=1)] = 1000
     border: Annotated[float | None, Range(ge=0)] = None
-    """Anchors that reach more than these pixels beyond the image are not trained; None trains all. Cascades: 0."""
+    """Anchors that reach more pixels than this beyond the image are not trained; None trains all. Cascades: 0."""
     smooth_l1_beta: Annotated[float, Range(ge=0)] = 0.0
     """Box errors below this cost their square; 0 is the L1 loss. Cascades: 1 / 9."""
 
@@ -333,13 +333,13 @@ class BoxHeadConfig(Settings, at="model.box"):
     positive_iou: Annotated[float, Range(gt=0, lt=1)] = 0.5
     """Least IoU with an object of a positive RoI."""
     allow_low_quality_matches: bool = True
-    """Every object keeps its best RoI when that has at least `positive_iou`, as published."""
+    """Every object keeps its best RoI if their IoU is at least `positive_iou`, as published."""
     target_stds: Annotated[tuple[float, float, float, float], Range(gt=0)] = (0.1, 0.1, 0.2, 0.2)
     class_agnostic: bool = False
     smooth_l1_beta: Annotated[float, Range(ge=0)] = 0.0
     """Box errors below this, in units of `target_stds`, cost their square; 0 is the L1 loss. Cascades: 1."""
     classifier_weight: Annotated[float, Range(ge=0)] = 0.001
-    """Every weight of a plain classifier before the first step; published: 0.01 for DropLoss over the sigmoid."""
+    """Initial value of every weight of a plain classifier; published: 0.01 for DropLoss with the sigmoid."""
     normalized: NormalizedConfig | None = None
     """Normalize the classifier's features and weights; None is a plain classifier."""
 
@@ -362,14 +362,14 @@ class MaskHeadConfig(Settings, at="model.mask"):
 @renamed_fields(iou="positive_iou")
 @dataclass(frozen=True)
 class CascadeStageConfig(Settings, at="model.cascade.later_stages.N"):
-    """What a later stage of a cascade does otherwise than the first, which is ``ModelConfig.box``."""
+    """Settings in which a later stage of a cascade differs from the first, which is ``ModelConfig.box``."""
 
     positive_iou: Annotated[float, Range(gt=0, lt=1)]
-    """Least IoU of a positive RoI: later stages see better boxes and ask more of them."""
+    """Least IoU of a positive RoI; higher in later stages, because their boxes are better."""
     target_stds: Annotated[tuple[float, float, float, float], Range(gt=0)]
-    """Smaller than the stage before's, for the boxes are closer."""
+    """Smaller in later stages, because their boxes are closer to the objects."""
     loss_weight: Annotated[float, Range(gt=0)]
-    """Multiplies every loss of the stage's box and mask head; the first stage's weigh 1."""
+    """Multiplies every loss of the stage's box and mask head; it is 1 in the first stage."""
 
 
 PUBLISHED_LATER_STAGES = (
@@ -380,7 +380,7 @@ PUBLISHED_LATER_STAGES = (
 
 @dataclass(frozen=True)
 class CascadeConfig(Settings, at="model.cascade"):
-    """Cascade Mask R-CNN: box heads in a row, each on the boxes that the one before refined, and a mask head each.
+    """Cascade Mask R-CNN: several box heads, each refines the boxes of the one before; as many mask heads.
 
     Raises:
         ValueError: there is no later stage.
@@ -395,7 +395,7 @@ class CascadeConfig(Settings, at="model.cascade"):
 
 @dataclass(frozen=True)
 class HTCConfig(Settings, at="model.cascade"):
-    """Hybrid Task Cascade without its semantic branch: a cascade whose mask heads hand on their features.
+    """Hybrid Task Cascade without its semantic branch: a cascade whose mask heads pass on their features.
 
     Raises:
         ValueError: there is no later stage.

@@ -16,7 +16,7 @@ IMAGE_MEAN = (123.675, 116.28, 103.53)
 IMAGE_STD = (58.395, 57.12, 57.375)
 """RGB standard deviation of ImageNet, in 0 .. 255, as published."""
 SIZE_DIVISOR = 32
-"""Coarsest stride of the backbone: every map halves evenly down to it."""
+"""The coarsest stride of the backbone; the sides of a batch are multiples of it."""
 
 
 def get_normalization(backbone: BuildsBackbone) -> tuple[Channels, Channels]:

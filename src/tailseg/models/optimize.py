@@ -25,7 +25,7 @@ class InferenceConfig:
 
 
 def for_inference(model: Detector, config: InferenceConfig) -> Detector:
-    """The same detector, changed in place for detection alone: it can no longer be trained, saved or loaded.
+    """Changes the detector in place for detection alone: it can no longer be trained, saved or loaded.
 
     Fixed batch norms of a ResNet become part of their convolutions, weights lie channels-last and in the precision that
     is wanted, and backbone and FPN are compiled if asked for. Call the model under

@@ -9,12 +9,12 @@ import torch
 from tailseg.models.config import Precision
 
 HALF: dict[str, torch.dtype] = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-"""The types of the precisions that have one of their own."""
+"""The data types of the half precisions."""
 
 
 @contextmanager
 def autocast(device: torch.device, precision: Precision) -> Generator[None, None, None]:
-    """Within, a model's products are as precise as the recipe says."""
+    """A context in which a model's products have the precision of the recipe."""
     with (
         float32_products(precision),
         torch.autocast(device.type, dtype=HALF.get(precision), enabled=precision in HALF),

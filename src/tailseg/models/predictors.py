@@ -1,4 +1,4 @@
-"""Predictors that compute only the class that counts, and normalized ones.
+"""Predictors that compute only the class of interest, and normalized predictors.
 
 A class-specific predictor of C classes is a stack of C small linear maps. Wherever the class of a row is known (the
 ground truth in training, the predicted class at test) only that class's map is gathered and applied, instead of all C
@@ -16,7 +16,7 @@ from tailseg.losses.base import at_least_float32
 from tailseg.models.config import NormalizedConfig
 
 EPS = 1e-6
-"""Keeps the norm of features that are all zero from dividing, as published."""
+"""Added to a norm that divides, as published: the norm of features may be 0."""
 
 
 def class_linear(

@@ -36,7 +36,7 @@ def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d | nn.Identity) ->
 
 
 def fold_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Float[Tensor, "C_out C_in k k"], Float[Tensor, " C_out"]]:
-    """Kernel and bias of the convolution that ``norm(conv(x))`` is, for a convolution without a bias."""
+    """Kernel and bias of one convolution that equals ``norm(conv(x))``; ``conv`` has no bias."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()

@@ -16,11 +16,10 @@ from tailseg.ops.masks import (
 from tailseg.ops.matching import match, sample
 from tailseg.ops.nms import ClassNMS, class_nms, level_nms
 from tailseg.ops.roi_align import roi_align
-from tailseg.ops.roi_pool import assign_fpn_levels, roi_pool
+from tailseg.ops.roi_pool import fpn_levels, roi_pool
 
 __all__ = [
     "ClassNMS",
-    "assign_fpn_levels",
     "base_anchors",
     "class_nms",
     "clip_boxes",
@@ -28,6 +27,7 @@ __all__ = [
     "decode_mask",
     "encode_boxes",
     "encode_mask",
+    "fpn_levels",
     "grid_anchors",
     "intersection_over_area",
     "level_nms",

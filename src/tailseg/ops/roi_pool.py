@@ -13,9 +13,7 @@ from torch import Tensor
 from tailseg.ops.roi_align import roi_align
 
 
-def assign_fpn_levels(
-    boxes: Float[Tensor, "R 4"], *, num_levels: int = 4, finest_scale: float = 56.0
-) -> Int64[Tensor, " R"]:
+def fpn_levels(boxes: Float[Tensor, "R 4"], *, num_levels: int = 4, finest_scale: float = 56.0) -> Int64[Tensor, " R"]:
     """The pyramid level that each box is pooled from: 0 is P2, the finest.
 
     ``floor(log2(sqrt(area) / finest_scale + 1e-6))`` clamped to ``0 .. num_levels - 1``: below 112 pixels P2, from 112
@@ -76,7 +74,7 @@ def roi_pool(
         )
     image = torch.cat([part.new_full((len(part), 1), i) for i, part in enumerate(boxes)])
     rois = torch.cat([image, torch.cat(list(boxes))], dim=1)
-    level = assign_fpn_levels(rois[:, 1:], num_levels=len(features), finest_scale=finest_scale)
+    level = fpn_levels(rois[:, 1:], num_levels=len(features), finest_scale=finest_scale)
     members = group_rows(level, len(features))
     shape = (len(rois), features[0].shape[1], output_size, output_size)
     pooled = torch.empty(shape, dtype=features[0].dtype, device=rois.device, memory_format=torch.channels_last)

@@ -240,7 +240,7 @@ def _collect_notes(runs: Sequence[EvaluatedRun]) -> list[str]:
     notes = [f"{run.name}: {note}" for run in runs for note in run.analysis.metrics.notes]
     if runs[0].train is None:
         notes.append(
-            "The training set was not found: the page has no training examples, and its counts come from the "
+            "The training set was not found: the page has no training examples, and the counts are those of the "
             "checkpoint."
         )
     return notes

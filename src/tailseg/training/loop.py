@@ -49,6 +49,7 @@ from tailseg.training.interrupt import StopRequest, StopTraining, TrainingStoppe
 from tailseg.training.log import Log
 from tailseg.training.run import Run, describe, describe_data, start
 from tailseg.training.run_files import best_path, run_lock
+from tailseg.words import count_noun, verb_form
 
 
 def train(recipe: Recipe, *, resume: bool = False, callbacks: Sequence[Callback] = ()) -> Metrics:
@@ -125,7 +126,10 @@ def train_epochs(run: Run, stop: StopRequest, log: Log, bar: TrainingConsole, ho
             metrics = evaluate_run(run, stop, bar)
             record_metrics(run, metrics, log, bar)
     if run.progress.replaced:
-        bar.say(f"{len(run.progress.replaced)} images could not be used and were replaced by others:")
+        count = len(run.progress.replaced)
+        bar.say(
+            f"{count_noun(count, 'image')} could not be used and {verb_form(count, 'was', 'were')} replaced by others:"
+        )
         for reason in run.progress.replaced:
             bar.say(f"  {reason}")
     metrics = metrics or evaluate_run(run, stop, bar)

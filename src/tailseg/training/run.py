@@ -41,6 +41,7 @@ from tailseg.training.norms import average_over_processes, running_statistics, u
 from tailseg.training.optimizer import averaging_decay, schedule_notes
 from tailseg.training.resolved_settings import resolve_settings
 from tailseg.training.run_files import keep_newest, open_folder, step_path
+from tailseg.words import count_noun, verb_form
 
 
 @dataclass
@@ -266,14 +267,14 @@ def build_augmentation(data: DataConfig) -> Transform:
 def describe(run: Run) -> str:
     """What is trained, on what, where to; for the console."""
     recipe, progress = run.recipe, run.progress
-    start = f"going on after step {progress.step}" if progress.step else f"{recipe.optim.epochs} epochs"
+    start = f"going on after step {progress.step}" if progress.step else count_noun(recipe.optim.epochs, "epoch")
     rate = recipe.optim.lr * recipe.data.batch_size / PUBLISHED_BATCH_SIZE
     parts = f" in {recipe.optim.accumulation_steps} parts" if recipe.optim.accumulation_steps > 1 else ""
     processes = f" of {world_size()} processes" if world_size() > 1 else ""
     return (
         f"{recipe.name}: {_counted(len(run.sampler.images), int(run.train_data.objects.trainable.sum()))} to train on, "
-        f"{len(run.train_data.categories):,} classes, {start}, "
-        f"{recipe.data.batch_size} images a step{parts}{processes}, lr {rate:.3g} "
+        f"{count_noun(len(run.train_data.categories), 'class')}, {start}, "
+        f"{count_noun(recipe.data.batch_size, 'image')} a step{parts}{processes}, lr {rate:.3g} "
         f"({recipe.optim.lr:g} for {PUBLISHED_BATCH_SIZE} images), on {run.device}, into {run.folder}"
     )
 
@@ -287,21 +288,23 @@ def describe_data(run: Run) -> list[str]:
         *(read_remarks(val.path.parent) if held_out else ()),
     ]
     empty = data.num_images - len(run.sampler.images)
+    ignored, small = int(objects.ignored.sum()), int((~objects.ignored & ~objects.trainable).sum())
     reasons = {
-        "images without an object to learn from (--data.no-filter-empty takes them)": empty,
-        "crowd and ignore regions": int(objects.ignored.sum()),
-        "objects below one pixel": int((~objects.ignored & ~objects.trainable).sum()),
+        f"{count_noun(empty, 'image')} without an object to learn from (--data.no-filter-empty takes them)": empty,
+        count_noun(ignored, "crowd or ignore region"): ignored,
+        f"{count_noun(small, 'object')} below one pixel": small,
     }
     if any(reasons.values()):
-        lines.append(f"left out: {', '.join(f'{count:,} {what}' for what, count in reasons.items() if count)}")
+        lines.append(f"left out: {', '.join(text for text, count in reasons.items() if count)}")
     if unseen := find_untrained_classes(data, val):
         some = f"{', '.join(unseen[:5])}{' ..' * (len(unseen) > 5)}"
         lines.append(
-            f"{len(unseen):,} classes with objects in {val.path} have none to learn from ({some}): they count in AP, "
-            "and are in no frequency group unless the file states one"
+            f"{count_noun(len(unseen), 'class')} with objects in {val.path} {verb_form(len(unseen), 'has', 'have')} "
+            f"none to learn from ({some}): {verb_form(len(unseen), 'it counts', 'they count')} in AP, and "
+            f"{verb_form(len(unseen), 'is', 'are')} in no frequency group unless the file states one"
         )
     return lines
 
 
 def _counted(images: int, objects: int) -> str:
-    return f"{images:,} images with {objects:,} objects"
+    return f"{count_noun(images, 'image')} with {count_noun(objects, 'object')}"
