@@ -1,6 +1,6 @@
-"""The code of the documentation runs, as a reader would run it.
+"""The code of the documentation runs as a reader would run it.
 
-A ```python block that opens with a line ``# name.py`` belongs to that file, after the blocks before it. The comment
+A ```python block with the first line ``# name.py`` is appended to that file. The comment
 ``<!-- short: --option value -->`` before a ```bash block adds options to its `tailseg train` commands.
 """
 
@@ -29,9 +29,9 @@ class Block(NamedTuple):
 
 
 def blocks(page):
-    """The page's blocks in order."""
-    found = BLOCK.finditer((DOCS / page).read_text())
-    return [Block(m["language"], m["code"], m["short"] or "") for m in found]
+    """Returns the blocks of the page in order."""
+    matches = BLOCK.finditer((DOCS / page).read_text())
+    return [Block(m["language"], m["code"], m["short"] or "") for m in matches]
 
 
 def run(command, folder):
