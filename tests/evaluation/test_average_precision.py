@@ -360,7 +360,7 @@ def broken(change, kind=lvis):
         (broken(lambda d: d["images"][1].update(id=1)), r"1 image id occurs more than once: image 1 \(2 times\)"),
         (
             broken(lambda d: d["images"][1].pop("neg_category_ids")),
-            r"1 images of an LVIS file without both lists .*: image 2\. Take the original LVIS file; or write \[\]",
+            r"1 image of an LVIS file lacks one of the lists .*: image 2\. Use the original LVIS file; or write \[\]",
         ),
         (
             broken(lambda d: [image.pop("not_exhaustive_category_ids") for image in d["images"]]),
@@ -379,7 +379,7 @@ def broken(change, kind=lvis):
             "1 annotation belongs to an unknown category: annotation 1 has category_id 5",
         ),
         (broken(lambda d: d["annotations"][0].update(bbox=None, segmentation=None)), "1 box is not four numbers"),
-        (broken(lambda d: d["annotations"][0].update(bbox=[1, 2, 3])), r"1 boxes are not four .* has \[1, 2, 3\]"),
+        (broken(lambda d: d["annotations"][0].update(bbox=[1, 2, 3])), r"1 box is not four .* has \[1, 2, 3\]"),
         (broken(lambda d: d["annotations"][0].update(bbox=[1, 2, 10**400, 4], area=None)), "Write bbox as .x, y"),
         (
             broken(lambda d: d["annotations"][0].update(bbox=[1, 2, "9", 10**12], area=None)),
@@ -389,7 +389,7 @@ def broken(change, kind=lvis):
             broken(lambda d: d["annotations"][0].update(bbox=[1, 2, -3, 4])),
             r"negative width or height: annotation 1 \(image 1\) has \[1, 2, -3, 4\]",
         ),
-        (broken(lambda d: d["annotations"][0].update(bbox=[1, 2, NAN, 4])), "1 boxes have NaN or infinite numbers"),
+        (broken(lambda d: d["annotations"][0].update(bbox=[1, 2, NAN, 4])), "1 box has NaN or infinite numbers"),
         (
             broken(lambda d: d["annotations"][0].pop("segmentation")),
             r"no mask \(1 of 3\): annotation 1 .*\('bbox',\)",
