@@ -364,7 +364,7 @@ def broken(change, kind=lvis):
         ),
         (
             broken(lambda d: [image.pop("not_exhaustive_category_ids") for image in d["images"]]),
-            "2 images of an LVIS file without both lists .* and not_exhaustive_category_ids: image 1; image 2",
+            "2 images of an LVIS file lack one of the lists .* and not_exhaustive_category_ids: image 1; image 2",
         ),
         (
             broken(lambda d: d["categories"][0].pop("frequency")),
