@@ -325,7 +325,7 @@ def test_polygons_want_the_size_of_their_image(write):
     del data["images"][0]["height"]
     polygons = [PERFECT[0] | {"segmentation": [[5, 5, 15, 5, 15, 15, 5, 15]]}]
 
-    with pytest.raises(ValueError, match=r"1 images with polygons have no height or width: image 1"):
+    with pytest.raises(ValueError, match=r"1 image with polygons has no height or no width: image 1"):
         evaluate(write(data), polygons)
 
 
@@ -368,7 +368,7 @@ def broken(change, kind=lvis):
         ),
         (
             broken(lambda d: d["categories"][0].pop("frequency")),
-            r"1 categories without a frequency of 'r', 'c' or 'f' .*: category 9 has None.* \(--train\)",
+            r"1 category has no frequency of 'r', 'c' or 'f' .*: category 9 has None.* \(--train\)",
         ),
         (
             broken(lambda d: d["annotations"][0].update(image_id=5)),
@@ -407,18 +407,18 @@ def broken(change, kind=lvis):
             broken(lambda d: d["annotations"][0].update(segmentation={"size": [40, 60], "counts": [5, -5]})),
             "mask of run lengths does not fit its image: .*must be 2,400 pixels",
         ),
-        (broken(lambda d: d["annotations"][0].update(area="100")), "areas are no finite numbers: .* has '100'"),
+        (broken(lambda d: d["annotations"][0].update(area="100")), "area is not a finite number: .* has '100'"),
         (broken(lambda d: d["annotations"][0].update(image_id=[1])), r"unknown image: annotation 1 has image_id \[1\]"),
         (broken(lambda d: d["annotations"][0].update(iscrowd="0")), "neither 0 nor 1: .* has '0' and None"),
-        (broken(lambda d: d["images"][0].update(id=[1])), "1 image records without an integer id: number 0"),
-        (broken(lambda d: d["categories"][0].update(id=2**63)), "1 category records without an integer id: number 0"),
+        (broken(lambda d: d["images"][0].update(id=[1])), "1 image record has no integer id: number 0"),
+        (broken(lambda d: d["categories"][0].update(id=2**63)), "1 category record has no integer id: number 0"),
         (
             broken(lambda d: d["images"][0].update(height="40")),
             "image has a height or a width that is not a number of pixels: image 1 has height '40'",
         ),
         (
             broken(lambda d: d["images"][0].update(neg_category_ids=[[3]])),
-            r"something else than ids .*: image 1 has \[3\]",
+            r"something other than ids .*: image 1 has \[3\]",
         ),
     ],
 )
