@@ -50,7 +50,15 @@ def holds(annotation: object, kind: type) -> bool:
 
 READ = {
     *("Calibrate.recipe", "Predict.recipe", "Report.recipe", "Serve.recipe", "Test.recipe", "Convert.recipe"),
-    *("Compare.runs", "Compare.train", "Compare.annotations", "Convert.classes", "Convert.source", "Eval.results"),
+    *(
+        "Compare.recipe",
+        "Compare.runs",
+        "Compare.train",
+        "Compare.annotations",
+        "Convert.classes",
+        "Convert.source",
+        "Eval.results",
+    ),
     *("Eval.train", "Eval.annotations", "Predict.images", "Predict.run", "Report.runs", "DataShow.images"),
     *("DataCheck.images", "DataCheck.val", "DataCheck.val_images"),
 }
@@ -60,6 +68,8 @@ WORDS = {
     "Test.module",
     "Calibrate.module",
     "Serve.module",
+    "Report.module",
+    "Compare.module",
     "Train.loss",
     "Train.optim",
     "Train.backbone",
