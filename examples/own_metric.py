@@ -20,7 +20,7 @@ class CountingErrorConfig:
     def __call__(self, annotations: Any, results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         detections = Counter(record["image_id"] for record in results if record["score"] >= self.score)
         errors = [
-            abs(detections[image_id] - len(annotations.record(index)))
+            abs(detections[image_id] - len(annotations.get_record(index)))
             for index, image_id in enumerate(annotations.image_ids.tolist())
         ]
         return {"mean": sum(errors) / len(errors), "most": max(errors)}

@@ -20,8 +20,8 @@ TEMPLATE = """\
 
 A recipe is a Python function that returns every setting of a run. `tailseg recipes` lists the recipes. This page
 describes the {count} published configurations and what is repaired in them; `tools/write_recipes.py` writes it from the
-recipes. **Nobody has trained them here yet**: the figures below are the published ones. What was trained here is in
-[what was measured](benchmarks.md).
+recipes. **Nobody has trained them with tailseg yet**: the figures below are the published ones. The models that were
+trained with tailseg are in the [benchmarks](benchmarks.md).
 
 ## Run one
 
@@ -36,7 +36,7 @@ can also name the files: `--data.train FILE --data.train-images FOLDER`.)
 
 Then, for `{example}` or any other published name:
 
-| Devices | Command | Images on a device at a time |
+| Devices | Command | Images per device at once |
 |---|---|---|
 {commands}
 

@@ -84,7 +84,7 @@ def test_check_lists_malformed_records_by_kind_with_counts_and_remedies(
     (tmp_path / "x.json").write_text(json.dumps(raw))
     assert main(["data", "check", str(tmp_path / "x.json")]) == 1
     shown = " ".join(capsys.readouterr().out.split())
-    for text in ("5 boxes have a", "1 polygons with", "Write bbox as", "remove the polygon"):
+    for text in ("5 boxes have a", "1 polygon has fewer", "Write bbox as", "remove the polygon"):
         assert text in shown
 
 
@@ -102,8 +102,8 @@ def test_check_counts_missing_and_damaged_images(
     assert "cannot be used" not in shown
     assert main(["data", "check", str(folder / "train.json"), "--decode"]) == 1
     shown = " ".join(capsys.readouterr().out.split())
-    assert "are not found" in shown
-    assert "images cannot be used" in shown
+    assert "1 image is not found" in shown
+    assert "1 image cannot be used" in shown
 
 
 def small(photos: Path) -> dict[str, Any]:
@@ -122,12 +122,12 @@ def test_check_says_what_each_problem_stops(photos: Path, tmp_path: Path, capsys
         assert main(["data", "check", str(tmp_path / "x.json"), "--images", str(photos.parent)]) == 1
     shown = capsys.readouterr().out
     for lines in (
-        "problem: 1 areas are negative\n  records: annotation ",
+        "problem: 1 area is negative\n  records: annotation ",
         "  stops: evaluation, evaluation of masks\n  otherwise: not used in training; evaluation refuses them\n",
-        "problem: 1 boxes lie outside their image\n",
-        "  stops: training, training of masks\n  otherwise: kept as objects that nothing can find\n",
+        "problem: 1 box lies outside its image\n",
+        "  stops: training, training of masks\n  otherwise: kept as an object that no detection can match\n",
         "note: 1 annotation id occurs more than once\n",
-        "  done: all are read\n",
+        "  done: all annotations are read\n",
     ):
         assert shown.count(lines) == 1, lines
     assert "nothing wrong" not in shown
@@ -180,10 +180,10 @@ def test_check_finds_what_each_use_finds(
     assert main(["data", "check", str(write(raw))]) == 1
     shown = capsys.readouterr().out
     assert (
-        "problem: 1 images with polygons have no height or width\n  records: image 20\n  stops: evaluation of m"
+        "problem: 1 image with polygons has no height or no width\n  records: image 20\n  stops: evaluation of m"
         in shown
     )
-    assert "problem: 1 boxes lie outside their image\n  records: annotation 2 (image 20)" in shown
+    assert "problem: 1 box lies outside its image\n  records: annotation 2 (image 20)" in shown
     assert "note: 1 image has no height or no width\n" in shown
 
 
@@ -199,8 +199,8 @@ def test_repair_writes_a_new_file_and_lists_what_was_done(
     assert main(command) == 0
     shown = capsys.readouterr().out
     assert f"{out}: written, a repaired copy of {path}\n" in shown
-    assert "  1 boxes lie outside their image: left out\n" in shown
-    assert "  1 areas are negative or no numbers: left out\n" in shown
+    assert "  1 box lies outside its image: left out\n" in shown
+    assert "  1 area is negative or not a number: left out\n" in shown
     assert main(["data", "check", str(out), "--images", str(photos.parent)]) == 0
     before = out.read_bytes()
     assert main(command) == 2
@@ -236,9 +236,8 @@ def test_check_compares_two_files(photos: Path, tmp_path: Path, capsys: pytest.C
     assert main(command) == 0
     shown = capsys.readouterr().out
     assert (
-        f"note: {len(raw['images'])} file names stand in both files\n  records: {raw['images'][0]['file_name']}"
-        in shown
+        f"note: {len(raw['images'])} file names are in both files\n  records: {raw['images'][0]['file_name']}" in shown
     )
-    assert "note: 1 classes are in one file only, or have another id or name\n  records: 9999 'other', only in" in shown
+    assert "note: 1 class is in one file only, or has another id or name\n  records: 9999 'other', only in" in shown
     assert main(["data", "check", train, "--val", str(photos.parent / "val.json"), "--decode"]) == 0
     assert f"val.json: no image is also in {train} (compared by names, contents and looks)" in capsys.readouterr().out

@@ -50,12 +50,33 @@ def holds(annotation: object, kind: type) -> bool:
 
 READ = {
     *("Calibrate.recipe", "Predict.recipe", "Report.recipe", "Serve.recipe", "Test.recipe", "Convert.recipe"),
-    *("Compare.runs", "Compare.train", "Compare.truth", "Convert.classes", "Convert.source", "Eval.results"),
-    *("Eval.train", "Eval.truth", "Predict.images", "Predict.run", "Report.runs", "DataShow.images"),
+    *(
+        "Compare.recipe",
+        "Compare.runs",
+        "Compare.train",
+        "Compare.annotations",
+        "Convert.classes",
+        "Convert.source",
+        "Eval.results",
+    ),
+    *("Eval.train", "Eval.annotations", "Predict.images", "Predict.run", "Report.runs", "DataShow.images"),
     *("DataCheck.images", "DataCheck.val", "DataCheck.val_images"),
 }
 """Settings that name what is read, or a function."""
 WORDS = {
+    "Predict.module",
+    "Test.module",
+    "Calibrate.module",
+    "Serve.module",
+    "Report.module",
+    "Compare.module",
+    "Train.loss",
+    "Train.optim",
+    "Train.backbone",
+    "Train.detector",
+    "Train.source",
+    "Train.augmentation",
+    "Train.metrics",
     *("Calibrate.device", "Predict.device", "Serve.device", "Test.device", "Train.recipe.run.device", "Serve.host"),
     *("Report.title", "Submit.partition", "Train.recipe.name"),
 }

@@ -194,7 +194,7 @@ def test_the_file_reads_back_and_the_images_come_from_the_data_set(tmp_path, wor
     annotations = open_file(tmp_path / "val.json", needs_sizes=True)
     assert not annotations.problems
     assert [category.name for category in annotations.categories] == ["cat", "dog"]
-    np.testing.assert_array_equal(annotations.record(1).boxes, TARGET["boxes"])
+    np.testing.assert_array_equal(annotations.get_record(1).boxes, TARGET["boxes"])
     with pytest.raises(ImageError, match="val/1"):
         annotations.get_info(1)
     info = replace(annotations, source=part).get_info(1)

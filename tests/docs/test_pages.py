@@ -1,17 +1,22 @@
-"""The code of the documentation runs, as a reader would run it.
+"""The code of the documentation runs as a reader would run it.
 
-A ```python block that opens with a line ``# name.py`` belongs to that file, after the blocks before it. The comment
+A ```python block with the first line ``# name.py`` is appended to that file. The comment
 ``<!-- short: --option value -->`` before a ```bash block adds options to its `tailseg train` commands.
 """
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+from tailseg.cli.parts import PARTS
+from tailseg.recipes import get_recipe
+from tailseg.recipes.saved import load_recipe
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 BLOCK = re.compile(r"(?:<!-- short: (?P<short>.*?) -->\n)?```(?P<language>bash|python)\n(?P<code>.*?)```", re.DOTALL)
@@ -24,9 +29,9 @@ class Block(NamedTuple):
 
 
 def blocks(page):
-    """The page's blocks in order."""
-    found = BLOCK.finditer((DOCS / page).read_text())
-    return [Block(m["language"], m["code"], m["short"] or "") for m in found]
+    """Returns the blocks of the page in order."""
+    matches = BLOCK.finditer((DOCS / page).read_text())
+    return [Block(m["language"], m["code"], m["short"] or "") for m in matches]
 
 
 def run(command, folder):
@@ -87,3 +92,41 @@ def test_training_from_python(tmp_path, monkeypatch):
     exec(training.code.replace("StopAtLowLoss(0.5)", "StopAtLowLoss(100.0)"), names)
     assert (tmp_path / "run/metrics.json").is_file()
     assert sorted(path.name for path in (tmp_path / "run/checkpoints").glob("step*")) == ["step_0000002.pt"]
+
+
+def test_own_parts_on_own_data(tmp_path, monkeypatch, capsys):
+    """The commands of own-parts.md in its order, in a folder with the examples, an annotation file and photos."""
+    from tailseg.cli import main
+    from tailseg.data.tiny_tail import generate
+
+    data = generate(tmp_path / "drawn", preset="test")
+    for old, new in (("train.json", "my.json"), ("train", "train"), ("val", "photos")):
+        (data / old).rename(tmp_path / new)
+    for example in (DOCS.parent / "examples").glob("own_*.py"):
+        shutil.copy(example, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for module in ("own_loss", "own_backbone", "poly"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    text = (DOCS / "how-to/own-parts.md").read_text()
+    skipped = re.findall(r"<!-- skip: .*? -->\n```bash\n(.*?)```", text, re.DOTALL)
+    for block in blocks("how-to/own-parts.md"):
+        if block.language == "python":
+            name = block.code.split("\n", 1)[0].removeprefix("# ")
+            assert name != "own_loss.py" or block.code.split("\n", 1)[1].strip() in (tmp_path / name).read_text()
+            (tmp_path / name).write_text(block.code)
+            continue
+        for command in () if block.code in skipped else block.code.splitlines():
+            options = block.short if command.startswith("tailseg train") else ""
+            assert main(f"{command} {options}".split()[1:]) == 0, f"{command}\n{capsys.readouterr()}"
+    recipe = get_recipe("poly:recipe")
+    assert (recipe.loss.epsilon, recipe.data.train, type(recipe.optim).__name__) == (2, "my.json", "AdamWConfig")
+    assert load_recipe(tmp_path / "runs/gol/recipe.json").data.groups == (5, 30)
+
+
+def test_the_built_in_parts_of_the_page_are_all_there_are():
+    """own-parts.md lists the short names of losses, backbones and optimizers."""
+    lines = (DOCS / "how-to/own-parts.md").read_text().splitlines()
+    for option, part in PARTS.items():
+        (line,) = [line for line in lines if f"| `{option}` |" in line]
+        assert line.split("|")[3].strip() == ", ".join(f"`{name}`" for name in part.names)

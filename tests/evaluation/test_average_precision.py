@@ -325,7 +325,7 @@ def test_polygons_want_the_size_of_their_image(write):
     del data["images"][0]["height"]
     polygons = [PERFECT[0] | {"segmentation": [[5, 5, 15, 5, 15, 15, 5, 15]]}]
 
-    with pytest.raises(ValueError, match=r"1 images with polygons have no height or width: image 1"):
+    with pytest.raises(ValueError, match=r"1 image with polygons has no height or no width: image 1"):
         evaluate(write(data), polygons)
 
 
@@ -360,15 +360,15 @@ def broken(change, kind=lvis):
         (broken(lambda d: d["images"][1].update(id=1)), r"1 image id occurs more than once: image 1 \(2 times\)"),
         (
             broken(lambda d: d["images"][1].pop("neg_category_ids")),
-            r"1 images of an LVIS file without both lists .*: image 2\. Take the original LVIS file; or write \[\]",
+            r"1 image of an LVIS file lacks one of the lists .*: image 2\. Use the original LVIS file; or write \[\]",
         ),
         (
             broken(lambda d: [image.pop("not_exhaustive_category_ids") for image in d["images"]]),
-            "2 images of an LVIS file without both lists .* and not_exhaustive_category_ids: image 1; image 2",
+            "2 images of an LVIS file lack one of the lists .* and not_exhaustive_category_ids: image 1; image 2",
         ),
         (
             broken(lambda d: d["categories"][0].pop("frequency")),
-            r"1 categories without a frequency of 'r', 'c' or 'f' .*: category 9 has None.* \(--train\)",
+            r"1 category has no frequency of 'r', 'c' or 'f' .*: category 9 has None.* \(--train\)",
         ),
         (
             broken(lambda d: d["annotations"][0].update(image_id=5)),
@@ -379,7 +379,7 @@ def broken(change, kind=lvis):
             "1 annotation belongs to an unknown category: annotation 1 has category_id 5",
         ),
         (broken(lambda d: d["annotations"][0].update(bbox=None, segmentation=None)), "1 box is not four numbers"),
-        (broken(lambda d: d["annotations"][0].update(bbox=[1, 2, 3])), r"1 boxes are not four .* has \[1, 2, 3\]"),
+        (broken(lambda d: d["annotations"][0].update(bbox=[1, 2, 3])), r"1 box is not four .* has \[1, 2, 3\]"),
         (broken(lambda d: d["annotations"][0].update(bbox=[1, 2, 10**400, 4], area=None)), "Write bbox as .x, y"),
         (
             broken(lambda d: d["annotations"][0].update(bbox=[1, 2, "9", 10**12], area=None)),
@@ -389,7 +389,7 @@ def broken(change, kind=lvis):
             broken(lambda d: d["annotations"][0].update(bbox=[1, 2, -3, 4])),
             r"negative width or height: annotation 1 \(image 1\) has \[1, 2, -3, 4\]",
         ),
-        (broken(lambda d: d["annotations"][0].update(bbox=[1, 2, NAN, 4])), "1 boxes have NaN or infinite numbers"),
+        (broken(lambda d: d["annotations"][0].update(bbox=[1, 2, NAN, 4])), "1 box has NaN or infinite numbers"),
         (
             broken(lambda d: d["annotations"][0].pop("segmentation")),
             r"no mask \(1 of 3\): annotation 1 .*\('bbox',\)",
@@ -407,18 +407,18 @@ def broken(change, kind=lvis):
             broken(lambda d: d["annotations"][0].update(segmentation={"size": [40, 60], "counts": [5, -5]})),
             "mask of run lengths does not fit its image: .*must be 2,400 pixels",
         ),
-        (broken(lambda d: d["annotations"][0].update(area="100")), "areas are no finite numbers: .* has '100'"),
+        (broken(lambda d: d["annotations"][0].update(area="100")), "area is not a finite number: .* has '100'"),
         (broken(lambda d: d["annotations"][0].update(image_id=[1])), r"unknown image: annotation 1 has image_id \[1\]"),
         (broken(lambda d: d["annotations"][0].update(iscrowd="0")), "neither 0 nor 1: .* has '0' and None"),
-        (broken(lambda d: d["images"][0].update(id=[1])), "1 image records without an integer id: number 0"),
-        (broken(lambda d: d["categories"][0].update(id=2**63)), "1 category records without an integer id: number 0"),
+        (broken(lambda d: d["images"][0].update(id=[1])), "1 image record has no integer id: number 0"),
+        (broken(lambda d: d["categories"][0].update(id=2**63)), "1 category record has no integer id: number 0"),
         (
             broken(lambda d: d["images"][0].update(height="40")),
             "image has a height or a width that is not a number of pixels: image 1 has height '40'",
         ),
         (
             broken(lambda d: d["images"][0].update(neg_category_ids=[[3]])),
-            r"something else than ids .*: image 1 has \[3\]",
+            r"something other than ids .*: image 1 has \[3\]",
         ),
     ],
 )

@@ -53,9 +53,9 @@ def test_what_evaluation_refuses_is_refused_before_the_first_step(many, write: W
     train = write(many, name="train.json")
     many["annotations"][3]["area"] = -1
     val = write(many, name="val.json")
-    with pytest.raises(DatasetError, match=r"1 areas are negative: annotation 3 \(image 3\) has -1"):
+    with pytest.raises(DatasetError, match=r"1 area is negative: annotation 3 \(image 3\) has -1"):
         build_data(recipe(train, val))
-    with pytest.raises(DatasetError, match="areas are negative"):
+    with pytest.raises(DatasetError, match="area is negative"):
         build_validation(recipe(train, val))
     build_data(recipe(val, train))  # for training areas mean nothing
     repaired = build_data(recipe(train, val, on_problem="repair"))[1]
@@ -87,7 +87,7 @@ def test_a_class_of_the_validation_file_alone_plays_no_part_unless_it_has_object
     assert val.get_record(0).negative_ids == ()
     assert val.get_record(0).not_exhaustive_ids == (3,)
     more["annotations"][0]["category_id"] = 9
-    with pytest.raises(DatasetError, match=r"1 categories differ .* 9 'nine', only in the one"):
+    with pytest.raises(DatasetError, match=r"1 category differs .* 9 is 'nine' here and missing there"):
         build_data(recipe(train, write(more, name="val.json")))
 
 

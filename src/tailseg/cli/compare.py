@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from rich.markup import escape
 
-from tailseg.cli.common import UsageError, output, parse
+from tailseg.cli.common import UsageError, find_own_code, output, parse
 from tailseg.cli.file_kinds import COMPARISON
 from tailseg.cli.outputs import check
 from tailseg.cli.results import (
@@ -54,6 +54,10 @@ class Compare:
     groups: Annotated[tuple[int, int] | None, Range(ge=1, ascending=True)] = None
     """Bounds of the frequency groups: 5 30 makes a class rare up to 5 training images, common up to 30 and frequent
     above. They replace groups that a file states. None uses stated groups, else those of run A, else 10 100."""
+    recipe: str | None = None
+    """module:function of your own recipe, if run A was trained with one."""
+    module: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Name of your own Python module that has classes of the runs, such as a loss. Can be given several times."""
     only: Literal["bbox", "segm"] | None = None
     """Compare only boxes or only masks."""
     samples: Annotated[int, Range(ge=2)] = 1000
@@ -131,25 +135,27 @@ def read_truth_of(options: Compare, *, masks: bool) -> "GroundTruth":
         raise UsageError(f"{options.runs[0]} is a results file: name its annotation file with --annotations")
     from tailseg.evaluation.ground_truth import read_ground_truth
 
-    annotations, groups, note = read_validation_set(options.runs[0], options.groups)
+    own_code = find_own_code(options.recipe, options.module)
+    annotations, groups, note = read_validation_set(options.runs[0], options.groups, *own_code)
     if note:
         output().print(f"note: {note}", markup=False, soft_wrap=True)
     for other in options.runs[1:]:
         if other.is_dir():
-            check_same_annotations(other, annotations, options.runs[0])
+            check_same_annotations(other, annotations, options.runs[0], own_code[1])
     return read_ground_truth(annotations, masks=masks, groups=groups or None)
 
 
-def check_same_annotations(other: Path, annotations: "Annotations", first: Path) -> None:
+def check_same_annotations(other: Path, annotations: "Annotations", first: Path, modules: Sequence[str] = ()) -> None:
     """Raises UsageError if a run was validated on another file, where the same ids may mean other images.
 
     Args:
         other: the folder of the run.
         annotations: the validation set of the first run.
         first: the folder of the first run.
+        modules: the user's own modules, by name, that have classes of the run.
     """
     try:
-        own, _, _ = read_validation_set(other)
+        own, _, _ = read_validation_set(other, modules=modules)
     except (ValueError, FileNotFoundError):  # its data are elsewhere
         return
     if own.key != annotations.key:

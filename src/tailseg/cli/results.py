@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tailseg.annotations.dataset import Annotations
     from tailseg.annotations.types import Group, GroupBounds
     from tailseg.evaluation.metrics import IouType
+    from tailseg.recipes.recipe import Recipe
 
 
 def find_sources(files: Sequence[Path], only: "IouType | None" = None) -> "dict[IouType, Path]":
@@ -95,13 +96,15 @@ def rename_options(arguments: Sequence[str], old_names: Mapping[str, str]) -> li
 
 
 def read_validation_set(
-    run: Path, groups: "GroupBounds | None" = None
+    run: Path, groups: "GroupBounds | None" = None, base: "Recipe | None" = None, modules: Sequence[str] = ()
 ) -> "tuple[Annotations, Mapping[int, Group], str]":
     """Reads the validation set of a run as the run does: with its ``on_problem``, ``crowds`` and ``groups``.
 
     Args:
         run: the run's folder.
         groups: other bounds of the frequency groups than the run's.
+        base: the user's own recipe, if the run was trained with one.
+        modules: the user's own modules, by name, that have classes of the run.
 
     Returns:
         The validation set, the groups of its classes in the training set, and a note about it.
@@ -119,7 +122,7 @@ def read_validation_set(
 
     file = choose(run, "best")
     checkpoint = load(file)
-    recipe = from_plain(checkpoint.recipe, source=str(file))
+    recipe = from_plain(checkpoint.recipe, base=base, modules=modules, source=str(file))
     recipe = locate_data(recipe, checkpoint.recipe, run)
     annotations = build_validation(recipe)
     annotations = with_classes_of_run(annotations, checkpoint, file)
