@@ -129,7 +129,7 @@ def test_a_part_that_is_gone_is_not_drawn_again(mine: Path, capsys) -> None:
     run = mine / "runs" / "x"
     (run / "data" / "val.json").unlink()
     assert main(["test", str(run)]) == 1
-    assert "val.json is not there: it belongs to the run's own validation set" in " ".join(
+    assert "val.json is missing. It belongs to the run's own validation set" in " ".join(
         capsys.readouterr().err.split()
     )
     assert not (run / "data" / "val.json").exists()

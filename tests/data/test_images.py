@@ -73,7 +73,7 @@ def test_a_named_folder_is_the_only_place(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     finder = ImageFinder(tmp_path / "train.json", tmp_path / "elsewhere")
     with pytest.raises(
-        ImageError, match=r"image a\.jpg not found\. Looked for a\.jpg and b\.jpg in .*elsewhere\. Name"
+        ImageError, match=r"image a\.jpg not found\. Searched for a\.jpg and b\.jpg in .*elsewhere\. Name"
     ):
         finder.find(["a.jpg", "b.jpg"])
 
@@ -347,7 +347,7 @@ def test_a_bare_name_of_images_in_several_folders_finds_none_of_them(tmp_path: P
 
     assert found == {names[3]: "dogs/1.png", "cats/2.png": "2.png"}
     with pytest.raises(
-        SharedNameError, match=r"0\.png has its last part, which other images have .*: cats/0.png, dogs/0"
+        SharedNameError, match=r"0\.png has the same last part, but so do other images: cats/0.png, dogs/0"
     ):
         finder.find(list_candidate_names(names[2], None))
 

@@ -83,7 +83,7 @@ def test_what_was_saved_before_goes_on(data, tmp_path, monkeypatch):
 
 def test_float16_that_never_takes_a_step_does_not_end_well(data, tmp_path):
     with pytest.raises(
-        NonFiniteLossError, match=r"step 15: all 15 steps of the run.*scale of the loss fell to 2.*--run.precision"
+        NonFiniteLossError, match=r"step 15: all 15 steps .*scale of the loss fell to 2.*--run.precision"
     ):
         train(broken(data, tmp_path, precision="float16"))
     assert not (tmp_path / "metrics.json").exists()
