@@ -92,6 +92,7 @@ class GroupedConfig(Settings, at="model.backbone.grouped"):
     """Grouped 3x3 convolutions: with groups 64 and width 4 the network is ResNeXt 64x4d."""
 
     groups: Annotated[int, Range(ge=1)] = 64
+    """Number of groups."""
     width: Annotated[int, Range(ge=1)] = 4
     """Channels of a group in the first stage; the number doubles in each later stage."""
 
@@ -101,19 +102,20 @@ class ResNetConfig(BackboneConfig):
     """ResNet or ResNeXt in torchvision's layout."""
 
     depth: Literal[18, 50, 101] = 50
+    """Number of layers."""
     base_width: Annotated[int, Range(ge=1)] = 64
     """Channels of the stem and the first stage; 64 is the standard network."""
     grouped: GroupedConfig | None = None
-    """Grouped 3x3 convolutions make it ResNeXt; None is ResNet."""
+    """Grouped 3x3 convolutions, which make the network a ResNeXt; None is a ResNet."""
     weights: str = "imagenet"
-    """imagenet (through torchvision, which has ResNeXt as 50-32x4d, 101-32x8d and 101-64x4d), tiny (the small backbone
-    carried by tailseg), none, or a file's path."""
+    """imagenet (from torchvision, which has ResNeXt as 50-32x4d, 101-32x8d and 101-64x4d), tiny (a small backbone that
+    is part of tailseg), none, or the path of a file."""
     frozen_stages: Annotated[int, Range(ge=0, le=4)] = 1
     """Stages that are not trained: 0 none, 1 the stem and stage 1, 2 also stage 2 ... (published: 1)."""
     fixed_norm: bool = True
-    """Batch norms use their stored statistics in training, as published; scale and shift are still trained."""
+    """Batch norms use their stored statistics in training, as published. Their scale and shift are still trained."""
     checkpoint_blocks: bool = False
-    """Gradient checkpointing: blocks store only their inputs and run twice: less memory, slower."""
+    """Gradient checkpointing: blocks store only their inputs and run twice, which needs less memory and more time."""
 
     def build(self) -> "ResNet":
         from tailseg.models.resnet import ResNet
@@ -181,26 +183,26 @@ class TimmConfig(BackboneConfig):
     """A network of timm by name: ``pip install 'tailseg[timm]'``.
 
     Raises:
-        ValueError: a side that is no multiple of 32, or a mean without a deviation or the other way round.
+        ValueError: ``image_side`` is not a multiple of 32, or only one of ``mean`` and ``std`` is given.
     """
 
     name: str = "convnext_tiny"
-    """As timm calls it, with or without the tag of its weights: a network of four strides for images of any size."""
+    """Name in timm, with or without the tag of its weights. The network must have feature maps of strides 4 to 32."""
     weights: str = "pretrained"
-    """pretrained (timm downloads those that belong to the name), none, or the path of a file of the network's weights
-    as timm writes it (.safetensors or .pth)."""
+    """pretrained (timm downloads the weights of this name), none, or the path of a weights file in timm's format
+    (.safetensors or .pth)."""
     frozen_stages: Annotated[int, Range(ge=0, le=4)] = 0
     """Stages that are not trained: 0 none, 1 the layers before the map of stride 4, 2 also those before stride 8 ..."""
     fixed_norm: bool = True
     """Batch norms, if there are any, use their stored statistics in training."""
     mean: Annotated[tuple[float, float, float] | None, Range(ge=0, le=1)] = None
-    """RGB mean that images are normalized with, in 0 .. 1. None is that of the weights in a new run, which keeps it; in
-    a saved one, and without weights, it is ImageNet's."""
+    """RGB mean that normalizes the images, in 0 .. 1. In a new run, None is the mean of the weights, and the run saves
+    it. Without weights, and in a saved run, None is ImageNet's mean."""
     std: Annotated[tuple[float, float, float] | None, Range(gt=0, le=1)] = None
     """RGB standard deviation, in 0 .. 1; set it together with the mean."""
     image_side: Annotated[int | None, Range(ge=32)] = None
-    """Images are padded to a square of this side, a multiple of 32: for networks that take images of one size, such as
-    Hiera and MaxViT. None is any size."""
+    """Pad images to a square of this side in pixels, a multiple of 32, for networks that take images of one size, such
+    as Hiera and MaxViT. None takes images of any size."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -277,33 +279,43 @@ class FPNConfig(Settings, at="model.fpn"):
 
 @dataclass(frozen=True)
 class RPNConfig(Settings, at="model.rpn"):
-    """Region proposals."""
+    """The region proposal network."""
 
     anchor_scale: Annotated[float, Range(gt=0)] = 8.0
+    """Square root of the area of an anchor, in strides of its pyramid level."""
     anchor_ratios: Annotated[tuple[float, ...], Range(gt=0, some=True)] = (0.5, 1.0, 2.0)
+    """Height divided by width of the anchors."""
     positive_iou: Annotated[float, Range(gt=0, le=1)] = 0.7
+    """An anchor is positive if its IoU with an object is at least this."""
     negative_iou: Annotated[float, Range(ge=0, le=1)] = 0.3
+    """An anchor is background if its IoU with every object is below this."""
     minimum_positive_iou: Annotated[float, Range(ge=0, le=1)] = 0.3
+    """The best anchors of an object are positive if their IoU with it is at least this."""
     anchors_per_image: Annotated[int, Range(ge=1)] = 256
+    """Anchors of each image that are trained."""
     positive_fraction: Annotated[float, Range(gt=0, le=1)] = 0.5
+    """Largest share of positive anchors among them."""
     nms_iou: Annotated[float, Range(ge=0, le=1)] = 0.7
+    """NMS removes a proposal whose IoU with a better one is above this."""
     train_pre_nms: Annotated[int, Range(ge=1)] = 2000
     """Proposals of each pyramid level before NMS in training."""
     train_post_nms: Annotated[int, Range(ge=1)] = 1000
     """Proposals of each image after NMS in training."""
     test_pre_nms: Annotated[int, Range(ge=1)] = 1000
+    """Proposals of each pyramid level before NMS in evaluation."""
     test_post_nms: Annotated[int, Range(ge=1)] = 1000
+    """Proposals of each image after NMS in evaluation."""
     border: Annotated[float | None, Range(ge=0)] = None
-    """Anchors that reach more pixels than this beyond the image are not trained; None trains all. Cascades: 0."""
+    """Anchors that extend more pixels than this beyond the image are not trained; None trains all. Cascades: 0."""
     smooth_l1_beta: Annotated[float, Range(ge=0)] = 0.0
-    """Box errors below this cost their square; 0 is the L1 loss. Cascades: 1 / 9."""
+    """Beta of the smooth L1 loss of the boxes; 0 is the L1 loss. Cascades: 1 / 9."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.negative_iou > self.positive_iou:
             raise SettingError(
-                f"model.rpn.negative_iou is {self.negative_iou} and model.rpn.positive_iou {self.positive_iou}: an "
-                "anchor would be both, background and object; lower the first (--model.rpn.negative-iou)"
+                f"model.rpn.negative_iou is {self.negative_iou} and model.rpn.positive_iou is {self.positive_iou}: an "
+                "anchor would be both background and object; lower the first (--model.rpn.negative-iou)"
             )
 
 
@@ -312,9 +324,9 @@ class NormalizedConfig(Settings, at=("model.box.normalized", "model.mask.normali
     """A predictor on normalized features and weights, see `tailseg.models.predictors.inverse_norm`."""
 
     temperature: Annotated[float, Range(gt=0)] = 20.0
-    """Multiplies the features: logits lie within this of the bias. Published: 20; 5 for classifiers."""
+    """Factor of the features: logits differ from their bias by at most this. Published: 20; 5 in classifiers."""
     power: Annotated[float, Range(ge=1)] = 1.0
-    """Features and weights are divided by this power of their norms."""
+    """Features and weights are divided by their norms to this power."""
 
 
 @renamed_fields(
@@ -325,19 +337,25 @@ class BoxHeadConfig(Settings, at="model.box"):
     """Two fully connected layers, a classifier and a box regressor."""
 
     hidden: Annotated[int, Range(ge=1)] = 1024
+    """Width of the fully connected layers."""
     pool_size: Annotated[int, Range(ge=1)] = 7
+    """Height and width of the pooled features."""
     finest_scale: Annotated[float, Range(gt=0)] = 56.0
     """RoIs of up to twice this side are pooled from P2, up to four times from P3, and so on."""
     rois_per_image: Annotated[int, Range(ge=1)] = 512
+    """RoIs of each image that are trained."""
     positive_fraction: Annotated[float, Range(gt=0, le=1)] = 0.25
+    """Largest share of positive RoIs among them."""
     positive_iou: Annotated[float, Range(gt=0, lt=1)] = 0.5
-    """Least IoU with an object of a positive RoI."""
+    """A RoI is positive if its IoU with an object is at least this."""
     allow_low_quality_matches: bool = True
     """Every object keeps its best RoI if their IoU is at least `positive_iou`, as published."""
     target_stds: Annotated[tuple[float, float, float, float], Range(gt=0)] = (0.1, 0.1, 0.2, 0.2)
+    """Divisors of the box deltas dx, dy, dw, dh."""
     class_agnostic: bool = False
+    """Predict one box for all classes, not one for each class."""
     smooth_l1_beta: Annotated[float, Range(ge=0)] = 0.0
-    """Box errors below this, in units of `target_stds`, cost their square; 0 is the L1 loss. Cascades: 1."""
+    """Beta of the smooth L1 loss of the boxes, in units of `target_stds`; 0 is the L1 loss. Cascades: 1."""
     classifier_weight: Annotated[float, Range(ge=0)] = 0.001
     """Initial value of every weight of a plain classifier; published: 0.01 for DropLoss with the sigmoid."""
     normalized: NormalizedConfig | None = None
@@ -350,9 +368,11 @@ class MaskHeadConfig(Settings, at="model.mask"):
     """Four convolutions, a deconvolution and a 1x1 predictor."""
 
     channels: Annotated[int, Range(ge=1)] = 256
+    """Channels of the convolutions."""
     num_convs: Annotated[int, Range(ge=1)] = 4
+    """Number of convolutions before the deconvolution."""
     pool_size: Annotated[int, Range(ge=1)] = 14
-    """Masks are twice this size: 28 x 28."""
+    """Height and width of the pooled features; masks are twice as large, 28 x 28."""
     finest_scale: Annotated[float, Range(gt=0)] = 56.0
     """RoIs of up to twice this side are pooled from P2, up to four times from P3, and so on."""
     normalized: NormalizedConfig | None = None
@@ -362,14 +382,14 @@ class MaskHeadConfig(Settings, at="model.mask"):
 @renamed_fields(iou="positive_iou")
 @dataclass(frozen=True)
 class CascadeStageConfig(Settings, at="model.cascade.later_stages.N"):
-    """Settings in which a later stage of a cascade differs from the first, which is ``ModelConfig.box``."""
+    """Settings of a later stage of a cascade that differ from those of the first stage, ``ModelConfig.box``."""
 
     positive_iou: Annotated[float, Range(gt=0, lt=1)]
-    """Least IoU of a positive RoI; higher in later stages, because their boxes are better."""
+    """A RoI is positive if its IoU with an object is at least this; higher in later stages, whose boxes are better."""
     target_stds: Annotated[tuple[float, float, float, float], Range(gt=0)]
-    """Smaller in later stages, because their boxes are closer to the objects."""
+    """Divisors of the box deltas dx, dy, dw, dh; smaller in later stages, whose boxes are closer to the objects."""
     loss_weight: Annotated[float, Range(gt=0)]
-    """Multiplies every loss of the stage's box and mask head; it is 1 in the first stage."""
+    """Weight of the losses of the stage's box head and mask head; it is 1 in the first stage."""
 
 
 PUBLISHED_LATER_STAGES = (
@@ -380,13 +400,14 @@ PUBLISHED_LATER_STAGES = (
 
 @dataclass(frozen=True)
 class CascadeConfig(Settings, at="model.cascade"):
-    """Cascade Mask R-CNN: several box heads, each refines the boxes of the one before; as many mask heads.
+    """Cascade Mask R-CNN: several box heads, each of which refines the boxes of the one before, and as many mask heads.
 
     Raises:
         ValueError: there is no later stage.
     """
 
     later_stages: tuple[CascadeStageConfig, ...] = PUBLISHED_LATER_STAGES
+    """Settings of the stages after the first."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -395,15 +416,16 @@ class CascadeConfig(Settings, at="model.cascade"):
 
 @dataclass(frozen=True)
 class HTCConfig(Settings, at="model.cascade"):
-    """Hybrid Task Cascade without its semantic branch: a cascade whose mask heads pass on their features.
+    """Hybrid Task Cascade without its semantic branch: each mask head also gets the features of the one before.
 
     Raises:
         ValueError: there is no later stage.
     """
 
     later_stages: tuple[CascadeStageConfig, ...] = PUBLISHED_LATER_STAGES
+    """Settings of the stages after the first."""
     test_masks: Literal["mean", "last"] = "mean"
-    """The mean of the stages' mask probabilities, as published, or the last stage's alone, as in mmdetection 3."""
+    """Mask probabilities: the mean of all stages, as published, or those of the last stage, as in mmdetection 3."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -412,12 +434,16 @@ class HTCConfig(Settings, at="model.cascade"):
 
 @dataclass(frozen=True)
 class PostprocessConfig(Settings, at="model.postprocess"):
-    """From logits to detections."""
+    """The selection of the detections."""
 
     score_threshold: Annotated[float, Range(ge=0, le=1)] = 1e-4
+    """Detections have scores above this."""
     nms_iou: Annotated[float, Range(ge=0, le=1)] = 0.5
+    """NMS removes a detection whose IoU with a better one of its class is above this."""
     max_detections: Annotated[int, Range(ge=1)] = 300
+    """Largest number of detections of an image."""
     mask_threshold: Annotated[float, Range(gt=0, lt=1)] = 0.5
+    """A pixel belongs to a mask if its probability is at least this."""
 
 
 @renamed_fields(test="postprocess")
