@@ -47,7 +47,7 @@ class PlainViTConfig(BackboneConfig):
 
     def load_weights(self, backbone):
         if self.weights:
-            backbone.load_state_dict(torch.load(self.weights))
+            backbone.load_state_dict(torch.load(self.weights, weights_only=True))
 
 
 def recipe():

@@ -52,6 +52,7 @@ def test_an_old_name_is_checked_as_the_new_one():
         ("tailseg.models", "TestConfig", "tailseg.models.PostprocessConfig"),
         ("tailseg.models", "NormalisedConfig", "tailseg.models.NormalizedConfig"),
         ("tailseg.models.config", "TestConfig", "tailseg.models.config.PostprocessConfig"),
+        ("tailseg.evaluation", "analyse", "tailseg.evaluation.analyze"),
         ("tailseg.models.optimise", "InferenceConfig", "tailseg.models.optimize.InferenceConfig"),
     ],
 )

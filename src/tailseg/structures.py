@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
-from pycocotools import mask as coco
 from torch import Tensor
 
 from tailseg.annotations.run_lengths import check_run_lengths
@@ -171,6 +170,8 @@ def _encode_bitmap(bitmap: np.ndarray) -> Segmentation:
     """Run lengths of a bitmap; nothing for one without a pixel."""
     if not bitmap.any():
         return ()
+    from pycocotools import mask as coco  # imported here: the losses use this module and no masks
+
     encoded = coco.encode(np.asfortranarray(bitmap != 0, dtype=np.uint8))
     return {"size": list(encoded["size"]), "counts": encoded["counts"].decode("ascii")}
 
@@ -276,6 +277,8 @@ class Detections:
         """
         if self.masks is None:
             raise ValueError("these detections have no masks: the detector finds boxes only")
+        from pycocotools import mask as coco
+
         bitmaps = np.empty((len(self), self.height, self.width), dtype=bool)
         for bitmap, mask in zip(bitmaps, self.masks, strict=True):
             bitmap[:] = coco.decode(check_run_lengths(mask))

@@ -14,6 +14,7 @@ neither for nor against, and nobody has to find the region itself. lvis-api has 
 knows ``ignore``, which it matches at most once. pycocotools does not read ``ignore``.
 """
 
+from tailseg.deprecated import names_renamed_in
 from tailseg.evaluation.analysis import Analysis, analyze
 from tailseg.evaluation.average_precision import evaluate
 from tailseg.evaluation.comparison import Comparison, Difference, ResultsComparison, compare
@@ -21,6 +22,8 @@ from tailseg.evaluation.errors import ErrorKinds, Errors
 from tailseg.evaluation.metrics import ClassScore, Metrics
 from tailseg.evaluation.reliability import Reliability
 from tailseg.evaluation.results import Results, read_results, to_results
+
+__getattr__ = names_renamed_in(__name__, {"analyse": "analyze"})
 
 __all__ = [
     "Analysis",

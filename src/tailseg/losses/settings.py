@@ -4,7 +4,7 @@ Nothing here imports torch: `BaseLossConfig.build` imports the loss when it is c
 """
 
 import importlib
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, fields
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol, get_args, runtime_checkable
 
 from tailseg.deprecated import Renamed, renamed_fields
@@ -38,6 +38,7 @@ class BaseLossConfig(Settings, at="loss"):
     """
 
     loss: ClassVar[str] = ""
+    settings_of: ClassVar["type[BaseLossConfig]"]
 
     init_bias: Annotated[float, ANY_NUMBER] = 0.0
     """The classifier's bias before training; a softmax ignores it, because all logits have the same."""
@@ -47,7 +48,7 @@ class BaseLossConfig(Settings, at="loss"):
     def __init_subclass__(cls, *, loss: str = "", at: str | tuple[str, ...] = ()) -> None:
         super().__init_subclass__(at=at)
         if loss:
-            cls.loss = loss
+            cls.loss, cls.settings_of = loss, cls
 
     def build(self, frequency: "ClassFrequency") -> "ClassificationLoss":
         """Builds the loss for the classes of a training set.
@@ -59,7 +60,9 @@ class BaseLossConfig(Settings, at="loss"):
             raise NotImplementedError(
                 f"{type(self).__name__} has no method build(frequency): write one that returns a ClassificationLoss"
             )
-        return getattr(importlib.import_module("tailseg.losses"), self.loss)(frequency, **vars(self))
+        # a subclass may have more fields, which the loss does not take
+        settings = {field.name: getattr(self, field.name) for field in fields(self.settings_of)}
+        return getattr(importlib.import_module("tailseg.losses"), self.loss)(frequency, **settings)
 
 
 PARITY = Renamed("published", lambda parity: "2022" if parity else None)
