@@ -51,8 +51,8 @@ __all__ = [
 ]
 
 
-MOST_CLASSES = 5
-"""Classes that the short text of detections names."""
+MAX_NAMED_CLASSES = 5
+"""The largest number of classes that the short text of detections names."""
 
 
 @dataclass(frozen=True)
@@ -236,8 +236,8 @@ class Detections:
 
     def __repr__(self) -> str:
         classes = Counter(self.labels.tolist()).most_common()
-        counts = [f"{count} {self.get_class_name(label)}" for label, count in classes[:MOST_CLASSES]]
-        more = ", ..." if len(classes) > MOST_CLASSES else ""
+        counts = [f"{count} {self.get_class_name(label)}" for label, count in classes[:MAX_NAMED_CLASSES]]
+        more = ", ..." if len(classes) > MAX_NAMED_CLASSES else ""
         scores = f", scores {float(self.scores.max()):.2f} to {float(self.scores.min()):.2f}" if len(self) else ""
         size = f"{self.width} x {self.height} pixels"
         listed = f": {', '.join(counts)}{more}" if counts else ""

@@ -10,8 +10,8 @@ from tailseg.data.transforms import (
     CropConfig,
     RandomSizeCrop,
     ResizeShortSide,
+    compute_frame,
     evaluation_transform,
-    frame_of,
     make_sample,
     train_transform,
 )
@@ -60,7 +60,10 @@ def test_the_original_size_is_left_alone() -> None:
 def test_flips_are_as_frequent_as_asked() -> None:
     torch.manual_seed(0)
     flipped = [
-        frame_of(train_transform([20], 100, 0.5)(sample(30, 40))["frame"].as_subclass(torch.Tensor), 30, 40).scale_x < 0
+        compute_frame(
+            train_transform([20], 100, 0.5)(sample(30, 40))["frame"].as_subclass(torch.Tensor), 30, 40
+        ).scale_x
+        < 0
         for _ in range(200)
     ]
     assert 70 < sum(flipped) < 130  # four standard deviations
@@ -91,7 +94,7 @@ def test_the_frame_says_where_boxes_went(name: str, seed: int) -> None:
     torch.manual_seed(seed)
     boxes = [[10.0, 5.0, 30.0, 25.0], [0.0, 0.0, 80.0, 60.0], [33.3, 44.4, 55.5, 59.9]]
     moved = PIPELINES[name](sample(60, 80, boxes))
-    frame = frame_of(moved["frame"].as_subclass(torch.Tensor), 60, 80)
+    frame = compute_frame(moved["frame"].as_subclass(torch.Tensor), 60, 80)
     expected = moved["boxes"].as_subclass(torch.Tensor)
     # float32 coordinates of some hundreds of pixels are exact to 3e-5, a chain of steps to a few of these
     torch.testing.assert_close(map_boxes(torch.tensor(boxes), frame), expected, atol=2e-4, rtol=0)
@@ -105,7 +108,7 @@ def test_the_frame_says_where_pixels_went(name: str) -> None:
     image[:, 20:40, 24:56] = 255
     data = make_sample(image, torch.tensor([[24.0, 20.0, 56.0, 40.0]]), torch.zeros(0, 4))
     moved = PIPELINES[name](data)
-    frame = frame_of(moved["frame"].as_subclass(torch.Tensor), 60, 80)
+    frame = compute_frame(moved["frame"].as_subclass(torch.Tensor), 60, 80)
     height, width = moved["image"].shape[-2:]
     x1, y1, x2, y2 = map_boxes(torch.tensor([[24.0, 20.0, 56.0, 40.0]]), frame)[0].clamp(min=0).tolist()
     x2, y2 = min(x2, width), min(y2, height)
@@ -130,7 +133,7 @@ def test_rotation_and_shear_are_refused(transform: v2.Transform) -> None:
     torch.manual_seed(0)
     moved = transform(sample(60, 80))
     with pytest.raises(ValueError, match="must be a chain of resizing, flipping, cropping and padding"):
-        frame_of(moved["frame"].as_subclass(torch.Tensor), 60, 80)
+        compute_frame(moved["frame"].as_subclass(torch.Tensor), 60, 80)
 
 
 def test_crops_have_every_size_and_place_in_range() -> None:
@@ -153,7 +156,7 @@ def test_crops_are_as_frequent_as_asked_and_resized_like_the_others() -> None:
     torch.manual_seed(0)
     moved = [transform(sample(30, 40)) for _ in range(200)]
     assert {min(data["image"].shape[-2:]) for data in moved} == {20}
-    frames = [frame_of(data["frame"].as_subclass(torch.Tensor), 30, 40) for data in moved]
+    frames = [compute_frame(data["frame"].as_subclass(torch.Tensor), 30, 40) for data in moved]
     cropped = sum(frame.scale_x > 1 for frame in frames)  # a crop of at most 15 pixels is enlarged to 20
     assert 70 < cropped < 130  # four standard deviations
 

@@ -81,6 +81,6 @@ def test_images_that_cannot_be_shared_are_told_with_what_would_do(images, parts,
 )
 def test_long_sides_that_keep_all_images_small_are_told(longest, sizes, said):
     data = replace(get_recipe("tiny_gumbel").data, short_sides=(40, 32), max_long_side=longest)
-    notes = fit.size_notes(data, np.array(sizes, np.int64).reshape(-1, 2))
+    notes = fit.list_size_notes(data, np.array(sizes, np.int64).reshape(-1, 2))
     assert len(notes) == bool(said)
     assert re.search(said, "".join(notes))

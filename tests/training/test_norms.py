@@ -10,7 +10,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tailseg.models import ResNetConfig
 from tailseg.models.resnet import ResNet
 from tailseg.training import norms
-from tailseg.training.norms import average_over_processes, running_statistics, update_average
+from tailseg.training.norms import average_over_processes, list_running_statistics, update_average
 
 
 def backbone(**settings: object) -> ResNet:
@@ -18,12 +18,12 @@ def backbone(**settings: object) -> ResNet:
 
 
 def test_fixed_and_frozen_norms_have_no_statistics_to_learn() -> None:
-    assert running_statistics(backbone()) == ()
-    learned = running_statistics(backbone(fixed_norm=False, frozen_stages=1))
+    assert list_running_statistics(backbone()) == ()
+    learned = list_running_statistics(backbone(fixed_norm=False, frozen_stages=1))
     assert "layer2.0.bn1.running_mean" in learned
     assert "layer2.0.bn1.running_var" in learned
     assert not any(name.startswith(("bn1", "layer1")) for name in learned)
-    assert len(running_statistics(backbone(fixed_norm=False, frozen_stages=0))) == 2 * 20
+    assert len(list_running_statistics(backbone(fixed_norm=False, frozen_stages=0))) == 2 * 20
 
 
 class Counting(nn.Sequential):
@@ -45,7 +45,7 @@ def test_the_average_has_the_average_of_the_statistics() -> None:
     torch.manual_seed(0)
     model = Counting()
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.8))
-    statistics = running_statistics(model)
+    statistics = list_running_statistics(model)
     assert statistics == ("1.running_mean", "1.running_var")
     expected: dict[str, torch.Tensor] = {}
     for step in range(4):
@@ -75,7 +75,7 @@ def test_averaged_weights_have_the_statistics_of_their_own_maps() -> None:
         with torch.no_grad():
             model[0].weight += 1
             model(images)
-        update_average(average, model, running_statistics(model))
+        update_average(average, model, list_running_statistics(model))
     maps = average.module[0](images)
     assert average.module[1].running_mean.item() == pytest.approx(maps.mean().item(), rel=1e-4)
     assert model[1].running_mean.item() > 1.05 * maps.mean().item()
@@ -87,7 +87,7 @@ def test_statistics_become_their_mean_over_processes_and_equal_ones_stay(count, 
     models = [nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)) for _ in range(count)]
     for model in models:
         model(torch.randn(8, 3, 4, 4))
-    statistics = running_statistics(models[0])
+    statistics = list_running_statistics(models[0])
     before = [{name: model.get_buffer(name).clone() for name in statistics} for model in models]
     weights = deepcopy(models[0][0].weight)
     monkeypatch.setattr(norms, "world_size", lambda: count)

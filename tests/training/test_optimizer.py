@@ -13,7 +13,7 @@ from tailseg.models.swin import Swin
 from tailseg.ranges import SettingError
 from tailseg.recipes import RECIPES, get_recipe
 from tailseg.recipes.recipe import AdamWConfig, ScheduleConfig, SGDConfig
-from tailseg.training.optimizer import averaging_decay, schedule_notes
+from tailseg.training.optimizer import compute_decay, list_schedule_notes
 
 PUBLISHED = SGDConfig()  # lr 0.02 for 16 images, 500 steps of warm-up from 0.001, x 0.1 after epochs 8 and 11
 
@@ -97,17 +97,17 @@ def test_nothing_to_train_is_an_error():
 def test_the_average_forgets_the_first_weights_of_a_short_run():
     """Without the warm-up they would be 97.6 % of it after 120 steps."""
     assert round(0.9998**120, 3) == 0.976
-    left = math.prod(averaging_decay(0.9998, n) for n in range(120))
+    left = math.prod(compute_decay(0.9998, n) for n in range(120))
     assert left == pytest.approx(1 / math.comb(129, 9), rel=1e-12)
-    assert averaging_decay(0.9998, 10**6) == 0.9998
-    assert averaging_decay(0.9, 79) == pytest.approx(80 / 89)
-    assert averaging_decay(0.9, 80) == 0.9
+    assert compute_decay(0.9998, 10**6) == 0.9998
+    assert compute_decay(0.9, 79) == pytest.approx(80 / 89)
+    assert compute_decay(0.9, 80) == 0.9
 
 
 def test_what_lies_beyond_the_last_step_is_said():
     recipe = get_recipe("tiny_gumbel")
     optim = replace(recipe.optim, epochs=3, milestones=(2, 3, 8), warmup_iterations=40, warmup_ratio=0.0)
-    late, warm_up, weights = schedule_notes(
+    late, warm_up, weights = list_schedule_notes(
         replace(recipe, optim=optim, loss=LDAMLossConfig(reweight_after=30)), steps_per_epoch=10
     )
     assert late.endswith(
@@ -120,7 +120,7 @@ def test_what_lies_beyond_the_last_step_is_said():
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_no_built_in_schedule_lies_beyond_the_last_step(name):
-    assert schedule_notes(get_recipe(name), steps_per_epoch=1001) == []
+    assert list_schedule_notes(get_recipe(name), steps_per_epoch=1001) == []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,5 +145,5 @@ def test_a_schedule_of_ones_own_needs_no_milestones():
             return self.lr
 
     base = get_recipe("tiny_gumbel")
-    assert schedule_notes(replace(base, optim=SGDConfig(epochs=4)), 10)
-    assert not schedule_notes(replace(base, optim=Constant(epochs=4)), 10)
+    assert list_schedule_notes(replace(base, optim=SGDConfig(epochs=4)), 10)
+    assert not list_schedule_notes(replace(base, optim=Constant(epochs=4)), 10)

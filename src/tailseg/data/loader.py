@@ -14,7 +14,7 @@ from tailseg.annotations.dataset import Annotations
 from tailseg.annotations.image_files import ImageError
 from tailseg.data.images import read_annotated
 from tailseg.data.sampler import EvaluationSampler, Sample, TrainSampler
-from tailseg.data.transforms import Transform, apply_transform, frame_of, make_sample
+from tailseg.data.transforms import Transform, apply_transform, compute_frame, make_sample
 from tailseg.data.workers import Workers
 from tailseg.structures import Batch, Frame, ImageInfo, Segmentation, Target
 
@@ -72,7 +72,7 @@ class DetectionDataset(Dataset[Item]):
             boxes=clipped[rows],
             labels=torch.from_numpy(record.labels)[rows],
             masks=tuple(record.segmentations[i] for i in rows.tolist()),
-            frame=frame_of(moved["frame"].as_subclass(Tensor), info.height, info.width),
+            frame=compute_frame(moved["frame"].as_subclass(Tensor), info.height, info.width),
             ignore_boxes=ignored[_large_enough(ignored)],
             seed=seed ^ 1,  # other numbers than those of the augmentation
         )

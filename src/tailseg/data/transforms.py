@@ -20,8 +20,8 @@ default generator; only then does a resumed run see the same images. An augmenta
             return v2.Compose([v2.ColorJitter(brightness=self.brightness), built_in])
 
 Masks are not part of the target: they stay as annotated. The markers after the transform say how the pixels of the file
-map to the transformed image (`frame_of`), for any chain of resizing, flipping, cropping and padding. (KeyPoints of
-tv_tensors would be the natural markers, but their flip is ``w - 1 - x``: half a pixel beside the flip of boxes.)
+map to the transformed image (`compute_frame`), for any chain of resizing, flipping, cropping and padding. (KeyPoints of
+tv_tensors would be the natural markers, but their flip is ``w - 1 - x``, half a pixel from the flip of boxes.)
 """
 
 from collections.abc import Callable, Sequence
@@ -45,18 +45,18 @@ Transform = Callable[..., Any]
 def apply_transform(
     transform: Transform, image: tv_tensors.TVTensor, target: TransformSample
 ) -> tuple[Tensor, TransformSample]:
-    """What a transform makes of an image and its target.
+    """Applies a transform, and checks its result.
 
     Args:
-        transform: one of torchvision's v2, or the user's own.
+        transform: a transform of torchvision's v2, or the user's own.
         image: see above.
         target: see above.
 
     Returns:
-        Both, after the transform.
+        The transformed image and target.
 
     Raises:
-        ValueError: it returns something else than an image of uint8 and a target with all boxes.
+        ValueError: the transform does not return an image of uint8 and a target with all boxes.
     """
     result = transform(image, target)
     if not (isinstance(result, tuple | list) and len(result) == 2 and isinstance(result[1], dict)):
@@ -80,12 +80,12 @@ def apply_transform(
 def make_sample(
     image: UInt8[Tensor, "3 h w"], boxes: Float32[Tensor, "N 4"], ignore: Float32[Tensor, "K 4"]
 ) -> TransformSample:
-    """The image and the target that transforms take, in one dictionary. They clamp no box, so a crop keeps boxes exact.
+    """Makes the image and the target of a transform, in one dictionary. Boxes are not clamped, so crops are exact.
 
     Args:
         image: RGB.
-        boxes: of the objects, x1, y1, x2, y2.
-        ignore: boxes of crowd and ignore regions.
+        boxes: the boxes of the objects, x1, y1, x2, y2.
+        ignore: the boxes of crowd and ignore regions.
 
     Returns:
         ``image``, ``boxes``, ``ignore`` and ``frame``, see above.
@@ -107,19 +107,19 @@ def make_sample(
     }
 
 
-def frame_of(markers: Float32[Tensor, "2 4"], height: int, width: int) -> Frame:
-    """How the pixels of the file map to the transformed image, from the markers after the transform.
+def compute_frame(markers: Float32[Tensor, "2 4"], height: int, width: int) -> Frame:
+    """Computes how the pixels of the file map to the transformed image, from the transformed markers.
 
     Args:
         markers: ``target["frame"]`` after the transform.
-        height: of the image before it.
-        width: of the image before it.
+        height: the height of the image before the transform.
+        width: the width of the image before the transform.
 
     Returns:
         The scale and the shift along both axes.
 
     Raises:
-        ValueError: the transform was no chain of resizing, flipping, cropping and padding (a rotation, say).
+        ValueError: the transform did more than resizing, flipping, cropping and padding, such as a rotation.
     """
     (x1, y1, x2, y2), (u1, v1, u2, v2_) = markers.double().tolist()
     scale_x, shift_x = _axis((x1, x2), (u1, u2), 0.25, width)
@@ -141,18 +141,18 @@ def _axis(whole: tuple[float, float], part: tuple[float, float], share: float, s
 
 
 class ResizeShortSide(v2.Transform):
-    """Resize so that the short side is one of ``short_sides`` and no long side exceeds ``max_long_side``.
+    """Resizes the short side to one of ``short_sides``, but the long side to at most ``max_long_side``.
 
     scale = min(short / min(h, w), max_long_side / max(h, w)), new side = int(side * scale + 0.5), as in mmdetection;
     boxes follow the sides as rounded. Bilinear with antialiasing, which Detectron2 (through Pillow) has and
     mmdetection (through OpenCV) lacks; the two agree when an image grows, as most of COCO's do.
 
     Args:
-        short_sides: pixels; one is drawn for each image.
-        max_long_side: pixels.
+        short_sides: in pixels; one is chosen at random for each image.
+        max_long_side: in pixels.
 
     Raises:
-        ValueError: no side given, or one below 1.
+        ValueError: no side is given, or a side is below 1.
     """
 
     def __init__(self, short_sides: Sequence[int], *, max_long_side: int) -> None:
@@ -176,13 +176,13 @@ class ResizeShortSide(v2.Transform):
 
 
 class RandomSizeCrop(v2.Transform):
-    """Crop to a height and a width drawn from ``least .. most`` (or up to the image's own), anywhere in the image.
+    """Crops to a random height and width in ``least .. most``, at a random position in the image.
 
-    Boxes are shifted; they may reach beyond the crop or lie outside.
+    Boxes are shifted; they may extend beyond the crop or lie outside.
 
     Args:
-        least: pixels; a side shorter than this stays as it is.
-        most: pixels.
+        least: in pixels; a side shorter than this is not cropped.
+        most: in pixels.
     """
 
     def __init__(self, least: int, most: int) -> None:
@@ -204,20 +204,20 @@ class RandomSizeCrop(v2.Transform):
 
 
 def _draw_integer(low: int, high: int) -> int:
-    """A whole number from ``low .. high``, both included."""
+    """Draws a whole number in ``low .. high``, both included."""
     return int(torch.randint(low, high + 1, ()))
 
 
 def train_transform(
     short_sides: Sequence[int], max_long_side: int, flip: float, *, crop: CropConfig | None = None
 ) -> v2.Transform:
-    """The built-in augmentation: crop some images, resize to one of ``short_sides``, flip some horizontally.
+    """Builds the built-in augmentation: crop some images, resize to one of ``short_sides``, flip some horizontally.
 
     Args:
-        short_sides: pixels; one is drawn for each image.
-        max_long_side: pixels; no resized image is longer.
-        flip: probability of a flip.
-        crop: which images are cropped, and how; None crops none.
+        short_sides: in pixels; one is chosen at random for each image.
+        max_long_side: in pixels; no resized image is longer.
+        flip: the probability of a flip.
+        crop: the settings of the crop; None crops no image.
 
     Returns:
         A transform: ``(image, target) -> (image, target)``.
@@ -235,7 +235,7 @@ def train_transform(
 
 
 def evaluation_transform(short_side: int, max_long_side: int) -> v2.Transform:
-    """Resize to one short side.
+    """Builds the transform of evaluation, which resizes to one short side.
 
     Raises:
         ValueError: a side below 1.

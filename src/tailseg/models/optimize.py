@@ -18,10 +18,10 @@ class InferenceConfig:
     """How a trained detector computes; detections stay the same but for rounding."""
 
     precision: Precision | None = None
-    """Of convolutions and linear layers; boxes, scores and masks are computed from their results in float32. None
-    leaves the layers as they are; a `Predictor` takes the run's precision."""
+    """Precision of convolutions and linear layers; boxes, scores and masks are computed from their results in float32.
+    None does not change the layers; a `Predictor` then uses the run's precision."""
     compile: bool = False
-    """Compile backbone and FPN with `torch.compile`: half a minute at the first image, and again at the second size."""
+    """Compile the backbone and the FPN with `torch.compile`: half a minute for the first image and the second size."""
 
 
 def for_inference(model: Detector, config: InferenceConfig) -> Detector:

@@ -1,4 +1,4 @@
-"""The built-in optimizers, and the parameters that weight decay spares."""
+"""The built-in optimizers, and the parameters without weight decay."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,14 +8,14 @@ from torch.optim import SGD, AdamW, Optimizer
 
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)  # noqa: SLF001 (torch names no public base)
 POSITION_TABLE = "relative_position_bias_table"
-"""Swin's parameters that say how much one place attends to another at each distance."""
+"""Swin's parameters with a bias for each relative position of two tokens."""
 
 # Neither optimizer is torch's fused one. With float16's scaler, the fused SGD uses uninitialized memory as its momentum
 # when the first step overflows (torch 2.15).
 
 
 def build_sgd(model: nn.Module, *, lr: float, momentum: float, weight_decay: float) -> Optimizer:
-    """SGD over every trainable parameter. All of them decay, biases and normalization scales included.
+    """Builds SGD over all trainable parameters. All have weight decay, biases and normalization scales included.
 
     Args:
         model: the network to train.
@@ -35,7 +35,9 @@ def build_sgd(model: nn.Module, *, lr: float, momentum: float, weight_decay: flo
 def build_adamw(
     model: nn.Module, *, lr: float, betas: tuple[float, float], weight_decay: float, spare_timm: bool = True
 ) -> Optimizer:
-    """AdamW over every trainable parameter. Those of `parameters_without_decay` do not decay, as in mmdetection.
+    """Builds AdamW over all trainable parameters, without weight decay for those of `parameters_without_decay`.
+
+    Source: mmdetection.
 
     Args:
         model: the network to train.
@@ -60,7 +62,7 @@ def build_adamw(
 
 
 def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters that get a gradient.
+    """Lists the parameters that get a gradient.
 
     Raises:
         ValueError: there is none.
@@ -72,7 +74,7 @@ def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 
 def parameters_without_decay(model: nn.Module, *, spare_timm: bool = True) -> dict[int, Tensor]:
-    """The parameters, by identity, that AdamW's weight decay spares.
+    """Finds the parameters that have no weight decay in AdamW, by identity.
 
     These are the scales and shifts of norms and Swin's tables of relative positions, but not the biases of layers. They
     are also those that a module names in a method ``no_weight_decay``, as networks of timm do, for example Hiera for

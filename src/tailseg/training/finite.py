@@ -39,7 +39,7 @@ def require_finite(values: Mapping[str, float], step: int, batch: Batch) -> None
         )
 
 
-def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
+def compute_gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
     """Computes the norm of the whole gradient, as clipping uses it; not finite if a number of the gradient is not."""
     return torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
 

@@ -58,7 +58,7 @@ def check_shares(recipe: Recipe, processes: int) -> None:
         )
 
 
-def size_notes(data: DataConfig, sizes: np.ndarray) -> list[str]:
+def list_size_notes(data: DataConfig, sizes: np.ndarray) -> list[str]:
     """A note if no image reaches a short side of the recipe, because its long side would be too long.
 
     Args:

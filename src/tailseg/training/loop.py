@@ -42,7 +42,7 @@ from tailseg.training.distributed import (
     world_size,
 )
 from tailseg.training.finite import NonFiniteLossError as NonFiniteLossError
-from tailseg.training.finite import gradient_norm, require_finite, require_steps
+from tailseg.training.finite import compute_gradient_norm, require_finite, require_steps
 from tailseg.training.interrupt import StopRequest, StopTraining, TrainingStopped
 from tailseg.training.log import Log
 from tailseg.training.run import Run, describe, describe_data, start
@@ -293,7 +293,7 @@ def take_step(run: Run, batch: Batch) -> dict[str, float]:
     """
     optim, progress = run.recipe.optim, run.progress
     run.scaler.unscale_(run.optimizer)
-    norm = gradient_norm(run.model.parameters())
+    norm = compute_gradient_norm(run.model.parameters())
     if optim.clip_norm is not None:
         torch.nn.utils.clip_grads_with_norm_(run.model.parameters(), optim.clip_norm, norm)
     figures = {"gradient_norm": norm.item()}

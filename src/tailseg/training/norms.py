@@ -9,7 +9,7 @@ from torch.optim.swa_utils import AveragedModel
 from tailseg.training.distributed import mean, world_size
 
 
-def running_statistics(model: nn.Module) -> tuple[str, ...]:
+def list_running_statistics(model: nn.Module) -> tuple[str, ...]:
     """Lists the names of the running means and variances that training updates, which fixed and frozen norms lack.
 
     Args:
@@ -52,7 +52,7 @@ def update_average(average: AveragedModel, model: nn.Module, statistics: Sequenc
     Args:
         average: the moving average of the weights, updated in place.
         model: the model that is trained.
-        statistics: the names of `running_statistics`.
+        statistics: the result of `list_running_statistics`.
     """
     averages: list[Tensor] = []
     if statistics and average.n_averaged > 0:

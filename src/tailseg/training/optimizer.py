@@ -5,7 +5,7 @@ from tailseg.recipes.recipe import PUBLISHED_BATCH_SIZE, Recipe, ScheduleConfig
 from tailseg.words import count_noun
 
 
-def averaging_decay(decay: float, updates: int) -> float:
+def compute_decay(decay: float, updates: int) -> float:
     """Computes the decay of one update of the moving average of the weights: ``min(decay, (1 + n) / (10 + n))``.
 
     Without this warm-up, the average of a short run would be close to its initial weights: with a decay of 0.9998 they
@@ -18,7 +18,7 @@ def averaging_decay(decay: float, updates: int) -> float:
     return min(decay, (1 + updates) / (10 + updates))
 
 
-def schedule_notes(recipe: Recipe, steps_per_epoch: int) -> list[str]:
+def list_schedule_notes(recipe: Recipe, steps_per_epoch: int) -> list[str]:
     """Lists the parts of the schedule that a run does not reach before its last step, one sentence for each.
 
     Args:

@@ -36,9 +36,9 @@ from tailseg.training.distributed import (
 )
 from tailseg.training.finite import require_finite_weights
 from tailseg.training.first_weights import load_initial_weights
-from tailseg.training.fit import check_classes, check_data, check_shares, get_common_fingerprint, size_notes
-from tailseg.training.norms import average_over_processes, running_statistics, update_average
-from tailseg.training.optimizer import averaging_decay, schedule_notes
+from tailseg.training.fit import check_classes, check_data, check_shares, get_common_fingerprint, list_size_notes
+from tailseg.training.norms import average_over_processes, list_running_statistics, update_average
+from tailseg.training.optimizer import compute_decay, list_schedule_notes
 from tailseg.training.resolved_settings import resolve_settings
 from tailseg.training.run_files import keep_newest, open_folder, step_path
 from tailseg.words import count_noun, verb_form
@@ -98,7 +98,7 @@ class Run:
             if isinstance(module, ClassificationLoss):
                 module.step_taken()
         if self.average and self.recipe.optim.ema_decay:
-            decay = averaging_decay(self.recipe.optim.ema_decay, int(self.average.n_averaged))
+            decay = compute_decay(self.recipe.optim.ema_decay, int(self.average.n_averaged))
             self.average.multi_avg_fn = get_ema_multi_avg_fn(decay)
             update_average(self.average, self.model, self.statistics)
 
@@ -189,13 +189,13 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
         optimizer=build_optimizer(model, recipe),
         scaler=torch.amp.GradScaler(device.type, enabled=recipe.run.precision == "float16"),
         average=None if recipe.optim.ema_decay is None else AveragedModel(model),
-        statistics=running_statistics(model.train()),
+        statistics=list_running_statistics(model.train()),
         progress=Progress(),
         fingerprint=get_common_fingerprint(train_data),
         speed=Speed(recipe.data.batch_size),
         notes=first_notes
-        + (size_notes(recipe.data, train_data.sizes) if recipe.data.augmentation is None else [])
-        + ([] if newest else schedule_notes(recipe, sampler.steps_per_epoch))
+        + (list_size_notes(recipe.data, train_data.sizes) if recipe.data.augmentation is None else [])
+        + ([] if newest else list_schedule_notes(recipe, sampler.steps_per_epoch))
         + [
             f"{data.path}: {note}"
             for data in ({train_data.path: train_data, val_data.path: val_data}).values()
