@@ -228,7 +228,7 @@ def test_bad_images_are_left_out_where_that_is_asked_for(workers: int, many: dic
 
 def test_wrong_image_folder_is_told_before_anything_is_loaded(many: dict[str, Any], write: Write) -> None:
     annotations = read_dataset(write(many))
-    with pytest.raises(ImageError, match=r"image 00\.jpg not found\. Looked for"):
+    with pytest.raises(ImageError, match=r"image 00\.jpg not found\. Searched for"):
         DetectionDataset(annotations, evaluation_transform(40, 100))
 
 
