@@ -79,6 +79,25 @@ def test_an_option_of_the_wrong_type_is_wrong_usage(capsys: pytest.CaptureFixtur
     assert "--optim.lr" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["custom_small", "my.json"], "does not expect 'my.json' here. Name the annotation file with --data.train"),
+        (["tiny_gumbel", "tiny_sigmoid"], "`tailseg train tiny_gumbel` does not expect 'tiny_sigmoid' here"),
+        (["no_module:recipe"], "no module is called 'no_module'.*PYTHONPATH$"),
+    ],
+)
+def test_a_second_name_and_a_missing_module_are_explained(arguments: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        train_options(arguments[0], arguments[1:])
+
+
+def test_the_folder_of_a_run_is_no_recipe(tmp_path: Path) -> None:
+    (tmp_path / "recipe.json").touch()
+    with pytest.raises(UsageError, match="repeat the command that started it and add --resume"):
+        train_options(str(tmp_path), ["--resume"])
+
+
 def test_an_option_before_the_recipe_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--resume", "tiny_gumbel"]) == 2
     assert "the recipe comes first" in capsys.readouterr().err

@@ -179,6 +179,13 @@ def train_options(name: str, arguments: Sequence[str]) -> Train:
     """
     if name.startswith("-"):
         raise UsageError(f"the recipe comes first: tailseg train NAME {name} ...; `tailseg recipes` lists the names")
+    if (Path(name) / "recipe.json").is_file():
+        raise UsageError(
+            f"{name} is the folder of a run. To continue the run, repeat the command that started it and add --resume"
+        )
+    if arguments and not arguments[0].startswith("-"):
+        hint = ". Name the annotation file with --data.train" if arguments[0].lower().endswith(".json") else ""
+        raise UsageError(f"`tailseg train {name}` does not expect {arguments[0]!r} here{hint}")
     if name.lower().endswith(".json"):
         recipe = find_recipe("custom_small")
         recipe = replace(recipe, data=replace(recipe.data, train=name))
