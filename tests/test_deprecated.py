@@ -3,10 +3,14 @@
 import dataclasses
 import importlib
 import json
+from dataclasses import dataclass, replace
 
 import pytest
 
 from tailseg.cli import main
+from tailseg.cli.common import parse
+from tailseg.cli.train import Train
+from tailseg.losses import GumbelCE, GumbelCEConfig
 from tailseg.models import BoxHeadConfig, CascadeStageConfig, MaskHeadConfig, ModelConfig, PostprocessConfig
 from tailseg.recipes import AdamWConfig, RunConfig, SGDConfig, get_recipe
 from tailseg.recipes.old_names import with_new_names, with_new_option
@@ -122,3 +126,38 @@ def test_the_command_line_takes_old_options_and_says_so(capsys, tmp_path):
     assert "note: --optim.steps is now --optim.milestones" in error
     assert "note: --optim.average is now --optim.ema-decay" in error
     assert "absent.json" in error
+
+
+@dataclass(frozen=True)
+class EvenConfig:
+    """A loss of the user's own, with a field that once was tailseg's."""
+
+    parity: bool = True
+
+    def build(self, frequency):
+        return GumbelCE(frequency)
+
+
+@dataclass(frozen=True)
+class OffsetConfig(GumbelCEConfig):
+    """A loss of the user's own that inherits the setting that was renamed."""
+
+    offset: float = 0.5
+
+
+def test_a_setting_of_ones_own_keeps_a_name_that_was_tailsegs():
+    recipe = replace(get_recipe("tiny_gumbel"), loss=EvenConfig(parity=False))
+    saved = json.loads(json.dumps(to_plain(recipe)))
+    assert from_plain(saved, modules=(__name__,)) == from_plain(saved, base=recipe) == recipe
+    assert differences(recipe, with_new_names(saved)) == []
+    assert with_new_option("--loss.no-parity", recipe) == (["--loss.no-parity"], "")
+    assert parse(Train, ["--loss.parity"], command="train", default=Train(recipe)).recipe.loss == EvenConfig()
+
+
+@pytest.mark.parametrize("kind", [f"{__name__}:OffsetConfig", "OffsetConfig"])
+def test_a_setting_that_ones_own_class_inherits_is_renamed(kind):
+    recipe = replace(get_recipe("tiny_gumbel"), loss=OffsetConfig(published="2022"))
+    saved = json.loads(json.dumps(to_plain(recipe)))
+    saved["resolved"]["loss"] = {"type": kind, "init_bias": -2.0, "weight": 1.0, "parity": True, "offset": 0.5}
+    assert from_plain(saved, base=recipe) == recipe
+    assert differences(recipe, with_new_names(saved)) == []

@@ -228,13 +228,13 @@ def test_bad_images_are_left_out_where_that_is_asked_for(workers: int, many: dic
 
 def test_wrong_image_folder_is_told_before_anything_is_loaded(many: dict[str, Any], write: Write) -> None:
     annotations = read_dataset(write(many))
-    with pytest.raises(ImageError, match=r"image 00\.jpg not found\. Looked for"):
+    with pytest.raises(ImageError, match=r"image 00\.jpg not found\. Searched for"):
         DetectionDataset(annotations, evaluation_transform(40, 100))
 
 
 def test_transforms_that_drop_boxes_or_rotate_are_refused(annotations: Annotations) -> None:
-    def drop(sample: dict[str, Any]) -> dict[str, Any]:
-        return {**sample, "boxes": sample["boxes"][:0]}
+    def drop(image: torch.Tensor, target: dict[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
+        return image, {**target, "boxes": target["boxes"][:0]}
 
     with pytest.raises(ValueError, match=r"must keep all boxes, got 0 of 1: leave out SanitizeBoundingBoxes"):
         DetectionDataset(annotations, drop)[0, 0]

@@ -115,7 +115,7 @@ def test_images_without_objects_are_left_out(many: dict[str, Any], write: Write)
     many["annotations"][0]["iscrowd"] = 1
     del many["annotations"][1]
     many["annotations"][1].update(bbox=[10, 5, 0.5, 20], area=10)
-    with pytest.warns(UserWarning, match="below one pixel"):
+    with pytest.warns(UserWarning, match="less than one pixel"):
         annotations = read_dataset(write(many))
     assert images(list(TrainSampler(annotations, batch_size=1, seed=0))) == Counter(range(3, 12))
     everything = TrainSampler(annotations, batch_size=1, seed=0, filter_empty=False)

@@ -350,5 +350,5 @@ def test_a_home_that_cannot_be_written_is_told_with_its_variable(tmp_path, monke
     with pytest.raises(OSError, match=r"file cannot be written \(File exists\).*Set TAILSEG_HOME to a writable"):
         prepare("tiny_tail:test", home=tmp_path / "file")
     monkeypatch.setattr("os.access", lambda *_: False)
-    with pytest.raises(OSError, match=r"home cannot be written \(Permission denied\).*set TAILSEG_HOME"):
+    with pytest.raises(OSError, match=r"home cannot be written \(Permission denied\).*Set TAILSEG_HOME"):
         prepare("tiny_tail:test", home=tmp_path / "home")

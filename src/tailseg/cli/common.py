@@ -45,7 +45,7 @@ def parse(options: type[T], arguments: Sequence[str], *, command: str, default: 
     Raises:
         UsageError: an option that the command does not have, or a number out of its range.
     """
-    arguments = with_new_names(arguments)
+    arguments = with_new_names(arguments, getattr(default, "recipe", None))
 
     def read(words: Sequence[str]) -> object:
         return tyro.cli(
@@ -87,15 +87,23 @@ def _require_known_options(arguments: Sequence[str], options: Sequence[str], com
     raise UsageError(f"{unknown} is not an option of `tailseg {command}`; {hint}")
 
 
-def with_new_names(arguments: Sequence[str]) -> list[str]:
-    """The arguments with today's names of settings; says on standard error which of them were old names."""
+def with_new_names(arguments: Sequence[str], recipe: "Recipe | None" = None) -> list[str]:
+    """The arguments with today's names of settings; says on standard error which of them were old names.
+
+    Args:
+        arguments: as they were typed.
+        recipe: the recipe that they change; its own fields keep their names.
+
+    Returns:
+        The arguments.
+    """
     if not any(argument.startswith("--") and "." in argument for argument in arguments):
         return list(arguments)
     from tailseg.recipes.old_names import with_new_option
 
     current: list[str] = []
     for argument in arguments:
-        replaced, new = with_new_option(argument)
+        replaced, new = with_new_option(argument, recipe)
         if new:
             print(f"note: {argument.partition('=')[0]} is now {new}", file=sys.stderr)
         current += replaced

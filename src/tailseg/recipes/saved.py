@@ -20,7 +20,7 @@ from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hin
 from tailseg.data.tiny_tail import is_tiny_tail
 from tailseg.files import write_text
 from tailseg.ranges import SettingError
-from tailseg.recipes.old_names import with_new_names
+from tailseg.recipes.old_names import with_new_fields, with_new_names
 from tailseg.recipes.recipe import Recipe, run_folder
 
 Plain = dict[str, Any]
@@ -149,10 +149,10 @@ def _with_defaults(saved: object, value: object) -> Any:  # noqa: ANN401 - as JS
     """Adds the defaults of the fields of ``value`` that were not saved."""
     if not (isinstance(saved, dict) and dataclasses.is_dataclass(value)):
         return saved
-    hints, filled = get_type_hints(type(value)), dict(saved)
+    hints, filled = get_type_hints(type(value)), with_new_fields(saved, type(value))
     for field in dataclasses.fields(value):
-        if field.name in saved:
-            filled[field.name] = _with_defaults(saved[field.name], getattr(value, field.name))
+        if field.name in filled:
+            filled[field.name] = _with_defaults(filled[field.name], getattr(value, field.name))
         elif field.default is not dataclasses.MISSING:
             filled[field.name] = _plain(field.default, hints[field.name])
     return filled
@@ -276,6 +276,7 @@ class _Reader:
             raise ValueError(f"{where}: expected the fields of {kind.__name__}, got {value!r}")
         hints = get_type_hints(kind)
         fields = {field.name: field for field in dataclasses.fields(cast("Any", kind))}
+        value = with_new_fields(value, kind)
         for key in value.keys() - fields.keys():
             close = difflib.get_close_matches(str(key), fields, n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
