@@ -150,6 +150,22 @@ def test_a_folder_with_a_run_is_not_overwritten(run: Path, capsys: pytest.Captur
     assert "--resume" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("checkpoint", "message"), [(None, "nothing was saved"), ("a.pt", "continue from it with")])
+def test_an_interrupted_run_says_whether_it_saved(
+    checkpoint: str | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tailseg.training.loop.train", interrupt)
+    if checkpoint:
+        (tmp_path / "checkpoints").mkdir()
+        (tmp_path / "checkpoints" / checkpoint).touch()
+    arguments = ["--data.train=tiny_tail:test", "--data.val=tiny_tail:test", f"--run.out={tmp_path}"]
+    assert main(["train", "tiny_gumbel", *arguments]) == 130
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
 def test_recipes_lists_all(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recipes"]) == 0
     shown = capsys.readouterr().out

@@ -98,6 +98,22 @@ def run(arguments: Sequence[str]) -> None:
     require_data(options.recipe)  # the user reads the error before torch is imported, which takes seconds
     if note := optimizer_note(options):
         output().print(f"note: {note}", markup=False, soft_wrap=True)
+    try:
+        _train(options, arguments)
+    except KeyboardInterrupt as stop:
+        if str(stop):
+            raise
+        raise KeyboardInterrupt(_describe_interruption(run_folder(options.recipe))) from None
+
+
+def _describe_interruption(folder: Path) -> str:
+    """Says what is saved of a run that was interrupted between two places where it can save its state."""
+    if any((folder / "checkpoints").glob("*.pt")):
+        return f"interrupted without saving. {folder} has an earlier checkpoint: continue from it with --resume"
+    return "interrupted before the first checkpoint, so nothing was saved. Use the same command to start again"
+
+
+def _train(options: Train, arguments: Sequence[str]) -> None:
     from tailseg.cli.report import write_run_report
     from tailseg.training.distributed import is_main_process, is_under_torchrun, joined, start_processes
     from tailseg.training.fit import check_shares
