@@ -14,6 +14,7 @@ from tailseg.words import count_noun, count_part, verb_form
         (2, "category", "2 categories"),
         (2, "key", "2 keys"),
         (2, "box", "2 boxes"),
+        (12, "epoch", "12 epochs"),
     ],
 )
 def test_numbers_come_with_the_noun_in_the_form_that_fits(count, noun, text):

@@ -41,7 +41,7 @@ def pluralize(noun: str) -> str:
     """The plural by the usual rules of English: ``images``, ``classes``, ``categories``."""
     if noun.endswith("y") and noun[-2:-1] not in _VOWELS:
         return f"{noun[:-1]}ies"
-    return f"{noun}es" if noun.endswith(_ES) else f"{noun}s"
+    return f"{noun}es" if noun.endswith(_ES) and not noun.endswith("epoch") else f"{noun}s"
 
 
 def verb_form(count: int, singular: str, plural: str) -> str:

@@ -13,12 +13,12 @@ from tailseg.cli import main
 from tailseg.cli.common import UsageError
 from tailseg.cli.train import tell, train_options
 from tailseg.losses import SoftmaxCEConfig
-from tailseg.recipes import RECIPES
+from tailseg.recipes import RECIPES, get_recipe
 from tailseg.training.distributed import start_processes
 
 OWN_RECIPE = """
 from dataclasses import replace
-from tailseg.recipes import RECIPES
+from tailseg.recipes import RECIPES, get_recipe
 
 def mine():
     return replace(RECIPES["tiny_softmax"](), name="mine")
@@ -199,7 +199,9 @@ def test_braces_in_the_name_of_a_folder_are_explained(out, capsys):
 
 
 def test_commands_to_paste_hold_a_folder_with_a_space(tmp_path, capsys):
-    tell(SimpleNamespace(table=lambda: ""), tmp_path / "my runs" / "x", tmp_path / "my runs" / "x" / "report.html")
+    base = get_recipe("tiny_gumbel")
+    recipe = replace(base, run=replace(base.run, out=str(tmp_path / "my runs" / "x")))
+    tell(SimpleNamespace(table=lambda: ""), recipe, tmp_path / "my runs" / "x" / "report.html")
     lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines() if "my runs" in line]
     folder = str(tmp_path / "my runs" / "x")
     assert lines[1][:2] == ["open", f"{folder}/report.html"]
