@@ -109,6 +109,14 @@ def test_an_unreadable_image_is_named(run: Path, image: Path, tmp_path: Path) ->
         list(Predictor.from_run(run).predict([tmp_path / "cut.jpg"]))
 
 
+def test_predict_takes_paths_alone(run: Path, image: Path) -> None:
+    predictor = Predictor.from_run(run)
+    with pytest.raises(TypeError, match="expects a list of paths, got the path a.jpg"):
+        next(predictor.predict("a.jpg"))
+    with pytest.raises(TypeError, match=r"of the type ndarray instead of a path: .* predictor\(image\)$"):
+        next(predictor.predict(iter([predictor.read(image).numpy()])))  # an iterator passes the tests' type checks
+
+
 def test_the_saved_recipe_is_not_needed(run: Path, recipe: Recipe) -> None:
     (run / "recipe.json").unlink()
     try:

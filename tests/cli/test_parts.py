@@ -123,10 +123,11 @@ def test_a_detector_comes_before_its_backbone():
         ("--backbone", "resnet5", "did you mean resnet50"),
         ("--loss", "own_parts:nothing", "the module own_parts has no 'nothing'"),
         ("--loss", "no_such_module:loss", "no module is called 'no_such_module'"),
+        ("--loss", "own_parts.py:loss", "write it as own_parts:loss"),
         (
             "--loss",
             "own_parts:number",
-            r"gave 3 \(int\), which is no config: expected a frozen dataclass with a",
+            "gave an object of the class int, which is not a config: expected a frozen dataclass with a",
         ),
         ("--loss", "own_parts:with_argument", "missing a required argument: 'factor'"),
         ("--augmentation", "own_parts:number", r"a method build\(data\)"),

@@ -79,6 +79,25 @@ def test_an_option_of_the_wrong_type_is_wrong_usage(capsys: pytest.CaptureFixtur
     assert "--optim.lr" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["custom_small", "my.json"], "does not expect 'my.json' here. Name the annotation file with --data.train"),
+        (["tiny_gumbel", "tiny_sigmoid"], "`tailseg train tiny_gumbel` does not expect 'tiny_sigmoid' here"),
+        (["no_module:recipe"], "no module is called 'no_module'.*PYTHONPATH$"),
+    ],
+)
+def test_a_second_name_and_a_missing_module_are_explained(arguments: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        train_options(arguments[0], arguments[1:])
+
+
+def test_the_folder_of_a_run_is_no_recipe(tmp_path: Path) -> None:
+    (tmp_path / "recipe.json").touch()
+    with pytest.raises(UsageError, match="repeat the command that started it and add --resume"):
+        train_options(str(tmp_path), ["--resume"])
+
+
 def test_an_option_before_the_recipe_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--resume", "tiny_gumbel"]) == 2
     assert "the recipe comes first" in capsys.readouterr().err
@@ -129,6 +148,22 @@ def test_training_leaves_a_run(run: Path) -> None:
 def test_a_folder_with_a_run_is_not_overwritten(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "tiny_gumbel", f"--run.out={run}"]) == 1
     assert "--resume" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("checkpoint", "message"), [(None, "nothing was saved"), ("a.pt", "continue from it with")])
+def test_an_interrupted_run_says_whether_it_saved(
+    checkpoint: str | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tailseg.training.loop.train", interrupt)
+    if checkpoint:
+        (tmp_path / "checkpoints").mkdir()
+        (tmp_path / "checkpoints" / checkpoint).touch()
+    arguments = ["--data.train=tiny_tail:test", "--data.val=tiny_tail:test", f"--run.out={tmp_path}"]
+    assert main(["train", "tiny_gumbel", *arguments]) == 130
+    assert message in " ".join(capsys.readouterr().err.split())
 
 
 def test_recipes_lists_all(capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,5 +28,7 @@ def test_a_function_of_ones_own(tmp_path, monkeypatch):
         get_recipe("my_recipes_for_a_test:bad")
     with pytest.raises(ValueError, match="has no 'absent'"):
         get_recipe("my_recipes_for_a_test:absent")
-    with pytest.raises(ValueError, match="no module named 'no_such_module'.*PYTHONPATH"):
+    with pytest.raises(ValueError, match="no module is called 'no_such_module'.*PYTHONPATH$"):
         get_recipe("no_such_module:good")
+    with pytest.raises(ValueError, match="write it as my_recipes:good. Start tailseg in the folder"):
+        get_recipe("folder/my_recipes.py:good")

@@ -111,7 +111,7 @@ def test_what_lies_beyond_the_last_step_is_said():
         replace(recipe, optim=optim, loss=LDAMLossConfig(reweight_after=30)), steps_per_epoch=10
     )
     assert late.endswith(
-        "the run has 3 epochs of 10 steps, and ends before the learning rate is lowered after epoch 3 and 8"
+        "the run has 3 epochs of 10 steps, and ends before the learning rate is lowered after epochs 3 and 8"
     )
     assert "optim.warmup_iterations is 40" in warm_up
     assert warm_up.endswith("at 72% of the learning rate")  # 29 of 40 steps, to the even digit

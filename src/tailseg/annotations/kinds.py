@@ -209,7 +209,7 @@ _CATEGORIES: Final = (
         "ii--",
         "[category has|categories have] no object",
         "Remove the categories, or annotate objects",
-        "the model has an output for each of them that never sees an example",
+        "a model that is trained on this file sees no example of them",
         "category",
     ),
     Kind(

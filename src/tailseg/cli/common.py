@@ -196,7 +196,8 @@ def find_recipe(name: str) -> "Recipe":
     try:
         return get_recipe(name)
     except ValueError as error:
-        raise UsageError(f"{error}. `tailseg recipes` lists the recipes") from error
+        hint = "" if ":" in name else ". `tailseg recipes` lists the recipes"
+        raise UsageError(f"{error}{hint}") from error
 
 
 def import_from_working_directory() -> None:

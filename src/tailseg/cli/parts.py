@@ -120,8 +120,9 @@ def _find_config(option: str, part: Part, name: str) -> Any:  # noqa: ANN401 - a
     config = call_own(name, noun=part.noun)
     if isinstance(config, type) or not (is_dataclass(config) and callable(getattr(config, "build", None))):
         raise UsageError(
-            f"{option} {name} gave {config!r:.80} ({type(config).__name__}), which is no config: expected a frozen "
-            f"dataclass with a method {part.signature}. Let {name.rpartition(':')[2]} return one"
+            f"{option} {name} gave an object of the class {type(config).__name__}, which is not a config: expected a "
+            f"frozen dataclass with a method {part.signature}. Name a function that returns one, or the class itself; "
+            "docs/how-to/own-parts.md has examples"
         )
     return config
 
@@ -144,10 +145,9 @@ def call_own(name: str, *, noun: str) -> Any:  # noqa: ANN401 - any object of th
     try:
         value = getattr(importlib.import_module(module_name), function_name)
     except ModuleNotFoundError as error:
-        raise UsageError(
-            f"{noun} {name}: no module is called {error.name!r}. Start tailseg in the folder of the module, or add "
-            "that folder to PYTHONPATH"
-        ) from None
+        from tailseg.recipes import explain_missing_module
+
+        raise UsageError(f"{noun} {name}: {explain_missing_module(name, error)}") from None
     except AttributeError:
         raise UsageError(f"{noun} {name}: the module {module_name} has no {function_name!r}") from None
     if not callable(value):

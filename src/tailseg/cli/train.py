@@ -98,6 +98,22 @@ def run(arguments: Sequence[str]) -> None:
     require_data(options.recipe)  # the user reads the error before torch is imported, which takes seconds
     if note := optimizer_note(options):
         output().print(f"note: {note}", markup=False, soft_wrap=True)
+    try:
+        _train(options, arguments)
+    except KeyboardInterrupt as stop:
+        if str(stop):
+            raise
+        raise KeyboardInterrupt(_describe_interruption(run_folder(options.recipe))) from None
+
+
+def _describe_interruption(folder: Path) -> str:
+    """Says what is saved of a run that was interrupted between two places where it can save its state."""
+    if any((folder / "checkpoints").glob("*.pt")):
+        return f"interrupted without saving. {folder} has an earlier checkpoint: continue from it with --resume"
+    return "interrupted before the first checkpoint, so nothing was saved. Use the same command to start again"
+
+
+def _train(options: Train, arguments: Sequence[str]) -> None:
     from tailseg.cli.report import write_run_report
     from tailseg.training.distributed import is_main_process, is_under_torchrun, joined, start_processes
     from tailseg.training.fit import check_shares
@@ -179,6 +195,13 @@ def train_options(name: str, arguments: Sequence[str]) -> Train:
     """
     if name.startswith("-"):
         raise UsageError(f"the recipe comes first: tailseg train NAME {name} ...; `tailseg recipes` lists the names")
+    if (Path(name) / "recipe.json").is_file():
+        raise UsageError(
+            f"{name} is the folder of a run. To continue the run, repeat the command that started it and add --resume"
+        )
+    if arguments and not arguments[0].startswith("-"):
+        hint = ". Name the annotation file with --data.train" if arguments[0].lower().endswith(".json") else ""
+        raise UsageError(f"`tailseg train {name}` does not expect {arguments[0]!r} here{hint}")
     if name.lower().endswith(".json"):
         recipe = find_recipe("custom_small")
         recipe = replace(recipe, data=replace(recipe.data, train=name))

@@ -202,7 +202,15 @@ class Predictor:
 
         Raises:
             ImageError: a file cannot be read.
+            TypeError: ``paths`` is one path, or an image instead of paths. Call the predictor itself with these.
         """
+        if isinstance(paths, str | Path):
+            raise TypeError(f"predict expects a list of paths, got the path {paths}: use predict([path])")
         for image_id, path in enumerate(paths, start=1):
+            if not isinstance(path, str | Path):
+                raise TypeError(
+                    f"predict reads image files, and got an object of the type {type(path).__name__} instead of a "
+                    "path: for images in memory, call the predictor itself: predictor(image)"
+                )
             image = self.read(path)
             yield ImageInfo(image_id, str(path), image.shape[-2], image.shape[-1]), self.detect(image)

@@ -3,6 +3,7 @@
 import difflib
 import importlib
 from collections.abc import Callable
+from pathlib import Path
 
 from tailseg.recipes.activations import ACTIVATIONS
 from tailseg.recipes.custom import custom_r50, custom_small
@@ -63,12 +64,20 @@ def get_recipe(name: str) -> Recipe:
     return RECIPES[name]()
 
 
+def explain_missing_module(name: str, error: ModuleNotFoundError) -> str:
+    """Says what to do if the module of ``module:function`` cannot be imported."""
+    module, _, function = name.partition(":")
+    is_file = module.endswith(".py")
+    problem = f"write it as {Path(module).stem}:{function}" if is_file else f"no module is called {error.name!r}"
+    return f"{problem}. Start tailseg in the folder of the module, or add that folder to PYTHONPATH"
+
+
 def _own_recipe(name: str) -> Recipe:
     module_name, _, function_name = name.partition(":")
     try:
         function = getattr(importlib.import_module(module_name), function_name)
     except ModuleNotFoundError as error:
-        raise ValueError(f"recipe {name!r}: no module named {error.name!r}; is its folder on PYTHONPATH?") from None
+        raise ValueError(f"recipe {name}: {explain_missing_module(name, error)}") from None
     except AttributeError:
         raise ValueError(f"recipe {name!r}: {module_name} has no {function_name!r}") from None
     recipe = function()

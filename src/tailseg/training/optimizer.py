@@ -31,7 +31,8 @@ def list_schedule_notes(recipe: Recipe, steps_per_epoch: int) -> list[str]:
     built_in = _is_built_in(optim)
     if late := [str(epoch) for epoch in optim.milestones if built_in and epoch >= optim.epochs]:
         notes.append(
-            f"optim.milestones: {run}, and ends before the learning rate is lowered after epoch {' and '.join(late)}"
+            f"optim.milestones: {run}, and ends before the learning rate is lowered after "
+            f"{'epoch' if len(late) == 1 else 'epochs'} {' and '.join(late)}"
         )
     if built_in and optim.warmup_iterations >= steps:
         reached = optim.learning_rate(step=steps - 1, epoch=0, batch_size=PUBLISHED_BATCH_SIZE) / (optim.lr or 1)
