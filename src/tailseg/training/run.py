@@ -276,9 +276,7 @@ def build_augmentation(data: DataConfig) -> Transform:
 def describe(run: Run) -> str:
     """Describes a run in one line: the recipe, the data, the length, the device and the folder."""
     recipe, progress = run.recipe, run.progress
-    length = (
-        f"continued after step {progress.step}" if progress.step else count_noun(recipe.optim.epochs, "epoch")
-    )
+    length = f"continued after step {progress.step}" if progress.step else count_noun(recipe.optim.epochs, "epoch")
     rate = recipe.optim.lr * recipe.data.batch_size / PUBLISHED_BATCH_SIZE
     parts = f" in {recipe.optim.accumulation_steps} parts" if recipe.optim.accumulation_steps > 1 else ""
     processes = f" of {world_size()} processes" if world_size() > 1 else ""
