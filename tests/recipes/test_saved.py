@@ -178,3 +178,10 @@ def test_a_setting_that_came_later_had_its_default_in_an_older_run():
     assert list_differences(recipe, saved) == []
     changed = replace(recipe, data=replace(recipe.data, crowds="objects"))
     assert list_differences(changed, saved) == ["data.crowds: 'objects', saved 'ignore'"]
+
+
+def test_a_setting_of_another_class_has_no_default_of_this_one():
+    recipe = get_recipe("tiny_gumbel")
+    backbone = TimmConfig(name="resnet18", weights="none")
+    saved = to_plain(replace(recipe, model=replace(recipe.model, backbone=backbone)))
+    assert "model.backbone.depth: 18, saved None" in list_differences(recipe, saved)

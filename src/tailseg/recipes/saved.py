@@ -149,6 +149,8 @@ def _with_defaults(saved: object, value: object) -> Any:  # noqa: ANN401 - as JS
     """Adds the defaults of the fields of ``value`` that were not saved."""
     if not (isinstance(saved, dict) and dataclasses.is_dataclass(value)):
         return saved
+    if saved.get("type", type(value).__name__) not in (type(value).__name__, _get_saved_name(type(value))):
+        return saved  # of another class, whose defaults are others
     hints, filled = get_type_hints(type(value)), with_new_fields(saved, type(value))
     for field in dataclasses.fields(value):
         if field.name in filled:
