@@ -149,7 +149,7 @@ def test_a_setting_of_ones_own_keeps_a_name_that_was_tailsegs():
     recipe = replace(get_recipe("tiny_gumbel"), loss=EvenConfig(parity=False))
     saved = json.loads(json.dumps(to_plain(recipe)))
     assert from_plain(saved, modules=(__name__,)) == from_plain(saved, base=recipe) == recipe
-    assert differences(recipe, with_new_names(saved)) == []
+    assert list_differences(recipe, with_new_names(saved)) == []
     assert with_new_option("--loss.no-parity", recipe) == (["--loss.no-parity"], "")
     assert parse(Train, ["--loss.parity"], command="train", default=Train(recipe)).recipe.loss == EvenConfig()
 
@@ -160,4 +160,4 @@ def test_a_setting_that_ones_own_class_inherits_is_renamed(kind):
     saved = json.loads(json.dumps(to_plain(recipe)))
     saved["resolved"]["loss"] = {"type": kind, "init_bias": -2.0, "weight": 1.0, "parity": True, "offset": 0.5}
     assert from_plain(saved, base=recipe) == recipe
-    assert differences(recipe, with_new_names(saved)) == []
+    assert list_differences(recipe, with_new_names(saved)) == []

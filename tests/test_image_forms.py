@@ -143,3 +143,8 @@ def test_a_picture_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
         to_rgb_tensor(picture, name="image 3")
     with pytest.raises(ImageError, match="its pixels are floating point numbers"):
         to_rgb_tensor(Image.fromarray(GRAY.astype(np.float32)))
+
+
+def test_a_picture_without_pixels_is_refused():
+    with pytest.raises(ValueError, match="the image has no pixels: it is 0 x 5"):
+        to_rgb_tensor(Image.new("RGB", (0, 5)))

@@ -242,6 +242,16 @@ def test_transforms_that_drop_boxes_or_rotate_are_refused(annotations: Annotatio
         DetectionDataset(annotations, v2.RandomRotation((20, 21)))[0, 0]
 
 
+def test_a_transform_that_fails_is_named(annotations: Annotations) -> None:
+    def fail(image: Any, target: Any) -> Any:
+        raise IndexError("no such row")
+
+    with pytest.raises(ValueError, match="the transform failed: IndexError: no such row"):
+        DetectionDataset(annotations, fail)[0, 0]
+    with pytest.raises(ValueError, match="return a target with boxes, frame, ignore"):
+        DetectionDataset(annotations, lambda image, target: (image, {}))[0, 0]
+
+
 def test_wrong_settings(annotations: Annotations) -> None:
     dataset = DetectionDataset(annotations, evaluation_transform(40, 100))
     with pytest.raises(ValueError, match="a batch of 1 or more images, got 0"):

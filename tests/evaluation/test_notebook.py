@@ -54,6 +54,14 @@ def test_annotations_and_results_come_as_paths_dicts_records_and_annotations(wri
             assert evaluate(annotations, found)["bbox"] == expected
 
 
+def test_records_and_bounds_may_hold_numpys_numbers():
+    content = coco()
+    records = [{**record, "bbox": np.array(record["bbox"]), "score": np.float32(0.5)} for record in ANTS]
+    assert evaluate(content, records)["bbox"] == evaluate(content, ANTS)["bbox"]
+    bounds = (np.int64(1), np.int64(5))
+    assert check_bounds(bounds) == (1, 5)
+
+
 def test_a_dict_may_hold_numpys_numbers_and_bytes(write):
     content = coco()
     for annotation in content["annotations"]:

@@ -111,6 +111,24 @@ def test_a_loss_of_ones_own_is_found_through_ones_own_recipe_or_module_only(monk
     assert from_plain(saved, modules=(__name__,)) == own
 
 
+@dataclass(frozen=True)
+class CountConfig:
+    """A metric of the user's own."""
+
+    most: int = 10
+
+    def build(self):
+        return lambda annotations, results: {"count": min(len(results), self.most)}
+
+
+def test_a_metric_of_ones_own_is_found_through_ones_own_recipe_or_module():
+    base = replace(get_recipe("tiny_gumbel"), metrics=(CountConfig(),))
+    recipe = replace(base, metrics=(CountConfig(3), CountConfig(5)))
+    assert from_plain(to_plain(recipe), base=base) == from_plain(to_plain(recipe), modules=(__name__,)) == recipe
+    with pytest.raises(ValueError, match="no code is loaded because a file names it"):
+        from_plain(to_plain(recipe), base=replace(base, metrics=()))
+
+
 def test_an_own_class_that_its_module_does_not_have_is_named():
     own = replace(get_recipe("tiny_gumbel"), loss=OwnLossConfig())
     saved = to_plain(own)
@@ -160,3 +178,10 @@ def test_a_setting_that_came_later_had_its_default_in_an_older_run():
     assert list_differences(recipe, saved) == []
     changed = replace(recipe, data=replace(recipe.data, crowds="objects"))
     assert list_differences(changed, saved) == ["data.crowds: 'objects', saved 'ignore'"]
+
+
+def test_a_setting_of_another_class_has_no_default_of_this_one():
+    recipe = get_recipe("tiny_gumbel")
+    backbone = TimmConfig(name="resnet18", weights="none")
+    saved = to_plain(replace(recipe, model=replace(recipe.model, backbone=backbone)))
+    assert "model.backbone.depth: 18, saved None" in list_differences(recipe, saved)

@@ -56,9 +56,12 @@ def apply_transform(
         The transformed image and target.
 
     Raises:
-        ValueError: the transform does not return an image of uint8 and a target with all boxes.
+        ValueError: the transform fails, or does not return an image of uint8 and a target with all boxes.
     """
-    result = transform(image, target)
+    try:
+        result = transform(image, target)
+    except Exception as error:  # the user's code can raise any
+        raise ValueError(f"the transform failed: {type(error).__name__}: {error}") from error
     if not (isinstance(result, tuple | list) and len(result) == 2 and isinstance(result[1], dict)):
         raise ValueError(f"a transform must return a tuple (image, target), got {type(result).__name__}")
     moved_image, moved = result
@@ -69,6 +72,8 @@ def apply_transform(
             f"a transform must return an image of uint8 [3, h, w], got {moved_image.dtype} {[*moved_image.shape]}: "
             "leave out ToDtype and Normalize, the network normalizes by itself"
         )
+    if lacking := target.keys() - moved.keys():
+        raise ValueError(f"a transform must return a target with {', '.join(sorted(lacking))} as it got one")
     if (count := len(moved["boxes"])) != len(target["boxes"]):
         raise ValueError(
             f"a transform must keep all boxes, got {count} of {len(target['boxes'])}: leave out "

@@ -197,6 +197,11 @@ def read_results(
     return packed.results(source)
 
 
+def _is_given(value: object) -> bool:
+    """Whether a record has a box or a mask: a list, an array or run lengths, and none of these is empty."""
+    return len(value) > 0 if isinstance(value, np.ndarray) else value not in ([], None, "")
+
+
 def find_iou_types(source: Source) -> tuple[IouType, ...]:
     """What the first records of some results have: ``bbox``, ``segm`` (a segmentation that is not empty), or both.
 
@@ -206,7 +211,7 @@ def find_iou_types(source: Source) -> tuple[IouType, ...]:
     """
     parts = read_records(Path(source)) if isinstance(source, str | Path) else [source]
     first = [record for record in islice(chain.from_iterable(parts), FIRST) if isinstance(record, Mapping)]
-    return tuple(iou_type for iou_type, key in _KEYS if any(record.get(key) not in ([], None, "") for record in first))
+    return tuple(iou_type for iou_type, key in _KEYS if any(_is_given(record.get(key)) for record in first))
 
 
 _KEYS: tuple[tuple[IouType, str], ...] = (("bbox", "bbox"), ("segm", "segmentation"))

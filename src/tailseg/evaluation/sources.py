@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from numbers import Integral
 from pathlib import Path
 from typing import Any, get_args
 
@@ -155,9 +156,9 @@ def check_bounds(bounds: object) -> GroupBounds | None:
     if bounds is None:
         return None
     numbers = list(bounds) if isinstance(bounds, tuple | list) else []
-    whole = all(isinstance(number, int) and not isinstance(number, bool) and number > 0 for number in numbers)
+    whole = all(isinstance(number, Integral) and not isinstance(number, bool) and number > 0 for number in numbers)
     if len(numbers) == 2 and whole and all(first < second for first, second in pairwise(numbers)):
-        return numbers[0], numbers[1]
+        return int(numbers[0]), int(numbers[1])
     raise ValueError(
         "groups should be two numbers of training images in ascending order, such as (10, 100), or a dict of category "
         f"ids and their groups 'r', 'c' or 'f'; got {bounds!r:.100}"

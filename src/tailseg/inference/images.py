@@ -67,6 +67,8 @@ def to_rgb_tensor(
 
 
 def _convert_picture(picture: Image.Image, orientation: Orientation, name: str) -> Tensor:
+    if 0 in picture.size:
+        raise ValueError(f"{name} has no pixels: it is {picture.width} x {picture.height} (width x height)")
     exif = read_header(picture).orientation
     is_tiff = picture.format == "TIFF"
     try:

@@ -149,6 +149,8 @@ def _with_defaults(saved: object, value: object) -> Any:  # noqa: ANN401 - as JS
     """Adds the defaults of the fields of ``value`` that were not saved."""
     if not (isinstance(saved, dict) and dataclasses.is_dataclass(value)):
         return saved
+    if saved.get("type", type(value).__name__) not in (type(value).__name__, _get_saved_name(type(value))):
+        return saved  # of another class, whose defaults are others
     hints, filled = get_type_hints(type(value)), with_new_fields(saved, type(value))
     for field in dataclasses.fields(value):
         if field.name in filled:
@@ -215,7 +217,10 @@ class _Reader:
             items = get_args(annotation)
             if isinstance(value, list) and (items[-1] is Ellipsis or len(value) == len(items)):
                 kinds = [items[0]] * len(value) if items[-1] is Ellipsis else list(items)
-                return tuple(self.typed(item, kind, None, where) for item, kind in zip(value, kinds, strict=True))
+                return tuple(
+                    self.typed(item, kind, _find_of_kind(item, base), where)
+                    for item, kind in zip(value, kinds, strict=True)
+                )
         elif annotation is float and isinstance(value, int | float) and not isinstance(value, bool):
             with contextlib.suppress(OverflowError):
                 return float(value)
@@ -291,6 +296,13 @@ class _Reader:
             elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
                 raise ValueError(f"{where}: {kind.__name__} lacks {name}")
         return kind(**settings)
+
+
+def _find_of_kind(item: object, base: object) -> object:
+    """The first value in ``base`` of the class that a saved item of a tuple names, such as a metric of the user's."""
+    kind = item.get("type") if isinstance(item, dict) else None
+    values = base if isinstance(base, tuple) else ()
+    return next((value for value in values if kind is not None and _get_saved_name(type(value)) == kind), None)
 
 
 def _is_bare_name(saved: object, name: object) -> bool:
