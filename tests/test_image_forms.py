@@ -108,6 +108,7 @@ DARK = RGB / 255 * 0.9
         (RGB * 257.0, "expected 0 .. 1 or 0 .. 255"),
         (DARK * 1.5, "fractions, and 1.35 as its largest value: its range may be 0 .. 1 or 0 .. 255"),
         (np.round(RGB / 255), "only the values 0 and 1: its range"),
+        (np.full((5, 6, 3), 200, np.uint16), "uint16 and has no value above 200.*would become black"),
         (RGB.astype(np.int64), "numbers of type int64: expected uint8, uint16 or floating point numbers"),
         (RGB > 9, "numbers of type bool"),
         (CHANNELS_FIRST.int(), "numbers of type int32.*image.to\\(torch.uint8\\)"),

@@ -11,7 +11,7 @@ import pytest
 
 from tailseg.annotations.read import open_file
 from tailseg.evaluation import analyze, compare, evaluate
-from tailseg.evaluation.sources import check_bounds, check_source, get_sources, open_annotations
+from tailseg.evaluation.sources import check_bounds, check_iou_types, check_source, get_sources, open_annotations
 
 
 def coco(images=12):
@@ -201,3 +201,9 @@ def test_a_user_without_run_time_checks_gets_the_same_message():
         text=True,
     )
     assert "TypeError: annotations should be the path of an annotation file" in done.stderr
+
+
+@pytest.mark.parametrize("iou_types", ["bbox", 3, ("boxes",), ()])
+def test_iou_types_are_a_tuple_of_names(iou_types):
+    with pytest.raises(ValueError, match=r"iou_types is a tuple that names 'bbox', 'segm' or both, got "):
+        check_iou_types(iou_types)

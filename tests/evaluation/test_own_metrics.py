@@ -37,7 +37,11 @@ def test_without_metrics_the_file_is_as_before(write, raw):
 
 @pytest.mark.parametrize(
     ("value", "message"),
-    [(3, "the metric Count returned 3: expected a dict"), ({"mean": "3"}, "'mean': '3', expected a number")],
+    [
+        (3, "the metric Count returned 3: expected a dict"),
+        ({"mean": "3"}, "'mean': '3', expected a finite number"),
+        ({"mean": float("nan")}, "'mean': nan, expected a finite number by name; leave out a figure"),
+    ],
 )
 def test_what_is_no_figure_is_refused(write, raw, value, message):
     with pytest.raises(ValueError, match=message):

@@ -339,7 +339,9 @@ def test_a_cascade_has_a_later_stage(config_class: type) -> None:
 
 @pytest.mark.parametrize(("iou", "std", "weight"), [(0.0, 0.1, 1.0), (1.0, 0.1, 1.0), (0.5, 0.0, 1.0), (0.5, 0.1, 0.0)])
 def test_impossible_stages_are_refused(iou: float, std: float, weight: float) -> None:
-    with pytest.raises(ValueError, match=r"model\.cascade\.later_stages\.N\.(positive_iou|target_stds|loss_weight) is "):
+    with pytest.raises(
+        ValueError, match=r"model\.cascade\.later_stages\.N\.(positive_iou|target_stds|loss_weight) is "
+    ):
         CascadeStageConfig(positive_iou=iou, target_stds=(std, 0.1, 0.1, 0.1), loss_weight=weight)
 
 

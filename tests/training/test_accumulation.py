@@ -140,7 +140,7 @@ def test_a_published_recipe_reaches_its_batch_on_one_device():
 
 @pytest.mark.parametrize(
     ("parts", "message"),
-    [(3, "16 images of a step cannot be split into 3 equal parts"), (0, "accumulate is 1 or more")],
+    [(3, "16 images of a step cannot be split into 3 equal parts"), (0, "accumulation_steps is 1 or more")],
 )
 def test_parts_that_cannot_be(parts, message):
     recipe = get_recipe("gol_mask_rcnn_r50_rfs_2x")

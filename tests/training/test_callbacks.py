@@ -74,6 +74,8 @@ def test_an_error_says_in_which_hook(data, tmp_path):
 def test_a_class_in_place_of_an_object_is_named():
     with pytest.raises(TypeError, match="expected objects of subclasses of .*Callback, got the class Failing"):
         check_callbacks([Notes(), Failing])
+    with pytest.raises(TypeError, match=r"expected a list of callbacks, got a Notes: write \[callback\]"):
+        check_callbacks(Notes())
 
 
 @dataclass(frozen=True)

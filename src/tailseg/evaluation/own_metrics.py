@@ -20,6 +20,7 @@ A recipe names it with ``metrics=(FewDetections(),)``. Every evaluation of a run
 It returns figures by name. They are printed, logged and written to metrics.json under the name of the config's class.
 """
 
+import math
 import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -57,8 +58,11 @@ def compute_own_metrics(
                 f"the metric {name} returned {values!r:.80}: expected a dict of numbers, such as {{'mean': 1.0}}"
             )
         for key, value in values.items():
-            if not (isinstance(key, str) and isinstance(value, numbers.Real)):
-                raise ValueError(f"the metric {name} returned {key!r}: {value!r:.80}, expected a number by name")
+            if not (isinstance(key, str) and isinstance(value, numbers.Real) and math.isfinite(value)):
+                raise ValueError(
+                    f"the metric {name} returned {key!r}: {value!r:.80}, expected a finite number by name; leave out a "
+                    "figure that is not defined"
+                )
         figures[name] = {key: float(value) for key, value in values.items()}
     return figures
 

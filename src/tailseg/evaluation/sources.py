@@ -111,10 +111,13 @@ def check_source(results: object, name: str = "results") -> Source:
     )
 
 
-def check_iou_types(iou_types: Sequence[IouType] | None) -> None:
+def check_iou_types(iou_types: object) -> None:
     """Raises ValueError if there is nothing to score, or an unknown kind of overlap."""
-    if iou_types is not None and (not iou_types or not set(iou_types) <= set(get_args(IouType))):
-        raise ValueError(f"iou_types should name 'bbox', 'segm' or both, got {tuple(iou_types)}")
+    if iou_types is None:
+        return
+    wrong = isinstance(iou_types, str) or not isinstance(iou_types, Sequence)  # a word is a sequence of letters
+    if wrong or not iou_types or not set(iou_types) <= set(get_args(IouType)):
+        raise ValueError(f"iou_types is a tuple that names 'bbox', 'segm' or both, got {iou_types!r}")
 
 
 def read_truth(

@@ -124,7 +124,13 @@ def _convert_values(pixels: Tensor, name: str) -> Tensor:
     """Converts ``[1, h, w]``, ``[3, h, w]`` or ``[4, h, w]`` of any number type to uint8 RGB."""
     pixels = pixels[:3]
     if pixels.dtype == torch.uint16:
-        pixels = (pixels.to(torch.int32) >> 8).to(torch.uint8)
+        wide = pixels.to(torch.int32)
+        if 0 < int(wide.max()) <= 255:
+            raise ValueError(
+                f"{name} is of type uint16 and has no value above {int(wide.max())}: 16 bits go to 65535, so it would "
+                "become black. Convert values in 0 .. 255 with image.astype(numpy.uint8) or image.to(torch.uint8)"
+            )
+        pixels = (wide >> 8).to(torch.uint8)
     elif pixels.is_floating_point():
         pixels = (pixels.float() * _get_scale(pixels, name)).round().to(torch.uint8)
     elif pixels.dtype != torch.uint8:

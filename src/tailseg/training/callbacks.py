@@ -141,12 +141,14 @@ class Hooks:
                     raise
 
 
-def check_callbacks(callbacks: Sequence[object]) -> None:
+def check_callbacks(callbacks: object) -> None:
     """Checks the callbacks before the work.
 
     Raises:
-        TypeError: one is a class, or no `Callback`.
+        TypeError: they are no list, or one is a class or no `Callback`.
     """
+    if not isinstance(callbacks, Sequence):
+        raise TypeError(f"callbacks: expected a list of callbacks, got a {type(callbacks).__name__}: write [callback]")
     for callback in callbacks:
         if not isinstance(callback, Callback):
             what = f"the class {callback.__name__}" if isinstance(callback, type) else f"a {type(callback).__name__}"
