@@ -56,7 +56,7 @@ def _(desk: Desk) -> Iterator[Answer]:
 
 @case("trials/06-basename-fallback")
 def _(desk: Desk) -> Iterator[Answer]:
-    pattern = r"has its last part, which other images have as well"
+    pattern = r"has the same last part, but so do other images"
     yield says("a file for two names is said", desk.tailseg("data", "check", "both.json"), pattern)
     yield says("in training too", desk.tailseg("train", "both.json", *SHORT, "--run.out", "r"), pattern)
 

@@ -161,5 +161,5 @@ def test_a_name_of_two_lines_does_not_lead_out_of_the_folder(
 ) -> None:
     (tmp_path / "secret.jpg").touch()
     raw["images"][0]["file_name"] = f"none.jpg\n{tmp_path}/secret.jpg"
-    with pytest.raises(DatasetError, match="file names are none that a file can have"):
+    with pytest.raises(DatasetError, match="file name is not valid, or leads out"):
         read_dataset(write(raw), images=tmp_path / "photographs")
