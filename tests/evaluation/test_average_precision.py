@@ -465,7 +465,7 @@ def test_missing_and_unreadable_files_are_named(write, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"iou_types": ()}, "iou_types should name"),
+        ({"iou_types": ()}, "iou_types is a tuple that names"),
         ({"max_detections": 0}, "max_detections should be at least 1, got 0"),
         ({"groups": {0: "r", 1: "f"}}, r"groups= names categories that .* lacks: 0, 1; its keys are category ids"),
     ],

@@ -240,7 +240,7 @@ def test_a_threshold_that_is_no_share_is_refused(kind, tail):
 @pytest.mark.parametrize("word", ["f", "common", ""])
 def test_a_tail_by_another_word_is_refused(word):
     """By the bare function: that the word is one of two is checked before it in tests alone."""
-    with pytest.raises(ValueError, match=f"r .rare classes. or rc .rare and common ones., got '{word}'"):
+    with pytest.raises(ValueError, match=f"r .rare classes. or rc .rare and common classes., got '{word}'"):
         inspect.unwrap(tail_classes)(long_tail(3), word)
 
 
