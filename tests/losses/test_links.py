@@ -174,7 +174,7 @@ def test_a_link_without_published_code_says_so():
         published = Link.published
 
     assert Sigmoid().published().probability(torch.zeros(1)) == 0.5
-    with pytest.raises(ValueError, match="Cauchy has no published form"):
+    with pytest.raises(ValueError, match="Cauchy has no form published in 2022"):
         Cauchy().published()
 
 

@@ -105,8 +105,11 @@ def test_settings_without_build_are_refused(small_config) -> None:
     ("returns", "message"),
     [
         ("resnet", "returned a str: a backbone is an nn.Module"),
-        (nn.Identity(), "a Identity has out_channels None: a backbone is an nn.Module with the attribute out_channels"),
-        (Strided(out_channels=(3, 3)), r"a Strided has out_channels \(3, 3\)"),
+        (
+            nn.Identity(),
+            "the backbone Identity has out_channels None: a backbone is an nn.Module with the attribute out_channels",
+        ),
+        (Strided(out_channels=(3, 3)), r"the backbone Strided has out_channels \(3, 3\)"),
     ],
 )
 def test_what_is_no_backbone_is_refused_when_it_is_built(small_config, returns, message) -> None:
@@ -119,7 +122,7 @@ def test_what_is_no_backbone_is_refused_when_it_is_built(small_config, returns, 
     [
         (
             {"last": 16},
-            r"a Strided returned .*3, 4, 6\]\] for images \[1, 3, 64, 96\], expected .*\[1, 3, 2, 3\]\]",
+            r"the backbone Strided returned .*3, 4, 6\]\] for images \[1, 3, 64, 96\], expected .*\[1, 3, 2, 3\]\]",
         ),
         ({"count": 3}, "four feature maps of strides 4, 8, 16, 32"),
     ],

@@ -48,7 +48,7 @@ def test_box_of_a_mask():
 
 
 def test_run_lengths_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="run lengths must stand for the 4 x 5 pixels"):
+    with pytest.raises(ValueError, match="run lengths must have the 4 x 5 pixels"):
         decode_mask({"size": [4, 5], "counts": "zzz"})
 
 

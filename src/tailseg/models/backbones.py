@@ -40,7 +40,7 @@ def get_out_channels(backbone: nn.Module) -> tuple[int, ...]:
     """
     channels: Any = getattr(backbone, "out_channels", None)
     if not isinstance(channels, Sequence) or len(channels) != len(STRIDES):
-        raise ValueError(f"{_kind(backbone)} has out_channels {channels!r}: {CONTRACT}")
+        raise ValueError(f"the backbone {type(backbone).__name__} has out_channels {channels!r}: {CONTRACT}")
     return tuple(int(count) for count in channels)
 
 
@@ -65,7 +65,7 @@ def check_maps(maps: object, images: Tensor, backbone: nn.Module) -> None:
         shapes = [list(m.shape) if isinstance(m, Tensor) else _kind(m) for m in maps]
     if shapes != expected:
         raise ValueError(
-            f"{_kind(backbone)} returned {shapes} for images {list(images.shape)}, expected {expected}: {CONTRACT}"
+            f"the backbone {type(backbone).__name__} returned {shapes} for images {list(images.shape)}, expected {expected}: {CONTRACT}"
         )
 
 
