@@ -283,10 +283,10 @@ def test_a_loader_process_whose_socket_dies_before_it_is_replaced(data, tmp_path
 
 
 def test_loader_processes_that_die_again_end_the_run(data, tmp_path, monkeypatch):
-    def die(_info):
+    def die(_annotations, _info):
         os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr("tailseg.data.loader.read_with_orientation", die)  # forked processes inherit it
+    monkeypatch.setattr("tailseg.data.loader.read_annotated", die)  # forked processes inherit it
     recipe = small.recipe(data, tmp_path)
     with pytest.raises(WorkerError, match=r"so did its replacement.*--data\.workers.*saved after step 0"):
         train(replace(recipe, data=replace(recipe.data, workers=1)))
@@ -333,12 +333,12 @@ def test_a_validation_image_that_is_gone_costs_itself_alone(data, tmp_path, caps
 
 
 def test_a_run_that_waits_for_a_loader_process_that_hangs_can_be_stopped(data, tmp_path, monkeypatch):
-    def hang(_info):
+    def hang(_annotations, _info):
         os.kill(main, signal.SIGTERM)
         time.sleep(3600)
 
     main = os.getpid()
-    monkeypatch.setattr("tailseg.data.loader.read_with_orientation", hang)  # forked processes inherit it
+    monkeypatch.setattr("tailseg.data.loader.read_annotated", hang)  # forked processes inherit it
     recipe = small.recipe(data, tmp_path)
     with pytest.raises(TrainingStopped, match="asked to stop; saved after step 0"):
         train(replace(recipe, data=replace(recipe.data, workers=1)))

@@ -38,7 +38,7 @@ class BaseLossConfig(Settings, at="loss"):
     """
 
     loss: ClassVar[str] = ""
-    settings_of: ClassVar["type[BaseLossConfig]"]
+    settings_of: ClassVar[type]
 
     init_bias: Annotated[float, ANY_NUMBER] = 0.0
     """The classifier's bias before training; a softmax ignores it, because all logits have the same."""

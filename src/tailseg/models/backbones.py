@@ -65,7 +65,8 @@ def check_maps(maps: object, images: Tensor, backbone: nn.Module) -> None:
         shapes = [list(m.shape) if isinstance(m, Tensor) else _kind(m) for m in maps]
     if shapes != expected:
         raise ValueError(
-            f"the backbone {type(backbone).__name__} returned {shapes} for images {list(images.shape)}, expected {expected}: {CONTRACT}"
+            f"the backbone {type(backbone).__name__} returned {shapes} for images {list(images.shape)}, expected "
+            f"{expected}: {CONTRACT}"
         )
 
 
