@@ -5,7 +5,7 @@ Nothing here imports torch: `BaseLossConfig.build` imports the loss when it is c
 
 import importlib
 from dataclasses import KW_ONLY, dataclass, fields
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol, get_args, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, get_args, runtime_checkable
 
 from tailseg.deprecated import Renamed, renamed_fields
 from tailseg.ranges import ANY_NUMBER, Range, SettingError, Settings
@@ -38,7 +38,7 @@ class BaseLossConfig(Settings, at="loss"):
     """
 
     loss: ClassVar[str] = ""
-    settings_of: ClassVar[type]
+    settings_of: ClassVar[Any]
 
     init_bias: Annotated[float, ANY_NUMBER] = 0.0
     """The classifier's bias before training; a softmax ignores it, because all logits have the same."""
