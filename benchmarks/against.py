@@ -12,8 +12,9 @@ is emptied before each run of ``open``.
 Works (`--works` selects some). Light ones: ``recipes``, ``train-help``, ``recipe-help``, ``show`` and ``check`` (50
 images), ``losses`` (all of ``tailseg.losses``) next to ``torch`` (``import torch``), ``eval-100``. Large ones:
 ``eval-19809`` (5.9 million detections), ``open`` (the first opening of an annotation file of LVIS's size), ``report``
-(three runs of 5,000 images), and ``train`` (20 steps of a small network). The files of the works are written to
-``--data`` once (4 GB for all) and used again.
+(three runs of 5,000 images), ``train`` (20 steps of a small network), and ``images`` (40 images by a `Predictor` of a
+run that each build trains in the first round: use two or more rounds). The files of the works are written to ``--data``
+once (4 GB for all) and used again.
 """
 
 import json
@@ -48,6 +49,7 @@ Name = Literal[
     "open",
     "report",
     "train",
+    "images",
 ]
 OPEN = """\
 import sys
@@ -56,6 +58,20 @@ try:
 except ModuleNotFoundError:  # an earlier build
     from tailseg.data.coco import read_dataset
 read_dataset(sys.argv[1])
+"""
+IMAGES = """\
+import subprocess, sys
+from pathlib import Path
+import torch
+from tailseg.inference import Predictor
+
+if not Path("run/checkpoints").is_dir():
+    train = [sys.executable, "-m", "tailseg", "train", *sys.argv[1:]]
+    subprocess.run(train, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+predictor = Predictor.from_run("run", device="cpu")
+images = torch.randint(0, 256, (40, 3, 240, 320), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+for image in images:
+    predictor.detect(image)
 """
 LIGHT: tuple[Name, ...] = ("recipes", "train-help", "recipe-help", "show", "check", "torch", "losses", "eval-100")
 LAUNCHER = """\
@@ -166,6 +182,11 @@ def train(data: Path) -> list[str]:
     return ["-m", "tailseg", "train", *files, *steps]
 
 
+def images(data: Path) -> list[str]:
+    """Forty images by a predictor of a run that each build trains itself in the first round."""
+    return ["-c", IMAGES, *train(data)[3:]]
+
+
 def report(data: Path) -> list[str]:
     """Three runs of one recipe whose detections are of different skill."""
     runs = [results(data, 5000, skill=skill, pictures=skill == 0.5) for skill in (0.5, 0.6, 0.7)]
@@ -189,6 +210,7 @@ WORKS: dict[Name, Work] = {
     "open": Work("first opening of an annotation file of LVIS's size", open_lvis, fresh=True),
     "report": Work("`tailseg report`, three runs of 5,000 images", report),
     "train": Work("`tailseg train`, 20 steps of 8 images", train, fresh=True),
+    "images": Work("`Predictor.detect`, 40 images, and its start", images),
 }
 
 
