@@ -15,7 +15,6 @@ from rich.markup import escape
 from tailseg.cli.common import UsageError, explain, find_own_code, output, parse, print_error, require_run
 from tailseg.cli.file_kinds import PAGE
 from tailseg.cli.outputs import check
-from tailseg.cli.parts import own_modules
 from tailseg.files import Input, Output
 from tailseg.ranges import Range
 
@@ -119,6 +118,8 @@ def write_run_report(folder: Path, recipe: "Recipe") -> Path | None:
         with output().status("writing the report"):
             write_report([read_run(folder, base=recipe)], path)
     except Exception as error:  # noqa: BLE001 - the training is done and saved
+        from tailseg.cli.parts import own_modules
+
         again = f"tailseg report {quote(str(folder))}{''.join(f' --module {name}' for name in own_modules(recipe))}"
         print_error(f"no report was written: {explain(error)}\ntry again with `{again}`")
         return None

@@ -13,7 +13,6 @@ import tyro
 from tailseg.cli.common import UsageError, find_recipe, output, parse
 from tailseg.cli.file_kinds import LOG, METRICS, PAGE, PART, RECIPE, RECORDS
 from tailseg.cli.outputs import Kind, check
-from tailseg.cli.parts import own_modules, with_parts
 from tailseg.models.config import ResNetConfig
 from tailseg.ranges import Range
 from tailseg.recipes.recipe import Recipe, SGDConfig, run_folder
@@ -140,6 +139,8 @@ def tell(metrics: "Metrics", recipe: Recipe, report: Path | None) -> None:
     folder = run_folder(recipe)
     output().print(metrics.table())
     open_report = f"  open {quote(str(report))}     every class, with pictures\n" if report else ""
+    from tailseg.cli.parts import own_modules
+
     module_options = "".join(f" --module {module}" for module in own_modules(recipe))
     output().print(
         f"\nSaved in {folder}. Next:\n"
@@ -207,6 +208,8 @@ def train_options(name: str, arguments: Sequence[str]) -> Train:
         recipe = replace(recipe, data=replace(recipe.data, train=name))
     else:
         recipe = find_recipe(name)
+    from tailseg.cli.parts import with_parts
+
     # These options change which settings the recipe has, so the recipe must have them before the others are parsed.
     recipe = with_parts(recipe, arguments)
     if "--boxes-only" in arguments:
