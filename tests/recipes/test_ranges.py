@@ -175,7 +175,7 @@ def test_the_parser_refuses_what_lies_outside_a_range(kind, capsys):
         ("--data.short-sides", "data.short_sides is one or more numbers, each 1 or more, got ()"),
         ("--model.postprocess.mask-threshold 0", "model.postprocess.mask_threshold is in (0, 1), got 0.0"),
         ("--run.checkpoint-every 0 --run.eval-every 0", "run.checkpoint_every and run.eval_every are both 0"),
-        ("--model.rpn.negative-iou 0.8", "model.rpn.negative_iou is 0.8 and model.rpn.positive_iou 0.7"),
+        ("--model.rpn.negative-iou 0.8", "model.rpn.negative_iou is 0.8 and model.rpn.positive_iou is 0.7"),
     ],
 )
 def test_the_command_refuses_before_anything_is_written(arguments, said, tmp_path, capsys):
