@@ -41,7 +41,7 @@ def renamed_fields(**old_names: str | Renamed) -> Callable[[T], T]:
         setattr(cls, _RENAMED, known)
         for old, new in renamed.items():
             setattr(cls, old, _old_attribute(cls.__name__, old, new.field))
-        _accept(cls)
+        cls.__init__ = _take_old_names(cls.__init__, cls.__name__, known)  # ty: ignore[invalid-assignment]
         return cls
 
     return decorate
@@ -52,18 +52,8 @@ def renamed_arguments(**old_names: str) -> Callable[[F], F]:
 
     The old names are accepted, each with a FutureWarning.
     """
-
-    def decorate(function: F) -> F:
-        @functools.wraps(function)
-        def call(*args: Any, **settings: Any) -> Any:  # noqa: ANN401 - any function
-            for old in old_names.keys() & settings.keys():
-                warn_of_old_name(f"{getattr(function, '__name__', function)}({old}=...)", f"{old_names[old]}=")
-                settings[old_names[old]] = settings.pop(old)
-            return function(*args, **settings)
-
-        return cast("F", call)
-
-    return decorate
+    renamed = {old: Renamed(new) for old, new in old_names.items()}
+    return lambda function: _take_old_names(function, getattr(function, "__name__", str(function)), renamed)
 
 
 def fields_renamed_in(kind: type) -> Mapping[str, Renamed]:
@@ -97,18 +87,18 @@ def names_renamed_in(package: str, old_names: Mapping[str, str]) -> Callable[[st
     return find
 
 
-def _accept(cls: type) -> None:
-    known, make = fields_renamed_in(cls), cls.__init__
+def _take_old_names(function: F, name: str, renamed: Mapping[str, Renamed]) -> F:
+    """The function, which takes keyword arguments under their old names too; ``name`` is its name in the warning."""
 
-    @functools.wraps(make)
-    def init(self: object, *args: Any, **settings: Any) -> None:  # noqa: ANN401 - any setting
-        for old in known.keys() & settings.keys():
-            new = known[old]
-            warn_of_old_name(f"{cls.__name__}({old}=...)", f"{new.field}=")
+    @functools.wraps(function)
+    def call(*args: Any, **settings: Any) -> Any:  # noqa: ANN401 - any function
+        for old in renamed.keys() & settings.keys():
+            new = renamed[old]
+            warn_of_old_name(f"{name}({old}=...)", f"{new.field}=")
             settings[new.field] = new.convert(settings.pop(old))
-        make(self, *args, **settings)
+        return function(*args, **settings)
 
-    cls.__init__ = init  # ty: ignore[invalid-assignment]
+    return cast("F", call)
 
 
 def _old_attribute(owner: str, old: str, new: str) -> property:

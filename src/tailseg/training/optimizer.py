@@ -26,7 +26,7 @@ def list_schedule_notes(recipe: Recipe, steps_per_epoch: int) -> list[str]:
         steps_per_epoch: steps of the optimizer in an epoch.
     """
     optim, steps = recipe.optim, recipe.optim.epochs * steps_per_epoch
-    run = f"the run has {count_noun(optim.epochs, 'epoch', 'epochs')} of {count_noun(steps_per_epoch, 'step')}"
+    run = f"the run has {count_noun(optim.epochs, 'epoch')} of {count_noun(steps_per_epoch, 'step')}"
     notes = []
     built_in = _is_built_in(optim)
     if late := [str(epoch) for epoch in optim.milestones if built_in and epoch >= optim.epochs]:
