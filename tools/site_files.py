@@ -1,20 +1,26 @@
-"""Makes the links of docs/ work in the site as they do on a code host: a hook of MkDocs (see mkdocs.yml).
+"""Makes the site show docs/ as a code host does: a hook of MkDocs (see mkdocs.yml).
 
 MkDocs knows only the files below docs/. This hook gives each file its path in the repository, and adds the files that
-the pages link to: Markdown as it is, code as a page that shows it. The addresses in the site stay without ``docs/``.
+the pages link to: Markdown as it is, code as a page that shows it. The same relative links then work in both places.
+The addresses in the site stay without ``docs/``. The hook also warns where MkDocs reads Markdown differently.
 """
 
+import logging
 import re
 from pathlib import Path
 from posixpath import dirname, join, normpath
 from urllib.parse import unquote
 
+from markdown_it import MarkdownIt
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files, InclusionLevel
+from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
 LINK = re.compile(r"\]\(([^)\s#]+)(?:#[^)\s]*)?\)")
 PICTURES = (".gif", ".jpg", ".png", ".svg", ".webp")
+TAGS = {"li": "items of lists", "table": "tables", "pre": "blocks of code", "h2": "sections"}
+LOG = logging.getLogger("mkdocs.hooks.site_files")
 LANGUAGES = {".md": "markdown", ".py": "python", ".sh": "bash", ".toml": "toml", ".yml": "yaml"}
 
 
@@ -61,3 +67,15 @@ def _add_file(path: str, config: MkDocsConfig) -> File:
         if path == "README.md":
             file.dest_uri = "readme.html"
     return file
+
+
+def on_page_content(html: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Warns of a page whose lists, tables or blocks of code are not what a code host shows (CommonMark)."""
+    del config, files
+    if ":::" not in (page.markdown or ""):
+        expected = MarkdownIt("commonmark", {"html": True}).enable("table").render(page.markdown or "")
+        for tag, name in TAGS.items():
+            numbers = [len(re.findall(f"<{tag}[ >]", text)) for text in (expected, html)]
+            if numbers[0] != numbers[1]:
+                LOG.warning("%s: %d %s on a code host, %d in the site", page.file.src_uri, numbers[0], name, numbers[1])
+    return html
