@@ -6,7 +6,6 @@ import webbrowser
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
@@ -240,9 +239,9 @@ def write_run_report(folder: Path, recipe: "Recipe") -> Path | None:
         with output().status("writing the report"):
             write_report([read_run(folder, base=recipe)], path)
     except Exception as error:  # noqa: BLE001 - the training is done and saved
-        from tailseg.cli.parts import own_modules
+        from tailseg.recipes.commands import make_run_command
 
-        again = f"tailseg report {quote(str(folder))}{''.join(f' --module {name}' for name in own_modules(recipe))}"
+        again = make_run_command("report", recipe)
         print_error(f"no report was written: {explain(error)}\ntry again with `{again}`")
         return None
     return path
