@@ -25,7 +25,8 @@ TEXT = """\
 ![{alt}]({picture})
 
 Only the loss of the classifier differs; the network, the images and the four epochs are the same. **Gumbel reaches
-{gumbel[AP]} AP and {gumbel[APr]} APr (rare classes), softmax {softmax[AP]} and {softmax[APr]}** ({losses}, {seeds} seeds).
+{gumbel[AP]} AP and {gumbel[APr]} APr (rare classes), softmax {softmax[AP]} and {softmax[APr]}**
+({losses}, {seeds} seeds).
 **An image takes {image:.2f} of torchvision's time** ({image_source}), a training step {step:.2f} ({step_source}):
 Mask R-CNN R50 with 1,203 classes on a CPU. [All benchmarks](docs/benchmarks.md).
 <!-- /figures -->
@@ -110,45 +111,41 @@ def get_ratio(result: Result, row: str) -> float:
 
 def draw(means: dict[str, dict[str, str]], spreads: dict[str, dict[str, str]], alt: str) -> str:
     """Draws the bars with their standard deviations. The card has its own background: it is readable on any page."""
-    width, height, base, top = 720, 260, 214, 82
-    highest = max(float(value) for values in means.values() for value in values.values())
-    scale = (base - top) / highest
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-        f'role="img" aria-label="{alt}" font-family="Helvetica,Arial,DejaVu Sans,sans-serif">',
-        f"<title>{alt}</title>",
-        f'<rect x="1" y="1" width="{width - 2}" height="{height - 2}" rx="10" fill="#fff" stroke="#d0d7de"/>',
-        '<text x="28" y="42" font-size="20" font-weight="bold" fill="#1f2328">Mask AP by class frequency</text>',
-    ]
+    width, height, left, top, base = 720, 260, 28, 82, 214
+    scale = (base - top) / max(float(value) for values in means.values() for value in values.values())
+    parts = [draw_text(left, 42, "Mask AP by class frequency", anchor="start", bold=True)]
     for i, (name, color) in enumerate(COLORS.items()):
         x = 446 + 132 * i
-        parts += [
-            f'<rect x="{x}" y="26" width="18" height="18" rx="3" fill="{color}"/>',
-            f'<text x="{x + 26}" y="42" font-size="20" fill="#1f2328">{name}</text>',
-        ]
-    step = (width - 56) / len(GROUPS)
+        parts += [draw_bar(x, 26, 18, 18, color), draw_text(x + 26, 42, name, anchor="start")]
     for i, (group, words) in enumerate(GROUPS.items()):
-        middle = 28 + step * (i + 0.5)
+        middle = left + (width - 2 * left) / len(GROUPS) * (i + 0.5)
+        parts.append(draw_text(middle, base + 28, words))
         for j, (name, color) in enumerate(COLORS.items()):
             value, spread = float(means[name][group]), float(spreads[name][group])
-            x, y = middle - 58 + 60 * j, base - scale * value
-            parts.append(f'<rect x="{x:.1f}" y="{y:.1f}" width="56" height="{base - y:.1f}" rx="2" fill="{color}"/>')
-            if spread:
-                low, high = base - scale * max(value - spread, 0), base - scale * (value + spread)
-                parts.append(
-                    f'<path d="M{x + 28:.1f} {low:.1f}V{high:.1f}" stroke="#1f2328" stroke-width="2" opacity="0.6"/>'
-                )
-            bold = ' font-weight="bold"' if name == "Gumbel" else ""
-            label_y = base - scale * (value + spread) - 7
-            parts.append(
-                f'<text x="{x + 28:.1f}" y="{label_y:.1f}" font-size="21" text-anchor="middle" fill="#1f2328"{bold}>'
-                f"{means[name][group]}</text>"
-            )
-        parts.append(
-            f'<text x="{middle:.1f}" y="{base + 28}" font-size="20" text-anchor="middle" fill="#1f2328">{words}</text>'
-        )
-    parts += [f'<path d="M28 {base}.5H{width - 28}" stroke="#57606a"/>', "</svg>"]
-    return "\n".join(parts) + "\n"
+            low, high = base - scale * max(value - spread, 0), base - scale * (value + spread)
+            x = middle - 58 + 60 * j
+            parts += [
+                draw_bar(x, base - scale * value, 56, scale * value, color),
+                f'<path d="M{x + 28:.1f} {low:.1f}V{high:.1f}" stroke="#1f2328" stroke-width="2" opacity="0.6"/>',
+                draw_text(x + 28, high - 7, means[name][group], bold=name == "Gumbel"),
+            ]
+    size = f'width="{width}" height="{height}"'
+    font = 'font-family="Helvetica,Arial,DejaVu Sans,sans-serif" font-size="20" fill="#1f2328"'
+    card = f'<rect x="1" y="1" width="{width - 2}" height="{height - 2}" rx="10" fill="#fff" stroke="#d0d7de"/>'
+    axis = f'<path d="M{left} {base}.5H{width - left}" stroke="#57606a"/>'
+    start = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" {size} {font} role="img">'
+    return "\n".join([start, f"<title>{alt}</title>", card, *parts, axis, "</svg>"]) + "\n"
+
+
+def draw_bar(x: float, y: float, width: float, height: float, color: str) -> str:
+    """Returns a rectangle with slightly round corners."""
+    return f'<rect x="{x:.1f}" y="{y:.1f}" width="{width}" height="{height:.1f}" rx="2" fill="{color}"/>'
+
+
+def draw_text(x: float, y: float, text: str, *, anchor: str = "middle", bold: bool = False) -> str:
+    """Returns a line of text."""
+    weight = ' font-weight="bold"' if bold else ""
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{weight}>{text}</text>'
 
 
 def main(arguments: list[str]) -> None:
