@@ -1,10 +1,10 @@
-"""Builds the sdist and the wheel, and uses each of them as a user would: in an empty environment, outside the repository.
+"""Builds the sdist and the wheel, and uses them as a user would: in an empty environment, outside the repository.
 
     python .ci/packages.py
 
-The files of both archives are compared with git's. The wheel is installed with its dependencies: every module is imported,
-a small network is trained on drawn images, and the README's Python blocks run. Then the sdist is installed in its place,
-and the blocks run again.
+The files of both archives are compared with git's. The wheel is installed with its dependencies. Every module is
+imported, a small network is trained on drawn images, and the README's Python blocks run. Then the sdist is installed in
+place of the wheel, and the blocks run again.
 """
 
 import json
