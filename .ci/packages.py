@@ -19,8 +19,6 @@ from pathlib import Path
 
 import readme
 
-# What is in the repository and not in the sdist.
-ONLY_IN_GIT = (".github/", ".pre-commit-config.yaml", "findings/")
 IMPORT_ALL = """
 import importlib, pkgutil
 import tailseg
@@ -54,14 +52,14 @@ def compare(archive: Path, files: set[str], expected: set[str]) -> None:
 
 
 def check_contents(wheel: Path, sdist: Path, repository: Path) -> None:
-    """The wheel has all of src/tailseg and nothing else, the sdist has what its tests need."""
+    """The wheel has all of src/tailseg and nothing else, the sdist has the whole repository."""
     tracked = list_tracked_files(repository)
     with zipfile.ZipFile(wheel) as archive:
         files = {name for name in archive.namelist() if ".dist-info/" not in name}
     compare(wheel, files, {name.removeprefix("src/") for name in tracked if name.startswith("src/tailseg/")})
     with tarfile.open(sdist) as archive:
         files = {member.name.split("/", 1)[1] for member in archive.getmembers() if member.isfile()}
-    compare(sdist, files - {"PKG-INFO"}, {name for name in tracked if not name.startswith(ONLY_IN_GIT)})
+    compare(sdist, files - {"PKG-INFO"}, tracked)
 
 
 def run_python(python: Path, folder: Path, code: str) -> None:
