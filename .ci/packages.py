@@ -17,7 +17,7 @@ import time
 import zipfile
 from pathlib import Path
 
-import readme
+import blocks
 
 IMPORT_ALL = """
 import importlib, pkgutil
@@ -64,7 +64,7 @@ def check_contents(wheel: Path, sdist: Path, repository: Path) -> None:
 
 def run_python(python: Path, folder: Path, code: str) -> None:
     """Runs code with the environment's Python."""
-    readme.execute([str(python), "-c", code], folder)
+    blocks.execute([str(python), "-c", code], folder)
 
 
 def main() -> None:
@@ -72,28 +72,32 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         began = time.monotonic()
-        repository = readme.clone(folder)
+        repository = blocks.clone(folder)
         for variable in ("PYTHONPATH", "PYTHONHOME"):
             os.environ.pop(variable, None)
         # the wheel is built from the sdist
-        readme.execute(["uv", "build", "--quiet", "--out-dir", str(folder / "dist")], repository)
+        blocks.execute(["uv", "build", "--quiet", "--out-dir", str(folder / "dist")], repository)
         (wheel,), (sdist,) = (folder / "dist").glob("*.whl"), (folder / "dist").glob("*.tar.gz")
         check_contents(wheel, sdist, repository)
-        readme.execute(["uv", "venv", "--quiet", "--python", sys.executable, "environment"], folder)
+        blocks.execute(["uv", "venv", "--quiet", "--python", sys.executable, "environment"], folder)
         python = folder / "environment/bin/python"
         install = ["uv", "pip", "install", "--quiet", "--python", str(python)]
-        readme.execute([*install, str(wheel)], folder)
+        blocks.execute([*install, str(wheel)], folder)
         print(f"{time.monotonic() - began:.0f} s until the wheel was installed", flush=True)
         tailseg = str(python.with_name("tailseg"))
         user = folder / "user"
         user.mkdir()
-        run_python(python, user, readme.USER_FILES)
-        readme.execute([tailseg, "train", "my.json", "--optim.epochs", "1", "--optim.milestones", "1"], user)
-        codes = [block.code for block in readme.blocks() if block.language == "python" and block.mark != "skip"]
+        run_python(python, user, blocks.USER_FILES)
+        blocks.execute([tailseg, "train", "my.json", *blocks.SHORT.replace("--no-report", "").split()], user)
+        codes = [
+            block.code
+            for block in blocks.read_blocks(blocks.ROOT / "README.md")
+            if block.language == "python" and block.mark != "skip"
+        ]
         (user / "blocks.json").write_text(json.dumps(codes))
         run_python(python, user, IMPORT_ALL + RUN_BLOCKS)
-        readme.execute([*install, "--no-deps", "--reinstall-package", "tailseg", str(sdist)], folder)
-        readme.execute([tailseg, "--version"], user)
+        blocks.execute([*install, "--no-deps", "--reinstall-package", "tailseg", str(sdist)], folder)
+        blocks.execute([tailseg, "--version"], user)
         run_python(python, user, RUN_BLOCKS)
         print(f"the wheel and the sdist work: {time.monotonic() - began:.0f} s")
 
