@@ -62,6 +62,11 @@ def check_contents(wheel: Path, sdist: Path, repository: Path) -> None:
     compare(sdist, files - {"PKG-INFO"}, tracked)
 
 
+def read_python_blocks(page: Path) -> list[str]:
+    """The code of the page's Python blocks, without those that are skipped."""
+    return [block.code for block in blocks.read_blocks(page) if block.language == "python" and block.mark != "skip"]
+
+
 def run_python(python: Path, folder: Path, code: str) -> None:
     """Runs code with the environment's Python."""
     blocks.execute([str(python), "-c", code], folder)
