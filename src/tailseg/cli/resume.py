@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ResumeData:
+class ChangedData:
     """Settings of the data that may change."""
 
     train: Annotated[str | None, Input()] = None
@@ -40,7 +40,7 @@ class ResumeData:
 
 
 @dataclass(frozen=True)
-class ResumeOptim:
+class ChangedOptim:
     """Settings of the schedule that may change."""
 
     milestones: Annotated[tuple[int, ...] | None, Range(ge=1)] = None
@@ -48,7 +48,7 @@ class ResumeOptim:
 
 
 @dataclass(frozen=True)
-class ResumeRun:
+class ChangedRun:
     """Settings of the run that may change."""
 
     device: str | None = None
@@ -92,9 +92,9 @@ class Resume:
     """Train for this many epochs more than the run has so far."""
     devices: Annotated[int, Range(ge=1)] = 1
     """Processes on this machine, one for each GPU. The number may be another one than before."""
-    data: ResumeData = field(default_factory=ResumeData)
-    optim: ResumeOptim = field(default_factory=ResumeOptim)
-    settings: Annotated[ResumeRun, tyro.conf.arg(name="run")] = field(default_factory=ResumeRun)
+    data: ChangedData = field(default_factory=ChangedData)
+    optim: ChangedOptim = field(default_factory=ChangedOptim)
+    settings: Annotated[ChangedRun, tyro.conf.arg(name="run")] = field(default_factory=ChangedRun)
     report: bool = True
     """Write report.html into the folder of the run at the end."""
     recipe: str | None = None
