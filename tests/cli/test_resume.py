@@ -12,6 +12,7 @@ import pytest
 
 from tailseg.cli import main
 from tailseg.data.tiny_tail import generate
+from tailseg.losses.settings import LOSSES
 from tailseg.recipes.places import get_latest, number_folder
 from tailseg.recipes.recipe import Recipe, run_folder
 from tailseg.training import loop
@@ -112,14 +113,16 @@ def test_numbers_of_folders(mine: Path, trained, monkeypatch) -> None:
 def test_data_elsewhere(mine: Path, trained, monkeypatch, capsys) -> None:
     """A run with a validation file, whose data have moved: the message says where they were searched."""
     recipe = json.loads(Path("runs/custom_small/recipe.json").read_text())
-    recipe["resolved"]["data"] |= {"val": str(mine / "data/val.json"), "train_images": str(mine / "data/train")}
+    names = {"train": "train.json", "val": "val.json", "train_images": "train"}
+    recipe["resolved"]["data"] |= {key: str(mine / "data" / name) for key, name in names.items()}
+    recipe["folder"] = str(mine / "runs/custom_small")
     Path("runs/custom_small/recipe.json").write_text(json.dumps(recipe))
     shutil.move("data", "elsewhere")
     shutil.move("runs", "../runs")
     monkeypatch.chdir("..")
     assert main(["resume", "runs/custom_small", "--extend=2"]) == 1
     error = capsys.readouterr().err
-    assert f"(searched: {mine}/data/train.json, " in error.replace("\n", "")
+    assert f"(searched: {mine}/data/train.json, {mine.parent}/data/train.json)" in error.replace("\n", "")
     command = find_command(error, r"(tailseg resume .* FILE)")
     files = [word.replace("FILE", "mine/elsewhere/train.json") for word in command]
     options = ["--data.val", "mine/elsewhere/val.json", "--run.eval-every=0", "--data.workers=3"]
@@ -127,7 +130,7 @@ def test_data_elsewhere(mine: Path, trained, monkeypatch, capsys) -> None:
     data, run, optim = trained[0].data, trained[0].run, trained[0].optim
     assert (data.train, data.val) == ("mine/elsewhere/train.json", "mine/elsewhere/val.json")
     assert (data.train_images, data.workers, run.eval_every, optim.epochs) == (None, 3, 0, 3)
-    assert type(trained[0].loss).__name__ == "GOLLossConfig"  # the loss that the training named
+    assert trained[0].loss == LOSSES["gol"]  # as the training named it
 
 
 def test_what_cannot_be_resumed(mine: Path, capsys, monkeypatch) -> None:
