@@ -140,6 +140,9 @@ def test_what_cannot_be_resumed(mine: Path, capsys, monkeypatch) -> None:
     assert main(["resume", "runs/custom_small", "--data.val=data/val.json"]) == 2
     assert "tailseg test runs/custom_small --val data/val.json" in capsys.readouterr().err
     assert main(["resume", "runs/custom_small", "--optim.lr=0.1"]) == 2
+    assert "--optim.lr: a run keeps this setting" in capsys.readouterr().err
+    assert main(["resume", "runs/custom_small", "--data.trian=x.json"]) == 2
+    assert "did you mean --data.train" in capsys.readouterr().err
     assert main(["resume", "runs/custom_small", "--extend=0"]) == 2
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
     assert main(["resume", "runs/custom_small", "--extend=1"]) == 2

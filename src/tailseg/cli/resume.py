@@ -4,6 +4,7 @@ import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -105,6 +106,7 @@ class Resume:
 
 def run(arguments: Sequence[str]) -> None:
     """Continues the run."""
+    refuse_other_settings(arguments)
     options = parse(Resume, arguments, command="resume")
     require_run(options.run)
     recipe = find_run(options)
@@ -127,6 +129,26 @@ def run(arguments: Sequence[str]) -> None:
             )
         return
     train_run(recipe, ["resume", *arguments], devices=options.devices, resume=True, report=options.report)
+
+
+def refuse_other_settings(arguments: Sequence[str]) -> None:
+    """Says which setting would make another run; a misspelled name of a setting that may change is left to the parser.
+
+    Raises:
+        UsageError: an option names such a setting.
+    """
+    groups = {"data": ChangedData, "optim": ChangedOptim, "run": ChangedRun}
+    free = [f"--{group}.{each.name.replace('_', '-')}" for group, kind in groups.items() for each in fields(kind)]
+    for argument in arguments:
+        name = argument.partition("=")[0]
+        if name.startswith(("--data.", "--loss", "--model.", "--optim")) and not get_close_matches(
+            name, free, cutoff=0.9
+        ):
+            raise UsageError(
+                f"{name}: a run keeps this setting. Begin another run with it: tailseg train NAME ... {argument}, with "
+                "--run.init-from RUN/checkpoints/best.pt to start from the weights of this run. "
+                "`tailseg resume --help` lists the settings that may change"
+            )
 
 
 def find_run(options: Resume) -> "Recipe":
