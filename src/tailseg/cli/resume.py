@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ChangedData:
-    """Settings of the data that may change."""
+    """Settings of the data that may change; None keeps the run's."""
 
     train: Annotated[str | None, Input()] = None
     """The training set where it is now. It must have the same images, objects and classes."""
@@ -42,7 +42,7 @@ class ChangedData:
 
 @dataclass(frozen=True)
 class ChangedOptim:
-    """Settings of the schedule that may change."""
+    """Settings of the schedule that may change; None keeps the run's."""
 
     milestones: Annotated[tuple[int, ...] | None, Range(ge=1)] = None
     """Epochs after which the learning rate is multiplied by gamma, with those that the run has passed."""
@@ -50,7 +50,7 @@ class ChangedOptim:
 
 @dataclass(frozen=True)
 class ChangedRun:
-    """Settings of the run that may change."""
+    """Settings of the run that may change; None keeps the run's."""
 
     device: str | None = None
     """auto is cuda if present, else cpu."""
@@ -141,9 +141,8 @@ def refuse_other_settings(arguments: Sequence[str]) -> None:
     free = [f"--{group}.{each.name.replace('_', '-')}" for group, kind in groups.items() for each in fields(kind)]
     for argument in arguments:
         name = argument.partition("=")[0]
-        if name.startswith(("--data.", "--loss", "--model.", "--optim")) and not get_close_matches(
-            name, free, cutoff=0.9
-        ):
+        is_setting = name.startswith(("--data.", "--loss", "--model.", "--optim", "--run."))
+        if is_setting and not get_close_matches(name, free, cutoff=0.85):
             raise UsageError(
                 f"{name}: a run keeps this setting. Begin another run with it: tailseg train NAME ... {argument}, with "
                 "--run.init-from RUN/checkpoints/best.pt to start from the weights of this run. "
