@@ -144,8 +144,8 @@ def refuse_other_settings(arguments: Sequence[str]) -> None:
         is_setting = name.startswith(("--data.", "--loss", "--model.", "--optim", "--run."))
         if is_setting and not get_close_matches(name, free, cutoff=0.85):
             raise UsageError(
-                f"{name}: a run keeps this setting. Begin another run with it: tailseg train NAME ... {name} VALUE. Add "
-                "--run.init-from RUN/checkpoints/best.pt to start from the weights of this run. "
+                f"{name}: a run keeps this setting. Begin another run with it: tailseg train NAME ... {name} VALUE. "
+                "Add --run.init-from RUN/checkpoints/best.pt to start from the weights of this run. "
                 "`tailseg resume --help` lists the settings that may change"
             )
 
