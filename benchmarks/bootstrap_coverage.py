@@ -118,7 +118,7 @@ def coverage(
     return {name: Coverage(truth[name], *(count / repeats).tolist()) for name, count in counts.items()}
 
 
-SLICES = 10, 30, 100, 200, 300
+SLICES = 10, 100, 300
 """Images of the part that is evaluated."""
 
 
