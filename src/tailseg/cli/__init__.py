@@ -13,6 +13,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "demo": "train a small Mask R-CNN on a long-tailed data set, and look at it: 5 minutes on two cores",
     "train": "train a recipe, or train on your own COCO- or LVIS-format file",
+    "resume": "continue a run after an interruption, or train it for more epochs",
     "submit": "submit a training to a SLURM cluster (needs submitit)",
     "test": "evaluate a run on its validation set: AP, and AP of rare, common, frequent classes",
     "predict": "detect objects in images: a results file and pictures",
@@ -40,6 +41,7 @@ examples:
   tailseg train my.json                              train on my data (a tenth of the images is held out)
   tailseg train my.json --loss gol --groups 5 30     with another loss, and other bounds of rare and common
   tailseg train tiny_gumbel --optim.lr 0.02          train a recipe, with one setting changed
+  tailseg resume runs/tiny_gumbel                    continue after an interruption
   tailseg test runs/tiny_gumbel                      AP, APr, APc, APf
   tailseg predict runs/tiny_gumbel photo.jpg folder  results.json and pictures
   tailseg eval lvis_v1_val.json results.json         what is the AP of the rare classes?
@@ -86,9 +88,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         print(_HELP.format(commands="\n".join(f"  {name:<{width}}  {line}" for name, line in COMMANDS.items())))
         return 0 if given else 2
     if given[0] == "--version":
-        from tailseg import __version__
-
-        print(f"tailseg {__version__}")
+        print(_describe_versions())
         return 0
     if given[0] not in COMMANDS:
         from tailseg.cli.common import print_error, suggestion
@@ -102,6 +102,17 @@ def _main(arguments: Sequence[str] | None) -> int:
         if is_under_torchrun():
             leave(code)
     return code
+
+
+def _describe_versions() -> str:
+    """The versions that a report of a bug needs, read from the metadata, because importing torch is slow."""
+    import platform
+    from importlib.metadata import version
+
+    from tailseg import __version__
+
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "numpy"))
+    return f"tailseg {__version__}\nPython {platform.python_version()}, {packages}, {platform.platform()}"
 
 
 def _run(command: str, arguments: list[str], *, debug: bool) -> int:
