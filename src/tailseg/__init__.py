@@ -31,7 +31,7 @@ else:
         packages=("data", "evaluation", "inference", "interop", "losses", "models", "ops", "recipes", "training"),
     )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"  # the only place; pyproject.toml reads it from here
 
 __all__ = [
     "Predictor",
