@@ -114,6 +114,7 @@ def test_what_a_light_command_imports(arguments: str, code: int, allowed: set[st
         ("train tiny_gumbel --data.val MISSING", 1, ANNOTATIONS),
         ("train custom_small", 1, ANNOTATIONS),
         ("test MISSING", 1, PARSER),
+        ("resume MISSING", 1, PARSER),
         ("predict MISSING TRUTH", 1, PARSER),
         ("predict MISSING MISSING", 2, PARSER),
         ("calibrate MISSING", 2, PARSER),

@@ -60,7 +60,7 @@ READ = {
         "Eval.results",
     ),
     *("Eval.train", "Eval.annotations", "Predict.images", "Predict.run", "Report.runs", "DataShow.images"),
-    *("DataCheck.images", "DataCheck.val", "DataCheck.val_images"),
+    *("DataCheck.images", "DataCheck.val", "DataCheck.val_images", "Resume.recipe"),
 }
 """Settings that name what is read, or a function."""
 WORDS = {
@@ -70,6 +70,8 @@ WORDS = {
     "Serve.module",
     "Report.module",
     "Compare.module",
+    "Resume.module",
+    "Resume.settings.device",
     "Train.loss",
     "Train.optim",
     "Train.backbone",
@@ -234,6 +236,14 @@ def rows(run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, 
             lambda out: words("train", copied(truth, "data/train.json")(out), *SMALL, f"--run.out={out}"),
         ),
         Row(
+            "Resume.run",
+            "`resume RUN`: the files of the run",
+            lambda out: words("resume", out, "--extend=1"),
+            ("results.json",),
+            lambda out: words("resume", out, "--extend=1", "--data.val", copied(truth, "results.json")(out)),
+            a_run("results.json"),
+        ),
+        Row(
             "Demo.out",
             "`demo --out`: a run, pictures",
             lambda out: words("demo", "--quick", "--pictures=1", "--out", out),
@@ -300,8 +310,8 @@ def fill(folder: Path) -> None:
     assert shutil.disk_usage(folder).free == 0
 
 
-SLOW = {"Train.recipe.run.out", "Demo.out"}
-"""Whose work is not done here: test_train.py and test_demo.py do it, and go on with it."""
+SLOW = {"Train.recipe.run.out", "Resume.run", "Demo.out"}
+"""Whose work is not done here: test_train.py, test_resume.py and test_demo.py do it, and go on with it."""
 
 
 @pytest.mark.parametrize("setting", sorted(outputs()))

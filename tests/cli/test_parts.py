@@ -9,12 +9,12 @@ import pytest
 
 from tailseg.cli import main
 from tailseg.cli.common import UsageError
-from tailseg.cli.parts import own_modules
 from tailseg.cli.train import optimizer_note, train_options
 from tailseg.cli.unknown_options import find_unknown_option, nearest_options
 from tailseg.losses import LOSSES, DropLossConfig
 from tailseg.models import SwinConfig, TimmConfig
 from tailseg.recipes import AdamWConfig, ScheduleConfig, SGDConfig, get_recipe
+from tailseg.recipes.commands import list_own_modules
 
 from .conftest import SMALL
 
@@ -100,7 +100,7 @@ def test_backbones_and_groups():
 def test_a_part_of_ones_own(name, sharpness):
     recipe = train_options("my.json", ["--loss", f"own_parts:{name}", "--loss.weight", "2"]).recipe
     assert (recipe.loss.sharpness, recipe.loss.weight) == (sharpness, 2.0)
-    assert own_modules(recipe) == ["own_parts"]
+    assert list_own_modules(recipe) == ["own_parts"]
 
 
 def test_an_optimizer_of_ones_own_is_taken_as_it_is():

@@ -94,7 +94,7 @@ def test_a_second_name_and_a_missing_module_are_explained(arguments: list[str], 
 
 def test_the_folder_of_a_run_is_no_recipe(tmp_path: Path) -> None:
     (tmp_path / "recipe.json").touch()
-    with pytest.raises(UsageError, match="repeat the command that started it and add --resume"):
+    with pytest.raises(UsageError, match="tailseg resume"):
         train_options(str(tmp_path), ["--resume"])
 
 
@@ -147,10 +147,10 @@ def test_training_leaves_a_run(run: Path) -> None:
 
 def test_a_folder_with_a_run_is_not_overwritten(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "tiny_gumbel", f"--run.out={run}"]) == 1
-    assert "--resume" in capsys.readouterr().err
+    assert f"tailseg resume {run}" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("checkpoint", "message"), [(None, "nothing was saved"), ("a.pt", "continue from it with")])
+@pytest.mark.parametrize(("checkpoint", "message"), [(None, "nothing was saved"), ("step_1.pt", "continue with `tailseg resume")])
 def test_an_interrupted_run_says_whether_it_saved(
     checkpoint: str | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
@@ -202,8 +202,12 @@ def test_commands_to_paste_hold_a_folder_with_a_space(tmp_path, capsys):
     base = get_recipe("tiny_gumbel")
     recipe = replace(base, run=replace(base.run, out=str(tmp_path / "my runs" / "x")))
     tell(SimpleNamespace(table=lambda: ""), recipe, tmp_path / "my runs" / "x" / "report.html")
-    lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines() if "my runs" in line]
+    lines = [shlex.split(line, comments=True) for line in capsys.readouterr().out.splitlines() if "my runs" in line]
     folder = str(tmp_path / "my runs" / "x")
-    assert lines[1][:2] == ["open", f"{folder}/report.html"]
-    assert lines[2][:4] == ["tailseg", "predict", folder, "IMAGES..."]
-    assert lines[3][:3] == ["tensorboard", "--logdir", folder]
+    assert lines[1:] == [
+        ["open", f"{folder}/report.html"],
+        ["tailseg", "predict", folder, "photos"],
+        ["tailseg", "test", folder],
+        ["tailseg", "resume", folder, "--extend", str(-(-recipe.optim.epochs // 2))],
+        ["tensorboard", "--logdir", folder],
+    ]

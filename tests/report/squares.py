@@ -12,9 +12,8 @@ from tailseg.evaluation.detections import match_results, read_detections, select
 from tailseg.evaluation.ground_truth import read_ground_truth
 from tailseg.evaluation.metrics import IouType
 from tailseg.recipes import get_recipe
+from tailseg.report.evaluated import EvaluatedRun, find_kind
 from tailseg.report.evidence import Evidence, collect_evidence
-from tailseg.report.run import EvaluatedRun, find_kind
-from tailseg.structures import ClassFrequency
 
 ANT, BEE, GNU = 3, 7, 9
 SQUARES = [(1, ANT, 5, 5), (2, ANT, 20, 10), (2, BEE, 40, 25)]
@@ -73,7 +72,7 @@ def evaluated(annotations, records, *, name, recipe="tiny_gumbel"):
         analysis=analyze(annotations.path, dict.fromkeys({"bbox", kind}, results), groups=groups),
         evidence=gather(annotations.path, results, kind=kind, groups=groups, least_score=0.3),
         annotations=annotations,
-        frequency=ClassFrequency.from_class_counts(annotations.frequency),
+        frequency=annotations.frequency,
         train=annotations,
         threshold=0.3,
     )

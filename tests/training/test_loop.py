@@ -109,7 +109,7 @@ def test_the_seed_decides_everything(uninterrupted, data, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM])
 def test_a_stopped_run_goes_on_to_the_bit(uninterrupted, data, tmp_path, call, number):
     recipe, trouble = troublesome(data, tmp_path, str(int(number)), call)
-    with pytest.raises(TrainingStopped, match=rf"saved after step {call + 1} in .*step_{call + 1:07d}\.pt.*--resume"):
+    with pytest.raises(TrainingStopped, match=rf"saved after step {call + 1} in .*step_{call + 1:07d}\.pt.*tailseg resume"):
         train(recipe)
     trouble.unlink()
     train(recipe, resume=True)
@@ -160,7 +160,7 @@ def test_a_finished_run_is_only_evaluated_again(uninterrupted, data, tmp_path):
 
 
 def test_a_run_is_not_overwritten(uninterrupted, data):
-    with pytest.raises(ValueError, match=r"has a run already.*--resume.*--run\.out"):
+    with pytest.raises(ValueError, match=r"has a run already.*tailseg resume.*--run\.out"):
         train(small.recipe(data, uninterrupted))
 
 
@@ -211,7 +211,7 @@ def test_a_bad_image_names_its_file_and_the_run_goes_on_once_it_is_repaired(unin
     image = sorted((copy / "train").iterdir())[7]
     content = image.read_bytes()
     image.write_bytes(content[: len(content) // 2])
-    with pytest.raises(ImageError, match=rf"{image.name}.*saved after step \d in .*--resume"):
+    with pytest.raises(ImageError, match=rf"{image.name}.*saved after step \d in .*tailseg resume"):
         train(recipe)
     image.write_bytes(content)
     train(recipe, resume=True)

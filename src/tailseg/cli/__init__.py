@@ -13,6 +13,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "demo": "train a small Mask R-CNN on a long-tailed data set, and look at it: 5 minutes on two cores",
     "train": "train a recipe, or train on your own COCO- or LVIS-format file",
+    "resume": "continue a run after an interruption, or train it for more epochs",
     "submit": "submit a training to a SLURM cluster (needs submitit)",
     "test": "evaluate a run on its validation set: AP, and AP of rare, common, frequent classes",
     "predict": "detect objects in images: a results file and pictures",
@@ -40,6 +41,7 @@ examples:
   tailseg train my.json                              train on my data (a tenth of the images is held out)
   tailseg train my.json --loss gol --groups 5 30     with another loss, and other bounds of rare and common
   tailseg train tiny_gumbel --optim.lr 0.02          train a recipe, with one setting changed
+  tailseg resume runs/tiny_gumbel                    continue after an interruption
   tailseg test runs/tiny_gumbel                      AP, APr, APc, APf
   tailseg predict runs/tiny_gumbel photo.jpg folder  results.json and pictures
   tailseg eval lvis_v1_val.json results.json         what is the AP of the rare classes?

@@ -158,11 +158,11 @@ def print_error(message: str) -> None:
 
 def explain(error: Exception) -> str:
     """What a user can do with the error: our own messages as they are, a surprise with its kind and how to see more."""
-    message = str(error).strip()
+    message, notes = str(error).strip(), "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
     if isinstance(error, ValueError | OSError | FloatingPointError) and message:
-        return message
+        return f"{message}{notes}"
     kind = type(error).__name__
-    return f"{kind}: {message}\n(not an error that tailseg foresaw: --debug shows where it came from)"
+    return f"{kind}: {message}\n(not an error that tailseg foresaw: --debug shows where it came from){notes}"
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:

@@ -14,6 +14,7 @@ from tailseg.cli.file_kinds import COMPARISON
 from tailseg.cli.outputs import check
 from tailseg.cli.results import (
     check_groups_option,
+    find_results,
     find_sources,
     progress_bars,
     read_validation_set,
@@ -98,25 +99,6 @@ def run(arguments: Sequence[str]) -> None:
         after = {str(run): entry.to_dict() for run, entry in zip(options.runs[1:], comparisons, strict=True)}
         write_text(options.out, json.dumps({"before": str(options.runs[0]), "after": after}, indent=1))
         output().print(escape(f"Written: {options.out}"))
-
-
-def find_results(path: Path) -> Path:
-    """The results file of a run's folder, or the file itself.
-
-    Raises:
-        UsageError: there is no results file.
-    """
-    file = path / "results.json" if path.is_dir() else path
-    if not file.is_file():
-        raise UsageError(f"no results in {path}: expected a results file, or a run's folder after `tailseg test`")
-    from tailseg.evaluation.json_files import read_beginning
-
-    if read_beginning(file).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
-        raise UsageError(
-            f"{file} is not a results file, because it does not hold a list of records. Is it the annotation file? "
-            "Name the annotation file with --annotations, and only results files or runs before the options"
-        )
-    return file
 
 
 def read_truth_of(options: Compare, *, masks: bool) -> "GroundTruth":

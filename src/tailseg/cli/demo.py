@@ -1,10 +1,10 @@
 """`tailseg demo`."""
 
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 from rich.markup import escape
@@ -33,7 +33,7 @@ class Demo:
     The command draws the embedded data set tiny_tail (preset demo: 40 classes with a few to some hundreds of images
     each). It trains the recipe demo_gumbel, evaluates it, draws predictions next to the ground truth, and opens a
     report of every class in a browser. The backbone was trained before on other shapes and surfaces. The demo takes
-    about 5 minutes on two CPU cores. After an interruption, start it again: it continues.
+    about 5 minutes on two CPU cores. After an interruption, use the same command again: it continues.
 
     examples:
       tailseg demo
@@ -66,7 +66,11 @@ def run(arguments: Sequence[str]) -> None:
     console.print(f"[bold]1/4[/] drawing the data set {escape(recipe.data.train)}")
     prepare(recipe.data.train, progress=True)
     console.print("[bold]2/4[/] training a small Mask R-CNN with the Gumbel loss")
-    metrics = train(recipe, resume=True)
+    command = shlex.join(["tailseg", "demo", *arguments])
+    try:
+        metrics = train(recipe, resume=True, resume_command=command)
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(str(stop) or f"interrupted without saving. Continue with `{command}`") from None
     console.print("[bold]3/4[/] evaluation on unseen images (r, c, f: rare, common, frequent classes)")
     console.print(metrics.table())
     console.print("[bold]4/4[/] drawing its predictions")
@@ -78,7 +82,7 @@ def run(arguments: Sequence[str]) -> None:
         + (f"  {report}   the report: every class, with pictures, in a browser\n" if report else "")
         + f"  {sheet}   ground truth on the left, predictions on the right\n"
         f"  {folder / 'predictions'}   {min(options.pictures, val.num_images)} such pictures\n"
-        f"  tensorboard --logdir {quote(str(folder))}   training curves\n"
+        f"  tensorboard --logdir {shlex.quote(str(folder))}   training curves\n"
         "Then try\n"
         f"  tailseg data show {recipe.data.train}   the data set of the demo\n"
         "  tailseg train my.json   your own COCO- or LVIS-format file\n"

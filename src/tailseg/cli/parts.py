@@ -159,18 +159,6 @@ def call_own(name: str, *, noun: str) -> Any:  # noqa: ANN401 - any object of th
     return value()
 
 
-def own_modules(config: Any) -> list[str]:  # noqa: ANN401 - any part of a recipe
-    """Lists the modules outside tailseg that classes of a recipe come from: ``--module`` names them to open the run."""
-    module = type(config).__module__
-    modules = [] if module.partition(".")[0] in ("tailseg", "builtins") else [module]
-    for field in fields(config):
-        value = getattr(config, field.name)
-        for part in value if isinstance(value, tuple) else (value,):
-            if is_dataclass(part):
-                modules += own_modules(part)
-    return list(dict.fromkeys(modules))
-
-
 def _with_schedule(config: ScheduleConfig, earlier: ScheduleConfig) -> ScheduleConfig:
     """A built-in optimizer with the recipe's schedule; its learning rate is its own, which suits it alone."""
     if type(config) is type(earlier):

@@ -46,6 +46,82 @@ def find_sources(files: Sequence[Path], only: "IouType | None" = None) -> "dict[
     return {iou_type: file for iou_type, file in sources.items() if only in (None, iou_type)}
 
 
+def find_results(path: Path, *, hint: str = "") -> Path:
+    """The results file of a run's folder, or the file itself.
+
+    Args:
+        path: a folder or a file.
+        hint: what to do if the file is an annotation file.
+
+    Returns:
+        The results file.
+
+    Raises:
+        UsageError: there is no results file.
+    """
+    file = path / "results.json" if path.is_dir() else path
+    if not file.is_file():
+        raise UsageError(f"no results in {path}: expected a results file, or a run's folder after `tailseg test`")
+    if not is_list(file):
+        hint = hint or (
+            "Name the annotation file with --annotations, and only results files or runs before the options"
+        )
+        raise UsageError(
+            f"{file} is not a results file, because it does not hold a list of records. Is it the annotation file? "
+            f"{hint}"
+        )
+    return file
+
+
+def is_list(file: Path) -> bool:
+    """Whether a JSON file, also one packed by gzip, does not begin as an object: results are a list."""
+    from tailseg.evaluation.json_files import read_beginning
+
+    return not read_beginning(file).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
+
+
+def group_models(files: Sequence[Path], only: "IouType | None" = None) -> "dict[str, dict[IouType, Path]]":
+    """The results files of each model, by a name for the model.
+
+    A file without masks that is followed by one with masks is the same model: mmdetection writes NAME.bbox.json and
+    NAME.segm.json.
+
+    Args:
+        files: results files of one or several models.
+        only: boxes or masks, if only these are wanted.
+
+    Returns:
+        For each model the file of each kind of overlap.
+
+    Raises:
+        UsageError, FileNotFoundError, ValueError: as `find_sources`.
+    """
+    from tailseg.evaluation.results import find_iou_types
+
+    groups: list[list[Path]] = []
+    for file in files:
+        if groups and len(groups[-1]) == 1 and "segm" in find_iou_types(file):
+            is_pair = find_iou_types(groups[-1][0]) == ("bbox",)
+            if is_pair:
+                groups[-1].append(file)
+                continue
+        groups.append([file])
+    names = [strip_suffix(group[0].name) for group in groups]
+    names = [name.removesuffix(".bbox") if len(group) == 2 else name for name, group in zip(names, groups, strict=True)]
+    if len(set(names)) < len(names):
+        names = [f"{group[0].resolve().parent.name}/{name}" for name, group in zip(names, groups, strict=True)]
+    if len(set(names)) < len(names):
+        names = [str(group[0]) for group in groups]
+    if len(set(names)) < len(names):
+        raise UsageError("a results file is named twice: name each file once")
+    return {name: find_sources(group, only) for name, group in zip(names, groups, strict=True)}
+
+
+def strip_suffix(name: str) -> str:
+    """The name of a file without ``.json`` or ``.json.gz``."""
+    return name.removesuffix(".gz").removesuffix(".json")
+
+
 @contextmanager
 def progress_bars() -> "Generator[Callable[[str, int, int], None]]":
     """Shows a progress bar for each step of an analysis until all steps are done."""

@@ -2,10 +2,10 @@
 
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
@@ -35,9 +35,10 @@ parts of the recipe, by name or as module:function of your own:
   --backbone NAME       resnet50, resnet101, swin_t, timm:NAME and others
   --groups RARE COMMON  a class is rare in up to RARE training images, common in up to COMMON, else frequent
 
-  --resume        continue from the last checkpoint of the run
   --devices N     train in N processes on this machine, one for each GPU
                   (on several machines: torchrun -m tailseg train ...)
+  --resume        continue from the last checkpoint of the run, for torchrun and SLURM: the same command starts and
+                  continues. Elsewhere `tailseg resume RUN` continues, without the options
   --boxes-only    train boxes without masks: the network of the recipe without its mask head (Faster R-CNN)
   --no-report     do not write report.html, the page of `tailseg report`
   OPTIONS         every setting of the recipe; `tailseg train NAME --help` lists them with their values
@@ -51,7 +52,9 @@ examples:
   tailseg train custom_r50 --data.train my.json        your data, Mask R-CNN R50, a GPU
   tailseg train my.json --data.train-images photos     the images are in another folder
   tailseg train my.json --boxes-only                   the annotations have boxes and no masks
-  tailseg train tiny_gumbel --resume                   continue after an interruption
+
+The run is in the folder runs/NAME. If that folder has a run, it is in runs/NAME-2, and so on. --run.out names another
+folder. Ctrl-C saves the state; `tailseg resume RUN` continues.
 """
 
 
@@ -75,7 +78,8 @@ class Train:
     metrics: tuple[str, ...] = ()
     """module:function of each metric of your own."""
     resume: bool = False
-    """Continue from the last checkpoint of the run, with the same settings."""
+    """Continue from the last checkpoint of the run, with the same settings; only optim.epochs may be larger. Without a
+    checkpoint, start. For torchrun and SLURM; elsewhere use `tailseg resume RUN`."""
     devices: Annotated[int, Range(ge=1)] = 1
     """Processes on this machine, one for each GPU; torchrun starts them. They share the images of each step, and the
     result is that of one process."""
@@ -92,40 +96,101 @@ def run(arguments: Sequence[str]) -> None:
         raise SystemExit(0 if arguments else 2)
     options = train_options(arguments[0], arguments[1:])
     from tailseg.recipes.build import require_data
+    from tailseg.recipes.places import number_folder
 
+    asked = options.recipe
+    if not options.resume and may_number(arguments):
+        options = replace(options, recipe=number_folder(asked))
     check_run(options)
     require_data(options.recipe)  # the user reads the error before torch is imported, which takes seconds
-    if note := optimizer_note(options):
-        output().print(f"note: {note}", markup=False, soft_wrap=True)
+    notes = [optimizer_note(options), folder_note(asked, options)]
+    train_run(
+        options.recipe,
+        ["train", *arguments],
+        devices=options.devices,
+        resume=options.resume,
+        report=options.report,
+        notes=list(filter(None, notes)),
+    )
+
+
+def may_number(arguments: Sequence[str]) -> bool:
+    """Whether the run may get a folder with a number if the folder of its recipe has a run.
+
+    A named folder is not changed. Processes that torchrun may restart must find their folder again.
+    """
+    is_named = any(argument.partition("=")[0] == "--run.out" for argument in arguments)
+    return not is_named and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") == "0"
+
+
+def folder_note(asked: Recipe, options: Train) -> str:
+    """Says that the run got a folder with a number, or that there is a newer one with a number; else returns nothing.
+
+    Args:
+        asked: the recipe with the folder that the user or the recipe names.
+        options: of the training.
+    """
+    folder, chosen = run_folder(asked), run_folder(options.recipe)
+    if chosen != folder:
+        return (
+            f"{folder} has a run already, so this run is in {chosen}. To continue the run in {folder}: "
+            f"{shlex.join(['tailseg', 'resume', str(folder)])}"
+        )
+    second = Path(f"{folder}-2")
+    if options.resume and second.is_dir():
+        return f"--resume continues {folder}. To continue {second}: {shlex.join(['tailseg', 'resume', str(second)])}"
+    return ""
+
+
+def train_run(
+    recipe: Recipe, command: Sequence[str], *, devices: int, resume: bool, report: bool, notes: Sequence[str] = ()
+) -> None:
+    """Trains a recipe and prints the figures, as `tailseg train` and `tailseg resume` do.
+
+    Args:
+        recipe: the recipe of the run.
+        command: the command and its arguments, with which torchrun starts each process.
+        devices: the number of processes.
+        resume: continue from the newest checkpoint.
+        report: write the report at the end.
+        notes: lines for the user before the training.
+    """
+    from tailseg.training.distributed import is_under_torchrun, start_processes
+    from tailseg.training.fit import check_shares
+
+    if devices != 1 and not is_under_torchrun():
+        check_shares(recipe, devices)  # one error, and not one of each process
+        start_processes(devices, command)
     try:
-        _train(options, arguments)
+        _train(recipe, resume=resume, report=report, notes=notes)
     except KeyboardInterrupt as stop:
         if str(stop):
             raise
-        raise KeyboardInterrupt(_describe_interruption(run_folder(options.recipe))) from None
+        raise KeyboardInterrupt(_describe_interruption(recipe)) from None
 
 
-def _describe_interruption(folder: Path) -> str:
-    """Says what is saved of a run that was interrupted between two places where it can save its state."""
-    if any((folder / "checkpoints").glob("*.pt")):
-        return f"interrupted without saving. {folder} has an earlier checkpoint: continue from it with --resume"
-    return "interrupted before the first checkpoint, so nothing was saved. Use the same command to start again"
-
-
-def _train(options: Train, arguments: Sequence[str]) -> None:
+def _train(recipe: Recipe, *, resume: bool, report: bool, notes: Sequence[str]) -> None:
     from tailseg.cli.report import write_run_report
-    from tailseg.training.distributed import is_main_process, is_under_torchrun, joined, start_processes
-    from tailseg.training.fit import check_shares
+    from tailseg.training.distributed import is_main_process, joined, on_main_process
     from tailseg.training.loop import train
 
-    if options.devices != 1 and not is_under_torchrun():
-        check_shares(options.recipe, options.devices)  # one error, and not one of each process
-        start_processes(options.devices, ["train", *arguments])
     with joined():
-        metrics, first = train(options.recipe, resume=options.resume), is_main_process()
+        out = on_main_process(lambda: recipe.run.out)  # another training may have taken a folder since
+        recipe = replace(recipe, run=replace(recipe.run, out=out))
+        for note in notes if is_main_process() else ():
+            output().print(f"note: {note}", markup=False, soft_wrap=True)
+        metrics, first = train(recipe, resume=resume), is_main_process()
     if first:  # the others need not wait for it
-        folder = run_folder(options.recipe)
-        tell(metrics, options.recipe, write_run_report(folder, options.recipe) if options.report else None)
+        tell(metrics, recipe, write_run_report(run_folder(recipe), recipe) if report else None)
+
+
+def _describe_interruption(recipe: Recipe) -> str:
+    """Says what is saved of a run that was interrupted between two places where it can save its state."""
+    from tailseg.training.run_files import describe_resumption, get_latest
+
+    if latest := get_latest(run_folder(recipe)):
+        return f"interrupted without saving. The newest checkpoint is {latest}: {describe_resumption(recipe)}"
+    return "interrupted before the first checkpoint, so nothing was saved. Use the same command to start again"
 
 
 def tell(metrics: "Metrics", recipe: Recipe, report: Path | None) -> None:
@@ -136,20 +201,28 @@ def tell(metrics: "Metrics", recipe: Recipe, report: Path | None) -> None:
         recipe: the recipe of the run.
         report: the report page, if it was written.
     """
+    from tailseg.recipes.commands import make_run_command
+
     folder = run_folder(recipe)
     output().print(metrics.table())
-    open_report = f"  open {quote(str(report))}     every class, with pictures\n" if report else ""
-    from tailseg.cli.parts import own_modules
+    commands = [
+        (shlex.join(["open", str(report)]), "every class, with pictures")
+        if report
+        else (make_run_command("report", recipe), "every class, with pictures"),
+        (make_run_command("predict", recipe, "photos"), "detect objects in your images"),
+        (make_run_command("test", recipe), "evaluate again, or on another file with --val"),
+        (make_run_command("resume", recipe, "--extend", suggest_extension(recipe)), "train for more epochs"),
+        (shlex.join(["tensorboard", "--logdir", str(folder)]), "training curves"),
+    ]
+    width = max(len(command) for command, _ in commands)
+    lines = "\n".join(f"  {command:<{width}}  # {text}" for command, text in commands)
+    # users paste commands, so a command must stay on one line
+    output().print(f"\nSaved in {folder}. Next:\n{lines}", markup=False, soft_wrap=True)
 
-    module_options = "".join(f" --module {module}" for module in own_modules(recipe))
-    output().print(
-        f"\nSaved in {folder}. Next:\n"
-        f"{open_report}"
-        f"  tailseg predict {quote(str(folder))} IMAGES...{module_options}     pictures with the detections\n"
-        f"  tensorboard --logdir {quote(str(folder))}          training curves",
-        markup=False,
-        soft_wrap=True,  # users paste commands, so a command must stay on one line
-    )
+
+def suggest_extension(recipe: Recipe) -> str:
+    """A number of epochs to extend a run by: half as many as it has."""
+    return str(-(-recipe.optim.epochs // 2))
 
 
 def check_run(options: Train) -> None:
@@ -198,7 +271,7 @@ def train_options(name: str, arguments: Sequence[str]) -> Train:
         raise UsageError(f"the recipe comes first: tailseg train NAME {name} ...; `tailseg recipes` lists the names")
     if (Path(name) / "recipe.json").is_file():
         raise UsageError(
-            f"{name} is the folder of a run. To continue the run, repeat the command that started it and add --resume"
+            f"{name} is the folder of a run. To continue the run: {shlex.join(['tailseg', 'resume', name])}"
         )
     if arguments and not arguments[0].startswith("-"):
         hint = ". Name the annotation file with --data.train" if arguments[0].lower().endswith(".json") else ""

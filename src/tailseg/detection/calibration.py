@@ -46,7 +46,7 @@ def fracal_offsets(
 ) -> Float[Tensor, " C"]:
     """Computes FRACAL's offsets for a softmax: w_j - strength ln D_j.
 
-    N_j are the training images of class j (at least 1), M all training images, and D_j is the fractal dimension::
+    N_j are the training images of class j (at least 1), M all training images, and D_j is the fractal dimension:
 
         w_j = -log10(N_j / M) - log10 C       base 10 as published
         score_j ~ softmax(q + w)_j / D_j^strength, normalized; background has w = 0 and D = 1

@@ -1,7 +1,7 @@
 """Calibration after training for a trained detector: its methods, their strengths, and their effect.
 
 The scores of a class are changed according to its frequency in the training set, before the best detections of an image
-are selected: :mod:`tailseg.detection.calibration` has the formulas. Saved results are not enough, because they hold the
+are selected: `tailseg.detection.calibration` has the formulas. Saved results are not enough, because they hold the
 best detections with one score each, and NorCal and FRACAL need all scores of a region. So the detector has to see its
 images again.
 """

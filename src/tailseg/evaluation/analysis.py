@@ -38,6 +38,7 @@ from tailseg.evaluation.sources import (
     open_annotations,
     read_truth,
 )
+from tailseg.evaluation.splits import Splits, find_splits
 from tailseg.evaluation.survey import Source
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ class Analysis:
         boundary: boundary AP, keys as in ``metrics.scores``; None if it was not computed.
         errors: by kind of overlap; see `Errors`.
         reliability: by kind of overlap and part of the classes; empty where scores lie outside [0, 1].
+        splits: by kind of overlap, the objects that were split and those that were merged, by detections that score at
+            least 0.3.
     """
 
     metrics: Metrics
@@ -67,6 +70,7 @@ class Analysis:
     boundary: dict[str, float | None] | None
     errors: dict[IouType, Errors]
     reliability: dict[IouType, dict[Part, Reliability]]
+    splits: dict[IouType, Splits]
 
     def __getitem__(self, key: str) -> dict[str, float | None]:
         return self.metrics[key]
@@ -113,6 +117,10 @@ class Analysis:
             "reliability": {
                 iou_type: {part: asdict(found) for part, found in parts.items()}
                 for iou_type, parts in self.reliability.items()
+            },
+            "splits": {
+                iou_type: found.to_dict(tuple(entry.group for entry in self.metrics.per_class[iou_type]))
+                for iou_type, found in self.splits.items()
             },
         }
 
@@ -252,6 +260,7 @@ def analyze_in_detail(
         boundary=done["segm"].boundary if "segm" in done else None,
         errors={iou_type: one.errors for iou_type, one in done.items()},
         reliability={iou_type: one.reliability for iou_type, one in done.items()},
+        splits={iou_type: one.splits for iou_type, one in done.items()},
     )
     return DetailedAnalysis(analysis, truth, kind, found[kind], matches[kind])
 
@@ -265,6 +274,7 @@ class _KindAnalysis:
     boundary: dict[str, float | None] | None
     errors: Errors
     reliability: dict[Part, Reliability]
+    splits: Splits
 
 
 def _analyze_kind(
@@ -294,6 +304,7 @@ def _analyze_kind(
     step(f"scoring {name}", 1, 1)
     step(f"sorting the errors of {name}", 0, 1)
     errors = sort_errors(truth, found, matches, iou_type)
+    splits = find_splits(truth, found, matches, iou_type)
     step(f"sorting the errors of {name}", 1, 1)
     outlines = None
     if boundary and iou_type == "segm":
@@ -307,6 +318,7 @@ def _analyze_kind(
         boundary=outlines,
         errors=errors,
         reliability=compute_reliability(matches, truth.class_groups) if _are_probabilities(found) else {},
+        splits=splits,
     )
     return done, matches
 

@@ -53,7 +53,7 @@ def evaluate(
 
     LVIS: equal to lvis-api; the best ``max_detections`` of an image count, whatever their class, and detections without
     area are dropped. COCO: equal to pycocotools, a mask's area taken from the mask; the best ``max_detections`` of each
-    class in an image count. Crowds: see :mod:`tailseg.evaluation`.
+    class in an image count. Crowds: see `tailseg.evaluation`.
 
     Args:
         annotations: the ground truth: the path of an annotation file, its content as a dict, or `Annotations`.
@@ -66,7 +66,7 @@ def evaluate(
             else LVIS's bounds (10, 100). Or a dict from category id to group, for classes with training images.
         iou_types: what is scored: ``"bbox"``, ``"segm"`` or both; None scores what the first records have.
         max_detections: None is the protocol's own number: 300 (LVIS), 100 (COCO).
-        engine: what computes precision and recall; see :mod:`tailseg.evaluation.engines`.
+        engine: what computes precision and recall; see `tailseg.evaluation.engines`.
 
     Returns:
         The scores; a notebook shows them as a table.

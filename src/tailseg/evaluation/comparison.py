@@ -266,8 +266,8 @@ def compare_matches(
 
     Images are drawn with replacement, the same ones for all runs, and every figure is computed again. The interval is
     the difference plus and minus 1.96 standard deviations of the samples' differences: AP of resampled images leans to
-    one side, which shifts the samples' quantiles but not their spread; see ``benchmarks/bootstrap_coverage.py`` for how
-    often such intervals hold the true difference.
+    one side, which shifts the samples' quantiles but not their spread. The interval is cut at -1 and 1, because no
+    difference is beyond. ``benchmarks/bootstrap_coverage.py`` counts how often such intervals hold the true difference.
 
     Args:
         runs: the matches of each run, for the same images and objects.
@@ -407,9 +407,10 @@ def _build_comparison(
     first, second = _stack_figures(before, groups)[:, 0], _stack_figures(after, groups)[:, 0]
     reach = 1.959963984540054 * deviation
     reach[len(reach) - len(scarce) :][scarce] = np.nan
+    low, high = (np.clip(second - first + sign * reach, -1, 1) for sign in (-1, 1))
     entries = [
-        Difference(*(None if np.isnan(value) else float(value) for value in (a, b, b - a - r, b - a + r)))
-        for a, b, r in zip(first, second, reach, strict=True)
+        Difference(*(None if np.isnan(value) else float(value) for value in row))
+        for row in zip(first, second, low, high, strict=True)
     ]
     names = list(before.figures(groups))
     return Comparison(dict(zip(names, entries[: len(names)], strict=True)), tuple(entries[len(names) :]))

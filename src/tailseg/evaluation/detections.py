@@ -156,7 +156,7 @@ def _count_on_objects(found: Results, truth: GroundTruth, images: Mapping[int, i
     boxes = found.boxes[rows] if found.boxes is not None else found.mask_boxes(rows).astype(np.float64)
     shapes = Shapes(boxes, boxes[:, 2] * boxes[:, 3])
     places = np.searchsorted(truth.image_ids, ids)
-    near = find_overlaps(places, truth.objects.images, shapes, _get_object_shapes(truth, "bbox"), truth.objects.crowds)
+    near = find_overlaps(places, truth.objects.images, shapes, get_object_shapes(truth, "bbox"), truth.objects.crowds)
     return len(np.unique(near.detections[near.overlaps >= 0.5])), len(rows)
 
 
@@ -283,12 +283,12 @@ def find_candidates(
     objects, num_classes = truth.objects, len(truth.categories)
     shapes = get_shapes(found, rows, iou_type)
     if around:
-        near = find_overlaps(images, objects.images, shapes, _get_object_shapes(truth, iou_type), objects.crowds)
+        near = find_overlaps(images, objects.images, shapes, get_object_shapes(truth, iou_type), objects.crowds)
         pairs = near.take(np.flatnonzero(classes[near.detections] == objects.classes[near.objects]))
     else:
         keys, object_keys = images * num_classes + classes, objects.images * num_classes + objects.classes
         near = None
-        pairs = find_overlaps(keys, object_keys, shapes, _get_object_shapes(truth, iou_type), objects.crowds)
+        pairs = find_overlaps(keys, object_keys, shapes, get_object_shapes(truth, iou_type), objects.crowds)
     return Candidates(rows, classes, images, found.scores[rows], shapes.areas, pairs, around=near)
 
 
@@ -308,9 +308,7 @@ def find_surroundings(
         The pairs of detections and objects that overlap.
     """
     shapes = get_shapes(found, rows, iou_type)
-    return find_overlaps(
-        images, truth.objects.images, shapes, _get_object_shapes(truth, iou_type), truth.objects.crowds
-    )
+    return find_overlaps(images, truth.objects.images, shapes, get_object_shapes(truth, iou_type), truth.objects.crowds)
 
 
 def match_results(
@@ -349,7 +347,7 @@ def get_shapes(found: Results, rows: np.ndarray, iou_type: IouType) -> Shapes:
     return Shapes(found.mask_boxes(rows), areas, lambda at: found.masks(rows[at]))
 
 
-def _get_object_shapes(truth: GroundTruth, iou_type: IouType) -> Shapes:
+def get_object_shapes(truth: GroundTruth, iou_type: IouType) -> Shapes:
     """Those of the objects; the areas of masks are the masks' own, not the file's."""
     if iou_type == "bbox":
         boxes = truth.objects.boxes

@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 
 from tailseg.evaluation.ground_truth import GroundTruth, is_member
-from tailseg.evaluation.overlaps import Pairs, argsort_ascending
+from tailseg.evaluation.overlaps import NO_PAIRS, Pairs, argsort_ascending
 
 IOUS = np.linspace(0.5, 0.95, 10)
 AREAS = ((0.0, 1e10), (0.0, 32.0**2), (32.0**2, 96.0**2), (96.0**2, 1e10))
@@ -83,6 +83,26 @@ class Matches(Candidates):
             pairs=_keep_detections(self.pairs, kept),
             around=None if self.around is None else _keep_detections(self.around, kept),
             states=self.states.take(np.flatnonzero(kept), axis=-1),
+        )
+
+    def select_images(self, images: np.ndarray) -> "Matches":
+        """Those of some images (bool ``[images]``), as if there were no others; overlaps are left out."""
+        kept, wanted = images[self.images], images[self.object_images]
+        positions = np.cumsum(images) - 1
+        objects = np.append(np.where(wanted, np.cumsum(wanted) - 1, -1), -1)  # the last one for a match of -1
+        names = "rows", "classes", "scores", "areas"
+        return replace(
+            self,
+            **{name: getattr(self, name)[kept] for name in names},
+            images=positions[self.images[kept]],
+            pairs=NO_PAIRS,
+            around=None,
+            states=self.states.take(np.flatnonzero(kept), axis=-1),
+            matched=objects[self.matched[kept]],
+            wanted=self.wanted[:, wanted],
+            object_classes=self.object_classes[wanted],
+            object_images=positions[self.object_images[wanted]],
+            num_images=int(images.sum()),
         )
 
     def num_objects(self, area: int = 0) -> np.ndarray:

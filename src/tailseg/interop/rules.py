@@ -1,7 +1,7 @@
 """State dicts of one layout renamed into another by a table of rules, with every key accounted for.
 
 A rule is a pair of patterns, theirs and ours. ``{i}`` (and any other one letter) stands for a number, ``{p}`` for
-``weight`` or ``bias``, ``{rest}`` for anything; what a field matches on one side is put in its place on the other::
+``weight`` or ``bias``, ``{rest}`` for anything; what a field matches on one side is put in its place on the other:
 
     Rule("neck.lateral_convs.{i}.conv.{p}", "fpn.lateral.{i}.{p}")
 """

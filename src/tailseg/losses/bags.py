@@ -22,7 +22,7 @@ class BAGSLoss(ConfiguredLoss):
 
     ``edges`` split the classes by their number of training objects; G of the groups have classes. The logits are the C
     classes in the order of their labels, then one "others" for each group, then "object" and background. With the label
-    mapped to "others" in every group except its own::
+    mapped to "others" in every group except its own:
 
         loss = weight * sum over the G groups and the background group of
                the mean over the group's regions of  log(sum over its logits of exp(q_j)) - q_target

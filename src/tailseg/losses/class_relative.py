@@ -18,7 +18,7 @@ from tailseg.structures import ClassFrequency
 class ClassRelativeLoss(ConfiguredLoss):
     """Binary cross entropy whose link depends on the class; background is the last logit: L = C + 1.
 
-    With y one-hot over the C classes and background::
+    With y one-hot over the C classes and background:
 
         loss = weight / R * sum over regions and logits j of  -y_j log p_j - (1 - y_j) log(1 - p_j)
         p_j  = Phi(q_j)             for classes in more than ``frequent_above`` training images

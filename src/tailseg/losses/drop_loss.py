@@ -17,7 +17,7 @@ class DropLoss(TailLoss):
     """DropLoss over any link: L = C. Over the Gumbel link it is the Gumbel Optimised Loss (GOL).
 
     With y one-hot over the C classes, all zero for background, f_j = image_count_j / num_images and U uniform on
-    [0, 1), drawn for every entry and call::
+    [0, 1), drawn for every entry and call:
 
         loss = weight / R * sum over regions i and classes j of  w_ij (-y_ij log p_ij - (1 - y_ij) log(1 - p_ij))
         w_ij = 1 - T_ij (1 - y_ij)

@@ -17,7 +17,7 @@ class ECMLoss(ConfiguredLoss):
     """Binary cross entropy over a surrogate score that gives each class its margin: L = C + 1.
 
     With n_j the training images of class j (at least 1), n_background = background_ratio * sum of them, N the sum of
-    all, and y one-hot over the C classes and background, the last logit::
+    all, and y one-hot over the C classes and background, the last logit:
 
         loss = weight / R * sum over regions and logits of  -lambda_j (y log s + (1 - y) log(1 - s))
         s        = w+ exp(q) / (w+ exp(q) + w- exp(-q)) = sigmoid(2 q + log(n_j / (N - n_j)) / 4)

@@ -22,7 +22,7 @@ def weighted_bce(
 ) -> Float[Tensor, ""]:
     """Computes the sum of weighted costs over all regions and logits.
 
-    With p = 1 / (1 + exp(-q)) and y one-hot over the L logits, all zero for a label equal to L::
+    With p = 1 / (1 + exp(-q)) and y one-hot over the L logits, all zero for a label equal to L:
 
         sum over regions and logits j of  -positive_j y log p - negative_j (1 - y) log(1 - p)
 

@@ -14,7 +14,7 @@ from tailseg.losses.tail import TailLoss
 class EQL(TailLoss):
     """Equalization loss over any link: L = C.
 
-    With y one-hot over the C classes, all zero for background, and f_j = image_count_j / num_images::
+    With y one-hot over the C classes, all zero for background, and f_j = image_count_j / num_images:
 
         loss = weight / R * sum over regions i and classes j of  w_ij (-y_ij log p_ij - (1 - y_ij) log(1 - p_ij))
         w_ij = 1 - [region i is foreground] [f_j < lambda] (1 - y_ij)

@@ -19,7 +19,7 @@ from tailseg.structures import ClassFrequency
 class EQLv2(ConfiguredLoss):
     """Sigmoid cross entropy under weights from the accumulated gradients, with an objectness logit: L = C + 1.
 
-    With p = 1 / (1 + exp(-q)) and y one-hot over the C classes and background, the last logit::
+    With p = 1 / (1 + exp(-q)) and y one-hot over the C classes and background, the last logit:
 
         loss = weight / R * sum over regions and logits of  -u_j y log p - v_j (1 - y) log(1 - p)
         g_j  = (positive gradients of class j so far) / (negative gradients so far)

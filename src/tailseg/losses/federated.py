@@ -20,7 +20,7 @@ from tailseg.structures import ClassFrequency
 class FederatedLoss(ConfiguredLoss):
     """Sigmoid cross entropy over the classes present and others drawn at random: L = C.
 
-    With p = 1 / (1 + exp(-q)), y one-hot over the C classes, all zero for background, and S a set of classes::
+    With p = 1 / (1 + exp(-q)), y one-hot over the C classes, all zero for background, and S a set of classes:
 
         loss = weight / R * sum over regions and the classes j in S of  -y log p - (1 - y) log(1 - p)
 

@@ -20,7 +20,7 @@ from tailseg.structures import ClassFrequency
 class FocalLoss(ConfiguredLoss):
     """Sigmoid focal loss; background is "no" to every class: L = C.
 
-    With p = 1 / (1 + exp(-q)) and y one-hot over the C classes, all zero for background::
+    With p = 1 / (1 + exp(-q)) and y one-hot over the C classes, all zero for background:
 
         loss = weight / R * sum over regions and classes of
                -alpha y (1 - p)^gamma log p - (1 - alpha) (1 - y) p^gamma log(1 - p)

@@ -16,7 +16,7 @@ from tailseg.structures import ClassFrequency
 class GumbelCE(ConfiguredLoss):
     """Binary cross entropy over the Gumbel link; background is an ordinary channel: L = C + 1.
 
-    With p = exp(-exp(-q)) and y one-hot over the C classes and background::
+    With p = exp(-exp(-q)) and y one-hot over the C classes and background:
 
         loss = weight / R * sum over regions and logits of  -y log p - (1 - y) log(1 - p)
              -log p       = exp(-q)                   gradient -exp(-q)

@@ -17,7 +17,7 @@ from tailseg.structures import ClassFrequency
 class LDAMLoss(ConfiguredLoss):
     """Cross entropy over the softmax after a margin is taken from the label's logit: L = C + 1.
 
-    With label k, n_j the training objects of class j (at least 1), and background the last logit::
+    With label k, n_j the training objects of class j (at least 1), and background the last logit:
 
         loss    = weight / R * sum over regions of  w_k (log(sum over j of exp(z_j)) - z_k)
         z_k     = scale (q_k - margin_k)        z_j = scale q_j for every other j

@@ -148,7 +148,7 @@ class Sigmoid(ClosedFormLink):
 class Gumbel(ClosedFormLink):
     """p = exp(-exp(-q)): the standard Gumbel distribution's CDF (Alexandridis et al., ECCV 2022).
 
-    With t = exp(-q) and p = exp(-t)::
+    With t = exp(-q) and p = exp(-t):
 
         log p       = -t                        slope t
         log(1 - p)  = log(1 - exp(-t))          slope -t / (exp(t) - 1), in [-1, 0]

@@ -16,7 +16,7 @@ from tailseg.structures import ClassFrequency
 class LogitAdjustedSoftmax(ConfiguredLoss):
     """Cross entropy over a softmax that carries the classes' frequencies in training only: L = C + 1.
 
-    With label k and n_j the training objects of class j, at least 1; background is the last logit::
+    With label k and n_j the training objects of class j, at least 1; background is the last logit:
 
         loss = weight / R * sum over regions of  log(sum over j of exp(q_j + a_j)) - (q_k + a_k)
         a_j  = tau log(n_j / mean n)        a_background = 0

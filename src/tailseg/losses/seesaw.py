@@ -20,7 +20,7 @@ class SeesawLoss(ConfiguredLoss):
     """Weighted softmax over the classes, and object against background: L = C + 2.
 
     The last two logits are o (object) and b (background). With label k, s = softmax over the C class logits and N_j
-    the regions of class j seen so far, this call's included::
+    the regions of class j seen so far, this call's included:
 
         loss_cls        = weight / R * sum over foreground regions of
                           log(exp(q_k) + sum over j != k of M_kj A_kj exp(q_j)) - q_k

@@ -13,7 +13,7 @@ from tailseg.structures import ClassFrequency
 class SigmoidCE(ConfiguredLoss):
     """Binary cross entropy over the sigmoid; background is "no" to every class: L = C.
 
-    With p = 1 / (1 + exp(-q)) and y one-hot over the L logits, all zero for background if background has no logit::
+    With p = 1 / (1 + exp(-q)) and y one-hot over the L logits, all zero for background if background has no logit:
 
         loss = weight / R * sum over regions and logits of  -y log p - (1 - y) log(1 - p)
 

@@ -12,7 +12,7 @@ from tailseg.structures import ClassFrequency
 class SoftmaxCE(ConfiguredLoss):
     """Cross entropy over the softmax; background is the last logit: L = C + 1.
 
-    With label k::
+    With label k:
 
         loss = weight / R * sum over regions of  log(sum over j of exp(q_j)) - q_k
 

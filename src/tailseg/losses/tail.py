@@ -42,7 +42,7 @@ class TailLoss(ClassificationLoss):
     """Binary cross entropy over any link in which some negatives cost nothing; a subclass says which.
 
     With p the link's probability, y one-hot over the C classes, all zero for background, and T_ij = 1 where region i
-    spares class j of the tail, else 0::
+    spares class j of the tail, else 0:
 
         loss = weight / R * sum over regions i and classes j of
                (1 - T_ij (1 - y_ij)) (-y_ij log p_ij - (1 - y_ij) log(1 - p_ij))

@@ -1,11 +1,12 @@
-"""Locates the data of a run from another working directory, and after the run's folder has moved."""
+"""The places of a run: its data, also after its folder has moved, its checkpoints, and a free folder for a new run."""
 
 import os
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 from tailseg.data.tiny_tail import is_tiny_tail
-from tailseg.recipes.recipe import Recipe
+from tailseg.recipes.recipe import Recipe, run_folder
 from tailseg.recipes.saved import DATA_PATHS, Plain
 
 
@@ -23,23 +24,77 @@ def locate_data(recipe: Recipe, saved: Plain, folder: Path) -> Recipe:
     Returns:
         The recipe with present paths.
     """
-    here = folder.resolve()
-    old_folder = saved.get("folder")
-    start_folder = _get_start_folder(here, Path(recipe.run.out.format(name=recipe.name)))
 
     def locate(path: str | None) -> str | None:
         if not path or is_tiny_tail(path):
             return path
-        candidates = [path]
-        if isinstance(old_folder, str) and Path(path).is_absolute():
-            candidates.append(os.path.normpath(here / os.path.relpath(path, old_folder)))
-        if start_folder and not Path(path).is_absolute():  # runs of earlier versions have relative paths
-            candidates.insert(0, str(start_folder / path))
-        return next(filter(os.path.exists, candidates), path)
+        return next(filter(os.path.exists, list_places(path, recipe, saved, folder)), path)
 
     data = {name: locate(getattr(recipe.data, name)) for name in DATA_PATHS}
     out = str(folder).replace("{", "{{").replace("}", "}}")  # braces of the name are no pattern
     return replace(recipe, data=replace(recipe.data, **data), run=replace(recipe.run, out=out))
+
+
+def list_places(path: str, recipe: Recipe, saved: Plain, folder: Path) -> list[str]:
+    """Lists the places where a path of a run's data may be now.
+
+    Args:
+        path: as the run saved it.
+        recipe: the recipe of the run.
+        saved: the recipe as the run saved it.
+        folder: the present folder of the run.
+
+    Returns:
+        Paths, the likeliest first.
+    """
+    here, old_folder, places = folder.resolve(), saved.get("folder"), [path]
+    if isinstance(old_folder, str) and Path(path).is_absolute():
+        places.append(os.path.normpath(here / os.path.relpath(path, old_folder)))
+    start_folder = _get_start_folder(here, Path(recipe.run.out.format(name=recipe.name)))
+    if start_folder and not Path(path).is_absolute():  # runs of earlier versions have relative paths
+        places.insert(0, str(start_folder / path))
+    return list(dict.fromkeys(places))
+
+
+def list_checkpoints(run: Path) -> list[Path]:
+    """Lists the run's checkpoints, oldest first, without the best one."""
+    steps = {path: path.stem.removeprefix("step_") for path in (run / "checkpoints").glob("step_*.pt")}
+    return sorted((path for path, step in steps.items() if step.isdecimal()), key=lambda path: int(steps[path]))
+
+
+def get_latest(run: Path) -> Path | None:
+    """Returns the run's newest checkpoint."""
+    return next(reversed(list_checkpoints(run)), None)
+
+
+def number_folder(recipe: Recipe) -> Recipe:
+    """Chooses a folder without a run: ``runs/a``, or else ``runs/a-2``, ``runs/a-3`` and so on.
+
+    A folder is taken if it has weights, or if a training is using it.
+
+    Returns:
+        The recipe with this folder.
+    """
+    first = recipe.run.out.rstrip("/")
+    names = (first if number == 1 else f"{first}-{number}" for number in count(1))
+    recipes = (replace(recipe, run=replace(recipe.run, out=name)) for name in names)
+    return next(numbered for numbered in recipes if not _is_taken(run_folder(numbered)))
+
+
+def _is_taken(folder: Path) -> bool:
+    from filelock import FileLock, Timeout
+
+    if any(path.suffix in (".pt", ".safetensors") for path in (folder / "checkpoints").glob("*")):
+        return True
+    if not (folder / "lock").exists():
+        return False
+    try:
+        with FileLock(folder / "lock", timeout=0):
+            return False
+    except Timeout:
+        return True
+    except (OSError, NotImplementedError):  # no locks there
+        return False
 
 
 def get_run_folder(run: Path) -> Path:

@@ -14,6 +14,7 @@ from tailseg.evaluation.matches import LEFT_ALONE, Matches
 from tailseg.evaluation.metrics import IouType
 from tailseg.evaluation.overlaps import NO_PAIRS, Pairs
 from tailseg.evaluation.results import Results
+from tailseg.evaluation.splits import Splits, find_splits
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +33,7 @@ class Evidence:
         overlapped: int64 ``[n]``, the object that a detection overlaps most, of any class; -1 if none by a tenth.
         overlaps: float64 ``[n]``, their IoU.
         found_by: int64 ``[M]``, the detection that found the object at IoU 0.5, -1 if none did.
+        splits: the objects that were split into several detections, and those that one detection merged.
     """
 
     truth: GroundTruth
@@ -45,6 +47,7 @@ class Evidence:
     overlapped: np.ndarray
     overlaps: np.ndarray
     found_by: np.ndarray
+    splits: Splits
 
 
 def collect_evidence(
@@ -57,7 +60,8 @@ def collect_evidence(
         found: the results.
         matches: the matches, by `match_results`.
         kind: what overlaps.
-        least_score: of the detections that do not count, those that score less are left out.
+        least_score: of the detections that do not count, those that score less are left out; they also make no
+            splits.
 
     Returns:
         The evidence.
@@ -88,6 +92,7 @@ def collect_evidence(
         overlapped=overlapped,
         overlaps=shares,
         found_by=found_by,
+        splits=find_splits(truth, found, matches, kind, threshold=least_score),
     )
 
 

@@ -1,21 +1,17 @@
 """The report's page: the figures as JSON, the pictures, and the script that draws them, in one HTML file."""
 
-import base64
-import gzip
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
-from jinja2 import Environment, select_autoescape
-from markupsafe import Markup
-
-from tailseg import __version__
 from tailseg.evaluation.metrics import ROW_NAMES, IouType, Metrics, format_percent
+from tailseg.evaluation.splits import MIN_SHARE
 from tailseg.files import write_text
 from tailseg.recipes.saved import to_plain
+from tailseg.report import builder
+from tailseg.report.evaluated import EvaluatedRun, Log, check_comparable, count_images
+from tailseg.report.examples import add_examples
 from tailseg.report.figures import (
     Outcomes,
     compute_precision_curves,
@@ -25,18 +21,25 @@ from tailseg.report.figures import (
     find_false_alarms,
     sort_outcomes,
 )
-from tailseg.report.gallery import Galleries, build_galleries
-from tailseg.report.run import EvaluatedRun, Log, check_comparable
+from tailseg.report.galleries import Galleries, Photographs, fit
+from tailseg.report.images import GALLERY, add_images, count_image_errors
 from tailseg.words import count_noun
 
-LARGEST_FILE: Final = 5_000_000
+LARGEST_FILE: Final = builder.MAX_BYTES
 """Bytes of the whole page; pictures take what the figures leave."""
 COLUMNS: Final = ("AP", "APr", "APc", "APf", "AP50", "AP75", "AR")
 LOG_POINTS: Final = 300
 FEW_CLASSES: Final = 300
 """Up to so many classes there is room for larger pictures."""
-NEVER: Final = "n"
-"""Stands for the group of a class that training never shows."""
+IMAGES_SHARE: Final = 0.3
+"""The share of the pictures' room that the images with the most errors take at most."""
+LONGEST_IMAGE: Final = 320
+"""The longest side of such an image in pixels."""
+GROUPS: Final = {"r": "rare", "c": "common", "f": "frequent"}
+NEVER: Final = {"n": "never trained on"}
+"""The group of a class that training never shows."""
+NO_GROUPS: Final = {"all": "all classes"}
+"""Instead of groups, if they are unknown."""
 SCRIPT: Final = (
     "elements",
     "words",
@@ -49,6 +52,7 @@ SCRIPT: Final = (
     "objects",
     "training",
     "gallery",
+    "images",
     "class_page",
     "start",
 )
@@ -73,68 +77,62 @@ def write_report(runs: Sequence[EvaluatedRun], path: Path, *, title: str = "") -
 def render(runs: Sequence[EvaluatedRun], *, title: str) -> str:
     """The page's text."""
     results = [sort_outcomes(run.evidence, threshold=run.threshold) for run in runs]
-    figures = collect_data(runs, results)
-    packed = _pack(figures)
-    template, style = _read_text("page.html"), _read_text("page.css")
-    script = "\n".join(_read_text(f"script/{name}.js") for name in SCRIPT)
-    room = LARGEST_FILE - len(packed) - len(template + style + script) - 250 * len(runs[0].frequency.groups) - 20_000
-    longest = 144 if len(runs[0].frequency.groups) <= FEW_CLASSES else 96
-    galleries = build_galleries(runs, results, room=room, longest=longest)
-    while True:  # how long an outline becomes is known when it is packed
-        text = _fill_template(
-            runs, galleries, title=title, packed=packed, template=template, style=style, script=script
-        )
-        if (size := len(text.encode())) <= LARGEST_FILE or not galleries.order:
-            return text
-        galleries.drop(-(-len(galleries.order) * (size - LARGEST_FILE) // size) + 1)
+    packed = builder.pack(collect_data(runs, results))
+    num_classes = runs[0].annotations.num_classes
+    empty = Galleries((), room=0)
+    room = LARGEST_FILE - len(_build(runs, empty, "", title=title, packed=packed).encode()) - 250 * (num_classes + 1)
+    galleries = Galleries([*range(num_classes), GALLERY], room=round(room * IMAGES_SHARE))
+    photographs = Photographs(runs[0].annotations)
+    add_images(galleries, runs, results, photographs=photographs, longest=LONGEST_IMAGE)
+    galleries.room += room - round(room * IMAGES_SHARE)
+    longest = 144 if num_classes <= FEW_CLASSES else 96
+    add_examples(galleries, runs, results, photographs=photographs, longest=longest)
+    problem = _describe_problem(photographs, galleries)
+    return fit(galleries, lambda: _build(runs, galleries, problem, title=title, packed=packed), limit=LARGEST_FILE)
 
 
-def _fill_template(
-    runs: Sequence[EvaluatedRun],
-    galleries: Galleries,
-    *,
-    title: str,
-    packed: str,
-    template: str,
-    style: str,
-    script: str,
-) -> str:
-    """The template with all that belongs into it."""
+def _build(runs: Sequence[EvaluatedRun], galleries: Galleries, problem: str, *, title: str, packed: str) -> str:
+    """The page with what the galleries hold."""
     truth = runs[0].evidence.truth
-    environment = Environment(autoescape=select_autoescape(default=True), keep_trailing_newline=True)
-    return environment.from_string(template).render(
+    blocks = {"data": packed} | {f"gallery-{key}": builder.pack(gallery) for key, gallery in galleries.of.items()}
+    columns = COLUMNS if truth.groups else tuple(name for name in COLUMNS if name not in ("APr", "APc", "APf"))
+    return builder.build_page(
+        "report.html",
+        styles=["base", "report"],
+        scripts=SCRIPT,
+        blocks=blocks,
         title=title,
         subtitle=f"{count_noun(len(truth.sizes), 'image')}, {count_noun(len(truth.categories), 'class')} of "
         f"{truth.path.name}; {truth.protocol.upper()} AP in percent",
-        columns=COLUMNS,
-        runs=[{"name": run.name, "rows": _collect_rows(run.analysis.metrics)} for run in runs],
-        notes=[*_collect_notes(runs), *_describe_pictures(galleries)],
+        columns=columns,
+        has_groups=bool(truth.groups),
+        has_settings=any(run.recipe for run in runs),
+        has_log=any(run.log for run in runs),
+        counted="training images" if runs[0].frequency else "objects",
+        runs=[{"name": run.name, "rows": _collect_rows(run.analysis.metrics, columns)} for run in runs],
+        notes=[*_collect_notes(runs), *filter(None, [problem]), *_describe_room(galleries)],
         group_note=f"AP of {ROW_NAMES[runs[0].evidence.kind]} in percent.",
         fate_note=_describe_fates(runs[0]),
-        version=__version__,
-        data=packed,
-        galleries=[(label, _pack(gallery)) for label, gallery in galleries.of.items()],
-        style=Markup(style),  # noqa: S704 - our own files
-        script=Markup(script),  # noqa: S704
-        script_hash=f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode('ascii')}",
+        split_note=_describe_splits(runs[0]),
     )
-
-
-def _read_text(name: str) -> str:
-    return files("tailseg.report").joinpath(name).read_text("utf-8")
 
 
 def collect_data(runs: Sequence[EvaluatedRun], results: Sequence[Outcomes]) -> dict[str, Any]:
     """All that the page draws except the pictures, in JSON's types; the lists of a class are in order of label."""
     truth, frequency = runs[0].evidence.truth, runs[0].frequency
+    groups = (GROUPS | (NEVER if None in truth.class_groups else {})) if truth.groups else NO_GROUPS
     return {
         "kind": runs[0].evidence.kind,
         "threshold": runs[0].threshold,
+        "groups": groups,
+        "counted": "training images" if frequency else "objects",
+        "numImages": len(truth.sizes),
         "classes": {
             "name": list(truth.categories.values()),
-            "group": [group or NEVER for group in truth.class_groups],
-            "images": frequency.image_counts.tolist(),
-            "instances": frequency.instance_counts.tolist(),
+            "group": [group or next(reversed(groups)) for group in truth.class_groups],
+            "count": count_images(runs[0]).tolist(),
+            "images": frequency.image_counts.tolist() if frequency else None,
+            "instances": frequency.instance_counts.tolist() if frequency else None,
             "objects": truth.object_counts.tolist(),
         },
         "bounds": list(runs[0].annotations.group_bounds),
@@ -149,7 +147,7 @@ def _collect_run_data(run: EvaluatedRun, result: Outcomes) -> dict[str, Any]:
     return {
         "name": run.name,
         "scores": run.analysis.metrics.scores,
-        "settings": _flatten(to_plain(run.recipe)["resolved"]),
+        "settings": _flatten(to_plain(run.recipe)["resolved"]) if run.recipe else {},
         **{name: [_round(getattr(score, name)) for score in per_class] for name in ("AP", "AP50", "AR")},
         "outcomes": count_outcomes(evidence, result).tolist(),
         "alarms": [len(alarms) for alarms in find_false_alarms(evidence, threshold=run.threshold)],
@@ -160,6 +158,8 @@ def _collect_run_data(run: EvaluatedRun, result: Outcomes) -> dict[str, Any]:
         "right": right.tolist(),
         "wrong": wrong.tolist(),
         "confusions": count_confusions(evidence, result),
+        "splits": evidence.splits.per_class.tolist(),
+        "clean": int((count_image_errors(evidence, result).errors == 0).sum()),
         "errors": _collect_errors(run),
         "reliability": _collect_reliability(run),
         "train": thin_log(run.log, "train"),
@@ -223,22 +223,21 @@ def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def _pack(content: object) -> str:
-    """JSON, gzip, base64: nothing of it can be taken for markup, and it is a third as long."""
-    text = json.dumps(content, separators=(",", ":"), allow_nan=False)
-    return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode("ascii")
-
-
-def _collect_rows(metrics: Metrics) -> list[dict[str, Any]]:
+def _collect_rows(metrics: Metrics, columns: Sequence[str]) -> list[dict[str, Any]]:
     def row(kind: IouType) -> dict[str, Any]:
-        return {"name": ROW_NAMES[kind], "values": [format_percent(metrics.scores[kind][column]) for column in COLUMNS]}
+        return {"name": ROW_NAMES[kind], "values": [format_percent(metrics.scores[kind][column]) for column in columns]}
 
     return [row(kind) for kind in reversed(metrics.scores)]
 
 
 def _collect_notes(runs: Sequence[EvaluatedRun]) -> list[str]:
     notes = [f"{run.name}: {note}" for run in runs for note in run.analysis.metrics.notes]
-    if runs[0].train is None:
+    if runs[0].frequency is None:
+        notes.append(
+            "No training set was given: classes are ordered by their objects in the annotation file, and there are no "
+            "training examples. Name its annotation file with --train."
+        )
+    elif runs[0].train is None:
         notes.append(
             "The training set was not found: the page has no training examples, and the counts are those of the "
             "checkpoint."
@@ -255,10 +254,25 @@ def _describe_fates(run: EvaluatedRun) -> str:
     )
 
 
-def _describe_pictures(galleries: Galleries) -> list[str]:
-    notes = []
-    if galleries.problem:
-        notes.append(f"{'Some' if galleries.shown else 'All'} pictures are missing: {galleries.problem}")
-    if galleries.left_out:
-        notes.append(f"The file is full: there was no room for {count_noun(galleries.left_out, 'more picture')}.")
-    return notes
+def _describe_splits(run: EvaluatedRun) -> str:
+    share = f"{MIN_SHARE:.0%}".replace("%", " %")
+    return (
+        f"Split: two or more detections of its class with a score of at least {run.threshold:g} lie in the object with "
+        f"{share} or more of their area, and cover {share} or more of it together. Merged: a detection covers {share} "
+        f"or more of each of two or more objects of its class, and {share} or more of the detection lies in them."
+    )
+
+
+def _describe_problem(photographs: Photographs, galleries: Galleries) -> str:
+    if not photographs.problem:
+        return ""
+    if not photographs.missing:
+        return f"Some training examples are missing: {photographs.problem}"
+    some = "All" if photographs.missing >= galleries.shown else "Some"
+    return f"{some} photographs are missing, and outlines are drawn on empty frames: {photographs.problem}"
+
+
+def _describe_room(galleries: Galleries) -> list[str]:
+    if not galleries.left_out:
+        return []
+    return [f"The file is full: there was no room for {count_noun(galleries.left_out, 'more picture')}."]

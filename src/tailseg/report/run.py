@@ -1,61 +1,25 @@
 """A run as the report needs it: its settings, log, figures, detections and data."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 from tailseg.annotations.dataset import Annotations, get_scored_groups, with_group_bounds
 from tailseg.annotations.read import adopt_training_classes
-from tailseg.annotations.types import GroupBounds
-from tailseg.evaluation import Analysis
+from tailseg.annotations.types import ClassCounts, GroupBounds
 from tailseg.evaluation.analysis import analyze_in_detail
 from tailseg.evaluation.ground_truth import GroundTruth, read_ground_truth
 from tailseg.evaluation.metrics import IouType
-from tailseg.evaluation.results import find_iou_types
 from tailseg.recipes.build import build_training, build_validation, held_out_note
 from tailseg.recipes.places import locate_data
 from tailseg.recipes.recipe import Recipe
 from tailseg.recipes.saved import load_saved
-from tailseg.report.evidence import Evidence, collect_evidence
-from tailseg.structures import ClassFrequency
+from tailseg.report.evaluated import THRESHOLD, EvaluatedRun, Log, find_kind
+from tailseg.report.evidence import collect_evidence
 from tailseg.training.checkpoint import load
 from tailseg.training.fit import with_classes_of_run
 from tailseg.training.run_files import choose
-
-Log = tuple[Mapping[str, float | str], ...]
-THRESHOLD: Final = 0.3
-"""As in `tailseg predict`."""
-
-
-@dataclass(frozen=True, eq=False)
-class EvaluatedRun:
-    """An evaluated run.
-
-    Attributes:
-        name: its name in the report.
-        recipe: its settings.
-        log: the lines of log.jsonl.
-        analysis: figures of its results.json.
-        evidence: what became of its detections.
-        annotations: the validation set.
-        frequency: how often the classes occur in the training set.
-        train: the training set; None if it is not there any more.
-        threshold: the lowest score of a detection that the page shows, in [0, 1].
-        note: a note about its data; empty if there is none.
-    """
-
-    name: str
-    recipe: Recipe
-    log: Log
-    analysis: Analysis
-    evidence: Evidence
-    annotations: Annotations
-    frequency: ClassFrequency
-    train: Annotations | None
-    threshold: float
-    note: str = ""
 
 
 def read_run(
@@ -97,7 +61,7 @@ def read_run(
     train, annotations, frequency = _read_data(recipe, folder, like, val, val_images)
     if groups is not None:
         annotations = with_group_bounds(annotations, groups)
-        frequency = ClassFrequency.from_class_counts(annotations.frequency)
+        frequency = annotations.frequency
     results = folder / "results.json"
     kind = find_kind(results)
     truth = _read_truth(annotations, kind, like)
@@ -117,11 +81,6 @@ def read_run(
     )
 
 
-def find_kind(results: Path) -> IouType:
-    """``"segm"`` if the detections have masks, else ``"bbox"``."""
-    return "segm" if "segm" in find_iou_types(results) else "bbox"
-
-
 def _read_truth(annotations: Annotations, kind: IouType, like: EvaluatedRun | None) -> GroundTruth:
     """The validation set for scoring: that of the run before, where both have the same data and masks."""
     if like and like.annotations is annotations and like.evidence.kind == kind:
@@ -131,18 +90,18 @@ def _read_truth(annotations: Annotations, kind: IouType, like: EvaluatedRun | No
 
 def _read_data(
     recipe: Recipe, folder: Path, like: EvaluatedRun | None, val: str | None, val_images: str | None
-) -> tuple[Annotations | None, Annotations, ClassFrequency]:
+) -> tuple[Annotations | None, Annotations, ClassCounts]:
     """The training set if it is there, the validation set, and the classes' frequencies in the former."""
     evaluated = replace(recipe, data=replace(recipe.data, val=val, val_images=None)) if val else recipe
-    if like and recipe.data.val is not None and _list_files(like.recipe) == _list_files(recipe):
+    if like and like.recipe and like.frequency and _list_files(like.recipe) == _list_files(recipe) and recipe.data.val:
         return like.train, like.annotations, like.frequency
     annotations = build_validation(evaluated, images=val_images)
     try:
         train = build_training(recipe)
-        return train, adopt_training_classes(annotations, train), ClassFrequency.from_class_counts(train.frequency)
+        return train, adopt_training_classes(annotations, train), train.frequency
     except ValueError:
         saved = load(choose(folder, "best"))
-        return None, with_classes_of_run(annotations, saved, folder), saved.frequency
+        return None, with_classes_of_run(annotations, saved, folder), saved.frequency.to_class_counts()
 
 
 def _list_files(recipe: Recipe) -> tuple[object, ...]:
@@ -162,19 +121,3 @@ def read_log(path: Path) -> Log:
         except ValueError:  # cut short by a crash
             continue
     return tuple(kept)
-
-
-def check_comparable(runs: list[EvaluatedRun]) -> None:
-    """Raises ValueError unless all runs were evaluated on the same images and classes."""
-    first = runs[0].evidence.truth
-    for run in runs[1:]:
-        other = run.evidence.truth
-        if other.categories != first.categories:
-            raise ValueError(f"{runs[0].name} and {run.name} have different classes: they cannot be compared")
-        if other.sizes != first.sizes or len(other.objects) != len(first.objects):
-            raise ValueError(
-                f"{runs[0].name} and {run.name} were evaluated on different images ({first.path} and {other.path}): "
-                "evaluate them on the same file (`tailseg test RUN --val FILE`) and name it with --val"
-            )
-        if run.evidence.kind != runs[0].evidence.kind:
-            raise ValueError(f"of {runs[0].name} and {run.name} only one has masks: they cannot be compared")

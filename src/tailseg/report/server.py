@@ -21,9 +21,9 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from importlib.resources import files
 from typing import Any, ClassVar, Final, cast
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
@@ -33,6 +33,7 @@ from tailseg.annotations.image_files import ImageError
 from tailseg.annotations.pictures import UPLOAD_FORMATS, open_picture
 from tailseg.drawing import draw, to_jpeg
 from tailseg.inference import Predictor
+from tailseg.report.builder import build_page
 
 MAX_UPLOAD_BYTES: Final = 20_000_000
 """The largest size of an image file."""
@@ -44,15 +45,11 @@ TOTAL_SECONDS: Final = 120
 """The longest time in which a request arrives, or an answer is sent."""
 MAX_WAITING: Final = 512
 """The largest number of connections that wait to be accepted."""
-POLICY: Final = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; connect-src 'self'; base-uri 'none'; "
-    "form-action 'none'; frame-ancestors 'none'"
-)
-PARTS: Final = {
-    "/": ("try.html", "text/html; charset=utf-8"),
-    "/try.js": ("try.js", "text/javascript; charset=utf-8"),
-    "/try.css": ("try.css", "text/css; charset=utf-8"),
-}
+POLICY: Final = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+"""The policy of an answer that is no page."""
+PAGE_POLICY: Final = "frame-ancestors 'none'"
+"""The rest of a page's policy: the page states the policy of its own script."""
+HTML: Final = "text/html; charset=utf-8"
 
 
 class RequestError(Exception):
@@ -179,6 +176,19 @@ def _too_large(pixels: str) -> RequestError:
     return RequestError(HTTPStatus.BAD_REQUEST, f"the image has {pixels} pixels: {limit}. Make it smaller")
 
 
+@cache
+def build_try_page() -> bytes:
+    """Builds the page that sends images to this server and shows what was detected."""
+    page = build_page(
+        "try.html",
+        styles=["base", "try"],
+        scripts=["elements", "try"],
+        requests="'self'",
+        title="tailseg: try an image",
+    )
+    return page.encode()
+
+
 class _Handler(BaseHTTPRequestHandler):
     service: ClassVar[Service]
     detection_lock: ClassVar = threading.Lock()
@@ -229,12 +239,11 @@ class _Handler(BaseHTTPRequestHandler):
                 pass
 
     def _get(self, url: SplitResult) -> tuple[bytes, str]:
+        if url.path == "/":
+            return build_try_page(), HTML
         if url.path == "/report" and self.service.report is not None:
-            return self.service.report, "text/html; charset=utf-8"
-        if url.path not in PARTS:
-            raise RequestError(HTTPStatus.NOT_FOUND, "there is no such page: open / or /report")
-        name, content_type = PARTS[url.path]
-        return files("tailseg.report").joinpath(name).read_bytes(), content_type
+            return self.service.report, HTML
+        raise RequestError(HTTPStatus.NOT_FOUND, "there is no such page: open / or /report")
 
     def _post(self, url: SplitResult) -> tuple[bytes, str]:
         if url.path != "/predict":
@@ -261,8 +270,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Cross-Origin-Resource-Policy", "same-origin")
         self.send_header("Referrer-Policy", "no-referrer")
         self.send_header("Cache-Control", "no-store")
-        if content is not self.service.report:  # the report states its own policy
-            self.send_header("Content-Security-Policy", POLICY)
+        self.send_header("Content-Security-Policy", PAGE_POLICY if content_type == HTML else POLICY)
         self.end_headers()
         self.wfile.write(content)
 

@@ -3,16 +3,17 @@
 A crop is x1, y1, x2, y2 in whole pixels of its image; outlines are in half pixels of the crop's thumbnail.
 """
 
+import base64
 import io
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
-import torch
 from PIL import Image
+from pycocotools import mask as coco
 
-from tailseg.ops.masks import decode_mask
-from tailseg.structures import RunLengths
+from tailseg.annotations.run_lengths import check_run_lengths
+from tailseg.annotations.types import RunLengths
 
 Crop = tuple[int, int, int, int]
 CONTEXT = 2.0
@@ -51,24 +52,24 @@ def compute_thumbnail_size(crop: Crop, longest: int) -> tuple[int, int]:
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def make_thumbnail(image: torch.Tensor, crop: Crop, longest: int) -> bytes:
-    """The crop of an RGB image ``[3, h, w]`` as a small WebP file.
+def encode_thumbnail(image: np.ndarray, crop: Crop, longest: int) -> str:
+    """The crop of an RGB image as a small WebP file, in base64.
 
     Args:
-        image: uint8 ``[3, h, w]``.
+        image: uint8 ``[h, w, 3]``.
         crop: x1, y1, x2, y2 in pixels of the image.
         longest: the longest side of the thumbnail in pixels.
 
     Returns:
-        The content of the file.
+        The content of the file in base64.
     """
     x1, y1, x2, y2 = crop
-    picture = Image.fromarray(image[:, y1:y2, x1:x2].permute(1, 2, 0).numpy())
+    picture = Image.fromarray(image[y1:y2, x1:x2])
     file = io.BytesIO()
     picture.resize(compute_thumbnail_size(crop, longest), Image.Resampling.LANCZOS).save(
         file, "webp", quality=60, method=4
     )
-    return file.getvalue()
+    return base64.b64encode(file.getvalue()).decode("ascii")
 
 
 def trace_outline(mask: RunLengths, crop: Crop, longest: int) -> str:
@@ -82,7 +83,7 @@ def trace_outline(mask: RunLengths, crop: Crop, longest: int) -> str:
     Returns:
         The path, in half pixels of the thumbnail.
     """
-    bitmap = decode_mask(mask)
+    bitmap = coco.decode(check_run_lengths(mask))
     x1, y1, x2, y2 = crop
     width, height = compute_thumbnail_size(crop, longest)
     # twice the thumbnail's size: a path of half pixels follows the mask, not its staircase

@@ -180,7 +180,7 @@ def load(path: Path, *, device: torch.device | str = "cpu") -> Checkpoint:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise CheckpointError(
             f"{path} cannot be read as a checkpoint: truncated, damaged, or not written by tailseg ({reason}). "
-            "An earlier checkpoint may be readable; --resume loads the newest readable one"
+            "An earlier checkpoint may be readable; `tailseg resume RUN` loads the newest readable one"
         ) from None
     if not (isinstance(content, dict) and content.get("format") == FORMAT):
         names = [key for key in content if isinstance(key, str)] if isinstance(content, dict) else None

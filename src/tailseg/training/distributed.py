@@ -90,10 +90,13 @@ def joined() -> Generator[None, None, None]:
     except RuntimeError as error:
         if not _is_lost_peer(error):
             raise
-        raise ProcessLostError(
-            f"another process of this training ended ({_get_reason(error)}). The last checkpoint is not affected: "
-            "continue with --resume. torchrun --max-restarts N restarts by itself"
-        ) from None
+        lost = ProcessLostError(
+            f"another process of this training ended ({_get_reason(error)}). The last checkpoint is not affected. "
+            "torchrun --max-restarts N restarts by itself"
+        )
+        for note in getattr(error, "__notes__", ()):  # how to continue
+            lost.add_note(note)
+        raise lost from None
     finally:
         if is_joined():
             dist.destroy_process_group()

@@ -17,9 +17,10 @@ from tailseg.annotations.fingerprint import compute_fingerprint
 from tailseg.annotations.problems import DatasetError
 from tailseg.annotations.read import adopt_classes
 from tailseg.recipes.build import has_changed
+from tailseg.recipes.commands import make_run_command
 from tailseg.recipes.recipe import DataConfig, Recipe
 from tailseg.recipes.saved import list_differences, make_saved_paths_absolute, with_absolute_paths
-from tailseg.training.checkpoint import Checkpoint, CheckpointError
+from tailseg.training.checkpoint import Checkpoint, CheckpointError, Progress
 from tailseg.training.distributed import gather_on_all
 from tailseg.words import count_noun
 
@@ -37,7 +38,7 @@ FREE_SETTINGS: Final = {
     "data.val_images",
     "data.max_bad_images",
 }
-"""Settings that may differ when a run is resumed: they do not change what is learned."""
+"""Settings that may differ when a run is resumed: they do not change what is learned. `check_recipe` adds some."""
 
 
 def check_shares(recipe: Recipe, processes: int) -> None:
@@ -85,6 +86,9 @@ def list_size_notes(data: DataConfig, sizes: np.ndarray) -> list[str]:
 def check_recipe(checkpoint: Checkpoint, recipe: Recipe, path: Path) -> None:
     """Checks that a run is resumed with the settings that it began with.
 
+    The number of epochs may be larger, and milestones that the run has not reached may differ: this extends the run.
+    The validation set may be another file.
+
     Args:
         checkpoint: of the run.
         recipe: to go on with.
@@ -93,14 +97,39 @@ def check_recipe(checkpoint: Checkpoint, recipe: Recipe, path: Path) -> None:
     Raises:
         CheckpointError: a setting differs that changes what is learned; the message lists them.
     """
-    free = {*FREE_SETTINGS, *(["data.train"] if checkpoint.data else [])}  # `check_data` compares the content
+    saved, free, hint = checkpoint.recipe["resolved"], set(FREE_SETTINGS), ""
+    if checkpoint.data:
+        free.add("data.train")  # `check_data` compares the content
+    if None not in (recipe.data.val, saved.get("data", {}).get("val")):
+        free.add("data.val")
+    if recipe.optim.epochs >= get_saved_epochs(checkpoint):
+        free.add("optim.epochs")
+    if _list_passed(recipe.optim.milestones, checkpoint.progress) == _list_passed(
+        saved.get("optim", {}).get("milestones", ()), checkpoint.progress
+    ):
+        free.add("optim.milestones")
     lines = list_differences(with_absolute_paths(recipe), make_saved_paths_absolute(checkpoint.recipe))
-    different = [line for line in lines if line.split(":")[0] not in free]
+    different = {name: line for line in lines if (name := line.split(":")[0]) not in free}
+    if "optim.epochs" in different:
+        hint += ". The number of epochs can be raised, not lowered"
+    if "optim.milestones" in different:
+        hint += ". Milestones that the run has passed must stay"
     if different:
         raise CheckpointError(
-            f"{path} belongs to another recipe ({checkpoint.recipe['recipe']}). These differ: {'; '.join(different)}. "
-            "Resume with the settings of that run, or train into another folder with --run.out"
+            f"{path} belongs to another recipe ({checkpoint.recipe['recipe']}). These differ: "
+            f"{'; '.join(different.values())}{hint}. Continue with the settings of that run: "
+            f"`{make_run_command('resume', recipe)}`, or train into another folder with --run.out"
         )
+
+
+def get_saved_epochs(checkpoint: Checkpoint) -> int:
+    """Returns the number of epochs that the run of a checkpoint should have."""
+    return checkpoint.recipe["resolved"].get("optim", {}).get("epochs", 0)
+
+
+def _list_passed(milestones: Sequence[int], progress: Progress) -> list[int]:
+    """Lists the milestones that have changed the learning rate of a step that was done."""
+    return [epoch for epoch in milestones if epoch < progress.epoch + (progress.step_in_epoch > 0)]
 
 
 def check_classes(checkpoint: Checkpoint, categories: Sequence[Category], path: Path) -> None:

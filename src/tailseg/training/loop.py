@@ -46,11 +46,13 @@ from tailseg.training.finite import compute_gradient_norm, require_finite, requi
 from tailseg.training.interrupt import StopRequest, StopTraining, TrainingStopped
 from tailseg.training.log import Log
 from tailseg.training.run import Run, describe, describe_data, start
-from tailseg.training.run_files import best_path, run_lock
+from tailseg.training.run_files import best_path, describe_resumption, get_latest, run_lock
 from tailseg.words import count_noun, count_part, verb_form
 
 
-def train(recipe: Recipe, *, resume: bool = False, callbacks: Sequence[Callback] = ()) -> Metrics:
+def train(
+    recipe: Recipe, *, resume: bool = False, callbacks: Sequence[Callback] = (), resume_command: str | None = None
+) -> Metrics:
     """Trains the recipe and evaluates the model; writes all files into the run's folder.
 
     Ctrl-C and SIGTERM end the run after the current step; its state is saved. A resumed run continues as if it had not
@@ -61,10 +63,11 @@ def train(recipe: Recipe, *, resume: bool = False, callbacks: Sequence[Callback]
 
     Args:
         recipe: every setting of the run.
-        resume: continue from the newest checkpoint in the run's folder, with the same settings. A run without a
-            checkpoint starts from the beginning. Processes that torchrun restarted always continue from the newest
-            checkpoint.
+        resume: continue from the newest checkpoint in the run's folder, with the same settings; only ``optim.epochs``
+            may be larger, which extends the run. A run without a checkpoint starts from the beginning. Processes that
+            torchrun restarted always continue from the newest checkpoint.
         callbacks: called at the start, after steps and epochs, and at the end; see `Callback`.
+        resume_command: the command that messages name to continue the run; None names ``tailseg resume FOLDER``.
 
     Returns:
         The figures of the last evaluation.
@@ -86,13 +89,20 @@ def train(recipe: Recipe, *, resume: bool = False, callbacks: Sequence[Callback]
         with Log(run.folder if is_main_process() else None, step=run.progress.step) as log, make_console(run) as bar:
             for line in (describe(run), *describe_data(run), *run.notes):
                 bar.say(line)
+            resumption = f"continue with `{resume_command}`"
+            if resume_command is None:
+                resumption = describe_resumption(run.recipe, from_python=bool(callbacks))
             try:
                 return train_epochs(run, stop, log, bar, Hooks(callbacks, TrainingState(run, bar.say)))
             except (ImageError, WorkerError, TrainingStopped) as error:
                 saved = run.save()
-                raise type(error)(
-                    f"{error}; saved after step {run.progress.step} in {saved}: continue with --resume"
-                ) from None
+                raise type(error)(f"{error}; saved after step {run.progress.step} in {saved}: {resumption}") from None
+            except FloatingPointError:  # the same step would fail again
+                raise
+            except Exception as error:
+                if latest := get_latest(run.folder):
+                    error.add_note(f"The newest checkpoint of the run is {latest}. Repair the cause, then {resumption}")
+                raise
 
 
 def make_console(run: Run) -> TrainingConsole:

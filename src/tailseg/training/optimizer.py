@@ -1,8 +1,15 @@
 """The decay of the moving average of the weights, and notes about schedules that do not fit a run's length."""
 
+from typing import Final
+
 from tailseg.losses import LDAMLossConfig
 from tailseg.recipes.recipe import PUBLISHED_BATCH_SIZE, Recipe, ScheduleConfig
+from tailseg.training.checkpoint import Checkpoint
+from tailseg.training.fit import get_saved_epochs
 from tailseg.words import count_noun
+
+MAX_NAMED_RATES: Final = 4
+"""The largest number of learning rates that the note about an extended run names."""
 
 
 def compute_decay(decay: float, updates: int) -> float:
@@ -43,6 +50,31 @@ def list_schedule_notes(recipe: Recipe, steps_per_epoch: int) -> list[str]:
     if isinstance(recipe.loss, LDAMLossConfig) and (recipe.loss.reweight_after or 0) >= steps:
         notes.append(f"loss.reweight_after is {recipe.loss.reweight_after}: {run}, and never weights the classes")
     return notes
+
+
+def describe_extension(recipe: Recipe, saved: Checkpoint, steps_per_epoch: int) -> str:
+    """Describes the extension of a run: its new length, and the learning rate by the schedule with the new end.
+
+    Args:
+        recipe: the recipe of the extended run.
+        saved: the checkpoint that the run continues from.
+        steps_per_epoch: steps of the optimizer in an epoch.
+    """
+    optim, progress, rates = recipe.optim, saved.progress, list[tuple[int, str]]()
+    for epoch in range(progress.epoch, optim.epochs):
+        step = max(progress.step, epoch * steps_per_epoch)
+        rate = f"{optim.learning_rate(step=step, epoch=epoch, batch_size=recipe.data.batch_size):.3g}"
+        if not rates or rates[-1][1] != rate:
+            rates.append((epoch + 1, rate))
+    if len(rates) > MAX_NAMED_RATES:
+        rates = [rates[0], rates[-1]]
+    group = saved.optimizer["param_groups"][0]
+    return (
+        f"the run is extended from {count_noun(get_saved_epochs(saved), 'epoch')} to {optim.epochs:,}. The learning "
+        f"rate was {group['lr'] / group.get('lr_scale', 1.0):.3g} in the last step, and will be "
+        + ", ".join(f"{rate} in epoch {epoch}" for epoch, rate in rates)
+        + (f" and until epoch {optim.epochs}" if rates[-1][0] < optim.epochs else "")
+    )
 
 
 def _is_built_in(optim: ScheduleConfig) -> bool:

@@ -36,9 +36,16 @@ from tailseg.training.distributed import (
 )
 from tailseg.training.finite import require_finite_weights
 from tailseg.training.first_weights import load_initial_weights
-from tailseg.training.fit import check_classes, check_data, check_shares, get_common_fingerprint, list_size_notes
+from tailseg.training.fit import (
+    check_classes,
+    check_data,
+    check_shares,
+    get_common_fingerprint,
+    get_saved_epochs,
+    list_size_notes,
+)
 from tailseg.training.norms import average_over_processes, list_running_statistics, update_average
-from tailseg.training.optimizer import compute_decay, list_schedule_notes
+from tailseg.training.optimizer import compute_decay, describe_extension, list_schedule_notes
 from tailseg.training.resolved_settings import resolve_settings
 from tailseg.training.run_files import keep_newest, open_folder, step_path
 from tailseg.words import count_noun, verb_form
@@ -207,6 +214,8 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
         run.notes = [*run.notes, *damages]
         check_classes(saved, train_data.categories, file)
         check_data(saved, train_data, run.fingerprint, file, recipe)
+        if recipe.optim.epochs > get_saved_epochs(saved):
+            run.notes.append(describe_extension(recipe, saved, sampler.steps_per_epoch))
         run.restore(saved)
     run.network = distribute(model, device)
     return run

@@ -1,5 +1,6 @@
 """The files of a run's folder: paths of its checkpoints, the choice of a checkpoint, and the lock of the folder."""
 
+import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,10 +9,13 @@ from typing import Final, Literal
 from filelock import FileLock, Timeout
 
 from tailseg.files import remove_unfinished
+from tailseg.recipes.commands import list_own_modules, make_run_command
+from tailseg.recipes.places import get_latest as get_latest
+from tailseg.recipes.places import list_checkpoints as list_checkpoints
 from tailseg.recipes.recipe import Recipe
 from tailseg.recipes.saved import save_recipe
 from tailseg.training.checkpoint import WEIGHTS_SUFFIX, Checkpoint, CheckpointError, load
-from tailseg.training.distributed import on_main_process, was_restarted
+from tailseg.training.distributed import is_under_torchrun, on_main_process, was_restarted
 from tailseg.training.fit import check_recipe
 
 PATIENCE: Final = 15.0
@@ -31,17 +35,6 @@ def best_path(run: Path) -> Path:
 def weights_path(run: Path) -> Path:
     """Returns the path of converted weights in the folder of a run that was not trained with tailseg."""
     return run / "checkpoints" / f"converted{WEIGHTS_SUFFIX}"
-
-
-def list_checkpoints(run: Path) -> list[Path]:
-    """Lists the run's checkpoints, oldest first, without the best one."""
-    steps = {path: path.stem.removeprefix("step_") for path in (run / "checkpoints").glob("step_*.pt")}
-    return sorted((path for path, step in steps.items() if step.isdecimal()), key=lambda path: int(steps[path]))
-
-
-def get_latest(run: Path) -> Path | None:
-    """Returns the run's newest checkpoint."""
-    return next(reversed(list_checkpoints(run)), None)
 
 
 def load_newest(run: Path) -> tuple[Checkpoint, Path, list[str]] | None:
@@ -97,6 +90,28 @@ def keep_newest(run: Path, count: int) -> None:
         path.unlink()
 
 
+def make_resume_command(recipe: Recipe) -> str:
+    """Writes the command that continues the run of a recipe, with as many processes as there are now."""
+    processes, here = (os.environ.get(name, "1") for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    if not is_under_torchrun() or processes == "1":
+        return make_run_command("resume", recipe)
+    if processes == here:
+        return make_run_command("resume", recipe, "--devices", processes)
+    return f"torchrun ... -m {make_run_command('resume', recipe)}"
+
+
+def describe_resumption(recipe: Recipe, *, from_python: bool = False) -> str:
+    """Says how to continue a run.
+
+    Args:
+        recipe: the recipe of the run.
+        from_python: whether the run needs objects that no command can name, such as callbacks.
+    """
+    if from_python or "__main__" in list_own_modules(recipe):
+        return "continue with train(recipe, resume=True)"
+    return f"continue with `{make_resume_command(recipe)}`"
+
+
 @contextmanager
 def run_lock(folder: Path) -> Generator[None]:
     """Prevents other trainings from writing into the run's folder, and makes the folder if it does not exist.
@@ -145,7 +160,10 @@ def open_folder(recipe: Recipe, folder: Path, *, resume: bool) -> tuple[Checkpoi
         ValueError: the folder has a run already, or a run of another recipe.
     """
     if get_latest(folder) and not (resume or was_restarted()):
-        raise ValueError(f"{folder} has a run already: continue it (--resume), or name another folder (--run.out)")
+        raise ValueError(
+            f"{folder} has a run already. Continue it with `{make_resume_command(recipe)}`, or name another folder "
+            "(--run.out)"
+        )
     newest = load_newest(folder)
     if newest:
         saved, file, _ = newest

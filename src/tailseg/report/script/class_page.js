@@ -6,7 +6,8 @@ async function classPage(i) {
     const next = neighbor(i, by);
     return next === undefined ? null : html("a", { href: href(next), rel: by > 0 ? "next" : "prev" }, name);
   };
-  const facts = `${whole(c.images[i])} training images, ${whole(c.instances[i])} training objects; ${whole(c.objects[i])} objects to be found`;
+  const training = c.images === null ? "" : `${counted(c.images[i], "training image", "training images")}, ${counted(c.instances[i], "training object", "training objects")}; `;
+  const facts = `${training}${counted(c.objects[i], "object", "objects")} to be found`;
   const masks = html("input", { type: "checkbox", checked: true, onchange: () => $("class").classList.toggle("no-masks", !masks.checked) });
   const host = html("div", {}, html("p", { class: "note" }, "unpacking the pictures …"));
   $("class").classList.remove("no-masks");
@@ -20,6 +21,7 @@ async function classPage(i) {
       html("div", {}, html("h3", {}, "Precision and recall"), curve),
       html("div", {}, html("h3", {}, single() ? "Scores" : `Scores, ${data.runs[state.run].name}`), spread)),
     neighbors(i),
+    imageLinks(i),
     html("p", {}, html("label", {}, masks, " masks"), html("span", { class: "note" }, "   dashed white: the annotated object; blue: the detection")),
     host);
   const curves = data.runs.flatMap((run, r) => run.precision[i] === null ? [] : [{ name: run.name, curve: run.precision[i], stroke: color(r), dash: DASHES[r % DASHES.length] }]);
@@ -35,10 +37,10 @@ async function classPage(i) {
 function classFigures(i) {
   const names = ["AP", "AP50", "AR"];
   return html("table", { class: "figures" },
-    html("thead", {}, html("tr", {}, html("th", { scope: "col" }, "run"), ...[...names, "found", "taken for another", "missed"].map((name) => html("th", { scope: "col", class: "number" }, name)))),
+    html("thead", {}, html("tr", {}, html("th", { scope: "col" }, "run"), ...[...names, "found", "taken for another", "missed", "split", "merged"].map((name) => html("th", { scope: "col", class: "number" }, name)))),
     html("tbody", {}, ...data.runs.map((run) => html("tr", {}, html("th", { scope: "row" }, run.name),
       ...names.map((name) => html("td", { class: "number" }, percent(run[name][i]))),
-      ...[2, 1, 0].map((k) => html("td", { class: "number" }, whole(run.outcomes[i][k])))))));
+      ...[run.outcomes[i][2], run.outcomes[i][1], run.outcomes[i][0], run.splits[i][0], run.splits[i][1]].map((count) => html("td", { class: "number" }, whole(count)))))));
 }
 
 function neighbors(i) {

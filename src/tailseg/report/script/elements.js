@@ -1,7 +1,6 @@
 "use strict";
-// The report: draws what the file carries, asks nothing of a network. Everything that came from an annotation file
-// enters the page as text (textContent, attributes), never as markup.
-// The files of this folder are one script, joined in the order that page.py names. This one makes elements.
+// Makes elements. Everything that came from an annotation file enters a page as text (textContent, attributes), never
+// as markup. Some files of this folder are the script of a page, joined in the order that page.py or server.py names.
 
 const $ = (id) => document.getElementById(id);
 

@@ -41,7 +41,7 @@ function matrix() {
   const rows = best(total(0), 16);
   const among = new Map();
   pairs.filter(([a]) => rows.includes(a)).forEach(([, b, n]) => among.set(b, (among.get(b) ?? 0) + n));
-  const across = best(among, 14).sort((a, b) => classes().images[b] - classes().images[a]);
+  const across = best(among, 14).sort((a, b) => classes().count[b] - classes().count[a]);
   if (!rows.length) return $("matrix").replaceChildren(html("caption", { class: "note" }, "No such confusion."));
   const count = new Map(pairs.map(([a, b, n]) => [`${a} ${b}`, n]));
   const most = Math.max(...pairs.map(([, , n]) => n));
@@ -57,4 +57,19 @@ function matrix() {
     html("tbody", {}, ...rows.map((a) => html("tr", {},
       html("th", { scope: "row" }, html("a", { href: href(a), class: `ink-${classes().group[a]}` }, clip(classes().name[a], 28))),
       html("td", {}, whole(classes().objects[a])), ...across.map((b) => cell(a, b))))));
+}
+
+function splits() {
+  const parts = Object.keys(GROUPS).length > 1 ? ["all", ...Object.keys(GROUPS)] : ["all"];
+  const labels = (part) => (part === "all" ? classes().name.map((_, i) => i) : members(part));
+  const sum = (values, part) => labels(part).reduce((total, i) => total + values(i), 0);
+  const rows = parts.filter((part) => labels(part).length).flatMap((part) => data.runs.map((run, r) => html("tr", {},
+    r ? null : html("th", { scope: "row", rowspan: data.runs.length, class: `ink-${part}` }, GROUPS[part] ?? "all classes"),
+    single() ? null : html("td", {}, run.name),
+    ...[(i) => classes().objects[i], ...[0, 1, 2].map((k) => (i) => run.splits[i][k])].map((values) => html("td", { class: "number" }, whole(sum(values, part)))))));
+  const names = ["objects", "split", "merged", "merging detections"];
+  $("splits").replaceChildren(
+    html("thead", {}, html("tr", {}, html("th", { scope: "col" }, "classes"), single() ? null : html("th", { scope: "col" }, "run"),
+      ...names.map((name) => html("th", { scope: "col", class: "number" }, name)))),
+    html("tbody", {}, ...rows));
 }

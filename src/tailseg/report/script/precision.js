@@ -1,10 +1,11 @@
 // AP by group, and precision against recall.
 
 function byGroup() {
-  const names = [["AP", "all"], ["APr", "rare"], ["APc", "common"], ["APf", "frequent"]];
+  const grouped = [["AP", "all", "all"], ["APr", "rare", "r"], ["APc", "common", "c"], ["APf", "frequent", "f"]];
+  const names = "all" in GROUPS ? grouped.slice(0, 1) : grouped;
   const rows = data.runs.map((run) => names.map(([key]) => run.scores[data.kind][key]));
   const top = Math.max(0.05, ...rows.flat().map((v) => v ?? 0)) * 1.15;
-  chart($("by-group"), "average precision of all, rare, common and frequent classes", 260, (root, width, height) => {
+  chart($("by-group"), `average precision of ${names.map(([, name]) => name).join(", ")} classes`, 260, (root, width, height) => {
     const axisY = { min: 0, max: top, format: (v) => (100 * v).toFixed(0) };
     const [, sy] = axes(root, width, height, { min: 0, max: 1, ticks: [], label: "" }, axisY);
     const slot = (width - MARGIN.left - MARGIN.right) / names.length;
@@ -15,7 +16,7 @@ function byGroup() {
       rows.forEach((row, r) => {
         if (row[g] === null) return;
         const x = center + (r - rows.length / 2) * bar;
-        const fill = single() ? `var(--${["all", "r", "c", "f"][g]})` : color(r);
+        const fill = single() ? `var(--${names[g][2]})` : color(r);
         root.append(svg("rect", { x: x + 1, y: sy(row[g]), width: bar - 2, height: sy(0) - sy(row[g]), fill, rx: 2 }));
         if (bar > 20) root.append(svg("text", { x: x + bar / 2, y: sy(row[g]) - 4, "text-anchor": "middle" }, percent(row[g])));
       });

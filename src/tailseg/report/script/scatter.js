@@ -7,15 +7,15 @@ function scatter() {
   const bounds = kind === "change"
     ? { min: Math.min(-0.05, ...values), max: Math.max(0.05, ...values) }
     : { min: 0, max: Math.max(0.1, ...values) };
-  const counts = shown.map((i) => Math.max(1, classes().images[i]));
-  const label = `${$("scatter-value").selectedOptions[0].textContent} against training images, a dot a class`;
+  const counts = shown.map((i) => Math.max(1, classes().count[i]));
+  const label = `${$("scatter-value").selectedOptions[0].textContent} against ${data.counted}, a dot a class`;
   chart($("scatter"), label, 280, (root, width, height) => {
-    const x = { min: 0.8, max: Math.max(12, ...counts) * 1.2, log: true, label: "training images" };
+    const x = { min: 0.8, max: Math.max(12, ...counts) * 1.2, log: true, label: data.counted };
     const [sx, sy] = axes(root, width, height, x, { ...bounds, format: (v) => (100 * v).toFixed(0) });
-    for (const edge of data.bounds) {
+    for (const edge of classes().images === null ? [] : data.bounds) {
       if (edge * 1.05 < x.max) root.append(svg("line", { x1: sx(edge * 1.05), x2: sx(edge * 1.05), y1: MARGIN.top, y2: height - MARGIN.bottom, class: "grid", "stroke-dasharray": "3 3" }));
     }
-    const dots = shown.map((i) => ({ i, x: sx(Math.max(1, classes().images[i])), y: sy(valueOf(kind, i)) }));
+    const dots = shown.map((i) => ({ i, x: sx(Math.max(1, classes().count[i])), y: sy(valueOf(kind, i)) }));
     dots.sort((a, b) => matching(a.i) - matching(b.i));
     for (const dot of dots) {
       const on = matching(dot.i);
@@ -23,7 +23,7 @@ function scatter() {
         fill: `var(--${classes().group[dot.i]})`, "fill-opacity": on ? 0.75 : 0.12 });
       root.append(dot.node);
     }
-    pointing(root, dots.filter((dot) => matching(dot.i)), (i) => `${classes().name[i]}: ${kind === "change" ? signed(valueOf(kind, i)) : percent(valueOf(kind, i))}, ${whole(classes().images[i])} training images`);
+    pointing(root, dots.filter((dot) => matching(dot.i)), (i) => `${classes().name[i]}: ${kind === "change" ? signed(valueOf(kind, i)) : percent(valueOf(kind, i))}, ${whole(classes().count[i])} ${data.counted}`);
   });
 }
 

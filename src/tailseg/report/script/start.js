@@ -2,7 +2,8 @@
 
 function start(unpacked) {
   data = unpacked;
-  if (classes().group.includes("n")) GROUPS.n = "never trained on";
+  GROUPS = data.groups;
+  state.groups = new Set(Object.keys(GROUPS));
   if (single()) document.querySelector("label.run").hidden = true;
   state.run = data.runs.length - 1;
   state.sort = `AP${state.run}`;
@@ -34,8 +35,13 @@ function fillSelects() {
   $("scatter-value").addEventListener("change", scatter);
   const curves = new Set(data.runs.flatMap((run) => [...Object.keys(run.train), ...Object.keys(run.val)]));
   const hidden = ["step", "epoch"];
-  [...curves].filter((name) => !hidden.includes(name)).forEach((name) => $("curve").append(html("option", {}, name)));
-  $("curve").addEventListener("change", training);
+  if ($("curve")) {
+    [...curves].filter((name) => !hidden.includes(name)).forEach((name) => $("curve").append(html("option", {}, name)));
+    $("curve").addEventListener("change", training);
+  }
+  Object.entries(IMAGE_ORDERS).filter(([key]) => key !== "rare" || !("all" in GROUPS))
+    .forEach(([key, [name]]) => $("image-order").append(html("option", { value: key }, name)));
+  $("image-order").addEventListener("change", images);
   classes().name.forEach((name) => $("class-names").append(html("option", { value: name })));
   $("add-class").addEventListener("change", () => {
     const i = classes().name.indexOf($("add-class").value);
@@ -52,7 +58,7 @@ function keys(event) {
     $("search").focus();
   } else if (event.key === "Escape") {
     tip(null);
-    if (current() !== null) location.hash = "";
+    if (current() !== null || currentImage() !== null) location.hash = "";
     else if (event.target === $("search")) { $("search").value = state.query = ""; filtered(); }
   } else if (current() !== null && !typing && (event.key === "ArrowLeft" || event.key === "ArrowRight")) {
     const next = neighbor(current(), event.key === "ArrowRight" ? 1 : -1);
@@ -62,14 +68,17 @@ function keys(event) {
 
 let scrolled = 0;
 function route() {
-  const i = current();
+  const [i, image] = [current(), currentImage()];
+  const inside = i !== null || image !== null;
   if (!$("overview").hidden) scrolled = window.scrollY;
-  const entering = (i === null) === $("overview").hidden;
-  $("overview").hidden = i !== null;
+  const entering = inside !== $("overview").hidden;
+  $("overview").hidden = inside;
   $("class").hidden = i === null;
+  $("image").hidden = image === null;
   tip(null);
   sorted();
   if (i !== null) return classPage(i);
+  if (image !== null) return imagePage(image);
   overview();
   if (entering) window.scrollTo({ top: scrolled, behavior: "instant" });
 }
@@ -78,17 +87,19 @@ function overview() {
   byGroup();
   filtered();
   precision();
-  training();
+  if ($("training")) training();
   scores($("scores"), Object.keys(GROUPS).map((group) => [GROUPS[group], `var(--${group})`, members(group)]));
   fates();
   errors();
   calibration();
+  splits();
   matrix();
-  settings();
+  images();
+  if ($("settings")) settings();
 }
 function filtered() {
   sorted();
-  if (current() !== null) return;
+  if (current() !== null || currentImage() !== null) return;
   table();
   scatter();
 }

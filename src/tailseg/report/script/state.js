@@ -1,7 +1,7 @@
 // The data, and what the reader has chosen: the run, the classes, the order of the table.
 
 let data;
-const state = { run: 0, query: "", groups: new Set("rcfn"), sort: "name", up: false, all: false, chosen: [], order: [] };
+const state = { run: 0, query: "", groups: new Set(), sort: "name", up: false, all: false, chosen: [], order: [] };
 const color = (run) => `var(--run${run % 6})`;
 const single = () => data.runs.length === 1;
 const classes = () => data.classes;

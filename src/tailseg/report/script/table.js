@@ -6,16 +6,20 @@ function columns() {
   const c = classes();
   const found = [
     { key: "name", name: "class", value: (i) => c.name[i] },
-    { key: "group", name: "group", value: (i) => "rcfn".indexOf(c.group[i]) },
+    ...("all" in GROUPS ? [] : [{ key: "group", name: "group", value: (i) => "rcfn".indexOf(c.group[i]) }]),
     ...data.runs.map((run, r) => ({ key: `AP${r}`, name: single() ? "AP" : `AP ${run.name}`, value: (i) => run.AP[i], show: percent })),
   ];
   if (single()) found.push({ key: "AP50", name: "AP50", value: (i) => data.runs[0].AP50[i], show: percent });
   else found.push({ key: "change", name: `${data.runs[state.run].name} − ${data.runs[0].name}`, value: (i) => valueOf("change", i), show: signed });
   found.push(
     { key: "found", name: "found, %", value: (i) => valueOf("found", i), show: percent },
-    { key: "images", name: "train images", value: (i) => c.images[i] },
-    { key: "instances", name: "train objects", value: (i) => c.instances[i] },
+    ...(c.images === null ? [] : [
+      { key: "images", name: "train images", value: (i) => c.images[i] },
+      { key: "instances", name: "train objects", value: (i) => c.instances[i] },
+    ]),
     { key: "objects", name: "objects", value: (i) => c.objects[i] },
+    { key: "split", name: "split", value: (i) => data.runs[state.run].splits[i][0] },
+    { key: "merged", name: "merged", value: (i) => data.runs[state.run].splits[i][1] },
   );
   return found;
 }
