@@ -23,7 +23,8 @@ COLORS = {"softmax": "#8a939e", "Gumbel": "#0b6e7f"}
 
 FIGURES = """\
 On tiny_tail, the data set that tailseg draws, the same network reaches in four epochs
-**{gumbel[AP]} AP and {gumbel[APr]} APr (rare classes) with the Gumbel loss, {softmax[AP]} and {softmax[APr]} with softmax** ({losses}, {seeds} seeds).
+**{gumbel[AP]} AP and {gumbel[APr]} APr (rare classes) with the Gumbel loss,
+{softmax[AP]} and {softmax[APr]} with softmax** ({losses}, {seeds} seeds).
 **An image takes {image:.2f} of torchvision's time** ({image_source}),
 a training step {step:.2f} ({step_source}): Mask R-CNN R50, 1,203 classes, on a CPU.
 [All benchmarks](docs/benchmarks.md).
