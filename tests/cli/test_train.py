@@ -150,7 +150,9 @@ def test_a_folder_with_a_run_is_not_overwritten(run: Path, capsys: pytest.Captur
     assert f"tailseg resume {run}" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("checkpoint", "message"), [(None, "nothing was saved"), ("step_1.pt", "continue with `tailseg resume")])
+@pytest.mark.parametrize(
+    ("checkpoint", "message"), [(None, "nothing was saved"), ("step_1.pt", "continue with `tailseg resume")]
+)
 def test_an_interrupted_run_says_whether_it_saved(
     checkpoint: str | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:

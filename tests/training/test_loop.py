@@ -109,7 +109,9 @@ def test_the_seed_decides_everything(uninterrupted, data, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM])
 def test_a_stopped_run_goes_on_to_the_bit(uninterrupted, data, tmp_path, call, number):
     recipe, trouble = troublesome(data, tmp_path, str(int(number)), call)
-    with pytest.raises(TrainingStopped, match=rf"saved after step {call + 1} in .*step_{call + 1:07d}\.pt.*tailseg resume"):
+    with pytest.raises(
+        TrainingStopped, match=rf"saved after step {call + 1} in .*step_{call + 1:07d}\.pt.*tailseg resume"
+    ):
         train(recipe)
     trouble.unlink()
     train(recipe, resume=True)
