@@ -1,10 +1,12 @@
 """What every command has in common: help, exit codes, errors."""
 
 import os
+import platform
 import subprocess
 import sys
 
 import pytest
+import torch
 
 from tailseg import __version__
 from tailseg.cli import COMMANDS, main
@@ -43,7 +45,9 @@ def test_every_command_explains_itself_with_an_example(command: str, capsys: pyt
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
-    assert capsys.readouterr().out == f"tailseg {__version__}\n"
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == f"tailseg {__version__}"
+    assert f"Python {platform.python_version()}, torch {torch.__version__.partition('+')[0]}" in second
 
 
 def test_an_unknown_command_suggests_one(capsys: pytest.CaptureFixture[str]) -> None:

@@ -88,9 +88,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         print(_HELP.format(commands="\n".join(f"  {name:<{width}}  {line}" for name, line in COMMANDS.items())))
         return 0 if given else 2
     if given[0] == "--version":
-        from tailseg import __version__
-
-        print(f"tailseg {__version__}")
+        print(_describe_versions())
         return 0
     if given[0] not in COMMANDS:
         from tailseg.cli.common import print_error, suggestion
@@ -104,6 +102,17 @@ def _main(arguments: Sequence[str] | None) -> int:
         if is_under_torchrun():
             leave(code)
     return code
+
+
+def _describe_versions() -> str:
+    """The versions that a report of a bug needs, read from the metadata, because importing torch is slow."""
+    import platform
+    from importlib.metadata import version
+
+    from tailseg import __version__
+
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "numpy"))
+    return f"tailseg {__version__}\nPython {platform.python_version()}, {packages}, {platform.platform()}"
 
 
 def _run(command: str, arguments: list[str], *, debug: bool) -> int:
