@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 from PIL import Image, ImageStat
+from tailseg.report.gallery import PER_KIND, build_galleries
 from torchvision.io import encode_png, write_file
 
 from tailseg.annotations.read import read_dataset
 from tailseg.report.figures import sort_outcomes
-from tailseg.report.gallery import PER_KIND, build_galleries
 from tailseg.report.thumbnails import compute_thumbnail_size, crop_around, trace_box, trace_outline
 
 from .squares import ANT, BEE, dataset, evaluated, record
