@@ -71,6 +71,7 @@ WORDS = {
     "Report.module",
     "Compare.module",
     "Eval.by",
+    "Report.by",
     "Resume.module",
     "Resume.settings.device",
     "Train.loss",
