@@ -60,6 +60,7 @@ READ = {
         "Eval.results",
     ),
     *("Eval.train", "Eval.annotations", "Predict.images", "Predict.run", "Report.runs", "DataShow.images"),
+    *("Report.images", "Report.train"),
     *("DataCheck.images", "DataCheck.val", "DataCheck.val_images", "Resume.recipe"),
 }
 """Settings that name what is read, or a function."""
