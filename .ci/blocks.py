@@ -172,12 +172,12 @@ def prepare(folder: Path) -> None:
     for old, new in (("train.json", "my.json"), ("val.json", "val.json"), ("train", "train"), ("val", "val")):
         (drawn / old).rename(new)
     shutil.rmtree(drawn)
-    shutil.copytree("val", "photos")
-    Path("photos/train").symlink_to("../train")  # so that photos has the images of my.json, too
     content = json.loads(Path("val.json").read_text())
     for index, image in enumerate(content["images"]):
         image |= {"site": f"site {index % 3}", "attributes": {"night": index % 2 == 0}}
     Path("val.json").write_text(json.dumps(content))
+    shutil.copytree("val", "photos")
+    Path("photos/train").symlink_to("../train")  # so that photos has the images of my.json, too
     for name in ("train.json", "lvis_v1_train.json"):
         shutil.copy("my.json", name)
     shutil.copy("val.json", "lvis_v1_val.json")
