@@ -324,7 +324,9 @@ def test_images_that_are_gone_leave_a_report_without_pictures(read, tmp_path):
         image.unlink()
     write_report([evaluated(annotations, SECOND, name="run")], tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()
-    assert re.search(r"All photographs are missing, and outlines are drawn on empty frames: image \d.jpg not found", text)
+    assert re.search(
+        r"All photographs are missing, and outlines are drawn on empty frames: image \d.jpg not found", text
+    )
     assert str(tmp_path) not in text, "who gets the page need not know the folders of this machine"
 
 
