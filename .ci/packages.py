@@ -20,19 +20,22 @@ from pathlib import Path
 import blocks
 
 IMPORT_ALL = """
-import importlib, pkgutil
+import importlib, pkgutil, sys
 import tailseg
 
+assert tailseg.__file__.startswith(sys.prefix), f"{tailseg.__file__} is not in {sys.prefix}"
 for module in pkgutil.walk_packages(tailseg.__path__, "tailseg."):
     if module.name != "tailseg.__main__":
         importlib.import_module(module.name)
 """
-# Each block has its own names; one process for all of them, because most of the time goes into importing torch.
-RUN_BLOCKS = """
-import json, sys
-import tailseg
+TRAIN = f"""
+from tailseg.cli import main
 
-assert tailseg.__file__.startswith(sys.prefix), f"{tailseg.__file__} is not in {sys.prefix}"
+assert main("train my.json {blocks.SHORT}".replace("--no-report", "").split()) == 0
+"""
+RUN_BLOCKS = """
+import json
+
 for code in json.load(open("blocks.json")):
     exec(compile(code, "README.md", "exec"), {"__name__": "__main__"})
 """
@@ -89,20 +92,13 @@ def main() -> None:
         install = ["uv", "pip", "install", "--quiet", "--python", str(python)]
         blocks.execute([*install, str(wheel)], folder)
         print(f"{time.monotonic() - began:.0f} s until the wheel was installed", flush=True)
-        tailseg = str(python.with_name("tailseg"))
         user = folder / "user"
         user.mkdir()
-        run_python(python, user, blocks.USER_FILES)
-        blocks.execute([tailseg, "train", "my.json", *blocks.SHORT.replace("--no-report", "").split()], user)
-        codes = [
-            block.code
-            for block in blocks.read_blocks(blocks.ROOT / "README.md")
-            if block.language == "python" and block.mark != "skip"
-        ]
-        (user / "blocks.json").write_text(json.dumps(codes))
-        run_python(python, user, IMPORT_ALL + RUN_BLOCKS)
+        (user / "blocks.json").write_text(json.dumps(read_python_blocks(repository / "README.md")))
+        # in one process, because most of the time goes into importing torch
+        run_python(python, user, blocks.USER_FILES + IMPORT_ALL + TRAIN + RUN_BLOCKS)
         blocks.execute([*install, "--no-deps", "--reinstall-package", "tailseg", str(sdist)], folder)
-        blocks.execute([tailseg, "--version"], user)
+        blocks.execute([str(python.with_name("tailseg")), "--version"], user)
         run_python(python, user, RUN_BLOCKS)
         print(f"the wheel and the sdist work: {time.monotonic() - began:.0f} s")
 
