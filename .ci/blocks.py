@@ -62,8 +62,11 @@ class Block(NamedTuple):
     code: str
 
 
-def read_blocks(page: Path) -> list[Block]:
-    """Reads all blocks of a page in order. In a page that a test runs, every block has the mark `tested`."""
+def read_blocks(page: Path, *, own_marks: bool = False) -> list[Block]:
+    """Reads all blocks of a page in order.
+
+    In a page that a test runs, every block that is not skipped has the mark `tested`, unless `own_marks` are wanted.
+    """
     text = page.read_text()
     tested = PAGE_TESTED.search(text)
     blocks = []
@@ -71,7 +74,7 @@ def read_blocks(page: Path) -> list[Block]:
         mark, note = match["mark"] or "", match["note"] or ""
         if mark == "short" and not note:
             note = SHORT
-        if tested and mark != "skip":
+        if tested and mark != "skip" and not own_marks:
             mark, note = "tested", tested[1]
         blocks.append(Block(mark, note, match["language"], textwrap.dedent(match["code"]).strip()))
     return blocks
@@ -154,6 +157,11 @@ def find_pages() -> list[Path]:
     return [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "examples/README.md"]
 
 
+def copy(old: str, new: str) -> None:
+    """Copies a file. Weights get a second name only, because tailseg never changes such a file."""
+    (os.link if old.endswith((".pt", ".safetensors")) else shutil.copy2)(old, new)
+
+
 def prepare(folder: Path) -> None:
     """Makes the files that the pages name: annotation files, images, a run under several names, results files."""
     from tailseg.cli import main
@@ -161,21 +169,26 @@ def prepare(folder: Path) -> None:
 
     os.chdir(folder)
     drawn = generate(folder / "drawn", preset="test")
-    for old, new in (("train.json", "my.json"), ("val.json", "val.json"), ("train", "train"), ("val", "photos")):
+    for old, new in (("train.json", "my.json"), ("val.json", "val.json"), ("train", "train"), ("val", "val")):
         (drawn / old).rename(new)
     shutil.rmtree(drawn)
+    content = json.loads(Path("val.json").read_text())
+    for index, image in enumerate(content["images"]):
+        image |= {"site": f"site {index % 3}", "attributes": {"night": index % 2 == 0}}
+    Path("val.json").write_text(json.dumps(content))
+    shutil.copytree("val", "photos")
+    Path("photos/train").symlink_to("../train")  # so that photos has the images of my.json, too
     for name in ("train.json", "lvis_v1_train.json"):
         shutil.copy("my.json", name)
     shutil.copy("val.json", "lvis_v1_val.json")
-    first, *others = sorted(Path("photos").iterdir())
+    first, *others = sorted(Path("photos").glob("*.*"))
     Path("more_photos").mkdir()
     shutil.copy(first, "photo.jpg")
     shutil.copy(others[0], "more_photos")
-    shutil.copytree("photos", "val")
-    if main(["train", "my.json", "--data.val", "val.json", "--data.val-images", "val", *SHORT.split()]):
+    if main(["train", "my.json", "--data.val", "val.json", *SHORT.split()]):
         raise SystemExit("the training for the pages failed")
     for name in ("mine", "tiny_gumbel", "tiny_sigmoid", "tiny_softmax"):
-        shutil.copytree("runs/custom_small", f"runs/{name}")
+        shutil.copytree("runs/custom_small", f"runs/{name}", copy_function=copy)
     for name in ("results", "other", "baseline", "ours"):
         shutil.copy("runs/custom_small/results.json", f"{name}.json")
 
@@ -184,7 +197,7 @@ def run_page(page: Path, files: Path, folder: Path) -> None:
     """Runs the blocks of one page in this process, in the new folder with copies of the files."""
     from tailseg.cli import main
 
-    shutil.copytree(files, folder)
+    shutil.copytree(files, folder, symlinks=True, copy_function=copy)
     shutil.copytree(ROOT / "examples", folder / "examples")
     os.chdir(folder)
     sys.path.insert(0, str(folder))
@@ -217,7 +230,11 @@ def run_docs(names: list[str]) -> None:
     failed = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary).resolve()
-        os.environ |= {"TAILSEG_HOME": str(folder / "home"), "PYTHONPATH": "."}
+        os.environ |= {
+            "TAILSEG_HOME": str(folder / "home"),
+            "PYTHONPATH": ".",
+            "BROWSER": "true",
+        }  # --open opens no browser
         import tailseg.cli.predict
         import tailseg.cli.train
         import tailseg.report

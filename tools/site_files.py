@@ -39,6 +39,9 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
             address, source = file.dest_uri, file.abs_src_path
             file.src_uri, file.dest_uri, file.abs_src_path = f"docs/{file.src_uri}", address, source
         known[file.src_uri] = file
+    for path in re.findall(r"[\w/.-]+\.md", str(config.nav)):
+        if path not in known and (ROOT / path).is_file():
+            known[path] = _add_file(path, config)
     waiting = [file for file in known.values() if file.src_uri.endswith(".md")]
     while waiting:
         page = waiting.pop()

@@ -3,8 +3,9 @@
     uv run python tools/write_figures.py
     uv run python tools/write_figures.py --check
 
-The text is the part of the README between ``<!-- figures -->`` and ``<!-- /figures -->``; the picture is
-docs/assets/gain.svg. ``--check`` writes nothing. It fails when one of them differs from the results.
+The README has two such parts, between ``<!-- figures -->`` and ``<!-- /figures -->``, and between ``<!-- picture -->``
+and ``<!-- /picture -->``. The picture is docs/assets/gain.svg. ``--check`` writes nothing. It fails when one of them
+differs from the results.
 """
 
 import re
@@ -16,20 +17,19 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results"
 README = ROOT / "README.md"
 PICTURE = ROOT / "docs/assets/gain.svg"
-BLOCK = re.compile(r"(?s)<!-- figures -->\n.*?<!-- /figures -->\n")
+BLOCK = re.compile(r"(?s)(?<=<!-- (figures|picture) -->\n).*?(?=<!-- /\1 -->\n)")
 GROUPS = {"AP": "all classes", "APr": "rare", "APc": "common", "APf": "frequent"}
 COLORS = {"softmax": "#8a939e", "Gumbel": "#0b6e7f"}
 
-TEXT = """\
-<!-- figures -->
-![{alt}]({picture})
+FIGURES = """\
+**Instance segmentation for data in which most classes are rare.** The Gumbel loss of tailseg reaches
+**{gumbel[APr]} AP on rare classes where softmax reaches {softmax[APr]}, and {gumbel[AP]} AP on all where softmax
+reaches {softmax[AP]}**: the same network after four epochs on tiny_tail, the data set that tailseg draws
+({losses}, {seeds} seeds). **An image takes {image:.2f} of torchvision's time** ({image_source}),
+a training step {step:.2f} ({step_source}): Mask R-CNN R50, 1,203 classes, on a CPU.
+[All benchmarks](docs/benchmarks.md).
 
-Only the loss of the classifier differs; the network, the images and the four epochs are the same. **Gumbel reaches
-{gumbel[AP]} AP and {gumbel[APr]} APr (rare classes), softmax {softmax[AP]} and {softmax[APr]}**
-({losses}, {seeds} seeds).
-**An image takes {image:.2f} of torchvision's time** ({image_source}), a training step {step:.2f} ({step_source}):
-Mask R-CNN R50 with 1,203 classes on a CPU. [All benchmarks](docs/benchmarks.md).
-<!-- /figures -->
+tailseg trains, evaluates and explains detectors on your COCO or LVIS file, in plain typed PyTorch.
 """
 
 
@@ -86,9 +86,7 @@ def make_files() -> dict[Path, str]:
     alt = "Mask AP on tiny_tail, softmax and Gumbel: " + "; ".join(
         f"{words} {means['softmax'][group]} and {means['Gumbel'][group]}" for group, words in GROUPS.items()
     )
-    text = TEXT.format(
-        alt=alt,
-        picture=PICTURE.relative_to(ROOT),
+    figures = FIGURES.format(
         softmax=means["softmax"],
         gumbel=means["Gumbel"],
         seeds=losses.read("gumbel", "seeds"),
@@ -98,9 +96,11 @@ def make_files() -> dict[Path, str]:
         step=get_ratio(step, "a step, s"),
         step_source=step.link,
     )
-    readme, count = BLOCK.subn(lambda _: text, README.read_text())
-    if count != 1:
-        raise SystemExit(f"{README}: expected one part between <!-- figures --> and <!-- /figures -->, found {count}")
+    parts = {"figures": figures, "picture": f"![{alt}]({PICTURE.relative_to(ROOT)})\n"}
+    readme = README.read_text()
+    if sorted(BLOCK.findall(readme)) != sorted(parts):
+        raise SystemExit(f"{README}: expected <!-- NAME --> ... <!-- /NAME --> once for each of {', '.join(parts)}")
+    readme = BLOCK.sub(lambda block: parts[block[1]], readme)
     return {README: readme, PICTURE: draw(means, spreads, alt)}
 
 

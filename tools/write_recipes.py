@@ -40,8 +40,9 @@ Then, for `{example}` or any other published name:
 |---|---|---|
 {commands}
 
-`tailseg test runs/NAME` evaluates, `tailseg train NAME --help` lists the settings, `--resume` continues. For several
-machines, SLURM, and the differences between several processes and one, see [reliability](reliability.md).
+`tailseg test runs/NAME` evaluates, `tailseg train NAME --help` lists the settings, `tailseg resume runs/NAME`
+continues. For several machines, SLURM, and the differences between several processes and one, see
+[reliability](reliability.md).
 
 - **Every step has 16 images**, as published (4 devices with 4 images each), for any number of devices. Another
   `--data.batch-size` changes the learning rate in proportion, and the first line of the run's log gives the result:

@@ -1,5 +1,6 @@
 """`tailseg compare`: results files and runs, what is printed and written, and errors that help."""
 
+import csv
 import json
 import shutil
 from dataclasses import replace
@@ -42,6 +43,22 @@ def test_a_difference_larger_than_chance_is_called_so(files, capsys):
     assert b["figures"]["AP"]["verdict"] == "better"
     assert b["classes"][0]["name"] == "ant"
     assert b["errors"]["before"]["all"]["counts"]["missed"] == 6
+    rows = list(csv.DictReader(out.with_suffix(".csv").read_text().splitlines()))
+    assert [(row["after_run"], row["figure"], row["verdict"]) for row in rows if row["figure"] == "AP"] == [
+        (arguments[1], "AP", "better"),
+        (arguments[2], "AP", "not larger than chance"),
+    ]
+    assert float(rows[0]["high"]) <= 1
+    page = out.with_suffix(".md").read_text()
+    assert f"## A: {arguments[0]}, B: {arguments[1]}" in page
+    assert "| AP | 50.5 | 100.0 | +49.5 |" in page
+
+
+def test_tables_never_replace_the_json_file(files, capsys):
+    arguments = [str(files / name) for name in ("a.json", "b.json")]
+
+    assert main(["compare", *arguments, "--out", str(files / "compared.csv")]) == 2
+    assert "--out is the JSON file" in capsys.readouterr().err
 
 
 def test_names_in_brackets_are_printed_as_they_are(files, capsys):

@@ -237,3 +237,35 @@ def test_a_third_file_is_too_many(write, capsys):
 
     assert main(["eval", write(truth()), results, results, results]) == 2
     assert "one of boxes and one of masks; got 3" in capsys.readouterr().err
+
+
+def test_figures_by_field_are_printed_and_written(write, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    data = truth()
+    for image in data["images"]:
+        image["site"] = {"name": f"pond[{image['id']}]"}
+    arguments = ["--by=site.name", "--by", "file_name:^[^/]+", "--samples=3", "--out", str(tmp_path / "out")]
+
+    assert main(["eval", write(data), write(records("bbox"), "results.json"), *arguments]) == 0
+
+    printed = capsys.readouterr().out
+    for part in ("Boxes by site.name, in percent", "pond[1]", "Boxes by file_name:^[^/]+", "slices.csv"):
+        assert part in printed
+    whole = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert [entry["value"] for entry in whole["slices"]["bbox"]] == ["pond[1]", "pond[2]", "val"]
+    lines = list(csv.DictReader((tmp_path / "out" / "slices.csv").read_text().splitlines()))
+    assert [(line["value"], line["num_images"], line["AP_verdict"]) for line in lines] == [
+        ("pond[1]", "1", "unknown"),
+        ("pond[2]", "1", "unknown"),
+        ("val", "2", "unknown"),
+    ]
+    tables = (tmp_path / "out" / "tables.md").read_text()
+    assert "| pond\\[1\\] | 1 | 1 | 100.0 |" in tables
+    scores = list(csv.DictReader((tmp_path / "out" / "scores.csv").read_text().splitlines()))
+    assert [(line["iou_type"], round(float(line["APr"]), 9)) for line in scores] == [("bbox", 1)]
+
+
+def test_a_field_that_no_image_has_is_an_error(write, capsys):
+    assert main(["eval", write(truth()), write(records("bbox"), "results.json"), "--by=night"]) == 1
+    printed = " ".join(capsys.readouterr().err.split())
+    assert "has a value of the field 'night'. The records have file_name (2 of 2 images), height" in printed

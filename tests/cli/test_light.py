@@ -21,6 +21,7 @@ FILES = {"safetensors"}
 PARSER = FILES | {"docstring_parser", "rich", "typeguard", "typing_extensions", "tyro"}
 ANNOTATIONS = PARSER | {"filelock", "jaxtyping", "msgspec", "numpy", "pycocotools"}
 EVALUATION = ANNOTATIONS | {"hotcoco"}
+REPORT = EVALUATION | {"PIL", "cv2", "jinja2", "markupsafe"}
 
 
 def imported(*arguments: str, code: int = 0) -> set[str]:
@@ -100,6 +101,7 @@ def test_a_misspelt_option_needs_a_parser_alone(command: str) -> None:
         ("eval TRUTH RESULTS", 0, EVALUATION),
         ("eval TRUTH RESULTS --train TRUTH", 0, EVALUATION),
         ("compare RESULTS RESULTS --annotations TRUTH --samples 10", 0, EVALUATION),
+        ("report TRUTH RESULTS --images nowhere", 0, REPORT),
     ],
 )
 def test_what_a_light_command_imports(arguments: str, code: int, allowed: set[str], files: dict[str, str]) -> None:
@@ -127,6 +129,7 @@ def test_what_a_light_command_imports(arguments: str, code: int, allowed: set[st
         ("eval MISSING RESULTS", 1, EVALUATION),
         ("eval TRUTH MISSING", 1, EVALUATION),
         ("compare MISSING RESULTS --annotations TRUTH", 2, PARSER),
+        ("report TRUTH MISSING", 2, EVALUATION),
     ],
 )
 def test_a_missing_file_is_named_without_torch(

@@ -60,6 +60,7 @@ READ = {
         "Eval.results",
     ),
     *("Eval.train", "Eval.annotations", "Predict.images", "Predict.run", "Report.runs", "DataShow.images"),
+    *("Report.images", "Report.train"),
     *("DataCheck.images", "DataCheck.val", "DataCheck.val_images", "Resume.recipe"),
 }
 """Settings that name what is read, or a function."""
@@ -70,6 +71,7 @@ WORDS = {
     "Serve.module",
     "Report.module",
     "Compare.module",
+    "Eval.by",
     "Resume.module",
     "Resume.settings.device",
     "Train.loss",
@@ -157,16 +159,16 @@ def rows(run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, 
     made = [
         Row(
             "Eval.out",
-            "`eval --out`: metrics.json, classes.csv",
-            lambda out: words("eval", truth, results, "--out", out),
-            ("metrics.json", "classes.csv"),
+            "`eval --out`: metrics.json, tables.md, CSV files",
+            lambda out: words("eval", truth, results, "--by=file_name", "--samples=2", "--out", out),
+            ("metrics.json", "tables.md", "scores.csv", "classes.csv", "slices.csv"),
             lambda out: words("eval", copied(truth, "metrics.json")(out), results, "--out", out),
         ),
         Row(
             "Compare.out",
-            "`compare --out`: a JSON file",
+            "`compare --out`: a JSON file, a CSV and a Markdown file",
             lambda out: words("compare", results, results, "--annotations", truth, "--samples=2", "--out", out),
-            ("",),
+            ("", ".csv", ".md"),
             lambda out: words("compare", results, copied(results)(out), "--annotations", truth, "--out", out),
         ),
         Row(

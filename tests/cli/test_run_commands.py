@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -56,6 +58,16 @@ def test_test_says_before_it_begins_that_results_cannot_be_written(
     monkeypatch.setattr("tailseg.detection.testing.detect_all", lambda *_args, **_named: pytest.fail("it has begun"))
     assert main(["test", str(run)]) == 1
     assert "cannot be written, but the results go there: copy the run" in " ".join(capsys.readouterr().err.split())
+
+
+def test_predict_without_a_detection_says_how_to_see_the_best_ones(run, photos, tmp_path, capsys) -> None:
+    arguments = [str(run), str(photos), "--no-pictures", f"--out={tmp_path / 'out'}"]
+    assert main(["predict", *arguments, "--score-threshold=1"]) == 0
+    note = " ".join(capsys.readouterr().out.split())
+    command = re.search(r"--score-threshold is 1\. See the best detections with `tailseg (.*?)`", note)
+    assert command, note
+    assert main([*shlex.split(command[1]), "--no-pictures", f"--out={tmp_path / 'out'}"]) == 0
+    assert json.loads((tmp_path / "out/results.json").read_text())
 
 
 def test_predict_writes_results_and_pictures(run: Path, photos: Path, tmp_path: Path) -> None:

@@ -1,16 +1,14 @@
 """The code of the documentation runs as a reader would run it.
 
-A ```python block with the first line ``# name.py`` is appended to that file. The comment
-``<!-- short: --option value -->`` before a ```bash block adds options to its `tailseg train` commands.
+These pages have the mark `page tested`; `.ci/blocks.py` explains the marks and runs the other pages.
 """
 
 import os
-import re
+import runpy
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
@@ -19,19 +17,12 @@ from tailseg.recipes import get_recipe
 from tailseg.recipes.saved import load_recipe
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-BLOCK = re.compile(r"(?:<!-- short: (?P<short>.*?) -->\n)?```(?P<language>bash|python)\n(?P<code>.*?)```", re.DOTALL)
-
-
-class Block(NamedTuple):
-    language: str
-    code: str
-    short: str
+RUNNER = runpy.run_path(str(DOCS.parent / ".ci" / "blocks.py"))
 
 
 def blocks(page):
     """Returns the blocks of the page in order."""
-    matches = BLOCK.finditer((DOCS / page).read_text())
-    return [Block(m["language"], m["code"], m["short"] or "") for m in matches]
+    return RUNNER["read_blocks"](DOCS / page, own_marks=True)
 
 
 def run(command, folder):
@@ -54,13 +45,11 @@ def test_a_loss_of_ones_own_from_the_first_line_to_its_trained_model(tmp_path):
             name = block.code.split("\n", 1)[0].removeprefix("# ")
             assert name.endswith(".py"), "the first line of a block names its file"
             with (tmp_path / name).open("a") as file:
-                file.write(block.code)
+                file.write(f"{block.code}\n")
             if name == "use.py":
                 printed.append(run("python use.py", tmp_path))
             continue
-        for command in block.code.splitlines():
-            options = block.short if command.startswith("tailseg train") else ""
-            printed.append(run(f"{command} {options}", tmp_path))
+        printed += [run(command, tmp_path) for command in RUNNER["split_commands"](block)]
     assert not [done.stderr for done in printed if "Warning" in done.stderr]
     assert (
         "CountedSoftmaxConfig(init_bias=0.0, weight=1.0, tau=0.5)" in printed[-1].stdout
@@ -108,17 +97,14 @@ def test_own_parts_on_own_data(tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(tmp_path)
     for module in ("own_loss", "own_backbone", "poly"):
         monkeypatch.delitem(sys.modules, module, raising=False)
-    text = (DOCS / "how-to/own-parts.md").read_text()
-    skipped = re.findall(r"<!-- skip: .*? -->\n```bash\n(.*?)```", text, re.DOTALL)
     for block in blocks("how-to/own-parts.md"):
         if block.language == "python":
             name = block.code.split("\n", 1)[0].removeprefix("# ")
             assert name != "own_loss.py" or block.code.split("\n", 1)[1].strip() in (tmp_path / name).read_text()
             (tmp_path / name).write_text(block.code)
             continue
-        for command in () if block.code in skipped else block.code.splitlines():
-            options = block.short if command.startswith("tailseg train") else ""
-            assert main(f"{command} {options}".split()[1:]) == 0, f"{command}\n{capsys.readouterr()}"
+        for command in () if block.mark == "skip" else RUNNER["split_commands"](block):
+            assert main(command.split()[1:]) == 0, f"{command}\n{capsys.readouterr()}"
     recipe = get_recipe("poly:recipe")
     assert (recipe.loss.epsilon, recipe.data.train, type(recipe.optim).__name__) == (2, "my.json", "AdamWConfig")
     assert load_recipe(tmp_path / "runs/gol/recipe.json").data.groups == (5, 30)

@@ -10,8 +10,9 @@ from PIL import Image, ImageStat
 from torchvision.io import encode_png, write_file
 
 from tailseg.annotations.read import read_dataset
+from tailseg.report.examples import PER_KIND, add_examples
 from tailseg.report.figures import sort_outcomes
-from tailseg.report.gallery import PER_KIND, build_galleries
+from tailseg.report.galleries import Galleries, Photographs
 from tailseg.report.thumbnails import compute_thumbnail_size, crop_around, trace_box, trace_outline
 
 from .squares import ANT, BEE, dataset, evaluated, record
@@ -34,10 +35,17 @@ def gray(read):
     return written
 
 
+def build_galleries(runs, results, *, room):
+    """The galleries of all classes."""
+    galleries = Galleries(range(runs[0].annotations.num_classes), room=room)
+    add_examples(galleries, runs, results, photographs=Photographs(runs[0].annotations), longest=96)
+    return galleries
+
+
 def grays(gallery):
     """The pictures' mean gray, by kind of item."""
-    shown = [Image.open(io.BytesIO(base64.b64decode(text))).convert("L") for text in gallery["pictures"]]
-    return {item[0]: round(ImageStat.Stat(shown[item[2]]).mean[0]) for item in gallery["items"]}
+    shown = [Image.open(io.BytesIO(base64.b64decode(text))).convert("L") for _, _, text in gallery["pictures"]]
+    return {item[1]: round(ImageStat.Stat(shown[item[0]]).mean[0]) for item in gallery["items"]}
 
 
 def test_every_picture_is_of_its_own_image_in_whatever_order_the_file_lists_them(gray, tmp_path):
@@ -51,7 +59,7 @@ def test_every_picture_is_of_its_own_image_in_whatever_order_the_file_lists_them
     run = evaluated(annotations, [record(1, ANT, 5, 5, 0.9), record(2, BEE, 2, 2, 0.8)], name="run")
     run = replace(run, train=train)
 
-    galleries = build_galleries([run], [sort_outcomes(run.evidence, threshold=0.3)], room=100_000, longest=96)
+    galleries = build_galleries([run], [sort_outcomes(run.evidence, threshold=0.3)], room=100_000)
 
     ants = grays(galleries.of[0])
     assert ants == {
@@ -60,15 +68,15 @@ def test_every_picture_is_of_its_own_image_in_whatever_order_the_file_lists_them
         "missed": pytest.approx(40, abs=2),
     }
     assert grays(galleries.of[1])["false"] == pytest.approx(40, abs=2)
-    assert {item[0] for item in galleries.of[1]["items"]} == {"train", "missed", "false"}
+    assert {item[1] for item in galleries.of[1]["items"]} == {"train", "missed", "false"}
 
 
 def test_a_full_file_takes_the_rare_first_and_counts_what_it_leaves_out(read):
     annotations = read(dataset())
     run = evaluated(annotations, [record(2, BEE, 40, 25, 0.9), record(1, ANT, 5, 5, 0.9)], name="run")
     results = [sort_outcomes(run.evidence, threshold=0.3)]
-    everything = build_galleries([run], results, room=10**6, longest=96)
-    little = build_galleries([run], results, room=1, longest=96)
+    everything = build_galleries([run], results, room=10**6)
+    little = build_galleries([run], results, room=1)
     assert everything.left_out == 0
     assert [len(little.of[label]["pictures"]) for label in (0, 1)] == [0, 1], "the bee is in one training image"
     assert little.shown + little.left_out == everything.shown
@@ -77,8 +85,8 @@ def test_a_full_file_takes_the_rare_first_and_counts_what_it_leaves_out(read):
 def test_no_kind_has_more_than_its_share(read):
     alarms = [record(1, ANT, x, 25, 0.9) for x in range(0, 40, 4)]
     run = evaluated(read(dataset()), alarms, name="run")
-    galleries = build_galleries([run], [sort_outcomes(run.evidence, threshold=0.3)], room=10**6, longest=96)
-    assert sum(item[0] == "false" for item in galleries.of[0]["items"]) == PER_KIND
+    galleries = build_galleries([run], [sort_outcomes(run.evidence, threshold=0.3)], room=10**6)
+    assert sum(item[1] == "false" for item in galleries.of[0]["items"]) == PER_KIND
 
 
 @pytest.mark.parametrize(

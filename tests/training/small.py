@@ -120,3 +120,8 @@ class Troublesome(GumbelCE):
 def troublesome() -> Recipe:
     """`shared` with a trouble that the command line chooses."""
     return replace(shared(), name="small:troublesome", loss=TroublesomeConfig())
+
+
+def numbered() -> Recipe:
+    """`shared`, into a folder that the recipe names and the command does not."""
+    return shared(out="runs/two")

@@ -34,12 +34,12 @@ def alone(data, one_thread, tmp_path_factory) -> Path:
     return folder
 
 
-def launch(*arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """A command of Python, in the folder where `small` is found."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+def launch(*arguments: object, check: bool = True, cwd: Path = HERE) -> subprocess.CompletedProcess[str]:
+    """A command of Python, which finds `small`."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(HERE)}
     done = subprocess.run(
         [sys.executable, *map(str, arguments)],
-        cwd=HERE,
+        cwd=cwd,
         env=environment,
         capture_output=True,
         text=True,
@@ -54,19 +54,24 @@ def torchrun(processes: int, *arguments: object) -> list[object]:
     return ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes, *arguments]
 
 
-def command(recipe: str, data: Path, out: Path, *options: object) -> list[object]:
+def command(recipe: str, data: Path, out: Path | None, *options: object) -> list[object]:
     files = ["--data.train", data / "train.json", "--data.val", data / "val.json"]
-    return ["-m", "tailseg", "train", f"small:{recipe}", *files, "--run.out", out, *options]
+    place = ["--run.out", out] if out else []
+    return ["-m", "tailseg", "train", f"small:{recipe}", *files, *place, *options]
 
 
 @pytest.fixture(scope="module")
 def two(data, tmp_path_factory) -> Path:
-    """The run of two processes, by the command line."""
+    """The run of two processes, by the command line. The folder of its recipe has another run already."""
     folder = tmp_path_factory.mktemp("two")
-    done = launch(*command("shared", data, folder, "--devices", 2))
-    assert done.stdout.count("Saved in") == 1  # one process speaks
+    (folder / "runs/two/checkpoints").mkdir(parents=True)
+    (folder / "runs/two/checkpoints/best.pt").touch()
+    done = launch(*command("numbered", data, None, "--devices", 2), cwd=folder)
+    assert done.stdout.count("runs/two has a run already, so this run is in runs/two-2.") == 1  # one process speaks
+    assert done.stdout.count("Saved in runs/two-2. Next:") == 1
     assert "4 images a step of 2 processes" in done.stderr
-    return folder
+    assert sorted(path.name for path in (folder / "runs").iterdir()) == ["two", "two-2"]
+    return folder / "runs/two-2"
 
 
 @pytest.fixture(scope="module")

@@ -161,6 +161,35 @@ def test_a_finished_run_is_only_evaluated_again(uninterrupted, data, tmp_path):
     assert_same_run(run, uninterrupted)
 
 
+def test_an_extended_run_is_the_run_that_was_long_from_the_start(uninterrupted, data, tmp_path, capsys):
+    recipe = small.recipe(data, tmp_path)
+    short = replace(recipe, optim=replace(recipe.optim, epochs=2, milestones=(2, 7)))
+    train(short)
+    other = replace(recipe, optim=replace(recipe.optim, milestones=(1, 2)))
+    with pytest.raises(CheckpointError, match=r"milestones: \[1, 2\], saved \[2, 7\]\. Milestones that .* passed"):
+        train(other, resume=True)
+    capsys.readouterr()
+    train(recipe, resume=True)
+    note = "extended from 2 epochs to 3. The learning rate was 0.005 in the last step, and will be 0.0005 in epoch 3"
+    assert note in capsys.readouterr().err
+    assert_same_run(tmp_path, uninterrupted)
+    with pytest.raises(CheckpointError, match="The number of epochs can be raised, not lowered"):
+        train(short, resume=True)
+
+
+def test_a_failed_run_says_how_to_continue(uninterrupted, data, tmp_path, monkeypatch):
+    run = tmp_path / "my run"
+    shutil.copytree(uninterrupted, run)
+    (run / "checkpoints/step_0000015.pt").unlink()
+    monkeypatch.setattr("tailseg.training.loop.train_step", lambda *_: {}["absent"])
+    with pytest.raises(KeyError) as caught:
+        train(small.recipe(data, run), resume=True)
+    assert caught.value.__notes__[0].endswith(f"Repair the cause, then continue with `tailseg resume '{run}'`")
+    with pytest.raises(KeyError) as caught:
+        train(small.recipe(data, run), resume=True, resume_command="python train.py")
+    assert caught.value.__notes__[0].endswith("continue with `python train.py`")
+
+
 def test_a_run_is_not_overwritten(uninterrupted, data):
     with pytest.raises(ValueError, match=r"has a run already.*tailseg resume.*--run\.out"):
         train(small.recipe(data, uninterrupted))

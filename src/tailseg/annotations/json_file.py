@@ -41,6 +41,12 @@ class _Cut(msgspec.Struct):
     videos: msgspec.Raw | None = None
 
 
+class _Images(msgspec.Struct):
+    """The images alone."""
+
+    images: list[Any]
+
+
 @dataclass(frozen=True)
 class Sections:
     """The sections of a file in COCO or LVIS format.
@@ -129,6 +135,19 @@ def split_sections(content: Text, path: Path) -> Sections:
                 "annotated images"
             )
     return sections
+
+
+def read_image_records(path: Path) -> list[Any]:
+    """Reads the list of images of an annotation file, without its annotations.
+
+    Raises:
+        DatasetError: the content is not JSON, not in COCO format, or empty.
+    """
+    content = decompress(read_text(path), path)
+    try:
+        return msgspec.json.decode(content, type=_Images).images
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return split_sections(content, path).images
 
 
 def join_sections(images: list[Any], annotations: Sequence[Any], categories: list[Any]) -> bytes:

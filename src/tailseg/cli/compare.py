@@ -10,7 +10,7 @@ import tyro
 from rich.markup import escape
 
 from tailseg.cli.common import UsageError, find_own_code, output, parse
-from tailseg.cli.file_kinds import COMPARISON
+from tailseg.cli.file_kinds import COMPARISON, DIFFERENCES, MARKDOWN_MARK, TABLES
 from tailseg.cli.outputs import check
 from tailseg.cli.results import (
     check_groups_option,
@@ -26,6 +26,7 @@ from tailseg.words import count_noun
 
 if TYPE_CHECKING:
     from tailseg.annotations.dataset import Annotations
+    from tailseg.evaluation.comparison import ResultsComparison
     from tailseg.evaluation.ground_truth import GroundTruth
 
 
@@ -67,8 +68,8 @@ class Compare:
     """Seed of the samples."""
     classes: Annotated[int, Range(ge=0)] = 10
     """How many classes are listed, those with the largest change of AP."""
-    out: Annotated[Path | None, Output("a JSON file")] = None
-    """JSON file of all differences."""
+    out: Annotated[Path | None, Output("a JSON file, and tables next to it")] = None
+    """JSON file of all differences. The tables are written next to it: compared.json, compared.csv and compared.md."""
     overwrite: bool = False
     """Replace files of other kinds that are there already; inputs never are."""
 
@@ -80,8 +81,15 @@ def run(arguments: Sequence[str]) -> None:
         raise UsageError("name at least two runs or results files: tailseg compare A B")
     files = [find_results(path) for path in options.runs]
     if options.out:
+        targets = {
+            options.out: COMPARISON,
+            options.out.with_suffix(".csv"): DIFFERENCES,
+            options.out.with_suffix(".md"): TABLES,
+        }
+        if len(targets) < 3:
+            raise UsageError(f"--out is the JSON file, and the tables are written next to it: got {options.out}")
         instead = "name another file (--out)"
-        check(options, {options.out: COMPARISON}, instead=instead, inputs=files, overwrite=options.overwrite)
+        check(options, targets, instead=instead, inputs=files, overwrite=options.overwrite)
     from tailseg.evaluation.comparison import compare_runs
 
     sources = [find_sources([file], options.only) for file in files]
@@ -96,9 +104,31 @@ def run(arguments: Sequence[str]) -> None:
         for table in comparison.tables(options.classes):
             output().print(table)
     if options.out:
-        after = {str(run): entry.to_dict() for run, entry in zip(options.runs[1:], comparisons, strict=True)}
-        write_text(options.out, json.dumps({"before": str(options.runs[0]), "after": after}, indent=1))
-        output().print(escape(f"Written: {options.out}"))
+        write(options, comparisons)
+
+
+def write(options: Compare, comparisons: "Sequence[ResultsComparison]") -> None:
+    """Writes all differences as JSON, and the tables as CSV and Markdown."""
+    from tailseg.evaluation.notebook import escape_markdown, to_csv
+
+    assert options.out is not None
+    first, others = str(options.runs[0]), [str(run) for run in options.runs[1:]]
+    pairs = [*zip(others, comparisons, strict=True)]
+    after = {run: comparison.to_dict() for run, comparison in pairs}
+    rows = [(first, run, *row) for run, comparison in pairs for row in [*comparison.list_rows()][1:]]
+    header = "before_run", "after_run", *next(comparisons[0].list_rows())
+    pages = [
+        f"## A: {escape_markdown(first)}, B: {escape_markdown(run)}\n\n{comparison.to_markdown(options.classes)}"
+        for run, comparison in pairs
+    ]
+    contents = {
+        options.out: json.dumps({"before": first, "after": after}, indent=1),
+        options.out.with_suffix(".csv"): to_csv([header, *rows]),
+        options.out.with_suffix(".md"): "\n\n".join([MARKDOWN_MARK.strip(), *pages]) + "\n",
+    }
+    for path, text in contents.items():
+        write_text(path, text)
+    output().print(escape(f"Written: {', '.join(map(str, contents))}"))
 
 
 def read_truth_of(options: Compare, *, masks: bool) -> "GroundTruth":

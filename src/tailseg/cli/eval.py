@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import tyro
 from rich.markup import escape
 
 from tailseg.cli.common import output, parse
-from tailseg.cli.file_kinds import ANALYSIS, CLASSES
-from tailseg.cli.outputs import check
+from tailseg.cli.file_kinds import ANALYSIS, CLASSES, MARKDOWN_MARK, SCORES, SLICES, TABLES
+from tailseg.cli.outputs import Kind, check
 from tailseg.cli.results import check_groups_option, find_sources, progress_bars
 from tailseg.files import Output, write_text
 from tailseg.ranges import Range
@@ -18,13 +18,23 @@ from tailseg.ranges import Range
 if TYPE_CHECKING:
     from tailseg.evaluation import Analysis
 
+KINDS: Final = {
+    "metrics.json": ANALYSIS,
+    "tables.md": TABLES,
+    "scores.csv": SCORES,
+    "classes.csv": CLASSES,
+    "slices.csv": SLICES,
+}
+"""The files that the command writes."""
+
 
 @dataclass(frozen=True)
 class Eval:
     """Score a results file of any framework: LVIS AP if the annotation file has LVIS's lists, COCO AP if not.
 
     The command prints AP by frequency group and size, AP-fixed, the kinds of error and the cost of each kind, and
-    whether scores mean precision. Results are COCO-style lists, compressed by gzip or not: detectron2's
+    whether scores mean precision. --by site prints AP of the images of each site, and whether it differs from that of
+    other images by more than chance. Results are COCO-style lists, compressed by gzip or not: detectron2's
     coco_instances_results.json, mmdetection's NAME.bbox.json and NAME.segm.json (name both), ultralytics'
     predictions.json, tailseg's results.json. NaN in boxes, unknown images or classes, and masks of another size than
     their image are errors; the message names the record.
@@ -34,6 +44,8 @@ class Eval:
       tailseg eval lvis_v1_val.json work.bbox.json work.segm.json --out scores
       tailseg eval my.json predictions.json --only bbox --train my_train.json
       tailseg eval my.json predictions.json --train my_train.json --groups 5 30
+      tailseg eval my.json predictions.json --by site --by attributes.night --out scores
+      tailseg eval my.json predictions.json --by 'file_name:^[^/]+'      the first folder of each file name
       tailseg eval lvis_v1_val.json results.json --boundary
       tailseg eval lvis_v1_val.json results.json --engine lvis-api      slow: a cross-check
     """
@@ -42,8 +54,9 @@ class Eval:
     """The annotation file, in COCO or LVIS format."""
     results: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RESULTS")]
     """One results file, or one with boxes and one with masks."""
-    out: Annotated[Path | None, Output("metrics.json, classes.csv")] = None
-    """Folder for metrics.json (all figures) and classes.csv (one line for each class)."""
+    out: Annotated[Path | None, Output("metrics.json, tables.md, scores.csv, classes.csv, slices.csv")] = None
+    """Folder for metrics.json (all figures), tables.md (the tables in Markdown), scores.csv, classes.csv (one line for
+    each class) and, with --by, slices.csv."""
     overwrite: bool = False
     """Replace files of other kinds that are there already; inputs never are."""
     train: Path | None = None
@@ -54,6 +67,11 @@ class Eval:
     and frequent above. They replace groups that a file states. None uses stated groups, else 10 100."""
     only: Literal["bbox", "segm"] | None = None
     """Score only boxes or only masks; None scores what the first records have."""
+    by: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """A field of the image records, such as site, camera or attributes.night: also evaluate the images with each of its
+    values. FIELD:PATTERN takes the part of each value that the regular expression fits. Can be given several times."""
+    samples: Annotated[int, Range(ge=2)] = 1000
+    """With --by: how often images are drawn at random, for the intervals."""
     classes: Annotated[int, Range(ge=0)] = 0
     """Also list this many classes with the lowest AP."""
     boundary: bool = False
@@ -69,7 +87,8 @@ def run(arguments: Sequence[str]) -> None:
     """Score, print, write."""
     options = parse(Eval, arguments, command="eval")
     if options.out:
-        files = {options.out: None, options.out / "metrics.json": ANALYSIS, options.out / "classes.csv": CLASSES}
+        files: dict[Path, Kind | None] = {options.out: None}
+        files |= {options.out / name: kind for name, kind in KINDS.items() if options.by or kind is not SLICES}
         check(options, files, instead="name another folder (--out)", overwrite=options.overwrite)
     from tailseg.evaluation import analyze
     from tailseg.evaluation.tables import build_class_table
@@ -84,6 +103,8 @@ def run(arguments: Sequence[str]) -> None:
             max_detections=options.max_detections,
             engine=options.engine,
             boundary=options.boundary,
+            by=options.by,
+            samples=options.samples,
             step=step,
         )
     for table in analysis.tables():
@@ -95,8 +116,15 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def write(analysis: "Analysis", folder: Path) -> list[Path]:
-    """metrics.json and classes.csv."""
-    files = {folder / "metrics.json": analysis.to_json(), folder / "classes.csv": analysis.to_csv()}
-    for file, text in files.items():
-        write_text(file, text)
-    return list(files)
+    """Writes the files of `KINDS`; slices.csv only if there are slices."""
+    contents = {
+        "metrics.json": analysis.to_json(),
+        "tables.md": f"{MARKDOWN_MARK}\n{analysis.to_markdown()}\n",
+        "scores.csv": analysis.metrics.to_csv(),
+        "classes.csv": analysis.to_csv(),
+    }
+    if analysis.slices:
+        contents["slices.csv"] = analysis.slices.to_csv()
+    for name, text in contents.items():
+        write_text(folder / name, text)
+    return [folder / name for name in contents]

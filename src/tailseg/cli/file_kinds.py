@@ -8,6 +8,8 @@ from typing import Final
 from tailseg.cli.outputs import Kind
 from tailseg.files import CONVERTED, DETECTIONS, EXAMPLES, is_drawn
 
+MARKDOWN_MARK: Final = "<!-- written by tailseg -->\n"
+"""The first line of Markdown files; nobody sees it where they are shown."""
 HEAD: Final = 65_536
 """Bytes at the beginning of a file that are read to find its kind."""
 
@@ -75,6 +77,10 @@ METRICS: Final = Kind("figures of an evaluation", _is_metrics)
 RECORDS: Final = Kind("detections of an evaluation", _is_records)
 ANALYSIS: Final = Kind("a file of figures", lambda path: _has(path, "protocol", "scores", "fixed", "reliability"))
 CLASSES: Final = Kind("a table of classes", lambda path: _starts(path, "iou_type,category_id,"))
+SCORES: Final = Kind("a table of scores", lambda path: _starts(path, "iou_type,AP,"))
+SLICES: Final = Kind("a table of slices", lambda path: _starts(path, "iou_type,field,value,"))
+DIFFERENCES: Final = Kind("a table of differences", lambda path: _starts(path, "before_run,after_run,iou_type,"))
+TABLES: Final = Kind("a page of tables", lambda path: _starts(path, MARKDOWN_MARK))
 COMPARISON: Final = Kind("a comparison", lambda path: _starts(path, r'\{\s*"before": "[^\n]*",\s*"after": \{'))
 PAGE: Final = Kind("a report", lambda path: _starts(path, "<!doctype html>.*default-src 'none'; script-src 'sha256-"))
 RECIPE: Final = Kind("the recipe of a run", lambda path: is_run(path.parent))

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
@@ -107,13 +108,34 @@ def run(arguments: Sequence[str]) -> None:
         output().print(f"Scores are calibrated: {predictor.calibration.setting}")
     out.mkdir(parents=True, exist_ok=True)
     with JsonList(out / "results.json") as results:
-        failed = predict_files(predictor, files, results, options)
+        failed, highest = predict_files(predictor, files, results, options)
     remove_old_pictures(earlier)
     output().print(
         f"{count_noun(results.count, 'object')} in {count_noun(len(files) - failed, 'image')}: see {out}", markup=False
     )
+    if highest and not results.count:
+        output().print(describe_low_scores(options, highest), markup=False, soft_wrap=True)
     if failed:
         raise ValueError(f"{failed} of {count_noun(len(files), 'image')} could not be read or drawn (see above)")
+
+
+def describe_low_scores(options: Predict, highest: float) -> str:
+    """Says what a user can do if all scores are below the threshold.
+
+    Args:
+        options: the options of the command.
+        highest: the highest score of all images, in (0, 1].
+
+    Returns:
+        One line.
+    """
+    lower = float(f"{highest / 2:.1g}")
+    images = " ".join(quote(str(path)) for path in options.images)
+    return (
+        f"note: the highest score is {highest:.2g}, and --score-threshold is {options.score_threshold:g}. See the best "
+        f"detections with `tailseg predict {quote(str(options.run))} {images} --score-threshold {lower:g}`. If images "
+        "that look like the training images get such scores, the training was too short"
+    )
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
@@ -174,7 +196,9 @@ def remove_old_pictures(earlier: Mapping[Path, int]) -> None:
             file.unlink()
 
 
-def predict_files(predictor: "Predictor", files: Sequence[Path], results: JsonList, options: Predict) -> int:
+def predict_files(
+    predictor: "Predictor", files: Sequence[Path], results: JsonList, options: Predict
+) -> tuple[int, float]:
     """Adds the result records of all images (image ids count from 1), and draws pictures.
 
     An image that cannot be read has no records. An image that cannot be drawn has records and no picture. The function
@@ -187,7 +211,7 @@ def predict_files(predictor: "Predictor", files: Sequence[Path], results: JsonLi
         options: the options of the command.
 
     Returns:
-        How many images could not be read or drawn.
+        How many images could not be read or drawn, and the highest score of all images; 0 without detections.
 
     Raises:
         TrainingStopped: a signal came; the current image was finished.
@@ -196,7 +220,7 @@ def predict_files(predictor: "Predictor", files: Sequence[Path], results: JsonLi
     from tailseg.evaluation import to_results
     from tailseg.training.interrupt import StopRequest, TrainingStopped
 
-    failed = 0
+    failed, highest = 0, 0.0
     names = picture_names(files)
     ids = [category.id for category in predictor.categories]
     class_names = {category.id: category.name for category in predictor.categories}
@@ -209,11 +233,14 @@ def predict_files(predictor: "Predictor", files: Sequence[Path], results: JsonLi
                 raise TrainingStopped(f"stopped after {done}; their detections are in {results.path}") from None
             try:
                 image = predictor.read(file)
-                detections = predictor.detect(image).above(options.score_threshold)
+                all_detections = predictor.detect(image)
+                detections = all_detections.above(options.score_threshold)
             except Exception as error:  # noqa: BLE001 - the other images are still processed
                 failed += 1
                 print_error(describe_error(file, error))
                 continue
+            if len(all_detections):
+                highest = max(highest, all_detections.scores.max().item())
             records = to_results(detections, image_id, ids)
             results.add(
                 {"file_name": file.as_posix(), "category": class_names[record["category_id"]], **record}
@@ -228,7 +255,7 @@ def predict_files(predictor: "Predictor", files: Sequence[Path], results: JsonLi
                 print_error(describe_error(file, error))
             else:
                 write_bytes(results.path.parent / names[file], picture)
-    return failed
+    return failed, highest
 
 
 def draw_picture(

@@ -4,6 +4,7 @@ import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ResumeData:
-    """Settings of the data that may change."""
+class ChangedData:
+    """Settings of the data that may change; None keeps the run's."""
 
     train: Annotated[str | None, Input()] = None
     """The training set where it is now. It must have the same images, objects and classes."""
@@ -40,16 +41,16 @@ class ResumeData:
 
 
 @dataclass(frozen=True)
-class ResumeOptim:
-    """Settings of the schedule that may change."""
+class ChangedOptim:
+    """Settings of the schedule that may change; None keeps the run's."""
 
     milestones: Annotated[tuple[int, ...] | None, Range(ge=1)] = None
     """Epochs after which the learning rate is multiplied by gamma, with those that the run has passed."""
 
 
 @dataclass(frozen=True)
-class ResumeRun:
-    """Settings of the run that may change."""
+class ChangedRun:
+    """Settings of the run that may change; None keeps the run's."""
 
     device: str | None = None
     """auto is cuda if present, else cpu."""
@@ -92,9 +93,9 @@ class Resume:
     """Train for this many epochs more than the run has so far."""
     devices: Annotated[int, Range(ge=1)] = 1
     """Processes on this machine, one for each GPU. The number may be another one than before."""
-    data: ResumeData = field(default_factory=ResumeData)
-    optim: ResumeOptim = field(default_factory=ResumeOptim)
-    settings: Annotated[ResumeRun, tyro.conf.arg(name="run")] = field(default_factory=ResumeRun)
+    data: ChangedData = field(default_factory=ChangedData)
+    optim: ChangedOptim = field(default_factory=ChangedOptim)
+    settings: Annotated[ChangedRun, tyro.conf.arg(name="run")] = field(default_factory=ChangedRun)
     report: bool = True
     """Write report.html into the folder of the run at the end."""
     recipe: str | None = None
@@ -105,6 +106,7 @@ class Resume:
 
 def run(arguments: Sequence[str]) -> None:
     """Continues the run."""
+    refuse_other_settings(arguments)
     options = parse(Resume, arguments, command="resume")
     require_run(options.run)
     recipe = find_run(options)
@@ -127,6 +129,25 @@ def run(arguments: Sequence[str]) -> None:
             )
         return
     train_run(recipe, ["resume", *arguments], devices=options.devices, resume=True, report=options.report)
+
+
+def refuse_other_settings(arguments: Sequence[str]) -> None:
+    """Says which setting would make another run; a misspelled name of a setting that may change is left to the parser.
+
+    Raises:
+        UsageError: an option names such a setting.
+    """
+    groups = {"data": ChangedData, "optim": ChangedOptim, "run": ChangedRun}
+    free = [f"--{group}.{each.name.replace('_', '-')}" for group, kind in groups.items() for each in fields(kind)]
+    for argument in arguments:
+        name = argument.partition("=")[0]
+        is_setting = name.startswith(("--data.", "--loss", "--model.", "--optim", "--run."))
+        if is_setting and not get_close_matches(name, free, cutoff=0.85):
+            raise UsageError(
+                f"{name}: a run keeps this setting. Begin another run with it: tailseg train NAME ... {name} VALUE. "
+                "Add --run.init-from RUN/checkpoints/best.pt to start from the weights of this run. "
+                "`tailseg resume --help` lists the settings that may change"
+            )
 
 
 def find_run(options: Resume) -> "Recipe":

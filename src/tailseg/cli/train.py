@@ -39,6 +39,7 @@ parts of the recipe, by name or as module:function of your own:
                   (on several machines: torchrun -m tailseg train ...)
   --resume        continue from the last checkpoint of the run, for torchrun and SLURM: the same command starts and
                   continues. Elsewhere `tailseg resume RUN` continues, without the options
+  --dry-run       make a few steps, print the time of an epoch and of the run and the memory, and write nothing
   --boxes-only    train boxes without masks: the network of the recipe without its mask head (Faster R-CNN)
   --no-report     do not write report.html, the page of `tailseg report`
   OPTIONS         every setting of the recipe; `tailseg train NAME --help` lists them with their values
@@ -83,6 +84,8 @@ class Train:
     devices: Annotated[int, Range(ge=1)] = 1
     """Processes on this machine, one for each GPU; torchrun starts them. They share the images of each step, and the
     result is that of one process."""
+    dry_run: bool = False
+    """Make a few steps, print the time of an epoch and of the run and the memory, and write nothing."""
     boxes_only: bool = False
     """Train boxes without masks: the network of the recipe without its mask head (Faster R-CNN)."""
     report: bool = True
@@ -99,11 +102,17 @@ def run(arguments: Sequence[str]) -> None:
     from tailseg.recipes.places import number_folder
 
     asked = options.recipe
+    if options.dry_run and options.resume:
+        raise UsageError("--dry-run starts from the beginning: leave out --resume")
     if not options.resume and may_number(arguments):
         options = replace(options, recipe=number_folder(asked))
-    check_run(options)
+    if not options.dry_run:
+        check_run(options)
     require_data(options.recipe)  # the user reads the error before torch is imported, which takes seconds
     notes = [optimizer_note(options), folder_note(asked, options)]
+    if options.dry_run:
+        _dry_run(options, arguments)
+        return
     train_run(
         options.recipe,
         ["train", *arguments],
@@ -155,18 +164,36 @@ def train_run(
         report: write the report at the end.
         notes: lines for the user before the training.
     """
-    from tailseg.training.distributed import is_under_torchrun, start_processes
-    from tailseg.training.fit import check_shares
-
-    if devices != 1 and not is_under_torchrun():
-        check_shares(recipe, devices)  # one error, and not one of each process
-        start_processes(devices, command)
+    _start_processes(recipe, command, devices)
     try:
         _train(recipe, resume=resume, report=report, notes=notes)
     except KeyboardInterrupt as stop:
         if str(stop):
             raise
         raise KeyboardInterrupt(_describe_interruption(recipe)) from None
+
+
+def _start_processes(recipe: Recipe, command: Sequence[str], devices: int) -> None:
+    """Replaces this process by torchrun if the user wants several processes and torchrun has not started this one."""
+    from tailseg.training.distributed import is_under_torchrun, start_processes
+    from tailseg.training.fit import check_shares
+
+    if devices != 1 and not is_under_torchrun():
+        check_shares(recipe, devices)  # one error, and not one of each process
+        start_processes(devices, command)
+
+
+def _dry_run(options: Train, arguments: Sequence[str]) -> None:
+    """Prints the time and the memory that the training needs."""
+    _start_processes(options.recipe, ["train", *arguments], options.devices)
+    from tailseg.training.distributed import is_main_process, joined
+    from tailseg.training.dry_run import dry_run
+
+    with joined():
+        lines, first = dry_run(options.recipe), is_main_process()
+    command = shlex.join(["tailseg", "train", *(argument for argument in arguments if argument != "--dry-run")])
+    for line in [*lines, "", f"Nothing was written. To train: {command}"] if first else ():
+        output().print(line, markup=False, soft_wrap=True)
 
 
 def _train(recipe: Recipe, *, resume: bool, report: bool, notes: Sequence[str]) -> None:

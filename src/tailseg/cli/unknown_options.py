@@ -51,7 +51,7 @@ def read_options(print_help: Callable[[], object]) -> list[str]:
 
 
 def nearest_options(word: str, options: Sequence[str]) -> list[str]:
-    """Finds the options that somebody may have meant: those with the same last part, or those spelled most alike.
+    """Finds the options that somebody may have meant: the same last part or last word, or a similar spelling.
 
     Args:
         word: an option that does not exist.
@@ -68,6 +68,8 @@ def nearest_options(word: str, options: Sequence[str]) -> list[str]:
     last = wanted.strip("-").rpartition(".")[2]
     if same := [option for option in options if option.strip("-").rpartition(".")[2] == last]:
         return same[:3]
+    if longer := [option for option in options if option.endswith(f"-{last}")]:
+        return longer[:3]
     ratios = {option: difflib.SequenceMatcher(None, wanted, option).ratio() for option in options}
     best = max(ratios.values(), default=0.0)
     return [option for option, ratio in ratios.items() if ratio >= max(MIN_RATIO, best - TIE)][:3]

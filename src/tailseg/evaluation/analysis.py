@@ -4,12 +4,11 @@ analysis = analyze("lvis_v1_val.json", {"bbox": "results.json", "segm": "results
 print(analysis.metrics["segm"]["APr"], analysis.errors["segm"].parts["r"].cost)
 """
 
-import csv
-import io
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,13 +21,15 @@ from tailseg.evaluation.detections import match_results, select_best_of_each_cla
 from tailseg.evaluation.engines import ENGINES, Engine
 from tailseg.evaluation.errors import KINDS, Errors, Part, sort_errors
 from tailseg.evaluation.ground_truth import GroundTruth, is_member
+from tailseg.evaluation.image_fields import FieldsSource, read_fields
 from tailseg.evaluation.matches import Matches, match
 from tailseg.evaluation.metrics import ROW_NAMES, IouType, Metrics
-from tailseg.evaluation.notebook import import_pandas, to_html, to_text
+from tailseg.evaluation.notebook import import_pandas, to_csv, to_html, to_markdown, to_text
 from tailseg.evaluation.precision import Curves, compute_curves
 from tailseg.evaluation.reading import read_sources
 from tailseg.evaluation.reliability import Reliability, compute_reliability
 from tailseg.evaluation.results import Results
+from tailseg.evaluation.slices import Slice, Slices, compute_slices, describe_slices
 from tailseg.evaluation.sources import (
     AnnotationSource,
     GroupsSource,
@@ -63,6 +64,7 @@ class Analysis:
         reliability: by kind of overlap and part of the classes; empty where scores lie outside [0, 1].
         splits: by kind of overlap, the objects that were split and those that were merged, by detections that score at
             least 0.3.
+        slices: the figures by the fields of ``by``; None without.
     """
 
     metrics: Metrics
@@ -71,6 +73,7 @@ class Analysis:
     errors: dict[IouType, Errors]
     reliability: dict[IouType, dict[Part, Reliability]]
     splits: dict[IouType, Splits]
+    slices: Slices | None = None
 
     def __getitem__(self, key: str) -> dict[str, float | None]:
         return self.metrics[key]
@@ -79,7 +82,7 @@ class Analysis:
         return key in self.metrics
 
     def tables(self) -> "list[Table]":
-        """The scores, the errors by kind and group, and how well scores mean precision."""
+        """The scores, the errors by kind and group, how well scores mean precision, and the slices."""
         from tailseg.evaluation.tables import build_tables  # which imports this module
 
         return [*build_tables(self)]
@@ -101,7 +104,7 @@ class Analysis:
         return import_pandas().DataFrame(rows, columns=header)
 
     def to_dict(self) -> dict[str, Any]:
-        """All attributes as dicts, lists and numbers."""
+        """All attributes as dicts, lists and numbers; ``slices`` only where there are some."""
         errors = {
             iou_type: {
                 "parts": {part: asdict(kinds) for part, kinds in found.parts.items()},
@@ -122,6 +125,7 @@ class Analysis:
                 iou_type: found.to_dict(tuple(entry.group for entry in self.metrics.per_class[iou_type]))
                 for iou_type, found in self.splits.items()
             },
+            **({"slices": self.slices.to_dict()} if self.slices else {}),
         }
 
     def to_json(self) -> str:
@@ -130,9 +134,11 @@ class Analysis:
 
     def to_csv(self) -> str:
         """One line for each class and kind of overlap: its scores and the number of its errors of each kind."""
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(self._class_rows())
-        return text.getvalue()
+        return to_csv(self._class_rows())
+
+    def to_markdown(self) -> str:
+        """The tables in Markdown, for a paper, an issue or a README."""
+        return to_markdown(*self.tables())
 
     def _class_rows(self) -> Iterator[tuple[Any, ...]]:
         """The header, then one row for each class and kind of overlap."""
@@ -170,6 +176,9 @@ def analyze(
     max_detections: int | None = None,
     engine: Engine = "tailseg",
     boundary: bool = False,
+    by: FieldsSource = (),
+    samples: int = 1000,
+    seed: int = 0,
     step: Step = lambda *_: None,
 ) -> Analysis:
     """Scores results and analyzes their errors.
@@ -182,10 +191,15 @@ def analyze(
         max_detections: how many detections count, see `evaluate`.
         engine: what computes AP and AR; the other figures are always computed by tailseg.
         boundary: computes boundary AP too, which takes some milliseconds for each mask.
+        by: fields of the image records, such as ``"site"`` or ``("site", "attributes.camera")``: the figures of the
+            images with each value, see `tailseg.evaluation.slices`. ``"file_name:^[^/]+"`` takes the part of each value
+            that fits a pattern. Or the values themselves: ``{"site": {1: "north", 2: "south"}}`` by image id.
+        samples: how often the values are given to the images at random, for the intervals.
+        seed: the seed of the samples.
         step: called with the name of a step, how much of it is done, and its total.
 
     Returns:
-        The scores, the errors by kind, and the reliability of the scores.
+        The scores, the errors by kind, the reliability of the scores, and the figures by field.
 
     Raises:
         TypeError, FileNotFoundError, ValueError: as `evaluate`.
@@ -195,9 +209,18 @@ def analyze(
     opened = open_annotations(annotations)
     sources = get_sources(results, None, opened)
     truth = read_truth(opened, masks="segm" in sources, train=train, groups=groups)
+    fields = read_fields(annotations, opened, by)
     step("reading the annotation file", 1, 1)
     details = analyze_in_detail(
-        truth, sources, max_detections=max_detections, engine=engine, boundary=boundary, step=step
+        truth,
+        sources,
+        max_detections=max_detections,
+        engine=engine,
+        boundary=boundary,
+        fields=fields,
+        samples=samples,
+        seed=seed,
+        step=step,
     )
     return details.analysis
 
@@ -211,6 +234,9 @@ def analyze_in_detail(
     engine: Engine = "tailseg",
     boundary: bool = False,
     least_score: float = math.inf,
+    fields: Mapping[str, np.ndarray] | None = None,
+    samples: int = 1000,
+    seed: int = 0,
     step: Step = lambda *_: None,
 ) -> DetailedAnalysis:
     """Does the work of `analyze`, and returns the matches too.
@@ -222,6 +248,9 @@ def analyze_in_detail(
         engine: what computes AP and AR.
         boundary: computes boundary AP too.
         least_score: keeps the masks of detections with at least this score, even if the detections do not count.
+        fields: the values of fields, by `read_fields`.
+        samples: how often the values are given to the images at random.
+        seed: the seed of the samples.
         step: called with the name of a step, how much of it is done, and its total.
 
     Returns:
@@ -232,6 +261,8 @@ def analyze_in_detail(
     """
     check_iou_types(tuple(results))
     check_max_detections(max_detections)
+    if samples < 2:
+        raise ValueError(f"samples should be at least 2, got {samples}")
     cap = max_detections or MAX_DETECTIONS[truth.protocol]
     found = read_sources(
         results,
@@ -243,8 +274,14 @@ def analyze_in_detail(
     kind: IouType = "segm" if "segm" in found else "bbox"
     done: dict[IouType, _KindAnalysis] = {}
     matches: dict[IouType, Matches] = {}
+    slices: dict[IouType, tuple[Slice, ...]] = {}
     for iou_type, records in found.items():
         done[iou_type], matched = _analyze_kind(truth, records, cap, iou_type, engine, boundary, step)
+        if fields:
+            name = f"evaluating {ROW_NAMES[iou_type]} by {', '.join(fields)}"
+            slices[iou_type] = compute_slices(
+                matched, truth, fields, samples=samples, seed=seed, progress=partial(step, name)
+            )
         if iou_type == kind:
             matches[kind] = matched
     analysis = Analysis(
@@ -261,6 +298,7 @@ def analyze_in_detail(
         errors={iou_type: one.errors for iou_type, one in done.items()},
         reliability={iou_type: one.reliability for iou_type, one in done.items()},
         splits={iou_type: one.splits for iou_type, one in done.items()},
+        slices=Slices(slices, describe_slices(slices[kind])) if slices else None,
     )
     return DetailedAnalysis(analysis, truth, kind, found[kind], matches[kind])
 

@@ -84,7 +84,8 @@ def resample(matches: Matches, weights: np.ndarray) -> Resampled:
 
 def _compute_ap(states: np.ndarray, weights: np.ndarray, num_objects: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """AP and final recall, ``[T, B]`` each, of one class from states ``[T, n]`` and weights ``[n, B]``."""
-    interesting = np.flatnonzero((states == FOUND).any(0))
+    # a detection partly in a crowd region is left alone at low thresholds, and false at high ones
+    interesting = np.flatnonzero((states == FOUND).any(0) | (states != states[0]).any(0))
     others = np.where((states == FALSE).all(0)[:, None], weights, 0).cumsum(0)[interesting]
     states, weights = states[:, interesting], weights[interesting].astype(np.float64)
     ap, recall = (np.zeros((len(states), weights.shape[1])) for _ in range(2))

@@ -3,8 +3,8 @@
 Shapes: B samples, K classes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from tailseg.evaluation.errors import Errors, sort_errors
 from tailseg.evaluation.ground_truth import GroundTruth
 from tailseg.evaluation.matches import Matches
 from tailseg.evaluation.metrics import IouType
-from tailseg.evaluation.notebook import import_pandas, to_html, to_text
+from tailseg.evaluation.notebook import import_pandas, to_csv, to_html, to_markdown, to_text
 from tailseg.evaluation.overlaps import NO_PAIRS
 from tailseg.evaluation.plausible import describe_untested_images
 from tailseg.evaluation.reading import read_sources
@@ -145,12 +145,23 @@ class ResultsComparison:
         Raises:
             ModuleNotFoundError: pandas is not installed.
         """
-        rows = [
-            {"iou_type": iou_type, "figure": name, **figure}
-            for iou_type, content in self.to_dict().items()
-            for name, figure in content["figures"].items()
-        ]
-        return import_pandas().DataFrame(rows)
+        header, *rows = self.list_rows()
+        return import_pandas().DataFrame(rows, columns=header)
+
+    def to_csv(self) -> str:
+        """One line for each figure of boxes and of masks: before, after, the interval of the difference, a verdict."""
+        return to_csv(self.list_rows())
+
+    def to_markdown(self, num_classes: int = 10) -> str:
+        """The tables in Markdown, for a paper, an issue or a README."""
+        return to_markdown(*self.tables(num_classes), *(f"- {note}" for note in self.notes))
+
+    def list_rows(self) -> Iterator[tuple[Any, ...]]:
+        """The header, then one row for each figure of boxes and of masks."""
+        yield "iou_type", "figure", "before", "after", "low", "high", "difference", "verdict"
+        for iou_type, comparison in self.by_kind.items():
+            for name, entry in comparison.figures.items():
+                yield iou_type, name, *astuple(entry), entry.difference, entry.verdict
 
     def _to_dict(self, iou_type: IouType) -> dict[str, Any]:
         comparison = self.by_kind[iou_type]

@@ -15,6 +15,8 @@ from tailseg.evaluation.overlaps import NO_PAIRS, Pairs, argsort_ascending
 IOUS = np.linspace(0.5, 0.95, 10)
 AREAS = ((0.0, 1e10), (0.0, 32.0**2), (32.0**2, 96.0**2), (96.0**2, 1e10))
 FALSE, FOUND, LEFT_ALONE = 0, 1, 2
+_COLUMNS = "rows", "classes", "images", "scores", "areas", "matched"
+"""One value for each detection; `Matches.states` has one more for each threshold and range of area."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +78,9 @@ class Matches(Candidates):
         kept = is_member(self.rows, rows)
         if kept.all():
             return self
-        names = "rows", "classes", "images", "scores", "areas", "matched"
         return replace(
             self,
-            **{name: getattr(self, name)[kept] for name in names},
+            **{name: getattr(self, name)[kept] for name in _COLUMNS},
             pairs=_keep_detections(self.pairs, kept),
             around=None if self.around is None else _keep_detections(self.around, kept),
             states=self.states.take(np.flatnonzero(kept), axis=-1),
@@ -87,23 +88,23 @@ class Matches(Candidates):
 
     def select_images(self, images: np.ndarray) -> "Matches":
         """Those of some images (bool ``[images]``), as if there were no others; overlaps are left out."""
-        kept, wanted = images[self.images], images[self.object_images]
-        positions = np.cumsum(images) - 1
-        objects = np.append(np.where(wanted, np.cumsum(wanted) - 1, -1), -1)  # the last one for a match of -1
-        names = "rows", "classes", "scores", "areas"
+        kept = self.take(np.flatnonzero(images[self.images]))
+        wanted = images[self.object_images]
+        positions, objects = np.cumsum(images) - 1, np.cumsum(wanted) - 1
         return replace(
-            self,
-            **{name: getattr(self, name)[kept] for name in names},
-            images=positions[self.images[kept]],
-            pairs=NO_PAIRS,
-            around=None,
-            states=self.states.take(np.flatnonzero(kept), axis=-1),
-            matched=objects[self.matched[kept]],
+            kept,
+            images=positions[kept.images],
+            matched=np.where(kept.matched >= 0, objects[kept.matched], -1),
             wanted=self.wanted[:, wanted],
             object_classes=self.object_classes[wanted],
             object_images=positions[self.object_images[wanted]],
             num_images=int(images.sum()),
         )
+
+    def take(self, positions: np.ndarray) -> "Matches":
+        """Those at some positions (ascending), whatever found the objects; overlaps are left out."""
+        columns = {name: getattr(self, name)[positions] for name in _COLUMNS}
+        return replace(self, **columns, pairs=NO_PAIRS, around=None, states=self.states.take(positions, axis=-1))
 
     def num_objects(self, area: int = 0) -> np.ndarray:
         """int64 ``[K]``: objects of an area range that are to be found."""

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tailseg.annotations.types import Group
-from tailseg.evaluation.notebook import import_pandas, to_html, to_text
+from tailseg.evaluation.notebook import import_pandas, to_csv, to_html, to_markdown, to_text
 from tailseg.words import count_noun
 
 IouType = Literal["bbox", "segm"]
@@ -107,6 +107,15 @@ class Metrics:
     def to_json(self) -> str:
         """All attributes as a JSON object, indented."""
         return json.dumps(self.to_dict(), indent=1)
+
+    def to_csv(self) -> str:
+        """One line for boxes and one for masks: the scores, in 0..1."""
+        names = next(iter(self.scores.values()))
+        return to_csv([("iou_type", *names), *((kind, *scores.values()) for kind, scores in self.scores.items())])
+
+    def to_markdown(self) -> str:
+        """The table in Markdown."""
+        return to_markdown(self.table())
 
     def to_pandas(self, *, per_class: bool = False) -> Any:  # noqa: ANN401 - pandas need not be installed
         """The scores as a pandas DataFrame: one row for boxes and one for masks, or one row for each class of them.

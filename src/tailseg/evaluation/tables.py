@@ -11,6 +11,7 @@ from tailseg.evaluation.comparison import Comparison, Difference
 from tailseg.evaluation.errors import KINDS, Errors, Kind, Part
 from tailseg.evaluation.ground_truth import GroundTruth
 from tailseg.evaluation.metrics import COLUMNS, ROW_NAMES, IouType, format_percent
+from tailseg.evaluation.slices import Slices
 
 SHORT: dict[Kind, str] = {
     "classification": "Cls",
@@ -21,11 +22,16 @@ SHORT: dict[Kind, str] = {
     "missed": "Miss",
 }
 """TIDE's names of the kinds."""
+SLICE_NOTES = (
+    "interval: of AP, 95 %. expected: AP of as many images drawn at random, over the same classes. chance: the "
+    "difference is not larger than chance. By chance alone 1 value in 20 is called better or worse"
+)
+SHORT_VERDICTS = {"better": "better", "worse": "worse", "not larger than chance": "chance", "unknown": "-"}
 PART_NAMES: dict[Part, str] = {"all": "all", "r": "rare", "c": "common", "f": "frequent"}
 
 
 def build_tables(analysis: Analysis) -> Iterator[Table]:
-    """Scores, then errors by group and reliability by group, of masks where there are any."""
+    """Scores, then errors by group, reliability by group and slices, of masks where there are any."""
     yield build_scores_table(analysis)
     iou_type = "segm" if "segm" in analysis.errors else "bbox"
     parts = analysis.errors[iou_type].parts
@@ -43,6 +49,34 @@ def build_tables(analysis: Analysis) -> Iterator[Table]:
                 PART_NAMES[part], f"{found.count:,}", format_percent(found.expected_error), _format_signed(found.bias)
             )
         yield calibration
+    if analysis.slices:
+        yield from build_slice_tables(analysis.slices)
+
+
+def build_slice_tables(slices: Slices) -> Iterator[Table]:
+    """A table for each field, of masks where there are any."""
+    iou_type: IouType = "segm" if "segm" in slices else "bbox"
+    fields = dict.fromkeys(entry.field for entry in slices[iou_type])
+    for number, field in enumerate(fields, start=1):
+        entries = [entry for entry in slices[iou_type] if entry.field == field]
+        groups = [name for name in ("APr", "APc", "APf") if name in entries[0].figures]
+        columns = "images", "classes", "AP", "interval", *(groups or ("AP50", "AR")), "expected", "AP is"
+        table = _build_table(f"{ROW_NAMES[iou_type].capitalize()} by {field}, in percent", "value", *columns)
+        for entry in entries:
+            AP, others = entry.figures["AP"], [entry.figures[name] for name in groups or ("AP50", "AR")]
+            table.add_row(
+                format_name(entry.value),
+                *(f"{count:,}" for count in (entry.num_images, entry.num_classes)),
+                format_percent(AP.value),
+                "-" if AP.low is None else f"{format_percent(AP.low)} .. {format_percent(AP.high)}",
+                *(format_percent(figure.value) for figure in others),
+                format_percent(AP.expected),
+                SHORT_VERDICTS[AP.difference.verdict],
+            )
+        if number == len(fields):
+            notes = SLICE_NOTES, *slices.notes
+            table.caption, table.caption_justify = Text("\n".join(notes), "table.caption"), "left"
+        yield table
 
 
 def build_scores_table(analysis: Analysis) -> Table:

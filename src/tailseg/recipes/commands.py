@@ -13,7 +13,7 @@ def make_run_command(name: str, recipe: Recipe, *words: str) -> str:
     Args:
         name: the command.
         recipe: its run folder is the first argument; the modules of its own classes are named at the end.
-        words: the arguments between them.
+        *words: the arguments between them.
 
     Returns:
         The command, quoted for a shell.

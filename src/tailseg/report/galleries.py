@@ -108,7 +108,7 @@ class Photographs:
         annotations: the data set.
 
     Attributes:
-        problem: why an image could not be shown; the last one.
+        problem: why an image could not be shown; the first reason.
         missing: how many thumbnails are empty frames.
     """
 
@@ -149,6 +149,6 @@ class Photographs:
 
                 pixels = read_annotated(self._annotations, info)[0].permute(1, 2, 0).numpy()
             except ImageError as error:
-                self.problem = str(error)
+                self.problem = self.problem or str(error)
             self._last = index, pixels
         return self._last[1]

@@ -266,10 +266,13 @@ def _describe_splits(run: EvaluatedRun) -> str:
 def _describe_problem(photographs: Photographs, galleries: Galleries) -> str:
     if not photographs.problem:
         return ""
+    reason, not_found, _ = photographs.problem.partition(" not found. ")
+    if not_found:  # the rest of the message names folders of this machine, which no reader of the page needs
+        reason += " not found. Name their folder with --images (for a run, --val-images)."
     if not photographs.missing:
-        return f"Some training examples are missing: {photographs.problem}"
+        return f"Some training examples are missing: {reason}"
     some = "All" if photographs.missing >= galleries.shown else "Some"
-    return f"{some} photographs are missing, and outlines are drawn on empty frames: {photographs.problem}"
+    return f"{some} photographs are missing, and outlines are drawn on empty frames: {reason}"
 
 
 def _describe_room(galleries: Galleries) -> list[str]:

@@ -59,6 +59,9 @@ def describe_extension(recipe: Recipe, saved: Checkpoint, steps_per_epoch: int) 
         recipe: the recipe of the extended run.
         saved: the checkpoint that the run continues from.
         steps_per_epoch: steps of the optimizer in an epoch.
+
+    Returns:
+        A line for the user.
     """
     optim, progress, rates = recipe.optim, saved.progress, list[tuple[int, str]]()
     for epoch in range(progress.epoch, optim.epochs):

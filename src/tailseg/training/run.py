@@ -206,7 +206,8 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
         + [
             f"{data.path}: {note}"
             for data in ({train_data.path: train_data, val_data.path: val_data}).values()
-            for note in (*data.notes, *data.remarks)
+            # Remarks say what training makes of a file; nothing is trained on the validation set.
+            for note in (*data.notes, *(data.remarks if data is train_data else ()))
         ],
     )
     if newest:

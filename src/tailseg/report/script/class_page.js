@@ -14,7 +14,7 @@ async function classPage(i) {
   const [curve, spread] = [html("div", { class: "chart" }), html("div", { class: "chart" })];
   $("class").replaceChildren(
     html("div", { class: "top" }, html("a", { href: "#" }, "← all classes"), step(-1, "previous"), step(1, "next")),
-    html("div", { class: "top" }, html("h2", { tabindex: -1, class: `ink-${c.group[i]}` }, c.name[i]), badge(i)),
+    html("div", { class: "top" }, html("h2", { tabindex: -1, class: `ink-${c.group[i]}` }, c.name[i]), "all" in GROUPS ? null : badge(i)),
     html("p", { class: "note" }, facts),
     html("div", { class: "scroll" }, classFigures(i)),
     html("div", { class: "charts" },
@@ -22,7 +22,7 @@ async function classPage(i) {
       html("div", {}, html("h3", {}, single() ? "Scores" : `Scores, ${data.runs[state.run].name}`), spread)),
     neighbors(i),
     imageLinks(i),
-    html("p", {}, html("label", {}, masks, " masks"), html("span", { class: "note" }, "   dashed white: the annotated object; blue: the detection")),
+    html("p", {}, html("label", {}, masks, " outlines"), html("span", { class: "note" }, "   dashed white: the annotated object; blue: the detection")),
     host);
   const curves = data.runs.flatMap((run, r) => run.precision[i] === null ? [] : [{ name: run.name, curve: run.precision[i], stroke: color(r), dash: DASHES[r % DASHES.length] }]);
   if (curves.length) precisionLines(curves, curve, "precision against recall");

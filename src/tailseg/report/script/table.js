@@ -40,13 +40,13 @@ function table() {
   const head = html("tr", {}, ...all.map(({ key, name }) => {
     const on = key === state.sort;
     const arrow = on ? (state.up ? " ▲" : " ▼") : "";
-    return html("th", { scope: "col", "aria-sort": on ? (state.up ? "ascending" : "descending") : null },
+    return html("th", { scope: "col", class: key === "group" ? "group-column" : null, "aria-sort": on ? (state.up ? "ascending" : "descending") : null },
       html("button", { type: "button", "data-key": key, onclick: () => sortBy(key) }, name + arrow));
   }));
   const rows = (state.all ? state.order : state.order.slice(0, ROWS_AT_FIRST)).map((i) =>
     html("tr", {}, ...all.map(({ key, value, show }) => {
       if (key === "name") return html("td", {}, html("a", { href: href(i), class: `ink-${classes().group[i]}` }, classes().name[i]));
-      if (key === "group") return html("td", {}, badge(i));
+      if (key === "group") return html("td", { class: "group-column" }, badge(i));
       const text = (show ?? whole)(value(i));
       const sign = key === "change" && value(i) ? (value(i) > 0 ? " up" : " down") : "";
       return html("td", { class: "number" + sign }, text);

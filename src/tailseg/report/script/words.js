@@ -1,7 +1,7 @@
 // What groups and outcomes are called, and numbers as text.
 
 let GROUPS = {}; // the name of each frequency group, which the data has
-const KINDS = { found: "Found", missed: "Missed", confused: "Taken for another class", split: "Split into several detections", merged: "Merged into one detection", false: "False alarms" };
+const KINDS = { found: "Found", missed: "Missed", confused: "Taken for another class", split: "Split into several detections", merged: "Detections that merge objects", false: "False alarms" };
 const FATES = ["missed", "taken for another class", "found"];
 
 const percent = (value) => (value === null || value === undefined ? "–" : (100 * value).toFixed(1));
