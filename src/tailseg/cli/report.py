@@ -163,6 +163,11 @@ def _report_results(options: Report) -> Path:
 
     opened = open_with_sizes(annotations, options.images)
     models = _choose_kinds(group_models(files, options.only), opened)
+    for name, sources in models.items():
+        if len(set(sources.values())) > 1:
+            boxes, masks = sources["bbox"], sources["segm"]
+            note = f"note: {name} has the boxes of {boxes.name} and the masks of {masks.name}"
+            output().print(note, markup=False, soft_wrap=True)
     with output().status("reading the results") as status:
         runs = read_models(
             opened,
