@@ -169,28 +169,38 @@ def prepare(folder: Path) -> None:
 
     os.chdir(folder)
     drawn = generate(folder / "drawn", preset="test")
-    for old, new in (("train.json", "my.json"), ("val.json", "val.json"), ("train", "train"), ("val", "val")):
-        (drawn / old).rename(new)
+    for part in ("train", "val"):
+        (drawn / part).rename(part)
+        (drawn / f"{part}.json").rename(f"{part}.json")
     shutil.rmtree(drawn)
-    content = json.loads(Path("val.json").read_text())
-    for index, image in enumerate(content["images"]):
+    train, val = (json.loads(Path(f"{part}.json").read_text()) for part in ("train", "val"))
+    for index, image in enumerate(val["images"]):
         image |= {"site": f"site {index % 3}", "attributes": {"night": index % 2 == 0}}
-    Path("val.json").write_text(json.dumps(content))
+    Path("val.json").write_text(json.dumps(val))
+    # my.json has the images of both parts, so every results file also fits it.
+    mine = train | {key: [*train[key], *val[key]] for key in ("images", "annotations")}
+    mine["annotations"] = [{**record, "id": index} for index, record in enumerate(mine["annotations"], start=1)]
+    Path("my.json").write_text(json.dumps(mine))
     shutil.copytree("val", "photos")
-    Path("photos/train").symlink_to("../train")  # so that photos has the images of my.json, too
-    for name in ("train.json", "lvis_v1_train.json"):
-        shutil.copy("my.json", name)
-    shutil.copy("val.json", "lvis_v1_val.json")
+    for part in ("train", "val"):
+        Path("photos", part).symlink_to(f"../{part}")
+        shutil.copy(f"{part}.json", f"lvis_v1_{part}.json")
     first, *others = sorted(Path("photos").glob("*.*"))
     Path("more_photos").mkdir()
     shutil.copy(first, "photo.jpg")
     shutil.copy(others[0], "more_photos")
-    if main(["train", "my.json", "--data.val", "val.json", *SHORT.split()]):
+    if main(["train", "train.json", "--data.val", "val.json", *SHORT.split()]):
         raise SystemExit("the training for the pages failed")
-    for name in ("mine", "tiny_gumbel", "tiny_sigmoid", "tiny_softmax"):
+    for name in ("mine", "ours", "tiny_gumbel", "tiny_sigmoid", "tiny_softmax"):
         shutil.copytree("runs/custom_small", f"runs/{name}", copy_function=copy)
-    for name in ("results", "other", "baseline", "ours"):
-        shutil.copy("runs/custom_small/results.json", f"{name}.json")
+    results = json.loads(Path("runs/custom_small/results.json").read_text())
+    for name, left_out in {
+        **dict.fromkeys(("results", "predictions", "other", "baseline", "ours")),
+        "work.bbox": "segmentation",
+        "work.segm": "bbox",
+    }.items():
+        records = [{key: value for key, value in record.items() if key != left_out} for record in results]
+        Path(f"{name}.json").write_text(json.dumps(records))
 
 
 def run_page(page: Path, files: Path, folder: Path) -> None:

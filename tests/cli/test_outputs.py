@@ -72,6 +72,7 @@ WORDS = {
     "Report.module",
     "Compare.module",
     "Eval.by",
+    "Report.by",
     "Resume.module",
     "Resume.settings.device",
     "Train.loss",

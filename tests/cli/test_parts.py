@@ -146,6 +146,10 @@ def test_a_run_with_a_loss_of_ones_own_is_opened_by_its_module(tmp_path, capsys)
     assert main(["test", str(tmp_path / "run")]) == 1
     assert "--module own_parts" in " ".join(capsys.readouterr().err.split())
     assert main(["test", str(tmp_path / "run"), "--module", "own_parts"]) == 0
+    assert main(["resume", str(tmp_path / "run")]) == 1
+    assert "--module own_parts" in " ".join(capsys.readouterr().err.split())
+    assert main(["resume", str(tmp_path / "run"), "--module", "own_parts"]) == 0
+    assert "is finished" in capsys.readouterr().out
 
 
 OPTIONS = ["--optim.lr", "--optim.epochs", "--loss.weight", "--data.train", "--resume"]

@@ -89,6 +89,7 @@ def test_the_results_of_a_framework_are_shown_without_photographs(
     assert all(item[3] or item[4] for item in gallery["items"]), "with outlines"
     (image,) = {item[2] for item in unpack(data["page"], "gallery-images")["items"]} - {"1.jpg"}
     assert image == "2.jpg"
+    assert ("has the boxes of" in capsys.readouterr().out) == (len(files) == 2)
     text = data["page"].read_text()
     assert "outlines are drawn on empty frames: image" in text
     assert 'id="settings"' not in text

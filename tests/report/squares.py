@@ -59,7 +59,7 @@ def record(image: int, category: int, x: int, y: int, score: float, size: int = 
     }
 
 
-def evaluated(annotations, records, *, name, recipe="tiny_gumbel"):
+def evaluated(annotations, records, *, name, recipe="tiny_gumbel", by=()):
     """A run that made these detections."""
     results = annotations.path.with_name(f"{name}.json")
     results.write_text(json.dumps(records))
@@ -69,7 +69,7 @@ def evaluated(annotations, records, *, name, recipe="tiny_gumbel"):
         name=name,
         recipe=get_recipe(recipe),
         log=LOG,
-        analysis=analyze(annotations.path, dict.fromkeys({"bbox", kind}, results), groups=groups),
+        analysis=analyze(annotations.path, dict.fromkeys({"bbox", kind}, results), groups=groups, by=by, samples=10),
         evidence=gather(annotations.path, results, kind=kind, groups=groups, least_score=0.3),
         annotations=annotations,
         frequency=annotations.frequency,

@@ -105,6 +105,27 @@ def test_a_class_name_is_text_wherever_it_stands(page, one):
     opened(page, one + "#class-0")
 
 
+def test_ap_by_a_field_of_the_images(page, read, tmp_path):
+    """Two runs, and a value that is a script; the value of two images has no interval."""
+    data, path = with_evil_names(), tmp_path / "fields.html"
+    for image in data["images"]:
+        image["site"] = EVIL if image["id"] == 1 else None
+    annotations = read(data)
+    runs = [evaluated(annotations, FIRST, name="first", by="site"), evaluated(annotations, SECOND, name="b", by="site")]
+    write_report(runs, path)
+
+    opened(page, path.as_uri())
+
+    rows = page.locator("#slices-0 g").all_text_contents()
+    assert [row.split(":")[0].replace(EVIL, "evil") for row in rows] == [
+        f"{value}, {run}" for value in ("evil", "(none)") for run in ("first", "b")
+    ]
+    assert "1 image, 1 object, 1 class" in rows[0]
+    assert "AP by site" in page.locator("#overview").inner_text()
+    assert "2 of 2 values of the field 'site' have no interval" in page.locator("footer").inner_text()
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
 def test_the_names_of_runs_and_files_are_text(read, tmp_path):
     run = replace(evaluated(read(with_evil_names()), FIRST, name="first"), name=EVIL)
     for title in ("", EVIL):

@@ -20,7 +20,7 @@ COMMANDS = {
     "eval": "score a results file of any framework: AP by group, AP-fixed, errors, calibration",
     "compare": "is a run better than another, or was it chance? intervals by a paired bootstrap",
     "calibrate": "raise the scores of rare classes of a run, without training",
-    "report": "write one HTML page about a run, or about several runs: every class, with pictures",
+    "report": "write one HTML page about runs, or about results of any framework: every class, with pictures",
     "serve": "show the report in a browser, and detect objects in images that you drop on a page",
     "convert": "convert checkpoints from mmdetection and torchvision, and to mmdetection",
     "data": "show and check a data set: counts, frequency groups, sizes, examples",
@@ -47,6 +47,7 @@ examples:
   tailseg eval lvis_v1_val.json results.json         what is the AP of the rare classes?
   tailseg compare runs/tiny_sigmoid runs/tiny_gumbel is the difference larger than chance?
   tailseg report runs/tiny_gumbel                    detections and misses of every class, in a browser
+  tailseg report my.json predictions.json            the same for results of any framework
   tailseg serve runs/tiny_gumbel                     drop images on a page, see the detections
   tailseg convert published.pth runs/published --recipe NAME --classes lvis_v1_train.json
 

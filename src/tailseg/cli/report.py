@@ -48,6 +48,7 @@ class Report:
       tailseg report my.json predictions.json --images photos
       tailseg report lvis_v1_val.json work.bbox.json work.segm.json --train lvis_v1_train.json
       tailseg report my.json baseline.json runs/ours/results.json --out compared.html
+      tailseg report my.json predictions.json --by site --by attributes.night
     """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN | ANNOTATIONS RESULTS")]
@@ -77,6 +78,12 @@ class Report:
     groups: Annotated[tuple[int, int] | None, Range(ge=1, ascending=True)] = None
     """Bounds of the frequency groups: 5 30 makes a class rare up to 5 training images, common up to 30 and frequent
     above. None uses the groups of each run. For RESULTS, with --train."""
+    by: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """A field of the image records, such as site, camera or attributes.night: also show AP of the images with each of
+    its values. FIELD:PATTERN takes the part of each value that the regular expression fits. Can be given several
+    times."""
+    samples: Annotated[int, Range(ge=2)] = 1000
+    """With --by: how often images are drawn at random, for the intervals."""
     recipe: str | None = None
     """module:function of your own recipe, if the runs were trained with one."""
     module: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
@@ -130,6 +137,8 @@ def _report_runs(options: Report) -> Path:
                     base=base,
                     modules=modules,
                     like=like,
+                    by=options.by,
+                    samples=options.samples,
                 )
             )
             if runs[-1].note:
@@ -154,6 +163,11 @@ def _report_results(options: Report) -> Path:
 
     opened = open_with_sizes(annotations, options.images)
     models = _choose_kinds(group_models(files, options.only), opened)
+    for name, sources in models.items():
+        if len(set(sources.values())) > 1:
+            boxes, masks = sources["bbox"], sources["segm"]
+            note = f"note: {name} has the boxes of {boxes.name} and the masks of {masks.name}"
+            output().print(note, markup=False, soft_wrap=True)
     with output().status("reading the results") as status:
         runs = read_models(
             opened,
@@ -161,6 +175,8 @@ def _report_results(options: Report) -> Path:
             train=options.train,
             groups=options.groups,
             threshold=options.score_threshold,
+            by=options.by,
+            samples=options.samples,
             start=lambda name: status.update(f"reading {escape(name)}"),
         )
         for note in dict.fromkeys(note for run in runs for note in run.analysis.metrics.notes):

@@ -132,37 +132,57 @@ def _find_wholes(
         The position of the whole, and of its parts, ascending.
     """
     order = np.lexsort((-shared, wholes))
+    order = order[_can_be_covered(wholes[order], shared[order], areas)]
     wholes, parts, shared = wholes[order], parts[order], shared[order]
-    edges = np.flatnonzero(np.diff(wholes, prepend=-1, append=-1))
-    sums = np.add.reduceat(shared, edges[:-1]) if len(wholes) else np.zeros(0)
-    for (low, high), total in zip(pairwise(edges.tolist()), sums.tolist(), strict=True):
-        enough = MIN_SHARE * areas[wholes[low]]
-        if high - low < 2 or total < enough:
-            continue
-        rows = low + _select_distinct(shapes, parts[low:high])
-        if len(rows) >= 2 and shared[rows].sum() >= enough:
-            yield int(wholes[low]), tuple(sorted(parts[rows].tolist()))
+    selected = _select_distinct(shapes, wholes, parts)
+    wholes, parts, shared = wholes[selected], parts[selected], shared[selected]
+    rows = np.flatnonzero(_can_be_covered(wholes, shared, areas))
+    wholes, parts = wholes[rows], parts[rows]
+    edges = np.flatnonzero(np.diff(wholes, prepend=-1, append=-1)).tolist()
+    for low, high in pairwise(edges):
+        yield int(wholes[low]), tuple(sorted(parts[low:high].tolist()))
 
 
-def _select_distinct(shapes: Shapes, rows: np.ndarray) -> np.ndarray:
-    """Positions among some shapes, without those of which half is in an earlier one, or that hold half of it."""
-    areas = shapes.areas[rows]
-    if shapes.masks is None:
-        shared = _compute_shared_areas(shapes.boxes[rows])
-    else:
-        masks = shapes.masks(rows)
-        overlaps = np.asarray(run_lengths.iou(masks, masks, [False] * len(masks)), np.float64)
-        shared = overlaps * np.add.outer(areas, areas) / (1 + overlaps)
-    same = shared >= MIN_SHARE * np.minimum.outer(areas, areas)
-    selected: list[int] = []
-    for row in range(len(rows)):
-        if not same[row, selected].any():
-            selected.append(row)
-    return np.array(selected, np.int64)
+def _can_be_covered(wholes: np.ndarray, shared: np.ndarray, areas: np.ndarray) -> np.ndarray:
+    """Whether the whole of each pair has two parts or more, which have at least half of its area, bool ``[P]``."""
+    counts, sums = np.bincount(wholes), np.bincount(wholes, shared)
+    return (counts[wholes] >= 2) & (sums[wholes] >= MIN_SHARE * areas[wholes])
 
 
-def _compute_shared_areas(boxes: np.ndarray) -> np.ndarray:
-    """The area that each two of some xywh boxes share, ``[n, n]``."""
-    low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
-    sides = np.minimum(high[:, None], high) - np.maximum(low[:, None], low)
-    return sides.clip(0).prod(-1)
+def _select_distinct(shapes: Shapes, wholes: np.ndarray, parts: np.ndarray) -> np.ndarray:
+    """Pairs in order, without those whose part shares half of its area, or of an earlier part's, with the earlier one.
+
+    A round selects the first part of each whole, and drops the parts of this whole that are no distinct ones.
+    """
+    selected: list[np.ndarray] = []
+    rest = np.arange(len(wholes))
+    while len(rest):
+        starts = np.flatnonzero(np.diff(wholes[rest], prepend=-1))
+        selected.append(rest[starts])
+        first = np.repeat(rest[starts], np.diff(starts, append=len(rest)))
+        others = rest != first
+        rest, first = rest[others], first[others]
+        rest = rest[~_is_same(shapes, parts[rest], parts[first])]
+    return np.sort(np.concatenate(selected)) if selected else rest
+
+
+def _is_same(shapes: Shapes, rows: np.ndarray, firsts: np.ndarray) -> np.ndarray:
+    """Whether two shapes share half of the smaller one, bool; equal ones of ``firsts`` are next to each other."""
+    enough = MIN_SHARE * np.minimum(shapes.areas[rows], shapes.areas[firsts])
+    low, high = shapes.boxes[:, :2], shapes.boxes[:, :2] + shapes.boxes[:, 2:]
+    sides = np.minimum(high[rows], high[firsts]) - np.maximum(low[rows], low[firsts])
+    same = sides.clip(0).prod(-1) >= enough
+    if shapes.masks is None or not same.any():
+        return same
+    near = np.flatnonzero(same)  # masks share no more than their boxes do
+    edges = np.flatnonzero(np.diff(firsts[near], prepend=-1, append=-1))
+    masks, heads = shapes.masks(rows[near]), shapes.masks(firsts[near[edges[:-1]]])
+    overlaps = np.concatenate(
+        [
+            np.asarray(run_lengths.iou(masks[low:high], [head], [False]), np.float64)[:, 0]
+            for head, (low, high) in zip(heads, pairwise(edges.tolist()), strict=True)
+        ]
+    )
+    total = shapes.areas[rows[near]] + shapes.areas[firsts[near]]
+    same[near] = overlaps * total / (1 + overlaps) >= enough[near]
+    return same

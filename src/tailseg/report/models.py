@@ -9,6 +9,7 @@ from tailseg.annotations.problems import DatasetError
 from tailseg.annotations.read import add_classes, open_file
 from tailseg.annotations.types import LVIS_BOUNDS, GroupBounds
 from tailseg.evaluation.analysis import analyze_in_detail
+from tailseg.evaluation.image_fields import FieldsSource, read_fields
 from tailseg.evaluation.metrics import IouType
 from tailseg.evaluation.sources import read_truth
 from tailseg.report.evaluated import THRESHOLD, EvaluatedRun
@@ -22,6 +23,8 @@ def read_models(
     train: Path | None = None,
     groups: GroupBounds | None = None,
     threshold: float = THRESHOLD,
+    by: FieldsSource = (),
+    samples: int = 1000,
     start: Callable[[str], None] = lambda _: None,
 ) -> list[EvaluatedRun]:
     """Reads the results of one or several models, and analyzes the detections.
@@ -32,6 +35,8 @@ def read_models(
         train: annotation file of the training set, for the frequency groups and for the training examples.
         groups: bounds of the frequency groups, see `tailseg.evaluation.evaluate`.
         threshold: the lowest score of a detection that the page shows, in [0, 1].
+        by: fields of the image records, see `tailseg.evaluation.analyze`.
+        samples: how often images are drawn at random, for the intervals of ``by``.
         start: called with the name of each model before its results are read.
 
     Returns:
@@ -40,6 +45,7 @@ def read_models(
     Raises:
         FileNotFoundError, ValueError: a file cannot be used; the message names the record and the remedy.
     """
+    fields = read_fields(annotations, annotations, by)
     training = open_file(train) if train else None
     kind: IouType = "segm" if any("segm" in kinds for kinds in models.values()) else "bbox"
     truth = read_truth(annotations, masks=kind == "segm", train=training, groups=groups)
@@ -48,7 +54,7 @@ def read_models(
     evaluated = []
     for name, sources in models.items():
         start(name)
-        found = analyze_in_detail(truth, sources, least_score=threshold)
+        found = analyze_in_detail(truth, sources, least_score=threshold, fields=fields, samples=samples)
         evaluated.append(
             EvaluatedRun(
                 name=name,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tailseg.evaluation.metrics import ROW_NAMES, IouType, Metrics, format_percent
+from tailseg.evaluation.slices import Slice
 from tailseg.evaluation.splits import MIN_SHARE
 from tailseg.files import write_text
 from tailseg.recipes.saved import to_plain
@@ -47,6 +48,7 @@ SCRIPT: Final = (
     "state",
     "table",
     "scatter",
+    "slices",
     "precision",
     "detections",
     "objects",
@@ -111,6 +113,8 @@ def _build(runs: Sequence[EvaluatedRun], galleries: Galleries, problem: str, *, 
         counted="training images" if runs[0].frequency else "objects",
         runs=[{"name": run.name, "rows": _collect_rows(run.analysis.metrics, columns)} for run in runs],
         notes=[*_collect_notes(runs), *filter(None, [problem]), *_describe_room(galleries)],
+        fields=list_fields(runs),
+        slice_note=_describe_slices(runs[0]),
         group_note=f"AP of {ROW_NAMES[runs[0].evidence.kind]} in percent.",
         fate_note=_describe_fates(runs[0]),
         split_note=_describe_splits(runs[0]),
@@ -136,6 +140,7 @@ def collect_data(runs: Sequence[EvaluatedRun], results: Sequence[Outcomes]) -> d
             "objects": truth.object_counts.tolist(),
         },
         "bounds": list(runs[0].annotations.group_bounds),
+        "fields": list_fields(runs),
         "runs": [_collect_run_data(run, result) for run, result in zip(runs, results, strict=True)],
     }
 
@@ -160,11 +165,45 @@ def _collect_run_data(run: EvaluatedRun, result: Outcomes) -> dict[str, Any]:
         "confusions": count_confusions(evidence, result),
         "splits": evidence.splits.per_class.tolist(),
         "clean": int((count_image_errors(evidence, result).errors == 0).sum()),
+        "slices": _collect_slices(run),
         "errors": _collect_errors(run),
         "reliability": _collect_reliability(run),
         "train": thin_log(run.log, "train"),
         "val": thin_log(run.log, "val"),
     }
+
+
+def list_fields(runs: Sequence[EvaluatedRun]) -> list[str]:
+    """The fields of the image records by which the runs are evaluated."""
+    return [*dict.fromkeys(entry.field for entry in _get_slices(runs[0]))]
+
+
+def _get_slices(run: EvaluatedRun) -> tuple[Slice, ...]:
+    slices = run.analysis.slices
+    return slices[run.evidence.kind] if slices else ()
+
+
+def _collect_slices(run: EvaluatedRun) -> list[list[dict[str, Any]]]:
+    """For each field a row for each value."""
+    entries = _get_slices(run)
+    return [
+        [
+            {
+                "value": entry.value,
+                "images": entry.num_images,
+                "objects": entry.num_objects,
+                "classes": entry.num_classes,
+                "AP": _round(entry["AP"].value),
+                "low": _round(entry["AP"].low),
+                "high": _round(entry["AP"].high),
+                "expected": _round(entry["AP"].expected),
+                "verdict": entry["AP"].difference.verdict,
+            }
+            for entry in entries
+            if entry.field == field
+        ]
+        for field in list_fields([run])
+    ]
 
 
 def _collect_errors(run: EvaluatedRun) -> dict[str, Any]:
@@ -232,6 +271,7 @@ def _collect_rows(metrics: Metrics, columns: Sequence[str]) -> list[dict[str, An
 
 def _collect_notes(runs: Sequence[EvaluatedRun]) -> list[str]:
     notes = [f"{run.name}: {note}" for run in runs for note in run.analysis.metrics.notes]
+    notes += runs[0].analysis.slices.notes if runs[0].analysis.slices else ()
     if runs[0].frequency is None:
         notes.append(
             "No training set was given: classes are ordered by their objects in the annotation file, and there are no "
@@ -251,6 +291,14 @@ def _describe_fates(run: EvaluatedRun) -> str:
         f"Found: a detection of its class with a score of at least {run.threshold:g} matches it at an IoU of {what} of "
         "0.5 or more. Taken for another class: not found, but covered by a detection of another class with at least "
         "this score."
+    )
+
+
+def _describe_slices(run: EvaluatedRun) -> str:
+    return (
+        f"AP of {ROW_NAMES[run.evidence.kind]} in percent: the dot, with its 95 % interval. The upright line is the AP "
+        "that is expected of as many images drawn at random, over the same classes. Better, worse: AP differs from it "
+        "by more than chance. By chance alone, 1 value in 20 is called better or worse."
     )
 
 

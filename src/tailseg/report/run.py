@@ -10,6 +10,7 @@ from tailseg.annotations.read import adopt_training_classes
 from tailseg.annotations.types import ClassCounts, GroupBounds
 from tailseg.evaluation.analysis import analyze_in_detail
 from tailseg.evaluation.ground_truth import GroundTruth, read_ground_truth
+from tailseg.evaluation.image_fields import FieldsSource, read_fields
 from tailseg.evaluation.metrics import IouType
 from tailseg.recipes.build import build_training, build_validation, held_out_note
 from tailseg.recipes.places import locate_data
@@ -32,6 +33,8 @@ def read_run(
     base: Recipe | None = None,
     modules: Sequence[str] = (),
     like: EvaluatedRun | None = None,
+    by: FieldsSource = (),
+    samples: int = 1000,
 ) -> EvaluatedRun:
     """Reads a run's folder and analyzes its detections.
 
@@ -44,6 +47,8 @@ def read_run(
         base: your own recipe, if the run was trained with one.
         modules: your own modules, by name, that have classes of the run.
         like: a run that was read before: what both were trained and evaluated on is not read again.
+        by: fields of the image records, see `tailseg.evaluation.analyze`.
+        samples: how often images are drawn at random, for the intervals of ``by``.
 
     Returns:
         The run.
@@ -66,7 +71,8 @@ def read_run(
     kind = find_kind(results)
     truth = _read_truth(annotations, kind, like)
     sources: dict[IouType, Path] = dict.fromkeys(("bbox", "segm") if kind == "segm" else ("bbox",), results)
-    found = analyze_in_detail(truth, sources, least_score=threshold)
+    fields = read_fields(annotations, annotations, by)
+    found = analyze_in_detail(truth, sources, least_score=threshold, fields=fields, samples=samples)
     return EvaluatedRun(
         name=folder.resolve().name,
         recipe=recipe,

@@ -54,12 +54,12 @@ async function imagePage(k) {
   if (currentImage() !== k) return;
   if (!items[k]) return void (location.hash = "");
   const [, run, name, counts, objects, detections] = items[k];
-  const list = (title, rows) => {
+  const list = (title, rows, total) => {
     const groups = new Map();
     rows.forEach(([label, note]) => groups.set(label, [...(groups.get(label) ?? []), note]));
     const entries = [...groups].map(([label, notes]) => html("li", {}, html("a", { href: href(label), class: `ink-${classes().group[label]}` }, classes().name[label]),
       notes.length > 1 ? ` × ${notes.length}` : "", notes.some((note) => note) ? ` (${notes.filter((note) => note).join(", ")})` : ""));
-    return rows.length ? [html("h3", {}, `${title} (${rows.length})`), html("ul", { class: "chips" }, ...entries)] : [];
+    return rows.length ? [html("h3", {}, `${title} (${rows.length < total ? `${rows.length} of ${whole(total)}` : rows.length})`), html("ul", { class: "chips" }, ...entries)] : [];
   };
   $("image").replaceChildren(
     html("div", { class: "top" }, html("a", { href: "#" }, "← all images")),
@@ -67,9 +67,9 @@ async function imagePage(k) {
     html("p", { class: "note" }, `${single() ? "" : `${data.runs[run].name}: `}${imageCounts(counts)}`),
     imageLegend(),
     html("div", { class: "frame large" }, drawnImage(items[k], pictures)),
-    ...list("Objects that are not found", objects.filter((row) => row[1] !== 2).map(([label, fate]) => [label, fate ? "taken for another class" : ""])),
-    ...list("False alarms", detections.filter((row) => row[1] === 0).map(([label, , score]) => [label, score.toFixed(2)])),
-    ...list("Objects found", objects.filter((row) => row[1] === 2).map(([label]) => [label, ""])));
+    ...list("Objects that are not found", objects.filter((row) => row[1] !== 2).map(([label, fate]) => [label, fate ? "taken for another class" : ""]), sumOf(counts, IN_MISSED, IN_CONFUSED)),
+    ...list("False alarms", detections.filter((row) => row[1] === 0).map(([label, , score]) => [label, score.toFixed(2)]), counts[IN_FALSE]),
+    ...list("Objects found", objects.filter((row) => row[1] === 2).map(([label]) => [label, ""]), counts[IN_FOUND]));
   window.scrollTo({ top: 0, behavior: "instant" });
   $("image").querySelector("h2").focus({ preventScroll: true });
 }

@@ -85,6 +85,7 @@ function route() {
 
 function overview() {
   byGroup();
+  slices();
   filtered();
   precision();
   if ($("training")) training();
