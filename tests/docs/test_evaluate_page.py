@@ -15,7 +15,7 @@ def test_the_pages_blocks_run(tmp_path, monkeypatch, capsys):
     for name, data in content.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(data))
     monkeypatch.chdir(tmp_path)
-    code = "".join(block.code for block in blocks("how-to/evaluate-from-python.md") if block.language == "python")
+    code = "\n".join(block.code for block in blocks("how-to/evaluate-from-python.md") if block.language == "python")
     exec(code, {})
     printed = capsys.readouterr().out
     assert "group='c'" in printed or "group='f'" in printed
