@@ -101,7 +101,7 @@ def test_a_misspelt_option_needs_a_parser_alone(command: str) -> None:
         ("eval TRUTH RESULTS", 0, EVALUATION),
         ("eval TRUTH RESULTS --train TRUTH", 0, EVALUATION),
         ("compare RESULTS RESULTS --annotations TRUTH --samples 10", 0, EVALUATION),
-        ("report TRUTH RESULTS --images nowhere", 0, REPORT),
+        ("report TRUTH RESULTS --images .", 0, REPORT),
     ],
 )
 def test_what_a_light_command_imports(arguments: str, code: int, allowed: set[str], files: dict[str, str]) -> None:

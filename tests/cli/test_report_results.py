@@ -186,6 +186,7 @@ def test_an_image_without_a_size_gets_a_frame_around_its_boxes(annotations: Path
         (["ANN", "RES", "--val", "ANN"], 2, "--val is for runs"),
         (["FOLDER", "--images", "FOLDER"], 2, "--images is for results files"),
         (["ANN", "RES", "--groups", "1", "5"], 2, "name the training set's annotation file with --train"),
+        (["ANN", "RES", "--images", "nowhere"], 2, "--images nowhere is not a folder"),
         (["ANN", "RES", "--out", "RES"], 2, "over its own input"),
     ],
 )

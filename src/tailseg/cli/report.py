@@ -154,6 +154,8 @@ def _report_results(options: Report) -> Path:
     unfit = ("val", "val_images", "recipe", "module")
     _refuse(options, unfit, "for runs; results files have --images, --train and --only")
     check_groups_option(options.groups, options.train)
+    if options.images and not options.images.is_dir():
+        raise UsageError(f"--images {options.images} is not a folder: name the folder of the image files")
     files = _list_results(annotations, results)
     path = options.out or files[-1].with_name(f"{strip_suffix(files[-1].name)}.report.html")
     instead = "name another file (--out)"

@@ -2,6 +2,7 @@
 
     evaluate(annotations, results) -> Metrics
     analyze(annotations, results) -> Analysis: also AP-fixed, error kinds, reliability of scores
+    analyze(annotations, results, by="site").slices -> Slices: the figures by a field of the image records
     compare(annotations, before, after) -> ResultsComparison: differences with 95 % intervals
     to_results(detections, image_id, category_ids) -> result records
 
@@ -22,6 +23,7 @@ from tailseg.evaluation.errors import ErrorKinds, Errors
 from tailseg.evaluation.metrics import ClassScore, Metrics
 from tailseg.evaluation.reliability import Reliability
 from tailseg.evaluation.results import Results, read_results, to_results
+from tailseg.evaluation.slices import Slice, SliceFigure, Slices
 
 __getattr__ = names_renamed_in(__name__, {"analyse": "analyze"})
 
@@ -36,6 +38,9 @@ __all__ = [
     "Reliability",
     "Results",
     "ResultsComparison",
+    "Slice",
+    "SliceFigure",
+    "Slices",
     "analyze",
     "compare",
     "evaluate",
