@@ -98,7 +98,7 @@ def test_crowds_are_said_to_be_left_alone_and_can_be_objects(many, write: Write)
     train, _ = build_data(recipe(path, path))
     assert train.num_objects == 11
     (said,) = train.remarks
-    assert said.startswith("1 of 12 annotations are crowd regions and are not used in training")
+    assert said.startswith("1 of 12 annotations is a crowd region and is not used in training")
     assert "classes with nothing else: seven" in said
     train, val = build_data(recipe(path, path, crowds="objects"))
     assert train.num_objects == val.num_objects == 12

@@ -411,7 +411,7 @@ _OBJECTS: Final = (
     Kind(
         "crowds_alone",
         "ii--",
-        "{detail} are crowd regions and are not used in training",
+        "{detail} not used in training",
         "Were masks exported as crowds? Datumaro and CVAT do so with brush masks, supervision with objects of several "
         "parts. --data.crowds objects reads crowds as objects",
         "ignored in training and evaluation, see --data.crowds",

@@ -366,7 +366,9 @@ def _check_classes(objects: Objects, names: Sequence[str], problems: Problems) -
         text = f"classes with a third or more crowds: {_list_first_names(names, many_crowds)}"
     else:
         return
-    detail = f"{np.count_nonzero(crowds):,} of {count_noun(len(objects), 'annotation')}"
+    count = int(np.count_nonzero(crowds))
+    verb = verb_form(count, "is a crowd region and is", "are crowd regions and are")
+    detail = f"{count:,} of {count_noun(len(objects), 'annotation')} {verb}"
     problems.add("crowds_alone", [text], detail=detail)
 
 

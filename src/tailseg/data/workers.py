@@ -113,8 +113,8 @@ def _take(worker: "_Worker", say: Callable[[str], None], check: Callable[[], Non
         result = worker.take(check)
     except WorkerError as error:
         raise WorkerError(
-            f"{error}, and so did its replacement. Loader processes end like this if the memory is full: use fewer of "
-            "them (--data.workers)"
+            f"{error}, and so did its replacement. Loader processes end like this if the memory or /dev/shm is full: "
+            "use fewer of them (--data.workers), or enlarge /dev/shm (docker run --shm-size)"
         ) from None
     worker.go_on()
     return result
