@@ -42,6 +42,7 @@ SHORT = (
 DEMO_SECONDS = 1200
 GOAL_AP50_OF_FREQUENT_CLASSES = 0.30
 USER_FILES = """
+import json
 from pathlib import Path
 from tailseg.data.tiny_tail import generate
 
@@ -49,7 +50,13 @@ drawn = generate(Path("drawn"), preset="test")
 (drawn / "train.json").rename("my.json")
 (drawn / "train").rename("train")
 (drawn / "val").rename("photos")
-next(iter(sorted(Path("photos").iterdir()))).rename("photos/a.jpg")
+val = json.loads((drawn / "val.json").read_text())
+for image in val["images"]:
+    image["file_name"] = Path(image["file_name"]).name
+Path("photos", val["images"][0]["file_name"]).rename("photos/a.jpg")
+val["images"][0]["file_name"] = "a.jpg"
+Path("val.json").write_text(json.dumps(val))
+Path("results.json").write_text(json.dumps([record | {"score": 0.9} for record in val["annotations"]]))
 """
 
 

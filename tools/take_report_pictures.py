@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> None:
         address = page.get_by_role("link", name=name, exact=True).first.get_attribute("href")
         page.set_viewport_size({"width": CLASS_PAGE[0], "height": CLASS_PAGE[1]})
         page.goto(report.as_uri() + address)
-        heading = page.locator("h3:visible", has_text="Training examples").first
+        heading = page.get_by_role("heading", name="Training examples").first
         heading.wait_for()
         take_picture(page, ASSETS / "report-class.png", heading.bounding_box()["y"] - 12, CLASS_PAGE)
         browser.close()
