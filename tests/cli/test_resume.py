@@ -6,13 +6,17 @@ import re
 import shlex
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from tailseg.cli import main
 from tailseg.data.tiny_tail import generate
 from tailseg.losses.settings import LOSSES
+from tailseg.recipes import get_recipe
+from tailseg.recipes.commands import make_run_command
 from tailseg.recipes.places import get_latest, number_folder
 from tailseg.recipes.recipe import Recipe, run_folder
 from tailseg.training import loop
@@ -154,6 +158,48 @@ def test_what_cannot_be_resumed(mine: Path, capsys, monkeypatch) -> None:
     assert "--run.init-from runs/custom_small/checkpoints/converted.safetensors" in capsys.readouterr().err
 
 
+def test_a_refused_command_does_not_change_the_run(mine: Path, capsys) -> None:
+    changed = json.loads(Path("data/train.json").read_text())
+    changed["annotations"].pop()
+    Path("data/changed.json").write_text(json.dumps(changed))
+    before = Path("runs/custom_small/recipe.json").read_text()
+    assert main(["resume", "runs/custom_small", "--extend=1", "--data.train=data/changed.json"]) == 1
+    assert "data/changed.json has changed since" in capsys.readouterr().err
+    assert Path("runs/custom_small/recipe.json").read_text() == before
+
+
+def test_a_run_with_its_best_checkpoint_alone_is_extended(mine: Path, capsys) -> None:
+    get_latest(Path("runs/custom_small")).unlink()
+    assert main([*TRAIN, "--run.out=runs/custom_small"]) == 1
+    assert "runs/custom_small has a run already" in capsys.readouterr().err
+    assert main(["resume", "runs/custom_small", "--extend=1", "--no-report"]) == 0
+    assert [line["step"] for line in read_losses("runs/custom_small") if line["kind"] == "train"] == [1, 2, 3, 4]
+
+
+def test_trainings_that_start_at_once_have_different_folders(mine: Path, trained, monkeypatch, capsys) -> None:
+    shutil.rmtree("runs/custom_small")
+    others: list[FileLock] = []
+
+    def take(recipe: Recipe) -> None:
+        """Another training takes the folder after this one has chosen it."""
+        assert run_folder(recipe) == Path("runs/custom_small")
+        Path("runs/custom_small").mkdir()
+        others.append(FileLock("runs/custom_small/lock"))
+        others[0].acquire()
+
+    monkeypatch.setattr("tailseg.recipes.build.require_data", take)
+    assert main(TRAIN) == 130
+    others[0].release()
+    assert [run_folder(recipe) for recipe in trained] == [Path("runs/custom_small-2")]
+    assert "so this run is in runs/custom_small-2" in capsys.readouterr().out
+
+
+def test_commands_for_a_folder_that_looks_like_an_option() -> None:
+    recipe = get_recipe("custom_small")
+    recipe = replace(recipe, run=replace(recipe.run, out="-x"))
+    assert make_run_command("resume", recipe) == "tailseg resume ./-x"
+
+
 def test_a_dry_run_writes_nothing(mine: Path, capsys) -> None:
     before = sorted(mine.rglob("*"))
     assert main([*TRAIN, "--dry-run"]) == 0
@@ -167,3 +213,5 @@ def test_a_dry_run_writes_nothing(mine: Path, capsys) -> None:
     assert find_command(shown, r"To train: (.*)") == TRAIN
     assert get_latest(Path("runs/custom_small-2")) is None
     assert main([*TRAIN, "--dry-run", "--resume"]) == 2
+    assert main([*TRAIN, "--dry-run", "--run.out=runs/custom_small"]) == 1
+    assert "has a run already" in capsys.readouterr().err

@@ -109,7 +109,7 @@ def run(arguments: Sequence[str]) -> None:
     refuse_other_settings(arguments)
     options = parse(Resume, arguments, command="resume")
     require_run(options.run)
-    recipe = find_run(options)
+    recipe = find_run(options, arguments)
     inputs = [Path(path) for path in (recipe.data.train, recipe.data.val) if path and recipe.data.source is None]
     files = files_of(recipe, report=options.report)
     check(options, files, instead="copy the run to where you may write", inputs=inputs)
@@ -150,8 +150,12 @@ def refuse_other_settings(arguments: Sequence[str]) -> None:
             )
 
 
-def find_run(options: Resume) -> "Recipe":
+def find_run(options: Resume, arguments: Sequence[str]) -> "Recipe":
     """Reads the recipe of the run, finds its data, and changes the settings that the options name.
+
+    Args:
+        options: of the command.
+        arguments: of the command, which messages repeat.
 
     Returns:
         The recipe to continue with.
@@ -160,14 +164,16 @@ def find_run(options: Resume) -> "Recipe":
         UsageError: the folder is not the folder of a training, or an option does not fit.
         ValueError: the recipe cannot be read, or the data are not there.
     """
-    from tailseg.recipes.places import get_latest, get_run_folder, locate_data
+    from tailseg.recipes.places import get_best, get_latest, get_run_folder, locate_data
     from tailseg.recipes.saved import load_saved
 
     folder = options.run
     if not folder.is_dir():
-        raise UsageError(f"{folder} is a file. Name the folder of the run: {_resume(get_run_folder(folder))}")
+        run_folder = get_run_folder(folder)
+        is_run = (run_folder / "recipe.json").is_file()
+        raise UsageError(f"{folder} is a file. Name the folder of the run{is_run * f': {_resume(str(run_folder))}'}")
     converted = next((folder / "checkpoints").glob("converted.*"), None)
-    if converted and not get_latest(folder):
+    if converted and not (get_latest(folder) or get_best(folder)):
         raise UsageError(
             f"{folder} has converted weights and no training. To train from these weights: tailseg train NAME "
             f"--run.init-from {shlex.quote(str(converted))}"
@@ -195,11 +201,11 @@ def find_run(options: Resume) -> "Recipe":
         optim=replace(located.optim, **optim),
         run=replace(located.run, **settings),
     )
-    require_files(recipe, located, saved, folder)
+    require_files(recipe, located, saved, folder, arguments)
     return located
 
 
-def require_files(recipe: "Recipe", located: "Recipe", saved: "Plain", folder: Path) -> None:
+def require_files(recipe: "Recipe", located: "Recipe", saved: "Plain", folder: Path, arguments: Sequence[str]) -> None:
     """Checks that the annotation files of a run exist.
 
     Args:
@@ -207,17 +213,18 @@ def require_files(recipe: "Recipe", located: "Recipe", saved: "Plain", folder: P
         located: with the present paths.
         saved: the recipe as the run saved it, as JSON.
         folder: the folder of the run.
+        arguments: of the command, which the message repeats.
 
     Raises:
         ValueError: a file is not there; says where it was searched and how to name it.
     """
     from tailseg.data.tiny_tail import is_tiny_tail
     from tailseg.recipes.build import find_annotation_file, require_data
-    from tailseg.recipes.places import get_latest, list_places
+    from tailseg.recipes.places import get_best, get_latest, list_places
 
     if located.data.source is not None:
         return
-    if located.data.val is None and get_latest(folder):
+    if located.data.val is None and (get_latest(folder) or get_best(folder)):
         return  # the run has its two parts in its folder
     for number, part in enumerate(("train", "val")):
         path, now = getattr(recipe.data, part), getattr(located.data, part)
@@ -227,7 +234,7 @@ def require_files(recipe: "Recipe", located: "Recipe", saved: "Plain", folder: P
             places = ", ".join(str(Path(place).absolute()) for place in list_places(path, recipe, saved, folder))
             raise ValueError(
                 f"the {'training' if part == 'train' else 'validation'} set of the run is not there (searched: "
-                f"{places}). Name the file where it is now: {_resume(folder, f'--data.{part}', 'FILE')}"
+                f"{places}). Name the file where it is now: {_resume(*arguments, f'--data.{part}', 'FILE')}"
             )
     require_data(located)
 
@@ -247,5 +254,5 @@ def _given(options: Any) -> dict[str, Any]:  # noqa: ANN401 - a group of options
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _resume(folder: Path, *words: str) -> str:
-    return shlex.join(["tailseg", "resume", str(folder), *words])
+def _resume(*words: str) -> str:
+    return shlex.join(["tailseg", "resume", *words])

@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -106,10 +107,8 @@ def run(arguments: Sequence[str]) -> None:
         raise UsageError("--dry-run starts from the beginning: leave out --resume")
     if not options.resume and may_number(arguments):
         options = replace(options, recipe=number_folder(asked))
-    if not options.dry_run:
-        check_run(options)
+    check_run(options)
     require_data(options.recipe)  # the user reads the error before torch is imported, which takes seconds
-    notes = [optimizer_note(options), folder_note(asked, options)]
     if options.dry_run:
         _dry_run(options, arguments)
         return
@@ -119,7 +118,8 @@ def run(arguments: Sequence[str]) -> None:
         devices=options.devices,
         resume=options.resume,
         report=options.report,
-        notes=list(filter(None, notes)),
+        asked=asked,
+        notes=[optimizer_note(options)],
     )
 
 
@@ -132,27 +132,35 @@ def may_number(arguments: Sequence[str]) -> bool:
     return not is_named and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") == "0"
 
 
-def folder_note(asked: Recipe, options: Train) -> str:
+def folder_note(asked: Recipe, recipe: Recipe, *, resume: bool) -> str:
     """Says that the run got a folder with a number, or that there is a newer one with a number; else returns nothing.
 
     Args:
         asked: the recipe with the folder that the user or the recipe names.
-        options: of the training.
+        recipe: the recipe of the run.
+        resume: whether the run is continued.
     """
-    folder, chosen = run_folder(asked), run_folder(options.recipe)
+    folder, chosen = run_folder(asked), run_folder(recipe)
     if chosen != folder:
         return (
             f"{folder} has a run already, so this run is in {chosen}. To continue the run in {folder}: "
             f"{shlex.join(['tailseg', 'resume', str(folder)])}"
         )
     second = Path(f"{folder}-2")
-    if options.resume and second.is_dir():
+    if resume and second.is_dir():
         return f"--resume continues {folder}. To continue {second}: {shlex.join(['tailseg', 'resume', str(second)])}"
     return ""
 
 
 def train_run(
-    recipe: Recipe, command: Sequence[str], *, devices: int, resume: bool, report: bool, notes: Sequence[str] = ()
+    recipe: Recipe,
+    command: Sequence[str],
+    *,
+    devices: int,
+    resume: bool,
+    report: bool,
+    asked: Recipe | None = None,
+    notes: Sequence[str] = (),
 ) -> None:
     """Trains a recipe and prints the figures, as `tailseg train` and `tailseg resume` do.
 
@@ -162,11 +170,24 @@ def train_run(
         devices: the number of processes.
         resume: continue from the newest checkpoint.
         report: write the report at the end.
-        notes: lines for the user before the training.
+        asked: the recipe with the folder that the user or the recipe names; None for `tailseg resume`.
+        notes: lines for the user before the training; empty ones are left out.
     """
     _start_processes(recipe, command, devices)
+    is_numbered = not resume and may_number(command)
     try:
-        _train(recipe, resume=resume, report=report, notes=notes)
+        from tailseg.cli.report import write_run_report
+        from tailseg.training.distributed import is_main_process, joined
+        from tailseg.training.loop import train
+        from tailseg.training.run_files import numbered_folder
+
+        with joined(), numbered_folder(asked) if asked and is_numbered else nullcontext(recipe) as recipe:
+            folder_notes = [folder_note(asked, recipe, resume=resume)] if asked else []
+            for note in filter(None, [*notes, *folder_notes] if is_main_process() else ()):
+                output().print(f"note: {note}", markup=False, soft_wrap=True)
+            metrics, first = train(recipe, resume=resume), is_main_process()
+        if first:  # the others need not wait for it
+            tell(metrics, recipe, write_run_report(run_folder(recipe), recipe) if report else None)
     except KeyboardInterrupt as stop:
         if str(stop):
             raise
@@ -194,21 +215,6 @@ def _dry_run(options: Train, arguments: Sequence[str]) -> None:
     command = shlex.join(["tailseg", "train", *(argument for argument in arguments if argument != "--dry-run")])
     for line in [*lines, "", f"Nothing was written. To train: {command}"] if first else ():
         output().print(line, markup=False, soft_wrap=True)
-
-
-def _train(recipe: Recipe, *, resume: bool, report: bool, notes: Sequence[str]) -> None:
-    from tailseg.cli.report import write_run_report
-    from tailseg.training.distributed import is_main_process, joined, on_main_process
-    from tailseg.training.loop import train
-
-    with joined():
-        out = on_main_process(lambda: recipe.run.out)  # another training may have taken a folder since
-        recipe = replace(recipe, run=replace(recipe.run, out=out))
-        for note in notes if is_main_process() else ():
-            output().print(f"note: {note}", markup=False, soft_wrap=True)
-        metrics, first = train(recipe, resume=resume), is_main_process()
-    if first:  # the others need not wait for it
-        tell(metrics, recipe, write_run_report(run_folder(recipe), recipe) if report else None)
 
 
 def _describe_interruption(recipe: Recipe) -> str:

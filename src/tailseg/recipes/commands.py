@@ -19,7 +19,10 @@ def make_run_command(name: str, recipe: Recipe, *words: str) -> str:
         The command, quoted for a shell.
     """
     modules = [word for module in list_own_modules(recipe) for word in ("--module", module)]
-    return shlex.join(["tailseg", name, str(run_folder(recipe)), *words, *modules])
+    folder = str(run_folder(recipe))
+    if folder.startswith("-"):  # else it would be an option
+        folder = f"./{folder}"
+    return shlex.join(["tailseg", name, folder, *words, *modules])
 
 
 def list_own_modules(config: Any) -> list[str]:  # noqa: ANN401 - any part of a recipe

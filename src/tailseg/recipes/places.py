@@ -67,6 +67,17 @@ def get_latest(run: Path) -> Path | None:
     return next(reversed(list_checkpoints(run)), None)
 
 
+def best_path(run: Path) -> Path:
+    """Returns the path of the checkpoint with the best AP in evaluation."""
+    return run / "checkpoints" / "best.pt"
+
+
+def get_best(run: Path) -> Path | None:
+    """Returns the run's checkpoint with the best AP in evaluation; None if the run was never evaluated."""
+    path = best_path(run)
+    return path if path.is_file() else None
+
+
 def number_folder(recipe: Recipe) -> Recipe:
     """Chooses a folder without a run: ``runs/a``, or else ``runs/a-2``, ``runs/a-3`` and so on.
 

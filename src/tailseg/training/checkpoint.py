@@ -178,10 +178,11 @@ def load(path: Path, *, device: torch.device | str = "cpu") -> Checkpoint:
         content = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # noqa: BLE001 (a malformed pickle can make torch's reader raise any)
         reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise CheckpointError(
-            f"{path} cannot be read as a checkpoint: truncated, damaged, or not written by tailseg ({reason}). "
-            "An earlier checkpoint may be readable; `tailseg resume RUN` loads the newest readable one"
-        ) from None
+        damage = CheckpointError(
+            f"{path} cannot be read as a checkpoint: truncated, damaged, or not written by tailseg ({reason})"
+        )
+        damage.add_note("An earlier checkpoint may be readable; `tailseg resume RUN` loads the newest readable one")
+        raise damage from None
     if not (isinstance(content, dict) and content.get("format") == FORMAT):
         names = [key for key in content if isinstance(key, str)] if isinstance(content, dict) else None
         content_type = sorted(names)[:5] if names is not None else type(content).__name__

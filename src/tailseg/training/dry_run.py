@@ -16,6 +16,7 @@ from tailseg.training.console import describe_seconds
 from tailseg.training.distributed import all_or_none, gather_on_all, on_main_process, world_size
 from tailseg.training.loop import train_step
 from tailseg.training.run import Run, describe, describe_data, start
+from tailseg.training.run_files import require_no_run
 from tailseg.words import count_noun
 
 MAX_STEPS: Final = 6
@@ -36,10 +37,11 @@ def dry_run(recipe: Recipe) -> list[str]:
         Lines for the user: the data, the time of a step, of an epoch and of the run, and the memory.
 
     Raises:
-        ValueError: as `train`; or the processes run on several machines.
+        ValueError: as `train`, also if the folder has a run already; or the processes run on several machines.
     """
     if os.environ.get("GROUP_WORLD_SIZE", "1") != "1":
         raise ValueError("--dry-run works on one machine: use it with the number of processes of one machine")
+    on_main_process(lambda: require_no_run(recipe, run_folder(recipe)))
     with tempfile.TemporaryDirectory(prefix="tailseg-") as temporary, float32_products(recipe.run.precision):
         folder = on_main_process(lambda: temporary)
         run = start(replace(recipe, run=replace(recipe.run, out=folder)), resume=False)

@@ -20,7 +20,7 @@ from tailseg.models.detector import Detector
 from tailseg.models.optimizers import was_saved_with_more_decay
 from tailseg.recipes.build import build_data, build_model, run_folder
 from tailseg.recipes.recipe import PUBLISHED_BATCH_SIZE, AdamWConfig, DataConfig, Recipe
-from tailseg.recipes.saved import to_saved
+from tailseg.recipes.saved import save_recipe, to_saved
 from tailseg.structures import ClassFrequency, ImageInfo
 from tailseg.training import checkpoint
 from tailseg.training.checkpoint import Checkpoint, Progress
@@ -218,6 +218,8 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
         if recipe.optim.epochs > get_saved_epochs(saved):
             run.notes.append(describe_extension(recipe, saved, sampler.steps_per_epoch))
         run.restore(saved)
+    if resume:  # a refused command must not change the settings of the run
+        on_main_process(lambda: save_recipe(recipe, folder / "recipe.json"))
     run.network = distribute(model, device)
     return run
 

@@ -3,16 +3,20 @@
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, Literal
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from tailseg.files import remove_unfinished
 from tailseg.recipes.commands import list_own_modules, make_run_command
+from tailseg.recipes.places import best_path as best_path
+from tailseg.recipes.places import get_best as get_best
 from tailseg.recipes.places import get_latest as get_latest
 from tailseg.recipes.places import list_checkpoints as list_checkpoints
-from tailseg.recipes.recipe import Recipe
+from tailseg.recipes.places import number_folder
+from tailseg.recipes.recipe import Recipe, run_folder
 from tailseg.recipes.saved import save_recipe
 from tailseg.training.checkpoint import WEIGHTS_SUFFIX, Checkpoint, CheckpointError, load
 from tailseg.training.distributed import is_under_torchrun, on_main_process, was_restarted
@@ -27,18 +31,13 @@ def step_path(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step_{step:07d}.pt"
 
 
-def best_path(run: Path) -> Path:
-    """Returns the path of the checkpoint with the best AP in evaluation."""
-    return run / "checkpoints" / "best.pt"
-
-
 def weights_path(run: Path) -> Path:
     """Returns the path of converted weights in the folder of a run that was not trained with tailseg."""
     return run / "checkpoints" / f"converted{WEIGHTS_SUFFIX}"
 
 
 def load_newest(run: Path) -> tuple[Checkpoint, Path, list[str]] | None:
-    """Loads the newest readable checkpoint of a run.
+    """Loads the newest readable checkpoint of a run. If the others are gone or damaged, this is the best one.
 
     Returns:
         The checkpoint, its file, and the errors of newer checkpoints; None if the run has no checkpoint.
@@ -46,21 +45,17 @@ def load_newest(run: Path) -> tuple[Checkpoint, Path, list[str]] | None:
     Raises:
         CheckpointError: there are checkpoints, and none can be read.
     """
-    damages = []
-    for path in reversed(list_checkpoints(run)):
+    damages, best = [], get_best(run)
+    for path in [*reversed(list_checkpoints(run)), *([best] if best else [])]:
         try:
             return load(path), path, damages
         except CheckpointError as error:
             damages.append(str(error))
     if damages:
-        raise CheckpointError(f"none of the run's checkpoints can be read: {'; '.join(damages)}")
+        raise CheckpointError(
+            f"none of the run's checkpoints can be read: {'; '.join(damages)}. Train again into another folder"
+        )
     return None
-
-
-def get_best(run: Path) -> Path | None:
-    """Returns the run's checkpoint with the best AP in evaluation; None if the run was never evaluated."""
-    path = best_path(run)
-    return path if path.is_file() else None
 
 
 def choose(run: Path, which: Literal["best", "last"]) -> Path:
@@ -78,9 +73,12 @@ def choose(run: Path, which: Literal["best", "last"]) -> Path:
 
 
 def rename_damaged(run: Path, after: Path) -> None:
-    """Renames the checkpoints newer than ``after``, which are damaged, so that a resumed run does not load them."""
+    """Renames the checkpoints newer than ``after``, which are damaged, so that a resumed run does not load them.
+
+    If ``after`` is the best checkpoint, these are all others.
+    """
     paths = list_checkpoints(run)
-    for path in paths[paths.index(after) + 1 :]:
+    for path in paths[paths.index(after) + 1 if after in paths else 0 :]:
         path.rename(path.with_name(path.name + ".damaged"))
 
 
@@ -113,6 +111,42 @@ def describe_resumption(recipe: Recipe, *, from_python: bool = False) -> str:
 
 
 @contextmanager
+def numbered_folder(recipe: Recipe) -> Generator[Recipe]:
+    """Gives the run of a recipe a folder without a run, and holds its lock within the context.
+
+    Trainings that start at the same time therefore get different folders.
+    """
+    locks: list[BaseFileLock] = []
+
+    def choose() -> str:
+        while True:
+            numbered = number_folder(recipe)
+            folder = run_folder(numbered)
+            lock = _make_lock(folder)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                lock.acquire(timeout=0)
+                locks.append(lock)
+            except Timeout:  # another training has taken it since
+                continue
+            except (OSError, NotImplementedError):  # no locks there, or `run_lock` says what is wrong
+                pass
+            return numbered.run.out
+
+    out = on_main_process(choose)
+    try:
+        yield replace(recipe, run=replace(recipe.run, out=out))
+    finally:
+        for lock in locks:
+            lock.release()
+
+
+def _make_lock(folder: Path) -> BaseFileLock:
+    """The lock of a run's folder. The same process may take it several times."""
+    return FileLock(folder / "lock", is_singleton=True)
+
+
+@contextmanager
 def run_lock(folder: Path) -> Generator[None]:
     """Prevents other trainings from writing into the run's folder, and makes the folder if it does not exist.
 
@@ -122,7 +156,7 @@ def run_lock(folder: Path) -> Generator[None]:
     Raises:
         ValueError: another training uses the folder, or the folder cannot be made.
     """
-    lock = FileLock(folder / "lock", timeout=PATIENCE)
+    lock = _make_lock(folder)
 
     def take() -> None:
         try:
@@ -130,7 +164,7 @@ def run_lock(folder: Path) -> Generator[None]:
         except OSError as error:
             raise ValueError(f"{folder} cannot be made ({error.strerror}): name another folder (--run.out)") from None
         try:
-            lock.acquire()
+            lock.acquire(timeout=PATIENCE)
         except Timeout:
             raise ValueError(
                 f"another training writes into {folder}: wait for it, or name another folder (--run.out)"
@@ -145,11 +179,24 @@ def run_lock(folder: Path) -> Generator[None]:
         lock.release()
 
 
+def require_no_run(recipe: Recipe, folder: Path) -> None:
+    """Checks that a new run does not overwrite the checkpoints of another.
+
+    Raises:
+        ValueError: the folder has a run already.
+    """
+    if get_latest(folder) or get_best(folder):
+        raise ValueError(
+            f"{folder} has a run already. Continue it with `{make_resume_command(recipe)}`, or name another folder "
+            "(--run.out)"
+        )
+
+
 def open_folder(recipe: Recipe, folder: Path, *, resume: bool) -> tuple[Checkpoint, Path, list[str]] | None:
     """Prepares the run's folder, and loads the checkpoint to continue from.
 
     Args:
-        recipe: the recipe of the run; saved as recipe.json.
+        recipe: the recipe of the run; saved as recipe.json, unless a run is resumed: `start` saves it after all checks.
         folder: the folder of the run.
         resume: load the newest checkpoint; if False, a folder with checkpoints is an error.
 
@@ -159,11 +206,8 @@ def open_folder(recipe: Recipe, folder: Path, *, resume: bool) -> tuple[Checkpoi
     Raises:
         ValueError: the folder has a run already, or a run of another recipe.
     """
-    if get_latest(folder) and not (resume or was_restarted()):
-        raise ValueError(
-            f"{folder} has a run already. Continue it with `{make_resume_command(recipe)}`, or name another folder "
-            "(--run.out)"
-        )
+    if not (resume or was_restarted()):
+        require_no_run(recipe, folder)
     newest = load_newest(folder)
     if newest:
         saved, file, _ = newest
@@ -172,5 +216,6 @@ def open_folder(recipe: Recipe, folder: Path, *, resume: bool) -> tuple[Checkpoi
     folder.mkdir(parents=True, exist_ok=True)
     for path in (folder, folder / "checkpoints"):
         remove_unfinished(path)
-    save_recipe(recipe, folder / "recipe.json")
+    if not resume:
+        save_recipe(recipe, folder / "recipe.json")
     return newest
