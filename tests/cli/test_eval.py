@@ -269,3 +269,17 @@ def test_a_field_that_no_image_has_is_an_error(write, capsys):
     assert main(["eval", write(truth()), write(records("bbox"), "results.json"), "--by=night"]) == 1
     printed = " ".join(capsys.readouterr().err.split())
     assert "has a value of the field 'night'. The records have file_name (2 of 2 images), height" in printed
+
+
+def test_groups_that_nothing_states_are_noted(write, capsys):
+    """Without them APr, APc and APf are "-", and the user should know how to get them."""
+    data, results = truth(), write(records("bbox"), "results.json")
+    note = "does not state which classes are rare, so there is no APr, APc and APf: name the annotation file of the"
+    assert main(["eval", write(data), results]) == 0
+    assert note not in capsys.readouterr().out
+    for category in data["categories"]:
+        del category["frequency"]
+    assert main(["eval", write(data), results]) == 0
+    assert note in capsys.readouterr().out
+    assert main(["eval", write(data), results, "--train", write(data, "train.json")]) == 0
+    assert note not in capsys.readouterr().out

@@ -11,6 +11,7 @@ import pytest
 
 from tailseg.annotations.read import open_file
 from tailseg.evaluation import analyze, compare, evaluate
+from tailseg.evaluation.notebook import escape_markdown
 from tailseg.evaluation.sources import check_bounds, check_iou_types, check_source, get_sources, open_annotations
 
 
@@ -207,3 +208,17 @@ def test_a_user_without_run_time_checks_gets_the_same_message():
 def test_iou_types_are_a_tuple_of_names(iou_types):
     with pytest.raises(ValueError, match=r"iou_types is a tuple that names 'bbox', 'segm' or both, got "):
         check_iou_types(iou_types)
+
+
+@pytest.mark.parametrize(
+    ("name", "escaped"),
+    [
+        ("a|b", "a\\|b"),
+        ("<b>", "\\<b>"),
+        ("__background__", "\\_\\_background\\_\\_"),
+        ("cell_phone", "cell_phone"),
+        ("~~x~~ $y$ &lt;", "\\~\\~x\\~\\~ \\$y\\$ \\&lt;"),
+    ],
+)
+def test_names_are_no_markup_in_markdown(name, escaped):
+    assert escape_markdown(name) == escaped

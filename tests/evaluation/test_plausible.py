@@ -228,6 +228,9 @@ def test_nothing_but_crowds_is_told(truth: Path) -> None:
     metrics = evaluate(truth, results)
     assert [note for note in metrics.notes if note.startswith("all 24 annotations are crowd or ignore regions")]
     assert metrics["segm"]["AP"] is None
+    content["annotations"] = content["annotations"][:1]
+    truth.write_text(json.dumps(content))
+    assert [note for note in evaluate(truth, []).notes if note.startswith("the only annotation is a crowd or ignore")]
 
 
 def images_of(count: int, objects: int = 1, *, lvis: bool = False) -> Record:

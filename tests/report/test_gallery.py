@@ -120,3 +120,24 @@ def test_outlines_are_in_half_pixels_of_the_thumbnail():
     assert abs(y - 12) <= 1
     assert trace_outline(coco.frPyObjects(mask, 40, 60), (30, 0, 60, 40), 96) == "", "nothing of it is in the crop"
     assert trace_box((8, 6, 18, 16), (0, 0, 60, 40), 30) == "M8 6H18V16H8z", "the thumbnail has half the size"
+
+
+def test_an_image_is_decoded_once_while_there_is_memory(gray, tmp_path, monkeypatch):
+    from tailseg.report import galleries
+
+    annotations, decoded = gray(dataset(), tmp_path), []
+    real = Photographs._decode
+
+    def decode(self, index):
+        decoded.append(index)
+        return real(self, index)
+
+    monkeypatch.setattr(Photographs, "_decode", decode)
+    photographs = Photographs(annotations)
+    for index in (0, 1, 0, 1):
+        assert photographs.can_read(index)
+    assert decoded == [0, 1]
+    monkeypatch.setattr(galleries, "MAX_CACHED", 1)
+    for index in (0, 0, 1, 0):
+        assert photographs.can_read(index)
+    assert decoded == [0, 1, 1, 0]

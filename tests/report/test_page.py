@@ -323,12 +323,12 @@ def test_the_file_is_no_larger_than_it_may_be(read, monkeypatch):
 
     monkeypatch.setattr(page_module, "fit", fit)
     monkeypatch.setattr(page_module, "Galleries", Roomy)
-    full = len(page_module.render([run], title="a").encode())
+    full = len(page_module.render([run], title="a")[0].encode())
     all_shown = built[-1].shown
     assert all_shown > 3
     for less in (1, 100, 300):
         monkeypatch.setattr(page_module, "LARGEST_FILE", full - less)
-        text = page_module.render([run], title="a")
+        text, _ = page_module.render([run], title="a")
         assert full - less - 500 < len(text.encode()) <= full - less
         left = built[-1]
         assert left.left_out > 0

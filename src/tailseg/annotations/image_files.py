@@ -90,7 +90,7 @@ class ImageFinder:
                     "file_name names, or write file_name with the right folders"
                 )
             return file
-        name = names[0] if names else "(without a name)"
+        name = next(iter(names), "") or "(without a name)"
         raise ImageError(
             f"image {name} not found. Searched for {' and '.join(dict.fromkeys(names))} in "
             f"{', '.join(str(root) for root in self.roots)}. Name the folder of the images (images=..., "

@@ -111,8 +111,21 @@ def run(arguments: Sequence[str]) -> None:
         output().print(table)
     if options.classes:
         output().print(build_class_table(analysis, options.classes))
+    if note := _describe_groups(analysis, options):
+        output().print(f"note: {note}", markup=False, soft_wrap=True)
     if options.out:
         output().print(escape(f"Written: {', '.join(map(str, write(analysis, options.out)))}"))
+
+
+def _describe_groups(analysis: "Analysis", options: Eval) -> str:
+    """A note if APr, APc and APf are unknown because nothing states the frequency of the classes, else empty."""
+    classes = (entry for entries in analysis.metrics.per_class.values() for entry in entries)
+    if options.train or any(entry.group for entry in classes):
+        return ""
+    return (
+        f"{options.annotations} does not state which classes are rare, so there is no APr, APc and APf: name the "
+        "annotation file of the training set with --train"
+    )
 
 
 def write(analysis: "Analysis", folder: Path) -> list[Path]:

@@ -144,7 +144,9 @@ def _report_runs(options: Report) -> Path:
             if runs[-1].note:
                 output().print(f"note: {runs[-1].note}", markup=False, soft_wrap=True)
         status.update("drawing")
-        write_report(runs, path, title=options.title)
+        problem = write_report(runs, path, title=options.title)
+    if problem:
+        output().print(f"note: {problem[0].lower()}{problem[1:]}", markup=False, soft_wrap=True)
     return path
 
 
@@ -179,12 +181,14 @@ def _report_results(options: Report) -> Path:
             threshold=options.score_threshold,
             by=options.by,
             samples=options.samples,
-            start=lambda name: status.update(f"reading {escape(name)}"),
+            start=lambda text: status.update(escape(text)),
         )
         for note in dict.fromkeys(note for run in runs for note in run.analysis.metrics.notes):
             output().print(f"note: {note}", markup=False, soft_wrap=True)
         status.update("drawing")
-        write_report(runs, path, title=options.title)
+        problem = write_report(runs, path, title=options.title)
+    if problem:
+        output().print(f"note: {problem[0].lower()}{problem[1:]}", markup=False, soft_wrap=True)
     return path
 
 

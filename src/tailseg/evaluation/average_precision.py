@@ -261,10 +261,10 @@ def describe_results(found: Mapping[IouType, Results], truth: GroundTruth) -> tu
     fate = "dropped, as lvis-api does" if truth.protocol == "lvis" else "counted as false, as pycocotools does"
     lines = []
     if len(truth.objects) and not truth.object_counts.any():
-        lines.append(
-            f"all {len(truth.objects):,} annotations are crowd or ignore regions: there is no object to find, and AP "
-            "is undefined (were masks exported as crowds?)"
-        )
+        count = len(truth.objects)
+        every = "the only annotation is a crowd or ignore region"
+        every = every if count == 1 else f"all {count:,} annotations are crowd or ignore regions"
+        lines.append(f"{every}: there is no object to find, and AP is undefined (were masks exported as crowds?)")
     for iou_type, results in found.items():
         empty = int((get_areas(results, iou_type) <= 0).sum())
         noun, lacking = ("box", "area") if iou_type == "bbox" else ("mask", "a pixel")

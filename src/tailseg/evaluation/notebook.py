@@ -41,7 +41,7 @@ def to_csv(rows: Iterable[Sequence[Any]]) -> str:
 
 def escape_markdown(text: str) -> str:
     """The text with a backslash before what Markdown takes for markup."""
-    return re.sub(r"([\\`*<|\[\]])", r"\\\1", text)
+    return re.sub(r"([\\`*<|\[\]~$&]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", text)
 
 
 def import_pandas() -> Any:  # noqa: ANN401 - a module that need not be installed

@@ -1,5 +1,6 @@
 """Galleries of pictures with a budget: each picture is stored once in its gallery, and all fit into a file."""
 
+import os
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any, Final
 
@@ -13,6 +14,8 @@ Picture = tuple[int, int, str]
 """Width, height, and a WebP file in base64; an empty text stands for an empty frame."""
 Key = int | str
 
+MAX_CACHED: Final = 200_000_000
+"""Bytes of decoded images that are kept: several pictures show parts of one image."""
 OUTLINE_SHARE: Final = 0.5
 """Outlines shrink to half when they are packed."""
 
@@ -116,7 +119,7 @@ class Photographs:
         self.problem = ""
         self.missing = 0
         self._annotations = annotations
-        self._last: tuple[int, np.ndarray | None] = -1, None
+        self._cache: dict[int, np.ndarray | None] = {}  # the last used image is the last
 
     def can_read(self, index: int) -> bool:
         """Whether image ``index`` can be read."""
@@ -141,14 +144,22 @@ class Photographs:
         return width, height, encode_thumbnail(pixels, crop, longest)
 
     def _read(self, index: int) -> np.ndarray | None:
-        if self._last[0] != index:
-            pixels = None
-            try:
-                info = self._annotations.get_info(index)
-                from tailseg.data.images import read_annotated  # torch: only where there are image files
+        self._cache[index] = self._cache.pop(index) if index in self._cache else self._decode(index)
+        while (
+            len(self._cache) > 1
+            and sum(0 if each is None else each.nbytes for each in self._cache.values()) > MAX_CACHED
+        ):
+            del self._cache[next(iter(self._cache))]
+        return self._cache[index]
 
-                pixels = read_annotated(self._annotations, info)[0].permute(1, 2, 0).numpy()
-            except ImageError as error:
-                self.problem = self.problem or str(error)
-            self._last = index, pixels
-        return self._last[1]
+    def _decode(self, index: int) -> np.ndarray | None:
+        folder = ""
+        try:
+            info = self._annotations.get_info(index)
+            folder = info.file[: info.file.rfind(os.sep) + 1]
+            from tailseg.data.images import read_annotated  # torch: only where there are image files
+
+            return read_annotated(self._annotations, info)[0].permute(1, 2, 0).numpy()
+        except ImageError as error:  # no reader of the page needs a folder of this machine
+            self.problem = self.problem or str(error).replace(folder, "")
+        return None

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from tailseg.annotations.dataset import Annotations
@@ -37,7 +38,7 @@ def read_models(
         threshold: the lowest score of a detection that the page shows, in [0, 1].
         by: fields of the image records, see `tailseg.evaluation.analyze`.
         samples: how often images are drawn at random, for the intervals of ``by``.
-        start: called with the name of each model before its results are read.
+        start: called with what is being done, such as ``"ours: reading results (40 %)"``.
 
     Returns:
         The evaluated models, in their order.
@@ -53,8 +54,8 @@ def read_models(
     learned = add_classes(training, shown.categories) if training else None
     evaluated = []
     for name, sources in models.items():
-        start(name)
-        found = analyze_in_detail(truth, sources, least_score=threshold, fields=fields, samples=samples)
+        step = partial(_describe_step, start, name)
+        found = analyze_in_detail(truth, sources, least_score=threshold, fields=fields, samples=samples, step=step)
         evaluated.append(
             EvaluatedRun(
                 name=name,
@@ -67,6 +68,11 @@ def read_models(
             )
         )
     return evaluated
+
+
+def _describe_step(start: Callable[[str], None], name: str, step: str, done: int, total: int) -> None:
+    share = f" ({100 * done // total} %)" if total > 1 else ""
+    start(f"{name}: {step}{share}")
 
 
 def open_with_sizes(annotations: Path, images: Path | None = None) -> Annotations:

@@ -61,7 +61,7 @@ SCRIPT: Final = (
 """The parts of the page's script, in ``script/``: first what others use while they are read, last what begins."""
 
 
-def write_report(runs: Sequence[EvaluatedRun], path: Path, *, title: str = "") -> None:
+def write_report(runs: Sequence[EvaluatedRun], path: Path, *, title: str = "") -> str:
     """Writes the report of one run, or of several side by side; whole or not at all.
 
     Args:
@@ -69,15 +69,20 @@ def write_report(runs: Sequence[EvaluatedRun], path: Path, *, title: str = "") -
         path: of the HTML file.
         title: the page's; the runs' names unless given.
 
+    Returns:
+        What the user should know about photographs that the page does not show; empty if it shows all.
+
     Raises:
         ValueError: the runs cannot be compared.
     """
     check_comparable(list(runs))
-    write_text(path, render(list(runs), title=title or ", ".join(run.name for run in runs)))
+    text, problem = render(list(runs), title=title or ", ".join(run.name for run in runs))
+    write_text(path, text)
+    return problem
 
 
-def render(runs: Sequence[EvaluatedRun], *, title: str) -> str:
-    """The page's text."""
+def render(runs: Sequence[EvaluatedRun], *, title: str) -> tuple[str, str]:
+    """The page's text, and a note about photographs that it does not show."""
     results = [sort_outcomes(run.evidence, threshold=run.threshold) for run in runs]
     packed = builder.pack(collect_data(runs, results))
     num_classes = runs[0].annotations.num_classes
@@ -90,7 +95,8 @@ def render(runs: Sequence[EvaluatedRun], *, title: str) -> str:
     longest = 144 if num_classes <= FEW_CLASSES else 96
     add_examples(galleries, runs, results, photographs=photographs, longest=longest)
     problem = _describe_problem(photographs, galleries)
-    return fit(galleries, lambda: _build(runs, galleries, problem, title=title, packed=packed), limit=LARGEST_FILE)
+    text = fit(galleries, lambda: _build(runs, galleries, problem, title=title, packed=packed), limit=LARGEST_FILE)
+    return text, problem
 
 
 def _build(runs: Sequence[EvaluatedRun], galleries: Galleries, problem: str, *, title: str, packed: str) -> str:
@@ -314,13 +320,15 @@ def _describe_splits(run: EvaluatedRun) -> str:
 def _describe_problem(photographs: Photographs, galleries: Galleries) -> str:
     if not photographs.problem:
         return ""
-    reason, not_found, _ = photographs.problem.partition(" not found. ")
-    if not_found:  # the rest of the message names folders of this machine, which no reader of the page needs
-        reason += " not found. Name their folder with --images (for a run, --val-images)."
+    reason, state = photographs.problem, "cannot be shown"
+    for end in (" not found", " is in more than one folder"):
+        start, mark, _ = reason.partition(end)
+        if mark:  # the rest of the message names folders of this machine, which no reader of the page needs
+            reason, state = f"{start}{end}. Name their folder with --images (for a run, --val-images)", "are missing"
     if not photographs.missing:
         return f"Some training examples are missing: {reason}"
     some = "All" if photographs.missing >= galleries.shown else "Some"
-    return f"{some} photographs are missing, and outlines are drawn on empty frames: {reason}"
+    return f"{some} photographs {state}, and outlines are drawn on empty frames: {reason}"
 
 
 def _describe_room(galleries: Galleries) -> list[str]:
