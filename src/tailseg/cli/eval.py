@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import tyro
-from rich.markup import escape
 
 from tailseg.cli.common import output, parse
 from tailseg.cli.file_kinds import ANALYSIS, CLASSES, MARKDOWN_MARK, SCORES, SLICES, TABLES
@@ -16,6 +15,8 @@ from tailseg.files import Output, write_text
 from tailseg.ranges import Range
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from tailseg.evaluation import Analysis
 
 KINDS: Final = {
@@ -107,14 +108,14 @@ def run(arguments: Sequence[str]) -> None:
             samples=options.samples,
             step=step,
         )
-    for table in analysis.tables():
+    tables = [*analysis.tables(), *([build_class_table(analysis, options.classes)] if options.classes else [])]
+    for table in tables:
         output().print(table)
-    if options.classes:
-        output().print(build_class_table(analysis, options.classes))
     if note := _describe_groups(analysis, options):
         output().print(f"note: {note}", markup=False, soft_wrap=True)
     if options.out:
-        output().print(escape(f"Written: {', '.join(map(str, write(analysis, options.out)))}"))
+        written = write(analysis, tables, options.out)
+        output().print(f"Written: {', '.join(map(str, written))}", markup=False, soft_wrap=True)
 
 
 def _describe_groups(analysis: "Analysis", options: Eval) -> str:
@@ -128,16 +129,29 @@ def _describe_groups(analysis: "Analysis", options: Eval) -> str:
     )
 
 
-def write(analysis: "Analysis", folder: Path) -> list[Path]:
-    """Writes the files of `KINDS`; slices.csv only if there are slices."""
+def write(analysis: "Analysis", tables: "Sequence[Table | str]", folder: Path) -> list[Path]:
+    """Writes the files of `KINDS`; slices.csv only if there are slices, otherwise an earlier one is removed.
+
+    Args:
+        analysis: the figures.
+        tables: the printed tables.
+        folder: the folder.
+
+    Returns:
+        The files.
+    """
+    from tailseg.evaluation.notebook import to_markdown
+
     contents = {
         "metrics.json": analysis.to_json(),
-        "tables.md": f"{MARKDOWN_MARK}\n{analysis.to_markdown()}\n",
+        "tables.md": f"{MARKDOWN_MARK}\n{to_markdown(*tables)}\n",
         "scores.csv": analysis.metrics.to_csv(),
         "classes.csv": analysis.to_csv(),
     }
     if analysis.slices:
         contents["slices.csv"] = analysis.slices.to_csv()
+    elif (earlier := folder / "slices.csv").is_file() and SLICES.is_own(earlier):
+        earlier.unlink()
     for name, text in contents.items():
         write_text(folder / name, text)
     return [folder / name for name in contents]

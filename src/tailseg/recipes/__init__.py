@@ -57,6 +57,10 @@ def get_recipe(name: str) -> Recipe:
     if ":" in name:
         return _own_recipe(name)
     if name not in RECIPES:
+        if "/" in name or "." in name:
+            raise ValueError(
+                f"{name!r} is no recipe, and no annotation file either: the name of an annotation file ends in .json"
+            )
         close = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.4)
         some = ", ".join(list(RECIPES)[:3])
         hint = f"did you mean {' or '.join(close)}?" if close else f"there are {some} and {len(RECIPES) - 3} more."

@@ -40,7 +40,7 @@ function table() {
   const head = html("tr", {}, ...all.map(({ key, name }) => {
     const on = key === state.sort;
     const arrow = on ? (state.up ? " ▲" : " ▼") : "";
-    return html("th", { scope: "col", class: key === "group" ? "group-column" : null, "aria-sort": on ? (state.up ? "ascending" : "descending") : null },
+    return html("th", { scope: "col", class: key === "group" ? "group-column" : key === "name" ? null : "number", "aria-sort": on ? (state.up ? "ascending" : "descending") : null },
       html("button", { type: "button", "data-key": key, onclick: () => sortBy(key) }, name + arrow));
   }));
   const rows = (state.all ? state.order : state.order.slice(0, ROWS_AT_FIRST)).map((i) =>

@@ -11,7 +11,7 @@ function training() {
   const bounds = { min: low < Math.max(...values) * 0.5 ? Math.min(0, low) : low, max: Math.max(...values) };
   if (bounds.min === bounds.max) Object.assign(bounds, { min: bounds.min * 0.9, max: bounds.max * 1.1 || 1 });
   chart($("training"), `${name} by step`, 280, (root, width, height) => {
-    const short = (v) => Number(v.toPrecision(3)).toString();
+    const short = (v) => v && Math.abs(v) < 1e-3 ? v.toExponential(1).replace(".0e", "e") : Number(v.toPrecision(3)).toString();
     const x = { min: 0, max: Math.max(...points.map(([step]) => step)), label: "step" };
     const [sx, sy] = axes(root, width, height, x, { ...bounds, format: short });
     series.forEach((line_, r) => {
