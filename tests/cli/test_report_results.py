@@ -133,19 +133,19 @@ def test_damaged_photographs_are_noted_without_the_folders_of_this_machine(
 ) -> None:
     from PIL import Image
 
-    annotations.with_name("1.jpg").write_bytes(b"no image")
-    Image.new("RGB", (30, 20)).save(annotations.with_name("2.jpg"))
+    annotations.with_name("2.jpg").write_bytes(b"no image")
+    Image.new("RGB", (30, 20)).save(annotations.with_name("1.jpg"))
     text = report(results=RECORDS)["page"].read_text()
-    assert "All photographs cannot be shown, and outlines are drawn on empty frames: image 1.jpg cannot be read" in text
+    assert "All photographs cannot be shown, and outlines are drawn on empty frames: image 2.jpg cannot be read" in text
     assert str(annotations.parent) not in text
     assert "note: all photographs cannot be shown" in capsys.readouterr().out
-    annotations.with_name("1.jpg").unlink()
-    assert "image 1.jpg not found" in report(results=RECORDS)["page"].read_text()
+    annotations.with_name("2.jpg").unlink()
+    assert "image 2.jpg not found" in report(results=RECORDS)["page"].read_text()
     for folder in ("a", "b"):
         annotations.with_name(folder).mkdir()
-        Image.new("RGB", (60, 40)).save(annotations.parent / folder / "1.jpg")
+        Image.new("RGB", (60, 40)).save(annotations.parent / folder / "2.jpg")
     text = report(results=RECORDS)["page"].read_text()
-    assert "image 1.jpg is in more than one folder. Name their folder with --images" in text
+    assert "image 2.jpg is in more than one folder. Name their folder with --images" in text
     assert str(annotations.parent) not in text
 
 

@@ -125,7 +125,7 @@ def test_outlines_are_in_half_pixels_of_the_thumbnail():
 def test_an_image_is_decoded_once_while_there_is_memory(gray, tmp_path, monkeypatch):
     from tailseg.report import galleries
 
-    annotations, decoded = gray(dataset(), tmp_path), []
+    annotations, decoded = gray(dataset(), tmp_path / "val"), []
     real = Photographs._decode
 
     def decode(self, index):
