@@ -22,6 +22,7 @@ from statistics import mean, median, stdev
 
 import torch
 import tyro
+from scipy.stats import t as student_t
 
 from tailseg.recipes import RECIPES
 from tailseg.recipes.tiny import TINY_LOSSES
@@ -117,7 +118,27 @@ def table(options: Options) -> str:
         )
         cells = [*(cells or ["-"] * len(COLUMNS)), f"{seconds_a_step(options, loss):.2f}"]
         lines.append(f"| {loss} | {count} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return "\n".join([*lines, *differences(options)])
+
+
+def differences(options: Options) -> list[str]:
+    """Of two losses with three seeds or more: the mean differences and their 95 % intervals, by the paired t-test."""
+    if len(options.losses) != 2:
+        return []
+    first, second = (figures(options, loss) for loss in options.losses)
+    count = len(first["AP"])
+    if count < 3 or len(second["AP"]) != count:
+        return []
+    cells = []
+    for column in COLUMNS:
+        pairs = [after - before for before, after in zip(first[column], second[column], strict=True)]
+        reach = float(student_t.ppf(0.975, count - 1)) * stdev(pairs) / count**0.5
+        cells.append(f"{column} {mean(pairs):.1f} ({mean(pairs) - reach:.1f} .. {mean(pairs) + reach:.1f})")
+    return [
+        "",
+        f"{options.losses[1]} minus {options.losses[0]}, the mean over the seeds and its 95 % interval (paired t): "
+        + ", ".join(cells),
+    ]
 
 
 def main(options: Options) -> None:

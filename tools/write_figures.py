@@ -25,7 +25,8 @@ FIGURES = """\
 **Instance segmentation for data in which most classes are rare.** The Gumbel loss of tailseg reaches
 **{gumbel[APr]} AP on rare classes where softmax reaches {softmax[APr]}, and {gumbel[AP]} AP on all where softmax
 reaches {softmax[AP]}**: the same network after four epochs on tiny_tail, the data set that tailseg draws
-({losses}, {seeds} seeds). **An image takes {image:.2f} of torchvision's time** ({image_source}),
+({losses}, mean of {seeds} seeds, standard deviations up to {spread}).
+**An image takes {image:.2f} of torchvision's time** ({image_source}),
 a training step {step:.2f} ({step_source}): Mask R-CNN R50, 1,203 classes, on a CPU.
 [All benchmarks](docs/benchmarks.md).
 
@@ -91,6 +92,7 @@ def make_files() -> dict[Path, str]:
         gumbel=means["Gumbel"],
         seeds=losses.read("gumbel", "seeds"),
         losses=losses.link,
+        spread=max((spread for values in spreads.values() for spread in values.values()), key=float),
         image=get_ratio(image, "an image, s"),
         image_source=image.link,
         step=get_ratio(step, "a step, s"),
