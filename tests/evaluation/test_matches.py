@@ -17,7 +17,12 @@ from tailseg.evaluation.detections import (
 from tailseg.evaluation.ground_truth import read_ground_truth
 from tailseg.evaluation.matches import FALSE, FOUND, LEFT_ALONE, sort_best_first, sort_for_matching
 from tailseg.evaluation.overlaps import LEAST, Pairs
-from tailseg.evaluation.precision import compute_precision_curve, compute_precision_curves, count_objects_needed
+from tailseg.evaluation.precision import (
+    compute_mean_precision,
+    compute_precision_curve,
+    compute_precision_curves,
+    count_objects_needed,
+)
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +107,6 @@ def test_curves_of_all_classes_at_once_are_those_of_each():
         np.testing.assert_array_equal(curves[index], curve)
         assert recall[index] == last
         assert curves[index].mean() == curve.mean()
+    mean, last = compute_mean_precision(classes, states, num_objects)
+    np.testing.assert_allclose(mean, curves.mean(1), rtol=0, atol=1e-12)
+    np.testing.assert_array_equal(last, recall)

@@ -139,6 +139,9 @@ def folder_note(asked: Recipe, recipe: Recipe, *, resume: bool) -> str:
         asked: the recipe with the folder that the user or the recipe names.
         recipe: the recipe of the run.
         resume: whether the run is continued.
+
+    Returns:
+        One sentence, or nothing.
     """
     folder, chosen = run_folder(asked), run_folder(recipe)
     if chosen != folder:

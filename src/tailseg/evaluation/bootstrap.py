@@ -11,7 +11,7 @@ import numpy as np
 from tailseg.annotations.types import Group
 from tailseg.evaluation.errors import find_members
 from tailseg.evaluation.matches import FALSE, FOUND, LEFT_ALONE, Matches
-from tailseg.evaluation.precision import RECALLS
+from tailseg.evaluation.precision import RECALLS, count_points_reached
 
 BLOCK = 4_000_000
 """Detections times samples that are worked on at a time."""
@@ -98,18 +98,10 @@ def _compute_ap(states: np.ndarray, weights: np.ndarray, num_objects: np.ndarray
         precision = np.divide(found, ranked, out=np.zeros_like(found), where=ranked > 0)
         best = np.maximum.accumulate(precision[::-1])[::-1]
         recalls = np.divide(found, num_objects, out=np.zeros_like(found), where=num_objects > 0)
-        points = np.diff(_count_points_reached(recalls), axis=0, prepend=0)
+        points = np.diff(count_points_reached(recalls), axis=0, prepend=0)
         ap[threshold] = (points * best).sum(0) / len(RECALLS)
         recall[threshold] = recalls[-1]
     return ap, recall
-
-
-def _count_points_reached(recalls: np.ndarray) -> np.ndarray:
-    """How many of `RECALLS` are at most the recall: ``searchsorted(RECALLS, recalls, "right")``, in less time."""
-    near = np.minimum((recalls * 100).astype(np.int64), 100)
-    near += RECALLS[np.minimum(near + 1, 100)] <= recalls
-    near = np.minimum(near, 100)
-    return near + (RECALLS[near] <= recalls)
 
 
 def _mean(values: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ from tailseg.evaluation.image_fields import sort_values
 from tailseg.evaluation.matches import FOUND, Matches
 from tailseg.evaluation.metrics import IouType
 from tailseg.evaluation.notebook import import_pandas, to_csv, to_html, to_markdown, to_text
-from tailseg.evaluation.precision import compute_curves, compute_precision_curves, count_objects_needed
+from tailseg.evaluation.precision import compute_curves, compute_mean_precision
 from tailseg.words import count_part, verb_form
 
 if TYPE_CHECKING:
@@ -36,8 +36,6 @@ DEVIATIONS: Final = 1.959963984540054
 """Standard deviations on each side of a 95 % interval."""
 FEWEST_SAMPLES: Final = 5
 """Samples with objects of a class that its expected AP needs."""
-MAX_VALUES: Final = 1_000_000
-"""Points of precision curves that are computed at a time."""
 NEGLIGIBLE: Final = 1e-9
 """Differences up to this are rounding."""
 
@@ -356,16 +354,13 @@ def _evaluate(matches: Matches, parts: np.ndarray, num_parts: int) -> dict[str, 
     at = places[parts[matches.images] * num_classes + matches.classes]
     order = np.argsort(at, kind="stable")[np.count_nonzero(at < 0) :]
     at, states, num_objects = at[order], matches.states[0][:, order], num_objects[present]
-    needed, count = count_objects_needed(num_objects), len(present)
-    block = max(1, min(len(states), MAX_VALUES // max(needed.size, 1)))
-    precision, recall = np.zeros((len(states), count)), np.zeros((len(states), count))
-    for start in range(0, len(states), block):  # several thresholds at a time, as if their classes were others
-        part = states[start : start + block]
-        keys = (at + count * np.arange(len(part))[:, None]).ravel()
-        repeated = np.tile(num_objects, len(part)), np.tile(needed, (len(part), 1))
-        curves, last = compute_precision_curves(keys, part.ravel(), *repeated)
-        precision[start : start + block] = curves.mean(1).reshape(len(part), count)
-        recall[start : start + block] = last.reshape(len(part), count)
+    count = len(present)
+    # the thresholds at once, as if their classes were others
+    keys = (at + count * np.arange(len(states))[:, None]).ravel()
+    precision, recall = (
+        values.reshape(len(states), count)
+        for values in compute_mean_precision(keys, states.ravel(), np.tile(num_objects, len(states)))
+    )
     columns = {
         "AP": precision.mean(0),
         "AP50": precision[0],
