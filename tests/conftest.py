@@ -35,6 +35,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begins with the folder of the longest tests: no worker waits for one of them at the end."""
+    first = Path(__file__).parent / "training"
+    items.sort(key=lambda item: not item.path.is_relative_to(first))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder ``shared`` beside the repository: data and golden files too large or not free enough to carry."""

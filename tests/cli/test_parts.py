@@ -184,7 +184,7 @@ def test_values_and_what_follows_two_dashes_are_no_unknown_options():
             "--optim.lrr is not an option of `tailseg train tiny_gumbel`",
         ),
         (["train", "tiny_gumbel", "--epochs=3"], "did you mean --optim.epochs?"),
-        (["train", "tiny_gumbel", "--images=a"], "did you mean --data.train-images or --data.val-images?"),
+        (["train", "tiny_gumbel", "--images=a"], "did you mean --data.train-images or --data.val-images or "),
         (["test", "--devize", "cpu"], "--devize is not an option of `tailseg test`; did you mean --device?"),
         (["eval", "a", "b", "--zzz"], "--zzz is not an option of `tailseg eval`; `tailseg eval --help` lists the opt"),
         (["data", "show", "a", "--imges", "b"], "did you mean --images?"),

@@ -20,6 +20,7 @@ from tailseg.cli.demo import Demo
 from tailseg.cli.eval import Eval
 from tailseg.cli.predict import Predict
 from tailseg.cli.report import Report
+from tailseg.cli.resume import ChangedData, ChangedOptim, ChangedRun, Resume
 from tailseg.cli.serve import Serve
 from tailseg.cli.submit import Submit, Training
 from tailseg.cli.test import Test as RunTest
@@ -195,6 +196,10 @@ COMMANDS = {
         ("eval", Eval),
         ("predict", Predict),
         ("report", Report),
+        ("resume", Resume),
+        ("resume: data", ChangedData),
+        ("resume: optim", ChangedOptim),
+        ("resume: run", ChangedRun),
         ("serve", Serve),
         ("submit", Submit),
         ("test", RunTest),
