@@ -244,6 +244,7 @@ def run_docs(names: list[str]) -> None:
     """The pages, or those that are named; each in a child process that need not import torch again."""
     pages = [Path(name).resolve() for name in names] or find_pages()
     pages = [page for page in pages if any(block.mark not in ("skip", "tested") for block in read_blocks(page))]
+    failed = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary).resolve()
         os.environ |= {
@@ -258,31 +259,22 @@ def run_docs(names: list[str]) -> None:
 
         files = folder / "files"
         files.mkdir()
-        failed = _run_children([None], files, folder) or _run_children(pages, files, folder)
-    if failed:
-        raise SystemExit(f"blocks failed in: {', '.join(failed)}")
-
-
-def _run_children(pages: list[Path | None], files: Path, folder: Path) -> list[str]:
-    """Runs pages, as many at a time as there are cores; returns the names of those that failed."""
-    running, waiting, failed = {}, list(pages), []
-    while waiting or running:
-        while waiting and len(running) < (os.cpu_count() or 1):
-            page = waiting.pop(0)
-            title = str(page.relative_to(ROOT)) if page else "the files of all pages"
-            name = title.replace("/", "-").replace(" ", "-")
-            output, began = folder / f"{name}.txt", time.monotonic()
+        for number, page in enumerate([None, *pages]):
+            began, title = time.monotonic(), str(page.relative_to(ROOT)) if page else "the files of all pages"
+            print(f"\n== {title}", flush=True)
+            output = folder / f"{number}.txt"
             child = os.fork()
             if child == 0:
-                _run_child(page, files, folder / name, output)
-            running[child] = title, output, began
-        child, status = os.waitpid(-1, 0)
-        title, output, began = running.pop(child)
-        if status:
-            print(output.read_text())
-            failed.append(title)
-        print(f"{title}: {'FAILED' if status else 'ok'}, {time.monotonic() - began:.1f} s", flush=True)
-    return failed
+                _run_child(page, files, folder / f"page{number}", output)
+            _, status = os.waitpid(child, 0)
+            if status:
+                print(output.read_text())
+                failed.append(title)
+            print(f"{'FAILED' if status else 'ok'}, {time.monotonic() - began:.1f} s", flush=True)
+            if failed and page is None:
+                break
+    if failed:
+        raise SystemExit(f"blocks failed in: {', '.join(failed)}")
 
 
 def _run_child(page: Path | None, files: Path, folder: Path, output: Path) -> None:
