@@ -13,13 +13,14 @@ from torch.utils.data import BatchSampler, Dataset, Sampler
 from tailseg.annotations.dataset import Annotations
 from tailseg.annotations.image_files import ImageError
 from tailseg.data.images import read_annotated
+from tailseg.data.kept_maps import KeptMaps
 from tailseg.data.sampler import EvaluationSampler, Sample, TrainSampler
 from tailseg.data.transforms import Transform, apply_transform, compute_frame, make_sample
 from tailseg.data.workers import Workers
-from tailseg.structures import Batch, Frame, ImageInfo, Segmentation, Target
+from tailseg.structures import Batch, Frame, ImageInfo, ImageMaps, Segmentation, Target
 
-Item = tuple[Tensor, Target, ImageInfo]
-"""An image, uint8 RGB ``[3, h, w]``, its target and its origin."""
+Item = tuple[Tensor | ImageMaps, Target, ImageInfo]
+"""An image, uint8 RGB ``[3, h, w]``, or its kept maps; its target and its origin."""
 
 MAX_REPLACEMENTS = 8
 """The number of other images that are tried in place of an unusable one. If all of them fail, the folder is missing."""
@@ -34,16 +35,20 @@ class DetectionDataset(Dataset[Item]):
         annotations: of `read_dataset`.
         transform: takes and returns an image and a target, see `tailseg.data.transforms`.
         look: whether to look for the first image at once.
+        maps: read instead of the images; the transform then resizes and flips, and does nothing else.
 
     Raises:
         ImageError: the first image cannot be found; the folder is most likely wrong.
     """
 
-    def __init__(self, annotations: Annotations, transform: Transform, *, look: bool = True) -> None:
+    def __init__(
+        self, annotations: Annotations, transform: Transform, *, look: bool = True, maps: KeptMaps | None = None
+    ) -> None:
         if look:
             annotations.get_info(0)
         self.annotations = annotations
         self.transform = transform
+        self.maps = maps
 
     def __len__(self) -> int:
         return self.annotations.num_images
@@ -59,7 +64,11 @@ class DetectionDataset(Dataset[Item]):
         info = self.annotations.get_info(index)
         record = self.annotations.get_record(index)
         boxes = torch.from_numpy(record.boxes)
-        pixels, exif = read_annotated(self.annotations, info)
+        if self.maps is None:
+            pixels, exif = read_annotated(self.annotations, info)
+        else:  # the transform needs the size of the image alone
+            pixels, exif = torch.zeros(3, 1, 1, dtype=torch.uint8), self.maps.get_exif(index)
+            pixels = pixels.expand(3, info.height, info.width)
         target = make_sample(pixels, boxes, torch.from_numpy(record.ignore_boxes))
         with seeded(seed):
             moved_image, moved = apply_transform(self.transform, target.pop("image"), target)
@@ -68,15 +77,19 @@ class DetectionDataset(Dataset[Item]):
         clipped = _clip(moved["boxes"].as_subclass(Tensor), height, width)
         ignored = _clip(moved["ignore"].as_subclass(Tensor), height, width)
         rows = (_large_enough(boxes) & _large_enough(clipped)).nonzero()[:, 0]
+        frame = compute_frame(moved["frame"].as_subclass(Tensor), info.height, info.width)
         truth = Target(
             boxes=clipped[rows],
             labels=torch.from_numpy(record.labels)[rows],
             masks=tuple(record.segmentations[i] for i in rows.tolist()),
-            frame=compute_frame(moved["frame"].as_subclass(Tensor), info.height, info.width),
+            frame=frame,
             ignore_boxes=ignored[_large_enough(ignored)],
             seed=seed ^ 1,  # other numbers than those of the augmentation
         )
-        return image, truth, info if exif == 1 else replace(info, exif=exif)
+        info = info if exif == 1 else replace(info, exif=exif)
+        if self.maps is None:
+            return image, truth, info
+        return self.maps.read(index, (height, width), mirrored=frame.scale_x < 0), truth, info
 
 
 def _clip(boxes: Tensor, height: int, width: int) -> Tensor:
@@ -124,7 +137,7 @@ class Loader:
     def __init__(
         self,
         dataset: DetectionDataset,
-        sampler: Sampler[Sample],
+        sampler: Sampler[Sample] | Sequence[Sample],
         batch_size: int,
         workers: int,
         *,
@@ -227,7 +240,7 @@ class _Batches:
                 return item
             unusable += reasons
         return (
-            tuple(image for image, _, _ in items),
+            cast("tuple[Tensor, ...]", tuple(image for image, _, _ in items)),
             tuple(_pack(target) for _, target, _ in items),
             tuple(info for _, _, info in items),
             tuple(unusable),
@@ -253,7 +266,7 @@ class _Batches:
 
 
 _Packed = tuple[np.ndarray, np.ndarray, tuple[Segmentation, ...], Frame, np.ndarray, int | None]
-_Made = tuple[tuple[Tensor, ...], tuple[_Packed, ...], tuple[ImageInfo, ...], tuple[str, ...]]
+_Made = tuple[tuple[Tensor, ...] | tuple[ImageMaps, ...], tuple[_Packed, ...], tuple[ImageInfo, ...], tuple[str, ...]]
 """What a worker sends to the main process. Every tensor needs a shared memory file, so only images stay tensors."""
 
 

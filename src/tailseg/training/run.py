@@ -11,6 +11,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tailseg.annotations.dataset import Annotations, find_untrained_classes
 from tailseg.annotations.hold_out import read_remarks
+from tailseg.data.kept_maps import KeptMaps
 from tailseg.data.loader import DetectionDataset, Loader, train_loader
 from tailseg.data.sampler import TrainSampler
 from tailseg.data.source import open_source, write_source
@@ -44,6 +45,7 @@ from tailseg.training.fit import (
     get_saved_epochs,
     list_size_notes,
 )
+from tailseg.training.kept_maps import prepare_kept_maps
 from tailseg.training.norms import average_over_processes, list_running_statistics, update_average
 from tailseg.training.optimizer import compute_decay, describe_extension, list_schedule_notes
 from tailseg.training.resolved_settings import resolve_settings
@@ -218,6 +220,11 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
         if recipe.optim.epochs > get_saved_epochs(saved):
             run.notes.append(describe_extension(recipe, saved, sampler.steps_per_epoch))
         run.restore(saved)
+    if recipe.data.keep_maps:  # after all weights are loaded
+        with main_process_first():
+            maps = prepare_kept_maps(run.model, train_data, sampler.images, recipe, device)
+        run.loader = build_train_loader(train_data, sampler, recipe.data, maps)
+        run.notes.append(f"kept maps: {maps.num_bytes / 1e9:.1f} GB in {maps.file.parent}, which you may delete")
     if resume:  # a refused command must not change the settings of the run
         on_main_process(lambda: save_recipe(recipe, folder / "recipe.json"))
     run.network = distribute(model, device)
@@ -253,18 +260,21 @@ def build_sampler(annotations: Annotations, recipe: Recipe) -> TrainSampler:
     )
 
 
-def build_train_loader(annotations: Annotations, sampler: TrainSampler, data: DataConfig) -> Loader:
+def build_train_loader(
+    annotations: Annotations, sampler: TrainSampler, data: DataConfig, maps: KeptMaps | None = None
+) -> Loader:
     """Builds the loader of the training batches.
 
     Args:
         annotations: the training set.
         sampler: decides the order of the images and this process's share of them.
         data: the augmentation, the batch size over all processes, and the number of loader processes.
+        maps: read instead of the images, if they are kept.
 
     Returns:
         The loader of this process's part of each batch, for the epoch that the sampler is set to.
     """
-    dataset = DetectionDataset(annotations, build_augmentation(data))
+    dataset = DetectionDataset(annotations, build_augmentation(data), maps=maps)
     return train_loader(dataset, sampler, data.batch_size // sampler.world_size, data.workers)
 
 
