@@ -89,6 +89,7 @@ class Add(Files):
     variant: Annotated[str, tyro.conf.Positional] = ""
     """Name of the row, such as paste."""
     recipe: str = "tiny_gol"
+    """A recipe of tailseg or, as study_recipes:NAME, of study_recipes.py."""
     data: str = "tiny_tail"
     """tiny_tail with its presets, trashcan, or coco_tail (which plans five folds)."""
     options: str = ""
@@ -299,7 +300,7 @@ class Runner:
                 stderr=log,
                 pass_fds=[lock],
                 start_new_session=True,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "benchmarks")},
             )
             self.processes.add(process)
             spent = record.get("cpu_seconds", 0)
@@ -444,9 +445,7 @@ def report(options: Report) -> None:
     path.write_text(
         "# The trainings of the study\n\n`uv run python benchmarks/study.py report`. Percent. Masks; APb and "
         "APbfew are of boxes. Mean ± standard deviation over seeds, and the paired difference from the first row of "
-        "the table with its 95 % interval (paired t) where there are two seeds or more.\n\n"
-        + "\n\n".join(parts)
-        + "\n"
+        "the table with its 95 % interval (paired t) where there are two seeds or more.\n\n" + "\n\n".join(parts) + "\n"
     )
     print(path.read_text())
 
@@ -516,12 +515,14 @@ def compare_pooled(records: list[Record], names: list[str], files: Files) -> lis
         for seed in seeds:
             first, second = (files.runs / study / one / str(seed) / "pooled.json" for one in (names[0], name))
             if first.exists() and second.exists():
-                compared = compare(truth, first, second, train=truth, iou_types=["segm"])
+                changes = ", ".join(
+                    f"{column} {100 * figure.difference:+.1f} ({100 * figure.low:.1f} .. {100 * figure.high:.1f})"
+                    for column, figure in compare(truth, first, second, train=truth)["segm"].figures.items()
+                    if figure.difference is not None and figure.low is not None and figure.high is not None
+                )
                 lines += [
                     "",
-                    f"{name} minus {names[0]}, seed {seed}, bootstrap over images:",
-                    "",
-                    compared.to_markdown(),
+                    f"{name} minus {names[0]}, seed {seed}, bootstrap over the images of all folds: {changes}",
                 ]
     return lines
 
