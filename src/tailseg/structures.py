@@ -87,6 +87,8 @@ class Target:
         frame: maps the annotated file's pixels to the transformed image.
         ignore_boxes: crowd and ignore regions. A region inside one of them is not used as background.
         seed: seeds the sampling of regions in this image; None uses the default generator.
+        frames: maps the pixels of each mask to the transformed image, if they differ, as after copy-paste: a mask that
+            was pasted or covered is in pixels of a part of the transformed image. None takes ``frame`` for all.
     """
 
     boxes: Float[Tensor, "N 4"]
@@ -95,8 +97,13 @@ class Target:
     frame: Frame
     ignore_boxes: Float[Tensor, "K 4"]
     seed: int | None = None
+    frames: tuple[Frame, ...] | None = None
 
     def __post_init__(self) -> None:
+        if self.frames is not None and len(self.frames) != len(self.masks):
+            raise ValueError(
+                f"a target needs as many frames as masks, got {len(self.frames)} frames and {len(self.masks)} masks"
+            )
         if not len(self.boxes) == len(self.labels) == len(self.masks):
             raise ValueError(
                 f"a target needs as many boxes as labels and masks, got {len(self.boxes)} boxes, "
@@ -155,6 +162,10 @@ class Target:
 
     def __len__(self) -> int:
         return len(self.boxes)
+
+    def get_frame(self, index: int) -> Frame:
+        """Returns the frame of the mask of object ``index``."""
+        return self.frame if self.frames is None else self.frames[index]
 
     def to(self, device: torch.device | str) -> "Target":
         """Returns the target with its tensors on ``device``. Masks stay in main memory until they are rasterized."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
-from tailseg.data.settings import CropConfig
+from tailseg.data.settings import ColorConfig, CopyPasteConfig, CropConfig, JitterConfig
 from tailseg.deprecated import renamed_fields
 from tailseg.files import Input, Output
 from tailseg.losses.settings import AnyLoss
@@ -46,6 +46,14 @@ class DataConfig(Settings, at="data"):
     """Crop some of the training images before they are resized; None crops none, as published for ResNets."""
     flip: Annotated[float, Range(ge=0, le=1)] = 0.5
     """Probability of a horizontal flip in training."""
+    jitter: JitterConfig | None = None
+    """Large-scale jitter in place of short_sides, max_long_side and crop in training. None has no jitter."""
+    color: ColorConfig | None = None
+    """Random changes of the colors in training. None changes no colors."""
+    paste: CopyPasteConfig | None = None
+    """Paste objects of other images into training images, rare classes more often. None pastes nothing."""
+    clean_epochs: Annotated[int, Range(ge=0)] = 0
+    """Number of last epochs without jitter, color and paste. They have the other settings, such as short_sides."""
     batch_size: Annotated[int, Range(ge=1)] = 16
     """Images per step, over all processes. optim.accumulation_steps splits them into parts."""
     workers: Annotated[int, Range(ge=0)] = 4
@@ -76,7 +84,7 @@ class DataConfig(Settings, at="data"):
     `tailseg.data.source`. It replaces the annotation files."""
     augmentation: object | None = None
     """Your own augmentation: a config whose ``build(data)`` returns a transform, see `tailseg.data.transforms`. It
-    replaces the built-in augmentation (short_sides, crop, flip)."""
+    replaces the built-in augmentation (short_sides, crop, flip, jitter); color and paste follow it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
