@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tailseg.annotations.problems import DatasetError
     from tailseg.annotations.read import read_dataset
     from tailseg.annotations.types import ClassCounts, ImageInfo
+    from tailseg.data.epoch_plan import EpochPlan, Exposure, compute_exposure, plan_epoch
     from tailseg.data.images import load_image
     from tailseg.data.loader import DetectionDataset, Loader, evaluation_loader, train_loader
     from tailseg.data.repeat_factor import category_repeat_factors, image_repeat_factors
@@ -29,6 +30,7 @@ else:
             "tailseg.annotations.problems": ("DatasetError",),
             "tailseg.annotations.read": ("read_dataset",),
             "tailseg.annotations.types": ("ClassCounts", "ImageInfo"),
+            "epoch_plan": ("EpochPlan", "Exposure", "compute_exposure", "plan_epoch"),
             "images": ("load_image",),
             "loader": ("DetectionDataset", "Loader", "evaluation_loader", "train_loader"),
             "repeat_factor": ("category_repeat_factors", "image_repeat_factors"),
@@ -47,7 +49,9 @@ __all__ = [
     "CropConfig",
     "DatasetError",
     "DetectionDataset",
+    "EpochPlan",
     "EvaluationSampler",
+    "Exposure",
     "ImageError",
     "ImageInfo",
     "Loader",
@@ -56,10 +60,12 @@ __all__ = [
     "Target",
     "TrainSampler",
     "category_repeat_factors",
+    "compute_exposure",
     "evaluation_loader",
     "evaluation_transform",
     "image_repeat_factors",
     "load_image",
+    "plan_epoch",
     "read_dataset",
     "train_loader",
     "train_transform",
