@@ -1,9 +1,22 @@
-"""Settings of the augmentation. This module does not import torch."""
+"""Settings of the sampling and of the augmentation. This module does not import torch."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from tailseg.ranges import Range, SettingError, Settings
+
+Sampling = Literal["repeat", "instance_repeat", "exponential_repeat", "class_aware", "balanced"]
+"""Which images are drawn more often than others, see `tailseg.data.epoch_plan.plan_epoch`."""
+RepeatThreshold = float | Literal["auto"]
+"""The share below which a class is repeated; ``auto`` is the median share of the classes."""
+PUBLISHED_EXPONENTS: Final[dict[Sampling, float]] = {
+    "repeat": 0.5,
+    "instance_repeat": 0.5,
+    "exponential_repeat": 2.0,
+    "class_aware": 1.0,
+    "balanced": 0.5,
+}
+"""The exponent of each kind of sampling, if ``data.repeat_exponent`` is None."""
 
 
 @dataclass(frozen=True)

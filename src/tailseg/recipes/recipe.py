@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
-from tailseg.data.settings import ColorConfig, CopyPasteConfig, CropConfig, JitterConfig
+from tailseg.data.settings import ColorConfig, CopyPasteConfig, CropConfig, JitterConfig, RepeatThreshold, Sampling
 from tailseg.deprecated import renamed_fields
 from tailseg.files import Input, Output
 from tailseg.losses.settings import AnyLoss
@@ -59,8 +59,18 @@ class DataConfig(Settings, at="data"):
     """Images per step, over all processes. optim.accumulation_steps splits them into parts."""
     workers: Annotated[int, Range(ge=0)] = 4
     """Number of loader processes; 0 loads the images in the main process."""
-    repeat_threshold: Annotated[float, Range(ge=0, le=1)] = 0.0
-    """Repeat factor sampling: a class in a smaller share of the images than this is repeated. 0 repeats no class."""
+    sampling: Sampling = "repeat"
+    """Which training images are drawn more often. repeat: repeat factors from the share of the images with a class;
+    instance_repeat: from the geometric mean of its shares of images and objects; exponential_repeat: the exponential of
+    those; class_aware: draw a class, each alike, then one of its images; balanced: the same, with classes by the square
+    root of their images."""
+    repeat_threshold: Annotated[RepeatThreshold, Range(ge=0, le=1)] = 0.0
+    """Repeat factor sampling: a class in a smaller share of the images than this is repeated. 0 repeats no class; auto
+    is the median share of the classes, and repeats half of them."""
+    repeat_exponent: Annotated[float | None, Range(ge=0)] = None
+    """How strongly rare classes are repeated: (threshold / share) to this power; 0 repeats none, 1 shows the repeated
+    classes equally often. For balanced, 0 draws classes by their images and 1 each alike; for exponential_repeat the
+    factor in the exponential. None is the published one: 0.5, and 2 for exponential_repeat."""
     repeat_rounding: Literal["ceil", "stochastic"] = "ceil"
     """Rounding of the repeat factors: ceil rounds up, as published; stochastic rounds at random in each epoch."""
     groups: Annotated[tuple[int, int], Range(ge=1, ascending=True)] = (10, 100)
@@ -89,6 +99,11 @@ class DataConfig(Settings, at="data"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.sampling in ("instance_repeat", "exponential_repeat") and self.repeat_threshold == 0:
+            raise SettingError(
+                f"data.sampling {self.sampling} with data.repeat_threshold 0 repeats no image: give a threshold, such "
+                "as 0.001 or auto (--data.repeat-threshold auto)"
+            )
         for name, signature, result in (
             ("source", "build()", "a training and a validation set"),
             ("augmentation", "build(data)", "a transform"),

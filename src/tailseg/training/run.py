@@ -252,7 +252,9 @@ def build_sampler(annotations: Annotations, recipe: Recipe) -> TrainSampler:
     return TrainSampler(
         annotations,
         batch_size=recipe.data.batch_size,
+        sampling=recipe.data.sampling,
         repeat_threshold=recipe.data.repeat_threshold,
+        repeat_exponent=recipe.data.repeat_exponent,
         rounding=recipe.data.repeat_rounding,
         seed=recipe.run.seed,
         filter_empty=recipe.data.filter_empty,
