@@ -12,9 +12,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tailseg.annotations.dataset import Annotations, find_untrained_classes
 from tailseg.annotations.hold_out import read_remarks
 from tailseg.data.cutouts import open_cutouts
+from tailseg.data.epoch_plan import compute_class_factors, compute_class_shares, resolve_threshold
 from tailseg.data.loader import DetectionDataset, Loader, train_loader
 from tailseg.data.paste import CopyPaste
-from tailseg.data.repeat_factor import category_repeat_factors
 from tailseg.data.sampler import TrainSampler
 from tailseg.data.source import open_source, write_source
 from tailseg.data.transforms import Transform, color_transform, train_transform
@@ -309,8 +309,8 @@ def build_paste(annotations: Annotations, data: DataConfig) -> CopyPaste:
         track=track_progress,
     )
     threshold = data.repeat_threshold if config.repeat_threshold is None else config.repeat_threshold
-    fraction = ClassFrequency.from_class_counts(annotations.frequency).image_fraction
-    return CopyPaste(cutouts, config, category_repeat_factors(fraction, threshold).numpy())
+    shares = compute_class_shares(annotations, instances=False)
+    return CopyPaste(cutouts, config, compute_class_factors(shares, resolve_threshold(shares, threshold), 0.5))
 
 
 def is_clean_epoch(recipe: Recipe, epoch: int) -> bool:
