@@ -87,6 +87,8 @@ class Target:
         frame: maps the annotated file's pixels to the transformed image.
         ignore_boxes: crowd and ignore regions. A region inside one of them is not used as background.
         seed: seeds the sampling of regions in this image; None uses the default generator.
+        unverified: classes that are no negatives in this image, because nobody looked for them (LVIS); a region with
+            such a label is an object of the class all the same. None: every class was looked for.
     """
 
     boxes: Float[Tensor, "N 4"]
@@ -95,6 +97,7 @@ class Target:
     frame: Frame
     ignore_boxes: Float[Tensor, "K 4"]
     seed: int | None = None
+    unverified: Bool[Tensor, " C"] | None = None
 
     def __post_init__(self) -> None:
         if not len(self.boxes) == len(self.labels) == len(self.masks):
@@ -163,6 +166,7 @@ class Target:
             boxes=to_device(self.boxes, device),
             labels=to_device(self.labels, device),
             ignore_boxes=to_device(self.ignore_boxes, device),
+            unverified=None if self.unverified is None else to_device(self.unverified, device),
         )
 
 

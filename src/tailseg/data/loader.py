@@ -15,6 +15,7 @@ from tailseg.annotations.image_files import ImageError
 from tailseg.data.images import read_annotated
 from tailseg.data.sampler import EvaluationSampler, Sample, TrainSampler
 from tailseg.data.transforms import Transform, apply_transform, compute_frame, make_sample
+from tailseg.data.verified import find_unverified
 from tailseg.data.workers import Workers
 from tailseg.structures import Batch, Frame, ImageInfo, Segmentation, Target
 
@@ -34,16 +35,22 @@ class DetectionDataset(Dataset[Item]):
         annotations: of `read_dataset`.
         transform: takes and returns an image and a target, see `tailseg.data.transforms`.
         look: whether to look for the first image at once.
+        only_verified: targets say which classes are no negatives in their image (`Target.unverified`); without effect
+            on a file that does not list the classes which were looked for, as LVIS does.
 
     Raises:
         ImageError: the first image cannot be found; the folder is most likely wrong.
     """
 
-    def __init__(self, annotations: Annotations, transform: Transform, *, look: bool = True) -> None:
+    def __init__(
+        self, annotations: Annotations, transform: Transform, *, look: bool = True, only_verified: bool = False
+    ) -> None:
         if look:
             annotations.get_info(0)
         self.annotations = annotations
         self.transform = transform
+        self.only_verified = only_verified and annotations.format == "lvis"
+        self.category_ids = np.array([category.id for category in annotations.categories], np.int64)
 
     def __len__(self) -> int:
         return self.annotations.num_images
@@ -75,8 +82,12 @@ class DetectionDataset(Dataset[Item]):
             frame=compute_frame(moved["frame"].as_subclass(Tensor), info.height, info.width),
             ignore_boxes=ignored[_large_enough(ignored)],
             seed=seed ^ 1,  # other numbers than those of the augmentation
+            unverified=self._find_unverified(index) if self.only_verified else None,
         )
         return image, truth, info if exif == 1 else replace(info, exif=exif)
+
+    def _find_unverified(self, index: int) -> Tensor:
+        return torch.from_numpy(find_unverified(self.annotations, index, self.category_ids))
 
 
 def _clip(boxes: Tensor, height: int, width: int) -> Tensor:
@@ -252,16 +263,25 @@ class _Batches:
             yield from np.random.default_rng(seed).choice(self.spares, MAX_REPLACEMENTS).tolist()
 
 
-_Packed = tuple[np.ndarray, np.ndarray, tuple[Segmentation, ...], Frame, np.ndarray, int | None]
+_Packed = tuple[np.ndarray, np.ndarray, tuple[Segmentation, ...], Frame, np.ndarray, int | None, np.ndarray | None]
 _Made = tuple[tuple[Tensor, ...], tuple[_Packed, ...], tuple[ImageInfo, ...], tuple[str, ...]]
 """What a worker sends to the main process. Every tensor needs a shared memory file, so only images stay tensors."""
 
 
 def _pack(target: Target) -> _Packed:
     boxes, labels, ignore = target.boxes.numpy(), target.labels.numpy(), target.ignore_boxes.numpy()
-    return boxes, labels, target.masks, target.frame, ignore, target.seed
+    unverified = None if target.unverified is None else target.unverified.numpy()
+    return boxes, labels, target.masks, target.frame, ignore, target.seed, unverified
 
 
 def _unpack(packed: _Packed) -> Target:
-    boxes, labels, masks, frame, ignore, seed = packed
-    return Target(torch.from_numpy(boxes), torch.from_numpy(labels), masks, frame, torch.from_numpy(ignore), seed)
+    boxes, labels, masks, frame, ignore, seed, unverified = packed
+    return Target(
+        torch.from_numpy(boxes),
+        torch.from_numpy(labels),
+        masks,
+        frame,
+        torch.from_numpy(ignore),
+        seed,
+        None if unverified is None else torch.from_numpy(unverified),
+    )

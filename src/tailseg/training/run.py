@@ -15,6 +15,7 @@ from tailseg.data.loader import DetectionDataset, Loader, train_loader
 from tailseg.data.sampler import TrainSampler
 from tailseg.data.source import open_source, write_source
 from tailseg.data.transforms import Transform, train_transform
+from tailseg.data.verified import describe_verified
 from tailseg.losses import ClassificationLoss
 from tailseg.models.detector import Detector
 from tailseg.models.optimizers import was_saved_with_more_decay
@@ -203,6 +204,7 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
         notes=first_notes
         + (list_size_notes(recipe.data, train_data.sizes) if recipe.data.augmentation is None else [])
         + ([] if newest else list_schedule_notes(recipe, sampler.steps_per_epoch))
+        + ([describe_verified(train_data)] if recipe.data.only_verified else [])
         + [
             f"{data.path}: {note}"
             for data in ({train_data.path: train_data, val_data.path: val_data}).values()
@@ -266,7 +268,7 @@ def build_train_loader(annotations: Annotations, sampler: TrainSampler, data: Da
     Returns:
         The loader of this process's part of each batch, for the epoch that the sampler is set to.
     """
-    dataset = DetectionDataset(annotations, build_augmentation(data))
+    dataset = DetectionDataset(annotations, build_augmentation(data), only_verified=data.only_verified)
     return train_loader(dataset, sampler, data.batch_size // sampler.world_size, data.workers)
 
 
