@@ -87,8 +87,13 @@ class Target:
         frame: maps the annotated file's pixels to the transformed image.
         ignore_boxes: crowd and ignore regions. A region inside one of them is not used as background.
         seed: seeds the sampling of regions in this image; None uses the default generator.
+<<<<<<< HEAD
         frames: maps the pixels of each mask to the transformed image, if they differ, as after copy-paste: a mask that
             was pasted or covered is in pixels of a part of the transformed image. None takes ``frame`` for all.
+=======
+        unverified: classes that are no negatives in this image, because nobody looked for them (LVIS); a region with
+            such a label is an object of the class all the same. None: every class was looked for.
+>>>>>>> sampling
     """
 
     boxes: Float[Tensor, "N 4"]
@@ -97,7 +102,11 @@ class Target:
     frame: Frame
     ignore_boxes: Float[Tensor, "K 4"]
     seed: int | None = None
+<<<<<<< HEAD
     frames: tuple[Frame, ...] | None = None
+=======
+    unverified: Bool[Tensor, " C"] | None = None
+>>>>>>> sampling
 
     def __post_init__(self) -> None:
         if self.frames is not None and len(self.frames) != len(self.masks):
@@ -174,6 +183,7 @@ class Target:
             boxes=to_device(self.boxes, device),
             labels=to_device(self.labels, device),
             ignore_boxes=to_device(self.ignore_boxes, device),
+            unverified=None if self.unverified is None else to_device(self.unverified, device),
         )
 
 

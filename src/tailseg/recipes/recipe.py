@@ -77,6 +77,10 @@ class DataConfig(Settings, at="data"):
     """Bounds of the frequency groups: a class is rare up to the first number of training images, common up to the
     second one, and frequent above. With LVIS's bounds (10 and 100), the groups that an annotation file states
     ("frequency" in LVIS) are used; other bounds replace them."""
+    only_verified: bool = False
+    """Use a class as a negative only in images where annotators looked for it: it is annotated there, or listed in
+    neg_category_ids. A class in not_exhaustive_category_ids is no negative either. Without effect on files that are not
+    LVIS's."""
     filter_empty: bool = True
     """Leave out training images without objects."""
     on_problem: Literal["refuse", "repair"] = "refuse"
