@@ -87,13 +87,10 @@ class Target:
         frame: maps the annotated file's pixels to the transformed image.
         ignore_boxes: crowd and ignore regions. A region inside one of them is not used as background.
         seed: seeds the sampling of regions in this image; None uses the default generator.
-<<<<<<< HEAD
         frames: maps the pixels of each mask to the transformed image, if they differ, as after copy-paste: a mask that
             was pasted or covered is in pixels of a part of the transformed image. None takes ``frame`` for all.
-=======
         unverified: classes that are no negatives in this image, because nobody looked for them (LVIS); a region with
             such a label is an object of the class all the same. None: every class was looked for.
->>>>>>> sampling
     """
 
     boxes: Float[Tensor, "N 4"]
@@ -102,11 +99,8 @@ class Target:
     frame: Frame
     ignore_boxes: Float[Tensor, "K 4"]
     seed: int | None = None
-<<<<<<< HEAD
     frames: tuple[Frame, ...] | None = None
-=======
     unverified: Bool[Tensor, " C"] | None = None
->>>>>>> sampling
 
     def __post_init__(self) -> None:
         if self.frames is not None and len(self.frames) != len(self.masks):

@@ -37,20 +37,16 @@ class DetectionDataset(Dataset[Item]):
         annotations: of `read_dataset`.
         transform: takes and returns an image and a target, see `tailseg.data.transforms`.
         look: whether to look for the first image at once.
-<<<<<<< HEAD
         paste: pastes objects into the transformed image; None pastes none.
         color: changes the colors of the image, after all other steps; None changes none.
-=======
         only_verified: targets say which classes are no negatives in their image (`Target.unverified`); without effect
             on a file that does not list the classes which were looked for, as LVIS does.
->>>>>>> sampling
 
     Raises:
         ImageError: the first image cannot be found; the folder is most likely wrong.
     """
 
     def __init__(
-<<<<<<< HEAD
         self,
         annotations: Annotations,
         transform: Transform,
@@ -58,20 +54,14 @@ class DetectionDataset(Dataset[Item]):
         look: bool = True,
         paste: CopyPaste | None = None,
         color: v2.Transform | None = None,
-=======
-        self, annotations: Annotations, transform: Transform, *, look: bool = True, only_verified: bool = False
->>>>>>> sampling
+        only_verified: bool = False,
     ) -> None:
         if look:
             annotations.get_info(0)
         self.annotations = annotations
-<<<<<<< HEAD
         self.transform, self.paste, self.color = transform, paste, color
-=======
-        self.transform = transform
         self.only_verified = only_verified and annotations.format == "lvis"
         self.category_ids = np.array([category.id for category in annotations.categories], np.int64)
->>>>>>> sampling
 
     def __len__(self) -> int:
         return self.annotations.num_images
@@ -91,7 +81,6 @@ class DetectionDataset(Dataset[Item]):
         target = make_sample(pixels, boxes, torch.from_numpy(record.ignore_boxes))
         with seeded(seed):
             moved_image, moved = apply_transform(self.transform, target.pop("image"), target)
-<<<<<<< HEAD
             image = moved_image.as_subclass(Tensor)
             height, width = image.shape[-2:]
             clipped = _clip(moved["boxes"].as_subclass(Tensor), height, width)
@@ -104,27 +93,12 @@ class DetectionDataset(Dataset[Item]):
                 frame=compute_frame(moved["frame"].as_subclass(Tensor), info.height, info.width),
                 ignore_boxes=ignored[_large_enough(ignored)],
                 seed=seed ^ 1,  # other numbers than those of the augmentation
+                unverified=self._find_unverified(index) if self.only_verified else None,
             )
             if self.paste is not None:
                 image, truth = _paste(self.paste, _own_pixels(image, pixels), truth)
             if self.color is not None:
                 image = self.color(image)
-=======
-        image = moved_image.as_subclass(Tensor)
-        height, width = image.shape[-2:]
-        clipped = _clip(moved["boxes"].as_subclass(Tensor), height, width)
-        ignored = _clip(moved["ignore"].as_subclass(Tensor), height, width)
-        rows = (_large_enough(boxes) & _large_enough(clipped)).nonzero()[:, 0]
-        truth = Target(
-            boxes=clipped[rows],
-            labels=torch.from_numpy(record.labels)[rows],
-            masks=tuple(record.segmentations[i] for i in rows.tolist()),
-            frame=compute_frame(moved["frame"].as_subclass(Tensor), info.height, info.width),
-            ignore_boxes=ignored[_large_enough(ignored)],
-            seed=seed ^ 1,  # other numbers than those of the augmentation
-            unverified=self._find_unverified(index) if self.only_verified else None,
-        )
->>>>>>> sampling
         return image, truth, info if exif == 1 else replace(info, exif=exif)
 
     def _find_unverified(self, index: int) -> Tensor:
@@ -353,34 +327,28 @@ class _Batches:
             yield from np.random.default_rng(seed).choice(self.spares, MAX_REPLACEMENTS).tolist()
 
 
-<<<<<<< HEAD
 _Packed = tuple[
-    np.ndarray, np.ndarray, tuple[Segmentation, ...], Frame, np.ndarray, int | None, tuple[Frame, ...] | None
+    np.ndarray,
+    np.ndarray,
+    tuple[Segmentation, ...],
+    Frame,
+    np.ndarray,
+    int | None,
+    tuple[Frame, ...] | None,
+    np.ndarray | None,
 ]
-=======
-_Packed = tuple[np.ndarray, np.ndarray, tuple[Segmentation, ...], Frame, np.ndarray, int | None, np.ndarray | None]
->>>>>>> sampling
 _Made = tuple[tuple[Tensor, ...], tuple[_Packed, ...], tuple[ImageInfo, ...], tuple[str, ...]]
 """What a worker sends to the main process. Every tensor needs a shared memory file, so only images stay tensors."""
 
 
 def _pack(target: Target) -> _Packed:
     boxes, labels, ignore = target.boxes.numpy(), target.labels.numpy(), target.ignore_boxes.numpy()
-<<<<<<< HEAD
-    return boxes, labels, target.masks, target.frame, ignore, target.seed, target.frames
-
-
-def _unpack(packed: _Packed) -> Target:
-    boxes, labels, masks, frame, ignore, seed, frames = packed
-    tensors = torch.from_numpy(boxes), torch.from_numpy(labels), torch.from_numpy(ignore)
-    return Target(tensors[0], tensors[1], masks, frame, tensors[2], seed, frames)
-=======
     unverified = None if target.unverified is None else target.unverified.numpy()
-    return boxes, labels, target.masks, target.frame, ignore, target.seed, unverified
+    return boxes, labels, target.masks, target.frame, ignore, target.seed, target.frames, unverified
 
 
 def _unpack(packed: _Packed) -> Target:
-    boxes, labels, masks, frame, ignore, seed, unverified = packed
+    boxes, labels, masks, frame, ignore, seed, frames, unverified = packed
     return Target(
         torch.from_numpy(boxes),
         torch.from_numpy(labels),
@@ -388,6 +356,6 @@ def _unpack(packed: _Packed) -> Target:
         frame,
         torch.from_numpy(ignore),
         seed,
+        frames,
         None if unverified is None else torch.from_numpy(unverified),
     )
->>>>>>> sampling

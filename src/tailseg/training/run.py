@@ -17,12 +17,8 @@ from tailseg.data.loader import DetectionDataset, Loader, train_loader
 from tailseg.data.paste import CopyPaste
 from tailseg.data.sampler import TrainSampler
 from tailseg.data.source import open_source, write_source
-<<<<<<< HEAD
 from tailseg.data.transforms import Transform, color_transform, train_transform
-=======
-from tailseg.data.transforms import Transform, train_transform
 from tailseg.data.verified import describe_verified
->>>>>>> sampling
 from tailseg.losses import ClassificationLoss
 from tailseg.models.detector import Detector
 from tailseg.models.optimizers import was_saved_with_more_decay
@@ -280,15 +276,17 @@ def build_train_loader(annotations: Annotations, sampler: TrainSampler, data: Da
     Returns:
         The loader of this process's part of each batch, for the epoch that the sampler is set to.
     """
-<<<<<<< HEAD
     clean = None
     if data.clean_epochs:
-        clean = DetectionDataset(annotations, build_augmentation(replace(data, jitter=None)))
+        clean = DetectionDataset(
+            annotations, build_augmentation(replace(data, jitter=None)), only_verified=data.only_verified
+        )
     dataset = DetectionDataset(
         annotations,
         build_augmentation(data),
         paste=None if data.paste is None else build_paste(annotations, data),
         color=None if data.color is None else color_transform(data.color),
+        only_verified=data.only_verified,
     )
     return train_loader(dataset, sampler, data.batch_size // sampler.world_size, data.workers, clean=clean)
 
@@ -323,10 +321,6 @@ def build_paste(annotations: Annotations, data: DataConfig) -> CopyPaste:
 def is_clean_epoch(recipe: Recipe, epoch: int) -> bool:
     """Whether ``epoch`` (from 0) is one of the last epochs, which have no jitter, color and paste."""
     return epoch >= recipe.optim.epochs - recipe.data.clean_epochs
-=======
-    dataset = DetectionDataset(annotations, build_augmentation(data), only_verified=data.only_verified)
-    return train_loader(dataset, sampler, data.batch_size // sampler.world_size, data.workers)
->>>>>>> sampling
 
 
 def build_augmentation(data: DataConfig) -> Transform:
