@@ -89,6 +89,8 @@ class Target:
         seed: seeds the sampling of regions in this image; None uses the default generator.
         frames: maps the pixels of each mask to the transformed image, if they differ, as after copy-paste: a mask that
             was pasted or covered is in pixels of a part of the transformed image. None takes ``frame`` for all.
+        unverified: classes that are no negatives in this image, because nobody looked for them (LVIS); a region with
+            such a label is an object of the class all the same. None: every class was looked for.
     """
 
     boxes: Float[Tensor, "N 4"]
@@ -98,6 +100,7 @@ class Target:
     ignore_boxes: Float[Tensor, "K 4"]
     seed: int | None = None
     frames: tuple[Frame, ...] | None = None
+    unverified: Bool[Tensor, " C"] | None = None
 
     def __post_init__(self) -> None:
         if self.frames is not None and len(self.frames) != len(self.masks):
@@ -174,6 +177,7 @@ class Target:
             boxes=to_device(self.boxes, device),
             labels=to_device(self.labels, device),
             ignore_boxes=to_device(self.ignore_boxes, device),
+            unverified=None if self.unverified is None else to_device(self.unverified, device),
         )
 
 

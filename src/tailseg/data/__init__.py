@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tailseg.annotations.problems import DatasetError
     from tailseg.annotations.read import read_dataset
     from tailseg.annotations.types import ClassCounts, ImageInfo
+    from tailseg.data.epoch_plan import EpochPlan, Exposure, compute_exposure, plan_epoch
     from tailseg.data.images import load_image
     from tailseg.data.loader import DetectionDataset, Loader, evaluation_loader, train_loader
     from tailseg.data.paste import CopyPaste
@@ -36,6 +37,7 @@ else:
             "tailseg.annotations.problems": ("DatasetError",),
             "tailseg.annotations.read": ("read_dataset",),
             "tailseg.annotations.types": ("ClassCounts", "ImageInfo"),
+            "epoch_plan": ("EpochPlan", "Exposure", "compute_exposure", "plan_epoch"),
             "images": ("load_image",),
             "loader": ("DetectionDataset", "Loader", "evaluation_loader", "train_loader"),
             "paste": ("CopyPaste",),
@@ -64,7 +66,9 @@ __all__ = [
     "CropConfig",
     "DatasetError",
     "DetectionDataset",
+    "EpochPlan",
     "EvaluationSampler",
+    "Exposure",
     "ImageError",
     "ImageInfo",
     "JitterConfig",
@@ -75,10 +79,12 @@ __all__ = [
     "Target",
     "TrainSampler",
     "category_repeat_factors",
+    "compute_exposure",
     "evaluation_loader",
     "evaluation_transform",
     "image_repeat_factors",
     "load_image",
+    "plan_epoch",
     "read_dataset",
     "train_loader",
     "train_transform",

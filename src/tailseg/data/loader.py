@@ -17,6 +17,7 @@ from tailseg.data.images import read_annotated
 from tailseg.data.paste import CopyPaste, Scene
 from tailseg.data.sampler import EvaluationSampler, Sample, TrainSampler
 from tailseg.data.transforms import Transform, apply_transform, compute_frame, make_sample
+from tailseg.data.verified import find_unverified
 from tailseg.data.workers import Workers
 from tailseg.structures import Batch, Frame, ImageInfo, Segmentation, Target
 
@@ -38,6 +39,8 @@ class DetectionDataset(Dataset[Item]):
         look: whether to look for the first image at once.
         paste: pastes objects into the transformed image; None pastes none.
         color: changes the colors of the image, after all other steps; None changes none.
+        only_verified: targets say which classes are no negatives in their image (`Target.unverified`); without effect
+            on a file that does not list the classes which were looked for, as LVIS does.
 
     Raises:
         ImageError: the first image cannot be found; the folder is most likely wrong.
@@ -51,11 +54,14 @@ class DetectionDataset(Dataset[Item]):
         look: bool = True,
         paste: CopyPaste | None = None,
         color: v2.Transform | None = None,
+        only_verified: bool = False,
     ) -> None:
         if look:
             annotations.get_info(0)
         self.annotations = annotations
         self.transform, self.paste, self.color = transform, paste, color
+        self.only_verified = only_verified and annotations.format == "lvis"
+        self.category_ids = np.array([category.id for category in annotations.categories], np.int64)
 
     def __len__(self) -> int:
         return self.annotations.num_images
@@ -87,12 +93,16 @@ class DetectionDataset(Dataset[Item]):
                 frame=compute_frame(moved["frame"].as_subclass(Tensor), info.height, info.width),
                 ignore_boxes=ignored[_large_enough(ignored)],
                 seed=seed ^ 1,  # other numbers than those of the augmentation
+                unverified=self._find_unverified(index) if self.only_verified else None,
             )
             if self.paste is not None:
                 image, truth = _paste(self.paste, _own_pixels(image, pixels), truth)
             if self.color is not None:
                 image = self.color(image)
         return image, truth, info if exif == 1 else replace(info, exif=exif)
+
+    def _find_unverified(self, index: int) -> Tensor:
+        return torch.from_numpy(find_unverified(self.annotations, index, self.category_ids))
 
 
 def _own_pixels(image: Tensor, source: Tensor) -> Tensor:
@@ -318,7 +328,14 @@ class _Batches:
 
 
 _Packed = tuple[
-    np.ndarray, np.ndarray, tuple[Segmentation, ...], Frame, np.ndarray, int | None, tuple[Frame, ...] | None
+    np.ndarray,
+    np.ndarray,
+    tuple[Segmentation, ...],
+    Frame,
+    np.ndarray,
+    int | None,
+    tuple[Frame, ...] | None,
+    np.ndarray | None,
 ]
 _Made = tuple[tuple[Tensor, ...], tuple[_Packed, ...], tuple[ImageInfo, ...], tuple[str, ...]]
 """What a worker sends to the main process. Every tensor needs a shared memory file, so only images stay tensors."""
@@ -326,10 +343,19 @@ _Made = tuple[tuple[Tensor, ...], tuple[_Packed, ...], tuple[ImageInfo, ...], tu
 
 def _pack(target: Target) -> _Packed:
     boxes, labels, ignore = target.boxes.numpy(), target.labels.numpy(), target.ignore_boxes.numpy()
-    return boxes, labels, target.masks, target.frame, ignore, target.seed, target.frames
+    unverified = None if target.unverified is None else target.unverified.numpy()
+    return boxes, labels, target.masks, target.frame, ignore, target.seed, target.frames, unverified
 
 
 def _unpack(packed: _Packed) -> Target:
-    boxes, labels, masks, frame, ignore, seed, frames = packed
-    tensors = torch.from_numpy(boxes), torch.from_numpy(labels), torch.from_numpy(ignore)
-    return Target(tensors[0], tensors[1], masks, frame, tensors[2], seed, frames)
+    boxes, labels, masks, frame, ignore, seed, frames, unverified = packed
+    return Target(
+        torch.from_numpy(boxes),
+        torch.from_numpy(labels),
+        masks,
+        frame,
+        torch.from_numpy(ignore),
+        seed,
+        frames,
+        None if unverified is None else torch.from_numpy(unverified),
+    )

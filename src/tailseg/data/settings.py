@@ -1,9 +1,22 @@
-"""Settings of the augmentation. This module does not import torch."""
+"""Settings of the sampling and of the augmentation. This module does not import torch."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from tailseg.ranges import Range, SettingError, Settings
+
+Sampling = Literal["repeat", "instance_repeat", "exponential_repeat", "class_aware", "balanced"]
+"""Which images are drawn more often than others, see `tailseg.data.epoch_plan.plan_epoch`."""
+RepeatThreshold = float | Literal["auto"]
+"""The share below which a class is repeated; ``auto`` is the median share of the classes."""
+PUBLISHED_EXPONENTS: Final[dict[Sampling, float]] = {
+    "repeat": 0.5,
+    "instance_repeat": 0.5,
+    "exponential_repeat": 2.0,
+    "class_aware": 1.0,
+    "balanced": 0.5,
+}
+"""The exponent of each kind of sampling, if ``data.repeat_exponent`` is None."""
 
 
 @dataclass(frozen=True)
@@ -97,9 +110,9 @@ class CopyPasteConfig(Settings, at="data.paste"):
     min_visible: Annotated[float, Range(ge=0, lt=1)] = 0.1
     """Least share of an object's pixels that must stay visible; an object below it is left out. 0 leaves out only
     objects without a visible pixel, as Ghiasi et al. do; others, such as mmdetection with 300 pixels, have a limit."""
-    repeat_threshold: Annotated[float | None, Range(ge=0, le=1)] = None
-    """Threshold t of the repeat factors. A larger one pastes rare classes more often; 0 gives all classes the same
-    probability; None takes data.repeat_threshold."""
+    repeat_threshold: Annotated[RepeatThreshold | None, Range(ge=0, le=1)] = None
+    """Threshold t of the repeat factors; auto is the median share of the classes. A larger one pastes rare classes more
+    often; 0 gives all classes the same probability; None takes data.repeat_threshold."""
     objects_per_class: Annotated[int, Range(ge=1)] = 50
     """Largest number of cut-outs of a class. The cut-outs are kept in a file in the cache folder."""
     max_megabytes: Annotated[int, Range(ge=1)] = 512

@@ -12,12 +12,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tailseg.annotations.dataset import Annotations, find_untrained_classes
 from tailseg.annotations.hold_out import read_remarks
 from tailseg.data.cutouts import open_cutouts
+from tailseg.data.epoch_plan import compute_class_factors, compute_class_shares, resolve_threshold
 from tailseg.data.loader import DetectionDataset, Loader, train_loader
 from tailseg.data.paste import CopyPaste
-from tailseg.data.repeat_factor import category_repeat_factors
 from tailseg.data.sampler import TrainSampler
 from tailseg.data.source import open_source, write_source
 from tailseg.data.transforms import Transform, color_transform, train_transform
+from tailseg.data.verified import describe_verified
 from tailseg.losses import ClassificationLoss
 from tailseg.models.detector import Detector
 from tailseg.models.optimizers import was_saved_with_more_decay
@@ -211,6 +212,7 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
             else []
         )
         + ([] if newest else list_schedule_notes(recipe, sampler.steps_per_epoch))
+        + ([describe_verified(train_data)] if recipe.data.only_verified else [])
         + [
             f"{data.path}: {note}"
             for data in ({train_data.path: train_data, val_data.path: val_data}).values()
@@ -252,7 +254,9 @@ def build_sampler(annotations: Annotations, recipe: Recipe) -> TrainSampler:
     return TrainSampler(
         annotations,
         batch_size=recipe.data.batch_size,
+        sampling=recipe.data.sampling,
         repeat_threshold=recipe.data.repeat_threshold,
+        repeat_exponent=recipe.data.repeat_exponent,
         rounding=recipe.data.repeat_rounding,
         seed=recipe.run.seed,
         filter_empty=recipe.data.filter_empty,
@@ -274,12 +278,15 @@ def build_train_loader(annotations: Annotations, sampler: TrainSampler, data: Da
     """
     clean = None
     if data.clean_epochs:
-        clean = DetectionDataset(annotations, build_augmentation(replace(data, jitter=None)))
+        clean = DetectionDataset(
+            annotations, build_augmentation(replace(data, jitter=None)), only_verified=data.only_verified
+        )
     dataset = DetectionDataset(
         annotations,
         build_augmentation(data),
         paste=None if data.paste is None else build_paste(annotations, data),
         color=None if data.color is None else color_transform(data.color),
+        only_verified=data.only_verified,
     )
     return train_loader(dataset, sampler, data.batch_size // sampler.world_size, data.workers, clean=clean)
 
@@ -307,8 +314,8 @@ def build_paste(annotations: Annotations, data: DataConfig) -> CopyPaste:
         track=track_progress,
     )
     threshold = data.repeat_threshold if config.repeat_threshold is None else config.repeat_threshold
-    fraction = ClassFrequency.from_class_counts(annotations.frequency).image_fraction
-    return CopyPaste(cutouts, config, category_repeat_factors(fraction, threshold).numpy())
+    shares = compute_class_shares(annotations, instances=False)
+    return CopyPaste(cutouts, config, compute_class_factors(shares, resolve_threshold(shares, threshold), 0.5))
 
 
 def is_clean_epoch(recipe: Recipe, epoch: int) -> bool:
