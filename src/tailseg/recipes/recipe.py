@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
-from tailseg.data.settings import CropConfig
+from tailseg.data.settings import ColorConfig, CopyPasteConfig, CropConfig, JitterConfig, RepeatThreshold, Sampling
 from tailseg.deprecated import renamed_fields
 from tailseg.files import Input, Output
 from tailseg.losses.settings import AnyLoss
@@ -47,18 +47,40 @@ class DataConfig(Settings, at="data"):
     """Crop some of the training images before they are resized; None crops none, as published for ResNets."""
     flip: Annotated[float, Range(ge=0, le=1)] = 0.5
     """Probability of a horizontal flip in training."""
+    jitter: JitterConfig | None = None
+    """Large-scale jitter in place of short_sides, max_long_side and crop in training. None has no jitter."""
+    color: ColorConfig | None = None
+    """Random changes of the colors in training. None changes no colors."""
+    paste: CopyPasteConfig | None = None
+    """Paste objects of other images into training images, rare classes more often. None pastes nothing."""
+    clean_epochs: Annotated[int, Range(ge=0)] = 0
+    """Number of last epochs without jitter, color and paste. They have the other settings, such as short_sides."""
     batch_size: Annotated[int, Range(ge=1)] = 16
     """Images per step, over all processes. optim.accumulation_steps splits them into parts."""
     workers: Annotated[int, Range(ge=0)] = 4
     """Number of loader processes; 0 loads the images in the main process."""
-    repeat_threshold: Annotated[float, Range(ge=0, le=1)] = 0.0
-    """Repeat factor sampling: a class in a smaller share of the images than this is repeated. 0 repeats no class."""
+    sampling: Sampling = "repeat"
+    """Which training images are drawn more often. repeat: repeat factors from the share of the images with a class;
+    instance_repeat: from the geometric mean of its shares of images and objects; exponential_repeat: the exponential of
+    those; class_aware: draw a class, each alike, then one of its images; balanced: the same, with classes by the square
+    root of their images."""
+    repeat_threshold: Annotated[RepeatThreshold, Range(ge=0, le=1)] = 0.0
+    """Repeat factor sampling: a class in a smaller share of the images than this is repeated. 0 repeats no class; auto
+    is the median share of the classes, and repeats half of them."""
+    repeat_exponent: Annotated[float | None, Range(ge=0)] = None
+    """How strongly rare classes are repeated: (threshold / share) to this power; 0 repeats none, 1 shows the repeated
+    classes equally often. For balanced, 0 draws classes by their images and 1 each alike; for exponential_repeat the
+    factor in the exponential. None is the published one: 0.5, and 2 for exponential_repeat."""
     repeat_rounding: Literal["ceil", "stochastic"] = "ceil"
     """Rounding of the repeat factors: ceil rounds up, as published; stochastic rounds at random in each epoch."""
     groups: Annotated[tuple[int, int], Range(ge=1, ascending=True)] = (10, 100)
     """Bounds of the frequency groups: a class is rare up to the first number of training images, common up to the
     second one, and frequent above. With LVIS's bounds (10 and 100), the groups that an annotation file states
     ("frequency" in LVIS) are used; other bounds replace them."""
+    only_verified: bool = False
+    """Use a class as a negative only in images where annotators looked for it: it is annotated there, or listed in
+    neg_category_ids. A class in not_exhaustive_category_ids is no negative either. Without effect on files that are not
+    LVIS's."""
     filter_empty: bool = True
     """Leave out training images without objects."""
     on_problem: Literal["refuse", "repair"] = "refuse"
@@ -77,10 +99,15 @@ class DataConfig(Settings, at="data"):
     `tailseg.data.source`. It replaces the annotation files."""
     augmentation: object | None = None
     """Your own augmentation: a config whose ``build(data)`` returns a transform, see `tailseg.data.transforms`. It
-    replaces the built-in augmentation (short_sides, crop, flip)."""
+    replaces the built-in augmentation (short_sides, crop, flip, jitter); color and paste follow it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.sampling in ("instance_repeat", "exponential_repeat") and self.repeat_threshold == 0:
+            raise SettingError(
+                f"data.sampling {self.sampling} with data.repeat_threshold 0 repeats no image: give a threshold, such "
+                "as 0.001 or auto (--data.repeat-threshold auto)"
+            )
         for name, signature, result in (
             ("source", "build()", "a training and a validation set"),
             ("augmentation", "build(data)", "a transform"),

@@ -50,7 +50,7 @@ from tailseg.training.finite import compute_gradient_norm, require_finite, requi
 from tailseg.training.interrupt import StopRequest, StopTraining, TrainingStopped
 from tailseg.training.log import Log
 from tailseg.training.optimizer import get_learning_rate
-from tailseg.training.run import Run, describe, describe_data, start
+from tailseg.training.run import Run, describe, describe_data, is_clean_epoch, start
 from tailseg.training.run_files import best_path, describe_resumption, get_latest, run_lock
 from tailseg.words import count_noun, count_part, verb_form
 
@@ -230,7 +230,11 @@ def iterate_batches(run: Run, stop: StopRequest, bar: TrainingConsole) -> Iterat
     """
     steps, progress = run.sampler.steps_per_epoch, run.progress
     run.sampler.set_epoch(progress.epoch, start_step=progress.step_in_epoch)
-    loader = run.loader.batches(say=lambda line: bar.say(f"step {progress.step}: {line}"), check=stop.check)
+    loader = run.loader.batches(
+        say=lambda line: bar.say(f"step {progress.step}: {line}"),
+        check=stop.check,
+        clean=is_clean_epoch(run.recipe, progress.epoch),
+    )
     while progress.step_in_epoch < steps:
         with all_or_none():
             stop.check()
