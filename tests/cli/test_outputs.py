@@ -60,7 +60,7 @@ READ = {
         "Eval.results",
     ),
     *("Eval.train", "Eval.annotations", "Predict.images", "Predict.run", "Report.runs", "DataShow.images"),
-    *("Report.images", "Report.train"),
+    *("Report.images", "Report.train", "Thresholds.paths", "Thresholds.train", "Thresholds.recipe"),
     *("DataCheck.images", "DataCheck.val", "DataCheck.val_images", "Resume.recipe"),
 }
 """Settings that name what is read, or a function."""
@@ -70,6 +70,7 @@ WORDS = {
     "Calibrate.module",
     "Serve.module",
     "Report.module",
+    "Thresholds.module",
     "Compare.module",
     "Eval.by",
     "Report.by",
@@ -83,6 +84,7 @@ WORDS = {
     "Train.augmentation",
     "Train.metrics",
     *("Calibrate.device", "Predict.device", "Serve.device", "Test.device", "Train.recipe.run.device", "Serve.host"),
+    "Thresholds.device",
     *("Report.title", "Submit.partition", "Train.recipe.name"),
 }
 """Settings that are text, and no file is written by that name."""
@@ -178,6 +180,13 @@ def rows(run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, 
             lambda out: words("report", run, "--out", out),
             ("",),
             lambda out: words("report", run, "--val", copied(truth)(out), "--out", out),
+        ),
+        Row(
+            "Thresholds.out",
+            "`thresholds --out`: thresholds.json",
+            lambda out: words("thresholds", truth, results, "--only=bbox", "--samples=2", "--out", out),
+            ("",),
+            lambda out: words("thresholds", truth, copied(results)(out), "--only=bbox", "--out", out),
         ),
         Row(
             "DataShow.pictures",
