@@ -26,7 +26,7 @@ from tailseg.cli.serve import Serve
 from tailseg.cli.submit import Submit, Training
 from tailseg.cli.test import Test as RunTest
 from tailseg.cli.train import Train
-from tailseg.data.settings import CropConfig
+from tailseg.data.settings import ColorConfig, CopyPasteConfig, CropConfig, JitterConfig
 from tailseg.losses import LossConfig
 from tailseg.models.config import (
     CascadeConfig,
@@ -45,7 +45,7 @@ from tailseg.recipes.saved import from_plain, to_plain
 BASE = get_recipe("tiny_gumbel")
 FULL = replace(
     BASE,
-    data=replace(BASE.data, crop=CropConfig()),
+    data=replace(BASE.data, crop=CropConfig(), jitter=JitterConfig(), color=ColorConfig(), paste=CopyPasteConfig()),
     model=replace(
         BASE.model,
         backbone=ResNetConfig(depth=50, grouped=GroupedConfig()),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from tailseg.losses.base import ClassificationLoss
 from tailseg.losses.processes import compute_process_share
+from tailseg.losses.unverified import hide_unverified, stack_unverified
 from tailseg.models.config import BoxHeadConfig, PostprocessConfig
 from tailseg.models.predictors import NormalizedLinear, class_linear
 from tailseg.models.resnet import STRIDES
@@ -95,7 +96,11 @@ class BoxHead(nn.Module):
     def hidden_losses(self, hidden: Float[Tensor, "R K"], samples: Sequence[RoISample]) -> dict[str, Float[Tensor, ""]]:
         """`losses` from the hidden features of the samples, for callers that have computed them already."""
         labels = torch.cat([sample.labels for sample in samples])
-        losses = {**self.loss(self.classifier(hidden), labels), "loss_box": self._box_loss(hidden, samples)}
+        logits = self.classifier(hidden)
+        rows, counts = [sample.unverified for sample in samples], [len(sample.boxes) for sample in samples]
+        if (unverified := stack_unverified(rows, counts, self.loss.num_classes, logits.device)) is not None:
+            logits = hide_unverified(logits, labels, *unverified)
+        losses = {**self.loss(logits, labels), "loss_box": self._box_loss(hidden, samples)}
         share = compute_process_share(len(hidden), hidden.device)
         return {name: value * share for name, value in losses.items()}
 

@@ -45,7 +45,8 @@ from tailseg.training.finite import NonFiniteLossError as NonFiniteLossError
 from tailseg.training.finite import compute_gradient_norm, require_finite, require_steps
 from tailseg.training.interrupt import StopRequest, StopTraining, TrainingStopped
 from tailseg.training.log import Log
-from tailseg.training.run import Run, describe, describe_data, start
+from tailseg.training.optimizer import get_learning_rate
+from tailseg.training.run import Run, describe, describe_data, is_clean_epoch, start
 from tailseg.training.run_files import best_path, describe_resumption, get_latest, run_lock
 from tailseg.words import count_noun, count_part, verb_form
 
@@ -221,7 +222,11 @@ def iterate_batches(run: Run, stop: StopRequest, bar: TrainingConsole) -> Iterat
     """
     steps, progress = run.sampler.steps_per_epoch, run.progress
     run.sampler.set_epoch(progress.epoch, start_step=progress.step_in_epoch)
-    loader = run.loader.batches(say=lambda line: bar.say(f"step {progress.step}: {line}"), check=stop.check)
+    loader = run.loader.batches(
+        say=lambda line: bar.say(f"step {progress.step}: {line}"),
+        check=stop.check,
+        clean=is_clean_epoch(run.recipe, progress.epoch),
+    )
     while progress.step_in_epoch < steps:
         with all_or_none():
             stop.check()
@@ -269,10 +274,10 @@ def train_step(run: Run, batch: Batch) -> tuple[dict[str, float], dict[str, floa
     Returns:
         The losses by name, and the figures of `take_step`.
     """
-    optim, step = run.recipe.optim, run.progress.step
+    optim, step, epoch = run.recipe.optim, run.progress.step, run.progress.epoch
     values: dict[str, float] = {}
     seed_everything(run.recipe.run.seed, step, rank())
-    rate = optim.learning_rate(step=step, epoch=run.progress.epoch, batch_size=run.recipe.data.batch_size)
+    rate = get_learning_rate(run.recipe, step=step, epoch=epoch, steps_per_epoch=run.sampler.steps_per_epoch)
     for group in run.optimizer.param_groups:
         group["lr"] = rate * group.get("lr_scale", 1.0)
     run.optimizer.zero_grad()
