@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from tailseg.cli.common import UsageError, find_recipe, output, parse
-from tailseg.cli.file_kinds import LOG, METRICS, PAGE, PART, RECIPE, RECORDS
+from tailseg.cli.file_kinds import LOG, METRICS, PAGE, PART, RECIPE, RECORDS, is_saved_recipe
 from tailseg.cli.outputs import Kind, check
 from tailseg.models.config import ResNetConfig
 from tailseg.ranges import Range
@@ -28,7 +28,7 @@ Train a recipe, or train on your own COCO- or LVIS-format file.
 
   NAME        a recipe (`tailseg recipes` lists them), or your own recipe as module:function
   FILE.json   your annotation file. tailseg trains the recipe custom_small on it and, without --data.val, holds out a
-              tenth of the images for validation
+              tenth of the images for validation. Or a saved recipe, such as the winner.json of `tailseg lab`
 
 parts of the recipe, by name or as module:function of your own:
   --loss NAME           gol, gumbel, sigmoid, softmax, seesaw, eqlv2, federated, focal and others
@@ -319,7 +319,11 @@ def train_options(name: str, arguments: Sequence[str]) -> Train:
     if arguments and not arguments[0].startswith("-"):
         hint = ". Name the annotation file with --data.train" if arguments[0].lower().endswith(".json") else ""
         raise UsageError(f"`tailseg train {name}` does not expect {arguments[0]!r} here{hint}")
-    if name.lower().endswith(".json"):
+    if is_saved_recipe(Path(name)):
+        from tailseg.recipes.saved import load_recipe
+
+        recipe = load_recipe(Path(name))
+    elif name.lower().endswith(".json"):
         recipe = find_recipe("custom_small")
         recipe = replace(recipe, data=replace(recipe.data, train=name))
     else:
