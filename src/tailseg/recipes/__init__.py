@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tailseg.recipes.activations import ACTIVATIONS
-from tailseg.recipes.custom import custom_r50, custom_small
+from tailseg.recipes.custom import custom_frozen, custom_r50, custom_small
 from tailseg.recipes.gol import GOL
 from tailseg.recipes.recipe import (
     OPTIMIZERS,
@@ -37,7 +37,7 @@ __all__ = [
 GROUPS: dict[str, tuple[Callable[[], Recipe], ...]] = {
     "tiny_tail: every loss on the embedded data set, on two CPU cores": TINY_LOSSES,
     "tiny_tail: cascades": TINY_CASCADES,
-    "the demo, and your own files": (demo_gumbel, custom_small, custom_r50),
+    "the demo, and your own files": (demo_gumbel, custom_small, custom_frozen, custom_r50),
     "LVIS, published folder activations": ACTIVATIONS,
     "LVIS, published folder gol": GOL,
 }
