@@ -40,7 +40,7 @@ def custom_frozen() -> Recipe:
 
     The backbone is timm's EfficientNet-Lite0 (``pip install 'tailseg[timm]'``).
     """
-    small = custom_small()
+    small, model = custom_small(), small_mask_rcnn()
     return replace(
         small,
         name="custom_frozen",
@@ -53,9 +53,9 @@ def custom_frozen() -> Recipe:
             keep_maps=True,
         ),
         model=replace(
-            small.model,
+            model,
             backbone=TimmConfig(name="tf_efficientnet_lite0", frozen_stages=4),
-            box=replace(small.model.box, hidden=512, class_agnostic=True),
+            box=replace(model.box, hidden=512, class_agnostic=True),
         ),
         optim=AdamWConfig(lr=0.002, epochs=16, milestones=(11, 14), warmup_iterations=100, clip_norm=10.0),
         run=RunConfig(precision="bfloat16", eval_every=5),
