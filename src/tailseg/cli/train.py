@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from tailseg.cli.common import UsageError, find_recipe, output, parse
-from tailseg.cli.file_kinds import LOG, METRICS, PAGE, PART, RECIPE, RECORDS
+from tailseg.cli.file_kinds import LOG, METRICS, PAGE, PART, RECIPE, RECORDS, is_saved_recipe
 from tailseg.cli.outputs import Kind, check
 from tailseg.files import Input
 from tailseg.models.config import ResNetConfig
@@ -29,7 +29,8 @@ Train a recipe, or train on your own COCO- or LVIS-format file.
 
   NAME        a recipe (`tailseg recipes` lists them), or your own recipe as module:function
   FILE.json   your annotation file. tailseg trains the recipe custom_small on it (with --init-from, a recipe that fits
-              the weights) and, without --data.val, holds out a tenth of the images for validation
+              the weights) and, without --data.val, holds out a tenth of the images for validation. Or a saved recipe,
+              such as the winner.json of `tailseg lab`
 
 parts of the recipe, by name or as module:function of your own:
   --loss NAME           gol, gumbel, sigmoid, softmax, seesaw, eqlv2, federated, focal and others
@@ -37,6 +38,13 @@ parts of the recipe, by name or as module:function of your own:
   --backbone NAME       resnet50, resnet101, swin_t, timm:NAME and others
   --init-from WEIGHTS   coco (torchvision's COCO model), imagenet (the backbone), a weights file, or the folder of a run
   --groups RARE COMMON  a class is rare in up to RARE training images, common in up to COMMON, else frequent
+
+steps of the augmentation; `tailseg train NAME --data.paste --help` lists the settings of a step:
+  --data.paste    paste objects of other images, rare classes more often (copy-paste)
+  --data.jitter   resize each image by a factor of 0.1 to 2, and crop or pad it (large-scale jitter)
+  --data.color    change brightness, contrast and saturation
+  --data.crop     crop some images first
+  --data.clean-epochs N   the last N epochs have no paste, jitter and color
 
   --devices N     train in N processes on this machine, one for each GPU
                   (on several machines: torchrun -m tailseg train ...)
@@ -335,20 +343,14 @@ def train_options(name: str, arguments: Sequence[str]) -> Train:
     if arguments and not arguments[0].startswith("-"):
         hint = ". Name the annotation file with --data.train" if arguments[0].lower().endswith(".json") else ""
         raise UsageError(f"`tailseg train {name}` does not expect {arguments[0]!r} here{hint}")
-    from tailseg.cli.parts import read_option, with_parts
-    from tailseg.recipes.initial import choose_recipe, with_initial_weights
+    from tailseg.cli.parts import read_option, with_parts, with_steps
+    from tailseg.recipes.initial import with_initial_weights
 
     init_from = read_option(arguments, "--init-from")
     if init_from is not None and read_option(arguments, "--run.init-from") is not None:
         raise UsageError("--init-from is the short form of --run.init-from. Give one of them")
-    if name.lower().endswith(".json"):
-        chosen = choose_recipe(init_from) if init_from else "custom_small"
-        recipe = find_recipe(chosen) if isinstance(chosen, str) else chosen
-        recipe = replace(recipe, data=replace(recipe.data, train=name))
-    else:
-        recipe = find_recipe(name)
     # These options change which settings the recipe has, so the recipe must have them before the others are parsed.
-    recipe = with_parts(recipe, arguments)
+    recipe, arguments = with_steps(with_parts(_find_base(name, init_from), arguments), arguments)
     if init_from:
         try:
             recipe = with_initial_weights(recipe, init_from)
@@ -360,10 +362,26 @@ def train_options(name: str, arguments: Sequence[str]) -> Train:
     return parse(Train, words, command=f"train {name}", default=Train(recipe))
 
 
+def _find_base(name: str, init_from: str | None) -> Recipe:
+    """Finds the recipe that the options change: by its name, or for an annotation file by the initial weights."""
+    if is_saved_recipe(Path(name)):
+        from tailseg.recipes.saved import load_recipe
+
+        return load_recipe(Path(name))
+    if not name.lower().endswith(".json"):
+        return find_recipe(name)
+    from tailseg.recipes.initial import choose_recipe
+
+    chosen = choose_recipe(init_from) if init_from else "custom_small"
+    recipe = find_recipe(chosen) if isinstance(chosen, str) else chosen
+    return replace(recipe, data=replace(recipe.data, train=name))
+
+
 def recipe_note(name: str, options: Train) -> str:
     """Names the recipe that `train_options` chose for the initial weights; otherwise returns nothing."""
     recipe = options.recipe.name
-    if not name.lower().endswith(".json") or options.init_from is None or recipe == "custom_small":
+    is_data = name.lower().endswith(".json") and not is_saved_recipe(Path(name))
+    if not is_data or options.init_from is None or recipe == "custom_small":
         return ""
     return (
         f"the recipe is {recipe}, whose network fits --init-from {options.init_from}. `tailseg train ... --dry-run` "

@@ -1,7 +1,7 @@
 """Strong recipes: pretrained weights, copy-paste, rare classes more often, a cosine, last epochs without changes.
 
 Since GOL (2022), better losses have moved the AP of LVIS by 1 to 2 and these parts around the loss by 4 to 6. Each part
-is an option: ``--data.paste None`` leaves out copy-paste, ``--data.repeat-threshold 0`` the repetition of images.
+is an option: ``--data.no-paste`` leaves out copy-paste, ``--data.repeat-threshold 0`` the repetition of images.
 """
 
 from dataclasses import replace

@@ -278,6 +278,7 @@ def _collect_rows(metrics: Metrics, columns: Sequence[str]) -> list[dict[str, An
 
 def _collect_notes(runs: Sequence[EvaluatedRun]) -> list[str]:
     notes = [f"{run.name}: {note}" for run in runs for note in (*_advise(run), *run.analysis.metrics.notes)]
+    notes += [f"{run.name}: {run.thresholds}." for run in runs if run.thresholds]
     notes += runs[0].analysis.slices.notes if runs[0].analysis.slices else ()
     if runs[0].frequency is None:
         notes.append(
