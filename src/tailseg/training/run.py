@@ -11,6 +11,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tailseg.annotations.dataset import Annotations, find_untrained_classes
 from tailseg.annotations.hold_out import read_remarks
+from tailseg.data.epoch_plan import list_sampling_notes
 from tailseg.data.loader import DetectionDataset, Loader, train_loader
 from tailseg.data.sampler import TrainSampler
 from tailseg.data.source import open_source, write_source
@@ -204,6 +205,7 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
         notes=first_notes
         + (list_size_notes(recipe.data, train_data.sizes) if recipe.data.augmentation is None else [])
         + ([] if newest else list_schedule_notes(recipe, sampler.steps_per_epoch))
+        + list_sampling_notes(train_data, sampler.plan)
         + ([describe_verified(train_data)] if recipe.data.only_verified else [])
         + [
             f"{data.path}: {note}"
