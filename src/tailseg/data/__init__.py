@@ -5,7 +5,7 @@ The names are imported when they are first used: reading annotation files takes 
 
 from typing import TYPE_CHECKING
 
-from tailseg.data.settings import CropConfig
+from tailseg.data.settings import ColorConfig, CopyPasteConfig, CropConfig, JitterConfig
 from tailseg.lazy import on_demand
 
 if TYPE_CHECKING:
@@ -17,9 +17,16 @@ if TYPE_CHECKING:
     from tailseg.data.epoch_plan import EpochPlan, Exposure, compute_exposure, plan_epoch
     from tailseg.data.images import load_image
     from tailseg.data.loader import DetectionDataset, Loader, evaluation_loader, train_loader
+    from tailseg.data.paste import CopyPaste
     from tailseg.data.repeat_factor import category_repeat_factors, image_repeat_factors
     from tailseg.data.sampler import EvaluationSampler, TrainSampler
-    from tailseg.data.transforms import RandomSizeCrop, ResizeShortSide, evaluation_transform, train_transform
+    from tailseg.data.transforms import (
+        LargeScaleJitter,
+        RandomSizeCrop,
+        ResizeShortSide,
+        evaluation_transform,
+        train_transform,
+    )
     from tailseg.structures import Batch, ClassFrequency, Target
 else:
     __getattr__, __dir__ = on_demand(
@@ -33,9 +40,16 @@ else:
             "epoch_plan": ("EpochPlan", "Exposure", "compute_exposure", "plan_epoch"),
             "images": ("load_image",),
             "loader": ("DetectionDataset", "Loader", "evaluation_loader", "train_loader"),
+            "paste": ("CopyPaste",),
             "repeat_factor": ("category_repeat_factors", "image_repeat_factors"),
             "sampler": ("EvaluationSampler", "TrainSampler"),
-            "transforms": ("RandomSizeCrop", "ResizeShortSide", "evaluation_transform", "train_transform"),
+            "transforms": (
+                "LargeScaleJitter",
+                "RandomSizeCrop",
+                "ResizeShortSide",
+                "evaluation_transform",
+                "train_transform",
+            ),
             "tailseg.structures": ("Batch", "ClassFrequency", "Target"),
         },
     )
@@ -46,6 +60,9 @@ __all__ = [
     "Category",
     "ClassCounts",
     "ClassFrequency",
+    "ColorConfig",
+    "CopyPaste",
+    "CopyPasteConfig",
     "CropConfig",
     "DatasetError",
     "DetectionDataset",
@@ -54,6 +71,8 @@ __all__ = [
     "Exposure",
     "ImageError",
     "ImageInfo",
+    "JitterConfig",
+    "LargeScaleJitter",
     "Loader",
     "RandomSizeCrop",
     "ResizeShortSide",
