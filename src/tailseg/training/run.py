@@ -12,7 +12,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tailseg.annotations.dataset import Annotations, find_untrained_classes
 from tailseg.annotations.hold_out import read_remarks
 from tailseg.data.cutouts import open_cutouts
-from tailseg.data.epoch_plan import compute_class_factors, compute_class_shares, resolve_threshold
+from tailseg.data.epoch_plan import (
+    compute_class_factors,
+    compute_class_shares,
+    list_sampling_notes,
+    resolve_threshold,
+)
 from tailseg.data.loader import DetectionDataset, Loader, train_loader
 from tailseg.data.paste import CopyPaste
 from tailseg.data.sampler import TrainSampler
@@ -212,6 +217,7 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
             else []
         )
         + ([] if newest else list_schedule_notes(recipe, sampler.steps_per_epoch))
+        + list_sampling_notes(train_data, sampler.plan)
         + ([describe_verified(train_data)] if recipe.data.only_verified else [])
         + [
             f"{data.path}: {note}"
