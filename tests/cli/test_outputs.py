@@ -24,6 +24,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs/reference/outputs.md"
 COLUMNS = ("absent", "its own", "another kind", "another kind, --overwrite", "an input", "full disk", "read-only")
 DATA = ["--data.train=tiny_tail:test", "--data.val=tiny_tail:test"]
 MINE = '{"mine": 1}'
+QUICK_LAB = ("--losses=gumbel", "--seeds=1", "--steps=10", "--best=1", "--directions=8", "--workers=1")
 
 
 def options_of(command: str) -> list[type]:
@@ -49,7 +50,16 @@ def holds(annotation: object, kind: type) -> bool:
 
 
 READ = {
-    *("Calibrate.recipe", "Predict.recipe", "Report.recipe", "Serve.recipe", "Test.recipe", "Convert.recipe"),
+    *(
+        "Calibrate.recipe",
+        "Lab.recipe",
+        "Lab.run",
+        "Predict.recipe",
+        "Report.recipe",
+        "Serve.recipe",
+        "Test.recipe",
+        "Convert.recipe",
+    ),
     *(
         "Compare.recipe",
         "Compare.runs",
@@ -68,6 +78,7 @@ WORDS = {
     "Predict.module",
     "Test.module",
     "Calibrate.module",
+    *("Lab.device", "Lab.losses", "Lab.module"),
     "Serve.module",
     "Report.module",
     "Thresholds.module",
@@ -224,6 +235,13 @@ def rows(run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, 
             ("calibration.json",),
             None,
             a_run("calibration.json"),
+        ),
+        Row(
+            "Lab.out",
+            "`lab --out`: lab.json, lab.html, winner.json, features",
+            lambda out: words("lab", "--run", run, *QUICK_LAB, "--out", out),
+            ("lab.json", "lab.html", "winner.json", "trials.jsonl"),
+            lambda out: words("lab", copied(truth, "lab.json")(out), "--out", out),
         ),
         Row(
             "Serve.run",
