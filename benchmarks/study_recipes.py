@@ -90,10 +90,25 @@ def paste_clean() -> Recipe:
     return _change("paste_clean", data={"paste": PASTE, "clean_epochs": 1})
 
 
+def verified() -> Recipe:
+    """GOL whose negatives are the verified ones, as the evaluation counts them."""
+    return _change("verified", data={"only_verified": True})
+
+
+def balanced() -> Recipe:
+    """GOL with images drawn by the square root of their classes' frequency, in epochs of the same length."""
+    return _change("balanced", data={"sampling": "balanced"})
+
+
+def class_aware() -> Recipe:
+    """GOL with images of each class alike often, in epochs of the same length."""
+    return _change("class_aware", data={"sampling": "class_aware"})
+
+
 def strong() -> Recipe:
     """All parts that help, together."""
     return _change(
         "strong",
-        data={"paste": PASTE},
+        data={"paste": PASTE, "only_verified": True},
         optim={"schedule": "cosine", "ema_decay": 0.995, "lr": 0.12},
     )

@@ -70,7 +70,7 @@ READ = {
         "Eval.results",
     ),
     *("Eval.train", "Eval.annotations", "Predict.images", "Predict.run", "Report.runs", "DataShow.images"),
-    *("Report.images", "Report.train"),
+    *("Report.images", "Report.train", "Thresholds.paths", "Thresholds.train", "Thresholds.recipe"),
     *("DataCheck.images", "DataCheck.val", "DataCheck.val_images", "Resume.recipe"),
 }
 """Settings that name what is read, or a function."""
@@ -81,6 +81,7 @@ WORDS = {
     *("Lab.device", "Lab.losses", "Lab.module"),
     "Serve.module",
     "Report.module",
+    "Thresholds.module",
     "Compare.module",
     "Eval.by",
     "Report.by",
@@ -94,6 +95,7 @@ WORDS = {
     "Train.augmentation",
     "Train.metrics",
     *("Calibrate.device", "Predict.device", "Serve.device", "Test.device", "Train.recipe.run.device", "Serve.host"),
+    "Thresholds.device",
     *("Report.title", "Submit.partition", "Train.recipe.name"),
 }
 """Settings that are text, and no file is written by that name."""
@@ -189,6 +191,13 @@ def rows(run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, 
             lambda out: words("report", run, "--out", out),
             ("",),
             lambda out: words("report", run, "--val", copied(truth)(out), "--out", out),
+        ),
+        Row(
+            "Thresholds.out",
+            "`thresholds --out`: thresholds.json",
+            lambda out: words("thresholds", truth, results, "--only=bbox", "--samples=2", "--out", out),
+            ("",),
+            lambda out: words("thresholds", truth, copied(results)(out), "--only=bbox", "--out", out),
         ),
         Row(
             "DataShow.pictures",

@@ -21,6 +21,7 @@ COMMANDS = {
     "compare": "is a run better than another, or was it chance? intervals by a paired bootstrap",
     "lab": "which loss, sampling and calibration suit your data? fits of each on one network's features",
     "calibrate": "raise the scores of rare classes of a run, without training",
+    "thresholds": "find a score threshold for each class; predict and serve then use it",
     "report": "write one HTML page about runs, or about results of any framework: every class, with pictures",
     "serve": "show the report in a browser, and detect objects in images that you drop on a page",
     "convert": "convert checkpoints from mmdetection and torchvision, and to mmdetection",

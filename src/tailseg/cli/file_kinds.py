@@ -95,6 +95,7 @@ TRIALS: Final = Kind("fits of the lab", lambda path: _starts(path, r'\{"steps": 
 LOG: Final = Kind("the log of a run", lambda path: is_run(path.parent))
 PART: Final = Kind("a part of a run's data", _in_run)
 CALIBRATION: Final = Kind("a calibration", lambda path: _has(path, "setting", "dimensions"))
+THRESHOLDS: Final = Kind("a file of thresholds", lambda path: _has(path, "classes", "single", "folds", "f1"))
 FOUND: Final = Kind(
     "a list of predictions", lambda path: _starts(path, r'\[\s*\]\s*$|\[\s*\{\s*"file_name": [^\n]*"category": ')
 )

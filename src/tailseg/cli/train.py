@@ -36,6 +36,13 @@ parts of the recipe, by name or as module:function of your own:
   --backbone NAME       resnet50, resnet101, swin_t, timm:NAME and others
   --groups RARE COMMON  a class is rare in up to RARE training images, common in up to COMMON, else frequent
 
+steps of the augmentation; `tailseg train NAME --data.paste --help` lists the settings of a step:
+  --data.paste    paste objects of other images, rare classes more often (copy-paste)
+  --data.jitter   resize each image by a factor of 0.1 to 2, and crop or pad it (large-scale jitter)
+  --data.color    change brightness, contrast and saturation
+  --data.crop     crop some images first
+  --data.clean-epochs N   the last N epochs have no paste, jitter and color
+
   --devices N     train in N processes on this machine, one for each GPU
                   (on several machines: torchrun -m tailseg train ...)
   --resume        continue from the last checkpoint of the run, for torchrun and SLURM: the same command starts and
@@ -321,10 +328,10 @@ def train_options(name: str, arguments: Sequence[str]) -> Train:
         recipe = replace(recipe, data=replace(recipe.data, train=name))
     else:
         recipe = find_recipe(name)
-    from tailseg.cli.parts import with_parts
+    from tailseg.cli.parts import with_parts, with_steps
 
     # These options change which settings the recipe has, so the recipe must have them before the others are parsed.
-    recipe = with_parts(recipe, arguments)
+    recipe, arguments = with_steps(with_parts(recipe, arguments), arguments)
     if "--boxes-only" in arguments:
         recipe = without_masks(recipe)
     words = [re.sub(r"^--groups(?==|$)", "--data.groups", argument) for argument in arguments]
