@@ -287,14 +287,19 @@ def build_train_loader(annotations: Annotations, sampler: TrainSampler, data: Da
         clean = DetectionDataset(
             annotations, build_augmentation(replace(data, jitter=None)), only_verified=data.only_verified
         )
-    dataset = DetectionDataset(
+    dataset = build_train_dataset(annotations, data)
+    return train_loader(dataset, sampler, data.batch_size // sampler.world_size, data.workers, clean=clean)
+
+
+def build_train_dataset(annotations: Annotations, data: DataConfig) -> DetectionDataset:
+    """Builds the training images and their targets, with the whole augmentation."""
+    return DetectionDataset(
         annotations,
         build_augmentation(data),
         paste=None if data.paste is None else build_paste(annotations, data),
         color=None if data.color is None else color_transform(data.color),
         only_verified=data.only_verified,
     )
-    return train_loader(dataset, sampler, data.batch_size // sampler.world_size, data.workers, clean=clean)
 
 
 def build_paste(annotations: Annotations, data: DataConfig) -> CopyPaste:
