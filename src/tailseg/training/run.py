@@ -12,7 +12,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tailseg.annotations.dataset import Annotations, find_untrained_classes
 from tailseg.annotations.hold_out import read_remarks
 from tailseg.data.cutouts import open_cutouts
-from tailseg.data.epoch_plan import compute_class_factors, compute_class_shares, resolve_threshold
+from tailseg.data.epoch_plan import (
+    compute_class_factors,
+    compute_class_shares,
+    list_sampling_notes,
+    resolve_threshold,
+)
 from tailseg.data.kept_maps import KeptMaps
 from tailseg.data.loader import DetectionDataset, Loader, train_loader
 from tailseg.data.paste import CopyPaste
@@ -214,6 +219,7 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
             else []
         )
         + ([] if newest else list_schedule_notes(recipe, sampler.steps_per_epoch))
+        + list_sampling_notes(train_data, sampler.plan)
         + ([describe_verified(train_data)] if recipe.data.only_verified else [])
         + [
             f"{data.path}: {note}"
@@ -291,7 +297,22 @@ def build_train_loader(
         clean = DetectionDataset(
             annotations, build_augmentation(replace(data, jitter=None)), only_verified=data.only_verified, maps=maps
         )
-    dataset = DetectionDataset(
+    dataset = build_train_dataset(annotations, data, maps)
+    return train_loader(dataset, sampler, data.batch_size // sampler.world_size, data.workers, clean=clean)
+
+
+def build_train_dataset(annotations: Annotations, data: DataConfig, maps: KeptMaps | None = None) -> DetectionDataset:
+    """Builds the training images and their targets, with the whole augmentation.
+
+    Args:
+        annotations: the training set.
+        data: the augmentation.
+        maps: read instead of the images, if they are kept.
+
+    Returns:
+        The images and targets.
+    """
+    return DetectionDataset(
         annotations,
         build_augmentation(data),
         paste=None if data.paste is None else build_paste(annotations, data),
@@ -299,7 +320,6 @@ def build_train_loader(
         only_verified=data.only_verified,
         maps=maps,
     )
-    return train_loader(dataset, sampler, data.batch_size // sampler.world_size, data.workers, clean=clean)
 
 
 def build_paste(annotations: Annotations, data: DataConfig) -> CopyPaste:
