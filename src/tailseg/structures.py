@@ -280,9 +280,11 @@ class Detections:
             masks=None if self.masks is None else tuple(self.masks[i] for i in index.tolist()),
         )
 
-    def above(self, threshold: float) -> "Detections":
-        """Returns the detections whose score is at least ``threshold``."""
-        return self.select(self.scores >= threshold)
+    def above(self, threshold: float | Sequence[float]) -> "Detections":
+        """Returns the detections whose score is at least ``threshold``: one number, or one for each label."""
+        if isinstance(threshold, int | float):
+            return self.select(self.scores >= threshold)
+        return self.select(self.scores >= self.scores.new_tensor(threshold)[self.labels])
 
     def decode_masks(self) -> Bool[np.ndarray, "D h w"]:
         """Decodes the masks to bitmaps of the image's size: D x height x width bytes.

@@ -18,6 +18,7 @@ from tailseg.cli.compare import Compare
 from tailseg.cli.data import DataShow
 from tailseg.cli.demo import Demo
 from tailseg.cli.eval import Eval
+from tailseg.cli.lab import Lab
 from tailseg.cli.predict import Predict
 from tailseg.cli.report import Report
 from tailseg.cli.resume import ChangedData, ChangedOptim, ChangedRun, Resume
@@ -190,6 +191,7 @@ COMMANDS = {
     kind: name
     for name, kind in [
         ("calibrate", Calibrate),
+        ("lab", Lab),
         ("compare", Compare),
         ("data show", DataShow),
         ("demo", Demo),

@@ -288,7 +288,7 @@ def _shrink(box: Float[Tensor, " 4"], whole: Piece, visible: Piece) -> Float[Ten
     return torch.where(before == after, box, moved)
 
 
-def _cover_rectangles(boxes: Float[Tensor, "K 4"], owners: UInt8[np.ndarray, "h w"]) -> Float[Tensor, "K 4"]:
+def _cover_rectangles(boxes: Float[Tensor, "K 4"], owners: UInt8[np.ndarray, "h w"]) -> Float[Tensor, "V 4"]:
     """The visible part of ignored regions; those without a visible pixel are left out."""
     kept = []
     for box in boxes:

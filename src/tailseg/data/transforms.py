@@ -250,7 +250,7 @@ class LargeScaleJitter(v2.Transform):
         height, width = v2.query_size(flat_inputs)
         factor, top, left = torch.rand(3).tolist()
         ratio = self.size / max(height, width) * (self.scale[0] + factor * (self.scale[1] - self.scale[0]))
-        crop = [min(side, max(1, round(self.size / ratio))) for side in (height, width)]
+        crop = [min(side, math.ceil(self.size / ratio)) for side in (height, width)]
         return {
             "top": int(top * (height - crop[0] + 1)),
             "left": int(left * (width - crop[1] + 1)),

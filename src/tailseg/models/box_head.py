@@ -1,6 +1,7 @@
 """Box head: pooled features to class logits and box deltas.
 
-Shapes: R RoIs of all images together, C classes, L logits (the loss decides), K hidden units.
+Shapes: R RoIs of all images together, I pooled features of a RoI, C classes, L logits (the loss decides), K hidden
+units.
 """
 
 from collections.abc import Sequence
@@ -64,6 +65,12 @@ class BoxHead(nn.Module):
         self, pyramid: Sequence[Float[Tensor, "B C _ _"]], boxes: Sequence[Float[Tensor, "_ 4"]]
     ) -> Float[Tensor, "R K"]:
         """Hidden features of the boxes of every image, images one after the other. ``pyramid`` starts with P2..P5."""
+        return self.embed(self.pool(pyramid, boxes))
+
+    def pool(
+        self, pyramid: Sequence[Float[Tensor, "B C _ _"]], boxes: Sequence[Float[Tensor, "_ 4"]]
+    ) -> Float[Tensor, "R I"]:
+        """Pooled features of the boxes of every image, images one after the other, as the first layer takes them."""
         pooled = roi_pool(
             pyramid[: len(STRIDES)],
             boxes,
@@ -71,7 +78,11 @@ class BoxHead(nn.Module):
             strides=STRIDES,
             finest_scale=self.config.finest_scale,
         )
-        return self.fc2(self.fc1(pooled.flatten(1)).relu_()).relu_()
+        return pooled.flatten(1)
+
+    def embed(self, pooled: Float[Tensor, "R I"]) -> Float[Tensor, "R K"]:
+        """Applies the two hidden layers to pooled features."""
+        return self.fc2(self.fc1(pooled).relu_()).relu_()
 
     def losses(
         self, pyramid: Sequence[Float[Tensor, "B C _ _"]], samples: Sequence[RoISample]

@@ -229,8 +229,8 @@ def _run_length_targets(rle: RunLengths, frame: Frame, boxes: Float[np.ndarray, 
     return pooled[:, :: -1 if frame.scale_y < 0 else 1, :: -1 if frame.scale_x < 0 else 1]
 
 
-TIE: Final = 1e-9
-"""Pixels that points are moved by: rounding errors must not decide which way a coordinate such as 0.1 is rounded."""
+FIFTHS: Final = 5
+"""pycocotools rounds the corners of polygons to fifths of a pixel."""
 
 Region = tuple[int, int, int, int]
 """Pixels of an image: ``left, top, right, bottom``."""
@@ -260,8 +260,10 @@ def rasterize(segmentation: Segmentation, frame: Frame, region: Region) -> Bool[
         return np.zeros((height, width), dtype=bool)
     if isinstance(segmentation, tuple):
         points = _points(segmentation) * (frame.scale_x, frame.scale_y) + (frame.shift_x, frame.shift_y)
-        # pycocotools rounds to fifths of a pixel: without TIE, a point between two could round otherwise in a region
-        points = points + TIE - (left, top)
+        # Corners are rounded as in the whole image, and then moved by whole pixels: a corner between two fifths could
+        # otherwise be rounded to another one. pycocotools rounds 5 x + 0.5 towards zero.
+        corners = np.trunc(FIFTHS * points + 0.5) - (FIFTHS * left, FIFTHS * top)
+        points = np.where(corners < 0, corners - 1, corners) / FIFTHS
         _check_outline(points)
         rles = coco.frPyObjects(_flat(points, segmentation), height, width)
         return coco.decode(coco.merge(rles) if len(rles) > 1 else rles[0]).view(bool)

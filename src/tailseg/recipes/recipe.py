@@ -147,6 +147,8 @@ class ScheduleConfig(Settings, at="optim"):
     """Share of the learning rate that the warm-up begins with."""
     clip_norm: Annotated[float | None, Range(gt=0)] = None
     """Largest global norm of the gradient; a larger gradient is scaled down. None does not clip, as published."""
+    max_loss_ratio: Annotated[float | None, Range(gt=1)] = 100.0
+    """The training has diverged and ends when its loss is above this many times its start. None does not check."""
     ema_decay: Annotated[float | None, Range(gt=0, lt=1)] = None
     """Decay of a moving average of the weights, such as 0.9998. The average is saved and evaluated in place of the
     trained weights. None has no average, as published."""
