@@ -18,11 +18,11 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, median, stdev
+from statistics import median
 
 import torch
 import tyro
-from scipy.stats import t as student_t
+from seeds import COLUMNS, format_difference, format_mean, read_figures
 
 from tailseg.recipes import RECIPES
 from tailseg.recipes.tiny import TINY_LOSSES
@@ -31,14 +31,6 @@ LOSSES = tuple(recipe.__name__.removeprefix("tiny_") for recipe in TINY_LOSSES)
 """One recipe a loss; ``--losses`` also takes the cascades, such as ``cascade_gumbel``."""
 
 RESULTS = Path(__file__).parent / "results"
-COLUMNS = {
-    "AP": ("segm", "AP"),
-    "APr": ("segm", "APr"),
-    "APc": ("segm", "APc"),
-    "APf": ("segm", "APf"),
-    "AP50": ("segm", "AP50"),
-    "APb": ("bbox", "AP"),
-}
 
 
 @dataclass(frozen=True)
@@ -89,9 +81,8 @@ def figures(options: Options, loss: str) -> dict[str, list[float]]:
     for seed in options.seeds:
         folder = run_folder(options, loss, seed)
         if finished(folder):
-            scores = json.loads((folder / "metrics.json").read_text())["scores"]
-            for column, (kind, name) in COLUMNS.items():
-                values[column].append(100 * scores[kind][name])
+            for column, value in read_figures(folder).items():
+                values[column].append(value)
     return values
 
 
@@ -112,12 +103,8 @@ def table(options: Options) -> str:
     lines = ["| Loss | seeds | " + " | ".join(COLUMNS) + " | s a step |", "|---|---|" + "---|" * (len(COLUMNS) + 1)]
     for loss in options.losses:
         values = figures(options, loss)
-        count = len(values["AP"])
-        cells = (
-            [f"{mean(v):.1f}" + (f" ± {stdev(v):.1f}" if count > 1 else "") for v in values.values()] if count else []
-        )
-        cells = [*(cells or ["-"] * len(COLUMNS)), f"{seconds_a_step(options, loss):.2f}"]
-        lines.append(f"| {loss} | {count} | " + " | ".join(cells) + " |")
+        cells = [*map(format_mean, values.values()), f"{seconds_a_step(options, loss):.2f}"]
+        lines.append(f"| {loss} | {len(values['AP'])} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, *differences(options)])
 
 
@@ -132,8 +119,7 @@ def differences(options: Options) -> list[str]:
     cells = []
     for column in COLUMNS:
         pairs = [after - before for before, after in zip(first[column], second[column], strict=True)]
-        reach = float(student_t.ppf(0.975, count - 1)) * stdev(pairs) / count**0.5
-        cells.append(f"{column} {mean(pairs):.1f} ({mean(pairs) - reach:.1f} .. {mean(pairs) + reach:.1f})")
+        cells.append(f"{column} {format_difference(pairs)}")
     return [
         "",
         f"{options.losses[1]} minus {options.losses[0]}, the mean over the seeds and its 95 % interval (paired t): "

@@ -87,6 +87,10 @@ class Target:
         frame: maps the annotated file's pixels to the transformed image.
         ignore_boxes: crowd and ignore regions. A region inside one of them is not used as background.
         seed: seeds the sampling of regions in this image; None uses the default generator.
+        frames: maps the pixels of each mask to the transformed image, if they differ, as after copy-paste: a mask that
+            was pasted or covered is in pixels of a part of the transformed image. None takes ``frame`` for all.
+        unverified: classes that are no negatives in this image, because nobody looked for them (LVIS); a region with
+            such a label is an object of the class all the same. None: every class was looked for.
     """
 
     boxes: Float[Tensor, "N 4"]
@@ -95,8 +99,14 @@ class Target:
     frame: Frame
     ignore_boxes: Float[Tensor, "K 4"]
     seed: int | None = None
+    frames: tuple[Frame, ...] | None = None
+    unverified: Bool[Tensor, " C"] | None = None
 
     def __post_init__(self) -> None:
+        if self.frames is not None and len(self.frames) != len(self.masks):
+            raise ValueError(
+                f"a target needs as many frames as masks, got {len(self.frames)} frames and {len(self.masks)} masks"
+            )
         if not len(self.boxes) == len(self.labels) == len(self.masks):
             raise ValueError(
                 f"a target needs as many boxes as labels and masks, got {len(self.boxes)} boxes, "
@@ -156,6 +166,10 @@ class Target:
     def __len__(self) -> int:
         return len(self.boxes)
 
+    def get_frame(self, index: int) -> Frame:
+        """Returns the frame of the mask of object ``index``."""
+        return self.frame if self.frames is None else self.frames[index]
+
     def to(self, device: torch.device | str) -> "Target":
         """Returns the target with its tensors on ``device``. Masks stay in main memory until they are rasterized."""
         return replace(
@@ -163,6 +177,7 @@ class Target:
             boxes=to_device(self.boxes, device),
             labels=to_device(self.labels, device),
             ignore_boxes=to_device(self.ignore_boxes, device),
+            unverified=None if self.unverified is None else to_device(self.unverified, device),
         )
 
 
@@ -265,9 +280,11 @@ class Detections:
             masks=None if self.masks is None else tuple(self.masks[i] for i in index.tolist()),
         )
 
-    def above(self, threshold: float) -> "Detections":
-        """Returns the detections whose score is at least ``threshold``."""
-        return self.select(self.scores >= threshold)
+    def above(self, threshold: float | Sequence[float]) -> "Detections":
+        """Returns the detections whose score is at least ``threshold``: one number, or one for each label."""
+        if isinstance(threshold, int | float):
+            return self.select(self.scores >= threshold)
+        return self.select(self.scores >= self.scores.new_tensor(threshold)[self.labels])
 
     def decode_masks(self) -> Bool[np.ndarray, "D h w"]:
         """Decodes the masks to bitmaps of the image's size: D x height x width bytes.

@@ -8,6 +8,7 @@ import pytest
 from tailseg.cli import main
 from tailseg.detection.recalibration import STRENGTHS, Calibration, Setting, load, save
 from tailseg.inference import Predictor
+from tailseg.recipes import build
 
 
 @pytest.fixture
@@ -51,21 +52,58 @@ def test_without_the_training_set_fracal_is_left_out(own, capsys, monkeypatch):
     assert main(["calibrate", str(own), "--images=1"]) == 0
 
     printed = capsys.readouterr().out
-    assert "FRACAL is left out, because the training set was not found" in printed
+    assert "FRACAL and LogN are left out, because the training set was not found" in printed
     assert "FRACAL 1" not in printed
+    assert "LogN 1" not in printed
 
 
 def test_a_training_set_that_lost_images_is_not_looked_at(own, capsys, monkeypatch):
-    class Fewer:
-        path, num_images = "train.json", 0
-
-    monkeypatch.setattr("tailseg.recipes.build.build_training", lambda recipe: Fewer)
+    read = build.build_training
+    monkeypatch.setattr(
+        build, "build_training", lambda recipe: (train := read(recipe)).select_images(train.image_ids[:2].tolist())
+    )
 
     assert main(["calibrate", str(own), "--images=1"]) == 0
 
     printed = capsys.readouterr().out
-    assert "train.json has 0 images, and the run was trained on" in printed
+    assert "train.json has 2 images, and the run was trained on" in printed
     assert "FRACAL 1" not in printed
+    assert "LogN 1" in printed
+
+
+def test_logn_is_stored_and_used(own, photos, tmp_path, capsys, monkeypatch):
+    """Only LogN is tried here, and APc of this run is 0 with any scores, so that the choice is made by hand."""
+    monkeypatch.setattr("tailseg.detection.recalibration.STRENGTHS", {"LogN": (1.0,)})
+    monkeypatch.setattr("tailseg.inference.calibration._choose", lambda tried, *_: tried[-1][0])
+
+    assert main(["calibrate", str(own), "--images=1", "--train-images=2"]) == 0
+
+    assert "Stored for predict: LogN 1" in capsys.readouterr().out
+    names = Predictor.from_run(own, calibrated=False).names
+    statistics = load(own / "calibration.json", len(names)).statistics
+    assert len(statistics.means) == len(names)
+    assert min(statistics.deviations) > 0
+    assert main(["predict", str(own), str(photos), "--no-pictures", f"--out={tmp_path / 'out'}"]) == 0
+    assert "Scores are calibrated: LogN 1" in capsys.readouterr().out
+
+    assert main(["calibrate", str(own), "--images=1", "--train-images=0"]) == 0
+    assert "LogN" not in capsys.readouterr().out
+
+
+def test_a_training_image_that_is_gone_leaves_logn_out(own, capsys, monkeypatch):
+    from tailseg.annotations.image_files import ImageError
+
+    def missing(*_, **__):
+        raise ImageError("a.jpg is not there")
+
+    monkeypatch.setattr("tailseg.detection.recalibration.measure_logits", missing)
+
+    assert main(["calibrate", str(own), "--images=1"]) == 0
+
+    printed = capsys.readouterr().out
+    assert "LogN is left out, because a training image cannot be read: a.jpg is not there" in printed
+    assert "FRACAL 1" in printed
+    assert "LogN 1" not in printed
 
 
 def test_a_calibration_of_another_detector_is_refused(own, capsys, photos):

@@ -102,6 +102,7 @@ def test_a_misspelt_option_needs_a_parser_alone(command: str) -> None:
         ("eval TRUTH RESULTS --train TRUTH", 0, EVALUATION),
         ("compare RESULTS RESULTS --annotations TRUTH --samples 10", 0, EVALUATION),
         ("report TRUTH RESULTS --images .", 0, REPORT),
+        ("thresholds TRUTH RESULTS --samples 10", 0, EVALUATION),
     ],
 )
 def test_what_a_light_command_imports(arguments: str, code: int, allowed: set[str], files: dict[str, str]) -> None:
@@ -121,6 +122,8 @@ def test_what_a_light_command_imports(arguments: str, code: int, allowed: set[st
         ("predict MISSING MISSING", 2, PARSER),
         ("calibrate MISSING", 2, PARSER),
         ("report MISSING", 1, PARSER),
+        ("thresholds MISSING", 1, PARSER),
+        ("thresholds TRUTH MISSING", 2, EVALUATION),
         ("serve MISSING", 1, PARSER),
         ("convert MISSING out --recipe tiny_gumbel --classes TRUTH", 1, ANNOTATIONS),
         ("convert MISSING out.pth --to mmdet", 1, PARSER),

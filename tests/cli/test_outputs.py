@@ -24,6 +24,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs/reference/outputs.md"
 COLUMNS = ("absent", "its own", "another kind", "another kind, --overwrite", "an input", "full disk", "read-only")
 DATA = ["--data.train=tiny_tail:test", "--data.val=tiny_tail:test"]
 MINE = '{"mine": 1}'
+QUICK_LAB = ("--losses=gumbel", "--seeds=1", "--steps=10", "--best=1", "--directions=8", "--workers=1")
 
 
 def options_of(command: str) -> list[type]:
@@ -49,7 +50,16 @@ def holds(annotation: object, kind: type) -> bool:
 
 
 READ = {
-    *("Calibrate.recipe", "Predict.recipe", "Report.recipe", "Serve.recipe", "Test.recipe", "Convert.recipe"),
+    *(
+        "Calibrate.recipe",
+        "Lab.recipe",
+        "Lab.run",
+        "Predict.recipe",
+        "Report.recipe",
+        "Serve.recipe",
+        "Test.recipe",
+        "Convert.recipe",
+    ),
     *(
         "Compare.recipe",
         "Compare.runs",
@@ -60,7 +70,7 @@ READ = {
         "Eval.results",
     ),
     *("Eval.train", "Eval.annotations", "Predict.images", "Predict.run", "Report.runs", "DataShow.images"),
-    *("Report.images", "Report.train"),
+    *("Report.images", "Report.train", "Thresholds.paths", "Thresholds.train", "Thresholds.recipe"),
     *("DataCheck.images", "DataCheck.val", "DataCheck.val_images", "Resume.recipe"),
 }
 """Settings that name what is read, or a function."""
@@ -68,8 +78,10 @@ WORDS = {
     "Predict.module",
     "Test.module",
     "Calibrate.module",
+    *("Lab.device", "Lab.losses", "Lab.module"),
     "Serve.module",
     "Report.module",
+    "Thresholds.module",
     "Compare.module",
     "Eval.by",
     "Report.by",
@@ -83,6 +95,7 @@ WORDS = {
     "Train.augmentation",
     "Train.metrics",
     *("Calibrate.device", "Predict.device", "Serve.device", "Test.device", "Train.recipe.run.device", "Serve.host"),
+    "Thresholds.device",
     *("Report.title", "Submit.partition", "Train.recipe.name"),
 }
 """Settings that are text, and no file is written by that name."""
@@ -180,6 +193,13 @@ def rows(run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, 
             lambda out: words("report", run, "--val", copied(truth)(out), "--out", out),
         ),
         Row(
+            "Thresholds.out",
+            "`thresholds --out`: thresholds.json",
+            lambda out: words("thresholds", truth, results, "--only=bbox", "--samples=2", "--out", out),
+            ("",),
+            lambda out: words("thresholds", truth, copied(results)(out), "--only=bbox", "--out", out),
+        ),
+        Row(
             "DataShow.pictures",
             "`data show --pictures`: a picture",
             lambda out: words("data", "show", truth, "--pictures", out.with_suffix(".jpg")),
@@ -215,6 +235,13 @@ def rows(run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, 
             ("calibration.json",),
             None,
             a_run("calibration.json"),
+        ),
+        Row(
+            "Lab.out",
+            "`lab --out`: lab.json, lab.html, winner.json, features",
+            lambda out: words("lab", "--run", run, *QUICK_LAB, "--out", out),
+            ("lab.json", "lab.html", "winner.json", "trials.jsonl"),
+            lambda out: words("lab", copied(truth, "lab.json")(out), "--out", out),
         ),
         Row(
             "Serve.run",

@@ -11,6 +11,7 @@ from tailseg.cli import main
 from tailseg.cli.common import UsageError
 from tailseg.cli.train import optimizer_note, train_options
 from tailseg.cli.unknown_options import find_unknown_option, nearest_options
+from tailseg.data.settings import ColorConfig, CopyPasteConfig, CropConfig, JitterConfig
 from tailseg.losses import LOSSES, DropLossConfig
 from tailseg.models import SwinConfig, TimmConfig
 from tailseg.recipes import AdamWConfig, ScheduleConfig, SGDConfig, get_recipe
@@ -216,3 +217,35 @@ def test_help_lists_the_parts():
         [sys.executable, "-m", "tailseg", "train", "--help"], capture_output=True, text=True, check=True
     )
     assert all(option in done.stdout for option in ("--loss", "--optim", "--backbone", "--groups"))
+
+
+def test_steps_of_the_augmentation_are_added_by_name() -> None:
+    assert train_options("tiny_gol", []).recipe.data.paste is None
+    data = train_options(
+        "tiny_gol", ["--data.paste", "--data.jitter.scale", "0.5", "1.5", "--optim.lr=0.5"]
+    ).recipe.data
+    assert data.paste == CopyPasteConfig()
+    assert data.jitter == JitterConfig(scale=(0.5, 1.5))
+    assert data.color is data.crop is None
+    data = train_options(
+        "tiny_gol", ["--data.color.hue=0.1", "--data.crop", "--data.paste.edge", "blurred"]
+    ).recipe.data
+    assert data.color == ColorConfig(hue=0.1)
+    assert data.crop == CropConfig()
+    assert data.paste == CopyPasteConfig(edge="blurred")
+    assert data.jitter is None
+
+
+def test_steps_of_a_recipe_are_changed_and_removed() -> None:
+    swin = "gol_mask_rcnn_swin_t_rfs_1x"
+    assert get_recipe(swin).data.crop == CropConfig()
+    assert train_options(swin, ["--data.crop", "--data.crop.least", "200"]).recipe.data.crop == CropConfig(least=200)
+    assert train_options(swin, ["--data.no-crop"]).recipe.data.crop is None
+
+
+@pytest.mark.parametrize(
+    "option", ["--data.paste.no-such", "--data.pastes", "--data.no-paste.scale", "--data.paste=yes", "--data.no-flip"]
+)
+def test_options_of_steps_that_do_not_exist(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises((UsageError, SystemExit)):
+        train_options("tiny_gol", [option])

@@ -15,12 +15,13 @@ from pycocotools import mask as coco_mask
 from tailseg.data.tiny_tail import PRESETS, generate, is_tiny_tail, prepare
 from tailseg.data.tiny_tail.plan import draw_class_sets, draw_negatives
 from tailseg.data.tiny_tail.scene import Figure, _paint, draw_scene, encode_segmentation
-from tailseg.data.tiny_tail.shapes import PRETRAIN_SHAPES, SHAPES, draw_blob, draw_pose, get_outline
-from tailseg.data.tiny_tail.surfaces import PRETRAIN_SURFACES, SURFACES
+from tailseg.data.tiny_tail.shapes import JUDGE_SHAPES, PRETRAIN_SHAPES, SHAPES, draw_blob, draw_pose, get_outline
+from tailseg.data.tiny_tail.surfaces import JUDGE_SURFACES, PRETRAIN_SURFACES, SURFACES
 from tailseg.structures import frequency_group
 
 SPLITS = ("train", "val")
-ALL_SHAPES, ALL_SURFACES = SHAPES | PRETRAIN_SHAPES, SURFACES | PRETRAIN_SURFACES
+ALL_SHAPES = SHAPES | PRETRAIN_SHAPES | JUDGE_SHAPES
+ALL_SURFACES = SURFACES | PRETRAIN_SURFACES | JUDGE_SURFACES
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,9 @@ def by_image(content):
 # ---- presets
 
 
-@pytest.mark.parametrize(("preset", "groups"), [("full", (34, 47, 42)), ("demo", (11, 15, 14))])
+@pytest.mark.parametrize(
+    ("preset", "groups"), [("full", (34, 47, 42)), ("judge", (34, 47, 42)), ("demo", (11, 15, 14))]
+)
 def test_groups_are_as_many_as_documented(preset, groups):
     counted = Counter(frequency_group(each.train_count) for each in PRESETS[preset].classes())
     assert (counted["r"], counted["c"], counted["f"]) == groups
@@ -65,7 +68,7 @@ def test_full_has_lvis_shares_and_a_flatter_validation_draw():
     assert max(each.val_count for each in classes) == 24
 
 
-@pytest.mark.parametrize("preset", ["full", "demo"])
+@pytest.mark.parametrize("preset", ["full", "judge", "demo"])
 def test_a_rare_class_shares_its_shape_with_one_frequent_class_and_its_surface_with_another(preset):
     classes = PRESETS[preset].classes()
     frequent = [each for each in classes if each.train_count > 100]
@@ -74,13 +77,23 @@ def test_a_rare_class_shares_its_shape_with_one_frequent_class_and_its_surface_w
         assert any(rare.surface == each.surface and rare.shape != each.shape for each in frequent), rare.name
 
 
-def test_the_pretraining_preset_shares_no_shape_and_no_surface_with_the_others():
-    pretrain = PRESETS["pretrain"]
-    for name, preset in PRESETS.items():
-        if name != "pretrain":
-            assert set(preset.shapes).isdisjoint(pretrain.shapes)
-            assert set(preset.surfaces).isdisjoint(pretrain.surfaces)
-    assert len({each.train_count for each in pretrain.classes()}) == 1
+@pytest.mark.parametrize("own", ["pretrain", "judge"])
+def test_the_pretraining_and_judging_presets_share_no_shape_and_no_surface_with_the_others(own):
+    preset = PRESETS[own]
+    for name, other in PRESETS.items():
+        if name != own:
+            assert set(preset.shapes).isdisjoint(other.shapes)
+            assert set(preset.surfaces).isdisjoint(other.surfaces)
+
+
+def test_the_classes_of_the_pretraining_preset_are_balanced():
+    assert len({each.train_count for each in PRESETS["pretrain"].classes()}) == 1
+
+
+def test_the_judging_preset_has_the_long_tail_of_full():
+    full, judge = PRESETS["full"], PRESETS["judge"]
+    assert (judge.train_counts, judge.val_counts) == (full.train_counts, full.val_counts)
+    assert (judge.train_images, judge.val_images) == (full.train_images, full.val_images)
 
 
 @settings(max_examples=50, deadline=None)

@@ -6,10 +6,13 @@ import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from tailseg.data.settings import ColorConfig, CropConfig, JitterConfig
 from tailseg.data.transforms import (
-    CropConfig,
+    LargeScaleJitter,
     RandomSizeCrop,
     ResizeShortSide,
+    choose_jitter_size,
+    color_transform,
     compute_frame,
     evaluation_transform,
     make_sample,
@@ -76,6 +79,7 @@ PIPELINES = {
     "multi-scale crops": train_transform(
         [50, 60, 70], 100, 0.5, crop=CropConfig(probability=1.0, short_sides=(40, 50), least=20, most=40)
     ),
+    "large-scale jitter": train_transform([50], 100, 0.5, jitter=JitterConfig(size=64)),
     "crop": v2.RandomCrop((30, 50)),
     "flip, resize, crop": v2.Compose(
         [v2.RandomHorizontalFlip(1.0), ResizeShortSide([70], max_long_side=200), v2.RandomCrop((40, 50))]
@@ -112,8 +116,10 @@ def test_the_frame_says_where_pixels_went(name: str) -> None:
     x2, y2 = min(x2, width), min(y2, height)
     lit = (moved["image"][0] / moved["image"].max().clamp(min=1)).as_subclass(torch.Tensor)
     expected = max(0.0, x2 - x1) * max(0.0, y2 - y1)
-    # Area within the blur of the border (half a pixel around the box); jittered colors keep black at most gray.
+    # Area within the blur of the border (half a pixel around the box); jittered colors keep black at most gray, which
+    # is the color of padding, too.
     border = x2 - x1 + y2 - y1 + 1
+    lit = lit - 0.05
     assert float((lit > 0.5).sum()) == pytest.approx(expected, abs=border)
     if expected > 0:
         rows, columns = np.nonzero((lit > 0.5).numpy())
@@ -166,7 +172,79 @@ def test_crops_that_cannot_be() -> None:
         CropConfig(least=600, most=384)
 
 
+def test_jitter_has_every_scale_and_place() -> None:
+    """Of 30 x 40 into 64: the factor is 0.16 to 3.2; sizes are those of the scale, cropped at the square."""
+    transform = LargeScaleJitter((0.1, 2.0), 64)
+    torch.manual_seed(0)
+    scales, corners, sides = [], [], set()
+    for _ in range(400):
+        moved = transform(sample(30, 40))
+        sides.add(tuple(moved["image"].shape[-2:]))
+        frame = compute_frame(moved["frame"].as_subclass(torch.Tensor), 30, 40)
+        assert frame.scale_x == pytest.approx(frame.scale_y, rel=0.15)  # sides are whole pixels
+        shown = (moved["image"][0] == 0).as_subclass(torch.Tensor)  # the padding is gray
+        rows, columns = int(shown.any(dim=1).sum()), int(shown.any(dim=0).sum())
+        assert shown.sum() == rows * columns
+        assert shown[0, 0]  # padded on the right and at the bottom
+        assert rows == pytest.approx(min(64, 30 * frame.scale_y), abs=1)
+        assert columns == pytest.approx(min(64, 40 * frame.scale_x), abs=1)
+        scales.append(frame.scale_x * 40 / 64)
+        corners.append((frame.shift_x / frame.scale_x, frame.shift_y / frame.scale_y))
+    assert sides == {(64, 64)}
+    assert 0.08 < min(scales) < 0.15
+    assert 1.9 < max(scales) < 2.1
+    assert abs(np.mean(scales) - 1.05) < 4 * 1.9 / np.sqrt(12 * 400)
+    left, top = np.abs(corners).T
+    assert left.max() == pytest.approx(20, abs=1.5)  # with a factor of 2 a half of the image is shown
+    assert top.max() == pytest.approx(10, abs=1.5)
+    assert left.min() == top.min() == 0
+
+
+def test_jitter_takes_any_image() -> None:
+    """A strip of one pixel keeps a pixel, however small it becomes."""
+    torch.manual_seed(0)
+    for height, width in ((1, 500), (500, 1), (1, 1), (3000, 7)):
+        for _ in range(5):
+            moved = LargeScaleJitter((0.1, 2.0), 32)(sample(height, width))
+            assert moved["image"].shape[-2:] == (32, 32)
+            compute_frame(moved["frame"].as_subclass(torch.Tensor), height, width)
+
+
+def test_jitter_is_that_of_torchvision() -> None:
+    """ScaleJitter and a crop of the whole image give the same pixels where nothing is cropped."""
+    image = torch.randint(0, 256, (3, 30, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    data = make_sample(image, torch.zeros(0, 4), torch.zeros(0, 4))
+    expected = v2.ScaleJitter((64, 64), scale_range=(1.0, 1.0))(data)["image"]
+    moved = LargeScaleJitter((1.0, 1.0), 64)(data)["image"]
+    assert torch.equal(moved[:, :48, :64], expected)
+    assert (moved[:, 48:] == 128).all()
+
+
+def test_the_square_of_jitter_has_the_area_of_the_images() -> None:
+    assert choose_jitter_size((640, 672, 704, 736, 768, 800), 1333) == 1024  # as published
+    assert choose_jitter_size((1,), 2) == 32
+    transform = train_transform([640, 800], 1333, 0.5, jitter=JitterConfig())
+    assert transform(sample(30, 40))["image"].shape[-2:] == (1024, 1024)
+
+
+def test_colors_change_as_often_as_asked() -> None:
+    image = torch.randint(0, 256, (3, 30, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    change = color_transform(ColorConfig(probability=0.5, hue=0.1))
+    torch.manual_seed(0)
+    results = [change(image) for _ in range(200)]
+    assert all(result.dtype == torch.uint8 and result.shape == image.shape for result in results)
+    assert 70 < sum(torch.equal(result, image) for result in results) < 130  # four standard deviations
+    nothing = color_transform(ColorConfig(probability=1, brightness=0, contrast=0, saturation=0))
+    assert torch.equal(nothing(image), image)
+
+
 def test_wrong_settings() -> None:
+    with pytest.raises(ValueError, match="a range of positive factors and a positive number of pixels"):
+        LargeScaleJitter((0.0, 2.0), 64)
+    with pytest.raises(
+        ValueError, match=r"data\.jitter\.scale is numbers, each above 0, in ascending order, got \(2, 1\)"
+    ):
+        JitterConfig(scale=(2, 1))
     with pytest.raises(ValueError, match=r"probability of a flip must lie in 0 \.\. 1, got 1\.5"):
         train_transform([20], 100, 1.5)
     with pytest.raises(ValueError, match="positive numbers of pixels, got short sides"):

@@ -1,6 +1,7 @@
 """A calibrated loss gives the scores that the formulas give, and leaves the detector as it was."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -12,19 +13,23 @@ from tailseg.detection.recalibration import (
     STRENGTHS,
     Calibrated,
     Calibration,
+    LogitStatistics,
     Setting,
     apply_calibration,
     copy_calibrated,
     list_calibrations,
     load,
+    measure_logits,
     save,
 )
-from tailseg.losses import GumbelCE, SigmoidCE, SoftmaxCE
-from tailseg.structures import ClassFrequency
+from tailseg.losses import BAGSLoss, GumbelCE, SeesawLoss, SigmoidCE, SoftmaxCE
+from tailseg.models import Detector
+from tailseg.structures import Batch, ClassFrequency, Frame, ImageInfo, Target
 
 COUNTS = torch.tensor([500, 50, 5, 1])
 FREQUENCY = ClassFrequency.from_counts(COUNTS, 2 * COUNTS, 600)
 DIMENSIONS = (2.0, 1.5, 1.2, 1.0)
+STATISTICS = LogitStatistics((-2.0, -3.0, -4.0, -5.0), (1.0, 1.0, 1.0, 1.0), 100)
 SETTINGS = [Setting(method, strength) for method, strengths in STRENGTHS.items() for strength in strengths]
 
 
@@ -64,7 +69,8 @@ def test_a_calibrated_loss_keeps_the_kind_of_its_scores():
 @pytest.mark.parametrize("loss", [SoftmaxCE(4), GumbelCE(4)], ids=lambda value: type(value).__name__)
 def test_rare_classes_gain_against_frequent_ones(logits, loss, setting):
     """In log odds, where the classes move apart by the same in every region (FRACAL's product for sigmoids apart)."""
-    known = {"dimensions": DIMENSIONS, "num_images": 600} if setting.method == "FRACAL" else {}
+    known = {"FRACAL": {"dimensions": DIMENSIONS, "num_images": 600}, "LogN": {"statistics": STATISTICS}}
+    known = known.get(setting.method, {})
     calibration = Calibration(setting, **known)
     before, after = loss.scores(logits), Calibrated(loss, calibration, FREQUENCY).scores(logits)
 
@@ -110,7 +116,7 @@ def test_fracal_is_given_all_images_of_the_training_set(write, raw, tmp_path):
     raw["images"].append(raw["images"][0] | {"id": 30, "file_name": "c.jpg"})
     train = read_dataset(write(raw))
 
-    found = list_calibrations(train)
+    found = list_calibrations(train, LogitStatistics((-1.5, 0.1), (0.3, 1.7), 40))
 
     assert [each.setting for each in found] == [Setting(), *SETTINGS]
     assert {each.num_images for each in found} == {None, 3}
@@ -118,7 +124,7 @@ def test_fracal_is_given_all_images_of_the_training_set(write, raw, tmp_path):
         save(each, tmp_path / "calibration.json")
         assert load(tmp_path / "calibration.json", 2) == each
     assert [each.setting.method for each in list_calibrations(None)] == [
-        each.setting.method for each in found if each.setting.method != "FRACAL"
+        each.setting.method for each in found if each.setting.method not in ("FRACAL", "LogN")
     ]
 
 
@@ -132,3 +138,106 @@ def test_what_earlier_builds_stored_is_read_but_for_fracal(tmp_path):
     file.write_text(json.dumps(stored | {"setting": {"method": "FRACAL", "strength": 2.0}, "dimensions": DIMENSIONS}))
     with pytest.raises(ValueError, match="FRACAL 2 without the number of training images.*`tailseg calibrate"):
         load(file, 4)
+
+
+def test_logn_without_or_of_other_classes_is_refused(tmp_path):
+    file = tmp_path / "calibration.json"
+    for statistics in (None, STATISTICS):
+        save(Calibration(Setting("LogN", 1.0), statistics=statistics), file)
+        with pytest.raises(ValueError, match="does not fit a detector of 3 classes: LogN 1"):
+            load(file, 3)
+
+
+def naive_logn(logits, statistics, strength):
+    """Normalized logits, one number at a time."""
+    lowest = min(statistics.means)
+    rows = [
+        [
+            (q - strength * (mean - lowest)) / deviation**strength
+            for q, mean, deviation in zip(row, statistics.means, statistics.deviations, strict=False)
+        ]
+        + row[len(statistics.means) :]
+        for row in logits.tolist()
+    ]
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("strength", [0.5, 1.0])
+@pytest.mark.parametrize(
+    "loss",
+    [SoftmaxCE(4), SeesawLoss(4), BAGSLoss(FREQUENCY), SigmoidCE(4), SigmoidCE(4, background=True), GumbelCE(4)],
+    ids=lambda value: f"{type(value).__name__}-{value.num_logits}",
+)
+def test_logn_gives_the_loss_s_scores_of_normalized_logits(loss, strength):
+    statistics = LogitStatistics((0.5, -1.0, -2.0, 0.1), (2.0, 0.5, 1.0, 1.5), 7)
+    generator = torch.Generator().manual_seed(3)
+    logits = 2 * torch.randn(9, loss.num_logits, generator=generator, dtype=torch.float64)
+    calibrated = Calibrated(loss, Calibration(Setting("LogN", strength), statistics=statistics), FREQUENCY)
+
+    torch.testing.assert_close(calibrated.scores(logits), loss.scores(naive_logn(logits, statistics, strength)))
+    assert calibrated.scores(logits.half()).dtype == torch.float32
+
+
+def test_under_logn_background_counts_in_a_softmax_alone():
+    """A sigmoid's and Gumbel's scores are answers to separate questions."""
+    logits = torch.tensor([[1.0, -1.0, 0.5, 0.0, 2.0]], dtype=torch.float64)
+    more_background = logits + torch.tensor([0, 0, 0, 0, 3.0])
+    calibration = Calibration(Setting("LogN", 1.0), statistics=STATISTICS)
+    for loss in (SigmoidCE(4, background=True), GumbelCE(4)):
+        scores = Calibrated(loss, calibration, FREQUENCY).scores
+        assert torch.equal(scores(logits), scores(more_background))
+    scores = Calibrated(SoftmaxCE(4), calibration, FREQUENCY).scores
+    assert (scores(more_background) < scores(logits)).all()
+
+
+class FixedDetector(Detector):
+    """Gives the loss fixed regions of each image; two heads, as a cascade has."""
+
+    def __init__(self, regions):
+        super().__init__()
+        self.regions = regions
+        self.heads = nn.ModuleList(nn.Module() for _ in range(2))
+        for head in self.heads:
+            head.loss = SeesawLoss(4)
+
+    def forward(self, images, targets=None, original_sizes=None):
+        logits = torch.cat([self.regions[int(image.max())] for image in images])
+        labels = torch.full((len(logits),), 4)
+        return {f"loss_{i}": head.loss(logits + i, labels)["loss_cls"] for i, head in enumerate(self.heads)}
+
+
+def test_the_logits_of_all_regions_are_measured():
+    """Against their mean and deviation over a list; an offset of 1e4 would spoil sums of squares in float32."""
+    generator = torch.Generator().manual_seed(4)
+    regions = [torch.randn(count, 6, generator=generator) + 1e4 for count in (5, 0, 3, 7)]
+    detector = FixedDetector(regions).eval()
+    before = {name: value.clone() for name, value in detector.state_dict().items()}
+    images = [torch.full((3, 2, 2), number, dtype=torch.uint8) for number in range(4)]
+    boxes = torch.zeros(0, 4)
+    empty = Target(boxes, torch.zeros(0, dtype=torch.int64), (), Frame(0, 0, 2, 2), boxes)
+    batches = [
+        Batch(tuple(images[low:high]), (empty,) * (high - low), (ImageInfo(1, "a.jpg", 2, 2),) * (high - low))
+        for low, high in ((0, 1), (1, 2), (2, 4))
+    ]
+    done = []
+
+    found = measure_logits(detector, batches, device=torch.device("cpu"), progress=done.append)
+
+    values = [
+        [row[c] + more for part in regions for row in part.double().tolist() for more in (0, 1)] for c in range(4)
+    ]
+    means = [math.fsum(column) / len(column) for column in values]
+    deviations = [
+        math.sqrt(math.fsum((q - mean) ** 2 for q in column) / len(column))
+        for mean, column in zip(means, values, strict=True)
+    ]
+    assert found.num_regions == 30
+    assert found.means == pytest.approx(means, rel=1e-12)
+    assert found.deviations == pytest.approx(deviations, rel=1e-6)
+    assert done == [1, 2, 4]
+    assert all(torch.equal(before[name], value) for name, value in detector.state_dict().items()), (
+        "Seesaw counts labels"
+    )
+
+    with pytest.raises(ValueError, match="FixedDetector gave no logits .* on 0 training images.*with another method"):
+        measure_logits(detector, [], device=torch.device("cpu"))

@@ -15,12 +15,14 @@ from tailseg.ops.masks import (
     _encode,
     decode_mask,
     encode_mask,
+    find_extents,
     mask_area,
     mask_box,
     mask_targets,
     paste_bitmaps,
     paste_masks,
     polygons_to_rle,
+    rasterize,
     segmentation_to_rle,
 )
 from tailseg.structures import Frame
@@ -298,3 +300,47 @@ def test_run_lengths_and_bitmaps_agree(seed):
 def test_pasting_takes_half_precision_with_gradient():
     probabilities = torch.full((1, 28, 28), 0.75, requires_grad=True, dtype=torch.bfloat16)
     assert mask_area(paste_masks(probabilities, torch.tensor([[2.0, 2.0, 12.0, 12.0]]), 15, 20)[0]) == 100
+
+
+# Tenths fall between the fifths of a pixel that pycocotools rounds to.
+coordinates = st.integers(-90, 290).map(lambda tenths: tenths / 10) | st.floats(-9, 29)
+
+
+@given(st.lists(st.lists(st.tuples(coordinates, coordinates), min_size=3, max_size=7), min_size=1, max_size=3))
+@settings(max_examples=200, deadline=None)
+def test_a_part_of_a_polygon_mask_has_the_pixels_of_the_whole_image(polygons):
+    """Whatever the fractions of the corners are, and also where they lie outside the image."""
+    height, width = 20, 17
+    mask = tuple(np.array(polygon) for polygon in polygons)
+    whole = decode_mask(polygons_to_rle(mask, height, width))
+    extent = find_extents([mask], [Frame()])[0]
+    points = np.concatenate(mask)
+    if (points.max(axis=0) > points.min(axis=0)).all():
+        assert extent.tolist() == [*points.min(axis=0), *points.max(axis=0)]
+    outwards = [*(np.floor(points.min(axis=0)) - 1), *(np.ceil(points.max(axis=0)) + 1)]
+    left, top, right, bottom = np.clip(outwards, 0, [width, height, width, height]).astype(int).tolist()
+    if left < right and top < bottom:
+        part = rasterize(mask, Frame(), (left, top, right, bottom))
+        assert np.array_equal(part, whole[top:bottom, left:right])
+        assert part.sum() == whole.sum()
+
+
+def test_extents_follow_their_frames():
+    bitmap = np.zeros((9, 12), dtype=bool)
+    bitmap[2:5, 3:10] = True
+    ring = encode_mask(bitmap)
+    two = (SQUARE, SQUARE + 20)
+    flipped = Frame(-2, 3, 50, -1)
+    extents = find_extents([two, ring, (), ring], [Frame(), Frame(), Frame(), flipped])
+    assert extents.tolist() == [[2, 3, 30, 27], [3, 2, 10, 5], [0, 0, 0, 0], [30, 5, 44, 14]]
+    assert find_extents([], []).shape == (0, 4)
+
+
+def test_run_lengths_take_the_pixel_at_the_center():
+    bitmap = np.zeros((4, 6), dtype=bool)
+    bitmap[1, 2:5] = True
+    twice = rasterize(encode_mask(bitmap), Frame(2, 2), (0, 0, 12, 8))
+    assert np.array_equal(twice, bitmap.repeat(2, axis=0).repeat(2, axis=1))
+    mirrored = rasterize(encode_mask(bitmap), Frame(-1, 1, 6, 0), (0, 0, 8, 4))
+    assert np.array_equal(mirrored[:, :6], bitmap[:, ::-1])
+    assert not mirrored[:, 6:].any()

@@ -58,6 +58,12 @@ def fracal_sigmoid(q, images, dimensions, num_images, strength):
     return sigmoid(q) * sigmoid(q + fracal_prior(images, num_images) + f)
 
 
+def logn(q, mean, deviation, strength):
+    """Normalized by class, the lowest mean left where it is; background, the last column, untouched."""
+    shifted = q[:, :-1] - strength * (mean - mean.min())
+    return softmax(np.concatenate([shifted / np.power(deviation, strength), q[:, -1:]], axis=1))[:, :-1]
+
+
 # Repeat factors
 
 

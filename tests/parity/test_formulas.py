@@ -29,6 +29,7 @@ from tailseg.detection.calibration import (
     fractal_dimensions,
     logit_adjustment_offsets,
     norcal_offsets,
+    normalize_logits,
 )
 from tailseg.evaluation import analyze
 from tailseg.losses import (
@@ -169,7 +170,7 @@ def loss_case(name, item, rng, folder):
 
 
 def calibration_case(item, rng, folder):
-    """All four, on logits and on scores."""
+    """All five, on logits and on scores."""
     num_classes, num_regions = int(rng.choice([1, 2, 5, 12])), int(rng.choice([0, 1, 4]))
     images, objects = random_counts(rng, num_classes)
     num_images = int(images.max().clamp(min=1)) + int(rng.integers(0, 3000))
@@ -198,6 +199,9 @@ def calibration_case(item, rng, folder):
             moved = formulas.sigmoid(formulas.log_odds(s) + offsets.numpy())
             item.compare(f"{name}, of sigmoids", adjust_binary_scores(torch.from_numpy(s), offsets), moved)
     expected = formulas.fracal_sigmoid(q[:, :-1], counts, dimensions.numpy(), num_images, strength)
+    mean, deviation = rng.normal(-3, 2, num_classes), rng.uniform(0.2, 4, num_classes)
+    normalized = normalize_logits(logits, *map(torch.from_numpy, (mean, deviation)), strength=strength)
+    item.compare("LogN", normalized.softmax(1)[:, :-1], formulas.logn(q, mean, deviation, strength))
     item.compare("FRACAL's sigmoids", fracal_sigmoid_scores(logits[:, :-1], images, dimensions, **known), expected)
 
 

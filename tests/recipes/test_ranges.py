@@ -18,6 +18,7 @@ from tailseg.cli.compare import Compare
 from tailseg.cli.data import DataShow
 from tailseg.cli.demo import Demo
 from tailseg.cli.eval import Eval
+from tailseg.cli.lab import Lab
 from tailseg.cli.predict import Predict
 from tailseg.cli.report import Report
 from tailseg.cli.resume import ChangedData, ChangedOptim, ChangedRun, Resume
@@ -25,7 +26,7 @@ from tailseg.cli.serve import Serve
 from tailseg.cli.submit import Submit, Training
 from tailseg.cli.test import Test as RunTest
 from tailseg.cli.train import Train
-from tailseg.data.settings import CropConfig
+from tailseg.data.settings import ColorConfig, CopyPasteConfig, CropConfig, JitterConfig
 from tailseg.losses import LossConfig
 from tailseg.models.config import (
     CascadeConfig,
@@ -44,7 +45,7 @@ from tailseg.recipes.saved import from_plain, to_plain
 BASE = get_recipe("tiny_gumbel")
 FULL = replace(
     BASE,
-    data=replace(BASE.data, crop=CropConfig()),
+    data=replace(BASE.data, crop=CropConfig(), jitter=JitterConfig(), color=ColorConfig(), paste=CopyPasteConfig()),
     model=replace(
         BASE.model,
         backbone=ResNetConfig(depth=50, grouped=GroupedConfig()),
@@ -190,6 +191,7 @@ COMMANDS = {
     kind: name
     for name, kind in [
         ("calibrate", Calibrate),
+        ("lab", Lab),
         ("compare", Compare),
         ("data show", DataShow),
         ("demo", Demo),

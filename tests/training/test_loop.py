@@ -4,6 +4,7 @@ All runs here train a very small Mask R-CNN on tiny_tail's 16 images of the test
 """
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -175,6 +176,26 @@ def test_an_extended_run_is_the_run_that_was_long_from_the_start(uninterrupted, 
     assert_same_run(tmp_path, uninterrupted)
     with pytest.raises(CheckpointError, match="The number of epochs can be raised, not lowered"):
         train(short, resume=True)
+
+
+def test_a_cosine_goes_on_to_the_bit_and_can_be_extended(data, tmp_path, capsys):
+    recipe, trouble = troublesome(data, tmp_path, str(int(signal.SIGTERM)), 3)
+    optim = replace(recipe.optim, schedule="cosine", epochs=2, warmup_epochs=0.4, milestones=())
+    recipe = replace(recipe, optim=optim)
+    with pytest.raises(TrainingStopped):
+        train(recipe)
+    trouble.unlink()
+    train(recipe, resume=True)
+    whole = replace(recipe, run=replace(recipe.run, out=str(tmp_path / "whole")))
+    train(whole)
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    shares = [line["lr"] / 0.005 for line in read_log(tmp_path / "whole", "train")]
+    cosine = [(1 + math.cos(math.pi * step / 8)) / 2 for step in range(8)]  # 10 steps, 2 of them warm-up
+    assert shares == pytest.approx([0.001, 0.5005, *cosine])
+    capsys.readouterr()
+    train(replace(whole, optim=replace(optim, epochs=3)), resume=True)
+    note = "extended from 2 epochs to 3. The learning rate was 0.00019 in the last step, and will be 0.00161 in epoch 3"
+    assert note in capsys.readouterr().err
 
 
 def test_a_failed_run_says_how_to_continue(uninterrupted, data, tmp_path, monkeypatch):

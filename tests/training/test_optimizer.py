@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
 
 from tailseg.losses import LDAMLossConfig
 from tailseg.models import SwinConfig
@@ -13,7 +14,7 @@ from tailseg.models.swin import Swin
 from tailseg.ranges import SettingError
 from tailseg.recipes import RECIPES, get_recipe
 from tailseg.recipes.recipe import AdamWConfig, ScheduleConfig, SGDConfig
-from tailseg.training.optimizer import compute_decay, list_schedule_notes
+from tailseg.training.optimizer import compute_decay, get_learning_rate, list_schedule_notes
 
 PUBLISHED = SGDConfig()  # lr 0.02 for 16 images, 500 steps of warm-up from 0.001, x 0.1 after epochs 8 and 11
 
@@ -41,6 +42,60 @@ def test_the_rate_is_proportional_to_the_batch():
 
 def test_no_warmup():
     assert SGDConfig(warmup_iterations=0).learning_rate(step=0, epoch=0, batch_size=16) == 0.02
+
+
+@pytest.mark.parametrize(("epochs", "steps", "warmup", "min_ratio"), [(3, 7, 5, 0.0), (2, 10, 0, 0.05), (4, 3, 1, 1.0)])
+def test_the_cosine_is_that_of_torch(epochs, steps, warmup, min_ratio):
+    """LinearLR, then CosineAnnealingLR, at every step of a run."""
+    optim = SGDConfig(
+        schedule="cosine", epochs=epochs, warmup_iterations=warmup, warmup_ratio=0.25, min_lr_ratio=min_ratio
+    )
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=optim.lr)
+    cosine = CosineAnnealingLR(optimizer, T_max=epochs * steps - warmup, eta_min=optim.lr * min_ratio)
+    schedule = cosine
+    if warmup:
+        linear = LinearLR(optimizer, start_factor=0.25, total_iters=warmup)
+        schedule = SequentialLR(optimizer, [linear, cosine], milestones=[warmup])
+    for step in range(epochs * steps):
+        rate = optim.learning_rate(step=step, epoch=step // steps, batch_size=16, steps_per_epoch=steps)
+        assert rate == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9, abs=1e-15)
+        optimizer.step()
+        schedule.step()
+    end = optim.learning_rate(step=10**6, epoch=epochs, batch_size=16, steps_per_epoch=steps)
+    assert end == pytest.approx(optim.lr * min_ratio)
+
+
+def test_a_warmup_of_epochs_is_one_of_as_many_steps():
+    in_epochs, in_steps = SGDConfig(warmup_epochs=0.5, warmup_iterations=99), SGDConfig(warmup_iterations=20)
+    for step in (0, 7, 19, 20, 21):
+        rate = in_epochs.learning_rate(step=step, epoch=0, batch_size=8, steps_per_epoch=40)
+        assert rate == in_steps.learning_rate(step=step, epoch=0, batch_size=8)
+    assert SGDConfig(warmup_epochs=0.0).learning_rate(step=0, epoch=0, batch_size=16, steps_per_epoch=40) == 0.02
+
+
+@pytest.mark.parametrize("optim", [SGDConfig(schedule="cosine", warmup_iterations=0), SGDConfig(warmup_epochs=1.0)])
+def test_a_schedule_that_needs_the_length_of_an_epoch_says_so(optim):
+    with pytest.raises(ValueError, match=r"optim\..* needs the number of steps of an epoch.*steps_per_epoch=N"):
+        optim.learning_rate(step=1, epoch=0, batch_size=16)
+
+
+def test_a_schedule_of_ones_own_may_leave_out_the_steps_of_an_epoch():
+    @dataclass(frozen=True, kw_only=True)
+    class ByEpoch(SGDConfig):
+        def learning_rate(self, *, step, epoch, batch_size):
+            return super().learning_rate(step=step, epoch=epoch, batch_size=batch_size) / 2
+
+    @dataclass(frozen=True, kw_only=True)
+    class ByStep(SGDConfig):
+        def learning_rate(self, **given):
+            return super().learning_rate(**given) / 2
+
+    base = get_recipe("tiny_gumbel")  # 8 images a step
+    where = {"step": 15, "epoch": 1, "steps_per_epoch": 10}
+    by_epoch = replace(base, optim=ByEpoch(warmup_iterations=0))
+    assert get_learning_rate(by_epoch, **where) == pytest.approx(0.005)
+    by_step = replace(base, optim=ByStep(schedule="cosine", warmup_iterations=0, epochs=3))
+    assert get_learning_rate(by_step, **where) == pytest.approx(0.0025)  # half of the run: half the rate
 
 
 def test_sgd_decays_every_trainable_parameter_and_leaves_frozen_ones_out():
@@ -116,6 +171,9 @@ def test_what_lies_beyond_the_last_step_is_said():
     assert "optim.warmup_iterations is 40" in warm_up
     assert warm_up.endswith("at 72% of the learning rate")  # 29 of 40 steps, to the even digit
     assert "loss.reweight_after is 30" in weights
+    cosine = replace(optim, schedule="cosine", warmup_epochs=3.0)
+    (warm_up,) = list_schedule_notes(replace(recipe, optim=cosine), steps_per_epoch=10)  # it has no milestones
+    assert warm_up.startswith("optim.warmup_epochs is 3: ")
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -19,7 +19,9 @@ COMMANDS = {
     "predict": "detect objects in images: a results file and pictures",
     "eval": "score a results file of any framework: AP by group, AP-fixed, errors, calibration",
     "compare": "is a run better than another, or was it chance? intervals by a paired bootstrap",
+    "lab": "which loss, sampling and calibration suit your data? fits of each on one network's features",
     "calibrate": "raise the scores of rare classes of a run, without training",
+    "thresholds": "find a score threshold for each class; predict and serve then use it",
     "report": "write one HTML page about runs, or about results of any framework: every class, with pictures",
     "serve": "show the report in a browser, and detect objects in images that you drop on a page",
     "convert": "convert checkpoints from mmdetection and torchvision, and to mmdetection",
@@ -46,6 +48,7 @@ examples:
   tailseg predict runs/tiny_gumbel photo.jpg folder  results.json and pictures
   tailseg eval lvis_v1_val.json results.json         what is the AP of the rare classes?
   tailseg compare runs/tiny_sigmoid runs/tiny_gumbel is the difference larger than chance?
+  tailseg lab my.json                                which loss suits my data?
   tailseg report runs/tiny_gumbel                    detections and misses of every class, in a browser
   tailseg report my.json predictions.json            the same for results of any framework
   tailseg serve runs/tiny_gumbel                     drop images on a page, see the detections

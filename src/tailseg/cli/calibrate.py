@@ -28,9 +28,9 @@ COLUMNS = ("AP", "APr", "APc", "APf")
 class Calibrate:
     """Raise the scores of rare classes of a trained run, without training.
 
-    The command measures logit adjustment, NorCal and FRACAL at several strengths on one half of the validation images.
-    It chooses the one with the best AP, and measures this one and the scores as trained on the other half. It stores
-    the choice in the folder of the run. `predict` then uses it (--no-calibrated does not).
+    The command measures logit adjustment, NorCal, FRACAL and LogN at several strengths on one half of the validation
+    images. It chooses the one with the best AP, and measures this one and the scores as trained on the other half. It
+    stores the choice in the folder of the run. `predict` then uses it (--no-calibrated does not).
 
     examples:
       tailseg calibrate runs/tiny_softmax
@@ -42,6 +42,9 @@ class Calibrate:
     """Folder of the run."""
     images: Annotated[int, Range(ge=1)] = 300
     """Maximum number of images in each half. Every method and strength is measured on each image of the first half."""
+    train_images: Annotated[int, Range(ge=0)] = 300
+    """Maximum number of training images, drawn at random, over which LogN takes the mean and the deviation of each
+    class's logits. 0 leaves LogN out."""
     by: Literal["AP", "APr", "APc"] = "AP"
     """The figure that decides: the figure of the masks if the run has masks, else of the boxes."""
     checkpoint: Literal["best", "last"] = "best"
@@ -76,6 +79,7 @@ def run(arguments: Sequence[str]) -> None:
         result = calibrate(
             options.run,
             images=options.images,
+            train_images=options.train_images,
             by=options.by,
             val=options.val,
             val_images=options.val_images,

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import tyro
 from rich import box
@@ -16,6 +16,7 @@ from tailseg.cli.common import UsageError, output, parse, suggestion
 from tailseg.cli.data_check import DataCheck, check, find_annotation_file
 from tailseg.cli.file_kinds import SHEET
 from tailseg.cli.outputs import check as check_outputs
+from tailseg.data.settings import RepeatThreshold, Sampling
 from tailseg.files import EXAMPLES, PICTURE_FORMATS, Input, Output, write_picture
 from tailseg.ranges import Range
 from tailseg.words import count_noun
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from tailseg.annotations.dataset import Annotations
     from tailseg.annotations.summary import ClassCount, Summary
     from tailseg.annotations.types import Group
+    from tailseg.data.epoch_plan import Exposure
 
 _HELP = """\
 usage: tailseg data show|check PATH|tiny_tail[:preset] [OPTIONS]
@@ -47,9 +49,13 @@ class DataShow:
 
     The command prints counts, frequency groups (LVIS's bounds: rare in 1 to 10 images, common in 11 to 100, frequent in
     more), sizes, and the most and the least frequent classes. It also checks the file and names malformed records.
+    For each group and each listed class it prints how often an epoch shows them. The defaults are those of
+    `tailseg train my.json`, which holds out a tenth of the images first.
 
     examples:
       tailseg data show my.json
+      tailseg data show my.json --sampling class_aware        how often would an epoch show each group?
+      tailseg data show my.json --repeat-threshold auto --classes 1000
       tailseg data show my.json --pictures examples.png       objects of each frequency group
       tailseg data show my.json --images photos --pictures examples.png
       tailseg data show tiny_tail:demo                        the data of `tailseg demo`
@@ -61,6 +67,16 @@ class DataShow:
     """Folder of the images, if they are not next to the annotation file."""
     classes: Annotated[int, Range(ge=0)] = 10
     """Number of the most and of the least frequent classes to list."""
+    sampling: Sampling = "repeat"
+    """The sampling that the last columns describe, see data.sampling of `tailseg train`."""
+    repeat_threshold: Annotated[RepeatThreshold, Range(ge=0, le=1)] = 0.01
+    """Threshold of the repeat factors: a share of the images, or auto; 0 is plain random sampling."""
+    repeat_exponent: Annotated[float | None, Range(ge=0)] = None
+    """Exponent of the sampling; None is the published one."""
+    repeat_rounding: Literal["ceil", "stochastic"] = "ceil"
+    """Rounding of the repeat factors."""
+    batch_size: Annotated[int, Range(ge=1)] = 8
+    """Images per step. The last step of an epoch is filled up."""
     groups: Annotated[tuple[int, int] | None, Range(ge=1, ascending=True)] = None
     """Bounds of the frequency groups: 5 30 makes a class rare up to 5 images, common up to 30 and frequent above. They
     replace groups that the file states (LVIS's "frequency"). None uses stated groups, else 10 100."""
@@ -93,6 +109,8 @@ def show(options: DataShow) -> None:
     from tailseg.annotations.read import read_dataset
     from tailseg.annotations.summary import summarize
 
+    if options.sampling in ("instance_repeat", "exponential_repeat") and options.repeat_threshold == 0:
+        raise UsageError(f"--sampling {options.sampling} repeats no image with --repeat-threshold 0: give a threshold")
     if options.pictures:
         check_pictures(options)
     annotations = read_dataset(find_annotation_file(options.data), images=options.images)
@@ -104,7 +122,8 @@ def show(options: DataShow) -> None:
     console = output()
     if not console.is_terminal:
         console.width = UNLIMITED  # names in a file or a pipe are not cut or wrapped
-    for part in describe(annotations, content, options.classes, cut=console.is_terminal):
+    exposure = plan_exposure(annotations, options)
+    for part in describe(annotations, content, options, exposure, cut=console.is_terminal):
         console.print(part)
     if options.pictures:
         write_picture(options.pictures, draw_example_sheet(annotations, content), EXAMPLES)
@@ -134,13 +153,40 @@ def list_image_files(annotations: "Annotations") -> Iterator[Path]:
             yield Path(annotations.get_info(index).file)
 
 
-def describe(annotations: "Annotations", content: "Summary", classes: int, *, cut: bool) -> list[RenderableType]:
+def plan_exposure(annotations: "Annotations", options: DataShow) -> "Exposure | None":
+    """Computes how often an epoch shows each class; None without an object to train on.
+
+    Args:
+        annotations: the data set.
+        options: the options of the command.
+
+    Returns:
+        The expected numbers of an epoch.
+    """
+    from tailseg.data.epoch_plan import compute_exposure, plan_epoch
+
+    if not annotations.objects.trainable.any():
+        return None
+    plan = plan_epoch(
+        annotations,
+        sampling=options.sampling,
+        threshold=options.repeat_threshold,
+        exponent=options.repeat_exponent,
+        rounding=options.repeat_rounding,
+    )
+    return compute_exposure(annotations, plan, options.batch_size)
+
+
+def describe(
+    annotations: "Annotations", content: "Summary", options: DataShow, exposure: "Exposure | None", *, cut: bool
+) -> list[RenderableType]:
     """Formats a summary as tables and lines.
 
     Args:
         annotations: the data set.
         content: its summary.
-        classes: number of the most and of the least frequent classes.
+        options: the options of the command.
+        exposure: how often an epoch shows each class; None if nothing can be trained.
         cut: whether names are cut to fit a terminal.
 
     Returns:
@@ -155,21 +201,48 @@ def describe(annotations: "Annotations", content: "Summary", classes: int, *, cu
     overview.add_row("image size", f"{width} x {height} in {share:.0%} of the images")
     overview.add_row("objects per image", _format_quantiles(content.objects_per_image))
     overview.add_row("object size", _format_quantiles(content.object_sizes) + " pixels (square root of the box's area)")
+    if exposure is not None:
+        overview.add_row("an epoch", _describe_epoch(exposure, options))
+    shown = {} if exposure is None else _map_to_categories(annotations, exposure)
     groups = Table(box=box.SIMPLE_HEAD)
-    for column in ("group", "in training images", "classes", "present", "objects", "share"):
+    for column in ("group", "in training images", "classes", "present", "objects", "share", "in an epoch", "times"):
         groups.add_column(column, justify="left" if column in ("group", "in training images") else "right")
     rare, common = annotations.group_bounds
     ranges = f"more than {common:,}", f"{rare + 1:,} to {common:,}", f"up to {rare:,}"
     for group, range_ in zip(("f", "c", "r"), ranges, strict=True):
         count = content.groups[group]
         part = f"{count.objects / max(content.objects, 1):.1%}"
-        groups.add_row(GROUP_NAMES[group], range_, str(count.classes), str(count.present), f"{count.objects:,}", part)
+        in_epoch = sum(shown.get(c.category.id, 0.0) for c in content.counts if c.category.group == group)
+        times = _format_times(in_epoch, count.objects)
+        names = GROUP_NAMES[group], range_, str(count.classes), str(count.present)
+        groups.add_row(*names, f"{count.objects:,}", part, f"{in_epoch:,.0f}", times)
     columns = Table.grid(padding=(0, 2))
     columns.add_row(
-        _make_class_table("most frequent", content.most_frequent(classes), cut=cut),
-        _make_class_table("least frequent", content.least_frequent(classes), cut=cut),
+        _make_class_table("most frequent", content.most_frequent(options.classes), shown, cut=cut),
+        _make_class_table("least frequent", content.least_frequent(options.classes), shown, cut=cut),
     )
     return [title, overview, groups, columns, *(f"note: {note}" for note in content.notes)]
+
+
+def _describe_epoch(exposure: "Exposure", options: DataShow) -> str:
+    steps = round(float(exposure.draws.sum()) / options.batch_size)
+    exponent = "" if options.repeat_exponent is None else f", exponent {options.repeat_exponent:g}"
+    threshold = options.repeat_threshold
+    by_threshold = f", threshold {threshold}" if options.sampling not in ("class_aware", "balanced") else ""
+    return (
+        f"{count_noun(steps, 'step')} of {count_noun(options.batch_size, 'image')}, "
+        f"sampling {options.sampling}{by_threshold}{exponent}"
+    )
+
+
+def _map_to_categories(annotations: "Annotations", exposure: "Exposure") -> dict[int, float]:
+    """The objects that an epoch shows, by category id."""
+    ids = [category.id for category in annotations.categories]
+    return dict(zip(ids, exposure.objects.tolist(), strict=True))
+
+
+def _format_times(in_epoch: float, objects: int) -> str:
+    return f"{in_epoch / objects:.2f}" if objects else ""
 
 
 def _format_quantiles(values: Sequence[float]) -> str:
@@ -177,16 +250,18 @@ def _format_quantiles(values: Sequence[float]) -> str:
     return f"median {middle:.0f}, 90 % from {low:.0f} to {high:.0f}"
 
 
-def _make_class_table(title: str, counts: "Sequence[ClassCount]", *, cut: bool) -> Table:
+def _make_class_table(title: str, counts: "Sequence[ClassCount]", shown: dict[int, float], *, cut: bool) -> Table:
     from tailseg.evaluation.tables import format_name
 
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("class", max_width=20 if cut else None, overflow="ellipsis", no_wrap=True)
     table.add_column("", no_wrap=True)
-    table.add_column("images", justify="right")
-    table.add_column("objects", justify="right")
+    for column in ("images", "objects", "times"):
+        table.add_column(column, justify="right")
     for count in counts:
-        table.add_row(format_name(count.category.name), count.category.group, f"{count.images:,}", f"{count.objects:,}")
+        category = count.category
+        times = _format_times(shown.get(category.id, 0.0), count.objects)
+        table.add_row(format_name(category.name), category.group, f"{count.images:,}", f"{count.objects:,}", times)
     return table
 
 

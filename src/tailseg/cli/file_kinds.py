@@ -37,6 +37,11 @@ def is_run(folder: Path) -> bool:
     return _has(folder / "recipe.json", "recipe", "resolved")
 
 
+def is_saved_recipe(path: Path) -> bool:
+    """Whether a file is a recipe that tailseg saved, such as the lab's winner.json. Reads only its beginning."""
+    return _starts(path, r'\{\s*"recipe": "[^"]*",\s*"resolved": \{')
+
+
 def _is_records(path: Path) -> bool:
     """Whether a file has detections that tailseg wrote. All results files look alike, so the files next to it decide.
 
@@ -84,9 +89,13 @@ TABLES: Final = Kind("a page of tables", lambda path: _starts(path, MARKDOWN_MAR
 COMPARISON: Final = Kind("a comparison", lambda path: _starts(path, r'\{\s*"before": "[^\n]*",\s*"after": \{'))
 PAGE: Final = Kind("a report", lambda path: _starts(path, "<!doctype html>.*default-src 'none'; script-src 'sha256-"))
 RECIPE: Final = Kind("the recipe of a run", lambda path: is_run(path.parent))
+SAVED_RECIPE: Final = Kind("a recipe", is_saved_recipe)
+LAB: Final = Kind("figures of the lab", lambda path: _has(path, "baseline", "lab"))
+TRIALS: Final = Kind("fits of the lab", lambda path: _starts(path, r'\{"steps": \d+, "candidate": |$'))
 LOG: Final = Kind("the log of a run", lambda path: is_run(path.parent))
 PART: Final = Kind("a part of a run's data", _in_run)
 CALIBRATION: Final = Kind("a calibration", lambda path: _has(path, "setting", "dimensions"))
+THRESHOLDS: Final = Kind("a file of thresholds", lambda path: _has(path, "classes", "single", "folds", "f1"))
 FOUND: Final = Kind(
     "a list of predictions", lambda path: _starts(path, r'\[\s*\]\s*$|\[\s*\{\s*"file_name": [^\n]*"category": ')
 )

@@ -1,7 +1,8 @@
 """Parts of a recipe by name: ``--loss gol``, ``--optim adamw``, ``--backbone timm:NAME``, ``--loss my_module:config``.
 
 A part is put into the recipe before the other options are parsed, because its own settings are options too: ``--loss
-gol --loss.tail r``.
+gol --loss.tail r``. The same holds for steps of the augmentation that a recipe may lack: ``--data.paste`` adds
+copy-paste, ``--data.paste.scale 0.5 2`` adds it with this scale, and ``--data.no-paste`` removes it.
 """
 
 import importlib
@@ -11,6 +12,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 from tailseg.cli.common import UsageError, import_from_working_directory, suggestion
+from tailseg.data.settings import ColorConfig, CopyPasteConfig, CropConfig, JitterConfig
 from tailseg.losses.settings import LOSSES
 from tailseg.models.config import BACKBONES, backbone_named
 from tailseg.ranges import SettingError
@@ -59,6 +61,38 @@ PARTS: Mapping[str, Part] = {
     "--metrics": Part("metric", ("metrics",), "build()"),
 }
 """The options that exchange a part of the recipe."""
+
+STEPS: Mapping[str, type] = {
+    "crop": CropConfig,
+    "jitter": JitterConfig,
+    "color": ColorConfig,
+    "paste": CopyPasteConfig,
+}
+"""Optional steps of the augmentation: their setting in ``data``, and its class."""
+
+
+def with_steps(recipe: Recipe, arguments: Sequence[str]) -> tuple[Recipe, list[str]]:
+    """Adds the steps of the augmentation that the options name, with their default settings, and removes others.
+
+    Args:
+        recipe: the recipe that the options change.
+        arguments: all options of the command.
+
+    Returns:
+        The recipe, and the options without ``--data.paste``, ``--data.no-paste`` and the like. The settings of a step,
+        such as ``--data.paste.scale``, stay.
+    """
+    steps, rest = {name: getattr(recipe.data, name) for name in STEPS}, []
+    for argument in arguments:
+        word = argument.partition("=")[0].removeprefix("--data.")
+        name, dot, _ = word.removeprefix("no-").partition(".")
+        if not argument.startswith("--data.") or name not in STEPS or (dot and word.startswith("no-")):
+            rest.append(argument)
+            continue
+        steps[name] = None if word.startswith("no-") else steps[name] or STEPS[name]()
+        if dot or "=" in argument:
+            rest.append(argument)
+    return replace(recipe, data=replace(recipe.data, **steps)), rest
 
 
 def with_parts(recipe: Recipe, arguments: Sequence[str]) -> Recipe:

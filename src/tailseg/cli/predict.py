@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal, NamedTuple
 
 import tyro
 from rich.progress import track
@@ -27,6 +27,8 @@ SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".tif", "
 """Endings of the image files that the command reads in folders."""
 MAX_ENDINGS = 8
 """Endings that the note about other files names."""
+DEFAULT_THRESHOLD: Final = 0.3
+THRESHOLDS_FILE: Final = "thresholds.json"
 TEXTS = (".json", ".txt", ".csv", ".xml", ".md", ".yaml", ".yml", ".html")
 """Endings of files that often lie next to images; the note does not count them."""
 
@@ -41,6 +43,7 @@ class Predict:
     examples:
       tailseg predict runs/tiny_gumbel photo.jpg
       tailseg predict runs/custom_small photos more_photos --out detections --score-threshold 0.5
+      tailseg predict runs/custom_small photos --no-class-thresholds
       tailseg predict runs/custom_small photos --color group      red rare, yellow common, blue frequent classes
       tailseg predict runs/custom_small photos --no-pictures      the results file only
     """
@@ -55,8 +58,11 @@ class Predict:
     that `predict` wrote there before: results.json and all its pictures."""
     overwrite: bool = False
     """Replace existing files of other kinds. The command never replaces its inputs."""
-    score_threshold: Annotated[float, Range(ge=0, le=1)] = 0.3
-    """Leave out detections with a lower score."""
+    score_threshold: Annotated[float | None, Range(ge=0, le=1)] = None
+    """Leave out detections with a lower score. None uses the score thresholds of the classes that `tailseg thresholds`
+    stored in the run's folder, if there are some, and else 0.3."""
+    class_thresholds: bool = True
+    """Use the score thresholds of the classes, if there are some and --score-threshold is not given."""
     color: Literal["class", "group"] = "class"
     """A color for each class, or for each frequency group."""
     pictures: bool = True
@@ -106,33 +112,76 @@ def run(arguments: Sequence[str]) -> None:
     )
     if predictor.calibration.setting.method != "none":
         output().print(f"Scores are calibrated: {predictor.calibration.setting}")
+    threshold = choose_threshold(predictor, options.score_threshold, class_thresholds=options.class_thresholds)
     out.mkdir(parents=True, exist_ok=True)
     with JsonList(out / "results.json") as results:
-        failed, highest = predict_files(predictor, files, results, options)
+        failed, best = predict_files(predictor, files, results, options, threshold)
     remove_old_pictures(earlier)
     output().print(
         f"{count_noun(results.count, 'object')} in {count_noun(len(files) - failed, 'image')}: see {out}", markup=False
     )
-    if highest and not results.count:
-        output().print(describe_low_scores(options, highest), markup=False, soft_wrap=True)
+    if best and best.score > 0 and not results.count:
+        output().print(describe_low_scores(options, best, threshold), markup=False, soft_wrap=True)
     if failed:
         raise ValueError(f"{failed} of {count_noun(len(files), 'image')} could not be read or drawn (see above)")
 
 
-def describe_low_scores(options: Predict, highest: float) -> str:
+def choose_threshold(
+    predictor: "Predictor", score_threshold: float | None, *, class_thresholds: bool = True
+) -> float | tuple[float, ...]:
+    """Chooses the score threshold: the user's, one for each class of the run, or `DEFAULT_THRESHOLD`.
+
+    The function prints that thresholds of classes are used, or why they are not.
+
+    Args:
+        predictor: the trained model.
+        score_threshold: the user's threshold for all classes, if one is given.
+        class_thresholds: whether the user wants those of the classes.
+
+    Returns:
+        One number, or one for each label.
+    """
+    if score_threshold is not None:
+        return score_threshold
+    if not class_thresholds:
+        return DEFAULT_THRESHOLD
+    if predictor.thresholds_note:
+        note = f"note: {predictor.thresholds_note}. The score threshold is {DEFAULT_THRESHOLD:g} for all classes"
+        output().print(note, markup=False, soft_wrap=True)
+    if predictor.thresholds is None:
+        return DEFAULT_THRESHOLD
+    low, high = min(predictor.thresholds), max(predictor.thresholds)
+    output().print(f"Score thresholds by class: {low:.2g} to {high:.2g} ({THRESHOLDS_FILE})", markup=False)
+    return predictor.thresholds
+
+
+class BestDetection(NamedTuple):
+    """The detection with the highest score, whatever its threshold."""
+
+    score: float
+    label: int
+    class_name: str
+
+
+def describe_low_scores(options: Predict, best: BestDetection, threshold: float | Sequence[float]) -> str:
     """Says what a user can do if all scores are below the threshold.
 
     Args:
         options: the options of the command.
-        highest: the highest score of all images, in (0, 1].
+        best: the detection with the highest score of all images.
+        threshold: one number, or one for each label.
 
     Returns:
         One line.
     """
-    lower = float(f"{highest / 2:.1g}")
+    lower = float(f"{best.score / 2:.1g}")
     images = " ".join(quote(str(path)) for path in options.images)
+    if isinstance(threshold, int | float):
+        reason = f"and --score-threshold is {threshold:g}"
+    else:
+        reason = f"of the class {best.class_name}, whose threshold in {THRESHOLDS_FILE} is {threshold[best.label]:.2g}"
     return (
-        f"note: the highest score is {highest:.2g}, and --score-threshold is {options.score_threshold:g}. See the best "
+        f"note: the highest score is {best.score:.2g}, {reason}. See the best "
         f"detections with `tailseg predict {quote(str(options.run))} {images} --score-threshold {lower:g}`. If images "
         "that look like the training images get such scores, the training was too short"
     )
@@ -197,8 +246,12 @@ def remove_old_pictures(earlier: Mapping[Path, int]) -> None:
 
 
 def predict_files(
-    predictor: "Predictor", files: Sequence[Path], results: JsonList, options: Predict
-) -> tuple[int, float]:
+    predictor: "Predictor",
+    files: Sequence[Path],
+    results: JsonList,
+    options: Predict,
+    threshold: float | Sequence[float],
+) -> tuple[int, BestDetection | None]:
     """Adds the result records of all images (image ids count from 1), and draws pictures.
 
     An image that cannot be read has no records. An image that cannot be drawn has records and no picture. The function
@@ -209,9 +262,10 @@ def predict_files(
         files: the images.
         results: the results file; the pictures go next to it.
         options: the options of the command.
+        threshold: the score threshold, or one for each label.
 
     Returns:
-        How many images could not be read or drawn, and the highest score of all images; 0 without detections.
+        How many images could not be read or drawn, and the best detection of all images, if there is one.
 
     Raises:
         TrainingStopped: a signal came; the current image was finished.
@@ -220,7 +274,7 @@ def predict_files(
     from tailseg.evaluation import to_results
     from tailseg.training.interrupt import StopRequest, TrainingStopped
 
-    failed, highest = 0, 0.0
+    failed, best = 0, None
     names = picture_names(files)
     ids = [category.id for category in predictor.categories]
     class_names = {category.id: category.name for category in predictor.categories}
@@ -234,13 +288,16 @@ def predict_files(
             try:
                 image = predictor.read(file)
                 all_detections = predictor.detect(image)
-                detections = all_detections.above(options.score_threshold)
+                detections = all_detections.above(threshold)
             except Exception as error:  # noqa: BLE001 - the other images are still processed
                 failed += 1
                 print_error(describe_error(file, error))
                 continue
             if len(all_detections):
-                highest = max(highest, all_detections.scores.max().item())
+                first = int(all_detections.scores.argmax())
+                score, label = float(all_detections.scores[first]), int(all_detections.labels[first])
+                if best is None or score > best.score:
+                    best = BestDetection(score, label, predictor.names[label])
             records = to_results(detections, image_id, ids)
             results.add(
                 {"file_name": file.as_posix(), "category": class_names[record["category_id"]], **record}
@@ -255,7 +312,7 @@ def predict_files(
                 print_error(describe_error(file, error))
             else:
                 write_bytes(results.path.parent / names[file], picture)
-    return failed, highest
+    return failed, best
 
 
 def draw_picture(

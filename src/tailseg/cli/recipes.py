@@ -37,7 +37,7 @@ def run(arguments: Sequence[str]) -> None:
         console.print(_table([make() for make in group]))
         console.print()
     console.print(
-        "norm.: normalized predictors. RFS: repeat factor sampling.\n"
+        "norm.: normalized predictors. RFS: repeat factor sampling; IRFS: by images and objects.\n"
         "AP: of masks, APr: of masks of rare classes; published figures in percent. ≈: read from a plot.\n"
         "`tailseg train NAME` trains a recipe. `tailseg train NAME --help` lists its settings. More in docs/recipes.md."
     )

@@ -11,6 +11,7 @@ import tyro
 from rich.markup import escape
 
 from tailseg.cli.common import find_own_code, output, parse, require_run
+from tailseg.cli.predict import choose_threshold
 from tailseg.cli.report import write_run_report
 from tailseg.files import Output
 from tailseg.ranges import Range
@@ -38,6 +39,9 @@ class Serve:
     """Open the page in a browser."""
     checkpoint: Literal["best", "last"] = "best"
     """The checkpoint with the best AP, or the last one."""
+    class_thresholds: bool = True
+    """Use the score thresholds of the classes that `tailseg thresholds` stored in the run's folder, if there are some,
+    until the user of the page enters one threshold."""
     device: str = "auto"
     """auto uses cuda if it is available, else cpu."""
     recipe: str | None = None
@@ -61,7 +65,8 @@ def run(arguments: Sequence[str]) -> None:
     if not page.is_file() and (options.run / "results.json").is_file():
         write_run_report(options.run, predictor.recipe)
     report = page.read_bytes() if page.is_file() else None
-    server = make_server(Service(predictor, report, options.host), host=options.host, port=options.port)
+    threshold = choose_threshold(predictor, None, class_thresholds=options.class_thresholds)
+    server = make_server(Service(predictor, report, options.host, threshold), host=options.host, port=options.port)
     address = f"http://{options.host}:{server.server_address[1]}/"
     output().print(
         f"{escape(str(options.run))} at [bold]{address}[/] (the report: {address}report). Press Ctrl-C to stop"

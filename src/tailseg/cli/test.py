@@ -92,6 +92,7 @@ def evaluate_run(options: Test) -> "tuple[Metrics, list[str]]":
     from tailseg.data.images import describe_orientations
     from tailseg.detection.testing import describe_unread, detect_all, measure, save_results
     from tailseg.inference import Predictor
+    from tailseg.recipes.advice import explain_no_learning
     from tailseg.recipes.build import build_validation, held_out_note
     from tailseg.recipes.places import get_run_folder, locate_data
     from tailseg.training.distributed import (
@@ -141,6 +142,10 @@ def evaluate_run(options: Test) -> "tuple[Metrics, list[str]]":
         unread = [reason for part in gather_on_all(unread) for reason in part]
         turned = [info for part in gather_on_all(turned) for info in part]
         metrics = on_main_process(lambda: measure(predictor.model, annotations, results, unread, own=recipe.metrics))
+    progress = predictor.checkpoint.progress
+    if options.val is None and progress.epoch >= recipe.optim.epochs:  # as the training noted at its end
+        advice = explain_no_learning(recipe, metrics, annotations, steps=progress.step)
+        metrics = replace(metrics, notes=(*metrics.notes, *filter(None, [advice])))
     if (note := describe_orientations(turned)) and is_main_process():
         output().print(f"note: {note}", markup=False, soft_wrap=True)
     for line in describe_unread(unread) if is_main_process() else ():

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from tailseg.cli.common import UsageError, find_recipe, output, parse
-from tailseg.cli.file_kinds import LOG, METRICS, PAGE, PART, RECIPE, RECORDS
+from tailseg.cli.file_kinds import LOG, METRICS, PAGE, PART, RECIPE, RECORDS, is_saved_recipe
 from tailseg.cli.outputs import Kind, check
 from tailseg.models.config import ResNetConfig
 from tailseg.ranges import Range
@@ -28,13 +28,20 @@ Train a recipe, or train on your own COCO- or LVIS-format file.
 
   NAME        a recipe (`tailseg recipes` lists them), or your own recipe as module:function
   FILE.json   your annotation file. tailseg trains the recipe custom_small on it and, without --data.val, holds out a
-              tenth of the images for validation
+              tenth of the images for validation. Or a saved recipe, such as the winner.json of `tailseg lab`
 
 parts of the recipe, by name or as module:function of your own:
   --loss NAME           gol, gumbel, sigmoid, softmax, seesaw, eqlv2, federated, focal and others
   --optim NAME          sgd, adamw
   --backbone NAME       resnet50, resnet101, swin_t, timm:NAME and others
   --groups RARE COMMON  a class is rare in up to RARE training images, common in up to COMMON, else frequent
+
+steps of the augmentation; `tailseg train NAME --data.paste --help` lists the settings of a step:
+  --data.paste    paste objects of other images, rare classes more often (copy-paste)
+  --data.jitter   resize each image by a factor of 0.1 to 2, and crop or pad it (large-scale jitter)
+  --data.color    change brightness, contrast and saturation
+  --data.crop     crop some images first
+  --data.clean-epochs N   the last N epochs have no paste, jitter and color
 
   --devices N     train in N processes on this machine, one for each GPU
                   (on several machines: torchrun -m tailseg train ...)
@@ -312,15 +319,19 @@ def train_options(name: str, arguments: Sequence[str]) -> Train:
     if arguments and not arguments[0].startswith("-"):
         hint = ". Name the annotation file with --data.train" if arguments[0].lower().endswith(".json") else ""
         raise UsageError(f"`tailseg train {name}` does not expect {arguments[0]!r} here{hint}")
-    if name.lower().endswith(".json"):
+    if is_saved_recipe(Path(name)):
+        from tailseg.recipes.saved import load_recipe
+
+        recipe = load_recipe(Path(name))
+    elif name.lower().endswith(".json"):
         recipe = find_recipe("custom_small")
         recipe = replace(recipe, data=replace(recipe.data, train=name))
     else:
         recipe = find_recipe(name)
-    from tailseg.cli.parts import with_parts
+    from tailseg.cli.parts import with_parts, with_steps
 
     # These options change which settings the recipe has, so the recipe must have them before the others are parsed.
-    recipe = with_parts(recipe, arguments)
+    recipe, arguments = with_steps(with_parts(recipe, arguments), arguments)
     if "--boxes-only" in arguments:
         recipe = without_masks(recipe)
     words = [re.sub(r"^--groups(?==|$)", "--data.groups", argument) for argument in arguments]

@@ -9,12 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, Dataset, Sampler
+from torchvision.transforms import v2
 
 from tailseg.annotations.dataset import Annotations
 from tailseg.annotations.image_files import ImageError
 from tailseg.data.images import read_annotated
+from tailseg.data.paste import CopyPaste, Scene
 from tailseg.data.sampler import EvaluationSampler, Sample, TrainSampler
 from tailseg.data.transforms import Transform, apply_transform, compute_frame, make_sample
+from tailseg.data.verified import find_unverified
 from tailseg.data.workers import Workers
 from tailseg.structures import Batch, Frame, ImageInfo, Segmentation, Target
 
@@ -34,16 +37,31 @@ class DetectionDataset(Dataset[Item]):
         annotations: of `read_dataset`.
         transform: takes and returns an image and a target, see `tailseg.data.transforms`.
         look: whether to look for the first image at once.
+        paste: pastes objects into the transformed image; None pastes none.
+        color: changes the colors of the image, after all other steps; None changes none.
+        only_verified: targets say which classes are no negatives in their image (`Target.unverified`); without effect
+            on a file that does not list the classes which were looked for, as LVIS does.
 
     Raises:
         ImageError: the first image cannot be found; the folder is most likely wrong.
     """
 
-    def __init__(self, annotations: Annotations, transform: Transform, *, look: bool = True) -> None:
+    def __init__(
+        self,
+        annotations: Annotations,
+        transform: Transform,
+        *,
+        look: bool = True,
+        paste: CopyPaste | None = None,
+        color: v2.Transform | None = None,
+        only_verified: bool = False,
+    ) -> None:
         if look:
             annotations.get_info(0)
         self.annotations = annotations
-        self.transform = transform
+        self.transform, self.paste, self.color = transform, paste, color
+        self.only_verified = only_verified and annotations.format == "lvis"
+        self.category_ids = np.array([category.id for category in annotations.categories], np.int64)
 
     def __len__(self) -> int:
         return self.annotations.num_images
@@ -63,20 +81,53 @@ class DetectionDataset(Dataset[Item]):
         target = make_sample(pixels, boxes, torch.from_numpy(record.ignore_boxes))
         with seeded(seed):
             moved_image, moved = apply_transform(self.transform, target.pop("image"), target)
-        image = moved_image.as_subclass(Tensor)
-        height, width = image.shape[-2:]
-        clipped = _clip(moved["boxes"].as_subclass(Tensor), height, width)
-        ignored = _clip(moved["ignore"].as_subclass(Tensor), height, width)
-        rows = (_large_enough(boxes) & _large_enough(clipped)).nonzero()[:, 0]
-        truth = Target(
-            boxes=clipped[rows],
-            labels=torch.from_numpy(record.labels)[rows],
-            masks=tuple(record.segmentations[i] for i in rows.tolist()),
-            frame=compute_frame(moved["frame"].as_subclass(Tensor), info.height, info.width),
-            ignore_boxes=ignored[_large_enough(ignored)],
-            seed=seed ^ 1,  # other numbers than those of the augmentation
-        )
+            image = moved_image.as_subclass(Tensor)
+            height, width = image.shape[-2:]
+            clipped = _clip(moved["boxes"].as_subclass(Tensor), height, width)
+            ignored = _clip(moved["ignore"].as_subclass(Tensor), height, width)
+            rows = (_large_enough(boxes) & _large_enough(clipped)).nonzero()[:, 0]
+            truth = Target(
+                boxes=clipped[rows],
+                labels=torch.from_numpy(record.labels)[rows],
+                masks=tuple(record.segmentations[i] for i in rows.tolist()),
+                frame=compute_frame(moved["frame"].as_subclass(Tensor), info.height, info.width),
+                ignore_boxes=ignored[_large_enough(ignored)],
+                seed=seed ^ 1,  # other numbers than those of the augmentation
+                unverified=self._find_unverified(index) if self.only_verified else None,
+            )
+            if self.paste is not None:
+                image, truth = _paste(self.paste, _own_pixels(image, pixels), truth)
+            if self.color is not None:
+                image = self.color(image)
         return image, truth, info if exif == 1 else replace(info, exif=exif)
+
+    def _find_unverified(self, index: int) -> Tensor:
+        return torch.from_numpy(find_unverified(self.annotations, index, self.category_ids))
+
+
+def _own_pixels(image: Tensor, source: Tensor) -> Tensor:
+    """The image with pixels that may be changed: a transform may return a part of what it got."""
+    shares = image.untyped_storage().data_ptr() == source.untyped_storage().data_ptr()
+    return image.clone() if shares or 0 in image.stride() else image
+
+
+def _paste(paste: CopyPaste, image: Tensor, target: Target) -> tuple[Tensor, Target]:
+    """Pastes objects into the image and returns it with its new target."""
+    frames = (target.frame,) * len(target)
+    scene = Scene(image, target.boxes, target.labels, target.masks, frames, target.ignore_boxes)
+    pasted = paste(scene)
+    if pasted is scene:
+        return image, target
+    large = _large_enough(pasted.boxes).nonzero()[:, 0]
+    rows = large.tolist()
+    return pasted.image, replace(
+        target,
+        boxes=pasted.boxes[large],
+        labels=pasted.labels[large],
+        masks=tuple(pasted.masks[i] for i in rows),
+        frames=tuple(pasted.frames[i] for i in rows),
+        ignore_boxes=pasted.ignore_boxes[_large_enough(pasted.ignore_boxes)],
+    )
 
 
 def _clip(boxes: Tensor, height: int, width: int) -> Tensor:
@@ -116,6 +167,7 @@ class Loader:
         workers: the number of worker processes; 0 makes the batches in the main process.
         spares: images that replace unusable images; without them an unusable image is an error.
         leave_out: leave out unusable images, so that a batch may be empty; if False they are errors.
+        clean: the same images with less augmentation, for passes that want them; None has no others.
 
     Raises:
         ValueError: a batch size below 1 or a negative number of workers.
@@ -130,12 +182,13 @@ class Loader:
         *,
         spares: Sequence[int] | np.ndarray = (),
         leave_out: bool = False,
+        clean: DetectionDataset | None = None,
     ) -> None:
         if batch_size < 1 or workers < 0:
             raise ValueError(f"expected a batch of 1 or more and 0 or more workers, got {batch_size} and {workers}")
         self.sampler = sampler
         self._batches = BatchSampler(sampler, batch_size, drop_last=False)  # ty: ignore[invalid-argument-type]
-        self._make = _Batches(dataset, spares, leave_out=leave_out)
+        self._make = _Batches(dataset, clean or dataset, spares, leave_out=leave_out)
         self._workers = Workers(self._make, workers) if workers else None
 
     def __len__(self) -> int:
@@ -145,27 +198,40 @@ class Loader:
         return self.batches()
 
     def batches(
-        self, *, say: Callable[[str], None] = lambda _line: None, check: Callable[[], None] = lambda: None
+        self,
+        *,
+        say: Callable[[str], None] = lambda _line: None,
+        check: Callable[[], None] = lambda: None,
+        clean: bool = False,
     ) -> Iterator[Batch]:
         """Iterates over the batches.
 
         Args:
             say: called with a line when a worker died and was replaced.
             check: called about once a second while the loader waits for a worker; may raise to end the wait.
+            clean: take the images with less augmentation, if the loader has them.
 
         Raises:
             ImageError: an image cannot be used and nothing replaces it; names the file.
             WorkerError: a worker died, and so did its replacement, over the same batch.
         """
         batches = cast("Iterable[Sequence[Sample]]", self._batches)
-        for result in self._workers.map(batches, say=say, check=check) if self._workers else map(self._make, batches):
+        tasks = ((samples, clean) for samples in batches)
+        for result in self._workers.map(tasks, say=say, check=check) if self._workers else map(self._make, tasks):
             if isinstance(result, Exception):
                 raise result
             images, targets, infos, unusable = result
             yield Batch(images, tuple(_unpack(target) for target in targets), infos, unusable)
 
 
-def train_loader(dataset: DetectionDataset, sampler: TrainSampler, batch_size: int, workers: int) -> Loader:
+def train_loader(
+    dataset: DetectionDataset,
+    sampler: TrainSampler,
+    batch_size: int,
+    workers: int,
+    *,
+    clean: DetectionDataset | None = None,
+) -> Loader:
     """Builds the loader of the training images. It replaces an unusable image by another one and names it in the batch.
 
     Args:
@@ -173,11 +239,12 @@ def train_loader(dataset: DetectionDataset, sampler: TrainSampler, batch_size: i
         sampler: the order of its images; it also gives the spare images.
         batch_size: images per batch in this process.
         workers: the number of worker processes; 0 makes the batches in the main process.
+        clean: the training set with less augmentation, for the last epochs; None has no such epochs.
 
     Returns:
         The batches of this process in the order of the sampler.
     """
-    return Loader(dataset, sampler, batch_size, workers, spares=sampler.images)
+    return Loader(dataset, sampler, batch_size, workers, spares=sampler.images, clean=clean)
 
 
 def evaluation_loader(
@@ -213,14 +280,22 @@ class _Batches:
     resumed run sees the same one.
     """
 
-    def __init__(self, dataset: DetectionDataset, spares: Sequence[int] | np.ndarray, *, leave_out: bool) -> None:
-        self.dataset, self.spares, self.leave_out = dataset, spares, leave_out
+    def __init__(
+        self,
+        dataset: DetectionDataset,
+        clean: DetectionDataset,
+        spares: Sequence[int] | np.ndarray,
+        *,
+        leave_out: bool,
+    ) -> None:
+        self.dataset, self.clean, self.spares, self.leave_out = dataset, clean, spares, leave_out
 
-    def __call__(self, samples: Sequence[Sample]) -> "_Made | Exception":
+    def __call__(self, task: tuple[Sequence[Sample], bool]) -> "_Made | Exception":
+        samples, clean = task
         items: list[Item] = []
         unusable: list[str] = []
         for sample in samples:
-            item, reasons = self._item(*sample)
+            item, reasons = self._item(*sample, self.clean if clean else self.dataset)
             if not isinstance(item, Exception):
                 items.append(item)
             elif not (self.leave_out and isinstance(item, ImageError)):
@@ -233,12 +308,12 @@ class _Batches:
             tuple(unusable),
         )
 
-    def _item(self, index: int, seed: int) -> tuple[Item | Exception, list[str]]:
+    def _item(self, index: int, seed: int, dataset: DetectionDataset) -> tuple[Item | Exception, list[str]]:
         """The image or a spare one, or the error of the image; and the reasons of those that cannot be used."""
         errors: list[ImageError] = []
         for candidate in self._candidates(index, seed):
             try:
-                return self.dataset[candidate, seed], [str(error) for error in errors]
+                return dataset[candidate, seed], [str(error) for error in errors]
             except ImageError as error:
                 errors.append(error.with_traceback(None))
             except ValueError as error:
@@ -252,16 +327,35 @@ class _Batches:
             yield from np.random.default_rng(seed).choice(self.spares, MAX_REPLACEMENTS).tolist()
 
 
-_Packed = tuple[np.ndarray, np.ndarray, tuple[Segmentation, ...], Frame, np.ndarray, int | None]
+_Packed = tuple[
+    np.ndarray,
+    np.ndarray,
+    tuple[Segmentation, ...],
+    Frame,
+    np.ndarray,
+    int | None,
+    tuple[Frame, ...] | None,
+    np.ndarray | None,
+]
 _Made = tuple[tuple[Tensor, ...], tuple[_Packed, ...], tuple[ImageInfo, ...], tuple[str, ...]]
 """What a worker sends to the main process. Every tensor needs a shared memory file, so only images stay tensors."""
 
 
 def _pack(target: Target) -> _Packed:
     boxes, labels, ignore = target.boxes.numpy(), target.labels.numpy(), target.ignore_boxes.numpy()
-    return boxes, labels, target.masks, target.frame, ignore, target.seed
+    unverified = None if target.unverified is None else target.unverified.numpy()
+    return boxes, labels, target.masks, target.frame, ignore, target.seed, target.frames, unverified
 
 
 def _unpack(packed: _Packed) -> Target:
-    boxes, labels, masks, frame, ignore, seed = packed
-    return Target(torch.from_numpy(boxes), torch.from_numpy(labels), masks, frame, torch.from_numpy(ignore), seed)
+    boxes, labels, masks, frame, ignore, seed, frames, unverified = packed
+    return Target(
+        torch.from_numpy(boxes),
+        torch.from_numpy(labels),
+        masks,
+        frame,
+        torch.from_numpy(ignore),
+        seed,
+        frames,
+        None if unverified is None else torch.from_numpy(unverified),
+    )

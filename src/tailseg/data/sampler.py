@@ -1,20 +1,20 @@
 """Samplers: the order of the images, and the random seed of each augmentation."""
 
 from collections.abc import Iterator
-from math import ceil
 
 import numpy as np
 import torch.utils.data
 
 from tailseg.annotations.dataset import Annotations
-from tailseg.data.repeat_factor import Rounding, image_repeat_factors, repeat_indices
+from tailseg.data.epoch_plan import Rounding, plan_epoch
+from tailseg.data.settings import RepeatThreshold, Sampling
 
 Sample = tuple[int, int]
 """Position of an image in the data set, and the seed of its augmentation."""
 
 
 class TrainSampler(torch.utils.data.Sampler[Sample]):
-    """Shuffled images of an epoch, repeated by their repeat factors; yields this process's samples, step by step.
+    """Shuffled images of an epoch, some of them repeated; yields this process's samples, step by step.
 
     Step ``s`` takes the samples ``s * batch_size ... (s + 1) * batch_size - 1`` of the epoch's order; of P processes,
     process p takes every P-th of them, from the p-th on. So the images of a step do not depend on the number of
@@ -25,8 +25,11 @@ class TrainSampler(torch.utils.data.Sampler[Sample]):
         annotations: the training set.
         batch_size: images per step, over all processes.
         seed: the seed of the order and of the augmentation.
-        repeat_threshold: t of repeat factor sampling; 0 is plain random sampling.
-        rounding: of the repeat factors, see `repeat_indices`; ``stochastic`` is drawn again for each epoch.
+        sampling: which images are drawn more often, see `tailseg.data.epoch_plan.plan_epoch`.
+        repeat_threshold: t of the repeat factors, or ``auto``; 0 repeats no image.
+        repeat_exponent: exponent of the sampling; None is the published one.
+        rounding: of the repeat factors, see `tailseg.data.repeat_factor.repeat_indices`; ``stochastic`` is drawn again
+            for each epoch.
         rank: this process, ``0 .. world_size-1``.
         world_size: number of processes.
         filter_empty: leave out images without an object to learn from.
@@ -41,7 +44,9 @@ class TrainSampler(torch.utils.data.Sampler[Sample]):
         *,
         batch_size: int,
         seed: int,
-        repeat_threshold: float = 0.0,
+        sampling: Sampling = "repeat",
+        repeat_threshold: RepeatThreshold = 0.0,
+        repeat_exponent: float | None = None,
         rounding: Rounding = "ceil",
         rank: int = 0,
         world_size: int = 1,
@@ -56,21 +61,19 @@ class TrainSampler(torch.utils.data.Sampler[Sample]):
             raise ValueError(f"the rank must lie in 0 .. {world_size - 1}, got {rank}")
         if seed < 0:
             raise ValueError(f"the seed must be 0 or more, got {seed}")
-        objects = annotations.objects
-        trainable = np.unique(objects.images[objects.trainable])
-        self.images = trainable if filter_empty else np.arange(annotations.num_images)
-        if not len(self.images):
-            notes = "".join(f"\n  {note}" for note in (*annotations.notes, *annotations.remarks))
-            raise ValueError(
-                f"{annotations.path}: no image has an object to learn from (crowd regions, boxes below one pixel and "
-                "what was left out do not count). Annotate objects; or take crowds as objects (--data.crowds objects), "
-                f"or train on background alone (filter_empty=False, --data.no-filter-empty){notes}"
-            )
-        self.factors = image_repeat_factors(annotations, repeat_threshold)[self.images]
+        self.plan = plan_epoch(
+            annotations,
+            sampling=sampling,
+            threshold=repeat_threshold,
+            exponent=repeat_exponent,
+            rounding=rounding,
+            filter_empty=filter_empty,
+        )
+        self.images = self.plan.images
+        self.factors = self.plan.factors
         self.batch_size, self.seed, self.rounding = batch_size, seed, rounding
         self.rank, self.world_size = rank, world_size
-        total = np.ceil(self.factors).sum() if rounding == "ceil" else self.factors.sum()
-        self.steps_per_epoch = max(1, ceil(total / batch_size))
+        self.steps_per_epoch = self.plan.count_steps(batch_size)
         self.epoch = self.start_step = 0
 
     def set_epoch(self, epoch: int, *, start_step: int = 0) -> None:
@@ -93,9 +96,7 @@ class TrainSampler(torch.utils.data.Sampler[Sample]):
 
     def order(self) -> np.ndarray:
         """The epoch's images over all processes, int64 ``[steps_per_epoch * batch_size]``."""
-        generator = np.random.default_rng([self.seed, self.epoch])
-        drawn = generator.permutation(self.images[repeat_indices(self.factors, self.rounding, generator)])
-        return np.resize(drawn, self.steps_per_epoch * self.batch_size)  # cut, or filled up from the beginning
+        return self.plan.draw(np.random.default_rng([self.seed, self.epoch]), self.batch_size)
 
 
 class EvaluationSampler(torch.utils.data.Sampler[Sample]):

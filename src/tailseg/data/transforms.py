@@ -24,8 +24,9 @@ map to the transformed image (`compute_frame`), for any chain of resizing, flipp
 tv_tensors would be the natural markers, but their flip is ``w - 1 - x``, half a pixel from the flip of boxes.)
 """
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import torch
 from jaxtyping import Float32, UInt8
@@ -34,12 +35,15 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from tailseg.data.settings import CropConfig
+from tailseg.data.settings import ColorConfig, CropConfig, JitterConfig
 from tailseg.structures import Frame
 
 TransformSample = dict[str, tv_tensors.TVTensor]
 Transform = Callable[..., Any]
 """Takes an image and a target and returns both, see above."""
+
+PADDING: Final = 128
+"""Value of the pixels that pad a jittered image, as in detectron2's large-scale jitter."""
 
 
 def apply_transform(
@@ -213,8 +217,70 @@ def _draw_integer(low: int, high: int) -> int:
     return int(torch.randint(low, high + 1, ()))
 
 
+class LargeScaleJitter(v2.Transform):
+    """Resizes an image by a random factor, and crops or pads it to a square of ``size`` pixels.
+
+        r = size / max(h, w) * u,    u uniform in scale
+
+    If the resized image is larger than the square along an axis, a random part of it is taken; else the image is padded
+    on the right and at the bottom. The part is cut from the original image, at whole pixels, and then resized: the
+    pixels that the crop would drop are not computed. Torchvision's ScaleJitter and RandomCrop, one after the other, do
+    the same with more work.
+
+    Args:
+        scale: the range of the factor u.
+        size: side of the square in pixels.
+
+    Raises:
+        ValueError: a number is not positive.
+
+    Source: Ghiasi et al. 2021, "Simple Copy-Paste is a Strong Data Augmentation Method for Instance Segmentation";
+    padding as in detectron2's ResizeScale and FixedSizeCrop.
+    """
+
+    def __init__(self, scale: tuple[float, float], size: int) -> None:
+        super().__init__()
+        if not 0 < scale[0] <= scale[1] or size < 1:
+            raise ValueError(
+                f"expected a range of positive factors and a positive number of pixels, got {scale} and {size}"
+            )
+        self.scale, self.size = scale, size
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        height, width = v2.query_size(flat_inputs)
+        factor, top, left = torch.rand(3).tolist()
+        ratio = self.size / max(height, width) * (self.scale[0] + factor * (self.scale[1] - self.scale[0]))
+        crop = [min(side, math.ceil(self.size / ratio)) for side in (height, width)]
+        return {
+            "top": int(top * (height - crop[0] + 1)),
+            "left": int(left * (width - crop[1] + 1)),
+            "height": crop[0],
+            "width": crop[1],
+            "size": [min(self.size, max(1, int(side * ratio + 0.5))) for side in crop],
+        }
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:  # noqa: ANN401 - torchvision's signature
+        height, width = params["size"]
+        resized = self._call_kernel(functional.resized_crop, inpt, **params, antialias=True)
+        padding = [0, 0, self.size - width, self.size - height]
+        return self._call_kernel(functional.pad, resized, padding, fill=PADDING) if any(padding) else resized
+
+
+def choose_jitter_size(short_sides: Sequence[int], max_long_side: int) -> int:
+    """Returns the side of the square for images of these sizes: of the same area, a multiple of 32 pixels.
+
+    1024 for 800 and 1333, the published sizes.
+    """
+    return max(32, 32 * round(math.sqrt(max(short_sides) * max_long_side) / 32))
+
+
 def train_transform(
-    short_sides: Sequence[int], max_long_side: int, flip: float, *, crop: CropConfig | None = None
+    short_sides: Sequence[int],
+    max_long_side: int,
+    flip: float,
+    *,
+    crop: CropConfig | None = None,
+    jitter: JitterConfig | None = None,
 ) -> v2.Transform:
     """Builds the built-in augmentation: crop some images, resize to one of ``short_sides``, flip some horizontally.
 
@@ -223,6 +289,7 @@ def train_transform(
         max_long_side: in pixels; no resized image is longer.
         flip: the probability of a flip.
         crop: the settings of the crop; None crops no image.
+        jitter: the settings of large-scale jitter, which takes the place of resizing and crop; None has none.
 
     Returns:
         A transform: ``(image, target) -> (image, target)``.
@@ -232,11 +299,22 @@ def train_transform(
     """
     if not 0 <= flip <= 1:
         raise ValueError(f"the probability of a flip must lie in 0 .. 1, got {flip}")
-    steps = [ResizeShortSide(short_sides, max_long_side=max_long_side), v2.RandomHorizontalFlip(flip)]
+    resize, flipped = ResizeShortSide(short_sides, max_long_side=max_long_side), v2.RandomHorizontalFlip(flip)
+    if jitter is not None:
+        # the flip comes first: the padding stays on the right and at the bottom, as that of a batch
+        size = jitter.size or choose_jitter_size(short_sides, max_long_side)
+        return v2.Compose([flipped, LargeScaleJitter(jitter.scale, size)])
+    steps = [resize, flipped]
     if crop is not None:
         before = ResizeShortSide(crop.short_sides, max_long_side=max_long_side)
         steps.insert(0, v2.RandomApply([before, RandomSizeCrop(crop.least, crop.most)], p=crop.probability))
     return v2.Compose(steps)
+
+
+def color_transform(color: ColorConfig) -> v2.Transform:
+    """Builds the random changes of the colors of an image; they take the image alone."""
+    jitter = v2.ColorJitter(color.brightness, color.contrast, color.saturation, color.hue)
+    return v2.RandomApply([jitter], p=color.probability)
 
 
 def evaluation_transform(short_side: int, max_long_side: int) -> v2.Transform:

@@ -4,6 +4,7 @@
     analyze(annotations, results) -> Analysis: also AP-fixed, error kinds, reliability of scores
     analyze(annotations, results, by="site").slices -> Slices: the figures by a field of the image records
     compare(annotations, before, after) -> ResultsComparison: differences with 95 % intervals
+    find_thresholds(annotations, results) -> Thresholds: a score threshold for each class
     to_results(detections, image_id, category_ids) -> result records
 
 Annotations are the path of an annotation file, its content as a dict, or `tailseg.annotations.dataset.Annotations`.
@@ -24,12 +25,14 @@ from tailseg.evaluation.metrics import ClassScore, Metrics
 from tailseg.evaluation.reliability import Reliability
 from tailseg.evaluation.results import Results, read_results, to_results
 from tailseg.evaluation.slices import Slice, SliceFigure, Slices
+from tailseg.evaluation.thresholds import ClassThreshold, Thresholds, find_thresholds
 
 __getattr__ = names_renamed_in(__name__, {"analyse": "analyze"})
 
 __all__ = [
     "Analysis",
     "ClassScore",
+    "ClassThreshold",
     "Comparison",
     "Difference",
     "ErrorKinds",
@@ -41,9 +44,11 @@ __all__ = [
     "Slice",
     "SliceFigure",
     "Slices",
+    "Thresholds",
     "analyze",
     "compare",
     "evaluate",
+    "find_thresholds",
     "read_results",
     "to_results",
 ]

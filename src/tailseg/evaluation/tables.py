@@ -12,6 +12,7 @@ from tailseg.evaluation.errors import KINDS, Errors, Kind, Part
 from tailseg.evaluation.ground_truth import GroundTruth
 from tailseg.evaluation.metrics import COLUMNS, ROW_NAMES, IouType, format_percent
 from tailseg.evaluation.slices import Slices
+from tailseg.evaluation.thresholds import Thresholds
 
 SHORT: dict[Kind, str] = {
     "classification": "Cls",
@@ -77,6 +78,28 @@ def build_slice_tables(slices: Slices) -> Iterator[Table]:
             notes = SLICE_NOTES, *slices.notes
             table.caption, table.caption_justify = Text("\n".join(notes), "table.caption"), "left"
         yield table
+
+
+def build_threshold_table(thresholds: Thresholds) -> Table:
+    """Macro and micro F1 of each part of the classes, with one threshold and with one for each class."""
+    title = f"F1 of {ROW_NAMES[thresholds.iou_type]} at IoU 0.5, in percent, with 95 % intervals"
+    table = _build_table(title, "", "classes", "one", "by class", "difference", "interval", "by class is")
+    members = {part: [entry for entry in thresholds.classes if part in ("all", entry.group)] for part in thresholds.f1}
+    for average in ("macro", "micro"):
+        for part, found in thresholds.f1.items():
+            entry, count = found[average], sum(one.num_objects > 0 for one in members[part])
+            table.add_row(
+                f"{average}, {PART_NAMES[part]}",
+                f"{count:,}",
+                *_format_difference(entry),
+                SHORT_VERDICTS[entry.verdict],
+            )
+    caption = (
+        f"one: the threshold with the best micro F1. Each of {thresholds.folds} parts of the images is judged with "
+        "thresholds found on the others.\nmacro: mean over the classes with objects; micro: all detections together"
+    )
+    table.caption, table.caption_justify = Text(caption, "table.caption"), "left"
+    return table
 
 
 def build_scores_table(analysis: Analysis) -> Table:

@@ -5,12 +5,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from tailseg.annotations.dataset import Annotations, get_scored_groups
+from tailseg.annotations.image_files import ImageError
 from tailseg.data.loader import DetectionDataset, Loader
 from tailseg.data.sampler import EvaluationSampler
 from tailseg.data.transforms import evaluation_transform
 from tailseg.detection import recalibration
-from tailseg.detection.recalibration import Calibration
+from tailseg.detection.recalibration import Calibration, LogitStatistics
 from tailseg.evaluation import Analysis, analyze
 from tailseg.evaluation.metrics import IouType
 from tailseg.inference.predictor import Predictor
@@ -55,6 +58,7 @@ def calibrate(
     run: str | Path,
     *,
     images: int = 300,
+    train_images: int = 300,
     by: Literal["AP", "APr", "APc"] = "AP",
     val: str | None = None,
     val_images: str | None = None,
@@ -68,12 +72,14 @@ def calibrate(
 ) -> CalibrationResult:
     """Chooses the calibration with the best AP and stores it in the run's folder, where `Predictor.from_run` finds it.
 
-    Logit adjustment, NorCal and FRACAL are tried at several strengths on one half of the validation images. The best
-    one is measured on the other half, which had no influence on the choice.
+    Logit adjustment, NorCal, FRACAL and LogN are tried at several strengths on one half of the validation images. The
+    best one is measured on the other half, which had no influence on the choice.
 
     Args:
         run: the folder of the run.
         images: the largest number of images in each half. Each calibration needs a pass over the first half.
+        train_images: the largest number of training images, drawn at random, over which LogN takes the mean and the
+            standard deviation of the logits; 0 leaves LogN out.
         by: the figure that decides.
         val: another annotation file for validation; its classes must be the model's.
         val_images: the folder of the validation images, if they are neither next to the annotation file nor where they
@@ -98,7 +104,7 @@ def calibrate(
         folder, checkpoint=checkpoint, device=device, base=base, modules=modules, calibrated=False
     )
     recipe = locate_data(predictor.recipe, predictor.checkpoint.recipe, folder)
-    train = _read_training_set(recipe, predictor, say)
+    train, statistics = _read_training_set(recipe, predictor, train_images, say, progress)
     if val:
         recipe = replace(recipe, data=replace(recipe.data, val=val, val_images=None))
     if note := build.held_out_note(recipe):
@@ -111,29 +117,61 @@ def calibrate(
         analyses = _measure(predictor, annotations, calibrations, iou_types, half, images, progress)
         return tuple(zip(calibrations, analyses, strict=True))
 
-    tried = measure(recalibration.list_calibrations(train), half=0)
-    best, _ = max(tried, key=lambda pair: pair[1].metrics[iou_types[-1]][by] or 0.0)
+    tried = measure(recalibration.list_calibrations(train, statistics), half=0)
+    best = _choose(tried, iou_types[-1], by)
     tested = measure(list(dict.fromkeys((tried[0][0], best))), half=1)
     if store:
         recalibration.save(best, folder / recalibration.FILE)
     return CalibrationResult(best, tried, tested, iou_types[-1])
 
 
-def _read_training_set(recipe: Recipe, predictor: Predictor, say: Say) -> Annotations | None:
-    """Reads the training set; returns None, and says why, if it is not there or is not complete."""
+def _choose(tried: Sequence[tuple[Calibration, Analysis]], iou_type: IouType, by: str) -> Calibration:
+    """The first of those with the best figure."""
+    best, _ = max(tried, key=lambda pair: pair[1].metrics[iou_type][by] or 0.0)
+    return best
+
+
+def _read_training_set(
+    recipe: Recipe, predictor: Predictor, limit: int, say: Say, progress: Progress
+) -> tuple[Annotations | None, LogitStatistics | None]:
+    """Reads what FRACAL and LogN need of the training set; None, with the reason said, if it is not there."""
     try:
         train = build.build_training(recipe)
     except (ValueError, FileNotFoundError):
-        say("note: FRACAL is left out, because the training set was not found")
-        return None
+        say("note: FRACAL and LogN are left out, because the training set was not found")
+        return None, None
+    statistics = _measure_logits(predictor, train, recipe, limit, say, progress)
     if train.num_images < predictor.frequency.num_images:
         say(
             f"note: FRACAL is left out, because it needs the whole training set: {train.path} has "
             f"{count_noun(train.num_images, 'image')}, and the run was trained on {predictor.frequency.num_images:,} "
             "with objects"
         )
+        return None, statistics
+    return train, statistics
+
+
+def _measure_logits(
+    predictor: Predictor, train: Annotations, recipe: Recipe, limit: int, say: Say, progress: Progress
+) -> LogitStatistics | None:
+    """Measures the logits for LogN on training images drawn at random; None if an image cannot be read."""
+    total = min(limit, train.num_images)
+    if not total:
         return None
-    return train
+    drawn = np.random.default_rng(0).choice(train.num_images, size=total, replace=False)
+    selected = train.select_images(sorted(train.image_ids[drawn].tolist()))
+    title = f"{count_noun(total, 'training image')} for LogN"
+    try:
+        return recalibration.measure_logits(
+            predictor.model,
+            _read_part(recipe, selected, total),
+            device=predictor.device,
+            precision=predictor.precision,
+            progress=lambda done: progress(title, done, total),
+        )
+    except ImageError as error:
+        say(f"note: LogN is left out, because a training image cannot be read: {error}")
+        return None
 
 
 def _measure(
@@ -150,7 +188,7 @@ def _measure(
     title = f"{count_noun(total, 'image')}, {count_noun(len(calibrations), 'calibration')}"
     image_ids, results = recalibration.detect_with_calibrations(
         predictor.model,
-        _read_half(predictor.recipe, annotations, half, total),
+        _read_part(predictor.recipe, annotations, total, half, parts=2),
         calibrations,
         predictor.frequency,
         [category.id for category in annotations.categories],
@@ -163,13 +201,15 @@ def _measure(
     return [analyze(selected, dict.fromkeys(iou_types, records), groups=groups) for records in results]
 
 
-def _read_half(recipe: Recipe, annotations: Annotations, half: int, limit: int) -> Iterator[Batch]:
-    """Reads every second image, at most ``limit`` of them."""
+def _read_part(
+    recipe: Recipe, annotations: Annotations, limit: int, first: int = 0, *, parts: int = 1
+) -> Iterator[Batch]:
+    """Reads every image of ``parts``, from the one at ``first`` on, at most ``limit`` of them."""
     data = recipe.data
     dataset = DetectionDataset(annotations, evaluation_transform(data.test_short_side, data.max_long_side))
-    every_second = EvaluationSampler(len(dataset), rank=half, world_size=2)
+    sampler = EvaluationSampler(len(dataset), rank=first, world_size=parts)
     done = 0
-    for batch in Loader(dataset, every_second, data.batch_size, data.workers):
+    for batch in Loader(dataset, sampler, data.batch_size, data.workers):
         if done >= limit:
             return
         rest = limit - done

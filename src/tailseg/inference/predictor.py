@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, cast, overload
 
@@ -15,6 +16,7 @@ from tailseg.data.images import load_image
 from tailseg.data.transforms import evaluation_transform
 from tailseg.detection import recalibration
 from tailseg.detection.recalibration import Calibration, Setting
+from tailseg.evaluation import thresholds
 from tailseg.inference.images import ImageInput, to_rgb_tensor
 from tailseg.models.optimize import InferenceConfig, for_inference
 from tailseg.models.precision import Precision, autocast
@@ -74,6 +76,7 @@ class Predictor:
             ValueError: this version does not know the recipe, or the calibration does not fit the model.
         """
         self.file = file
+        self._thresholds_file: Path | None = None
         self.device = choose_device(device)
         self.checkpoint: Checkpoint = load(file)
         self.recipe = from_plain(self.checkpoint.recipe, base=base, modules=modules, source=str(file))
@@ -130,7 +133,46 @@ class Predictor:
         stored = run / recalibration.FILE
         calibration = stored if calibrated and stored.is_file() else None
         file = choose(run, checkpoint)
-        return cls(file, device=device, base=base, modules=modules, calibration=calibration, config=config)
+        predictor = cls(file, device=device, base=base, modules=modules, calibration=calibration, config=config)
+        predictor._thresholds_file = run / thresholds.FILE
+        return predictor
+
+    @property
+    def thresholds(self) -> tuple[float, ...] | None:
+        """The score threshold of each label that `tailseg thresholds` stored in the run's folder; None without.
+
+        The predictor returns detections of all scores: ``predictor(image).above(predictor.thresholds)`` selects.
+
+        Raises:
+            ValueError: the file is not one of thresholds, or of other classes.
+        """
+        return self._thresholds[0]
+
+    @property
+    def thresholds_note(self) -> str:
+        """Why stored thresholds are not used: their scores were calibrated in another way; empty if they are used."""
+        return self._thresholds[1]
+
+    @cached_property
+    def _thresholds(self) -> tuple[tuple[float, ...] | None, str]:
+        file = self._thresholds_file
+        if file is None or not file.is_file():
+            return None, ""
+        stored = thresholds.load(file)
+        again = f"Run `tailseg thresholds {file.parent}` again, or delete the file"
+        values = {entry.category_id: entry.threshold for entry in stored.classes}
+        if sorted(values) != sorted(category.id for category in self.categories):
+            raise ValueError(f"{file} has thresholds of other classes than the model. {again}")
+        if stored.source is not None and stored.source != (scores := self.describe_scores()):
+            return None, (
+                f"{file} is not used: its thresholds were found for {_join(stored.source)}, and these scores are "
+                f"{_join(scores)}. {again}"
+            )
+        return tuple(values[category.id] for category in self.categories), ""
+
+    def describe_scores(self) -> dict[str, str | int]:
+        """What the scores depend on: the calibration, and the training steps of the checkpoint."""
+        return {"calibration": str(self.calibration.setting), "step": self.checkpoint.progress.step}
 
     def read(self, path: str | Path) -> UInt8[Tensor, "3 h w"]:
         """Reads an image file as RGB: as viewers show it, or as stored if ``data.orientation`` says so.
@@ -214,3 +256,8 @@ class Predictor:
                 )
             image = self.read(path)
             yield ImageInfo(image_id, str(path), image.shape[-2], image.shape[-1]), self.detect(image)
+
+
+def _join(scores: dict[str, str | int]) -> str:
+    """``NorCal 0.4 at step 400``."""
+    return f"{scores.get('calibration', 'unknown')} at step {scores.get('step', 'unknown')}"

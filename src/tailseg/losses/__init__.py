@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from tailseg.losses.sigmoid_ce import SigmoidCE
     from tailseg.losses.softmax_ce import SoftmaxCE
     from tailseg.losses.tail import TailLoss, tail_classes
+    from tailseg.losses.unverified import hide_unverified, stack_unverified
     from tailseg.structures import ClassFrequency
 else:
     __getattr__, __dir__ = on_demand(
@@ -101,6 +102,10 @@ else:
             "elementwise": (
                 "gather_label_logits",
                 "weighted_bce",
+            ),
+            "unverified": (
+                "hide_unverified",
+                "stack_unverified",
             ),
         },
     )
@@ -171,7 +176,9 @@ __all__ = [
     "build_loss",
     "gather_label_logits",
     "gather_rows",
+    "hide_unverified",
     "softplus",
+    "stack_unverified",
     "sum_over_processes",
     "tail_classes",
     "takes_settings",

@@ -1,6 +1,7 @@
 """Box head: pooled features to class logits and box deltas.
 
-Shapes: R RoIs of all images together, C classes, L logits (the loss decides), K hidden units.
+Shapes: R RoIs of all images together, I pooled features of a RoI, C classes, L logits (the loss decides), K hidden
+units.
 """
 
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from tailseg.losses.base import ClassificationLoss
 from tailseg.losses.processes import compute_process_share
+from tailseg.losses.unverified import hide_unverified, stack_unverified
 from tailseg.models.config import BoxHeadConfig, PostprocessConfig
 from tailseg.models.predictors import NormalizedLinear, class_linear
 from tailseg.models.resnet import STRIDES
@@ -63,6 +65,12 @@ class BoxHead(nn.Module):
         self, pyramid: Sequence[Float[Tensor, "B C _ _"]], boxes: Sequence[Float[Tensor, "_ 4"]]
     ) -> Float[Tensor, "R K"]:
         """Hidden features of the boxes of every image, images one after the other. ``pyramid`` starts with P2..P5."""
+        return self.embed(self.pool(pyramid, boxes))
+
+    def pool(
+        self, pyramid: Sequence[Float[Tensor, "B C _ _"]], boxes: Sequence[Float[Tensor, "_ 4"]]
+    ) -> Float[Tensor, "R I"]:
+        """Pooled features of the boxes of every image, images one after the other, as the first layer takes them."""
         pooled = roi_pool(
             pyramid[: len(STRIDES)],
             boxes,
@@ -70,7 +78,11 @@ class BoxHead(nn.Module):
             strides=STRIDES,
             finest_scale=self.config.finest_scale,
         )
-        return self.fc2(self.fc1(pooled.flatten(1)).relu_()).relu_()
+        return pooled.flatten(1)
+
+    def embed(self, pooled: Float[Tensor, "R I"]) -> Float[Tensor, "R K"]:
+        """Applies the two hidden layers to pooled features."""
+        return self.fc2(self.fc1(pooled).relu_()).relu_()
 
     def losses(
         self, pyramid: Sequence[Float[Tensor, "B C _ _"]], samples: Sequence[RoISample]
@@ -84,7 +96,11 @@ class BoxHead(nn.Module):
     def hidden_losses(self, hidden: Float[Tensor, "R K"], samples: Sequence[RoISample]) -> dict[str, Float[Tensor, ""]]:
         """`losses` from the hidden features of the samples, for callers that have computed them already."""
         labels = torch.cat([sample.labels for sample in samples])
-        losses = {**self.loss(self.classifier(hidden), labels), "loss_box": self._box_loss(hidden, samples)}
+        logits = self.classifier(hidden)
+        rows, counts = [sample.unverified for sample in samples], [len(sample.boxes) for sample in samples]
+        if (unverified := stack_unverified(rows, counts, self.loss.num_classes, logits.device)) is not None:
+            logits = hide_unverified(logits, labels, *unverified)
+        losses = {**self.loss(logits, labels), "loss_box": self._box_loss(hidden, samples)}
         share = compute_process_share(len(hidden), hidden.device)
         return {name: value * share for name, value in losses.items()}
 

@@ -197,7 +197,12 @@ def mask_losses(
     """
     logits, positives = drop_empty_masks(logits.float(), positives, targets)
     wanted = [
-        mask_targets([target.masks[k] for k in objects], target.frame, boxes, size=logits.shape[-1])
+        mask_targets(
+            [target.masks[k] for k in objects],
+            [target.get_frame(k) for k in objects],
+            boxes,
+            size=logits.shape[-1],
+        )
         for boxes, objects, target in zip(*positives, targets, strict=True)
     ]
     loss = F.binary_cross_entropy_with_logits(logits, to_device(torch.cat(wanted), logits.device), reduction="sum")

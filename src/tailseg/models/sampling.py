@@ -30,6 +30,7 @@ class RoISample:
         objects: index into the target of each positive.
         object_boxes: the target's box of each positive.
         added: which positives are objects' own boxes, put among the proposals.
+        unverified: classes that are no negatives in the image, see `tailseg.structures.Target`.
     """
 
     boxes: Float[Tensor, "R 4"]
@@ -37,6 +38,7 @@ class RoISample:
     objects: Int64[Tensor, " P"]
     object_boxes: Float[Tensor, "P 4"]
     added: Bool[Tensor, " P"]
+    unverified: Bool[Tensor, " C"] | None = None
 
     @property
     def num_positive(self) -> int:
@@ -122,6 +124,7 @@ def sample_rois(
                 objects=objects,
                 object_boxes=target.boxes[objects],
                 added=positive < len(target),
+                unverified=target.unverified,
             )
         )
     return samples

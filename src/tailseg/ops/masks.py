@@ -148,7 +148,7 @@ def _flat(points: Float[np.ndarray, "P 2"], polygons: Sequence[np.ndarray]) -> l
 
 
 def mask_targets(
-    masks: Sequence[Segmentation], frame: Frame, boxes: Float[Tensor, "K 4"], *, size: int = 28
+    masks: Sequence[Segmentation], frame: Frame | Sequence[Frame], boxes: Float[Tensor, "K 4"], *, size: int = 28
 ) -> Float[Tensor, "K size size"]:
     """Computes the targets of the mask head: the part of each mask inside its box, at ``size x size``.
 
@@ -157,7 +157,7 @@ def mask_targets(
 
     Args:
         masks: one a box, in pixels of the annotated file.
-        frame: maps those to the image that the model sees.
+        frame: maps those to the image that the model sees; or one for each mask, in its own pixels.
         boxes: in the image that the model sees.
         size: side of the targets.
 
@@ -165,30 +165,38 @@ def mask_targets(
         0 or 1, on the boxes' device.
 
     Raises:
-        ValueError: not one mask a box, or polygons that ``polygons_to_rle`` refuses.
+        ValueError: not one mask or one frame a box, or polygons that ``polygons_to_rle`` refuses.
 
     Source: mmdetection's crop_and_resize (a box side below 1 counts as 1); detectron2's polygon targets are the same.
     """
     if len(masks) != len(boxes):
         raise ValueError(f"mask targets need one mask a box, got {len(masks)} masks and {len(boxes)} boxes")
+    frames = [frame] * len(masks) if isinstance(frame, Frame) else frame
+    if len(frames) != len(masks):
+        raise ValueError(f"mask targets need one frame a mask, got {len(frames)} frames and {len(masks)} masks")
     corners = boxes.detach().double().cpu().numpy()
     targets = np.zeros((len(masks), size, size), dtype=np.float32)
     polygons = {i: mask for i, mask in enumerate(masks) if isinstance(mask, tuple)}
     if polygons:
         places = list(polygons)
-        targets[places] = _polygon_targets(list(polygons.values()), frame, corners[places], size)
-    for rle, members in _by_mask(masks):
-        targets[members] = _run_length_targets(rle, frame, corners[members], size)
+        moves = [frames[place] for place in places]
+        targets[places] = _polygon_targets(list(polygons.values()), moves, corners[places], size)
+    for rle, move, members in _by_mask(masks, frames):
+        targets[members] = _run_length_targets(rle, move, corners[members], size)
     return torch.from_numpy(targets).to(boxes.device)
 
 
-def _polygon_targets(masks: Sequence[Polygons], frame: Frame, boxes: Float[np.ndarray, "K 4"], size: int) -> np.ndarray:
+def _polygon_targets(
+    masks: Sequence[Polygons], frames: Sequence[Frame], boxes: Float[np.ndarray, "K 4"], size: int
+) -> np.ndarray:
     """One pass over the points of all masks, one call of pycocotools for all polygons and one decode for all masks."""
     polygons = [polygon for mask in masks for polygon in mask]
     counts = [len(mask) for mask in masks]
     owner = np.repeat(np.repeat(np.arange(len(masks)), counts), [len(polygon) for polygon in polygons])
     scale = size / np.maximum(boxes[:, 2:] - boxes[:, :2], 1)
-    points = _points(polygons) * (frame.scale_x, frame.scale_y) + (frame.shift_x, frame.shift_y)
+    scales = np.array([(frame.scale_x, frame.scale_y) for frame in frames])
+    shifts = np.array([(frame.shift_x, frame.shift_y) for frame in frames])
+    points = _points(polygons) * scales[owner] + shifts[owner]
     points = (points - boxes[owner, :2]) * scale[owner]
     _check_outline(points)
     rles = coco.frPyObjects(_flat(points, polygons), size, size)
@@ -197,12 +205,15 @@ def _polygon_targets(masks: Sequence[Polygons], frame: Frame, boxes: Float[np.nd
     return coco.decode(union).transpose(2, 0, 1)
 
 
-def _by_mask(masks: Sequence[Segmentation]) -> list[tuple[RunLengths, list[int]]]:
-    """The different run lengths among the masks and the places of each: a bitmap is decoded once for all its boxes."""
-    groups: dict[tuple[str | bytes, int], tuple[RunLengths, list[int]]] = {}
-    for i, mask in enumerate(masks):
+def _by_mask(masks: Sequence[Segmentation], frames: Sequence[Frame]) -> list[tuple[RunLengths, Frame, list[int]]]:
+    """The different run lengths among the masks, each with its frame and its places.
+
+    A bitmap is decoded once for all its boxes.
+    """
+    groups: dict[tuple[str | bytes, int, Frame], tuple[RunLengths, Frame, list[int]]] = {}
+    for i, (mask, frame) in enumerate(zip(masks, frames, strict=True)):
         if not isinstance(mask, tuple):
-            groups.setdefault((mask["counts"], mask["size"][0]), (mask, []))[1].append(i)
+            groups.setdefault((mask["counts"], mask["size"][0], frame), (mask, frame, []))[2].append(i)
     return list(groups.values())
 
 
@@ -216,6 +227,85 @@ def _run_length_targets(rle: RunLengths, frame: Frame, boxes: Float[np.ndarray, 
     pooled = roi_align(bitmap, [rois], size, sampling_ratio=-1, aligned=True)[:, 0].numpy() >= 0.5
     # A mirrored frame shows the annotated file's right end of the box on the left.
     return pooled[:, :: -1 if frame.scale_y < 0 else 1, :: -1 if frame.scale_x < 0 else 1]
+
+
+FIFTHS: Final = 5
+"""pycocotools rounds the corners of polygons to fifths of a pixel."""
+
+Region = tuple[int, int, int, int]
+"""Pixels of an image: ``left, top, right, bottom``."""
+
+
+def rasterize(segmentation: Segmentation, frame: Frame, region: Region) -> Bool[np.ndarray, "h w"]:
+    """Rasterizes the part of an annotated mask that is in a region of the transformed image.
+
+    The pixels are those of the whole image's bitmap if the region has all of the mask that is in the image, with one
+    more pixel above it and on its left, up to the image's border. Polygons are moved and rasterized by pycocotools. Of
+    run lengths, each pixel takes the pixel of the annotated file at its center.
+
+    Args:
+        segmentation: in pixels of the annotated file.
+        frame: maps those to the transformed image.
+        region: in the transformed image.
+
+    Returns:
+        The bitmap of the region.
+
+    Raises:
+        ValueError: polygons that ``polygons_to_rle`` refuses, or run lengths that do not fill their size.
+    """
+    left, top, right, bottom = region
+    height, width = bottom - top, right - left
+    if segmentation == ():
+        return np.zeros((height, width), dtype=bool)
+    if isinstance(segmentation, tuple):
+        points = _points(segmentation) * (frame.scale_x, frame.scale_y) + (frame.shift_x, frame.shift_y)
+        # Corners are rounded as in the whole image, and then moved by whole pixels: a corner between two fifths could
+        # otherwise be rounded to another one. pycocotools rounds 5 x + 0.5 towards zero.
+        corners = np.trunc(FIFTHS * points + 0.5) - (FIFTHS * left, FIFTHS * top)
+        points = np.where(corners < 0, corners - 1, corners) / FIFTHS
+        _check_outline(points)
+        rles = coco.frPyObjects(_flat(points, segmentation), height, width)
+        return coco.decode(coco.merge(rles) if len(rles) > 1 else rles[0]).view(bool)
+    bitmap = decode_mask(segmentation)
+    columns = np.floor((np.arange(left, right) + 0.5 - frame.shift_x) / frame.scale_x).astype(np.int64)
+    rows = np.floor((np.arange(top, bottom) + 0.5 - frame.shift_y) / frame.scale_y).astype(np.int64)
+    inside = ((rows >= 0) & (rows < len(bitmap)))[:, None] & ((columns >= 0) & (columns < bitmap.shape[1]))
+    return bitmap[rows.clip(0, len(bitmap) - 1)[:, None], columns.clip(0, bitmap.shape[1] - 1)] & inside
+
+
+def find_extents(masks: Sequence[Segmentation], frames: Sequence[Frame]) -> Float[np.ndarray, "K 4"]:
+    """Finds the smallest xyxy box around each mask in the transformed image; all zeros for a mask without a pixel.
+
+    Args:
+        masks: in pixels of the annotated file.
+        frames: one for each mask; maps those to the transformed image.
+
+    Returns:
+        The boxes. They may reach beyond the image.
+    """
+    extents = np.zeros((len(masks), 4))
+    polygons = [(i, polygon) for i, mask in enumerate(masks) if isinstance(mask, tuple) for polygon in mask]
+    if polygons:
+        owners = np.array([i for i, _ in polygons])
+        starts = np.cumsum([0, *(len(polygon) for _, polygon in polygons[:-1])])
+        starts = starts[np.diff(owners, prepend=-1) > 0]
+        points = np.concatenate([polygon for _, polygon in polygons])
+        places = np.unique(owners)
+        extents[places, :2], extents[places, 2:] = (
+            np.minimum.reduceat(points, starts),
+            np.maximum.reduceat(points, starts),
+        )
+    encoded = [i for i, mask in enumerate(masks) if not isinstance(mask, tuple)]
+    if encoded:
+        boxes = coco.toBbox([check_run_lengths(mask) for mask in masks if not isinstance(mask, tuple)])
+        extents[encoded] = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+    scale = np.array([(frame.scale_x, frame.scale_y) for frame in frames]).reshape(-1, 2)
+    shift = np.array([(frame.shift_x, frame.shift_y) for frame in frames]).reshape(-1, 2)
+    first, last = extents[:, :2] * scale + shift, extents[:, 2:] * scale + shift
+    empty = np.any(extents[:, 2:] <= extents[:, :2], axis=1)
+    moved = np.concatenate([np.minimum(first, last), np.maximum(first, last)], axis=1)
+    return np.where(empty[:, None], 0, moved)
 
 
 def paste_masks(

@@ -74,9 +74,15 @@ def data(config: DataConfig) -> str:
     return name.split(":")[0]
 
 
+SAMPLING_NAMES = {"repeat": "RFS", "instance_repeat": "IRFS", "exponential_repeat": "E-IRFS"}
+"""Names of the kinds of repeat factor sampling; the others have their own."""
+
+
 def sampling(config: DataConfig) -> str:
-    """``RFS`` (repeat factor sampling) or ``random``."""
-    return "RFS" if config.repeat_threshold else "random"
+    """``RFS`` (repeat factor sampling), ``random``, ``class-aware`` ..."""
+    if config.sampling == "repeat" and not config.repeat_threshold:
+        return "random"
+    return SAMPLING_NAMES.get(config.sampling, config.sampling.replace("_", "-"))
 
 
 def heading(recipe: Recipe) -> str:

@@ -5,11 +5,12 @@ changes its settings, and the run saves it. The settings of models, losses and d
 of them imports torch.
 """
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
-from tailseg.data.settings import CropConfig
+from tailseg.data.settings import ColorConfig, CopyPasteConfig, CropConfig, JitterConfig, RepeatThreshold, Sampling
 from tailseg.deprecated import renamed_fields
 from tailseg.files import Input, Output
 from tailseg.losses.settings import AnyLoss
@@ -46,18 +47,40 @@ class DataConfig(Settings, at="data"):
     """Crop some of the training images before they are resized; None crops none, as published for ResNets."""
     flip: Annotated[float, Range(ge=0, le=1)] = 0.5
     """Probability of a horizontal flip in training."""
+    jitter: JitterConfig | None = None
+    """Large-scale jitter in place of short_sides, max_long_side and crop in training. None has no jitter."""
+    color: ColorConfig | None = None
+    """Random changes of the colors in training. None changes no colors."""
+    paste: CopyPasteConfig | None = None
+    """Paste objects of other images into training images, rare classes more often. None pastes nothing."""
+    clean_epochs: Annotated[int, Range(ge=0)] = 0
+    """Number of last epochs without jitter, color and paste. They have the other settings, such as short_sides."""
     batch_size: Annotated[int, Range(ge=1)] = 16
     """Images per step, over all processes. optim.accumulation_steps splits them into parts."""
     workers: Annotated[int, Range(ge=0)] = 4
     """Number of loader processes; 0 loads the images in the main process."""
-    repeat_threshold: Annotated[float, Range(ge=0, le=1)] = 0.0
-    """Repeat factor sampling: a class in a smaller share of the images than this is repeated. 0 repeats no class."""
+    sampling: Sampling = "repeat"
+    """Which training images are drawn more often. repeat: repeat factors from the share of the images with a class;
+    instance_repeat: from the geometric mean of its shares of images and objects; exponential_repeat: the exponential of
+    those; class_aware: draw a class, each alike, then one of its images; balanced: the same, with classes by the square
+    root of their images."""
+    repeat_threshold: Annotated[RepeatThreshold, Range(ge=0, le=1)] = 0.0
+    """Repeat factor sampling: a class in a smaller share of the images than this is repeated. 0 repeats no class; auto
+    is the median share of the classes, and repeats half of them."""
+    repeat_exponent: Annotated[float | None, Range(ge=0)] = None
+    """How strongly rare classes are repeated: (threshold / share) to this power; 0 repeats none, 1 shows the repeated
+    classes equally often. For balanced, 0 draws classes by their images and 1 each alike; for exponential_repeat the
+    factor in the exponential. None is the published one: 0.5, and 2 for exponential_repeat."""
     repeat_rounding: Literal["ceil", "stochastic"] = "ceil"
     """Rounding of the repeat factors: ceil rounds up, as published; stochastic rounds at random in each epoch."""
     groups: Annotated[tuple[int, int], Range(ge=1, ascending=True)] = (10, 100)
     """Bounds of the frequency groups: a class is rare up to the first number of training images, common up to the
     second one, and frequent above. With LVIS's bounds (10 and 100), the groups that an annotation file states
     ("frequency" in LVIS) are used; other bounds replace them."""
+    only_verified: bool = False
+    """Use a class as a negative only in images where annotators looked for it: it is annotated there, or listed in
+    neg_category_ids. A class in not_exhaustive_category_ids is no negative either. Without effect on files that are not
+    LVIS's."""
     filter_empty: bool = True
     """Leave out training images without objects."""
     on_problem: Literal["refuse", "repair"] = "refuse"
@@ -76,10 +99,15 @@ class DataConfig(Settings, at="data"):
     `tailseg.data.source`. It replaces the annotation files."""
     augmentation: object | None = None
     """Your own augmentation: a config whose ``build(data)`` returns a transform, see `tailseg.data.transforms`. It
-    replaces the built-in augmentation (short_sides, crop, flip)."""
+    replaces the built-in augmentation (short_sides, crop, flip, jitter); color and paste follow it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.sampling in ("instance_repeat", "exponential_repeat") and self.repeat_threshold == 0:
+            raise SettingError(
+                f"data.sampling {self.sampling} with data.repeat_threshold 0 repeats no image: give a threshold, such "
+                "as 0.001 or auto (--data.repeat-threshold auto)"
+            )
         for name, signature, result in (
             ("source", "build()", "a training and a validation set"),
             ("augmentation", "build(data)", "a transform"),
@@ -91,7 +119,7 @@ class DataConfig(Settings, at="data"):
 @renamed_fields(steps="milestones", average="ema_decay", accumulate="accumulation_steps")
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig(Settings, at="optim"):
-    """The settings of every optimizer: a learning rate with a linear warm-up that decays at the milestones.
+    """The settings of every optimizer: a learning rate with a linear warm-up that decays in steps or as a cosine.
 
     The config of an optimizer of your own is a subclass. It adds a method ``build(model)``, and may override
     `learning_rate`. ``build`` returns a ``torch.optim.Optimizer``; training sets its learning rate before each step.
@@ -101,16 +129,26 @@ class ScheduleConfig(Settings, at="optim"):
     """Learning rate for 16 images per step; it is scaled in proportion to data.batch_size."""
     epochs: Annotated[int, Range(ge=1)] = 12
     """Number of epochs."""
+    schedule: Literal["steps", "cosine"] = "steps"
+    """steps: the learning rate is multiplied by gamma at each of the milestones, as published. cosine: after the
+    warm-up it falls along half a cosine, step by step, until the end of the run; milestones and gamma have no effect.
+    """
     milestones: Annotated[tuple[int, ...], Range(ge=1)] = (8, 11)
     """Epochs after which the learning rate is multiplied by gamma."""
     gamma: Annotated[float, Range(gt=0, le=1)] = 0.1
     """Factor of the learning rate at each milestone."""
+    min_lr_ratio: Annotated[float, Range(ge=0, le=1)] = 0.0
+    """Share of the learning rate that the cosine falls to."""
     warmup_iterations: Annotated[int, Range(ge=0)] = 500
     """Steps of the linear warm-up at the start of the run; 0 has no warm-up."""
+    warmup_epochs: Annotated[float | None, Range(ge=0)] = None
+    """Length of the warm-up in epochs, such as 0.5, in place of warmup_iterations. None counts steps."""
     warmup_ratio: Annotated[float, Range(ge=0, le=1)] = 0.001
     """Share of the learning rate that the warm-up begins with."""
     clip_norm: Annotated[float | None, Range(gt=0)] = None
     """Largest global norm of the gradient; a larger gradient is scaled down. None does not clip, as published."""
+    max_loss_ratio: Annotated[float | None, Range(gt=1)] = 100.0
+    """The training has diverged and ends when its loss is above this many times its start. None does not check."""
     ema_decay: Annotated[float | None, Range(gt=0, lt=1)] = None
     """Decay of a moving average of the weights, such as 0.9998. The average is saved and evaluated in place of the
     trained weights. None has no average, as published."""
@@ -134,26 +172,65 @@ class ScheduleConfig(Settings, at="optim"):
         """
         raise NotImplementedError
 
-    def learning_rate(self, *, step: int, epoch: int, batch_size: int) -> float:
+    def learning_rate(self, *, step: int, epoch: int, batch_size: int, steps_per_epoch: int | None = None) -> float:
         """Returns the learning rate of one step; a schedule of your own overrides this method.
 
-        The rate is ``lr * batch_size / 16 * gamma ** (number of milestones <= epoch)``. In the first
-        ``warmup_iterations`` steps a factor grows linearly from ``warmup_ratio`` to 1 (mmdetection's linear warm-up).
+        The rate is ``lr * batch_size / 16 * warmup * decay``. In the first W steps (`count_warmup_steps`) ``warmup``
+        grows linearly from ``warmup_ratio`` to 1 (mmdetection's linear warm-up). ``decay`` is
+
+        - with the schedule ``steps``: ``gamma ** (number of milestones <= epoch)``;
+        - with the schedule ``cosine``: 1 in the warm-up, then ``m + (1 - m) * (1 + cos(pi * t)) / 2`` with
+          m = ``min_lr_ratio`` and ``t = (step - W) / (epochs * steps_per_epoch - W)``. This is
+          ``torch.optim.lr_scheduler.CosineAnnealingLR`` after a ``LinearLR`` (Loshchilov and Hutter, SGDR, 2017).
+
+        A method of your own may leave out ``steps_per_epoch``. The training then calls it without this argument.
 
         Args:
             step: steps done since the start of the run, from 0.
             epoch: epochs done, from 0.
             batch_size: images per step, over all processes and all parts of ``accumulation_steps``.
+            steps_per_epoch: steps of an epoch; the cosine and ``warmup_epochs`` need it.
 
         Returns:
             The learning rate. Each parameter group of the optimizer gets it, times the group's ``lr_scale`` if it has
             one.
+
+        Raises:
+            ValueError: the schedule needs ``steps_per_epoch``, and it is None.
         """
         rate = self.lr * batch_size / PUBLISHED_BATCH_SIZE
-        rate *= self.gamma ** sum(epoch >= decay_epoch for decay_epoch in self.milestones)
-        if step < self.warmup_iterations:
-            rate *= 1 - (1 - step / self.warmup_iterations) * (1 - self.warmup_ratio)
+        warmup_steps = self.count_warmup_steps(steps_per_epoch)
+        if self.schedule == "steps":
+            rate *= self.gamma ** sum(epoch >= decay_epoch for decay_epoch in self.milestones)
+        elif step > warmup_steps:
+            total = self.epochs * _require_steps_per_epoch(steps_per_epoch, "optim.schedule = cosine")
+            done = min((step - warmup_steps) / max(total - warmup_steps, 1), 1.0)
+            rate *= self.min_lr_ratio + (1 - self.min_lr_ratio) * (1 + math.cos(math.pi * done)) / 2
+        if step < warmup_steps:
+            rate *= 1 - (1 - step / warmup_steps) * (1 - self.warmup_ratio)
         return float(rate)
+
+    def count_warmup_steps(self, steps_per_epoch: int | None) -> int:
+        """Counts the steps of the warm-up: ``warmup_iterations``, or ``warmup_epochs * steps_per_epoch``, rounded.
+
+        Args:
+            steps_per_epoch: steps of an epoch; only ``warmup_epochs`` needs it.
+
+        Raises:
+            ValueError: ``warmup_epochs`` is set, and ``steps_per_epoch`` is None.
+        """
+        if self.warmup_epochs is None:
+            return self.warmup_iterations
+        return round(self.warmup_epochs * _require_steps_per_epoch(steps_per_epoch, "optim.warmup_epochs"))
+
+
+def _require_steps_per_epoch(steps_per_epoch: int | None, setting: str) -> int:
+    if steps_per_epoch is None:
+        raise ValueError(
+            f"{setting} needs the number of steps of an epoch: call learning_rate(..., steps_per_epoch=N). A "
+            "learning_rate of your own must take this argument and pass it on"
+        )
+    return steps_per_epoch
 
 
 @renamed_fields()

@@ -35,6 +35,7 @@ class EvaluatedRun:
         recipe: its settings; None for the results of another framework.
         log: the lines of log.jsonl.
         note: a note about its data; empty if there is none.
+        thresholds: the score thresholds of its classes, in a sentence; empty if there are none.
     """
 
     name: str
@@ -47,6 +48,7 @@ class EvaluatedRun:
     recipe: Recipe | None = None
     log: Log = ()
     note: str = ""
+    thresholds: str = ""
 
 
 def count_images(run: EvaluatedRun) -> np.ndarray:

@@ -9,6 +9,7 @@ from tailseg.evaluation.metrics import ROW_NAMES, IouType, Metrics, format_perce
 from tailseg.evaluation.slices import Slice
 from tailseg.evaluation.splits import MIN_SHARE
 from tailseg.files import write_text
+from tailseg.recipes.advice import explain_no_learning
 from tailseg.recipes.saved import to_plain
 from tailseg.report import builder
 from tailseg.report.evaluated import EvaluatedRun, Log, check_comparable, count_images
@@ -276,7 +277,8 @@ def _collect_rows(metrics: Metrics, columns: Sequence[str]) -> list[dict[str, An
 
 
 def _collect_notes(runs: Sequence[EvaluatedRun]) -> list[str]:
-    notes = [f"{run.name}: {note}" for run in runs for note in run.analysis.metrics.notes]
+    notes = [f"{run.name}: {note}" for run in runs for note in (*_advise(run), *run.analysis.metrics.notes)]
+    notes += [f"{run.name}: {run.thresholds}." for run in runs if run.thresholds]
     notes += runs[0].analysis.slices.notes if runs[0].analysis.slices else ()
     if runs[0].frequency is None:
         notes.append(
@@ -289,6 +291,17 @@ def _collect_notes(runs: Sequence[EvaluatedRun]) -> list[str]:
             "checkpoint."
         )
     return notes
+
+
+def _advise(run: EvaluatedRun) -> list[str]:
+    """Says what to try if the model of a finished run has learned nothing."""
+    epochs, steps = (
+        max((int(line[name]) for line in run.log if name in line), default=0) for name in ("epoch", "step")
+    )
+    if run.recipe is None or epochs < run.recipe.optim.epochs:
+        return []
+    advice = explain_no_learning(run.recipe, run.analysis.metrics, run.annotations, steps=steps)
+    return [advice] if advice else []
 
 
 def _describe_fates(run: EvaluatedRun) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from tailseg.annotations.dataset import Annotations, get_scored_groups, with_group_bounds
 from tailseg.annotations.read import adopt_training_classes
 from tailseg.annotations.types import ClassCounts, GroupBounds
+from tailseg.evaluation import thresholds
 from tailseg.evaluation.analysis import analyze_in_detail
 from tailseg.evaluation.ground_truth import GroundTruth, read_ground_truth
 from tailseg.evaluation.image_fields import FieldsSource, read_fields
@@ -84,7 +85,13 @@ def read_run(
         train=train,
         threshold=threshold,
         note=held_out_note(recipe),
+        thresholds=_describe_thresholds(folder / thresholds.FILE),
     )
+
+
+def _describe_thresholds(file: Path) -> str:
+    """What `tailseg thresholds` stored, in a sentence; empty if there is nothing."""
+    return f"{file.name} has {thresholds.load(file).describe()}" if file.is_file() else ""
 
 
 def _read_truth(annotations: Annotations, kind: IouType, like: EvaluatedRun | None) -> GroundTruth:

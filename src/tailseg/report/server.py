@@ -19,6 +19,7 @@ import socket
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -68,11 +69,13 @@ class Service:
         predictor: the trained model.
         report: the page of the report, if there is one.
         name: the host name that the user gave. A browser may use it, localhost or an address.
+        threshold: the lowest score of the detections, or one for each label, if a request has none.
     """
 
     predictor: Predictor
     report: bytes | None
     name: str
+    threshold: float | Sequence[float] = 0.3
 
 
 class Server(ThreadingHTTPServer):
@@ -124,13 +127,13 @@ def make_server(service: Service, *, host: str, port: int) -> Server:
     return Server((host, port), Handler)
 
 
-def detect_in_file(predictor: Predictor, file: bytes, *, threshold: float) -> dict[str, Any]:
+def detect_in_file(predictor: Predictor, file: bytes, *, threshold: float | Sequence[float]) -> dict[str, Any]:
     """Detects objects in an image file, and draws them.
 
     Args:
         predictor: the trained model.
         file: the content of a JPEG, PNG, WebP or GIF file.
-        threshold: the lowest score of the detections, in ``[0, 1]``.
+        threshold: the lowest score of the detections, in ``[0, 1]``, or one for each label.
 
     Returns:
         ``picture``: the image with the detections, a JPEG file in base64; ``found``: the name and the score of each.
@@ -177,14 +180,18 @@ def _too_large(pixels: str) -> RequestError:
 
 
 @cache
-def build_try_page() -> bytes:
-    """Builds the page that sends images to this server and shows what was detected."""
+def build_try_page(threshold: float | None) -> bytes:
+    """Builds the page that sends images to this server and shows what was detected.
+
+    Its field for the threshold has this value; empty for None, which stands for the thresholds of the classes.
+    """
     page = build_page(
         "try.html",
         styles=["base", "try"],
         scripts=["elements", "try"],
         requests="'self'",
         title="tailseg: try an image",
+        threshold="" if threshold is None else f"{threshold:g}",
     )
     return page.encode()
 
@@ -240,7 +247,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _get(self, url: SplitResult) -> tuple[bytes, str]:
         if url.path == "/":
-            return build_try_page(), HTML
+            threshold = self.service.threshold
+            return build_try_page(threshold if isinstance(threshold, int | float) else None), HTML
         if url.path == "/report" and self.service.report is not None:
             return self.service.report, HTML
         raise RequestError(HTTPStatus.NOT_FOUND, "there is no such page: open / or /report")
@@ -248,7 +256,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _post(self, url: SplitResult) -> tuple[bytes, str]:
         if url.path != "/predict":
             raise RequestError(HTTPStatus.NOT_FOUND, "there is no such page: send images to /predict")
-        threshold = _read_threshold(url.query)
+        threshold = _read_threshold(url.query, self.service.threshold)
         length = _read_length(self.headers.get("Content-Length", ""))
         if length > MAX_UPLOAD_BYTES:
             limit = f"expected at most {MAX_UPLOAD_BYTES // 10**6} MB"
@@ -323,8 +331,11 @@ def _read_length(text: str) -> int:
     return int(text)
 
 
-def _read_threshold(query: str) -> float:
-    (text,) = parse_qs(query).get("threshold", ["0.3"])[-1:]
+def _read_threshold(query: str, default: float | Sequence[float]) -> float | Sequence[float]:
+    texts = parse_qs(query).get("threshold")  # without one whose value is empty
+    if not texts:
+        return default
+    text = texts[-1]
     try:
         threshold = float(text)
     except ValueError:

@@ -54,6 +54,9 @@ class Progress:
         replaced: the reason for each image that could not be used and was replaced by another one.
         left_out: steps that float16's scaler left out because the gradient was not finite.
         left_out_in_a_row: steps left out since the last step that was made.
+        first_losses: the losses of the first steps, which `tailseg.training.divergence` compares later ones with.
+        high_losses: steps in a row, up to the last one, whose loss was high.
+        diverged_losses: steps in a row, up to the last one, whose loss was so high that the run has diverged.
     """
 
     epoch: int = 0
@@ -64,6 +67,9 @@ class Progress:
     replaced: list[str] = field(default_factory=list)
     left_out: int = 0
     left_out_in_a_row: int = 0
+    first_losses: list[float] = field(default_factory=list)
+    high_losses: int = 0
+    diverged_losses: int = 0
 
 
 @dataclass(frozen=True)
@@ -245,13 +251,23 @@ def _check_types(checkpoint: Checkpoint) -> None:
         and isinstance(progress.best, float | int | None)
         and isinstance(progress.window, dict)
         and all(isinstance(value, float | int) for value in progress.window.values())
-        and isinstance(progress.replaced, list),
+        and isinstance(progress.replaced, list)
+        and isinstance(progress.first_losses, list)
+        and all(isinstance(value, float) for value in progress.first_losses),
     }
     if wrong := [name for name, is_right in right.items() if not is_right]:
         raise TypeError(wrong[0])
 
 
-COUNTS = ("epoch", "step_in_epoch", "step", "left_out", "left_out_in_a_row")
+COUNTS = (
+    "epoch",
+    "step_in_epoch",
+    "step",
+    "left_out",
+    "left_out_in_a_row",
+    "high_losses",
+    "diverged_losses",
+)
 """The counters of `Progress`."""
 
 

@@ -51,6 +51,24 @@ def dry_run(recipe: Recipe) -> list[str]:
         return [*lines, "", *_describe_times(run, first, times), _describe_memory(run)]
 
 
+def measure_pace(recipe: Recipe) -> tuple[float, int]:
+    """Makes the first steps of a training in a temporary folder.
+
+    Args:
+        recipe: every setting of the run.
+
+    Returns:
+        The seconds of a step, and the steps of an epoch.
+
+    Raises:
+        ValueError: as `tailseg.training.loop.train`.
+    """
+    with tempfile.TemporaryDirectory(prefix="tailseg-") as folder, float32_products(recipe.run.precision):
+        run = start(replace(recipe, run=replace(recipe.run, out=folder)), resume=False)
+        first, times = _measure_steps(run)
+    return (sum(times) / len(times) if times else first), run.sampler.steps_per_epoch
+
+
 def _measure_steps(run: Run) -> tuple[float, list[float]]:
     """Makes the steps; returns the seconds of the first one, which also prepares things, and of the others."""
     run.sampler.set_epoch(0)

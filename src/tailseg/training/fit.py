@@ -37,6 +37,7 @@ FREE_SETTINGS: Final = {
     "data.train_images",
     "data.val_images",
     "data.max_bad_images",
+    "optim.max_loss_ratio",
 }
 """Settings that may differ when a run is resumed: they do not change what is learned. `check_recipe` adds some."""
 

@@ -11,6 +11,7 @@ metrics.json      figures of the last evaluation
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 
 import torch
 from rich.console import Console
@@ -24,6 +25,7 @@ from tailseg.detection.testing import describe_unread, detect_all, measure, save
 from tailseg.evaluation import Metrics
 from tailseg.evaluation.metrics import ROW_NAMES, format_percent
 from tailseg.models.precision import autocast, float32_products
+from tailseg.recipes.advice import explain_no_learning
 from tailseg.recipes.recipe import Recipe, run_folder
 from tailseg.structures import Batch
 from tailseg.training.callbacks import Callback, Hooks, TrainingState, check_callbacks
@@ -41,11 +43,14 @@ from tailseg.training.distributed import (
     total,
     world_size,
 )
+from tailseg.training.divergence import DivergenceError as DivergenceError
+from tailseg.training.divergence import watch_loss
 from tailseg.training.finite import NonFiniteLossError as NonFiniteLossError
 from tailseg.training.finite import compute_gradient_norm, require_finite, require_steps
 from tailseg.training.interrupt import StopRequest, StopTraining, TrainingStopped
 from tailseg.training.log import Log
-from tailseg.training.run import Run, describe, describe_data, start
+from tailseg.training.optimizer import get_learning_rate
+from tailseg.training.run import Run, describe, describe_data, is_clean_epoch, start
 from tailseg.training.run_files import best_path, describe_resumption, get_latest, run_lock
 from tailseg.words import count_noun, count_part, verb_form
 
@@ -78,6 +83,7 @@ def train(
         TypeError: a callback is not a `Callback`.
         NonFiniteLossError: a loss, the gradient or the weights are not finite, or float16 makes no steps. The earlier
             checkpoints stay unchanged.
+        DivergenceError: the loss is far above its start (``optim.max_loss_ratio``).
         ImageError: too many images cannot be read. The state is saved.
         WorkerError: a loader process died, and so did its replacement. The state is saved.
         TrainingStopped: a signal ended the run. The state is saved.
@@ -133,6 +139,7 @@ def train_epochs(run: Run, stop: StopRequest, log: Log, bar: TrainingConsole, ho
     Raises:
         TrainingStopped: a signal ended the run.
         NonFiniteLossError: a loss, the gradient or the weights are not finite.
+        DivergenceError: the loss is far above its start.
     """
     metrics = None
     try:
@@ -185,6 +192,8 @@ def train_epoch(run: Run, stop: StopRequest, log: Log, bar: TrainingConsole, hoo
         for name, value in {**losses, **figures, "steps": 1.0}.items():
             progress.window[name] = progress.window.get(name, 0.0) + value
         bar.step(epoch=progress.epoch, step=progress.step, losses=losses)
+        if warning := watch_loss(losses, progress, run.recipe):
+            bar.say(warning)
         if progress.step % run.recipe.run.log_every == 0:
             log_window(run, log, bar)
         if progress.step % run.recipe.run.checkpoint_steps == 0:
@@ -221,7 +230,11 @@ def iterate_batches(run: Run, stop: StopRequest, bar: TrainingConsole) -> Iterat
     """
     steps, progress = run.sampler.steps_per_epoch, run.progress
     run.sampler.set_epoch(progress.epoch, start_step=progress.step_in_epoch)
-    loader = run.loader.batches(say=lambda line: bar.say(f"step {progress.step}: {line}"), check=stop.check)
+    loader = run.loader.batches(
+        say=lambda line: bar.say(f"step {progress.step}: {line}"),
+        check=stop.check,
+        clean=is_clean_epoch(run.recipe, progress.epoch),
+    )
     while progress.step_in_epoch < steps:
         with all_or_none():
             stop.check()
@@ -269,10 +282,10 @@ def train_step(run: Run, batch: Batch) -> tuple[dict[str, float], dict[str, floa
     Returns:
         The losses by name, and the figures of `take_step`.
     """
-    optim, step = run.recipe.optim, run.progress.step
+    optim, step, epoch = run.recipe.optim, run.progress.step, run.progress.epoch
     values: dict[str, float] = {}
     seed_everything(run.recipe.run.seed, step, rank())
-    rate = optim.learning_rate(step=step, epoch=run.progress.epoch, batch_size=run.recipe.data.batch_size)
+    rate = get_learning_rate(run.recipe, step=step, epoch=epoch, steps_per_epoch=run.sampler.steps_per_epoch)
     for group in run.optimizer.param_groups:
         group["lr"] = rate * group.get("lr_scale", 1.0)
     run.optimizer.zero_grad()
@@ -362,7 +375,7 @@ def finish_epoch(run: Run, stop: StopRequest, log: Log, bar: TrainingConsole) ->
     settings, progress, metrics = run.recipe.run, run.progress, None
     if run.is_last_epoch or is_epoch_due(settings.eval_every, progress.epoch):
         run.save()  # an evaluation that fails must not lose the epoch
-        metrics = evaluate_run(run, stop, bar)
+        metrics = evaluate_run(run, stop, bar, ended=run.is_last_epoch)
     save_due = run.is_last_epoch or metrics or is_epoch_due(settings.checkpoint_every, progress.epoch)
     progress.epoch += 1
     progress.step_in_epoch = 0
@@ -397,7 +410,7 @@ def is_epoch_due(every: int, epoch: int) -> bool:
     return every > 0 and (epoch + 1) % every == 0
 
 
-def evaluate_run(run: Run, stop: StopRequest, bar: TrainingConsole) -> Metrics:
+def evaluate_run(run: Run, stop: StopRequest, bar: TrainingConsole, *, ended: bool = True) -> Metrics:
     """Evaluates the model on the validation set; writes results.json and metrics.json.
 
     Images that cannot be used are named and count as images without detections.
@@ -406,6 +419,7 @@ def evaluate_run(run: Run, stop: StopRequest, bar: TrainingConsole) -> Metrics:
         run: the state of the training.
         stop: may end the run between two batches.
         bar: shows the progress.
+        ended: whether the training is over; then a note says what to try if the model has learned nothing.
 
     Returns:
         The figures.
@@ -433,6 +447,8 @@ def evaluate_run(run: Run, stop: StopRequest, bar: TrainingConsole) -> Metrics:
     )
     unread = [reason for reasons in gather_on_all(unread) for reason in reasons]
     metrics = on_main_process(lambda: measure(run.evaluated, run.val_data, results, unread, own=run.recipe.metrics))
+    if ended and (advice := explain_no_learning(run.recipe, metrics, run.val_data, steps=run.progress.step)):
+        metrics = replace(metrics, notes=(*metrics.notes, advice))
     for line in describe_unread(unread):
         bar.say(f"evaluation: {line}")
     on_main_process(lambda: save_results(run.folder, run.val_data, results, metrics))

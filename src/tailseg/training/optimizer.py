@@ -1,9 +1,10 @@
-"""The decay of the moving average of the weights, and notes about schedules that do not fit a run's length."""
+"""The learning rate of a step, the decay of the average of the weights, and notes about schedules that do not fit."""
 
+import inspect
 from typing import Final
 
 from tailseg.losses import LDAMLossConfig
-from tailseg.recipes.recipe import PUBLISHED_BATCH_SIZE, Recipe, ScheduleConfig
+from tailseg.recipes.recipe import Recipe, ScheduleConfig
 from tailseg.training.checkpoint import Checkpoint
 from tailseg.training.fit import get_saved_epochs
 from tailseg.words import count_noun
@@ -25,6 +26,25 @@ def compute_decay(decay: float, updates: int) -> float:
     return min(decay, (1 + updates) / (10 + updates))
 
 
+def get_learning_rate(recipe: Recipe, *, step: int, epoch: int, steps_per_epoch: int) -> float:
+    """Gets the learning rate of one step from the recipe, whose schedule may be the user's own.
+
+    Args:
+        recipe: the recipe of the run.
+        step: steps done since the start of the run, from 0.
+        epoch: epochs done, from 0.
+        steps_per_epoch: steps of the optimizer in an epoch.
+
+    Returns:
+        The learning rate for all images of a step.
+    """
+    optim, batch_size = recipe.optim, recipe.data.batch_size
+    parameters = inspect.signature(optim.learning_rate).parameters.values()
+    if any(each.name == "steps_per_epoch" or each.kind is each.VAR_KEYWORD for each in parameters):
+        return optim.learning_rate(step=step, epoch=epoch, batch_size=batch_size, steps_per_epoch=steps_per_epoch)
+    return optim.learning_rate(step=step, epoch=epoch, batch_size=batch_size)
+
+
 def list_schedule_notes(recipe: Recipe, steps_per_epoch: int) -> list[str]:
     """Lists the parts of the schedule that a run does not reach before its last step, one sentence for each.
 
@@ -36,17 +56,18 @@ def list_schedule_notes(recipe: Recipe, steps_per_epoch: int) -> list[str]:
     run = f"the run has {count_noun(optim.epochs, 'epoch')} of {count_noun(steps_per_epoch, 'step')}"
     notes = []
     built_in = _is_built_in(optim)
-    if late := [str(epoch) for epoch in optim.milestones if built_in and epoch >= optim.epochs]:
+    in_steps = built_in and optim.schedule == "steps"
+    if late := [str(epoch) for epoch in optim.milestones if in_steps and epoch >= optim.epochs]:
         notes.append(
             f"optim.milestones: {run}, and ends before the learning rate is lowered after "
             f"{'epoch' if len(late) == 1 else 'epochs'} {' and '.join(late)}"
         )
-    if built_in and optim.warmup_iterations >= steps:
-        reached = optim.learning_rate(step=steps - 1, epoch=0, batch_size=PUBLISHED_BATCH_SIZE) / (optim.lr or 1)
-        notes.append(
-            f"optim.warmup_iterations is {optim.warmup_iterations}: {run}, and ends in the warm-up, at {reached:.0%} "
-            "of the learning rate"
-        )
+    if built_in and (warmup_steps := optim.count_warmup_steps(steps_per_epoch)) >= steps:
+        reached = 1 - (1 - (steps - 1) / warmup_steps) * (1 - optim.warmup_ratio)
+        warmup = f"optim.warmup_iterations is {optim.warmup_iterations}"
+        if optim.warmup_epochs is not None:
+            warmup = f"optim.warmup_epochs is {optim.warmup_epochs:g}"
+        notes.append(f"{warmup}: {run}, and ends in the warm-up, at {reached:.0%} of the learning rate")
     if isinstance(recipe.loss, LDAMLossConfig) and (recipe.loss.reweight_after or 0) >= steps:
         notes.append(f"loss.reweight_after is {recipe.loss.reweight_after}: {run}, and never weights the classes")
     return notes
@@ -66,7 +87,7 @@ def describe_extension(recipe: Recipe, saved: Checkpoint, steps_per_epoch: int) 
     optim, progress, rates = recipe.optim, saved.progress, list[tuple[int, str]]()
     for epoch in range(progress.epoch, optim.epochs):
         step = max(progress.step, epoch * steps_per_epoch)
-        rate = f"{optim.learning_rate(step=step, epoch=epoch, batch_size=recipe.data.batch_size):.3g}"
+        rate = f"{get_learning_rate(recipe, step=step, epoch=epoch, steps_per_epoch=steps_per_epoch):.3g}"
         if not rates or rates[-1][1] != rate:
             rates.append((epoch + 1, rate))
     if len(rates) > MAX_NAMED_RATES:

@@ -1,6 +1,6 @@
 """The state of a training run, and how it is built from a recipe."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,10 +11,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tailseg.annotations.dataset import Annotations, find_untrained_classes
 from tailseg.annotations.hold_out import read_remarks
+from tailseg.data.cutouts import open_cutouts
+from tailseg.data.epoch_plan import compute_class_factors, compute_class_shares, resolve_threshold
 from tailseg.data.loader import DetectionDataset, Loader, train_loader
+from tailseg.data.paste import CopyPaste
 from tailseg.data.sampler import TrainSampler
 from tailseg.data.source import open_source, write_source
-from tailseg.data.transforms import Transform, train_transform
+from tailseg.data.transforms import Transform, color_transform, train_transform
+from tailseg.data.verified import describe_verified
 from tailseg.losses import ClassificationLoss
 from tailseg.models.detector import Detector
 from tailseg.models.optimizers import was_saved_with_more_decay
@@ -180,9 +184,10 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
         frequency = ClassFrequency.from_class_counts(train_data.frequency)
         model = build_model(recipe, frequency, load_weights=not (newest or first)).to(device)
         first_notes = load_initial_weights(first, model, train_data.categories) if first else []
+        sampler = build_sampler(train_data, recipe)
+        loader = build_train_loader(train_data, sampler, recipe.data)
     if recipe.run.compile:
         model.compile_parts()
-    sampler = build_sampler(train_data, recipe)
     run = Run(
         recipe=recipe,
         folder=folder,
@@ -190,7 +195,7 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
         train_data=train_data,
         val_data=val_data,
         sampler=sampler,
-        loader=build_train_loader(train_data, sampler, recipe.data),
+        loader=loader,
         model=model,
         network=model,
         optimizer=build_optimizer(model, recipe),
@@ -201,8 +206,13 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
         fingerprint=get_common_fingerprint(train_data),
         speed=Speed(recipe.data.batch_size),
         notes=first_notes
-        + (list_size_notes(recipe.data, train_data.sizes) if recipe.data.augmentation is None else [])
+        + (
+            list_size_notes(recipe.data, train_data.sizes)
+            if not (recipe.data.augmentation or recipe.data.jitter)
+            else []
+        )
         + ([] if newest else list_schedule_notes(recipe, sampler.steps_per_epoch))
+        + ([describe_verified(train_data)] if recipe.data.only_verified else [])
         + [
             f"{data.path}: {note}"
             for data in ({train_data.path: train_data, val_data.path: val_data}).values()
@@ -244,7 +254,9 @@ def build_sampler(annotations: Annotations, recipe: Recipe) -> TrainSampler:
     return TrainSampler(
         annotations,
         batch_size=recipe.data.batch_size,
+        sampling=recipe.data.sampling,
         repeat_threshold=recipe.data.repeat_threshold,
+        repeat_exponent=recipe.data.repeat_exponent,
         rounding=recipe.data.repeat_rounding,
         seed=recipe.run.seed,
         filter_empty=recipe.data.filter_empty,
@@ -264,8 +276,51 @@ def build_train_loader(annotations: Annotations, sampler: TrainSampler, data: Da
     Returns:
         The loader of this process's part of each batch, for the epoch that the sampler is set to.
     """
-    dataset = DetectionDataset(annotations, build_augmentation(data))
-    return train_loader(dataset, sampler, data.batch_size // sampler.world_size, data.workers)
+    clean = None
+    if data.clean_epochs:
+        clean = DetectionDataset(
+            annotations, build_augmentation(replace(data, jitter=None)), only_verified=data.only_verified
+        )
+    dataset = DetectionDataset(
+        annotations,
+        build_augmentation(data),
+        paste=None if data.paste is None else build_paste(annotations, data),
+        color=None if data.color is None else color_transform(data.color),
+        only_verified=data.only_verified,
+    )
+    return train_loader(dataset, sampler, data.batch_size // sampler.world_size, data.workers, clean=clean)
+
+
+def build_paste(annotations: Annotations, data: DataConfig) -> CopyPaste:
+    """Builds copy-paste for a training set. The cut-outs are made if there are none from an earlier run.
+
+    Args:
+        annotations: the training set.
+        data: has the settings, ``data.paste``.
+
+    Returns:
+        What pastes objects into the training images.
+
+    Raises:
+        ValueError: the training set has no object to paste.
+    """
+    config = data.paste
+    assert config is not None
+    cutouts = open_cutouts(
+        annotations,
+        objects_per_class=config.objects_per_class,
+        max_megabytes=config.max_megabytes,
+        workers=data.workers,
+        track=track_progress,
+    )
+    threshold = data.repeat_threshold if config.repeat_threshold is None else config.repeat_threshold
+    shares = compute_class_shares(annotations, instances=False)
+    return CopyPaste(cutouts, config, compute_class_factors(shares, resolve_threshold(shares, threshold), 0.5))
+
+
+def is_clean_epoch(recipe: Recipe, epoch: int) -> bool:
+    """Whether ``epoch`` (from 0) is one of the last epochs, which have no jitter, color and paste."""
+    return epoch >= recipe.optim.epochs - recipe.data.clean_epochs
 
 
 def build_augmentation(data: DataConfig) -> Transform:
@@ -275,7 +330,7 @@ def build_augmentation(data: DataConfig) -> Transform:
         ValueError: ``data.augmentation.build`` does not return a function.
     """
     if data.augmentation is None:
-        return train_transform(data.short_sides, data.max_long_side, data.flip, crop=data.crop)
+        return train_transform(data.short_sides, data.max_long_side, data.flip, crop=data.crop, jitter=data.jitter)
     transform = cast("Any", data.augmentation).build(data)
     if not callable(transform):
         raise ValueError(

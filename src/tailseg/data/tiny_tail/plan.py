@@ -11,8 +11,8 @@ from typing import Final
 
 import numpy as np
 
-from tailseg.data.tiny_tail.shapes import PRETRAIN_SHAPES, SHAPES
-from tailseg.data.tiny_tail.surfaces import PRETRAIN_SURFACES, SURFACES
+from tailseg.data.tiny_tail.shapes import JUDGE_SHAPES, PRETRAIN_SHAPES, SHAPES
+from tailseg.data.tiny_tail.surfaces import JUDGE_SURFACES, PRETRAIN_SURFACES, SURFACES
 
 
 @dataclass(frozen=True)
@@ -105,12 +105,15 @@ PRESETS: Final[dict[str, Preset]] = {
     ),
     "test": Preset(("star", "cross", "ring", "disc"), ("plain", "striped", "rimmed"), _TEST, (3,) * 12, 16, 8),
     "pretrain": Preset(tuple(PRETRAIN_SHAPES), tuple(PRETRAIN_SURFACES), _PRETRAIN, (9,) * len(_PRETRAIN), 1500, 100),
+    "judge": Preset(tuple(JUDGE_SHAPES), tuple(JUDGE_SURFACES), _FULL, _flatten(_FULL, 1.0), 2100, 400),
 }
 """The variants of tiny_tail.
 
 - ``full``: 123 classes (34 rare, 47 common, 42 frequent), 2,100 training and 400 validation images.
 - ``demo``: 40 classes (11 rare, 15 common, 14 frequent), 600 training and 150 validation images.
 - ``test``: 12 classes, 16 and 8 images, for unit tests (too small for frequent classes).
+- ``judge``: as many classes and images as ``full``, with the same long tail, but of shapes and surfaces that no other
+  preset uses. Settings that were chosen on ``full`` are judged here.
 - ``pretrain``: 48 balanced classes of shapes and surfaces that no other preset uses, 1,500 and 100 images.
 """
 

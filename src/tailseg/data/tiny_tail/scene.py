@@ -12,13 +12,13 @@ from pycocotools import mask as coco_mask
 
 from tailseg.annotations.types import RunLengths
 from tailseg.data.tiny_tail.shapes import Outline, Points, Pose, draw_blob, draw_pose, get_outline
-from tailseg.data.tiny_tail.surfaces import PRETRAIN_SURFACES, SURFACES, Field, Grid
+from tailseg.data.tiny_tail.surfaces import JUDGE_SURFACES, PRETRAIN_SURFACES, SURFACES, Field, Grid
 
 _SUPERSAMPLING: Final = 2
 _SIDES: Final = (128, 177)  # sides of an image in pixels
 _SIZES: Final = (22.0, 75.0)  # longer side of an object, in pixels
 _LEAST_VISIBLE: Final = 0.4  # least visible share of an object
-_ALL_SURFACES: Final = SURFACES | PRETRAIN_SURFACES
+_ALL_SURFACES: Final = SURFACES | PRETRAIN_SURFACES | JUDGE_SURFACES
 
 _LUMINANCE: Final = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 

@@ -48,6 +48,11 @@ def _make_spiked(*radii: int | float, spikes: int) -> Points:
     return _make_polygon(*map(tuple, corners.tolist()))
 
 
+def _join(*pieces: Points | list[tuple[float, float]]) -> Points:
+    """Joins arcs and corners to one closed polygon with additional points on its straight edges."""
+    return _make_polygon(*map(tuple, np.concatenate(pieces).tolist()))
+
+
 def _disc() -> Outline:
     return (_make_polar(np.ones_like, 36),)
 
@@ -158,6 +163,79 @@ def _frame() -> Outline:
     return square, square * 0.55
 
 
+def _key() -> Outline:
+    bow = _make_arc(0.42, 0.34, 2 * math.pi - 0.34, center=-0.55)
+    shaft = [(0.45, -0.14), (0.45, -0.45), (0.62, -0.45), (0.62, -0.14), (0.8, -0.14), (0.8, -0.45), (1, -0.45)]
+    return _join(bow, [*shaft, (1, 0.14)]), _make_arc(0.2, 0, 5.9, center=-0.55, count=16)
+
+
+def _house() -> Outline:
+    return (_make_polygon((-0.7, -1), (0.7, -1), (0.7, 0), (1, 0), (0, 1), (-1, 0), (-0.7, 0)),)
+
+
+def _bone() -> Outline:
+    lower = _make_arc(0.3, 3.01, 7.21, center=0.7, count=16) - (0, 0.24)
+    upper = _make_arc(0.3, -0.93, 3.27, center=0.7, count=16) + (0, 0.24)
+    return (_join(lower, upper, -lower, -upper),)
+
+
+def _fish() -> Outline:
+    t = np.linspace(0.3 - math.pi, math.pi - 0.3, 32)
+    body = np.stack([0.2 + 0.8 * np.cos(t), 0.45 * np.sin(t)], axis=1)
+    return (_join(body, [(-1, 0.5), (-0.8, 0), (-1, -0.5)]),)
+
+
+def _spiral() -> Outline:
+    t = np.linspace(0, 1, 40)[:, None]
+    ray = np.concatenate([np.cos(2.5 * math.pi * t), np.sin(2.5 * math.pi * t)], axis=1)
+    radius = 0.15 + 0.7 * t
+    return (_join((radius + 0.15) * ray, ((radius - 0.15) * ray)[::-1]),)
+
+
+def _quarter() -> Outline:
+    return (_join([(0, 0)], _make_arc(1, 0, math.pi / 2)),)
+
+
+def _stairs() -> Outline:
+    a = 0.33
+    return (_make_polygon((-1, -1), (1, -1), (1, 1), (a, 1), (a, a), (-a, a), (-a, -a), (-1, -a)),)
+
+
+def _zed() -> Outline:
+    half = [(-0.8, 1), (0.8, 1), (0.8, 0.5), (-0.15, -0.5), (0.8, -0.5)]
+    return (_make_polygon(*half, *[(-x, -y) for x, y in half]),)
+
+
+def _arch() -> Outline:
+    outer, inner = _make_arc(1, 0, math.pi), _make_arc(0.5, math.pi, 0)
+    return (_join([(1, -1)], outer, [(-1, -1), (-0.5, -1)], inner, [(0.5, -1)]),)
+
+
+def _chevron() -> Outline:
+    return (_make_polygon((-1, -0.7), (0, 0.1), (1, -0.7), (1, -0.1), (0, 0.75), (-1, -0.1)),)
+
+
+def _cloud() -> Outline:
+    left = _make_arc(0.4, 1.8, 4.2, center=-0.6, count=16)
+    top = _make_arc(0.55, 0.5, 2.5, count=16) + (0, 0.2)
+    right = _make_arc(0.35, -1.5, 1.2, center=0.65, count=16)
+    return (_join(left, right, top),)
+
+
+def _bottle() -> Outline:
+    side = [(0.45, -1), (0.45, 0.1), (0.16, 0.45), (0.16, 1)]
+    return (_make_polygon(*side, *[(-x, y) for x, y in reversed(side)]),)
+
+
+def _eight() -> Outline:
+    lobe, hole = _make_arc(0.54, -2.59, 2.59, center=0.46, count=32), _make_arc(0.26, 0, 5.9, center=0.46, count=16)
+    return _join(lobe, -lobe), hole, -hole
+
+
+def _pinwheel() -> Outline:
+    return (_make_polar(lambda angle: 0.4 + 0.6 * (angle * 2.5 / math.pi % 1), 80),)
+
+
 SHAPES: Final[dict[str, Callable[[], Outline]]] = {
     "disc": _disc,
     "square": _square,
@@ -188,11 +266,29 @@ PRETRAIN_SHAPES: Final[dict[str, Callable[[], Outline]]] = {
 }
 """The shapes that only the preset ``pretrain`` uses."""
 
+JUDGE_SHAPES: Final[dict[str, Callable[[], Outline]]] = {
+    "key": _key,
+    "house": _house,
+    "bone": _bone,
+    "fish": _fish,
+    "spiral": _spiral,
+    "quarter": _quarter,
+    "stairs": _stairs,
+    "zed": _zed,
+    "arch": _arch,
+    "chevron": _chevron,
+    "cloud": _cloud,
+    "bottle": _bottle,
+    "eight": _eight,
+    "pinwheel": _pinwheel,
+}
+"""The shapes that only the preset ``judge`` uses."""
+
 
 @cache
 def get_outline(shape: str) -> Outline:
     """The outline of a shape. Its bounding box has its center at the origin and a longer side of 2."""
-    contours = (SHAPES | PRETRAIN_SHAPES)[shape]()
+    contours = (SHAPES | PRETRAIN_SHAPES | JUDGE_SHAPES)[shape]()
     low, high = contours[0].min(axis=0), contours[0].max(axis=0)
     return tuple((contour - (low + high) / 2) / ((high - low).max() / 2) for contour in contours)
 

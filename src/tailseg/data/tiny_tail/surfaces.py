@@ -147,6 +147,73 @@ def _belted(grid: Grid, rng: np.random.Generator) -> Field:
     return _to_field(np.abs(grid.project(rng) + rng.uniform(-0.1, 0.1)) < rng.uniform(0.2, 0.3))
 
 
+def _crossed(grid: Grid, rng: np.random.Generator) -> Field:
+    angle, half = rng.uniform(0, 2 * math.pi), rng.uniform(0.12, 0.18)
+    x, y = math.cos(angle) * grid.u + math.sin(angle) * grid.v, math.cos(angle) * grid.v - math.sin(angle) * grid.u
+    return _to_field((np.abs(x) < half) | (np.abs(y) < half))
+
+
+def _cored(grid: Grid, rng: np.random.Generator) -> Field:
+    return _to_field(np.hypot(grid.u, grid.v) < rng.uniform(0.4, 0.55))
+
+
+def _spiraled(grid: Grid, rng: np.random.Generator) -> Field:
+    turn = np.arctan2(grid.v, grid.u) / (2 * math.pi) * rng.choice([-2.0, 2.0])
+    phase = 0.7 * np.hypot(grid.u, grid.v) / grid.pitch + turn + rng.uniform(0, 1)
+    return _to_field(phase - np.floor(phase) < 0.5)
+
+
+def _cracked(grid: Grid, rng: np.random.Generator) -> Field:
+    """The borders of the cells around random points (a Voronoi diagram)."""
+    points = rng.uniform(-1, 1, (12, 2)).astype(np.float32)
+    distances = np.hypot(grid.u[..., None] - points[:, 0], grid.v[..., None] - points[:, 1])
+    nearest, second = np.moveaxis(np.partition(distances, 1, axis=2)[..., :2], 2, 0)
+    return _to_field(second - nearest < max(0.12, 2 * grid.pixel))
+
+
+def _graded(grid: Grid, rng: np.random.Generator) -> Field:
+    """Stripes that become wider along their length."""
+    x, _ = grid.rotate(rng)
+    return _to_field(x - np.floor(x) < np.clip(0.5 + 0.55 * grid.project(rng), 0, 1))
+
+
+def _dashed(grid: Grid, rng: np.random.Generator) -> Field:
+    x, y = grid.rotate(rng)
+    row = np.floor(y)
+    x = 0.45 * x + 0.5 * (row % 2)
+    return _to_field((y - row < 0.45) & (x - np.floor(x) < 0.55))
+
+
+def _nested(grid: Grid, rng: np.random.Generator) -> Field:
+    angle = rng.uniform(0, 2 * math.pi)
+    x, y = math.cos(angle) * grid.u + math.sin(angle) * grid.v, math.cos(angle) * grid.v - math.sin(angle) * grid.u
+    side = np.maximum(np.abs(x), np.abs(y)) / grid.pitch + rng.uniform(0, 1)
+    return _to_field(side - np.floor(side) < 0.5)
+
+
+def _domed(grid: Grid, rng: np.random.Generator) -> Field:
+    return np.clip(rng.uniform(0.9, 1.2) * np.hypot(grid.u, grid.v), 0, 1)
+
+
+def _woven(grid: Grid, rng: np.random.Generator) -> Field:
+    """Squares with stripes that go across in one square and along in the next."""
+    x, y = grid.rotate(rng)
+    along = (np.floor(0.5 * x) + np.floor(0.5 * y)) % 2 == 0
+    across = np.where(along, x, y)
+    return _to_field(across - np.floor(across) < 0.5)
+
+
+def _speckled(grid: Grid, rng: np.random.Generator) -> Field:
+    cell, spots = max(0.16, 2.5 * grid.pixel), rng.random((64, 64)) < 0.22
+    column, row = (np.floor(axis / cell).astype(np.int64) % 64 for axis in (grid.u, grid.v))
+    return _to_field(spots[row, column])
+
+
+def _inlaid(grid: Grid, rng: np.random.Generator) -> Field:
+    width = max(rng.uniform(0.12, 0.16), 2 * grid.pixel)
+    return grid.rim(2.2 * width) * (1 - grid.rim(width))
+
+
 SURFACES: Final[dict[str, Surface]] = {
     "plain": _plain,
     "striped": _striped,
@@ -171,3 +238,18 @@ PRETRAIN_SURFACES: Final[dict[str, Surface]] = {
     "belted": _belted,
 }
 """The surfaces that only the preset ``pretrain`` uses."""
+
+JUDGE_SURFACES: Final[dict[str, Surface]] = {
+    "crossed": _crossed,
+    "cored": _cored,
+    "spiraled": _spiraled,
+    "cracked": _cracked,
+    "graded": _graded,
+    "dashed": _dashed,
+    "nested": _nested,
+    "domed": _domed,
+    "woven": _woven,
+    "speckled": _speckled,
+    "inlaid": _inlaid,
+}
+"""The surfaces that only the preset ``judge`` uses."""

@@ -1,0 +1,74 @@
+"""`tailseg lab`: from a run to a ranking, a page and a recipe that trains."""
+
+import json
+
+import pytest
+
+from tailseg.cli import main
+from tailseg.cli.train import train_options
+from tailseg.lab.trials import Bench
+from tailseg.losses import LOSSES
+
+
+@pytest.fixture(scope="module")
+def lab(run, tmp_path_factory):
+    """Folder of a small lab, and its command."""
+    out = tmp_path_factory.mktemp("lab") / "out"
+    options = ["--losses", "gumbel", "softmax", "--seeds=2", "--steps=10", "--best=1", "--directions=32", "--workers=1"]
+    command = ["lab", f"--run={run}", f"--out={out}", *options]
+    assert main(command) == 0
+    return out, command
+
+
+def test_the_ranking_holds_what_was_tried(lab):
+    entries = json.loads((lab[0] / "lab.json").read_text())["lab"]
+
+    names = [entry["name"] for entry in entries]
+    assert {"gumbel", "softmax", "gumbel, normalized", "softmax, normalized"} <= set(names)
+    assert sum("NorCal 0.6" in name for name in names) == 2  # with the recipe's sampling and with repeat factors
+    assert [entry["gains"] == {} for entry in entries].count(True) == 1
+    assert {entry["seeds"] for entry in entries} == {2}
+    figures = [entry["figures"]["AP"] for entry in entries]
+    assert figures == sorted(figures, reverse=True)
+
+
+def test_the_page_shows_the_ranking_and_its_limits(lab):
+    page = (lab[0] / "lab.html").read_text()
+
+    assert "softmax, normalized" in page
+    assert "What this cannot say" in page
+    assert f"tailseg train {lab[0] / 'winner.json'}" in page
+
+
+def test_the_winners_recipe_is_what_train_takes(lab):
+    winner = json.loads((lab[0] / "lab.json").read_text())["lab"][0]
+
+    recipe = train_options(str(lab[0] / "winner.json"), ["--optim.epochs", "3"]).recipe
+
+    assert recipe.loss == LOSSES[winner["candidate"]["loss"]]
+    assert (recipe.model.box.normalized is not None) == winner["candidate"]["normalized"]
+    assert (recipe.data.repeat_threshold > 0) == (winner["candidate"]["sampling"] == "repeat")
+    assert recipe.optim.epochs == 3
+    assert recipe.run.out == "runs/{name}_lab"
+
+
+def test_what_was_fitted_is_not_fitted_again(lab, monkeypatch, capsys):
+    def refuse(*_):
+        raise AssertionError("a fit was repeated")
+
+    monkeypatch.setattr(Bench, "run", refuse)
+
+    assert main(lab[1]) == 0
+    assert "The winner: " in capsys.readouterr().out
+
+
+def test_wrong_options_are_refused(run, tmp_path, capsys):
+    for arguments, message in (
+        ([], "name an annotation file, or a run with --run"),
+        (["my.json", f"--run={run}"], "name an annotation file, or a run with --run"),
+        ([f"--run={run}", "--losses", "gumble"], "no such loss; did you mean gumbel"),
+    ):
+        assert main(["lab", *arguments, f"--out={tmp_path}"]) == 2
+        assert message in " ".join(capsys.readouterr().err.split())
+    assert main(["lab", str(tmp_path / "missing.json"), f"--out={tmp_path}"]) == 1
+    assert "missing.json" in capsys.readouterr().err
