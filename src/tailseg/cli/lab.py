@@ -138,6 +138,7 @@ def run(arguments: Sequence[str]) -> None:
             device=options.device,
             base=base or recipe,
             modules=modules,
+            full=recipe,
             say=say,
             step=bars.show,
         )
