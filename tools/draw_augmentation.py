@@ -17,7 +17,7 @@ from tailseg.data.paste import CopyPaste
 from tailseg.data.settings import CopyPasteConfig, JitterConfig
 from tailseg.data.tiny_tail import prepare
 from tailseg.data.transforms import train_transform
-from tailseg.ops.masks import rasterize
+from tailseg.ops.masks import decode_mask, rasterize
 
 FILE = Path(__file__).parents[1] / "docs" / "assets" / "augmentation.png"
 SIDE = 192
@@ -43,7 +43,7 @@ def main() -> None:
         drawn = pixels // 2
         frames = target.frames or (target.frame,) * len(target)
         for mask, frame, label in zip(target.masks, frames, target.labels.tolist(), strict=True):
-            bitmap = rasterize(mask, frame, (0, 0, SIDE, SIDE))
+            bitmap = decode_mask(rasterize(mask, frame, (0, 0, SIDE, SIDE)))
             color = OWN if label < annotations.num_classes else PASTED
             drawn[bitmap] = drawn[bitmap] // 2 + np.array(color, np.uint8) // 2
         sheet.paste(Image.fromarray(drawn), (column * SIDE, SIDE))

@@ -21,7 +21,7 @@ from torchvision.transforms.v2 import functional
 
 from tailseg.data.cutouts import MIN_PIXELS, Cutouts
 from tailseg.data.settings import CopyPasteConfig
-from tailseg.ops.masks import Region, encode_mask, find_extents, rasterize
+from tailseg.ops.masks import Region, find_extents, rasterize, to_json
 from tailseg.structures import Frame, RunLengths, Segmentation
 
 BLUR: Final = (5, 1.0)
@@ -149,7 +149,7 @@ class CopyPaste:
         labels, pieces = [], []
         for number, ((index, region, _), count) in enumerate(zip(placements, counts, strict=True), 1):
             part = widen(region, owners.shape)
-            piece = Piece.make(_take(owners, part) == number, part)
+            piece = Piece.make(_encode(_take(owners, part) == number), part)
             if piece.is_visible(count, config.min_visible):
                 labels.append(self._labels[index])
                 pieces.append(piece)
@@ -158,7 +158,7 @@ class CopyPaste:
             image=scene.image,
             boxes=np.concatenate([scene.boxes, np.array(boxes, np.float32).reshape(-1, 4)]),
             labels=np.concatenate([scene.labels, np.array(labels, np.int64)]),
-            masks=(*scene.masks, *(piece.mask for piece in pieces)),
+            masks=(*scene.masks, *(to_json(piece.mask) for piece in pieces)),
             frames=(*scene.frames, *(piece.frame for piece in pieces)),
             ignore_boxes=scene.ignore_boxes,
         )
@@ -172,10 +172,10 @@ def _resize(
     A pixel belongs to the mask if half of it does.
     """
     stored = rgba.view(np.uint32)[:, ::-1].copy().view(np.uint8) if flipped else rgba.copy()  # mapped read-only
-    planes = torch.from_numpy(stored).permute(2, 0, 1)
-    if stored.shape[:2] != (height, width):
-        planes = functional.resize_image(planes, [height, width], antialias=True)
-    values = planes.contiguous().numpy()
+    planes = torch.from_numpy(stored).permute(2, 0, 1)[None]
+    if stored.shape[:2] != (height, width):  # as functional.resize, which has more to check
+        planes = torch.nn.functional.interpolate(planes, (height, width), mode="bilinear", antialias=True)
+    values = planes[0].contiguous().numpy()
     return values[:3], np.negative(values[3] >> 7)
 
 
@@ -207,13 +207,12 @@ class Piece(NamedTuple):
     frame: Frame
 
     @classmethod
-    def make(cls, pixels: Bool[np.ndarray, "h w"], part: Region) -> "Piece":
-        """Encodes the pixels of a part of the image."""
-        mask = encode_mask(pixels)
-        x, y, width, height = coco.toBbox(mask).tolist()
+    def make(cls, rle: RunLengths, part: Region) -> "Piece":
+        """Measures the pixels of a part of the image, which pycocotools has encoded."""
+        x, y, width, height = coco.toBbox(rle).tolist()
         left, top, _, _ = part
         box = (left + x, top + y, left + x + width, top + y + height)
-        return cls(mask, box, int(np.count_nonzero(pixels)), Frame(shift_x=float(left), shift_y=float(top)))
+        return cls(rle, box, int(coco.area(rle)), Frame(shift_x=float(left), shift_y=float(top)))
 
     def is_visible(self, whole: int, least: float) -> bool:
         """Whether enough of an object of ``whole`` pixels is visible: any pixel, and the share ``least`` of all."""
@@ -240,18 +239,15 @@ def cover(scene: Scene, owners: UInt8[np.ndarray, "h w"], regions: Sequence[Regi
     parts = _find_parts(scene, owners.shape)
     for i in _find_touched(parts, regions):
         part = _to_region(parts[i])
-        whole = rasterize(masks[i], frames[i], part) if masks[i] != () else _fill(scene.boxes[i], part)
-        # in the order of the bitmaps of pycocotools: operations of two orders take several times as long
-        hidden = whole & (np.asfortranarray(_take(owners, part)) != 0)
-        if not hidden.any():
+        whole = rasterize(masks[i], frames[i], part) if masks[i] != () else _encode(_fill(scene.boxes[i], part))
+        before, after = _uncover(whole, owners, part)
+        if before.count == after.count:
             continue
-        count = int(np.count_nonzero(whole))
-        piece = Piece.make(whole & ~hidden, part)
-        kept[i] = piece.is_visible(count, min_visible)
+        kept[i] = after.is_visible(before.count, min_visible)
         if kept[i]:
-            boxes[i] = _shrink(boxes[i], Piece.make(whole, part).box, piece.box)
+            boxes[i] = _shrink(boxes[i], before.box, after.box)
             if masks[i] != ():
-                masks[i], frames[i] = piece.mask, piece.frame
+                masks[i], frames[i] = to_json(after.mask), after.frame
     return Scene(
         image=scene.image,
         boxes=boxes[kept],
@@ -260,6 +256,17 @@ def cover(scene: Scene, owners: UInt8[np.ndarray, "h w"], regions: Sequence[Regi
         frames=tuple(itertools.compress(frames, kept)),
         ignore_boxes=_cover_rectangles(scene.ignore_boxes, owners, regions),
     )
+
+
+def _encode(pixels: Bool[np.ndarray, "h w"]) -> RunLengths:
+    """Run lengths as pycocotools has them."""
+    return coco.encode(np.asfortranarray(pixels).view(np.uint8))
+
+
+def _uncover(whole: RunLengths, owners: UInt8[np.ndarray, "h w"], part: Region) -> tuple[Piece, Piece]:
+    """All pixels of an object, and those that are not covered."""
+    free = _encode(_take(owners, part) == 0)
+    return Piece.make(whole, part), Piece.make(coco.merge([whole, free], intersect=True), part)
 
 
 def _find_parts(scene: Scene, shape: tuple[int, ...]) -> Int64[np.ndarray, "N 4"]:
@@ -310,11 +317,10 @@ def _cover_rectangles(
     kept, boxes, parts = np.ones(len(boxes), dtype=bool), boxes.copy(), _to_parts(boxes, owners.shape)
     for i in _find_touched(parts, regions):
         part = _to_region(parts[i])
-        whole = _fill(boxes[i], part)
-        piece = Piece.make(whole & (_take(owners, part) == 0), part)
-        if whole.any():
-            kept[i] = piece.count > 0
-            boxes[i] = _shrink(boxes[i], Piece.make(whole, part).box, piece.box)
+        before, after = _uncover(_encode(_fill(boxes[i], part)), owners, part)
+        if before.count:
+            kept[i] = after.count > 0
+            boxes[i] = _shrink(boxes[i], before.box, after.box)
     return boxes[kept]
 
 

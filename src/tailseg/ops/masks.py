@@ -31,7 +31,7 @@ A mask's target has a grid of 28 x 28 to its box, in which polygons far outside 
 
 def encode_mask(bitmap: Bool[np.ndarray, "h w"]) -> RunLengths:
     """The bitmap as COCO run lengths, ready for JSON."""
-    return _ready(coco.encode(np.asfortranarray(bitmap, dtype=np.uint8)))
+    return to_json(coco.encode(np.asfortranarray(bitmap, dtype=np.uint8)))
 
 
 def decode_mask(rle: RunLengths) -> Bool[np.ndarray, "h w"]:
@@ -79,7 +79,7 @@ def polygons_to_rle(polygons: Polygons, height: int, width: int) -> RunLengths:
     """
     points = _points(polygons)
     _check_outline(points)
-    return _ready(coco.merge(coco.frPyObjects(_flat(points, polygons), height, width)))
+    return to_json(coco.merge(coco.frPyObjects(_flat(points, polygons), height, width)))
 
 
 def segmentation_to_rle(segmentation: Segmentation, height: int, width: int) -> RunLengths:
@@ -97,7 +97,7 @@ def segmentation_to_rle(segmentation: Segmentation, height: int, width: int) -> 
         ValueError: polygons that ``polygons_to_rle`` refuses, or run lengths of another size or that do not fill it.
     """
     if segmentation == ():  # annotated, but without a pixel
-        return _ready(coco.encode(np.zeros((height, width), np.uint8, order="F")))
+        return to_json(coco.encode(np.zeros((height, width), np.uint8, order="F")))
     if isinstance(segmentation, tuple):
         return polygons_to_rle(segmentation, height, width)
     if list(segmentation["size"]) != [height, width]:
@@ -105,10 +105,11 @@ def segmentation_to_rle(segmentation: Segmentation, height: int, width: int) -> 
             f"run lengths must have the image's size: expected [height, width] = {[height, width]}, "
             f"got {list(segmentation['size'])}"
         )
-    return _ready(check_run_lengths(segmentation))
+    return to_json(check_run_lengths(segmentation))
 
 
-def _ready(rle: RunLengths) -> RunLengths:
+def to_json(rle: RunLengths) -> RunLengths:
+    """The run lengths of pycocotools with text in place of bytes, ready for JSON."""
     counts = rle["counts"]
     return {"size": list(rle["size"]), "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts}
 
@@ -236,7 +237,7 @@ Region = tuple[int, int, int, int]
 """Pixels of an image: ``left, top, right, bottom``."""
 
 
-def rasterize(segmentation: Segmentation, frame: Frame, region: Region) -> Bool[np.ndarray, "h w"]:
+def rasterize(segmentation: Segmentation, frame: Frame, region: Region) -> RunLengths:
     """Rasterizes the part of an annotated mask that is in a region of the transformed image.
 
     The pixels are those of the whole image's bitmap if the region has all of the mask that is in the image, with one
@@ -249,7 +250,7 @@ def rasterize(segmentation: Segmentation, frame: Frame, region: Region) -> Bool[
         region: in the transformed image.
 
     Returns:
-        The bitmap of the region.
+        COCO run lengths of the region, as pycocotools has them.
 
     Raises:
         ValueError: polygons that ``polygons_to_rle`` refuses.
@@ -257,7 +258,7 @@ def rasterize(segmentation: Segmentation, frame: Frame, region: Region) -> Bool[
     left, top, right, bottom = region
     height, width = bottom - top, right - left
     if segmentation == ():
-        return np.zeros((height, width), dtype=bool)
+        return coco.encode(np.zeros((height, width), np.uint8, order="F"))
     if isinstance(segmentation, tuple):
         points = _points(segmentation) * (frame.scale_x, frame.scale_y) + (frame.shift_x, frame.shift_y)
         # Corners are rounded as in the whole image, and then moved by whole pixels: a corner between two fifths could
@@ -266,12 +267,13 @@ def rasterize(segmentation: Segmentation, frame: Frame, region: Region) -> Bool[
         points = np.where(corners < 0, corners - 1, corners) / FIFTHS
         _check_outline(points)
         rles = coco.frPyObjects(_flat(points, segmentation), height, width)
-        return coco.decode(coco.merge(rles) if len(rles) > 1 else rles[0]).view(bool)
-    bitmap = coco.decode(segmentation).view(bool)
+        return coco.merge(rles) if len(rles) > 1 else rles[0]
+    bitmap = coco.decode(segmentation)
     columns = np.floor((np.arange(left, right) + 0.5 - frame.shift_x) / frame.scale_x).astype(np.int64)
     rows = np.floor((np.arange(top, bottom) + 0.5 - frame.shift_y) / frame.scale_y).astype(np.int64)
     inside = ((rows >= 0) & (rows < len(bitmap)))[:, None] & ((columns >= 0) & (columns < bitmap.shape[1]))
-    return bitmap[rows.clip(0, len(bitmap) - 1)[:, None], columns.clip(0, bitmap.shape[1] - 1)] & inside
+    pixels = bitmap[rows.clip(0, len(bitmap) - 1)[:, None], columns.clip(0, bitmap.shape[1] - 1)] * inside
+    return coco.encode(np.asfortranarray(pixels))
 
 
 def find_extents(masks: Sequence[Segmentation], frames: Sequence[Frame]) -> Float[np.ndarray, "K 4"]:
