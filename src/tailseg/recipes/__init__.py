@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tailseg.recipes.activations import ACTIVATIONS
-from tailseg.recipes.custom import custom_r50, custom_small
+from tailseg.recipes.custom import custom_frozen, custom_r50, custom_small
 from tailseg.recipes.gol import GOL
 from tailseg.recipes.recipe import (
     OPTIMIZERS,
@@ -39,7 +39,7 @@ GROUPS: dict[str, tuple[Callable[[], Recipe], ...]] = {
     "tiny_tail: every loss on the embedded data set, on two CPU cores": TINY_LOSSES,
     "tiny_tail: cascades": TINY_CASCADES,
     "tiny_tail: a strong recipe": (tiny_strong,),
-    "the demo, and your own files": (demo_gumbel, custom_small, custom_strong, custom_r50),
+    "the demo, and your own files": (demo_gumbel, custom_small, custom_frozen, custom_strong, custom_r50),
     "LVIS, a strong recipe": (gol_strong,),
     "LVIS, published folder activations": ACTIVATIONS,
     "LVIS, published folder gol": GOL,
