@@ -14,7 +14,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from tailseg.cli.common import UsageError, find_own_code, find_recipe, output, parse, require_run, suggestion
-from tailseg.cli.file_kinds import CALIBRATION, LAB, PAGE, SAVED_RECIPE, TRIALS
+from tailseg.cli.file_kinds import LAB, PAGE, SAVED_RECIPE, TRIALS
 from tailseg.cli.outputs import check
 from tailseg.data.tiny_tail import is_tiny_tail
 from tailseg.files import Input, Output
@@ -105,10 +105,12 @@ def run(arguments: Sequence[str]) -> None:
         "lab.json": LAB,
         "winner.json": SAVED_RECIPE,
         "trials.jsonl": TRIALS,
-        "calibration.json": CALIBRATION,
     }
     targets = {options.out: None, **{options.out / name: kind for name, kind in files.items()}}
     check(options, targets, instead="name another folder (--out)", overwrite=options.overwrite)
+    trials = options.out / "trials.jsonl"
+    if trials.exists() and not TRIALS.is_own(trials):  # replaced, as --overwrite says
+        trials.unlink()
     from tailseg.lab import LabSettings, run_lab, train_network
 
     def say(line: str) -> None:
@@ -191,7 +193,6 @@ def _tell(result: "LabResult", folder: Path) -> None:
     ]
     lines.append(f"Train the winner: {shlex.join(['tailseg', 'train', str(folder / 'winner.json')])}")
     if result.winner.calibration.method != "none":
-        lines.append(
-            f"Then calibrate its scores: tailseg calibrate {result.recipe.run.out.format(name=result.recipe.name)}"
-        )
+        run = result.recipe.run.out.format(name=result.recipe.name)
+        lines.append(f"Then choose a calibration for its scores: {shlex.join(['tailseg', 'calibrate', run])}")
     output().print("\n".join(lines), markup=False, soft_wrap=True)
