@@ -297,14 +297,21 @@ def build_train_loader(
         clean = DetectionDataset(
             annotations, build_augmentation(replace(data, jitter=None)), only_verified=data.only_verified, maps=maps
         )
-    dataset = build_train_dataset(annotations, data, maps=maps)
+    dataset = build_train_dataset(annotations, data, maps)
     return train_loader(dataset, sampler, data.batch_size // sampler.world_size, data.workers, clean=clean)
 
 
-def build_train_dataset(
-    annotations: Annotations, data: DataConfig, *, maps: KeptMaps | None = None
-) -> DetectionDataset:
-    """Builds the training images and their targets, with the whole augmentation; ``maps`` replace the images."""
+def build_train_dataset(annotations: Annotations, data: DataConfig, maps: KeptMaps | None = None) -> DetectionDataset:
+    """Builds the training images and their targets, with the whole augmentation.
+
+    Args:
+        annotations: the training set.
+        data: the augmentation.
+        maps: read instead of the images, if they are kept.
+
+    Returns:
+        The images and targets.
+    """
     return DetectionDataset(
         annotations,
         build_augmentation(data),
