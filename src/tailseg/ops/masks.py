@@ -244,7 +244,7 @@ def rasterize(segmentation: Segmentation, frame: Frame, region: Region) -> Bool[
     run lengths, each pixel takes the pixel of the annotated file at its center.
 
     Args:
-        segmentation: in pixels of the annotated file.
+        segmentation: in pixels of the annotated file; run lengths must have been checked, as a reader does.
         frame: maps those to the transformed image.
         region: in the transformed image.
 
@@ -252,7 +252,7 @@ def rasterize(segmentation: Segmentation, frame: Frame, region: Region) -> Bool[
         The bitmap of the region.
 
     Raises:
-        ValueError: polygons that ``polygons_to_rle`` refuses, or run lengths that do not fill their size.
+        ValueError: polygons that ``polygons_to_rle`` refuses.
     """
     left, top, right, bottom = region
     height, width = bottom - top, right - left
@@ -267,7 +267,7 @@ def rasterize(segmentation: Segmentation, frame: Frame, region: Region) -> Bool[
         _check_outline(points)
         rles = coco.frPyObjects(_flat(points, segmentation), height, width)
         return coco.decode(coco.merge(rles) if len(rles) > 1 else rles[0]).view(bool)
-    bitmap = decode_mask(segmentation)
+    bitmap = coco.decode(segmentation).view(bool)
     columns = np.floor((np.arange(left, right) + 0.5 - frame.shift_x) / frame.scale_x).astype(np.int64)
     rows = np.floor((np.arange(top, bottom) + 0.5 - frame.shift_y) / frame.scale_y).astype(np.int64)
     inside = ((rows >= 0) & (rows < len(bitmap)))[:, None] & ((columns >= 0) & (columns < bitmap.shape[1]))
@@ -278,34 +278,31 @@ def find_extents(masks: Sequence[Segmentation], frames: Sequence[Frame]) -> Floa
     """Finds the smallest xyxy box around each mask in the transformed image; all zeros for a mask without a pixel.
 
     Args:
-        masks: in pixels of the annotated file.
+        masks: in pixels of the annotated file; run lengths must have been checked, as a reader does.
         frames: one for each mask; maps those to the transformed image.
 
     Returns:
         The boxes. They may reach beyond the image.
     """
     extents = np.zeros((len(masks), 4))
-    polygons = [(i, polygon) for i, mask in enumerate(masks) if isinstance(mask, tuple) for polygon in mask]
-    if polygons:
-        owners = np.array([i for i, _ in polygons])
-        starts = np.cumsum([0, *(len(polygon) for _, polygon in polygons[:-1])])
-        starts = starts[np.diff(owners, prepend=-1) > 0]
-        points = np.concatenate([polygon for _, polygon in polygons])
-        places = np.unique(owners)
-        extents[places, :2], extents[places, 2:] = (
-            np.minimum.reduceat(points, starts),
-            np.maximum.reduceat(points, starts),
+    with_polygons = [i for i, mask in enumerate(masks) if isinstance(mask, tuple) and mask]
+    if with_polygons:
+        polygons = [polygon for i in with_polygons for polygon in masks[i]]
+        counts = np.cumsum([0, *(sum(map(len, masks[i])) for i in with_polygons)])[:-1]
+        points = np.concatenate(polygons)
+        extents[with_polygons] = np.concatenate(
+            [np.minimum.reduceat(points, counts), np.maximum.reduceat(points, counts)], axis=1
         )
     encoded = [i for i, mask in enumerate(masks) if not isinstance(mask, tuple)]
     if encoded:
-        boxes = coco.toBbox([check_run_lengths(mask) for mask in masks if not isinstance(mask, tuple)])
-        extents[encoded] = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
-    scale = np.array([(frame.scale_x, frame.scale_y) for frame in frames]).reshape(-1, 2)
-    shift = np.array([(frame.shift_x, frame.shift_y) for frame in frames]).reshape(-1, 2)
-    first, last = extents[:, :2] * scale + shift, extents[:, 2:] * scale + shift
-    empty = np.any(extents[:, 2:] <= extents[:, :2], axis=1)
+        boxes = coco.toBbox([masks[i] for i in encoded])
+        boxes[:, 2:] += boxes[:, :2]
+        extents[encoded] = boxes
+    moves = np.array([(f.scale_x, f.scale_y, f.shift_x, f.shift_y) for f in frames]).reshape(-1, 4)
+    first, last = (extents[:, sides] * moves[:, :2] + moves[:, 2:] for sides in (slice(2), slice(2, 4)))
     moved = np.concatenate([np.minimum(first, last), np.maximum(first, last)], axis=1)
-    return np.where(empty[:, None], 0, moved)
+    moved[np.any(extents[:, 2:] <= extents[:, :2], axis=1)] = 0
+    return moved
 
 
 def paste_masks(
