@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Float16, Int64
 from torch import Tensor
 
 from tailseg.annotations.run_lengths import check_run_lengths
@@ -42,6 +42,7 @@ __all__ = [
     "Frame",
     "Group",
     "ImageInfo",
+    "ImageMaps",
     "Polygons",
     "RunLengths",
     "Segmentation",
@@ -192,14 +193,71 @@ def _encode_bitmap(bitmap: np.ndarray) -> Segmentation:
 
 
 @dataclass(frozen=True)
+class ImageMaps:
+    """The maps C2, C3, C4, C5 that a frozen backbone computed from one image, in place of the image.
+
+    Attributes:
+        values: float16, the maps one after the other. Each is ``[H / s, W / s, C]`` with the stride s = 4, 8, 16, 32,
+            where H and W are the smallest multiples of 32 that hold the image.
+        size: ``(height, width)`` of the image without padding.
+        channels: of each map.
+    """
+
+    values: Float16[Tensor, " n"]
+    size: tuple[int, int]
+    channels: tuple[int, ...]
+
+    @property
+    def device(self) -> torch.device:
+        return self.values.device
+
+    @staticmethod
+    def compute_shapes(size: tuple[int, int], channels: Sequence[int]) -> list[tuple[int, int, int]]:
+        """Returns rows, columns and channels of each map.
+
+        Args:
+            size: ``(height, width)`` of the image.
+            channels: of each map.
+        """
+        rows, columns = -(-size[0] // 32), -(-size[1] // 32)
+        return [(rows * scale, columns * scale, count) for scale, count in zip((8, 4, 2, 1), channels, strict=True)]
+
+    @classmethod
+    def count_values(cls, size: tuple[int, int], channels: Sequence[int]) -> int:
+        """Returns how many numbers the maps of an image have.
+
+        Args:
+            size: ``(height, width)`` of the image.
+            channels: of each map.
+        """
+        return sum(rows * columns * count for rows, columns, count in cls.compute_shapes(size, channels))
+
+    @classmethod
+    def from_maps(cls, maps: Sequence[Float[Tensor, "_ _ _"]], size: tuple[int, int]) -> "ImageMaps":
+        """Converts the four maps of one padded image of this ``(height, width)``."""
+        values = torch.cat([level.permute(1, 2, 0).flatten() for level in maps]).half()
+        return cls(values, size, tuple(len(level) for level in maps))
+
+    def split(self) -> list[Float16[Tensor, "_ _ _"]]:
+        """Returns the four maps, each ``[rows, columns, channels]``."""
+        shapes = self.compute_shapes(self.size, self.channels)
+        parts = self.values.split([rows * columns * count for rows, columns, count in shapes])
+        return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+    def to(self, device: torch.device | str) -> "ImageMaps":
+        """Returns the maps on ``device``."""
+        return replace(self, values=to_device(self.values, device))
+
+
+@dataclass(frozen=True)
 class Batch:
-    """Images (uint8 RGB ``[3, h, w]``, each of its own size), their targets and their origin.
+    """Images (uint8 RGB ``[3, h, w]``, each of its own size, or their kept maps), their targets and their origin.
 
     ``replaced`` has the reason for each file that could not be used. Training uses other images instead of them; an
     evaluation leaves them out.
     """
 
-    images: tuple[Tensor, ...]
+    images: tuple[Tensor, ...] | tuple[ImageMaps, ...]
     targets: tuple[Target, ...]
     infos: tuple[ImageInfo, ...]
     replaced: tuple[str, ...] = ()
@@ -220,7 +278,9 @@ class Batch:
         """Returns the batch with its tensors on ``device``."""
         return replace(
             self,
-            images=tuple(to_device(image, device) for image in self.images),
+            images=tuple(
+                image.to(device) if isinstance(image, ImageMaps) else to_device(image, device) for image in self.images
+            ),
             targets=tuple(target.to(device) for target in self.targets),
         )
 

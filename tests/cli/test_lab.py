@@ -25,7 +25,7 @@ def test_the_ranking_holds_what_was_tried(lab):
 
     names = [entry["name"] for entry in entries]
     assert {"gumbel", "softmax", "gumbel, normalized", "softmax, normalized"} <= set(names)
-    assert sum("NorCal 0.6" in name for name in names) == 2  # with the recipe's sampling and with repeat factors
+    assert sum("NorCal 0.6" in name for name in names) == 4  # the recipe's sampling and three others
     assert [entry["gains"] == {} for entry in entries].count(True) == 1
     assert {entry["seeds"] for entry in entries} == {2}
     figures = [entry["figures"]["AP"] for entry in entries]
@@ -47,7 +47,9 @@ def test_the_winners_recipe_is_what_train_takes(lab):
 
     assert recipe.loss == LOSSES[winner["candidate"]["loss"]]
     assert (recipe.model.box.normalized is not None) == winner["candidate"]["normalized"]
-    assert (recipe.data.repeat_threshold > 0) == (winner["candidate"]["sampling"] == "repeat")
+    assert recipe.data.sampling == {"class_aware": "class_aware", "instance_repeat": "instance_repeat"}.get(
+        winner["candidate"]["sampling"], "repeat"
+    )
     assert recipe.optim.epochs == 3
     assert recipe.run.out == "runs/{name}_lab"
 

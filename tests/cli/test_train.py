@@ -8,13 +8,17 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from tailseg.cli import main
 from tailseg.cli.common import UsageError
-from tailseg.cli.train import tell, train_options
+from tailseg.cli.train import recipe_note, tell, train_options
 from tailseg.losses import SoftmaxCEConfig
 from tailseg.recipes import RECIPES, get_recipe
+from tailseg.recipes.saved import load_recipe
+from tailseg.training import checkpoint
 from tailseg.training.distributed import start_processes
+from tailseg.training.run_files import choose
 
 OWN_RECIPE = """
 from dataclasses import replace
@@ -49,6 +53,54 @@ def test_a_file_is_trained_on_with_the_small_custom_recipe() -> None:
     recipe = train_options("my/file.json", ["--data.train-images", "photos"]).recipe
     assert recipe.name == "custom_small"
     assert (recipe.data.train, recipe.data.train_images, recipe.data.val) == ("my/file.json", "photos", None)
+
+
+def test_initial_weights_choose_a_recipe_that_fits_them() -> None:
+    recipe = train_options("my.json", ["--init-from", "coco"]).recipe
+    assert (recipe.name, recipe.run.init_from, recipe.data.train) == ("custom_r50", "coco", "my.json")
+    options = train_options("my.json", ["--init-from=imagenet", "--backbone", "resnet50"])
+    recipe = options.recipe
+    assert (recipe.name, recipe.run.init_from) == ("custom_strong", None)
+    assert (recipe.model.backbone.depth, recipe.model.backbone.weights) == (50, "imagenet")
+    assert "the recipe is custom_strong, whose network fits --init-from imagenet" in recipe_note("my.json", options)
+    assert recipe_note("custom_strong", options) == ""
+    recipe = train_options("custom_strong", ["--backbone", "timm:convnext_tiny", "--init-from", "imagenet"]).recipe
+    assert recipe.model.backbone.weights == "pretrained"
+    recipe = train_options("my.json", ["--init-from", "start.safetensors"]).recipe
+    assert (recipe.name, recipe.run.init_from) == ("custom_small", "start.safetensors")
+    assert train_options("my.json", []).recipe.run.init_from is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["custom_small", "--init-from", "coco"], "custom_small has another network .*model.backbone is a ResNet-18"),
+        (["custom_small", "--init-from", "imagenet"], "no ImageNet weights. Choose a backbone .*--backbone resnet18"),
+        (["custom_r50", "--backbone", "swin_t", "--init-from", "coco"], "model.backbone is a Swin"),
+        (["custom_r50", "--init-from", "a.pt", "--run.init-from", "b.pt"], "short form of --run.init-from"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused_with_what_to_do(arguments: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        train_options(arguments[0], arguments[1:])
+
+
+def test_a_run_gives_its_weights_its_recipe_and_nothing_of_its_data(
+    run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = photos.parent / "train.json"
+    recipe = train_options(str(train), ["--init-from", str(run)]).recipe
+    saved = load_recipe(run / "recipe.json")
+    assert (recipe.model, recipe.loss, recipe.optim) == (saved.model, saved.loss, saved.optim)
+    assert (recipe.data.train, recipe.data.val, recipe.run.out) == (str(train), None, "runs/{name}")
+    monkeypatch.chdir(tmp_path)
+    options = ["--data.val", str(train), "--run.out=out", "--optim.lr=0", "--no-report"]
+    assert main(["train", str(train), "--init-from", str(run), *options]) == 0
+    assert "note: the recipe is tiny_gumbel, whose network fits" in capsys.readouterr().out
+    first, last = (checkpoint.load(choose(folder, "best")) for folder in (run, Path("out")))
+    assert load_recipe(Path("out/recipe.json")).run.init_from == str(choose(run, "best"))
+    trained = {name for name, _ in last.model.items() if "running" not in name and "num_batches" not in name}
+    assert all(torch.equal(last.model[name], first.model[name]) for name in trained if ".loss." not in name)
 
 
 def test_an_own_recipe_is_found_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

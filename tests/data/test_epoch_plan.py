@@ -13,7 +13,13 @@ from tailseg.annotations.dataset import Annotations
 from tailseg.annotations.read import read_dataset
 from tailseg.cli import main
 from tailseg.cli.data import DataShow
-from tailseg.data.epoch_plan import compute_exposure, count_group_draws, draw_exactly, plan_epoch
+from tailseg.data.epoch_plan import (
+    compute_exposure,
+    count_group_draws,
+    draw_exactly,
+    list_sampling_notes,
+    plan_epoch,
+)
 from tailseg.data.sampler import TrainSampler
 from tailseg.data.settings import Sampling
 from tailseg.data.tiny_tail import prepare
@@ -93,6 +99,13 @@ def test_an_image_without_objects_is_drawn_where_it_is_asked_for(annotations: An
     if sampling == "exponential_repeat":  # exp(0), before the factors are brought to a sum of 8
         expected = plan.factors[3] / exp(2 * sqrt(0.4 / sqrt(6 / 7 * 7 / 13)))
     assert plan.factors[7] == pytest.approx(expected)
+
+
+def test_a_note_names_an_image_that_fills_the_epoch(tmp_path: Path) -> None:
+    annotations = read_dataset(write(tmp_path / "long.json", [[1]] * 300 + [[2]]))
+    (note,) = list_sampling_notes(annotations, plan_epoch(annotations, sampling="class_aware"))
+    assert "an epoch draws image 300 about 150 times, of 301 draws: lower data.repeat_exponent" in note
+    assert list_sampling_notes(annotations, plan_epoch(annotations, sampling="balanced", exponent=0.3)) == []
 
 
 def test_a_factor_that_would_fill_the_memory_is_refused(annotations: Annotations) -> None:

@@ -17,8 +17,8 @@ from tailseg.data.sampler import EvaluationSampler
 from tailseg.data.transforms import evaluation_transform
 from tailseg.lab import features
 from tailseg.lab.features import Collector, Features, Views, collect, load, save
-from tailseg.lab.fit import build_head, detect, read_views, train_head
-from tailseg.lab.trials import fit_schedule, plan_steps
+from tailseg.lab.fit import build_head, detect, measure_logits, read_views, train_head
+from tailseg.lab.trials import plan_steps, shorten_warmup
 from tailseg.models.box_head import BoxHead
 from tailseg.models.sampling import sample_rois
 from tailseg.recipes.build import build_data, build_model
@@ -114,7 +114,7 @@ def test_steps_on_kept_features_are_those_of_the_whole_network_with_fixed_layers
 
     fitted = rotated(collector.head, setup)
     steps = [list(range(start, start + 8)) for start in (0, 8)]
-    train_head(fitted, setup.kept.train, steps, optim, batch_size=8, steps_per_epoch=2)
+    train_head(fitted, setup.kept.train, steps, replace(recipe, optim=optim), steps_per_epoch=2)
 
     assert not torch.allclose(head.fc2.weight, collector.head.fc2.weight, atol=1e-4)
     for name, parameter in head.named_parameters():
@@ -175,12 +175,30 @@ def test_the_steps_follow_the_sampler(setup: Setup) -> None:
     assert len(set(views)) > len(set(expected))  # both views of the images are used
 
 
-def test_a_schedule_keeps_its_shape_in_fewer_steps() -> None:
-    optim = SGDConfig(lr=0.16, epochs=10, milestones=(8,), warmup_iterations=500)
+def test_the_logits_that_logn_needs(setup: Setup) -> None:
+    head = rotated(setup.collector.head, setup)
 
-    shorter, steps_per_epoch = fit_schedule(optim, 100)
+    statistics = measure_logits(head, setup.kept.train)
 
-    rates = [
-        shorter.learning_rate(step=step, epoch=step // steps_per_epoch, batch_size=16) for step in (0, 20, 79, 80, 99)
-    ]
-    assert rates == pytest.approx([0.00016, 0.16, 0.16, 0.016, 0.016])
+    with torch.no_grad():
+        logits = head.classifier(head.embed(torch.from_numpy(np.array(setup.kept.train.x)))).numpy().astype(np.float64)
+    assert statistics.num_regions == len(logits)
+    np.testing.assert_allclose(statistics.means, logits[:, : setup.train.num_classes].mean(0), rtol=1e-5)
+    np.testing.assert_allclose(statistics.deviations, logits[:, : setup.train.num_classes].std(0), rtol=1e-5)
+
+
+def test_classes_that_were_not_looked_for_are_kept(setup: Setup) -> None:
+    assert setup.kept.train.unverified.shape == (0, setup.train.num_classes)
+    hidden = np.zeros((len(setup.kept.train.images), setup.train.num_classes), bool)
+    hidden[3, 1] = True
+
+    _, samples = read_views(replace(setup.kept.train, unverified=hidden), [3, 5], torch.device("cpu"))
+
+    assert [sample.unverified.nonzero().flatten().tolist() for sample in samples] == [[1], []]
+
+
+def test_the_warm_up_is_at_most_a_fifth_of_the_steps() -> None:
+    optim = SGDConfig(lr=0.16, warmup_iterations=500)
+
+    assert shorten_warmup(optim, 100).warmup_iterations == 20
+    assert shorten_warmup(optim, 10_000) == optim

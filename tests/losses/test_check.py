@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from tailseg.losses import ClassificationLoss, SeesawLossConfig, build_loss
+from tailseg.losses import BaseLossConfig, ClassificationLoss, ConfiguredLoss, SeesawLossConfig, build_loss
 from tailseg.losses.check import check_own_loss
 from tailseg.recipes import get_recipe
 from tailseg.structures import ClassFrequency
@@ -51,6 +51,37 @@ class ShortBias(Right):
 class NoNumbers(Right):
     def __init__(self, num_classes: int) -> None:
         nn.Module.__init__(self)
+
+
+class Weighed(ConfiguredLoss):
+    def forward(self, logits, labels):
+        costs = logits.logsumexp(1)
+        weights = self.weigh_regions(logits, labels)
+        return {"loss_cls": (costs if weights is None else costs * weights).sum()}
+
+    def scores(self, logits):
+        return logits.sigmoid()
+
+
+class Unweighed(Weighed):
+    def forward(self, logits, labels):
+        return {"loss_cls": logits.logsumexp(1).sum()}
+
+
+@pytest.mark.parametrize("weights", [None, "inverse", (2.0, 1.0, 1.0, 1.0)])
+def test_class_weights_without_effect_are_refused(weights):
+    config = BaseLossConfig(class_weights=weights)
+    counts = torch.tensor([9, 3, 1, 1])
+    frequency = ClassFrequency.from_counts(counts, counts, 14)
+    loss = Weighed(frequency, config)
+    before = None if weights is None else loss.label_weights.clone()
+    check_own_loss(loss, config)
+    assert weights is None or torch.equal(loss.label_weights, before)
+    if weights is None:
+        check_own_loss(Unweighed(frequency, config), config)
+        return
+    with pytest.raises(ValueError, match=r"loss.class_weights has no effect on Unweighed: .* self.weigh_regions"):
+        check_own_loss(Unweighed(frequency, config), config)
 
 
 class Plain(nn.Module):

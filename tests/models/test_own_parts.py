@@ -161,6 +161,9 @@ def test_backbones_have_names() -> None:
         "swin_t": "Swin-T",
         "swin_s": "Swin-S",
         "swin_b": "Swin-B",
+        "efficientnet_lite0": "tf_efficientnet_lite0.in1k",
+        "convnext_tiny_dinov3": "convnext_tiny.dinov3_lvd1689m",
+        "convnext_small_dinov3": "convnext_small.dinov3_lvd1689m",
         "tiny": "R18",
     }
     assert backbone_named("resnet50") == BACKBONES["resnet50"]

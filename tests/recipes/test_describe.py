@@ -25,6 +25,7 @@ from tailseg.recipes import describe, get_recipe
         ("softmax_htc_r101_random_1x", ("HTC R101, LVIS v1", "softmax", "", "random")),
         ("tiny_cascade_gumbel", ("Cascade Mask R-CNN R18, tiny_tail", "Gumbel", "", "random")),
         ("tiny_balanced_softmax", ("Mask R-CNN R18, tiny_tail", "balanced softmax", "", "random")),
+        ("custom_frozen", ("Mask R-CNN tf_efficientnet_lite0, your file", "Gumbel", "", "RFS")),
         ("custom_r50", ("Mask R-CNN R50, your file", "Gumbel", "", "RFS")),
     ],
 )

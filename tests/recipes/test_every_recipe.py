@@ -16,7 +16,7 @@ from tailseg.data.tiny_tail import generate
 from tailseg.data.transforms import CropConfig
 from tailseg.detection.testing import detect_all, measure
 from tailseg.models import GroupedConfig, ResNetConfig, SwinConfig
-from tailseg.models.config import BackboneConfig, ModelConfig
+from tailseg.models.config import BackboneConfig, ModelConfig, TimmConfig
 from tailseg.recipes import RECIPES, Recipe, get_recipe
 from tailseg.training.loop import train_step
 from tailseg.training.run import start
@@ -45,6 +45,8 @@ def narrow(backbone: BackboneConfig) -> BackboneConfig:
             return replace(backbone, base_width=8, grouped=grouped, weights="none")
         case SwinConfig():
             return replace(backbone, embed_dim=8, depths=(1, 1, 1, 1), heads=(1, 1, 2, 2), window=3, weights="none")
+        case TimmConfig():
+            return replace(backbone, name="test_efficientnet", weights="none")
         case _:
             return backbone
 
@@ -81,7 +83,8 @@ def small(recipe: Recipe, data: Path, out: Path) -> Recipe:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_two_steps_an_interruption_between_them_and_two_images(name, data, tmp_path):
+def test_two_steps_an_interruption_between_them_and_two_images(name, data, tmp_path, monkeypatch):
+    monkeypatch.setenv("TAILSEG_HOME", str(tmp_path / "home"))
     recipe = small(get_recipe(name), data, tmp_path)
     run = start(recipe, resume=False)
     run.sampler.set_epoch(0)

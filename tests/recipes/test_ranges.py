@@ -25,6 +25,7 @@ from tailseg.cli.resume import ChangedData, ChangedOptim, ChangedRun, Resume
 from tailseg.cli.serve import Serve
 from tailseg.cli.submit import Submit, Training
 from tailseg.cli.test import Test as RunTest
+from tailseg.cli.thresholds import Thresholds
 from tailseg.cli.train import Train
 from tailseg.data.settings import ColorConfig, CopyPasteConfig, CropConfig, JitterConfig
 from tailseg.losses import LossConfig
@@ -205,6 +206,7 @@ COMMANDS = {
         ("serve", Serve),
         ("submit", Submit),
         ("test", RunTest),
+        ("thresholds", Thresholds),
         ("train", Train),
     ]
 }

@@ -14,7 +14,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from tailseg.cli.common import UsageError, find_own_code, find_recipe, output, parse, require_run, suggestion
-from tailseg.cli.file_kinds import CALIBRATION, LAB, PAGE, SAVED_RECIPE, TRIALS
+from tailseg.cli.file_kinds import LAB, PAGE, SAVED_RECIPE, TRIALS
 from tailseg.cli.outputs import check
 from tailseg.data.tiny_tail import is_tiny_tail
 from tailseg.files import Input, Output
@@ -24,6 +24,10 @@ from tailseg.ranges import Range
 if TYPE_CHECKING:
     from tailseg.lab import LabResult
     from tailseg.recipes.recipe import Recipe
+
+
+MAX_ROWS = 20
+"""The largest number of candidates, next to the baseline, that the command prints. The page has all."""
 
 
 @dataclass(frozen=True)
@@ -105,10 +109,12 @@ def run(arguments: Sequence[str]) -> None:
         "lab.json": LAB,
         "winner.json": SAVED_RECIPE,
         "trials.jsonl": TRIALS,
-        "calibration.json": CALIBRATION,
     }
     targets = {options.out: None, **{options.out / name: kind for name, kind in files.items()}}
     check(options, targets, instead="name another folder (--out)", overwrite=options.overwrite)
+    trials = options.out / "trials.jsonl"
+    if trials.exists() and not TRIALS.is_own(trials):  # replaced, as --overwrite says
+        trials.unlink()
     from tailseg.lab import LabSettings, run_lab, train_network
 
     def say(line: str) -> None:
@@ -136,6 +142,7 @@ def run(arguments: Sequence[str]) -> None:
             device=options.device,
             base=base or recipe,
             modules=modules,
+            full=recipe,
             say=say,
             step=bars.show,
         )
@@ -171,27 +178,27 @@ class Bars(Progress):
 
 def _tell(result: "LabResult", folder: Path) -> None:
     """Prints the ranking and the winner."""
-    from tailseg.lab.page import FIGURES, GAINS, LIMITS, describe_table, describe_winner, format_figure, format_gain
+    from tailseg.lab.page import GAINS, LIMITS, describe_table, describe_winner, format_figure, format_gain
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=describe_table(result), caption_justify="left")
-    table.add_column("candidate")
-    for name in FIGURES:
-        table.add_column(name, justify="right")
+    table.add_column("candidate", overflow="fold")
     for name in GAINS:
-        table.add_column(f"{name} to the baseline", justify="right", no_wrap=True)
-    for entry in result.entries:
-        figures = (format_figure(entry.figures[name]) for name in FIGURES)
-        table.add_row(escape(entry.name), *figures, *(format_gain(entry.gains.get(name)) for name in GAINS))
+        table.add_column(name, justify="right")
+        table.add_column("to the baseline", justify="right", no_wrap=True)
+    shown = [entry for place, entry in enumerate(result.entries) if place < MAX_ROWS or not entry.gains]
+    for entry in shown:
+        cells = [(format_figure(entry.figures[name]), format_gain(entry.gains.get(name))) for name in GAINS]
+        table.add_row(escape(entry.name), *(cell for pair in cells for cell in pair))
     output().print(table)
+    more = f" (all {len(result.entries)} candidates)" if len(shown) < len(result.entries) else ""
     lines = [
         f"The winner: {result.winner.name}{describe_winner(result.winner)}",
         *LIMITS,
         "",
-        f"Page: {folder / 'lab.html'}",
+        f"Page{more}: {folder / 'lab.html'}",
     ]
     lines.append(f"Train the winner: {shlex.join(['tailseg', 'train', str(folder / 'winner.json')])}")
     if result.winner.calibration.method != "none":
-        lines.append(
-            f"Then calibrate its scores: tailseg calibrate {result.recipe.run.out.format(name=result.recipe.name)}"
-        )
+        run = result.recipe.run.out.format(name=result.recipe.name)
+        lines.append(f"Then choose a calibration for its scores: {shlex.join(['tailseg', 'calibrate', run])}")
     output().print("\n".join(lines), markup=False, soft_wrap=True)

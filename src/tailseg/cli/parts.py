@@ -9,6 +9,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from tailseg.cli.common import UsageError, import_from_working_directory, suggestion
@@ -121,6 +122,13 @@ def with_parts(recipe: Recipe, arguments: Sequence[str]) -> Recipe:
         except SettingError as error:
             raise UsageError(f"{option} {' '.join(names)}: {error}") from None
     return recipe
+
+
+def read_option(arguments: Sequence[str], option: str) -> str | None:
+    """Reads the last value of an option; None if it is not given, or has no value (the parser names that error)."""
+    values = [following for word, following in pairwise(arguments) if word == option and following[:1] != "-"]
+    values += [word.partition("=")[2] for word in arguments if word.startswith(f"{option}=")]
+    return values[-1] if values else None
 
 
 def _read_names(arguments: Sequence[str]) -> list[tuple[str, list[str]]]:

@@ -14,8 +14,9 @@ import tyro
 from tailseg.cli.common import UsageError, find_recipe, output, parse
 from tailseg.cli.file_kinds import LOG, METRICS, PAGE, PART, RECIPE, RECORDS, is_saved_recipe
 from tailseg.cli.outputs import Kind, check
+from tailseg.files import Input
 from tailseg.models.config import ResNetConfig
-from tailseg.ranges import Range
+from tailseg.ranges import Range, SettingError
 from tailseg.recipes.recipe import Recipe, SGDConfig, run_folder
 
 if TYPE_CHECKING:
@@ -27,13 +28,15 @@ usage: tailseg train NAME|FILE.json [OPTIONS]
 Train a recipe, or train on your own COCO- or LVIS-format file.
 
   NAME        a recipe (`tailseg recipes` lists them), or your own recipe as module:function
-  FILE.json   your annotation file. tailseg trains the recipe custom_small on it and, without --data.val, holds out a
-              tenth of the images for validation. Or a saved recipe, such as the winner.json of `tailseg lab`
+  FILE.json   your annotation file. tailseg trains the recipe custom_small on it (with --init-from, a recipe that fits
+              the weights) and, without --data.val, holds out a tenth of the images for validation. Or a saved recipe,
+              such as the winner.json of `tailseg lab`
 
 parts of the recipe, by name or as module:function of your own:
   --loss NAME           gol, gumbel, sigmoid, softmax, seesaw, eqlv2, federated, focal and others
   --optim NAME          sgd, adamw
   --backbone NAME       resnet50, resnet101, swin_t, timm:NAME and others
+  --init-from WEIGHTS   coco (torchvision's COCO model), imagenet (the backbone), a weights file, or the folder of a run
   --groups RARE COMMON  a class is rare in up to RARE training images, common in up to COMMON, else frequent
 
 steps of the augmentation; `tailseg train NAME --data.paste --help` lists the settings of a step:
@@ -56,6 +59,8 @@ examples:
   tailseg train tiny_gumbel                            the embedded data set, the Gumbel loss
   tailseg train tiny_gumbel --optim.lr 0.02            the same with another learning rate
   tailseg train my.json                                your data, a small network, any machine
+  tailseg train my.json --init-from coco               your data, Mask R-CNN R50 that was trained on COCO, a GPU
+  tailseg train my.json --init-from imagenet           your data, a network for a CPU with ImageNet weights
   tailseg train my.json --loss gol --loss.tail r       the GOL loss; the rare classes alone are the tail
   tailseg train my.json --backbone timm:convnext_tiny --optim adamw
   tailseg train custom_r50 --data.train my.json        your data, Mask R-CNN R50, a GPU
@@ -78,6 +83,9 @@ class Train:
     """Name of an optimizer (sgd, adamw), or module:function of your own."""
     backbone: str | None = None
     """Name of a backbone (resnet50, swin_t, timm:NAME, ...), or module:function of your own."""
+    init_from: Annotated[str | None, Input()] = None
+    """Initial weights: coco (torchvision's COCO Mask R-CNN R50-FPN, downloaded), imagenet (the backbone's), a weights
+    file of tailseg, torchvision or mmdetection, or the folder of a run. Classes of the same name keep their rows."""
     detector: str | None = None
     """module:function of a detector of your own."""
     source: str | None = None
@@ -126,7 +134,7 @@ def run(arguments: Sequence[str]) -> None:
         resume=options.resume,
         report=options.report,
         asked=asked,
-        notes=[optimizer_note(options)],
+        notes=[recipe_note(arguments[0], options), optimizer_note(options)],
     )
 
 
@@ -193,7 +201,8 @@ def train_run(
 
         with joined(), numbered_folder(asked) if asked and is_numbered else nullcontext(recipe) as recipe:
             folder_notes = [folder_note(asked, recipe, resume=resume)] if asked else []
-            for note in filter(None, [*notes, *folder_notes] if is_main_process() else ()):
+            recipe, weight_notes = _with_weights_file(recipe, resume=resume)
+            for note in filter(None, [*notes, *folder_notes, *weight_notes] if is_main_process() else ()):
                 output().print(f"note: {note}", markup=False, soft_wrap=True)
             metrics, first = train(recipe, resume=resume), is_main_process()
         if first:  # the others need not wait for it
@@ -202,6 +211,20 @@ def train_run(
         if str(stop):
             raise
         raise KeyboardInterrupt(_describe_interruption(recipe)) from None
+
+
+def _with_weights_file(recipe: Recipe, *, resume: bool) -> tuple[Recipe, list[str]]:
+    """Finds, downloads or converts the initial weights, if the run has some and has no checkpoint yet."""
+    from tailseg.training.run_files import get_best, get_latest
+
+    folder = run_folder(recipe)
+    if recipe.run.init_from is None or (resume and (get_latest(folder) or get_best(folder))):
+        return recipe, []
+    from tailseg.interop import prepare_initial_weights
+    from tailseg.training.distributed import main_process_first
+
+    with main_process_first():
+        return prepare_initial_weights(recipe)
 
 
 def _start_processes(recipe: Recipe, command: Sequence[str], devices: int) -> None:
@@ -221,7 +244,8 @@ def _dry_run(options: Train, arguments: Sequence[str]) -> None:
     from tailseg.training.dry_run import dry_run
 
     with joined():
-        lines, first = dry_run(options.recipe), is_main_process()
+        recipe, notes = _with_weights_file(options.recipe, resume=False)
+        lines, first = [*notes, *dry_run(recipe)], is_main_process()
     command = shlex.join(["tailseg", "train", *(argument for argument in arguments if argument != "--dry-run")])
     for line in [*lines, "", f"Nothing was written. To train: {command}"] if first else ():
         output().print(line, markup=False, soft_wrap=True)
@@ -319,23 +343,50 @@ def train_options(name: str, arguments: Sequence[str]) -> Train:
     if arguments and not arguments[0].startswith("-"):
         hint = ". Name the annotation file with --data.train" if arguments[0].lower().endswith(".json") else ""
         raise UsageError(f"`tailseg train {name}` does not expect {arguments[0]!r} here{hint}")
-    if is_saved_recipe(Path(name)):
-        from tailseg.recipes.saved import load_recipe
+    from tailseg.cli.parts import read_option, with_parts, with_steps
+    from tailseg.recipes.initial import with_initial_weights
 
-        recipe = load_recipe(Path(name))
-    elif name.lower().endswith(".json"):
-        recipe = find_recipe("custom_small")
-        recipe = replace(recipe, data=replace(recipe.data, train=name))
-    else:
-        recipe = find_recipe(name)
-    from tailseg.cli.parts import with_parts, with_steps
-
+    init_from = read_option(arguments, "--init-from")
+    if init_from is not None and read_option(arguments, "--run.init-from") is not None:
+        raise UsageError("--init-from is the short form of --run.init-from. Give one of them")
     # These options change which settings the recipe has, so the recipe must have them before the others are parsed.
-    recipe, arguments = with_steps(with_parts(recipe, arguments), arguments)
+    recipe, arguments = with_steps(with_parts(_find_base(name, init_from), arguments), arguments)
+    if init_from:
+        try:
+            recipe = with_initial_weights(recipe, init_from)
+        except SettingError as error:
+            raise UsageError(str(error)) from None
     if "--boxes-only" in arguments:
         recipe = without_masks(recipe)
     words = [re.sub(r"^--groups(?==|$)", "--data.groups", argument) for argument in arguments]
     return parse(Train, words, command=f"train {name}", default=Train(recipe))
+
+
+def _find_base(name: str, init_from: str | None) -> Recipe:
+    """Finds the recipe that the options change: by its name, or for an annotation file by the initial weights."""
+    if is_saved_recipe(Path(name)):
+        from tailseg.recipes.saved import load_recipe
+
+        return load_recipe(Path(name))
+    if not name.lower().endswith(".json"):
+        return find_recipe(name)
+    from tailseg.recipes.initial import choose_recipe
+
+    chosen = choose_recipe(init_from) if init_from else "custom_small"
+    recipe = find_recipe(chosen) if isinstance(chosen, str) else chosen
+    return replace(recipe, data=replace(recipe.data, train=name))
+
+
+def recipe_note(name: str, options: Train) -> str:
+    """Names the recipe that `train_options` chose for the initial weights; otherwise returns nothing."""
+    recipe = options.recipe.name
+    is_data = name.lower().endswith(".json") and not is_saved_recipe(Path(name))
+    if not is_data or options.init_from is None or recipe == "custom_small":
+        return ""
+    return (
+        f"the recipe is {recipe}, whose network fits --init-from {options.init_from}. `tailseg train ... --dry-run` "
+        "says how long it takes"
+    )
 
 
 def optimizer_note(options: Train) -> str:

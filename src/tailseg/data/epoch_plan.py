@@ -19,6 +19,11 @@ MAX_REPEATS: Final = 1e6
 """The most repeats of an image. Larger factors come from a large exponent, and an epoch of them would fill the memory.
 """
 
+MAX_DRAWS: Final = 50
+"""Draws of an image in an epoch above which a note is written, if they are also a large share of the epoch."""
+MAX_SHARE: Final = 0.02
+"""Share of an epoch's draws that one image may have without a note."""
+
 
 @dataclass(frozen=True, eq=False)
 class EpochPlan:
@@ -151,6 +156,20 @@ def plan_epoch(
             "data.repeat_exponent"
         )
     return EpochPlan(images, factors, rounding)
+
+
+def list_sampling_notes(annotations: Annotations, plan: EpochPlan) -> list[str]:
+    """Lists a note for the user if one image takes a large part of every epoch."""
+    largest = int(plan.factors.argmax())
+    draws = plan.factors[largest]
+    if draws <= MAX_DRAWS or draws <= MAX_SHARE * plan.num_draws:
+        return []
+    note = (
+        f"an epoch draws image {annotations.image_ids[plan.images[largest]]} about {draws:.0f} times, of "
+        f"{plan.num_draws:.0f} draws: lower data.repeat_exponent or data.repeat_threshold, or choose another "
+        "data.sampling (`tailseg data show` prints what each would draw)"
+    )
+    return [note]
 
 
 def compute_class_shares(annotations: Annotations, *, instances: bool) -> Float64[np.ndarray, " C"]:

@@ -14,15 +14,16 @@ from torchvision.transforms import v2
 from tailseg.annotations.dataset import Annotations
 from tailseg.annotations.image_files import ImageError
 from tailseg.data.images import read_annotated
+from tailseg.data.kept_maps import KeptMaps
 from tailseg.data.paste import CopyPaste, Scene
 from tailseg.data.sampler import EvaluationSampler, Sample, TrainSampler
 from tailseg.data.transforms import Transform, apply_transform, compute_frame, make_sample
 from tailseg.data.verified import find_unverified
 from tailseg.data.workers import Workers
-from tailseg.structures import Batch, Frame, ImageInfo, Segmentation, Target
+from tailseg.structures import Batch, Frame, ImageInfo, ImageMaps, Segmentation, Target
 
-Item = tuple[Tensor, Target, ImageInfo]
-"""An image, uint8 RGB ``[3, h, w]``, its target and its origin."""
+Item = tuple[Tensor | ImageMaps, Target, ImageInfo]
+"""An image, uint8 RGB ``[3, h, w]``, or its kept maps; its target and its origin."""
 
 MAX_REPLACEMENTS = 8
 """The number of other images that are tried in place of an unusable one. If all of them fail, the folder is missing."""
@@ -41,6 +42,7 @@ class DetectionDataset(Dataset[Item]):
         color: changes the colors of the image, after all other steps; None changes none.
         only_verified: targets say which classes are no negatives in their image (`Target.unverified`); without effect
             on a file that does not list the classes which were looked for, as LVIS does.
+        maps: read instead of the images; the transform then resizes and flips, and does nothing else.
 
     Raises:
         ImageError: the first image cannot be found; the folder is most likely wrong.
@@ -55,11 +57,13 @@ class DetectionDataset(Dataset[Item]):
         paste: CopyPaste | None = None,
         color: v2.Transform | None = None,
         only_verified: bool = False,
+        maps: KeptMaps | None = None,
     ) -> None:
         if look:
             annotations.get_info(0)
         self.annotations = annotations
         self.transform, self.paste, self.color = transform, paste, color
+        self.maps = maps
         self.only_verified = only_verified and annotations.format == "lvis"
         self.category_ids = np.array([category.id for category in annotations.categories], np.int64)
 
@@ -77,7 +81,11 @@ class DetectionDataset(Dataset[Item]):
         info = self.annotations.get_info(index)
         record = self.annotations.get_record(index)
         boxes = torch.from_numpy(record.boxes)
-        pixels, exif = read_annotated(self.annotations, info)
+        if self.maps is None:
+            pixels, exif = read_annotated(self.annotations, info)
+        else:  # the transform needs the size of the image alone
+            pixels, exif = torch.zeros(3, 1, 1, dtype=torch.uint8), self.maps.get_exif(index)
+            pixels = pixels.expand(3, info.height, info.width)
         target = make_sample(pixels, boxes, torch.from_numpy(record.ignore_boxes))
         with seeded(seed):
             moved_image, moved = apply_transform(self.transform, target.pop("image"), target)
@@ -86,11 +94,12 @@ class DetectionDataset(Dataset[Item]):
             clipped = _clip(moved["boxes"].as_subclass(Tensor), height, width)
             ignored = _clip(moved["ignore"].as_subclass(Tensor), height, width)
             rows = (_large_enough(boxes) & _large_enough(clipped)).nonzero()[:, 0]
+            frame = compute_frame(moved["frame"].as_subclass(Tensor), info.height, info.width)
             truth = Target(
                 boxes=clipped[rows],
                 labels=torch.from_numpy(record.labels)[rows],
                 masks=tuple(record.segmentations[i] for i in rows.tolist()),
-                frame=compute_frame(moved["frame"].as_subclass(Tensor), info.height, info.width),
+                frame=frame,
                 ignore_boxes=ignored[_large_enough(ignored)],
                 seed=seed ^ 1,  # other numbers than those of the augmentation
                 unverified=self._find_unverified(index) if self.only_verified else None,
@@ -99,7 +108,10 @@ class DetectionDataset(Dataset[Item]):
                 image, truth = _paste(self.paste, _own_pixels(image, pixels), truth)
             if self.color is not None:
                 image = self.color(image)
-        return image, truth, info if exif == 1 else replace(info, exif=exif)
+        info = info if exif == 1 else replace(info, exif=exif)
+        if self.maps is None:
+            return image, truth, info
+        return self.maps.read(index, (height, width), mirrored=frame.scale_x < 0), truth, info
 
     def _find_unverified(self, index: int) -> Tensor:
         return torch.from_numpy(find_unverified(self.annotations, index, self.category_ids))
@@ -176,7 +188,7 @@ class Loader:
     def __init__(
         self,
         dataset: DetectionDataset,
-        sampler: Sampler[Sample],
+        sampler: Sampler[Sample] | Sequence[Sample],
         batch_size: int,
         workers: int,
         *,
@@ -302,7 +314,7 @@ class _Batches:
                 return item
             unusable += reasons
         return (
-            tuple(image for image, _, _ in items),
+            cast("tuple[Tensor, ...]", tuple(image for image, _, _ in items)),
             tuple(_pack(target) for _, target, _ in items),
             tuple(info for _, _, info in items),
             tuple(unusable),
@@ -337,7 +349,7 @@ _Packed = tuple[
     tuple[Frame, ...] | None,
     np.ndarray | None,
 ]
-_Made = tuple[tuple[Tensor, ...], tuple[_Packed, ...], tuple[ImageInfo, ...], tuple[str, ...]]
+_Made = tuple[tuple[Tensor, ...] | tuple[ImageMaps, ...], tuple[_Packed, ...], tuple[ImageInfo, ...], tuple[str, ...]]
 """What a worker sends to the main process. Every tensor needs a shared memory file, so only images stay tensors."""
 
 

@@ -88,8 +88,9 @@ def normalize_logits(
     below 1 it lowers them.
 
     Source: L. Zhao, Y. Teng, L. Wang, "Logit Normalization for Long-Tail Object Detection", IJCV 2024. Their s is 1.
-    Their code takes a running mean and variance (a batch norm with momentum 5e-5 and one pass), in which the initial
-    values 0 and 1 keep 29 % of the weight on LVIS; here they are exact.
+    Their code takes a running mean and variance: a batch norm with momentum 5e-5, in one pass with 4 images a step.
+    After LVIS's 99,388 images, its initial values 0 and 1 still have (1 - 5e-5)^24847 = 29 % of the weight. Here the
+    mean and the deviation are exact.
 
     Args:
         logits: q, the classes first.

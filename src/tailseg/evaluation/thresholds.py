@@ -69,6 +69,7 @@ _INNER_FOLDS: Final = 5
 _INNER_SAMPLES: Final = 100
 _QUANTILES: Final = 129
 _AT_A_TIME: Final = 100
+_BLOCK: Final = 10_000_000  # rows times samples, which limits the memory
 _DEVIATIONS: Final = 1.959963984540054
 
 
@@ -502,11 +503,15 @@ def _count(data: _Counted, kept: np.ndarray, weights: np.ndarray) -> tuple[np.nd
 def _sum_weights(classes: np.ndarray, images: np.ndarray, weights: np.ndarray, num_classes: int) -> np.ndarray:
     """The sum of the images' weights ``[I, B]`` over the rows of each class, float64 ``[K, B]``."""
     sums = np.zeros((num_classes, weights.shape[1]))
-    if len(classes):
-        order = np.argsort(classes, kind="stable")
-        ordered = classes[order]
-        starts = np.flatnonzero(np.diff(ordered, prepend=-1))
-        sums[ordered[starts]] = np.add.reduceat(weights[images[order]], starts, axis=0, dtype=np.float64)
+    if not len(classes):
+        return sums
+    order = np.argsort(classes, kind="stable")
+    ordered, images = classes[order], images[order]
+    starts = np.flatnonzero(np.diff(ordered, prepend=-1))
+    step = max(_BLOCK // len(classes), 1)
+    for first in range(0, weights.shape[1], step):
+        block = slice(first, first + step)
+        sums[ordered[starts], block] = np.add.reduceat(weights[images, block], starts, axis=0, dtype=np.float64)
     return sums
 
 

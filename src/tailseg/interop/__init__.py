@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tailseg.interop.classes import read_classes
     from tailseg.interop.convert import ConversionReport, to_mmdet_file, to_tailseg
     from tailseg.interop.files import WeightsFile, read_weights_file, write_safetensors_file, write_torch_file
+    from tailseg.interop.initial import prepare_initial_weights
     from tailseg.interop.mmdet import backbone_from_mmdet, from_mmdet, to_mmdet
     from tailseg.interop.rules import Converted
     from tailseg.interop.torchvision import from_torchvision
@@ -22,6 +23,7 @@ else:
             "classes": ("read_classes",),
             "convert": ("ConversionReport", "to_mmdet_file", "to_tailseg"),
             "files": ("WeightsFile", "read_weights_file", "write_safetensors_file", "write_torch_file"),
+            "initial": ("prepare_initial_weights",),
             "mmdet": ("backbone_from_mmdet", "from_mmdet", "to_mmdet"),
             "rules": ("Converted",),
             "torchvision": ("from_torchvision",),
@@ -35,6 +37,7 @@ __all__ = [
     "backbone_from_mmdet",
     "from_mmdet",
     "from_torchvision",
+    "prepare_initial_weights",
     "read_classes",
     "read_weights_file",
     "to_mmdet",

@@ -79,7 +79,7 @@ def to_tailseg(source: Path, out: Path, recipe: Recipe, classes: Path) -> Conver
     layout = detect_layout(file)
     categories, frequency = read_classes(classes)
     notes = check_class_names(file.class_names, categories, str(source)) if file.class_names else []
-    model = _initial_model(recipe, frequency)
+    model = build_initial_model(recipe, frequency)
     if layout == "mmdet":
         converted = from_mmdet(file.state, model, source=str(source))
         notes += _notes(converted)
@@ -136,7 +136,7 @@ def _target(out: Path) -> Path:
     return run_files.weights_path(out)
 
 
-def _initial_model(recipe: Recipe, frequency: ClassFrequency) -> TwoStageDetector:
+def build_initial_model(recipe: Recipe, frequency: ClassFrequency) -> TwoStageDetector:
     """Builds the model with its initial weights, for weights that the file does not have. The recipe's seed decides."""
     seed_everything(recipe.run.seed)
     model = build_model(recipe, frequency, load_weights=False)

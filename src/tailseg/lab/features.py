@@ -4,8 +4,8 @@ The network runs once over the training images, with their augmentation, and onc
 box head would get is kept: the pooled features of each region, rotated to their D principal directions. A box head that
 is trained on them is trained as in the whole network, except that the layers before it are fixed.
 
-Shapes: T regions of all views (a view is a training image with one augmentation), V views, W regions of all validation
-images, M validation images, I pooled features of a region, D directions.
+Shapes: T regions of all views (a view is a training image with one augmentation), V views, C classes, W regions of all
+validation images, M validation images, I pooled features of a region, D directions.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +29,7 @@ from tailseg.models.precision import Precision, autocast
 from tailseg.models.sampling import RoISample, sample_rois
 from tailseg.recipes.recipe import Recipe
 from tailseg.structures import Batch
-from tailseg.training.run import build_augmentation
+from tailseg.training.run import build_train_dataset
 
 MAX_BASIS_VALUES: Final = 20_000_000
 """The largest number of pooled values that the principal directions are computed from."""
@@ -53,6 +53,7 @@ class TrainingRegions:
         object_boxes: float32 ``[T, 4]``, the box of the object of each positive; zeros for background.
         offsets: int64 ``[V + 1]``: view v has the rows ``offsets[v] : offsets[v + 1]``.
         images: int64 ``[V]``, the position of each view's image in the training set.
+        unverified: bool ``[V, C]``, the classes that are no negatives in each view; ``[0, C]`` if there are none.
     """
 
     x: np.ndarray
@@ -61,6 +62,7 @@ class TrainingRegions:
     object_boxes: np.ndarray
     offsets: np.ndarray
     images: np.ndarray
+    unverified: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,7 +231,7 @@ def collect(
     if len(chosen) > images:
         chosen = np.sort(np.random.default_rng(seed).choice(chosen, images, replace=False))
     data = collector.recipe.data
-    dataset = DetectionDataset(train, build_augmentation(data))
+    dataset = build_train_dataset(train, data)
 
     def load_images(order: Sequence[int], seed: int) -> Loader:
         return Loader(dataset, Views(order, seed), data.batch_size, data.workers)
@@ -302,7 +304,15 @@ def _collect_training(
         object_boxes=torch.cat(object_boxes).cpu().numpy(),
         offsets=np.cumsum([0, *(len(sample.boxes) for sample in samples)]),
         images=np.array(order, np.int64),
+        unverified=_stack_unverified(samples, collector.model.num_classes),
     )
+
+
+def _stack_unverified(samples: Sequence[RoISample], num_classes: int) -> np.ndarray:
+    if all(sample.unverified is None for sample in samples):
+        return np.zeros((0, num_classes), bool)
+    none = torch.zeros(num_classes, dtype=torch.bool)
+    return np.stack([none if sample.unverified is None else sample.unverified.cpu() for sample in samples])
 
 
 def _collect_validation(

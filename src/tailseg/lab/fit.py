@@ -8,16 +8,22 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from tailseg.detection.recalibration import LogitStatistics
 from tailseg.evaluation.results import Results
 from tailseg.lab.features import Features, TrainingRegions, ValidationRegions
 from tailseg.losses import ClassificationLoss
 from tailseg.models.box_head import BoxHead, best_detections
 from tailseg.models.config import BoxHeadConfig, PostprocessConfig
 from tailseg.models.sampling import RoISample
-from tailseg.recipes.recipe import ScheduleConfig
+from tailseg.recipes.recipe import Recipe
+from tailseg.training.optimizer import get_learning_rate
+from tailseg.training.run import build_optimizer
 
+REGIONS_AT_A_TIME = 4096
+"""Training regions that are classified together."""
 IMAGES_AT_A_TIME = 32
 """Validation images whose regions are classified together."""
 
@@ -48,9 +54,8 @@ def train_head(
     head: BoxHead,
     regions: TrainingRegions,
     steps: Iterable[Sequence[int]],
-    optim: ScheduleConfig,
+    recipe: Recipe,
     *,
-    batch_size: int,
     steps_per_epoch: int,
 ) -> None:
     """Trains a head in place.
@@ -59,21 +64,21 @@ def train_head(
         head: on its device.
         regions: the regions to learn from.
         steps: the views of each step.
-        optim: the optimizer and its schedule.
-        batch_size: images of a step, for the learning rate.
+        recipe: the optimizer, its schedule and the batch size.
         steps_per_epoch: for the learning rate.
     """
     device = next(head.parameters()).device
-    optimizer = optim.build(head)
+    optimizer = build_optimizer(head, recipe)
     for number, views in enumerate(steps):
-        rate = optim.learning_rate(step=number, epoch=number // steps_per_epoch, batch_size=batch_size)
+        epoch = number // steps_per_epoch
+        rate = get_learning_rate(recipe, step=number, epoch=epoch, steps_per_epoch=steps_per_epoch)
         for group in optimizer.param_groups:
             group["lr"] = rate * group.get("lr_scale", 1.0)
         x, samples = read_views(regions, views, device)
         optimizer.zero_grad()
         torch.stack(list(head.hidden_losses(head.embed(x), samples).values())).sum().backward()
-        if optim.clip_norm is not None:
-            nn.utils.clip_grad_norm_(head.parameters(), optim.clip_norm)
+        if recipe.optim.clip_norm is not None:
+            nn.utils.clip_grad_norm_(head.parameters(), recipe.optim.clip_norm)
         optimizer.step()
         head.loss.step_taken()
 
@@ -92,15 +97,35 @@ def read_views(regions: TrainingRegions, views: Sequence[int], device: torch.dev
     spans = [slice(*regions.offsets[view : view + 2]) for view in views]
     x = torch.from_numpy(np.concatenate([regions.x[span] for span in spans]).astype(np.float32)).to(device)
     samples = []
-    for span in spans:
+    for view, span in zip(views, spans, strict=True):
+        unverified = torch.from_numpy(regions.unverified[view]).to(device) if len(regions.unverified) else None
         boxes, labels, object_boxes = (
             torch.from_numpy(values[span]).to(device)
             for values in (regions.boxes, regions.labels, regions.object_boxes)
         )
         positive = int((object_boxes[:, 2] > 0).sum())
         places = torch.arange(positive, device=device)
-        samples.append(RoISample(boxes, labels, places, object_boxes[:positive], places < 0))
+        samples.append(RoISample(boxes, labels, places, object_boxes[:positive], places < 0, unverified))
     return x, samples
+
+
+def to_tensor(x: np.ndarray, device: torch.device) -> Float[Tensor, "R D"]:
+    """Reads kept features as float32."""
+    return torch.from_numpy(x.astype(np.float32)).to(device)
+
+
+@torch.no_grad()
+def measure_logits(head: BoxHead, regions: TrainingRegions) -> LogitStatistics:
+    """Measures the mean and the standard deviation of each class's logits over all training regions."""
+    device = next(head.parameters()).device
+    logits = [
+        head.classifier(
+            head.embed(torch.from_numpy(regions.x[start : start + REGIONS_AT_A_TIME].astype(np.float32)).to(device))
+        )
+        for start in range(0, len(regions.x), REGIONS_AT_A_TIME)
+    ]
+    deviations, means = torch.std_mean(torch.cat(logits)[:, : head.loss.num_classes].double(), dim=0, correction=0)
+    return LogitStatistics(tuple(means.tolist()), tuple(deviations.tolist()), len(regions.x))
 
 
 @torch.no_grad()
@@ -128,7 +153,7 @@ def detect(
     for first in range(0, len(regions.image_ids), IMAGES_AT_A_TIME):
         places = range(first, min(first + IMAGES_AT_A_TIME, len(regions.image_ids)))
         start, end = regions.offsets[places[0]], regions.offsets[places[-1] + 1]
-        hidden = head.embed(torch.from_numpy(regions.x[start:end].astype(np.float32)).to(device))
+        hidden = head.embed(to_tensor(regions.x[start:end], device))
         logits = head.classifier(hidden)
         counts = np.diff(regions.offsets[places[0] : places[-1] + 2]).tolist()
         boxes = torch.from_numpy(regions.boxes[start:end]).to(device).split(counts)

@@ -12,8 +12,7 @@ from typing import Any, Final, cast
 import numpy as np
 
 from tailseg.annotations.dataset import Annotations
-from tailseg.detection import recalibration
-from tailseg.detection.recalibration import Calibration, Setting
+from tailseg.detection.recalibration import Setting
 from tailseg.files import write_text
 from tailseg.inference import Predictor
 from tailseg.lab.features import Collector, Step, collect, save
@@ -110,6 +109,7 @@ def run_lab(
     device: str = "auto",
     base: Recipe | None = None,
     modules: Sequence[str] = (),
+    full: Recipe | None = None,
     say: Callable[[str], None] = lambda _line: None,
     step: Step = lambda *_: None,
 ) -> LabResult:
@@ -123,6 +123,7 @@ def run_lab(
         device: that the network runs on; the fits run on the CPU.
         base: your own recipe, if the run was trained with one.
         modules: your own modules, by name, if the run's settings have classes of yours.
+        full: the recipe that gets the settings of the winner, with the schedule of a full training; None is the run's.
         say: called with a line for each thing that the user should know.
         step: called with the progress.
 
@@ -156,7 +157,7 @@ def run_lab(
     result = LabResult(
         entries,
         baseline,
-        name_recipe(winner.candidate.change(recipe)),
+        name_recipe(winner.candidate.change(full or recipe)),
         shlex.join(["tailseg", "train", str(folder / WINNER)]),
         time.monotonic() - began,
     )
@@ -295,7 +296,16 @@ def keep_or_collect(
 
 
 def describe_features(predictor: Predictor, recipe: Recipe, settings: LabSettings) -> str:
-    """Describes everything that the features depend on, as JSON."""
+    """Describes everything that the features depend on.
+
+    Args:
+        predictor: the network.
+        recipe: of its run.
+        settings: what is kept.
+
+    Returns:
+        JSON, to compare.
+    """
     file = predictor.file.resolve()
     return json.dumps(
         {
@@ -398,7 +408,7 @@ def name_recipe(recipe: Recipe) -> Recipe:
 
 
 def write_result(result: LabResult, folder: Path) -> None:
-    """Writes the figures, the page, the winner's recipe, and its calibration if it has one."""
+    """Writes the figures, the page and the winner's recipe."""
     from tailseg.lab.page import render
 
     entries = [
@@ -417,7 +427,4 @@ def write_result(result: LabResult, folder: Path) -> None:
     ]
     write_text(folder / FIGURES_FILE, json.dumps({"baseline": str(result.baseline), "lab": entries}, indent=1) + "\n")
     save_recipe(result.recipe, folder / WINNER)
-    (folder / recalibration.FILE).unlink(missing_ok=True)
-    if result.winner.calibration.method != "none":
-        recalibration.save(Calibration(result.winner.calibration), folder / recalibration.FILE)
     write_text(folder / PAGE_FILE, render(result))

@@ -21,14 +21,15 @@ from tailseg.evaluation.ground_truth import GroundTruth
 from tailseg.evaluation.results import Results
 from tailseg.evaluation.sources import read_truth
 from tailseg.lab.features import load
-from tailseg.lab.fit import build_head, detect, train_head
-from tailseg.losses import LOSSES, build_loss
+from tailseg.lab.fit import build_head, detect, measure_logits, train_head
+from tailseg.losses import LOSSES, ClassificationLoss, build_loss
+from tailseg.models.box_head import BoxHead
 from tailseg.models.config import ModelConfig, NormalizedConfig
 from tailseg.recipes.recipe import Recipe, ScheduleConfig
 from tailseg.structures import ClassFrequency
 from tailseg.training.run import build_sampler
 
-SamplingName = Literal["as the recipe", "none", "repeat"]
+SamplingName = Literal["as the recipe", "none", "repeat", "instance_repeat", "class_aware"]
 FIGURES: Final = ("AP", "APr", "APc", "APf")
 SAMPLES: Final = 200
 """How often the validation images are drawn again for the intervals."""
@@ -38,6 +39,7 @@ CALIBRATIONS: Final = (
     Setting("logit adjustment", 0.5),
     Setting("NorCal", 0.2),
     Setting("NorCal", 0.6),
+    Setting("LogN", 1.0),
 )
 """The calibrations that are tried on the best candidates."""
 
@@ -82,8 +84,10 @@ class Candidate:
 
 SAMPLINGS: Final[dict[SamplingName, dict[str, Any]]] = {
     "as the recipe": {},
-    "none": {"repeat_threshold": 0.0},
-    "repeat": {"repeat_threshold": 0.05},
+    "none": {"sampling": "repeat", "repeat_threshold": 0.0},
+    "repeat": {"sampling": "repeat", "repeat_threshold": "auto", "repeat_exponent": None},
+    "instance_repeat": {"sampling": "instance_repeat", "repeat_threshold": "auto", "repeat_exponent": None},
+    "class_aware": {"sampling": "class_aware", "repeat_exponent": None},
 }
 """The settings of the data that each sampling changes."""
 
@@ -155,21 +159,24 @@ class Bench:
         loss = build_loss(recipe.loss, self.frequency)
         model = get_model(recipe)
         head = build_head(loss, model.box, self.features)
-        optim, steps_per_epoch = fit_schedule(recipe.optim, self.steps)
+        steps_per_epoch = ceil(self.steps / recipe.optim.epochs)
+        recipe = replace(recipe, optim=shorten_warmup(recipe.optim, self.steps))
         plan = list(plan_steps(self.train, recipe, self.features.train.images, self.steps, trial.seed))
-        train_head(
-            head, self.features.train, plan, optim, batch_size=recipe.data.batch_size, steps_per_epoch=steps_per_epoch
-        )
+        train_head(head, self.features.train, plan, recipe, steps_per_epoch=steps_per_epoch)
         head.eval()
-        losses = [
-            loss if setting.method == "none" else Calibrated(loss, Calibration(setting), self.frequency)
-            for setting in trial.calibrations
-        ]
+        losses = [self.calibrate(head, setting) for setting in trial.calibrations]
         found = detect(head, self.features.val, losses, model.postprocess, self.category_ids)
         return [
             Outcome(trial.candidate, trial.seed, setting, *self.measure(results))
             for setting, results in zip(trial.calibrations, found, strict=True)
         ]
+
+    def calibrate(self, head: BoxHead, setting: Setting) -> ClassificationLoss:
+        """Returns the head's loss with calibrated scores."""
+        if setting.method == "none":
+            return head.loss
+        statistics = measure_logits(head, self.features.train) if setting.method == "LogN" else None
+        return Calibrated(head.loss, Calibration(setting, statistics=statistics), self.frequency)
 
     def measure(self, results: Results) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """Computes the figures of results, of all images and of drawn images."""
@@ -184,17 +191,9 @@ class Bench:
         }
 
 
-def fit_schedule(optim: ScheduleConfig, steps: int) -> tuple[ScheduleConfig, int]:
-    """Shortens a schedule to a number of steps.
-
-    Args:
-        optim: the schedule of a whole training.
-        steps: of the fit.
-
-    Returns:
-        The schedule with a warm-up of at most a fifth of the steps, and the steps of an epoch.
-    """
-    return replace(optim, warmup_iterations=min(optim.warmup_iterations, steps // 5)), ceil(steps / optim.epochs)
+def shorten_warmup(optim: ScheduleConfig, steps: int) -> ScheduleConfig:
+    """Returns the schedule with a warm-up of at most a fifth of the steps."""
+    return replace(optim, warmup_iterations=min(optim.warmup_iterations, steps // 5))
 
 
 def plan_steps(train: Annotations, recipe: Recipe, images: np.ndarray, steps: int, seed: int) -> Iterator[list[int]]:

@@ -73,7 +73,10 @@ class BAGSLoss(ConfiguredLoss):
         self.check(logits, labels)
         logits = at_least_float32(logits)
         background = (labels == self.num_classes).long()
-        total = F.cross_entropy(logits[:, -2:], background, reduction="sum") / max(len(labels), 1)
+        weights = self.weigh_regions(logits, labels)
+        # The sum inside the function and the sum of its results differ in their last bits.
+        costs = F.cross_entropy(logits[:, -2:], background, reduction="sum" if weights is None else "none")
+        total = (costs if weights is None else costs * weights).sum() / max(len(labels), 1)
         parts = logits.index_select(1, self.columns).split(self.sizes, dim=1)
         samples, own_rows = self._draw(labels)
         # The heads weigh this process by its share of all regions; a group's mean is over the group's regions.
@@ -81,6 +84,7 @@ class BAGSLoss(ConfiguredLoss):
         for g, (part, sample) in enumerate(zip(parts, samples, strict=True)):
             target = torch.where(self.group[labels] == g, self.position[labels], self.sizes[g] - 1)
             costs = F.cross_entropy(part, target, reduction="none")
+            costs = costs if weights is None else costs * weights
             total = total + (costs * sample[own_rows]).sum() / sample.sum().clamp(min=1) * per_region
         return {"loss_cls": self.config.weight * total}
 

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from tailseg.losses.class_weights import compute_label_weights
 from tailseg.losses.settings import BaseLossConfig
 from tailseg.structures import ClassFrequency
 
@@ -54,6 +55,39 @@ class ClassificationLoss(nn.Module, ABC):
     @abstractmethod
     def scores(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, "R C"]:
         """Computes the scores in ``[0, 1]`` of the foreground classes, in float32 or wider."""
+
+    def set_class_weights(self, classes: int | ClassFrequency, config: BaseLossConfig) -> None:
+        """Sets the weights of the labels, see `tailseg.losses.class_weights`. Constructors call it.
+
+        Args:
+            classes: the frequency of the classes in the training set, or their number if there are no class weights.
+            config: the settings.
+
+        Raises:
+            SettingError: the class weights do not fit the classes.
+        """
+        self.register_buffer("label_weights", compute_label_weights(classes, config), persistent=False)
+
+    def get_label_weights(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, " C_and_background"] | None:
+        """Returns the weight of each label, background last, in the type of the loss; None if all weigh alike.
+
+        ``torch.nn.functional.cross_entropy`` takes it as its weight.
+        """
+        weights = getattr(self, "label_weights", None)
+        return None if weights is None else weights.to(torch.promote_types(logits.dtype, torch.float32))
+
+    def weigh_regions(self, logits: Float[Tensor, "R L"], labels: Int64[Tensor, " R"]) -> Float[Tensor, " R"] | None:
+        """Returns the factor of the whole cost of each region, the weight of its label; None if all weigh alike.
+
+        Args:
+            logits: of the regions; they decide the type.
+            labels: ``0 .. C``.
+
+        Returns:
+            The factors.
+        """
+        weights = self.get_label_weights(logits)
+        return None if weights is None else weights[labels]
 
     def step_taken(self) -> None:
         """Called by the training loop after each step of the optimizer.
@@ -130,6 +164,7 @@ class ConfiguredLoss(ClassificationLoss):
         self.num_classes = classes if isinstance(classes, int) else classes.num_classes
         self.num_logits = self.num_classes + extra_logits
         self.config = config
+        self.set_class_weights(classes, config)
 
     def init_bias(self) -> Float[Tensor, " L"]:
         """``config.init_bias`` for every logit."""

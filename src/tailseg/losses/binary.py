@@ -39,7 +39,12 @@ class Dropped(NamedTuple):
 
 
 def binary_cost(
-    q: Float[Tensor, "R L"], labels: Int64[Tensor, " R"], link: Link, *, dropped: Dropped | None = None
+    q: Float[Tensor, "R L"],
+    labels: Int64[Tensor, " R"],
+    link: Link,
+    *,
+    dropped: Dropped | None = None,
+    weights: Float[Tensor, " R"] | None = None,
 ) -> Float[Tensor, ""]:
     """Binary cross entropy over a link: the mean over regions of the sum over logits.
 
@@ -57,65 +62,77 @@ def binary_cost(
         labels: ``0 .. L``. The label L (background of a loss without a background logit) makes all logits negatives.
         link: turns logits into probabilities.
         dropped: negatives that cost nothing. The cost of the label itself always counts.
+        weights: multiply the cost of each region; they get no gradient. None is 1.
 
     Returns:
-        The mean cost of a region; 0 without regions.
+        The mean cost of a region, over R and not over the weights; 0 without regions.
     """
     regions, classes = dropped or (None, None)
     if torch.compiler.is_compiling():  # the compiler fuses the operations, and decides what to compute again
-        return _composed_cost(link, classes, q, labels, regions)
-    return cast(Tensor, _BinaryCost.apply(q, labels, regions, classes, link))
+        return _composed_cost(link, classes, q, labels, regions, weights)
+    return cast(Tensor, _BinaryCost.apply(q, labels, regions, classes, weights, link))
 
 
 class _BinaryCost(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: BackwardCFunction, q: Tensor, labels: Tensor, regions: Tensor | None, classes: Tensor | None, link: Link
+        ctx: BackwardCFunction,
+        q: Tensor,
+        labels: Tensor,
+        regions: Tensor | None,
+        classes: Tensor | None,
+        weights: Tensor | None,
+        link: Link,
     ) -> Tensor:
         state = cast(Any, ctx)
-        state.save_for_backward(q, labels, regions, classes)
+        state.save_for_backward(q, labels, regions, classes, weights)
         state.link, state.gradient = link, None
         if q.is_cuda or q.dtype == torch.float16 or not state.needs_input_grad[0]:
-            costs = _run(_negative_cost, link, classes, q, labels, regions)
+            costs = _run(_negative_cost, link, classes, q, labels, regions, weights)
         else:
             state.gradient = torch.empty_like(q)
-            scale = _get_mean_factors(q, 1.0)
-            costs = _run(_negative_cost_and_gradient, link, classes, q, labels, regions, scale, state.gradient)
+            scale = _get_mean_factors(q, 1.0, weights)
+            costs = _run(_negative_cost_and_gradient, link, classes, q, labels, regions, weights, scale, state.gradient)
             _write_positive_gradient(link, q, labels, scale, state.gradient)
-        return torch.stack([_positive_cost(link, q, labels), *costs]).sum() / max(len(q), 1)
+        return torch.stack([_positive_cost(link, q, labels, weights), *costs]).sum() / max(len(q), 1)
 
     @staticmethod
-    def backward(ctx: BackwardCFunction, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(ctx: BackwardCFunction, *grads: Tensor) -> tuple[Tensor, None, None, None, None, None]:
         state = cast(Any, ctx)
         # Not kept: the receiver of a gradient may write into it. A second backward pass computes it again.
         gradient, state.gradient = state.gradient, None
         if torch.is_grad_enabled():  # create_graph: the second derivative needs the graph of the first
-            q, labels, regions, classes = state.saved_tensors
-            cost = _composed_cost(state.link, classes, q, labels, regions)
+            q, labels, regions, classes, weights = state.saved_tensors
+            cost = _composed_cost(state.link, classes, q, labels, regions, weights)
             (gradient,) = torch.autograd.grad(cost, q, grads[0], create_graph=True)
         elif gradient is not None:
             if grads[0] != 1:  # on a CPU, where looking at a value is cheap
                 gradient.mul_(grads[0])
         else:
-            q, labels, regions, classes = state.saved_tensors
+            q, labels, regions, classes, weights = state.saved_tensors
             gradient = torch.empty_like(q)
-            scale = _get_mean_factors(q, grads[0])
+            scale = _get_mean_factors(q, grads[0], weights)
             _run(_write_negative_gradient, state.link, classes, q, regions, scale, gradient)
             _write_positive_gradient(state.link, q, labels, scale, gradient)
-        return gradient, None, None, None, None
+        return gradient, None, None, None, None, None
 
 
-def _composed_cost(link: Link, classes: Tensor | None, q: Tensor, labels: Tensor, regions: Tensor | None) -> Tensor:
+def _composed_cost(
+    link: Link, classes: Tensor | None, q: Tensor, labels: Tensor, regions: Tensor | None, weights: Tensor | None
+) -> Tensor:
     """The whole cost as operations that autograd and compilers can follow."""
-    return (_negative_cost(link, classes, q, labels, regions) + _positive_cost(link, q, labels)) / max(len(q), 1)
+    negative = _negative_cost(link, classes, q, labels, regions, weights)
+    return (negative + _positive_cost(link, q, labels, weights)) / max(len(q), 1)
 
 
-def _negative_cost(link: Link, classes: Tensor | None, q: Tensor, labels: Tensor, regions: Tensor | None) -> Tensor:
+def _negative_cost(
+    link: Link, classes: Tensor | None, q: Tensor, labels: Tensor, regions: Tensor | None, weights: Tensor | None
+) -> Tensor:
     """The sum of the costs of all classes but the regions' labels."""
     costs = link.log_complement(at_least_float32(q))
     # The label's cost is left out, not subtracted afterwards: if it is large, the other costs would lose their digits.
     is_label = labels.int().unsqueeze(1) == torch.arange(q.shape[1], device=q.device, dtype=torch.int32)
-    return -_zero_dropped(costs.masked_fill(is_label, 0), regions, classes).sum(1).sum()
+    return -_weigh(_zero_dropped(costs.masked_fill(is_label, 0), regions, classes).sum(1), weights).sum()
 
 
 def _write_negative_gradient(
@@ -137,18 +154,20 @@ def _negative_cost_and_gradient(
     q: Tensor,
     labels: Tensor,
     regions: Tensor | None,
+    weights: Tensor | None,
     scale: Tensor,
     out: Tensor,
 ) -> Tensor:
     """Both of the above in one pass over the logits: a compiler computes their common parts once."""
     _write_negative_gradient(link, classes, q, regions, scale, out)
-    return _negative_cost(link, classes, q, labels, regions)
+    return _negative_cost(link, classes, q, labels, regions, weights)
 
 
-def _positive_cost(link: Link, q: Tensor, labels: Tensor) -> Tensor:
+def _positive_cost(link: Link, q: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
     """The sum of the costs of the regions' labels."""
     _, own, is_label = gather_label_logits(q, labels)
-    return -link.log_probability(at_least_float32(own)).masked_fill(~is_label, 0).sum()
+    costs = link.log_probability(at_least_float32(own)).masked_fill(~is_label, 0)
+    return -_weigh(costs.squeeze(1), weights).sum()
 
 
 def _write_positive_gradient(link: Link, q: Tensor, labels: Tensor, scale: Tensor, out: Tensor) -> None:
@@ -160,13 +179,18 @@ def _write_positive_gradient(link: Link, q: Tensor, labels: Tensor, scale: Tenso
     out[rows, column] = torch.where(is_label, slopes.to(out.dtype), out[rows, column])
 
 
+def _weigh(costs: Tensor, weights: Tensor | None) -> Tensor:
+    return costs if weights is None else costs * weights
+
+
 def _zero_dropped(values: Tensor, regions: Tensor | None, classes: Tensor | None) -> Tensor:
     return values if regions is None or classes is None else values.masked_fill(regions & classes, 0)
 
 
-def _get_mean_factors(q: Tensor, factor: Tensor | float) -> Tensor:
-    """The factor of every region that turns a sum over regions into a mean, times ``factor``."""
-    return torch.full((len(q),), 1 / max(len(q), 1), device=q.device, dtype=at_least_float32(q[:0]).dtype) * factor
+def _get_mean_factors(q: Tensor, factor: Tensor | float, weights: Tensor | None) -> Tensor:
+    """The factor of every region that turns a sum over regions into a mean, times ``factor`` and its weight."""
+    mean = torch.full((len(q),), 1 / max(len(q), 1), device=q.device, dtype=at_least_float32(q[:0]).dtype)
+    return _weigh(mean * factor, weights)
 
 
 def _run(function: Callable[..., Any], link: Link, classes: Tensor | None, *rows: Tensor | None) -> list[Any]:

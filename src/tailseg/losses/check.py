@@ -40,10 +40,27 @@ def check_own_loss(loss: object, config: object) -> None:
         )
     for key, value in losses.items():
         _require_shape(f"{type(loss).__name__}.forward: {key!r}", value, (), "a scalar")
+    if getattr(config, "class_weights", None) is not None:
+        _require_class_weights(copy, losses)
     with torch.no_grad():
         scores = copy.eval().scores(logits)
     expected = (2, loss.num_classes)
     _require_shape(f"{type(loss).__name__}.scores", scores, expected, "one score per foreground class, no background")
+
+
+def _require_class_weights(loss: ClassificationLoss, losses: dict[str, Tensor]) -> None:
+    """Checks that the losses of `check_own_loss` depend on the weights of the labels."""
+    weights = getattr(loss, "label_weights", None)
+    if isinstance(weights, Tensor):
+        loss.label_weights = weights * 3
+        changed = loss(torch.zeros(2, loss.num_logits), torch.tensor([0, loss.num_classes]))
+        loss.label_weights = weights
+        if any(not torch.equal(changed[key].detach(), value.detach()) for key, value in losses.items()):
+            return
+    raise ValueError(
+        f"loss.class_weights has no effect on {type(loss).__name__}: multiply the costs of its regions by "
+        "self.weigh_regions(logits, labels) unless that is None (docs/how-to/write-a-loss.md), or set no class weights"
+    )
 
 
 def _require_shape(what: str, value: object, shape: tuple[int, ...], meaning: str) -> None:

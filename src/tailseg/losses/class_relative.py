@@ -63,10 +63,12 @@ class ClassRelativeLoss(ConfiguredLoss):
             ValueError: a label lies outside ``0 .. C``, a logit is infinite, or shapes disagree.
         """
         self.check(logits, labels)
-        loss = binary_cost(logits.index_select(1, self.gumbel), self.gumbel_label[labels], self.links["gumbel"])
+        weights = self.weigh_regions(logits, labels)
+        gumbel = logits.index_select(1, self.gumbel)
+        loss = binary_cost(gumbel, self.gumbel_label[labels], self.links["gumbel"], weights=weights)
         if len(self.normal):
             normal = logits.index_select(1, self.normal)
-            loss = loss + binary_cost(normal, self.normal_label[labels], self.links["normal"])
+            loss = loss + binary_cost(normal, self.normal_label[labels], self.links["normal"], weights=weights)
         return {"loss_cls": self.config.weight * (loss.clamp(0, 25) if self.config.published else loss)}
 
     def scores(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, "R C"]:

@@ -58,6 +58,7 @@ class ECMLoss(ConfiguredLoss):
             labels,
             positive_weight=class_weight,
             negative_weight=class_weight,
+            region_weight=self.weigh_regions(logits, labels),
         )
         return {"loss_cls": self.config.weight * total / max(len(labels), 1)}
 

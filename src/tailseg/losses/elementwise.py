@@ -19,12 +19,13 @@ def weighted_bce(
     *,
     positive_weight: Float[Tensor, " L"],
     negative_weight: Float[Tensor, " L"],
+    region_weight: Float[Tensor, " R"] | None = None,
 ) -> Float[Tensor, ""]:
     """Computes the sum of weighted costs over all regions and logits.
 
     With p = 1 / (1 + exp(-q)) and y one-hot over the L logits, all zero for a label equal to L:
 
-        sum over regions and logits j of  -positive_j y log p - negative_j (1 - y) log(1 - p)
+        sum over regions i and logits j of  region_i (-positive_j y log p - negative_j (1 - y) log(1 - p))
 
     Only the logits are kept for the backward pass: no [R, L] target, weight or probability is stored. The weights get
     no gradient.
@@ -34,12 +35,15 @@ def weighted_bce(
         labels: ``0 .. L``; the label L makes all logits negatives.
         positive_weight: weight of each logit where it is the label's.
         negative_weight: weight of each logit elsewhere.
+        region_weight: weight of each region; None is 1.
 
     Returns:
         The sum.
     """
     # One tensor, because torch.compile refuses a function that gets the same tensor twice.
-    return cast(Tensor, _WeightedBCE.apply(logits, labels, torch.stack([positive_weight, negative_weight])))
+    return cast(
+        Tensor, _WeightedBCE.apply(logits, labels, torch.stack([positive_weight, negative_weight]), region_weight)
+    )
 
 
 def gather_label_logits(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -54,22 +58,28 @@ def gather_label_logits(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor,
 
 class _WeightedBCE(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: BackwardCFunction, q: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-        ctx.save_for_backward(q, labels, weights)
+    def forward(
+        ctx: BackwardCFunction, q: Tensor, labels: Tensor, weights: Tensor, region_weight: Tensor | None
+    ) -> Tensor:
+        cast(Any, ctx).save_for_backward(q, labels, weights, region_weight)
         positive, negative = weights
         column, own, is_label = gather_label_logits(q, labels)
         costs = softplus(q)
         costs.scatter_(1, column, torch.where(is_label, 0, softplus(own)))
         own_costs = torch.where(is_label, softplus(-own) * positive[column], 0)
+        if region_weight is not None:
+            costs.mul_(region_weight.unsqueeze(1))
+            own_costs = own_costs * region_weight.unsqueeze(1)
         # Not a dot product: autocast would round it to half precision.
         return (costs.sum(0) * negative).sum() + own_costs.sum()
 
     @staticmethod
-    def backward(ctx: BackwardCFunction, *grads: Tensor) -> tuple[Tensor, None, None]:
-        q, labels, (positive, negative) = cast(Any, ctx).saved_tensors  # typed as one tensor
+    def backward(ctx: BackwardCFunction, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        q, labels, (positive, negative), region_weight = cast(Any, ctx).saved_tensors  # typed as one tensor
         column, own, is_label = gather_label_logits(q, labels)
         own_grad = torch.where(is_label, -torch.sigmoid(-own) * positive[column], torch.sigmoid(own) * negative[column])
         p = torch.sigmoid(q)
         # In place, unless a second derivative (create_graph) needs p itself.
         grad = p * negative if torch.is_grad_enabled() else p.mul_(negative)
-        return grad.scatter_(1, column, own_grad).mul_(grads[0]), None, None
+        grad = grad.scatter_(1, column, own_grad).mul_(grads[0])
+        return grad if region_weight is None else grad.mul_(region_weight.unsqueeze(1)), None, None, None

@@ -56,9 +56,10 @@ class EQLv2(ConfiguredLoss):
         self.check(logits, labels)
         logits = at_least_float32(logits)
         positive, negative = (weight.to(logits.dtype) for weight in self.class_weights())
-        total = weighted_bce(logits, labels, positive_weight=positive, negative_weight=negative)
+        weights = self.weigh_regions(logits, labels)
+        total = weighted_bce(logits, labels, positive_weight=positive, negative_weight=negative, region_weight=weights)
         if self.training:
-            self._collect(logits.detach(), labels, positive, negative)
+            self._collect(logits.detach(), labels, positive, negative, weights)
         return {"loss_cls": self.config.weight * total / max(len(labels), 1)}
 
     def class_weights(self) -> tuple[Float[Tensor, " L"], Float[Tensor, " L"]]:
@@ -70,10 +71,16 @@ class EQLv2(ConfiguredLoss):
         return 1 + self.config.alpha * (1 - v), v
 
     @torch.no_grad()
-    def _collect(self, logits: Tensor, labels: Tensor, positive: Tensor, negative: Tensor) -> None:
+    def _collect(
+        self, logits: Tensor, labels: Tensor, positive: Tensor, negative: Tensor, weights: Tensor | None
+    ) -> None:
         column, own, _ = gather_label_logits(logits, labels)
-        pull = torch.zeros_like(positive).index_add_(0, labels, torch.sigmoid(-own).squeeze(1) * positive[labels])
-        push = torch.sigmoid(logits).scatter_(1, column, 0).sum(0) * negative
+        own_gradients = torch.sigmoid(-own).squeeze(1) * positive[labels]
+        gradients = torch.sigmoid(logits).scatter_(1, column, 0)
+        if weights is not None:
+            own_gradients, gradients = own_gradients * weights, gradients.mul_(weights.unsqueeze(1))
+        pull = torch.zeros_like(positive).index_add_(0, labels, own_gradients)
+        push = gradients.sum(0) * negative
         self.gradient_sums += sum_over_processes(torch.stack([pull[:-1], push[:-1]]).double())
 
     def scores(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, "R C"]:

@@ -56,7 +56,8 @@ class FederatedLoss(ConfiguredLoss):
         self.check(logits, labels)
         logits = at_least_float32(logits)
         sample = self.sample(labels).to(logits.dtype)
-        total = weighted_bce(logits, labels, positive_weight=sample, negative_weight=sample)
+        weights = self.weigh_regions(logits, labels)
+        total = weighted_bce(logits, labels, positive_weight=sample, negative_weight=sample, region_weight=weights)
         return {"loss_cls": self.config.weight * total / max(len(labels), 1)}
 
     def sample(self, labels: Int64[Tensor, " R"]) -> Bool[Tensor, " C"]:

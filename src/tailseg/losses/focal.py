@@ -48,7 +48,9 @@ class FocalLoss(ConfiguredLoss):
         self.check(logits, labels)
         gamma, alpha = self.config.gamma, self.config.alpha
         positive, negative = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
-        total = cast(Tensor, _FocalSum.apply(at_least_float32(logits), labels, gamma, positive, negative))
+        weights = self.weigh_regions(logits, labels)
+        weights = None if weights is None else weights.unsqueeze(1)
+        total = cast(Tensor, _FocalSum.apply(at_least_float32(logits), labels, weights, gamma, positive, negative))
         return {"loss_cls": self.config.weight * total / max(len(labels), 1)}
 
     def scores(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, "R C"]:
@@ -72,21 +74,28 @@ class _FocalSum(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: BackwardCFunction, q: Tensor, labels: Tensor, gamma: float, positive: float, negative: float
+        ctx: BackwardCFunction,
+        q: Tensor,
+        labels: Tensor,
+        weights: Tensor | None,
+        gamma: float,
+        positive: float,
+        negative: float,
     ) -> Tensor:
-        ctx.save_for_backward(q, labels)
+        cast(Any, ctx).save_for_backward(q, labels, weights)
         cast(Any, ctx).factors = (gamma, positive, negative)
         column, own, is_label = gather_label_logits(q, labels)
         own_costs = torch.where(is_label, positive * _negative_cost(-own, gamma), negative * _negative_cost(own, gamma))
-        return _negative_cost(q, gamma).mul_(negative).scatter_(1, column, own_costs).sum()
+        costs = _negative_cost(q, gamma).mul_(negative).scatter_(1, column, own_costs)
+        return (costs if weights is None else costs.mul_(weights)).sum()
 
     @staticmethod
-    def backward(ctx: BackwardCFunction, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
-        q, labels = cast(Any, ctx).saved_tensors  # typed as one tensor
+    def backward(ctx: BackwardCFunction, *grads: Tensor) -> tuple[Tensor, None, None, None, None, None]:
+        q, labels, weights = cast(Any, ctx).saved_tensors  # typed as one tensor
         gamma, positive, negative = cast(Any, ctx).factors
         column, own, is_label = gather_label_logits(q, labels)
         own_grad = torch.where(
             is_label, -positive * _negative_slope(-own, gamma), negative * _negative_slope(own, gamma)
         )
         grad = _negative_slope(q, gamma).mul_(negative).scatter_(1, column, own_grad).mul_(grads[0])
-        return grad, None, None, None, None
+        return grad if weights is None else grad.mul_(weights), None, None, None, None, None

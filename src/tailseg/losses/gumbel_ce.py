@@ -48,7 +48,7 @@ class GumbelCE(ConfiguredLoss):
             ValueError: a label lies outside ``0 .. C``, a logit is infinite, or shapes disagree.
         """
         self.check(logits, labels)
-        loss = binary_cost(logits, labels, self.link)
+        loss = binary_cost(logits, labels, self.link, weights=self.weigh_regions(logits, labels))
         return {"loss_cls": self.config.weight * (loss.clamp(0, 20) if self.config.published else loss)}
 
     def scores(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, "R C"]:

@@ -62,9 +62,10 @@ class LDAMLoss(ConfiguredLoss):
         scaled = self.config.scale * at_least_float32(logits)
         margin = self.config.scale * self.margin.to(scaled.dtype)[labels]
         scaled.scatter_add_(1, labels.unsqueeze(1), -margin.unsqueeze(1))
-        class_weight = None
+        class_weight = self.get_label_weights(logits)
         if self.config.reweight_after is not None:
-            class_weight = torch.where(self.steps >= self.config.reweight_after, self.class_weight, 1).to(scaled.dtype)
+            late = torch.where(self.steps >= self.config.reweight_after, self.class_weight, 1).to(scaled.dtype)
+            class_weight = late if class_weight is None else late * class_weight
         total = F.cross_entropy(scaled, labels, weight=class_weight, reduction="sum")
         return {"loss_cls": self.config.weight * total / max(len(labels), 1)}
 

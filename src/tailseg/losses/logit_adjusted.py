@@ -49,7 +49,8 @@ class LogitAdjustedSoftmax(ConfiguredLoss):
         """
         self.check(logits, labels)
         logits = at_least_float32(logits)
-        total = F.cross_entropy(logits + self.adjustment.to(logits.dtype), labels, reduction="sum")
+        adjusted = logits + self.adjustment.to(logits.dtype)
+        total = F.cross_entropy(adjusted, labels, weight=self.get_label_weights(logits), reduction="sum")
         return {"loss_cls": self.config.weight * total / max(len(labels), 1)}
 
     def scores(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, "R C"]:

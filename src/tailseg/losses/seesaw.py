@@ -65,11 +65,17 @@ class SeesawLoss(ConfiguredLoss):
             labels.clamp(max=self.num_classes - 1),
             reduction="none",
         )
+        weights = self.weigh_regions(logits, labels)
+        # The sum inside the function and the sum of its results differ in their last bits.
+        reduction = "sum" if weights is None else "none"
+        objectness_costs = F.cross_entropy(objectness, (~foreground).long(), reduction=reduction)
+        if weights is not None:
+            costs, objectness_costs = costs * weights, objectness_costs * weights
         scale = self.config.weight / max(len(labels), 1)
         return {
             # Multiplied, not selected: a size that depends on the labels would make a GPU wait.
             "loss_cls": scale * (costs * foreground).sum(),
-            "loss_objectness": scale * F.cross_entropy(objectness, (~foreground).long(), reduction="sum"),
+            "loss_objectness": scale * objectness_costs.sum(),
         }
 
     @torch.no_grad()

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 Tail = float | Literal["r", "rc"]
 """Which classes are the tail: a threshold lambda on f_j, or the frequency groups rare, or rare and common."""
+ClassWeights = tuple[float, ...] | Literal["inverse", "effective"]
+"""How the classes are weighed: a number for each, or by their objects, see `tailseg.losses.class_weights`."""
 LinkName = Literal["gumbel", "sigmoid", "normal"]
 """The name of a link in a config."""
 PublishedVersion = Literal["2022"]
@@ -44,6 +46,14 @@ class BaseLossConfig(Settings, at="loss"):
     """The classifier's bias before training; a softmax ignores it, because all logits have the same."""
     weight: Annotated[float, Range(gt=0)] = 1.0
     """Multiplies the loss."""
+    class_weights: Annotated[ClassWeights | None, Range(gt=0)] = None
+    """Multiply the whole cost of a region by the weight of its label. inverse: 1 / objects of the class; effective: by
+    the effective number of its objects; or a number for each class. The mean weight of the training objects is 1, as is
+    that of background. None weighs all alike."""
+    class_weight_exponent: Annotated[float, Range(ge=0)] = 1.0
+    """Power of the class weights before they are brought to the mean 1; 0.5 is milder, 0 weighs all alike."""
+    class_weight_beta: Annotated[float, Range(ge=0, lt=1)] = 0.9999
+    """Parameter of the effective number of objects: 0 weighs all alike, near 1 it is inverse."""
 
     def __init_subclass__(cls, *, loss: str = "", at: str | tuple[str, ...] = ()) -> None:
         super().__init_subclass__(at=at)

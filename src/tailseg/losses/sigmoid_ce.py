@@ -38,7 +38,8 @@ class SigmoidCE(ConfiguredLoss):
             ValueError: a label lies outside ``0 .. C``, a logit is infinite, or shapes disagree.
         """
         self.check(logits, labels)
-        return {"loss_cls": self.config.weight * binary_cost(logits, labels, self.link)}
+        cost = binary_cost(logits, labels, self.link, weights=self.weigh_regions(logits, labels))
+        return {"loss_cls": self.config.weight * cost}
 
     def scores(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, "R C"]:
         """The probability p of every class."""

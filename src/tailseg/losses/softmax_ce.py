@@ -35,7 +35,8 @@ class SoftmaxCE(ConfiguredLoss):
             ValueError: a label lies outside ``0 .. C``, a logit is infinite, or shapes disagree.
         """
         self.check(logits, labels)
-        total = F.cross_entropy(at_least_float32(logits), labels, reduction="sum")
+        weights = self.get_label_weights(logits)
+        total = F.cross_entropy(at_least_float32(logits), labels, weight=weights, reduction="sum")
         return {"loss_cls": self.config.weight * total / max(len(labels), 1)}
 
     def scores(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, "R C"]:

@@ -13,7 +13,7 @@ from tailseg.deprecated import renamed_fields
 from tailseg.losses.base import ClassificationLoss, at_least_float32
 from tailseg.losses.binary import Dropped, binary_cost
 from tailseg.losses.links import LINKS, Link
-from tailseg.losses.settings import PARITY, LinkName, PublishedVersion, Tail, TailLossConfig
+from tailseg.losses.settings import PARITY, ClassWeights, LinkName, PublishedVersion, Tail, TailLossConfig
 from tailseg.structures import ClassFrequency
 
 
@@ -54,6 +54,9 @@ class TailLoss(ClassificationLoss):
         link: turns logits into probabilities; a name, or a `Link` of your own.
         init_bias: the classifier's bias before training; None takes the link's published one.
         weight: multiplies the loss.
+        class_weights: how the classes are weighed, see `tailseg.losses.class_weights`.
+        class_weight_exponent: power of the class weights.
+        class_weight_beta: parameter of the effective number of objects.
         published: computes the published code's logarithms, with their dead zones (see `tailseg.losses.links`). The
             published loss has no upper limit here, unlike `GumbelCE`'s.
 
@@ -71,10 +74,22 @@ class TailLoss(ClassificationLoss):
         link: Link | LinkName = TailLossConfig.link,
         init_bias: float | None = TailLossConfig.init_bias,
         weight: float = TailLossConfig.weight,
+        class_weights: ClassWeights | None = TailLossConfig.class_weights,
+        class_weight_exponent: float = TailLossConfig.class_weight_exponent,
+        class_weight_beta: float = TailLossConfig.class_weight_beta,
         published: PublishedVersion | None = TailLossConfig.published,
     ) -> None:
         super().__init__()
-        TailLossConfig(tail=tail, init_bias=init_bias, weight=weight, published=published)  # checks the settings
+        config = TailLossConfig(  # checks the settings
+            tail=tail,
+            init_bias=init_bias,
+            weight=weight,
+            class_weights=class_weights,
+            class_weight_exponent=class_weight_exponent,
+            class_weight_beta=class_weight_beta,
+            published=published,
+        )
+        self.set_class_weights(frequency, config)
         link = link if isinstance(link, Link) else LINKS[link]
         self.num_classes = self.num_logits = frequency.num_classes
         self.link = link.published(published) if published else link
@@ -99,7 +114,8 @@ class TailLoss(ClassificationLoss):
         """
         self.check(logits, labels)
         dropped = Dropped(self.spares_tail(labels), self.tail)
-        return {"loss_cls": self.weight * binary_cost(logits, labels, self.link, dropped=dropped)}
+        weights = self.weigh_regions(logits, labels)
+        return {"loss_cls": self.weight * binary_cost(logits, labels, self.link, dropped=dropped, weights=weights)}
 
     def scores(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, "R C"]:
         """The link's probability of every class."""

@@ -252,9 +252,13 @@ BACKBONES: Final[Mapping[str, BackboneConfig]] = {
     "swin_t": SwinConfig(),
     "swin_s": SwinConfig(depths=(2, 2, 18, 2)),
     "swin_b": SwinConfig(embed_dim=128, depths=(2, 2, 18, 2), heads=(4, 8, 16, 32)),
+    "efficientnet_lite0": TimmConfig(name="tf_efficientnet_lite0.in1k", frozen_stages=2),
+    "convnext_tiny_dinov3": TimmConfig(name="convnext_tiny.dinov3_lvd1689m"),
+    "convnext_small_dinov3": TimmConfig(name="convnext_small.dinov3_lvd1689m"),
     "tiny": ResNetConfig(depth=18, base_width=32, weights="tiny"),
 }
-"""The built-in backbones by name, each with its pretrained weights: ImageNet's, and tailseg's own for ``tiny``."""
+"""The built-in backbones by name, each with its pretrained weights: ImageNet's, DINOv3's (learned from images without
+labels, under Meta's own license), and tailseg's own for ``tiny``."""
 
 
 def backbone_named(name: str) -> BackboneConfig:

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -11,9 +11,9 @@ from tailseg.losses.base import ClassificationLoss
 from tailseg.models.backbones import build_backbone, check_maps, get_out_channels
 from tailseg.models.config import ModelConfig
 from tailseg.models.fpn import FPN
-from tailseg.models.images import ImageBatcher, get_normalization
+from tailseg.models.images import ImageBatcher, get_normalization, stack_maps
 from tailseg.models.rpn import RPN
-from tailseg.structures import Detections, Target
+from tailseg.structures import Detections, ImageMaps, Target
 
 
 class Detector(nn.Module, ABC):
@@ -93,14 +93,15 @@ class TwoStageDetector(Detector):
 
     def forward(
         self,
-        images: Sequence[Tensor],
+        images: Sequence[Tensor] | Sequence[ImageMaps],
         targets: Sequence[Target | Mapping[str, Tensor]] | None = None,
         original_sizes: Sequence[tuple[int, int]] | None = None,
     ) -> dict[str, Tensor] | list[Detections]:
         """Losses when targets are given, detections otherwise.
 
         Args:
-            images: RGB ``[3, h, w]`` each of its own size, uint8 or float in 0 .. 255, on the model's device.
+            images: RGB ``[3, h, w]`` each of its own size, uint8 or float in 0 .. 255, on the model's device; or the
+                maps that the backbone computed from each image before.
             targets: ground truth of each image, in its pixels: a `Target`, or torchvision's dict of ``boxes``,
                 ``labels`` (0 .. C-1 here, see `Target.from_torchvision`) and ``masks``.
             original_sizes: ``(height, width)`` of the files that the images were resized from, in whose pixels the
@@ -114,21 +115,37 @@ class TwoStageDetector(Detector):
                 sizes together with targets, a malformed target, or a backbone whose maps are not those it states.
         """
         _check_arguments(images, targets, original_sizes, training=self.training)
-        batch = self.batcher(images)
+        features, sizes = self.compute_features(images)
+        pyramid = self.fpn(features)
+        output = self.rpn(pyramid)
+        proposals = self.rpn.proposals(output, sizes)
+        if targets is not None:
+            objects = [self._to_target(*pair) for pair in zip(targets, sizes, strict=True)]
+            return {
+                **self.rpn.losses(pyramid, output, objects, sizes),
+                **self.roi_losses(pyramid, proposals, objects, sizes),
+            }
+        return self.detect(pyramid, proposals, sizes, original_sizes or sizes)
+
+    def compute_features(
+        self, images: Sequence[Tensor] | Sequence[ImageMaps]
+    ) -> tuple[list[Float[Tensor, "B _ _ _"]], tuple[tuple[int, int], ...]]:
+        """Computes the maps C2, C3, C4, C5 of the backbone for a batch, or stacks those that were kept.
+
+        Args:
+            images: as `forward`.
+
+        Returns:
+            The maps, and ``(height, width)`` of each image without padding.
+        """
+        if images and isinstance(images[0], ImageMaps):
+            return stack_maps(cast("Sequence[ImageMaps]", images))
+        batch = self.batcher(cast("Sequence[Tensor]", images))
         features = self.backbone(batch.tensors)
         if not self._maps_are_checked:
             check_maps(features, batch.tensors, self.backbone)
             self._maps_are_checked = True
-        pyramid = self.fpn(features)
-        output = self.rpn(pyramid)
-        proposals = self.rpn.proposals(output, batch.sizes)
-        if targets is not None:
-            objects = [self._to_target(*pair) for pair in zip(targets, batch.sizes, strict=True)]
-            return {
-                **self.rpn.losses(pyramid, output, objects, batch.sizes),
-                **self.roi_losses(pyramid, proposals, objects, batch.sizes),
-            }
-        return self.detect(pyramid, proposals, batch.sizes, original_sizes or batch.sizes)
+        return features, batch.sizes
 
     def compile_parts(self, **options: Any) -> None:  # noqa: ANN401 - torch.compile's
         """Compiles the backbone and the FPN in place.
@@ -204,7 +221,7 @@ class TwoStageDetector(Detector):
 
 
 def _check_arguments(
-    images: Sequence[Tensor],
+    images: Sequence[object],
     targets: Sequence[object] | None,
     original_sizes: Sequence[tuple[int, int]] | None,
     *,

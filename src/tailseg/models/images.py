@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tailseg.models.config import IMAGENET_NORMALIZATION, BuildsBackbone, Channels
+from tailseg.structures import ImageMaps
 
 IMAGE_MEAN = (123.675, 116.28, 103.53)
 """RGB mean of ImageNet, in 0 .. 255, as published."""
@@ -79,3 +80,18 @@ class ImageBatcher(nn.Module):
         for row, image, (h, w) in zip(batch, images, sizes, strict=True):
             row[:, :h, :w].copy_(image).sub_(self.mean).mul_(self.inverse_std)
         return ImageBatch(batch, sizes)
+
+
+def stack_maps(images: Sequence[ImageMaps]) -> tuple[list[Tensor], tuple[tuple[int, int], ...]]:
+    """Batches kept maps: C2, C3, C4, C5 as the backbone returns them, float32, and the sizes of the images.
+
+    Cells that only a larger image of the batch adds are zero.
+    """
+    sizes = tuple(image.size for image in images)
+    largest = max(height for height, _ in sizes), max(width for _, width in sizes)
+    shapes = ImageMaps.compute_shapes(largest, images[0].channels)
+    batch = [images[0].values.new_zeros(len(images), *shape, dtype=torch.float32) for shape in shapes]
+    for row, image in enumerate(images):
+        for level, values in zip(batch, image.split(), strict=True):
+            level[row, : values.shape[0], : values.shape[1]].copy_(values)
+    return [level.permute(0, 3, 1, 2) for level in batch], sizes

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tailseg.recipes.activations import ACTIVATIONS
-from tailseg.recipes.custom import custom_r50, custom_small
+from tailseg.recipes.custom import custom_frozen, custom_r50, custom_small
 from tailseg.recipes.gol import GOL
 from tailseg.recipes.recipe import (
     OPTIMIZERS,
@@ -18,6 +18,7 @@ from tailseg.recipes.recipe import (
     ScheduleConfig,
     SGDConfig,
 )
+from tailseg.recipes.strong import custom_strong, gol_strong, tiny_strong
 from tailseg.recipes.tiny import TINY_CASCADES, TINY_LOSSES, demo_gumbel
 
 __all__ = [
@@ -37,7 +38,9 @@ __all__ = [
 GROUPS: dict[str, tuple[Callable[[], Recipe], ...]] = {
     "tiny_tail: every loss on the embedded data set, on two CPU cores": TINY_LOSSES,
     "tiny_tail: cascades": TINY_CASCADES,
-    "the demo, and your own files": (demo_gumbel, custom_small, custom_r50),
+    "tiny_tail: a strong recipe": (tiny_strong,),
+    "the demo, and your own files": (demo_gumbel, custom_small, custom_frozen, custom_strong, custom_r50),
+    "LVIS, a strong recipe": (gol_strong,),
     "LVIS, published folder activations": ACTIVATIONS,
     "LVIS, published folder gol": GOL,
 }

@@ -8,8 +8,8 @@ same ones.
 from dataclasses import replace
 
 from tailseg.losses import GumbelCEConfig
-from tailseg.models.config import ModelConfig, ResNetConfig
-from tailseg.recipes.recipe import DataConfig, Recipe, RunConfig, SGDConfig
+from tailseg.models.config import ModelConfig, ResNetConfig, TimmConfig
+from tailseg.recipes.recipe import AdamWConfig, DataConfig, Recipe, RunConfig, SGDConfig
 from tailseg.recipes.tiny import small_mask_rcnn
 
 
@@ -32,6 +32,33 @@ def custom_small() -> Recipe:
         loss=GumbelCEConfig(),
         optim=SGDConfig(lr=0.08, epochs=24, milestones=(18, 22), warmup_iterations=100, clip_norm=10.0),
         run=RunConfig(eval_every=4),
+    )
+
+
+def custom_frozen() -> Recipe:
+    """custom_small on a frozen ImageNet backbone whose maps are computed once; hundreds of photographs, a CPU.
+
+    The backbone is timm's EfficientNet-Lite0 (``pip install 'tailseg[timm]'``).
+    """
+    small, model = custom_small(), small_mask_rcnn()
+    return replace(
+        small,
+        name="custom_frozen",
+        data=replace(
+            small.data,
+            short_sides=(288,),
+            test_short_side=288,
+            workers=0,  # kept maps are read faster than another process could send them
+            repeat_threshold=0.03,
+            keep_maps=True,
+        ),
+        model=replace(
+            model,
+            backbone=TimmConfig(name="tf_efficientnet_lite0", frozen_stages=4),
+            box=replace(model.box, hidden=512, class_agnostic=True),
+        ),
+        optim=AdamWConfig(lr=0.002, epochs=16, milestones=(11, 14), warmup_iterations=100, clip_norm=10.0),
+        run=RunConfig(precision="bfloat16", eval_every=5),
     )
 
 

@@ -16,6 +16,7 @@ from tailseg.files import Input, Output
 from tailseg.losses.settings import AnyLoss
 from tailseg.models.config import AnyDetector, Precision
 from tailseg.ranges import Range, SettingError, Settings, check_ranges, require_build
+from tailseg.words import verb_form
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 PUBLISHED_BATCH_SIZE: Final = 16
 """The number of images per step that the published learning rates are meant for: 4 devices with 4 images each."""
+CHANGE_PIXELS: Final = ("crop", "jitter", "color", "paste", "augmentation", "source")
+"""Settings of the data that kept maps cannot be combined with."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,11 @@ class DataConfig(Settings, at="data"):
     max_bad_images: Annotated[float, Range(ge=0, le=1)] = 0.001
     """Largest share of the training images that may be missing or unreadable. The run names each of them and takes
     another image in its place; with more of them the run ends."""
+    keep_maps: bool = False
+    """Compute the feature maps of a frozen backbone once, and train the rest of the network on them. Steps are faster,
+    most of all on a CPU. The maps, a megabyte an image or more, are kept in ~/.cache/tailseg (or TAILSEG_HOME), where
+    later runs on the same images find them. Needs model.backbone.frozen_stages 4. Images are resized and flipped, no
+    more."""
     source: object | None = None
     """Your own data set in Python: a config whose ``build()`` returns a training and a validation set, see
     `tailseg.data.source`. It replaces the annotation files."""
@@ -114,6 +122,11 @@ class DataConfig(Settings, at="data"):
         ):
             if getattr(self, name) is not None:
                 require_build(getattr(self, name), f"data.{name}", signature, returns=result)
+        if self.keep_maps and (others := [f"data.{name}" for name in CHANGE_PIXELS if getattr(self, name, None)]):
+            raise SettingError(
+                f"data.keep_maps is on and {' and '.join(others)} {verb_form(len(others), 'is', 'are')} set: kept maps "
+                "belong to images of files that are resized and flipped only. Leave one of the two out"
+            )
 
 
 @renamed_fields(steps="milestones", average="ema_decay", accumulate="accumulation_steps")

@@ -39,6 +39,11 @@ def load_initial_weights(file: Path, model: Detector, categories: Sequence[Categ
     Raises:
         CheckpointError: the file cannot be read, or holds another network.
     """
+    if not file.is_file():
+        raise CheckpointError(
+            f"run.init_from: no checkpoint at {file}. `tailseg train` takes coco, the folder of a run and files of "
+            "torchvision and mmdetection as well. In Python, call tailseg.interop.prepare_initial_weights(recipe) first"
+        )
     saved = checkpoint.load(file)
     rows = _match_names(saved.categories, categories)
     saved_state = {name: tensor for name, tensor in saved.model.items() if LOSS not in name}

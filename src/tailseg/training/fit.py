@@ -27,6 +27,7 @@ from tailseg.words import count_noun
 FREE_SETTINGS: Final = {
     "run.out",
     "run.device",
+    "run.init_from",
     "run.log_every",
     "run.eval_every",
     "run.checkpoint_every",
@@ -39,7 +40,8 @@ FREE_SETTINGS: Final = {
     "data.max_bad_images",
     "optim.max_loss_ratio",
 }
-"""Settings that may differ when a run is resumed: they do not change what is learned. `check_recipe` adds some."""
+"""Settings that may differ when a run is resumed: they do not change what is learned from its checkpoint on.
+`check_recipe` adds some."""
 
 
 def check_shares(recipe: Recipe, processes: int) -> None:

@@ -12,7 +12,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tailseg.annotations.dataset import Annotations, find_untrained_classes
 from tailseg.annotations.hold_out import read_remarks
 from tailseg.data.cutouts import open_cutouts
-from tailseg.data.epoch_plan import compute_class_factors, compute_class_shares, resolve_threshold
+from tailseg.data.epoch_plan import (
+    compute_class_factors,
+    compute_class_shares,
+    list_sampling_notes,
+    resolve_threshold,
+)
+from tailseg.data.kept_maps import KeptMaps
 from tailseg.data.loader import DetectionDataset, Loader, train_loader
 from tailseg.data.paste import CopyPaste
 from tailseg.data.sampler import TrainSampler
@@ -48,6 +54,7 @@ from tailseg.training.fit import (
     get_saved_epochs,
     list_size_notes,
 )
+from tailseg.training.kept_maps import prepare_kept_maps
 from tailseg.training.norms import average_over_processes, list_running_statistics, update_average
 from tailseg.training.optimizer import compute_decay, describe_extension, list_schedule_notes
 from tailseg.training.resolved_settings import resolve_settings
@@ -212,6 +219,7 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
             else []
         )
         + ([] if newest else list_schedule_notes(recipe, sampler.steps_per_epoch))
+        + list_sampling_notes(train_data, sampler.plan)
         + ([describe_verified(train_data)] if recipe.data.only_verified else [])
         + [
             f"{data.path}: {note}"
@@ -228,6 +236,11 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
         if recipe.optim.epochs > get_saved_epochs(saved):
             run.notes.append(describe_extension(recipe, saved, sampler.steps_per_epoch))
         run.restore(saved)
+    if recipe.data.keep_maps:  # after all weights are loaded
+        with main_process_first():
+            maps = prepare_kept_maps(run.model, train_data, sampler.images, recipe, device)
+        run.loader = build_train_loader(train_data, sampler, recipe.data, maps)
+        run.notes.append(f"kept maps: {maps.num_bytes / 1e9:.1f} GB in {maps.file.parent}, which you may delete")
     if resume:  # a refused command must not change the settings of the run
         on_main_process(lambda: save_recipe(recipe, folder / "recipe.json"))
     run.network = distribute(model, device)
@@ -265,13 +278,16 @@ def build_sampler(annotations: Annotations, recipe: Recipe) -> TrainSampler:
     )
 
 
-def build_train_loader(annotations: Annotations, sampler: TrainSampler, data: DataConfig) -> Loader:
+def build_train_loader(
+    annotations: Annotations, sampler: TrainSampler, data: DataConfig, maps: KeptMaps | None = None
+) -> Loader:
     """Builds the loader of the training batches.
 
     Args:
         annotations: the training set.
         sampler: decides the order of the images and this process's share of them.
         data: the augmentation, the batch size over all processes, and the number of loader processes.
+        maps: read instead of the images, if they are kept.
 
     Returns:
         The loader of this process's part of each batch, for the epoch that the sampler is set to.
@@ -279,16 +295,24 @@ def build_train_loader(annotations: Annotations, sampler: TrainSampler, data: Da
     clean = None
     if data.clean_epochs:
         clean = DetectionDataset(
-            annotations, build_augmentation(replace(data, jitter=None)), only_verified=data.only_verified
+            annotations, build_augmentation(replace(data, jitter=None)), only_verified=data.only_verified, maps=maps
         )
-    dataset = DetectionDataset(
+    dataset = build_train_dataset(annotations, data, maps=maps)
+    return train_loader(dataset, sampler, data.batch_size // sampler.world_size, data.workers, clean=clean)
+
+
+def build_train_dataset(
+    annotations: Annotations, data: DataConfig, *, maps: KeptMaps | None = None
+) -> DetectionDataset:
+    """Builds the training images and their targets, with the whole augmentation; ``maps`` replace the images."""
+    return DetectionDataset(
         annotations,
         build_augmentation(data),
         paste=None if data.paste is None else build_paste(annotations, data),
         color=None if data.color is None else color_transform(data.color),
         only_verified=data.only_verified,
+        maps=maps,
     )
-    return train_loader(dataset, sampler, data.batch_size // sampler.world_size, data.workers, clean=clean)
 
 
 def build_paste(annotations: Annotations, data: DataConfig) -> CopyPaste:
