@@ -53,7 +53,11 @@ class Trainer(SegmentationTrainer):
 
 
 print("objects in the 4 images of each epoch, of which each has 1 without and 2 with copy-paste")
-for more in ({"epochs": 5}, {"epochs": 10}, {"epochs": 12}, {"epochs": 3, "close_mosaic": 0}):
+mosaic = {"mosaic": 1.0, "copy_paste": 0.0}  # four images in one: more than one object in most of them
+for more in (
+    {"epochs": 5}, {"epochs": 10}, {"epochs": 12}, {"epochs": 3, "close_mosaic": 0}, {"epochs": 2} | mosaic,
+    {"epochs": 2, "close_mosaic": 0} | mosaic,
+):
     objects = collections.Counter()
     quiet = {"plots": False, "val": False, "save": False, "verbose": False, "amp": False, "project": folder.as_posix()}
     plain = {"mosaic": 0.0, "fliplr": 0.0, "translate": 0.0, "scale": 0.0}
@@ -69,6 +73,8 @@ objects in the 4 images of each epoch, of which each has 1 without and 2 with co
 {'epochs': 10}: [4, 4, 4, 4, 4, 4, 4, 4, 4, 4]
 {'epochs': 12}: [8, 8, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4]
 {'epochs': 3, 'close_mosaic': 0}: [8, 8, 8]
+{'epochs': 2, 'mosaic': 1.0, 'copy_paste': 0.0}: [4, 4]
+{'epochs': 2, 'close_mosaic': 0, 'mosaic': 1.0, 'copy_paste': 0.0}: [5, 9]
 TEXT
 
 export YOLO_CONFIG_DIR="$folder" YOLO_OFFLINE=true

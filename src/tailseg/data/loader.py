@@ -62,7 +62,8 @@ class DetectionDataset(Dataset[Item]):
         if look:
             annotations.get_info(0)
         self.annotations = annotations
-        self.transform, self.paste, self.color = transform, paste, color
+        self.transform = transform
+        self.paste, self.color = paste, color
         self.maps = maps
         self.only_verified = only_verified and annotations.format == "lvis"
         self.category_ids = np.array([category.id for category in annotations.categories], np.int64)

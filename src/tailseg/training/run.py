@@ -240,7 +240,7 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
         with main_process_first():
             maps = prepare_kept_maps(run.model, train_data, sampler.images, recipe, device)
         run.loader = build_train_loader(train_data, sampler, recipe.data, maps)
-        run.notes.append(f"kept maps: {maps.num_bytes / 1e9:.1f} GB in {maps.file.parent}, which you may delete")
+        run.notes.append(f"kept maps: {maps.num_bytes / 1e6:,.0f} MB in {maps.file.parent}, which you may delete")
     if resume:  # a refused command must not change the settings of the run
         on_main_process(lambda: save_recipe(recipe, folder / "recipe.json"))
     run.network = distribute(model, device)
