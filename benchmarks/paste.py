@@ -46,8 +46,8 @@ class Options:
     """Sides of the jittered square in pixels, for photographs."""
     samples: int = 160
     rounds: int = 5
-    results: Path | None = None
-    """Write the table into a file of this folder, with the date."""
+    write: bool = False
+    """Write the table into benchmarks/results, with the date."""
 
 
 def measure(annotations: Annotations, size: int, options: Options) -> dict[str, float]:
@@ -57,6 +57,7 @@ def measure(annotations: Annotations, size: int, options: Options) -> dict[str, 
     cutouts = open_cutouts(annotations, objects_per_class=config.objects_per_class, max_megabytes=config.max_megabytes)
     configs = {
         "default": config,
+        "up to 3 objects": replace(config, max_objects=3),
         "blurred edges": replace(config, edge="blurred"),
         "every image": replace(config, probability=1.0),
     }
@@ -107,9 +108,10 @@ def main() -> None:
             rows.append([name, str(size), setting, *speeds])
     head = ["data", "side", "copy-paste", "jitter alone, samples a CPU second", "with copy-paste", "ratio"]
     text = table(head, rows)
-    print(text)
-    if options.results:
+    if options.write:
         write("paste", "Samples of the loader with copy-paste", text, threads=1)
+    else:
+        print(text)
 
 
 if __name__ == "__main__":
