@@ -143,7 +143,8 @@ class CopyPaste:
             left, top, right, bottom = region
             colors, mask = _resize(self.cutouts[index], bottom - top, right - left, flipped=flipped)
             _blend(canvas[:, top:bottom, left:right], colors, mask, blurred=config.edge == "blurred")
-            _blend(owners[top:bottom, left:right], np.uint8(number), mask, blurred=False)
+            owned = owners[top:bottom, left:right]
+            owned ^= (owned ^ np.uint8(number)) & mask
             counts.append(int(np.count_nonzero(mask)))
         scene = cover(scene, owners, [placement.region for placement in placements], min_visible=config.min_visible)
         labels, pieces = [], []
@@ -179,10 +180,18 @@ def _resize(
     return values[:3], np.negative(values[3] >> 7)
 
 
-def _blend(canvas: np.ndarray, colors: np.ndarray | np.uint8, mask: UInt8[np.ndarray, "H W"], *, blurred: bool) -> None:
-    """Writes the colors into the canvas where the mask is; at blurred edges, a mean of both."""
-    if not blurred:
-        canvas ^= (canvas ^ colors) & mask  # several times as fast as np.copyto with a mask
+def _blend(
+    canvas: UInt8[np.ndarray, "3 H W"],
+    colors: UInt8[np.ndarray, "3 H W"],
+    mask: UInt8[np.ndarray, "H W"],
+    *,
+    blurred: bool,
+) -> None:
+    """Writes the colors into the canvas where the mask is; at blurred edges, a mean of both. The colors are changed."""
+    if not blurred:  # a third of the time of np.copyto with a mask, and without large temporary arrays
+        colors ^= canvas
+        colors &= mask
+        canvas ^= colors
         return
     size, sigma = BLUR
     padded = torch.nn.functional.pad(torch.from_numpy(mask).float()[None] / 255, [size // 2] * 4)
@@ -239,6 +248,8 @@ def cover(scene: Scene, owners: UInt8[np.ndarray, "h w"], regions: Sequence[Regi
     parts = _find_parts(scene, owners.shape)
     for i in _find_touched(parts, regions):
         part = _to_region(parts[i])
+        if not _take(owners, part).any():
+            continue
         whole = rasterize(masks[i], frames[i], part) if masks[i] != () else _encode(_fill(scene.boxes[i], part))
         before, after = _uncover(whole, owners, part)
         if before.count == after.count:
