@@ -15,6 +15,7 @@ from tailseg.recipes.tiny import tiny_gol
 
 PASTE = CopyPasteConfig(scale=(0.5, 1.5), min_visible=0.2)
 """Objects of every class alike often (`repeat_threshold` 0), in sizes that the small network can see."""
+LARGE = {"short_sides": (144, 152, 160, 168, 176), "test_short_side": 160, "max_long_side": 320}
 JITTER = JitterConfig(scale=(0.5, 1.5))
 
 
@@ -103,6 +104,16 @@ def balanced() -> Recipe:
 def class_aware() -> Recipe:
     """GOL with images of each class alike often, in epochs of the same length."""
     return _change("class_aware", data={"sampling": "class_aware"})
+
+
+def large() -> Recipe:
+    """GOL on images that are larger by a quarter; a step takes half as long again."""
+    return _change("large", data=LARGE)
+
+
+def fast() -> Recipe:
+    """GOL with twice the learning rate."""
+    return _change("fast", optim={"lr": 0.16})
 
 
 def strong() -> Recipe:
