@@ -123,3 +123,13 @@ def strong() -> Recipe:
         data={"paste": PASTE, "only_verified": True},
         optim={"schedule": "cosine", "ema_decay": 0.995, "lr": 0.12},
     )
+
+
+def strong_large() -> Recipe:
+    """Copy-paste, the cosine with a higher rate, and larger images; every negative counts."""
+    return _change("strong_large", data={"paste": PASTE, **LARGE}, optim={"schedule": "cosine", "lr": 0.12})
+
+
+def strong_small() -> Recipe:
+    """As `strong_large`, with images of tiny_gol's size: a step costs as much as one of tiny_gol."""
+    return _change("strong_small", data={"paste": PASTE}, optim={"schedule": "cosine", "lr": 0.12})
