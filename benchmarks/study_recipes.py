@@ -1,4 +1,4 @@
-"""The recipes of the study on tiny_tail: `tiny_gol` with one part each, all for the same number of steps.
+"""The recipes of the study: `tiny_gol` with one part each, all for the same number of steps; one for photographs.
 
     PYTHONPATH=benchmarks uv run tailseg train study_recipes:paste
 
@@ -10,6 +10,7 @@ from dataclasses import replace
 from tailseg.data.settings import ColorConfig, CopyPasteConfig, JitterConfig
 from tailseg.losses import LOSSES
 from tailseg.recipes.bases import with_normalized_classifier
+from tailseg.recipes.custom import custom_frozen
 from tailseg.recipes.recipe import Recipe
 from tailseg.recipes.tiny import tiny_gol
 
@@ -133,3 +134,15 @@ def strong_large() -> Recipe:
 def strong_small() -> Recipe:
     """As `strong_large`, with images of tiny_gol's size: a step costs as much as one of tiny_gol."""
     return _change("strong_small", data={"paste": PASTE}, optim={"schedule": "cosine", "lr": 0.12})
+
+
+def photographs_strong() -> Recipe:
+    """custom_frozen with GOL, copy-paste and a cosine. Maps cannot be kept, because every image is another one."""
+    recipe = custom_frozen()
+    return replace(
+        recipe,
+        name="photographs_strong",
+        data=replace(recipe.data, keep_maps=False, paste=CopyPasteConfig(scale=(0.5, 1.5), min_visible=0.2)),
+        loss=LOSSES["gol"],
+        optim=replace(recipe.optim, schedule="cosine", milestones=()),
+    )
