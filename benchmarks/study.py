@@ -68,9 +68,9 @@ class Files:
 def open_plan(files: Files, *, write: bool = True) -> Iterator[list[Record]]:
     """Reads the trainings, and writes them back if ``write``; one process at a time."""
     files.plan.parent.mkdir(parents=True, exist_ok=True)
-    files.runs.mkdir(parents=True, exist_ok=True)
-    with (files.runs / "plan.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    folder = os.open(files.plan.parent, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    try:
         content = json.loads(files.plan.read_text()) if files.plan.exists() else {"trainings": []}
         yield content["trainings"]
         if write:
@@ -78,6 +78,8 @@ def open_plan(files: Files, *, write: bool = True) -> Iterator[list[Record]]:
             lines = ",\n".join(json.dumps(record) for record in content["trainings"])
             temporary.write_text(f'{{"trainings": [\n{lines}\n]}}\n')
             temporary.rename(files.plan)
+    finally:
+        os.close(folder)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The recipes of the study on tiny_tail: `tiny_gol` with one part each, all for the same number of steps.
+"""The recipes of the study: `tiny_gol` with one part each, all for the same number of steps; one for photographs.
 
     PYTHONPATH=benchmarks uv run tailseg train study_recipes:paste
 
@@ -10,11 +10,13 @@ from dataclasses import replace
 from tailseg.data.settings import ColorConfig, CopyPasteConfig, JitterConfig
 from tailseg.losses import LOSSES
 from tailseg.recipes.bases import with_normalized_classifier
+from tailseg.recipes.custom import custom_frozen
 from tailseg.recipes.recipe import Recipe
 from tailseg.recipes.tiny import tiny_gol
 
 PASTE = CopyPasteConfig(scale=(0.5, 1.5), min_visible=0.2)
 """Objects of every class alike often (`repeat_threshold` 0), in sizes that the small network can see."""
+LARGE = {"short_sides": (144, 152, 160, 168, 176), "test_short_side": 160, "max_long_side": 320}
 JITTER = JitterConfig(scale=(0.5, 1.5))
 
 
@@ -105,10 +107,42 @@ def class_aware() -> Recipe:
     return _change("class_aware", data={"sampling": "class_aware"})
 
 
+def large() -> Recipe:
+    """GOL on images that are larger by a quarter; a step takes half as long again."""
+    return _change("large", data=LARGE)
+
+
+def fast() -> Recipe:
+    """GOL with twice the learning rate."""
+    return _change("fast", optim={"lr": 0.16})
+
+
 def strong() -> Recipe:
     """All parts that help, together."""
     return _change(
         "strong",
         data={"paste": PASTE, "only_verified": True},
         optim={"schedule": "cosine", "ema_decay": 0.995, "lr": 0.12},
+    )
+
+
+def strong_large() -> Recipe:
+    """Copy-paste, the cosine with a higher rate, and larger images; every negative counts."""
+    return _change("strong_large", data={"paste": PASTE, **LARGE}, optim={"schedule": "cosine", "lr": 0.12})
+
+
+def strong_small() -> Recipe:
+    """As `strong_large`, with images of tiny_gol's size: a step costs as much as one of tiny_gol."""
+    return _change("strong_small", data={"paste": PASTE}, optim={"schedule": "cosine", "lr": 0.12})
+
+
+def photographs_strong() -> Recipe:
+    """custom_frozen with GOL, copy-paste and a cosine. Maps cannot be kept, because every image is another one."""
+    recipe = custom_frozen()
+    return replace(
+        recipe,
+        name="photographs_strong",
+        data=replace(recipe.data, keep_maps=False, paste=CopyPasteConfig(scale=(0.5, 1.5), min_visible=0.2)),
+        loss=LOSSES["gol"],
+        optim=replace(recipe.optim, schedule="cosine", milestones=()),
     )

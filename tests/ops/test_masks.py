@@ -320,7 +320,7 @@ def test_a_part_of_a_polygon_mask_has_the_pixels_of_the_whole_image(polygons):
     outwards = [*(np.floor(points.min(axis=0)) - 1), *(np.ceil(points.max(axis=0)) + 1)]
     left, top, right, bottom = np.clip(outwards, 0, [width, height, width, height]).astype(int).tolist()
     if left < right and top < bottom:
-        part = rasterize(mask, Frame(), (left, top, right, bottom))
+        part = decode_mask(rasterize(mask, Frame(), (left, top, right, bottom)))
         assert np.array_equal(part, whole[top:bottom, left:right])
         assert part.sum() == whole.sum()
 
@@ -339,8 +339,8 @@ def test_extents_follow_their_frames():
 def test_run_lengths_take_the_pixel_at_the_center():
     bitmap = np.zeros((4, 6), dtype=bool)
     bitmap[1, 2:5] = True
-    twice = rasterize(encode_mask(bitmap), Frame(2, 2), (0, 0, 12, 8))
+    twice = decode_mask(rasterize(encode_mask(bitmap), Frame(2, 2), (0, 0, 12, 8)))
     assert np.array_equal(twice, bitmap.repeat(2, axis=0).repeat(2, axis=1))
-    mirrored = rasterize(encode_mask(bitmap), Frame(-1, 1, 6, 0), (0, 0, 8, 4))
+    mirrored = decode_mask(rasterize(encode_mask(bitmap), Frame(-1, 1, 6, 0), (0, 0, 8, 4)))
     assert np.array_equal(mirrored[:, :6], bitmap[:, ::-1])
     assert not mirrored[:, 6:].any()

@@ -181,6 +181,16 @@ def test_no_built_in_schedule_lies_beyond_the_last_step(name):
     assert list_schedule_notes(get_recipe(name), steps_per_epoch=1001) == []
 
 
+def test_a_run_of_clean_epochs_only_says_so() -> None:
+    """A short first try of a strong recipe would be without copy-paste otherwise, without a word."""
+    recipe = get_recipe("custom_strong")
+    short = replace(recipe, optim=replace(recipe.optim, epochs=recipe.data.clean_epochs))
+    (note,) = list_schedule_notes(short, steps_per_epoch=100)
+    assert note.startswith("data.clean_epochs is 4: the run has 4 epochs")
+    assert "without data.jitter and data.color and data.paste" in note
+    assert not list_schedule_notes(recipe, steps_per_epoch=100)
+
+
 @dataclass(frozen=True, kw_only=True)
 class WithoutBuild(ScheduleConfig):
     lr: float = 0.1

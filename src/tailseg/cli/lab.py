@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from tailseg.recipes.recipe import Recipe
 
 
+MAX_ROWS = 20
+"""The largest number of candidates, next to the baseline, that the command prints. The page has all."""
+
+
 @dataclass(frozen=True)
 class Lab:
     """Which loss, classifier, sampling and calibration suit my data? An answer without a training of each.
@@ -138,6 +142,7 @@ def run(arguments: Sequence[str]) -> None:
             device=options.device,
             base=base or recipe,
             modules=modules,
+            full=recipe,
             say=say,
             step=bars.show,
         )
@@ -173,23 +178,24 @@ class Bars(Progress):
 
 def _tell(result: "LabResult", folder: Path) -> None:
     """Prints the ranking and the winner."""
-    from tailseg.lab.page import FIGURES, GAINS, LIMITS, describe_table, describe_winner, format_figure, format_gain
+    from tailseg.lab.page import GAINS, LIMITS, describe_table, describe_winner, format_figure, format_gain
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=describe_table(result), caption_justify="left")
-    table.add_column("candidate")
-    for name in FIGURES:
-        table.add_column(name, justify="right")
+    table.add_column("candidate", overflow="fold")
     for name in GAINS:
-        table.add_column(f"{name} to the baseline", justify="right", no_wrap=True)
-    for entry in result.entries:
-        figures = (format_figure(entry.figures[name]) for name in FIGURES)
-        table.add_row(escape(entry.name), *figures, *(format_gain(entry.gains.get(name)) for name in GAINS))
+        table.add_column(name, justify="right")
+        table.add_column("to the baseline", justify="right", no_wrap=True)
+    shown = [entry for place, entry in enumerate(result.entries) if place < MAX_ROWS or not entry.gains]
+    for entry in shown:
+        cells = [(format_figure(entry.figures[name]), format_gain(entry.gains.get(name))) for name in GAINS]
+        table.add_row(escape(entry.name), *(cell for pair in cells for cell in pair))
     output().print(table)
+    more = f" (all {len(result.entries)} candidates)" if len(shown) < len(result.entries) else ""
     lines = [
         f"The winner: {result.winner.name}{describe_winner(result.winner)}",
         *LIMITS,
         "",
-        f"Page: {folder / 'lab.html'}",
+        f"Page{more}: {folder / 'lab.html'}",
     ]
     lines.append(f"Train the winner: {shlex.join(['tailseg', 'train', str(folder / 'winner.json')])}")
     if result.winner.calibration.method != "none":

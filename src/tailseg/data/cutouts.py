@@ -34,7 +34,7 @@ from tailseg.annotations.types import ImageInfo
 from tailseg.data.images import read_annotated
 from tailseg.data.workers import Workers
 from tailseg.files import get_cache_folder, write_atomically
-from tailseg.ops.masks import Region, find_extents, rasterize
+from tailseg.ops.masks import Region, decode_mask, find_extents, rasterize
 from tailseg.structures import Frame
 
 VERSION: Final = "1"
@@ -295,7 +295,7 @@ class _Cutter:
         made = []
         for row, region, shape in zip(task.rows, task.regions, task.shapes, strict=True):
             left, top, right, bottom = region
-            mask = rasterize(self.annotations.get_segmentation(row, task.image), Frame(), region)
+            mask = decode_mask(rasterize(self.annotations.get_segmentation(row, task.image), Frame(), region))
             area = int(np.count_nonzero(mask))
             rgba = torch.cat([image[:, top:bottom, left:right], torch.from_numpy(mask).to(torch.uint8)[None] * 255])
             if rgba.shape[-2:] != shape:

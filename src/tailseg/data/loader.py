@@ -62,7 +62,8 @@ class DetectionDataset(Dataset[Item]):
         if look:
             annotations.get_info(0)
         self.annotations = annotations
-        self.transform, self.paste, self.color = transform, paste, color
+        self.transform = transform
+        self.paste, self.color = paste, color
         self.maps = maps
         self.only_verified = only_verified and annotations.format == "lvis"
         self.category_ids = np.array([category.id for category in annotations.categories], np.int64)
@@ -126,20 +127,25 @@ def _own_pixels(image: Tensor, source: Tensor) -> Tensor:
 def _paste(paste: CopyPaste, image: Tensor, target: Target) -> tuple[Tensor, Target]:
     """Pastes objects into the image and returns it with its new target."""
     frames = (target.frame,) * len(target)
-    scene = Scene(image, target.boxes, target.labels, target.masks, frames, target.ignore_boxes)
+    boxes, labels, ignored = target.boxes.numpy(), target.labels.numpy(), target.ignore_boxes.numpy()
+    scene = Scene(image, boxes, labels, target.masks, frames, ignored)
     pasted = paste(scene)
     if pasted is scene:
         return image, target
-    large = _large_enough(pasted.boxes).nonzero()[:, 0]
-    rows = large.tolist()
+    rows = _find_large(pasted.boxes)
     return pasted.image, replace(
         target,
-        boxes=pasted.boxes[large],
-        labels=pasted.labels[large],
-        masks=tuple(pasted.masks[i] for i in rows),
-        frames=tuple(pasted.frames[i] for i in rows),
-        ignore_boxes=pasted.ignore_boxes[_large_enough(pasted.ignore_boxes)],
+        boxes=torch.from_numpy(pasted.boxes[rows]),
+        labels=torch.from_numpy(pasted.labels[rows]),
+        masks=tuple(pasted.masks[i] for i in rows.tolist()),
+        frames=tuple(pasted.frames[i] for i in rows.tolist()),
+        ignore_boxes=torch.from_numpy(pasted.ignore_boxes[_find_large(pasted.ignore_boxes)]),
     )
+
+
+def _find_large(boxes: np.ndarray) -> np.ndarray:
+    """The positions of the boxes that are at least one pixel wide and high."""
+    return np.flatnonzero((boxes[:, 2:] - boxes[:, :2] >= 1).all(axis=1))
 
 
 def _clip(boxes: Tensor, height: int, width: int) -> Tensor:

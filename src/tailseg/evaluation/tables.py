@@ -83,7 +83,7 @@ def build_slice_tables(slices: Slices) -> Iterator[Table]:
 def build_threshold_table(thresholds: Thresholds) -> Table:
     """Macro and micro F1 of each part of the classes, with one threshold and with one for each class."""
     title = f"F1 of {ROW_NAMES[thresholds.iou_type]} at IoU 0.5, in percent, with 95 % intervals"
-    table = _build_table(title, "", "classes", "one", "by class", "difference", "interval", "by class is")
+    table = _build_table(title, "", "classes", "one", "by class", "gain", "interval", "by class is")
     members = {part: [entry for entry in thresholds.classes if part in ("all", entry.group)] for part in thresholds.f1}
     for average in ("macro", "micro"):
         for part, found in thresholds.f1.items():

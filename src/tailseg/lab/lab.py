@@ -109,6 +109,7 @@ def run_lab(
     device: str = "auto",
     base: Recipe | None = None,
     modules: Sequence[str] = (),
+    full: Recipe | None = None,
     say: Callable[[str], None] = lambda _line: None,
     step: Step = lambda *_: None,
 ) -> LabResult:
@@ -122,6 +123,7 @@ def run_lab(
         device: that the network runs on; the fits run on the CPU.
         base: your own recipe, if the run was trained with one.
         modules: your own modules, by name, if the run's settings have classes of yours.
+        full: the recipe that gets the settings of the winner, with the schedule of a full training; None is the run's.
         say: called with a line for each thing that the user should know.
         step: called with the progress.
 
@@ -155,7 +157,7 @@ def run_lab(
     result = LabResult(
         entries,
         baseline,
-        name_recipe(winner.candidate.change(recipe)),
+        name_recipe(winner.candidate.change(full or recipe)),
         shlex.join(["tailseg", "train", str(folder / WINNER)]),
         time.monotonic() - began,
     )

@@ -31,7 +31,7 @@ A mask's target has a grid of 28 x 28 to its box, in which polygons far outside 
 
 def encode_mask(bitmap: Bool[np.ndarray, "h w"]) -> RunLengths:
     """The bitmap as COCO run lengths, ready for JSON."""
-    return _ready(coco.encode(np.asfortranarray(bitmap, dtype=np.uint8)))
+    return to_json(coco.encode(np.asfortranarray(bitmap, dtype=np.uint8)))
 
 
 def decode_mask(rle: RunLengths) -> Bool[np.ndarray, "h w"]:
@@ -79,7 +79,7 @@ def polygons_to_rle(polygons: Polygons, height: int, width: int) -> RunLengths:
     """
     points = _points(polygons)
     _check_outline(points)
-    return _ready(coco.merge(coco.frPyObjects(_flat(points, polygons), height, width)))
+    return to_json(coco.merge(coco.frPyObjects(_flat(points, polygons), height, width)))
 
 
 def segmentation_to_rle(segmentation: Segmentation, height: int, width: int) -> RunLengths:
@@ -97,7 +97,7 @@ def segmentation_to_rle(segmentation: Segmentation, height: int, width: int) -> 
         ValueError: polygons that ``polygons_to_rle`` refuses, or run lengths of another size or that do not fill it.
     """
     if segmentation == ():  # annotated, but without a pixel
-        return _ready(coco.encode(np.zeros((height, width), np.uint8, order="F")))
+        return to_json(coco.encode(np.zeros((height, width), np.uint8, order="F")))
     if isinstance(segmentation, tuple):
         return polygons_to_rle(segmentation, height, width)
     if list(segmentation["size"]) != [height, width]:
@@ -105,10 +105,11 @@ def segmentation_to_rle(segmentation: Segmentation, height: int, width: int) -> 
             f"run lengths must have the image's size: expected [height, width] = {[height, width]}, "
             f"got {list(segmentation['size'])}"
         )
-    return _ready(check_run_lengths(segmentation))
+    return to_json(check_run_lengths(segmentation))
 
 
-def _ready(rle: RunLengths) -> RunLengths:
+def to_json(rle: RunLengths) -> RunLengths:
+    """The run lengths of pycocotools with text in place of bytes, ready for JSON."""
     counts = rle["counts"]
     return {"size": list(rle["size"]), "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts}
 
@@ -236,7 +237,7 @@ Region = tuple[int, int, int, int]
 """Pixels of an image: ``left, top, right, bottom``."""
 
 
-def rasterize(segmentation: Segmentation, frame: Frame, region: Region) -> Bool[np.ndarray, "h w"]:
+def rasterize(segmentation: Segmentation, frame: Frame, region: Region) -> RunLengths:
     """Rasterizes the part of an annotated mask that is in a region of the transformed image.
 
     The pixels are those of the whole image's bitmap if the region has all of the mask that is in the image, with one
@@ -244,20 +245,20 @@ def rasterize(segmentation: Segmentation, frame: Frame, region: Region) -> Bool[
     run lengths, each pixel takes the pixel of the annotated file at its center.
 
     Args:
-        segmentation: in pixels of the annotated file.
+        segmentation: in pixels of the annotated file; run lengths must have been checked, as a reader does.
         frame: maps those to the transformed image.
         region: in the transformed image.
 
     Returns:
-        The bitmap of the region.
+        COCO run lengths of the region, as pycocotools has them.
 
     Raises:
-        ValueError: polygons that ``polygons_to_rle`` refuses, or run lengths that do not fill their size.
+        ValueError: polygons that ``polygons_to_rle`` refuses.
     """
     left, top, right, bottom = region
     height, width = bottom - top, right - left
     if segmentation == ():
-        return np.zeros((height, width), dtype=bool)
+        return coco.encode(np.zeros((height, width), np.uint8, order="F"))
     if isinstance(segmentation, tuple):
         points = _points(segmentation) * (frame.scale_x, frame.scale_y) + (frame.shift_x, frame.shift_y)
         # Corners are rounded as in the whole image, and then moved by whole pixels: a corner between two fifths could
@@ -266,46 +267,44 @@ def rasterize(segmentation: Segmentation, frame: Frame, region: Region) -> Bool[
         points = np.where(corners < 0, corners - 1, corners) / FIFTHS
         _check_outline(points)
         rles = coco.frPyObjects(_flat(points, segmentation), height, width)
-        return coco.decode(coco.merge(rles) if len(rles) > 1 else rles[0]).view(bool)
-    bitmap = decode_mask(segmentation)
+        return coco.merge(rles) if len(rles) > 1 else rles[0]
+    bitmap = coco.decode(segmentation)
     columns = np.floor((np.arange(left, right) + 0.5 - frame.shift_x) / frame.scale_x).astype(np.int64)
     rows = np.floor((np.arange(top, bottom) + 0.5 - frame.shift_y) / frame.scale_y).astype(np.int64)
     inside = ((rows >= 0) & (rows < len(bitmap)))[:, None] & ((columns >= 0) & (columns < bitmap.shape[1]))
-    return bitmap[rows.clip(0, len(bitmap) - 1)[:, None], columns.clip(0, bitmap.shape[1] - 1)] & inside
+    pixels = bitmap[rows.clip(0, len(bitmap) - 1)[:, None], columns.clip(0, bitmap.shape[1] - 1)] * inside
+    return coco.encode(np.asfortranarray(pixels))
 
 
 def find_extents(masks: Sequence[Segmentation], frames: Sequence[Frame]) -> Float[np.ndarray, "K 4"]:
     """Finds the smallest xyxy box around each mask in the transformed image; all zeros for a mask without a pixel.
 
     Args:
-        masks: in pixels of the annotated file.
+        masks: in pixels of the annotated file; run lengths must have been checked, as a reader does.
         frames: one for each mask; maps those to the transformed image.
 
     Returns:
         The boxes. They may reach beyond the image.
     """
     extents = np.zeros((len(masks), 4))
-    polygons = [(i, polygon) for i, mask in enumerate(masks) if isinstance(mask, tuple) for polygon in mask]
-    if polygons:
-        owners = np.array([i for i, _ in polygons])
-        starts = np.cumsum([0, *(len(polygon) for _, polygon in polygons[:-1])])
-        starts = starts[np.diff(owners, prepend=-1) > 0]
-        points = np.concatenate([polygon for _, polygon in polygons])
-        places = np.unique(owners)
-        extents[places, :2], extents[places, 2:] = (
-            np.minimum.reduceat(points, starts),
-            np.maximum.reduceat(points, starts),
+    with_polygons = [i for i, mask in enumerate(masks) if isinstance(mask, tuple) and mask]
+    if with_polygons:
+        polygons = [polygon for i in with_polygons for polygon in masks[i]]
+        counts = np.cumsum([0, *(sum(map(len, masks[i])) for i in with_polygons)])[:-1]
+        points = np.concatenate(polygons)
+        extents[with_polygons] = np.concatenate(
+            [np.minimum.reduceat(points, counts), np.maximum.reduceat(points, counts)], axis=1
         )
     encoded = [i for i, mask in enumerate(masks) if not isinstance(mask, tuple)]
     if encoded:
-        boxes = coco.toBbox([check_run_lengths(mask) for mask in masks if not isinstance(mask, tuple)])
-        extents[encoded] = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
-    scale = np.array([(frame.scale_x, frame.scale_y) for frame in frames]).reshape(-1, 2)
-    shift = np.array([(frame.shift_x, frame.shift_y) for frame in frames]).reshape(-1, 2)
-    first, last = extents[:, :2] * scale + shift, extents[:, 2:] * scale + shift
-    empty = np.any(extents[:, 2:] <= extents[:, :2], axis=1)
+        boxes = coco.toBbox([masks[i] for i in encoded])
+        boxes[:, 2:] += boxes[:, :2]
+        extents[encoded] = boxes
+    moves = np.array([(f.scale_x, f.scale_y, f.shift_x, f.shift_y) for f in frames]).reshape(-1, 4)
+    first, last = (extents[:, sides] * moves[:, :2] + moves[:, 2:] for sides in (slice(2), slice(2, 4)))
     moved = np.concatenate([np.minimum(first, last), np.maximum(first, last)], axis=1)
-    return np.where(empty[:, None], 0, moved)
+    moved[np.any(extents[:, 2:] <= extents[:, :2], axis=1)] = 0
+    return moved
 
 
 def paste_masks(

@@ -52,6 +52,7 @@ def custom_strong() -> Recipe:
             batch_size=8,
             workers=2,
             repeat_threshold="auto",
+            repeat_rounding="stochastic",  # ceil draws an image twice whose factor is hardly above 1
             only_verified=True,
         ),
         model=with_nms(medium_mask_rcnn(), GUMBEL_NMS),

@@ -70,6 +70,13 @@ def list_schedule_notes(recipe: Recipe, steps_per_epoch: int) -> list[str]:
         notes.append(f"{warmup}: {run}, and ends in the warm-up, at {reached:.0%} of the learning rate")
     if isinstance(recipe.loss, LDAMLossConfig) and (recipe.loss.reweight_after or 0) >= steps:
         notes.append(f"loss.reweight_after is {recipe.loss.reweight_after}: {run}, and never weights the classes")
+    data = recipe.data
+    changes = [f"data.{name}" for name in ("jitter", "color", "paste") if getattr(data, name) is not None]
+    if changes and data.clean_epochs >= optim.epochs:
+        notes.append(
+            f"data.clean_epochs is {data.clean_epochs}: {run}, and all of them are without {' and '.join(changes)}. "
+            "Lower --data.clean-epochs"
+        )
     return notes
 
 
