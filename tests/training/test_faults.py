@@ -7,6 +7,7 @@ import random
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -230,6 +231,9 @@ def test_a_full_disk_that_the_log_meets_is_named(data, small_disk):
     recipe = replace(recipe, run=run, optim=replace(recipe.optim, epochs=30))
     with pytest.raises(OSError, match=r"log\.jsonl could not be written .*MB are free there"):
         train(troubled(recipe, small_disk, f"fill {small_disk / 'full'}", 1))
+    for thread in threading.enumerate():
+        if type(thread).__name__ == "_EventLoggerThread":
+            thread.join(5)  # so that its error belongs to this test, and not to the next one
 
 
 def test_one_training_at_a_time_writes_into_a_folder(data, tmp_path, start_training, monkeypatch):
