@@ -34,8 +34,8 @@ def medium_mask_rcnn() -> ModelConfig:
 def custom_strong() -> Recipe:
     """Your file with ImageNet weights, copy-paste and GOL: ``tailseg train custom_strong --data.train my.json``.
 
-    ``--dry-run`` says how long it takes on your machine. On a GPU take a larger backbone, ``--backbone resnet50`` or ``timm:NAME``, and larger
-    images (``--data.short-sides``, ``--data.test-short-side``, ``--data.max-long-side``).
+    ``--dry-run`` says how long it takes on your machine. On a GPU take a larger backbone, ``--backbone resnet50`` or
+    ``timm:NAME``, and larger images (``--data.short-sides``, ``--data.test-short-side``, ``--data.max-long-side``).
     """
     return Recipe(
         name="custom_strong",
