@@ -183,6 +183,19 @@ def require_run(run: Path) -> None:
         )
 
 
+def refuse_options(options: object, names: Sequence[str], reason: str) -> None:
+    """Raises UsageError if an option is given that does not fit the kind of the first argument.
+
+    Args:
+        options: the options of the command.
+        names: the options that do not fit, as fields.
+        reason: what the option is for, which follows "is".
+    """
+    for name in names:
+        if getattr(options, name):
+            raise UsageError(f"--{name.replace('_', '-')} is {reason}")
+
+
 def find_recipe(name: str) -> "Recipe":
     """The recipe called ``name``, or what the user's own ``module:function`` returns; looks in the working directory.
 

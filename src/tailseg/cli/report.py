@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from rich.markup import escape
 
-from tailseg.cli.common import UsageError, explain, find_own_code, output, parse, print_error, require_run
+from tailseg.cli.common import (
+    UsageError,
+    explain,
+    find_own_code,
+    output,
+    parse,
+    print_error,
+    refuse_options,
+    require_run,
+)
 from tailseg.cli.file_kinds import PAGE
 from tailseg.cli.outputs import check
 from tailseg.cli.results import check_groups_option, find_results, group_models, is_list, strip_suffix
@@ -108,7 +117,9 @@ def run(arguments: Sequence[str]) -> None:
 
 def _report_runs(options: Report) -> Path:
     """Writes the report of runs, and returns its file."""
-    _refuse(options, ("images", "train", "only"), "for results files; a run has --val, --val-images and --groups")
+    refuse_options(
+        options, ("images", "train", "only"), "for results files; a run has --val, --val-images and --groups"
+    )
     for folder in options.runs:
         require_run(folder)
         if folder.is_file():
@@ -154,7 +165,7 @@ def _report_results(options: Report) -> Path:
     """Writes the report of an annotation file and results, and returns its file."""
     annotations, *results = options.runs
     unfit = ("val", "val_images", "recipe", "module")
-    _refuse(options, unfit, "for runs; results files have --images, --train and --only")
+    refuse_options(options, unfit, "for runs; results files have --images, --train and --only")
     check_groups_option(options.groups, options.train)
     if options.images and not options.images.is_dir():
         raise UsageError(f"--images {options.images} is not a folder: name the folder of the image files")
@@ -190,13 +201,6 @@ def _report_results(options: Report) -> Path:
     if problem:
         output().print(f"note: {problem[0].lower()}{problem[1:]}", markup=False, soft_wrap=True)
     return path
-
-
-def _refuse(options: Report, names: Sequence[str], reason: str) -> None:
-    """Raises UsageError if an option is given that does not fit."""
-    for name in names:
-        if getattr(options, name):
-            raise UsageError(f"--{name.replace('_', '-')} is {reason}")
 
 
 def _list_results(annotations: Path, results: Sequence[Path]) -> list[Path]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from tailseg.cli.common import UsageError, find_own_code, output, parse, require_run
+from tailseg.cli.common import UsageError, find_own_code, output, parse, refuse_options, require_run
 from tailseg.cli.file_kinds import THRESHOLDS
 from tailseg.cli.outputs import check
 from tailseg.cli.results import (
@@ -145,9 +145,8 @@ def _of_run(options: Thresholds) -> "tuple[FoundThresholds, Path]":
 
 def _of_results(options: Thresholds) -> "tuple[FoundThresholds, Path]":
     annotations, *results = options.paths
-    for name in ("images", "val", "val_images", "recipe", "module"):
-        if getattr(options, name):
-            raise UsageError(f"--{name.replace('_', '-')} is for a run; results files have --train and --only")
+    unfit = ("images", "val", "val_images", "recipe", "module")
+    refuse_options(options, unfit, "for a run; results files have --train and --only")
     if is_list(annotations) or not results:
         raise UsageError(
             f"name the annotation file first, then the results: tailseg thresholds ANNOTATIONS "
