@@ -54,7 +54,7 @@ def measure(annotations: Annotations, size: int, options: Options) -> dict[str, 
     cutouts = open_cutouts(annotations, objects_per_class=config.objects_per_class, max_megabytes=config.max_megabytes)
     configs = {
         "default": config,
-        "up to 3 objects": replace(config, max_objects=3),
+        "up to 6 objects": replace(config, max_objects=6),
         "blurred edges": replace(config, edge="blurred"),
         "every image": replace(config, probability=1.0),
     }

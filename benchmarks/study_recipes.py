@@ -14,7 +14,7 @@ from tailseg.recipes.custom import custom_frozen
 from tailseg.recipes.recipe import Recipe
 from tailseg.recipes.tiny import tiny_gol
 
-PASTE = CopyPasteConfig(scale=(0.5, 1.5), min_visible=0.2)
+PASTE = CopyPasteConfig(max_objects=6, scale=(0.5, 1.5), min_visible=0.2)
 """Objects of every class alike often (`repeat_threshold` 0), in sizes that the small network can see."""
 LARGE = {"short_sides": (144, 152, 160, 168, 176), "test_short_side": 160, "max_long_side": 320}
 JITTER = JitterConfig(scale=(0.5, 1.5))
@@ -136,13 +136,29 @@ def strong_small() -> Recipe:
     return _change("strong_small", data={"paste": PASTE}, optim={"schedule": "cosine", "lr": 0.12})
 
 
+def combined() -> Recipe:
+    """Copy-paste, the cosine, the normalized classifier, and larger images."""
+    return _change(
+        "combined",
+        data={"paste": PASTE, **LARGE},
+        optim={"schedule": "cosine"},
+        model=with_normalized_classifier(tiny_gol().model),
+    )
+
+
+def combined_fast() -> Recipe:
+    """As `combined`, with half as high a learning rate again."""
+    recipe = combined()
+    return replace(recipe, name="combined_fast", optim=replace(recipe.optim, lr=0.12))
+
+
 def photographs_strong() -> Recipe:
     """custom_frozen with GOL, copy-paste and a cosine. Maps cannot be kept, because every image is another one."""
     recipe = custom_frozen()
     return replace(
         recipe,
         name="photographs_strong",
-        data=replace(recipe.data, keep_maps=False, paste=CopyPasteConfig(scale=(0.5, 1.5), min_visible=0.2)),
+        data=replace(recipe.data, keep_maps=False, paste=PASTE),
         loss=LOSSES["gol"],
         optim=replace(recipe.optim, schedule="cosine", milestones=()),
     )

@@ -177,6 +177,17 @@ def test_objects_that_a_crop_leaves_outside_are_dropped(many: dict[str, Any], wr
     assert len(cropped.ignore_boxes) == 0
 
 
+def test_objects_without_a_pixel_of_mask_in_a_crop_are_dropped(many: dict[str, Any], write: Write) -> None:
+    """Two parts, left and right of the crop: its box alone reaches into it."""
+    parts = [[0, 12, 6, 12, 6, 20, 0, 20], [40, 12, 46, 12, 46, 20, 40, 20]]
+    two_parts = {**many["annotations"][0], "id": 100, "bbox": [0, 12, 46, 8], "area": 96, "segmentation": parts}
+    many["annotations"].append(two_parts)
+    annotations = read_dataset(write(many, images=True))
+    assert len(DetectionDataset(annotations, v2.Identity())[0, 0][1]) == 2
+    for width, count in [(20, 1), (36, 2)]:  # x 14 .. 34 has no pixel of it, x 6 .. 42 has two columns
+        assert len(DetectionDataset(annotations, v2.CenterCrop((16, width)))[0, 0][1]) == count
+
+
 def test_objects_below_a_pixel_in_the_file_stay_out_when_the_image_grows(many: dict[str, Any], write: Write) -> None:
     many["annotations"][0].update(bbox=[10, 5, 0.5, 20], area=10)
     with pytest.warns(UserWarning, match="1 object is less than one pixel"):

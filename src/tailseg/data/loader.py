@@ -15,11 +15,12 @@ from tailseg.annotations.dataset import Annotations
 from tailseg.annotations.image_files import ImageError
 from tailseg.data.images import read_annotated
 from tailseg.data.kept_maps import KeptMaps
-from tailseg.data.paste import CopyPaste, Scene
+from tailseg.data.paste import CopyPaste, Scene, widen
 from tailseg.data.sampler import EvaluationSampler, Sample, TrainSampler
 from tailseg.data.transforms import Transform, apply_transform, compute_frame, make_sample
 from tailseg.data.verified import find_unverified
 from tailseg.data.workers import Workers
+from tailseg.ops.masks import mask_area, rasterize
 from tailseg.structures import Batch, Frame, ImageInfo, ImageMaps, Segmentation, Target
 
 Item = tuple[Tensor | ImageMaps, Target, ImageInfo]
@@ -32,7 +33,8 @@ MAX_REPLACEMENTS = 8
 class DetectionDataset(Dataset[Item]):
     """Images with their targets, after a transform whose randomness depends on the sample's seed alone.
 
-    Objects below one pixel in width or height (in the file, as in mmdetection, or after a crop) are left out.
+    Objects below one pixel in width or height (in the file, as in mmdetection, or after a crop) are left out, and so are
+    those whose box a crop cuts so that no pixel of the mask is left, as in detectron2.
 
     Args:
         annotations: of `read_dataset`.
@@ -94,8 +96,11 @@ class DetectionDataset(Dataset[Item]):
             height, width = image.shape[-2:]
             clipped = _clip(moved["boxes"].as_subclass(Tensor), height, width)
             ignored = _clip(moved["ignore"].as_subclass(Tensor), height, width)
-            rows = (_large_enough(boxes) & _large_enough(clipped)).nonzero()[:, 0]
             frame = compute_frame(moved["frame"].as_subclass(Tensor), info.height, info.width)
+            rows = (_large_enough(boxes) & _large_enough(clipped)).nonzero()[:, 0]
+            cut = (moved["boxes"].as_subclass(Tensor) != clipped).any(dim=1).numpy()
+            away = [i for i in rows.tolist() if cut[i] and _is_empty(record.segmentations[i], frame, image, clipped[i])]
+            rows = rows[~torch.isin(rows, torch.tensor(away))]
             truth = Target(
                 boxes=clipped[rows],
                 labels=torch.from_numpy(record.labels)[rows],
@@ -155,6 +160,13 @@ def _clip(boxes: Tensor, height: int, width: int) -> Tensor:
 
 def _large_enough(boxes: Tensor) -> Tensor:
     return (boxes[:, 2:] - boxes[:, :2] >= 1).all(dim=1)
+
+
+def _is_empty(mask: Segmentation, frame: Frame, image: Tensor, box: Tensor) -> bool:
+    """Whether a mask has no pixel in the part of its box that a crop left, which may lie in the hole of a ring."""
+    (left, top), (right, bottom) = box[:2].floor().int().tolist(), box[2:].ceil().int().tolist()
+    part = widen((left, top, right, bottom), image.shape[-2:])
+    return mask != () and mask_area(rasterize(mask, frame, part)) == 0
 
 
 @contextmanager

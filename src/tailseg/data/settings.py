@@ -100,7 +100,7 @@ class CopyPasteConfig(Settings, at="data.paste"):
 
     probability: Annotated[float, Range(ge=0, le=1)] = 0.5
     """Share of the images that get objects."""
-    max_objects: Annotated[int, Range(ge=1, le=100)] = 6
+    max_objects: Annotated[int, Range(ge=1, le=100)] = 3
     """Largest number of objects for an image; each number from 1 on has the same probability."""
     scale: Annotated[tuple[float, float], Range(gt=0, ascending=True)] = (0.1, 2.0)
     """Range of the factor of an object's size. With 1 the object has the size that it would have if its own image were
