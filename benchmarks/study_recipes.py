@@ -160,7 +160,9 @@ def photographs_strong() -> Recipe:
     return replace(
         recipe,
         name="photographs_strong",
-        data=replace(recipe.data, keep_maps=False, paste=PASTE, short_sides=(352,), test_short_side=352),
+        data=replace(
+            recipe.data, keep_maps=False, paste=PASTE, short_sides=(352,), test_short_side=352, max_long_side=640
+        ),
         model=with_normalized_classifier(recipe.model),
         loss=LOSSES["gol"],
         optim=replace(recipe.optim, schedule="cosine", milestones=()),

@@ -67,8 +67,7 @@ def custom_strong() -> Recipe:
 def tiny_strong() -> Recipe:
     """tiny_gol with copy-paste of every class alike often, a cosine, a normalized classifier, and larger images.
 
-    The parts were chosen on tiny_tail, one seed each. A higher and a lower learning rate, a moving average with verified
-    negatives, and images of tiny_gol's size had a lower AP: benchmarks/results/study/report.md.
+    The parts were chosen on tiny_tail, with one seed each. benchmarks/results/study/report.md has what was tried.
     """
     recipe = tiny_gol()
     return replace(
