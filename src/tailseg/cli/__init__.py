@@ -24,7 +24,7 @@ COMMANDS = {
     "thresholds": "find a score threshold for each class; predict and serve then use it",
     "report": "write one HTML page about runs, or about results of any framework: every class, with pictures",
     "serve": "show the report in a browser, and detect objects in images that you drop on a page",
-    "convert": "convert checkpoints from mmdetection and torchvision, and to mmdetection",
+    "convert": "convert checkpoints from mmdetection, detectron2 and torchvision, and to them",
     "data": "show and check a data set: counts, frequency groups, sizes, examples",
     "recipes": "list the recipes",
 }
