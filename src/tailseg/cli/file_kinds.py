@@ -105,3 +105,18 @@ WEIGHTS: Final = Kind("a file of weights", lambda path: "tailseg weights" in _me
 EXPORTED: Final = Kind("a file of weights for another framework", _is_exported)
 REPAIRED: Final = Kind("a repaired file", lambda _: False)
 """Never replaced: the user may have edited it since."""
+
+
+def hub_files(folder: Path) -> dict[Path, Kind | None]:
+    """Lists the files of a published run, which `push --to` and `pull` write."""
+    card = Kind("a model card", lambda path: _starts(path, "---\nlibrary_name: tailseg\n"))
+    classes = Kind("a list of classes", lambda path: _has(path, "num_images", "categories"))
+    return {
+        folder: None,
+        folder / "README.md": card,
+        folder / "recipe.json": RECIPE,
+        folder / "classes.json": classes,
+        folder / "checkpoints" / "converted.safetensors": WEIGHTS,
+        folder / "calibration.json": CALIBRATION,
+        folder / "thresholds.json": THRESHOLDS,
+    }

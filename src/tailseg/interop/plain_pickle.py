@@ -8,6 +8,7 @@ import io
 import pickle
 import pickletools
 import re
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -105,14 +106,24 @@ def _encode(text: object, encoding: object) -> bytes:
     return text.encode("latin1")
 
 
+def _make_no_bytes() -> bytes:
+    """Protocol 2 stores no bytes as a call without arguments."""
+    return b""
+
+
 def _read_storage(content: bytes) -> object:
     """The numbers of a tensor, which torch stores as a file of its own."""
-    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    try:
+        with warnings.catch_warnings(action="ignore"):  # about the pickle's protocol
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise RefusedError("something else in place of a tensor's numbers") from None
 
 
 _ALLOWED: Final[dict[tuple[str, str], Callable[..., object]]] = {
     ("collections", "OrderedDict"): OrderedDict,
     ("_codecs", "encode"): _encode,
+    ("__builtin__", "bytes"): _make_no_bytes,
     ("numpy", "dtype"): _Type,
     ("numpy", "ndarray"): _Array,
     **{
