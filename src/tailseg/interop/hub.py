@@ -127,13 +127,12 @@ def _pack_settings(run: Path, folder: Path, saved: Checkpoint) -> list[str]:
         recalibration.save(recalibration.load(stored, len(saved.categories)), folder / recalibration.FILE)
     if (stored := run / thresholds.FILE).is_file():
         found = thresholds.load(stored)
-        source = found.source or {}
-        if source.get("step") == saved.progress.step:
-            # the published weights have no steps: `Predictor` compares these
-            published = {"calibration": source.get("calibration"), "step": 0}
-            thresholds.save(replace(found, source=published), folder / thresholds.FILE)
-        else:
+        if found.source is not None and found.source.get("step") != saved.progress.step:
             notes.append(f"{stored} is of another checkpoint and is left out")
+            return notes
+        # the published weights have no steps, and `Predictor` compares these
+        source = found.source and {**found.source, "step": 0}
+        thresholds.save(replace(found, source=source), folder / thresholds.FILE)
     return notes
 
 
