@@ -126,7 +126,19 @@ def describe_settings(settings: FileSettings) -> str:
 
 
 def to_mmdet_file(source: Path, out: Path, *, which: Literal["best", "last"] = "best") -> ConversionReport:
-    """Writes a model of tailseg in mmdetection's names; see `export_file`."""
+    """Writes a model of tailseg in mmdetection's names.
+
+    Args:
+        source: a run's folder or a checkpoint file.
+        out: a ``.pth`` file, with the class names as mmdetection stores them, or a ``.safetensors`` file.
+        which: the best or the last checkpoint of a run's folder.
+
+    Returns:
+        What was written.
+
+    Raises:
+        CheckpointError: see `export_file`.
+    """
     return export_file(source, out, "mmdet", which=which)
 
 

@@ -30,6 +30,7 @@ BACKBONE_WEIGHTS: Final = ("imagenet", "pretrained", "tiny", "none")
 """Names of a backbone's weights; anything else is a path."""
 SCORES: Final = ("AP", "AP50", "AP75", "APr", "APc", "APf")
 """The figures of the model card."""
+WORDS: Final = ("rare", "common", "frequent")
 CARD_START: Final = "---\nlibrary_name: tailseg\n"
 """The beginning of every model card, by which a card is known as written by tailseg."""
 
@@ -187,8 +188,8 @@ tags:
 
 # {name}
 
-A detector with {"masks" if has_masks else "boxes"}, trained with [tailseg](https://pypi.org/project/tailseg) and the
-recipe `{recipe["recipe"]}`{f" (loss: {loss})" if loss else ""}. It knows {count_noun(len(groups), "class")}: {counts}.
+A detector with {"masks" if has_masks else "boxes"}, trained with tailseg and the recipe
+`{recipe["recipe"]}`{f" (loss: {loss})" if loss else ""}. It knows {count_noun(len(groups), "class")}: {counts}.
 `{CLASSES}` lists them.
 
 ## Use
@@ -198,9 +199,6 @@ tailseg pull {name}
 tailseg predict {get_default_folder(name)} photo.jpg
 ```
 """ + ("\n".join(["", *figures]) if table else "")
-
-
-WORDS: Final = ("rare", "common", "frequent")
 
 
 def get_default_folder(name: str) -> Path:
@@ -220,7 +218,13 @@ def check_name(name: str) -> None:
 
 
 def copy_files(folder: Path, files: Sequence[str], out: Path) -> None:
-    """Copies files between folders, each completely or not at all."""
+    """Copies files between folders, each completely or not at all.
+
+    Args:
+        folder: where they are.
+        files: their names there.
+        out: the other folder.
+    """
     for name in files:
         with write_atomically(out / name) as written:
             written.write_bytes((folder / name).read_bytes())
@@ -238,7 +242,7 @@ def upload(folder: Path, name: str, *, public: bool) -> str:
         The address of the new version.
 
     Raises:
-        ModuleNotFoundError: huggingface-hub is not installed.
+        ValueError: huggingface-hub is not installed.
         OSError: the hub refuses, or cannot be reached.
     """
     api = _import_hub().HfApi()
@@ -258,7 +262,7 @@ def download(name: str, *, revision: str | None = None) -> Path:
         The folder with the files.
 
     Raises:
-        ModuleNotFoundError: huggingface-hub is not installed.
+        ValueError: huggingface-hub is not installed.
         OSError: there is no such model, or the hub cannot be reached.
     """
     return Path(_import_hub().snapshot_download(name, revision=revision, allow_patterns=list(FILES)))
@@ -268,7 +272,7 @@ def _import_hub() -> Any:  # noqa: ANN401 - need not be installed
     try:
         import huggingface_hub
     except ModuleNotFoundError:
-        raise ModuleNotFoundError(
+        raise ValueError(
             "the hub needs huggingface-hub: pip install 'tailseg[hub]', or use a folder (push --to, pull --from)"
         ) from None
     return huggingface_hub
