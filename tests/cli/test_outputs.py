@@ -67,6 +67,8 @@ READ = {
         "Compare.annotations",
         "Convert.classes",
         "Convert.source",
+        "Push.run",
+        "Pull.source",
         "Eval.results",
     ),
     *("Eval.train", "Eval.annotations", "Predict.images", "Predict.run", "Report.runs", "DataShow.images"),
@@ -96,6 +98,7 @@ WORDS = {
     "Train.metrics",
     *("Calibrate.device", "Predict.device", "Serve.device", "Test.device", "Train.recipe.run.device", "Serve.host"),
     "Thresholds.device",
+    *("Push.name", "Pull.name", "Pull.revision"),
     *("Report.title", "Submit.partition", "Train.recipe.name"),
 }
 """Settings that are text, and no file is written by that name."""
@@ -166,6 +169,10 @@ def rows(run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, 
                 (out / name).unlink(missing_ok=True)
 
         return copy
+
+    published = run.parent / "published"
+    if not published.exists():
+        assert main(["push", str(run), "mine", "--yes", "--to", str(published)]) == 0
 
     def words(*parts: object) -> list[str]:
         return [str(part) for part in parts]
@@ -257,6 +264,20 @@ def rows(run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, 
             lambda out: words("convert", run, out.with_suffix(".pth"), "--to", "mmdet"),
             (".pth",),
             lambda out: words("convert", *[copied(best)(out.with_suffix(".pth"))] * 2, "--to", "mmdet"),
+        ),
+        Row(
+            "Push.to",
+            "`push --to`: weights, recipe, classes, model card",
+            lambda out: words("push", run, "mine", "--yes", "--to", out),
+            ("mine/README.md", "mine/recipe.json", "mine/classes.json", "mine/checkpoints/converted.safetensors"),
+            lambda out: words("push", copied(run, "mine")(out), "mine", "--yes", "--to", out),
+        ),
+        Row(
+            "Pull.out",
+            "`pull --out`: weights, recipe, classes, model card",
+            lambda out: words("pull", "mine", "--from", published, "--out", out),
+            ("README.md", "recipe.json", "classes.json", "checkpoints/converted.safetensors"),
+            lambda out: words("pull", "mine", "--from", copied(published)(out), "--out", out / "mine"),
         ),
         Row(
             "Train.recipe.run.out",

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 from torchvision.ops import FrozenBatchNorm2d
 
-from tailseg.interop.torchvision import from_torchvision, get_coco_names
+from tailseg.annotations.dataset import Category
+from tailseg.interop.torchvision import from_torchvision, get_coco_names, list_file_names, to_torchvision
 from tailseg.losses import DropLossConfig, GumbelCEConfig, LossConfig, SeesawLossConfig, build_loss
 from tailseg.models import ModelConfig, ResNetConfig, build_detector
 from tailseg.models.detector import Detector
@@ -154,7 +155,7 @@ def test_what_does_not_fit_is_named(theirs: nn.Module) -> None:
         from_torchvision(state | {"roi_heads.keypoint_head.0.weight": torch.zeros(1)}, model, CLASSES)
     with pytest.raises(CheckpointError, match=r"fc6\.weight is \[3, 3\], expected \[1024, 12544\]"):
         from_torchvision(state | {"roi_heads.box_head.fc6.weight": torch.zeros(3, 3)}, model, CLASSES)
-    with pytest.raises(CheckpointError, match=r"has 5 classes \(background included\), expected COCO's 91"):
+    with pytest.raises(CheckpointError, match=r"has 5 classes \(background included\), expected 91"):
         from_torchvision(state | {"roi_heads.box_predictor.cls_score.bias": torch.zeros(5)}, model, CLASSES)
 
 
@@ -163,3 +164,56 @@ def test_coco_has_91_labels_with_background_first() -> None:
     assert len(names) == 91
     assert names[0] == "__background__"
     assert (names[1], names[90], names.count("N/A")) == ("person", "toothbrush", 10)
+
+
+@pytest.fixture(scope="module")
+def written() -> tuple[Detector, nn.Module]:
+    """Our model with four classes, and torchvision's with the same weights."""
+    model = build(GumbelCEConfig())
+    for parameter in (model.box_head.classifier.bias, model.box_head.regressor.bias, model.mask_head.predictor.bias):
+        nn.init.normal_(parameter)
+    other = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=5).eval()
+    converted = to_torchvision(model.state_dict(), 4, CONFIG.box.target_stds)
+    assert converted.left_out == ()
+    other.load_state_dict(converted.state, strict=True)
+    return model, other
+
+
+def test_what_is_written_computes_the_same_in_torchvision(written: tuple[Detector, nn.Module]) -> None:
+    ours, theirs = written
+    torch.manual_seed(4)
+    image, pooled, roi = torch.randn(1, 3, 64, 64), torch.randn(2, 256, 7, 7), torch.randn(3, 256, 14, 14)
+    with torch.no_grad():
+        for level, their_level in zip(ours.fpn(ours.backbone(image)), theirs.backbone(image).values(), strict=True):
+            torch.testing.assert_close(level, their_level, rtol=0, atol=1e-4 * float(their_level.abs().max()))
+        scores, boxes = theirs.roi_heads.box_predictor(theirs.roi_heads.box_head(pooled))
+        masks = theirs.roi_heads.mask_predictor(theirs.roi_heads.mask_head(roi))
+        hidden = ours.box_head.embed(pooled.flatten(1))
+        labels = torch.tensor([0, 3, 1])
+        our_masks = ours.mask_head.predict(ours.mask_head.features(roi), labels)
+    torch.testing.assert_close(scores, ours.box_head.classifier(hidden)[:, [4, 0, 1, 2, 3]], rtol=0, atol=1e-4)
+    torch.testing.assert_close(boxes[:, 4:], ours.box_head.regressor(hidden), rtol=0, atol=1e-4)
+    torch.testing.assert_close(masks[torch.arange(3), labels + 1], our_masks, rtol=0, atol=1e-4)
+
+
+def test_what_is_written_is_read_with_the_classes_of_the_run(written: tuple[Detector, nn.Module]) -> None:
+    """Labels are ids in torchvision's scripts; a file with as many labels as classes counts from 1."""
+    ours, theirs = written
+    names = ("__background__", *CLASSES)
+    state = from_torchvision(theirs.state_dict(), build(GumbelCEConfig()), CLASSES, file_names=names)[0].state
+    assert all(torch.equal(state[name], tensor) for name, tensor in ours.state_dict().items())
+    assert list_file_names(5, [Category(i + 10, name, "r") for i, name in enumerate(CLASSES)]) == names
+    by_id = [Category(2, "b", "r"), Category(5, "e", "r")]
+    assert list_file_names(6, by_id) == ("N/A", "N/A", "b", "N/A", "N/A", "e")
+    assert list_file_names(5, by_id) is None
+
+
+def test_what_torchvision_does_not_have_is_refused() -> None:
+    state = build(DropLossConfig()).state_dict()
+    with pytest.raises(CheckpointError, match="4 logits for 4 classes, and torchvision has one for each"):
+        to_torchvision(state, 4, CONFIG.box.target_stds)
+    agnostic = build(GumbelCEConfig(), replace(CONFIG, box=replace(CONFIG.box, class_agnostic=True)))
+    with pytest.raises(CheckpointError, match="a box for each class"):
+        to_torchvision(agnostic.state_dict(), 4, CONFIG.box.target_stds)
+    with pytest.raises(CheckpointError, match="have a ResNet, and the model has another backbone"):
+        to_torchvision({"backbone.features.0.weight": torch.zeros(1)}, 4, CONFIG.box.target_stds)

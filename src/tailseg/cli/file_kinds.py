@@ -74,7 +74,7 @@ def _metadata(path: Path) -> dict[str, str]:
     return found if isinstance(found, dict) else {}
 
 
-def _is_for_mmdet(path: Path) -> bool:
+def _is_exported(path: Path) -> bool:
     return _starts(path, f"PK.*{CONVERTED}") or _metadata(path).get("made_by") == CONVERTED
 
 
@@ -102,6 +102,21 @@ FOUND: Final = Kind(
 PICTURE: Final = Kind("a picture of predictions", lambda path: is_drawn(path, DETECTIONS))
 SHEET: Final = Kind("a picture of examples", lambda path: is_drawn(path, EXAMPLES))
 WEIGHTS: Final = Kind("a file of weights", lambda path: "tailseg weights" in _metadata(path).get("format", ""))
-MMDET: Final = Kind("a file of weights for mmdetection", _is_for_mmdet)
+EXPORTED: Final = Kind("a file of weights for another framework", _is_exported)
 REPAIRED: Final = Kind("a repaired file", lambda _: False)
 """Never replaced: the user may have edited it since."""
+
+
+def hub_files(folder: Path) -> dict[Path, Kind | None]:
+    """Lists the files of a published run, which `push --to` and `pull` write."""
+    card = Kind("a model card", lambda path: _starts(path, "---\nlibrary_name: tailseg\n"))
+    classes = Kind("a list of classes", lambda path: _has(path, "num_images", "categories"))
+    return {
+        folder: None,
+        folder / "README.md": card,
+        folder / "recipe.json": RECIPE,
+        folder / "classes.json": classes,
+        folder / "checkpoints" / "converted.safetensors": WEIGHTS,
+        folder / "calibration.json": CALIBRATION,
+        folder / "thresholds.json": THRESHOLDS,
+    }

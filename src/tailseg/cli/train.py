@@ -85,7 +85,8 @@ class Train:
     """Name of a backbone (resnet50, swin_t, timm:NAME, ...), or module:function of your own."""
     init_from: Annotated[str | None, Input()] = None
     """Initial weights: coco (torchvision's COCO Mask R-CNN R50-FPN, downloaded), imagenet (the backbone's), a weights
-    file of tailseg, torchvision or mmdetection, or the folder of a run. Classes of the same name keep their rows."""
+    file of tailseg, torchvision, mmdetection or detectron2, or the folder of a run. Classes of the same name keep
+    their rows."""
     detector: str | None = None
     """module:function of a detector of your own."""
     source: str | None = None

@@ -1,7 +1,7 @@
-"""Converts checkpoints of other projects: mmdetection in both directions, torchvision to tailseg.
+"""Converts checkpoints of mmdetection, detectron2 and torchvision to tailseg, and back.
 
-`to_tailseg` and `to_mmdet_file` convert files. `from_mmdet`, `to_mmdet` and `from_torchvision` convert state dicts. The
-names are imported when they are used.
+`to_tailseg` and `export_file` convert files. `from_mmdet`, `from_detectron2`, `from_torchvision` and their inverses
+convert state dicts. The names are imported when they are used.
 """
 
 from typing import TYPE_CHECKING
@@ -10,39 +10,47 @@ from tailseg.lazy import on_demand
 
 if TYPE_CHECKING:
     from tailseg.interop.classes import read_classes
-    from tailseg.interop.convert import ConversionReport, to_mmdet_file, to_tailseg
+    from tailseg.interop.convert import ConversionReport, export_file, to_mmdet_file, to_tailseg
+    from tailseg.interop.detectron2 import FileSettings, find_settings, from_detectron2, to_detectron2
     from tailseg.interop.files import WeightsFile, read_weights_file, write_safetensors_file, write_torch_file
     from tailseg.interop.initial import prepare_initial_weights
     from tailseg.interop.mmdet import backbone_from_mmdet, from_mmdet, to_mmdet
     from tailseg.interop.rules import Converted
-    from tailseg.interop.torchvision import from_torchvision
+    from tailseg.interop.torchvision import from_torchvision, to_torchvision
 else:
     __getattr__, __dir__ = on_demand(
         __name__,
         {
             "classes": ("read_classes",),
-            "convert": ("ConversionReport", "to_mmdet_file", "to_tailseg"),
+            "convert": ("ConversionReport", "export_file", "to_mmdet_file", "to_tailseg"),
+            "detectron2": ("FileSettings", "find_settings", "from_detectron2", "to_detectron2"),
             "files": ("WeightsFile", "read_weights_file", "write_safetensors_file", "write_torch_file"),
             "initial": ("prepare_initial_weights",),
             "mmdet": ("backbone_from_mmdet", "from_mmdet", "to_mmdet"),
             "rules": ("Converted",),
-            "torchvision": ("from_torchvision",),
+            "torchvision": ("from_torchvision", "to_torchvision"),
         },
     )
 
 __all__ = [
     "ConversionReport",
     "Converted",
+    "FileSettings",
     "WeightsFile",
     "backbone_from_mmdet",
+    "export_file",
+    "find_settings",
+    "from_detectron2",
     "from_mmdet",
     "from_torchvision",
     "prepare_initial_weights",
     "read_classes",
     "read_weights_file",
+    "to_detectron2",
     "to_mmdet",
     "to_mmdet_file",
     "to_tailseg",
+    "to_torchvision",
     "write_safetensors_file",
     "write_torch_file",
 ]

@@ -18,14 +18,22 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from tailseg.files import CONVERTED, write_atomically
+from tailseg.interop.plain_pickle import RefusedError, read_plain_pickle
 from tailseg.interop.rules import shorten
-from tailseg.training.checkpoint import CheckpointError
+from tailseg.training.checkpoint import MALFORMED, CheckpointError
 
-STATE_KEYS = ("state_dict", "model")
-"""The keys under which mmdetection and torchvision's reference programs store the state dict."""
+STATE_KEYS = ("state_dict", "model", "blobs")
+"""The keys of the state dict: of mmdetection; of torchvision's reference programs and detectron2; of Caffe2."""
 COPIED_PREFIX = "module."
 """The prefix that DistributedDataParallel adds to every name."""
-READABLE = ".safetensors, or torch's format under any other name (.pth, .pt)"
+READABLE = ".safetensors, .pkl (arrays by name, as detectron2), or torch's format under any other name (.pth, .pt)"
+
+
+WHOLE_MODELS = {
+    name: f". The file is a whole model of {project}, whose networks tailseg does not have"
+    for name, project in (("ultralytics", "ultralytics"), ("models", "YOLOv5"), ("transformers", "transformers"))
+}
+"""What the error for a refused file adds, by the first part of the refused name."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +54,18 @@ class WeightsFile:
 def read_weights_file(path: Path) -> WeightsFile:
     """Reads a ``.safetensors`` file, or a ``.pth``: ``{meta, state_dict, ...}``, ``{model, ...}`` or a bare state dict.
 
+    A ``.pkl`` may also be a plain pickle of arrays by name, alone or under ``model`` or ``blobs``.
+
     Raises:
         CheckpointError: there is no such file; or it is truncated, would run code, has no weights, or has weights that
             are not finite. The message says which.
     """
     if not path.is_file():
         raise CheckpointError(f"no file {path}: expected a checkpoint ({READABLE})")
-    content: object = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    if path.suffix == ".pkl" and not zipfile.is_zipfile(path):
+        content = _read_pickle(path)
+    else:
+        content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     state = _state(content, path)
     infinite = [
         key for key, tensor in state.items() if tensor.is_floating_point() and not bool(tensor.isfinite().all())
@@ -80,6 +93,12 @@ def write_torch_file(path: Path, state: Mapping[str, Tensor], class_names: Seque
         torch.save(content, file)
 
 
+def write_model_file(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Writes ``{model}`` as detectron2 and torchvision's reference programs read it, the whole file or nothing."""
+    with write_atomically(path) as file:
+        torch.save({"made_by": CONVERTED, "model": {key: tensor.detach().cpu() for key, tensor in state.items()}}, file)
+
+
 def write_safetensors_file(path: Path, state: Mapping[str, Tensor]) -> None:
     """Writes the tensors without class names, the whole file or nothing."""
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
@@ -92,6 +111,16 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is truncated, or not a safetensors file ({error})") from None
+
+
+def _read_pickle(path: Path) -> object:
+    try:
+        return read_plain_pickle(path.read_bytes())
+    except RefusedError as error:
+        raise CheckpointError(_refused(path, str(error))) from None
+    except (pickle.UnpicklingError, MemoryError, RecursionError, *MALFORMED, EOFError, AttributeError) as error:
+        reason = _no_torch_file(path) or str(error).strip() or type(error).__name__
+        raise CheckpointError(_unreadable(path, reason)) from None
 
 
 class _Ignored:
@@ -153,13 +182,19 @@ def _read_torch(path: Path) -> object:
         if reason := _no_torch_file(path):
             raise CheckpointError(_unreadable(path, reason)) from None
         named = re.search(r"(?:GLOBAL|global) `?([\w.]+)", str(error))
-        raise CheckpointError(
-            f"{path} holds more than weights{f' ({named[1]})' if named else ''}, and reading that could run code: "
-            "refused. If you trust the file, load it where it was made and save only its state_dict"
-        ) from None
+        raise CheckpointError(_refused(path, named[1] if named else "")) from None
     except (RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, zipfile.BadZipFile) as error:
         said = str(error).strip().split("\n")[0].split(". ")[0]
         raise CheckpointError(_unreadable(path, _no_torch_file(path) or said or type(error).__name__)) from None
+
+
+def _refused(path: Path, name: str) -> str:
+    """Says that a file names something else than data; ``name`` begins with the package that wrote it."""
+    return (
+        f"{path} holds more than weights{f' ({name})' if name else ''}, and reading that could run code: refused. If "
+        "you trust the file, load it where it was made and save only its state_dict"
+        f"{WHOLE_MODELS.get(name.partition('.')[0], '')}"
+    )
 
 
 def _no_torch_file(path: Path) -> str | None:

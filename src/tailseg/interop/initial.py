@@ -19,8 +19,10 @@ from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights, MaskRC
 
 from tailseg.annotations.dataset import Category
 from tailseg.files import get_cache_folder
-from tailseg.interop.convert import build_initial_model, detect_layout
+from tailseg.interop.convert import build_initial_model, describe_settings, with_strides
+from tailseg.interop.detectron2 import find_settings, from_detectron2
 from tailseg.interop.files import WeightsFile, read_weights_file
+from tailseg.interop.layouts import detect_layout
 from tailseg.interop.mmdet import from_mmdet
 from tailseg.interop.rules import Converted, shorten
 from tailseg.interop.torchvision import from_torchvision, get_coco_names
@@ -43,10 +45,11 @@ def prepare_initial_weights(recipe: Recipe) -> tuple[Recipe, list[str]]:
 
     ``coco`` is torchvision's Mask R-CNN R50-FPN for COCO, or its Faster R-CNN for a network without masks. The file is
     downloaded into the folder of ``torch.hub``, if it is not there. The folder of a run stands for its best checkpoint.
-    A file of torchvision or mmdetection is converted. A checkpoint of tailseg stays.
+    A file of torchvision, mmdetection or detectron2 is converted. A checkpoint of tailseg stays.
 
     Args:
-        recipe: of the training. Its network must fit the weights; its classes may differ.
+        recipe: of the training. Its network must fit the weights; its classes may differ. For a file of detectron2, its
+            ResNet gets the stride where the file has it.
 
     Returns:
         The recipe, and notes for the user.
@@ -63,8 +66,13 @@ def prepare_initial_weights(recipe: Recipe) -> tuple[Recipe, list[str]]:
     file = None if name != COCO and _is_own(source) else _read_foreign(source)
     if file is None:
         return _with_weights(recipe, source), []
+    notes = []
+    if detect_layout(file.state, str(file.path)) == "detectron2":
+        settings = find_settings(file.state, recipe.model, source=str(file.path))
+        recipe = with_strides(recipe, settings)
+        notes.append(describe_settings(settings))
     out = _name_converted(file, recipe)
-    notes = [] if out.is_file() else _convert(file, recipe, out)
+    notes += [] if out.is_file() else _convert(file, recipe, out)
     return _with_weights(recipe, out), notes
 
 
@@ -114,7 +122,7 @@ def _is_own(path: Path) -> bool:
 def _read_foreign(path: Path) -> WeightsFile:
     file = read_weights_file(path)
     try:
-        detect_layout(file)
+        detect_layout(file.state, str(path))
     except CheckpointError as error:
         raise CheckpointError(
             f"{error}. For weights of a backbone alone, use --model.backbone.weights {path}"
@@ -139,11 +147,14 @@ def _convert(file: WeightsFile, recipe: Recipe, out: Path) -> list[str]:
     frequency = ClassFrequency.from_counts(counts, counts, EXAMPLES * len(categories))
     model = build_initial_model(replace(recipe, run=replace(recipe.run, seed=0)), frequency)
     try:
-        if detect_layout(file) == "torchvision":
+        layout = detect_layout(file.state, str(file.path))
+        if layout == "torchvision":
             names = [category.name for category in categories]
-            converted, _ = from_torchvision(file.state, model, names, source=str(file.path))
-        else:
+            converted, _ = from_torchvision(file.state, model, names, source=f"{file.path} (torchvision)")
+        elif layout == "mmdet":
             converted = _from_mmdet(file, model)
+        else:
+            converted = from_detectron2(file.state, model, other_loss=True, source=f"{file.path} (detectron2)")
     except CheckpointError as error:
         raise CheckpointError(
             f"{error}. --init-from needs the network of the file: choose a recipe with this network, such as "
@@ -164,11 +175,14 @@ def _list_classes(file: WeightsFile) -> tuple[Category, ...]:
     """
     labels = [label for label, name in enumerate(get_coco_names()) if label > 0 and name != "N/A"]
     coco = tuple(Category(label, get_coco_names()[label], "f") for label in labels)
-    if detect_layout(file) == "torchvision":  # `from_torchvision` refuses other numbers of classes
+    if (
+        detect_layout(file.state, str(file.path)) == "torchvision"
+    ):  # `from_torchvision` refuses other numbers of classes
         return coco
     if file.class_names:
         return tuple(Category(number, name, "f") for number, name in enumerate(file.class_names, 1))
-    rows = [len(tensor) for key, tensor in file.state.items() if key.endswith("fc_cls.bias")]
+    endings = ("fc_cls.bias", "cls_score.bias", "cls_score_b")
+    rows = [len(tensor) for key, tensor in file.state.items() if key.endswith(endings)]
     if rows and rows[0] - len(coco) in (0, 1, 2):
         return coco
     raise CheckpointError(
@@ -192,7 +206,7 @@ def _from_mmdet(file: WeightsFile, model: TwoStageDetector) -> Converted:
         initial = ours[next(name for name in classifiers if name.endswith(part))]
         state[key] = _fit_rows(state[key], initial, model.num_classes)
     state |= _keep_counts(ours, file.state)
-    return from_mmdet(state, model, source=str(file.path))
+    return from_mmdet(state, model, source=f"{file.path} (mmdetection)")
 
 
 def _fit_rows(theirs: Tensor, initial: Tensor, num_classes: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Converts torchvision's Mask and Faster R-CNN (``maskrcnn_resnet50_fpn``) to initial weights, mainly its COCO weights.
+"""Converts torchvision's Mask and Faster R-CNN (``maskrcnn_resnet50_fpn``) to initial weights, and to its names.
 
 Background is torchvision's first class and our last logit; torchvision's box and mask predictors have rows for the
 background, ours do not. Rows of the predictors are matched by class name. The model does not detect the same as
@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
-from tailseg.interop.rules import BATCH_COUNT, Converted, Rule, find_our_name, read_by_rules
+from tailseg.annotations.dataset import Category
+from tailseg.interop.detectron2 import BBOX_REG_WEIGHTS
+from tailseg.interop.rules import BATCH_COUNT, Converted, Rule, find_our_name, read_by_rules, write_by_rules
 from tailseg.models.detector import TwoStageDetector
 from tailseg.training.checkpoint import CheckpointError
 from tailseg.training.first_weights import simplify_name
@@ -79,8 +81,8 @@ def from_torchvision(
     classes = len(state.get(f"{CLASSIFIER}.bias", ()))
     if classes and classes != len(file_names):
         raise CheckpointError(
-            f"{source} has {classes} classes (background included), expected COCO's {len(file_names)}: only "
-            "torchvision's COCO models state which class is which"
+            f"{source} has {classes} classes (background included), expected {len(file_names)}. Convert it with the "
+            "annotation file that it was trained on: tailseg convert --classes"
         )
     rows = _rows(file_names, class_names)
     expected = model.state_dict()
@@ -98,6 +100,67 @@ def from_torchvision(
         optional=lambda key: key.endswith(BATCH_COUNT) or ".loss." in key,
     )
     return converted, [class_names[ours] for ours, _ in rows]
+
+
+def list_file_names(num_labels: int, categories: Sequence[Category]) -> tuple[str, ...] | None:
+    """Lists the class names of a file by its labels, for a file with other classes than COCO's.
+
+    torchvision's reference scripts use category ids as labels. Many other scripts count the classes from 1.
+
+    Args:
+        num_labels: the number of the file's labels, background included.
+        categories: the classes that the file was trained on, by label.
+
+    Returns:
+        The names, background first; None if the number of classes does not fit.
+    """
+    if num_labels == max(category.id for category in categories) + 1:
+        names = {category.id: category.name for category in categories}
+        return tuple(names.get(label, "N/A") for label in range(num_labels))
+    if num_labels == len(categories) + 1:
+        return ("__background__", *(category.name for category in categories))
+    return None
+
+
+def to_torchvision(state: Mapping[str, Tensor], num_classes: int, target_stds: Sequence[float]) -> Converted:
+    """Converts tailseg's state dict to torchvision's names, with background as the first class.
+
+    The box and mask predictors get rows of zeros for background, which torchvision has and does not use.
+
+    Args:
+        state: tensors by our names, of a Mask or Faster R-CNN on a ResNet.
+        num_classes: C.
+        target_stds: ``target_stds`` of the box head.
+
+    Returns:
+        The state dict, and which keys were left out.
+
+    Raises:
+        CheckpointError: torchvision has no such network, or the loss has not C + 1 logits.
+    """
+    if "backbone.layer1.0.conv1.weight" not in state:
+        raise CheckpointError(
+            "torchvision's detectors with these heads have a ResNet, and the model has another backbone"
+        )
+    written = write_by_rules(state, RULES, optional=lambda key: ".loss." in key)
+    theirs = written.state
+    for key, tensor in theirs.items():
+        if key.startswith(CLASSIFIER):
+            if len(tensor) != num_classes + 1:
+                raise CheckpointError(
+                    f"the loss has {len(tensor)} logits for {num_classes} classes, and torchvision has one for each "
+                    "class and one for background: its names do not fit this loss"
+                )
+            theirs[key] = torch.cat([tensor[-1:], tensor[:-1]])
+        elif key.startswith(REGRESSOR):
+            if len(tensor) != 4 * num_classes:
+                raise CheckpointError("torchvision has a box for each class, and the model has one for all classes")
+            units = [std * weight for std, weight in zip(target_stds, BBOX_REG_WEIGHTS[0], strict=True)]
+            rows = tensor * tensor.new_tensor(units).repeat(num_classes).view(-1, *[1] * (tensor.dim() - 1))
+            theirs[key] = torch.cat([torch.zeros_like(rows[:4]), rows])
+        elif key.startswith(MASK_PREDICTOR):
+            theirs[key] = torch.cat([torch.zeros_like(tensor[:1]), tensor])
+    return written
 
 
 def _rows(file_names: Sequence[str], class_names: Sequence[str]) -> list[tuple[int, int]]:

@@ -114,6 +114,9 @@ class ResNetConfig(BackboneConfig):
     """Stages that are not trained: 0 none, 1 the stem and stage 1, 2 also stage 2 ... (published: 1)."""
     fixed_norm: bool = True
     """Batch norms use their stored statistics in training, as published. Their scale and shift are still trained."""
+    stride_in_1x1: bool = False
+    """The first 1x1 convolution of a bottleneck has the stride, as in Caffe's ResNets and detectron2's R-50 and R-101;
+    otherwise the 3x3 convolution has it."""
     checkpoint_blocks: bool = False
     """Gradient checkpointing: blocks store only their inputs and run twice, which needs less memory and more time."""
 

@@ -66,16 +66,20 @@ class Bottleneck(nn.Module):
     Args:
         in_channels: C_in.
         width: channels of the 3x3 convolution.
-        stride: of the 3x3 convolution.
+        stride: of the block.
         out_channels: C_out.
         groups: of the 3x3 convolution.
+        stride_in_1x1: the first 1x1 convolution has the stride, not the 3x3 convolution.
     """
 
-    def __init__(self, in_channels: int, width: int, stride: int, *, out_channels: int, groups: int) -> None:
+    def __init__(
+        self, in_channels: int, width: int, stride: int, *, out_channels: int, groups: int, stride_in_1x1: bool = False
+    ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
+        first, second = (stride, 1) if stride_in_1x1 else (1, stride)
+        self.conv1 = nn.Conv2d(in_channels, width, 1, first, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, groups=groups, bias=False)
+        self.conv2 = nn.Conv2d(width, width, 3, second, padding=1, groups=groups, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(out_channels)
@@ -97,11 +101,14 @@ def _block(config: ResNetConfig, in_channels: int, stage: int, stride: int) -> n
     width = config.base_width * 2**stage
     if config.depth < 50:
         return BasicBlock(in_channels, width, stride)
-    if config.grouped is None:
-        return Bottleneck(in_channels, width, stride, out_channels=4 * width, groups=1)
-    groups = config.grouped.groups
+    groups = 1 if config.grouped is None else config.grouped.groups
     return Bottleneck(
-        in_channels, groups * config.grouped.width * 2**stage, stride, out_channels=4 * width, groups=groups
+        in_channels,
+        width if config.grouped is None else groups * config.grouped.width * 2**stage,
+        stride,
+        out_channels=4 * width,
+        groups=groups,
+        stride_in_1x1=config.stride_in_1x1,
     )
 
 

@@ -194,7 +194,7 @@ def load(path: Path, *, device: torch.device | str = "cpu") -> Checkpoint:
         content_type = sorted(names)[:5] if names is not None else type(content).__name__
         raise CheckpointError(
             f"{path} is not a tailseg checkpoint: expected format {FORMAT!r}, found {content_type}; `tailseg convert` "
-            "reads the files of mmdetection and torchvision"
+            "reads the files of mmdetection, detectron2 and torchvision"
         )
     try:
         frequency = content["frequency"]

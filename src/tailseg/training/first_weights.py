@@ -42,7 +42,8 @@ def load_initial_weights(file: Path, model: Detector, categories: Sequence[Categ
     if not file.is_file():
         raise CheckpointError(
             f"run.init_from: no checkpoint at {file}. `tailseg train` takes coco, the folder of a run and files of "
-            "torchvision and mmdetection as well. In Python, call tailseg.interop.prepare_initial_weights(recipe) first"
+            "torchvision, mmdetection and detectron2 as well. In Python, call "
+            "tailseg.interop.prepare_initial_weights(recipe) first"
         )
     saved = checkpoint.load(file)
     rows = _match_names(saved.categories, categories)
