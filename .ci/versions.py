@@ -15,7 +15,7 @@ from pathlib import Path
 
 import blocks
 
-LIBRARY = ["losses", "ops", "evaluation"]
+LIBRARY = ["losses", "ops", "evaluation", "parity/test_evaluation_lvis.py"]
 LOWEST = ["--resolution", "lowest-direct"]
 # Python, what is installed and how, and what is tested.
 ENVIRONMENTS = {
@@ -48,7 +48,7 @@ def make_environment(folder: Path, version: str, arguments: list[str]) -> Path:
 
 
 def run_part(python: Path, part: str, folder: Path) -> None:
-    """Runs the tests of a folder, or a training from the command line."""
+    """Runs tests, or a training from the command line."""
     if part == "training":
         folder.mkdir()
         blocks.execute([str(python), "-c", blocks.USER_FILES + TRAIN], folder)
@@ -67,7 +67,7 @@ def main() -> None:
     """Makes and tests the environments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(ENVIRONMENTS)}; all without a name")
-    parser.add_argument("--parts", nargs="+", help="of losses, ops, evaluation, training; all without a name")
+    parser.add_argument("--parts", nargs="+", help="folders or files of tests/, or training; all without a name")
     options = parser.parse_args()
     rows = []
     for name in options.names or ENVIRONMENTS:
