@@ -2,7 +2,7 @@
 
 import importlib
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 
 from tailseg.deprecated import names_renamed_in
@@ -13,7 +13,7 @@ class MissingPartError(ModuleNotFoundError):
 
 
 @contextmanager
-def needs_extra(extra: str) -> Iterator[None]:
+def needs_extra(extra: str) -> Generator[None, None, None]:
     """Names the extra where an import inside the block does not find its package.
 
     Raises:
