@@ -143,17 +143,17 @@ def run_readme() -> None:
     """Every other block."""
     with tempfile.TemporaryDirectory() as folder:
         here = clone(Path(folder))
-        execute(["uv", "run", "--no-dev", "python", "-c", USER_FILES], here)
+        execute(["uv", "run", "--no-dev", "--extra", "train", "python", "-c", USER_FILES], here)
         for block in read_blocks(ROOT / "README.md"):
             if block.mark in ("demo", "tests"):
                 continue
             if block.mark in ("skip", "tested"):
                 print(f"\nnot run ({block.mark}: {block.note}):\n{block.code}", flush=True)
             elif block.language == "python":
-                execute(["uv", "run", "--no-dev", "python", "-c", block.code], here)
+                execute(["uv", "run", "--no-dev", "--extra", "train", "python", "-c", block.code], here)
             else:
                 for command in split_commands(block):
-                    execute(f"uv run --no-dev {command}", here)
+                    execute(f"uv run --no-dev --extra train {command}", here)
 
 
 # The pages of docs/, each in a process that starts with everything imported.

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -9,7 +10,7 @@ from typing import get_args
 
 import pytest
 
-from tailseg.lazy import on_demand
+from tailseg.lazy import MissingPartError, needs_extra, on_demand
 from tailseg.losses import LossConfig
 
 PACKAGES = (
@@ -85,3 +86,28 @@ def test_the_settings_of_a_loss_stand_in_its_module_as_well(config: type) -> Non
     loss = getattr(losses, config.__name__.removesuffix("Config"))
     assert getattr(sys.modules[loss.__module__], config.__name__) is config
     assert getattr(losses, config.__name__) is config
+
+
+def test_a_package_that_is_missing_is_named_with_the_extra_that_brings_it() -> None:
+    message = r"needs the package no_such_package.*pip install 'tailseg\[train\]'"
+    with pytest.raises(MissingPartError, match=message), needs_extra("train"):
+        importlib.import_module("no_such_package.part")
+    with pytest.raises(ImportError, match="cannot import name"), needs_extra("train"):
+        from math import no_such_name  # noqa: F401, another error stays as it is
+
+
+@pytest.mark.parametrize(
+    ("missing", "code"),
+    [
+        ("tyro", "from tailseg.cli import main; sys.exit(main(['recipes']))"),
+        ("contourpy", "import tailseg.report.thumbnails"),
+    ],
+)
+def test_each_part_names_the_extra_train(missing: str, code: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.modules[{missing!r}] = None; {code}"], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.endswith(f"needs the package {missing}, which is not installed: pip install 'tailseg[train]'")
+    assert (done.stderr == f"{last}\n") == (missing == "tyro"), "a command prints no stack trace"

@@ -37,11 +37,11 @@ BADGE = """\
 def read_facts() -> dict[str, tuple[str, str]]:
     """Returns label and value of each badge by the name of its file."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    (torch,) = [need.removeprefix("torch==") for need in project["dependencies"] if need.startswith("torch==")]
+    (torch,) = [need.removeprefix("torch>=") for need in project["dependencies"] if need.startswith("torch>=")]
     return {
         "version": ("version", tailseg.__version__),
         "python": ("Python", project["requires-python"].replace(">=", "≥ ")),
-        "torch": ("PyTorch", torch.removesuffix(".*")),
+        "torch": ("PyTorch", f"≥ {torch.partition(',')[0]}"),
         "license": ("license", project["license"]),
         "losses": ("classification losses", str(len(LOSSES))),
         "recipes": ("published recipes", str(len(PUBLISHED))),

@@ -1,12 +1,12 @@
 """Draws detections and ground truth with supervision: masks, boxes, class names and scores."""
 
 import io
+import warnings
 from collections.abc import Sequence
 from math import ceil
 from typing import Final, Literal
 
 import numpy as np
-import supervision as sv
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
@@ -15,8 +15,14 @@ from tailseg.annotations.image_files import ImageError
 from tailseg.annotations.types import Group
 from tailseg.deprecated import warn_of_old_name
 from tailseg.files import DETECTIONS, make_signature
+from tailseg.lazy import needs_extra
 from tailseg.ops.masks import segmentation_to_rle
 from tailseg.structures import Detections
+
+with needs_extra("train"), warnings.catch_warnings():
+    # Without OpenCV supervision says that it is slower; docs/install.md says when OpenCV is worth it.
+    warnings.filterwarnings("ignore", message="OpenCV")
+    import supervision as sv
 
 ColorBy = Literal["class", "group"]
 """Color by class, or by frequency group: rare, common, frequent."""

@@ -2,9 +2,31 @@
 
 import importlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 
 from tailseg.deprecated import names_renamed_in
+
+
+class MissingPartError(ModuleNotFoundError):
+    """A package of one of tailseg's extras is not installed."""
+
+
+@contextmanager
+def needs_extra(extra: str) -> Generator[None, None, None]:
+    """Names the extra where an import inside the block does not find its package.
+
+    Raises:
+        MissingPartError: the package is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        raise MissingPartError(
+            f"this part of tailseg needs the package {package}, which is not installed: pip install 'tailseg[{extra}]'",
+            name=package,
+        ) from error
 
 
 def on_demand(

@@ -30,6 +30,7 @@ from tailseg.annotations.types import (
     Segmentation,
     frequency_group,
 )
+from tailseg.lazy import needs_extra
 from tailseg.words import count_noun
 
 if TYPE_CHECKING:
@@ -387,7 +388,8 @@ class Detections:
 
         ``class_id`` is the label, ``0 .. C-1``.
         """
-        import supervision as sv
+        with needs_extra("train"):
+            import supervision as sv
 
         labels = self.labels.cpu().numpy()
         names = {} if self.class_names is None else {"class_name": np.array(self.class_names, dtype=str)[labels]}
@@ -413,7 +415,7 @@ class Detections:
         Raises:
             ValueError: a label has no category id.
         """
-        boxes = self.boxes.detach().double().cpu().numpy()
+        boxes = self.boxes.detach().cpu().double().numpy()
         boxes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).tolist()
         labels = self.labels.tolist()
         if labels and not 0 <= min(labels) <= max(labels) < len(category_ids):

@@ -21,7 +21,7 @@ FILES = {"safetensors"}
 PARSER = FILES | {"docstring_parser", "rich", "typeguard", "typing_extensions", "tyro"}
 ANNOTATIONS = PARSER | {"filelock", "jaxtyping", "msgspec", "numpy", "pycocotools"}
 EVALUATION = ANNOTATIONS | {"hotcoco"}
-REPORT = EVALUATION | {"PIL", "cv2", "jinja2", "markupsafe"}
+REPORT = EVALUATION | {"PIL", "contourpy", "jinja2", "markupsafe"}
 
 
 def imported(*arguments: str, code: int = 0) -> set[str]:

@@ -2,11 +2,14 @@
 
 import base64
 import io
+import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageStat
+from pycocotools import mask as coco
 from torchvision.io import encode_png, write_file
 
 from tailseg.annotations.read import read_dataset
@@ -108,18 +111,38 @@ def test_thumbnails_are_never_enlarged():
     assert compute_thumbnail_size((0, 0, 60, 50), 96) == (60, 50)
 
 
+def read_path(path):
+    """The corners of each closed polygon of an SVG path."""
+    polygons = [re.fullmatch(r"M(.+)l(.+)", part).groups() for part in path.split("z")[:-1]]
+    return [
+        np.cumsum([[int(word) for word in pair.split()] for pair in (start, *re.findall(r"\S+ \S+", steps))], axis=0)
+        for start, steps in polygons
+    ]
+
+
 def test_outlines_are_in_half_pixels_of_the_thumbnail():
     mask = record(1, ANT, 8, 6, 0.9)["segmentation"]
-    from pycocotools import mask as coco
-
     path = trace_outline(coco.frPyObjects(mask, 40, 60), (0, 0, 60, 40), 96)
-    assert path.startswith("M")
-    assert path.endswith("z")
-    x, y = map(int, path[1 : path.index("l")].split())
-    assert abs(x - 16) <= 1
-    assert abs(y - 12) <= 1
+    (corners,) = read_path(path)
+    assert len(corners) < 10, "a square"
+    np.testing.assert_array_equal([corners.min(axis=0), corners.max(axis=0)], [[16, 12], [36, 32]])
     assert trace_outline(coco.frPyObjects(mask, 40, 60), (30, 0, 60, 40), 96) == "", "nothing of it is in the crop"
     assert trace_box((8, 6, 18, 16), (0, 0, 60, 40), 30) == "M8 6H18V16H8z", "the thumbnail has half the size"
+
+
+@pytest.mark.parametrize(("radius", "hole", "polygons"), [(60, 0, 1), (60, 30, 2)])
+def test_outlines_surround_the_area_of_the_mask(radius, hole, polygons):
+    y, x = np.mgrid[-99.5:100, -99.5:100]
+    bitmap = (np.hypot(x, y) < radius) & (np.hypot(x, y) >= hole)
+    mask = coco.encode(np.asfortranarray(bitmap.astype(np.uint8)))
+    outlines = read_path(trace_outline(mask, (0, 0, 200, 200), 100))  # a half pixel of the thumbnail is a pixel
+    areas = [np.dot(ring[:, 0], np.roll(ring[:, 1], 1) - np.roll(ring[:, 1], -1)) / 2 for ring in outlines]
+    assert len(areas) == polygons
+    assert abs(sum(areas)) == pytest.approx(bitmap.sum(), rel=0.03)
+    for ring in outlines:
+        distances = np.hypot(*(ring - 100).T)
+        assert min(abs(distances - radius).max(), abs(distances - hole).max()) < 1.5
+        assert len(ring) < 24
 
 
 def test_an_image_is_decoded_once_while_there_is_memory(gray, tmp_path, monkeypatch):

@@ -10,6 +10,8 @@ import select
 import sys
 from collections.abc import Sequence
 
+from tailseg.lazy import MissingPartError
+
 COMMANDS = {
     "demo": "train a small Mask R-CNN on a long-tailed data set, and look at it: 5 minutes on two cores",
     "train": "train a recipe, or train on your own COCO- or LVIS-format file",
@@ -67,6 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = _main(arguments)
         sys.stdout.flush()
+    except MissingPartError as error:  # the command line's own packages: without them the console is not there either
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except BrokenPipeError:
         if not _nobody_reads():
             raise

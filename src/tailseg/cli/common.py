@@ -11,12 +11,15 @@ from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
-import tyro
 from rich.console import Console
 from rich.markup import escape
 
 from tailseg.cli.unknown_options import find_unknown_option, nearest_options, read_options
+from tailseg.lazy import MissingPartError, needs_extra
 from tailseg.ranges import SettingError, check_ranges, describe, ranges_of
+
+with needs_extra("train"):
+    import tyro
 
 if TYPE_CHECKING:
     from tailseg.recipes.recipe import Recipe
@@ -159,7 +162,7 @@ def print_error(message: str) -> None:
 def explain(error: Exception) -> str:
     """What a user can do with the error: our own messages as they are, a surprise with its kind and how to see more."""
     message, notes = str(error).strip(), "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
-    if isinstance(error, ValueError | OSError | FloatingPointError) and message:
+    if isinstance(error, ValueError | OSError | FloatingPointError | MissingPartError) and message:
         return f"{message}{notes}"
     kind = type(error).__name__
     return f"{kind}: {message}\n(not an error that tailseg foresaw: --debug shows where it came from){notes}"

@@ -163,7 +163,7 @@ class LogitRecorder(ClassificationLoss):
         labels: Int64[Tensor, " R"],  # noqa: ARG002 - the interface
     ) -> dict[str, Float[Tensor, ""]]:
         """Adds the logits of the classes, and returns a loss of 0."""
-        values = logits.detach()[:, : self.num_classes].double().cpu()
+        values = logits.detach()[:, : self.num_classes].cpu().double()
         if not self.count and len(values):
             self.first = values[0]
         values = values - self.first

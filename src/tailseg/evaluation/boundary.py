@@ -20,16 +20,24 @@ WIDTH = 0.02
 
 def compute_outline(mask: Runs) -> Runs:
     """The pixels of a mask at most max(1, round(0.02 diagonal)) from its edge or the image's, along rows or columns."""
-    import cv2
-
     height, width = mask["size"]
     band = max(round(WIDTH * float(np.hypot(height, width))), 1)
     x, y, w, h = (int(value) for value in run_lengths.to_bbox(mask))
     bitmap = run_lengths.decode(mask)
-    inside = np.pad(bitmap[y : y + h, x : x + w], 1)
-    inner = cv2.erode(inside, np.ones((2 * band + 1, 2 * band + 1), np.uint8), borderType=cv2.BORDER_REPLICATE)
-    bitmap[y : y + h, x : x + w] &= np.asarray(inner[1:-1, 1:-1] == 0, dtype=np.uint8)
+    inside = bitmap[y : y + h, x : x + w]
+    inner = _erode(np.ascontiguousarray(_erode(np.pad(inside, band), 2 * band + 1).T), 2 * band + 1).T
+    bitmap[y : y + h, x : x + w] -= inner
     return run_lengths.encode(np.asfortranarray(bitmap))
+
+
+def _erode(bitmap: np.ndarray, width: int) -> np.ndarray:
+    """1 where ``width`` rows in succession are 1: ``[h, w]`` becomes ``[h - width + 1, w]``."""
+    done = 1
+    while done < width:  # what is 1 over `done` rows here and `step` rows below is 1 over `done + step` rows
+        step = min(done, width - done)
+        bitmap = bitmap[:-step] & bitmap[step:]
+        done += step
+    return bitmap
 
 
 def with_boundaries(truth: GroundTruth, found: Results, candidates: Candidates) -> Candidates:

@@ -9,10 +9,13 @@ from statistics import fmean
 from typing import Literal
 
 import numpy as np
-from scipy.stats import t as student_t
 
 from tailseg.detection.recalibration import Setting
 from tailseg.lab.trials import FIGURES, Candidate, Outcome
+from tailseg.lazy import needs_extra
+
+with needs_extra("train"):
+    from scipy.stats import t as student_t
 
 Figure = Literal["AP", "APr", "APc", "APf"]
 Key = tuple[Candidate, Setting]

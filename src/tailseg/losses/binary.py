@@ -4,6 +4,7 @@ Shapes: R regions, L logits per region.
 """
 
 import functools
+import inspect
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -218,13 +219,15 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     # One kernel from the logits to the result: without these options the compiler would write parts of long expressions
     # into [R, L] tensors between two kernels. Each link, type and mask is compiled separately.
     options: dict[str, str | int | bool] = {"realize_opcount_threshold": 1000, "realize_reads_threshold": 1000}
-    return torch.compile(function, options=options, recompile_limit=64)  # ty: ignore[no-matching-overload]
+    # An older torch has no such argument and compiles 8 of them.
+    limit = {"recompile_limit": 64} if "recompile_limit" in inspect.signature(torch.compile).parameters else {}
+    return torch.compile(function, options=options, **limit)  # ty: ignore[no-matching-overload]
 
 
 def _split_rows(*rows: Tensor | None) -> Iterator[list[Tensor | None]]:
     """Splits the rows of all tensors into blocks; on a GPU, into one block."""
     num_rows, num_logits = cast(Tensor, rows[0]).shape
     step = BLOCK * torch.get_num_threads() // max(num_logits, 1)
-    step = max(num_rows if cast(Tensor, rows[0]).is_cuda else step, 1)
+    step = max(num_rows if cast(Tensor, rows[0]).device.type != "cpu" else step, 1)
     for start in range(0, max(num_rows, 1), step):
         yield [None if tensor is None else tensor[start : start + step] for tensor in rows]

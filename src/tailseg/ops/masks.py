@@ -175,7 +175,7 @@ def mask_targets(
     frames = [frame] * len(masks) if isinstance(frame, Frame) else frame
     if len(frames) != len(masks):
         raise ValueError(f"mask targets need one frame a mask, got {len(frames)} frames and {len(masks)} masks")
-    corners = boxes.detach().double().cpu().numpy()
+    corners = boxes.detach().cpu().double().numpy()
     targets = np.zeros((len(masks), size, size), dtype=np.float32)
     polygons = {i: mask for i, mask in enumerate(masks) if isinstance(mask, tuple)}
     if polygons:
@@ -408,7 +408,7 @@ def _pasted(
     if not threshold > 0:
         raise ValueError(f"the threshold of a mask must be above 0, got {threshold}: every pixel reaches 0")
     cells = probabilities.detach().float().cpu().numpy()
-    corners = boxes.detach().double().cpu().numpy()
+    corners = boxes.detach().cpu().double().numpy()
     outwards = np.concatenate([np.floor(corners[:, :2]) - 1, np.ceil(corners[:, 2:]) + 1], axis=1)
     regions = np.clip(outwards, 0, [width, height, width, height]).astype(np.int64)
     empty = (corners[:, 2:] <= corners[:, :2]) | (regions[:, 2:] <= regions[:, :2])

@@ -128,11 +128,13 @@ def _survivors(
         if size <= limit and size < len(scores):
             continue  # as many as are wanted would all have to survive
         best = _finite(candidates(_best(scores, size)))
-        kept = best.take(_suppress(best.boxes.double(), best.groups, iou_threshold)[:limit])
+        boxes = _to_float64(best.boxes)
+        kept = best.take(_suppress(boxes, best.groups.to(boxes.device), iou_threshold)[:limit])
         if len(kept.index) == limit or size >= len(scores):
             return kept
     best = _finite(candidates(_best(scores, len(scores))))
-    return best.take(_suppress_side_by_side(best.boxes.double(), best.groups, iou_threshold, limit))
+    boxes = _to_float64(best.boxes)
+    return best.take(_suppress_side_by_side(boxes, best.groups.to(boxes.device), iou_threshold, limit))
 
 
 def _best(scores: Float[Tensor, " M"], size: int) -> Int64[Tensor, " P"]:
@@ -141,6 +143,11 @@ def _best(scores: Float[Tensor, " M"], size: int) -> Int64[Tensor, " P"]:
         within = (scores >= scores.topk(size).values[-1]).nonzero()[:, 0]
         return within[scores[within].argsort(descending=True, stable=True)]
     return scores.argsort(descending=True, stable=True)
+
+
+def _to_float64(boxes: Float[Tensor, "P 4"]) -> Float[Tensor, "P 4"]:
+    """The boxes in float64, on the CPU if they are on an Apple GPU, which has no float64."""
+    return (boxes.cpu() if boxes.device.type == "mps" else boxes).double()
 
 
 def _finite(candidates: _Candidates) -> _Candidates:

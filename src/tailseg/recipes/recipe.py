@@ -326,7 +326,7 @@ class RunConfig(Settings, at="run"):
     seed: Annotated[int, Range(ge=0)] = 0
     """Seed of the random initialization, of the order of the images and of the augmentation."""
     device: str = "auto"
-    """auto is cuda if present, else cpu."""
+    """auto is cuda if present, else cpu. mps is an Apple GPU, on which tailseg was never run (docs/install.md)."""
     precision: Precision = "float32"
     """float32; tf32 (float32 with faster matrix products on GPUs since Ampere); or autocast to bfloat16 or float16.
     With float16 the loss is scaled, because small gradients would become 0."""

@@ -7,18 +7,23 @@ import base64
 import io
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 from PIL import Image
 from pycocotools import mask as coco
 
 from tailseg.annotations.run_lengths import check_run_lengths
 from tailseg.annotations.types import RunLengths
+from tailseg.lazy import needs_extra
+
+with needs_extra("train"):
+    from contourpy import contour_generator
 
 Crop = tuple[int, int, int, int]
 CONTEXT = 2.0
 """A crop is this many times as wide as the longer side of its object: what surrounds an object tells what it is."""
 SMALLEST_CROP = 64
+TOLERANCE = 1.3
+"""An outline is at most this many half pixels of the thumbnail away from the mask's edge."""
 
 
 def crop_around(box: Sequence[float], *, height: int, width: int) -> Crop:
@@ -87,10 +92,39 @@ def trace_outline(mask: RunLengths, crop: Crop, longest: int) -> str:
     x1, y1, x2, y2 = crop
     width, height = compute_thumbnail_size(crop, longest)
     # twice the thumbnail's size: a path of half pixels follows the mask, not its staircase
-    piece = cv2.resize(bitmap[y1:y2, x1:x2].astype(np.float32), (2 * width, 2 * height), interpolation=cv2.INTER_LINEAR)
-    contours, _ = cv2.findContours((piece > 0.5).astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    shapes = [cv2.approxPolyDP(contour, 1.3, closed=True).reshape(-1, 2) for contour in contours]
+    inside = Image.fromarray(bitmap[y1:y2, x1:x2].astype(np.float32))
+    piece = np.pad(np.asarray(inside.resize((2 * width, 2 * height), Image.Resampling.BILINEAR)), 1)
+    lines = contour_generator(z=piece).lines(0.5)  # between pixel centers, and with a border of one pixel
+    shapes = [np.rint(_simplify(np.asarray(line) - 0.5, TOLERANCE)).astype(int) for line in lines]
     return "".join(_path(points) for points in shapes if len(points) > 2)
+
+
+def _simplify(ring: np.ndarray, tolerance: float) -> np.ndarray:
+    """The corners of a closed line, by Douglas and Peucker: no point of it is further from the sides between them.
+
+    Args:
+        ring: float ``[n, 2]``; the last point is the first one again.
+        tolerance: the largest distance.
+
+    Returns:
+        Float ``[m, 2]`` without the repeated point.
+    """
+    corners = np.zeros(len(ring), dtype=bool)
+    corners[0] = True
+    parts = [(0, len(ring) - 1)]
+    while parts:
+        first, last = parts.pop()
+        if last - first < 2:
+            continue
+        (dx, dy), steps = ring[last] - ring[first], ring[first + 1 : last] - ring[first]
+        length = np.hypot(dx, dy)
+        distances = abs(dx * steps[:, 1] - dy * steps[:, 0]) / length if length else np.hypot(*steps.T)
+        farthest = int(distances.argmax())
+        if distances[farthest] > tolerance:
+            middle = first + 1 + farthest
+            corners[middle] = True
+            parts += [(first, middle), (middle, last)]
+    return ring[corners]
 
 
 def _path(points: np.ndarray) -> str:

@@ -19,7 +19,7 @@ def seed_everything(*numbers: int) -> None:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device called ``name``; ``auto`` is cuda when there is one, else cpu.
+    """The device called ``name``; ``auto`` is cuda when there is one, else cpu. Apple's GPU is ``mps``.
 
     Raises:
         ValueError: no such device here.
@@ -32,6 +32,8 @@ def choose_device(name: str) -> torch.device:
         raise ValueError(f"run.device: {name!r} is not a device ({str(error).splitlines()[0]})") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError("run.device is cuda, but torch finds no GPU here: use auto or cpu, or install a driver")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("run.device is mps, but torch finds no Apple GPU here: use auto or cpu")
     if device.type == "cuda" and device.index is None:
         return torch.device("cuda", torch.cuda.current_device())  # each process of a machine has its own
     return device

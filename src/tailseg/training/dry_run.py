@@ -82,8 +82,8 @@ def _measure_steps(run: Run) -> tuple[float, list[float]]:
         if batch is None:
             break
         train_step(run, batch.to(run.device))
-        if run.device.type == "cuda":
-            torch.cuda.synchronize(run.device)
+        if run.device.type != "cpu":
+            torch.accelerator.synchronize(run.device)
         run.progress.step += 1
         times.append(time.monotonic() - start_time)
         if len(times) > 1 and max(gather_on_all(time.monotonic() - began)) > MAX_SECONDS:

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
-from torch.utils.tensorboard import SummaryWriter
-
 from tailseg.files import make_write_error, write_text
+from tailseg.lazy import needs_extra
+
+with needs_extra("train"):
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class Log:
