@@ -399,7 +399,7 @@ def record_metrics(run: Run, metrics: Metrics, log: Log, bar: TrainingConsole) -
     if progress.best is None or figure > progress.best:
         progress.best = figure
         run.save(best_path(run.folder))
-    log.write("val", epoch=progress.epoch, step=progress.step, values=flatten_metrics(metrics))
+    log.write("val", epoch=progress.epoch, step=progress.step, values=metrics.flatten())
     bar.say(f"epoch {progress.epoch}: {describe_metrics(metrics)}")
     for line in metrics.describe_extra():
         bar.say(f"  {line}")
@@ -484,16 +484,6 @@ def log_window(run: Run, log: Log, bar: TrainingConsole) -> None:
 def get_main_figure(metrics: Metrics) -> float:
     """Returns the figure that decides which checkpoint is best: AP of the masks, or of the boxes without masks."""
     return metrics["segm" if "segm" in metrics else "bbox"]["AP"] or 0.0
-
-
-def flatten_metrics(metrics: Metrics) -> dict[str, float]:
-    """Names the figures ``segm/AP`` and so on; figures that the data set does not define are left out."""
-    return {
-        f"{kind}/{name}": value
-        for kind, scores in (*metrics.scores.items(), *metrics.extra.items())
-        for name, value in scores.items()
-        if value is not None
-    }
 
 
 def describe_metrics(metrics: Metrics) -> str:
