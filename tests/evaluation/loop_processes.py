@@ -1,6 +1,6 @@
 """One of two processes that evaluate together: ``loop_processes.py FOLDER RANK``; writes ``FOLDER/RANK.json``.
 
-Both get the first image, as a sampler that fills up its last batch gives it. A call that fails on the main process alone
+Both get the first image, as a sampler that fills up its last batch gives it. A call that fails on the main process
 fails on both.
 """
 

@@ -1,4 +1,4 @@
-"""The evaluator of a loop gives the figures of `tailseg eval`, whatever the form of the detections, and guesses nothing."""
+"""The evaluator of a loop gives the figures of `tailseg eval`, in whatever form detections come; it guesses nothing."""
 
 import json
 import os
@@ -173,7 +173,7 @@ def test_an_evaluation_goes_on_after_compute_and_starts_again_after_reset(files)
 
 
 def test_an_image_given_again_is_an_error_that_changes_nothing(files):
-    truth, results, outputs = files
+    truth, _, outputs = files
     evaluator = Evaluator(truth, labels="from_1")
     expected = give(evaluator, outputs).to_dict()
     key = next(iter(outputs))

@@ -203,7 +203,7 @@ class Evaluator:
         self, records: Sequence[Any], targets: Sequence[Target] | None, image_ids: Iterable[Any] | None
     ) -> None:
         kinds = self._choose_kinds(find_iou_types(records), "the records")
-        size = self._get_size if self._annotations is not None else None
+        size = self.get_size if self._annotations is not None else None
         reader = Reader("results", boxes="bbox" in kinds, masks="segm" in kinds, names=None, digits=False, size=size)
         part = reader.read_part(records, 0)
         read_scores(part.scores, "results")
@@ -283,11 +283,11 @@ class Evaluator:
                 )
         return ids
 
-    def _get_size(self, image_id: int) -> tuple[int, int]:
-        """Height and width of an image, zeros if they are not known.
+    def get_size(self, image_id: int) -> tuple[int, int]:
+        """Height and width of an image of the annotation file; zeros if the file does not state them.
 
         Raises:
-            ValueError: the annotation file has no such image.
+            ValueError: the file has no such image.
         """
         if image_id not in self._sizes:
             raise ValueError(
@@ -340,7 +340,7 @@ class Evaluator:
             objects = [read_target(target, key, self._table) for target, key in zip(targets, ids, strict=True)]
             sizes = {key: image.size for key, image in zip(ids, objects, strict=True)}
         else:
-            sizes = {key: self._get_size(key) for key in ids}
+            sizes = {key: self.get_size(key) for key in ids}
         _check_mask_sizes(part, sizes)
         new = self._find_new(ids)
         if part is not None:
