@@ -8,6 +8,7 @@ import torch
 pytest.importorskip("transformers", reason="needs uv sync --group frameworks")
 pytest.importorskip("accelerate", reason="needs uv sync --group frameworks")
 
+from torchvision.ops import box_convert
 from transformers import (
     Mask2FormerConfig,
     Mask2FormerForUniversalSegmentation,
@@ -90,8 +91,18 @@ def make_trainer(data, tmp_path, **options):
     seen = []
 
     def post_process(outputs, sizes):
-        seen.append(processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=sizes))
-        return seen[-1]
+        """The model's detections, some of which lie on objects: a random network finds none."""
+        results = processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=sizes)
+        first = sum(map(len, seen)) % len(images)
+        for index, result in enumerate(results, start=first):
+            labels = images[index]["labels"]
+            objects = box_convert(labels["boxes"], "cxcywh", "xyxy") * torch.tensor(sizes[index - first]).flip(0).tile(
+                2
+            )
+            result["boxes"][: len(objects)] = objects + index % 3
+            result["labels"][: len(objects)] = labels["class_labels"]
+        seen.append(results)
+        return results
 
     arguments = TrainingArguments(
         output_dir=str(tmp_path), remove_unused_columns=False, per_device_eval_batch_size=3, report_to="none",
@@ -127,7 +138,7 @@ def test_an_evaluation_reports_the_figures_of_the_evaluator(data, tmp_path):
     assert trainer.metrics.scores == expected.scores
     for name in ("AP", "APr", "APc", "AR"):
         assert figures[f"eval_bbox_{name}"] == expected["bbox"][name]
-    assert expected["bbox"]["AR"] > 0
+    assert expected["bbox"]["APr"] > 0
     assert figures["eval_loss"] > 0
     assert len(trainer.predict(images).predictions[0]) == len(images)  # as without the evaluator
 
