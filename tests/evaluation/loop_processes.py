@@ -1,6 +1,6 @@
 """One of two processes that evaluate together: ``loop_processes.py FOLDER RANK``; writes ``FOLDER/RANK.json``.
 
-Both get the first image, as a sampler that fills up its last batch gives it. A call that fails on the main process
+The second gets an image of the first and its own last one again, as samplers fill up a batch. A call that fails on the main process
 fails on both.
 """
 
@@ -20,7 +20,8 @@ from tailseg.evaluation import Evaluator
 def main(folder: Path, rank: int) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", world_size=2, rank=rank)
     outputs = loop_data.draw()[1]
-    own = [*outputs][rank::2] + [*outputs][:rank]
+    own = [*outputs][rank::2]
+    own += [[*outputs][0], own[-1]] if rank else []
     evaluator = Evaluator(folder / "truth.json", labels="from_1")
     for start in range(0, len(own), 4):
         ids = own[start : start + 4]

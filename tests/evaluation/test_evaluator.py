@@ -135,7 +135,7 @@ def test_two_processes_have_the_figures_of_one(files, tmp_path):
     assert first["metrics"]["scores"] == expected["scores"]
     assert first["metrics"]["num_detections"] == expected["num_detections"]
     assert first["metrics"]["notes"] == [
-        "1 image was given more than once, as samplers of several processes do: each counts once"
+        "2 images were given more than once, as samplers of several processes do: each counts once"
     ]
 
 
@@ -319,6 +319,10 @@ def test_images_and_arguments_must_fit(files):
     no_masks = {name: values for name, values in outputs[114].items() if name != "masks"}
     with pytest.raises(ValueError, match="image 114: no masks, which earlier detections"):
         evaluator.update([no_masks], image_ids=[114])
+    boxes = Evaluator(truth, labels="from_1")
+    boxes.update([no_masks], image_ids=[114])
+    with pytest.raises(ValueError, match="image 107: it has boxes and masks, and earlier detections have one"):
+        boxes.update([output], image_ids=[107])
     with pytest.raises(ValueError, match="give either the annotation file, or classes"):
         Evaluator()
     with pytest.raises(ValueError, match="classes should be the names by label.*got"):

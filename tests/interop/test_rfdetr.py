@@ -1,4 +1,4 @@
-"""The callback for rfdetr: its data set, its post-processing and Lightning's Trainer, with a network that is made up."""
+"""The callback for rfdetr: its data set and post-processing and Lightning's Trainer, with a network that is made up."""
 
 import json
 from types import SimpleNamespace

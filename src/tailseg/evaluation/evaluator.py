@@ -220,12 +220,17 @@ class Evaluator:
             ids = self._get_ids(len(targets), targets, image_ids)
             if strange := {*named} - {*ids}:
                 raise ValueError(f"results: image {min(strange)} is not among those of the targets: give its target")
-        self._add(ids, targets, part, kinds, set())
+        new = self._find_new(ids)
+        part = part.select(np.isin(part.image_ids, [ids[at] for at in new]))
+        self._add([ids[at] for at in new], targets and [targets[at] for at in new], part, kinds, set())
+        self._state.num_repeated += len(ids) - len(new)
 
     def _update_images(
         self, predictions: Sequence[Any], targets: Sequence[Target] | None, image_ids: Iterable[Any] | None
     ) -> None:
-        ids = self._get_ids(len(predictions), targets, image_ids)
+        given = self._get_ids(len(predictions), targets, image_ids)
+        new = self._find_new(given)
+        ids, predictions = [given[at] for at in new], [predictions[at] for at in new]
         masks = not self._iou_types or "segm" in self._iou_types
         images = [
             read_prediction(value, f"image {key}", masks=masks) for value, key in zip(predictions, ids, strict=True)
@@ -240,8 +245,10 @@ class Evaluator:
         for image, key in zip(images, ids, strict=True):
             if len(image.labels):
                 kinds = self._choose_kinds(image.kinds, f"image {key}", kinds)
-        part = self._pack(images, ids, kinds, self._table) if kinds else None
-        self._add(ids, targets, part, kinds, {note for image in images for note in image.notes})
+        part = self._pack(images, ids, kinds, self._table) if kinds and images else None
+        notes = {note for image in images for note in image.notes}
+        self._add(ids, targets and [targets[at] for at in new], part, kinds, notes)
+        self._state.num_repeated += len(given) - len(new)
 
     def _choose_kinds(
         self, found: Sequence[IouType], where: str, earlier: tuple[IouType, ...] | None = None
@@ -258,6 +265,11 @@ class Evaluator:
             raise ValueError(
                 f"{where}: no {'boxes' if missing[0] == 'bbox' else 'masks'}, which earlier detections or iou_types "
                 "have: every detection needs them"
+            )
+        if not self._iou_types and len(found) > len(kinds):
+            raise ValueError(
+                f"{where}: it has boxes and masks, and earlier detections have one of them: give the same of every "
+                "image, or iou_types"
             )
         return kinds
 
@@ -333,7 +345,7 @@ class Evaluator:
         kinds: tuple[IouType, ...],
         notes: set[str],
     ) -> None:
-        """Adds checked detections, after the last checks."""
+        """Adds detections of images that come for the first time, after the last checks."""
         objects: list[ImageObjects] = []
         if targets is not None:
             assert self._table is not None
@@ -342,33 +354,30 @@ class Evaluator:
         else:
             sizes = {key: self.get_size(key) for key in ids}
         _check_mask_sizes(part, sizes)
-        new = self._find_new(ids)
         if part is not None:
             self._builder = self._builder or ResultsBuilder(boxes="bbox" in kinds, masks="segm" in kinds)
-            kept = np.isin(part.image_ids, [key for key, is_new in zip(ids, new, strict=True) if is_new])
-            self._builder.add(part if kept.all() else part.select(kept), np.ones(np.count_nonzero(kept), dtype=bool))
+            self._builder.add(part, np.ones(len(part), dtype=bool))
         state = self._state
         state.kinds = kinds
-        state.image_ids += [key for key, is_new in zip(ids, new, strict=True) if is_new]
-        state.targets += [image for image, is_new in zip(objects, new, strict=False) if is_new]
+        state.image_ids += ids
+        state.targets += objects
         state.notes |= notes
-        state.num_repeated += len(ids) - sum(new)
         self._seen |= {*ids}
 
-    def _find_new(self, ids: Sequence[int]) -> list[bool]:
-        """Which images come for the first time.
+    def _find_new(self, ids: Sequence[int]) -> list[int]:
+        """The places of the images that come for the first time.
 
         Raises:
             ValueError: a single process gets one again. Samplers of several processes repeat images.
         """
-        seen, new = set(self._seen), []
-        for key in ids:
-            new.append(key not in seen)
+        seen, new, repeated = set(self._seen), [], []
+        for place, key in enumerate(ids):
+            (repeated if key in seen else new).append(place)
             seen.add(key)
-        if not all(new) and _find_process_group() is None:
+        if repeated and _find_process_group() is None:
             raise ValueError(
-                f"image {ids[new.index(False)]} was given before: give each image once, with all its detections, and "
-                "call reset() before each evaluation"
+                f"image {ids[repeated[0]]} was given before: give each image once, with all its detections, and call "
+                "reset() before each evaluation"
             )
         return new
 

@@ -66,7 +66,16 @@ class RFDETREvaluation(Callback):
         batch_idx: int,  # noqa: ARG002
         dataloader_idx: int = 0,  # noqa: ARG002
     ) -> None:
-        """Takes the detections of a batch: ``results`` and ``targets`` of rfdetr's validation step."""
+        """Takes the detections of a batch.
+
+        Args:
+            trainer: Lightning's trainer.
+            pl_module: rfdetr's module.
+            outputs: ``results`` and ``targets``, which rfdetr's validation step returns.
+            batch: not used.
+            batch_idx: not used.
+            dataloader_idx: not used.
+        """
         if trainer.sanity_checking:
             return
         assert self._evaluator is not None

@@ -56,7 +56,17 @@ class EvaluatingTrainer(Trainer):
         self.metrics: Metrics | None = None
 
     def evaluation_loop(self, dataloader: Any, description: str, *arguments: Any, **options: Any) -> EvalLoopOutput:  # noqa: ANN401
-        """Evaluates; of ``evaluate``, not of ``predict``, the figures include those of the evaluator."""
+        """Evaluates; the figures of ``evaluate``, not those of ``predict``, include those of the evaluator.
+
+        Args:
+            dataloader: of the evaluation set.
+            description: what the Trainer calls the evaluation.
+            *arguments: see ``Trainer``.
+            **options: see ``Trainer``.
+
+        Returns:
+            What the Trainer returns, with the figures.
+        """
         self._collects = description == "Evaluation"
         self.evaluator.reset()
         try:
@@ -105,7 +115,17 @@ class EvaluatingTrainer(Trainer):
         return loss, None, None
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *arguments: Any, **options: Any) -> Any:  # noqa: ANN401
-        """The Trainer's loss; the model does not get the ``image_id`` of a batch."""
+        """Computes the Trainer's loss; the model does not get the ``image_id`` of a batch.
+
+        Args:
+            model: the model.
+            inputs: the batch.
+            *arguments: see ``Trainer``.
+            **options: see ``Trainer``.
+
+        Returns:
+            What the Trainer returns.
+        """
         return super().compute_loss(
             model, {name: value for name, value in inputs.items() if name != "image_id"}, *arguments, **options
         )
