@@ -47,7 +47,7 @@ class Made(LightningModule):
 
 @pytest.mark.parametrize("renumbered", [True, False])
 def test_figures_are_those_of_the_file(renumbered, write):
-    raw = minimal()  # ids 7 and 3, in this order: rfdetr's labels 0 and 1
+    raw = minimal()  # ids 7 and 3, in this order; rfdetr numbers them in order of id
     path = write(raw, images=True)
     dataset = CocoDetection(path.parent, path, transforms=None, remap_category_ids=renumbered)
     module = Made(num_classes=2 if renumbered else 8)
@@ -57,7 +57,7 @@ def test_figures_are_those_of_the_file(renumbered, write):
     )
     loader = torch.utils.data.DataLoader(dataset, batch_size=1, collate_fn=list)
     (logged,) = trainer.validate(module, loader, verbose=False)
-    ids = {0: 7, 1: 3} if renumbered else {7: 7, 3: 3}
+    ids = {0: 3, 1: 7} if renumbered else {7: 7, 3: 3}
     records = [
         {"image_id": key, "category_id": ids[label], "score": score, "bbox": [x1, y1, x2 - x1, y2 - y1]}
         for key, result in module.seen

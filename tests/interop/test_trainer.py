@@ -140,7 +140,7 @@ def test_an_evaluation_reports_the_figures_of_the_evaluator(data, tmp_path):
         assert figures[f"eval_bbox_{name}"] == expected["bbox"][name]
     assert expected["bbox"]["APr"] > 0
     assert figures["eval_loss"] > 0
-    assert len(trainer.predict(images).predictions[0]) == len(images)  # as without the evaluator
+    assert len(trainer.predict(images).predictions[1]) == len(images)  # as without the evaluator
 
 
 def test_a_training_logs_them_and_chooses_the_best_model_by_them(data, tmp_path):
@@ -181,7 +181,7 @@ def test_the_masks_of_mask2former_are_evaluated(data):
     )  # fmt: skip
     model = Mask2FormerForUniversalSegmentation(
         Mask2FormerConfig(
-            backbone_config=backbone, feature_size=16, mask_feature_size=16, hidden_dim=16, encoder_feedforward_dim=16,
+            backbone_config=backbone, feature_size=32, mask_feature_size=32, hidden_dim=32, encoder_feedforward_dim=16,
             dim_feedforward=16, encoder_layers=1, decoder_layers=2, num_attention_heads=2, num_queries=6,
             num_labels=len(raw["categories"]),
         )
