@@ -1,7 +1,7 @@
 """One of two processes that evaluate together: ``loop_processes.py FOLDER RANK``; writes ``FOLDER/RANK.json``.
 
-The second gets an image of the first and its own last one again, as samplers fill up a batch. A call that fails on the main process
-fails on both.
+The second gets an image of the first and its own last one again, as samplers fill up a batch. A call that fails on the
+main process fails on both.
 """
 
 import json
@@ -21,7 +21,7 @@ def main(folder: Path, rank: int) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", world_size=2, rank=rank)
     outputs = loop_data.draw()[1]
     own = [*outputs][rank::2]
-    own += [[*outputs][0], own[-1]] if rank else []
+    own += [next(iter(outputs)), own[-1]] if rank else []
     evaluator = Evaluator(folder / "truth.json", labels="from_1")
     for start in range(0, len(own), 4):
         ids = own[start : start + 4]
