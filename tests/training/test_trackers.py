@@ -62,16 +62,19 @@ def test_mlflow_has_the_log_and_a_resumed_run_goes_on(data, tmp_path, monkeypatc
 @pytest.mark.filterwarnings("ignore")
 def test_wandb_writes_offline_and_a_resumed_run_has_the_same_id(data, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
-    folder = tmp_path / "run"
-    train(recipe(data, folder, "wandb"), callbacks=[StopAfter(2)])
-    key = json.loads((folder / "trackers.json").read_text())["wandb"]
-    train(recipe(data, folder, "wandb"), resume=True)
-    assert json.loads((folder / "trackers.json").read_text())["wandb"] == key
-    files = sorted((folder / "wandb").glob(f"offline-run-*/run-{key}.wandb"))
+    said = []
+    for resumed in (False, True):
+        with Trackers(recipe(data, tmp_path, "wandb"), tmp_path, resumed=resumed, say=said.append) as trackers:
+            trackers.write({"train/loss": 2.0}, 5 + resumed)
+            trackers.write({"val/segm/APr": 0.25}, 5 + resumed)
+    key = json.loads((tmp_path / "trackers.json").read_text())["wandb"]
+    files = list((tmp_path / "wandb").glob(f"offline-run-*/run-{key}.wandb"))
+    assert said == []
     assert len(files) == 2
-    first, second = (file.read_bytes() for file in files)
-    assert b"train/loss" in first
-    assert b"val/segm/AP" in second
+    for file in files:
+        content = file.read_bytes()
+        assert b"train/loss" in content
+        assert b"val/segm/APr" in content
 
 
 class Failing:

@@ -53,11 +53,12 @@ class WandbTracker:
             config=to_plain(recipe)["resolved"],
             settings=wandb.Settings(console="off", save_code=False, disable_git=True, silent=True),
         )
+        self._run.define_metric("*", step_metric="step")  # a row with wandb's own step is written after the next one
         self.key = self._run.id
 
     def write(self, values: Mapping[str, float], step: int) -> None:
-        """Sends figures. Steps that a resumed run repeats are not taken twice."""
-        self._run.log(dict(values), step=step)
+        """Sends figures."""
+        self._run.log({**values, "step": step})
 
     def close(self, *, failed: bool) -> None:
         """Ends the run."""
