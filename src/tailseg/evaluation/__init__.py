@@ -5,6 +5,7 @@
     analyze(annotations, results, by="site").slices -> Slices: the figures by a field of the image records
     compare(annotations, before, after) -> ResultsComparison: differences with 95 % intervals
     find_thresholds(annotations, results) -> Thresholds: a score threshold for each class
+    Evaluator(annotations): the figures of `evaluate` inside a loop, batch by batch
     to_results(detections, image_id, category_ids) -> result records
 
 Annotations are the path of an annotation file, its content as a dict, or `tailseg.annotations.dataset.Annotations`.
@@ -21,6 +22,7 @@ from tailseg.evaluation.analysis import Analysis, analyze
 from tailseg.evaluation.average_precision import evaluate
 from tailseg.evaluation.comparison import Comparison, Difference, ResultsComparison, compare
 from tailseg.evaluation.errors import ErrorKinds, Errors
+from tailseg.evaluation.evaluator import Evaluator
 from tailseg.evaluation.metrics import ClassScore, Metrics
 from tailseg.evaluation.reliability import Reliability
 from tailseg.evaluation.results import Results, read_results, to_results
@@ -37,6 +39,7 @@ __all__ = [
     "Difference",
     "ErrorKinds",
     "Errors",
+    "Evaluator",
     "Metrics",
     "Reliability",
     "Results",

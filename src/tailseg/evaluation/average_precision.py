@@ -80,6 +80,31 @@ def evaluate(
     opened = open_annotations(annotations)
     sources = get_sources(results, iou_types, opened)
     truth = read_truth(opened, masks="segm" in sources, train=train, groups=groups)
+    return evaluate_truth(truth, sources, max_detections=max_detections, engine=engine)
+
+
+@pause_garbage_collector()
+def evaluate_truth(
+    truth: GroundTruth,
+    sources: Mapping[IouType, Source],
+    *,
+    max_detections: int | None = None,
+    engine: Engine = "tailseg",
+) -> Metrics:
+    """Does the work of `evaluate` after the annotation file has been read.
+
+    Args:
+        truth: the ground truth, with masks if masks are scored.
+        sources: the results file or the records for each kind of overlap.
+        max_detections: see `evaluate`.
+        engine: see `evaluate`.
+
+    Returns:
+        The scores.
+
+    Raises:
+        FileNotFoundError, ValueError: as `evaluate`.
+    """
     cap = max_detections or MAX_DETECTIONS[truth.protocol]
     detections = read_sources(sources, truth, cap=cap)
     best = {

@@ -98,6 +98,8 @@ def read_detections(
     try:
         if names is not None:
             return read(names, digits=True)
+        if isinstance(results, Results):  # their image ids are numbers already
+            return read(None, digits=False)
         if not has_file_names(results) and not truth.image_names.has_clash:
             with suppress(UnknownImagesError):
                 return read(None, digits=False)

@@ -104,6 +104,15 @@ class Metrics:
             del content["extra"]
         return content
 
+    def flatten(self) -> dict[str, float]:
+        """The figures by ``segm/AP``, ``bbox/APr`` and so on, for a log; without those that are not defined."""
+        return {
+            f"{kind}/{name}": value
+            for kind, scores in (*self.scores.items(), *self.extra.items())
+            for name, value in scores.items()
+            if value is not None
+        }
+
     def to_json(self) -> str:
         """All attributes as a JSON object, indented."""
         return json.dumps(self.to_dict(), indent=1)

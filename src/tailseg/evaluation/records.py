@@ -5,8 +5,8 @@ once more without types and looked at record by record, to be taken another way 
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import chain
+from dataclasses import dataclass, field, replace
+from itertools import chain, compress
 from typing import Any, Final, TypedDict
 
 import msgspec
@@ -86,6 +86,19 @@ class Part:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def select(self, chosen: np.ndarray) -> "Part":
+        """Some of the records, by a flag for each."""
+        return replace(
+            self,
+            image_ids=self.image_ids[chosen],
+            category_ids=self.category_ids[chosen],
+            scores=self.scores[chosen],
+            boxes=None if self.boxes is None else self.boxes[chosen],
+            masks=None if self.masks is None else [*compress(self.masks, chosen.tolist())],
+            sizes=None if self.sizes is None else self.sizes[chosen],
+            areas=None if self.areas is None else self.areas[chosen],
+        )
 
 
 class Reader:

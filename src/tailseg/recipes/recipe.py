@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 PUBLISHED_BATCH_SIZE: Final = 16
 """The number of images per step that the published learning rates are meant for: 4 devices with 4 images each."""
+TrackerName = Literal["wandb", "mlflow"]
 CHANGE_PIXELS: Final = ("crop", "jitter", "color", "paste", "augmentation", "source")
 """Settings of the data that kept maps cannot be combined with."""
 
@@ -342,6 +343,16 @@ class RunConfig(Settings, at="run"):
     """Steps between two checkpoints within an epoch."""
     keep_checkpoints: Annotated[int, Range(ge=0)] = 2
     """Number of checkpoints to keep in addition to the best one; the newest one always stays."""
+    best_by: str | None = None
+    """Figure that decides which checkpoint is the best, such as APr, bbox/AP50, or one of your own metrics
+    (Name/figure); larger is better. Without bbox/ or segm/ it is that of masks, or of boxes if there are none. None is
+    AP."""
+    patience: Annotated[int | None, Range(ge=1)] = None
+    """End the training after this many evaluations in a row without a gain in best_by. None trains all epochs."""
+    min_gain: Annotated[float, Range(ge=0)] = 0.0
+    """How much best_by must rise to be a gain for patience, such as 0.001 for 0.1 AP."""
+    trackers: tuple[TrackerName, ...] = ()
+    """Trackers that get the lines of log.jsonl too: wandb, mlflow. TensorBoard always has them."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -350,6 +361,13 @@ class RunConfig(Settings, at="run"):
                 "run.checkpoint_every and run.eval_every are both 0, so only the last epoch would be saved: give one "
                 "of them a number of epochs (--run.checkpoint-every 1)"
             )
+        if self.patience is not None and self.eval_every == 0:
+            raise SettingError(
+                f"run.patience is {self.patience} and run.eval_every 0: the only evaluation is after the last epoch. "
+                "Evaluate after more epochs (--run.eval-every 1)"
+            )
+        if len({*self.trackers}) < len(self.trackers):
+            raise SettingError(f"run.trackers is {' '.join(self.trackers)}: name each tracker once")
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ class Progress:
         epoch: epochs done, with their evaluation.
         step_in_epoch: steps done in the current epoch. If all are done, only the evaluation is left.
         step: steps done since the start.
-        best: the best AP in evaluation so far, in ``[0, 1]``.
+        best: the best figure (``run.best_by``) in evaluation so far.
         window: sums of the losses and figures since the last line of the log, by name; ``steps`` counts the steps.
         replaced: the reason for each image that could not be used and was replaced by another one.
         left_out: steps that float16's scaler left out because the gradient was not finite.
@@ -57,6 +57,8 @@ class Progress:
         first_losses: the losses of the first steps, which `tailseg.training.divergence` compares later ones with.
         high_losses: steps in a row, up to the last one, whose loss was high.
         diverged_losses: steps in a row, up to the last one, whose loss was so high that the run has diverged.
+        gained_to: the figure at its last gain of more than ``run.min_gain``.
+        evaluations_without_gain: evaluations since then.
     """
 
     epoch: int = 0
@@ -70,6 +72,8 @@ class Progress:
     first_losses: list[float] = field(default_factory=list)
     high_losses: int = 0
     diverged_losses: int = 0
+    gained_to: float | None = None
+    evaluations_without_gain: int = 0
 
 
 @dataclass(frozen=True)
@@ -249,6 +253,7 @@ def _check_types(checkpoint: Checkpoint) -> None:
         "data": isinstance(checkpoint.data, str),
         "progress": all(type(getattr(progress, name)) is int for name in COUNTS)
         and isinstance(progress.best, float | int | None)
+        and isinstance(progress.gained_to, float | int | None)
         and isinstance(progress.window, dict)
         and all(isinstance(value, float | int) for value in progress.window.values())
         and isinstance(progress.replaced, list)
@@ -267,6 +272,7 @@ COUNTS = (
     "left_out_in_a_row",
     "high_losses",
     "diverged_losses",
+    "evaluations_without_gain",
 )
 """The counters of `Progress`."""
 

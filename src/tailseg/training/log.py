@@ -1,4 +1,4 @@
-"""The run's log: one JSON object a line in log.jsonl, and the same figures for TensorBoard."""
+"""The run's log: one JSON object a line in log.jsonl, and the same figures for TensorBoard and other trackers."""
 
 import json
 import math
@@ -8,6 +8,7 @@ from types import TracebackType
 
 from tailseg.files import make_write_error, write_text
 from tailseg.lazy import needs_extra
+from tailseg.training.trackers import Trackers
 
 with needs_extra("train"):
     from torch.utils.tensorboard import SummaryWriter
@@ -21,10 +22,11 @@ class Log:
     Args:
         run: the run's folder; None writes nothing, for the processes other than the main one.
         step: steps done: 0, or the checkpoint's.
+        trackers: get the figures as well.
     """
 
-    def __init__(self, run: Path | None, *, step: int) -> None:
-        self._writes = run is not None
+    def __init__(self, run: Path | None, *, step: int, trackers: Trackers | None = None) -> None:
+        self._writes, self._trackers = run is not None, trackers
         if run is None:
             return
         self._path = run / "log.jsonl"
@@ -72,6 +74,8 @@ class Log:
                 self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
         except OSError as error:
             raise make_write_error(self._path, error) from error
+        if self._trackers is not None:
+            self._trackers.write({f"{kind}/{name}": value for name, value in finite.items()}, step)
 
 
 def _step(line: str) -> float:

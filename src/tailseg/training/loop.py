@@ -3,7 +3,7 @@
 recipe.json       every setting
 log.jsonl         losses and evaluations, one JSON object a line
 tensorboard/      the same for TensorBoard
-checkpoints/      step_0001234.pt, the newest few; best.pt, the best AP in evaluation
+checkpoints/      step_0001234.pt, the newest few; best.pt, the best figure in evaluation
 results.json      detections of the last evaluation, as COCO-style records
 metrics.json      figures of the last evaluation
 """
@@ -28,6 +28,7 @@ from tailseg.models.precision import autocast, float32_products
 from tailseg.recipes.advice import explain_no_learning
 from tailseg.recipes.recipe import Recipe, run_folder
 from tailseg.structures import Batch
+from tailseg.training.best import check_figure, explain_stop, get_figure, record_evaluation
 from tailseg.training.callbacks import Callback, Hooks, TrainingState, check_callbacks
 from tailseg.training.console import TrainingConsole
 from tailseg.training.device import seed_everything
@@ -52,6 +53,7 @@ from tailseg.training.log import Log
 from tailseg.training.optimizer import get_learning_rate
 from tailseg.training.run import Run, describe, describe_data, is_clean_epoch, start
 from tailseg.training.run_files import best_path, describe_resumption, get_latest, run_lock
+from tailseg.training.trackers import Trackers, check_trackers
 from tailseg.words import count_noun, count_part, verb_form
 
 
@@ -90,9 +92,16 @@ def train(
         ProcessLostError: another process of the training ended.
     """
     check_callbacks(callbacks)
+    check_trackers(recipe.run.trackers)
     with StopRequest() as stop, joined(), run_lock(run_folder(recipe)), float32_products(recipe.run.precision):
         run = start(recipe, resume=resume)
-        with Log(run.folder if is_main_process() else None, step=run.progress.step) as log, make_console(run) as bar:
+        on_main_process(lambda: check_figure(run))
+        folder = run.folder if is_main_process() else None
+        with (
+            make_console(run) as bar,
+            Trackers(run.recipe, folder, resumed=run.progress.step > 0, say=bar.say) as trackers,
+            Log(folder, step=run.progress.step, trackers=trackers) as log,
+        ):
             for line in (describe(run), *describe_data(run), *run.notes):
                 bar.say(line)
             resumption = f"continue with `{resume_command}`"
@@ -144,12 +153,14 @@ def train_epochs(run: Run, stop: StopRequest, log: Log, bar: TrainingConsole, ho
     metrics = None
     try:
         hooks.start()
-        while run.progress.epoch < run.recipe.optim.epochs:
+        while run.progress.epoch < run.recipe.optim.epochs and not explain_stop(run):
             metrics = None
             train_epoch(run, stop, log, bar, hooks)
             require_steps(run.progress, run.scaler.get_scale(), ended=run.is_last_epoch)
             metrics = finish_epoch(run, stop, log, bar)
             hooks.epoch(metrics)
+        if reason := explain_stop(run):
+            bar.say(reason)
     except StopTraining as stopped:
         bar.say(f"step {run.progress.step}: a callback ended the training" + (f": {stopped}" if str(stopped) else ""))
         if not metrics:
@@ -395,11 +406,10 @@ def record_metrics(run: Run, metrics: Metrics, log: Log, bar: TrainingConsole) -
         log: gets the figures.
         bar: prints the figures.
     """
-    progress, figure = run.progress, get_main_figure(metrics)
-    if progress.best is None or figure > progress.best:
-        progress.best = figure
+    progress, settings = run.progress, run.recipe.run
+    if record_evaluation(progress, get_figure(metrics, settings.best_by), settings.min_gain):
         run.save(best_path(run.folder))
-    log.write("val", epoch=progress.epoch, step=progress.step, values=flatten_metrics(metrics))
+    log.write("val", epoch=progress.epoch, step=progress.step, values=metrics.flatten())
     bar.say(f"epoch {progress.epoch}: {describe_metrics(metrics)}")
     for line in metrics.describe_extra():
         bar.say(f"  {line}")
@@ -479,21 +489,6 @@ def log_window(run: Run, log: Log, bar: TrainingConsole) -> None:
     log.write("train", epoch=progress.epoch, step=progress.step, values=values)
     bar.log(epoch=progress.epoch, step=progress.step, losses=losses, rate=rate)
     progress.window = {}
-
-
-def get_main_figure(metrics: Metrics) -> float:
-    """Returns the figure that decides which checkpoint is best: AP of the masks, or of the boxes without masks."""
-    return metrics["segm" if "segm" in metrics else "bbox"]["AP"] or 0.0
-
-
-def flatten_metrics(metrics: Metrics) -> dict[str, float]:
-    """Names the figures ``segm/AP`` and so on; figures that the data set does not define are left out."""
-    return {
-        f"{kind}/{name}": value
-        for kind, scores in (*metrics.scores.items(), *metrics.extra.items())
-        for name, value in scores.items()
-        if value is not None
-    }
 
 
 def describe_metrics(metrics: Metrics) -> str:

@@ -233,9 +233,12 @@ def start(recipe: Recipe, *, resume: bool) -> Run:
         run.notes = [*run.notes, *damages]
         check_classes(saved, train_data.categories, file)
         check_data(saved, train_data, run.fingerprint, file, recipe)
-        if recipe.optim.epochs > get_saved_epochs(saved):
+        extended = recipe.optim.epochs > get_saved_epochs(saved)
+        if extended:
             run.notes.append(describe_extension(recipe, saved, sampler.steps_per_epoch))
         run.restore(saved)
+        if extended:  # a run that ended early goes on
+            run.progress.evaluations_without_gain = 0
     if recipe.data.keep_maps:  # after all weights are loaded
         with main_process_first():
             maps = prepare_kept_maps(run.model, train_data, sampler.images, recipe, device)
