@@ -12,7 +12,7 @@ from tailseg.models.config import BoxHeadConfig, FPNConfig, MaskHeadConfig, Mode
 from tailseg.recipes.bases import LVIS_V1_RFS, R50, with_nms, with_normalized_classifier, with_normalized_mask
 from tailseg.recipes.gol import GOL_LOSS, GUMBEL_NMS
 from tailseg.recipes.recipe import AdamWConfig, DataConfig, Recipe, RunConfig, SGDConfig
-from tailseg.recipes.tiny import tiny_gol
+from tailseg.recipes.tiny import small_mask_rcnn, tiny_gol
 
 
 def medium_mask_rcnn() -> ModelConfig:
@@ -80,7 +80,7 @@ def tiny_strong() -> Recipe:
             max_long_side=320,
             paste=CopyPasteConfig(max_objects=6, scale=(0.5, 1.5), min_visible=0.2, repeat_threshold=0),
         ),
-        model=with_normalized_classifier(recipe.model),
+        model=with_normalized_classifier(small_mask_rcnn()),
         optim=replace(recipe.optim, schedule="cosine", milestones=()),
     )
 
