@@ -53,7 +53,6 @@ def custom_strong() -> Recipe:
             workers=2,
             repeat_threshold="auto",
             repeat_rounding="stochastic",  # ceil draws an image twice whose factor is hardly above 1
-            only_verified=True,
         ),
         model=with_nms(medium_mask_rcnn(), GUMBEL_NMS),
         loss=LOSSES["gol"],
@@ -86,7 +85,7 @@ def tiny_strong() -> Recipe:
 
 
 def gol_strong() -> Recipe:
-    """GOL on LVIS v1 with large-scale jitter, copy-paste, verified negatives and a cosine. Nobody has trained it yet.
+    """GOL on LVIS v1 with large-scale jitter, copy-paste and a cosine. Nobody has trained it yet.
 
     R50, a normalized mask predictor, 48 epochs of 16 images. The strong baselines of the literature take parts like
     these: Ghiasi et al. 2021 (jitter of 0.1 to 2 at 1024 pixels, copy-paste, long schedules), and Zhou et al. 2022
@@ -94,7 +93,7 @@ def gol_strong() -> Recipe:
     """
     return Recipe(
         name="gol_strong",
-        data=replace(LVIS_V1_RFS, jitter=JitterConfig(), paste=CopyPasteConfig(), clean_epochs=4, only_verified=True),
+        data=replace(LVIS_V1_RFS, jitter=JitterConfig(), paste=CopyPasteConfig(), clean_epochs=4),
         model=with_nms(with_normalized_mask(ModelConfig(backbone=R50)), GUMBEL_NMS),
         loss=GOL_LOSS,
         optim=SGDConfig(epochs=48, schedule="cosine", milestones=(), warmup_iterations=1000, clip_norm=35.0),
