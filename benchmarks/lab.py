@@ -64,6 +64,18 @@ def read_table(file: Path) -> dict[str, dict[str, float]]:
     }
 
 
+def describe_influence(lab: dict[str, dict[str, list[float]]], full: dict[str, dict[str, float]]) -> str:
+    """The loss without which the correlation of AP changes most."""
+
+    def correlate(losses: list[str]) -> float:
+        return float(spearmanr([fmean(lab[loss]["AP"]) for loss in losses], [full[loss]["AP"] for loss in losses])[0])
+
+    every = correlate(list(full))
+    without = {left_out: correlate([loss for loss in full if loss != left_out]) for left_out in full}
+    loss = max(without, key=lambda name: abs(without[name] - every))
+    return f"the correlation changes most without {loss}: it is {without[loss]:.3f}"
+
+
 def main(options: Options) -> None:
     full = read_table(options.table)
     run = options.run or options.out / "network"
@@ -107,6 +119,7 @@ def main(options: Options) -> None:
     for name, other in PAIRS:
         result = spearmanr([fmean(lab[loss][name]) for loss in full], [full[loss][other] for loss in full])
         lines.append(f"| {name} | {other} | {result.statistic:.3f} | {result.pvalue:.1g} |")
+    lines += ["", f"Of AP and AP, {describe_influence(lab, full)}."]
     made = "\n".join(lines)
     today = dt.datetime.now(tz=dt.UTC).date().isoformat()
     path = options.results / f"{options.name}-{today}.md"

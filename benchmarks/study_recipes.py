@@ -12,6 +12,7 @@ from tailseg.losses import LOSSES
 from tailseg.recipes.bases import with_normalized_classifier
 from tailseg.recipes.custom import custom_frozen
 from tailseg.recipes.recipe import Recipe
+from tailseg.recipes.strong import tiny_strong
 from tailseg.recipes.tiny import tiny_gol
 
 PASTE = CopyPasteConfig(max_objects=6, scale=(0.5, 1.5), min_visible=0.2)
@@ -137,28 +138,33 @@ def strong_small() -> Recipe:
 
 
 def combined() -> Recipe:
-    """Copy-paste, the cosine, the normalized classifier, and larger images."""
-    return _change(
-        "combined",
-        data={"paste": PASTE, **LARGE},
-        optim={"schedule": "cosine"},
-        model=with_normalized_classifier(tiny_gol().model),
-    )
+    """Copy-paste, the cosine, the normalized classifier, and larger images: tiny_strong in bfloat16."""
+    recipe = tiny_strong()
+    return replace(recipe, name="combined", run=replace(recipe.run, precision="bfloat16"))
 
 
-def combined_fast() -> Recipe:
-    """As `combined`, with half as high a learning rate again."""
+def combined_slow() -> Recipe:
+    """As `combined`, with a lower learning rate."""
     recipe = combined()
-    return replace(recipe, name="combined_fast", optim=replace(recipe.optim, lr=0.12))
+    return replace(recipe, name="combined_slow", optim=replace(recipe.optim, lr=0.05))
+
+
+def slow() -> Recipe:
+    """GOL with a lower learning rate."""
+    return _change("slow", optim={"lr": 0.05})
 
 
 def photographs_strong() -> Recipe:
-    """custom_frozen with GOL, copy-paste and a cosine. Maps cannot be kept, because every image is another one."""
+    """custom_frozen with GOL and the parts of `combined` but the larger images: a training takes 30 minutes at most.
+
+    Maps cannot be kept, because every image is another one.
+    """
     recipe = custom_frozen()
     return replace(
         recipe,
         name="photographs_strong",
         data=replace(recipe.data, keep_maps=False, paste=PASTE),
+        model=with_normalized_classifier(recipe.model),
         loss=LOSSES["gol"],
         optim=replace(recipe.optim, schedule="cosine", milestones=()),
     )

@@ -33,8 +33,8 @@ MAX_REPLACEMENTS = 8
 class DetectionDataset(Dataset[Item]):
     """Images with their targets, after a transform whose randomness depends on the sample's seed alone.
 
-    Objects below one pixel in width or height (in the file, as in mmdetection, or after a crop) are left out, and so are
-    those whose box a crop cuts so that no pixel of the mask is left, as in detectron2.
+    Objects below one pixel in width or height (in the file, as in mmdetection, or after a crop) are left out. So are
+    objects that a crop leaves without a pixel of their mask, as in detectron2.
 
     Args:
         annotations: of `read_dataset`.

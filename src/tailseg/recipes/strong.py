@@ -9,7 +9,7 @@ from dataclasses import replace
 from tailseg.data.settings import ColorConfig, CopyPasteConfig, JitterConfig
 from tailseg.losses import LOSSES
 from tailseg.models.config import BoxHeadConfig, FPNConfig, MaskHeadConfig, ModelConfig, ResNetConfig, RPNConfig
-from tailseg.recipes.bases import LVIS_V1_RFS, R50, with_nms, with_normalized_mask
+from tailseg.recipes.bases import LVIS_V1_RFS, R50, with_nms, with_normalized_classifier, with_normalized_mask
 from tailseg.recipes.gol import GOL_LOSS, GUMBEL_NMS
 from tailseg.recipes.recipe import AdamWConfig, DataConfig, Recipe, RunConfig, SGDConfig
 from tailseg.recipes.tiny import tiny_gol
@@ -65,17 +65,22 @@ def custom_strong() -> Recipe:
 
 
 def tiny_strong() -> Recipe:
-    """tiny_gol with copy-paste, changes of the colors, a cosine and a clean last epoch."""
+    """tiny_gol with copy-paste of every class alike often, a cosine, a normalized classifier, and larger images.
+
+    The parts were chosen on tiny_tail, with one seed each. benchmarks/results/study/report.md has what was tried.
+    """
     recipe = tiny_gol()
     return replace(
         recipe,
         name="tiny_strong",
         data=replace(
             recipe.data,
-            color=ColorConfig(),
-            paste=CopyPasteConfig(scale=(0.5, 1.5), repeat_threshold="auto"),
-            clean_epochs=1,
+            short_sides=(144, 152, 160, 168, 176),
+            test_short_side=160,
+            max_long_side=320,
+            paste=CopyPasteConfig(max_objects=6, scale=(0.5, 1.5), min_visible=0.2, repeat_threshold=0),
         ),
+        model=with_normalized_classifier(recipe.model),
         optim=replace(recipe.optim, schedule="cosine", milestones=()),
     )
 
