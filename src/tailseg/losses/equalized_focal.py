@@ -62,9 +62,11 @@ class EqualizedFocalLoss(ConfiguredLoss, BinaryLoss):
         factors = ClassFactors(scale * positive, scale * negative, gamma)
         loss = self.config.weight * entries.cost(self.entry, factors=factors)
         if self.training:
-            divisor = max(len(entries.logits), 1) if entries.normalizer is None else entries.normalizer
-            sums = entries.sum_class_gradients(self.entry, factors=factors)
-            self.gradient_sums += sum_over_processes(sums.double() / divisor)
+            # Divided by the rows (or normalizers) of all processes, as one process that has all rows would do.
+            rows = len(entries.logits) if entries.normalizer is None else entries.normalizer
+            sums = entries.sum_class_gradients(self.entry, factors=factors).double()
+            *gradients, divisor = sum_over_processes(torch.stack([*sums, torch.zeros_like(sums[0]) + rows]))
+            self.gradient_sums += torch.stack(gradients) / divisor.clamp(min=1e-12)  # 0 / 0 without rows
         return loss
 
     def compute_gamma(self) -> Float64[Tensor, " C"]:
