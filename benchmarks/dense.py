@@ -3,7 +3,7 @@
     uv run python benchmarks/dense.py
     uv run python benchmarks/dense.py --losses Gumbel --dtypes float32
 
-100,000 anchors x 1,203 classes need 5 GB of memory. 1 of 1,000 anchors has a class. All losses get the class of each
+100,000 anchors x 1,203 classes need 6 GB of memory. 1 of 1,000 anchors has a class. All losses get the class of each
 anchor and divide by the number of those with a class. torchvision's focal loss needs a one-hot target, made in each
 step, as in torchvision's RetinaNet.
 """
