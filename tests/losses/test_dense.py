@@ -275,15 +275,6 @@ def test_one_tensor_of_the_logits_size_is_held_and_no_one_hot_target(name):
     assert held < 4 * logits.numel() + block
 
 
-@every_loss
-def test_compiled_in_one_graph(config):
-    torch.compiler.reset()
-    loss = config.build(long_tail(CLASSES)).eval()
-    logits, labels, quality = problem((6,))
-    compiled = torch.compile(lambda q: loss.dense(q, labels, quality=quality), backend="aot_eager")
-    torch.testing.assert_close(run(compiled, logits), run(lambda q: loss.dense(q, labels, quality=quality), logits))
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
