@@ -56,7 +56,8 @@ class EQLv2(ConfiguredLoss, BinaryLoss):
         loss = self.config.weight * entries.cost(self.link, factors=factors)
         if self.training:
             sums = entries.sum_class_gradients(self.link, factors=factors)[:, : self.num_classes]
-            self.gradient_sums += sum_over_processes(sums.double())
+            # Not in place: the backward pass of a compiled loss may compute the weights again.
+            self.gradient_sums = self.gradient_sums + sum_over_processes(sums.double())
         return loss
 
     def class_weights(self) -> tuple[Float[Tensor, " L"], Float[Tensor, " L"]]:

@@ -66,7 +66,8 @@ class EqualizedFocalLoss(ConfiguredLoss, BinaryLoss):
             rows = len(entries.logits) if entries.normalizer is None else entries.normalizer
             sums = entries.sum_class_gradients(self.entry, factors=factors).double()
             *gradients, divisor = sum_over_processes(torch.stack([*sums, torch.zeros_like(sums[0]) + rows]))
-            self.gradient_sums += torch.stack(gradients) / divisor.clamp(min=1e-12)  # 0 / 0 without rows
+            # Not in place: the backward pass of a compiled loss may compute gamma again. Without rows it is 0 / 0.
+            self.gradient_sums = self.gradient_sums + torch.stack(gradients) / divisor.clamp(min=1e-12)
         return loss
 
     def compute_gamma(self) -> Float64[Tensor, " C"]:
