@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tailseg.losses import BinaryLoss
+
 
 def value_and_gradient(loss, logits, labels):
     torch.manual_seed(0)
@@ -30,6 +32,17 @@ if __name__ == "__main__":
             labels = torch.randint(0, loss.num_classes + 1, (8,), generator=generator)
             torch.testing.assert_close(
                 value_and_gradient(compiled, logits, labels), value_and_gradient(loss, logits, labels)
+            )
+        if isinstance(loss, BinaryLoss):
+            loss.eval()  # keeps the state
+            quality = torch.rand(8)
+
+            def dense(logits, labels, loss=loss, quality=quality):
+                return {"": loss.dense(logits, labels, quality=quality)}
+
+            torch.testing.assert_close(
+                value_and_gradient(torch.compile(dense, fullgraph=True, backend="aot_eager"), logits, labels),
+                value_and_gradient(dense, logits, labels),
             )
         for label in (-1, loss.num_classes + 1):
             with pytest.raises(RuntimeError, match=rf"labels must lie in 0 \.\. {loss.num_classes}"):

@@ -129,20 +129,59 @@ def with_objectness(q):
 
 
 class Focal:
-    def __init__(self, frequency: ClassFrequency, gamma, alpha):
-        self.gamma = gamma
+    def __init__(self, frequency: ClassFrequency, gamma, alpha, link="sigmoid"):
+        self.gamma, self.logs = gamma, LINKS[link]
         self.positive, self.negative = (1, 1) if alpha is None else (alpha, 1 - alpha)
 
     def __call__(self, q, labels):
         total = 0
         for row, label in zip(q, labels.tolist(), strict=True):
-            yes, no, y = log_sigmoid(row), log_sigmoid(-row), one_hot(label, len(row))
+            (yes, no), y = self.logs(row), one_hot(label, len(row))
             total -= (self.positive * y * torch.exp(self.gamma * no) * yes).sum()
             total -= (self.negative * (1 - y) * torch.exp(self.gamma * yes) * no).sum()
         return mean_over(q, total)
 
     def scores(self, q):
-        return torch.exp(log_sigmoid(q))
+        return torch.exp(self.logs(q)[0])
+
+
+class EqualizedFocal(Focal):
+    """The gradients that it collects are autograd's."""
+
+    def __init__(self, frequency: ClassFrequency, gamma, alpha, scale, link="sigmoid"):
+        super().__init__(frequency, gamma, alpha, link)
+        self.base, self.scale = gamma, scale
+        self.sums = torch.zeros(2, frequency.num_classes, dtype=torch.float64)
+
+    def __call__(self, q, labels):
+        positive, negative = self.sums
+        balance = torch.where(negative > 0, torch.clamp(positive / negative, max=1), 1.0)
+        self.gamma = self.base + self.scale * (1 - balance)
+        shares = (self.positive, self.negative)
+        self.positive, self.negative = (share * self.gamma / self.base for share in shares)
+        leaf = q.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(super().__call__(leaf, labels), leaf)
+        loss = super().__call__(q, labels)
+        self.positive, self.negative = shares
+        for row, label in zip(gradient.abs(), labels.tolist(), strict=True):
+            y = one_hot(label, len(row))
+            self.sums += torch.stack([row * y, row * (1 - y)])
+        return loss
+
+
+class Varifocal(Focal):
+    """With targets of 0 and 1, as through regions."""
+
+    def __init__(self, frequency: ClassFrequency, gamma, alpha, link="sigmoid"):
+        super().__init__(frequency, gamma, None, link)
+        self.negative = alpha
+
+    def __call__(self, q, labels):
+        total = 0
+        for row, label in zip(q, labels.tolist(), strict=True):
+            (yes, no), y = self.logs(row), one_hot(label, len(row))
+            total -= (y * yes + self.negative * (1 - y) * torch.exp(self.gamma * yes) * no).sum()
+        return mean_over(q, total)
 
 
 class EQLv2:

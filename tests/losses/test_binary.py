@@ -87,7 +87,7 @@ def test_without_a_gradient_none_is_made():
 COMPILED = """
 import sys
 import torch
-from tailseg.losses import Gumbel, NormalCDF, Sigmoid, binary
+from tailseg.losses import ClassFactors, EntryCost, Gumbel, NormalCDF, Sigmoid, binary, binary_cost
 sys.path.insert(0, sys.argv[1])
 from test_binary import by_autograd, problem, value_and_gradient
 
@@ -102,6 +102,18 @@ for link, num_regions, dtype in [*cases, (Sigmoid(), 50, single), (NormalCDF(), 
         torch.testing.assert_close(value.double(), expected[0], rtol=1e-6, atol=0)
         rounding = 2 * torch.finfo(dtype).eps + 1e-5
         torch.testing.assert_close(gradient.double(), expected[1], rtol=rounding, atol=6e-8)
+
+logits, labels, _ = problem(50, 11)
+factors = ClassFactors(*(torch.rand(3, 11) + 0.5))
+options = {"factors": factors, "weights": torch.rand(50, 11), "ignored": torch.rand(50, 11) < 0.2}
+indices = {"labels": labels, "quality": torch.rand(50)}
+for targets in (indices, {"labels": (torch.rand(50, 11) - 0.5).relu()}):
+    results = []
+    for binary.COMPILE_FROM in ({"cpu": 1}, {}):
+        q = logits.clone().requires_grad_()
+        value = binary_cost(q, link=EntryCost(Gumbel()), **targets, **options)
+        results.append((value.detach(), torch.autograd.grad(value, q)[0]))
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-7)
 print(len(binary._FAILURES))
 """
 

@@ -20,6 +20,7 @@ from tailseg.losses import (
     BaseLossConfig,
     ECMLossConfig,
     EQLv2Config,
+    EqualizedFocalLossConfig,
     FederatedLossConfig,
     FocalLossConfig,
     LDAMLossConfig,
@@ -27,6 +28,7 @@ from tailseg.losses import (
     SeesawLossConfig,
     SigmoidCE,
     SoftmaxCE,
+    VarifocalLossConfig,
 )
 from tailseg.structures import ClassFrequency
 
@@ -36,6 +38,11 @@ ALL = 10**6  # samples everything
 CONFIGS = {
     "focal": FocalLossConfig(),
     "focal, gamma 0.5, no alpha": FocalLossConfig(gamma=0.5, alpha=None),
+    "focal, Gumbel": FocalLossConfig(link="gumbel"),
+    "EFL": EqualizedFocalLossConfig(),
+    "EFL, Gumbel, no alpha": EqualizedFocalLossConfig(gamma=1.5, alpha=None, scale=3.0, link="gumbel"),
+    "varifocal": VarifocalLossConfig(),
+    "varifocal, normal": VarifocalLossConfig(gamma=0.5, alpha=1.0, link="normal"),
     "EQLv2": EQLv2Config(),
     "Seesaw": SeesawLossConfig(),
     "BAGS": BAGSLossConfig(beta=ALL),
@@ -47,13 +54,22 @@ CONFIGS = {
     "LDAM-DRW": LDAMLossConfig(max_margin=0.3, scale=2.0, reweight_after=1, beta=0.99),
 }
 SAMPLED = {"BAGS, sampled": BAGSLossConfig(beta=0.5), "federated, sampled": FederatedLossConfig(num_sampled=2)}
-STATE = {"EQLv2": {"gradient_sums"}, "Seesaw": {"cum_samples"}, "LDAM": {"steps"}, "LDAM-DRW": {"steps"}}
+STATE = {
+    "EQLv2": {"gradient_sums"},
+    "EFL": {"gradient_sums"},
+    "EFL, Gumbel, no alpha": {"gradient_sums"},
+    "Seesaw": {"cum_samples"},
+    "LDAM": {"steps"},
+    "LDAM-DRW": {"steps"},
+}
 
 
 def literal(config, frequency):
     """The naive formula with the config's settings."""
     kind = {
         FocalLossConfig: naive.Focal,
+        EqualizedFocalLossConfig: naive.EqualizedFocal,
+        VarifocalLossConfig: naive.Varifocal,
         EQLv2Config: naive.EQLv2,
         SeesawLossConfig: naive.Seesaw,
         BAGSLossConfig: naive.BAGS,
@@ -66,6 +82,7 @@ def literal(config, frequency):
     unused = {field.name for field in dataclasses.fields(BaseLossConfig)} | ({"beta"} if kind is naive.BAGS else set())
     if kind is naive.Federated:
         unused |= {"num_sampled", "power"}
+    unused |= {naive.EQLv2: {"background"}, naive.Varifocal: {"on_positives", "constant_factor"}}.get(kind, set())
     return kind(frequency, **{key: value for key, value in settings.items() if key not in unused})
 
 

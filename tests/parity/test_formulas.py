@@ -39,6 +39,7 @@ from tailseg.losses import (
     ECMLossConfig,
     EQLConfig,
     EQLv2Config,
+    EqualizedFocalLossConfig,
     FederatedLossConfig,
     FocalLossConfig,
     GumbelCEConfig,
@@ -47,6 +48,7 @@ from tailseg.losses import (
     SeesawLossConfig,
     SigmoidCEConfig,
     SoftmaxCEConfig,
+    VarifocalLossConfig,
 )
 from tailseg.losses.drop_loss import draw_uniform
 from tailseg.ops.boxes import decode_boxes, encode_boxes
@@ -98,6 +100,9 @@ LOSSES = {
     "class-relative": (ClassRelativeLossConfig(), lambda f: naive.ClassRelative(f, 100)),
     "focal": (FocalLossConfig(), lambda f: naive.Focal(f, 2.0, 0.25)),
     "focal, no alpha": (FocalLossConfig(gamma=0.5, alpha=None), lambda f: naive.Focal(f, 0.5, None)),
+    "focal, Gumbel": (FocalLossConfig(link="gumbel"), lambda f: naive.Focal(f, 2.0, 0.25, "gumbel")),
+    "EFL": (EqualizedFocalLossConfig(), lambda f: naive.EqualizedFocal(f, 2.0, 0.25, 8.0)),
+    "varifocal, normal": (VarifocalLossConfig(link="normal"), lambda f: naive.Varifocal(f, 2.0, 0.75, "normal")),
     "EQLv2": (EQLv2Config(), lambda f: naive.EQLv2(f, 12.0, 0.8, 4.0)),
     "Seesaw": (SeesawLossConfig(), lambda f: naive.Seesaw(f, 0.8, 2.0, 1e-2)),
     "BAGS": (BAGSLossConfig(beta=EVERYTHING), lambda f: naive.BAGS(f, (10, 100, 1000))),
@@ -149,7 +154,7 @@ def loss_case(name, item, rng, folder):
     num_classes, num_regions = int(rng.choice([1, 1, 2, 4, 9])), int(rng.choice([0, 1, 3, 8]))
     frequency = random_frequency(rng, num_classes)
     loss, formula = config.build(frequency), formula_of(frequency)
-    for _ in range(3 if name in ("EQLv2", "Seesaw") else 1):
+    for _ in range(3 if name in ("EFL", "EQLv2", "Seesaw") else 1):
         logits = torch.from_numpy(random_logits(rng, (num_regions, loss.num_logits))).requires_grad_()
         labels = random_labels(rng, num_regions, num_classes)
         seed = int(rng.integers(2**31))

@@ -18,6 +18,7 @@ from tailseg.losses.settings import (
     ECMLossConfig,
     EQLConfig,
     EQLv2Config,
+    EqualizedFocalLossConfig,
     FederatedLossConfig,
     FocalLossConfig,
     GumbelCEConfig,
@@ -27,20 +28,24 @@ from tailseg.losses.settings import (
     SeesawLossConfig,
     SigmoidCEConfig,
     SoftmaxCEConfig,
+    VarifocalLossConfig,
 )
 
 if TYPE_CHECKING:
     from tailseg.losses.bags import BAGSLoss
     from tailseg.losses.base import ClassificationLoss, ConfiguredLoss, at_least_float32, takes_settings
-    from tailseg.losses.binary import Dropped, binary_cost
+    from tailseg.losses.binary import ClassFactors, Dropped, EntryCost, binary_cost
+    from tailseg.losses.binary_loss import BinaryLoss, Entries
     from tailseg.losses.class_relative import ClassRelativeLoss
     from tailseg.losses.drop_loss import DropLoss
     from tailseg.losses.ecm import ECMLoss
     from tailseg.losses.elementwise import gather_label_logits, weighted_bce
     from tailseg.losses.eql import EQL
     from tailseg.losses.eql_v2 import EQLv2
+    from tailseg.losses.equalized_focal import EqualizedFocalLoss
     from tailseg.losses.federated import FederatedLoss
     from tailseg.losses.focal import FocalLoss
+    from tailseg.losses.functional import bce_with_logits, focal_with_logits, gumbel_bce_with_logits
     from tailseg.losses.gumbel_ce import GumbelCE
     from tailseg.losses.ldam import LDAMLoss
     from tailseg.losses.links import LINKS, ClosedFormLink, Gumbel, Link, NormalCDF, Sigmoid, softplus
@@ -51,6 +56,7 @@ if TYPE_CHECKING:
     from tailseg.losses.softmax_ce import SoftmaxCE
     from tailseg.losses.tail import TailLoss, tail_classes
     from tailseg.losses.unverified import hide_unverified, stack_unverified
+    from tailseg.losses.varifocal import VarifocalLoss
     from tailseg.structures import ClassFrequency
 else:
     __getattr__, __dir__ = on_demand(
@@ -65,16 +71,28 @@ else:
                 "takes_settings",
             ),
             "binary": (
+                "ClassFactors",
                 "Dropped",
+                "EntryCost",
                 "binary_cost",
+            ),
+            "binary_loss": (
+                "BinaryLoss",
+                "Entries",
             ),
             "class_relative": ("ClassRelativeLoss",),
             "drop_loss": ("DropLoss",),
             "ecm": ("ECMLoss",),
             "eql": ("EQL",),
             "eql_v2": ("EQLv2",),
+            "equalized_focal": ("EqualizedFocalLoss",),
             "federated": ("FederatedLoss",),
             "focal": ("FocalLoss",),
+            "functional": (
+                "bce_with_logits",
+                "focal_with_logits",
+                "gumbel_bce_with_logits",
+            ),
             "gumbel_ce": ("GumbelCE",),
             "ldam": ("LDAMLoss",),
             "links": (
@@ -103,6 +121,7 @@ else:
                 "gather_label_logits",
                 "weighted_bce",
             ),
+            "varifocal": ("VarifocalLoss",),
             "unverified": (
                 "hide_unverified",
                 "stack_unverified",
@@ -133,7 +152,9 @@ __all__ = [
     "BAGSLoss",
     "BAGSLossConfig",
     "BaseLossConfig",
+    "BinaryLoss",
     "BuildsLoss",
+    "ClassFactors",
     "ClassFrequency",
     "ClassRelativeLoss",
     "ClassRelativeLossConfig",
@@ -148,6 +169,10 @@ __all__ = [
     "EQLConfig",
     "EQLv2",
     "EQLv2Config",
+    "Entries",
+    "EntryCost",
+    "EqualizedFocalLoss",
+    "EqualizedFocalLossConfig",
     "FederatedLoss",
     "FederatedLossConfig",
     "FocalLoss",
@@ -170,12 +195,17 @@ __all__ = [
     "SoftmaxCE",
     "SoftmaxCEConfig",
     "TailLoss",
+    "VarifocalLoss",
+    "VarifocalLossConfig",
     "at_least_float32",
+    "bce_with_logits",
     "binary_cost",
     "broadcast_from_first",
     "build_loss",
+    "focal_with_logits",
     "gather_label_logits",
     "gather_rows",
+    "gumbel_bce_with_logits",
     "hide_unverified",
     "softplus",
     "stack_unverified",

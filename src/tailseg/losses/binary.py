@@ -1,17 +1,18 @@
 """Binary cross entropy over any link, for the losses that ask each class a yes-no question.
 
-Shapes: R regions, L logits per region.
+Shapes: R regions (or anchors, queries, images), L logits per region.
 """
 
 import functools
 import inspect
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 
@@ -25,6 +26,11 @@ COMPILE_FROM = {"cpu": 2**19, "cuda": 1}
 """The least number of logits for which the loss is compiled.
 
 Compiling takes seconds, once; fewer logits take a CPU a millisecond without it."""
+NEAREST = 1e-12
+"""The least distance of target and probability: powers of 0 have no derivative."""
+
+PositiveFactor = Literal["distance", "target", "one"]
+"""What multiplies the cost of a positive entry of a focal loss, see `EntryCost`."""
 
 
 class Dropped(NamedTuple):
@@ -39,18 +45,173 @@ class Dropped(NamedTuple):
     classes: Bool[Tensor, " L"]
 
 
+class ClassFactors(NamedTuple):
+    """The numbers of `EntryCost` by class; one number may stand for all classes, and None is 1 (for gamma: 0).
+
+    Attributes:
+        positive: u, the weight of -y log p.
+        negative: v, the weight of -(1 - y) log(1 - p).
+        gamma: the exponent of the focal factor.
+    """
+
+    positive: Float[Tensor, " #L"] | None = None
+    negative: Float[Tensor, " #L"] | None = None
+    gamma: Float[Tensor, " #L"] | None = None
+
+    @classmethod
+    def for_all(cls, logits: Tensor, *values: float) -> "ClassFactors":
+        """Makes factors that are the same for all classes; a GPU does not wait for them."""
+        dtype = torch.promote_types(logits.dtype, torch.float32)
+        return cls(*(torch.full((1,), value, dtype=dtype, device=logits.device) for value in values))
+
+
+def split_alpha(alpha: float | None) -> tuple[float, float]:
+    """Returns the weights of positives and negatives of a focal loss: alpha and 1 - alpha, or 1 and 1 for None."""
+    return (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
+
+
+@dataclass(frozen=True)
+class EntryCost:
+    """The cost of one logit q with the target y in [0, 1], and its derivative by q.
+
+    With p the link's probability and u, v, gamma of `ClassFactors`:
+
+        cost   = factor * (-u y log p - v (1 - y) log(1 - p))
+        factor = p^gamma                where y = 0
+                 abs(y - p)^gamma       where y > 0
+                 y or 1                 instead of it, with "target" or "one"; v is then 1 where y > 0
+
+    Attributes:
+        link: turns logits into probabilities.
+        on_positives: the factor where y > 0.
+        constant_factor: the derivative treats the factor as a constant.
+    """
+
+    link: Link
+    on_positives: PositiveFactor = "distance"
+    constant_factor: bool = False
+
+    def cost(self, q: Tensor, y: Tensor, classes: ClassFactors) -> Tensor:
+        """Computes the cost.
+
+        Args:
+            q: logits.
+            y: targets, of a shape that broadcasts with the logits'.
+            classes: u, v and gamma of the logits' classes.
+
+        Returns:
+            The cost of each logit.
+        """
+        cost = self._cross_entropy(q, y, classes)
+        return cost if classes.gamma is None else cost * self._factor(q, y, classes.gamma)
+
+    def slope(self, q: Tensor, y: Tensor, classes: ClassFactors) -> Tensor:
+        """Computes the derivative of the cost by q.
+
+        Args:
+            q: logits.
+            y: targets.
+            classes: u, v and gamma of the logits' classes.
+
+        Returns:
+            The derivative of each logit.
+        """
+        slope = self._weigh(self.link.log_probability_slope(q), self.link.log_complement_slope(q), y, classes)
+        if classes.gamma is None:
+            return slope
+        slope = slope * self._factor(q, y, classes.gamma)
+        if self.constant_factor:
+            return slope
+        return slope + self._cross_entropy(q, y, classes) * self._factor_slope(q, y, classes.gamma)
+
+    def negative_cost(self, q: Tensor, classes: ClassFactors) -> Tensor:
+        """Computes the cost of y = 0."""
+        cost = -_scale(self.link.log_complement(q), classes.negative)
+        return cost if classes.gamma is None else cost * self._negative_factor(q, classes.gamma)
+
+    def negative_slope(self, q: Tensor, classes: ClassFactors) -> Tensor:
+        """Computes the derivative of the cost of y = 0 by q."""
+        slope = -_scale(self.link.log_complement_slope(q), classes.negative)
+        if classes.gamma is None:
+            return slope
+        if not self.constant_factor:
+            cost = -_scale(self.link.log_complement(q), classes.negative)
+            slope = slope + cost * self.link.log_probability_slope(q) * classes.gamma
+        return slope * self._negative_factor(q, classes.gamma)
+
+    def _cross_entropy(self, q: Tensor, y: Tensor, classes: ClassFactors) -> Tensor:
+        return self._weigh(self.link.log_probability(q), self.link.log_complement(q), y, classes)
+
+    def _weigh(self, yes: Tensor, no: Tensor, y: Tensor, classes: ClassFactors) -> Tensor:
+        negative = classes.negative
+        if self.on_positives != "distance" and negative is not None:
+            negative = torch.where(y > 0, 1, negative)
+        return -_scale(yes * y, classes.positive) - _scale(no * (1 - y), negative)
+
+    def _negative_factor(self, q: Tensor, gamma: Tensor) -> Tensor:
+        factor = torch.exp(self.link.log_probability(q) * gamma)
+        return factor.detach() if self.constant_factor else factor
+
+    def _factor(self, q: Tensor, y: Tensor, gamma: Tensor) -> Tensor:
+        if self.on_positives == "distance":
+            distance = (y - self.link.probability(q)).abs().clamp(min=NEAREST)
+            # 1 - p has no digits where p is near 1
+            log_distance = torch.where(y == 1, self.link.log_complement(q), distance.log())
+            factor = torch.exp(log_distance * gamma)
+        else:
+            factor = y if self.on_positives == "target" else torch.ones_like(y)
+        factor = torch.where(y > 0, factor, self._negative_factor(q, gamma))
+        return factor.detach() if self.constant_factor else factor
+
+    def _factor_slope(self, q: Tensor, y: Tensor, gamma: Tensor) -> Tensor:
+        log_slope = self.link.log_probability_slope(q)
+        if self.on_positives == "distance":
+            p = self.link.probability(q)
+            far = (y - p).abs() > NEAREST
+            soft = torch.where(far, p * log_slope / torch.where(far, p - y, 1), 0)
+            positive = torch.where(y == 1, self.link.log_complement_slope(q), soft)
+        else:
+            positive = torch.zeros_like(q)
+        return torch.where(y > 0, positive, log_slope) * gamma * self._factor(q, y, gamma)
+
+
+class _Rows(NamedTuple):
+    """What each region has; see `binary_cost`."""
+
+    labels: Tensor | None
+    target: Tensor | None
+    quality: Tensor | None
+    weights: Tensor | None
+    ignored: Tensor | None
+    dropped: Tensor | None
+    positive: Tensor | None = None
+    """Weights of -y log p by region and class, [R, L]; only with targets."""
+
+
+class _Columns(NamedTuple):
+    """What each class has."""
+
+    factors: ClassFactors
+    dropped: Tensor | None
+
+
 def binary_cost(
     q: Float[Tensor, "R L"],
-    labels: Int64[Tensor, " R"],
-    link: Link,
+    labels: Int64[Tensor, " R"] | Float[Tensor, "R L"],
+    link: Link | EntryCost,
     *,
     dropped: Dropped | None = None,
-    weights: Float[Tensor, " R"] | None = None,
+    weights: Float[Tensor, " R"] | Float[Tensor, "R L"] | None = None,
+    quality: Float[Tensor, " R"] | None = None,
+    ignored: Bool[Tensor, "R #L"] | None = None,
+    factors: ClassFactors | None = None,
+    normalizer: float | Float[Tensor, ""] | None = None,
 ) -> Float[Tensor, ""]:
-    """Binary cross entropy over a link: the mean over regions of the sum over logits.
+    """Binary cross entropy over a link: the sum over regions and logits, divided by R or another number.
 
-    A region costs -log p(q) for its label and -log(1 - p(q)) for every other class. It is computed in float32 or wider,
-    also for half precision.
+    A region costs -log p(q) for its label and -log(1 - p(q)) for every other class. `EntryCost` says what an entry
+    costs with a target between 0 and 1, with weights of the classes, and in a focal loss. Everything is computed in
+    float32 or wider, also for half precision.
 
     In addition to the logits, at most one tensor of their size is kept. On a CPU this is the gradient: the forward pass
     writes it while the logits are in the cache. On a GPU, where memory is slower than arithmetic, nothing is kept, and
@@ -61,145 +222,317 @@ def binary_cost(
     Args:
         q: logits.
         labels: ``0 .. L``. The label L (background of a loss without a background logit) makes all logits negatives.
-        link: turns logits into probabilities.
-        dropped: negatives that cost nothing. The cost of the label itself always counts.
-        weights: multiply the cost of each region; they get no gradient. None is 1.
+            Or the targets y of all entries, in [0, 1].
+        link: turns logits into probabilities; or the cost of an entry.
+        dropped: negatives (y = 0) that cost nothing. The cost of the label itself always counts.
+        weights: multiply the cost of each region or entry; they get no gradient. None is 1.
+        quality: the target y of each region's label; None is 1. Not with targets.
+        ignored: entries that cost nothing, whatever their logits are.
+        factors: weights and exponents of the classes.
+        normalizer: divides the sum; None is R (1 without regions).
 
     Returns:
-        The mean cost of a region, over R and not over the weights; 0 without regions.
+        The cost; 0 without regions.
     """
-    regions, classes = dropped or (None, None)
+    entry, columns, rows = _arrange(q, labels, link, weights, quality, ignored, factors, dropped)
+    divisor = max(len(q), 1) if normalizer is None else normalizer
     if torch.compiler.is_compiling():  # the compiler fuses the operations, and decides what to compute again
-        return _composed_cost(link, classes, q, labels, regions, weights)
-    return cast(Tensor, _BinaryCost.apply(q, labels, regions, classes, weights, link))
+        return _composed_sum(entry, columns, q, rows) / divisor
+    return _run_cost(entry, columns, q, rows, divisor)
+
+
+@dataclass(frozen=True)
+class TargetEntries:
+    """Logits with a target each, for `tailseg.losses.functional`.
+
+    Attributes:
+        q: logits.
+        target: y in [0, 1], of any type.
+        entry: the cost of an entry.
+        factors: numbers of the classes.
+        weights: multiply the costs.
+        positive: u of each entry, instead of that of its class.
+        ignored: entries that cost nothing.
+    """
+
+    q: Float[Tensor, "R L"]
+    target: Shaped[Tensor, "R L"]
+    entry: EntryCost
+    factors: ClassFactors
+    weights: Float[Tensor, "R L"] | None = None
+    positive: Float[Tensor, "R L"] | None = None
+    ignored: Bool[Tensor, "R L"] | None = None
+
+    def costs(self) -> Float[Tensor, "R L"]:
+        """Computes the cost of each entry. The logits are kept for the backward pass, and nothing else."""
+        columns, rows = self._arrange()
+        if torch.compiler.is_compiling():
+            return _dense(self.entry.cost, self.entry.negative_cost, columns, self.q, rows)
+        return cast(Tensor, _EntryCosts.apply(self.q, self.entry, None, *columns.factors, *rows))
+
+    def sum(self) -> Float[Tensor, ""]:
+        """Computes the sum of the costs, as `binary_cost` does."""
+        columns, rows = self._arrange()
+        if torch.compiler.is_compiling():
+            return _composed_sum(self.entry, columns, self.q, rows)
+        return _run_cost(self.entry, columns, self.q, rows, 1.0)
+
+    def _arrange(self) -> tuple[_Columns, _Rows]:
+        rows = _Rows(None, self.target, None, self.weights, self.ignored, None, self.positive)
+        return _Columns(self.factors, None), rows
+
+
+def sum_class_gradients(
+    q: Float[Tensor, "R L"],
+    labels: Int64[Tensor, " R"] | Float[Tensor, "R L"],
+    link: Link | EntryCost,
+    *,
+    weights: Float[Tensor, " R"] | Float[Tensor, "R L"] | None = None,
+    quality: Float[Tensor, " R"] | None = None,
+    ignored: Bool[Tensor, "R #L"] | None = None,
+    factors: ClassFactors | None = None,
+) -> Float[Tensor, "2 L"]:
+    """Sums the absolute gradients of each class: over its positive entries (y > 0), and over its negative ones.
+
+    Args:
+        q: logits.
+        labels: as those of `binary_cost`, like the other arguments.
+        link: turns logits into probabilities; or the cost of an entry.
+        weights: of regions or entries.
+        quality: the target of each region's label.
+        ignored: entries that do not count.
+        factors: weights and exponents of the classes.
+
+    Returns:
+        The sums over the positives and over the negatives, without gradient.
+    """
+    q = q.detach()
+    entry, columns, rows = _arrange(q, labels, link, weights, quality, ignored, factors, None)
+    sums = torch.stack(_run(_class_gradients, entry, columns, q, rows)).sum(0)
+    if rows.labels is not None:
+        own = _own(entry.slope, columns, q, rows).abs().squeeze(1)
+        sums[0] += sums.new_zeros(q.shape[1] + 1).index_add_(0, rows.labels, own)[: q.shape[1]]
+    return sums
+
+
+def _arrange(
+    q: Tensor,
+    labels: Tensor,
+    link: Link | EntryCost,
+    weights: Tensor | None,
+    quality: Tensor | None,
+    ignored: Tensor | None,
+    factors: ClassFactors | None,
+    dropped: Dropped | None,
+) -> tuple[EntryCost, _Columns, _Rows]:
+    """Sorts what each region has from what each class has, in the type of the computation."""
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    widened = [None if each is None else each.to(dtype) for each in (*(factors or ClassFactors()), quality, weights)]
+    labels_and_target = (labels, None) if labels.dtype == torch.int64 else (None, labels)
+    regions, classes = dropped or (None, None)
+    return (
+        link if isinstance(link, EntryCost) else EntryCost(link),
+        _Columns(ClassFactors(*widened[:3]), classes),
+        _Rows(*labels_and_target, *widened[3:], ignored, regions),
+    )
+
+
+def _run_cost(entry: EntryCost, columns: _Columns, q: Tensor, rows: _Rows, divisor: Tensor | float) -> Tensor:
+    return cast(Tensor, _BinaryCost.apply(q, entry, divisor, columns.dropped, *columns.factors, *rows))
 
 
 class _BinaryCost(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: BackwardCFunction,
-        q: Tensor,
-        labels: Tensor,
-        regions: Tensor | None,
-        classes: Tensor | None,
-        weights: Tensor | None,
-        link: Link,
+        ctx: BackwardCFunction, q: Tensor, entry: EntryCost, divisor: Tensor | float, *tensors: Tensor | None
     ) -> Tensor:
         state = cast(Any, ctx)
-        state.save_for_backward(q, labels, regions, classes, weights)
-        state.link, state.gradient = link, None
+        state.save_for_backward(q, *tensors)
+        state.entry, state.divisor, state.gradient = entry, divisor, None
+        columns, rows = _unpack(*tensors)
         if q.is_cuda or q.dtype == torch.float16 or not state.needs_input_grad[0]:
-            costs = _run(_negative_cost, link, classes, q, labels, regions, weights)
+            costs = _run(_dense_sum, entry, columns, q, rows)
         else:
             state.gradient = torch.empty_like(q)
-            scale = _get_mean_factors(q, 1.0, weights)
-            costs = _run(_negative_cost_and_gradient, link, classes, q, labels, regions, weights, scale, state.gradient)
-            _write_positive_gradient(link, q, labels, scale, state.gradient)
-        return torch.stack([_positive_cost(link, q, labels, weights), *costs]).sum() / max(len(q), 1)
+            scale = _make_scale(q, 1.0, divisor)
+            costs = _run(_dense_sum_and_gradient, entry, columns, q, rows, scale, state.gradient)
+            _write_own_gradient(entry, columns, q, rows, scale, state.gradient)
+        return torch.stack([_own(entry.cost, columns, q, rows).sum(), *costs]).sum() / divisor
 
     @staticmethod
-    def backward(ctx: BackwardCFunction, *grads: Tensor) -> tuple[Tensor, None, None, None, None, None]:
+    def backward(ctx: BackwardCFunction, *grads: Tensor) -> tuple[Tensor | None, ...]:
         state = cast(Any, ctx)
         # Not kept: the receiver of a gradient may write into it. A second backward pass computes it again.
         gradient, state.gradient = state.gradient, None
-        if torch.is_grad_enabled():  # create_graph: the second derivative needs the graph of the first
-            q, labels, regions, classes, weights = state.saved_tensors
-            cost = _composed_cost(state.link, classes, q, labels, regions, weights)
-            (gradient,) = torch.autograd.grad(cost, q, grads[0], create_graph=True)
-        elif gradient is not None:
+        if gradient is not None and not torch.is_grad_enabled():
             if grads[0] != 1:  # on a CPU, where looking at a value is cheap
                 gradient.mul_(grads[0])
         else:
-            q, labels, regions, classes, weights = state.saved_tensors
+            q, *tensors = state.saved_tensors
+            columns, rows = _unpack(*tensors)
+            if torch.is_grad_enabled():  # create_graph: the second derivative needs the graph of the first
+                cost = _composed_sum(state.entry, columns, q, rows) / state.divisor
+                (gradient,) = torch.autograd.grad(cost, q, grads[0], create_graph=True)
+            else:
+                gradient = torch.empty_like(q)
+                scale = _make_scale(q, grads[0], state.divisor)
+                _run(_write_dense_gradient, state.entry, columns, q, rows, scale, gradient)
+                _write_own_gradient(state.entry, columns, q, rows, scale, gradient)
+        return (gradient, *[None] * (len(state.needs_input_grad) - 1))
+
+
+class _EntryCosts(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: BackwardCFunction, q: Tensor, entry: EntryCost, *tensors: Tensor | None) -> Tensor:
+        cast(Any, ctx).save_for_backward(q, *tensors)
+        cast(Any, ctx).entry = entry
+        costs = torch.empty_like(q, dtype=torch.promote_types(q.dtype, torch.float32))
+        columns, rows = _unpack(*tensors)
+        _run(_write_dense_costs, entry, columns, q, rows, costs)
+        return costs
+
+    @staticmethod
+    def backward(ctx: BackwardCFunction, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        entry = cast(Any, ctx).entry
+        q, *tensors = cast(Any, ctx).saved_tensors
+        columns, rows = _unpack(*tensors)
+        if torch.is_grad_enabled():  # create_graph
+            costs = _dense(entry.cost, entry.negative_cost, columns, q, rows)
+            (gradient,) = torch.autograd.grad(costs, q, grads[0], create_graph=True)
+        else:
             gradient = torch.empty_like(q)
-            scale = _get_mean_factors(q, grads[0], weights)
-            _run(_write_negative_gradient, state.link, classes, q, regions, scale, gradient)
-            _write_positive_gradient(state.link, q, labels, scale, gradient)
-        return gradient, None, None, None, None, None
+            _run(_write_dense_gradient, entry, columns, q, rows, grads[0].contiguous(), gradient)
+        return (gradient, *[None] * (len(tensors) + 1))
 
 
-def _composed_cost(
-    link: Link, classes: Tensor | None, q: Tensor, labels: Tensor, regions: Tensor | None, weights: Tensor | None
-) -> Tensor:
-    """The whole cost as operations that autograd and compilers can follow."""
-    negative = _negative_cost(link, classes, q, labels, regions, weights)
-    return (negative + _positive_cost(link, q, labels, weights)) / max(len(q), 1)
+def _unpack(dropped: Tensor | None, *tensors: Tensor | None) -> tuple[_Columns, _Rows]:
+    return _Columns(ClassFactors(*tensors[:3]), dropped), _Rows(*tensors[3:])
 
 
-def _negative_cost(
-    link: Link, classes: Tensor | None, q: Tensor, labels: Tensor, regions: Tensor | None, weights: Tensor | None
-) -> Tensor:
-    """The sum of the costs of all classes but the regions' labels."""
-    costs = link.log_complement(at_least_float32(q))
+def _make_scale(q: Tensor, factor: Tensor | float, divisor: Tensor | float) -> Tensor:
+    """What multiplies the gradient of a sum: a tensor, because compiled code would hold the value of a number."""
+    return torch.ones((), device=q.device, dtype=at_least_float32(q[:0]).dtype) * factor / divisor
+
+
+def _composed_sum(entry: EntryCost, columns: _Columns, q: Tensor, rows: _Rows) -> Tensor:
+    """The whole sum as operations that autograd and compilers can follow."""
+    return _dense_sum(entry, columns, q, rows) + _own(entry.cost, columns, q, rows).sum()
+
+
+def _dense_sum(entry: EntryCost, columns: _Columns, q: Tensor, rows: _Rows) -> Tensor:
+    """The sum of the costs of all entries but the regions' labels."""
     # The label's cost is left out, not subtracted afterwards: if it is large, the other costs would lose their digits.
-    is_label = labels.int().unsqueeze(1) == torch.arange(q.shape[1], device=q.device, dtype=torch.int32)
-    return -_weigh(_zero_dropped(costs.masked_fill(is_label, 0), regions, classes).sum(1), weights).sum()
+    return _dense(entry.cost, entry.negative_cost, columns, q, rows, at_labels=0).sum(1).sum()
 
 
-def _write_negative_gradient(
-    link: Link,
-    classes: Tensor | None,
-    q: Tensor,
-    regions: Tensor | None,
-    scale: Tensor,
-    out: Tensor,
+def _write_dense_gradient(
+    entry: EntryCost, columns: _Columns, q: Tensor, rows: _Rows, scale: Tensor, out: Tensor
 ) -> None:
-    """Writes the gradient of `_negative_cost` times ``scale`` [R] into ``out``; entries at the labels are arbitrary."""
-    slopes = link.log_complement_slope(at_least_float32(q)) * -scale.unsqueeze(1)
-    out.copy_(_zero_dropped(slopes, regions, classes))
+    """Writes the gradient of `_dense_sum` times ``scale`` into ``out``; entries at the labels are arbitrary."""
+    out.copy_(_dense(entry.slope, entry.negative_slope, columns, q, rows) * scale)
 
 
-def _negative_cost_and_gradient(
-    link: Link,
-    classes: Tensor | None,
-    q: Tensor,
-    labels: Tensor,
-    regions: Tensor | None,
-    weights: Tensor | None,
-    scale: Tensor,
-    out: Tensor,
+def _dense_sum_and_gradient(
+    entry: EntryCost, columns: _Columns, q: Tensor, rows: _Rows, scale: Tensor, out: Tensor
 ) -> Tensor:
     """Both of the above in one pass over the logits: a compiler computes their common parts once."""
-    _write_negative_gradient(link, classes, q, regions, scale, out)
-    return _negative_cost(link, classes, q, labels, regions, weights)
+    _write_dense_gradient(entry, columns, q, rows, scale, out)
+    return _dense_sum(entry, columns, q, rows)
 
 
-def _positive_cost(link: Link, q: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
-    """The sum of the costs of the regions' labels."""
-    _, own, is_label = gather_label_logits(q, labels)
-    costs = link.log_probability(at_least_float32(own)).masked_fill(~is_label, 0)
-    return -_weigh(costs.squeeze(1), weights).sum()
+def _class_gradients(entry: EntryCost, columns: _Columns, q: Tensor, rows: _Rows) -> Tensor:
+    """The sums of absolute gradients by class, of positives and of negatives; without the regions' labels."""
+    slopes = _dense(entry.slope, entry.negative_slope, columns, q, rows, at_labels=0).abs()
+    if rows.target is None:
+        negative = slopes.sum(0)
+        return torch.stack([torch.zeros_like(negative), negative])
+    positive = rows.target > 0
+    return torch.stack([slopes.masked_fill(~positive, 0).sum(0), slopes.masked_fill(positive, 0).sum(0)])
 
 
-def _write_positive_gradient(link: Link, q: Tensor, labels: Tensor, scale: Tensor, out: Tensor) -> None:
-    """Writes the gradient of `_positive_cost` times ``scale`` [R] into ``out``, at the regions' labels."""
-    column, own, is_label = gather_label_logits(q, labels)
-    slopes = link.log_probability_slope(at_least_float32(own)) * -scale.unsqueeze(1)
-    rows = torch.arange(len(out), device=out.device).unsqueeze(1)
+def _write_dense_costs(entry: EntryCost, columns: _Columns, q: Tensor, rows: _Rows, out: Tensor) -> None:
+    out.copy_(_dense(entry.cost, entry.negative_cost, columns, q, rows))
+
+
+def _dense(
+    function: Callable[[Tensor, Tensor, ClassFactors], Tensor],
+    of_negatives: Callable[[Tensor, ClassFactors], Tensor],
+    columns: _Columns,
+    q: Tensor,
+    rows: _Rows,
+    *,
+    at_labels: float | None = None,
+) -> Tensor:
+    """Costs or slopes of all entries, weighed; at the regions' labels those of a negative, or a number."""
+    q = at_least_float32(q)
+    if rows.target is None:
+        values, drops = of_negatives(q, columns.factors), rows.dropped
+        if at_labels is not None:
+            classes = torch.arange(q.shape[1], device=q.device, dtype=torch.int32)
+            values = values.masked_fill(cast(Tensor, rows.labels).int().unsqueeze(1) == classes, at_labels)
+    else:
+        y = rows.target.to(q.dtype)
+        factors = columns.factors if rows.positive is None else columns.factors._replace(positive=rows.positive)
+        values = function(q, y, factors)
+        drops = None if rows.dropped is None else rows.dropped & (y == 0)
+    if drops is not None and columns.dropped is not None:
+        values = values.masked_fill(drops & columns.dropped, 0)
+    return _weigh(values, rows.weights, rows.ignored)
+
+
+def _own(
+    function: Callable[[Tensor, Tensor, ClassFactors], Tensor], columns: _Columns, q: Tensor, rows: _Rows
+) -> Tensor:
+    """Costs or slopes of the regions' labels, weighed, [R, 1]; 0 for a region without a label's logit."""
+    if rows.labels is None:
+        return at_least_float32(q[:0, :1])
+    column, own, is_label = gather_label_logits(q, rows.labels)
+    own = at_least_float32(own)
+    y = torch.ones_like(own) if rows.quality is None else rows.quality.unsqueeze(1)
+    factors = ClassFactors(*(each if each is None or len(each) == 1 else each[column] for each in columns.factors))
+    weights, ignored = rows.weights, rows.ignored
+    if weights is not None and weights.ndim == 2:
+        weights = weights.gather(1, column)
+    if ignored is not None and ignored.shape[1] > 1:
+        ignored = ignored.gather(1, column)
+    return _weigh(function(own, y, factors), weights, ignored).masked_fill(~is_label, 0)
+
+
+def _write_own_gradient(
+    entry: EntryCost, columns: _Columns, q: Tensor, rows: _Rows, scale: Tensor, out: Tensor
+) -> None:
+    """Writes the gradient of the costs of the regions' labels times ``scale`` into ``out``."""
+    if rows.labels is None:
+        return
+    slopes = _own(entry.slope, columns, q, rows) * scale
+    column, _, is_label = gather_label_logits(q, rows.labels)
+    index = torch.arange(len(out), device=out.device).unsqueeze(1)
     # By index: on a CPU, scatter_ makes a copy in float32 if the type is narrower.
-    out[rows, column] = torch.where(is_label, slopes.to(out.dtype), out[rows, column])
+    out[index, column] = torch.where(is_label, slopes.to(out.dtype), out[index, column])
 
 
-def _weigh(costs: Tensor, weights: Tensor | None) -> Tensor:
-    return costs if weights is None else costs * weights
+def _weigh(values: Tensor, weights: Tensor | None, ignored: Tensor | None) -> Tensor:
+    if weights is not None:
+        values = values * (weights if weights.ndim == 2 else weights.unsqueeze(1))
+    return values if ignored is None else values.masked_fill(ignored, 0)
 
 
-def _zero_dropped(values: Tensor, regions: Tensor | None, classes: Tensor | None) -> Tensor:
-    return values if regions is None or classes is None else values.masked_fill(regions & classes, 0)
+def _scale(values: Tensor, factor: Tensor | None) -> Tensor:
+    return values if factor is None else values * factor
 
 
-def _get_mean_factors(q: Tensor, factor: Tensor | float, weights: Tensor | None) -> Tensor:
-    """The factor of every region that turns a sum over regions into a mean, times ``factor`` and its weight."""
-    mean = torch.full((len(q),), 1 / max(len(q), 1), device=q.device, dtype=at_least_float32(q[:0]).dtype)
-    return _weigh(mean * factor, weights)
+def _run(
+    function: Callable[..., Any], entry: EntryCost, columns: _Columns, q: Tensor, rows: _Rows, *others: Tensor
+) -> list[Any]:
+    """Calls the function, compiled on all rows or block by block, and returns the results.
 
-
-def _run(function: Callable[..., Any], link: Link, classes: Tensor | None, *rows: Tensor | None) -> list[Any]:
-    """Calls the function, compiled on all rows or block by block, and returns the results."""
-    q = cast(Tensor, rows[0])
-    if link.fuses and q.numel() >= COMPILE_FROM.get(q.device.type, sys.maxsize) and not _FAILURES:
+    Of the other tensors, those with rows are split like the logits.
+    """
+    if torch.compiler.is_compiling():  # the caller's compiler makes the kernel
+        return [function(entry, columns, q, rows, *others)]
+    if entry.link.fuses and q.numel() >= COMPILE_FROM.get(q.device.type, sys.maxsize) and not _FAILURES:
         try:
-            return [_compiled(function)(link, classes, *rows)]
+            return [_compiled(function)(entry, columns, q, rows, *others)]
         except RuntimeError as error:
             from torch._dynamo.exc import TorchDynamoException  # takes seconds: imported only after a failure
 
@@ -207,7 +540,9 @@ def _run(function: Callable[..., Any], link: Link, classes: Tensor | None, *rows
                 raise
             _FAILURES.append(str(error).strip().splitlines()[0])
             warnings.warn(f"torch.compile failed, so the loss runs uncompiled and slower: {_FAILURES[0]}", stacklevel=2)
-    return [function(link, classes, *block) for block in _split_rows(*rows)]
+    return [
+        function(entry, columns, q[block], _Rows(*_cut(rows, block)), *_cut(others, block)) for block in _split_rows(q)
+    ]
 
 
 _FAILURES: list[str] = []
@@ -224,10 +559,14 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return torch.compile(function, options=options, **limit)  # ty: ignore[no-matching-overload]
 
 
-def _split_rows(*rows: Tensor | None) -> Iterator[list[Tensor | None]]:
-    """Splits the rows of all tensors into blocks; on a GPU, into one block."""
-    num_rows, num_logits = cast(Tensor, rows[0]).shape
+def _cut(tensors: Iterable[Tensor | None], block: slice) -> list[Tensor | None]:
+    return [tensor if tensor is None or tensor.ndim == 0 else tensor[block] for tensor in tensors]
+
+
+def _split_rows(q: Tensor) -> Iterator[slice]:
+    """Splits the rows into blocks; on a GPU, into one block."""
+    num_rows, num_logits = q.shape
     step = BLOCK * torch.get_num_threads() // max(num_logits, 1)
-    step = max(num_rows if cast(Tensor, rows[0]).device.type != "cpu" else step, 1)
+    step = max(num_rows if q.device.type != "cpu" else step, 1)
     for start in range(0, max(num_rows, 1), step):
-        yield [None if tensor is None else tensor[start : start + step] for tensor in rows]
+        yield slice(start, start + step)

@@ -5,9 +5,10 @@ Instance Segmentation using Gumbel Optimized Loss", ECCV 2022.
 """
 
 import torch
-from jaxtyping import Bool, Int16, Int64
+from jaxtyping import Bool, Float, Int16, Int64
 from torch import Tensor
 
+from tailseg.losses.binary_loss import count_positives, find_foreground
 from tailseg.losses.processes import sum_over_processes
 from tailseg.losses.settings import DropLossConfig as DropLossConfig
 from tailseg.losses.tail import TailLoss
@@ -31,17 +32,18 @@ class DropLoss(TailLoss):
     the arguments see `TailLoss`.
     """
 
-    def spares_tail(self, labels: Int64[Tensor, " R"]) -> Bool[Tensor, "R C"]:
+    def spares_tail(self, labels: Int64[Tensor, " R"] | Float[Tensor, "R C"]) -> Bool[Tensor, "R C"]:
         """Foreground regions, and background regions with probability 1 - r, each class on its own."""
-        foreground = labels < self.num_classes
-        of_tail = foreground & self.tail[labels.clamp(max=self.num_classes - 1)]
         # Counts stay tensors: looking at them would make a GPU wait. Without foreground 1 - r is 0 / 1.
-        num_others, num_foreground = sum_over_processes(torch.stack([(foreground & ~of_tail).sum(), foreground.sum()]))
+        counts = count_positives(labels, self.num_classes)
+        num_others, num_foreground = sum_over_processes(
+            torch.stack([counts.masked_fill(self.tail, 0).sum(), counts.sum()])
+        )
         r = 1 - num_others / num_foreground.clamp(min=1)
         # U > r in integers. r = 1 does not fit into int16, but the largest int16 has the same effect.
         threshold = (r * 2**16 - 2**15).floor().clamp(max=2**15 - 1).to(torch.int16)
         is_above = draw_uniform(len(labels), self.num_classes, labels.device) > threshold
-        return is_above.logical_or_(foreground.unsqueeze(1))
+        return is_above.logical_or_(find_foreground(labels, self.num_classes).unsqueeze(1))
 
 
 def draw_uniform(rows: int, columns: int, device: torch.device) -> Int16[Tensor, "{rows} {columns}"]:

@@ -4,9 +4,10 @@ J. Tan et al., "Equalization Loss for Long-Tailed Object Recognition", CVPR 2020
 K. P. Alexandridis et al., "Long-tailed Instance Segmentation using Gumbel Optimized Loss", ECCV 2022.
 """
 
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from tailseg.losses.binary_loss import find_foreground
 from tailseg.losses.settings import EQLConfig as EQLConfig
 from tailseg.losses.tail import TailLoss
 
@@ -23,6 +24,6 @@ class EQL(TailLoss):
     entropy. For the arguments see `TailLoss`.
     """
 
-    def spares_tail(self, labels: Int64[Tensor, " R"]) -> Bool[Tensor, "R 1"]:
+    def spares_tail(self, labels: Int64[Tensor, " R"] | Float[Tensor, "R C"]) -> Bool[Tensor, "R 1"]:
         """Foreground regions."""
-        return (labels < self.num_classes).unsqueeze(1)
+        return find_foreground(labels, self.num_classes).unsqueeze(1)

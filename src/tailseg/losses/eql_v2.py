@@ -6,18 +6,22 @@ J. Tan et al., "Equalization Loss v2: A New Gradient Balance Approach for Long-t
 import math
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
 from tailseg.losses.base import ConfiguredLoss, at_least_float32, takes_settings
-from tailseg.losses.elementwise import gather_label_logits, weighted_bce
+from tailseg.losses.binary import ClassFactors
+from tailseg.losses.binary_loss import BinaryLoss, Entries
+from tailseg.losses.links import Sigmoid
 from tailseg.losses.processes import sum_over_processes
 from tailseg.losses.settings import EQLv2Config as EQLv2Config
 from tailseg.structures import ClassFrequency
 
 
-class EQLv2(ConfiguredLoss):
+class EQLv2(ConfiguredLoss, BinaryLoss):
     """Sigmoid cross entropy under weights from the accumulated gradients, with an objectness logit: L = C + 1.
+
+    With ``background=False`` there is no such logit, for heads without it: L = C, and scores are p.
 
     With p = 1 / (1 + exp(-q)) and y one-hot over the C classes and background, the last logit:
 
@@ -41,49 +45,32 @@ class EQLv2(ConfiguredLoss):
 
     @takes_settings(EQLv2Config)
     def __init__(self, num_classes: int | ClassFrequency, config: EQLv2Config) -> None:
-        super().__init__(num_classes, config, extra_logits=1)
+        super().__init__(num_classes, config, extra_logits=int(config.background))
+        self.link = Sigmoid()
         # float64: late in training a step is too small a part of the sum for float32 to notice.
         self.register_buffer("gradient_sums", torch.zeros(2, self.num_classes, dtype=torch.float64))
 
-    def forward(self, logits: Float[Tensor, "R L"], labels: Int64[Tensor, " R"]) -> dict[str, Float[Tensor, ""]]:
-        """Returns ``{"loss_cls": loss}``; 0 for R = 0.
-
-        In training mode the gradient sums grow, and all processes must call.
-
-        Raises:
-            ValueError: a label lies outside ``0 .. C``, or shapes disagree.
-        """
-        self.check(logits, labels)
-        logits = at_least_float32(logits)
-        positive, negative = (weight.to(logits.dtype) for weight in self.class_weights())
-        weights = self.weigh_regions(logits, labels)
-        total = weighted_bce(logits, labels, positive_weight=positive, negative_weight=negative, region_weight=weights)
+    def cost(self, entries: Entries) -> Float[Tensor, ""]:
+        """Weighted binary cross entropy; in training mode the gradient sums grow, and all processes must call."""
+        factors = ClassFactors(*self.class_weights())
+        loss = self.config.weight * entries.cost(self.link, factors=factors)
         if self.training:
-            self._collect(logits.detach(), labels, positive, negative, weights)
-        return {"loss_cls": self.config.weight * total / max(len(labels), 1)}
+            sums = entries.sum_class_gradients(self.link, factors=factors)[:, : self.num_classes]
+            # Not in place: the backward pass of a compiled loss may compute the weights again.
+            self.gradient_sums = self.gradient_sums + sum_over_processes(sums.double())
+        return loss
 
     def class_weights(self) -> tuple[Float[Tensor, " L"], Float[Tensor, " L"]]:
-        """Computes the weights u of positives and v of negatives, in float64; background, the last, has 1 and 1."""
+        """Computes the weights u of positives and v of negatives, in float64; background has 1 and 1."""
         positive, negative = self.gradient_sums
         ratio = torch.where(negative > 0, positive / negative, math.inf)
         v = torch.sigmoid(self.config.gamma * (ratio - self.config.mu))
-        v = torch.cat([v, v.new_ones(1)])
+        v = torch.cat([v, v.new_ones(self.num_logits - self.num_classes)])
         return 1 + self.config.alpha * (1 - v), v
 
-    @torch.no_grad()
-    def _collect(
-        self, logits: Tensor, labels: Tensor, positive: Tensor, negative: Tensor, weights: Tensor | None
-    ) -> None:
-        column, own, _ = gather_label_logits(logits, labels)
-        own_gradients = torch.sigmoid(-own).squeeze(1) * positive[labels]
-        gradients = torch.sigmoid(logits).scatter_(1, column, 0)
-        if weights is not None:
-            own_gradients, gradients = own_gradients * weights, gradients.mul_(weights.unsqueeze(1))
-        pull = torch.zeros_like(positive).index_add_(0, labels, own_gradients)
-        push = gradients.sum(0) * negative
-        self.gradient_sums += sum_over_processes(torch.stack([pull[:-1], push[:-1]]).double())
-
-    def scores(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, "R C"]:
+    def scores(self, logits: Float[Tensor, "*N L"]) -> Float[Tensor, "*N C"]:
         """p_j (1 - p_background)."""
         logits = at_least_float32(logits)
-        return logits[:, :-1].sigmoid() * torch.sigmoid(-logits[:, -1:])
+        if not self.config.background:
+            return logits.sigmoid()
+        return logits[..., :-1].sigmoid() * torch.sigmoid(-logits[..., -1:])

@@ -11,13 +11,15 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from tailseg.losses.base import ConfiguredLoss, at_least_float32, takes_settings
-from tailseg.losses.elementwise import weighted_bce
+from tailseg.losses.binary import ClassFactors
+from tailseg.losses.binary_loss import BinaryLoss, Entries, count_positives
+from tailseg.losses.links import Sigmoid
 from tailseg.losses.processes import broadcast_from_first, sum_over_processes
 from tailseg.losses.settings import FederatedLossConfig as FederatedLossConfig
 from tailseg.structures import ClassFrequency
 
 
-class FederatedLoss(ConfiguredLoss):
+class FederatedLoss(ConfiguredLoss, BinaryLoss):
     """Sigmoid cross entropy over the classes present and others drawn at random: L = C.
 
     With p = 1 / (1 + exp(-q)), y one-hot over the C classes, all zero for background, and S a set of classes:
@@ -42,28 +44,23 @@ class FederatedLoss(ConfiguredLoss):
     @takes_settings(FederatedLossConfig)
     def __init__(self, frequency: ClassFrequency, config: FederatedLossConfig) -> None:
         super().__init__(frequency, config)
+        self.link = Sigmoid()
         self.num_sampled = min(config.num_sampled, self.num_classes)
         counts = frequency.image_counts
         log_frequency = torch.where(counts > 0, config.power * counts.clamp(min=1).float().log(), -math.inf)
         self.register_buffer("log_frequency", log_frequency, persistent=False)
 
-    def forward(self, logits: Float[Tensor, "R L"], labels: Int64[Tensor, " R"]) -> dict[str, Float[Tensor, ""]]:
-        """Returns ``{"loss_cls": loss}``; 0 for R = 0. All processes must call.
+    def cost(self, entries: Entries) -> Float[Tensor, ""]:
+        """Binary cross entropy over the classes of a sample. All processes must call."""
+        sample = self.sample(entries.labels).float()
+        return self.config.weight * entries.cost(self.link, factors=ClassFactors(sample, sample))
 
-        Raises:
-            ValueError: a label lies outside ``0 .. C``, or shapes disagree.
+    def sample(self, labels: Int64[Tensor, " R"] | Float[Tensor, "R C"]) -> Bool[Tensor, " C"]:
+        """Draws the set S for these labels and those of the other processes. All processes must call.
+
+        ``labels`` are those of `Entries`: ``0 .. C``, or the target of each entry.
         """
-        self.check(logits, labels)
-        logits = at_least_float32(logits)
-        sample = self.sample(labels).to(logits.dtype)
-        weights = self.weigh_regions(logits, labels)
-        total = weighted_bce(logits, labels, positive_weight=sample, negative_weight=sample, region_weight=weights)
-        return {"loss_cls": self.config.weight * total / max(len(labels), 1)}
-
-    def sample(self, labels: Int64[Tensor, " R"]) -> Bool[Tensor, " C"]:
-        """Draws the set S for these labels and those of the other processes. All processes must call."""
-        present = torch.zeros(self.num_classes + 1, dtype=torch.int64, device=labels.device)
-        present = sum_over_processes(present.index_fill(0, labels, 1))[:-1] > 0
+        present = sum_over_processes(count_positives(labels, self.num_classes)) > 0
         # The largest of log w + Gumbel noise are a draw without replacement by w. Their number is no value of a tensor,
         # for which a GPU would have to wait.
         noise = broadcast_from_first(-torch.empty_like(self.log_frequency).exponential_().log())
@@ -71,6 +68,6 @@ class FederatedLoss(ConfiguredLoss):
         top = keys.topk(self.num_sampled)
         return present.index_copy(0, top.indices, top.values > -math.inf) | present
 
-    def scores(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, "R C"]:
+    def scores(self, logits: Float[Tensor, "*N L"]) -> Float[Tensor, "*N C"]:
         """The probability p of every class."""
         return at_least_float32(logits).sigmoid()

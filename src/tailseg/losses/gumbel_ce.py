@@ -3,20 +3,22 @@
 K. P. Alexandridis et al., "Long-tailed Instance Segmentation using Gumbel Optimized Loss", ECCV 2022.
 """
 
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
 from tailseg.losses.base import ConfiguredLoss, at_least_float32, takes_settings
-from tailseg.losses.binary import binary_cost
+from tailseg.losses.binary_loss import BinaryLoss, Entries
 from tailseg.losses.links import Gumbel
 from tailseg.losses.settings import GumbelCEConfig as GumbelCEConfig
 from tailseg.structures import ClassFrequency
 
 
-class GumbelCE(ConfiguredLoss):
+class GumbelCE(ConfiguredLoss, BinaryLoss):
     """Binary cross entropy over the Gumbel link; background is an ordinary channel: L = C + 1.
 
-    With p = exp(-exp(-q)) and y one-hot over the C classes and background:
+    With ``background=False`` it is "no" to every class, for heads without such a channel: L = C.
+
+    With p = exp(-exp(-q)) and y one-hot over the L logits, all zero for background if background has no logit:
 
         loss = weight / R * sum over regions and logits of  -y log p - (1 - y) log(1 - p)
              -log p       = exp(-q)                   gradient -exp(-q)
@@ -38,19 +40,14 @@ class GumbelCE(ConfiguredLoss):
 
     @takes_settings(GumbelCEConfig)
     def __init__(self, num_classes: int | ClassFrequency, config: GumbelCEConfig) -> None:
-        super().__init__(num_classes, config, extra_logits=1)
+        super().__init__(num_classes, config, extra_logits=int(config.background))
         self.link = Gumbel().published(config.published) if config.published else Gumbel()
 
-    def forward(self, logits: Float[Tensor, "R L"], labels: Int64[Tensor, " R"]) -> dict[str, Float[Tensor, ""]]:
-        """Returns ``{"loss_cls": loss}``; 0 for R = 0.
+    def cost(self, entries: Entries) -> Float[Tensor, ""]:
+        """Binary cross entropy over the Gumbel link."""
+        loss = entries.cost(self.link)
+        return self.config.weight * (loss.clamp(0, 20) if self.config.published else loss)
 
-        Raises:
-            ValueError: a label lies outside ``0 .. C``, a logit is infinite, or shapes disagree.
-        """
-        self.check(logits, labels)
-        loss = binary_cost(logits, labels, self.link, weights=self.weigh_regions(logits, labels))
-        return {"loss_cls": self.config.weight * (loss.clamp(0, 20) if self.config.published else loss)}
-
-    def scores(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, "R C"]:
+    def scores(self, logits: Float[Tensor, "*N L"]) -> Float[Tensor, "*N C"]:
         """The probability p of the foreground classes; in float32 every q below -4.64 scores exactly 0."""
-        return self.link.probability(at_least_float32(logits[:, :-1]))
+        return self.link.probability(at_least_float32(logits[..., : self.num_classes]))

@@ -57,6 +57,17 @@ class Link(ABC):
         """The derivative of log(1 - p) by q."""
         return _slope_by_autograd(self.log_complement, q)
 
+    def as_sigmoid_logits(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+        """Computes the logits z with sigmoid(z) = p(q), for code that applies a sigmoid: z = log p - log(1 - p).
+
+        It is computed in float32 or wider, and differentiable: binary cross entropy of z is that of this link. In
+        float16, where the largest number is 65,504, z is clamped.
+        """
+        wide = q.to(torch.promote_types(q.dtype, torch.float32))
+        z = self.log_probability(wide) - self.log_complement(wide)
+        limit = torch.finfo(q.dtype).max
+        return z.clamp(-limit, limit).to(q.dtype)
+
     def published(self, version: PublishedVersion = "2022") -> "Link":
         """Returns the link as the code published in ``version`` computes it: in float32, with clamps and dead zones.
 
@@ -140,6 +151,10 @@ class Sigmoid(ClosedFormLink):
         """The slope -p."""
         return -torch.sigmoid(q)
 
+    def as_sigmoid_logits(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+        """Returns q."""
+        return q
+
     def published(self, version: PublishedVersion = "2022") -> "Sigmoid":  # noqa: ARG002
         """Returns this link: the published code's binary cross entropy with logits is exact."""
         return self
@@ -216,8 +231,12 @@ LOG_OF_SLOPE = tuple(c / (2 * k) for k, c in enumerate(SLOPE, 1))
 
 
 def _series(x: Tensor, coefficients: tuple[float, ...]) -> Tensor:
-    """Evaluates the polynomial with these coefficients, x^0 first; six are enough for float32, since x is at most 1."""
-    used = coefficients if x.dtype == torch.float64 else coefficients[:6]
+    """Evaluates the polynomial with these coefficients, x^0 first.
+
+    In float32, x is at most 0.05 for `ATANH`, whose coefficients fall slowly: six are enough. For the others x is at
+    most 1, and each coefficient is a fortieth of the one before: four are enough.
+    """
+    used = coefficients if x.dtype == torch.float64 else coefficients[: 6 if coefficients is ATANH else 4]
     total = x * used[-1]
     for coefficient in reversed(used[1:-1]):
         total = total.add_(coefficient).mul_(x)
@@ -266,6 +285,17 @@ class PublishedLink(Link):
     `probability`, which gives the scores, is that of the exact link: the clamp is for training only.
     """
 
+    exact: Link
+    """The exact link."""
+
+    def probability(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+        """The probability of the exact link."""
+        return self.exact.probability(q)
+
+    def as_sigmoid_logits(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+        """Computes the logits z with sigmoid(z) = p(q), p of the exact link."""
+        return self.exact.as_sigmoid_logits(q)
+
     @abstractmethod
     def clamped_probability(self, q: Float[Tensor, "*S"]) -> Float32[Tensor, "*S"]:
         """The probability that the published code trains with."""
@@ -290,11 +320,8 @@ class PublishedLink(Link):
 class PublishedGumbel(PublishedLink):
     """Gumbel with the published code's logarithms: a low positive and a high negative get no gradient."""
 
+    exact = Gumbel()
     init_bias = Gumbel.init_bias
-
-    def probability(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
-        """The probability of the exact link."""
-        return Gumbel().probability(q)
 
     def clamped_probability(self, q: Float[Tensor, "*S"]) -> Float32[Tensor, "*S"]:
         """The probability 1 / exp(exp(-q)), with q clamped to [-4, 10]."""
@@ -304,11 +331,8 @@ class PublishedGumbel(PublishedLink):
 class PublishedNormalCDF(PublishedLink):
     """NormalCDF with the published code's clamp to [-5, 5]: no logit outside gets a gradient."""
 
+    exact = NormalCDF()
     init_bias = NormalCDF.init_bias
-
-    def probability(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
-        """The probability of the exact link."""
-        return NormalCDF().probability(q)
 
     def clamped_probability(self, q: Float[Tensor, "*S"]) -> Float32[Tensor, "*S"]:
         """The probability Phi(q), with q clamped to [-5, 5]."""

@@ -120,6 +120,9 @@ class GumbelCEConfig(PublishedLossConfig, loss="GumbelCE"):
 
     init_bias: Annotated[float, ANY_NUMBER] = -2.0
     """The classifier's bias before training; -2 means p = 6.2e-4."""
+    _: KW_ONLY
+    background: bool = True
+    """Background has a logit of its own, as published; without it, background is a "no" to every class."""
 
 
 @renamed_fields()
@@ -200,6 +203,8 @@ class EQLv2Config(BaseLossConfig, loss="EQLv2"):
     _: KW_ONLY
     init_bias: Annotated[float, ANY_NUMBER] = -6.9
     """The classifier's bias before training; -6.9 means p = 1e-3."""
+    background: bool = True
+    """Background has a logit, which lowers the scores; without it, background is a "no" to every class."""
 
 
 @dataclass(frozen=True)
@@ -217,15 +222,54 @@ class FederatedLossConfig(BaseLossConfig, loss="FederatedLoss"):
 
 @dataclass(frozen=True)
 class FocalLossConfig(BaseLossConfig, loss="FocalLoss"):
-    """Sigmoid focal loss."""
+    """Focal loss over any link."""
 
     gamma: Annotated[float, Range(ge=0)] = 2.0
     """How fast the weight of a well classified logit falls."""
     alpha: Annotated[float | None, Range(ge=0, le=1)] = 0.25
     """The share of the positives; None weighs both alike."""
     _: KW_ONLY
-    init_bias: Annotated[float, ANY_NUMBER] = -4.6
-    """The classifier's bias before training; -4.6 means p = 0.01, as in the paper."""
+    link: LinkName = "sigmoid"
+    """Turns logits into probabilities."""
+    init_bias: Annotated[float | None, ANY_NUMBER] = None  # ty: ignore[incompatible-attribute-override]
+    """The classifier's bias before training; None means p = 0.01, as in the paper: sigmoid -4.6, gumbel -1.53, normal
+    -2.33."""
+
+
+@dataclass(frozen=True)
+class VarifocalLossConfig(BaseLossConfig, loss="VarifocalLoss"):
+    """Varifocal loss over any link."""
+
+    gamma: Annotated[float, Range(ge=0)] = 2.0
+    """How fast the weight of a well classified negative falls."""
+    alpha: Annotated[float, Range(ge=0)] = 0.75
+    """The weight of the negatives."""
+    on_positives: Literal["target", "one"] = "target"
+    """What multiplies the cost of a positive: its target; or one, as in IoU-aware cross entropy."""
+    constant_factor: bool = False
+    """The gradient treats the factor of a negative as a constant, as RT-DETR does."""
+    _: KW_ONLY
+    link: LinkName = "sigmoid"
+    """Turns logits into probabilities."""
+    init_bias: Annotated[float | None, ANY_NUMBER] = None  # ty: ignore[incompatible-attribute-override]
+    """The classifier's bias before training; None means p = 0.01: sigmoid -4.6, gumbel -1.53, normal -2.33."""
+
+
+@dataclass(frozen=True)
+class EqualizedFocalLossConfig(BaseLossConfig, loss="EqualizedFocalLoss"):
+    """Equalized focal loss over any link."""
+
+    gamma: Annotated[float, Range(gt=0)] = 2.0
+    """How fast the weight of a well classified logit falls, for a class with balanced gradients."""
+    alpha: Annotated[float | None, Range(ge=0, le=1)] = 0.25
+    """The share of the positives; None weighs both alike."""
+    scale: Annotated[float, Range(ge=0)] = 8.0
+    """How much larger the exponent is for a class without positive gradients."""
+    _: KW_ONLY
+    link: LinkName = "sigmoid"
+    """Turns logits into probabilities."""
+    init_bias: Annotated[float | None, ANY_NUMBER] = None  # ty: ignore[incompatible-attribute-override]
+    """The classifier's bias before training; None means p = 0.01: sigmoid -4.6, gumbel -1.53, normal -2.33."""
 
 
 @dataclass(frozen=True)
@@ -274,6 +318,8 @@ LossConfig = (
     | EQLv2Config
     | FederatedLossConfig
     | FocalLossConfig
+    | VarifocalLossConfig
+    | EqualizedFocalLossConfig
     | LDAMLossConfig
     | LogitAdjustedSoftmaxConfig
     | SeesawLossConfig
@@ -293,6 +339,8 @@ LOSSES: dict[str, LossConfig] = {
     "seesaw": SeesawLossConfig(),
     "federated": FederatedLossConfig(),
     "focal": FocalLossConfig(),
+    "efl": EqualizedFocalLossConfig(),
+    "varifocal": VarifocalLossConfig(),
     "ldam": LDAMLossConfig(),
     "bags": BAGSLossConfig(),
     "ecm": ECMLossConfig(),

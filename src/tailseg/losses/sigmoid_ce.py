@@ -1,16 +1,16 @@
 """Sigmoid cross entropy: one yes-no question a class, the plain baseline."""
 
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
 from tailseg.losses.base import ConfiguredLoss, at_least_float32, takes_settings
-from tailseg.losses.binary import binary_cost
+from tailseg.losses.binary_loss import BinaryLoss, Entries
 from tailseg.losses.links import Sigmoid
 from tailseg.losses.settings import SigmoidCEConfig as SigmoidCEConfig
 from tailseg.structures import ClassFrequency
 
 
-class SigmoidCE(ConfiguredLoss):
+class SigmoidCE(ConfiguredLoss, BinaryLoss):
     """Binary cross entropy over the sigmoid; background is "no" to every class: L = C.
 
     With p = 1 / (1 + exp(-q)) and y one-hot over the L logits, all zero for background if background has no logit:
@@ -31,16 +31,10 @@ class SigmoidCE(ConfiguredLoss):
         super().__init__(num_classes, config, extra_logits=int(config.background))
         self.link = Sigmoid()
 
-    def forward(self, logits: Float[Tensor, "R L"], labels: Int64[Tensor, " R"]) -> dict[str, Float[Tensor, ""]]:
-        """Returns ``{"loss_cls": loss}``; 0 for R = 0.
+    def cost(self, entries: Entries) -> Float[Tensor, ""]:
+        """Binary cross entropy over the sigmoid."""
+        return self.config.weight * entries.cost(self.link)
 
-        Raises:
-            ValueError: a label lies outside ``0 .. C``, a logit is infinite, or shapes disagree.
-        """
-        self.check(logits, labels)
-        cost = binary_cost(logits, labels, self.link, weights=self.weigh_regions(logits, labels))
-        return {"loss_cls": self.config.weight * cost}
-
-    def scores(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, "R C"]:
+    def scores(self, logits: Float[Tensor, "*N L"]) -> Float[Tensor, "*N C"]:
         """The probability p of every class."""
-        return self.link.probability(at_least_float32(logits))[:, : self.num_classes]
+        return self.link.probability(at_least_float32(logits))[..., : self.num_classes]

@@ -10,8 +10,9 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from tailseg.deprecated import renamed_fields
-from tailseg.losses.base import ClassificationLoss, at_least_float32
-from tailseg.losses.binary import Dropped, binary_cost
+from tailseg.losses.base import at_least_float32
+from tailseg.losses.binary import Dropped
+from tailseg.losses.binary_loss import BinaryLoss, Entries
 from tailseg.losses.links import LINKS, Link
 from tailseg.losses.settings import PARITY, ClassWeights, LinkName, PublishedVersion, Tail, TailLossConfig
 from tailseg.structures import ClassFrequency
@@ -38,7 +39,7 @@ def tail_classes(frequency: ClassFrequency, tail: Tail) -> Bool[Tensor, " C"]:
 
 
 @renamed_fields(parity=PARITY)
-class TailLoss(ClassificationLoss):
+class TailLoss(BinaryLoss):
     """Binary cross entropy over any link in which some negatives cost nothing; a subclass says which.
 
     With p the link's probability, y one-hot over the C classes, all zero for background, and T_ij = 1 where region i
@@ -99,24 +100,21 @@ class TailLoss(ClassificationLoss):
         self.register_buffer("tail", tail_classes(frequency, tail), persistent=False)
 
     @abstractmethod
-    def spares_tail(self, labels: Int64[Tensor, " R"]) -> Bool[Tensor, "R #C"]:
-        """Tells which regions spare the classes of the tail: one answer for all classes, or one for each class."""
+    def spares_tail(self, labels: Int64[Tensor, " R"] | Float[Tensor, "R C"]) -> Bool[Tensor, "R #C"]:
+        """Tells which regions spare the classes of the tail: one answer for all classes, or one for each class.
+
+        ``labels`` are those of `Entries`: ``0 .. C``, or the target of each entry.
+        """
 
     def init_bias(self) -> Float[Tensor, " L"]:
         """``init_bias`` for every class."""
         return torch.full((self.num_logits,), self.bias)
 
-    def forward(self, logits: Float[Tensor, "R L"], labels: Int64[Tensor, " R"]) -> dict[str, Float[Tensor, ""]]:
-        """Returns ``{"loss_cls": loss}``; 0 for R = 0.
+    def cost(self, entries: Entries) -> Float[Tensor, ""]:
+        """Binary cross entropy over the link, without the spared negatives."""
+        dropped = Dropped(self.spares_tail(entries.labels), self.tail)
+        return self.weight * entries.cost(self.link, dropped=dropped)
 
-        Raises:
-            ValueError: a label lies outside ``0 .. C``, a logit is infinite, or shapes disagree.
-        """
-        self.check(logits, labels)
-        dropped = Dropped(self.spares_tail(labels), self.tail)
-        weights = self.weigh_regions(logits, labels)
-        return {"loss_cls": self.weight * binary_cost(logits, labels, self.link, dropped=dropped, weights=weights)}
-
-    def scores(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, "R C"]:
+    def scores(self, logits: Float[Tensor, "*N L"]) -> Float[Tensor, "*N C"]:
         """The link's probability of every class."""
         return self.link.probability(at_least_float32(logits))

@@ -1,0 +1,147 @@
+"""The binary losses as functions, against their formulas; tests/parity compares with torch and torchvision."""
+
+import inspect
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tailseg.losses import Gumbel, bce_with_logits, focal_with_logits, gumbel_bce_with_logits
+from tailseg.losses.links import LINKS
+
+from . import naive
+
+
+def problem(shape, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(shape, generator=generator, dtype=torch.float64)
+    return logits.to(dtype), torch.rand(shape, generator=generator, dtype=torch.float64)
+
+
+def run(function, logits):
+    logits = logits.clone().requires_grad_()
+    value = function(logits)
+    weights = torch.linspace(1, 2, value.numel(), dtype=value.dtype).reshape(value.shape)
+    return value.detach(), torch.autograd.grad((value * weights).sum(), logits)[0]
+
+
+@pytest.mark.parametrize("link", LINKS)
+def test_it_is_the_formula_of_every_link(link):
+    logits, target = problem((6, 7))
+    pos_weight = torch.rand(7, dtype=torch.float64)
+
+    def formula(q):
+        yes, no = naive.LINKS[link](q)
+        return (-pos_weight * target * yes - (1 - target) * no).mean()
+
+    expected = run(formula, logits)
+    for chosen in (link, LINKS[link]):
+        ours = run(lambda q, a=chosen: bce_with_logits(q, target, pos_weight=pos_weight, link=a), logits)
+        torch.testing.assert_close(ours, expected)
+    if link == "gumbel":
+        ours = run(lambda q: gumbel_bce_with_logits(q, target, pos_weight=pos_weight), logits)
+        torch.testing.assert_close(ours, expected)
+
+
+@pytest.mark.parametrize("function", [gumbel_bce_with_logits, focal_with_logits])
+def test_ignored_entries_cost_nothing_and_are_not_counted(function):
+    logits, target = problem((5, 4))
+    target = target.round()
+    ignored = torch.rand(5, 4, generator=torch.Generator().manual_seed(1)) < 0.4
+    expected = run(lambda q: function(q, target[~ignored]), logits[~ignored])
+    marked = target.masked_fill(ignored, 255)
+    poisoned = logits.masked_fill(ignored, torch.nan)
+    for options in ({"ignored": ignored}, {"ignore_index": 255}):
+        value, gradient = run(lambda q, o=options: function(q, marked, **o), poisoned)
+        torch.testing.assert_close((value, gradient[~ignored]), expected)
+        assert not gradient[ignored].any()
+        costs, _ = run(lambda q, o=options: function(q, marked, reduction="none", **o), poisoned)
+        assert not costs[ignored].any()
+    assert function(logits, target, ignored=torch.ones(5, 4, dtype=torch.bool)) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_half_precision_loses_no_more_than_the_logits(dtype, reduction):
+    logits, target = problem((30, 4), dtype)
+    value, gradient = run(lambda q: gumbel_bce_with_logits(q, target, reduction=reduction), logits)
+    expected = run(lambda q: gumbel_bce_with_logits(q, target, reduction=reduction), logits.double())
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value.double(), expected[0], rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(gradient.double(), expected[1], rtol=2 * torch.finfo(dtype).eps + 1e-5, atol=6e-8)
+
+
+@pytest.mark.parametrize("function", [gumbel_bce_with_logits, focal_with_logits])
+@pytest.mark.parametrize("reduction", ["none", "sum"])
+def test_gradcheck_of_both_orders(function, reduction):
+    logits, target = problem((3, 2))
+    for y in (target, target.round()):
+        assert torch.autograd.gradcheck(lambda q, t=y: function(q, t, reduction=reduction), logits.requires_grad_())
+        assert torch.autograd.gradgradcheck(lambda q, t=y: function(q, t, reduction=reduction), logits)
+
+
+def test_targets_of_any_type():
+    logits, target = problem((6,))
+    target = target > 0.5
+    expected = gumbel_bce_with_logits(logits, target.double())
+    for same in (target, target.long(), target.to(torch.uint8), target.float()):
+        assert gumbel_bce_with_logits(logits, same) == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"target": torch.zeros(2)}, r"target has the shape of the logits \[3, 2\], got \[2\]"),
+        ({"ignored": torch.zeros(3, dtype=torch.bool)}, r"ignored has the shape of the logits \[3, 2\], got \[3\]"),
+        ({"weight": torch.zeros(3)}, r"weight broadcasts to the shape of the logits \[3, 2\], got \[3\]"),
+        ({"pos_weight": torch.zeros(4, 1)}, r"pos_weight broadcasts to the shape of the logits \[3, 2\], got \[4, 1\]"),
+        ({"reduction": "batchmean"}, r"reduction is none, mean, sum, got 'batchmean'"),
+        ({"link": "softmax"}, r"link is gumbel, sigmoid, normal or a Link, got 'softmax'"),
+    ],
+)
+def test_refusals(change, message):
+    arguments = {"input": torch.zeros(3, 2), "target": torch.zeros(3, 2)} | change
+    with pytest.raises(ValueError, match=message):
+        inspect.unwrap(bce_with_logits)(**arguments)  # without the tests' own checks of shapes
+
+
+# as_sigmoid_logits
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_the_sigmoid_of_the_converted_logits_is_the_links_probability(name):
+    link = LINKS[name]
+    q = torch.linspace(-6, 30, 2000, dtype=torch.float64)
+    z = link.as_sigmoid_logits(q)
+    torch.testing.assert_close(torch.sigmoid(z), link.probability(q), rtol=1e-12, atol=0)
+    # The complement keeps its digits where p rounds to 1.
+    torch.testing.assert_close(torch.sigmoid(-z), link.log_complement(q).exp(), rtol=1e-12, atol=0)
+    assert (z.diff() > 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_converted_logits_are_finite_at_both_ends(dtype):
+    """At -11 and below, where log p continues along its tangent, and where p is 1."""
+    q = torch.tensor([-1e4, -100, -12, 1e4, -11, -5, 0, 5, 20, 80], dtype=dtype, requires_grad=True)
+    z = Gumbel().as_sigmoid_logits(q)
+    assert z.dtype == dtype
+    assert z.isfinite().all()
+    (slope,) = torch.autograd.grad(z.sum(), q)
+    assert slope.isfinite().all()
+    t = torch.exp(-q.detach().double()[4:])
+    tolerance = {"rtol": 2 * torch.finfo(dtype).eps, "atol": 0}
+    expected = torch.where(t < 500, -torch.log(torch.expm1(t.clamp(max=500))), -t)
+    torch.testing.assert_close(z.detach()[4:].double(), expected, **tolerance)
+    torch.testing.assert_close(slope[4:].double(), t / -torch.expm1(-t), **tolerance)
+
+
+def test_binary_cross_entropy_of_the_converted_logits_is_gumbels():
+    logits, target = problem((50,))
+    ours = run(lambda q: F.binary_cross_entropy_with_logits(Gumbel().as_sigmoid_logits(q), target), logits)
+    torch.testing.assert_close(ours, run(lambda q: gumbel_bce_with_logits(q, target), logits))
+
+
+def test_published_links_have_the_scores_of_the_exact_ones():
+    q = torch.linspace(-8, 20, 50)
+    for link in (LINKS["gumbel"], LINKS["normal"]):
+        assert torch.equal(link.published("2022").as_sigmoid_logits(q), link.as_sigmoid_logits(q))
