@@ -97,6 +97,7 @@ WORDS = {
     "Train.augmentation",
     "Train.metrics",
     *("Calibrate.device", "Predict.device", "Serve.device", "Test.device", "Train.recipe.run.device", "Serve.host"),
+    "Train.recipe.run.best_by",
     "Thresholds.device",
     *("Push.name", "Pull.name", "Pull.revision"),
     *("Report.title", "Submit.partition", "Train.recipe.name"),

@@ -16,7 +16,7 @@ from tests.raw_data import minimal
 from torchvision.ops import box_convert
 
 from tailseg.evaluation import evaluate
-from tailseg.interop import RFDETREvaluation
+from tailseg.interop.lightning import RFDETREvaluation
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -23,7 +23,7 @@ from transformers import (
 
 from tailseg.data.tiny_tail import generate
 from tailseg.evaluation import Evaluator, evaluate
-from tailseg.interop import EvaluatingTrainer
+from tailseg.interop.trainer import EvaluatingTrainer
 
 SIDE = 64
 pytestmark = pytest.mark.filterwarnings("ignore")

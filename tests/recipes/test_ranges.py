@@ -15,6 +15,7 @@ from tailseg.cli import main
 from tailseg.cli.calibrate import Calibrate
 from tailseg.cli.common import parse
 from tailseg.cli.compare import Compare
+from tailseg.cli.convert import Convert
 from tailseg.cli.data import DataShow
 from tailseg.cli.demo import Demo
 from tailseg.cli.eval import Eval
@@ -194,6 +195,7 @@ COMMANDS = {
         ("calibrate", Calibrate),
         ("lab", Lab),
         ("compare", Compare),
+        ("convert", Convert),
         ("data show", DataShow),
         ("demo", Demo),
         ("eval", Eval),

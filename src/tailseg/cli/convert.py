@@ -12,6 +12,7 @@ from tailseg.cli.common import UsageError, find_recipe, output, parse, require_r
 from tailseg.cli.file_kinds import EXPORTED, RECIPE, WEIGHTS
 from tailseg.cli.outputs import Kind, check
 from tailseg.files import Output
+from tailseg.ranges import Range
 
 if TYPE_CHECKING:
     from tailseg.interop.convert import ConversionReport
@@ -57,7 +58,7 @@ class Convert:
     """The layout to write."""
     input_format: Literal["BGR", "RGB"] | None = None
     """INPUT.FORMAT of detectron2's config, for a file of detectron2."""
-    pixel_std: tuple[float, float, float] | None = None
+    pixel_std: Annotated[tuple[float, float, float] | None, Range(gt=0)] = None
     """MODEL.PIXEL_STD of detectron2's config, in the order of --input-format."""
     stride_in_1x1: bool | None = None
     """MODEL.RESNETS.STRIDE_IN_1X1 of detectron2's config."""

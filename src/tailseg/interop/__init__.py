@@ -1,8 +1,9 @@
 """Checkpoints of other projects, and AP by frequency group in the trainers of transformers and rfdetr.
 
 `to_tailseg` and `export_file` convert files. `from_mmdet`, `from_detectron2`, `from_torchvision` and their inverses
-convert state dicts. `EvaluatingTrainer` (transformers) and `RFDETREvaluation` report AP, APr, APc and APf during a
-training. The names are imported when they are used.
+convert state dicts. The names are imported when they are used. Two modules need packages of others and are imported
+by their own names: `tailseg.interop.trainer` (transformers) and `tailseg.interop.lightning` (rfdetr) report AP, APr,
+APc and APf during a training.
 """
 
 from typing import TYPE_CHECKING
@@ -15,11 +16,9 @@ if TYPE_CHECKING:
     from tailseg.interop.detectron2 import FileSettings, find_settings, from_detectron2, to_detectron2
     from tailseg.interop.files import WeightsFile, read_weights_file, write_safetensors_file, write_torch_file
     from tailseg.interop.initial import prepare_initial_weights
-    from tailseg.interop.lightning import RFDETREvaluation
     from tailseg.interop.mmdet import backbone_from_mmdet, from_mmdet, to_mmdet
     from tailseg.interop.rules import Converted
     from tailseg.interop.torchvision import from_torchvision, to_torchvision
-    from tailseg.interop.trainer import EvaluatingTrainer
 else:
     __getattr__, __dir__ = on_demand(
         __name__,
@@ -29,20 +28,16 @@ else:
             "detectron2": ("FileSettings", "find_settings", "from_detectron2", "to_detectron2"),
             "files": ("WeightsFile", "read_weights_file", "write_safetensors_file", "write_torch_file"),
             "initial": ("prepare_initial_weights",),
-            "lightning": ("RFDETREvaluation",),
             "mmdet": ("backbone_from_mmdet", "from_mmdet", "to_mmdet"),
             "rules": ("Converted",),
             "torchvision": ("from_torchvision", "to_torchvision"),
-            "trainer": ("EvaluatingTrainer",),
         },
     )
 
 __all__ = [
     "ConversionReport",
     "Converted",
-    "EvaluatingTrainer",
     "FileSettings",
-    "RFDETREvaluation",
     "WeightsFile",
     "backbone_from_mmdet",
     "export_file",
