@@ -391,8 +391,9 @@ def test_the_initial_bias_has_an_entry_a_logit(config):
 
 SHARED = {field.name for field in dataclasses.fields(BaseLossConfig)}
 VARIED = {
-    FocalLossConfig(): {"gamma": 1.0, "alpha": 0.5},
-    EQLv2Config(): {"gamma": 6.0, "mu": 0.1, "alpha": 1.0},
+    FocalLossConfig(): {"gamma": 1.0, "alpha": 0.5, "link": "gumbel"},
+    EqualizedFocalLossConfig(): {"gamma": 1.0, "alpha": 0.5, "scale": 4.0, "link": "gumbel"},
+    EQLv2Config(): {"gamma": 6.0, "mu": 0.1, "alpha": 1.0, "background": False},
     SeesawLossConfig(): {"p": 0.1, "q": 1.0, "eps": 0.1},
     BAGSLossConfig(): {"edges": (50,), "beta": 0.1},
     FederatedLossConfig(num_sampled=30): {"num_sampled": 25, "power": 2.0},
