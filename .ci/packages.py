@@ -43,7 +43,8 @@ import tailseg
 
 assert tailseg.__file__.startswith(sys.prefix), f"{tailseg.__file__} is not in {sys.prefix}"
 for module in pkgutil.walk_packages(tailseg.__path__, "tailseg."):
-    if module.name != "tailseg.__main__":
+    # the last two need the frameworks that they are for
+    if module.name not in ("tailseg.__main__", "tailseg.interop.trainer", "tailseg.interop.lightning"):
         importlib.import_module(module.name)
 """
 TRAIN = f"""
