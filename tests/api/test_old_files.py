@@ -135,7 +135,7 @@ def test_the_recipes_of_that_build_are_the_recipes_of_today(files: Path) -> None
     saved = json.loads((files / "recipes.json").read_text())
     assert saved.keys() <= RECIPES.keys()
     focal = saved["tiny_focal"]["resolved"]["loss"]
-    assert focal.pop("init_bias") == -4.6  # which None now means for the sigmoid, see `choose_bias`
+    assert focal.pop("init_bias") == -4.6  # which None now means for the sigmoid, see `tailseg.losses.focal.BIASES`
     assert [name for name, plain in saved.items() if from_plain(plain) != RECIPES[name]()] == []
 
 

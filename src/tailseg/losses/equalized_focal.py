@@ -7,17 +7,16 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from tailseg.losses.base import ConfiguredLoss, at_least_float32, takes_settings
-from tailseg.losses.binary import ClassFactors, EntryCost, split_alpha
-from tailseg.losses.binary_loss import BinaryLoss, Entries
-from tailseg.losses.focal import choose_bias
-from tailseg.losses.links import LINKS
+from tailseg.losses.base import takes_settings
+from tailseg.losses.binary import ClassFactors, split_alpha
+from tailseg.losses.binary_loss import Entries
+from tailseg.losses.focal import LinkedFocalLoss
 from tailseg.losses.processes import sum_over_processes
 from tailseg.losses.settings import EqualizedFocalLossConfig as EqualizedFocalLossConfig
 from tailseg.structures import ClassFrequency
 
 
-class EqualizedFocalLoss(ConfiguredLoss, BinaryLoss):
+class EqualizedFocalLoss(LinkedFocalLoss):
     """Equalized focal loss (EFL) over any link; background is "no" to every class: L = C. Made for dense heads.
 
     With p the link's probability, for the sigmoid p = 1 / (1 + exp(-q)), and y one-hot over the C classes, all zero for
@@ -46,13 +45,7 @@ class EqualizedFocalLoss(ConfiguredLoss, BinaryLoss):
     @takes_settings(EqualizedFocalLossConfig)
     def __init__(self, num_classes: int | ClassFrequency, config: EqualizedFocalLossConfig) -> None:
         super().__init__(num_classes, config)
-        self.link = LINKS[config.link]
-        self.entry = EntryCost(self.link)
         self.register_buffer("gradient_sums", torch.zeros(2, self.num_classes, dtype=torch.float64))
-
-    def init_bias(self) -> Float[Tensor, " L"]:
-        """``config.init_bias`` for every class; by default p = 0.01."""
-        return torch.full((self.num_logits,), choose_bias(self.config.init_bias, self.config.link))
 
     def cost(self, entries: Entries) -> Float[Tensor, ""]:
         """The sum of the focal costs; in training mode the gradient sums grow, and all processes must call."""
@@ -75,7 +68,3 @@ class EqualizedFocalLoss(ConfiguredLoss, BinaryLoss):
         positive, negative = self.gradient_sums
         balance = torch.where(negative > 0, (positive / negative).clamp(max=1), 1.0)
         return self.config.gamma + self.config.scale * (1 - balance)
-
-    def scores(self, logits: Float[Tensor, "*N L"]) -> Float[Tensor, "*N C"]:
-        """The link's probability of every class."""
-        return self.link.probability(at_least_float32(logits))

@@ -3,6 +3,8 @@
 T.-Y. Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, equation 5.
 """
 
+from typing import Final
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -11,11 +13,42 @@ from tailseg.losses.base import ConfiguredLoss, at_least_float32, takes_settings
 from tailseg.losses.binary import ClassFactors, EntryCost, split_alpha
 from tailseg.losses.binary_loss import BinaryLoss, Entries
 from tailseg.losses.links import LINKS
+from tailseg.losses.settings import EqualizedFocalLossConfig, VarifocalLossConfig
 from tailseg.losses.settings import FocalLossConfig as FocalLossConfig
 from tailseg.structures import ClassFrequency
 
+BIASES: Final = {"sigmoid": -4.6, "gumbel": -1.53, "normal": -2.33}
+"""The logit of each link with p = 0.01."""
 
-class FocalLoss(ConfiguredLoss, BinaryLoss):
+
+class LinkedFocalLoss(ConfiguredLoss, BinaryLoss):
+    """What the focal losses share: any link, a first probability of 0.01, and scores that are p.
+
+    Args:
+        classes: C, or the frequency of the classes.
+        config: the settings.
+    """
+
+    def __init__(
+        self,
+        classes: int | ClassFrequency,
+        config: FocalLossConfig | EqualizedFocalLossConfig | VarifocalLossConfig,
+    ) -> None:
+        super().__init__(classes, config)
+        self.link = LINKS[config.link]
+        self.entry = EntryCost(self.link)
+        self._bias = BIASES[config.link] if config.init_bias is None else config.init_bias
+
+    def init_bias(self) -> Float[Tensor, " L"]:
+        """``config.init_bias`` for every class; by default p = 0.01, as in the paper of the focal loss."""
+        return torch.full((self.num_logits,), self._bias)
+
+    def scores(self, logits: Float[Tensor, "*N L"]) -> Float[Tensor, "*N C"]:
+        """The link's probability of every class."""
+        return self.link.probability(at_least_float32(logits))
+
+
+class FocalLoss(LinkedFocalLoss):
     """Focal loss over any link; background is "no" to every class: L = C.
 
     With p the link's probability, for the sigmoid p = 1 / (1 + exp(-q)), and y one-hot over the C classes, all zero for
@@ -39,23 +72,8 @@ class FocalLoss(ConfiguredLoss, BinaryLoss):
     @takes_settings(FocalLossConfig)
     def __init__(self, num_classes: int | ClassFrequency, config: FocalLossConfig) -> None:
         super().__init__(num_classes, config)
-        self.link = LINKS[config.link]
-        self.entry = EntryCost(self.link)
-
-    def init_bias(self) -> Float[Tensor, " L"]:
-        """``config.init_bias`` for every class; by default p = 0.01, as in the paper."""
-        return torch.full((self.num_logits,), choose_bias(self.config.init_bias, self.config.link))
 
     def cost(self, entries: Entries) -> Float[Tensor, ""]:
         """The sum of the focal costs."""
         factors = ClassFactors.for_all(entries.logits, *split_alpha(self.config.alpha), self.config.gamma)
         return self.config.weight * entries.cost(self.entry, factors=factors)
-
-    def scores(self, logits: Float[Tensor, "*N L"]) -> Float[Tensor, "*N C"]:
-        """The link's probability of every class."""
-        return self.link.probability(at_least_float32(logits))
-
-
-def choose_bias(bias: float | None, link: str) -> float:
-    """Returns the bias, or where None the bias with p = 0.01."""
-    return {"sigmoid": -4.6, "gumbel": -1.53, "normal": -2.33}[link] if bias is None else bias

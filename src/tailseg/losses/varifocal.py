@@ -4,20 +4,18 @@ H. Zhang et al., "VarifocalNet: An IoU-aware Dense Object Detector", CVPR 2021, 
 Improving DETR with Simple IoU-aware BCE loss", BMVC 2024.
 """
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tailseg.losses.base import ConfiguredLoss, at_least_float32, takes_settings
+from tailseg.losses.base import takes_settings
 from tailseg.losses.binary import ClassFactors, EntryCost
-from tailseg.losses.binary_loss import BinaryLoss, Entries
-from tailseg.losses.focal import choose_bias
-from tailseg.losses.links import LINKS
+from tailseg.losses.binary_loss import Entries
+from tailseg.losses.focal import LinkedFocalLoss
 from tailseg.losses.settings import VarifocalLossConfig as VarifocalLossConfig
 from tailseg.structures import ClassFrequency
 
 
-class VarifocalLoss(ConfiguredLoss, BinaryLoss):
+class VarifocalLoss(LinkedFocalLoss):
     """Varifocal loss over any link; background is "no" to every class: L = C.
 
     With p the link's probability, for the sigmoid p = 1 / (1 + exp(-q)), and y the target of an entry, which is the
@@ -40,18 +38,9 @@ class VarifocalLoss(ConfiguredLoss, BinaryLoss):
     @takes_settings(VarifocalLossConfig)
     def __init__(self, num_classes: int | ClassFrequency, config: VarifocalLossConfig) -> None:
         super().__init__(num_classes, config)
-        self.link = LINKS[config.link]
         self.entry = EntryCost(self.link, config.on_positives, config.constant_factor)
-
-    def init_bias(self) -> Float[Tensor, " L"]:
-        """``config.init_bias`` for every class; by default p = 0.01."""
-        return torch.full((self.num_logits,), choose_bias(self.config.init_bias, self.config.link))
 
     def cost(self, entries: Entries) -> Float[Tensor, ""]:
         """The sum of the varifocal costs."""
         factors = ClassFactors.for_all(entries.logits, 1.0, self.config.alpha, self.config.gamma)
         return self.config.weight * entries.cost(self.entry, factors=factors)
-
-    def scores(self, logits: Float[Tensor, "*N L"]) -> Float[Tensor, "*N C"]:
-        """The link's probability of every class."""
-        return self.link.probability(at_least_float32(logits))
