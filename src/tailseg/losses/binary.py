@@ -352,12 +352,14 @@ class _BinaryCost(torch.autograd.Function):
         columns, rows = _unpack(*tensors)
         if q.is_cuda or q.dtype == torch.float16 or not state.needs_input_grad[0]:
             costs = _run(_dense_sum, entry, columns, q, rows)
+            own_cost = _call(_own_sum, entry, columns, q, rows)
         else:
             state.gradient = torch.empty_like(q)
             scale = _make_scale(q, 1.0, divisor)
             costs = _run(_dense_sum_and_gradient, entry, columns, q, rows, scale, state.gradient)
-            _write_own_gradient(entry, columns, q, rows, scale, state.gradient)
-        return torch.stack([_own(entry.cost, columns, q, rows).sum(), *costs]).sum() / divisor
+            own_cost, own_slopes = _call(_own_sum_and_slopes, entry, columns, q, rows, scale)
+            _write_own_gradient(own_slopes, q, rows, state.gradient)
+        return torch.stack([own_cost, *costs]).sum() / divisor
 
     @staticmethod
     def backward(ctx: BackwardCFunction, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -377,7 +379,8 @@ class _BinaryCost(torch.autograd.Function):
                 gradient = torch.empty_like(q)
                 scale = _make_scale(q, grads[0], state.divisor)
                 _run(_write_dense_gradient, state.entry, columns, q, rows, scale, gradient)
-                _write_own_gradient(state.entry, columns, q, rows, scale, gradient)
+                own_slopes = _call(_own_slopes, state.entry, columns, q, rows, scale)
+                _write_own_gradient(own_slopes, q, rows, gradient)
         return (gradient, *[None] * (len(state.needs_input_grad) - 1))
 
 
@@ -416,7 +419,7 @@ def _make_scale(q: Tensor, factor: Tensor | float, divisor: Tensor | float) -> T
 
 def _composed_sum(entry: EntryCost, columns: _Columns, q: Tensor, rows: _Rows) -> Tensor:
     """The whole sum as operations that autograd and compilers can follow."""
-    return _dense_sum(entry, columns, q, rows) + _own(entry.cost, columns, q, rows).sum()
+    return _dense_sum(entry, columns, q, rows) + _own_sum(entry, columns, q, rows)
 
 
 def _dense_sum(entry: EntryCost, columns: _Columns, q: Tensor, rows: _Rows) -> Tensor:
@@ -498,13 +501,26 @@ def _own(
     return _weigh(function(own, y, factors), weights, ignored).masked_fill(~is_label, 0)
 
 
-def _write_own_gradient(
-    entry: EntryCost, columns: _Columns, q: Tensor, rows: _Rows, scale: Tensor, out: Tensor
-) -> None:
-    """Writes the gradient of the costs of the regions' labels times ``scale`` into ``out``."""
+def _own_sum(entry: EntryCost, columns: _Columns, q: Tensor, rows: _Rows) -> Tensor:
+    """The sum of the costs of the regions' labels."""
+    return _own(entry.cost, columns, q, rows).sum()
+
+
+def _own_slopes(entry: EntryCost, columns: _Columns, q: Tensor, rows: _Rows, scale: Tensor) -> Tensor:
+    """The derivatives of `_own_sum` by the labels' logits times ``scale``, [R, 1]."""
+    return _own(entry.slope, columns, q, rows) * scale
+
+
+def _own_sum_and_slopes(
+    entry: EntryCost, columns: _Columns, q: Tensor, rows: _Rows, scale: Tensor
+) -> tuple[Tensor, Tensor]:
+    return _own_sum(entry, columns, q, rows), _own_slopes(entry, columns, q, rows, scale)
+
+
+def _write_own_gradient(slopes: Tensor, q: Tensor, rows: _Rows, out: Tensor) -> None:
+    """Writes the slopes of the regions' labels into ``out``."""
     if rows.labels is None:
         return
-    slopes = _own(entry.slope, columns, q, rows) * scale
     column, _, is_label = gather_label_logits(q, rows.labels)
     index = torch.arange(len(out), device=out.device).unsqueeze(1)
     # By index: on a CPU, scatter_ makes a copy in float32 if the type is narrower.
@@ -530,19 +546,35 @@ def _run(
     """
     if torch.compiler.is_compiling():  # the caller's compiler makes the kernel
         return [function(entry, columns, q, rows, *others)]
-    if entry.link.fuses and q.numel() >= COMPILE_FROM.get(q.device.type, sys.maxsize) and not _FAILURES:
-        try:
-            return [_compiled(function)(entry, columns, q, rows, *others)]
-        except RuntimeError as error:
-            from torch._dynamo.exc import TorchDynamoException  # takes seconds: imported only after a failure
-
-            if not isinstance(error, TorchDynamoException):
-                raise
-            _FAILURES.append(str(error).strip().splitlines()[0])
-            warnings.warn(f"torch.compile failed, so the loss runs uncompiled and slower: {_FAILURES[0]}", stacklevel=2)
-    return [
+    return _try_compiled(function, entry, columns, q, rows, *others) or [
         function(entry, columns, q[block], _Rows(*_cut(rows, block)), *_cut(others, block)) for block in _split_rows(q)
     ]
+
+
+def _call(
+    function: Callable[..., Any], entry: EntryCost, columns: _Columns, q: Tensor, rows: _Rows, *others: Tensor
+) -> Any:  # noqa: ANN401 - what the function returns
+    """Calls a function of the regions' labels. It is compiled too: forty small operations take as long as a kernel."""
+    results = _try_compiled(function, entry, columns, q, rows, *others)
+    return results[0] if results else function(entry, columns, q, rows, *others)
+
+
+def _try_compiled(
+    function: Callable[..., Any], entry: EntryCost, columns: _Columns, q: Tensor, rows: _Rows, *others: Tensor
+) -> list[Any]:
+    """Calls the function compiled and returns its result; nothing if it is not compiled for these logits."""
+    if not entry.link.fuses or q.numel() < COMPILE_FROM.get(q.device.type, sys.maxsize) or _FAILURES:
+        return []
+    try:
+        return [_compiled(function)(entry, columns, q, rows, *others)]
+    except RuntimeError as error:
+        from torch._dynamo.exc import TorchDynamoException  # takes seconds: imported only after a failure
+
+        if not isinstance(error, TorchDynamoException):
+            raise
+        _FAILURES.append(str(error).strip().splitlines()[0])
+        warnings.warn(f"torch.compile failed, so the loss runs uncompiled and slower: {_FAILURES[0]}", stacklevel=2)
+        return []
 
 
 _FAILURES: list[str] = []
