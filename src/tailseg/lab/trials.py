@@ -154,6 +154,20 @@ class Bench:
         Returns:
             The figures with each calibration.
         """
+        return [
+            Outcome(trial.candidate, trial.seed, setting, *self.measure(results))
+            for setting, results in zip(trial.calibrations, self.detect(trial), strict=True)
+        ]
+
+    def detect(self, trial: Trial) -> list[Results]:
+        """Fits a box head and detects on the validation images.
+
+        Args:
+            trial: the candidate, the seed and the calibrations.
+
+        Returns:
+            The detections with each calibration.
+        """
         recipe = trial.candidate.change(replace(self.recipe, run=replace(self.recipe.run, seed=trial.seed)))
         torch.manual_seed(trial.seed)
         loss = build_loss(recipe.loss, self.frequency)
@@ -165,11 +179,7 @@ class Bench:
         train_head(head, self.features.train, plan, recipe, steps_per_epoch=steps_per_epoch)
         head.eval()
         losses = [self.calibrate(head, setting) for setting in trial.calibrations]
-        found = detect(head, self.features.val, losses, model.postprocess, self.category_ids)
-        return [
-            Outcome(trial.candidate, trial.seed, setting, *self.measure(results))
-            for setting, results in zip(trial.calibrations, found, strict=True)
-        ]
+        return detect(head, self.features.val, losses, model.postprocess, self.category_ids)
 
     def calibrate(self, head: BoxHead, setting: Setting) -> ClassificationLoss:
         """Returns the head's loss with calibrated scores."""
