@@ -3,10 +3,10 @@
     uv run python benchmarks/lab_photographs.py trashcan runs/study/trashcan/gol/0
     uv run python benchmarks/lab_photographs.py coco_tail runs/study/coco_tail/gol/0/{0..4}
 
-Each run is a network that was trained on photographs, such as those of benchmarks/study.py. Several runs are the folds of
-a data set: each loss is fitted on the features of every fold, and the detections of all folds are scored together. A
-loss is compared with the first one named: same seeds, same batches, same images. APfew is the AP of the classes with at
-most ``--few`` training images that the validation images hold. The table is written to benchmarks/results.
+Each run is a network that was trained on photographs, such as those of benchmarks/study.py. Several runs are the folds
+of a data set: each loss is fitted on the features of every fold, and the detections of all folds are scored together.
+A loss is compared with the first one named: same seeds, same batches, same images. APfew is the AP of the classes with
+at most ``--few`` training images that the validation images hold. The table is written to benchmarks/results.
 """
 
 import json
@@ -70,7 +70,7 @@ def main(options: Options) -> None:
 
 
 def join_truths(benches: list[Bench], options: Options) -> Bench:
-    """Returns the first bench, which scores the validation images of all of them, with few and other classes as groups."""
+    """Returns the first bench; it scores the validation images of all, in the groups of `COLUMNS`."""
     first = benches[0]
     files = [json.loads(bench.val.path.read_text()) for bench in benches]
     merged = {
@@ -111,10 +111,10 @@ def describe(outcomes: list[Outcome], benches: list[Bench], options: Options) ->
     held = set(np.unique(truth.objects.labels[~truth.objects.ignored]).tolist())
     few = [place for place, group in enumerate(truth.groups.get(each) for each in truth.categories) if group == "r"]
     text = (
-        f"Networks: {', '.join(str(run) for run in options.runs)}. {benches[0].steps} steps a fit, {options.seeds} seeds, "
-        f"{len(truth.sizes)} validation images; {len(held & set(few))} of their {len(held)} classes have at most "
-        f"{options.few} training images (APfew). AP of boxes, percent, mean over the seeds. The interval is paired: same "
-        "seeds, batches and images (docs/how-to/lab.md).\n\n"
+        f"Networks: {', '.join(str(run) for run in options.runs)}. {benches[0].steps} steps a fit, "
+        f"{options.seeds} seeds, {len(truth.sizes)} validation images; {len(held & set(few))} of their {len(held)} classes have at most "
+        f"{options.few} training images (APfew). AP of boxes, percent, mean over the seeds. The interval is paired: "
+        "same seeds, batches and images (docs/how-to/lab.md).\n\n"
     )
     text += table(["loss", *COLUMNS], [[entry.name, *show_figures(entry)] for entry in entries]) + "\n\n"
     others = [entry for entry in entries if entry.gains]
