@@ -112,9 +112,9 @@ def describe(outcomes: list[Outcome], benches: list[Bench], options: Options) ->
     few = [place for place, group in enumerate(truth.groups.get(each) for each in truth.categories) if group == "r"]
     text = (
         f"Networks: {', '.join(str(run) for run in options.runs)}. {benches[0].steps} steps a fit, "
-        f"{options.seeds} seeds, {len(truth.sizes)} validation images; {len(held & set(few))} of their {len(held)} classes have at most "
-        f"{options.few} training images (APfew). AP of boxes, percent, mean over the seeds. The interval is paired: "
-        "same seeds, batches and images (docs/how-to/lab.md).\n\n"
+        f"{options.seeds} seeds, {len(truth.sizes)} validation images; {len(held & set(few))} of their {len(held)} "
+        f"classes have at most {options.few} training images (APfew). AP of boxes, percent, mean over the seeds. The "
+        "interval is paired: same seeds, batches and images (docs/how-to/lab.md).\n\n"
     )
     text += table(["loss", *COLUMNS], [[entry.name, *show_figures(entry)] for entry in entries]) + "\n\n"
     others = [entry for entry in entries if entry.gains]
