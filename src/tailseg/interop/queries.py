@@ -260,32 +260,51 @@ class QueryCriterion(nn.Module):
 
         Returns:
             The loss.
+
+        Raises:
+            ValueError: an object has a class that the loss has not.
         """
         loss = self.class_loss
         logits = outputs[self.logits_name][..., : loss.num_logits]
-        images, queries = self._get_source(indices)
-        matches = list(zip(targets, indices, strict=True))
-        classes = torch.cat([target[self.labels_name][objects] for target, (_, objects) in matches])
-        goals = torch.cat([target["boxes"][objects] for target, (_, objects) in matches])
-        if "valid" in targets[0]:  # rfdetr pads the objects of an image to a fixed number
-            valid = torch.cat([target["valid"][objects] for target, (_, objects) in matches]).bool()
-            images, queries, classes, goals = images[valid], queries[valid], classes[valid], goals[valid]
+        images, queries, classes, boxes = self.find_matches(targets, indices)
+        if bool(((classes < 0) | (classes >= loss.num_classes)).any()):  # C itself would be no object
+            raise ValueError(
+                f"objects have the classes {int(classes.min())} .. {int(classes.max())}, and the loss has the classes "
+                f"0 .. {loss.num_classes - 1}: number the classes from 0 in the data set, without gaps"
+            )
         labels = torch.full(logits.shape[:2], loss.num_classes, device=logits.device)
         labels[images, queries] = classes
         with torch.no_grad():
-            column = classes.clamp(0, loss.num_classes - 1).unsqueeze(1)  # `dense` refuses what lies outside
-            p = compute_scores(loss, logits[images, queries]).gather(1, column).squeeze(1)
-            target = self.find_quality(p, pair_ious(outputs["pred_boxes"][images, queries], goals))
+            p = compute_scores(loss, logits[images, queries]).gather(1, classes.unsqueeze(1)).squeeze(1)
+            target = self.find_quality(p, pair_ious(outputs["pred_boxes"][images, queries], boxes))
         quality = None
         if target is not None:
             quality = torch.ones(labels.shape, dtype=target.dtype, device=labels.device)
             quality[images, queries] = target.clamp(min=LEAST_QUALITY)
         return loss.dense(logits, labels, quality=quality, normalizer=num_boxes)
 
-    def _get_source(self, indices: Indices) -> tuple[Tensor, Tensor]:
-        """The image and the query of each match."""
+    def find_matches(self, targets: Targets, indices: Indices) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Lists the matches of all images.
+
+        Args:
+            targets: of the images.
+            indices: for each image, queries and their objects.
+
+        Returns:
+            The image and the query of each match, and the class and the box of its object.
+        """
         images = torch.cat([torch.full_like(queries, image) for image, (queries, _) in enumerate(indices)])
-        return images, torch.cat([queries for queries, _ in indices])
+        matches = [images, torch.cat([queries for queries, _ in indices])]
+        matches += [
+            torch.cat([target[name][objects] for target, (_, objects) in zip(targets, indices, strict=True)])
+            for name in (self.labels_name, "boxes")
+        ]
+        if "valid" in targets[0]:  # rfdetr fills the objects of an image up to a fixed number
+            pairs = zip(targets, indices, strict=True)
+            valid = torch.cat([target["valid"][objects] for target, (_, objects) in pairs]).bool()
+            matches = [each[valid] for each in matches]
+        images, queries, classes, boxes = matches
+        return images, queries, classes, boxes
 
     def _convert(self, outputs: Mapping[str, Any]) -> dict[str, Any]:
         names = {self.logits_name, "teacher_logits"} & outputs.keys()
