@@ -86,7 +86,7 @@ def use_loss(model: PreTrainedModel, loss: ClassificationLoss, *, reset_bias: bo
         criterion.take_loss(loss)
         model.criterion = criterion.to(model.device)
         hook, width = _convert_masks, classes + 1
-    elif model.loss_function.__name__ in CRITERIA:
+    elif getattr(model.loss_function, "__name__", "") in CRITERIA:
         binary_loss = check_binary(loss, name)
         check_loss(binary_loss, classes, (classes,), name)
         model.class_loss = binary_loss.to(model.device)

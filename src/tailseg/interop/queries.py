@@ -302,7 +302,7 @@ class QueryCriterion(nn.Module):
         if "valid" in targets[0]:  # rfdetr fills the objects of an image up to a fixed number
             pairs = zip(targets, indices, strict=True)
             valid = torch.cat([target["valid"][objects] for target, (_, objects) in pairs]).bool()
-            matches = [each[valid] for each in matches]
+            matches = [each[valid.to(each.device)] for each in matches]  # a matcher may answer on the CPU
         images, queries, classes, boxes = matches
         return images, queries, classes, boxes
 
