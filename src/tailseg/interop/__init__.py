@@ -1,9 +1,9 @@
-"""Checkpoints of other projects, and AP by frequency group in the trainers of transformers and rfdetr.
+"""Checkpoints of other projects, and losses and AP by frequency group in the trainers of transformers and rfdetr.
 
 `to_tailseg` and `export_file` convert files. `from_mmdet`, `from_detectron2`, `from_torchvision` and their inverses
-convert state dicts. The names are imported when they are used. Two modules need packages of others and are imported
-by their own names: `tailseg.interop.trainer` (transformers) and `tailseg.interop.lightning` (rfdetr) report AP, APr,
-APc and APf during a training.
+convert state dicts. The names are imported when they are used. Three modules need packages of others and are imported
+by their own names: `tailseg.interop.detr` puts a loss into the models of transformers, `tailseg.interop.trainer`
+(transformers) reports AP, APr, APc and APf during a training, and `tailseg.interop.lightning` does both for rfdetr.
 """
 
 from typing import TYPE_CHECKING
