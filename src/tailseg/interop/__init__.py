@@ -1,7 +1,8 @@
-"""Checkpoints of other projects, and AP by frequency group in the trainers of transformers and rfdetr.
+"""Losses of tailseg in other projects' models, their checkpoints, and AP by frequency group in their trainers.
 
 `to_tailseg` and `export_file` convert files. `from_mmdet`, `from_detectron2`, `from_torchvision` and their inverses
-convert state dicts. The names are imported when they are used. Two modules need packages of others and are imported
+convert state dicts. The names are imported when they are used. `read_classes` reads the frequency of the classes for a
+loss. `tailseg.interop.torchvision` puts a loss into torchvision's detectors. Two modules need packages of others and are imported
 by their own names: `tailseg.interop.trainer` (transformers) and `tailseg.interop.lightning` (rfdetr) report AP, APr,
 APc and APf during a training.
 """
@@ -16,9 +17,9 @@ if TYPE_CHECKING:
     from tailseg.interop.detectron2 import FileSettings, find_settings, from_detectron2, to_detectron2
     from tailseg.interop.files import WeightsFile, read_weights_file, write_safetensors_file, write_torch_file
     from tailseg.interop.initial import prepare_initial_weights
-    from tailseg.interop.mmdet import backbone_from_mmdet, from_mmdet, to_mmdet
+    from tailseg.interop.mmdet_weights import backbone_from_mmdet, from_mmdet, to_mmdet
     from tailseg.interop.rules import Converted
-    from tailseg.interop.torchvision import from_torchvision, to_torchvision
+    from tailseg.interop.torchvision_weights import from_torchvision, to_torchvision
 else:
     __getattr__, __dir__ = on_demand(
         __name__,
@@ -28,9 +29,9 @@ else:
             "detectron2": ("FileSettings", "find_settings", "from_detectron2", "to_detectron2"),
             "files": ("WeightsFile", "read_weights_file", "write_safetensors_file", "write_torch_file"),
             "initial": ("prepare_initial_weights",),
-            "mmdet": ("backbone_from_mmdet", "from_mmdet", "to_mmdet"),
+            "mmdet_weights": ("backbone_from_mmdet", "from_mmdet", "to_mmdet"),
             "rules": ("Converted",),
-            "torchvision": ("from_torchvision", "to_torchvision"),
+            "torchvision_weights": ("from_torchvision", "to_torchvision"),
         },
     )
 
