@@ -43,8 +43,9 @@ import tailseg
 
 assert tailseg.__file__.startswith(sys.prefix), f"{tailseg.__file__} is not in {sys.prefix}"
 for module in pkgutil.walk_packages(tailseg.__path__, "tailseg."):
-    # the last two need the frameworks that they are for
-    if module.name not in ("tailseg.__main__", "tailseg.interop.trainer", "tailseg.interop.lightning"):
+    # these need the frameworks that they are for
+    frameworks = ("interop.trainer", "interop.lightning", "interop.ultralytics", "interop.mmdet")
+    if module.name not in ("tailseg.__main__", *(f"tailseg.{name}" for name in frameworks)):
         importlib.import_module(module.name)
 """
 TRAIN = f"""

@@ -1,10 +1,12 @@
 """Losses of tailseg in other projects' models, their checkpoints, and AP by frequency group in their trainers.
 
 `to_tailseg` and `export_file` convert files. `from_mmdet`, `from_detectron2`, `from_torchvision` and their inverses
-convert state dicts. The names are imported when they are used. `read_classes` reads the frequency of the classes for a
-loss. `tailseg.interop.torchvision` puts a loss into torchvision's detectors. Two modules need packages of others and are imported
-by their own names: `tailseg.interop.trainer` (transformers) and `tailseg.interop.lightning` (rfdetr) report AP, APr,
-APc and APf during a training.
+convert state dicts. `read_classes` reads the frequency of the classes, which a loss needs, from an annotation file. The
+names are imported when they are used.
+
+Some modules are imported by their own names. `tailseg.interop.torchvision` and `tailseg.interop.ultralytics` have
+``use_loss(model, loss)``. `tailseg.interop.trainer` (transformers) and `tailseg.interop.lightning` (rfdetr) report AP,
+APr, APc and APf during a training. All but the first need the package that they are for.
 """
 
 from typing import TYPE_CHECKING
