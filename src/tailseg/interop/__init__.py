@@ -5,8 +5,9 @@ convert state dicts. `read_classes` reads the frequency of the classes, which a 
 names are imported when they are used.
 
 Some modules are imported by their own names. `tailseg.interop.torchvision` and `tailseg.interop.ultralytics` have
-``use_loss(model, loss)``. `tailseg.interop.trainer` (transformers) and `tailseg.interop.lightning` (rfdetr) report AP,
-APr, APc and APf during a training. All but the first need the package that they are for.
+``use_loss(model, loss)``; `tailseg.interop.mmdet` registers the losses for configs. `tailseg.interop.trainer`
+(transformers) and `tailseg.interop.lightning` (rfdetr) report AP, APr, APc and APf during a training. All but the first
+need the package that they are for.
 """
 
 from typing import TYPE_CHECKING
