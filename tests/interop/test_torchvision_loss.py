@@ -244,6 +244,31 @@ def test_scores_are_those_of_the_link(kind: str) -> None:
     assert int(detections["labels"].max()) <= C
 
 
+def test_a_class_is_found_with_the_box_of_its_own_label() -> None:
+    """Class j of the loss, label j + 1 of torchvision, has the deltas 4 (j + 1) .. 4 (j + 1) + 3."""
+    model, loss = build("faster", 4), GumbelCE(3)
+    use_loss(model, loss)
+    deltas = torch.zeros(1, 4, 4)
+    deltas[0, :, 0] = torch.tensor([9.0, 1.0, 2.0, 3.0])  # to the right by tenths of the width; 9 is background's
+    logits = torch.tensor([[0.0, 1.0, 2.0, 5.0]])  # three classes and background
+    proposals = [torch.tensor([[10.0, 10.0, 20.0, 20.0]])]
+    boxes, scores, labels = model.roi_heads.postprocess_detections(logits, deltas.flatten(1), proposals, [(99, 99)])
+    assert labels[0].tolist() == [3, 2, 1]
+    torch.testing.assert_close(boxes[0][:, 0], torch.tensor([13.0, 12.0, 11.0]))
+    torch.testing.assert_close(scores[0], loss.scores(logits)[0].flip(0))
+
+
+@pytest.mark.parametrize("kind", ["mask", *DENSE])
+def test_images_without_objects_are_all_background(kind: str) -> None:
+    model = build(kind)
+    use_loss(model, GumbelCE(C, background=kind == "mask"))
+    (image, *_), (*_, nothing) = make_batch()
+    losses = model.train()([image] * 2, [nothing] * 2)
+    assert losses["loss_classifier" if kind == "mask" else "classification"] > 0
+    assert losses["loss_box_reg" if kind == "mask" else "bbox_regression"] == 0
+    torch.stack([*losses.values()]).sum().backward()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", ["mask", *DENSE])
 def test_gumbel_trains(kind: str, dtype: torch.dtype) -> None:
