@@ -42,9 +42,9 @@ import importlib, pkgutil, sys
 import tailseg
 
 assert tailseg.__file__.startswith(sys.prefix), f"{tailseg.__file__} is not in {sys.prefix}"
+# these need the frameworks that they are for
+frameworks = ("interop.trainer", "interop.lightning", "interop.ultralytics", "interop.mmdet")
 for module in pkgutil.walk_packages(tailseg.__path__, "tailseg."):
-    # these need the frameworks that they are for
-    frameworks = ("interop.trainer", "interop.lightning", "interop.ultralytics", "interop.mmdet")
     if module.name not in ("tailseg.__main__", *(f"tailseg.{name}" for name in frameworks)):
         importlib.import_module(module.name)
 """
