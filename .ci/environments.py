@@ -70,7 +70,7 @@ def read_versions(requirements: str) -> dict[str, str]:
 
 
 def install(requirements: str, code: str, tests: str | None) -> None:
-    """Installs the requirements into a temporary folder, imports the framework and tailseg, and runs the tests there."""
+    """Installs the requirements into a temporary folder, imports the framework and tailseg there, runs the tests."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary).resolve()
         (folder / "requirements.txt").write_text(requirements)
