@@ -236,8 +236,8 @@ def run(name: str, seed: int, options: Options, frequency: ClassFrequency, train
     model = build_model(frequency.num_classes)
     loss = LOSSES[name](frequency)
     if loss is not None:
-        use_loss(model, loss)
-    torch.manual_seed(seed)  # use_loss draws weights
+        use_loss(model, loss, reset_bias=True)
+    torch.manual_seed(seed)  # whatever the loss has drawn, the order of the images is that of the seed
     history = train(model, *train_set, options)
     trained = time.process_time() - began
     figures = test(model, *val_set, options)

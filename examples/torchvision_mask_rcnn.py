@@ -6,7 +6,7 @@ Three lines are for the loss::
 
     loss = build_loss(DropLossConfig(tail="rc"), frequency)
     model = maskrcnn_resnet50_fpn(num_classes=loss.num_classes + 1, box_score_thresh=1e-4, box_detections_per_img=300)
-    use_loss(model, loss)  # before the optimizer
+    use_loss(model, loss, reset_bias=True)  # before the optimizer
 
 Faster and Keypoint R-CNN, RetinaNet and FCOS work in the same way. Data sets, targets, box deltas, masks and detections
 stay as in torchvision: background is class 0, and the classes start at 1. torchvision's threshold of 0.05 is too high
@@ -77,7 +77,7 @@ def build_model(loss: ClassificationLoss, *, size: int = 128) -> MaskRCNN:
         box_score_thresh=1e-4,
         box_detections_per_img=300,
     )
-    use_loss(model, loss)
+    use_loss(model, loss, reset_bias=True)
     return model
 
 

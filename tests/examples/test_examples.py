@@ -147,7 +147,7 @@ def test_every_loss_trains_and_detects_in_torchvision(name, data):
     torch.manual_seed(0)
     loss = build_loss(LOSSES[name], frequency)
     model = tiny_mask_rcnn(frequency.num_classes)
-    use_loss(model, loss)
+    use_loss(model, loss, reset_bias=True)
     model.train()
     before = {key: value.clone() for key, value in loss.state_dict().items()}
     losses = model(images[:2], targets[:2])

@@ -158,7 +158,7 @@ def test_own_loss_is_torchvisions(kind: str) -> None:
     theirs = build(kind, C + first_label).double()
     scale_up(theirs)
     ours = copy.deepcopy(theirs)
-    use_loss(ours, FocalLoss(C) if kind in DENSE else SoftmaxCE(C), keep_classifier=True)
+    use_loss(ours, FocalLoss(C) if kind in DENSE else SoftmaxCE(C), reset_bias=False)
 
     expected, computed = compute_losses(theirs, first_label), compute_losses(ours, first_label)
     assert [*computed] == [*expected]
@@ -206,7 +206,7 @@ def test_labels_from_0(kind: str) -> None:
         }
     )
     for model in (from_1, from_0):
-        use_loss(model, GumbelCE(C, background=False), keep_classifier=True)
+        use_loss(model, GumbelCE(C, background=False), reset_bias=False)
     one, other = compute_losses(from_1, 1), compute_losses(from_0, 0)
     torch.testing.assert_close(one["classification"], other["classification"], rtol=1e-6, atol=0)
     with torch.no_grad():
@@ -226,7 +226,7 @@ def first_columns(value: Tensor) -> Tensor:
 def test_scores_are_those_of_the_link(kind: str) -> None:
     """The best detection's score is the Gumbel probability of its logit, not the sigmoid; no label is background."""
     model, loss = build(kind), GumbelCE(C, background=kind == "faster")
-    use_loss(model, loss)
+    use_loss(model, loss, reset_bias=True)
     scale_up(model)
     logits = []
     layer = model.roi_heads.box_predictor if kind == "faster" else model.head.classification_head
@@ -247,7 +247,7 @@ def test_scores_are_those_of_the_link(kind: str) -> None:
 def test_a_class_is_found_with_the_box_of_its_own_label() -> None:
     """Class j of the loss, label j + 1 of torchvision, has the deltas 4 (j + 1) .. 4 (j + 1) + 3."""
     model, loss = build("faster", 4), GumbelCE(3)
-    use_loss(model, loss)
+    use_loss(model, loss, reset_bias=True)
     deltas = torch.zeros(1, 4, 4)
     deltas[0, :, 0] = torch.tensor([9.0, 1.0, 2.0, 3.0])  # to the right by tenths of the width; 9 is background's
     logits = torch.tensor([[0.0, 1.0, 2.0, 5.0]])  # three classes and background
@@ -261,7 +261,7 @@ def test_a_class_is_found_with_the_box_of_its_own_label() -> None:
 @pytest.mark.parametrize("kind", ["mask", *DENSE])
 def test_images_without_objects_are_all_background(kind: str) -> None:
     model = build(kind)
-    use_loss(model, GumbelCE(C, background=kind == "mask"))
+    use_loss(model, GumbelCE(C, background=kind == "mask"), reset_bias=True)
     (image, *_), (*_, nothing) = make_batch()
     losses = model.train()([image] * 2, [nothing] * 2)
     assert losses["loss_classifier" if kind == "mask" else "classification"] > 0
@@ -274,7 +274,7 @@ def test_images_without_objects_are_all_background(kind: str) -> None:
 def test_gumbel_trains(kind: str, dtype: torch.dtype) -> None:
     """The loss falls, is finite and is computed in float32."""
     model = build(kind)
-    use_loss(model, GumbelCE(FREQUENCY, background=kind == "mask"))
+    use_loss(model, GumbelCE(FREQUENCY, background=kind == "mask"), reset_bias=True)
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     images, targets = make_batch()
     history = []
@@ -297,7 +297,7 @@ def test_every_loss_in_an_rcnn(name: str) -> None:
     """One step and detections with every loss; no graph is kept after it."""
     loss = build_loss(LOSSES[name], FREQUENCY)
     model = build("faster")
-    use_loss(model, loss)
+    use_loss(model, loss, reset_bias=True)
     losses = compute_losses(model)
     assert [*losses] == ["loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg"]
     assert all(bool(value.isfinite()) for value in losses.values())
@@ -323,7 +323,7 @@ BINARY: dict[str, Callable[[], BinaryLoss]] = {
 def test_losses_in_dense_heads(kind: str, name: str) -> None:
     """The first step starts at the loss's prior; a state is kept with the model's state dict."""
     model, loss = build(kind), BINARY[name]()
-    use_loss(model, loss)
+    use_loss(model, loss, reset_bias=True)
     bias = model.head.classification_head.cls_logits.bias.detach().view(-1, C + 1)
     torch.testing.assert_close(bias[:, 1:], loss.init_bias().expand(len(bias), C))
     losses = compute_losses(model)
@@ -332,16 +332,16 @@ def test_losses_in_dense_heads(kind: str, name: str) -> None:
         assert float(loss.gradient_sums.min()) >= 0
         assert float(loss.gradient_sums.sum()) > 0
         again = build(kind)
-        use_loss(again, BINARY[name]())
+        use_loss(again, BINARY[name](), reset_bias=True)
         again.load_state_dict(model.state_dict())
         assert torch.equal(again.head.classification_head.loss.gradient_sums, loss.gradient_sums)
 
 
 def test_rows_are_kept_for_a_loss_without_background() -> None:
-    """keep_classifier drops the row of background if the loss has no logit for it."""
+    """The row of background is left out if the loss has no logit for it."""
     model = build("faster")
     old = model.roi_heads.box_predictor.cls_score.weight.detach().clone()
-    use_loss(model, FocalLoss(C), keep_classifier=True)
+    use_loss(model, FocalLoss(C), reset_bias=False)
     assert torch.equal(model.roi_heads.box_predictor.cls_score.weight, old[1:])
 
 
@@ -354,19 +354,19 @@ def test_rows_are_kept_for_a_loss_without_background() -> None:
 )
 def test_other_numbers_of_classes_are_refused(kind: str, loss: BinaryLoss, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        use_loss(build(kind), loss)
+        use_loss(build(kind), loss, reset_bias=True)
 
 
 @pytest.mark.parametrize("loss", [SoftmaxCE(C), GumbelCE(C)])
 def test_a_dense_head_refuses_background(loss: nn.Module) -> None:
     with pytest.raises(TypeError, match="6 logits for 5 classes: set background=False"):
-        use_loss(build("retinanet"), loss)
+        use_loss(build("retinanet"), loss, reset_bias=True)
 
 
 def test_unknown_models_and_heads_are_refused() -> None:
     """A head with methods of its own keeps them: the model is not changed."""
     with pytest.raises(TypeError, match="got Linear"):
-        use_loss(nn.Linear(1, 1), FocalLoss(C))
+        use_loss(nn.Linear(1, 1), FocalLoss(C), reset_bias=True)
 
     class OwnHeads(RoIHeads):
         pass
@@ -374,26 +374,26 @@ def test_unknown_models_and_heads_are_refused() -> None:
     model = build("faster")
     model.roi_heads.__class__ = OwnHeads
     with pytest.raises(TypeError, match="torchvision's RoIHeads, got OwnHeads"):
-        use_loss(model, FocalLoss(C))
+        use_loss(model, FocalLoss(C), reset_bias=True)
     assert type(model.roi_heads.box_predictor) is FastRCNNPredictor
     model = build("faster")
     model.roi_heads.box_predictor = nn.Identity()
     with pytest.raises(TypeError, match="linear layer cls_score"):
-        use_loss(model, FocalLoss(C))
+        use_loss(model, FocalLoss(C), reset_bias=True)
 
 
 def test_a_second_loss_is_refused() -> None:
     model = build("fcos")
-    use_loss(model, FocalLoss(C))
+    use_loss(model, FocalLoss(C), reset_bias=True)
     with pytest.raises(ValueError, match="has a loss of tailseg already"):
-        use_loss(model, FocalLoss(C))
+        use_loss(model, FocalLoss(C), reset_bias=True)
 
 
 @pytest.mark.parametrize("kind", ["faster", *DENSE])
 def test_labels_out_of_range_are_refused(kind: str) -> None:
     """torchvision takes an object with the label 0 for background, or for a class that does not exist."""
     model = build(kind)
-    use_loss(model, FocalLoss(C))
+    use_loss(model, FocalLoss(C), reset_bias=True)
     with pytest.raises(ValueError, match=r"labels of this model are 1 \.\. 5, got 0 \.\. 4 .* add 1 to labels from 0"):
         compute_losses(model, first_label=0)
 
@@ -410,7 +410,7 @@ def test_the_block_for_mask_rcnn(many: RawDataset, tmp_path: Path, monkeypatch: 
     model = maskrcnn_resnet50_fpn(
         num_classes=len(categories) + 1, weights_backbone=None, box_score_thresh=1e-4, min_size=SIZE, max_size=SIZE
     )
-    use_loss(model, loss)
+    use_loss(model, loss, reset_bias=True)
     model.train()
     losses = model(images[:1], targets[:1])  # labels 1 .. C
     sum(losses.values()).backward()
@@ -430,7 +430,7 @@ def test_the_block_for_retinanet(many: RawDataset, tmp_path: Path, monkeypatch: 
     model = retinanet_resnet50_fpn_v2(
         num_classes=len(categories) + 1, weights_backbone=None, score_thresh=1e-3, min_size=SIZE, max_size=SIZE
     )
-    use_loss(model, loss)
+    use_loss(model, loss, reset_bias=True)
     model.train()
     losses = model(images, targets)  # labels 1 .. C
     sum(losses.values()).backward()
@@ -441,7 +441,7 @@ def test_the_block_for_retinanet(many: RawDataset, tmp_path: Path, monkeypatch: 
 def test_a_copy_is_independent() -> None:
     """copy.deepcopy, as for a moving average of the weights, copies the loss too."""
     model = build("retinanet")
-    use_loss(model, EqualizedFocalLoss(C))
+    use_loss(model, EqualizedFocalLoss(C), reset_bias=True)
     twin = copy.deepcopy(model)
     compute_losses(twin)
     assert float(model.head.classification_head.loss.gradient_sums.sum()) == 0

@@ -73,7 +73,7 @@ def test_own_loss_is_ultralytics(name: str) -> None:
             layer[-1].bias.add_(5)
     outputs = theirs(make_batch()["img"])
     ours = copy.deepcopy(theirs)
-    use_loss(ours, SigmoidCE(C), keep_classifier=True)
+    use_loss(ours, SigmoidCE(C), reset_bias=False)
 
     results = []
     for model in (ours, theirs):
@@ -114,7 +114,7 @@ def flatten(output: Any) -> list[Tensor]:
 def test_scores_are_those_of_the_link(name: str) -> None:
     """The best score is the Gumbel probability of its logit."""
     model = build(name)
-    use_loss(model, GumbelCE(C, background=False))
+    use_loss(model, GumbelCE(C, background=False), reset_bias=True)
     head = model.model[-1]
     with torch.no_grad():
         for layers in (head.cv3, getattr(head, "one2one_cv3", None) or ()):
@@ -135,7 +135,7 @@ def test_scores_are_those_of_the_link(name: str) -> None:
 @pytest.mark.parametrize("name", ["yolov8n-seg", "yolo26n-seg"])
 def test_gumbel_trains(name: str, make: Any, dtype: torch.dtype) -> None:
     model = build(name)
-    use_loss(model, make())
+    use_loss(model, make(), reset_bias=True)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     history = []
     for _ in range(8):
@@ -153,7 +153,7 @@ def test_state_is_saved_with_the_model() -> None:
     """The gradient sums of the equalized focal loss are in the state dict, and a copy of the model is independent."""
     model = build("yolo26n-seg")
     loss = EqualizedFocalLoss(C)
-    use_loss(model, loss)
+    use_loss(model, loss, reset_bias=True)
     twin = copy.deepcopy(model)
     compute_loss(twin)
     assert float(loss.gradient_sums.sum()) == 0
@@ -183,7 +183,7 @@ def test_a_training_of_ultralytics(many: RawDataset, tmp_path: Path, monkeypatch
     class Trainer(SegmentationTrainer):
         def get_model(self, *arguments: Any, **options: Any) -> nn.Module:
             model = super().get_model(*arguments, **options)
-            use_loss(model, DropLoss(frequency, tail="rc"))
+            use_loss(model, DropLoss(frequency, tail="rc"), reset_bias=True)
             return model
 
     options = {"epochs": 1, "imgsz": SIDE, "batch": 2, "workers": 0, "device": "cpu", "plots": False, "amp": False}
@@ -198,7 +198,7 @@ def test_a_training_of_ultralytics(many: RawDataset, tmp_path: Path, monkeypatch
 
 def test_class_weights_of_both_are_refused() -> None:
     model = build("yolov8n-seg")
-    use_loss(model, SigmoidCE(C))
+    use_loss(model, SigmoidCE(C), reset_bias=True)
     model.class_weights = torch.ones(C)
     with pytest.raises(ValueError, match="leave cls_pw at 0"):
         compute_loss(model)
@@ -207,16 +207,16 @@ def test_class_weights_of_both_are_refused() -> None:
 @pytest.mark.parametrize("loss", [SoftmaxCE(C), GumbelCE(C)])
 def test_background_is_refused(loss: BinaryLoss) -> None:
     with pytest.raises(TypeError, match="4 logits for 3 classes: set background=False"):
-        use_loss(build("yolov8n-seg"), loss)
+        use_loss(build("yolov8n-seg"), loss, reset_bias=True)
 
 
 def test_other_models_are_refused() -> None:
     """A model of another task, another number of classes, or a second loss."""
     with pytest.raises(TypeError, match="got OBBModel"):
-        use_loss(OBBModel("yolo26n-obb.yaml", nc=C, verbose=False), SigmoidCE(C))
+        use_loss(OBBModel("yolo26n-obb.yaml", nc=C, verbose=False), SigmoidCE(C), reset_bias=True)
     model = build("yolov8n-seg")
     with pytest.raises(ValueError, match="the model has 3 classes, and the loss 4"):
-        use_loss(model, SigmoidCE(C + 1))
-    use_loss(model, SigmoidCE(C))
+        use_loss(model, SigmoidCE(C + 1), reset_bias=True)
+    use_loss(model, SigmoidCE(C), reset_bias=True)
     with pytest.raises(TypeError, match="got LossSegmentationModel"):
-        use_loss(model, SigmoidCE(C))
+        use_loss(model, SigmoidCE(C), reset_bias=True)

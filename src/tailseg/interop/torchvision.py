@@ -2,7 +2,7 @@
 
     categories, frequency = read_classes("train.json")
     model = maskrcnn_resnet50_fpn_v2(num_classes=len(categories) + 1, box_score_thresh=1e-4)
-    use_loss(model, DropLoss(frequency, tail="rc"))
+    use_loss(model, DropLoss(frequency, tail="rc"), reset_bias=True)
 
 Data sets, targets, detections and the names of the loss terms stay torchvision's. Only the classification loss, the
 last layer of the classifier and the scores change. torchvision's own threshold for scores (0.05, FCOS: 0.2) is too high
@@ -31,14 +31,15 @@ from tailseg.losses import BinaryLoss, ClassificationLoss
 Targets = Sequence[dict[str, Any]]
 
 
-def use_loss(model: nn.Module, loss: ClassificationLoss, *, keep_classifier: bool = False) -> None:
+def use_loss(model: nn.Module, loss: ClassificationLoss, *, reset_bias: bool) -> None:
     """Exchanges the classification loss of a detector of torchvision, in place; call it before you make the optimizer.
 
     - Faster, Mask and Keypoint R-CNN take every loss. Labels are 1 .. C, and the model has C + 1 classes. The
       classifier gets the loss's L logits, in the loss's order: a softmax's background is the last one.
     - RetinaNet and FCOS take every loss without a logit of background (``GumbelCE(..., background=False)``). Labels are
-      1 .. C if the model has C + 1 classes, as torchvision's documentation says; the first column then has no meaning
-      and the score 0. They are 0 .. C-1 if it has C. The loss is divided by the number of positives as in torchvision.
+      1 .. C if the model has C + 1 classes, as torchvision's documentation says: then the first column has no meaning,
+      no gradient and the score 0. They are 0 .. C-1 if it has C. The loss is divided by the number of positives as in
+      torchvision.
 
     ``FocalLoss(C)`` is the own loss of RetinaNet and FCOS, ``SoftmaxCE(C)`` that of the R-CNNs. The loss becomes a part
     of the model, so that its state is saved and moved with it. `LDAMLoss` with ``reweight_after`` needs
@@ -47,19 +48,20 @@ def use_loss(model: nn.Module, loss: ClassificationLoss, *, keep_classifier: boo
     Args:
         model: the detector.
         loss: for the C classes of the training set.
-        keep_classifier: keep the trained weights and biases of the classes instead of a random classifier with the
-            loss's first bias.
+        reset_bias: whether the bias of the classifier becomes the loss's first bias: True for a classifier that was not
+            trained with this loss, False for one that was. The weights of the classes stay in both cases.
 
     Raises:
         TypeError: the model or one of its heads is of another class, or the loss does not fit a dense head.
-        ValueError: the numbers of classes disagree, or the model has a loss of tailseg.
+        ValueError: the numbers of classes disagree, the model has a loss of tailseg already, or its classifier has no
+            bias for the loss.
     """
     if any(isinstance(module, ClassificationLoss) for module in model.modules()):
         raise ValueError("the model has a loss of tailseg already: build the model again, and call use_loss once")
     if isinstance(model, GeneralizedRCNN):
-        _use_in_rcnn(model.roi_heads, loss, keep_classifier=keep_classifier)
+        _use_in_rcnn(model.roi_heads, loss, reset_bias=reset_bias)
     elif isinstance(model, RetinaNet | FCOS):
-        _use_in_dense(model, loss, keep_classifier=keep_classifier)
+        _use_in_dense(model, loss, reset_bias=reset_bias)
     else:
         raise TypeError(
             f"use_loss takes torchvision's Faster, Mask and Keypoint R-CNN, RetinaNet and FCOS, got "
@@ -99,7 +101,7 @@ def _check_labels(targets: Targets, first_label: int, num_classes: int) -> None:
 # ---- Faster, Mask and Keypoint R-CNN
 
 
-def _use_in_rcnn(heads: nn.Module, loss: ClassificationLoss, *, keep_classifier: bool) -> None:
+def _use_in_rcnn(heads: nn.Module, loss: ClassificationLoss, *, reset_bias: bool) -> None:
     predictor = cast(Any, heads).box_predictor
     old = getattr(predictor, "cls_score", None)
     if not isinstance(old, nn.Linear):
@@ -112,21 +114,21 @@ def _use_in_rcnn(heads: nn.Module, loss: ClassificationLoss, *, keep_classifier:
             f"the model has {old.out_features} classes with background, and the loss {loss.num_classes} without it: "
             f"build the model with num_classes={loss.num_classes + 1}"
         )
-    if keep_classifier and loss.num_logits > loss.num_classes + 1:
+    # Background is torchvision's first row, and the loss's last one if it has one. Other logits have no row.
+    rows = [*range(1, loss.num_classes + 1), 0][: loss.num_logits]
+    if not reset_bias and len(rows) < loss.num_logits:
         raise ValueError(
-            f"{type(loss).__name__} has {loss.num_logits} logits for {loss.num_classes} classes, and the trained "
-            "classifier has no weights for them: leave out keep_classifier"
+            f"{type(loss).__name__} has {loss.num_logits} logits for {loss.num_classes} classes, for which the "
+            "classifier was not trained: give reset_bias=True"
         )
     _exchange_classes((heads, RoIHeads, LossRoIHeads), (predictor, FastRCNNPredictor, LossPredictor))
     new = nn.Linear(old.in_features, loss.num_logits, device=old.weight.device, dtype=old.weight.dtype)
     with torch.no_grad():
-        if keep_classifier:  # background is torchvision's first column, and the loss's last one if it has one
-            rows = torch.arange(1, loss.num_logits + 1, device=old.weight.device) % (loss.num_classes + 1)
+        if len(rows) == loss.num_logits:
             new.weight.copy_(old.weight[rows])
-            new.bias.copy_(old.bias[rows])
         else:
             nn.init.normal_(new.weight, std=0.01)
-            new.bias.copy_(loss.init_bias())
+        new.bias.copy_(loss.init_bias() if reset_bias else old.bias[rows])
     predictor.cls_score = new
     cast(Any, heads).loss = loss.to(old.weight.device)
 
@@ -224,7 +226,7 @@ class LossRoIHeads(RoIHeads):
 # ---- RetinaNet and FCOS
 
 
-def _use_in_dense(model: RetinaNet | FCOS, loss: ClassificationLoss, *, keep_classifier: bool) -> None:
+def _use_in_dense(model: RetinaNet | FCOS, loss: ClassificationLoss, *, reset_bias: bool) -> None:
     name = type(model).__name__
     if not isinstance(loss, BinaryLoss) or loss.num_logits != loss.num_classes:
         raise TypeError(
@@ -247,9 +249,8 @@ def _use_in_dense(model: RetinaNet | FCOS, loss: ClassificationLoss, *, keep_cla
     else:
         _exchange_classes((model, FCOS, LossFCOS), (head, FCOSHead, LossFCOSHead))
     layer = classifier.cls_logits
-    if not keep_classifier:
+    if reset_bias:
         with torch.no_grad():
-            nn.init.normal_(layer.weight, std=0.01)
             layer.bias.view(classifier.num_anchors, -1)[:, first_label:] = loss.init_bias().to(layer.bias)
     classifier.loss = loss.to(layer.weight.device)
 

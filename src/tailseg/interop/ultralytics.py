@@ -3,7 +3,7 @@
     class Trainer(SegmentationTrainer):
         def get_model(self, *arguments, **options):
             model = super().get_model(*arguments, **options)
-            use_loss(model, DropLoss(frequency, tail="rc"))
+            use_loss(model, DropLoss(frequency, tail="rc"), reset_bias=True)
             return model
 
     YOLO("yolo26n-seg.pt").train(data="data.yaml", trainer=Trainer)
@@ -28,7 +28,7 @@ from ultralytics.utils.loss import E2ELoss, SegmentLoss26, v8DetectionLoss, v8Se
 from tailseg.losses import BinaryLoss, ClassificationLoss
 
 
-def use_loss(model: nn.Module, loss: ClassificationLoss, *, keep_classifier: bool = False) -> None:
+def use_loss(model: nn.Module, loss: ClassificationLoss, *, reset_bias: bool) -> None:
     """Exchanges the classification loss of a model of ultralytics, in place.
 
     With q the logits, t the targets of the assigner in [0, 1] and g the setting ``cls``:
@@ -40,8 +40,8 @@ def use_loss(model: nn.Module, loss: ClassificationLoss, *, keep_classifier: boo
     Args:
         model: a ``DetectionModel`` or ``SegmentationModel``, as a trainer's ``get_model`` returns it.
         loss: for the C classes, without a logit of background.
-        keep_classifier: keep the trained weights and biases of the classes instead of a random classifier with the
-            loss's first bias.
+        reset_bias: whether the bias of the classifiers becomes the loss's first bias: True for classifiers that were
+            not trained with this loss, False for those that were. The weights stay.
 
     Raises:
         TypeError: the model or its head is of another class, or the loss has a logit of background.
@@ -70,10 +70,9 @@ def use_loss(model: nn.Module, loss: ClassificationLoss, *, keep_classifier: boo
     cast(Any, model).criterion = None  # built again at the next step
     layers = [branch[-1] for heads in (head.cv3, getattr(head, "one2one_cv3", None) or ()) for branch in heads]
     head.loss = loss.to(layers[0].weight.device)
-    if not keep_classifier:
+    if reset_bias:
         with torch.no_grad():
             for layer in layers:
-                layer.reset_parameters()
                 layer.bias.copy_(loss.init_bias())
 
 
