@@ -265,16 +265,8 @@ def _find_labels(targets: Targets, matched: Tensor, first_label: int, num_classe
     return labels
 
 
-def _with_our_scores(head: nn.Module, outputs: dict[str, list[Tensor]]) -> dict[str, list[Tensor]]:
-    """The outputs with logits whose sigmoid, which torchvision takes, is the score of the loss."""
-    classifier = cast(Any, head).classification_head
-    loss, first_label = classifier.loss, classifier.num_classes - classifier.loss.num_classes
-    logits = [torch.logit(loss.scores(level[..., first_label:])) for level in outputs["cls_logits"]]
-    return outputs | {"cls_logits": [F.pad(level, (first_label, 0), value=-torch.inf) for level in logits]}
-
-
-class LossRetinaNet(RetinaNet):
-    """torchvision's RetinaNet, with the scores of the loss at test time."""
+class _LossScores:
+    """A dense detector of torchvision with the scores of the loss at test time."""
 
     def postprocess_detections(
         self, head_outputs: dict[str, list[Tensor]], anchors: list[list[Tensor]], image_shapes: list[tuple[int, int]]
@@ -282,15 +274,27 @@ class LossRetinaNet(RetinaNet):
         """Selects the detections of each image as torchvision does, by the scores of the loss.
 
         Args:
-            head_outputs: logits and box deltas by level of the pyramid.
+            head_outputs: logits, box deltas and FCOS's centerness by level of the pyramid.
             anchors: of each image and level.
             image_shapes: height and width of each image.
 
         Returns:
             torchvision's detections of each image.
         """
-        outputs = _with_our_scores(self.head, head_outputs)
-        return super().postprocess_detections(outputs, anchors, image_shapes)
+        classifier = cast(Any, self).head.classification_head
+        first_label = classifier.num_classes - classifier.loss.num_classes
+        # logits whose sigmoid, which torchvision takes, is the score
+        logits = [torch.logit(classifier.loss.scores(level[..., first_label:])) for level in head_outputs["cls_logits"]]
+        outputs = head_outputs | {"cls_logits": [F.pad(level, (first_label, 0), value=-torch.inf) for level in logits]}
+        return cast(Any, super()).postprocess_detections(outputs, anchors, image_shapes)
+
+
+class LossRetinaNet(_LossScores, RetinaNet):
+    """torchvision's RetinaNet with a loss of tailseg."""
+
+
+class LossFCOS(_LossScores, FCOS):
+    """torchvision's FCOS with a loss of tailseg."""
 
 
 class LossRetinaNetClassificationHead(RetinaNetClassificationHead):
@@ -325,26 +329,6 @@ class LossRetinaNetClassificationHead(RetinaNetClassificationHead):
             ignored=matched == self.BETWEEN_THRESHOLDS,
             normalizer=1.0,
         )
-
-
-class LossFCOS(FCOS):
-    """torchvision's FCOS, with the scores of the loss at test time."""
-
-    def postprocess_detections(
-        self, head_outputs: dict[str, list[Tensor]], anchors: list[list[Tensor]], image_shapes: list[tuple[int, int]]
-    ) -> list[dict[str, Tensor]]:
-        """Selects the detections of each image as torchvision does, by the scores of the loss and the centerness.
-
-        Args:
-            head_outputs: logits, box deltas and centerness by level of the pyramid.
-            anchors: of each image and level.
-            image_shapes: height and width of each image.
-
-        Returns:
-            torchvision's detections of each image.
-        """
-        outputs = _with_our_scores(self.head, head_outputs)
-        return super().postprocess_detections(outputs, anchors, image_shapes)
 
 
 class LossFCOSHead(FCOSHead):
