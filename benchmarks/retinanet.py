@@ -275,6 +275,8 @@ def report(options: Options) -> None:
         + f"\nPaired differences from {OWN}, with 95 % intervals (paired t over seeds):\n\n"
         + table(["Loss", "seeds", *COLUMNS], differences)
     )
+    if any(len(by_seed) < len(options.seeds) for by_seed in results.values()):
+        text += "\nNot all trainings are finished: differences of one seed may be chance.\n"
     write("retinanet", "Losses in torchvision's RetinaNet, TrashCAN", text, threads=1)
 
 
