@@ -27,6 +27,11 @@ FRAMEWORKS = {
     "fiftyone": "import fiftyone",
     "libreyolo": "import libreyolo",
 }
+TESTS = {
+    "ultralytics": "tests/interop/test_ultralytics_loss.py",
+    "onedl-mmdetection onedl-mmcv onedl-mmengine": "tests/interop/test_mmdet_loss.py",
+}
+"""The tests of the losses in a framework; they are skipped where it is missing."""
 SHOWN = ["torch", "torchvision", "hotcoco", "numpy", "supervision", "opencv-python", "opencv-python-headless"]
 PYTHON = "3.11"
 # The losses, the evaluation and a command of tailseg, after the framework has imported what it wants.
@@ -64,8 +69,8 @@ def read_versions(requirements: str) -> dict[str, str]:
     return dict(re.findall(r"^([\w.-]+)==(\S+)", requirements, re.MULTILINE))
 
 
-def install(requirements: str, code: str) -> None:
-    """Installs the requirements into a temporary folder, and imports the framework and tailseg there."""
+def install(requirements: str, code: str, tests: str | None) -> None:
+    """Installs the requirements into a temporary folder, imports the framework and tailseg there, runs the tests."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary).resolve()
         (folder / "requirements.txt").write_text(requirements)
@@ -74,6 +79,11 @@ def install(requirements: str, code: str) -> None:
         blocks.execute(["uv", "pip", "install", "--quiet", "--python", python, "-r", "requirements.txt"], folder)
         home = ["env", f"HOME={folder}", f"TAILSEG_HOME={folder}/cache"]  # some frameworks write settings there
         blocks.execute([*home, python, "-c", f"{code}\n{CHECK}"], folder, timeout=900)
+        if tests is not None:
+            blocks.execute(["uv", "pip", "install", "--quiet", "--python", python, "pytest", "beartype"], folder)
+            blocks.execute(
+                [*home, python, "-m", "pytest", "-q", "-p", "no:cacheprovider", tests], blocks.ROOT, timeout=900
+            )
 
 
 def main() -> None:
@@ -92,7 +102,7 @@ def main() -> None:
         done, began = "", time.monotonic()
         if name.split()[0] in wanted:
             try:
-                install(requirements, code)
+                install(requirements, code, TESTS.get(name))
                 done = "yes"
                 print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
             except subprocess.SubprocessError as error:

@@ -42,10 +42,10 @@ import importlib, pkgutil, sys
 import tailseg
 
 assert tailseg.__file__.startswith(sys.prefix), f"{tailseg.__file__} is not in {sys.prefix}"
+# these need the frameworks that they are for
+frameworks = [f"interop.{name}" for name in ("detr", "lightning", "mmdet", "trainer", "ultralytics")]
 for module in pkgutil.walk_packages(tailseg.__path__, "tailseg."):
-    # all but the first need the frameworks that they are for
-    others = ("tailseg.interop.detr", "tailseg.interop.lightning", "tailseg.interop.trainer")
-    if module.name not in ("tailseg.__main__", *others):
+    if module.name not in ("tailseg.__main__", *(f"tailseg.{name}" for name in frameworks)):
         importlib.import_module(module.name)
 """
 TRAIN = f"""

@@ -14,7 +14,7 @@ from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from tailseg.interop.torchvision import from_torchvision
+from tailseg.interop.torchvision_weights import from_torchvision
 from tailseg.losses import SoftmaxCE
 from tailseg.models import ModelConfig, ResNetConfig, build_detector
 from tailseg.models.config import PostprocessConfig

@@ -1,4 +1,4 @@
-"""The examples run, each as its docstring says; and torchvision's heads with a loss of ours are still torchvision's."""
+"""The examples run, each as its docstring says."""
 
 import dataclasses
 import importlib.util
@@ -18,7 +18,8 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from tailseg.annotations.read import read_dataset
 from tailseg.data.tiny_tail import generate
-from tailseg.losses import GumbelCE, SoftmaxCE, build_loss
+from tailseg.interop.torchvision import use_loss
+from tailseg.losses import build_loss
 from tailseg.structures import ClassFrequency
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -57,8 +58,7 @@ def run(script, *arguments):
 
 def test_torchvision_prints_losses_and_detections():
     printed = run("torchvision_mask_rcnn.py", "--loss", "seesaw", "--steps", "1")
-    assert "step 1: loss_roi_cls" in printed
-    assert "loss_roi_objectness" in printed
+    assert "step 1: loss_classifier" in printed
     assert "detections, the best of them:" in printed
 
 
@@ -147,12 +147,11 @@ def test_every_loss_trains_and_detects_in_torchvision(name, data):
     torch.manual_seed(0)
     loss = build_loss(LOSSES[name], frequency)
     model = tiny_mask_rcnn(frequency.num_classes)
-    model.roi_heads = torchvision_example.LossRoIHeads(model.roi_heads, loss)
+    use_loss(model, loss, reset_bias=True)
     model.train()
     before = {key: value.clone() for key, value in loss.state_dict().items()}
     losses = model(images[:2], targets[:2])
-    terms = {"loss_roi_cls"} | ({"loss_roi_objectness"} if name == "seesaw" else set())
-    assert losses.keys() == terms | {"loss_box_reg", "loss_mask", "loss_objectness", "loss_rpn_box_reg"}
+    assert losses.keys() == {"loss_classifier", "loss_box_reg", "loss_mask", "loss_objectness", "loss_rpn_box_reg"}
     sum(losses.values()).backward()
     for key, parameter in model.named_parameters():
         assert parameter.grad is not None, key
@@ -176,69 +175,6 @@ def test_every_loss_trains_and_detects_in_torchvision(name, data):
 def test_every_loss_trains_a_classifier(name, capsys):
     classifier_example.main(name, steps=6)
     assert "accuracy of the 5 rare classes" in capsys.readouterr().out
-
-
-# torchvision's heads stay what they are.
-
-
-def test_with_softmax_the_heads_are_torchvisions(data):
-    """Our softmax loss is torchvision's cross entropy with background's logit last instead of first."""
-    images, targets, frequency = data
-    num_classes = frequency.num_classes
-    torch.manual_seed(0)
-    theirs = tiny_mask_rcnn(num_classes)
-    ours = tiny_mask_rcnn(num_classes)
-    ours.load_state_dict(theirs.state_dict())
-    ours.roi_heads = torchvision_example.LossRoIHeads(ours.roi_heads, SoftmaxCE(num_classes))
-    with torch.no_grad():
-        predictor, given = ours.roi_heads.box_predictor, theirs.roi_heads.box_predictor
-        predictor.cls_score.weight.copy_(given.cls_score.weight.roll(-1, 0))
-        predictor.cls_score.bias.copy_(given.cls_score.bias.roll(-1, 0))
-        predictor.bbox_pred.load_state_dict(given.bbox_pred.state_dict())
-    losses, gradients = [], []
-    for model in (theirs, ours):
-        torch.manual_seed(1)  # the heads sample their regions at random
-        losses.append(model.train()(images[:3], targets[:3]))
-        sum(losses[-1].values()).backward()
-        gradients.append(model.roi_heads.box_predictor.bbox_pred.weight.grad)
-    expected = {name.replace("classifier", "roi_cls"): value for name, value in losses[0].items()}
-    torch.testing.assert_close(losses[1], expected)
-    torch.testing.assert_close(gradients[1], gradients[0])
-    assert gradients[1].view(num_classes + 1, -1)[1:].any()
-    with torch.no_grad():
-        found, wanted = ours.eval()(images[:3]), theirs.eval()(images[:3])
-    torch.testing.assert_close(found, wanted)
-    assert all(len(each["labels"]) > 0 for each in found)
-
-
-def test_images_without_objects_are_all_background():
-    torch.manual_seed(0)
-    model = tiny_mask_rcnn(3)
-    model.roi_heads = torchvision_example.LossRoIHeads(model.roi_heads, GumbelCE(3))
-    nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64), "masks": torch.zeros(0, 64, 64)}
-    losses = model.train()([torch.rand(3, 64, 64)] * 2, [nothing] * 2)
-    assert losses["loss_roi_cls"] > 0
-    assert losses["loss_box_reg"] == losses["loss_mask"] == 0
-    sum(losses.values()).backward()
-
-
-def test_a_class_is_found_with_the_box_of_its_own_label():
-    """Class j of the loss, label j + 1 of torchvision, has the deltas 4 (j + 1) .. 4 (j + 1) + 3."""
-    model = tiny_mask_rcnn(3)
-    heads = torchvision_example.LossRoIHeads(model.roi_heads, GumbelCE(3))
-    deltas = torch.zeros(1, 4, 4)
-    deltas[0, :, 0] = torch.tensor([9.0, 1.0, 2.0, 3.0])  # to the right by tenths of the width; 9 is background's
-    logits = torch.tensor([[0.0, 1.0, 2.0, 5.0]])  # three classes and background
-    proposals = [torch.tensor([[10.0, 10.0, 20.0, 20.0]])]
-    boxes, scores, labels = heads.postprocess_detections(logits, deltas.flatten(1), proposals, [(100, 100)])
-    assert labels[0].tolist() == [3, 2, 1]
-    torch.testing.assert_close(boxes[0][:, 0], torch.tensor([13.0, 12.0, 11.0]))
-    torch.testing.assert_close(scores[0], GumbelCE(3).scores(logits)[0].flip(0))
-
-
-def test_labels_are_translated():
-    heads = torchvision_example.LossRoIHeads(tiny_mask_rcnn(3).roi_heads, GumbelCE(3))
-    assert heads.to_tailseg(torch.tensor([0, 1, 2, 3])).tolist() == [3, 0, 1, 2]
 
 
 def test_counting_torchvisions_targets_agrees_with_the_data_set(data):

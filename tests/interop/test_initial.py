@@ -12,7 +12,7 @@ from torchvision.models import WeightsEnum
 
 from tailseg.annotations.dataset import Category
 from tailseg.interop import prepare_initial_weights, to_mmdet, write_torch_file
-from tailseg.interop.torchvision import get_coco_names
+from tailseg.interop.torchvision_weights import get_coco_names
 from tailseg.losses import GumbelCEConfig, SeesawLossConfig
 from tailseg.losses.sigmoid_ce import SigmoidCEConfig
 from tailseg.recipes import get_recipe

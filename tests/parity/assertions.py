@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tailseg.interop.mmdet import to_mmdet
+from tailseg.interop.mmdet_weights import to_mmdet
 
 from . import parity
 from .golden import Golden

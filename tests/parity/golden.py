@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tailseg.interop.mmdet import backbone_from_mmdet, from_mmdet, to_mmdet
+from tailseg.interop.mmdet_weights import backbone_from_mmdet, from_mmdet, to_mmdet
 from tailseg.losses import GumbelCEConfig, LossConfig, SoftmaxCEConfig, build_loss
 from tailseg.models import (
     BoxHeadConfig,

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from tailseg.interop.mmdet import to_mmdet
+from tailseg.interop.mmdet_weights import to_mmdet
 from tailseg.models.cascade import CascadeMaskRCNN
 from tailseg.models.htc import HybridTaskCascade
 from tailseg.models.mask_rcnn import MaskRCNN

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tailseg.interop.mmdet import to_mmdet
+from tailseg.interop.mmdet_weights import to_mmdet
 from tailseg.models.swin import compute_relative_positions
 
 from .assertions import TRIMMED, assert_close_to_scale, assert_gradients_equal, files, place

@@ -1,9 +1,13 @@
-"""Checkpoints of other projects, and losses and AP by frequency group in the trainers of transformers and rfdetr.
+"""Losses of tailseg in other projects' models, their checkpoints, and AP by frequency group in their trainers.
 
 `to_tailseg` and `export_file` convert files. `from_mmdet`, `from_detectron2`, `from_torchvision` and their inverses
-convert state dicts. The names are imported when they are used. Three modules need packages of others and are imported
-by their own names: `tailseg.interop.detr` puts a loss into the models of transformers, `tailseg.interop.trainer`
-(transformers) reports AP, APr, APc and APf during a training, and `tailseg.interop.lightning` does both for rfdetr.
+convert state dicts. `read_classes` reads the frequency of the classes, which a loss needs, from an annotation file. The
+names are imported when they are used.
+
+Some modules are imported by their own names. `tailseg.interop.torchvision`, `detr` (transformers), `lightning`
+(rfdetr) and `ultralytics` have ``use_loss(model, loss)``; `mmdet` registers the losses for configs. `trainer`
+(transformers) and `lightning` report AP, APr, APc and APf during a training. All but the first need the package that
+they are for.
 """
 
 from typing import TYPE_CHECKING
@@ -16,9 +20,9 @@ if TYPE_CHECKING:
     from tailseg.interop.detectron2 import FileSettings, find_settings, from_detectron2, to_detectron2
     from tailseg.interop.files import WeightsFile, read_weights_file, write_safetensors_file, write_torch_file
     from tailseg.interop.initial import prepare_initial_weights
-    from tailseg.interop.mmdet import backbone_from_mmdet, from_mmdet, to_mmdet
+    from tailseg.interop.mmdet_weights import backbone_from_mmdet, from_mmdet, to_mmdet
     from tailseg.interop.rules import Converted
-    from tailseg.interop.torchvision import from_torchvision, to_torchvision
+    from tailseg.interop.torchvision_weights import from_torchvision, to_torchvision
 else:
     __getattr__, __dir__ = on_demand(
         __name__,
@@ -28,9 +32,9 @@ else:
             "detectron2": ("FileSettings", "find_settings", "from_detectron2", "to_detectron2"),
             "files": ("WeightsFile", "read_weights_file", "write_safetensors_file", "write_torch_file"),
             "initial": ("prepare_initial_weights",),
-            "mmdet": ("backbone_from_mmdet", "from_mmdet", "to_mmdet"),
+            "mmdet_weights": ("backbone_from_mmdet", "from_mmdet", "to_mmdet"),
             "rules": ("Converted",),
-            "torchvision": ("from_torchvision", "to_torchvision"),
+            "torchvision_weights": ("from_torchvision", "to_torchvision"),
         },
     )
 

@@ -16,8 +16,10 @@ from tailseg.training.first_weights import simplify_name
 from tailseg.words import count_noun, verb_form
 
 
-def read_classes(path: Path) -> tuple[tuple[Category, ...], ClassFrequency]:
+def read_classes(path: str | Path) -> tuple[tuple[Category, ...], ClassFrequency]:
     """Reads the classes, ordered by id, and how often each occurs in the training set.
+
+    The frequency is what every loss of tailseg takes; label j is the class ``categories[j]``.
 
     The file is the training set's annotation file, or a list without annotations, ``{"num_images": annotated images,
     "categories": [{"id", "name", "image_count", "instance_count", "frequency" (optional)}, ...]}``.
@@ -26,6 +28,7 @@ def read_classes(path: Path) -> tuple[tuple[Category, ...], ClassFrequency]:
         CheckpointError: there is no such file, or it has another format.
         DatasetError: a malformed annotation file.
     """
+    path = Path(path)
     if not path.is_file():
         raise CheckpointError(
             f"no file {path}: class names and frequencies come from the training set's annotation file; give it with "

@@ -15,9 +15,9 @@ from tailseg.interop.files import (
     write_torch_file,
 )
 from tailseg.interop.layouts import Layout, detect_layout
-from tailseg.interop.mmdet import from_mmdet, to_mmdet
+from tailseg.interop.mmdet_weights import from_mmdet, to_mmdet
 from tailseg.interop.rules import Converted, shorten
-from tailseg.interop.torchvision import CLASSIFIER, from_torchvision, list_file_names, to_torchvision
+from tailseg.interop.torchvision_weights import CLASSIFIER, from_torchvision, list_file_names, to_torchvision
 from tailseg.models.config import ModelConfig, ResNetConfig
 from tailseg.models.detector import TwoStageDetector
 from tailseg.recipes.build import build_model

@@ -23,9 +23,9 @@ from tailseg.interop.convert import build_initial_model, describe_settings, with
 from tailseg.interop.detectron2 import find_settings, from_detectron2
 from tailseg.interop.files import WeightsFile, read_weights_file
 from tailseg.interop.layouts import detect_layout
-from tailseg.interop.mmdet import from_mmdet
+from tailseg.interop.mmdet_weights import from_mmdet
 from tailseg.interop.rules import Converted, shorten
-from tailseg.interop.torchvision import from_torchvision, get_coco_names
+from tailseg.interop.torchvision_weights import from_torchvision, get_coco_names
 from tailseg.models.detector import TwoStageDetector
 from tailseg.recipes.initial import COCO, explain_misfit
 from tailseg.recipes.recipe import Recipe

@@ -1,269 +1,198 @@
-"""Converts state dicts from mmdetection's names (the published GOL, Seesaw, EQL and DropLoss models) and to them.
+"""Losses of tailseg in mmdetection's configs (MMDetection 3, and its continuation onedl-mmdetection).
 
-Both projects flatten pooled features by channel, row, column. They store boxes as (dx, dy, dw, dh), class-specific
-boxes class by class, anchors by row, column, ratio, and background last. So tensors stay the same. The exceptions are
-Seesaw's counts and Swin's patch merging; their rules say what differs.
+    custom_imports = dict(imports=["tailseg.interop.mmdet"])
+    custom_hooks = [dict(type="TailsegFirstBiasHook")]
+    gol = dict(type="TailsegLoss", loss="gol", annotations="data/train.json")
+    model = dict(roi_head=dict(bbox_head=dict(num_classes=60, loss_cls=gol)))  # Faster, Mask, Cascade R-CNN
+    model = dict(bbox_head=dict(num_classes=60, loss_cls=dict(use_sigmoid=True, **gol)))  # RetinaNet, FCOS, ...
+
+The annotation file gives the frequency of the classes. mmdetection numbers the classes in the order of its category
+list. In a cascade, name the loss in the head of each stage. mmdetection's own first bias of the classifier is that of a
+softmax or a sigmoid; the hook sets the loss's.
+
+Shapes: R regions or anchors, C classes, L logits.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
-from math import isqrt
+from pathlib import Path
+from typing import Any, cast
 
 import torch
+from mmdet.registry import HOOKS, MODELS
+from mmengine.hooks import Hook
 from torch import Tensor, nn
 
-from tailseg.interop.rules import BATCH_COUNT, Converted, Rule, find_our_name, read_by_rules, write_by_rules
-from tailseg.models.config import ResNetConfig
-from tailseg.models.detector import TwoStageDetector
-from tailseg.models.swin import compute_relative_positions
-from tailseg.training.checkpoint import CheckpointError
+from tailseg.annotations.read import read_dataset
+from tailseg.losses import LOSSES, BinaryLoss, build_loss
+from tailseg.structures import ClassFrequency
+
+EPS = torch.finfo(torch.float32).eps
+"""mmdetection adds it to the number that divides a loss."""
 
 
-def _counts_from_floats(counts: Tensor) -> Tensor:
-    return counts.round().to(torch.int64)
+@MODELS.register_module()
+class TailsegLoss(nn.Module):
+    """A classification loss of tailseg as ``loss_cls`` of a head of mmdetection.
 
+    In an R-CNN (``BBoxHead``), every loss; the classifier gets the loss's L logits. With ``use_sigmoid``, in dense
+    heads that call their loss with a label of each anchor (anchor heads such as RetinaNet's, FCOS): every loss without
+    a logit of background. An anchor head calls its loss once for each level of the pyramid, and so a loss that
+    counts the classes of a batch sees one level at a time.
 
-def _counts_to_floats(counts: Tensor) -> Tensor:
-    """Converts to float32. Above 16.7 million it is not exact, and neither are mmdetection's own files."""
-    return counts.to(torch.float32)
-
-
-def _box_head(theirs: str, ours: str) -> tuple[Rule, ...]:
-    return (
-        Rule(f"{theirs}.shared_fcs.0.{{p}}", f"{ours}.fc1.{{p}}"),
-        Rule(f"{theirs}.shared_fcs.1.{{p}}", f"{ours}.fc2.{{p}}"),
-        Rule(f"{theirs}.fc_cls.{{p}}", f"{ours}.classifier.{{p}}"),
-        Rule(f"{theirs}.fc_reg.{{p}}", f"{ours}.regressor.{{p}}"),
-        # Seesaw's regions of each class, background last: floats there, whole numbers here
-        Rule(
-            f"{theirs}.loss_cls.cum_samples",
-            f"{ours}.loss.cum_samples",
-            read=_counts_from_floats,
-            write=_counts_to_floats,
-        ),
-    )
-
-
-def _mask_head(theirs: str, ours: str) -> tuple[Rule, ...]:
-    return (
-        Rule(f"{theirs}.convs.{{i}}.conv.{{p}}", f"{ours}.convs.{{i}}.{{p}}"),
-        Rule(f"{theirs}.upsample.{{p}}", f"{ours}.upsample.{{p}}"),
-        Rule(f"{theirs}.conv_logits.{{p}}", f"{ours}.predictor.{{p}}"),
-    )
-
-
-def _merging_to_ours(weights: Tensor) -> Tensor:
-    """Swin's patch merging puts the four pixels of a cell side by side, by channel, row, column there; here, as in
-    torchvision, by column, row, channel.
-    """
-    return weights.unflatten(-1, (-1, 2, 2)).transpose(-3, -1).flatten(-3)
-
-
-def _merging_to_theirs(weights: Tensor) -> Tensor:
-    return weights.unflatten(-1, (2, 2, -1)).transpose(-3, -1).flatten(-3)
-
-
-def _swin_stage(i: int) -> tuple[Rule, ...]:
-    theirs, ours = f"backbone.stages.{i}", f"backbone.features.{2 * i + 1}"
-    merging = f"backbone.features.{2 * i + 2}"
-    return (
-        Rule(f"{theirs}.blocks.{{j}}.norm{{n}}.{{p}}", f"{ours}.{{j}}.norm{{n}}.{{p}}"),
-        Rule(f"{theirs}.blocks.{{j}}.attn.w_msa.{{rest}}", f"{ours}.{{j}}.attn.{{rest}}"),
-        Rule(f"{theirs}.blocks.{{j}}.ffn.layers.0.0.{{p}}", f"{ours}.{{j}}.mlp.0.{{p}}"),
-        Rule(f"{theirs}.blocks.{{j}}.ffn.layers.1.{{p}}", f"{ours}.{{j}}.mlp.3.{{p}}"),
-        Rule(f"{theirs}.downsample.norm.{{p}}", f"{merging}.norm.{{p}}", _merging_to_ours, _merging_to_theirs),
-        Rule(
-            f"{theirs}.downsample.reduction.{{p}}", f"{merging}.reduction.{{p}}", _merging_to_ours, _merging_to_theirs
-        ),
-    )
-
-
-MAX_STAGES = 10
-"""Stages of a cascade that the rules count to; published ones have three."""
-
-RULES = (
-    # ResNet and ResNeXt of any depth: both projects took torchvision's names
-    Rule("backbone.conv1.weight", "backbone.conv1.weight"),
-    Rule("backbone.bn1.{rest}", "backbone.bn1.{rest}"),
-    Rule("backbone.layer{s}.{rest}", "backbone.layer{s}.{rest}"),
-    # Swin: torchvision's names here, their own there
-    Rule("backbone.patch_embed.projection.{p}", "backbone.features.0.0.{p}"),
-    Rule("backbone.patch_embed.norm.{p}", "backbone.features.0.2.{p}"),
-    *(rule for i in range(4) for rule in _swin_stage(i)),
-    Rule("backbone.norm{i}.{p}", "backbone.norms.{i}.{p}"),
-    Rule("neck.lateral_convs.{i}.conv.{p}", "fpn.lateral.{i}.{p}"),
-    Rule("neck.fpn_convs.{i}.conv.{p}", "fpn.output.{i}.{p}"),
-    Rule("rpn_head.rpn_conv.{p}", "rpn.conv.{p}"),
-    Rule("rpn_head.rpn_cls.{p}", "rpn.objectness.{p}"),
-    Rule("rpn_head.rpn_reg.{p}", "rpn.box_deltas.{p}"),
-    *_box_head("roi_head.bbox_head", "box_head"),
-    *_mask_head("roi_head.mask_head", "mask_head"),
-    # Cascade Mask R-CNN and HTC: a box and a mask head a stage
-    *_box_head("roi_head.bbox_head.{k}", "box_cascade.heads.{k}"),
-    *_mask_head("roi_head.mask_head.{k}", "mask_heads.{k}"),
-    *_mask_head("roi_head.mask_head.{k}", "mask_flow.heads.{k}"),
-    # HTC: what head k makes of head k - 1's features; head 0 has none before it, and published files give it one
-    # that was never trained
-    Rule("roi_head.mask_head.0.conv_res.conv.{p}", None),
-    *(
-        Rule(f"roi_head.mask_head.{k}.conv_res.conv.{{p}}", f"mask_flow.convs.{k - 1}.{{p}}")
-        for k in range(1, MAX_STAGES)
-    ),
-)
-"""Their keys and ours. If several rules match a key, the first one whose name the model has is used."""
-
-LOGITS = {
-    0: "C logits: DropLoss, EQL, sigmoid without background",
-    1: "C + 1 logits: Gumbel, softmax, class-relative, the published sigmoid",
-    2: "C + 2 logits: Seesaw",
-}
-"""The losses by the number of logits in addition to the classes."""
-
-
-def from_mmdet(state: Mapping[str, Tensor], model: TwoStageDetector, *, source: str = "the state dict") -> Converted:
-    """Converts mmdetection's state dict to one for ``model.load_state_dict``.
-
-    Counts of batches, and counts of the loss that mmdetection does not store (EQLv2's gradients), stay as in ``model``.
+    The loss is that of the rows with weights above 0, divided by ``avg_factor`` as in mmdetection.
 
     Args:
-        state: tensors by mmdetection's names. ``meta`` tensors are enough to check names and shapes.
-        model: a model with the architecture, the loss and the number of classes that the file should have.
-        source: what errors call the file.
-
-    Returns:
-        The state dict in tailseg's names, and which keys were left out or missing.
-
-    Raises:
-        CheckpointError: the number of classes or logits differs, keys are missing or unexpected, or shapes differ. The
-            message names the first keys of each kind.
-    """
-    _check_predictors(state, model, source)
-    return read_by_rules(
-        _without_positions(state, source),
-        model.state_dict(),
-        RULES,
-        source=source,
-        target=_describe(model),
-        optional=lambda key: key.endswith(BATCH_COUNT) or _is_state_of_loss(key),
-    )
-
-
-def to_mmdet(state: Mapping[str, Tensor]) -> Converted:
-    """Converts tailseg's state dict to mmdetection's names. Counts of a loss that mmdetection lacks are left out.
+        loss: the short name of a loss: gol, gumbel, focal, efl, seesaw, ...
+        annotations: the training set's annotation file.
+        use_sigmoid: the head is dense.
+        loss_weight: multiplies the loss.
+        **settings: of the loss, such as ``tail="r"`` or ``background=False``.
 
     Raises:
-        CheckpointError: a key has no name in mmdetection.
+        ValueError: there is no loss of this name, it does not fit the head, or the file lists its categories in another
+            order than by id.
     """
-    written = write_by_rules(state, RULES, optional=_is_state_of_loss)
-    return replace(written, state=_with_positions(written.state))
+
+    custom_cls_channels = custom_activation = custom_accuracy = True
+
+    def __init__(
+        self,
+        loss: str,
+        annotations: str,
+        *,
+        use_sigmoid: bool = False,
+        loss_weight: float = 1.0,
+        **settings: Any,  # noqa: ANN401
+    ) -> None:
+        super().__init__()
+        if loss not in LOSSES:
+            raise ValueError(f"loss is {', '.join(LOSSES)}, got {loss!r}")
+        self.use_sigmoid, self.loss_weight = use_sigmoid, loss_weight
+        self.loss = build_loss(replace(LOSSES[loss], **settings), _read_frequency(Path(annotations)))
+        if use_sigmoid and (not isinstance(self.loss, BinaryLoss) or self.loss.num_logits != self.loss.num_classes):
+            raise ValueError(
+                f"a dense head takes a loss that asks each class a yes-no question, without a logit of background, got "
+                f"{loss} with {self.loss.num_logits} logits for {self.loss.num_classes} classes: set background=False "
+                "if the loss has this setting, or take focal, gol or efl"
+            )
+
+    def forward(
+        self,
+        cls_score: Tensor,
+        label: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: float | Tensor | None = None,
+        reduction_override: str | None = None,
+    ) -> Tensor:
+        """Computes the loss as mmdetection calls it.
+
+        Args:
+            cls_score: logits ``[R, L]``.
+            label: ``[R]``, 0 .. C-1, and C for background.
+            weight: of the rows; rows with 0 are ignored.
+            avg_factor: divides the sum; None is the number of rows.
+            reduction_override: None or ``"mean"``.
+
+        Returns:
+            The loss.
+
+        Raises:
+            ValueError: the head asks for another reduction or other targets; or for weights other than 0 and 1 with a
+                loss that compares classes.
+        """
+        if reduction_override not in (None, "mean") or not isinstance(label, Tensor) or label.ndim != 1:
+            raise ValueError(
+                "TailsegLoss takes one label for each row and reduces by the mean: this head of mmdetection asks its "
+                "loss for something else, and cannot use it"
+            )
+        label = label.long()
+        divisor = max(len(label), 1) if avg_factor is None else avg_factor + EPS
+        if isinstance(self.loss, BinaryLoss):
+            ignored = None if weight is None else weight == 0
+            divisor = torch.as_tensor(divisor, dtype=torch.float32, device=cls_score.device)
+            return self.loss_weight * self.loss.dense(
+                cls_score, label, weights=weight, ignored=ignored, normalizer=divisor
+            )
+        if weight is not None:
+            if bool(((weight != 0) & (weight != 1)).any()):
+                raise ValueError(
+                    f"{type(self.loss).__name__} takes rows with the weight 1 or 0: leave pos_weight of the head's "
+                    "train_cfg at -1"
+                )
+            cls_score, label = cls_score[weight > 0], label[weight > 0]
+        terms = self.loss(cls_score, label)
+        return self.loss_weight * torch.stack([*terms.values()]).sum() * len(label) / divisor
+
+    def get_cls_channels(self, num_classes: int) -> int:
+        """Returns L.
+
+        Raises:
+            ValueError: the head has another number of classes than the annotation file.
+        """
+        if num_classes != self.loss.num_classes:
+            raise ValueError(
+                f"the head has num_classes={num_classes}, and the annotation file {self.loss.num_classes} classes: "
+                "they must be the same"
+            )
+        return self.loss.num_logits
+
+    def get_activation(self, cls_score: Tensor) -> Tensor:
+        """Computes the scores: ``[R, C]`` for a dense head, with a last column of zeros for background in an R-CNN."""
+        scores = self.loss.scores(cls_score)
+        return scores if self.use_sigmoid else torch.cat([scores, torch.zeros_like(scores[:, :1])], dim=1)
+
+    def get_accuracy(self, cls_score: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Computes for the log in how many percent of the objects' rows their class has the highest score."""
+        rows = labels < self.loss.num_classes
+        found = self.loss.scores(cls_score[rows].detach()).argmax(1) == labels[rows]
+        return {"acc_classes": 100 * found.float().sum() / rows.sum().clamp(min=1)}
 
 
-def backbone_from_mmdet(
-    state: Mapping[str, Tensor], backbone: nn.Module, *, source: str = "the state dict"
-) -> Converted:
-    """Converts the state dict of mmdetection's backbone alone to one for ``backbone.load_state_dict``.
+@HOOKS.register_module()
+class TailsegFirstBiasHook(Hook):
+    """Sets the first bias of each classifier with a `TailsegLoss` to that of the loss, before the training.
 
-    Args:
-        state: tensors by mmdetection's names, without the prefix ``backbone.``.
-        backbone: a backbone with the architecture that the file should have.
-        source: what errors call the file.
+    A trained classifier, whose biases are not all the same, stays unchanged.
+    """
 
-    Returns:
-        The state dict in tailseg's names.
+    def before_train(self, runner: Any) -> None:  # noqa: ANN401
+        """Sets the biases of the runner's model."""
+        set_first_bias(runner.model)
+
+
+def set_first_bias(model: nn.Module) -> None:
+    """Sets the first bias of each untrained classifier of a model whose ``loss_cls`` is a `TailsegLoss`, in place.
 
     Raises:
-        CheckpointError: as `from_mmdet`.
+        ValueError: a head has no layer whose name ends with ``_cls``.
     """
-    read = read_by_rules(
-        _without_positions({f"backbone.{key}": tensor for key, tensor in state.items()}, source),
-        {f"backbone.{key}": tensor for key, tensor in backbone.state_dict().items()},
-        RULES,
-        source=source,
-        target=type(backbone).__name__,
-        optional=lambda key: key.endswith(BATCH_COUNT),
-    )
-    return replace(read, state={key.removeprefix("backbone."): tensor for key, tensor in read.state.items()})
-
-
-def _is_state_of_loss(key: str) -> bool:
-    """Checks for counts of a loss, which mmdetection may not have. Seesaw's have a rule and are required."""
-    return ".loss." in key and not key.endswith("cum_samples")
-
-
-def _describe(model: TwoStageDetector) -> str:
-    depth = f"-{model.config.backbone.depth}" if isinstance(model.config.backbone, ResNetConfig) else ""
-    return f"{type(model).__name__} on {type(model.backbone).__name__}{depth} with {model.num_classes} classes"
-
-
-TABLE, INDEX = ".relative_position_bias_table", ".relative_position_index"
-"""Swin's learned biases, and the index that selects one for each pair of a window's tokens. The index depends only on
-the window's size: tailseg computes it, mmdetection stores it."""
-
-
-def _without_positions(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """Removes Swin's indices from the state dict.
-
-    Raises:
-        CheckpointError: an index differs from the one that tailseg computes.
-    """
-    remaining = dict(state)
-    for key, table in state.items():
-        is_table = key.endswith(TABLE) and table.dim() == 2  # another shape is refused later, with its name
-        index = remaining.pop(key.removesuffix(TABLE) + INDEX, None) if is_table else None
-        if index is None:
+    for head in model.modules():
+        adapter = getattr(head, "loss_cls", None)
+        if not isinstance(adapter, TailsegLoss):
             continue
-        expected = _positions(table)
-        # meta tensors have a shape alone
-        if index.shape != expected.shape or not (index.is_meta or torch.equal(index.cpu(), expected)):
-            raise CheckpointError(
-                f"{source} has the biases of Swin's windows in another order: {key.removesuffix(TABLE) + INDEX} is not "
-                "the index of mmdetection's Swin, and each bias would be used for another pair of tokens"
+        layers = [
+            layer
+            for name, layer in head.named_children()
+            if name.endswith("_cls") and isinstance(layer, nn.Linear | nn.Conv2d) and layer.bias is not None
+        ]
+        if not layers:
+            raise ValueError(
+                f"{type(head).__name__} has no layer ending with _cls, such as fc_cls: set the bias of its classifier "
+                "to loss_cls.loss.init_bias(), and leave out TailsegFirstBiasHook"
             )
-    return remaining
+        for layer in layers:
+            bias = cast(Tensor, layer.bias).detach()
+            if bool((bias == bias[0]).all()):
+                bias.view(-1, adapter.loss.num_logits).copy_(adapter.loss.init_bias())
 
 
-def _with_positions(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    tables = {key: table for key, table in state.items() if key.endswith(TABLE)}
-    indices = {key.removesuffix(TABLE) + INDEX: _positions(table).to(table.device) for key, table in tables.items()}
-    return {**state, **indices}
-
-
-def _positions(table: Tensor) -> Tensor:
-    """Computes the index for a table of ``(2 w - 1)^2`` rows."""
-    return compute_relative_positions((isqrt(len(table)) + 1) // 2)
-
-
-def _check_predictors(state: Mapping[str, Tensor], model: TwoStageDetector, source: str) -> None:
-    """Explains the usual mistakes: another number of classes, or the recipe of another loss.
-
-    Raises:
-        CheckpointError: the file's predictors have another number of classes, or are from another loss.
-    """
-    classes = _num_classes(state)
-    if classes not in (None, model.num_classes):
-        raise CheckpointError(
-            f"{source} has {classes} classes, expected {model.num_classes}: give the annotation file that it was "
-            "trained on (--classes)"
+def _read_frequency(path: Path) -> ClassFrequency:
+    """The frequencies in mmdetection's order of labels: that of the file's categories."""
+    annotations = read_dataset(path)
+    listed = list(annotations.listed_ids)
+    if listed != sorted(listed):
+        raise ValueError(
+            f"{path} does not list its categories in order of id, by which tailseg numbers the classes: mmdetection "
+            "would number them in another way. Sort the categories of the file"
         )
-    expected = {name: len(p) for name, p in model.named_parameters() if name.endswith("classifier.bias")}
-    for key, tensor in state.items():
-        name = find_our_name(key, RULES, expected)
-        if name is not None and tensor.dim() == 1 and len(tensor) != expected[name]:
-            kind = LOGITS.get(len(tensor) - model.num_classes, "no known loss")
-            known = "; ".join(LOGITS.values())
-            raise CheckpointError(
-                f"{source} has {len(tensor)} logits for {model.num_classes} classes ({kind}), and the recipe's loss "
-                f"needs {expected[name]}. Choose the recipe of the loss that it was trained with ({known})"
-            )
-
-
-def _num_classes(state: Mapping[str, Tensor]) -> int | None:
-    """Counts the classes of a class-specific mask or box predictor; None if all predictors are class-agnostic."""
-    for key, tensor in state.items():
-        if tensor.dim() != 1:
-            continue  # another shape is refused later, with its name
-        if key.startswith("roi_head.mask_head.") and key.endswith("conv_logits.bias"):
-            return len(tensor)
-        if key.startswith("roi_head.bbox_head.") and key.endswith("fc_reg.bias") and len(tensor) > 4:
-            return len(tensor) // 4
-    return None
+    return ClassFrequency.from_class_counts(annotations.frequency)

@@ -1,205 +1,365 @@
-"""Converts torchvision's Mask and Faster R-CNN (``maskrcnn_resnet50_fpn``) to initial weights, and to its names.
+"""Losses of tailseg in torchvision's detectors: Faster, Mask and Keypoint R-CNN, RetinaNet and FCOS.
 
-Background is torchvision's first class and our last logit; torchvision's box and mask predictors have rows for the
-background, ours do not. Rows of the predictors are matched by class name. The model does not detect the same as
-torchvision's and has to be trained: torchvision pools without the half-pixel shift and rounds its anchors.
+    categories, frequency = read_classes("train.json")
+    model = maskrcnn_resnet50_fpn_v2(num_classes=len(categories) + 1, box_score_thresh=1e-4)
+    use_loss(model, DropLoss(frequency, tail="rc"), reset_bias=True)
+
+Data sets, targets, detections and the names of the loss terms stay torchvision's. Only the classification loss, the
+last layer of the classifier and the scores change. torchvision's own threshold for scores (0.05, FCOS: 0.2) is too high
+for a long tail: rare classes have low scores, and average precision depends only on the order.
+
+Shapes: B images, A anchors of an image, R regions, K columns of torchvision's classifier, C classes and L logits of the
+loss.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
-from torch import Tensor
-from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models.detection import FCOS, RetinaNet
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
+from torchvision.models.detection.fcos import FCOSHead
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.models.detection.retinanet import RetinaNetClassificationHead
+from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
-from tailseg.annotations.dataset import Category
-from tailseg.interop.detectron2 import BBOX_REG_WEIGHTS
-from tailseg.interop.rules import BATCH_COUNT, Converted, Rule, find_our_name, read_by_rules, write_by_rules
-from tailseg.models.detector import TwoStageDetector
-from tailseg.training.checkpoint import CheckpointError
-from tailseg.training.first_weights import simplify_name
+from tailseg.losses import BinaryLoss, ClassificationLoss
 
-CLASSIFIER = "roi_heads.box_predictor.cls_score"
-REGRESSOR = "roi_heads.box_predictor.bbox_pred"
-MASK_PREDICTOR = "roi_heads.mask_predictor.mask_fcn_logits"
-
-RULES = (
-    Rule("backbone.body.{rest}", "backbone.{rest}"),
-    Rule("backbone.fpn.inner_blocks.{i}.0.{p}", "fpn.lateral.{i}.{p}"),
-    Rule("backbone.fpn.layer_blocks.{i}.0.{p}", "fpn.output.{i}.{p}"),
-    Rule("rpn.head.conv.0.0.{p}", "rpn.conv.{p}"),
-    Rule("rpn.head.cls_logits.{p}", "rpn.objectness.{p}"),
-    Rule("rpn.head.bbox_pred.{p}", "rpn.box_deltas.{p}"),
-    Rule("roi_heads.box_head.fc6.{p}", "box_head.fc1.{p}"),
-    Rule("roi_heads.box_head.fc7.{p}", "box_head.fc2.{p}"),
-    Rule(f"{CLASSIFIER}.{{p}}", "box_head.classifier.{p}"),
-    Rule(f"{REGRESSOR}.{{p}}", "box_head.regressor.{p}"),
-    Rule("roi_heads.mask_head.{i}.0.{p}", "mask_head.convs.{i}.{p}"),
-    Rule("roi_heads.mask_predictor.conv5_mask.{p}", "mask_head.upsample.{p}"),
-    Rule(f"{MASK_PREDICTOR}.{{p}}", "mask_head.predictor.{p}"),
-    # names in files from before torchvision 0.13, such as its published COCO weights
-    Rule("backbone.fpn.inner_blocks.{i}.{p}", "fpn.lateral.{i}.{p}"),
-    Rule("backbone.fpn.layer_blocks.{i}.{p}", "fpn.output.{i}.{p}"),
-    Rule("rpn.head.conv.{p}", "rpn.conv.{p}"),
-    *(Rule(f"roi_heads.mask_head.mask_fcn{i + 1}.{{p}}", f"mask_head.convs.{i}.{{p}}") for i in range(4)),
-)
-"""Their keys and ours. The first rule that matches a key is used."""
+Targets = Sequence[dict[str, Any]]
 
 
-def get_coco_names() -> tuple[str, ...]:
-    """Returns the class names of torchvision's COCO weights by label: 0 is background, unused ones are ``N/A``."""
-    return tuple(MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"])
+def use_loss(model: nn.Module, loss: ClassificationLoss, *, reset_bias: bool) -> None:
+    """Exchanges the classification loss of a detector of torchvision, in place; call it before you make the optimizer.
 
+    - Faster, Mask and Keypoint R-CNN take every loss. Labels are 1 .. C, and the model has C + 1 classes. The
+      classifier gets the loss's L logits, in the loss's order: a softmax's background is the last one.
+    - RetinaNet and FCOS take every loss without a logit of background (``GumbelCE(..., background=False)``). Labels are
+      1 .. C if the model has C + 1 classes, as torchvision's documentation says: then the first column has no meaning,
+      no gradient and the score 0. They are 0 .. C-1 if it has C. The loss is divided by the number of positives as in
+      torchvision.
 
-def from_torchvision(
-    state: Mapping[str, Tensor],
-    model: TwoStageDetector,
-    class_names: Sequence[str],
-    *,
-    file_names: Sequence[str] | None = None,
-    source: str = "the state dict",
-) -> tuple[Converted, list[str]]:
-    """Converts torchvision's state dict to initial weights of a model.
-
-    Backbone, FPN, RPN and the heads' shared layers are copied. In the predictors, the rows of classes with the same
-    name are copied, and the background's row if the loss has one logit for it. All other rows stay as in ``model``.
+    ``FocalLoss(C)`` is the own loss of RetinaNet and FCOS, ``SoftmaxCE(C)`` that of the R-CNNs. The loss becomes a part
+    of the model, so that its state is saved and moved with it. `LDAMLoss` with ``reweight_after`` needs
+    ``loss.step_taken()`` after each step.
 
     Args:
-        state: state dict of a torchvision detector with FPN and these heads.
-        model: a model with its initial weights; it has a mask head if the state dict has one.
-        class_names: the model's class names, by label.
-        file_names: the state dict's class names by torchvision's labels, background first; None for the 91 of COCO.
-        source: what errors call the state dict.
-
-    Returns:
-        The state dict for ``model``, and the names of the classes whose rows were copied.
+        model: the detector.
+        loss: for the C classes of the training set.
+        reset_bias: whether the bias of the classifier becomes the loss's first bias: True for a classifier that was not
+            trained with this loss, False for one that was. The weights of the classes stay in both cases.
 
     Raises:
-        CheckpointError: the state dict has another number of classes than ``file_names``; or a key is missing,
-            unexpected or of another shape. The message names them.
+        TypeError: the model or one of its heads is of another class, or the loss does not fit a dense head.
+        ValueError: the numbers of classes disagree, the model has a loss of tailseg already, or its classifier has no
+            bias for the loss.
     """
-    file_names = get_coco_names() if file_names is None else file_names
-    classes = len(state.get(f"{CLASSIFIER}.bias", ()))
-    if classes and classes != len(file_names):
-        raise CheckpointError(
-            f"{source} has {classes} classes (background included), expected {len(file_names)}. Convert it with the "
-            "annotation file that it was trained on: tailseg convert --classes"
+    if any(isinstance(module, ClassificationLoss) for module in model.modules()):
+        raise ValueError("the model has a loss of tailseg already: build the model again, and call use_loss once")
+    if isinstance(model, GeneralizedRCNN):
+        _use_in_rcnn(model.roi_heads, loss, reset_bias=reset_bias)
+    elif isinstance(model, RetinaNet | FCOS):
+        _use_in_dense(model, loss, reset_bias=reset_bias)
+    else:
+        raise TypeError(
+            f"use_loss takes torchvision's Faster, Mask and Keypoint R-CNN, RetinaNet and FCOS, got "
+            f"{type(model).__name__}: call the loss in the head of your model, as docs/reference/losses.md shows"
         )
-    rows = _rows(file_names, class_names)
-    expected = model.state_dict()
-    resized = dict(state)
-    for key in (f"{name}.{p}" for name in (CLASSIFIER, REGRESSOR, MASK_PREDICTOR) for p in ("weight", "bias")):
-        ours = find_our_name(key, RULES, expected)
-        if key in state and ours is not None:
-            resized[key] = _resize(key, state[key], expected[ours], rows, len(file_names), len(class_names))
-    converted = read_by_rules(
-        _with_our_eps(resized, classes),
-        expected,
-        RULES,
-        source=source,
-        target=f"{type(model).__name__} on {type(model.backbone).__name__}",
-        optional=lambda key: key.endswith(BATCH_COUNT) or ".loss." in key,
-    )
-    return converted, [class_names[ours] for ours, _ in rows]
 
 
-def list_file_names(num_labels: int, categories: Sequence[Category]) -> tuple[str, ...] | None:
-    """Lists the class names of a file by its labels, for a file with other classes than COCO's.
-
-    torchvision's reference scripts use category ids as labels. Many other scripts count the classes from 1.
-
-    Args:
-        num_labels: the number of the file's labels, background included.
-        categories: the classes that the file was trained on, by label.
-
-    Returns:
-        The names, background first; None if the number of classes does not fit.
-    """
-    if num_labels == max(category.id for category in categories) + 1:
-        names = {category.id: category.name for category in categories}
-        return tuple(names.get(label, "N/A") for label in range(num_labels))
-    if num_labels == len(categories) + 1:
-        return ("__background__", *(category.name for category in categories))
-    return None
-
-
-def to_torchvision(state: Mapping[str, Tensor], num_classes: int, target_stds: Sequence[float]) -> Converted:
-    """Converts tailseg's state dict to torchvision's names, with background as the first class.
-
-    The box and mask predictors get rows of zeros for background, which torchvision has and does not use.
-
-    Args:
-        state: tensors by our names, of a Mask or Faster R-CNN on a ResNet.
-        num_classes: C.
-        target_stds: ``target_stds`` of the box head.
-
-    Returns:
-        The state dict, and which keys were left out.
+def _exchange_classes(*exchanges: tuple[nn.Module, type[nn.Module], type[nn.Module]]) -> None:
+    """Makes modules of torchvision's classes modules of ours; their parameters, hooks and settings stay.
 
     Raises:
-        CheckpointError: torchvision has no such network, or the loss has not C + 1 logits.
+        TypeError: a module is of another class; then nothing is changed.
     """
-    if "backbone.layer1.0.conv1.weight" not in state:
-        raise CheckpointError(
-            "torchvision's detectors with these heads have a ResNet, and the model has another backbone"
+    for module, theirs, _ in exchanges:
+        if type(module) is not theirs:
+            raise TypeError(
+                f"use_loss expects torchvision's {theirs.__name__}, got {type(module).__name__}, whose own methods "
+                "would be lost: call the loss there"
+            )
+    for module, _, ours in exchanges:
+        cast(Any, module).__class__ = ours
+
+
+def _check_labels(targets: Targets, first_label: int, num_classes: int) -> None:
+    """Refuses labels without a class; torchvision would take a 0 for background, or for a class."""
+    labels = torch.cat([target["labels"] for target in targets])
+    last = first_label + num_classes - 1
+    if len(labels) and not (first_label <= int(labels.min()) and int(labels.max()) <= last):
+        raise ValueError(
+            f"the labels of this model are {first_label} .. {last}, got {int(labels.min())} .. {int(labels.max())} in "
+            "the targets: "
+            + ("add 1 to labels from 0, " if first_label else "subtract 1 from labels from 1, ")
+            + "and use contiguous labels, not category ids"
         )
-    written = write_by_rules(state, RULES, optional=lambda key: ".loss." in key)
-    theirs = written.state
-    for key, tensor in theirs.items():
-        if key.startswith(CLASSIFIER):
-            if len(tensor) != num_classes + 1:
-                raise CheckpointError(
-                    f"the loss has {len(tensor)} logits for {num_classes} classes, and torchvision has one for each "
-                    "class and one for background: its names do not fit this loss"
-                )
-            theirs[key] = torch.cat([tensor[-1:], tensor[:-1]])
-        elif key.startswith(REGRESSOR):
-            if len(tensor) != 4 * num_classes:
-                raise CheckpointError("torchvision has a box for each class, and the model has one for all classes")
-            units = [std * weight for std, weight in zip(target_stds, BBOX_REG_WEIGHTS[0], strict=True)]
-            rows = tensor * tensor.new_tensor(units).repeat(num_classes).view(-1, *[1] * (tensor.dim() - 1))
-            theirs[key] = torch.cat([torch.zeros_like(rows[:4]), rows])
-        elif key.startswith(MASK_PREDICTOR):
-            theirs[key] = torch.cat([torch.zeros_like(tensor[:1]), tensor])
-    return written
 
 
-def _rows(file_names: Sequence[str], class_names: Sequence[str]) -> list[tuple[int, int]]:
-    """Lists our label and theirs for each class with the same name."""
-    theirs = {simplify_name(name): label for label, name in enumerate(file_names) if label > 0 and name != "N/A"}
-    return [(label, theirs[name]) for label, name in enumerate(map(simplify_name, class_names)) if name in theirs]
+# ---- Faster, Mask and Keypoint R-CNN
 
 
-def _resize(
-    key: str, theirs: Tensor, ours: Tensor, rows: Sequence[tuple[int, int]], num_theirs: int, num_ours: int
-) -> Tensor:
-    """Copies the rows of known classes into our predictor's initial weights."""
-    resized = ours.clone()
-    boxes = key.startswith(REGRESSOR)
-    width = 4 if boxes else 1
-    if len(theirs) != num_theirs * width or ours.shape[1:] != theirs.shape[1:]:
-        return theirs  # the shape is wrong: reported with all others
-    if len(ours) not in (num_ours * width, *(() if boxes else (num_ours + 1, num_ours + 2))):
-        return resized  # a class-agnostic regressor, or a loss that orders its logits in another way
-    for label, theirs_label in rows:
-        resized[label * width : (label + 1) * width] = theirs[theirs_label * width : (theirs_label + 1) * width]
-    if key.startswith(CLASSIFIER) and len(ours) == num_ours + 1:
-        resized[-1] = theirs[0]  # background: first there, last here
-    return resized
+def _use_in_rcnn(heads: nn.Module, loss: ClassificationLoss, *, reset_bias: bool) -> None:
+    predictor = cast(Any, heads).box_predictor
+    old = getattr(predictor, "cls_score", None)
+    if not isinstance(old, nn.Linear):
+        raise TypeError(
+            f"use_loss expects a box predictor with a linear layer cls_score, as FastRCNNPredictor has, got "
+            f"{type(predictor).__name__}"
+        )
+    if old.out_features != loss.num_classes + 1:
+        raise ValueError(
+            f"the model has {old.out_features} classes with background, and the loss {loss.num_classes} without it: "
+            f"build the model with num_classes={loss.num_classes + 1}"
+        )
+    # Background is torchvision's first row, and the loss's last one if it has one. Other logits have no row.
+    rows = [*range(1, loss.num_classes + 1), 0][: loss.num_logits]
+    if not reset_bias and len(rows) < loss.num_logits:
+        raise ValueError(
+            f"{type(loss).__name__} has {loss.num_logits} logits for {loss.num_classes} classes, for which the "
+            "classifier was not trained: give reset_bias=True"
+        )
+    _exchange_classes((heads, RoIHeads, LossRoIHeads), (predictor, FastRCNNPredictor, LossPredictor))
+    new = nn.Linear(old.in_features, loss.num_logits, device=old.weight.device, dtype=old.weight.dtype)
+    with torch.no_grad():
+        if len(rows) == loss.num_logits:
+            new.weight.copy_(old.weight[rows])
+        else:
+            nn.init.normal_(new.weight, std=0.01)
+        new.bias.copy_(loss.init_bias() if reset_bias else old.bias[rows])
+    predictor.cls_score = new
+    cast(Any, heads).loss = loss.to(old.weight.device)
 
 
-def _with_our_eps(state: Mapping[str, Tensor], classes: int) -> dict[str, Tensor]:
-    """Adapts the state dict to batch norms that add 1e-5 to the variance.
+class LossPredictor(FastRCNNPredictor):
+    """torchvision's predictor, whose logits go to the loss in training, and not to torchvision's cross entropy."""
 
-    The published COCO weights were trained with 0 added (torchvision sets ``eps = 0`` when it loads them). Their scale
-    is multiplied by sqrt((v + 1e-5) / v), which gives the same map. These weights are recognized by their 91 classes
-    and by the absence of batch counts, which a frozen batch norm does not store.
-    """
-    adapted = dict(state)
-    if classes != len(get_coco_names()) or any(key.endswith(BATCH_COUNT) for key in state):
-        return adapted
-    for key, variance in state.items():
-        scale = key.removesuffix("running_var") + "weight"
-        if key.endswith("running_var") and scale in state and state[scale].shape == variance.shape:
-            exact = variance.double()
-            adapted[scale] = (state[scale].double() * ((exact + 1e-5) / exact).sqrt()).to(torch.float32)
-    return adapted
+    logits: Tensor | None = None
+    """Those of the last training step, until the loss takes them."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the logits and box deltas of the regions; in training, a column of zeros instead of the logits."""
+        logits, deltas = super().forward(x)
+        if self.training:
+            self.logits = logits
+            logits = logits.new_zeros(len(logits), deltas.shape[1] // 4)
+        return logits, deltas
+
+
+class LossRoIHeads(RoIHeads):
+    """torchvision's RoI heads (boxes, masks, keypoints) with the loss in training and its scores at test time."""
+
+    loss: ClassificationLoss
+    labels: Tensor | None = None
+    """Those of the last training step's regions, until the loss takes them: 1 .. C, 0 for background."""
+
+    def select_training_samples(self, proposals: list[Tensor], targets: Any) -> Any:  # noqa: ANN401
+        """Selects regions as torchvision does, and keeps their labels for the loss."""
+        self.check_targets(targets)
+        _check_labels(targets, 1, self.loss.num_classes)
+        samples = super().select_training_samples(proposals, targets)
+        self.labels = torch.cat(samples[2])
+        return samples
+
+    def forward(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+        targets: Any = None,  # noqa: ANN401
+    ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
+        """Runs torchvision's heads; ``loss_classifier`` is the loss.
+
+        Args:
+            features: feature maps.
+            proposals: regions of each image.
+            image_shapes: height and width of each image.
+            targets: torchvision's, in training.
+
+        Returns:
+            The detections of each image, and in training the losses.
+        """
+        detections, losses = super().forward(features, proposals, image_shapes, targets)
+        if self.training:
+            logits, labels = cast(Tensor, self.box_predictor.logits), cast(Tensor, self.labels)
+            self.box_predictor.logits = self.labels = None
+            # background from 0 to C
+            terms = self.loss(logits, (labels - 1) % (self.loss.num_classes + 1))
+            losses["loss_classifier"] = torch.stack([*terms.values()]).sum()
+        return detections, losses
+
+    def postprocess_detections(
+        self,
+        class_logits: Tensor,
+        box_regression: Tensor,
+        proposals: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Selects the detections of each image as torchvision does, by the scores of the loss.
+
+        Args:
+            class_logits: ``[R, L]``.
+            box_regression: deltas of background and the C classes, ``[R, 4 (C + 1)]``.
+            proposals: regions of each image.
+            image_shapes: height and width of each image.
+
+        Returns:
+            Boxes, scores and labels (1 .. C) of each image, best first.
+        """
+        counts = [len(boxes) for boxes in proposals]
+        boxes = self.box_coder.decode(box_regression, proposals)[:, 1:].split(counts)
+        scores = self.loss.scores(class_logits).split(counts)
+        images = [self._select(*image) for image in zip(boxes, scores, image_shapes, strict=True)]
+        return [one[0] for one in images], [one[1] for one in images], [one[2] for one in images]
+
+    def _select(self, boxes: Tensor, scores: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        """The detections of an image, from boxes [R, C, 4] and scores [R, C]."""
+        region, label = torch.where(scores > self.score_thresh)
+        boxes, scores = clip_boxes_to_image(boxes[region, label], size), scores[region, label]
+        rows = remove_small_boxes(boxes, min_size=1e-2)
+        rows = rows[batched_nms(boxes[rows], scores[rows], label[rows], self.nms_thresh)][: self.detections_per_img]
+        return boxes[rows], scores[rows], label[rows] + 1
+
+
+# ---- RetinaNet and FCOS
+
+
+def _use_in_dense(model: RetinaNet | FCOS, loss: ClassificationLoss, *, reset_bias: bool) -> None:
+    name = type(model).__name__
+    if not isinstance(loss, BinaryLoss) or loss.num_logits != loss.num_classes:
+        raise TypeError(
+            f"{name} takes a loss that asks each class a yes-no question, without a logit of background, got "
+            f"{type(loss).__name__} with {loss.num_logits} logits for {loss.num_classes} classes: set "
+            "background=False if the loss has this setting, or take FocalLoss, GumbelCE or DropLoss"
+        )
+    head = cast(Any, model.head)
+    classifier = head.classification_head
+    if (first_label := classifier.num_classes - loss.num_classes) not in (0, 1):
+        raise ValueError(
+            f"the model has {classifier.num_classes} classes, and the loss {loss.num_classes}: build the model with "
+            f"num_classes={loss.num_classes + 1} for labels from 1, or {loss.num_classes} for labels from 0"
+        )
+    if isinstance(model, RetinaNet):
+        _exchange_classes(
+            (model, RetinaNet, LossRetinaNet),
+            (classifier, RetinaNetClassificationHead, LossRetinaNetClassificationHead),
+        )
+    else:
+        _exchange_classes((model, FCOS, LossFCOS), (head, FCOSHead, LossFCOSHead))
+    layer = classifier.cls_logits
+    if reset_bias:
+        with torch.no_grad():
+            layer.bias.view(classifier.num_anchors, -1)[:, first_label:] = loss.init_bias().to(layer.bias)
+    classifier.loss = loss.to(layer.weight.device)
+
+
+def _find_labels(targets: Targets, matched: Tensor, first_label: int, num_classes: int) -> Tensor:
+    """The label of each anchor by the index of its object, [B, A]: 0 .. C-1, and C for none."""
+    _check_labels(targets, first_label, num_classes)
+    labels = torch.full_like(matched, num_classes)
+    for row, target, index in zip(labels, targets, matched, strict=True):
+        if len(target["labels"]):
+            row.copy_(torch.where(index >= 0, target["labels"][index.clamp(min=0)] - first_label, num_classes))
+    return labels
+
+
+class _LossScores:
+    """A dense detector of torchvision with the scores of the loss at test time."""
+
+    def postprocess_detections(
+        self, head_outputs: dict[str, list[Tensor]], anchors: list[list[Tensor]], image_shapes: list[tuple[int, int]]
+    ) -> list[dict[str, Tensor]]:
+        """Selects the detections of each image as torchvision does, by the scores of the loss.
+
+        Args:
+            head_outputs: logits, box deltas and FCOS's centerness by level of the pyramid.
+            anchors: of each image and level.
+            image_shapes: height and width of each image.
+
+        Returns:
+            torchvision's detections of each image.
+        """
+        classifier = cast(Any, self).head.classification_head
+        first_label = classifier.num_classes - classifier.loss.num_classes
+        # logits whose sigmoid, which torchvision takes, is the score
+        logits = [torch.logit(classifier.loss.scores(level[..., first_label:])) for level in head_outputs["cls_logits"]]
+        outputs = head_outputs | {"cls_logits": [F.pad(level, (first_label, 0), value=-torch.inf) for level in logits]}
+        return cast(Any, super()).postprocess_detections(outputs, anchors, image_shapes)
+
+
+class LossRetinaNet(_LossScores, RetinaNet):
+    """torchvision's RetinaNet with a loss of tailseg."""
+
+
+class LossFCOS(_LossScores, FCOS):
+    """torchvision's FCOS with a loss of tailseg."""
+
+
+class LossRetinaNetClassificationHead(RetinaNetClassificationHead):
+    """torchvision's head with the loss."""
+
+    loss: BinaryLoss
+
+    def compute_loss(
+        self, targets: list[dict[str, Tensor]], head_outputs: dict[str, Tensor], matched_idxs: list[Tensor]
+    ) -> Tensor:
+        """Computes the loss: of each image divided by its positives, and then the mean over the images.
+
+        Anchors whose overlap lies between the thresholds are ignored.
+
+        Args:
+            targets: torchvision's.
+            head_outputs: with the logits ``[B, A, K]``.
+            matched_idxs: the index of each anchor's object; -1 for none, -2 for ignored anchors.
+
+        Returns:
+            The loss.
+        """
+        first_label = self.num_classes - self.loss.num_classes
+        logits, matched = head_outputs["cls_logits"][..., first_label:], torch.stack(matched_idxs)
+        num_positives = (matched >= 0).sum(1, keepdim=True).clamp(min=1)
+        weights = 1 / (num_positives.to(torch.promote_types(logits.dtype, torch.float32)) * len(targets))
+        # One call for all images: losses with a state, and those that count the classes, look at the whole batch.
+        return self.loss.dense(
+            logits,
+            _find_labels(targets, matched, first_label, self.loss.num_classes),
+            weights=weights.expand(matched.shape),
+            ignored=matched == self.BETWEEN_THRESHOLDS,
+            normalizer=1.0,
+        )
+
+
+class LossFCOSHead(FCOSHead):
+    """torchvision's head with the loss."""
+
+    def compute_loss(
+        self,
+        targets: list[dict[str, Tensor]],
+        head_outputs: dict[str, Tensor],
+        anchors: list[Tensor],
+        matched_idxs: list[Tensor],
+    ) -> dict[str, Tensor]:
+        """Computes torchvision's losses; ``classification`` is the loss, divided by the positives of all images.
+
+        Args:
+            targets: torchvision's.
+            head_outputs: with the logits ``[B, A, K]``.
+            anchors: of each image.
+            matched_idxs: the index of each anchor's object, -1 for none.
+
+        Returns:
+            The losses.
+        """
+        logits, loss = head_outputs["cls_logits"], cast(BinaryLoss, self.classification_head.loss)
+        first_label = self.classification_head.num_classes - loss.num_classes
+        matched = torch.stack(matched_idxs)
+        labels = _find_labels(targets, matched, first_label, loss.num_classes)
+        # torchvision computes its focal loss together with the others: of one class, which costs next to nothing.
+        one_class = [target | {"labels": torch.zeros_like(target["labels"])} for target in targets]
+        outputs = head_outputs | {"cls_logits": logits[..., :1].detach()}
+        losses = super().compute_loss(one_class, outputs, anchors, matched_idxs)
+        num_positives = (matched >= 0).sum().clamp(min=1).float()
+        losses["classification"] = loss.dense(logits[..., first_label:], labels, normalizer=num_positives)
+        return losses

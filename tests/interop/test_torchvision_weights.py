@@ -9,7 +9,7 @@ from torchvision.models.detection import maskrcnn_resnet50_fpn
 from torchvision.ops import FrozenBatchNorm2d
 
 from tailseg.annotations.dataset import Category
-from tailseg.interop.torchvision import from_torchvision, get_coco_names, list_file_names, to_torchvision
+from tailseg.interop.torchvision_weights import from_torchvision, get_coco_names, list_file_names, to_torchvision
 from tailseg.losses import DropLossConfig, GumbelCEConfig, LossConfig, SeesawLossConfig, build_loss
 from tailseg.models import ModelConfig, ResNetConfig, build_detector
 from tailseg.models.detector import Detector

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tailseg.interop.mmdet import backbone_from_mmdet, from_mmdet, to_mmdet
+from tailseg.interop.mmdet_weights import backbone_from_mmdet, from_mmdet, to_mmdet
 from tailseg.losses import EQLv2Config, SoftmaxCEConfig, build_loss
 from tailseg.models import GroupedConfig, ModelConfig, ResNetConfig, SwinConfig, build_detector
 from tailseg.models.backbones import build_backbone
