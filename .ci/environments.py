@@ -22,12 +22,14 @@ FRAMEWORKS = {
     "rfdetr[train]": "import rfdetr",
     "ultralytics": "from ultralytics import YOLO",
     "lightly-train": "import lightly_train",
-    "transformers": "from transformers import RfDetrForInstanceSegmentation, Mask2FormerForUniversalSegmentation",
+    "transformers accelerate": "from transformers import RfDetrForInstanceSegmentation, Mask2FormerForUniversalSegmentation",
     "onedl-mmdetection onedl-mmcv onedl-mmengine": "from mmdet.apis import init_detector",
     "fiftyone": "import fiftyone",
     "libreyolo": "import libreyolo",
 }
 TESTS = {
+    "rfdetr[train]": "tests/interop/test_rfdetr.py tests/interop/test_rfdetr_loss.py",
+    "transformers accelerate": "tests/interop/test_detr.py tests/interop/test_detr_examples.py",
     "ultralytics": "tests/interop/test_ultralytics_loss.py",
     "onedl-mmdetection onedl-mmcv onedl-mmengine": "tests/interop/test_mmdet_loss.py",
 }
@@ -82,7 +84,7 @@ def install(requirements: str, code: str, tests: str | None) -> None:
         if tests is not None:
             blocks.execute(["uv", "pip", "install", "--quiet", "--python", python, "pytest", "beartype"], folder)
             blocks.execute(
-                [*home, python, "-m", "pytest", "-q", "-p", "no:cacheprovider", tests], blocks.ROOT, timeout=900
+                [*home, python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests.split()], blocks.ROOT, timeout=900
             )
 
 

@@ -30,7 +30,7 @@ from tailseg.interop import read_classes
 from tailseg.interop.detr import use_loss
 from tailseg.losses import GumbelCE
 
-_, frequency = read_classes(Path("train.json"))
+_, frequency = read_classes("train.json")
 loss = GumbelCE(frequency, background=False)
 model = RTDetrV2ForObjectDetection.from_pretrained("model", num_labels=loss.num_classes, ignore_mismatched_sizes=True)
 use_loss(model, loss, reset_bias=True)
@@ -48,7 +48,7 @@ from tailseg.interop import read_classes
 from tailseg.interop.detr import use_loss
 from tailseg.losses import GumbelCE
 
-_, frequency = read_classes(Path("train.json"))
+_, frequency = read_classes("train.json")
 loss = GumbelCE(frequency)  # with a logit of background, which is the output for "no object"
 model = Mask2FormerForUniversalSegmentation.from_pretrained(
     "model", num_labels=loss.num_classes, ignore_mismatched_sizes=True

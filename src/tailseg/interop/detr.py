@@ -1,6 +1,6 @@
 """The losses of tailseg in the DETR-like models of transformers: RF-DETR, LW-DETR, RT-DETR, D-FINE, Mask2Former, EoMT.
 
-    _, frequency = read_classes(Path("train.json"))
+    _, frequency = read_classes("train.json")
     loss = GumbelCE(frequency, background=False)
     model = RfDetrForInstanceSegmentation.from_pretrained(.., num_labels=loss.num_classes, ignore_mismatched_sizes=True)
     use_loss(model, loss, reset_bias=True)

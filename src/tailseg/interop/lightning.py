@@ -98,7 +98,7 @@ def _convert_logits(loss: BinaryLoss, postprocess: PostProcess, inputs: tuple[An
     return {**outputs, "pred_logits": to_sigmoid_logits(loss, outputs["pred_logits"])}, *rest
 
 
-def read_frequency(path: Path) -> ClassFrequency:
+def read_frequency(path: str | Path) -> ClassFrequency:
     """Reads how often each class occurs in a training set in Roboflow's layout, by rfdetr's labels.
 
     rfdetr numbers the classes in order of category id, without the parents that Roboflow adds: categories that another
@@ -109,7 +109,7 @@ def read_frequency(path: Path) -> ClassFrequency:
         DatasetError: a malformed annotation file.
     """
     categories, frequency = read_classes(path)
-    content = json.loads(path.read_text())
+    content = json.loads(Path(path).read_text())
     annotated = {int(annotation["category_id"]) for annotation in content["annotations"]}
     labels = [int(category["id"]) for category in filter_parent_categories(content["categories"], annotated)]
     rows = {category.id: row for row, category in enumerate(categories)}
