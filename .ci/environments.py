@@ -22,7 +22,7 @@ FRAMEWORKS = {
     "rfdetr[train]": "import rfdetr",
     "ultralytics": "from ultralytics import YOLO",
     "lightly-train": "import lightly_train",
-    "transformers accelerate": "from transformers import RfDetrForInstanceSegmentation, Mask2FormerForUniversalSegmentation",
+    "transformers accelerate": "from transformers import RfDetrForInstanceSegmentation",
     "onedl-mmdetection onedl-mmcv onedl-mmengine": "from mmdet.apis import init_detector",
     "fiftyone": "import fiftyone",
     "libreyolo": "import libreyolo",
@@ -83,9 +83,8 @@ def install(requirements: str, code: str, tests: str | None) -> None:
         blocks.execute([*home, python, "-c", f"{code}\n{CHECK}"], folder, timeout=900)
         if tests is not None:
             blocks.execute(["uv", "pip", "install", "--quiet", "--python", python, "pytest", "beartype"], folder)
-            blocks.execute(
-                [*home, python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests.split()], blocks.ROOT, timeout=900
-            )
+            pytest = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+            blocks.execute([*home, *pytest, *tests.split()], blocks.ROOT, timeout=900)
 
 
 def main() -> None:

@@ -24,7 +24,6 @@ from tailseg.data.tiny_tail import generate
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 BOXES = """
-from pathlib import Path
 from transformers import AutoImageProcessor, RTDetrV2ForObjectDetection, Trainer
 from tailseg.interop import read_classes
 from tailseg.interop.detr import use_loss
@@ -42,7 +41,6 @@ detections = processor.post_process_object_detection(model.eval()(pixels), 0.0, 
 """RT-DETR, D-FINE, LW-DETR, RF-DETR."""
 
 MASKS = """
-from pathlib import Path
 from transformers import AutoImageProcessor, Mask2FormerForUniversalSegmentation, Trainer
 from tailseg.interop import read_classes
 from tailseg.interop.detr import use_loss
