@@ -5,6 +5,8 @@ use_loss(module, GumbelCE(frequency, background=False), reset_bias=True)
 trainer = build_trainer(train_config, model_config)
 trainer.callbacks.append(RFDETREvaluation("valid/_annotations.coco.json", train="train/_annotations.coco.json"))
 trainer.fit(module, RFDETRDataModule(model_config, train_config))
+
+`RFDETREvaluation` works with and without a loss of tailseg.
 """
 
 import functools
