@@ -43,8 +43,11 @@ import tailseg
 
 assert tailseg.__file__.startswith(sys.prefix), f"{tailseg.__file__} is not in {sys.prefix}"
 for module in pkgutil.walk_packages(tailseg.__path__, "tailseg."):
-    # the last two need the frameworks that they are for
-    if module.name not in ("tailseg.__main__", "tailseg.interop.trainer", "tailseg.interop.lightning"):
+    # the last ones need the frameworks that they are for, or the extra export
+    if module.name not in (
+        "tailseg.__main__", "tailseg.interop.trainer", "tailseg.interop.lightning",
+        "tailseg.export.files", "tailseg.export.onnx_file",
+    ):
         importlib.import_module(module.name)
 """
 TRAIN = f"""
