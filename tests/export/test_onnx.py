@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -101,6 +103,19 @@ def test_the_runner_makes_the_results_of_predict(exported: Path, predictor: Pred
     assert all(record["segmentation"]["size"] == [found.height, found.width] for record in records)
     run_file(exported, photos, "--out", out)
     assert all(record["score"] >= 0.4 for record in json.loads(out.read_text()))
+
+
+def test_the_python_code_of_the_page(exported: Path, predictor: Predictor) -> None:
+    page = (Path(__file__).parents[2] / "docs/how-to/export.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (exported / "photos").mkdir(exist_ok=True)
+    shutil.copy(min((Path(predictor.recipe.data.val).parent / "val").iterdir()), exported / "photos" / "a.jpg")
+    program = "import sys; sys.modules.update(torch=None, torchvision=None, tailseg=None)\n" + code
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=exported)
+    assert done.returncode == 0, done.stderr
+    scores = [float(line.rsplit(" ", 1)[1]) for line in done.stdout.splitlines()]
+    assert min(scores) >= 0.4
+    assert scores == sorted(scores, reverse=True)
 
 
 def test_the_runner_takes_an_annotation_file_and_names_what_it_cannot_read(

@@ -72,7 +72,7 @@ def run(arguments: Sequence[str]) -> None:
     targets = {folder: None, file: MODELS[options.to], folder / "detect.py": RUNNER, report: TABLES}
     check(options, targets, instead="name another folder (--out)", overwrite=options.overwrite)
     from tailseg.export.files import export_model, write_runner
-    from tailseg.inference import Predictor
+    from tailseg.inference import InferenceConfig, Predictor
 
     base, modules = find_own_code(options.recipe, options.module)
     predictor = Predictor.from_run(
@@ -82,6 +82,7 @@ def run(arguments: Sequence[str]) -> None:
         base=base,
         modules=modules,
         calibrated=options.calibrated,
+        config=InferenceConfig(precision="float32"),
     )
     if predictor.thresholds_note:
         output().print(f"note: {predictor.thresholds_note}", markup=False, soft_wrap=True)

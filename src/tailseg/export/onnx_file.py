@@ -55,21 +55,34 @@ def write_onnx(graph: DetectorGraph, file: Path, settings: dict[str, Any]) -> No
 
 
 def to_onnx(graph: DetectorGraph) -> onnx.ModelProto:
-    """Converts a detector, for images of any size and any number of them in a batch."""
+    """Converts a detector, for images of any size and any number of them in a batch.
+
+    Raises:
+        ValueError: the exporter of torch cannot write the backbone.
+    """
     names = OUTPUTS if graph.model.has_masks else OUTPUTS[:-1]
     inputs, shapes = make_example()
-    with quiet(), torch.no_grad():
-        program = torch.onnx.export(
-            graph.eval(),
-            inputs,
-            dynamo=True,
-            verbose=False,
-            opset_version=OPSET,
-            input_names=INPUTS,
-            output_names=names,
-            dynamic_shapes=shapes,
-            custom_translation_table={torch.ops.tailseg.suppress.default: write_suppression},
-        )
+    try:
+        with quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                graph.eval(),
+                inputs,
+                dynamo=True,
+                verbose=False,
+                opset_version=OPSET,
+                input_names=INPUTS,
+                output_names=names,
+                dynamic_shapes=shapes,
+                custom_translation_table={torch.ops.tailseg.suppress.default: write_suppression},
+            )
+    except torch.onnx.OnnxExporterError as error:
+        config = graph.model.config.backbone
+        backbone = getattr(config, "name", type(config).__name__)
+        reason = str(error.__cause__ or error).strip().split("\n")[0]
+        raise ValueError(
+            f"torch.onnx cannot write this model with the backbone {backbone}: {reason}. ResNets, Swin and most "
+            "convolutional networks of timm can be exported"
+        ) from error
     assert program is not None
     model = program.model_proto
     for node in model.graph.node:
