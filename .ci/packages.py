@@ -46,7 +46,7 @@ for module in pkgutil.walk_packages(tailseg.__path__, "tailseg."):
     # the last ones need the frameworks that they are for, or the extra export
     if module.name not in (
         "tailseg.__main__", "tailseg.interop.trainer", "tailseg.interop.lightning",
-        "tailseg.export.files", "tailseg.export.onnx_file",
+        "tailseg.export.files", "tailseg.export.onnx_file", "tailseg.export.openvino_file",
     ):
         importlib.import_module(module.name)
 """

@@ -271,7 +271,7 @@ def rows(run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, 
         ),
         Row(
             "Export.out",
-            "`export --out`: model.onnx, detect.py, comparison.md",
+            "`export --out`: the model, detect.py, comparison.md",
             lambda out: words("export", run, "--images=1", "--out", out),
             ("model.onnx", "detect.py", "comparison.md"),
             lambda out: words("export", run, "--val", copied(truth, "comparison.md")(out), "--out", out),

@@ -15,6 +15,7 @@ import torch
 
 from tailseg import __version__
 from tailseg.cli import main
+from tailseg.cli.file_kinds import MODELS, OPENVINO_WEIGHTS
 from tailseg.data.images import load_image
 from tailseg.evaluation import Metrics
 from tailseg.export import runner
@@ -194,6 +195,25 @@ def test_files_that_are_no_exported_models(tmp_path: Path) -> None:
     onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=9), tmp_path / "other.onnx")
     with pytest.raises(ValueError, match=r"other.onnx was not written by `tailseg export`"):
         runner.Model(tmp_path / "other.onnx")
+
+
+def test_openvino_finds_the_same(exported: Path, model: runner.Model, make_inputs, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    from tailseg.export.openvino_file import write_openvino
+
+    write_openvino(exported / "model.onnx", tmp_path / "model.xml")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.bin", "model.xml"]
+    assert MODELS["openvino"].is_own(tmp_path / "model.xml")
+    assert OPENVINO_WEIGHTS.is_own(tmp_path / "model.bin")
+    converted = runner.Model(tmp_path / "model.xml", threads=1)
+    assert converted.settings == model.settings
+    for sizes in SIZES:
+        _, inputs = make_inputs(sizes)
+        arrays = dict(zip(runner.PARTS, (tensor.numpy() for tensor in inputs), strict=True))
+        expected, found = model.run(arrays), converted.run(arrays)
+        assert found.keys() == expected.keys()
+        for name, tolerance in (("labels", 0), ("counts", 0), ("scores", 1e-4), ("boxes", 0.05), ("masks", 1e-3)):
+            np.testing.assert_allclose(found[name], expected[name], atol=tolerance, rtol=0)
 
 
 def test_wrong_use(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,7 +27,7 @@ COMMANDS = {
     "report": "write one HTML page about runs, or about results of any framework: every class, with pictures",
     "serve": "show the report in a browser, and detect objects in images that you drop on a page",
     "convert": "convert checkpoints from mmdetection, detectron2 and torchvision, and to them",
-    "export": "write a run as an ONNX file with everything inside, and compare it with torch",
+    "export": "write a run as an ONNX or OpenVINO file with everything inside, and compare it with torch",
     "push": "publish a run on the Hugging Face Hub or in a folder: weights, recipe, classes, model card",
     "pull": "fetch a run that push published",
     "data": "show and check a data set: counts, frequency groups, sizes, examples",

@@ -9,7 +9,7 @@ import tyro
 from rich.progress import Progress
 
 from tailseg.cli.common import UsageError, find_own_code, output, parse, require_run
-from tailseg.cli.file_kinds import MARKDOWN_MARK, MODELS, RUNNER, TABLES
+from tailseg.cli.file_kinds import MARKDOWN_MARK, MODELS, OPENVINO_WEIGHTS, RUNNER, TABLES
 from tailseg.cli.outputs import check
 from tailseg.files import Input, Output
 from tailseg.ranges import Range
@@ -32,15 +32,15 @@ class Export:
 
     examples:
       tailseg export runs/custom_small
-      tailseg export runs/custom_small --out exported --images 500
+      tailseg export runs/custom_small --to openvino --out exported --images 500
       python runs/custom_small/exported/detect.py runs/custom_small/exported/model.onnx photos
     """
 
     run: Annotated[Path, tyro.conf.Positional]
     """Folder of the run, which `train` or `convert` wrote, or one checkpoint file."""
-    to: Literal["onnx"] = "onnx"
-    """The format: ONNX for onnxruntime."""
-    out: Annotated[Path | None, Output("model.onnx, detect.py, comparison.md")] = None
+    to: Literal["onnx", "openvino"] = "onnx"
+    """The format: ONNX for onnxruntime (model.onnx), or OpenVINO's own (model.xml and model.bin)."""
+    out: Annotated[Path | None, Output("the model, detect.py, comparison.md")] = None
     """The folder to write to; None writes to the folder "exported" of the run."""
     images: Annotated[int, Range(ge=0)] = 200
     """The largest number of validation images for the comparison with torch; 0 does not compare."""
@@ -68,8 +68,10 @@ def run(arguments: Sequence[str]) -> None:
     if options.out is None and options.run.is_file():
         raise UsageError(f"{options.run} is a file: name the folder to write to (--out)")
     folder = options.out or options.run / "exported"
-    file, report = folder / "model.onnx", folder / "comparison.md"
+    file, report = folder / ("model.onnx" if options.to == "onnx" else "model.xml"), folder / "comparison.md"
     targets = {folder: None, file: MODELS[options.to], folder / "detect.py": RUNNER, report: TABLES}
+    if options.to == "openvino":
+        targets[file.with_suffix(".bin")] = OPENVINO_WEIGHTS
     check(options, targets, instead="name another folder (--out)", overwrite=options.overwrite)
     from tailseg.export.files import export_model, write_runner
     from tailseg.inference import InferenceConfig, Predictor
@@ -89,7 +91,7 @@ def run(arguments: Sequence[str]) -> None:
     annotations = read_validation(options, predictor) if options.images else None
     write_runner(folder / "detect.py")  # a full disk is an error before the work
     with output().status("exporting"):
-        export_model(predictor, file)
+        export_model(predictor, file, options.to)
     size = file.stat().st_size / 1e6
     output().print(f"Written: {file} ({size:.1f} MB), {folder / 'detect.py'}", markup=False, soft_wrap=True)
     if annotations is not None:

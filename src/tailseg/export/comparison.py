@@ -27,7 +27,7 @@ MAX_SCORE_DIFFERENCE: Final = 1e-4
 MAX_BOX_DIFFERENCE: Final = 0.05
 """In pixels of the image."""
 MIN_MASK_IOU: Final = 0.99
-PACKAGES: Final = ("tailseg", "torch", "onnx", "onnxruntime", "onnxscript")
+PACKAGES: Final = ("tailseg", "torch", "onnx", "onnxruntime", "onnxscript", "openvino")
 FIGURES: Final = ("AP", "AP50", "APr", "APc", "APf")
 NAMES: Final[dict[IouType, str]] = {"bbox": "boxes", "segm": "masks"}
 

@@ -1,6 +1,6 @@
 """Detects objects in images with a model that `tailseg export` wrote. This file needs neither torch nor tailseg.
 
-    pip install numpy pillow pycocotools onnxruntime
+    pip install numpy pillow pycocotools onnxruntime        for model.xml: openvino in place of onnxruntime
     python detect.py model.onnx photos
     python detect.py model.onnx photos --annotations val.json --all
 
@@ -15,7 +15,7 @@ segmentation (run lengths) if the model has masks. In Python:
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -40,26 +40,20 @@ class Model:
         """Loads the file.
 
         Args:
-            file: an ONNX file.
+            file: an ONNX file, which onnxruntime runs, or an XML file, which OpenVINO runs.
             threads: of the computation; 0 lets the runtime choose.
 
         Raises:
             ValueError: `tailseg export` did not write the file.
         """
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        content = self._session.get_modelmeta().custom_metadata_map.get("tailseg")
+        content, self._run = (_open_openvino if Path(file).suffix == ".xml" else _open_onnx)(Path(file), threads)
         if content is None:
             raise ValueError(f"{file} was not written by `tailseg export`: it has no metadata of tailseg")
         self.settings: dict[str, Any] = json.loads(content)
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Runs the model on ``images``, ``sizes`` and ``original_sizes``, and returns its outputs by name."""
-        names = [output.name for output in self._session.get_outputs()]
-        return dict(zip(names, self._session.run(names, dict(inputs)), strict=True))
+        return self._run(dict(inputs))
 
     def detect_batch(self, images: Sequence[np.ndarray]) -> list[dict[str, np.ndarray]]:
         """Detects objects in several images at a time.
@@ -105,6 +99,40 @@ class Model:
             for record, mask in zip(records, masks, strict=True):
                 record["segmentation"] = mask
         return records
+
+
+Run = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
+
+
+def _open_onnx(file: Path, threads: int) -> tuple[str | None, Run]:
+    """The metadata of an ONNX file, and the function that runs it."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    content = session.get_modelmeta().custom_metadata_map.get("tailseg")
+    return content, lambda inputs: dict(zip(names, session.run(names, inputs), strict=True))
+
+
+def _open_openvino(file: Path, threads: int) -> tuple[str | None, Run]:
+    """The metadata of a file of OpenVINO, and the function that runs it."""
+    import openvino
+
+    core = openvino.Core()
+    model = core.read_model(file)
+    content = model.get_rt_info("tailseg").astype(str) if model.has_rt_info("tailseg") else None
+    # without the hint, newer processors compute in bfloat16
+    options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
+    compiled = core.compile_model(model, "CPU", options)
+    names = [output.get_any_name() for output in compiled.outputs]
+
+    def run(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        found = compiled(inputs)
+        return {name: found[place] for place, name in enumerate(names)}
+
+    return content, run
 
 
 def make_inputs(resized: Sequence[np.ndarray], images: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
