@@ -119,6 +119,7 @@ def test_what_a_light_command_imports(arguments: str, code: int, allowed: set[st
         ("test MISSING", 1, PARSER),
         ("resume MISSING", 1, PARSER),
         ("predict MISSING TRUTH", 1, PARSER),
+        ("export MISSING", 1, PARSER),
         ("predict MISSING MISSING", 2, PARSER),
         ("calibrate MISSING", 2, PARSER),
         ("report MISSING", 1, PARSER),

@@ -59,6 +59,7 @@ READ = {
         "Serve.recipe",
         "Test.recipe",
         "Convert.recipe",
+        "Export.recipe",
     ),
     *(
         "Compare.recipe",
@@ -68,6 +69,7 @@ READ = {
         "Convert.classes",
         "Convert.source",
         "Push.run",
+        "Export.run",
         "Pull.source",
         "Eval.results",
     ),
@@ -80,6 +82,7 @@ WORDS = {
     "Predict.module",
     "Test.module",
     "Calibrate.module",
+    "Export.module",
     *("Lab.device", "Lab.losses", "Lab.module"),
     "Serve.module",
     "Report.module",
@@ -267,6 +270,13 @@ def rows(run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, 
             lambda out: words("convert", *[copied(best)(out.with_suffix(".pth"))] * 2, "--to", "mmdet"),
         ),
         Row(
+            "Export.out",
+            "`export --out`: the model, detect.py, comparison.md",
+            lambda out: words("export", run, "--images=1", "--out", out),
+            ("model.onnx", "detect.py", "comparison.md"),
+            lambda out: words("export", run, "--val", copied(truth, "comparison.md")(out), "--out", out),
+        ),
+        Row(
             "Push.to",
             "`push --to`: weights, recipe, classes, model card",
             lambda out: words("push", run, "mine", "--yes", "--to", out),
@@ -368,8 +378,25 @@ SLOW = {"Train.recipe.run.out", "Resume.run", "Demo.out"}
 
 @pytest.mark.parametrize("setting", sorted(outputs()))
 def test_the_page_says_what_happens(
-    setting: str, rows: dict[str, Row], tmp_path: Path, disk: Path, capsys: pytest.CaptureFixture[str]
+    setting: str,
+    rows: dict[str, Row],
+    tmp_path: Path,
+    disk: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if setting == "Export.out":
+        pytest.importorskip("onnxruntime")
+        from tailseg.export import onnx_file
+
+        convert, models = onnx_file.to_onnx, []  # tracing takes nearly all the time, and gives the same each time
+
+        def convert_once(graph: object) -> object:
+            if not models:
+                models.append(convert(graph))
+            return models[0]
+
+        monkeypatch.setattr(onnx_file, "to_onnx", convert_once)
     row, cells = rows[setting], dict.fromkeys(COLUMNS, "-")
     name, can_ask = row.files[0], f"{setting.split('.')[0]}.overwrite" in all_settings()
     works = setting not in SLOW | {"Submit.logs"}

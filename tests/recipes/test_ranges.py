@@ -19,6 +19,7 @@ from tailseg.cli.convert import Convert
 from tailseg.cli.data import DataShow
 from tailseg.cli.demo import Demo
 from tailseg.cli.eval import Eval
+from tailseg.cli.export import Export
 from tailseg.cli.lab import Lab
 from tailseg.cli.predict import Predict
 from tailseg.cli.report import Report
@@ -199,6 +200,7 @@ COMMANDS = {
         ("data show", DataShow),
         ("demo", Demo),
         ("eval", Eval),
+        ("export", Export),
         ("predict", Predict),
         ("report", Report),
         ("resume", Resume),

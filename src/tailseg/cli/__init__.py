@@ -27,6 +27,7 @@ COMMANDS = {
     "report": "write one HTML page about runs, or about results of any framework: every class, with pictures",
     "serve": "show the report in a browser, and detect objects in images that you drop on a page",
     "convert": "convert checkpoints from mmdetection, detectron2 and torchvision, and to them",
+    "export": "write a run as an ONNX or OpenVINO file with everything inside, and compare it with torch",
     "push": "publish a run on the Hugging Face Hub or in a folder: weights, recipe, classes, model card",
     "pull": "fetch a run that push published",
     "data": "show and check a data set: counts, frequency groups, sizes, examples",
@@ -57,6 +58,7 @@ examples:
   tailseg report my.json predictions.json            the same for results of any framework
   tailseg serve runs/tiny_gumbel                     drop images on a page, see the detections
   tailseg convert published.pth runs/published --recipe NAME --classes lvis_v1_train.json
+  tailseg export runs/custom_small                   an ONNX file, and a runner without torch
   tailseg push runs/custom_small me/my_model         publish weights, recipe and classes
 
 `tailseg COMMAND --help` explains a command. --debug (or TAILSEG_DEBUG=1) shows the stack trace of an error.

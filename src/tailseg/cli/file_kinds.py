@@ -103,6 +103,15 @@ PICTURE: Final = Kind("a picture of predictions", lambda path: is_drawn(path, DE
 SHEET: Final = Kind("a picture of examples", lambda path: is_drawn(path, EXAMPLES))
 WEIGHTS: Final = Kind("a file of weights", lambda path: "tailseg weights" in _metadata(path).get("format", ""))
 EXPORTED: Final = Kind("a file of weights for another framework", _is_exported)
+MODELS: Final = {
+    # the first fields of an ONNX file: its version, one byte, and the producer
+    "onnx": Kind("an exported model", lambda path: _starts(path, r"\x08.\x12\x07tailseg")),
+    "openvino": Kind("an exported model", lambda path: _starts(path, r'<\?xml[^>]*>\s*<net name="tailseg"')),
+}
+OPENVINO_WEIGHTS: Final = Kind(
+    "weights of an exported model", lambda path: MODELS["openvino"].is_own(path.with_suffix(".xml"))
+)
+RUNNER: Final = Kind("a runner", lambda path: _starts(path, '"""Detects objects in images with a model that `tailseg'))
 REPAIRED: Final = Kind("a repaired file", lambda _: False)
 """Never replaced: the user may have edited it since."""
 

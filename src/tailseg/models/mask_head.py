@@ -94,13 +94,16 @@ class MaskHead(nn.Module):
         """
         size = get_chunk_size(x)
         if len(x) <= size:
-            return self._predict(x, labels)
+            return self.predict_at_once(x, labels)
         chunks = zip(x.split(size), labels.split(size), strict=True)
         return torch.cat(
-            [checkpoint(self._predict, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
+            [
+                checkpoint(self.predict_at_once, *chunk, use_reentrant=False, preserve_rng_state=False)
+                for chunk in chunks
+            ]
         )
 
-    def _predict(self, x: Float[Tensor, "R D s s"], labels: Int64[Tensor, " R"]) -> Float[Tensor, "R 2*s 2*s"]:
+    def predict_at_once(self, x: Float[Tensor, "R D s s"], labels: Int64[Tensor, " R"]) -> Float[Tensor, "R 2*s 2*s"]:
         """`predict` of some RoIs.
 
         A 2x2 deconvolution of stride 2 makes four outputs of each cell that do not overlap: four 1x1 convolutions.

@@ -1,0 +1,1 @@
+"""Writes a trained detector for runtimes without tailseg, and compares the file with torch."""
