@@ -80,8 +80,7 @@ def to_onnx(graph: DetectorGraph) -> onnx.ModelProto:
         backbone = getattr(config, "name", type(config).__name__)
         reason = str(error.__cause__ or error).strip().split("\n")[0]
         raise ValueError(
-            f"torch.onnx cannot write this model with the backbone {backbone}: {reason}. ResNets, Swin and most "
-            "convolutional networks of timm can be exported"
+            f"torch.onnx cannot write this model with the backbone {backbone}: {reason}. Take a ResNet or a ConvNeXt"
         ) from error
     assert program is not None
     model = program.model_proto
