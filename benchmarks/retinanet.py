@@ -1,7 +1,7 @@
 """torchvision's RetinaNet on photographs with a long tail: its own focal loss, and losses of tailseg by `use_loss`.
 
-    python benchmarks/backbones.py /tmp/weights
-    uv run python benchmarks/retinanet.py --weights /tmp/weights/tf_efficientnet_lite0.safetensors
+    python benchmarks/backbones.py runs
+    uv run python benchmarks/retinanet.py --weights runs/tf_efficientnet_lite0.safetensors
 
 The data set is TrashCAN in ``--data``, which is not part of the project: train.json, val.json and images. All variants
 have the same network, data, settings and, by seed, the same first weights and order of images. Only the loss and the
