@@ -133,6 +133,8 @@ def test_the_runner_takes_an_annotation_file_and_names_what_it_cannot_read(
     assert {record["image_id"] for record in json.loads((tmp_path / "r.json").read_text())} == set(ids)
     (tmp_path / "empty").mkdir()
     assert "there is no image in" in run_file(exported, tmp_path / "empty", code=1)
+    assert "no image could be read" in run_file(exported, tmp_path / "gone", "--out", tmp_path / "none.json", code=1)
+    assert not (tmp_path / "none.json").exists()
 
 
 def test_the_comparison_with_torch(exported: Path, predictor: Predictor) -> None:
@@ -195,6 +197,14 @@ def test_files_that_are_no_exported_models(tmp_path: Path) -> None:
     onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=9), tmp_path / "other.onnx")
     with pytest.raises(ValueError, match=r"other.onnx was not written by `tailseg export`"):
         runner.Model(tmp_path / "other.onnx")
+
+
+def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert runner.main([str(tmp_path / "gone.onnx"), str(tmp_path)]) == 1
+    assert capsys.readouterr().err == f"error: there is no file {tmp_path / 'gone.onnx'}\n"
+    (tmp_path / "text.onnx").write_text("text")
+    assert runner.main([str(tmp_path / "text.onnx"), str(tmp_path)]) == 1
+    assert "text.onnx is not a file that tailseg export wrote: " in capsys.readouterr().err
 
 
 def test_openvino_finds_the_same(exported: Path, model: runner.Model, make_inputs, tmp_path: Path) -> None:

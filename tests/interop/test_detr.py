@@ -349,12 +349,21 @@ def test_a_second_loss_is_an_error(name):
         use_loss(model, gumbel_loss(name), reset_bias=True)
 
 
-def test_labels_out_of_range_and_tuples_are_errors():
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("label", [-1, NUM_CLASSES])
+def test_a_class_that_the_loss_has_not_is_an_error(name, label):
+    """The class C would be no object in a model that has an output for it."""
+    model, batch = build(name).train(), make_batch(name)
+    use_loss(model, gumbel_loss(name), reset_bias=True)
+    classes = batch["class_labels"][1] if name in MASK_MODELS else batch["labels"][1]["class_labels"]
+    classes[0] = label
+    with pytest.raises(ValueError, match="the loss has the classes 0 .. 4: number the classes from 0"):
+        model(**batch)
+
+
+def test_a_tuple_is_an_error():
     model = build("rf_detr").train()
     use_loss(model, gumbel_loss("rf_detr"), reset_bias=True)
     batch = make_batch("rf_detr")
     with pytest.raises(TypeError, match="call it with return_dict=True"):
         model.eval()(batch["pixel_values"], return_dict=False)
-    batch["labels"][1]["class_labels"] += 3
-    with pytest.raises((ValueError, IndexError)):
-        model.train()(**batch)

@@ -1,5 +1,6 @@
 """`tailseg export`."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -96,7 +97,8 @@ def run(arguments: Sequence[str]) -> None:
     output().print(f"Written: {file} ({size:.1f} MB), {folder / 'detect.py'}", markup=False, soft_wrap=True)
     if annotations is not None:
         compare(predictor, file, annotations, options.images, report)
-    output().print(f"Next:\n  python {folder / 'detect.py'} {file} PHOTOS", markup=False, soft_wrap=True)
+    command = shlex.join(["python", str(folder / "detect.py"), str(file), "PHOTOS"])
+    output().print(f"Next:\n  {command}", markup=False, soft_wrap=True)
 
 
 def read_validation(options: Export, predictor: "Predictor") -> "Annotations | None":

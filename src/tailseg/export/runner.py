@@ -263,6 +263,22 @@ def list_images(paths: Sequence[Path], annotations: Path | None) -> Iterator[tup
         yield image["id"], name, next((path / name for path in paths if (path / name).is_file()), paths[0] / name)
 
 
+def open_model(file: Path, threads: int) -> Model:
+    """Opens the exported file.
+
+    Raises:
+        ValueError: there is no such file, or the runtime cannot read it.
+    """
+    if not file.is_file():
+        raise ValueError(f"there is no file {file}")
+    try:
+        return Model(file, threads=threads)
+    except (KeyError, ValueError):
+        raise
+    except Exception as error:  # runtimes have exceptions of their own, without a common class
+        raise ValueError(f"{file} is not a file that tailseg export wrote: {error}") from error
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Reads the options, detects, and writes results.json; returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -275,7 +291,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=0, help="threads of the runtime; 0 lets it choose")
     options = parser.parse_args(arguments)
     try:
-        model = Model(options.model, threads=options.threads)
+        model = open_model(options.model, options.threads)
         images = list_images(options.images, options.annotations)
         first = next(images, None)
     except (OSError, ValueError, KeyError) as error:
@@ -296,6 +312,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         records = model.detect(image, above=not options.all, score_threshold=options.score_threshold)
         results += [{"image_id": image_id, "file_name": name, **record} for record in records]
         count += 1
+    if not count:
+        print(f"error: no image could be read; {options.out} is not written", file=sys.stderr)
+        return 1
     options.out.write_text(json.dumps(results))
     print(f"{len(results)} detections in {count} images, written to {options.out}")
     return 1 if failed else 0

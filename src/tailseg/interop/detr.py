@@ -10,6 +10,7 @@ The matching, the losses of boxes and masks and the weights stay those of transf
 """
 
 import functools
+from collections.abc import Mapping
 from types import FunctionType
 from typing import Any
 
@@ -27,6 +28,7 @@ from transformers.utils import ModelOutput
 from tailseg.interop.queries import (
     QueryCriterion,
     check_binary,
+    check_classes,
     check_loss,
     compute_query_loss,
     get_share,
@@ -62,7 +64,8 @@ def use_loss(model: PreTrainedModel, loss: ClassificationLoss, *, reset_bias: bo
     ``post_process_instance_segmentation`` and not for semantic or panoptic segmentation.
 
     A saved model does not know its loss: call this again after ``from_pretrained``, with ``reset_bias=False``. State of
-    a loss (EQLv2) is part of the model's state dict. LDAM's ``reweight_after`` needs ``loss.step_taken()`` after each
+    a loss (EQLv2) is part of the model's state dict, which ``from_pretrained`` reads before there is a loss: it begins
+    again. LDAM's ``reweight_after`` needs ``loss.step_taken()`` after each
     step.
 
     Args:
@@ -97,6 +100,7 @@ def use_loss(model: PreTrainedModel, loss: ClassificationLoss, *, reset_bias: bo
             f"{name} is not supported: use_loss takes RfDetrFor..., LwDetrFor..., RTDetr(V2)For..., DFineFor..., "
             "Mask2FormerFor... and EomtForUniversalSegmentation"
         )
+    model.register_forward_pre_hook(functools.partial(_check_labels, loss), with_kwargs=True)
     model.register_forward_hook(functools.partial(hook, loss))
     if reset_bias:
         set_first_bias(model, loss, width, CLASSIFIERS)
@@ -221,6 +225,13 @@ MASK_CRITERIA: dict[type[PreTrainedModel], type[Any]] = {
     EomtForUniversalSegmentation: EomtCriterion,
 }
 """The criterion of each model that builds its own."""
+
+
+def _check_labels(loss: ClassificationLoss, model: nn.Module, inputs: Any, options: dict[str, Any]) -> None:  # noqa: ANN401, ARG001
+    """Refuses classes of objects that the model has not, before an embedding or a matcher meets them."""
+    labels = options.get("labels") or options.get("class_labels") or []
+    for each in labels:
+        check_classes(loss, each["class_labels"] if isinstance(each, Mapping) else each)
 
 
 def _convert_logits(loss: ClassificationLoss, model: nn.Module, inputs: Any, output: Any) -> None:  # noqa: ANN401, ARG001

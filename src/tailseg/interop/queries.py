@@ -57,6 +57,19 @@ def check_binary(loss: ClassificationLoss, model: str) -> BinaryLoss:
     )
 
 
+def check_classes(loss: ClassificationLoss, classes: Tensor) -> None:
+    """Refuses objects of a class that the loss has not; the class C would be no object.
+
+    Raises:
+        ValueError: a class lies outside ``0 .. C-1``.
+    """
+    if bool(((classes < 0) | (classes >= loss.num_classes)).any()):
+        raise ValueError(
+            f"objects have the classes {int(classes.min())} .. {int(classes.max())}, and the loss has the classes "
+            f"0 .. {loss.num_classes - 1}: number the classes from 0 in the data set, without gaps"
+        )
+
+
 def set_first_bias(model: nn.Module, loss: ClassificationLoss, width: int, names: Collection[str]) -> None:
     """Sets the bias of the classifiers to the loss's bias before the first step.
 
@@ -267,11 +280,7 @@ class QueryCriterion(nn.Module):
         loss = self.class_loss
         logits = outputs[self.logits_name][..., : loss.num_logits]
         images, queries, classes, boxes = self.find_matches(targets, indices)
-        if bool(((classes < 0) | (classes >= loss.num_classes)).any()):  # C itself would be no object
-            raise ValueError(
-                f"objects have the classes {int(classes.min())} .. {int(classes.max())}, and the loss has the classes "
-                f"0 .. {loss.num_classes - 1}: number the classes from 0 in the data set, without gaps"
-            )
+        check_classes(loss, classes)
         labels = torch.full(logits.shape[:2], loss.num_classes, device=logits.device)
         labels[images, queries] = classes
         with torch.no_grad():

@@ -9,7 +9,7 @@
     YOLO("yolo26n-seg.pt").train(data="data.yaml", trainer=Trainer)
 
 ``categories, frequency = read_classes("train.json")`` reads the frequencies; data.yaml must name the classes in the
-order of the categories. Only the classification loss, the first bias of the classifier and the scores change. The
+order of the category ids. Only the classification loss, the first bias of the classifier and the scores change. The
 assignment of anchors to objects uses the scores of the loss, too.
 
 The model then has classes of this module, so that whoever loads its file needs tailseg.
