@@ -1,5 +1,7 @@
 """Tiny random DETR-like models of transformers, and a batch with objects of five classes."""
 
+import json
+
 import torch
 from transformers import (
     DFineConfig,
@@ -162,3 +164,38 @@ def draw_masks(boxes):
     places = (torch.arange(SIDE) + 0.5) / SIDE
     inside = ((places - boxes[:, :2, None]).abs() < boxes[:, 2:, None] / 2).unbind(1)
     return inside[1][:, :, None] & inside[0][:, None, :]
+
+
+class Images(torch.utils.data.Dataset):
+    """The images of an annotation file in a square, with classes, boxes and filled boxes as masks."""
+
+    def __init__(self, file):
+        self.raw = json.loads(file.read_text())
+        self.ids = sorted(category["id"] for category in self.raw["categories"])
+
+    def __len__(self):
+        return len(self.raw["images"])
+
+    def __getitem__(self, index):
+        image = self.raw["images"][index]
+        objects = [one for one in self.raw["annotations"] if one["image_id"] == image["id"]]
+        size = torch.tensor([image["width"], image["height"]] * 2)
+        boxes = torch.tensor([one["bbox"] for one in objects]).reshape(-1, 4) / size
+        boxes[:, :2] += boxes[:, 2:] / 2
+        generator = torch.Generator().manual_seed(image["id"])
+        return {
+            "pixel_values": torch.rand(3, SIDE, SIDE, generator=generator),
+            "labels": {
+                "boxes": boxes,
+                "class_labels": torch.tensor([self.ids.index(one["category_id"]) for one in objects]),
+                "masks": draw_masks(boxes),
+                "image_id": torch.tensor([image["id"]]),
+            },
+        }
+
+
+def collate(samples):
+    return {
+        "pixel_values": torch.stack([sample["pixel_values"] for sample in samples]),
+        "labels": [sample["labels"] for sample in samples],
+    }

@@ -1,7 +1,5 @@
 """The examples for transformers, as a user writes them: each in at most 15 lines, run on drawn images."""
 
-import json
-
 import pytest
 import torch
 
@@ -10,7 +8,7 @@ pytest.importorskip("accelerate", reason="needs uv sync --group frameworks")
 pytest.importorskip("scipy", reason="the matching of transformers needs it")
 
 from tests.interop import query_models
-from tests.interop.query_models import MASK_MODELS, SIDE, build, draw_masks
+from tests.interop.query_models import MASK_MODELS, SIDE, Images, build, collate
 from transformers import (
     EomtImageProcessor,
     Mask2FormerImageProcessor,
@@ -76,43 +74,12 @@ FAMILIES = {
 }
 
 
-class Images(torch.utils.data.Dataset):
-    """The images of an annotation file in a square, with classes, boxes and filled boxes as masks."""
-
-    def __init__(self, file):
-        self.raw = json.loads(file.read_text())
-        self.ids = sorted(category["id"] for category in self.raw["categories"])
-
-    def __len__(self):
-        return len(self.raw["images"])
-
-    def __getitem__(self, index):
-        image = self.raw["images"][index]
-        objects = [one for one in self.raw["annotations"] if one["image_id"] == image["id"]]
-        size = torch.tensor([image["width"], image["height"]] * 2)
-        boxes = torch.tensor([one["bbox"] for one in objects]).reshape(-1, 4) / size
-        boxes[:, :2] += boxes[:, 2:] / 2
-        generator = torch.Generator().manual_seed(image["id"])
-        labels = torch.tensor([self.ids.index(one["category_id"]) for one in objects])
-        return torch.rand(3, SIDE, SIDE, generator=generator), {
-            "boxes": boxes,
-            "class_labels": labels,
-            "masks": draw_masks(boxes),
-        }
-
-
-def collate_boxes(samples):
-    return {
-        "pixel_values": torch.stack([pixels for pixels, _ in samples]),
-        "labels": [labels for _, labels in samples],
-    }
-
-
 def collate_masks(samples):
+    batch = collate(samples)
     return {
-        "pixel_values": torch.stack([pixels for pixels, _ in samples]),
-        "class_labels": [labels["class_labels"] for _, labels in samples],
-        "mask_labels": [labels["masks"].float() for _, labels in samples],
+        "pixel_values": batch["pixel_values"],
+        "class_labels": [labels["class_labels"] for labels in batch["labels"]],
+        "mask_labels": [labels["masks"].float() for labels in batch["labels"]],
     }
 
 
@@ -138,7 +105,7 @@ def test_the_example_trains(name, data, tmp_path, monkeypatch):
     names = {
         "arguments": arguments,
         "train_images": Images(data / "train.json"),
-        "collate": collate_masks if name in MASK_MODELS else collate_boxes,
+        "collate": collate_masks if name in MASK_MODELS else collate,
         "pixels": torch.rand(1, 3, SIDE, SIDE),
     }
     torch.manual_seed(0)

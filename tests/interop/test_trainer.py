@@ -8,6 +8,7 @@ import torch
 pytest.importorskip("transformers", reason="needs uv sync --group frameworks")
 pytest.importorskip("accelerate", reason="needs uv sync --group frameworks")
 
+from tests.interop.query_models import SIDE, Images, collate
 from torchvision.ops import box_convert
 from transformers import (
     Mask2FormerConfig,
@@ -25,7 +26,6 @@ from tailseg.data.tiny_tail import generate
 from tailseg.evaluation import Evaluator, evaluate
 from tailseg.interop.trainer import EvaluatingTrainer
 
-SIDE = 64
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
@@ -34,40 +34,6 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny_tail")
     generate(folder, preset="test")
     return folder
-
-
-class Images(torch.utils.data.Dataset):
-    """The images of an annotation file in a square, with their objects as RT-DETR wants them."""
-
-    def __init__(self, file):
-        self.raw = json.loads(file.read_text())
-        self.ids = sorted(category["id"] for category in self.raw["categories"])
-
-    def __len__(self):
-        return len(self.raw["images"])
-
-    def __getitem__(self, index):
-        image = self.raw["images"][index]
-        objects = [one for one in self.raw["annotations"] if one["image_id"] == image["id"]]
-        size = torch.tensor([image["width"], image["height"]] * 2)
-        boxes = torch.tensor([one["bbox"] for one in objects]).reshape(-1, 4) / size
-        boxes[:, :2] += boxes[:, 2:] / 2
-        generator = torch.Generator().manual_seed(image["id"])
-        return {
-            "pixel_values": torch.rand(3, SIDE, SIDE, generator=generator),
-            "labels": {
-                "boxes": boxes,
-                "class_labels": torch.tensor([self.ids.index(one["category_id"]) for one in objects]),
-                "image_id": torch.tensor([image["id"]]),
-            },
-        }
-
-
-def collate(samples):
-    return {
-        "pixel_values": torch.stack([sample["pixel_values"] for sample in samples]),
-        "labels": [sample["labels"] for sample in samples],
-    }
 
 
 def rt_detr(num_labels):
