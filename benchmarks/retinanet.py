@@ -30,6 +30,7 @@ import tyro
 from measure import table, write
 from PIL import Image
 from seeds import format_difference, format_mean
+from study import FEW_IMAGES
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.detection import RetinaNet
@@ -51,8 +52,6 @@ HEIGHT, WIDTH = 224, 288
 SHAPES = ((112, 14, 18), (320, 7, 9))
 """Of the backbone's maps of stride 16 and 32."""
 COLUMNS = ("AP", "AP50", "APr", "APc", "APf", "APfew")
-FEW_IMAGES = 60
-"""APfew is the mean AP of the classes with at most this many training images, as in study.py."""
 OWN = "torchvision's focal"
 LOSSES: dict[str, Callable[[ClassFrequency], ClassificationLoss | None]] = {
     OWN: lambda _: None,

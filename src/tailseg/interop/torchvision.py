@@ -26,6 +26,7 @@ from torchvision.models.detection.retinanet import RetinaNetClassificationHead
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
+from tailseg.interop.queries import to_sigmoid_logits
 from tailseg.losses import BinaryLoss, ClassificationLoss
 
 Targets = Sequence[dict[str, Any]]
@@ -284,7 +285,7 @@ class _LossScores:
         classifier = cast(Any, self).head.classification_head
         first_label = classifier.num_classes - classifier.loss.num_classes
         # logits whose sigmoid, which torchvision takes, is the score
-        logits = [torch.logit(classifier.loss.scores(level[..., first_label:])) for level in head_outputs["cls_logits"]]
+        logits = [to_sigmoid_logits(classifier.loss, level[..., first_label:]) for level in head_outputs["cls_logits"]]
         outputs = head_outputs | {"cls_logits": [F.pad(level, (first_label, 0), value=-torch.inf) for level in logits]}
         return cast(Any, super()).postprocess_detections(outputs, anchors, image_shapes)
 

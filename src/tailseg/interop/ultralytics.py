@@ -25,6 +25,7 @@ from ultralytics.nn.modules.head import Detect, Segment, Segment26
 from ultralytics.nn.tasks import DetectionModel, SegmentationModel
 from ultralytics.utils.loss import E2ELoss, SegmentLoss26, v8DetectionLoss, v8SegmentationLoss
 
+from tailseg.interop.queries import to_sigmoid_logits
 from tailseg.losses import BinaryLoss, ClassificationLoss
 
 
@@ -78,8 +79,7 @@ def use_loss(model: nn.Module, loss: ClassificationLoss, *, reset_bias: bool) ->
 
 def _as_sigmoid_logits(loss: ClassificationLoss, logits: Tensor) -> Tensor:
     """Logits ``[B, C, A]`` whose sigmoid, which ultralytics takes, is the score of the loss; without gradient."""
-    scores = loss.scores(logits.detach().transpose(1, 2)).transpose(1, 2)
-    return torch.logit(scores).to(logits.dtype)
+    return to_sigmoid_logits(loss, logits.detach().transpose(1, 2)).transpose(1, 2).to(logits.dtype)
 
 
 class _LossHead:
