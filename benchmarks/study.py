@@ -260,6 +260,7 @@ class Runner:
             with open_plan(self.options) as trainings:
                 record = next(one for one in trainings if one["name"] == record["name"])
                 record.update(changes)
+                pool_folds(self.options, trainings, record)
             lock.close()
             print(time.strftime("%H:%M:%S"), record["name"], record["state"], record.get("figures", ""), flush=True)
 
@@ -324,14 +325,12 @@ class Runner:
 
 
 def collect(files: Files, record: Record, folder: Path) -> Record:
-    """Reads the figures of a finished run; of the last fold, also the figures of all folds together."""
+    """Reads the figures of a finished run."""
     changes: Record = {"state": "done", "figures": round_figures(read_figures(folder))}
     if record["data"] == "trashcan":
         changes["figures"] |= round_figures(score_few(files.shared / "trashcan/train.json", folder))
     if record["calibrate"]:
         changes["calibrated"] = calibrate_run(folder)
-    if record["data"].startswith("coco_tail:"):
-        changes |= pool_folds(files, record)
     return changes
 
 
@@ -373,14 +372,18 @@ def calibrate_run(folder: Path) -> Record:
     }
 
 
-def pool_folds(files: Files, record: Record) -> Record:
-    """Scores the detections of all folds of a variant and a seed together, if this was the last fold.
+def pool_folds(files: Files, trainings: list[Record], record: Record) -> None:
+    """Scores the detections of all folds of a variant and a seed together and notes it in ``record``, the last fold.
 
     The groups come from the number of images of each class in all folds.
     """
-    folders = [files.runs / Path(record["name"]).parent / str(fold) for fold in range(FOLDS)]
-    if not all((folder / "metrics.json").exists() for folder in folders):
-        return {}
+    names = [f"{Path(record['name']).parent}/{fold}" for fold in range(FOLDS)]
+    folders = [files.runs / name for name in names]
+    done = {one["name"] for one in trainings if one["state"] == "done"}
+    if not record["data"].startswith("coco_tail:") or not done.issuperset(names):
+        return
+    if not all((folder / "results.json").exists() for folder in folders):  # a fold was trained elsewhere
+        return
     pooled = [one for folder in folders for one in json.loads((folder / "results.json").read_text())]
     path = folders[0].parent / "pooled.json"
     path.write_text(json.dumps(pooled))
@@ -391,7 +394,7 @@ def pool_folds(files: Files, record: Record) -> Record:
         for column, (kind, name) in COLUMNS.items()
         if (value := metrics.scores.get(kind, {}).get(name)) is not None
     }
-    return {"pooled": round_figures(figures)}
+    record["pooled"] = round_figures(figures)
 
 
 def read_commit() -> str:
