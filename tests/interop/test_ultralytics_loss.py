@@ -218,5 +218,5 @@ def test_other_models_are_refused() -> None:
     with pytest.raises(ValueError, match="the model has 3 classes, and the loss 4"):
         use_loss(model, SigmoidCE(C + 1), reset_bias=True)
     use_loss(model, SigmoidCE(C), reset_bias=True)
-    with pytest.raises(TypeError, match="got LossSegmentationModel"):
+    with pytest.raises(ValueError, match="has a loss of tailseg already"):
         use_loss(model, SigmoidCE(C), reset_bias=True)

@@ -46,12 +46,14 @@ def use_loss(model: nn.Module, loss: ClassificationLoss, *, reset_bias: bool) ->
 
     Raises:
         TypeError: the model or its head is of another class, or the loss has a logit of background.
-        ValueError: the numbers of classes disagree, or the model has a loss of tailseg.
+        ValueError: the numbers of classes disagree, or the model has a loss of tailseg already.
     """
+    if type(model) in MODELS.values():
+        raise ValueError("the model has a loss of tailseg already: build or load the model again")
     if type(model) not in MODELS:
         raise TypeError(
             f"use_loss takes ultralytics' {' or '.join(one.__name__ for one in MODELS)}, got {type(model).__name__}: "
-            "give YOLO(...).model, and call use_loss once"
+            "give YOLO(...).model"
         )
     head = cast(Any, model).model[-1]
     if type(head) not in HEADS:
