@@ -26,6 +26,7 @@ from pycocotools import mask as coco
 from torch import Tensor, nn
 from torch.optim import SGD
 
+from tailseg.models import resnet
 from tailseg.models.precision import Precision, autocast
 from tailseg.ops.boxes import clip_boxes
 from tailseg.structures import Frame, Target
@@ -49,6 +50,8 @@ class Options:
     """tailseg's backbone and FPN through torch.compile, as `--run.compile` does."""
     checkpoint_blocks: bool = False
     """tailseg's backbone computes its blocks again in the backward pass."""
+    separate_norms: bool = False
+    """tailseg's fixed norms are layers of their own, not folded into the convolutions: what the folding is worth."""
     memory: Literal["tailseg", "torchvision"] | None = None
     """Measure the memory of this one alone, and print it as JSON."""
 
@@ -105,6 +108,8 @@ def bitmaps(polygons: list[np.ndarray]) -> Tensor:
 def build(options: Options) -> dict[str, Callable[[], None]]:
     annotated = [objects(seed) for seed in range(options.batch)]
     images = [smooth_noise(HEIGHT, WIDTH, seed).to(device()) for seed in range(options.batch)]
+    if options.separate_norms:
+        resnet.conv_norm = lambda x, conv, norm: norm(conv(x))
     peer = torchvision_model(LVIS)
     model = tailseg_model(LVIS, peer, checkpoint_blocks=options.checkpoint_blocks).to(device()).train()
     if options.compile:
@@ -160,6 +165,7 @@ def main(options: Options) -> None:
     text = table(["", *times, "torchvision / tailseg"], rows)
     kind = ["checkpoint"] * options.checkpoint_blocks + [f"batch{options.batch}"] * (options.batch > 1)
     kind += [options.precision] * (options.precision != "float32") + ["compiled"] * options.compile
+    kind += ["separate_norms"] * options.separate_norms
     name = "-".join(["training", *kind])
     write("training", "A training step, Mask R-CNN R50-FPN", text, threads=options.threads, file=name)
 
