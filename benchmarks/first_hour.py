@@ -5,7 +5,7 @@
 The photographs (``--data``, with train.json, val.json and images) are not part of the project. The commands run one
 after the other in ``--folder``, with an empty cache. The only change: a training loads the weights of its backbone from
 ``--weights``, because they cannot be downloaded everywhere; benchmarks/backbones.py makes the file. The script writes
-the time of each command into benchmarks/results, and what it printed into ``--folder``.
+the time of each command and the figures of the model into benchmarks/results, and what was printed into ``--folder``.
 """
 
 import argparse
@@ -19,6 +19,8 @@ import time
 from pathlib import Path
 
 from measure import table, write
+from seeds import read_figures
+from study import FEW_IMAGES, score_few
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/how-to/first-hour.md"
@@ -39,8 +41,16 @@ def main() -> None:
         print(f"\n$ {command}", flush=True)
         wall, cpu = run(command, options.folder, options.weights.resolve(), options.folder / f"{number}.log")
         rows.append([f"`{command}`", f"{wall / 60:.1f}", f"{cpu / 60:.1f}"])
-    text = table(["command", "minutes", "CPU minutes"], rows)
+    text = table(["command", "minutes", "CPU minutes"], rows) + "\n" + describe_figures(options.folder)
     write("first_hour", "The first hour", text, threads=os.cpu_count() or 1)
+
+
+def describe_figures(folder: Path) -> str:
+    """Says the figures of the trained model on the validation images."""
+    run = folder / "runs/custom_frozen"
+    figures = {**read_figures(run), **score_few(folder / "trashcan/train.json", run)}
+    shown = ", ".join(f"{name} {value:.1f}" for name, value in figures.items())
+    return f"The model, percent: {shown}. APfew: classes with at most {FEW_IMAGES} training images; APb, APbfew: boxes.\n"
 
 
 def read_commands() -> list[str]:
