@@ -7,8 +7,9 @@ import sys
 import pytest
 import torch
 
-from tailseg.losses import Gumbel, NormalCDF, Sigmoid, binary
-from tailseg.losses.binary import Dropped, binary_cost
+from tailseg.losses import ClassFactors, EntryCost, Gumbel, NormalCDF, Sigmoid, binary
+from tailseg.losses.binary import Dropped, _Columns, _Rows, binary_cost
+from tailseg.losses.links import PublishedGumbel
 
 LINKS = {"gumbel": Gumbel(), "sigmoid": Sigmoid(), "normal": NormalCDF()}
 every_link = pytest.mark.parametrize("link", LINKS.values(), ids=LINKS.keys())
@@ -64,6 +65,49 @@ def test_a_gradient_kept_is_the_gradient_computed_again(link, dtype):
     (second,) = torch.autograd.grad(value, logits)
     rounding = 2 * torch.finfo(dtype).eps
     torch.testing.assert_close(first, 7 * second, rtol=rounding, atol=0)
+
+
+ENTRIES = [
+    (Gumbel(), ClassFactors()),
+    (Sigmoid(), ClassFactors(negative=torch.tensor([0.75]))),
+    (EntryCost(NormalCDF()), ClassFactors(negative=torch.tensor([0.5]), gamma=torch.tensor([2.0]))),
+    (EntryCost(Gumbel(), constant_factor=True), ClassFactors(gamma=torch.tensor([1.5]))),
+]
+
+
+@pytest.mark.parametrize(("link", "factors"), ENTRIES)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_costs_from_the_table_of_half_precision_are_the_computed_ones(link, factors, dtype, monkeypatch):
+    """To the bit: of all finite logits, infinite ones, and with drops."""
+    every = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype)
+    logits = every[~every.isnan()].view(-1, 2)
+    labels = torch.arange(len(logits)) % 3
+    dropped = Dropped(labels.unsqueeze(1) == 1, torch.tensor([True, False]))
+    table = binary._add_table(EntryCost(Gumbel()), _Columns(ClassFactors(), None), logits, _Rows(labels, *[None] * 5))
+    assert table.table is not None  # else nothing is tested here
+
+    def run():
+        q = logits.clone().requires_grad_()
+        value = binary_cost(q, labels, link, dropped=dropped, factors=factors)
+        return value.detach(), torch.autograd.grad(value, q)[0]
+
+    looked_up = run()
+    monkeypatch.setattr(binary, "_add_table", lambda _entry, columns, _q, _rows: columns)
+    torch.testing.assert_close(looked_up, run(), rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("link", "factors", "dtype"),
+    [
+        (Gumbel(), ClassFactors(negative=torch.ones(3)), torch.bfloat16),  # a number for each class
+        (Gumbel(), ClassFactors(), torch.float32),
+        (PublishedGumbel(), ClassFactors(), torch.bfloat16),
+    ],
+)
+def test_no_table_where_a_cost_depends_on_more_than_65536_logits(link, factors, dtype):
+    columns = _Columns(factors, None)
+    rows = _Rows(torch.zeros(2, dtype=torch.int64), *[None] * 5)
+    assert binary._add_table(EntryCost(link), columns, torch.zeros(2, 3, dtype=dtype), rows) is columns
 
 
 def test_small_gradients_in_float16_live_through_a_scaler():

@@ -26,6 +26,7 @@ COMPILE_FROM = {"cpu": 2**19, "cuda": 1}
 """The least number of logits for which the loss is compiled.
 
 Compiling takes seconds, once; fewer logits take a CPU a millisecond without it."""
+HALF_TYPES = (torch.bfloat16, torch.float16)
 NEAREST = 1e-12
 """The least distance of target and probability: powers of 0 have no derivative."""
 
@@ -193,6 +194,11 @@ class _Columns(NamedTuple):
 
     factors: ClassFactors
     dropped: Tensor | None
+    table: Tensor | None = None
+    """Costs and slopes of negatives by the bits of the logit, see `_make_table`."""
+
+
+_Kind = Literal["cost", "slope"]
 
 
 def binary_cost(
@@ -217,7 +223,7 @@ def binary_cost(
     writes it while the logits are in the cache. On a GPU, where memory is slower than arithmetic, nothing is kept, and
     the backward pass computes from the logits again. The same holds for float16, because small gradients would become 0
     before a scaler multiplies them. For large inputs, and if the link allows it, ``torch.compile`` makes one kernel of
-    each pass (Triton on CUDA).
+    each pass (Triton on CUDA). For half precision a CPU looks up what a negative costs: there are 65,536 such logits.
 
     Args:
         q: logits.
@@ -267,7 +273,7 @@ class TargetEntries:
         """Computes the cost of each entry. The logits are kept for the backward pass, and nothing else."""
         columns, rows = self._arrange()
         if torch.compiler.is_compiling():
-            return _dense(self.entry.cost, self.entry.negative_cost, columns, self.q, rows)
+            return _dense(self.entry, "cost", columns, self.q, rows)
         return cast(Tensor, _EntryCosts.apply(self.q, self.entry, None, *columns.factors, *rows))
 
     def sum(self) -> Float[Tensor, ""]:
@@ -350,6 +356,7 @@ class _BinaryCost(torch.autograd.Function):
         state.save_for_backward(q, *tensors)
         state.entry, state.divisor, state.gradient = entry, divisor, None
         columns, rows = _unpack(*tensors)
+        columns = _add_table(entry, columns, q, rows)
         if q.is_cuda or q.dtype == torch.float16 or not state.needs_input_grad[0]:
             costs = _run(_dense_sum, entry, columns, q, rows)
             own_cost = _call(_own_sum, entry, columns, q, rows)
@@ -378,6 +385,7 @@ class _BinaryCost(torch.autograd.Function):
             else:
                 gradient = torch.empty_like(q)
                 scale = _make_scale(q, grads[0], state.divisor)
+                columns = _add_table(state.entry, columns, q, rows)
                 _run(_write_dense_gradient, state.entry, columns, q, rows, scale, gradient)
                 own_slopes = _call(_own_slopes, state.entry, columns, q, rows, scale)
                 _write_own_gradient(own_slopes, q, rows, gradient)
@@ -400,7 +408,7 @@ class _EntryCosts(torch.autograd.Function):
         q, *tensors = cast(Any, ctx).saved_tensors
         columns, rows = _unpack(*tensors)
         if torch.is_grad_enabled():  # create_graph
-            costs = _dense(entry.cost, entry.negative_cost, columns, q, rows)
+            costs = _dense(entry, "cost", columns, q, rows)
             (gradient,) = torch.autograd.grad(costs, q, grads[0], create_graph=True)
         else:
             gradient = torch.empty_like(q)
@@ -425,14 +433,14 @@ def _composed_sum(entry: EntryCost, columns: _Columns, q: Tensor, rows: _Rows) -
 def _dense_sum(entry: EntryCost, columns: _Columns, q: Tensor, rows: _Rows) -> Tensor:
     """The sum of the costs of all entries but the regions' labels."""
     # The label's cost is left out, not subtracted afterwards: if it is large, the other costs would lose their digits.
-    return _dense(entry.cost, entry.negative_cost, columns, q, rows, at_labels=0).sum(1).sum()
+    return _dense(entry, "cost", columns, q, rows, at_labels=0).sum(1).sum()
 
 
 def _write_dense_gradient(
     entry: EntryCost, columns: _Columns, q: Tensor, rows: _Rows, scale: Tensor, out: Tensor
 ) -> None:
     """Writes the gradient of `_dense_sum` times ``scale`` into ``out``; entries at the labels are arbitrary."""
-    out.copy_(_dense(entry.slope, entry.negative_slope, columns, q, rows) * scale)
+    out.copy_(_dense(entry, "slope", columns, q, rows) * scale)
 
 
 def _dense_sum_and_gradient(
@@ -445,7 +453,7 @@ def _dense_sum_and_gradient(
 
 def _class_gradients(entry: EntryCost, columns: _Columns, q: Tensor, rows: _Rows) -> Tensor:
     """The sums of absolute gradients by class, of positives and of negatives; without the regions' labels."""
-    slopes = _dense(entry.slope, entry.negative_slope, columns, q, rows, at_labels=0).abs()
+    slopes = _dense(entry, "slope", columns, q, rows, at_labels=0).abs()
     if rows.target is None:
         negative = slopes.sum(0)
         return torch.stack([torch.zeros_like(negative), negative])
@@ -454,33 +462,58 @@ def _class_gradients(entry: EntryCost, columns: _Columns, q: Tensor, rows: _Rows
 
 
 def _write_dense_costs(entry: EntryCost, columns: _Columns, q: Tensor, rows: _Rows, out: Tensor) -> None:
-    out.copy_(_dense(entry.cost, entry.negative_cost, columns, q, rows))
+    out.copy_(_dense(entry, "cost", columns, q, rows))
 
 
 def _dense(
-    function: Callable[[Tensor, Tensor, ClassFactors], Tensor],
-    of_negatives: Callable[[Tensor, ClassFactors], Tensor],
-    columns: _Columns,
-    q: Tensor,
-    rows: _Rows,
-    *,
-    at_labels: float | None = None,
+    entry: EntryCost, kind: _Kind, columns: _Columns, q: Tensor, rows: _Rows, *, at_labels: float | None = None
 ) -> Tensor:
     """Costs or slopes of all entries, weighed; at the regions' labels those of a negative, or a number."""
-    q = at_least_float32(q)
     if rows.target is None:
-        values, drops = of_negatives(q, columns.factors), rows.dropped
+        values, drops = _negatives(entry, kind, columns, q), rows.dropped
         if at_labels is not None:
             classes = torch.arange(q.shape[1], device=q.device, dtype=torch.int32)
             values = values.masked_fill(cast(Tensor, rows.labels).int().unsqueeze(1) == classes, at_labels)
     else:
+        q = at_least_float32(q)
         y = rows.target.to(q.dtype)
         factors = columns.factors if rows.positive is None else columns.factors._replace(positive=rows.positive)
-        values = function(q, y, factors)
+        values = (entry.cost if kind == "cost" else entry.slope)(q, y, factors)
         drops = None if rows.dropped is None else rows.dropped & (y == 0)
     if drops is not None and columns.dropped is not None:
         values = values.masked_fill(drops & columns.dropped, 0)
     return _weigh(values, rows.weights, rows.ignored)
+
+
+def _negatives(entry: EntryCost, kind: _Kind, columns: _Columns, q: Tensor) -> Tensor:
+    """Costs or slopes of negatives, computed or looked up."""
+    if columns.table is not None:
+        return columns.table[0 if kind == "cost" else 1][q.view(torch.int16).int() + 2**15]
+    return (entry.negative_cost if kind == "cost" else entry.negative_slope)(at_least_float32(q), columns.factors)
+
+
+def _add_table(entry: EntryCost, columns: _Columns, q: Tensor, rows: _Rows) -> _Columns:
+    """Adds the table of the costs, if the cost of a negative depends on nothing but its logit of half precision.
+
+    A GPU does not need it: arithmetic costs it nothing.
+    """
+    numbers = (columns.factors.negative, columns.factors.gamma)
+    if q.device.type != "cpu" or q.dtype not in HALF_TYPES or rows.target is not None or not entry.link.tabulates:
+        return columns
+    if any(number is not None and number.numel() != 1 for number in numbers):
+        return columns
+    values = (None if number is None else number.item() for number in numbers)
+    return columns._replace(table=_make_table(entry, q.dtype, *values))
+
+
+@functools.lru_cache(maxsize=16)
+def _make_table(entry: EntryCost, dtype: torch.dtype, negative: float | None, gamma: float | None) -> Tensor:
+    """Computes the costs and the slopes of negatives in float32, [2, 65536]: those of the bits b at b + 32768."""
+    factors = (None if value is None else torch.tensor([value]) for value in (negative, gamma))
+    with torch.inference_mode(mode=False), torch.no_grad():
+        q = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype).float()
+        factors = ClassFactors(None, *factors)
+        return torch.stack([entry.negative_cost(q, factors), entry.negative_slope(q, factors)])
 
 
 def _own(

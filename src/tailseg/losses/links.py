@@ -32,10 +32,13 @@ class Link(ABC):
     Attributes:
         init_bias: the published bias of a classifier before training, where p is about 1e-3.
         fuses: whether ``torch.compile`` can make one kernel of the logarithms and slopes: plain tensor arithmetic.
+        tabulates: whether p depends on nothing but q: then a table may hold it for each of the 65,536 logits that a
+            type of half precision has.
     """
 
     init_bias: float
     fuses: bool = False
+    tabulates: bool = False
 
     @abstractmethod
     def probability(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
@@ -131,6 +134,7 @@ class _WithSlope(torch.autograd.Function):
 class Sigmoid(ClosedFormLink):
     """The probability p = 1 / (1 + exp(-q)): the logistic distribution's CDF. No slope exceeds 1."""
 
+    tabulates = True
     init_bias = -6.9
 
     def probability(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
@@ -173,6 +177,7 @@ class Gumbel(ClosedFormLink):
     """
 
     floor = -11.0
+    tabulates = True
     init_bias = -2.0
 
     def probability(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
@@ -251,6 +256,7 @@ class NormalCDF(ClosedFormLink):
     """
 
     bound = 1e4
+    tabulates = True
     init_bias = -3.0
 
     def probability(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
