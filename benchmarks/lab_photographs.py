@@ -108,7 +108,7 @@ def describe(outcomes: list[Outcome], benches: list[Bench], options: Options) ->
     baseline = Candidate(options.losses[0])
     entries = rank(outcomes, baseline, "AP")
     truth = benches[0].truth
-    held = set(np.unique(truth.objects.labels[~truth.objects.ignored]).tolist())
+    held = set(np.unique(truth.objects.classes[~truth.objects.crowds]).tolist())
     few = [place for place, group in enumerate(truth.groups.get(each) for each in truth.categories) if group == "r"]
     text = (
         f"Networks: {', '.join(str(run) for run in options.runs)}. {benches[0].steps} steps a fit, "
