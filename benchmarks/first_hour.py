@@ -50,7 +50,9 @@ def describe_figures(folder: Path) -> str:
     run = folder / "runs/custom_frozen"
     figures = {**read_figures(run), **score_few(folder / "trashcan/train.json", run)}
     shown = ", ".join(f"{name} {value:.1f}" for name, value in figures.items())
-    return f"The model, percent: {shown}. APfew: classes with at most {FEW_IMAGES} training images; APb, APbfew: boxes.\n"
+    return (
+        f"The model, percent: {shown}. APfew: classes with at most {FEW_IMAGES} training images; APb, APbfew: boxes.\n"
+    )
 
 
 def read_commands() -> list[str]:

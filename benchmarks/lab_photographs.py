@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import torch
 import tyro
 from measure import table, write
 from study import FEW_IMAGES
 
 from tailseg.annotations.read import read_dataset
+from tailseg.annotations.types import Group
 from tailseg.detection.recalibration import Setting
 from tailseg.evaluation.results import Results
 from tailseg.evaluation.sources import read_truth
@@ -64,9 +66,9 @@ def main(options: Options) -> None:
             results = join_results([bench.detect(trial)[0] for bench in benches])
             outcomes.append(Outcome(trial.candidate, seed, Setting(), *judge.measure(results)))
             print(f"{loss} {seed}: {100 * outcomes[-1].figures['AP']:.2f} AP, {time.process_time() - began:.0f} s")
-    write(
-        f"lab_{options.name}", f"Losses on the lab's features of {options.name}", describe(outcomes, benches, options)
-    )
+    text = describe(outcomes, benches, options)
+    title = f"Losses on the lab's features of {options.name}"
+    write("lab_photographs", title, text, threads=torch.get_num_threads(), file=f"lab-{options.name}")
 
 
 def join_truths(benches: list[Bench], options: Options) -> Bench:
@@ -81,7 +83,7 @@ def join_truths(benches: list[Bench], options: Options) -> Bench:
     path = options.out / options.name / "val.json"
     path.write_text(json.dumps(merged))
     counts = np.mean([bench.frequency.image_counts.numpy() for bench in benches], axis=0)
-    groups = {
+    groups: dict[int, Group] = {
         category.id: "r" if count <= options.few else "f"
         for category, count in zip(first.train.categories, counts, strict=True)
         if count
