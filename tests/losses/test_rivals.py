@@ -310,6 +310,7 @@ def test_keeps_one_tensor_of_the_logits_size_for_the_backward_pass_at_most(confi
     assert sum(kept.values()) < 1.1 * logits.untyped_storage().nbytes()
 
 
+@pytest.mark.slow
 def test_compiles_without_a_graph_break(tmp_path):
     """In a process of its own: the tests' checks of shapes are no code to compile."""
     configs = tmp_path / "configs.pkl"
