@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tailseg.interop import convert
 from tailseg.interop.mmdet_weights import TEMPERATURE, from_mmdet, to_mmdet
 from tailseg.losses import DropLossConfig, LossConfig, SoftmaxCEConfig
 from tailseg.models import (
@@ -22,7 +23,7 @@ from tailseg.models import (
 from tailseg.models.backbones import build_backbone
 from tailseg.models.config import WrappedCauchyConfig
 from tailseg.models.weights import find_our_name
-from tailseg.training.checkpoint import CheckpointError
+from tailseg.training.checkpoint import Checkpoint, CheckpointError, Progress
 
 from . import published
 
@@ -159,3 +160,13 @@ def test_the_other_depths_head_is_refused_by_name(state: dict[str, Tensor]) -> N
     other = replace(SMALL, mask=MaskHeadConfig(channels=16, normalized=NormalizedConfig()))
     with pytest.raises(CheckpointError, match=r"missing keys: roi_head\.mask_head\.upsample\.weight"):
         from_mmdet(state, small_model(other))
+
+
+@pytest.mark.parametrize("backbone", [{"activation": "silu"}, {"activation": "relu", "se": {"gate": "sigmoid"}}])
+def test_other_projects_have_no_such_resnet(backbone: dict[str, object]) -> None:
+    """Their generic names would take AGLU's keys, and SiLU has none that could be missed."""
+    recipe = {"resolved": {"model": {"box": {}, "backbone": backbone}}}
+    saved = Checkpoint(recipe, (), published.frequency(7), {}, {}, Progress())
+    for layout in ("torchvision", "detectron2"):
+        with pytest.raises(CheckpointError, match=f"{layout}'s ResNet has ReLU and no squeeze and excitation"):
+            convert._export(saved, layout)
