@@ -98,6 +98,43 @@ def fracal(source: Path) -> dict[str, Tensor]:
     return kept
 
 
+def activations(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Keeps every fourth z, without the wrong derivative and those in float32."""
+    kept = {key: t[::4] if t.ndim == 3 or key == "z" else t for key, t in tensors.items()}
+    dropped = ("classification.", "float32.unified.d_", "float32.unirect.d_")
+    return {key: t for key, t in kept.items() if not key.startswith(dropped)}
+
+
+def starting(*prefixes: str, without: tuple[str, ...] = ()) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+    """Keeps the tensors whose names start so, but those that contain another text."""
+
+    def choose(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {
+            key: tensor
+            for key, tensor in tensors.items()
+            if key.startswith(prefixes) and not any(part in key for part in without)
+        }
+
+    return choose
+
+
+PARTS: dict[str, Callable[[dict[str, Tensor]], dict[str, Tensor]]] = {
+    "f2_se_resnet_aglu": lambda tensors: {
+        key: t for key, t in stages(1)(tensors, {})[0].items() if not key.startswith(("test.stem", "test.layer1"))
+    },
+    "g_activations": activations,
+    "h_droploss": starting("frequency", "foreground_only.", "all_tail_foreground.", without=("dropped", "float64")),
+    "i_predictors": lambda tensors: {
+        key: t for key, t in tensors.items() if ".float64." in key or not key.split(".")[1].startswith(("d_", "out"))
+    },
+    "j_carafe": starting("carafe.", without=("encoded", "kernels")),
+    "j2_mask_head_carafe": lambda tensors: {
+        key: t for key, t in tensors.items() if key not in ("test.upsampled", "test.logits")
+    },
+}
+"""What is kept of each file of the authors' later code, in the folder 2024."""
+
+
 def main(arguments: list[str]) -> int:
     if len(arguments) != 2 or arguments[0] in ("-h", "--help"):
         print(__doc__)
@@ -112,6 +149,12 @@ def main(arguments: list[str]) -> int:
     save_file(one_channel(load_file(source / f"{OPERATORS}.safetensors")), out / f"{OPERATORS}.safetensors")
     (out / FRACAL).parent.mkdir(exist_ok=True)
     save_file({key: tensor.clone() for key, tensor in fracal(source).items()}, out / FRACAL)
+    for name, choose in PARTS.items():
+        kept = choose(load_file(source / f"2024/{name}.safetensors"))
+        save_file({key: tensor.contiguous().clone() for key, tensor in kept.items()}, out / f"2024/{name}.safetensors")
+        facts = json.loads((source / f"2024/{name}.json").read_text())
+        names = {key: facts[key] for key in ("grad_names",) if key in facts and name.startswith("j2")}
+        (out / f"2024/{name}.json").write_text(json.dumps(names, separators=(",", ":")) + "\n")
     print(f"{sum(path.stat().st_size for path in out.rglob('*') if path.is_file()):,} bytes in {out}")
     return 0
 

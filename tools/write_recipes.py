@@ -10,6 +10,7 @@ from pathlib import Path
 from tailseg.recipes import GROUPS, RECIPES, Recipe, describe
 from tailseg.recipes.activations import ACTIVATIONS
 from tailseg.recipes.gol import GOL
+from tailseg.recipes.later import LATER
 from tailseg.recipes.published import PUBLISHED
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "recipes.md"
@@ -70,7 +71,9 @@ sampling), schedule (1x is 12 epochs). `gol` is DropLoss over Gumbel with a norm
 The files are in the authors' public code: `instance_segmentation/configs` of
 [AGLU](https://github.com/kostas1515/AGLU) (commit a64c8b2), which has both folders complete. The page of
 [GOL](https://github.com/kostas1515/GOL) calls the folder gol droploss. A fiftieth file has no recipe:
-`activations/gumbel_htc_r101_4x4_1x.py` repeats the softmax HTC under a name with Gumbel.
+`activations/gumbel_htc_r101_4x4_1x.py` repeats the softmax HTC under a name with Gumbel. The last tables are the
+authors' newer work: [AGLU](https://github.com/kostas1515/AGLU) at commit ed45253 and
+[FRACAL](https://github.com/kostas1515/FRACAL) at commit 3543fe4.
 
 {published}
 
@@ -89,6 +92,31 @@ The files are in the authors' public code: `instance_segmentation/configs` of
   averaged. (mmdetection 3 takes only HTC's last mask: `--model.cascade.test-masks last`.)
 - **Testing**: scores above 1e-4, the best 300 of an image; NMS at IoU 0.5, and at 0.3 for the folder gol over Gumbel.
 - **The tail** of DropLoss and EQL: classes in less than 0.0011 of the training images (LVIS v1) or 0.00177 (v0.5).
+
+## The authors' newer models
+
+`gol_mask_rcnn_se_r50_aglu_rfs_2x` and `gol_mask_rcnn_se_r101_aglu_rfs_2x` are GOL on SE-ResNets with the activations
+AGLU and APA (ECCV 2024). The `fracal_` recipes are the base models of FRACAL (CVPR 2025). The published figures of
+FRACAL are those after its calibration, with strength 2; the pages print none without it.
+
+- **Backbones**: the SE-ResNets start from the authors' ImageNet files. Their tensors are under `model`. mmengine's
+  loader skips such a file without an error; tailseg reads it. The two numbers of the stem's AGLU are frozen with the
+  stem. The authors train them, and so keep the maps of the frozen stage for the backward pass.
+- **Mask heads** differ by depth. AGLU's R50 has CARAFE and a learned temperature in its newest configuration, its R101
+  a deconvolution and 20. FRACAL's R101 has CARAFE and 20. Only the keys of a published file say which head it has. If
+  `tailseg convert` refuses a file, write a recipe of your own with another `mask.upsample` and
+  `mask.normalized.learned`.
+- **Loss**: the exact Gumbel link. `--loss.published 2024` clamps the logits to [-10, 10], as their code does now.
+- **Weight decay** of lambda and kappa is the ordinary one with SGD, as published; AdamW leaves them out.
+- **Testing**: NMS at 0.3, and masks from 0.4 on. FRACAL's configuration without the calibration has 0.5 for both, so
+  the published gain includes this change. Report both.
+- **FRACAL** divides by the dimension of each class. In LVIS v1, 17 rare classes of 4 to 8 boxes have the dimension 2
+  from two grids alone, and their scores are divided by 4.
+  `tailseg.detection.calibration.fractal_dimensions(least_grids=3)` gives them 1.
+- **"cos"** in their names is the normalized classifier. The schedule has steps.
+- **Mask targets** are bitmaps there; here they come from the polygons or run lengths of the file.
+- **V3Det**: `tailseg convert` reads and writes the keys of their Faster and Cascade R-CNN
+  (`box.wrapped_cauchy`). There is no recipe.
 
 ## What is repaired
 
@@ -188,8 +216,12 @@ def format_page() -> str:
         commands="\n".join(f"| {n} | `{command}` | {images} |" for n, (command, images) in DEVICES.items()),
         figures_note=FIGURES_NOTE,
         published="\n\n".join(
-            f"### Folder {folder}\n\n{format_tables([make() for make in group])}"
-            for folder, group in (("activations", ACTIVATIONS), ("gol", GOL))
+            f"### {title}\n\n{format_tables([make() for make in group])}"
+            for title, group in (
+                ("Folder activations", ACTIVATIONS),
+                ("Folder gol", GOL),
+                ("Published after 2022", LATER),
+            )
         ),
         defects="\n".join(f"| {i} | {' | '.join(row)} |" for i, row in enumerate(DEFECTS, 1)),
         others=format_others(),

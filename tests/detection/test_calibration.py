@@ -175,7 +175,7 @@ def test_wrong_input_is_refused():
         fractal_dimensions(torch.tensor([[1.5, 0.5]]), torch.tensor([0]), num_classes=1)
     with pytest.raises(ValueError, match=r"0 \.\. 0, got 1 \.\. 1"):
         fractal_dimensions(torch.tensor([[0.5, 0.5]]), torch.tensor([1]), num_classes=1)
-    with pytest.raises(ValueError, match="max_grid must be 2 or more, got 1: a slope needs two grids"):
+    with pytest.raises(ValueError, match="max_grid and least_grids must be 2 or more, got 1 and 2: a slope"):
         fractal_dimensions(torch.rand(50, 2), torch.zeros(50, dtype=torch.int64), num_classes=1, max_grid=1)
     for fracal in (fracal_offsets, partial(fracal_sigmoid_scores, torch.zeros(1, 4))):
         with pytest.raises(ValueError, match="num_images must count all training images, got 999, but .* in 1000"):
@@ -206,6 +206,16 @@ def test_fractal_dimensions_agree_with_counting_cells_one_by_one():
         assert ours.tolist() == pytest.approx(expected, rel=1e-9)
         assert ours[0] == ours[1] == 1
         assert ours[4] < ours[5]
+
+
+def test_four_boxes_in_four_quarters_have_dimension_2_from_two_grids_alone():
+    quarters = torch.tensor([[0.2, 0.2], [0.8, 0.2], [0.2, 0.8], [0.8, 0.8]])
+    many = torch.rand(100, 2)
+    centers, labels = torch.cat([quarters, many]), torch.tensor([0] * 4 + [1] * 100)
+    published, corrected = (fractal_dimensions(centers, labels, num_classes=2, least_grids=n) for n in (2, 3))
+    assert published[0] == pytest.approx(2)
+    assert corrected[0] == 1
+    assert corrected[1] == published[1] > 1.5
 
 
 def test_a_full_grid_has_dimension_2_and_a_spot_1():

@@ -78,11 +78,29 @@ def test_parity_is_the_old_name_of_published(make):
         assert DropLoss(FREQUENCY, tail="rc", parity=True).published == "2022"
 
 
+def test_the_code_of_2024_has_droploss_alone():
+    """Exact for q in [-10, 10], without gradient outside; the scores are of the unclamped logit."""
+    q = torch.tensor([-12.0, -9.5, -3.6, 0.0, 9.5, 12.0], requires_grad=True)
+    theirs, exact = (DropLoss(FREQUENCY, tail="rc", published=year).link for year in ("2024", None))
+    for method in ("log_probability", "log_complement"):
+        ours, slopes = getattr(theirs, method)(q), torch.autograd.grad(getattr(theirs, method)(q).sum(), q)[0]
+        assert torch.equal(ours, getattr(exact, method)(q.clamp(-10, 10)))
+        assert torch.equal(slopes[1:-1], torch.autograd.grad(getattr(exact, method)(q).sum(), q)[0][1:-1])
+        assert slopes[[0, -1]].eq(0).all()
+        assert torch.equal(getattr(theirs, f"{method}_slope")(q), slopes)
+    assert torch.equal(theirs.probability(q), exact.probability(q))
+    for config in (losses.EQLConfig, GumbelCEConfig, losses.ClassRelativeLossConfig):
+        with pytest.raises(SettingError, match=rf"DropLoss alone, not {config.__name__[:-6]}: set 2022 or None"):
+            config(published="2024")
+    with pytest.raises(ValueError, match="NormalCDF has no form published in 2024"):
+        DropLoss(FREQUENCY, link="normal", published="2024")
+
+
 @pytest.mark.parametrize("published", [True, "2021"])
 def test_an_unknown_version_is_refused(published):
     config = GumbelCEConfig()
     object.__setattr__(config, "published", published)  # the checks of types in the tests would refuse it first
-    with pytest.raises(SettingError, match=r"loss.published is 2022, or None, got .*--loss.published"):
+    with pytest.raises(SettingError, match=r"loss.published is 2022, 2024, or None, got .*--loss.published"):
         config.__post_init__()
 
 

@@ -44,7 +44,7 @@ from tailseg.models import (
 from tailseg.models.backbones import build_backbone
 from tailseg.models.box_head import BoxHead
 from tailseg.models.cascade import CascadeMaskRCNN
-from tailseg.models.config import cascade_mask_rcnn, hybrid_task_cascade
+from tailseg.models.config import SEConfig, cascade_mask_rcnn, hybrid_task_cascade
 from tailseg.models.htc import HybridTaskCascade
 from tailseg.models.images import IMAGE_MEAN, IMAGE_STD
 from tailseg.models.mask_rcnn import MaskRCNN
@@ -152,9 +152,19 @@ def _sample(boxes: Tensor, labels: Tensor, objects: Tensor, target: Target) -> R
     return RoISample(boxes, labels, objects, target.boxes[objects], torch.arange(len(objects)) < len(target))
 
 
-Kind = Literal["detector", "backbone", "operators"]
-_MARKS: dict[str, Kind] = {"test.det.0.": "detector", "test.out.": "backbone", "roi.rois": "operators"}
-"""What some key of each kind starts with."""
+Kind = Literal["detector", "backbone", "operators", "part"]
+_MARKS: dict[str, Kind] = {
+    "test.det.0.": "detector",
+    "test.out.": "backbone",
+    "roi.rois": "operators",
+    "unified.value": "part",
+    "frequency": "part",
+    "normed_linear.input": "part",
+    "carafe.input": "part",
+    "test.logits_of_label": "part",
+    "softmax.logits": "part",
+}
+"""What some key of each kind starts with. The parts are those of `tests.parity.parts`."""
 
 
 def golden_files(folder: Path) -> dict[str, Kind]:
@@ -173,7 +183,7 @@ def golden_files(folder: Path) -> dict[str, Kind]:
         kind = next((kind for mark, kind in _MARKS.items() if any(key.startswith(mark) for key in keys)), None)
         if kind is None:
             continue
-        if kind != "operators" and not path.with_suffix(".json").is_file():
+        if kind in ("detector", "backbone") and not path.with_suffix(".json").is_file():
             raise ValueError(f"{path} has no {path.stem}.json beside it, which holds its strings")
         found[path.stem] = kind
     if not found:
@@ -344,8 +354,18 @@ def _resnet(state: Mapping[str, Tensor]) -> ResNetConfig:
     depth = next((d for d in (50, 101) if STAGE_BLOCKS[d][2] == blocks), 50)  # without a third stage, both are the same
     channels, of_group = state["layer1.0.conv2.weight"].shape[:2]
     grouped = None if channels == of_group else GroupedConfig(groups=channels // of_group, width=of_group)
-    width = len(state["bn1.bias"])
-    return ResNetConfig(depth=depth, base_width=width, grouped=grouped, weights="none", frozen_stages=0)
+    adaptive = "relu.lambda_param" in state
+    # their golden gradients are those of evaluation
+    se = SEConfig(gate="apa" if adaptive else "sigmoid", dropout=0.0)
+    return ResNetConfig(
+        depth=depth,
+        base_width=len(state["bn1.bias"]),
+        grouped=grouped,
+        activation="aglu" if adaptive else "relu",
+        se=se if "layer1.0.se.excitation.0.weight" in state else None,
+        weights="none",
+        frozen_stages=0,
+    )
 
 
 def _swin(state: Mapping[str, Tensor]) -> SwinConfig:

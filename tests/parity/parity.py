@@ -37,6 +37,9 @@ for this comparison so do we (HTCConfig.test_masks)."""
 LIMIT = 1e-4
 """Of the largest value of a map, or of a loss or a gradient's norm. Two float32 programs that add in another order
 leave 2e-5 of a map after fifty layers with random weights, and are each 1.5e-5 from the same in float64."""
+LEARNED_LIMIT = 1e-3
+"""Of the gradients of AGLU's lambda and kappa: one number is a sum over a whole map, whose terms cancel. The authors'
+own code is 5e-4 from a second float32 run of the same formulas."""
 NEAR = 0.01
 """Pixels within which two boxes are the same: deltas to 1e-5 of images of a few hundred pixels."""
 TIE = 2e-4
@@ -80,6 +83,10 @@ def measure_file(folder: Path, name: str, kind: Kind, *, from_maps: bool = False
         return measure(load_golden(folder, name, from_maps=from_maps))
     if kind == "backbone":
         return measure_backbone(load_golden_backbone(folder, name))
+    if kind == "part":
+        from .parts import measure_part  # which imports this module
+
+        return measure_part(folder, name)
     return measure_operators(load_file(folder / f"{name}.safetensors"))
 
 
@@ -106,7 +113,8 @@ def measure_backbone(golden: GoldenBackbone) -> list[Difference]:
     total = float(tensors["train.loss_total"])
     value = abs(float(loss().detach()) - total) / total
     found.append(Difference("losses, same samples", "relative", value, LIMIT))
-    return found + compare_gradients(loss, gradients, tensors, golden.gradient_names)
+    limit = LEARNED_LIMIT if "state.relu.lambda_param" in tensors else LIMIT
+    return found + compare_gradients(loss, gradients, tensors, golden.gradient_names, limit=limit)
 
 
 def measure_operators(tensors: Mapping[str, Tensor]) -> list[Difference]:
@@ -178,7 +186,7 @@ def measure_training(golden: Golden) -> list[Difference]:
 def of_scale(pairs: Iterable[tuple[Tensor, Tensor]]) -> float:
     """The largest difference of pairs (ours, theirs), each divided by its largest golden value."""
     return max(
-        float((ours - theirs).abs().max() / theirs.abs().max()) if ours.shape == theirs.shape else torch.inf
+        float((ours.detach() - theirs).abs().max() / theirs.abs().max()) if ours.shape == theirs.shape else torch.inf
         for ours, theirs in pairs
     )
 
@@ -442,6 +450,8 @@ def compare_gradients(
     gradients: Callable[[Tensor], Mapping[str, Tensor]],
     tensors: Mapping[str, Tensor],
     names: Sequence[str],
+    *,
+    limit: float = LIMIT,
 ) -> list[Difference]:
     """Of every parameter: the norm, and five values against the norm; as they come, and with kinks as there.
 
@@ -450,6 +460,7 @@ def compare_gradients(
         gradients: a backward pass that keeps the graph; by their names and in their layout.
         tensors: the golden file's.
         names: the parameters in the order of its gradients.
+        limit: of the gradients once the kinks are as there.
     """
     first = gradients(loss())
     absent = set(names) - first.keys()
@@ -470,6 +481,6 @@ def compare_gradients(
         Difference("gradients: five values each", "of the norm", float(off[:, 1:].max()), 2e-2),
         Difference("gradients: parameters without one", "count", len(absent), 0),
         Difference("ReLU inputs at zero, other side", "count", len(settled.flipped), MOST),
-        Difference("gradients, these as there: norms", "relative", float(last[:, 0].max()), LIMIT),
-        Difference("gradients, these as there: values", "of the norm", float(last[:, 1:].max()), LIMIT),
+        Difference("gradients, these as there: norms", "relative", float(last[:, 0].max()), limit),
+        Difference("gradients, these as there: values", "of the norm", float(last[:, 1:].max()), limit),
     ]

@@ -63,6 +63,10 @@ GOL_NAMES = {
     *(f"eql_gumbel_mask_rcnn_{rest}" for rest in ("r50_normboth_random_1x", "r50_normboth_rfs_2x")),
     "eql_gumbel_mask_rcnn_r101_normboth_rfs_2x",
 }
+LATER_NAMES = {
+    *(f"gol_mask_rcnn_se_{depth}_aglu_rfs_2x" for depth in ("r50", "r101")),
+    *(f"fracal_mask_rcnn_{depth}_rfs_2x" for depth in ("r50", "r101")),
+}
 NAMES = sorted(ACTIVATION_NAMES | GOL_NAMES)
 
 EXACT = [name for name, published in PUBLISHED.items() if published.figures and not published.figures.approximate]
@@ -82,10 +86,29 @@ def test_both_folders_are_whole():
 
 
 def test_every_published_recipe_names_another_file_of_its_folder():
-    assert PUBLISHED.keys() == ACTIVATION_NAMES | GOL_NAMES
+    assert PUBLISHED.keys() == ACTIVATION_NAMES | GOL_NAMES | LATER_NAMES
     assert all(PUBLISHED[name].file.startswith("activations/") for name in ACTIVATION_NAMES)
     assert all(PUBLISHED[name].file.startswith("gol/") for name in GOL_NAMES)
-    assert len({published.file for published in PUBLISHED.values()}) == len(NAMES)
+    assert len({published.file for published in PUBLISHED.values()}) == len(NAMES) + 4
+
+
+@pytest.mark.parametrize("name", sorted(LATER_NAMES))
+def test_the_later_rows(name):
+    """The settings of the authors' pages of 2024 and 2025, written down from them."""
+    recipe = get_recipe(name)
+    model = recipe.model
+    depth, is_fracal = 101 if "r101" in name else 50, name.startswith("fracal")
+    assert recipe.optim == SGDConfig(epochs=24, milestones=(16, 22))
+    assert (recipe.data.train, recipe.data.repeat_threshold) == ("lvis_v1_train.json", 1e-3)
+    assert (model.postprocess.nms_iou, model.postprocess.mask_threshold) == (0.3, 0.4)
+    assert (model.postprocess.score_threshold, model.postprocess.max_detections) == (1e-4, 300)
+    assert model.backbone.depth == depth
+    assert (model.backbone.activation, model.backbone.se is None) == ("relu" if is_fracal else "aglu", is_fracal)
+    assert model.mask.upsample == ("deconvolution" if name == "gol_mask_rcnn_se_r101_aglu_rfs_2x" else "carafe")
+    learned = depth == 50
+    assert model.mask.normalized == NormalizedConfig(temperature=20.25 if learned else 20.0, learned=learned)
+    assert model.box.normalized == (NormalizedConfig(temperature=20.0) if is_fracal else None)
+    assert recipe.loss == (SoftmaxCEConfig() if is_fracal else DropLossConfig(tail=0.0011))
 
 
 @pytest.mark.parametrize("name", EXACT)

@@ -179,6 +179,11 @@ def _export(saved: Checkpoint, layout: Layout) -> tuple[Converted, list[str]]:
     model, classes = saved.recipe["resolved"]["model"], len(saved.categories)
     stages = [model["box"], *((model.get("cascade") or {}).get("later_stages") or ())]
     stride_in_1x1 = model["backbone"].get("stride_in_1x1", False)
+    if model["backbone"].get("activation", "relu") != "relu" or model["backbone"].get("se"):
+        raise CheckpointError(
+            f"{layout}'s ResNet has ReLU and no squeeze and excitation, and the model has another one. The layout of "
+            "mmdetection has names for AGLU and SE: --to mmdet"
+        )
     scores = "The scores are right only for a loss with softmax"
     if layout == "detectron2":
         note = (

@@ -28,12 +28,20 @@ def _counts_to_floats(counts: Tensor) -> Tensor:
     return counts.to(torch.float32)
 
 
+TEMPERATURE = "tempearture"
+"""The authors' name of the parameter whose square is a learned temperature."""
+
+
 def _box_head(theirs: str, ours: str) -> tuple[Rule, ...]:
     return (
         Rule(f"{theirs}.shared_fcs.0.{{p}}", f"{ours}.fc1.{{p}}"),
         Rule(f"{theirs}.shared_fcs.1.{{p}}", f"{ours}.fc2.{{p}}"),
         Rule(f"{theirs}.fc_cls.{{p}}", f"{ours}.classifier.{{p}}"),
         Rule(f"{theirs}.fc_reg.{{p}}", f"{ours}.regressor.{{p}}"),
+        # The authors' normalized classifier that learns its temperature, and their wrapped Cauchy classifier
+        Rule(f"{theirs}.fc_cls.{TEMPERATURE}", f"{ours}.classifier.temperature"),
+        Rule(f"{theirs}.fc_cls.g", f"{ours}.classifier.g"),
+        Rule(f"{theirs}.fc_cls.s_", f"{ours}.classifier.scale"),
         # Seesaw's regions of each class, background last: floats there, whole numbers here
         Rule(
             f"{theirs}.loss_cls.cum_samples",
@@ -48,7 +56,12 @@ def _mask_head(theirs: str, ours: str) -> tuple[Rule, ...]:
     return (
         Rule(f"{theirs}.convs.{{i}}.conv.{{p}}", f"{ours}.convs.{{i}}.{{p}}"),
         Rule(f"{theirs}.upsample.{{p}}", f"{ours}.upsample.{{p}}"),
+        *(
+            Rule(f"{theirs}.upsample.{name}.{{p}}", f"{ours}.upsample.{name}.{{p}}")
+            for name in ("channel_compressor", "content_encoder")
+        ),
         Rule(f"{theirs}.conv_logits.{{p}}", f"{ours}.predictor.{{p}}"),
+        Rule(f"{theirs}.conv_logits.{TEMPERATURE}", f"{ours}.temperature"),
     )
 
 
@@ -82,6 +95,21 @@ MAX_STAGES = 10
 """Stages of a cascade that the rules count to; published ones have three."""
 
 RULES = (
+    # The authors' SE-ResNets: AGLU after the stem and in the blocks, APA in the gates
+    *(
+        rule
+        for theirs, ours in (
+            ("backbone.relu", "backbone.act"),
+            ("backbone.layer{s}.{i}.unirect{n}", "backbone.layer{s}.{i}.act{n}"),
+            ("backbone.layer{s}.{i}.se.uniact", "backbone.layer{s}.{i}.se.gate"),
+        )
+        for rule in (
+            Rule(f"{theirs}.lambda_param", f"{ours}.raw_lambda"),
+            Rule(f"{theirs}.kappa_param", f"{ours}.kappa"),
+        )
+    ),
+    Rule("backbone.layer{s}.{i}.se.excitation.0.weight", "backbone.layer{s}.{i}.se.fc1.weight"),
+    Rule("backbone.layer{s}.{i}.se.excitation.2.weight", "backbone.layer{s}.{i}.se.fc2.weight"),
     # ResNet and ResNeXt of any depth: both projects took torchvision's names
     Rule("backbone.conv1.weight", "backbone.conv1.weight"),
     Rule("backbone.bn1.{rest}", "backbone.bn1.{rest}"),
@@ -139,7 +167,7 @@ def from_mmdet(state: Mapping[str, Tensor], model: TwoStageDetector, *, source: 
     """
     _check_predictors(state, model, source)
     return read_by_rules(
-        _without_positions(state, source),
+        _as_scalars(_without_positions(state, source)),
         model.state_dict(),
         RULES,
         source=source,
@@ -220,6 +248,14 @@ def _without_positions(state: Mapping[str, Tensor], source: str) -> dict[str, Te
                 "the index of mmdetection's Swin, and each bias would be used for another pair of tokens"
             )
     return remaining
+
+
+def _as_scalars(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Learned temperatures as scalars: the authors' code of 2023 gave them the shape (1)."""
+    return {
+        key: tensor.reshape(()) if key.endswith(f".{TEMPERATURE}") and tensor.shape == (1,) else tensor
+        for key, tensor in state.items()
+    }
 
 
 def _with_positions(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from tailseg.losses.functional import bce_with_logits, focal_with_logits, gumbel_bce_with_logits
     from tailseg.losses.gumbel_ce import GumbelCE
     from tailseg.losses.ldam import LDAMLoss
-    from tailseg.losses.links import LINKS, ClosedFormLink, Gumbel, Link, NormalCDF, Sigmoid, softplus
+    from tailseg.losses.links import APA, LINKS, ClosedFormLink, Gumbel, Link, NormalCDF, Sigmoid, softplus
     from tailseg.losses.logit_adjusted import LogitAdjustedSoftmax
     from tailseg.losses.processes import broadcast_from_first, gather_rows, sum_over_processes
     from tailseg.losses.seesaw import SeesawLoss
@@ -96,6 +96,7 @@ else:
             "gumbel_ce": ("GumbelCE",),
             "ldam": ("LDAMLoss",),
             "links": (
+                "APA",
                 "LINKS",
                 "ClosedFormLink",
                 "Gumbel",
@@ -145,6 +146,7 @@ def build_loss(config: BuildsLoss, frequency: "ClassFrequency") -> "Classificati
 
 
 __all__ = [
+    "APA",
     "EQL",
     "LINKS",
     "LOSSES",

@@ -8,7 +8,7 @@ import inspect
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
@@ -91,6 +91,11 @@ class EntryCost:
     link: Link
     on_positives: PositiveFactor = "distance"
     constant_factor: bool = False
+
+    def at_columns(self, columns: Int64[Tensor, "R 1"]) -> "EntryCost":
+        """Returns the cost for one logit of each row, by the columns that the logits are from."""
+        link = self.link.at_columns(columns)
+        return self if link is self.link else replace(self, link=link)
 
     def cost(self, q: Tensor, y: Tensor, classes: ClassFactors) -> Tensor:
         """Computes the cost.
@@ -242,7 +247,8 @@ def binary_cost(
     """
     entry, columns, rows = _arrange(q, labels, link, weights, quality, ignored, factors, dropped)
     divisor = max(len(q), 1) if normalizer is None else normalizer
-    if torch.compiler.is_compiling():  # the compiler fuses the operations, and decides what to compute again
+    # A compiler fuses the operations, and decides what to compute again. A link that learns needs its own gradients.
+    if torch.compiler.is_compiling() or entry.link.learns:
         return _composed_sum(entry, columns, q, rows) / divisor
     return _run_cost(entry, columns, q, rows, divisor)
 
@@ -272,14 +278,14 @@ class TargetEntries:
     def costs(self) -> Float[Tensor, "R L"]:
         """Computes the cost of each entry. The logits are kept for the backward pass, and nothing else."""
         columns, rows = self._arrange()
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or self.entry.link.learns:
             return _dense(self.entry, "cost", columns, self.q, rows)
         return cast(Tensor, _EntryCosts.apply(self.q, self.entry, None, *columns.factors, *rows))
 
     def sum(self) -> Float[Tensor, ""]:
         """Computes the sum of the costs, as `binary_cost` does."""
         columns, rows = self._arrange()
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or self.entry.link.learns:
             return _composed_sum(self.entry, columns, self.q, rows)
         return _run_cost(self.entry, columns, self.q, rows, 1.0)
 
@@ -316,7 +322,7 @@ def sum_class_gradients(
     entry, columns, rows = _arrange(q, labels, link, weights, quality, ignored, factors, None)
     sums = torch.stack(_run(_class_gradients, entry, columns, q, rows)).sum(0)
     if rows.labels is not None:
-        own = _own(entry.slope, columns, q, rows).abs().squeeze(1)
+        own = _own(EntryCost.slope, entry, columns, q, rows).abs().squeeze(1)
         sums[0] += sums.new_zeros(q.shape[1] + 1).index_add_(0, rows.labels, own)[: q.shape[1]]
     return sums
 
@@ -517,7 +523,11 @@ def _make_table(entry: EntryCost, dtype: torch.dtype, negative: float | None, ga
 
 
 def _own(
-    function: Callable[[Tensor, Tensor, ClassFactors], Tensor], columns: _Columns, q: Tensor, rows: _Rows
+    function: Callable[[EntryCost, Tensor, Tensor, ClassFactors], Tensor],
+    entry: EntryCost,
+    columns: _Columns,
+    q: Tensor,
+    rows: _Rows,
 ) -> Tensor:
     """Costs or slopes of the regions' labels, weighed, [R, 1]; 0 for a region without a label's logit."""
     if rows.labels is None:
@@ -531,17 +541,17 @@ def _own(
         weights = weights.gather(1, column)
     if ignored is not None and ignored.shape[1] > 1:
         ignored = ignored.gather(1, column)
-    return _weigh(function(own, y, factors), weights, ignored).masked_fill(~is_label, 0)
+    return _weigh(function(entry.at_columns(column), own, y, factors), weights, ignored).masked_fill(~is_label, 0)
 
 
 def _own_sum(entry: EntryCost, columns: _Columns, q: Tensor, rows: _Rows) -> Tensor:
     """The sum of the costs of the regions' labels."""
-    return _own(entry.cost, columns, q, rows).sum()
+    return _own(EntryCost.cost, entry, columns, q, rows).sum()
 
 
 def _own_slopes(entry: EntryCost, columns: _Columns, q: Tensor, rows: _Rows, scale: Tensor) -> Tensor:
     """The derivatives of `_own_sum` by the labels' logits times ``scale``, [R, 1]."""
-    return _own(entry.slope, columns, q, rows) * scale
+    return _own(EntryCost.slope, entry, columns, q, rows) * scale
 
 
 def _own_sum_and_slopes(
@@ -596,10 +606,29 @@ def _try_compiled(
     function: Callable[..., Any], entry: EntryCost, columns: _Columns, q: Tensor, rows: _Rows, *others: Tensor
 ) -> list[Any]:
     """Calls the function compiled and returns its result; nothing if it is not compiled for these logits."""
-    if not entry.link.fuses or q.numel() < COMPILE_FROM.get(q.device.type, sys.maxsize) or _FAILURES:
+    return call_compiled(function, q, entry, columns, q, rows, *others) if entry.link.fuses else []
+
+
+def will_compile(largest: Tensor) -> bool:
+    """Whether `call_compiled` would compile a function of this tensor."""
+    return largest.numel() >= COMPILE_FROM.get(largest.device.type, sys.maxsize) and not _FAILURES
+
+
+def call_compiled(function: Callable[..., Any], largest: Tensor, *arguments: object) -> list[Any]:
+    """Calls an elementwise function compiled, if its largest argument is large enough and compiling works.
+
+    Args:
+        function: of plain tensor arithmetic.
+        largest: decides by its size and device, see `COMPILE_FROM`.
+        *arguments: of the function.
+
+    Returns:
+        The result; nothing if the function was not called.
+    """
+    if not will_compile(largest):
         return []
     try:
-        return [_compiled(function)(entry, columns, q, rows, *others)]
+        return [_compiled(function)(*arguments)]
     except RuntimeError as error:
         from torch._dynamo.exc import TorchDynamoException  # takes seconds: imported only after a failure
 

@@ -30,7 +30,12 @@ class DropLoss(TailLoss):
     computes r from each process's own regions. All processes must call. U has 16 bits, from torch's default
     generator: ``torch.manual_seed`` repeats them. Scores are p. An empty tail makes it plain binary cross entropy. For
     the arguments see `TailLoss`.
+
+    The published code of 2024 drops the same entries as that of 2022. Its Gumbel link is exact for q in [-10, 10], and
+    has no gradient outside.
     """
+
+    settings = DropLossConfig
 
     def spares_tail(self, labels: Int64[Tensor, " R"] | Float[Tensor, "R C"]) -> Bool[Tensor, "R C"]:
         """Foreground regions, and background regions with probability 1 - r, each class on its own."""

@@ -24,6 +24,8 @@ class EQL(TailLoss):
     entropy. For the arguments see `TailLoss`.
     """
 
+    settings = EQLConfig
+
     def spares_tail(self, labels: Int64[Tensor, " R"] | Float[Tensor, "R C"]) -> Bool[Tensor, "R 1"]:
         """Foreground regions."""
         return find_foreground(labels, self.num_classes).unsqueeze(1)

@@ -11,8 +11,8 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32
-from torch import Tensor
+from jaxtyping import Float, Float32, Int64
+from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
 
 from tailseg.losses.settings import LinkName, PublishedVersion
@@ -34,11 +34,13 @@ class Link(ABC):
         fuses: whether ``torch.compile`` can make one kernel of the logarithms and slopes: plain tensor arithmetic.
         tabulates: whether p depends on nothing but q: then a table may hold it for each of the 65,536 logits that a
             type of half precision has.
+        learns: whether the link has parameters that the logarithms must pass gradients to.
     """
 
     init_bias: float
     fuses: bool = False
     tabulates: bool = False
+    learns: bool = False
 
     @abstractmethod
     def probability(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
@@ -59,6 +61,10 @@ class Link(ABC):
     def log_complement_slope(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
         """The derivative of log(1 - p) by q."""
         return _slope_by_autograd(self.log_complement, q)
+
+    def at_columns(self, columns: Int64[Tensor, "R 1"]) -> "Link":  # noqa: ARG002
+        """Returns the link for one logit of each row, by the classes of the logits; itself if all classes have one."""
+        return self
 
     def as_sigmoid_logits(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
         """Computes the logits z with sigmoid(z) = p(q), for code that applies a sigmoid: z = log p - log(1 - p).
@@ -216,9 +222,13 @@ class Gumbel(ClosedFormLink):
         t = torch.exp2(q.clamp(min=self.floor) * -LOG2_E)
         return t, torch.exp2(t * -LOG2_E)
 
-    def published(self, version: PublishedVersion = "2022") -> "PublishedGumbel":  # noqa: ARG002
-        """Returns the link with q clamped to [-4, 10], and binary cross entropy on 1 / exp(exp(-q))."""
-        return PublishedGumbel()
+    def published(self, version: PublishedVersion = "2022") -> "PublishedGumbel | ClampedGumbel":
+        """Returns the link of the published code.
+
+        2022: q clamped to [-4, 10], and binary cross entropy on 1 / exp(exp(-q)). 2024: q clamped to [-10, 10], and
+        the two logarithms.
+        """
+        return ClampedGumbel() if version == "2024" else PublishedGumbel()
 
 
 LOG2_E = math.log2(math.e)
@@ -280,8 +290,14 @@ class NormalCDF(ClosedFormLink):
         """The slope -phi(q) / (1 - Phi(q))."""
         return -self.log_probability_slope(-q)
 
-    def published(self, version: PublishedVersion = "2022") -> "PublishedNormalCDF":  # noqa: ARG002
-        """Returns the link with q clamped to [-5, 5], and binary cross entropy on Phi(q)."""
+    def published(self, version: PublishedVersion = "2022") -> "PublishedNormalCDF":
+        """Returns the link with q clamped to [-5, 5], and binary cross entropy on Phi(q).
+
+        Raises:
+            ValueError: the version is not 2022; the later code has no normal link.
+        """
+        if version != "2022":
+            super().published(version)
         return PublishedNormalCDF()
 
 
@@ -334,6 +350,34 @@ class PublishedGumbel(PublishedLink):
         return 1 / torch.exp(torch.exp(-q.float().clamp(-4, 10)))
 
 
+class ClampedGumbel(Gumbel):
+    """Gumbel as the authors' code of 2024 trains it: q is clamped to [-10, 10], and has no gradient outside.
+
+    `probability`, which gives the scores, is that of the unclamped q. In float32 the published logarithms of 1 - p lose
+    up to 6e-4 near q = 10; these do not.
+    """
+
+    clamp = (-10.0, 10.0)
+
+    def _log_probability(self, q: Tensor) -> Tensor:
+        return super()._log_probability(q.clamp(*self.clamp))
+
+    def log_probability_slope(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+        """The slope exp(-q), 0 outside the clamp."""
+        return torch.where(q.abs() <= self.clamp[1], super().log_probability_slope(q), 0)
+
+    def _log_complement(self, q: Tensor) -> Tensor:
+        return super()._log_complement(q.clamp(*self.clamp))
+
+    def log_complement_slope(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+        """The slope -exp(-q) / (exp(exp(-q)) - 1), 0 outside the clamp."""
+        return torch.where(q.abs() <= self.clamp[1], super().log_complement_slope(q), 0)
+
+    def as_sigmoid_logits(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+        """Computes the logits z with sigmoid(z) = p(q), p of the unclamped q."""
+        return Gumbel().as_sigmoid_logits(q)
+
+
 class PublishedNormalCDF(PublishedLink):
     """NormalCDF with the published code's clamp to [-5, 5]: no logit outside gets a gradient."""
 
@@ -343,6 +387,259 @@ class PublishedNormalCDF(PublishedLink):
     def clamped_probability(self, q: Float[Tensor, "*S"]) -> Float32[Tensor, "*S"]:
         """The probability Phi(q), with q clamped to [-5, 5]."""
         return (1 + torch.erf(q.float().clamp(-5, 5) / math.sqrt(2))) / 2
+
+
+class APA(nn.Module, Link):
+    """p = (1 + lambda exp(-kappa q))^(-1 / lambda): adaptive parametric activation (Alexandridis et al., ECCV 2024).
+
+    lambda = 1 is the sigmoid of kappa q, and lambda = 0, the limit, is the Gumbel link of kappa q. With
+    t = exp(-kappa q), x = lambda t and v = log(1 + x) / lambda:
+
+        log p       = -v                        slope by q: kappa t / (1 + x)
+        log(1 - p)  = log(1 - exp(-v))          slope by q: -kappa t / (1 + x) / (exp(v) - 1), in [-kappa, 0]
+        d log p / d lambda = (log(1 + x) - x / (1 + x)) / lambda^2       d log p / d kappa = q t / (1 + x)
+
+    Everything is computed in float32 or wider, without overflow, from lambda = 0 up; the result has the logits' type. A
+    slope by q is at most kappa / lambda. Where lambda < exp(-11), log p continues along its tangent below
+    kappa q = -11, as that of `Gumbel`.
+
+    A learned lambda or kappa is the softplus of a parameter, so it stays positive and keeps a gradient. A loss that is
+    given this link has the parameters among its own. Fixed values are no part of the state dict.
+
+    Args:
+        lambda_: at least 0; a number, or one for each class. It must be above 0 to be learned.
+        kappa: above 0; a number, or one for each class.
+        num_classes: the number of logits if each has its own lambda and kappa, all starting from the same number.
+        learns: whether lambda and kappa are learned.
+
+    Raises:
+        ValueError: lambda or kappa is out of range, or their shapes disagree.
+    """
+
+    def __init__(
+        self,
+        lambda_: float | Float[Tensor, " C"] = 1.0,
+        kappa: float | Float[Tensor, " K"] = 1.0,
+        *,
+        num_classes: int | None = None,
+        learns: bool = False,
+    ) -> None:
+        super().__init__()
+        values = [torch.as_tensor(value, dtype=torch.float32) for value in (lambda_, kappa)]
+        shape = (num_classes,) if num_classes is not None else max((value.shape for value in values), key=len)
+        if any(value.shape not in ((), shape) for value in values) or len(shape) > 1:
+            raise ValueError(
+                f"lambda_ and kappa are numbers or have one number for each of {shape[0] if shape else 'C'} classes, "
+                f"got the shapes {[list(value.shape) for value in values]}"
+            )
+        lowest, highest = values[0].min(), values[0].max()
+        if not (lowest > 0 if learns else lowest >= 0) or not highest.isfinite():
+            raise ValueError(f"lambda_ is {'above' if learns else 'at least'} 0, got {lowest:g} .. {highest:g}")
+        if not (values[1].min() > 0 and values[1].isfinite().all()):
+            raise ValueError(f"kappa is above 0, got {values[1].min():g}: with another one p does not rise with q")
+        self.learns = learns
+        for name, value in zip(("lambda_", "kappa"), values, strict=True):
+            value = value.expand(shape).clone()
+            if learns:  # the inverse of softplus
+                self.register_parameter(f"raw_{name}", nn.Parameter(value + torch.log(-torch.expm1(-value))))
+            else:
+                self.register_buffer(f"fixed_{name}", value, persistent=False)
+
+    @property
+    def lambda_(self) -> Float[Tensor, "*C"]:
+        """The effective lambda."""
+        return softplus(self.get_parameter("raw_lambda_")) if self.learns else self.get_buffer("fixed_lambda_")
+
+    @property
+    def kappa(self) -> Float[Tensor, "*C"]:
+        """The effective kappa."""
+        return softplus(self.get_parameter("raw_kappa")) if self.learns else self.get_buffer("fixed_kappa")
+
+    @property
+    def init_bias(self) -> float:  # ty: ignore[incompatible-property-override]
+        """The logit where p = 1e-3, by the mean lambda and kappa: -6.9 for lambda = 1, -1.9 for lambda = 0."""
+        shape, slope = float(self.lambda_.detach().mean()), float(self.kappa.detach().mean())
+        v = -math.log(1e-3)
+        return -math.log(math.expm1(v * shape) / shape if shape > 0 else v) / slope
+
+    def at_columns(self, columns: Int64[Tensor, "R 1"]) -> Link:
+        """The link with the lambda and kappa of these classes."""
+        if not self.lambda_.ndim:
+            return self
+        return _APAOf(self.lambda_[columns], self.kappa[columns], learns=self.learns)
+
+    def probability(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+        """The probability p = exp(log p)."""
+        return self._as_link().probability(q)
+
+    def log_probability(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+        """The logarithm log p = -log(1 + lambda exp(-kappa q)) / lambda."""
+        return self._as_link().log_probability(q)
+
+    def log_complement(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+        """The logarithm log(1 - p)."""
+        return self._as_link().log_complement(q)
+
+    def log_probability_slope(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+        """The slope kappa t / (1 + lambda t), with t = exp(-kappa q)."""
+        return self._as_link().log_probability_slope(q)
+
+    def log_complement_slope(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+        """The slope by q, in [-kappa, 0]."""
+        return self._as_link().log_complement_slope(q)
+
+    def _as_link(self) -> "_APAOf":
+        return _APAOf(self.lambda_, self.kappa, learns=self.learns)
+
+    def extra_repr(self) -> str:
+        """The starting values and whether they are learned."""
+        return f"lambda_={self.lambda_.tolist()}, kappa={self.kappa.tolist()}, learns={self.learns}"
+
+
+class _APAOf(Link):
+    """APA with a lambda and a kappa that broadcast with the logits; see `APA` for the formulas."""
+
+    init_bias = math.nan
+
+    def __init__(self, lambda_: Tensor, kappa: Tensor, *, learns: bool) -> None:
+        self.lambda_, self.kappa, self.learns = lambda_, kappa, learns
+
+    def probability(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+        return self.log_probability(q.to(torch.promote_types(q.dtype, torch.float32))).exp().to(q.dtype)
+
+    def log_probability(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+        return cast(Tensor, _APALogarithm.apply(q, self.lambda_, self.kappa, False))
+
+    def log_complement(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+        return cast(Tensor, _APALogarithm.apply(q, self.lambda_, self.kappa, True))
+
+    def log_probability_slope(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+        parts = _APAParts(q, self.lambda_, self.kappa)
+        return (parts.kappa * parts.slope()).to(q.dtype)
+
+    def log_complement_slope(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+        parts = _APAParts(q, self.lambda_, self.kappa)
+        return (parts.kappa * -parts.complement_slope()).to(q.dtype)
+
+
+class _APALogarithm(torch.autograd.Function):
+    """log p or log(1 - p) of APA; the backward pass computes the derivatives from q again."""
+
+    @staticmethod
+    def forward(ctx: BackwardCFunction, q: Tensor, lambda_: Tensor, kappa: Tensor, of_complement: bool) -> Tensor:
+        ctx.save_for_backward(q, lambda_, kappa)
+        cast(Any, ctx).of_complement = of_complement
+        parts = _APAParts(q, lambda_, kappa)
+        return (parts.log_complement() if of_complement else parts.log_probability()).to(q.dtype)
+
+    @staticmethod
+    def backward(ctx: BackwardCFunction, *grads: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None]:
+        q, lambda_, kappa = cast(Any, ctx).saved_tensors
+        parts = _APAParts(q, lambda_, kappa)
+        grad = grads[0].to(parts.q.dtype)
+        slope = -parts.complement_slope() if cast(Any, ctx).of_complement else parts.slope()
+        by_lambda = by_kappa = None
+        if cast(Any, ctx).needs_input_grad[1]:
+            each = parts.complement_by_lambda() if cast(Any, ctx).of_complement else parts.by_lambda()
+            by_lambda = (grad * each).sum_to_size(lambda_.shape).to(lambda_.dtype)
+        if cast(Any, ctx).needs_input_grad[2]:
+            by_kappa = (grad * parts.q * slope).sum_to_size(kappa.shape).to(kappa.dtype)
+        return (grad * parts.kappa * slope).to(q.dtype), by_lambda, by_kappa, None
+
+
+class _APAParts:
+    """What the logarithms of APA and their derivatives have in common, in float32 or wider.
+
+    With w = kappa q, t = exp(-w) and x = lambda t. Where x < 1, everything is computed from t, which is right down to
+    lambda = 0; elsewhere from a = log x, because t may overflow.
+    """
+
+    def __init__(self, q: Tensor, lambda_: Tensor, kappa: Tensor) -> None:
+        dtype = torch.promote_types(q.dtype, torch.float32)
+        self.q, self.lambda_, self.kappa = q.to(dtype), lambda_.to(dtype), kappa.to(dtype)
+        w = self.kappa * self.q
+        near_gumbel = self.lambda_ < math.exp(Gumbel.floor)
+        self.w = torch.where(near_gumbel, w.clamp(min=Gumbel.floor), w)
+        self.below = self.w - w  # of the floor
+        self.a = self.lambda_.log() - self.w
+        self.small = self.a < 0
+        self.t = torch.where(self.small, -self.w, 0.0).exp()
+        self.x = self.lambda_ * self.t
+        self.divisor = torch.where(self.small, 1.0, self.lambda_)
+
+    def _log_ratio(self) -> Tensor:
+        """log(1 + x) / x of small x."""
+        x = self.x.clamp(min=1e-30)
+        return x.log1p() / x
+
+    def minus_log(self) -> Tensor:
+        """v, without the tangent."""
+        return torch.where(self.small, self.t * self._log_ratio(), softplus(self.a) / self.divisor)
+
+    def slope(self) -> Tensor:
+        """The derivative of log p by w: t / (1 + x)."""
+        return torch.where(self.small, self.t / (1 + self.x), self.a.sigmoid() / self.divisor)
+
+    def log_probability(self) -> Tensor:
+        return -(self.minus_log() + self.slope() * self.below)
+
+    def log_complement(self) -> Tensor:
+        v = self.minus_log()
+        high, low = v.clamp(min=1), v.clamp(1e-30, 1)
+        log_v = torch.where(self.small, self._log_ratio().log() - self.w, low.log())
+        return torch.where(v > 1, torch.log1p(-torch.exp(-high)), log_v + (-torch.expm1(-low) / low).log())
+
+    def _v_over_expm1(self) -> Tensor:
+        most = 700.0 if self.q.dtype == torch.float64 else 80.0  # exp does not overflow
+        v = self.minus_log().clamp(min=1e-30)
+        return torch.where(v > most, 0.0, v / v.clamp(max=most).expm1())
+
+    def complement_slope(self) -> Tensor:
+        """Minus the derivative of log(1 - p) by w, in [0, 1]."""
+        over_v = torch.where(
+            self.small, 1 / ((1 + self.x) * self._log_ratio()), self.a.sigmoid() / softplus(self.a.clamp(min=-1))
+        )
+        return over_v * self._v_over_expm1()
+
+    def by_lambda(self) -> Tensor:
+        """The derivative of log p by lambda."""
+        large = (softplus(self.a) - self.a.sigmoid()) / self.divisor.square()
+        small = self.t.square() * (_lambda_series(self.x) + self.below / (1 + self.x).square())
+        return torch.where(self.small, small, large)
+
+    def complement_by_lambda(self) -> Tensor:
+        """The derivative of log(1 - p) by lambda."""
+        a = self.a.clamp(min=-1)
+        large = (1 - a.sigmoid() / softplus(a)) / self.divisor
+        small = self.t * _lambda_series(self.x) / self._log_ratio()
+        return -torch.where(self.small, small, large) * self._v_over_expm1()
+
+
+def subtract_from_log(s: Float[Tensor, "*S"], log: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+    """Computes -log(1 - s) - s without cancellation, by its series s^2 / 2 + s^3 / 3 + ... where s < 0.1.
+
+    It is log(1 + x) - x / (1 + x) for s = x / (1 + x): lambda^2 times the derivative of APA's log p by lambda.
+
+    Args:
+        s: in [0, 1].
+        log: -log(1 - s).
+
+    Returns:
+        The difference, at least 0.
+    """
+    low = s.clamp(max=0.1)
+    terms = 17 if s.dtype == torch.float64 else 8
+    series = low * (1 / (terms + 1))
+    for n in range(terms, 1, -1):
+        series = (series + 1 / n) * low
+    return torch.where(s < 0.1, series * low, log - s)
+
+
+def _lambda_series(x: Tensor) -> Tensor:
+    """Computes (log(1 + x) - x / (1 + x)) / x^2 for x in [0, 1]; 1 / 2 at 0."""
+    x = x.clamp(1e-12, 1)
+    s = x / (1 + x)
+    return subtract_from_log(s, x.log1p()) / x.square()
 
 
 LINKS: Mapping[LinkName, Link] = {"gumbel": Gumbel(), "sigmoid": Sigmoid(), "normal": NormalCDF()}

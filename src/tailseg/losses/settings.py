@@ -20,8 +20,8 @@ ClassWeights = tuple[float, ...] | Literal["inverse", "effective"]
 """How the classes are weighed: a number for each, or by their objects, see `tailseg.losses.class_weights`."""
 LinkName = Literal["gumbel", "sigmoid", "normal"]
 """The name of a link in a config."""
-PublishedVersion = Literal["2022"]
-"""The year of published code that a loss can compute."""
+PublishedVersion = Literal["2022", "2024"]
+"""The year of published code that a loss can compute: of GOL (2022), or of APA (2024), which has DropLoss alone."""
 
 
 @runtime_checkable
@@ -84,14 +84,24 @@ PARITY = Renamed("published", lambda parity: "2022" if parity else None)
 class PublishedLossConfig(BaseLossConfig):
     """The settings of a loss that can also compute what published code computes."""
 
+    years: ClassVar[tuple[PublishedVersion, ...]] = ("2022",)
+    """The published codes that have this loss."""
+
     published: PublishedVersion | None = None
-    """Compute the loss of the code published in this year, with its clamps and dead zones; None is exact."""
+    """Compute the loss of the code published in this year, with its clamps and dead zones; None is exact. 2024 has
+    DropLoss alone."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.published is not None and self.published not in get_args(PublishedVersion):
-            years = ", ".join(get_args(PublishedVersion))
-            raise SettingError(f"loss.published is {years}, or None, got {self.published!r} (--loss.published)")
+        if self.published is None or self.published in self.years:
+            return
+        if self.published in get_args(PublishedVersion):
+            raise SettingError(
+                f"loss.published is {self.published!r}, and the code of that year has DropLoss alone, not "
+                f"{type(self).__name__.removesuffix('Config')}: set {', '.join(self.years)} or None (--loss.published)"
+            )
+        years = ", ".join(get_args(PublishedVersion))
+        raise SettingError(f"loss.published is {years}, or None, got {self.published!r} (--loss.published)")
 
 
 @dataclass(frozen=True)
@@ -143,6 +153,8 @@ class TailLossConfig(PublishedLossConfig):
 @dataclass(frozen=True)
 class DropLossConfig(TailLossConfig, loss="DropLoss"):
     """DropLoss over any link; over the Gumbel link it is GOL."""
+
+    years: ClassVar[tuple[PublishedVersion, ...]] = ("2022", "2024")
 
 
 @renamed_fields()

@@ -58,14 +58,16 @@ class TailLoss(BinaryLoss):
         class_weights: how the classes are weighed, see `tailseg.losses.class_weights`.
         class_weight_exponent: power of the class weights.
         class_weight_beta: parameter of the effective number of objects.
-        published: computes the published code's logarithms, with their dead zones (see `tailseg.losses.links`). The
-            published loss has no upper limit here, unlike `GumbelCE`'s.
+        published: computes the logarithms of the code published in that year, with their dead zones (see
+            `tailseg.losses.links`). The published loss has no upper limit here, unlike `GumbelCE`'s. The code of 2024
+            has DropLoss alone.
 
     Raises:
         ValueError: the tail's threshold lies outside ``[0, 1]``, or the link has no published code.
     """
 
     tail: Tensor
+    settings: type[TailLossConfig] = TailLossConfig
 
     def __init__(  # written out, because a config holds the name of a link, and cannot hold a link
         self,
@@ -81,7 +83,7 @@ class TailLoss(BinaryLoss):
         published: PublishedVersion | None = TailLossConfig.published,
     ) -> None:
         super().__init__()
-        config = TailLossConfig(  # checks the settings
+        config = self.settings(  # checks the settings
             tail=tail,
             init_bias=init_bias,
             weight=weight,

@@ -20,15 +20,19 @@ from tailseg.models.config import (
     PostprocessConfig,
     ResNetConfig,
     RPNConfig,
+    SEConfig,
     SwinConfig,
     TimmConfig,
+    WrappedCauchyConfig,
     backbone_named,
     cascade_mask_rcnn,
     hybrid_task_cascade,
 )
 
 if TYPE_CHECKING:
+    from tailseg.models.activations import AGLU
     from tailseg.models.build import build_detector
+    from tailseg.models.carafe import CARAFE
     from tailseg.models.cascade import CascadeMaskRCNN
     from tailseg.models.detector import Detector, TwoStageDetector
     from tailseg.models.faster_rcnn import FasterRCNN
@@ -39,7 +43,9 @@ else:
     __getattr__, __dir__ = on_demand(
         __name__,
         {
+            "activations": ("AGLU",),
             "build": ("build_detector",),
+            "carafe": ("CARAFE",),
             "cascade": ("CascadeMaskRCNN",),
             "detector": ("Detector", "TwoStageDetector"),
             "faster_rcnn": ("FasterRCNN",),
@@ -51,7 +57,9 @@ else:
     )
 
 __all__ = [
+    "AGLU",
     "BACKBONES",
+    "CARAFE",
     "AnyBackbone",
     "BackboneConfig",
     "BoxHeadConfig",
@@ -72,9 +80,11 @@ __all__ = [
     "PostprocessConfig",
     "RPNConfig",
     "ResNetConfig",
+    "SEConfig",
     "SwinConfig",
     "TimmConfig",
     "TwoStageDetector",
+    "WrappedCauchyConfig",
     "backbone_named",
     "build_detector",
     "cascade_mask_rcnn",

@@ -15,7 +15,7 @@ from tailseg.losses.base import ClassificationLoss
 from tailseg.losses.processes import compute_process_share
 from tailseg.losses.unverified import hide_unverified, stack_unverified
 from tailseg.models.config import BoxHeadConfig, PostprocessConfig
-from tailseg.models.predictors import NormalizedLinear, class_linear
+from tailseg.models.predictors import NormalizedLinear, WrappedCauchyLinear, class_linear
 from tailseg.models.resnet import STRIDES
 from tailseg.models.sampling import RoISample
 from tailseg.ops.boxes import clip_boxes, decode_boxes, encode_boxes, scale_boxes, smooth_l1_sum
@@ -38,6 +38,15 @@ class ImageBoxes(NamedTuple):
     labels: Tensor
 
 
+def _start_as_mmdetection(fc1: nn.Linear, fc2: nn.Linear, regressor: nn.Linear) -> None:
+    """Initializes the layers of a box head as mmdetection does."""
+    for layer in (fc1, fc2):
+        nn.init.xavier_uniform_(layer.weight)
+    nn.init.normal_(regressor.weight, std=0.001)
+    for layer in (fc1, fc2, regressor):
+        nn.init.zeros_(layer.bias)
+
+
 class BoxHead(nn.Module):
     """Two fully connected layers, a classifier and a box regressor.
 
@@ -52,14 +61,19 @@ class BoxHead(nn.Module):
         self.loss = loss
         self.fc1 = nn.Linear(in_channels * config.pool_size**2, config.hidden)
         self.fc2 = nn.Linear(config.hidden, config.hidden)
-        if config.normalized is None:
+        if config.wrapped_cauchy is not None:
+            self.classifier = WrappedCauchyLinear(config.hidden, loss.num_logits, config.wrapped_cauchy)
+        elif config.normalized is None:
             self.classifier = nn.Linear(config.hidden, loss.num_logits)
             nn.init.constant_(self.classifier.weight, config.classifier_weight)
         else:
             self.classifier = NormalizedLinear(config.hidden, loss.num_logits, config.normalized)
         self.regressor = nn.Linear(config.hidden, 4 if config.class_agnostic else 4 * loss.num_classes)
-        with torch.no_grad():
-            self.classifier.bias.copy_(loss.init_bias())
+        if config.first_weights == "xavier":
+            _start_as_mmdetection(self.fc1, self.fc2, self.regressor)
+        if config.wrapped_cauchy is None:  # there the bias is added to a cosine, which it must not leave
+            with torch.no_grad():
+                self.classifier.bias.copy_(loss.init_bias())
 
     def forward(
         self, pyramid: Sequence[Float[Tensor, "B C _ _"]], boxes: Sequence[Float[Tensor, "_ 4"]]

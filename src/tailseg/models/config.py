@@ -98,15 +98,31 @@ class GroupedConfig(Settings, at="model.backbone.grouped"):
 
 
 @dataclass(frozen=True)
-class ResNetConfig(BackboneConfig):
-    """ResNet or ResNeXt in torchvision's layout."""
+class SEConfig(Settings, at="model.backbone.se"):
+    """Squeeze and excitation: a gate of each channel from the means of all channels, at the end of each block."""
 
-    depth: Literal[18, 50, 101] = 50
+    gate: Literal["sigmoid", "apa"] = "sigmoid"
+    """The gate's activation. With apa, the means are normalized before (LayerNorm), and the gate's input drops out."""
+    reduction: Annotated[int, Range(ge=1)] = 16
+    """The channels of a block for each hidden channel of its gate."""
+    dropout: Annotated[float, Range(ge=0, lt=1)] = 0.1
+    """Probability of dropout before the gate in training; only with apa."""
+
+
+@dataclass(frozen=True)
+class ResNetConfig(BackboneConfig):
+    """ResNet or ResNeXt in torchvision's layout; with se, SE-ResNet."""
+
+    depth: Literal[18, 50, 101, 152] = 50
     """Number of layers."""
     base_width: Annotated[int, Range(ge=1)] = 64
     """Channels of the stem and the first stage; 64 is the standard network."""
     grouped: GroupedConfig | None = None
     """Grouped 3x3 convolutions, which make the network a ResNeXt; None is a ResNet."""
+    activation: Literal["relu", "silu", "aglu"] = "relu"
+    """After each batch norm, and after each block; aglu learns its shape at each place."""
+    se: SEConfig | None = None
+    """Squeeze and excitation, which makes the network an SE-ResNet; None is without."""
     weights: str = "imagenet"
     """imagenet (from torchvision, which has ResNeXt as 50-32x4d, 101-32x8d and 101-64x4d), tiny (a small backbone that
     is part of tailseg), none, or the path of a file."""
@@ -128,12 +144,17 @@ class ResNetConfig(BackboneConfig):
     @property
     def short_name(self) -> str:
         grouped = self.grouped
-        return f"X{self.depth}-{grouped.groups}x{grouped.width}d" if grouped else f"R{self.depth}"
+        name = f"X{self.depth}-{grouped.groups}x{grouped.width}d" if grouped else f"R{self.depth}"
+        activation = "" if self.activation == "relu" else f"-{self.activation.upper()}"
+        return f"{'' if self.se is None else 'SE-'}{name}{activation}"
 
     @property
     def description(self) -> str:
         groups = "" if self.grouped is None else f" {self.grouped.groups}x{self.grouped.width}d"
-        return f"a {'ResNeXt' if groups else 'ResNet'}-{self.depth}{groups} of base_width {self.base_width}"
+        name = f"{'' if self.se is None else 'SE-'}{'ResNeXt' if groups else 'ResNet'}"
+        shape = "" if self.activation == "relu" else f" with {self.activation}"
+        gate = "" if self.se is None or self.se.gate == "sigmoid" else f" and {self.se.gate} gates"
+        return f"a {name}-{self.depth}{groups} of base_width {self.base_width}{shape}{gate}"
 
     def load_weights(self, backbone: "nn.Module") -> None:
         from tailseg.models.weights import load_backbone
@@ -334,6 +355,21 @@ class NormalizedConfig(Settings, at=("model.box.normalized", "model.mask.normali
     """Factor of the features: logits differ from their bias by at most this. Published: 20; 5 in classifiers."""
     power: Annotated[float, Range(ge=1)] = 1.0
     """Features and weights are divided by their norms to this power."""
+    learned: bool = False
+    """Learn the temperature, as the square of a parameter, from this one on. Published for masks: from 20.25."""
+
+
+@dataclass(frozen=True)
+class WrappedCauchyConfig(Settings, at="model.box.wrapped_cauchy"):
+    """A classifier of wrapped Cauchy densities, as in the authors' V3Det models.
+
+    See `tailseg.models.predictors.WrappedCauchyLinear`.
+    """
+
+    scale: Annotated[float, Range(gt=0)] = 300.0
+    """Factor of the densities."""
+    learned: bool = False
+    """Learn the factor, from this one on. Published: from 50."""
 
 
 @renamed_fields(
@@ -367,17 +403,32 @@ class BoxHeadConfig(Settings, at="model.box"):
     """Initial value of every weight of a plain classifier; published: 0.01 for DropLoss with the sigmoid."""
     normalized: NormalizedConfig | None = None
     """Normalize the classifier's features and weights; None is a plain classifier."""
+    wrapped_cauchy: WrappedCauchyConfig | None = None
+    """A classifier of wrapped Cauchy densities; None is a plain or normalized classifier."""
+    first_weights: Literal["uniform", "xavier"] = "uniform"
+    """Initial weights of the hidden layers and of the box regressor: PyTorch's uniform ones, as in the authors' models
+    of 2022, or mmdetection's: Xavier's, and a regressor of standard deviation 0.001."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.normalized is not None and self.wrapped_cauchy is not None:
+            raise SettingError(
+                "model.box.normalized and model.box.wrapped_cauchy are two kinds of classifier: leave one at None "
+                "(--model.box.wrapped-cauchy None)"
+            )
 
 
 @renamed_fields(finest="finest_scale", normalised="normalized")
 @dataclass(frozen=True)
 class MaskHeadConfig(Settings, at="model.mask"):
-    """Four convolutions, a deconvolution and a 1x1 predictor."""
+    """Four convolutions, upsampling and a 1x1 predictor."""
 
     channels: Annotated[int, Range(ge=1)] = 256
     """Channels of the convolutions."""
     num_convs: Annotated[int, Range(ge=1)] = 4
-    """Number of convolutions before the deconvolution."""
+    """Number of convolutions before the upsampling."""
+    upsample: Literal["deconvolution", "carafe"] = "deconvolution"
+    """A 2x2 deconvolution and a ReLU; or CARAFE, whose weights depend on the features, without a ReLU."""
     pool_size: Annotated[int, Range(ge=1)] = 14
     """Height and width of the pooled features; masks are twice as large, 28 x 28."""
     finest_scale: Annotated[float, Range(gt=0)] = 56.0

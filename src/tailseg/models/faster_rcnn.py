@@ -6,7 +6,7 @@ from typing import final
 from torch import Tensor
 
 from tailseg.losses.base import ClassificationLoss
-from tailseg.models.box_head import BoxHead
+from tailseg.models.box_head import BoxHead, ImageBoxes
 from tailseg.models.config import ModelConfig
 from tailseg.models.detector import TwoStageDetector
 from tailseg.models.sampling import sample_rois
@@ -48,7 +48,12 @@ class FasterRCNN(TwoStageDetector):
         original_sizes: Sequence[tuple[int, int]],
     ) -> list[Detections]:
         boxes = self.box_head.detect(pyramid, proposals, sizes, original_sizes, self.config.postprocess)
-        return [
-            Detections(image.boxes, image.scores, image.labels, None, height, width)
-            for image, (height, width) in zip(boxes, original_sizes, strict=True)
-        ]
+        return without_masks(boxes, original_sizes)
+
+
+def without_masks(boxes: Sequence[ImageBoxes], original_sizes: Sequence[tuple[int, int]]) -> list[Detections]:
+    """The detections of a model without masks: the boxes of each image, whose file has this height and width."""
+    return [
+        Detections(image.boxes, image.scores, image.labels, None, height, width)
+        for image, (height, width) in zip(boxes, original_sizes, strict=True)
+    ]

@@ -14,8 +14,9 @@ from torch.utils.checkpoint import checkpoint
 
 from tailseg.losses.processes import compute_process_share
 from tailseg.models.box_head import ImageBoxes
+from tailseg.models.carafe import CARAFE
 from tailseg.models.config import MaskHeadConfig
-from tailseg.models.predictors import class_map, normalized_class_map
+from tailseg.models.predictors import class_map, get_temperature, make_temperature, normalized_class_map
 from tailseg.models.resnet import STRIDES
 from tailseg.models.sampling import RoISample
 from tailseg.ops.boxes import scale_boxes
@@ -31,7 +32,7 @@ A CPU is as fast with few RoIs. On a GPU every chunk costs the start of some hun
 
 
 class MaskHead(nn.Module):
-    """Four 3x3 convolutions, a 2x2 deconvolution of stride 2 and a 1x1 predictor of C masks.
+    """Four 3x3 convolutions, a 2x2 deconvolution of stride 2 or `CARAFE`, and a 1x1 predictor of C masks.
 
     Source: He et al. 2017, "Mask R-CNN"; He start (fan out), biases zero, as published.
     """
@@ -41,9 +42,15 @@ class MaskHead(nn.Module):
         self.config = config
         inputs = [in_channels] + [config.channels] * (config.num_convs - 1)
         self.convs = nn.ModuleList(nn.Conv2d(channels, config.channels, 3, padding=1) for channels in inputs)
-        self.upsample = nn.ConvTranspose2d(config.channels, config.channels, 2, stride=2)
+        if config.upsample == "carafe":
+            self.upsample = CARAFE(config.channels)
+        else:
+            self.upsample = nn.ConvTranspose2d(config.channels, config.channels, 2, stride=2)
         self.predictor = nn.Conv2d(config.channels, num_classes, 1)
+        self.temperature = make_temperature(config.normalized)
         for conv in [*self.convs, self.upsample, self.predictor]:
+            if isinstance(conv, CARAFE):
+                continue
             assert isinstance(conv, nn.Conv2d | nn.ConvTranspose2d)
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
             assert conv.bias is not None
@@ -80,14 +87,14 @@ class MaskHead(nn.Module):
         )
 
     def features(self, pooled: Float[Tensor, "R D_in s s"]) -> Float[Tensor, "R D s s"]:
-        """Applies the convolutions to RoI features; returns the features before the deconvolution."""
+        """Applies the convolutions to RoI features; returns the features before the upsampling."""
         x = pooled
         for conv in self.convs:
             x = conv(x).relu_()
         return x
 
     def predict(self, x: Float[Tensor, "R D s s"], labels: Int64[Tensor, " R"]) -> Float[Tensor, "R 2*s 2*s"]:
-        """Mask logits from `features`: deconvolution, ReLU and the labels' rows of the predictor.
+        """Mask logits from `features`: upsampling and the labels' rows of the predictor.
 
         Of many RoIs a few at a time, and again in the backward pass: the upsampled features are the largest maps of a
         step, and with the two gradients of their size would be its peak of memory.
@@ -106,22 +113,31 @@ class MaskHead(nn.Module):
     def predict_at_once(self, x: Float[Tensor, "R D s s"], labels: Int64[Tensor, " R"]) -> Float[Tensor, "R 2*s 2*s"]:
         """`predict` of some RoIs.
 
-        A 2x2 deconvolution of stride 2 makes four outputs of each cell that do not overlap: four 1x1 convolutions.
-        Its outputs stay where they are, and only the one logit of each is put in its place.
+        The four outputs of each cell stay where they are, and only the one logit of each is put in its place.
         """
         rois, channels, side, _ = x.shape
-        weight = self.upsample.weight.permute(2, 3, 1, 0).reshape(4 * channels, channels, 1, 1)
-        assert self.upsample.bias is not None
         assert self.predictor.bias is not None
-        corners = F.conv2d(x, weight, self.upsample.bias.repeat(4)).relu_()
-        # channels are last in memory: nothing is copied
-        corners = corners.permute(0, 2, 3, 1).reshape(rois, side * side * 4, channels)
+        corners = self._enlarge(x).reshape(rois, side * side * 4, channels)
         weight, bias = self.predictor.weight.flatten(1), self.predictor.bias
         if self.config.normalized is None:
             logits = class_map(corners, weight, bias, labels)
         else:
-            logits = normalized_class_map(corners, weight, bias, labels, self.config.normalized)
+            temperature = get_temperature(self.config.normalized, self.temperature)
+            logits = normalized_class_map(corners, weight, bias, labels, self.config.normalized, temperature)
         return logits.view(rois, side, side, 2, 2).permute(0, 1, 3, 2, 4).reshape(rois, 2 * side, 2 * side)
+
+    def _enlarge(self, x: Float[Tensor, "R D s s"]) -> Float[Tensor, "R s _ _"]:
+        """The four outputs of each cell, channels last.
+
+        A 2x2 deconvolution of stride 2 makes outputs of each cell that do not overlap: four 1x1 convolutions.
+        """
+        if isinstance(self.upsample, CARAFE):
+            return self.upsample.cells(x)
+        channels = x.shape[1]
+        weight = self.upsample.weight.permute(2, 3, 1, 0).reshape(4 * channels, channels, 1, 1)
+        assert self.upsample.bias is not None
+        corners = F.conv2d(x, weight, self.upsample.bias.repeat(4)).relu_()
+        return corners.permute(0, 2, 3, 1)  # channels are last in memory: nothing is copied
 
     def losses(
         self, pyramid: Sequence[Float[Tensor, "B D _ _"]], samples: Sequence[RoISample], targets: Sequence[Target]

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from tailseg.models.config import ResNetConfig
+from tailseg.models.activations import APA, build_activation
+from tailseg.models.config import ResNetConfig, SEConfig
 
-STAGE_BLOCKS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+STAGE_BLOCKS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 STRIDES = (4, 8, 16, 32)
 """Pixels of the image for one cell of C2, C3, C4, C5."""
 
@@ -43,11 +44,60 @@ def fold_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Float[Tensor, "C_o
     return conv.weight * scale.view(-1, 1, 1, 1), torch.addcmul(norm.bias, norm.running_mean, scale, value=-1)
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut."""
+class SqueezeExcitation(nn.Module):
+    """Multiplies each channel by a gate that depends on the means of all channels.
 
-    def __init__(self, in_channels: int, width: int, stride: int) -> None:
+    With m the means over H and W, and W1, W2 without biases:
+
+        gate = sigmoid(W2 relu(W1 m)),   or   APA(dropout(W2 relu(W1 LayerNorm(m))))
+
+    Args:
+        channels: C.
+        config: the gate, and how many hidden channels there are.
+
+    Source: Hu et al. 2018, "Squeeze-and-Excitation Networks"; Alexandridis et al. 2024, "Adaptive Parametric
+    Activation".
+    """
+
+    def __init__(self, channels: int, config: SEConfig) -> None:
         super().__init__()
+        hidden = max(channels // config.reduction, 1)
+        self.adaptive = config.gate == "apa"
+        self.fc1 = nn.Linear(channels, hidden, bias=False)
+        self.fc2 = nn.Linear(hidden, channels, bias=False)
+        if self.adaptive:
+            self.norm = nn.LayerNorm(channels)
+            self.dropout = nn.Dropout(config.dropout)
+            self.gate = APA(positive="clamp")
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        """The gated maps."""
+        e = self.excitation(x)
+        gate = self.gate(self.dropout(e)) if self.adaptive else e.sigmoid()
+        return x * gate[:, :, None, None]
+
+    def excitation(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C"]:
+        """The gate's input, before dropout."""
+        m = x.mean((2, 3))
+        if self.adaptive:
+            m = self.norm(m)
+        return self.fc2(self.fc1(m).relu())
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut.
+
+    Args:
+        in_channels: C_in.
+        width: C_out.
+        stride: of the block.
+        config: the activation, and squeeze and excitation after the second batch norm.
+    """
+
+    def __init__(self, in_channels: int, width: int, stride: int, config: ResNetConfig) -> None:
+        super().__init__()
+        self.act1, self.act2 = (build_activation(config.activation) for _ in range(2))
+        self.se = None if config.se is None else SqueezeExcitation(width, config.se)
         self.conv1 = nn.Conv2d(in_channels, width, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
@@ -55,9 +105,11 @@ class BasicBlock(nn.Module):
         self.downsample = _shortcut(in_channels, width, stride)
 
     def forward(self, x: Float[Tensor, "B C_in H W"]) -> Float[Tensor, "B C_out H_out W_out"]:
-        out = conv_norm(x, self.conv1, self.bn1).relu_()
+        out = self.act1(conv_norm(x, self.conv1, self.bn1))
         out = conv_norm(out, self.conv2, self.bn2)
-        return out.add_(_project(x, self.downsample)).relu_()
+        if self.se is not None:
+            out = self.se(out)
+        return self.act2(out.add_(_project(x, self.downsample)))
 
 
 class Bottleneck(nn.Module):
@@ -69,14 +121,16 @@ class Bottleneck(nn.Module):
         stride: of the block.
         out_channels: C_out.
         groups: of the 3x3 convolution.
-        stride_in_1x1: the first 1x1 convolution has the stride, not the 3x3 convolution.
+        config: which convolution has the stride, the activation, and squeeze and excitation after the third norm.
     """
 
     def __init__(
-        self, in_channels: int, width: int, stride: int, *, out_channels: int, groups: int, stride_in_1x1: bool = False
+        self, in_channels: int, width: int, stride: int, *, out_channels: int, groups: int, config: ResNetConfig
     ) -> None:
         super().__init__()
-        first, second = (stride, 1) if stride_in_1x1 else (1, stride)
+        first, second = (stride, 1) if config.stride_in_1x1 else (1, stride)
+        self.act1, self.act2, self.act3 = (build_activation(config.activation) for _ in range(3))
+        self.se = None if config.se is None else SqueezeExcitation(out_channels, config.se)
         self.conv1 = nn.Conv2d(in_channels, width, 1, first, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, second, padding=1, groups=groups, bias=False)
@@ -86,10 +140,12 @@ class Bottleneck(nn.Module):
         self.downsample = _shortcut(in_channels, out_channels, stride)
 
     def forward(self, x: Float[Tensor, "B C_in H W"]) -> Float[Tensor, "B C_out H_out W_out"]:
-        out = conv_norm(x, self.conv1, self.bn1).relu_()
-        out = conv_norm(out, self.conv2, self.bn2).relu_()
+        out = self.act1(conv_norm(x, self.conv1, self.bn1))
+        out = self.act2(conv_norm(out, self.conv2, self.bn2))
         out = conv_norm(out, self.conv3, self.bn3)
-        return out.add_(_project(x, self.downsample)).relu_()
+        if self.se is not None:
+            out = self.se(out)
+        return self.act3(out.add_(_project(x, self.downsample)))
 
 
 def _block(config: ResNetConfig, in_channels: int, stage: int, stride: int) -> nn.Module:
@@ -100,7 +156,7 @@ def _block(config: ResNetConfig, in_channels: int, stage: int, stride: int) -> n
     """
     width = config.base_width * 2**stage
     if config.depth < 50:
-        return BasicBlock(in_channels, width, stride)
+        return BasicBlock(in_channels, width, stride, config)
     groups = 1 if config.grouped is None else config.grouped.groups
     return Bottleneck(
         in_channels,
@@ -108,7 +164,7 @@ def _block(config: ResNetConfig, in_channels: int, stage: int, stride: int) -> n
         stride,
         out_channels=4 * width,
         groups=groups,
-        stride_in_1x1=config.stride_in_1x1,
+        config=config,
     )
 
 
@@ -128,11 +184,11 @@ def _project(x: Tensor, shortcut: nn.Sequential | None) -> Tensor:
 
 
 class ResNet(nn.Module):
-    """ResNet-18, -50 or -101, or ResNeXt, without its classifier; parameter names are torchvision's.
+    """ResNet-18, -50, -101 or -152, ResNeXt or SE-ResNet, without its classifier; parameter names are torchvision's.
 
     Frozen stages take no gradient and keep their batch-norm statistics; with ``fixed_norm`` every stage keeps them,
-    while scale and shift are trained. Random initialization (He, fan out); `tailseg.models.load_backbone` loads
-    weights.
+    while scale and shift are trained. The stem's activation is frozen with the stem. Random initialization (He, fan
+    out); `tailseg.models.load_backbone` loads weights.
 
     Attributes:
         out_channels: channels of C2, C3, C4, C5.
@@ -151,7 +207,7 @@ class ResNet(nn.Module):
         if not 0 <= config.frozen_stages <= 4:
             raise ValueError(f"frozen_stages is 0 .. 4, got {config.frozen_stages}")
         if config.grouped is not None and config.depth < 50:
-            raise ValueError(f"ResNeXt needs bottlenecks: depth 50 or 101, got {config.depth}; or set grouped=None")
+            raise ValueError(f"ResNeXt needs bottlenecks: depth 50 or more, got {config.depth}; or set grouped=None")
         if config.checkpoint_blocks and not config.fixed_norm:
             raise ValueError(
                 "checkpoint_blocks computes blocks twice, and batch norms that learn would count each image twice: "
@@ -162,6 +218,7 @@ class ResNet(nn.Module):
         self.out_channels = tuple(width * 2**stage * (1 if config.depth < 50 else 4) for stage in range(4))
         self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
+        self.act = build_activation(config.activation)
         channels = width
         for stage, num_blocks in enumerate(STAGE_BLOCKS[config.depth]):
             layers = []
@@ -185,26 +242,29 @@ class ResNet(nn.Module):
         """The stem and the stages that are not trained."""
         if self.config.frozen_stages == 0:
             return []
-        return [self.conv1, self.bn1, *self.get_stages()[: self.config.frozen_stages]]
+        return [self.conv1, self.bn1, self.act, *self.get_stages()[: self.config.frozen_stages]]
 
     def train(self, mode: bool = True) -> "ResNet":
-        """Training mode, except for batch norms whose statistics are fixed or frozen."""
+        """Training mode, except for batch norms whose statistics are fixed or frozen, and frozen dropout."""
         super().train(mode)
-        for module in [self] if self.config.fixed_norm else self.get_frozen_modules():
-            for norm in module.modules():
+        for module in self.get_frozen_modules():
+            module.eval()
+        if self.config.fixed_norm:
+            for norm in self.modules():
                 if isinstance(norm, nn.BatchNorm2d):
                     norm.eval()
         return self
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B _ _ _"]]:
         """C2, C3, C4, C5: maps of stride 4, 8, 16, 32."""
-        x = conv_norm(images, self.conv1, self.bn1).relu_()
+        x = self.act(conv_norm(images, self.conv1, self.bn1))
         x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
         maps = []
         for stage in self.get_stages():
             for block in stage.children():
                 if self.config.checkpoint_blocks and torch.is_grad_enabled():
-                    x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False)
+                    has_dropout = self.config.se is not None and self.config.se.gate == "apa"
+                    x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=has_dropout)
                 else:
                     x = block(x)
             maps.append(x)

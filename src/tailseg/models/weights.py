@@ -1,5 +1,6 @@
 """Weights for the backbone: from torchvision, from a file, or those carried by tailseg."""
 
+import argparse
 import re
 from pathlib import Path
 from urllib.error import URLError
@@ -25,6 +26,18 @@ SWIN_UNUSED = re.compile(r"^(head|norm)\.|\.relative_position_index$")
 """Parts of a file that a Swin Transformer has no use for: the classifier, the norm before it, an index it computes."""
 OPTIONAL = re.compile(r"\.num_batches_tracked$|^norms\.")
 """Parts that a file may lack: counts of batches, and the norms on Swin's maps, which classifiers have not."""
+PUBLISHED_NAMES = (
+    (r"^relu\.(lambda|kappa)_param$", r"act.\1_param"),
+    (r"\.unirect(\d)\.", r".act\1."),
+    (r"\.se\.uniact\.", r".se.gate."),
+    (r"\.se\.excitation\.0\.", r".se.fc1."),
+    (r"\.se\.excitation\.2\.", r".se.fc2."),
+    (r"\.lambda_param$", r".raw_lambda"),
+    (r"\.kappa_param$", r".kappa"),
+)
+"""The names of the authors' SE-ResNets with AGLU and APA, and ours."""
+ADDED = re.compile(r"^act\.|\.act\d\.|\.se\.")
+"""What a ResNet of torchvision has no weights for; it keeps its first ones."""
 RESNEXTS = {(50, 32, 4): "resnext50_32x4d", (101, 32, 8): "resnext101_32x8d", (101, 64, 4): "resnext101_64x4d"}
 """torchvision's names by depth, groups and width."""
 SWINS = {(96, (2, 2, 6, 2)): "swin_t", (96, (2, 2, 18, 2)): "swin_s", (128, (2, 2, 18, 2)): "swin_b"}
@@ -41,7 +54,8 @@ def load_backbone(backbone: nn.Module, weights: str) -> None:
             the small ResNet that tailseg contains. ``pretrained`` downloads timm's weights for a network of timm.
             ``none`` changes nothing. Anything else is the path of a file with torchvision's names, or with timm's names
             for a network of timm. The classifier in the file is left out, and so is the last norm of Swin, which only
-            the classifier needs.
+            the classifier needs. The authors' names of SE-ResNets with AGLU are read too. With ``imagenet`` and
+            ``tiny``, AGLU and squeeze and excitation keep their initial weights.
 
     Raises:
         ValueError: the weights are not there, cannot be downloaded or read, or belong to another network; the message
@@ -57,15 +71,18 @@ def load_backbone(backbone: nn.Module, weights: str) -> None:
     if isinstance(backbone, TimmBackbone):
         _load(backbone, timm_weights(backbone, weights, read_weights), "timm's weights")
     elif weights == "imagenet":
-        _load(backbone, _download_imagenet(backbone), "torchvision's ImageNet weights")
+        _load(backbone, _download_imagenet(backbone), "torchvision's ImageNet weights", added=True)
     elif weights == "tiny":
-        _load(backbone, _read_tiny(backbone), "tailseg's tiny backbone")
+        _load(backbone, _read_tiny(backbone), "tailseg's tiny backbone", added=True)
     else:
         _load(backbone, read_weights(Path(weights)), weights)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a ``.safetensors`` file or of a ``.pth`` state dict (read with ``weights_only``).
+    """The tensors of a ``.safetensors`` file or of a ``.pth`` (read with ``weights_only``).
+
+    A ``.pth`` is a state dict, or has one under ``model`` (as torchvision's training scripts write it) or
+    ``state_dict``; a prefix ``module.`` of all names is removed.
 
     Raises:
         ValueError: there is no such file, or it holds no state dict.
@@ -78,10 +95,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         except SafetensorError as error:
             raise ValueError(f"backbone weights: {path} is not a whole safetensors file ({error})") from error
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):  # the options of the training: plain data
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises pickle, zip, runtime and end-of-file errors alike
         raise ValueError(f"backbone weights: {path} cannot be read as a torch state dict ({error})") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if isinstance(state, dict):
+        state = next((state[key] for key in ("model", "state_dict") if isinstance(state.get(key), dict)), state)
+        if state and all(str(name).startswith("module.") for name in state):
+            state = {name.removeprefix("module."): value for name, value in state.items()}
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"backbone weights: {path} is not a state dict of tensors by name")
     return state
 
@@ -135,9 +157,23 @@ def _read_tiny(backbone: ResNet | Swin) -> dict[str, Tensor]:
     return read_weights(TINY_BACKBONE)
 
 
-def _load(backbone: ResNet | Swin | TimmBackbone, state: dict[str, Tensor], source: str) -> None:
+def _load(
+    backbone: ResNet | Swin | TimmBackbone, state: dict[str, Tensor], source: str, *, added: bool = False
+) -> None:
     unused = SWIN_UNUSED if isinstance(backbone, Swin) else RESNET_UNUSED
     state = {name: value for name, value in state.items() if not unused.search(name)}
-    if problems := describe_misfits(state, backbone.state_dict(), OPTIONAL):
+    if isinstance(backbone, ResNet):
+        state = {find_our_name(name): value for name, value in state.items()}
+    expected = backbone.state_dict()
+    if added:
+        expected = {name: value for name, value in expected.items() if not ADDED.search(name)}
+    if problems := describe_misfits(state, expected, OPTIONAL):
         raise ValueError(f"{source} does not fit {backbone.config.description}: {problems}")
     backbone.load_state_dict(state, strict=False)
+
+
+def find_our_name(name: str) -> str:
+    """Finds our name of a ResNet's tensor, which the authors of AGLU or torchvision named."""
+    for theirs, ours in PUBLISHED_NAMES:
+        name = re.sub(theirs, ours, name)
+    return name

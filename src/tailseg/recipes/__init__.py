@@ -8,6 +8,7 @@ from pathlib import Path
 from tailseg.recipes.activations import ACTIVATIONS
 from tailseg.recipes.custom import custom_frozen, custom_r50, custom_small
 from tailseg.recipes.gol import GOL
+from tailseg.recipes.later import LATER
 from tailseg.recipes.recipe import (
     OPTIMIZERS,
     AdamWConfig,
@@ -43,6 +44,7 @@ GROUPS: dict[str, tuple[Callable[[], Recipe], ...]] = {
     "LVIS, a strong recipe": (gol_strong,),
     "LVIS, published folder activations": ACTIVATIONS,
     "LVIS, published folder gol": GOL,
+    "LVIS, published later by the authors of GOL": LATER,
 }
 """The built-in recipes by what they are for."""
 

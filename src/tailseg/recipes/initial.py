@@ -86,6 +86,7 @@ def explain_misfit(recipe: Recipe) -> str:
         backbone = model.backbone
         is_resnet50 = isinstance(backbone, ResNetConfig) and (
             (backbone.depth, backbone.base_width, backbone.grouped) == (50, 64, None)
+            and (backbone.activation, backbone.se) == ("relu", None)
         )
         mask, usual_mask = model.mask or MaskHeadConfig(), MaskHeadConfig()
         pairs: list[tuple[str, object, object]] = [
@@ -98,6 +99,7 @@ def explain_misfit(recipe: Recipe) -> str:
             ("model.box.normalized", model.box.normalized is not None, False),
             ("model.mask.channels", mask.channels, usual_mask.channels),
             ("model.mask.num_convs", mask.num_convs, usual_mask.num_convs),
+            ("model.mask.upsample", mask.upsample, usual_mask.upsample),
             ("model.mask.normalized", mask.normalized is not None, False),
         ]
         differences = [f"{name} is {value}" for name, value, expected in pairs if value != expected]
