@@ -21,9 +21,9 @@ TEMPLATE = """\
 
 A recipe is a Python function that returns every setting of a run. `tailseg recipes` lists the recipes. This page
 describes the {count} published configurations and what is repaired in them; `tools/write_recipes.py` writes it from the
-recipes. **Nobody has trained them with tailseg yet**: the figures below are the published ones. [Reproductions](reproductions.md)
-says what counts as a reproduction and takes measured figures; the models that were trained with tailseg are in the
-[benchmarks](benchmarks.md).
+recipes. **Nobody has trained them with tailseg yet**: the figures below are the published ones.
+[Reproductions](reproductions.md) says what counts as a reproduction and takes measured figures; the models that were
+trained with tailseg are in the [benchmarks](benchmarks.md).
 
 ## Run one
 
