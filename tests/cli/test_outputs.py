@@ -102,7 +102,7 @@ WORDS = {
     *("Calibrate.device", "Predict.device", "Serve.device", "Test.device", "Train.recipe.run.device", "Serve.host"),
     "Train.recipe.run.best_by",
     "Thresholds.device",
-    *("Predict.part", "Push.name", "Pull.name", "Pull.revision"),
+    *("Predict.part", "Predict.ray", "Push.name", "Pull.name", "Pull.revision"),
     *("Report.title", "Submit.partition", "Train.recipe.name"),
 }
 """Settings that are text, and no file is written by that name."""

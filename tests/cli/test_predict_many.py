@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+from pycocotools import mask as coco
 
 from tailseg.cli import main
 from tailseg.cli.predict import MAX_ERRORS, Predict, read_part
@@ -113,18 +115,17 @@ def test_a_video_gives_the_results_of_its_frames(run: Path, tmp_path: Path) -> N
     assert (tmp_path / "out/clip_000003.jpg").is_file()
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_what_was_stopped_goes_on_and_ends_as_if_it_had_not(
-    number: int, run: Path, images: Path, whole: dict[str, bytes], tmp_path: Path
+def test_what_was_killed_goes_on_and_ends_as_if_it_had_not(
+    run: Path, images: Path, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     command = ["predict", str(run), str(images), f"--out={out}", "--score-threshold=0"]
     with subprocess.Popen([sys.executable, "-m", "tailseg", *command], stderr=subprocess.PIPE) as process:
         while process.poll() is None and (not (out / "results.jsonl").is_file() or len(read_lines_so_far(out)) < 7):
             time.sleep(0.005)
-        process.send_signal(number)
+        process.send_signal(signal.SIGKILL)
         said = process.communicate(timeout=120)[1].decode()
-    assert process.returncode == (-9 if number == signal.SIGKILL else 130), said
+    assert process.returncode == -signal.SIGKILL, said
     done = len(read_lines_so_far(out))
     assert 7 <= done < 24
     predict(run, images, out, "--resume")
@@ -140,7 +141,7 @@ def test_resume_needs_the_same_call(run: Path, images: Path, tmp_path: Path, cap
     assert "has no results of `tailseg predict`" in capsys.readouterr().err
     predict(run, images, tmp_path, "--no-pictures")
     assert main(["predict", str(run), str(images), f"--out={tmp_path}", "--resume", "--score-threshold=0.5"]) == 1
-    assert "score_threshold was 0 and is now 0.5" in " ".join(capsys.readouterr().err.split())
+    assert "score_threshold was 0.0 and is now 0.5" in " ".join(capsys.readouterr().err.split())
     predict(run, images / "00.jpg", tmp_path, "--resume", "--no-pictures")
     assert "has more images than there are now" in " ".join(capsys.readouterr().err.split())
 
@@ -205,6 +206,39 @@ def test_a_picture_of_a_tar_file_replaces_no_other_file(run: Path, images: Path,
     assert (tmp_path / "a_00.jpg").read_bytes() == (images / "01.jpg").read_bytes()
     predict(run, tmp_path / "a.tar", tmp_path, "--overwrite", code=0)
     assert (tmp_path / "a_00.jpg").read_bytes() != (images / "01.jpg").read_bytes()
+
+
+def test_tiles_and_views_have_their_place_in_the_image(run: Path, images: Path, tmp_path: Path) -> None:
+    """Four copies of an image, each as large as a tile with its band, are detected like one in each corner."""
+    with Image.open(images / "00.jpg") as opened:
+        one = np.asarray(opened.convert("RGB").crop((0, 0, 96, 96)))
+    Image.fromarray(np.tile(one, (2, 2, 1))).save(tmp_path / "four.png")
+    options = ["--tiles=96", "--tile-overlap=0.05", "--flip", "--scales", "0.75", "1", "--no-pictures"]
+    predict(run, tmp_path / "four.png", tmp_path / "out", *options, code=0)
+    (line,) = read_lines(tmp_path / "out")
+    assert (line["width"], line["height"]) == (192, 192)
+    boxes = np.array([record["bbox"] for record in line["detections"]])
+    assert (boxes[:, :2] + boxes[:, 2:] > 97).any(axis=0).all()
+    assert (boxes[:, :2] < 90).any(axis=0).all()
+    for record in line["detections"]:
+        x, y, w, h = coco.toBbox(record["segmentation"])
+        left, top, width, height = record["bbox"]
+        assert x >= left - 2
+        assert y >= top - 2
+        assert x + w <= left + width + 2
+        assert y + h <= top + height + 2
+    call = json.loads((tmp_path / "out/predict.json").read_text())["settings"]
+    assert (call["tiles"], call["views"]) == ([96, 0.05], [0.75, 1, True])
+
+
+def test_rasters_and_ray_called_wrongly(run: Path, images: Path, capsys) -> None:
+    for options, message in (
+        (["--bands", "1", "2"], "--bands takes one band or three, got 2"),
+        (["--values", "5", "5"], "--values is the value of black and a larger one of white, got 5 and 5"),
+        (["--ray", "auto"], "--ray draws no pictures: add --no-pictures"),
+    ):
+        assert main(["predict", str(run), str(images), *options]) == 2
+        assert message in " ".join(capsys.readouterr().err.split())
 
 
 def test_the_examples_of_the_help_are_options() -> None:

@@ -2,8 +2,9 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple
@@ -15,15 +16,15 @@ from tailseg.cli.common import UsageError, find_own_code, output, parse, print_e
 from tailseg.cli.file_kinds import CALL, FOUND, LINES, PICTURE
 from tailseg.cli.outputs import check
 from tailseg.files import DETECTIONS, Output, is_drawn, write_bytes
-from tailseg.inference.image_files import SHARDS, SUFFIXES, find_files, has_ending
-from tailseg.ranges import Range
+from tailseg.inference.image_files import SHARDS, SUFFIXES, VIDEOS, find_files, has_ending
+from tailseg.ranges import ANY_NUMBER, Range
 from tailseg.words import count_noun, count_part
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from tailseg.inference import Predictor
-    from tailseg.inference.pipeline import Outcome
+    from tailseg.inference.pipeline import Detector, Outcome
     from tailseg.inference.results_folder import Part, ResultsFolder
     from tailseg.inference.sources import SourceImage
     from tailseg.structures import Detections
@@ -54,6 +55,8 @@ class Predict:
       tailseg predict runs/custom_small photos --no-pictures      the results files only
       tailseg predict runs/custom_small shards/*.tar --no-pictures --batch-size 8
       tailseg predict runs/custom_small clip.mp4 --frame-step 10
+      tailseg predict runs/custom_small aerial.tif --tiles 1024 --values 0 3000
+      tailseg predict runs/custom_small photos --flip --scales 0.75 1 1.25
       tailseg predict runs/custom_small photos --resume           go on after an interruption
       tailseg predict runs/custom_small photos --out found --part 2/8; ...; tailseg merge found
     """
@@ -87,8 +90,24 @@ class Predict:
     """Images that the network gets at a time. More are faster on a GPU, and not on a CPU."""
     frame_step: Annotated[int, Range(ge=1)] = 1
     """Of a video, detect in every such frame."""
+    tiles: Annotated[int | None, Range(ge=32)] = None
+    """Cut larger images into tiles of this side, in pixels, and join what they show to whole objects."""
+    tile_overlap: Annotated[float, Range(gt=0, le=0.9)] = 0.2
+    """The share of a tile's side that neighbors have in common."""
+    flip: bool = False
+    """Detect in the mirrored image too, and join the detections."""
+    scales: Annotated[tuple[float, ...], Range(gt=0, some=True)] = (1.0,)
+    """Detect in the image at these sizes, times that of the run, and join the detections."""
+    bands: Annotated[tuple[int, ...], Range(ge=1)] = ()
+    """Read TIFF, JPEG 2000 and PNG files with rasterio, and take these bands, counted from 1, for red, green and blue;
+    one band is gray."""
+    values: Annotated[tuple[float, float] | None, ANY_NUMBER] = None
+    """Read these files with rasterio, and take these two values for black and white: 0 3000 for images of 12 bits."""
     checkpoint: Literal["best", "last"] = "best"
     """The checkpoint with the best AP, or the last one."""
+    ray: str | None = None
+    """Detect on a Ray cluster: its address (auto, ray://HOST:10001), or local for one on this machine. All nodes must
+    find the run and the images under the same paths. Needs --no-pictures."""
     device: str = "auto"
     """auto uses cuda if it is available, else cpu."""
     calibrated: bool = True
@@ -108,6 +127,8 @@ def run(arguments: Sequence[str]) -> None:
     options = parse(Predict, arguments, command="predict")
     files = find_images(options.images)
     part = read_part(options.part)
+    check_raster_options(options)
+    check_ray_options(options, files)
     require_run(options.run)
     if line := describe_other_files(options.images):
         output().print(line, markup=False, soft_wrap=True)
@@ -149,6 +170,51 @@ def read_part(text: str | None) -> "Part":
     if not 1 <= number <= count:
         raise UsageError(f"--part is K/N with K from 1 to N, such as 2/8, got {text!r}")
     return number, count
+
+
+def check_raster_options(options: Predict) -> None:
+    """Checks --bands and --values.
+
+    Raises:
+        UsageError: not one or three bands, or equal values.
+    """
+    if len(options.bands) not in (0, 1, 3):
+        raise UsageError(f"--bands takes one band or three, got {len(options.bands)}")
+    if options.values is not None and options.values[0] >= options.values[1]:
+        low, high = options.values
+        raise UsageError(f"--values is the value of black and a larger one of white, got {low:g} and {high:g}")
+
+
+def check_ray_options(options: Predict, files: Sequence[Path]) -> None:
+    """Checks that a call on a Ray cluster can do what the other options ask for.
+
+    Raises:
+        UsageError: it should draw, or read videos.
+    """
+    if options.ray is None:
+        return
+    if options.pictures:
+        raise UsageError("--ray draws no pictures: add --no-pictures")
+    if video := next((file for file in files if has_ending(file, VIDEOS)), None):
+        raise UsageError(f"--ray reads no videos, and {video} is one: write its frames as images first")
+
+
+def build_detector(options: Predict, predictor: "Predictor", threshold: float | Sequence[float]) -> "Detector":
+    """Builds the detector of the options: the model, in several views, in tiles."""
+    from tailseg.inference.tiles import TileConfig, TiledDetector
+    from tailseg.inference.views import ViewsDetector
+
+    detectors = [partial(predictor.detect_batch, scale=scale) for scale in options.scales]
+    detector: Detector = detectors[0]
+    if options.flip or len(detectors) > 1:
+        postprocess = getattr(predictor.recipe.model, "postprocess", None)
+        limit = getattr(postprocess, "max_detections", 300)
+        detector = ViewsDetector(detectors, options.flip, max_detections=limit)
+    if options.tiles is None:
+        return detector
+    lowest = threshold if isinstance(threshold, int | float) else min(threshold)
+    config = TileConfig(options.tiles, options.tile_overlap, lowest / 2, options.batch_size)
+    return TiledDetector(detector, config)
 
 
 def choose_folder(options: Predict, part: "Part") -> Path:
@@ -198,6 +264,9 @@ def describe_settings(
         "precision": predictor.precision,
         "score_threshold": threshold if isinstance(threshold, int | float) else list(threshold),
         "frame_step": options.frame_step,
+        "tiles": None if options.tiles is None else [options.tiles, options.tile_overlap],
+        "views": [*options.scales, options.flip],
+        "raster": [*options.bands, options.values],
     }
 
 
@@ -349,18 +418,19 @@ def predict_files(
 
     images = Numbering(files, options, part)
     total = images.count_part() if all(has_ending(file, SUFFIXES) for file in files) else None
-    outcomes = detect_all(
-        ((image_id, source) for image_id, _, source in results.skip_done(iter(images))),
-        predictor.detect_batch,
-        orientation=predictor.recipe.data.orientation,
-        batch_size=options.batch_size,
-    )
-    writer = ImageWriter(predictor, results, options, images.pictures, threshold)
+    numbered = ((image_id, source) for image_id, _, source in results.skip_done(iter(images)))
+    worker = Worker(options, predictor, threshold)
+    writer = ImageWriter(worker, results, options, images.pictures)
+    if options.ray is None:
+        outcomes = detect_all(numbered, worker.detector, orientation=worker.orientation, batch_size=options.batch_size)
+        lines = (writer.write(outcome) for outcome in outcomes)
+    else:
+        outcomes = detect_lines_on_ray(list(numbered), options, threshold)
+        lines = (writer.write_line(line) for line in outcomes)
     with StopRequest(after="this image") as stop:
         try:
-            for outcome in track(outcomes, "predicting", total, transient=True, console=output()):
+            for _ in track(lines, "predicting", total, transient=True, console=output()):
                 stop.check()
-                writer.write(outcome)
             stop.check()
         except TrainingStopped:
             done = count_noun(results.images, "image") if total is None else f"{results.images} of {total} images"
@@ -392,16 +462,76 @@ class Numbering:
         return len(range(number, len(self._files) + 1, parts))
 
     def __iter__(self) -> "Iterator[tuple[int, str, SourceImage]]":
+        from tailseg.inference.raster import RasterImage
         from tailseg.inference.sources import list_images
 
         number, parts = self._part
         names = PictureNames()
-        for source in list_images(self._files, frame_step=self._options.frame_step):
+        options = self._options
+        open_raster = partial(RasterImage, bands=options.bands or None, values=options.values)
+        raster = open_raster if options.bands or options.values else None
+        for source in list_images(self._files, frame_step=options.frame_step, raster=raster):
             self.count += 1
             name = names.choose(source.stem) if self._options.pictures else ""
             if self.count % parts == number % parts:
                 self.pictures[self.count] = name
                 yield self.count, source.name, source
+
+
+def detect_lines_on_ray(
+    images: "list[tuple[int, SourceImage]]", options: Predict, threshold: float | Sequence[float]
+) -> "Generator[dict[str, Any]]":
+    """Detects on a Ray cluster, whose actors each load the model; yields the lines of the images."""
+    from tailseg.inference.ray_cluster import detect_on_ray
+
+    assert options.ray is not None
+    make_worker = partial(load_worker, options, threshold)
+    yield from detect_on_ray(images, make_worker, address=options.ray, batch_size=options.batch_size)
+
+
+def load_worker(options: Predict, threshold: float | Sequence[float]) -> "Worker":
+    """Loads the model in an actor."""
+    return Worker(options, load_predictor(options), threshold)
+
+
+class Worker:
+    """What makes the line of an image: the model and the options.
+
+    Attributes:
+        predictor: the trained model.
+        detector: the model, in several views and in tiles if asked for.
+        orientation: whether images are turned as their EXIF data says.
+    """
+
+    def __init__(self, options: Predict, predictor: "Predictor", threshold: float | Sequence[float]) -> None:
+        self.predictor = predictor
+        self.detector = build_detector(options, predictor, threshold)
+        self.orientation = predictor.recipe.data.orientation
+        self._threshold = threshold
+        self._ids = [category.id for category in predictor.categories]
+        self._names = {category.id: category.name for category in predictor.categories}
+
+    def select(self, outcome: "Outcome") -> "tuple[Detections | None, Exception | None]":
+        """Returns the detections of an image above the threshold, or the error."""
+        if outcome.detections is None:
+            return None, outcome.error
+        try:
+            return outcome.detections.above(self._threshold), None
+        except Exception as error:  # noqa: BLE001 - the other images are still processed
+            return None, error
+
+    def make_line(self, outcome: "Outcome") -> dict[str, Any]:
+        """Makes the line of an image, with its detections above the threshold or its error."""
+        from tailseg.evaluation import to_results
+        from tailseg.inference.results_folder import make_line
+
+        detections, error = self.select(outcome)
+        image, source = outcome.image, outcome.source
+        size = None if image is None else (image.shape[-2], image.shape[-1])
+        records = [] if detections is None else to_results(detections, outcome.image_id, self._ids)
+        named = [{"category": self._names[record["category_id"]], **record} for record in records]
+        line = make_line(outcome.image_id, source.name, source.extra, size, named)
+        return line if error is None else {**line, "error": describe_error(source.name, error)}
 
 
 class ImageWriter:
@@ -411,18 +541,8 @@ class ImageWriter:
         best: the best detection of all images so far, whatever the threshold.
     """
 
-    def __init__(
-        self,
-        predictor: "Predictor",
-        results: "ResultsFolder",
-        options: Predict,
-        pictures: dict[int, str],
-        threshold: float | Sequence[float],
-    ) -> None:
-        self._predictor, self._results, self._options = predictor, results, options
-        self._pictures, self._threshold = pictures, threshold
-        self._ids = [category.id for category in predictor.categories]
-        self._names = {category.id: category.name for category in predictor.categories}
+    def __init__(self, worker: Worker, results: "ResultsFolder", options: Predict, pictures: dict[int, str]) -> None:
+        self._worker, self._results, self._options, self._pictures = worker, results, options, pictures
         self.best: BestDetection | None = None
 
     def write(self, outcome: "Outcome") -> None:
@@ -431,28 +551,30 @@ class ImageWriter:
         Raises:
             OSError: the disk is full or cannot be written.
         """
-        from tailseg.inference.results_folder import make_line
-
-        name, image = outcome.source.name, outcome.image
-        error, detections = outcome.error, None
         if outcome.detections is not None:
             self._look_for_best(outcome.detections)
-            try:
-                detections = outcome.detections.above(self._threshold)
-            except Exception as failure:  # noqa: BLE001 - the other images are still processed
-                error = failure
-        size = None if image is None else (image.shape[-2], image.shape[-1])
-        records = [] if detections is None else self._make_records(detections, outcome.image_id)
-        line = make_line(outcome.image_id, name, outcome.source.extra, size, records)
+        line = self._worker.make_line(outcome)
         self._results.add_records(line)
         picture = self._pictures.pop(outcome.image_id)
-        if self._options.pictures and image is not None and detections is not None:
-            error = self._write_picture(image, detections, picture)
-        if error is not None:
-            reason = describe_error(name, error)
-            if self._results.failed < MAX_ERRORS:
-                print_error(reason)
-            line["error"] = reason
+        detections, _ = self._worker.select(outcome)
+        if self._options.pictures and outcome.image is not None and detections is not None:
+            error = self._write_picture(outcome.image, detections, picture)
+            if error is not None:
+                line = {**line, "error": describe_error(outcome.source.name, error)}
+        self._finish(line)
+
+    def write_line(self, line: dict[str, Any]) -> None:
+        """Writes the records and the line of an image that another process detected in.
+
+        Raises:
+            OSError: the disk is full or cannot be written.
+        """
+        self._results.add_records(line)
+        self._finish(line)
+
+    def _finish(self, line: dict[str, Any]) -> None:
+        if "error" in line and self._results.failed < MAX_ERRORS:
+            print_error(line["error"])
         self._results.finish_image(line)
 
     def _look_for_best(self, detections: "Detections") -> None:
@@ -460,13 +582,7 @@ class ImageWriter:
             first = int(detections.scores.argmax())
             score, label = float(detections.scores[first]), int(detections.labels[first])
             if self.best is None or score > self.best.score:
-                self.best = BestDetection(score, label, self._predictor.names[label])
-
-    def _make_records(self, detections: "Detections", image_id: int) -> list[dict[str, Any]]:
-        from tailseg.evaluation import to_results
-
-        records = to_results(detections, image_id, self._ids)
-        return [{"category": self._names[record["category_id"]], **record} for record in records]
+                self.best = BestDetection(score, label, self._worker.predictor.names[label])
 
     def _write_picture(self, image: "Tensor", detections: "Detections", name: str) -> Exception | None:
         """Writes the picture; returns the error if it cannot be drawn, or if another file has its name."""
@@ -474,7 +590,7 @@ class ImageWriter:
         try:
             if path.exists() and not PICTURE.is_own(path) and not self._options.overwrite:
                 raise ValueError(f"{path} exists and is not {PICTURE.name}: the picture was not written")
-            content = draw_picture(self._predictor, image, detections, self._options.color)
+            content = draw_picture(self._worker.predictor, image, detections, self._options.color)
         except Exception as error:  # noqa: BLE001 - the detections are written all the same
             return error
         write_bytes(path, content)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from tailseg.inference.predictor import Calibration, Detections, InferenceConfig, Predictor, Setting
     from tailseg.inference.sources import list_images
     from tailseg.inference.thresholds import find_run_thresholds
+    from tailseg.inference.tiles import TileConfig, TiledDetector
+    from tailseg.inference.views import ViewsDetector
 else:
     __getattr__, __dir__ = on_demand(
         __name__,
@@ -29,6 +31,8 @@ else:
             "pipeline": ("Outcome", "detect_all"),
             "sources": ("list_images",),
             "thresholds": ("find_run_thresholds",),
+            "tiles": ("TileConfig", "TiledDetector"),
+            "views": ("ViewsDetector",),
         },
     )
 
@@ -41,6 +45,9 @@ __all__ = [
     "Outcome",
     "Predictor",
     "Setting",
+    "TileConfig",
+    "TiledDetector",
+    "ViewsDetector",
     "calibrate",
     "detect_all",
     "find_run_thresholds",

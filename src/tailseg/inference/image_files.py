@@ -10,6 +10,8 @@ SUFFIXES: Final = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".
 """Endings of image files in folders and in tar files."""
 SHARDS: Final = (".tar", ".tar.gz", ".tgz")
 """Endings of tar files."""
+RASTERS: Final = (".tif", ".tiff", ".jp2", ".png")
+"""Endings of files that rasterio reads where the user asks for bands or values."""
 VIDEOS: Final = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm")
 """Endings of videos. They are read where the user names them; in a folder they are left out."""
 LISTS: Final = (".txt",)

@@ -5,7 +5,7 @@ decoded on the way). `read` of an image may run in another thread or process.
 """
 
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -18,7 +18,8 @@ from torch import Tensor
 from tailseg.annotations.image_files import ImageError
 from tailseg.annotations.types import Orientation
 from tailseg.data.images import decode, load_image
-from tailseg.inference.image_files import SHARDS, SUFFIXES, VIDEOS, has_ending
+from tailseg.inference.image_files import RASTERS, SHARDS, SUFFIXES, VIDEOS, has_ending
+from tailseg.inference.raster import RasterImage
 from tailseg.lazy import needs_extra
 
 _CONTAINERS: Final = "mov,matroska,webm,avi"
@@ -175,15 +176,18 @@ class BrokenImage:
         raise ImageError(f"{self.name}: {self.reason}")
 
 
-SourceImage = FileImage | MemberImage | FrameImage | BrokenImage
+SourceImage = FileImage | MemberImage | FrameImage | BrokenImage | RasterImage
 
 
-def list_images(paths: Iterable[Path], *, frame_step: int = 1) -> Iterator[SourceImage]:
+def list_images(
+    paths: Iterable[Path], *, frame_step: int = 1, raster: Callable[[Path], RasterImage] | None = None
+) -> Iterator[SourceImage]:
     """Lists the images of files, one after the other.
 
     Args:
         paths: image files, tar files and videos.
         frame_step: of a video, every such frame is an image.
+        raster: opens the files of rasters' formats; None reads them as photographs.
 
     Yields:
         The images. What is damaged yields an image whose `read` raises the error, and the listing goes on.
@@ -196,6 +200,8 @@ def list_images(paths: Iterable[Path], *, frame_step: int = 1) -> Iterator[Sourc
             yield from _list_members(path)
         elif has_ending(path, VIDEOS):
             yield from _decode_frames(path, frame_step)
+        elif raster is not None and has_ending(path, RASTERS):
+            yield raster(path)
         else:
             yield FileImage(path)
 
