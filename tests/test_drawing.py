@@ -47,6 +47,43 @@ def test_color_stands_for_the_group() -> None:
     assert np.abs(drawn[200, 300] - red).max() <= 1  # the box's right side
 
 
+@pytest.mark.parametrize("size", [(200, 150), (640, 500)])
+def test_masks_drawn_one_by_one_are_those_drawn_together(size: tuple[int, int]) -> None:
+    """supervision takes the bitmaps of all masks at a time, in the size of the picture."""
+    import supervision as sv
+
+    draws = np.random.default_rng(0)
+    width, height = size
+    pixels = draws.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    bitmaps = np.zeros((6, height, width), bool)
+    for bitmap in bitmaps[:5]:  # one stays empty; the areas differ, since equal ones have no order
+        (x, y), (w, h) = draws.integers(-10, (width, height)), draws.integers(3, 100, 2)
+        bitmap[max(y, 0) : y + h, max(x, 0) : x + w] = True
+        bitmap[::7, ::5] = False
+    labels = torch.tensor([0, 1, 1, 0, 1, 0])
+    boxes = torch.tensor([[5.0 * i, 4.0 * i, 5.0 * i + 30, 4.0 * i + 20] for i in range(6)])
+    runs = tuple(map(encode_mask, bitmaps))
+    found = Detections(boxes, torch.ones(6), labels, runs, height, width)
+    drawn = np.asarray(draw(Image.fromarray(pixels), found, NAMES, GROUPS, show_scores=False))
+
+    zoom = max(1, -(-480 // max(size)))
+    scene = np.asarray(Image.fromarray(pixels).resize((width * zoom, height * zoom), Image.Resampling.BICUBIC))
+    expected = scene[:, :, ::-1].copy()
+    together = found.to_supervision()
+    together.xyxy, colors = together.xyxy * zoom, labels.numpy()
+    together.mask = bitmaps.repeat(zoom, axis=1).repeat(zoom, axis=2)
+    palette = sv.ColorPalette.DEFAULT
+    for annotator in (sv.MaskAnnotator(palette, opacity=0.45), sv.PolygonAnnotator(palette, thickness=2)):
+        expected = annotator.annotate(expected, together, custom_color_lookup=colors)
+    expected = sv.BoxAnnotator(palette, thickness=1).annotate(expected, together, custom_color_lookup=colors)
+    text = sv.LabelAnnotator(palette, text_scale=0.4, text_padding=3, smart_position=True)
+    captions = [NAMES[label] for label in labels]
+    expected = text.annotate(expected, together, labels=captions, custom_color_lookup=colors)[:, :, ::-1]
+    difference = np.abs(drawn.astype(int) - expected)
+    assert difference.max() <= 1, "rounding of the mixed colors"
+    assert (difference > 0).mean() < 0.02
+
+
 def test_drawing_leaves_the_picture_as_it_was() -> None:
     gray = Image.new("L", (480, 480), 128)
     draw(gray, detections(), NAMES, GROUPS)

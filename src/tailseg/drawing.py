@@ -3,11 +3,13 @@
 import io
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from math import ceil
 from typing import Final, Literal
 
 import numpy as np
 import torch
+from jaxtyping import Int64, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from tailseg.annotations.dataset import Annotations
@@ -16,6 +18,7 @@ from tailseg.annotations.types import Group
 from tailseg.deprecated import warn_of_old_name
 from tailseg.files import DETECTIONS, make_signature
 from tailseg.lazy import needs_extra
+from tailseg.ops import strips
 from tailseg.ops.masks import segmentation_to_rle
 from tailseg.structures import Detections
 
@@ -31,6 +34,9 @@ GROUP_COLORS: dict[Group, str] = {"r": "#e6194b", "c": "#f59f00", "f": "#1c7ed6"
 LONGEST_SIDE: Final = 65_500
 """The longest side of a JPEG file, in pixels."""
 _CLASS_COLORS = sv.ColorPalette.DEFAULT
+_OPACITY: Final = 0.45
+_ROWS: Final = 256
+"""Rows that are mixed at a time; floats take eight times the memory."""
 _GAP = 6
 _CAPTION = 18
 
@@ -67,6 +73,8 @@ def draw(
 ) -> Image.Image:
     """Draws detections on a copy of the image, larger objects below smaller ones.
 
+    The masks are decoded one after the other, each inside its box: the memory does not grow with their number.
+
     Args:
         image: the image; ``detections`` are in its pixels.
         detections: all of them are drawn, see `Detections.above`.
@@ -83,24 +91,59 @@ def draw(
     scene = image.convert("RGB").resize((image.width * zoom, image.height * zoom), Image.Resampling.BICUBIC)
     if len(detections) == 0:
         return scene
-    boxes = detections.to_supervision()
+    boxes = replace(detections, masks=None).to_supervision()
     labels = detections.labels.cpu().numpy()
     boxes.xyxy = boxes.xyxy * zoom
-    if isinstance(boxes.mask, np.ndarray):
-        boxes.mask = boxes.mask.repeat(zoom, axis=1).repeat(zoom, axis=2)
     captions = [names[label] for label in labels]
     if show_scores:
         captions = [f"{name} {score:.2f}" for name, score in zip(captions, detections.scores.tolist(), strict=True)]
     colors = labels if color_by == "class" else np.array(["rcf".index(groups[label]) for label in labels])
     palette = _CLASS_COLORS if color_by == "class" else sv.ColorPalette.from_hex([GROUP_COLORS[g] for g in "rcf"])
     picture = np.asarray(scene)[:, :, ::-1].copy()  # supervision draws in BGR, in place
-    if boxes.mask is not None:
-        picture = sv.MaskAnnotator(palette, opacity=0.45).annotate(picture, boxes, custom_color_lookup=colors)
-        picture = sv.PolygonAnnotator(palette, thickness=2).annotate(picture, boxes, custom_color_lookup=colors)
+    if detections.masks is not None:
+        masks = [strips.from_run_lengths(mask) for mask in detections.masks]
+        _paint_masks(picture, masks, [palette.by_idx(int(color)).as_bgr() for color in colors], zoom)
+        _draw_outlines(picture, masks, palette, colors, zoom)
     picture = sv.BoxAnnotator(palette, thickness=1).annotate(picture, boxes, custom_color_lookup=colors)
     text = sv.LabelAnnotator(palette, text_scale=0.4, text_padding=3, smart_position=True)
     picture = text.annotate(picture, boxes, labels=captions, custom_color_lookup=colors)
     return Image.fromarray(picture[:, :, ::-1])
+
+
+def _paint_masks(
+    picture: UInt8[np.ndarray, "h w 3"], masks: Sequence[strips.Strips], colors: Sequence[tuple[int, ...]], zoom: int
+) -> None:
+    """Mixes the masks into a picture, in place; where masks overlap, the smallest one's color is taken."""
+    painted = picture.copy()
+    for index in np.flip(np.argsort([strips.count_pixels(mask) for mask in masks])).tolist():
+        x1, y1, x2, y2 = box = strips.find_box(masks[index])
+        bitmap = strips.to_bitmap(masks[index], box).repeat(zoom, axis=0).repeat(zoom, axis=1)
+        painted[y1 * zoom : y2 * zoom, x1 * zoom : x2 * zoom][bitmap] = colors[index]
+    for top in range(0, len(picture), _ROWS):
+        rows = slice(top, top + _ROWS)
+        picture[rows] = np.rint(_OPACITY * painted[rows] + (1 - _OPACITY) * picture[rows])
+
+
+def _draw_outlines(
+    picture: UInt8[np.ndarray, "h w 3"],
+    masks: Sequence[strips.Strips],
+    palette: sv.ColorPalette,
+    colors: Int64[np.ndarray, " D"],
+    zoom: int,
+) -> None:
+    """Draws the outlines of the masks into a picture, in place."""
+    annotator = sv.PolygonAnnotator(palette, thickness=2)
+    height, width = picture.shape[0] // zoom, picture.shape[1] // zoom
+    for index, mask in enumerate(masks):
+        x1, y1, x2, y2 = strips.find_box(mask)
+        if x1 == x2:
+            continue
+        # the outline reaches over the mask by half its thickness
+        x1, y1, x2, y2 = box = (max(x1 - 2, 0), max(y1 - 2, 0), min(x2 + 2, width), min(y2 + 2, height))
+        bitmap = strips.to_bitmap(mask, box).repeat(zoom, axis=0).repeat(zoom, axis=1)
+        part = picture[y1 * zoom : y2 * zoom, x1 * zoom : x2 * zoom]
+        one = sv.Detections(np.array([[0, 0, x2 - x1, y2 - y1]], float) * zoom, mask=bitmap[None])
+        part[:] = annotator.annotate(part.copy(), one, custom_color_lookup=colors[index : index + 1])
 
 
 def to_jpeg(picture: Image.Image, *, quality: int) -> bytes:

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from safetensors import SafetensorError
 
@@ -216,6 +216,66 @@ class JsonList:
         self._file.seek(self._end)
         while content:
             content = content[self._file.write(content) :]
+
+
+class JsonLines:
+    """A file with a JSON object in each line: what is added is complete, or cut off when the file is opened again.
+
+    Args:
+        path: the file.
+        keep: bytes of an existing file that stay; the rest is cut off.
+    """
+
+    def __init__(self, path: Path, keep: int = 0) -> None:
+        if not keep:
+            write_text(path, "")
+        self.path = path
+        self._file = path.open("rb+", buffering=0)
+        self._end = keep
+        self._file.truncate(keep)
+
+    def __enter__(self) -> "JsonLines":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with suppress(OSError):
+            os.fsync(self._file.fileno())
+        self._file.close()
+
+    def add(self, item: object) -> None:
+        """Adds a line.
+
+        Raises:
+            OSError: the disk is full or cannot be written. The message names the file, which has the earlier lines.
+        """
+        content = json.dumps(item).encode() + b"\n"
+        try:
+            self._file.seek(self._end)
+            rest = content
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except BaseException as error:
+            with suppress(OSError):
+                self._file.truncate(self._end)
+            if isinstance(error, OSError):
+                raise make_write_error(self.path, error) from error
+            raise
+        self._end += len(content)
+
+
+def read_json_lines(path: Path) -> Generator[tuple[dict[str, Any], bytes]]:
+    """Yields each object and its line, up to the first line that is not a complete object: a kill may cut it."""
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                item = json.loads(line) if line.endswith(b"\n") else None
+            except ValueError:
+                return
+            if not isinstance(item, dict):
+                return
+            yield item, line
 
 
 def remove_unfinished(folder: Path) -> None:

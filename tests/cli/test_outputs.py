@@ -102,7 +102,7 @@ WORDS = {
     *("Calibrate.device", "Predict.device", "Serve.device", "Test.device", "Train.recipe.run.device", "Serve.host"),
     "Train.recipe.run.best_by",
     "Thresholds.device",
-    *("Push.name", "Pull.name", "Pull.revision"),
+    *("Predict.part", "Predict.ray", "Push.name", "Pull.name", "Pull.revision"),
     *("Report.title", "Submit.partition", "Train.recipe.name"),
 }
 """Settings that are text, and no file is written by that name."""
@@ -226,10 +226,18 @@ def rows(run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, 
         ),
         Row(
             "Predict.out",
-            "`predict --out`: results.json, pictures",
+            "`predict --out`: results.json, results.jsonl, predict.json, pictures",
             lambda out: words("predict", run, photo, "--out", out),
-            ("results.json", f"{photo.stem}.jpg"),
+            ("results.json", "results.jsonl", "predict.json", f"{photo.stem}.jpg"),
             lambda out: words("predict", run, copied(photos)(out), "--out", out),
+        ),
+        Row(
+            "Merge.folder",
+            "`merge FOLDER`: results.json, results.jsonl, predict.json",
+            lambda out: words("merge", out),
+            ("results.json", "results.jsonl", "predict.json"),
+            None,
+            lambda out: main(words("predict", run, photo, "--out", out, "--part=1/1", "--no-pictures")),
         ),
         Row(
             "Test.run",

@@ -1,8 +1,11 @@
 """`tailseg report`, `tailseg serve`, and the report that training leaves."""
 
+import base64
 import contextlib
 import http.client
+import io
 import json
+import re
 import shutil
 import socket
 import struct
@@ -13,13 +16,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from tailseg.cli import main
 from tailseg.inference import Predictor
+from tailseg.inference.schema import read_schema
 from tailseg.report import server as serving
 from tailseg.report.run import read_run
-from tailseg.report.server import Service, check_sender, make_server
+from tailseg.report.server import Batcher, Service, check_sender, make_server
+from tailseg.structures import Detections
 
 from .conftest import SMALL
 
@@ -116,7 +122,8 @@ def test_results_of_another_data_set_are_refused(
 @pytest.fixture(scope="module")
 def address(run: Path) -> Iterator[tuple[str, int]]:
     """Host and port of a server of the run."""
-    service = Service(Predictor.from_run(run), (run / "report.html").read_bytes(), "127.0.0.1")
+    report = (run / "report.html").read_bytes()
+    service = Service(Predictor.from_run(run), report, "127.0.0.1", model=run.name, batch_size=2)
     server = make_server(service, host="127.0.0.1", port=0)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -136,13 +143,100 @@ def ask(address, method="GET", path="/", body=None, **headers):
     return answer.status, json.loads(content) if "json" in answer.headers["Content-Type"] else content
 
 
-def test_serve_finds_objects_in_an_image(address, photos: Path) -> None:
-    image = min(photos.iterdir()).read_bytes()
-    status, answer = ask(address, "POST", "/predict?threshold=0", image)
+def test_serve_finds_objects_in_an_image(address, run: Path, photos: Path) -> None:
+    photo = min(photos.iterdir())
+    status, answer = ask(address, "POST", "/predict?threshold=0", photo.read_bytes())
     assert status == 200
-    assert answer["found"]
-    assert all(0 <= score <= 1 for _, score in answer["found"])
-    assert ask(address, "POST", "/predict?threshold=1", image)[1]["found"] == []
+    validate(answer, "answer")
+    predictor = Predictor.from_run(run)
+    expected = predictor(photo)
+    assert (answer["model"], answer["width"], answer["height"]) == ("small", expected.width, expected.height)
+    assert answer["detections"]
+    assert [each["score"] for each in answer["detections"]] == pytest.approx(expected.scores.tolist())
+    assert [each["category"] for each in answer["detections"]] == [predictor.names[i] for i in expected.labels]
+    assert [each["segmentation"] for each in answer["detections"]] == list(expected.masks or ())
+    assert "picture" not in answer
+    assert ask(address, "POST", "/predict?threshold=1", photo.read_bytes())[1]["detections"] == []
+
+
+def test_serve_draws_a_picture_for_who_asks(address, photos: Path) -> None:
+    status, answer = ask(address, "POST", "/predict?picture=true", min(photos.iterdir()).read_bytes())
+    assert status == 200
+    validate(answer, "answer")
+    with Image.open(io.BytesIO(base64.b64decode(answer["picture"]))) as picture:
+        assert picture.format == "JPEG"
+    status, answer = ask(address, "POST", "/predict?picture=1", min(photos.iterdir()).read_bytes())
+    assert (status, answer["error"]) == (400, "picture: expected true or false, got '1'")
+
+
+def validate(answer: object, part: str) -> None:
+    """Checks an answer against the part of the schema."""
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = read_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.Draft202012Validator({"$ref": f"#/$defs/{part}", "$defs": schema["$defs"]}).validate(answer)
+
+
+def test_serve_describes_its_model(address, run: Path) -> None:
+    status, model = ask(address, path="/model")
+    assert status == 200
+    validate(model, "model")
+    predictor = Predictor.from_run(run)
+    assert [each["category"] for each in model["classes"]] == list(predictor.names)
+    assert {each["threshold"] for each in model["classes"]} == {0.3}
+
+
+def test_the_description_of_the_server_is_whole(address) -> None:
+    """Each path that it names answers, each reference has its schema, and an error is as described."""
+    status, description = ask(address, path="/openapi.json")
+    assert status == 200
+    assert description["openapi"] == "3.1.0"
+    for path, methods in description["paths"].items():
+        assert ask(address, *(("POST", path, b"x") if "post" in methods else ("GET", path)))[0] in (200, 400)
+    references = re.findall(r'"\$ref": "#/components/schemas/(\w+)"', json.dumps(description))
+    assert {"answer", "error", "model"} <= set(references) <= description["components"]["schemas"].keys()
+    validate(ask(address, "POST", "/predict", b"x")[1], "error")
+
+
+def test_what_predict_writes_is_as_the_schema_says(run: Path, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.jpg").write_bytes(b"no image")
+    images = [str(min(photos.iterdir())), str(tmp_path / "bad.jpg")]
+    assert (
+        main(["predict", str(run), *images, f"--out={tmp_path / 'out'}", "--no-pictures", "--score-threshold=0"]) == 1
+    )
+    validate(json.loads((tmp_path / "out/results.json").read_text()), "list")
+    lines = [json.loads(line) for line in (tmp_path / "out/results.jsonl").read_text().splitlines()]
+    assert ["error" in line for line in lines] == [False, True]
+    for line in lines:
+        validate(line, "line")
+
+
+def test_requests_at_one_time_are_one_batch_and_get_their_own_answers() -> None:
+    """The detector waits until three images are there; one of them fails alone."""
+    sizes = []
+
+    def detect(images):
+        sizes.append(len(images))
+        if any(image.shape[-1] == 2 for image in images):
+            raise RuntimeError("too narrow")
+        return [
+            Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), None, *image.shape[1:])
+            for image in images
+        ]
+
+    batcher = Batcher(detect, 3)
+    serving.BATCH_SECONDS, before = 20.0, serving.BATCH_SECONDS
+    try:
+        with ThreadPoolExecutor(3) as threads:
+            results = [
+                threads.submit(batcher.detect, torch.zeros(3, 5, width, dtype=torch.uint8)) for width in (1, 2, 3)
+            ]
+            assert [results[place].result().width for place in (0, 2)] == [1, 3]
+            with pytest.raises(RuntimeError, match="too narrow"):
+                results[1].result()
+    finally:
+        serving.BATCH_SECONDS = before
+    assert sizes == [3, 1, 1, 1]
 
 
 def test_serve_shows_its_pages_and_no_files(address) -> None:
@@ -257,14 +351,14 @@ def test_an_image_that_cannot_be_drawn_or_looked_at_is_an_answer(
     address, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Image.new("1", (70_000, 4)).save(tmp_path / "long.png")
-    status, answer = ask(address, "POST", "/predict", (tmp_path / "long.png").read_bytes())
+    status, answer = ask(address, "POST", "/predict?picture=true", (tmp_path / "long.png").read_bytes())
     assert status == 400
     assert "70000 x 4 pixels cannot be written: the longest side of a JPEG file is 65,500" in answer["error"]
 
     def fail(*_):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(Predictor, "detect", fail)
+    monkeypatch.setattr(Predictor, "_detect_batch", fail)
     status, answer = ask(address, "POST", "/predict", min(photos.iterdir()).read_bytes())
     assert (status, answer["error"]) == (500, "the image cannot be used: out of memory")
 
@@ -321,7 +415,14 @@ def test_an_image_chosen_in_a_browser_is_drawn_there(browser, address, photos: P
     page.wait_for_selector("article .error")
     assert page.locator("article h2").first.inner_text() == "<i>bad.jpg"
     assert "cannot be read as an image" in page.locator("article .error").inner_text()
-    assert page.evaluate("document.querySelector('article img').naturalWidth") > 0
+    assert page.evaluate("document.querySelector('article canvas').width") > 0
+    everything = page.locator("article canvas").get_attribute("aria-label")
+    drawn = page.evaluate("document.querySelector('article canvas').toDataURL()")
+    page.locator("#threshold").fill("1")
+    assert page.locator("article canvas").get_attribute("aria-label") == "0 objects" != everything
+    assert page.evaluate("document.querySelector('article canvas').toDataURL()") != drawn
+    page.locator("#threshold").fill("")
+    assert page.locator("article canvas").get_attribute("aria-label") != everything
     page.get_by_role("link", name="the run's report").click()
     page.wait_for_selector("#controls:not([hidden])")
     assert complaints == []

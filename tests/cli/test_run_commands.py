@@ -18,7 +18,10 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from tailseg.cli import main
-from tailseg.cli.predict import describe_other_files, find_images, picture_names
+from tailseg.cli.predict import PictureNames, describe_other_files, find_images
+
+RESULTS = {"results.json", "results.jsonl", "predict.json"}
+"""What `predict` writes without pictures."""
 
 
 def test_test_evaluates_the_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,7 +78,7 @@ def test_predict_writes_results_and_pictures(run: Path, photos: Path, tmp_path: 
     assert main(["predict", str(run), str(photos), "--out", str(out), "--score-threshold", "0"]) == 0
     results = json.loads((out / "results.json").read_text())
     images = sorted(photos.iterdir())
-    assert {path.name for path in out.iterdir()} == {"results.json", *(f"{image.stem}.jpg" for image in images)}
+    assert {path.name for path in out.iterdir()} == {*RESULTS, *(f"{image.stem}.jpg" for image in images)}
     assert {record["file_name"] for record in results} <= {str(image) for image in images}
     for record in results:
         with Image.open(record["file_name"]) as image:
@@ -101,7 +104,7 @@ def test_predict_leaves_out_what_scores_less(run: Path, photos: Path, tmp_path: 
     assert main(["predict", str(run), str(image), *out, "--score-threshold", str(threshold + 1e-9)]) == 0
     kept = [record["score"] for record in json.loads((tmp_path / "results.json").read_text())]
     assert sorted(kept) == [score for score in scores if score > threshold]
-    assert {path.name for path in tmp_path.iterdir()} == {"results.json"}
+    assert {path.name for path in tmp_path.iterdir()} == RESULTS
 
 
 def test_predict_in_half_precision_finds_about_the_same(run: Path, photos: Path, tmp_path: Path) -> None:
@@ -151,15 +154,15 @@ def test_predict_goes_on_whatever_the_model_makes_of_one_image(
 ) -> None:
     from tailseg.inference import Predictor
 
-    detect, seen = Predictor.detect, []
+    detect, seen = Predictor.detect_batch, []
 
-    def fail_at_the_second(self, image):
-        seen.append(image)
+    def fail_at_the_second(self, images):
+        seen.append(images)
         if len(seen) == 2:
             raise RuntimeError("out of memory")
-        return detect(self, image)
+        return detect(self, images)
 
-    monkeypatch.setattr(Predictor, "detect", fail_at_the_second)
+    monkeypatch.setattr(Predictor, "detect_batch", fail_at_the_second)
     images = sorted(photos.iterdir())[:3]
     out = ["--out", str(tmp_path / "out"), "--score-threshold", "0"]
     assert main(["predict", str(run), *map(str, images), *out]) == 1
@@ -328,9 +331,8 @@ def test_predict_reads_what_folders_hold_and_says_what_it_leaves_out(run: Path, 
 
 
 def test_pictures_of_the_same_name_do_not_overwrite_each_other() -> None:
-    names = picture_names([Path("x/a.jpg"), Path("y/a.jpg"), Path("y/a.png"), Path("a_2.jpg")])
-    assert list(names.values()) == ["a.jpg", "a_2.jpg", "a_3.jpg", "a_2_2.jpg"]
-    assert np.unique(list(names.values())).size == 4
+    names = PictureNames()
+    assert [names.choose(stem) for stem in ("a", "a", "A", "a_2")] == ["a.jpg", "a_2.jpg", "A_3.jpg", "a_2_2.jpg"]
 
 
 def test_predict_writes_over_no_image(run: Path, photos: Path, tmp_path: Path, monkeypatch, capsys) -> None:
@@ -378,10 +380,10 @@ def test_a_second_predict_leaves_no_picture_of_the_first(run: Path, photos: Path
     shutil.copy(first, own)
     for image in (first, second):
         assert main(["predict", str(run), str(image), "--out", str(tmp_path)]) == 0
-        assert {path.name for path in tmp_path.iterdir()} == {"own.jpg", "results.json", f"{image.stem}.jpg"}
+        assert {path.name for path in tmp_path.iterdir()} == {"own.jpg", *RESULTS, f"{image.stem}.jpg"}
     assert own.read_bytes() == first.read_bytes()
     assert main(["predict", str(run), str(first), "--out", str(tmp_path), "--no-pictures"]) == 0
-    assert {path.name for path in tmp_path.iterdir()} == {"own.jpg", "results.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"own.jpg", *RESULTS}
 
 
 def test_a_run_is_not_predicted_or_compared_into(run: Path, photos: Path, tmp_path: Path, capsys) -> None:

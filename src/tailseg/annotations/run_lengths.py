@@ -36,13 +36,20 @@ def count_pixels(compressed: bytes) -> int | None:
     characters follow, the bit 16 in the last character means a negative number. From the fourth number on, a number is
     the difference to the number two positions earlier.
     """
+    runs = decode_runs(compressed)
+    return None if runs is None else int(runs.sum())
+
+
+def decode_runs(compressed: bytes) -> np.ndarray | None:
+    """Decodes compressed COCO run lengths to the lengths of the runs, int64; None if they are malformed."""
     decoded = _decode_numbers(np.frombuffer(compressed, np.uint8))
     if decoded is None:
         return None
     numbers, _ = decoded
-    runs = np.concatenate([numbers[:1], np.cumsum(numbers[1::2]), np.cumsum(numbers[2::2])])
+    runs = numbers.copy()
+    runs[1::2], runs[2::2] = np.cumsum(numbers[1::2]), np.cumsum(numbers[2::2])
     # a sum beyond int64 would overflow
-    return int(runs.sum()) if runs.min() >= 0 and runs.max() <= _LARGEST // len(runs) else None
+    return runs if runs.min() >= 0 and runs.max() <= _LARGEST // len(runs) else None
 
 
 def have_pixel_counts(compressed: np.ndarray, offsets: np.ndarray, pixels: np.ndarray) -> bool:

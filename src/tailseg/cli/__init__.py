@@ -19,6 +19,7 @@ COMMANDS = {
     "submit": "submit a training to a SLURM cluster (needs submitit)",
     "test": "evaluate a run on its validation set: AP, and AP of rare, common, frequent classes",
     "predict": "detect objects in images: a results file and pictures",
+    "merge": "merge the parts of predict --part into the results of one call",
     "eval": "score a results file of any framework: AP by group, AP-fixed, errors, calibration",
     "compare": "is a run better than another, or was it chance? intervals by a paired bootstrap",
     "lab": "which loss, sampling and calibration suit your data? fits of each on one network's features",

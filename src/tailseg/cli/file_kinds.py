@@ -99,6 +99,8 @@ THRESHOLDS: Final = Kind("a file of thresholds", lambda path: _has(path, "classe
 FOUND: Final = Kind(
     "a list of predictions", lambda path: _starts(path, r'\[\s*\]\s*$|\[\s*\{\s*"file_name": [^\n]*"category": ')
 )
+LINES: Final = Kind("lines of predictions", lambda path: _starts(path, r'$|\{"image_id": \d+, "file_name": "'))
+CALL: Final = Kind("the settings of a prediction", lambda path: _has(path, "command", "settings", "part", "finished"))
 PICTURE: Final = Kind("a picture of predictions", lambda path: is_drawn(path, DETECTIONS))
 SHEET: Final = Kind("a picture of examples", lambda path: is_drawn(path, EXAMPLES))
 WEIGHTS: Final = Kind("a file of weights", lambda path: "tailseg weights" in _metadata(path).get("format", ""))

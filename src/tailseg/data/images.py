@@ -1,5 +1,6 @@
 """Reading image files."""
 
+import io
 import re
 from collections.abc import Collection
 from pathlib import Path
@@ -123,17 +124,35 @@ def load_image(path: str | Path, orientation: Orientation = "shown") -> UInt8[Te
     return apply_orientation(image, exif) if orientation == "shown" else image
 
 
-def _read_stored(path: str | Path) -> tuple[Tensor, int]:
-    """Reads the stored pixels and EXIF's orientation.
+def decode(content: bytes, name: str, orientation: Orientation = "shown") -> UInt8[Tensor, "3 h w"]:
+    """Decodes the content of an image file, as `load_image` does.
+
+    Args:
+        content: the bytes of the file.
+        name: what error messages call the image.
+        orientation: whether the image is turned as its EXIF data says ("shown"), or not ("stored").
+
+    Returns:
+        The image in RGB.
+
+    Raises:
+        ImageError: as `load_image`.
+    """
+    image, exif = _read_stored(name, content)
+    return apply_orientation(image, exif) if orientation == "shown" else image
+
+
+def _read_stored(path: str | Path, known: bytes | None = None) -> tuple[Tensor, int]:
+    """Reads the stored pixels and EXIF's orientation of a file, or of its content if that is known.
 
     Raises:
         ImageError: as `load_image`.
     """
     try:
-        header = _read_header(path)
+        header = _read_header(path, known)
         if header.format in ("PNG", "WEBP", "GIF", "TIFF", "BMP"):
-            return _read_with_pillow(path, header), header.orientation
-        content = read_file(str(path))
+            return _read_with_pillow(path, header, known), header.orientation
+        content = read_file(str(path)) if known is None else torch.frombuffer(bytearray(known), dtype=torch.uint8)
         if (scans := _count_scans(content.numpy().tobytes())) > MAX_SCANS:
             raise OSError(f"it has {scans:,} scans, and at most {MAX_SCANS} are allowed")
         return decode_image(content, mode=ImageReadMode.RGB), header.orientation
@@ -145,7 +164,11 @@ def _read_stored(path: str | Path) -> tuple[Tensor, int]:
         ) from error
 
 
-def _read_header(path: str | Path) -> Header:
+def _open(path: str | Path, known: bytes | None) -> Image.Image:
+    return open_picture(path if known is None else io.BytesIO(known))
+
+
+def _read_header(path: str | Path, known: bytes | None) -> Header:
     """Reads the header of a file, and checks the size, since a small file may decode to gigabytes of pixels.
 
     Raises:
@@ -153,7 +176,7 @@ def _read_header(path: str | Path) -> Header:
         OSError: it cannot be opened, or is of none of the formats.
     """
     try:
-        with open_picture(path) as picture:
+        with _open(path, known) as picture:
             header = read_header(picture)
     except Image.DecompressionBombError as error:
         raise _make_size_error(path, str(error)) from None
@@ -186,7 +209,7 @@ _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 """The marker at the start of a segment of a JPEG file, before its length; markers without a length do not match."""
 
 
-def _read_with_pillow(path: str | Path, header: Header) -> Tensor:
+def _read_with_pillow(path: str | Path, header: Header, known: bytes | None) -> Tensor:
     """Reads the first image of a file.
 
     torchvision is not used: its PNG reader ends the process on most damaged files, it decodes or refuses all images of
@@ -197,9 +220,9 @@ def _read_with_pillow(path: str | Path, header: Header) -> Tensor:
     """
     try:
         if header.format == "PNG":
-            with open_picture(path) as file:
+            with _open(path, known) as file:
                 file.verify()  # decoding does not check the sums, and may return wrong pixels
-        with open_picture(path) as picture, without_warnings:  # a truncated file is an error as well
+        with _open(path, known) as picture, without_warnings:  # a truncated file is an error as well
             picture.load()
             picture.info.pop("transparency", None)  # convert would ignore it, with a warning for palettes
             pixels = np.array(to_rgb(picture))

@@ -224,14 +224,42 @@ class Predictor:
         """
         return self._detect(image, "the image")
 
-    @torch.no_grad()
+    def detect_batch(self, images: Sequence[ImageInput], *, scale: float = 1.0) -> list[Detections]:
+        """Detects objects in several images at a time.
+
+        The images are padded to one size, which changes detections slightly: those of images of one size stay the same
+        but for rounding. A batch is faster on a GPU, and not on a CPU.
+
+        Args:
+            images: as `detect`; at least one.
+            scale: the sides between which the model resizes images, times this.
+
+        Returns:
+            The detections of each image.
+
+        Raises:
+            ImageError: a file cannot be read.
+            TypeError: an image is of another type.
+            ValueError: an image has another shape or range of values, or there is none.
+        """
+        names = ["the image"] if len(images) == 1 else [f"image {index} of the batch" for index in range(len(images))]
+        return self._detect_batch(images, names, scale)
+
     def _detect(self, image: ImageInput, name: str) -> Detections:
+        return self._detect_batch([image], [name], 1.0)[0]
+
+    @torch.no_grad()
+    def _detect_batch(self, images: Sequence[ImageInput], names: Sequence[str], scale: float) -> list[Detections]:
         data = self.recipe.data
-        pixels = to_rgb_tensor(image, orientation=data.orientation, name=name)
-        resized = evaluation_transform(data.test_short_side, data.max_long_side)(Image(pixels)).to(self.device)
+        transform = evaluation_transform(round(data.test_short_side * scale), round(data.max_long_side * scale))
+        pixels = [
+            to_rgb_tensor(image, orientation=data.orientation, name=name)
+            for image, name in zip(images, names, strict=True)
+        ]
+        resized = [transform(Image(image)).to(self.device) for image in pixels]
         with autocast(self.device, self.precision):
-            (detections,) = self.model([resized], original_sizes=[(pixels.shape[1], pixels.shape[2])])
-        return replace(detections, class_names=self.names)
+            detections = self.model(resized, original_sizes=[(image.shape[1], image.shape[2]) for image in pixels])
+        return [replace(each, class_names=self.names) for each in detections]
 
     def predict(self, paths: Iterable[str | Path]) -> Iterator[tuple[ImageInfo, Detections]]:
         """Detects objects in image files, one after the other.

@@ -1,12 +1,14 @@
 """A local web server for a run: its report, and detections in images that the user drops on a page.
 
-    GET /           the page that takes images
-    GET /report     the run's report
-    POST /predict   an image file as the body -> JSON {"picture": JPEG in base64, "found": [[class, score], ..]}
+    GET /               the page that takes images
+    GET /report         the run's report
+    GET /model          the model's name, its classes and their thresholds, as JSON
+    GET /openapi.json   the description of all this (OpenAPI 3.1)
+    POST /predict       an image file as the body -> its detections, as JSON
 
-Pages of other sites cannot use the server. A browser names the page that sends a request (Origin, Sec-Fetch-Site), and
-the server refuses other pages. It also refuses host names other than its own (Host), since an attacker's DNS can point
-a name at this machine.
+Requests that come at one time are detected together, in batches. Pages of other sites cannot use the server. A browser
+names the page that sends a request (Origin, Sec-Fetch-Site), and the server refuses other pages. It also refuses host
+names other than its own (Host), since an attacker's DNS can point a name at this machine.
 """
 
 import base64
@@ -14,12 +16,13 @@ import io
 import ipaddress
 import json
 import math
+import queue
 import re
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -29,12 +32,18 @@ from typing import Any, ClassVar, Final, cast
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from PIL import Image
+from torch import Tensor
 
+from tailseg import __version__
 from tailseg.annotations.image_files import ImageError
 from tailseg.annotations.pictures import UPLOAD_FORMATS, open_picture
+from tailseg.data.images import decode
 from tailseg.drawing import draw, to_jpeg
 from tailseg.inference import Predictor
+from tailseg.inference.pipeline import Detector
+from tailseg.inference.schema import read_definitions
 from tailseg.report.builder import build_page
+from tailseg.structures import Detections
 
 MAX_UPLOAD_BYTES: Final = 20_000_000
 """The largest size of an image file."""
@@ -46,6 +55,8 @@ TOTAL_SECONDS: Final = 120
 """The longest time in which a request arrives, or an answer is sent."""
 MAX_WAITING: Final = 512
 """The largest number of connections that wait to be accepted."""
+BATCH_SECONDS: Final = 0.01
+"""How long the first image of a batch waits for others."""
 POLICY: Final = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 """The policy of an answer that is no page."""
 PAGE_POLICY: Final = "frame-ancestors 'none'"
@@ -70,12 +81,62 @@ class Service:
         report: the page of the report, if there is one.
         name: the host name that the user gave. A browser may use it, localhost or an address.
         threshold: the lowest score of the detections, or one for each label, if a request has none.
+        model: the model's name in answers.
+        batch_size: the largest number of images that are detected together.
     """
 
     predictor: Predictor
     report: bytes | None
     name: str
     threshold: float | Sequence[float] = 0.3
+    model: str = "model"
+    batch_size: int = 1
+
+
+class Batcher:
+    """Detects the images of several threads together, in a thread of its own that ends with the process.
+
+    Args:
+        detector: detects in a batch.
+        batch_size: the largest number of images of a batch.
+    """
+
+    def __init__(self, detector: Detector, batch_size: int) -> None:
+        self._detector, self._batch_size = detector, batch_size
+        self._waiting: queue.SimpleQueue[tuple[Tensor, Future[Detections]]] = queue.SimpleQueue()
+        threading.Thread(target=self._run, name="batches", daemon=True).start()
+
+    def detect(self, image: Tensor) -> Detections:
+        """Detects objects in an image, and waits for the result.
+
+        Raises:
+            Exception: the detector fails at this image.
+        """
+        result: Future[Detections] = Future()
+        self._waiting.put((image, result))
+        return result.result()
+
+    def _run(self) -> None:
+        while True:
+            batch = [self._waiting.get()]
+            end = time.monotonic() + BATCH_SECONDS
+            while len(batch) < self._batch_size:
+                try:
+                    batch.append(self._waiting.get(timeout=max(end - time.monotonic(), 0)))
+                except queue.Empty:
+                    break
+            self._detect(batch)
+
+    def _detect(self, batch: Sequence[tuple[Tensor, "Future[Detections]"]]) -> None:
+        try:
+            for (_, result), detections in zip(batch, self._detector([image for image, _ in batch]), strict=True):
+                result.set_result(detections)
+        except Exception as error:  # noqa: BLE001 - it belongs to the request
+            if len(batch) == 1:
+                batch[0][1].set_exception(error)
+            else:  # one image must not fail for another one
+                for one in batch:
+                    self._detect([one])
 
 
 class Server(ThreadingHTTPServer):
@@ -124,19 +185,21 @@ def make_server(service: Service, *, host: str, port: int) -> Server:
         service: ClassVar[Service]
 
     Handler.service = service
+    Handler.batcher = Batcher(service.predictor.detect_batch, service.batch_size)
+    # each image may take 150 MB: the images of the next batch are read while one is detected, and no more
+    Handler.reading = threading.Semaphore(2 * service.batch_size)
     return Server((host, port), Handler)
 
 
-def detect_in_file(predictor: Predictor, file: bytes, *, threshold: float | Sequence[float]) -> dict[str, Any]:
-    """Detects objects in an image file, and draws them.
+def read_upload(predictor: Predictor, file: bytes) -> Tensor:
+    """Decodes an image file from an unknown person.
 
     Args:
-        predictor: the trained model.
+        predictor: says whether EXIF's orientation is followed.
         file: the content of a JPEG, PNG, WebP or GIF file.
-        threshold: the lowest score of the detections, in ``[0, 1]``, or one for each label.
 
     Returns:
-        ``picture``: the image with the detections, a JPEG file in base64; ``found``: the name and the score of each.
+        The image, uint8 RGB ``[3, h, w]``.
 
     Raises:
         RequestError: the file is not an image, is damaged, or has too many pixels.
@@ -151,25 +214,67 @@ def detect_in_file(predictor: Predictor, file: bytes, *, threshold: float | Sequ
         raise RequestError(HTTPStatus.BAD_REQUEST, f"the file cannot be read as an image: {expected}") from error
     if width * height > MAX_PIXELS:
         raise _too_large(f"{width} x {height}")
-    with tempfile.NamedTemporaryFile() as stored:
-        stored.write(file)
-        stored.flush()
-        try:
-            image = predictor.read(stored.name)
-        except ImageError as error:
-            reason = "the image is damaged: only a part of it can be read"
-            raise RequestError(HTTPStatus.BAD_REQUEST, reason) from error
-    detections = predictor.detect(image).above(threshold)
-    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
     try:
-        jpeg = to_jpeg(draw(picture, detections, predictor.names, predictor.frequency.groups), quality=90)
+        return decode(file, "the file", predictor.recipe.data.orientation)
     except ImageError as error:
-        raise RequestError(HTTPStatus.BAD_REQUEST, str(error)) from error
+        reason = "the image is damaged: only a part of it can be read"
+        raise RequestError(HTTPStatus.BAD_REQUEST, reason) from error
+
+
+def make_answer(
+    service: Service, image: Tensor, detections: Detections, threshold: float | Sequence[float], *, picture: bool
+) -> dict[str, Any]:
+    """Makes the answer to an image; `tailseg.inference.schema` has its JSON schema.
+
+    Args:
+        service: the model, its name and its classes.
+        image: uint8 RGB ``[3, h, w]``.
+        detections: all detections.
+        threshold: the lowest score of the detections in the answer, or one for each label.
+        picture: with the image and the detections in it, a JPEG file in base64.
+
+    Returns:
+        The answer, ready for JSON.
+
+    Raises:
+        RequestError: the picture cannot be drawn.
+    """
+    predictor = service.predictor
+    shown = detections.above(threshold)
+    ids = [category.id for category in predictor.categories]
+    records = shown.to_coco(0, ids)
+    names = {category.id: category.name for category in predictor.categories}
+    answer = {
+        "model": service.model,
+        "width": shown.width,
+        "height": shown.height,
+        "detections": [
+            {"category": names[record["category_id"]], **{k: v for k, v in record.items() if k != "image_id"}}
+            for record in records
+        ],
+    }
+    if picture:
+        drawn = draw(
+            Image.fromarray(image.permute(1, 2, 0).numpy()), shown, predictor.names, predictor.frequency.groups
+        )
+        try:
+            answer["picture"] = base64.b64encode(to_jpeg(drawn, quality=90)).decode("ascii")
+        except ImageError as error:
+            raise RequestError(HTTPStatus.BAD_REQUEST, str(error)) from error
+    return answer
+
+
+def describe_model(service: Service) -> dict[str, Any]:
+    """Describes the model: its name, and the name, frequency group and threshold of each class."""
+    predictor, threshold = service.predictor, service.threshold
+    by_label = [threshold] * len(predictor.names) if isinstance(threshold, int | float) else list(threshold)
+    rows = zip(predictor.categories, predictor.frequency.groups, by_label, strict=True)
     return {
-        "picture": base64.b64encode(jpeg).decode("ascii"),
-        "found": [
-            [predictor.names[label], round(score, 3)]
-            for label, score in zip(detections.labels.tolist(), detections.scores.tolist(), strict=True)
+        "model": service.model,
+        "version": __version__,
+        "classes": [
+            {"category_id": category.id, "category": category.name, "group": group, "threshold": least}
+            for category, group, least in rows
         ],
     }
 
@@ -180,10 +285,72 @@ def _too_large(pixels: str) -> RequestError:
 
 
 @cache
-def build_try_page(threshold: float | None) -> bytes:
+def build_description() -> bytes:
+    """Builds the OpenAPI description of the server, with the JSON schemas of its answers."""
+
+    def answer(description: str, schema: str) -> dict[str, Any]:
+        reference = {"$ref": f"#/components/schemas/{schema}"}
+        return {"description": description, "content": {"application/json": {"schema": reference}}}
+
+    number = {"type": "number", "minimum": 0, "maximum": 1}
+    page = {"description": "The page.", "content": {"text/html": {}}}
+    binary = {f"image/{name}": {} for name in ("jpeg", "png", "webp", "gif")} | {"application/octet-stream": {}}
+    predict = {
+        "summary": "Detect objects in an image.",
+        "operationId": "predict",
+        "parameters": [
+            {
+                "name": "threshold",
+                "in": "query",
+                "schema": number,
+                "description": "The lowest score of the detections; by default that of each class, see /model.",
+            },
+            {
+                "name": "picture",
+                "in": "query",
+                "schema": {"type": "boolean", "default": False},
+                "description": "Whether the answer has a picture of the detections.",
+            },
+        ],
+        "requestBody": {
+            "required": True,
+            "description": f"An image file of at most {MAX_UPLOAD_BYTES:,} bytes and {MAX_PIXELS:,} pixels.",
+            "content": binary,
+        },
+        "responses": {
+            "200": answer("The detections, best first.", "answer"),
+            "400": answer("The image or the threshold cannot be used.", "error"),
+            "403": answer("The request comes from a page of another site, or names another host.", "error"),
+            "411": answer("The request does not state the length of the file.", "error"),
+            "413": answer("The file is too large.", "error"),
+            "500": answer("The detector failed.", "error"),
+        },
+    }
+    model = {
+        "summary": "Describe the model.",
+        "operationId": "model",
+        "responses": {"200": answer("The model.", "model")},
+    }
+    description = {
+        "openapi": "3.1.0",
+        "info": {"title": "tailseg serve", "version": __version__, "license": {"name": "Apache-2.0"}},
+        "paths": {
+            "/predict": {"post": predict},
+            "/model": {"get": model},
+            "/": {"get": {"summary": "The page that takes images.", "responses": {"200": page}}},
+            "/report": {"get": {"summary": "The report of the run.", "responses": {"200": page}}},
+        },
+        "components": {"schemas": read_definitions("#/components/schemas/")},
+    }
+    return _to_json(description)
+
+
+@cache
+def build_try_page(threshold: float | None, orientation: str) -> bytes:
     """Builds the page that sends images to this server and shows what was detected.
 
-    Its field for the threshold has this value; empty for None, which stands for the thresholds of the classes.
+    Its field for the threshold has this value; empty for None, which stands for the thresholds of the classes. The
+    orientation says whether the page turns an image as its EXIF data says, as the model does.
     """
     page = build_page(
         "try.html",
@@ -192,13 +359,15 @@ def build_try_page(threshold: float | None) -> bytes:
         requests="'self'",
         title="tailseg: try an image",
         threshold="" if threshold is None else f"{threshold:g}",
+        orientation=orientation,
     )
     return page.encode()
 
 
 class _Handler(BaseHTTPRequestHandler):
     service: ClassVar[Service]
-    detection_lock: ClassVar = threading.Lock()
+    batcher: ClassVar[Batcher]
+    reading: ClassVar[threading.Semaphore]
     timeout = IDLE_SECONDS
     server_version = "tailseg"
     sys_version = ""
@@ -248,15 +417,21 @@ class _Handler(BaseHTTPRequestHandler):
     def _get(self, url: SplitResult) -> tuple[bytes, str]:
         if url.path == "/":
             threshold = self.service.threshold
-            return build_try_page(threshold if isinstance(threshold, int | float) else None), HTML
+            single = threshold if isinstance(threshold, int | float) else None
+            return build_try_page(single, self.service.predictor.recipe.data.orientation), HTML
         if url.path == "/report" and self.service.report is not None:
             return self.service.report, HTML
-        raise RequestError(HTTPStatus.NOT_FOUND, "there is no such page: open / or /report")
+        if url.path == "/model":
+            return _to_json(describe_model(self.service)), "application/json"
+        if url.path == "/openapi.json":
+            return build_description(), "application/json"
+        raise RequestError(HTTPStatus.NOT_FOUND, "there is no such page: open /, /report, /model or /openapi.json")
 
     def _post(self, url: SplitResult) -> tuple[bytes, str]:
         if url.path != "/predict":
             raise RequestError(HTTPStatus.NOT_FOUND, "there is no such page: send images to /predict")
         threshold = _read_threshold(url.query, self.service.threshold)
+        picture = _read_flag(url.query, "picture")
         length = _read_length(self.headers.get("Content-Length", ""))
         if length > MAX_UPLOAD_BYTES:
             limit = f"expected at most {MAX_UPLOAD_BYTES // 10**6} MB"
@@ -265,8 +440,10 @@ class _Handler(BaseHTTPRequestHandler):
         if len(file) < length:
             raise RequestError(HTTPStatus.BAD_REQUEST, f"only {len(file):,} of the file's {length:,} bytes arrived")
         self._server.end_limit(self.connection)
-        with self.detection_lock:
-            answer = detect_in_file(self.service.predictor, file, threshold=threshold)
+        with self.reading:
+            image = read_upload(self.service.predictor, file)
+            detections = self.batcher.detect(image)
+            answer = make_answer(self.service, image, detections, threshold, picture=picture)
         return _to_json(answer), "application/json"
 
     def _send(self, status: HTTPStatus, content: bytes, content_type: str) -> None:
@@ -343,6 +520,13 @@ def _read_threshold(query: str, default: float | Sequence[float]) -> float | Seq
     if not 0 <= threshold <= 1:
         raise RequestError(HTTPStatus.BAD_REQUEST, f"threshold: expected a number in [0, 1], got {text[:20]!r}")
     return threshold
+
+
+def _read_flag(query: str, name: str) -> bool:
+    text = (parse_qs(query).get(name) or ["false"])[-1]
+    if text not in ("true", "false"):
+        raise RequestError(HTTPStatus.BAD_REQUEST, f"{name}: expected true or false, got {text[:20]!r}")
+    return text == "true"
 
 
 def _to_json(content: object) -> bytes:
