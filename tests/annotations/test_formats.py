@@ -101,6 +101,17 @@ def to_box_line(number: int) -> str:
     return f"{number} {(x + width / 2) / WIDTH} {(y + height / 2) / HEIGHT} {width / WIDTH} {height / HEIGHT}"
 
 
+BOMB = "\n".join(
+    [
+        "a0: &a0 [x, x]",
+        *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)),
+        "names: *a11",
+        "train: .",
+    ]
+)
+"""Lists of lists in YAML: 31 billion texts in half a kilobyte."""
+
+
 @pytest.fixture
 def yolo(tmp_path: Path) -> Path:
     for split in ("train", "val"):
@@ -180,6 +191,9 @@ def test_a_wrong_line_of_yolo_is_named(yolo: Path, line: str, message: str) -> N
         ("train: images/none\nnames: [cat]", "has no image in"),
         ("train: images/train\nnames: [cat, cat]", "is the name of several classes"),
         ("train: images/train\nnames: {1: cat}", "the keys of names must be 0, 1, 2"),
+        ("train: images/train\nnames: [[cat]]", r"expected the list names with the classes, got \[\['cat'\]\]"),
+        ("train: [{a: b}]\nnames: [cat]", "train must name folders or files"),
+        (BOMB, "expected the list names with the classes"),
         ("val: images/val\nnames: [cat, dog]\ntest: !!python/object/apply:os.system ['true']", "recognizes"),
     ],
 )

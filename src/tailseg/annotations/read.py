@@ -276,7 +276,7 @@ def adopt_classes(
         moved = sum(theirs.get(key) != name and name in theirs.values() for key, name in mine.items())
         renumbered = (
             f" {moved:,} of the names {verb_form(moved, 'has', 'have')} another id there: give the categories the "
-            f"same ids."
+            f"same ids (tailseg data import {annotations.path} NEW.json --match-classes FILE)."
             if moved
             else ""
         )

@@ -9,6 +9,7 @@ holes.
 """
 
 import os
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -95,7 +96,7 @@ def _read_content(file: Path) -> dict[str, Any]:
         return {"names": read_lines(file), "train": "."}
     content = read_yaml(file)
     if not isinstance(content, dict):
-        raise DatasetError(f"{file} is not a data.yaml: expected names, train and val, got {content!r:.80}")
+        raise DatasetError(f"{file} is not a data.yaml: expected names, train and val, got {reprlib.repr(content)}")
     return content
 
 
@@ -135,16 +136,17 @@ def _read_names(content: Mapping[str, Any], file: Path) -> list[str]:
     names = content.get("names")
     if isinstance(names, dict):
         try:
-            numbers = {int(number): str(name) for number, name in names.items()}
+            numbers = {int(number): name for number, name in names.items()}
         except (TypeError, ValueError):
-            numbers = {-1: ""}
+            numbers = {}
         if sorted(numbers) != list(range(len(numbers))):
-            raise DatasetError(f"{file}: the keys of names must be 0, 1, 2, ..., got {list(names)!r:.80}")
+            raise DatasetError(f"{file}: the keys of names must be 0, 1, 2, ..., got {reprlib.repr(list(names))}")
         names = [numbers[number] for number in range(len(numbers))]
     if names is None and isinstance(content.get("nc"), int):
         names = [f"class {number}" for number in range(content["nc"])]
-    if not isinstance(names, list) or not names:
-        raise DatasetError(f"{file}: expected the list names with the classes, got {names!r:.80}")
+    # aliases of YAML can make a small file a list without end: only texts and numbers are written out
+    if not isinstance(names, list) or not names or not all(isinstance(name, str | int | float) for name in names):
+        raise DatasetError(f"{file}: expected the list names with the classes, got {reprlib.repr(names)}")
     names = list(map(str, names))
     if repeated := {name for name in names if names.count(name) > 1}:
         raise DatasetError(
@@ -163,13 +165,15 @@ def _list_split(content: Mapping[str, Any], split: str | None, root: Path, file:
             f"{file} has no split {split or 'train'!r}: expected one of {', '.join(present) or 'train, val, test'}"
         )
     entries = present[chosen]
+    if not all(isinstance(entry, str) for entry in (entries if isinstance(entries, list) else [entries])):
+        raise DatasetError(f"{file}: {chosen} must name folders or files, got {reprlib.repr(entries)}")
     images = [
         image
         for entry in (entries if isinstance(entries, list) else [entries])
-        for image in _list_entry(str(entry), root, file)
+        for image in _list_entry(entry, root, file)
     ]
     if not images:
-        raise DatasetError(f"{file}: {chosen} names {entries!r:.120}, which has no image in {root}")
+        raise DatasetError(f"{file}: {chosen} names {reprlib.repr(entries)}, which has no image in {root}")
     return list(dict.fromkeys(images))
 
 

@@ -1,6 +1,7 @@
 """A labeled data set as records, ready to be written in another format."""
 
 import os
+import reprlib
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from pycocotools import mask as coco
 
+from tailseg.annotations.columns import parse_whole_number
 from tailseg.annotations.dataset import Annotations
 from tailseg.annotations.formats.builder import require_run_lengths
 from tailseg.annotations.formats.registry import read_sections
@@ -194,14 +196,22 @@ def read_labels(annotations: Annotations, results: Sequence[Mapping[str, Any]] |
         images.append(record | {"id": key, "height": height, "width": width, "file_name": names[0]})
     written = map(decode_record, sections.annotations) if results is None else map(dict, results)
     ids, objects = {category.id for category in annotations.categories}, {key: [] for key in known}
+    stems = {Path(image["file_name"]).stem: image["id"] for image in images}
+    num_unknown = 0
     for number, record in enumerate(written, start=1):
-        image, category = int(record["image_id"]), int(record["category_id"])
-        if image in objects and category in ids:
-            objects[image].append({"id": number} | record | {"image_id": image, "category_id": category})
+        image, category = (parse_whole_number(record.get(key)) for key in ("image_id", "category_id"))
+        if image not in objects and results is not None:  # ultralytics writes the name of the file
+            image = stems.get(str(record["image_id"]))
+        if image is None or image not in objects or category not in ids:
+            num_unknown += 1
+            continue
+        objects[image].append({"id": number} | record | {"image_id": image, "category_id": category})
     names = {category.id: category.name for category in annotations.categories}
     by_id = {int(record["id"]): record for record in sections.categories}
     categories = [by_id[key] | {"id": key, "name": names[key]} for key in sorted(by_id)]
-    return Labels(annotations, images, objects, categories)
+    labels = Labels(annotations, images, objects, categories)
+    labels.lose("[record|records] of images or classes that the file lacks", num_unknown)
+    return labels
 
 
 def get_shape(record: Mapping[str, Any], height: int, width: int) -> Shape:
@@ -290,6 +300,8 @@ def select_results(records: Sequence[Mapping[str, Any]], threshold: float) -> li
         DatasetError: a record lacks a field.
     """
     for number, record in enumerate(records, start=1):
+        if not isinstance(record, Mapping) or not isinstance(record.get("score", 0), int | float):
+            raise DatasetError(f"detection {number} of the results file is {reprlib.repr(record)}, expected a record")
         missing = {"image_id", "category_id", "score"} - record.keys()
         if missing or not (record.get("bbox") or record.get("segmentation")):
             raise DatasetError(
