@@ -69,6 +69,14 @@ def get_cache_folder() -> Path:
         raise OSError(f"{error} Set TAILSEG_HOME to a writable folder") from error
 
 
+def split_spec(path: Path) -> tuple[Path, str | None]:
+    """Splits ``PATH:SPLIT`` into the path and the split; the split is None if the path exists or has none."""
+    text, colon, split = str(path).rpartition(":")
+    if path.exists() or not colon or not text or not split or "/" in split or not Path(text).exists():
+        return path, None
+    return Path(text), split
+
+
 @contextmanager
 def write_atomically(path: Path) -> Generator[Path]:
     """Gives a temporary path next to ``path`` to write to, and renames it to ``path`` at the end.

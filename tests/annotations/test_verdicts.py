@@ -152,7 +152,7 @@ CROSSED = {
     "pylabel.json": ("-x-x", "mask_missing crowd_mask_missing"),
     "sahi_gt.json": ("----", ""),
     "scalabel/in.json": ("xxxx", "box_bad area_missing mask_missing category_unused"),
-    "segments.json": ("xxxx", "is a file of Segments.ai with polygons in 'points'"),
+    "segments.json": ("nxnx", "other_format box_from_mask area_missing mask_missing category_unused"),
     "superannotate-area/gt.json": ("nnnn", "area_large"),
     "supervision.json": ("ix-x", "mask_missing category_unused"),
     "train-knows-a-class-more/train.json": ("----", ""),
@@ -179,7 +179,7 @@ WILD = {
     "datumaro_roboflow_train.json": ("-x-x", "mask_missing"),
     "datumaro_sam_a.json": ("xxxx", "is a file of Segment Anything (SA-1B)"),
     "labelstudio_coco_import.json": ("xxxx", "flag_bad mask_box_some"),
-    "labelstudio_tasks.json": ("xxxx", "is a list of Label Studio tasks"),
+    "labelstudio_tasks.json": ("nxnx", "other_format not_kept mask_missing"),
     "mmdet_coco_sample.json": (
         "xxxx",
         "category_unknown small ignore mask_missing crowd_mask_missing crowds_alone mask_box_some",

@@ -4,6 +4,7 @@ The commands and their options come from the command line's own types, so that a
 """
 
 import importlib
+import json
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -75,10 +76,13 @@ READ = {
     ),
     *("Eval.train", "Eval.annotations", "Predict.images", "Predict.run", "Report.runs", "DataShow.images"),
     *("Report.images", "Report.train", "Thresholds.paths", "Thresholds.train", "Thresholds.recipe"),
+    *("DataImport.images", "DataImport.match_classes", "DataExport.images", "DataExport.match_classes"),
+    *("DataExport.results", "DataSplit.images", "DataRemap.table", "DataFederate.looked_for"),
     *("DataCheck.images", "DataCheck.val", "DataCheck.val_images", "Resume.recipe"),
 }
 """Settings that name what is read, or a function."""
 WORDS = {
+    *("DataFilter.classes", "DataRemap.rename", "DataSplit.by"),
     "Predict.module",
     "Test.module",
     "Calibrate.module",
@@ -147,6 +151,7 @@ class Row:
 @pytest.fixture
 def rows(run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Row]:
     truth, results = photos.parent / "val.json", run / "results.json"
+    first = json.loads(truth.read_text())["categories"][0]["name"]
     photo, best = min(photos.iterdir()), run / "checkpoints/best.pt"
     monkeypatch.setattr("tailseg.report.server.make_server", lambda *_a, **_n: (_ for _ in ()).throw(SystemExit(0)))
     monkeypatch.setattr("tailseg.cli.submit.submit", lambda *_: pytest.skip("SLURM's files have numbers of their own"))
@@ -223,6 +228,49 @@ def rows(run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, 
             lambda out: words("data", "check", truth, "--repair", out),
             ("",),
             lambda out: words("data", "check", copied(truth)(out), "--repair", out),
+        ),
+        Row(
+            "DataImport.out",
+            "`data import OUT`: an annotation file",
+            lambda out: words("data", "import", truth, out),
+            ("",),
+            lambda out: words("data", "import", copied(truth)(out), out),
+        ),
+        Row(
+            "DataExport.out",
+            "`data export OUT`: an annotation file, or a folder of labels",
+            lambda out: words("data", "export", truth, out, "--to", "coco"),
+            ("",),
+            lambda out: words("data", "export", copied(truth)(out), out, "--to", "coco"),
+        ),
+        *(
+            Row(
+                f"Data{name.capitalize()}.out",
+                f"`data {name} OUT`: an annotation file",
+                lambda out, name=name, more=more: words("data", name, truth, out, *more),
+                ("",),
+                lambda out, name=name, more=more: words("data", name, copied(truth)(out), out, *more),
+            )
+            for name, more in (
+                ("filter", ("--drop-empty",)),
+                ("remap", ("--rename", f"{first}={first} 2")),
+                ("sample", ("--number", "1")),
+                ("federate", ()),
+            )
+        ),
+        Row(
+            "DataMerge.out",
+            "`data merge --out`: an annotation file",
+            lambda out: words("data", "merge", truth, truth.with_name("train.json"), "--out", out),
+            ("",),
+            lambda out: words("data", "merge", copied(truth)(out), truth, "--out", out),
+        ),
+        Row(
+            "DataSplit.out",
+            "`data split OUT`: train.json, val.json, test.json, or folds",
+            lambda out: words("data", "split", truth, out),
+            ("train.json", "val.json"),
+            lambda out: words("data", "split", copied(truth, "train.json")(out), out),
         ),
         Row(
             "Predict.out",

@@ -17,6 +17,8 @@ from tailseg.cli.common import parse
 from tailseg.cli.compare import Compare
 from tailseg.cli.convert import Convert
 from tailseg.cli.data import DataShow
+from tailseg.cli.data_convert import DataExport
+from tailseg.cli.data_edit import DataFilter, DataSample, DataSplit
 from tailseg.cli.demo import Demo
 from tailseg.cli.eval import Eval
 from tailseg.cli.export import Export
@@ -198,6 +200,10 @@ COMMANDS = {
         ("compare", Compare),
         ("convert", Convert),
         ("data show", DataShow),
+        ("data export", DataExport),
+        ("data filter", DataFilter),
+        ("data sample", DataSample),
+        ("data split", DataSplit),
         ("demo", Demo),
         ("eval", Eval),
         ("export", Export),

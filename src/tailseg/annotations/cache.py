@@ -151,9 +151,13 @@ def read_cached(path: Path, parse: Parser) -> Contents:
 
 
 def _is_accepted(contents: Contents) -> bool:
-    """Whether training accepts the annotations; images are not checked."""
+    """Whether training accepts the annotations; images are not checked.
+
+    Labels of other formats are not cached: they may depend on further files.
+    """
     return not any(
-        "training" in problem.kind.stops or problem.kind.name == "size_missing" for problem in contents.problems
+        "training" in problem.kind.stops or problem.kind.name in ("size_missing", "other_format")
+        for problem in contents.problems
     )
 
 

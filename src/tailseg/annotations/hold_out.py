@@ -13,9 +13,10 @@ import numpy as np
 
 from tailseg.annotations.columns import parse_whole_number, read_columns
 from tailseg.annotations.dataset import Annotations
+from tailseg.annotations.formats.registry import read_sections
 from tailseg.annotations.groups import group_by_content, group_by_name, merge_groups
 from tailseg.annotations.image_files import ImageError, SharedNameError
-from tailseg.annotations.json_file import decompress, join_sections, split_sections
+from tailseg.annotations.json_file import join_sections
 from tailseg.annotations.kinds import BITS, KINDS, Use
 from tailseg.files import write_atomically
 from tailseg.words import count_noun
@@ -56,7 +57,7 @@ def hold_out_validation(
     if _read_record(record).items() >= _make_record(annotations, share, paths).items():
         return paths
     _require_objects(annotations)
-    sections = split_sections(decompress(annotations.path.read_bytes(), annotations.path), annotations.path)
+    sections = read_sections(annotations.path)
     held_out, remarks = _draw_images(annotations, sections.images, share, use)
     if not held_out:
         raise ValueError(

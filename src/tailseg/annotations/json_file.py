@@ -47,6 +47,18 @@ class _Images(msgspec.Struct):
     images: list[Any]
 
 
+class OtherFormatError(DatasetError):
+    """A JSON file is not in COCO format.
+
+    Attributes:
+        content: what it has instead.
+    """
+
+    def __init__(self, message: str, content: object) -> None:
+        super().__init__(message)
+        self.content = content
+
+
 @dataclass(frozen=True)
 class Sections:
     """The sections of a file in COCO or LVIS format.
@@ -58,6 +70,12 @@ class Sections:
     annotations: Sequence[Any]
     categories: list[Any]
     has_videos: bool
+    format: str = ""
+    """The name of the format, if it is another one than COCO's and LVIS's."""
+    losses: tuple[str, ...] = ()
+    """What COCO's form could not keep of another format, with counts."""
+    remarks: tuple[str, ...] = ()
+    """How another format was read."""
 
 
 class WrittenRunLengths(msgspec.Struct, gc=False):
@@ -196,11 +214,12 @@ def _split_with_json(content: Text, path: Path) -> Sections:
         return Sections(raw["images"], raw["annotations"], raw["categories"], bool(raw.get("videos")))
     other = _describe_other_format(raw)
     if other:
-        raise DatasetError(f"{path} is {other}")
+        raise OtherFormatError(f"{path} is {other}", raw)
     content_text = list(raw)[:10] if isinstance(raw, dict) else f"a {type(raw).__name__} at the top level"
-    raise DatasetError(
+    raise OtherFormatError(
         f"{path} is not in COCO format: expected the lists {', '.join(SECTIONS)}, found {content_text!s:.300}. Export "
-        "the annotations as 'COCO instance segmentation'"
+        "the annotations as 'COCO instance segmentation'",
+        raw,
     )
 
 

@@ -41,6 +41,16 @@ _FILE: Final = (
         "there is no object to detect, so AP is undefined",
         "file",
     ),
+    Kind("other_format", "iiii", "the labels are read as {detail}", "Nothing needs to be done", "converted", "file"),
+    Kind("read_so", "iiii", "{detail}", "Nothing needs to be done", "converted", "file"),
+    Kind(
+        "not_kept",
+        "nnnn",
+        "{detail}",
+        "Nothing needs to be done, if this is meant",
+        "left out, because boxes and masks of classes cannot express it",
+        "file",
+    ),
     Kind(
         "keypoints",
         "nnnn",

@@ -155,6 +155,29 @@ def _find_similar(files: Sequence[Sequence[Path | None]], reported: set[int], tr
     return similar
 
 
+def group_by_looks(files: Sequence[Path | None], track: Track = track_silently) -> np.ndarray:
+    """Groups images that look alike, such as neighboring frames or copies with another size or compression.
+
+    Args:
+        files: the image files; an image without one has its own group.
+        track: shows the progress.
+
+    Returns:
+        int64 ``[images]``: the group of each image.
+    """
+    looks = np.zeros((len(files), 2 * (COMPARED_SIDE - 1) ** 2), np.float32)
+    for row in track(range(len(files)), "Comparing the images", len(files)):
+        if (path := files[row]) is not None:
+            looks[row] = _compute_changes(path)
+    groups = np.arange(len(files))
+    for start in range(0, len(files), IMAGES_PER_BLOCK):
+        pairs = np.argwhere(looks[start : start + IMAGES_PER_BLOCK] @ looks.T >= MIN_CORRELATION)
+        for row, other in (pairs + [start, 0]).tolist():
+            if row < other:
+                groups[groups == groups[other]] = groups[row]
+    return np.unique(groups, return_inverse=True)[1]
+
+
 def _compute_changes(path: Path) -> np.ndarray:
     """The changes of a small gray image to the right and downwards as a unit vector; 0 if it shows too little."""
     from PIL import Image

@@ -4,7 +4,6 @@ Everything is packed, for all uses of the file (`tailseg.annotations.kinds`): po
 compressed), objects without a segmentation, crowd and ignore regions, ids with gaps or written as text.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,15 +15,13 @@ from tailseg.annotations.agreement import check_agreement
 from tailseg.annotations.checks import Checks, Images, compute_mask_boxes
 from tailseg.annotations.columns import UNKNOWN, Columns, parse_whole_number, read_columns
 from tailseg.annotations.dataset import Contents, Objects
+from tailseg.annotations.formats.registry import load
 from tailseg.annotations.image_files import is_safe_name, list_candidate_names
 from tailseg.annotations.json_file import (
     Sections,
     Text,
-    decompress,
     describe_other_annotations,
     pause_garbage_collector,
-    read_text,
-    split_sections,
 )
 from tailseg.annotations.kinds import BITS
 from tailseg.annotations.lvis import is_lvis, read_class_lists, read_groups
@@ -83,13 +80,16 @@ def parse_sections(
     Returns:
         The packed content, the sections as written, and the columns of the annotations in the order of the file.
     """
-    content = read_text(path) if content is None else content
-    key = key or hashlib.sha256(content).hexdigest()
-    content = decompress(content, path)
-    sections = split_sections(content, path)
+    sections, content, own_key = load(path, content)
+    key = key or own_key
     if other := describe_other_annotations(sections.annotations):
         raise DatasetError(f"{path} is {other}")
     problems = Problems()
+    problems.add("other_format", [0] * bool(sections.format), None, detail=sections.format)
+    for text in sections.losses:
+        problems.add("not_kept", [0], None, detail=text)
+    for text in sections.remarks:
+        problems.add("read_so", [0], None, detail=text)
     problems.add("no_annotations", [] if sections.annotations else [0], None)
     images, image_texts = _read_identified("image", sections.images, problems)
     categories, category_texts = _read_identified("category", sections.categories, problems)

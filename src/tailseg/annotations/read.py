@@ -15,6 +15,7 @@ import numpy as np
 
 from tailseg.annotations.cache import read_cached
 from tailseg.annotations.dataset import Annotations, Category, Contents, Objects, count_frequency
+from tailseg.annotations.formats.registry import describe_missing, exists, make_finder
 from tailseg.annotations.image_files import ImageError, ImageFinder
 from tailseg.annotations.kinds import KINDS, Use
 from tailseg.annotations.parse import find_positions, parse
@@ -39,7 +40,8 @@ def read_dataset(
     """Reads and checks an annotation file.
 
     Args:
-        annotation_file: LVIS v1, LVIS v0.5 or COCO format (JSON, or JSON packed by gzip).
+        annotation_file: LVIS v1, LVIS v0.5 or COCO format (JSON, or JSON packed by gzip), or labels of another
+            format (`tailseg.annotations.formats.registry`).
         images: folder of the images. If None, images are searched in the folder of the annotation file, in its
             subfolder ``images``, in the folder above, one folder lower than these, and in ``$TAILSEG_DATA`` and
             ``$DETECTRON2_DATASETS/coco``. Files are searched when they are needed, by ``file_name`` and by the tail of
@@ -92,13 +94,10 @@ def open_file(
     Raises:
         DatasetError: the file does not exist, is not JSON, or not in COCO format.
     """
-    if not path.is_file():
-        reason = "is a folder, not a file" if path.is_dir() else "is a pipe or a device, not a file"
-        reason = reason if path.exists() else "does not exist"
-        raise DatasetError(f"{path} {reason}. Expected an annotation file in LVIS or COCO format (.json)")
-    return _open(
-        read_cached(path, parse), path, images=images, needs_sizes=needs_sizes, source=source, orientation=orientation
-    )
+    if not exists(path):
+        raise DatasetError(describe_missing(path))
+    contents = read_cached(path, parse) if path.is_file() else parse(path)
+    return _open(contents, path, images=images, needs_sizes=needs_sizes, source=source, orientation=orientation)
 
 
 def open_content(content: bytes, name: str) -> Annotations:
@@ -126,7 +125,7 @@ def _open(
     source: Path | None = None,
     orientation: Orientation = "shown",
 ) -> Annotations:
-    finder = ImageFinder(source or path, Path(images) if images is not None else None, contents.names)
+    finder = make_finder(source or path, images, contents.names)
     if needs_sizes and any(problem.kind.name == "size_missing" for problem in contents.problems):
         try:
             contents = parse(path, find_size=partial(_find_size, finder, orientation))
@@ -277,7 +276,7 @@ def adopt_classes(
         moved = sum(theirs.get(key) != name and name in theirs.values() for key, name in mine.items())
         renumbered = (
             f" {moved:,} of the names {verb_form(moved, 'has', 'have')} another id there: give the categories the "
-            f"same ids."
+            f"same ids (tailseg data import {annotations.path} NEW.json --match-classes FILE)."
             if moved
             else ""
         )

@@ -13,7 +13,8 @@ import numpy as np
 from tailseg.annotations.checks import compute_mask_boxes
 from tailseg.annotations.columns import UNKNOWN, Columns, parse_whole_number
 from tailseg.annotations.dataset import Contents
-from tailseg.annotations.image_files import ImageError, ImageFinder
+from tailseg.annotations.formats.registry import make_finder
+from tailseg.annotations.image_files import ImageError
 from tailseg.annotations.json_file import SECTIONS, Sections, decode_record, decompress
 from tailseg.annotations.kinds import BITS, KINDS
 from tailseg.annotations.lints import find_copies
@@ -67,7 +68,7 @@ def repair_file(path: Path, out: Path, *, images: Path | None = None) -> dict[st
         DatasetError: a problem cannot be repaired; nothing is written.
     """
     require_new(out)
-    finder = ImageFinder(path, images)
+    finder = make_finder(path, images)
     try:
         contents, sections, columns = parse_sections(path, find_size=lambda names: read_size(finder.find(names)))
     except ImageError as error:
@@ -134,7 +135,7 @@ class _Repairer:
 
     def write(self, path: Path) -> bytes:
         """Returns the JSON of the repaired file."""
-        content = decompress(path.read_bytes(), path)
+        content = b"{}" if self.sections.format else decompress(path.read_bytes(), path)
         try:
             top: dict[str, Any] = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
             encode = _encode

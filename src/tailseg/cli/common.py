@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from tailseg.cli.unknown_options import find_unknown_option, nearest_options, read_options
+from tailseg.files import split_spec
 from tailseg.lazy import MissingPartError, needs_extra
 from tailseg.ranges import SettingError, check_ranges, describe, ranges_of
 
@@ -29,6 +30,18 @@ T = TypeVar("T")
 
 class UsageError(Exception):
     """The command was called wrongly: exit code 2."""
+
+
+def is_labels(path: Path) -> bool:
+    """Whether a path leads to labels of any format, and not to the folder or to a file of a run."""
+    place = split_spec(path)[0]
+    if not place.exists() or place.suffix in (".pt", ".safetensors") or (place / "recipe.json").is_file():
+        return False
+    if place.is_file():
+        return True
+    from tailseg.annotations.formats.registry import exists
+
+    return exists(place)
 
 
 def parse(options: type[T], arguments: Sequence[str], *, command: str, default: T | None = None) -> T:

@@ -1,10 +1,10 @@
 """`tailseg data`: the command show; check is in `tailseg.cli.data_check`."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import tyro
 from rich import box
@@ -12,8 +12,11 @@ from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from tailseg.cli import data_edit
 from tailseg.cli.common import UsageError, output, parse, suggestion
 from tailseg.cli.data_check import DataCheck, check, find_annotation_file
+from tailseg.cli.data_convert import DataExport, DataImport, export_labels, import_labels
+from tailseg.cli.data_edit import DataFederate, DataFilter, DataMerge, DataRemap, DataSample, DataSplit
 from tailseg.cli.file_kinds import SHEET
 from tailseg.cli.outputs import check as check_outputs
 from tailseg.data.settings import RepeatThreshold, Sampling
@@ -30,13 +33,28 @@ if TYPE_CHECKING:
     from tailseg.data.epoch_plan import Exposure
 
 _HELP = """\
-usage: tailseg data show|check PATH|tiny_tail[:preset] [OPTIONS]
+usage: tailseg data COMMAND PATH|tiny_tail[:preset] [OPTIONS]
 
   show    show the content of a data set: counts, frequency groups, sizes, the most and the least frequent classes
   check   check a data set: lists malformed records and missing images, and says what to do
+  import  convert labels of another format (YOLO, VOC, LabelMe, CVAT, ...) to a COCO or LVIS file
+  export  write a data set, or detections, in another format (YOLO, VOC, LabelMe, CVAT, ...)
+  split   split a data set into training, validation and test files, or into folds: every class on both sides
+  merge, filter, remap, sample, federate     new annotation files from others
 
-See `tailseg data show --help` and `tailseg data check --help`.
+See `tailseg data COMMAND --help`.
 """
+COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
+    "import": (DataImport, import_labels),
+    "export": (DataExport, export_labels),
+    "split": (DataSplit, data_edit.split),
+    "merge": (DataMerge, data_edit.merge),
+    "filter": (DataFilter, data_edit.keep),
+    "remap": (DataRemap, data_edit.remap),
+    "sample": (DataSample, data_edit.sample),
+    "federate": (DataFederate, data_edit.federate),
+}
+"""The commands besides show and check: their options and functions."""
 SHEET_COLUMNS = 4
 UNLIMITED = 100_000
 """Width in columns of an output that is not a terminal."""
@@ -87,7 +105,7 @@ class DataShow:
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Runs `data show` or `data check`."""
+    """Runs a command of `tailseg data`."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_HELP)
         raise SystemExit(0 if arguments else 2)
@@ -97,10 +115,13 @@ def run(arguments: Sequence[str]) -> None:
     elif command == "check":
         if not check(parse(DataCheck, rest, command="data check")):
             raise SystemExit(1)
+    elif command in COMMANDS:
+        options, work = COMMANDS[command]
+        work(parse(options, rest, command=f"data {command}"))
     else:
-        raise UsageError(
-            f"no command `data {command}`{suggestion(command, ['show', 'check'])}; there are `data show`, `data check`"
-        )
+        names = ["show", "check", *COMMANDS]
+        there = ", ".join(f"`data {name}`" for name in names)
+        raise UsageError(f"no command `data {command}`{suggestion(command, names)}; there are {there}")
 
 
 def show(options: DataShow) -> None:

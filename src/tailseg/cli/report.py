@@ -16,6 +16,7 @@ from tailseg.cli.common import (
     UsageError,
     explain,
     find_own_code,
+    is_labels,
     output,
     parse,
     print_error,
@@ -109,7 +110,7 @@ def run(arguments: Sequence[str]) -> None:
     first = options.runs[0]
     if not first.exists() and first.suffix in (".json", ".gz"):
         raise FileNotFoundError(f"no such file: {first}")
-    path = _report_results(options) if first.is_file() else _report_runs(options)
+    path = _report_results(options) if is_labels(first) else _report_runs(options)
     output().print(f"Written: [bold]{escape(str(path))}[/] ({path.stat().st_size / 1e6:.1f} MB)", soft_wrap=True)
     if options.open:
         show(path)

@@ -218,6 +218,7 @@ def require_files(recipe: "Recipe", located: "Recipe", saved: "Plain", folder: P
     Raises:
         ValueError: a file is not there; says where it was searched and how to name it.
     """
+    from tailseg.annotations.formats.registry import exists
     from tailseg.data.tiny_tail import is_tiny_tail
     from tailseg.recipes.build import find_annotation_file, require_data
     from tailseg.recipes.places import get_best, get_latest, list_places
@@ -230,7 +231,7 @@ def require_files(recipe: "Recipe", located: "Recipe", saved: "Plain", folder: P
         path, now = getattr(recipe.data, part), getattr(located.data, part)
         if not path or now != path or is_tiny_tail(path):
             continue
-        if not find_annotation_file(now, number).is_file():
+        if not exists(find_annotation_file(now, number)):
             places = ", ".join(str(Path(place).absolute()) for place in list_places(path, recipe, saved, folder))
             raise ValueError(
                 f"the {'training' if part == 'train' else 'validation'} set of the run is not there (searched: "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from tailseg.cli.common import UsageError, find_own_code, output, parse, refuse_options, require_run
+from tailseg.cli.common import UsageError, find_own_code, is_labels, output, parse, refuse_options, require_run
 from tailseg.cli.file_kinds import THRESHOLDS
 from tailseg.cli.outputs import check
 from tailseg.cli.results import (
@@ -91,7 +91,7 @@ def run(arguments: Sequence[str]) -> None:
     first = options.paths[0]
     if not first.exists() and first.suffix in (".json", ".gz"):
         raise FileNotFoundError(f"no such file: {first}")
-    found, out = _of_results(options) if first.is_file() and first.suffix in (".json", ".gz") else _of_run(options)
+    found, out = _of_results(options) if is_labels(first) else _of_run(options)
     for table in found.tables():
         output().print(table)
     if found.class_strength == found.group_strength == float("inf"):

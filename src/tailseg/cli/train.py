@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from tailseg.cli.common import UsageError, find_recipe, output, parse
+from tailseg.cli.common import UsageError, find_recipe, is_labels, output, parse
 from tailseg.cli.file_kinds import LOG, METRICS, PAGE, PART, RECIPE, RECORDS, is_saved_recipe
 from tailseg.cli.outputs import Kind, check
 from tailseg.files import Input
@@ -342,7 +342,7 @@ def train_options(name: str, arguments: Sequence[str]) -> Train:
             f"{name} is the folder of a run. To continue the run: {shlex.join(['tailseg', 'resume', name])}"
         )
     if arguments and not arguments[0].startswith("-"):
-        hint = ". Name the annotation file with --data.train" if arguments[0].lower().endswith(".json") else ""
+        hint = ". Name the annotation file with --data.train" if _is_data(arguments[0]) else ""
         raise UsageError(f"`tailseg train {name}` does not expect {arguments[0]!r} here{hint}")
     from tailseg.cli.parts import read_option, with_parts, with_steps
     from tailseg.recipes.initial import with_initial_weights
@@ -369,19 +369,33 @@ def _find_base(name: str, init_from: str | None) -> Recipe:
         from tailseg.recipes.saved import load_recipe
 
         return load_recipe(Path(name))
-    if not name.lower().endswith(".json"):
+    if not _is_data(name):
         return find_recipe(name)
     from tailseg.recipes.initial import choose_recipe
 
     chosen = choose_recipe(init_from) if init_from else "custom_small"
     recipe = find_recipe(chosen) if isinstance(chosen, str) else chosen
-    return replace(recipe, data=replace(recipe.data, train=name))
+    val = None
+    if not name.lower().endswith(".json"):
+        from tailseg.annotations.formats.registry import find_validation
+
+        val = find_validation(Path(name))
+    return replace(recipe, data=replace(recipe.data, train=name, val=val))
+
+
+def _is_data(name: str) -> bool:
+    """Whether a name is the path of labels, and not the name of a recipe."""
+    if name.lower().endswith(".json"):
+        return True
+    from tailseg.recipes import RECIPES
+
+    return name not in RECIPES and is_labels(Path(name))
 
 
 def recipe_note(name: str, options: Train) -> str:
     """Names the recipe that `train_options` chose for the initial weights; otherwise returns nothing."""
     recipe = options.recipe.name
-    is_data = name.lower().endswith(".json") and not is_saved_recipe(Path(name))
+    is_data = _is_data(name) and not is_saved_recipe(Path(name))
     if not is_data or options.init_from is None or recipe == "custom_small":
         return ""
     return (

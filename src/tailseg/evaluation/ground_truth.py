@@ -15,6 +15,7 @@ from hotcoco import COCO
 from hotcoco import mask as run_lengths
 
 from tailseg.annotations.dataset import Annotations
+from tailseg.annotations.formats.registry import exists
 from tailseg.annotations.problems import Problem
 from tailseg.annotations.ragged import Ragged
 from tailseg.annotations.read import judge, open_file
@@ -226,7 +227,7 @@ def read_ground_truth(
         ValueError: the file is not such a file, or disagrees with itself; the message names the record and the remedy.
     """
     if not isinstance(source, Annotations):
-        if not Path(source).is_file():
+        if not exists(Path(source)):
             raise FileNotFoundError(f"no such file: {source}")
         source = open_file(Path(source))
     annotations = source

@@ -13,7 +13,7 @@ import numpy as np
 
 from tailseg.annotations.columns import parse_whole_number
 from tailseg.annotations.dataset import Annotations
-from tailseg.annotations.json_file import read_image_records
+from tailseg.annotations.formats.registry import exists, read_images
 from tailseg.words import count_noun, count_part, verb_form
 
 FieldsSource = str | Sequence[str] | Mapping[str, Mapping[int, Any]]
@@ -82,8 +82,8 @@ def _get_records(source: object, annotations: Annotations) -> dict[int, Mapping[
     """The image records by image id, of the images that the annotations have."""
     if isinstance(source, Mapping):
         records = source.get("images", [])
-    elif annotations.path.is_file():
-        records = read_image_records(annotations.path)
+    elif exists(annotations.path):
+        records = read_images(annotations.path)
     else:
         raise ValueError(
             "by needs the image records, and there is no file to read them from: name the annotation file, or give the "

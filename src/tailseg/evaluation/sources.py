@@ -11,6 +11,7 @@ from typing import Any, get_args
 import numpy as np
 
 from tailseg.annotations.dataset import Annotations, get_scored_groups, with_group_bounds
+from tailseg.annotations.formats.registry import exists
 from tailseg.annotations.read import add_classes, describe_other_names, judge, open_content, open_file
 from tailseg.annotations.types import Group, GroupBounds
 from tailseg.evaluation.ground_truth import GroundTruth, read_ground_truth
@@ -60,7 +61,7 @@ def open_annotations(source: object, name: str = "annotations") -> Annotations:
     if isinstance(source, Annotations):
         return source
     if isinstance(source, str | Path):
-        if not Path(source).is_file():
+        if not exists(Path(source)):
             raise FileNotFoundError(f"no such file: {source}")
         return open_file(Path(source))
     if isinstance(source, Mapping):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from tailseg.annotations.dataset import Annotations, with_group_bounds
 from tailseg.annotations.fingerprint import compute_fingerprint
+from tailseg.annotations.formats.registry import exists, is_coco_file
 from tailseg.annotations.hold_out import find_split, hold_out_validation, read_source_key
 from tailseg.annotations.kinds import Use
 from tailseg.annotations.problems import DatasetError
@@ -39,7 +40,7 @@ def require_data(recipe: Recipe) -> None:
     if not data.train:
         raise ValueError(f"recipe {recipe.name} needs a training set: give data.train an annotation file")
     for part, spec in enumerate((data.train, data.val)):
-        if spec is not None and not is_tiny_tail(spec) and not find_annotation_file(spec, part).is_file():
+        if spec is not None and not is_tiny_tail(spec) and not exists(find_annotation_file(spec, part)):
             open_file(find_annotation_file(spec, part))  # raises an error that says what is there instead
 
 
@@ -95,7 +96,7 @@ def build_validation(recipe: Recipe, *, images: str | None = None) -> Annotation
     data = recipe.data
     if data.val is not None:
         file = find_annotation_file(data.val, 1)
-        if not file.is_file():
+        if not exists(file):
             raise ValueError(
                 f"the validation set of the run, {file}, is not there: name it where it is now (--val FILE, and "
                 "--val-images FOLDER if its images do not lie beside it)"
@@ -118,11 +119,12 @@ def held_out_note(recipe: Recipe) -> str:
 def has_changed(recipe: Recipe) -> bool:
     """Whether the file that a run's validation set was held out of no longer has the content of the two parts."""
     file = find_annotation_file(recipe.data.train, 0)
-    if not file.is_file():
+    if not exists(file):
         return False
-    with file.open("rb") as opened:
-        if hashlib.file_digest(opened, "sha256").hexdigest() == read_source_key(_data_folder(recipe)):
-            return False
+    if is_coco_file(file):
+        with file.open("rb") as opened:
+            if hashlib.file_digest(opened, "sha256").hexdigest() == read_source_key(_data_folder(recipe)):
+                return False
     try:
         whole = _read(file, recipe.data.train_images, recipe)
     except DatasetError:
@@ -192,7 +194,7 @@ def find_annotation_file(spec: str, part: int) -> Path:
     """Returns the path of the annotation file that ``data.train`` (part 0) or ``data.val`` (part 1) names."""
     if is_tiny_tail(spec):
         return prepare(spec)[part]
-    return next((path for path in _list_candidates(Path(spec)) if path.is_file()), Path(spec))
+    return next((path for path in _list_candidates(Path(spec)) if exists(path)), Path(spec))
 
 
 def _list_candidates(path: Path) -> Iterator[Path]:

@@ -6,6 +6,7 @@ from itertools import count
 from pathlib import Path
 
 from tailseg.data.tiny_tail import is_tiny_tail
+from tailseg.files import split_spec
 from tailseg.recipes.recipe import Recipe, run_folder
 from tailseg.recipes.saved import DATA_PATHS, Plain
 
@@ -28,7 +29,8 @@ def locate_data(recipe: Recipe, saved: Plain, folder: Path) -> Recipe:
     def locate(path: str | None) -> str | None:
         if not path or is_tiny_tail(path):
             return path
-        return next(filter(os.path.exists, list_places(path, recipe, saved, folder)), path)
+        places = list_places(path, recipe, saved, folder)
+        return next((place for place in places if split_spec(Path(place))[0].exists()), path)
 
     data = {name: locate(getattr(recipe.data, name)) for name in DATA_PATHS}
     out = str(folder).replace("{", "{{").replace("}", "}}")  # braces of the name are no pattern

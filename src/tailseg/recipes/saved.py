@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 from tailseg.data.tiny_tail import is_tiny_tail
-from tailseg.files import write_text
+from tailseg.files import split_spec, write_text
 from tailseg.ranges import SettingError
 from tailseg.recipes.old_names import with_new_fields, with_new_names
 from tailseg.recipes.recipe import Recipe, run_folder
@@ -161,7 +161,7 @@ def _with_defaults(saved: object, value: object) -> Any:  # noqa: ANN401 - as JS
 
 
 def _absolute(path: str | None) -> str | None:
-    if not path or is_tiny_tail(path) or not Path(path).exists():
+    if not path or is_tiny_tail(path) or not split_spec(Path(path))[0].exists():
         return path
     return str(Path(path).absolute())
 

@@ -1,0 +1,86 @@
+"""Reads XML and YAML from unknown people: no entities, no references to other files, no Python objects."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tailseg.annotations.formats.builder import MAX_TEXT_BYTES, read_label_text
+from tailseg.annotations.problems import DatasetError
+from tailseg.lazy import needs_extra
+
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
+
+
+def read_yaml(path: Path) -> Any:  # noqa: ANN401 - anything in YAML
+    """Reads a YAML file with the safe loader.
+
+    Raises:
+        DatasetError: the file is not YAML.
+    """
+    with needs_extra("train"):
+        import yaml
+    try:
+        return yaml.safe_load(read_label_text(path))
+    except (yaml.YAMLError, RecursionError) as error:
+        raise DatasetError(f"{path} is not YAML: {' '.join(str(error).split())[:300]}") from error
+
+
+def iterate_xml(path: Path) -> "Iterator[tuple[int, Element]]":
+    """Yields the root of an XML file when it begins (depth 0), then each of its children when it is complete (depth 1).
+
+    A child is cleared after its turn, so that large files need little memory.
+
+    Raises:
+        DatasetError: the file is not XML, or it declares entities or refers to other files.
+    """
+    with needs_extra("train"):
+        from defusedxml import DefusedXmlException
+        from defusedxml.ElementTree import ParseError, iterparse
+    depth, root = 0, None
+    try:
+        if path.stat().st_size > MAX_TEXT_BYTES:
+            raise DatasetError(f"{path} has more than {MAX_TEXT_BYTES:,} bytes: export it in parts")
+        for event, element in iterparse(path, ("start", "end")):
+            if event == "start":
+                if depth == 0:
+                    root = element
+                    yield 0, element
+                depth += 1
+                continue
+            depth -= 1
+            if depth == 1 and root is not None:
+                yield 1, element
+                root.clear()
+    except DefusedXmlException as error:
+        raise DatasetError(
+            f"{path} declares entities or refers to other files ({type(error).__name__}). Labels need neither: remove "
+            "the declaration (DOCTYPE)"
+        ) from error
+    except (ParseError, OSError, UnicodeError, ValueError) as error:
+        if isinstance(error, DatasetError):
+            raise
+        raise DatasetError(f"{path} is not XML: {error}") from error
+
+
+def read_root(path: Path) -> str:
+    """The name of the root element of an XML file; empty if the file is not XML."""
+    try:
+        return next(iter(iterate_xml(path)))[1].tag
+    except (DatasetError, StopIteration):
+        return ""
+
+
+def get_text(element: "Element", name: str, default: str = "") -> str:
+    """The text of a child element.
+
+    Args:
+        element: the parent.
+        name: of the child.
+        default: the text of a child that is missing or empty.
+
+    Returns:
+        The text, without spaces around it.
+    """
+    found = element.find(name)
+    return default if found is None or found.text is None else found.text.strip()
