@@ -1,8 +1,9 @@
 """`tailseg predict`."""
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Final, Literal, NamedTuple
@@ -10,9 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, NamedTuple
 import tyro
 from rich.progress import track
 
-from tailseg.cli.common import UsageError, find_own_code, output, parse, print_error, require_run
+from tailseg.cli.common import (
+    UsageError,
+    find_own_code,
+    output,
+    parse,
+    print_error,
+    require_run,
+)
 from tailseg.cli.file_kinds import FOUND, PICTURE
 from tailseg.cli.outputs import check
+from tailseg.export.formats import FILES
 from tailseg.files import DETECTIONS, JsonList, Output, is_drawn, write_bytes
 from tailseg.ranges import Range
 from tailseg.words import count_noun
@@ -20,11 +29,14 @@ from tailseg.words import count_noun
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from tailseg.export.engine import Engine
     from tailseg.inference import Predictor
     from tailseg.structures import Detections
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp")
 """Endings of the image files that the command reads in folders."""
+TORCH_OPTIONS: Final = ("checkpoint", "device", "calibrated", "precision", "compile", "recipe", "module")
+"""Options that an exported file does not take: it has its own precision and calibration."""
 MAX_ENDINGS = 8
 """Endings that the note about other files names."""
 DEFAULT_THRESHOLD: Final = 0.3
@@ -46,10 +58,12 @@ class Predict:
       tailseg predict runs/custom_small photos --no-class-thresholds
       tailseg predict runs/custom_small photos --color group      red rare, yellow common, blue frequent classes
       tailseg predict runs/custom_small photos --no-pictures      the results file only
+      tailseg predict runs/custom_small photos --engine openvino  with the file that tailseg export wrote
     """
 
     run: tyro.conf.Positional[Path]
-    """Folder of the run, which `train` or `convert` wrote, or one checkpoint file."""
+    """Folder of the run, which `train` or `convert` wrote, or one checkpoint file. With --engine also the file that
+    `tailseg export` wrote."""
     images: tyro.conf.Positional[tuple[Path, ...]]
     """Images (JPEG, PNG, WebP, GIF, TIFF, BMP) and folders of images. In folders, the command leaves out pictures that
     tailseg drew, and counts files of other formats."""
@@ -75,6 +89,9 @@ class Predict:
     """Use the calibration of the scores that `tailseg calibrate` stored in the run's folder, if there is one."""
     precision: Literal["float32", "tf32", "bfloat16", "float16"] | None = None
     """Precision of the network; the default is that of the run."""
+    engine: Literal["torch", "onnx", "openvino"] = "torch"
+    """What computes the network: torch, or onnxruntime or OpenVINO with the file that `tailseg export` wrote into the
+    folder "exported" of the run. Precision and calibration are then those of the file."""
     compile: bool = False
     """Compile the backbone. The first image takes a minute; many images of the same size are then faster."""
     recipe: str | None = None
@@ -87,6 +104,7 @@ def run(arguments: Sequence[str]) -> None:
     """Detects, draws and writes; the command names images that fail, and fails itself at its end."""
     options = parse(Predict, arguments, command="predict")
     files = find_images(options.images)
+    exported = find_exported(options)
     require_run(options.run)
     if line := describe_other_files(options.images):
         output().print(line, markup=False, soft_wrap=True)
@@ -96,6 +114,65 @@ def run(arguments: Sequence[str]) -> None:
     pictures = {*(out / name for name in names.values() if options.pictures), *earlier}
     targets = {out: None, out / "results.json": FOUND, **dict.fromkeys(pictures, PICTURE)}
     check(options, targets, instead="name another folder (--out)", inputs=files, overwrite=options.overwrite)
+    predictor = load_predictor(options) if exported is None else load_engine(options, exported)
+    threshold = choose_threshold(predictor, options.score_threshold, class_thresholds=options.class_thresholds)
+    out.mkdir(parents=True, exist_ok=True)
+    with JsonList(out / "results.json") as results:
+        failed, best = predict_files(predictor, files, results, options, threshold)
+    remove_old_pictures(earlier)
+    output().print(
+        f"{count_noun(results.count, 'object')} in {count_noun(len(files) - failed, 'image')}: see {out}", markup=False
+    )
+    if best and best.score > 0 and not results.count:
+        output().print(describe_low_scores(options, best, threshold), markup=False, soft_wrap=True)
+    if failed:
+        raise ValueError(f"{failed} of {count_noun(len(files), 'image')} could not be read or drawn (see above)")
+
+
+def find_exported(options: Predict) -> Path | None:
+    """Finds the exported file that --engine asks for; None for torch.
+
+    Raises:
+        UsageError: there is none, its ending is that of another engine, or an option is for torch.
+    """
+    if options.engine == "torch":
+        return None
+    for entry in fields(options):
+        if entry.name in TORCH_OPTIONS and getattr(options, entry.name) != entry.default:
+            name = entry.name.replace("_", "-")
+            raise UsageError(f"--{name} is for --engine torch: give it to `tailseg export`, if the command has it")
+    name = FILES[options.engine]
+    file = options.run / "exported" / name if options.run.is_dir() else options.run
+    if not file.is_file():
+        again = shlex.join(["tailseg", "export", str(options.run), "--to", options.engine])
+        raise UsageError(f"there is no exported file {file}: write it with `{again}`, or name another one")
+    if file.suffix != Path(name).suffix:
+        raise UsageError(f"{file} is not for --engine {options.engine}, whose files end with {Path(name).suffix}")
+    return file
+
+
+def load_engine(options: Predict, file: Path) -> "Engine":
+    """Opens an exported file; notes that it may be of an older checkpoint.
+
+    Args:
+        options: the options of the command.
+        file: the file.
+
+    Returns:
+        The file with its runtime.
+    """
+    from tailseg.export.engine import Engine
+
+    engine = Engine(file)
+    output().print(f"{file}: step {engine.settings['step']}, {engine.settings['precision']}", markup=False)
+    checkpoints = options.run.glob("checkpoints/*.pt") if options.run.is_dir() else ()
+    if any(checkpoint.stat().st_mtime > file.stat().st_mtime for checkpoint in checkpoints):
+        output().print("note: the run has a newer checkpoint. Export it again", markup=False, soft_wrap=True)
+    return engine
+
+
+def load_predictor(options: Predict) -> "Predictor":
+    """Loads the run in torch; says how its scores are calibrated."""
     from tailseg.inference import Predictor
     from tailseg.models.optimize import InferenceConfig
 
@@ -112,22 +189,11 @@ def run(arguments: Sequence[str]) -> None:
     )
     if predictor.calibration.setting.method != "none":
         output().print(f"Scores are calibrated: {predictor.calibration.setting}")
-    threshold = choose_threshold(predictor, options.score_threshold, class_thresholds=options.class_thresholds)
-    out.mkdir(parents=True, exist_ok=True)
-    with JsonList(out / "results.json") as results:
-        failed, best = predict_files(predictor, files, results, options, threshold)
-    remove_old_pictures(earlier)
-    output().print(
-        f"{count_noun(results.count, 'object')} in {count_noun(len(files) - failed, 'image')}: see {out}", markup=False
-    )
-    if best and best.score > 0 and not results.count:
-        output().print(describe_low_scores(options, best, threshold), markup=False, soft_wrap=True)
-    if failed:
-        raise ValueError(f"{failed} of {count_noun(len(files), 'image')} could not be read or drawn (see above)")
+    return predictor
 
 
 def choose_threshold(
-    predictor: "Predictor", score_threshold: float | None, *, class_thresholds: bool = True
+    predictor: "Predictor | Engine", score_threshold: float | None, *, class_thresholds: bool = True
 ) -> float | tuple[float, ...]:
     """Chooses the score threshold: the user's, one for each class of the run, or `DEFAULT_THRESHOLD`.
 
@@ -246,7 +312,7 @@ def remove_old_pictures(earlier: Mapping[Path, int]) -> None:
 
 
 def predict_files(
-    predictor: "Predictor",
+    predictor: "Predictor | Engine",
     files: Sequence[Path],
     results: JsonList,
     options: Predict,
@@ -316,7 +382,7 @@ def predict_files(
 
 
 def draw_picture(
-    predictor: "Predictor", image: "Tensor", detections: "Detections", color: Literal["class", "group"]
+    predictor: "Predictor | Engine", image: "Tensor", detections: "Detections", color: Literal["class", "group"]
 ) -> bytes:
     """Draws detections into an image.
 
@@ -337,8 +403,7 @@ def draw_picture(
     from tailseg.drawing import draw, to_jpeg
 
     picture = Image.fromarray(image.permute(1, 2, 0).numpy())
-    groups = predictor.frequency.groups
-    return to_jpeg(draw(picture, detections, predictor.names, groups, color_by=color), quality=92)
+    return to_jpeg(draw(picture, detections, predictor.names, predictor.groups, color_by=color), quality=92)
 
 
 def describe_error(file: Path, error: Exception) -> str:

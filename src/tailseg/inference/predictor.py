@@ -12,6 +12,7 @@ from torch import Tensor
 from torchvision.tv_tensors import Image
 
 from tailseg.annotations.dataset import Category
+from tailseg.annotations.types import Group
 from tailseg.data.images import load_image
 from tailseg.data.transforms import evaluation_transform
 from tailseg.detection import recalibration
@@ -136,6 +137,11 @@ class Predictor:
         predictor = cls(file, device=device, base=base, modules=modules, calibration=calibration, config=config)
         predictor._thresholds_file = run / thresholds.FILE
         return predictor
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The frequency group of each label."""
+        return self.frequency.groups
 
     @property
     def thresholds(self) -> tuple[float, ...] | None:
