@@ -44,7 +44,7 @@ import tailseg
 assert tailseg.__file__.startswith(sys.prefix), f"{tailseg.__file__} is not in {sys.prefix}"
 # these need the frameworks that they are for, or the extra export
 others = [f"interop.{name}" for name in ("detr", "lightning", "mmdet", "trainer", "ultralytics")]
-others += [f"export.{name}" for name in ("files", "onnx_file", "openvino_file")]
+others += [f"export.{name}" for name in ("layers", "onnx_file", "openvino_file", "quantization")]
 for module in pkgutil.walk_packages(tailseg.__path__, "tailseg."):
     if module.name not in ("tailseg.__main__", *(f"tailseg.{name}" for name in others)):
         importlib.import_module(module.name)

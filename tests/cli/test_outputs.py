@@ -28,6 +28,18 @@ MINE = '{"mine": 1}'
 QUICK_LAB = ("--losses=gumbel", "--seeds=1", "--steps=10", "--best=1", "--directions=8", "--workers=1")
 
 
+def call_once(function: Callable) -> Callable:
+    """The function, which returns the result of its first call each time."""
+    results: list[object] = []
+
+    def call(*arguments: object, **named: object) -> object:
+        if not results:
+            results.append(function(*arguments, **named))
+        return results[0]
+
+    return call
+
+
 def options_of(command: str) -> list[type]:
     """The option classes of a command: `Predict`; `DataShow`, `DataCheck`."""
     module = importlib.import_module(f"tailseg.cli.{command}")
@@ -443,16 +455,11 @@ def test_the_page_says_what_happens(
 ) -> None:
     if setting == "Export.out":
         pytest.importorskip("onnxruntime")
-        from tailseg.export import onnx_file
+        from tailseg.export import files, onnx_file
 
-        convert, models = onnx_file.to_onnx, []  # tracing takes nearly all the time, and gives the same each time
-
-        def convert_once(graph: object) -> object:
-            if not models:
-                models.append(convert(graph))
-            return models[0]
-
-        monkeypatch.setattr(onnx_file, "to_onnx", convert_once)
+        # tracing takes nearly all the time, and gives the same each time
+        for module, name in ((files, "trace"), (onnx_file, "to_onnx")):
+            monkeypatch.setattr(module, name, call_once(getattr(module, name)))
     row, cells = rows[setting], dict.fromkeys(COLUMNS, "-")
     name, can_ask = row.files[0], f"{setting.split('.')[0]}.overwrite" in all_settings()
     works = setting not in SLOW | {"Submit.logs"}

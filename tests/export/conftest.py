@@ -16,6 +16,7 @@ from tailseg.evaluation.thresholds import ClassThreshold, Thresholds
 from tailseg.losses import GumbelCE
 from tailseg.losses.base import ClassificationLoss
 from tailseg.models import ModelConfig, ResNetConfig, build_detector
+from tailseg.models.config import BuildsBackbone
 from tailseg.models.detector import Detector
 from tailseg.models.optimize import InferenceConfig, for_inference
 from tailseg.recipes import Recipe, get_recipe
@@ -77,9 +78,15 @@ def randomize(model: Detector) -> None:
 
 @pytest.fixture(scope="session")
 def make_model() -> Callable[..., Detector]:
-    def make(config: ModelConfig | None = None, loss: ClassificationLoss | None = None) -> Detector:
+    def make(
+        config: ModelConfig | None = None,
+        loss: ClassificationLoss | None = None,
+        backbone: BuildsBackbone | None = None,
+    ) -> Detector:
         torch.manual_seed(0)
-        model = build_detector(shrink(config or small_mask_rcnn()), loss or GumbelCE(NUM_CLASSES), load_weights=False)
+        small = shrink(config or small_mask_rcnn())
+        small = small if backbone is None else replace(small, backbone=backbone)
+        model = build_detector(small, loss or GumbelCE(NUM_CLASSES), load_weights=False)
         randomize(model)
         return for_inference(model, InferenceConfig())
 

@@ -1,10 +1,10 @@
 """`tailseg export`."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.progress import Progress
@@ -12,6 +12,8 @@ from rich.progress import Progress
 from tailseg.cli.common import UsageError, find_own_code, output, parse, require_run
 from tailseg.cli.file_kinds import MARKDOWN_MARK, MODELS, OPENVINO_WEIGHTS, RUNNER, TABLES
 from tailseg.cli.outputs import check
+from tailseg.cli.predict import find_images
+from tailseg.export.formats import FILES, MISSING
 from tailseg.files import Input, Output
 from tailseg.ranges import Range
 
@@ -34,13 +36,26 @@ class Export:
     examples:
       tailseg export runs/custom_small
       tailseg export runs/custom_small --to openvino --out exported --images 500
+      tailseg export runs/custom_small --precision int8 --sample-images photos
       python runs/custom_small/exported/detect.py runs/custom_small/exported/model.onnx photos
     """
 
     run: Annotated[Path, tyro.conf.Positional]
     """Folder of the run, which `train` or `convert` wrote, or one checkpoint file."""
-    to: Literal["onnx", "openvino"] = "onnx"
-    """The format: ONNX for onnxruntime (model.onnx), or OpenVINO's own (model.xml and model.bin)."""
+    to: Literal["onnx", "openvino", "torch"] = "onnx"
+    """The format: ONNX for onnxruntime (model.onnx), OpenVINO's own (model.xml and model.bin), or torch's own
+    (model.pt2, which torch runs without tailseg)."""
+    precision: Literal["float32", "bfloat16", "float16", "int8"] = "float32"
+    """Precision of convolutions and linear layers. Scores, boxes, NMS and masks are always computed in float32.
+    bfloat16 is for OpenVINO and torch, int8 for ONNX and OpenVINO. The default is not the precision of the run."""
+    masks: Literal["box", "image"] = "box"
+    """Masks as the file returns them: probabilities inside the box (28 x 28, which detect.py pastes), or the pixels of
+    the image. With 300 detections, the latter needs 1.5 KB of memory for each pixel of the image."""
+    sample_images: Path | None = None
+    """Folder of images like those to detect objects in, or one image. For int8: the command measures the ranges of the
+    feature maps on them. None takes training images."""
+    samples: Annotated[int, Range(ge=1)] = 100
+    """The largest number of these images."""
     out: Annotated[Path | None, Output("the model, detect.py, comparison.md")] = None
     """The folder to write to; None writes to the folder "exported" of the run."""
     images: Annotated[int, Range(ge=0)] = 200
@@ -69,11 +84,16 @@ def run(arguments: Sequence[str]) -> None:
     if options.out is None and options.run.is_file():
         raise UsageError(f"{options.run} is a file: name the folder to write to (--out)")
     folder = options.out or options.run / "exported"
-    file, report = folder / ("model.onnx" if options.to == "onnx" else "model.xml"), folder / "comparison.md"
+    if reason := MISSING.get((options.to, options.precision)):
+        raise UsageError(f"--to {options.to} --precision {options.precision} is not possible: {reason}")
+    photos = find_images([options.sample_images]) if options.sample_images else []
+    if photos and options.precision != "int8":
+        raise UsageError("--sample-images is for --precision int8")
+    file, report = folder / FILES[options.to], folder / "comparison.md"
     targets = {folder: None, file: MODELS[options.to], folder / "detect.py": RUNNER, report: TABLES}
     if options.to == "openvino":
         targets[file.with_suffix(".bin")] = OPENVINO_WEIGHTS
-    check(options, targets, instead="name another folder (--out)", overwrite=options.overwrite)
+    check(options, targets, instead="name another folder (--out)", inputs=photos, overwrite=options.overwrite)
     from tailseg.export.files import export_model, write_runner
     from tailseg.inference import InferenceConfig, Predictor
 
@@ -91,14 +111,42 @@ def run(arguments: Sequence[str]) -> None:
         output().print(f"note: {predictor.thresholds_note}", markup=False, soft_wrap=True)
     annotations = read_validation(options, predictor) if options.images else None
     write_runner(folder / "detect.py")  # a full disk is an error before the work
+    samples = read_sample_images(options, predictor, photos) if options.precision == "int8" else ()
     with output().status("exporting"):
-        export_model(predictor, file, options.to)
-    size = file.stat().st_size / 1e6
+        export_model(predictor, file, options.to, precision=options.precision, masks=options.masks, samples=samples)
+    size = sum(path.stat().st_size for path in targets if path.suffix == file.suffix or path.suffix == ".bin") / 1e6
     output().print(f"Written: {file} ({size:.1f} MB), {folder / 'detect.py'}", markup=False, soft_wrap=True)
     if annotations is not None:
         compare(predictor, file, annotations, options.images, report)
     command = shlex.join(["python", str(folder / "detect.py"), str(file), "PHOTOS"])
     output().print(f"Next:\n  {command}", markup=False, soft_wrap=True)
+
+
+def read_sample_images(options: Export, predictor: "Predictor", photos: Sequence[Path]) -> Iterable[dict[str, Any]]:
+    """Reads the images on which the ranges of int8 are measured.
+
+    Args:
+        options: the options of the command.
+        predictor: the model.
+        photos: the images that the user names; none takes the training set.
+
+    Returns:
+        The inputs of the exported model for each image.
+
+    Raises:
+        ValueError: the training set is not there.
+    """
+    from tailseg.export.samples import read_samples
+    from tailseg.recipes.build import build_training
+    from tailseg.recipes.places import get_run_folder, locate_data
+
+    if photos:
+        return read_samples(predictor, photos, options.samples)
+    recipe = locate_data(predictor.recipe, predictor.checkpoint.recipe, get_run_folder(options.run))
+    try:
+        return read_samples(predictor, build_training(recipe), options.samples)
+    except (ValueError, FileNotFoundError) as error:
+        raise ValueError(f"{error}. Or name a folder of images for int8 with --sample-images") from error
 
 
 def read_validation(options: Export, predictor: "Predictor") -> "Annotations | None":

@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 from typing import Final
+from zipfile import BadZipFile, ZipFile
 
 from tailseg.cli.outputs import Kind
 from tailseg.files import CONVERTED, DETECTIONS, EXAMPLES, is_drawn
@@ -78,6 +79,15 @@ def _is_exported(path: Path) -> bool:
     return _starts(path, f"PK.*{CONVERTED}") or _metadata(path).get("made_by") == CONVERTED
 
 
+def _is_program(path: Path) -> bool:
+    """Whether a file is a program of torch with settings of tailseg."""
+    try:
+        with ZipFile(path) as archive:
+            return any(name.endswith("/tailseg.json") for name in archive.namelist())
+    except (OSError, BadZipFile):
+        return False
+
+
 METRICS: Final = Kind("figures of an evaluation", _is_metrics)
 RECORDS: Final = Kind("detections of an evaluation", _is_records)
 ANALYSIS: Final = Kind("a file of figures", lambda path: _has(path, "protocol", "scores", "fixed", "reliability"))
@@ -109,6 +119,7 @@ MODELS: Final = {
     # the first fields of an ONNX file: its version, one byte, and the producer
     "onnx": Kind("an exported model", lambda path: _starts(path, r"\x08.\x12\x07tailseg")),
     "openvino": Kind("an exported model", lambda path: _starts(path, r'<\?xml[^>]*>\s*<net name="tailseg"')),
+    "torch": Kind("an exported model", _is_program),
 }
 OPENVINO_WEIGHTS: Final = Kind(
     "weights of an exported model", lambda path: MODELS["openvino"].is_own(path.with_suffix(".xml"))

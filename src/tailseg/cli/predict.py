@@ -1,9 +1,10 @@
 """`tailseg predict`."""
 
 import re
+import shlex
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from shlex import quote
@@ -15,6 +16,7 @@ from rich.progress import track
 from tailseg.cli.common import UsageError, find_own_code, output, parse, print_error, require_run
 from tailseg.cli.file_kinds import CALL, FOUND, LINES, PICTURE
 from tailseg.cli.outputs import check
+from tailseg.export.formats import FILES
 from tailseg.files import DETECTIONS, Output, is_drawn, write_bytes
 from tailseg.inference.image_files import SHARDS, SUFFIXES, VIDEOS, find_files, has_ending
 from tailseg.ranges import ANY_NUMBER, Range
@@ -23,6 +25,7 @@ from tailseg.words import count_noun, count_part
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from tailseg.export.engine import Engine
     from tailseg.inference import Predictor
     from tailseg.inference.pipeline import Detector, Outcome
     from tailseg.inference.results_folder import Part, ResultsFolder
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
 
 MAX_ERRORS: Final = 20
 """Images with an error that the command names; it counts the others, and results.jsonl has them all."""
+TORCH_OPTIONS: Final = ("checkpoint", "device", "calibrated", "precision", "compile", "recipe", "module")
+"""Options that an exported file does not take: it has its own precision and calibration."""
 MAX_ENDINGS = 8
 """Endings that the note about other files names."""
 DEFAULT_THRESHOLD: Final = 0.3
@@ -57,12 +62,14 @@ class Predict:
       tailseg predict runs/custom_small clip.mp4 --frame-step 10
       tailseg predict runs/custom_small aerial.tif --tiles 1024 --values 0 3000
       tailseg predict runs/custom_small photos --flip --scales 0.75 1 1.25
+      tailseg predict runs/custom_small photos --engine openvino  with the file that tailseg export wrote
       tailseg predict runs/custom_small photos --resume           go on after an interruption
       tailseg predict runs/custom_small photos --out found --part 2/8; ...; tailseg merge found
     """
 
     run: tyro.conf.Positional[Path]
-    """Folder of the run, which `train` or `convert` wrote, or one checkpoint file."""
+    """Folder of the run, which `train` or `convert` wrote, or one checkpoint file. With --engine also the file that
+    `tailseg export` wrote."""
     images: tyro.conf.Positional[tuple[Path, ...]]
     """Images (JPEG, PNG, WebP, GIF, TIFF, BMP), folders of images, tar files of images (as webdataset's), videos, and
     lists (.txt, a path in each line). In folders, the command leaves out pictures that tailseg drew, and counts files
@@ -114,6 +121,9 @@ class Predict:
     """Use the calibration of the scores that `tailseg calibrate` stored in the run's folder, if there is one."""
     precision: Literal["float32", "tf32", "bfloat16", "float16"] | None = None
     """Precision of the network; the default is that of the run."""
+    engine: Literal["torch", "onnx", "openvino"] = "torch"
+    """What computes the network: torch, or onnxruntime or OpenVINO with the file that `tailseg export` wrote into the
+    folder "exported" of the run. Precision and calibration are then those of the file."""
     compile: bool = False
     """Compile the backbone. The first image takes a minute; many images of the same size are then faster."""
     recipe: str | None = None
@@ -129,6 +139,7 @@ def run(arguments: Sequence[str]) -> None:
     part = read_part(options.part)
     check_raster_options(options)
     check_ray_options(options, files)
+    find_exported(options)
     require_run(options.run)
     if line := describe_other_files(options.images):
         output().print(line, markup=False, soft_wrap=True)
@@ -137,9 +148,9 @@ def run(arguments: Sequence[str]) -> None:
     check_targets(options, out, files, earlier)
     from tailseg.inference.results_folder import ResultsFolder
 
-    predictor = load_predictor(options)
-    if predictor.calibration.setting.method != "none":
-        output().print(f"Scores are calibrated: {predictor.calibration.setting}")
+    predictor = load_model(options)
+    for line in describe_model(options, predictor):
+        output().print(line, markup=False, soft_wrap=True)
     threshold = choose_threshold(predictor, options.score_threshold, class_thresholds=options.class_thresholds)
     out.mkdir(parents=True, exist_ok=True)
     settings = describe_settings(options, predictor, threshold)
@@ -199,7 +210,7 @@ def check_ray_options(options: Predict, files: Sequence[Path]) -> None:
         raise UsageError(f"--ray reads no videos, and {video} is one: write its frames as images first")
 
 
-def build_detector(options: Predict, predictor: "Predictor", threshold: float | Sequence[float]) -> "Detector":
+def build_detector(options: Predict, predictor: "Predictor | Engine", threshold: float | Sequence[float]) -> "Detector":
     """Builds the detector of the options: the model, in several views, in tiles."""
     from tailseg.inference.tiles import TileConfig, TiledDetector
     from tailseg.inference.views import ViewsDetector
@@ -207,9 +218,7 @@ def build_detector(options: Predict, predictor: "Predictor", threshold: float | 
     detectors = [partial(predictor.detect_batch, scale=scale) for scale in options.scales]
     detector: Detector = detectors[0]
     if options.flip or len(detectors) > 1:
-        postprocess = getattr(predictor.recipe.model, "postprocess", None)
-        limit = getattr(postprocess, "max_detections", 300)
-        detector = ViewsDetector(detectors, options.flip, max_detections=limit)
+        detector = ViewsDetector(detectors, options.flip, max_detections=predictor.max_detections)
     if options.tiles is None:
         return detector
     lowest = threshold if isinstance(threshold, int | float) else min(threshold)
@@ -237,8 +246,34 @@ def check_targets(options: Predict, out: Path, files: Sequence[Path], earlier: M
     )
 
 
-def load_predictor(options: Predict) -> "Predictor":
-    """Loads the model."""
+def find_exported(options: Predict) -> Path | None:
+    """Finds the exported file that --engine asks for; None for torch.
+
+    Raises:
+        UsageError: there is none, its ending is that of another engine, or an option is for torch.
+    """
+    if options.engine == "torch":
+        return None
+    for entry in fields(options):
+        if entry.name in TORCH_OPTIONS and getattr(options, entry.name) != entry.default:
+            name = entry.name.replace("_", "-")
+            raise UsageError(f"--{name} is for --engine torch: give it to `tailseg export`, if the command has it")
+    name = FILES[options.engine]
+    file = options.run / "exported" / name if options.run.is_dir() else options.run
+    if not file.is_file():
+        again = shlex.join(["tailseg", "export", str(options.run), "--to", options.engine])
+        raise UsageError(f"there is no exported file {file}: write it with `{again}`, or name another one")
+    if file.suffix != Path(name).suffix:
+        raise UsageError(f"{file} is not for --engine {options.engine}, whose files end with {Path(name).suffix}")
+    return file
+
+
+def load_model(options: Predict) -> "Predictor | Engine":
+    """Loads the run in torch, or opens its exported file."""
+    if exported := find_exported(options):
+        from tailseg.export.engine import Engine
+
+        return Engine(exported)
     from tailseg.inference import Predictor
     from tailseg.models.optimize import InferenceConfig
 
@@ -254,8 +289,28 @@ def load_predictor(options: Predict) -> "Predictor":
     )
 
 
+def describe_model(options: Predict, predictor: "Predictor | Engine") -> list[str]:
+    """Says what the user should know about the model: its calibration; of an exported file, its step and age.
+
+    Args:
+        options: the options of the command.
+        predictor: the model.
+
+    Returns:
+        The lines to print.
+    """
+    scores = predictor.describe_scores()
+    lines = [] if scores["calibration"] == "none" else [f"Scores are calibrated: {scores['calibration']}"]
+    if options.engine != "torch":
+        lines.append(f"{predictor.file}: step {scores['step']}, {predictor.precision}")
+        checkpoints = options.run.glob("checkpoints/*.pt") if options.run.is_dir() else ()
+        if any(checkpoint.stat().st_mtime > predictor.file.stat().st_mtime for checkpoint in checkpoints):
+            lines.append("note: the run has a newer checkpoint. Export it again")
+    return lines
+
+
 def describe_settings(
-    options: Predict, predictor: "Predictor", threshold: float | Sequence[float]
+    options: Predict, predictor: "Predictor | Engine", threshold: float | Sequence[float]
 ) -> dict[str, object]:
     """Describes everything on which the results of an image depend."""
     return {
@@ -271,7 +326,7 @@ def describe_settings(
 
 
 def choose_threshold(
-    predictor: "Predictor", score_threshold: float | None, *, class_thresholds: bool = True
+    predictor: "Predictor | Engine", score_threshold: float | None, *, class_thresholds: bool = True
 ) -> float | tuple[float, ...]:
     """Chooses the score threshold: the user's, one for each class of the run, or `DEFAULT_THRESHOLD`.
 
@@ -385,7 +440,7 @@ def remove_old_pictures(earlier: Mapping[Path, int]) -> None:
 
 
 def predict_files(
-    predictor: "Predictor",
+    predictor: "Predictor | Engine",
     files: Sequence[Path],
     results: "ResultsFolder",
     options: Predict,
@@ -491,7 +546,7 @@ def detect_lines_on_ray(
 
 def load_worker(options: Predict, threshold: float | Sequence[float]) -> "Worker":
     """Loads the model in an actor."""
-    return Worker(options, load_predictor(options), threshold)
+    return Worker(options, load_model(options), threshold)
 
 
 class Worker:
@@ -503,10 +558,10 @@ class Worker:
         orientation: whether images are turned as their EXIF data says.
     """
 
-    def __init__(self, options: Predict, predictor: "Predictor", threshold: float | Sequence[float]) -> None:
+    def __init__(self, options: Predict, predictor: "Predictor | Engine", threshold: float | Sequence[float]) -> None:
         self.predictor = predictor
         self.detector = build_detector(options, predictor, threshold)
-        self.orientation = predictor.recipe.data.orientation
+        self.orientation = predictor.orientation
         self._threshold = threshold
         self._ids = [category.id for category in predictor.categories]
         self._names = {category.id: category.name for category in predictor.categories}
@@ -598,7 +653,7 @@ class ImageWriter:
 
 
 def draw_picture(
-    predictor: "Predictor", image: "Tensor", detections: "Detections", color: Literal["class", "group"]
+    predictor: "Predictor | Engine", image: "Tensor", detections: "Detections", color: Literal["class", "group"]
 ) -> bytes:
     """Draws detections into an image.
 
@@ -619,8 +674,7 @@ def draw_picture(
     from tailseg.drawing import draw, to_jpeg
 
     picture = Image.fromarray(image.permute(1, 2, 0).numpy())
-    groups = predictor.frequency.groups
-    return to_jpeg(draw(picture, detections, predictor.names, groups, color_by=color), quality=92)
+    return to_jpeg(draw(picture, detections, predictor.names, predictor.groups, color_by=color), quality=92)
 
 
 def describe_error(name: str, error: Exception) -> str:

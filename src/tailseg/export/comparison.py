@@ -19,7 +19,9 @@ from tailseg.data.transforms import evaluation_transform
 from tailseg.evaluation import Metrics, evaluate, to_results
 from tailseg.evaluation.metrics import IouType
 from tailseg.export import runner
+from tailseg.export.formats import ExportPrecision
 from tailseg.inference.predictor import Predictor
+from tailseg.ops.masks import encode_mask, paste_masks
 from tailseg.structures import Detections, RunLengths
 from tailseg.words import count_noun
 
@@ -29,6 +31,15 @@ MAX_BOX_DIFFERENCE: Final = 0.05
 MIN_MASK_IOU: Final = 0.99
 PACKAGES: Final = ("tailseg", "torch", "onnx", "onnxruntime", "onnxscript", "openvino")
 FIGURES: Final = ("AP", "AP50", "APr", "APc", "APf")
+PRECISIONS: Final[dict[ExportPrecision, str]] = {
+    "float32": "The file computes in float32.",
+    **{
+        half: f"In the file, convolutions and linear layers are in {half}; scores, boxes, NMS and masks in float32."
+        for half in ("bfloat16", "float16")
+    },
+    "int8": "In the file, convolutions and linear layers are in int8; the last layer of each head, whose outputs are "
+    "scores and boxes, proposals, RoI pooling, NMS and masks in float32.",
+}
 NAMES: Final[dict[IouType, str]] = {"bbox": "boxes", "segm": "masks"}
 
 
@@ -121,7 +132,7 @@ class Comparison:
         text = f"""\
 # {self.file.name} and torch
 
-{place}, {count_noun(self.threads, "thread")}. {versions}.
+{place}, {count_noun(self.threads, "thread")}. {versions}. {PRECISIONS[self.settings["precision"]]}
 
 **Detections** from the same pixels: {agreement.num_torch:,} of torch, {agreement.num_file:,} of the file.
 {agreement.num_equal:,} pairs are equal: the same class, scores within {MAX_SCORE_DIFFERENCE:g}, boxes within
@@ -199,7 +210,7 @@ def compare_with_torch(
         end = time.perf_counter()
         times[0].append(middle - start)
         times[1].append(end - middle)
-        agreement.add(expected, to_detections(outputs, size, model.settings["mask_threshold"]))
+        agreement.add(expected, to_detections(outputs, size, model.settings))
         records[0].extend(to_results(expected, info.image_id, ids))
         found = model.detect(plain, above=False)
         records[1].extend({"image_id": info.image_id, **record} for record in found)
@@ -212,13 +223,13 @@ def compare_with_torch(
     return Comparison(file, agreement, metrics[0], metrics[1], medians[0], medians[1], threads, model.settings)
 
 
-def to_detections(outputs: dict[str, np.ndarray], size: tuple[int, int], threshold: float) -> Detections:
+def to_detections(outputs: dict[str, np.ndarray], size: tuple[int, int], settings: dict[str, Any]) -> Detections:
     """The detections of the first image of a batch.
 
     Args:
         outputs: of the exported file.
         size: height and width of the original image.
-        threshold: of the masks.
+        settings: of the file.
 
     Returns:
         The detections.
@@ -227,5 +238,9 @@ def to_detections(outputs: dict[str, np.ndarray], size: tuple[int, int], thresho
     boxes, scores, labels = (torch.from_numpy(outputs[name][0, :count]) for name in ("boxes", "scores", "labels"))
     masks: tuple[RunLengths, ...] | None = None
     if "masks" in outputs:
-        masks = tuple(runner.paste(outputs["masks"][0, :count], outputs["boxes"][0, :count], size, threshold))
+        found = outputs["masks"][0, :count]
+        if settings["masks"] == "image":
+            masks = tuple(encode_mask(mask) for mask in found[:, : size[0], : size[1]])
+        else:
+            masks = tuple(paste_masks(torch.from_numpy(found), boxes, *size, threshold=settings["mask_threshold"]))
     return Detections(boxes, scores, labels, masks, *size)

@@ -10,7 +10,7 @@ side, S the side of a mask.
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +44,8 @@ class Detected(NamedTuple):
     above: Tensor
     """bool ``[B, D]``: whether a detection scores at least the stored threshold of its class; all do without one."""
     masks: Tensor | None
-    """float32 ``[B, D, S, S]``: probabilities inside the box."""
+    """float32 ``[B, D, S, S]``: probabilities inside the box. Of whole images bool ``[B, D, H', W']``: the pixels of
+    each object, in an original file of the largest height and width."""
 
 
 class DetectorGraph(nn.Module):
@@ -53,6 +54,7 @@ class DetectorGraph(nn.Module):
     Args:
         model: a built-in detector, prepared by `tailseg.models.optimize.for_inference`.
         thresholds: the score threshold of each label, or None.
+        whole_masks: masks are those of the original files instead of those inside the boxes.
 
     Raises:
         ValueError: the detector is not one of the built-in ones.
@@ -62,8 +64,11 @@ class DetectorGraph(nn.Module):
     box_levels: Tensor
     mask_levels: Tensor
 
-    def __init__(self, model: Detector, thresholds: Sequence[float] | None = None) -> None:
+    def __init__(
+        self, model: Detector, thresholds: Sequence[float] | None = None, *, whole_masks: bool = False
+    ) -> None:
         super().__init__()
+        self.whole_masks = whole_masks
         if not isinstance(model, MaskRCNN | FasterRCNN | CascadeMaskRCNN | HybridTaskCascade):
             raise ValueError(
                 f"the model is of type {type(model).__name__}: export writes the detectors of tailseg (Faster, Mask "
@@ -106,7 +111,10 @@ class DetectorGraph(nn.Module):
         scores = heads[-1].loss.scores(torch.stack(logits).mean(0) if len(logits) > 1 else logits[0])
         scores = scores.float().view(valid.shape[0], valid.shape[1], -1) * valid[..., None]
         found = self.select(boxes * scales[:, None, None], scores)
-        return found._replace(masks=self.predict_masks(pyramid, found.boxes / scales[:, None], found))
+        masks = self.predict_masks(pyramid, found.boxes / scales[:, None], found)
+        if masks is not None and self.whole_masks:
+            masks = paste(masks, found.boxes, original_sizes, model.config.postprocess.mask_threshold)
+        return found._replace(masks=masks)
 
     def normalize(self, images: Tensor, sizes: Tensor) -> Tensor:
         """Normalized images ``[B, 3, H, W]``, zero in the padding."""
@@ -247,6 +255,44 @@ class DetectorGraph(nn.Module):
         pairs = zip(heads, features, strict=True)
         masks = torch.stack([head.predict_at_once(x, labels).float().sigmoid() for head, x in pairs]).mean(0)
         return masks.view(*found.labels.shape, *masks.shape[1:])
+
+
+def paste(masks: Tensor, boxes: Tensor, sizes: Tensor, threshold: float) -> Tensor:
+    """Stretches each mask over its box, like `tailseg.ops.masks.paste_masks`.
+
+    Args:
+        masks: probabilities ``[B, D, S, S]``.
+        boxes: ``[B, D, 4]`` in pixels of the original files.
+        sizes: int64 ``[B, 2]``, their heights and widths.
+        threshold: the least probability of a pixel that belongs to the mask.
+
+    Returns:
+        bool ``[B, D, H', W']`` for the largest height and width.
+    """
+    height, width = (cast("int", sizes[:, axis].max().item()) for axis in (0, 1))  # int() would fix it for the exporter
+    rows = compute_weights(height, boxes[..., 1], boxes[..., 3], masks.shape[-1])
+    columns = compute_weights(width, boxes[..., 0], boxes[..., 2], masks.shape[-1])
+    return rows @ masks @ columns.transpose(2, 3) >= threshold
+
+
+def compute_weights(pixels: int, low: Tensor, high: Tensor, cells: int) -> Tensor:
+    """Computes the bilinear weight of each cell of a mask at the center of each pixel, along one axis.
+
+    Args:
+        pixels: the side of the image.
+        low: where the boxes begin, ``[B, D]``.
+        high: where they end; without extent all weights are 0.
+        cells: of a mask.
+
+    Returns:
+        ``[B, D, pixels, cells]``.
+    """
+    torch._check(pixels >= 1)  # noqa: SLF001 - the exporter knows no bounds of a number that it reads from a tensor
+    extent = (high - low)[..., None]
+    center = torch.arange(pixels, device=low.device).float() + 0.5 - low[..., None]
+    position = (center * (cells / extent.clamp(min=1e-6)) - 0.5)[..., None]
+    weights = (1 - (position - torch.arange(cells, device=low.device).float()).abs()).clamp(min=0)
+    return torch.where((extent > 0)[..., None], weights, 0.0)
 
 
 def find_level_bounds(finest_scale: float, num_levels: int) -> Tensor:

@@ -1,18 +1,15 @@
 """Writes a trained detector as an ONNX file."""
 
 import json
-import logging
-import warnings
-from collections.abc import Generator
-from contextlib import contextmanager
+import re
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
-import jaxtyping
 import torch
-from torch import Tensor
+from torch.export import ExportedProgram
 
-from tailseg.export.graph import DetectorGraph
+from tailseg.export.trace import quiet
 from tailseg.files import write_atomically
 from tailseg.lazy import needs_extra
 
@@ -27,22 +24,19 @@ INPUTS: Final = ("images", "sizes", "original_sizes")
 OUTPUTS: Final = ("boxes", "scores", "labels", "counts", "above", "masks")
 METADATA: Final = "tailseg"
 """The key of the file's metadata; the value is JSON."""
-EXAMPLE_SIZE: Final = (128, 160)
-"""Height and width of the images that are traced; two different numbers, because equal ones would count as one."""
 
 
-def write_onnx(graph: DetectorGraph, file: Path, settings: dict[str, Any]) -> None:
-    """Writes the file, and checks it with onnx's checker.
+def save(model: onnx.ModelProto, file: Path, settings: dict[str, Any]) -> None:
+    """Writes a model with its metadata, and checks it with onnx's checker.
 
     Args:
-        graph: the detector.
-        file: the file to write; weights above 2 GB are not possible.
-        settings: what the file says about itself, see `tailseg.export.settings.describe_model`.
+        model: the model.
+        file: the file to write.
+        settings: what the file says about itself.
 
     Raises:
-        ValueError: onnx's checker refuses the file.
+        ValueError: onnx's checker refuses the model.
     """
-    model = to_onnx(graph)
     model.producer_name = "tailseg"
     model.producer_version = settings["version"]
     onnx.helper.set_model_props(model, {METADATA: json.dumps(settings)})
@@ -54,68 +48,47 @@ def write_onnx(graph: DetectorGraph, file: Path, settings: dict[str, Any]) -> No
         onnx.save(model, path)
 
 
-def to_onnx(graph: DetectorGraph) -> onnx.ModelProto:
-    """Converts a detector, for images of any size and any number of them in a batch.
+def to_onnx(program: ExportedProgram) -> onnx.ModelProto:
+    """Converts a traced detector.
 
     Raises:
-        ValueError: the exporter of torch cannot write the backbone.
+        ValueError: torch.onnx cannot write the program.
     """
-    names = OUTPUTS if graph.model.has_masks else OUTPUTS[:-1]
-    inputs, shapes = make_example()
+    count = len(program.graph_signature.user_outputs)
     try:
         with quiet(), torch.no_grad():
-            program = torch.onnx.export(
-                graph.eval(),
-                inputs,
+            converted = torch.onnx.export(
+                program,
                 dynamo=True,
                 verbose=False,
                 opset_version=OPSET,
                 input_names=INPUTS,
-                output_names=names,
-                dynamic_shapes=shapes,
+                output_names=OUTPUTS[:count],
                 custom_translation_table={torch.ops.tailseg.suppress.default: write_suppression},
             )
     except torch.onnx.OnnxExporterError as error:
-        config = graph.model.config.backbone
-        backbone = getattr(config, "name", type(config).__name__)
         reason = str(error.__cause__ or error).strip().split("\n")[0]
         raise ValueError(
-            f"torch.onnx cannot write this model with the backbone {backbone}: {reason}. Take a ResNet or a ConvNeXt"
+            f"torch.onnx cannot write this model: {reason}. Take a ResNet, a Swin or a ConvNeXt"
         ) from error
-    assert program is not None
-    model = program.model_proto
+    assert converted is not None
+    model = converted.model_proto
     for node in model.graph.node:
         node.ClearField("metadata_props")  # the exporter's stack traces, with paths of this machine
         node.ClearField("doc_string")
+    rename_sides(model)
     return model
 
 
-def make_example() -> tuple[tuple[Tensor, Tensor, Tensor], tuple[dict[int, Any], ...]]:
-    """Makes inputs to trace a detector with, and says which of their sides may change."""
-    height, width = EXAMPLE_SIZE
-    images = torch.zeros(2, height, width, 3, dtype=torch.uint8)
-    sizes = torch.tensor([[height, width], [height - 28, width - 30]])
-    # not the same tensor twice: torch.export takes it for one input, and ignores the second one at run time
-    original_sizes = 2 * sizes
-    batch, rows, columns = (torch.export.Dim(name) for name in ("batch", "rows", "columns"))
-    shapes = ({0: batch, 1: 32 * rows, 2: 32 * columns}, {0: batch}, {0: batch})
-    return (images, sizes, original_sizes), shapes
-
-
-@contextmanager
-def quiet() -> Generator[None, None, None]:
-    """Without the exporter's warnings and log, and without checks of shapes, which would fix the symbolic ones."""
-    log = logging.getLogger("torch.onnx")
-    level, checked = log.level, not jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        log.setLevel(level)
-        jaxtyping.config.update("jaxtyping_disable", not checked)
+def rename_sides(model: onnx.ModelProto) -> None:
+    """Names the sides that may change: torch.export calls them s34, s30 and s18."""
+    batch, height, width, _ = model.graph.input[0].type.tensor_type.shape.dim
+    symbols = (batch.dim_param, height.dim_param.removeprefix("32*"), width.dim_param.removeprefix("32*"))
+    names = dict(zip(symbols, ("batch", "rows", "columns"), strict=True))
+    for value in chain(model.graph.input, model.graph.output, model.graph.value_info):
+        for side in value.type.tensor_type.shape.dim:
+            if side.dim_param:
+                side.dim_param = re.sub(r"\w+", lambda found: names.get(found[0], found[0]), side.dim_param)
 
 
 def write_suppression(

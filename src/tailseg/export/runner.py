@@ -1,6 +1,7 @@
 """Detects objects in images with a model that `tailseg export` wrote. This file needs neither torch nor tailseg.
 
     pip install numpy pillow pycocotools onnxruntime        for model.xml: openvino in place of onnxruntime
+                                                            for model.pt2: torch and torchvision
     python detect.py model.onnx photos
     python detect.py model.onnx photos --annotations val.json --all
 
@@ -40,13 +41,14 @@ class Model:
         """Loads the file.
 
         Args:
-            file: an ONNX file, which onnxruntime runs, or an XML file, which OpenVINO runs.
+            file: an ONNX file, which onnxruntime runs, an XML file (OpenVINO), or a PT2 file (torch).
             threads: of the computation; 0 lets the runtime choose.
 
         Raises:
             ValueError: `tailseg export` did not write the file.
         """
-        content, self._run = (_open_openvino if Path(file).suffix == ".xml" else _open_onnx)(Path(file), threads)
+        readers = {".xml": _open_openvino, ".pt2": _open_torch}
+        content, self._run = readers.get(Path(file).suffix, _open_onnx)(Path(file), threads)
         if content is None:
             raise ValueError(f"{file} was not written by `tailseg export`: it has no metadata of tailseg")
         self.settings: dict[str, Any] = json.loads(content)
@@ -63,15 +65,20 @@ class Model:
 
         Returns:
             For each image ``boxes`` ``[D, 4]`` (xyxy in its pixels), ``scores`` ``[D]``, ``labels`` ``[D]`` (0 .. C-1),
-            ``above`` ``[D]`` (whether the score is at least the threshold of the class), and ``masks`` ``[D, 28, 28]``
-            (probabilities inside the box) if the model has masks; best first.
+            ``above`` ``[D]`` (whether the score is at least the threshold of the class), and ``masks`` if the model
+            has masks: ``[D, 28, 28]`` (probabilities inside the box), or bool ``[D, height, width]`` if the file was
+            exported with masks of the image; best first.
         """
         short, long = self.settings["short_side"], self.settings["max_long_side"]
         outputs = self.run(make_inputs([resize(image, short, long) for image in images], images))
-        return [
+        found = [
             {name: outputs[name][row, :count] for name in OUTPUTS if name in outputs and name != "counts"}
             for row, count in enumerate(outputs["counts"].tolist())
         ]
+        if self.settings["masks"] == "image":
+            for values, image in zip(found, images, strict=True):
+                values["masks"] = values["masks"][:, : image.shape[0], : image.shape[1]]
+        return found
 
     def detect(self, image: np.ndarray, *, above: bool = True, score_threshold: float = 0.0) -> list[dict[str, Any]]:
         """Detects objects in one image.
@@ -95,7 +102,10 @@ class Model:
             for category, box, score in zip(categories, boxes.tolist(), found["scores"].tolist(), strict=True)
         ]
         if "masks" in found:
-            masks = paste(found["masks"], found["boxes"], image.shape[:2], self.settings["mask_threshold"])
+            if self.settings["masks"] == "image":
+                masks = [encode(np.asfortranarray(mask, np.uint8)) for mask in found["masks"]]
+            else:
+                masks = paste(found["masks"], found["boxes"], image.shape[:2], self.settings["mask_threshold"])
             for record, mask in zip(records, masks, strict=True):
                 record["segmentation"] = mask
         return records
@@ -123,7 +133,7 @@ def _open_openvino(file: Path, threads: int) -> tuple[str | None, Run]:
     core = openvino.Core()
     model = core.read_model(file)
     content = model.get_rt_info("tailseg").astype(str) if model.has_rt_info("tailseg") else None
-    # without the hint, newer processors compute in bfloat16
+    # without the hint, newer processors compute boxes in bfloat16, too; layers that are bfloat16 in the file stay so
     options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
     compiled = core.compile_model(model, "CPU", options)
     names = [output.get_any_name() for output in compiled.outputs]
@@ -133,6 +143,54 @@ def _open_openvino(file: Path, threads: int) -> tuple[str | None, Run]:
         return {name: found[place] for place, name in enumerate(names)}
 
     return content, run
+
+
+def _open_torch(file: Path, threads: int) -> tuple[str | None, Run]:
+    """The metadata of a file of torch, and the function that runs it."""
+    import torch
+
+    define_suppression()
+    if threads:
+        torch.set_num_threads(threads)
+    extra = {"tailseg.json": ""}
+    with file.open("rb") as opened:
+        module = torch.export.load(opened, extra_files=extra).module()
+
+    @torch.no_grad()
+    def run(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        values = module(*(torch.from_numpy(inputs[name]) for name in PARTS))
+        return {name: value.numpy() for name, value in zip(OUTPUTS, values, strict=False)}
+
+    return extra["tailseg.json"] or None, run
+
+
+def define_suppression() -> None:
+    """Defines `tailseg::suppress` for torch: non-maximum suppression within each class of each group of boxes.
+
+    `torch.export.load` needs it, and torchvision's operations.
+    """
+    import torch
+    from torchvision.ops import nms
+
+    if hasattr(torch.ops.tailseg, "suppress"):
+        return
+
+    def suppress(boxes, scores, iou_threshold, score_threshold, limit):  # noqa: ANN001, ANN202 - types of torch
+        survivors = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
+        candidates = scores > score_threshold
+        for group, label in candidates.any(2).nonzero().tolist():
+            rows = candidates[group, label].nonzero()[:, 0]
+            rows = rows[scores[group, label, rows].argsort(descending=True, stable=True)]
+            rank = torch.arange(len(rows), 0, -1, device=rows.device, dtype=torch.float64)
+            survivors[group, label, rows[nms(boxes[group, rows].double(), rank, iou_threshold)[:limit]]] = True
+        return survivors
+
+    schema = "(Tensor boxes, Tensor scores, float iou_threshold, float score_threshold, SymInt limit) -> Tensor"
+    torch.library.define("tailseg::suppress", schema)
+    torch.library.impl("tailseg::suppress", "default", suppress)
+    torch.library.register_fake(
+        "tailseg::suppress", lambda _boxes, scores, *_: scores.new_empty(scores.shape, dtype=torch.bool)
+    )
 
 
 def make_inputs(resized: Sequence[np.ndarray], images: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
@@ -222,9 +280,13 @@ def paste(masks: np.ndarray, boxes: np.ndarray, size: Sequence[int], threshold: 
             rows = compute_weights(np.arange(y1, y2), box[1], box[3], len(cells))
             columns = compute_weights(np.arange(x1, x2), box[0], box[2], len(cells))
             bitmap[y1:y2, x1:x2] = rows @ cells.astype(np.float32) @ columns.T >= threshold
-        mask = coco.encode(bitmap)
-        encoded.append({"size": [height, width], "counts": mask["counts"].decode("ascii")})
+        encoded.append(encode(bitmap))
     return encoded
+
+
+def encode(bitmap: np.ndarray) -> dict[str, Any]:
+    """The COCO run lengths of a bitmap, uint8 ``[height, width]`` in the order of columns; ready for JSON."""
+    return {"size": list(bitmap.shape), "counts": coco.encode(bitmap)["counts"].decode("ascii")}
 
 
 def compute_weights(pixels: np.ndarray, low: float, high: float, cells: int) -> np.ndarray:

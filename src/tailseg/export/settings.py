@@ -3,6 +3,7 @@
 from typing import Any
 
 from tailseg import __version__
+from tailseg.export.formats import ExportPrecision, MaskForm
 from tailseg.inference.predictor import Predictor
 from tailseg.models.detector import TwoStageDetector
 
@@ -10,8 +11,18 @@ FORMAT = 1
 """Changes when a file of an earlier version can no longer be run in the same way."""
 
 
-def describe_model(predictor: Predictor) -> dict[str, Any]:
+def describe_model(
+    predictor: Predictor, *, precision: ExportPrecision = "float32", masks: MaskForm = "box"
+) -> dict[str, Any]:
     """Describes a model for the metadata of the exported file, ready for JSON.
+
+    Args:
+        predictor: the model.
+        precision: of the file.
+        masks: the form of its masks.
+
+    Returns:
+        The description.
 
     Raises:
         ValueError: the stored thresholds are of other classes.
@@ -23,12 +34,17 @@ def describe_model(predictor: Predictor) -> dict[str, Any]:
         "version": __version__,
         "recipe": recipe.name,
         "step": predictor.checkpoint.progress.step,
-        "classes": [{"id": category.id, "name": category.name} for category in predictor.categories],
+        "classes": [
+            {"id": category.id, "name": category.name, "group": group}
+            for category, group in zip(predictor.categories, predictor.frequency.groups, strict=True)
+        ],
         "short_side": recipe.data.test_short_side,
         "max_long_side": recipe.data.max_long_side,
         "orientation": recipe.data.orientation,
+        "max_detections": model.config.postprocess.max_detections,
         "mask_threshold": model.config.postprocess.mask_threshold,
         "calibration": str(predictor.calibration.setting),
         "thresholds": None if thresholds is None else list(thresholds),
-        "precision": "float32",
+        "precision": precision,
+        "masks": masks if predictor.model.has_masks else "none",
     }

@@ -12,6 +12,7 @@ from torch import Tensor
 from torchvision.tv_tensors import Image
 
 from tailseg.annotations.dataset import Category
+from tailseg.annotations.types import Group, Orientation
 from tailseg.data.images import load_image
 from tailseg.data.transforms import evaluation_transform
 from tailseg.detection import recalibration
@@ -138,6 +139,11 @@ class Predictor:
         return predictor
 
     @property
+    def groups(self) -> tuple[Group, ...]:
+        """The frequency group of each label."""
+        return self.frequency.groups
+
+    @property
     def thresholds(self) -> tuple[float, ...] | None:
         """The score threshold of each label that `tailseg thresholds` stored in the run's folder; None without.
 
@@ -169,6 +175,16 @@ class Predictor:
                 f"{_join(scores)}. {again}"
             )
         return tuple(values[category.id] for category in self.categories), ""
+
+    @property
+    def orientation(self) -> Orientation:
+        """Whether images are turned as their EXIF data says."""
+        return self.recipe.data.orientation
+
+    @property
+    def max_detections(self) -> int:
+        """The most detections of an image; 300 for a detector of your own without this setting."""
+        return getattr(getattr(self.recipe.model, "postprocess", None), "max_detections", 300)
 
     def describe_scores(self) -> dict[str, str | int]:
         """What the scores depend on: the calibration, and the training steps of the checkpoint."""
