@@ -200,7 +200,16 @@ def check_ray_options(options: Predict, files: Sequence[Path]) -> None:
 
 
 def build_detector(options: Predict, predictor: "Predictor", threshold: float | Sequence[float]) -> "Detector":
-    """Builds the detector of the options: the model, in several views, in tiles."""
+    """Builds the detector of the options: the model, in several views, in tiles.
+
+    Args:
+        options: the options of the command.
+        predictor: the trained model.
+        threshold: the score threshold, or one for each label.
+
+    Returns:
+        The detector.
+    """
     from tailseg.inference.tiles import TileConfig, TiledDetector
     from tailseg.inference.views import ViewsDetector
 
@@ -224,7 +233,18 @@ def choose_folder(options: Predict, part: "Part") -> Path:
 
 
 def check_targets(options: Predict, out: Path, files: Sequence[Path], earlier: Mapping[Path, int]) -> None:
-    """Checks before the work that the files may be written, as far as their names are known; see `write_picture`."""
+    """Checks before the work that the files may be written, as far as their names are known.
+
+    Args:
+        options: the options of the command.
+        out: the folder to write to.
+        files: the images.
+        earlier: the pictures of an earlier call, which will be removed.
+
+    Raises:
+        UsageError: a file is an input, or of another kind.
+        OSError: the folder cannot be written.
+    """
     names = PictureNames()
     pictures = {out / names.choose(file.stem) for file in files if options.pictures and has_ending(file, SUFFIXES)}
     targets = {out: None, out / "results.json": FOUND, out / "results.jsonl": LINES, out / "predict.json": CALL}
@@ -257,7 +277,16 @@ def load_predictor(options: Predict) -> "Predictor":
 def describe_settings(
     options: Predict, predictor: "Predictor", threshold: float | Sequence[float]
 ) -> dict[str, object]:
-    """Describes everything on which the results of an image depend."""
+    """Describes everything on which the results of an image depend.
+
+    Args:
+        options: the options of the command.
+        predictor: the trained model.
+        threshold: the score threshold, or one for each label.
+
+    Returns:
+        The settings, ready for JSON.
+    """
     return {
         "checkpoint": predictor.file.name,
         **predictor.describe_scores(),
@@ -480,8 +509,17 @@ class Numbering:
 
 def detect_lines_on_ray(
     images: "list[tuple[int, SourceImage]]", options: Predict, threshold: float | Sequence[float]
-) -> "Generator[dict[str, Any]]":
-    """Detects on a Ray cluster, whose actors each load the model; yields the lines of the images."""
+) -> Generator[dict[str, Any]]:
+    """Detects on a Ray cluster, whose actors each load the model.
+
+    Args:
+        images: number and source of each image.
+        options: the options of the command.
+        threshold: the score threshold, or one for each label.
+
+    Yields:
+        The lines of the images, in their order.
+    """
     from tailseg.inference.ray_cluster import detect_on_ray
 
     assert options.ray is not None
