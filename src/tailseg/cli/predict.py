@@ -503,7 +503,8 @@ class Numbering:
             self.count += 1
             name = names.choose(source.stem) if self._options.pictures else ""
             if self.count % parts == number % parts:
-                self.pictures[self.count] = name
+                if options.pictures:
+                    self.pictures[self.count] = name
                 yield self.count, source.name, source
 
 
@@ -593,7 +594,7 @@ class ImageWriter:
             self._look_for_best(outcome.detections)
         line = self._worker.make_line(outcome)
         self._results.add_records(line)
-        picture = self._pictures.pop(outcome.image_id)
+        picture = self._pictures.pop(outcome.image_id, "")
         detections, _ = self._worker.select(outcome)
         if self._options.pictures and outcome.image is not None and detections is not None:
             error = self._write_picture(outcome.image, detections, picture)
