@@ -156,11 +156,11 @@ def test_predict_goes_on_whatever_the_model_makes_of_one_image(
 
     detect, seen = Predictor.detect_batch, []
 
-    def fail_at_the_second(self, images):
+    def fail_at_the_second(self, images, **options):
         seen.append(images)
         if len(seen) == 2:
             raise RuntimeError("out of memory")
-        return detect(self, images)
+        return detect(self, images, **options)
 
     monkeypatch.setattr(Predictor, "detect_batch", fail_at_the_second)
     images = sorted(photos.iterdir())[:3]

@@ -211,7 +211,16 @@ def check_ray_options(options: Predict, files: Sequence[Path]) -> None:
 
 
 def build_detector(options: Predict, predictor: "Predictor | Engine", threshold: float | Sequence[float]) -> "Detector":
-    """Builds the detector of the options: the model, in several views, in tiles."""
+    """Builds the detector of the options: the model, in several views, in tiles.
+
+    Args:
+        options: the options of the command.
+        predictor: the trained model.
+        threshold: the score threshold, or one for each label.
+
+    Returns:
+        The detector.
+    """
     from tailseg.inference.tiles import TileConfig, TiledDetector
     from tailseg.inference.views import ViewsDetector
 
@@ -233,7 +242,18 @@ def choose_folder(options: Predict, part: "Part") -> Path:
 
 
 def check_targets(options: Predict, out: Path, files: Sequence[Path], earlier: Mapping[Path, int]) -> None:
-    """Checks before the work that the files may be written, as far as their names are known; see `write_picture`."""
+    """Checks before the work that the files may be written, as far as their names are known.
+
+    Args:
+        options: the options of the command.
+        out: the folder to write to.
+        files: the images.
+        earlier: the pictures of an earlier call, which will be removed.
+
+    Raises:
+        UsageError: a file is an input, or of another kind.
+        OSError: the folder cannot be written.
+    """
     names = PictureNames()
     pictures = {out / names.choose(file.stem) for file in files if options.pictures and has_ending(file, SUFFIXES)}
     targets = {out: None, out / "results.json": FOUND, out / "results.jsonl": LINES, out / "predict.json": CALL}
@@ -312,7 +332,16 @@ def describe_model(options: Predict, predictor: "Predictor | Engine") -> list[st
 def describe_settings(
     options: Predict, predictor: "Predictor | Engine", threshold: float | Sequence[float]
 ) -> dict[str, object]:
-    """Describes everything on which the results of an image depend."""
+    """Describes everything on which the results of an image depend.
+
+    Args:
+        options: the options of the command.
+        predictor: the trained model.
+        threshold: the score threshold, or one for each label.
+
+    Returns:
+        The settings, ready for JSON.
+    """
     return {
         "checkpoint": predictor.file.name,
         **predictor.describe_scores(),
@@ -529,14 +558,24 @@ class Numbering:
             self.count += 1
             name = names.choose(source.stem) if self._options.pictures else ""
             if self.count % parts == number % parts:
-                self.pictures[self.count] = name
+                if options.pictures:
+                    self.pictures[self.count] = name
                 yield self.count, source.name, source
 
 
 def detect_lines_on_ray(
     images: "list[tuple[int, SourceImage]]", options: Predict, threshold: float | Sequence[float]
-) -> "Generator[dict[str, Any]]":
-    """Detects on a Ray cluster, whose actors each load the model; yields the lines of the images."""
+) -> Generator[dict[str, Any]]:
+    """Detects on a Ray cluster, whose actors each load the model.
+
+    Args:
+        images: number and source of each image.
+        options: the options of the command.
+        threshold: the score threshold, or one for each label.
+
+    Yields:
+        The lines of the images, in their order.
+    """
     from tailseg.inference.ray_cluster import detect_on_ray
 
     assert options.ray is not None
@@ -610,7 +649,7 @@ class ImageWriter:
             self._look_for_best(outcome.detections)
         line = self._worker.make_line(outcome)
         self._results.add_records(line)
-        picture = self._pictures.pop(outcome.image_id)
+        picture = self._pictures.pop(outcome.image_id, "")
         detections, _ = self._worker.select(outcome)
         if self._options.pictures and outcome.image is not None and detections is not None:
             error = self._write_picture(outcome.image, detections, picture)

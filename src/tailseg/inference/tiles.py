@@ -111,7 +111,16 @@ class TiledDetector:
 
 
 def cut_tiles(height: int, width: int, config: TileConfig) -> Iterator[Box]:
-    """Yields the tiles of an image, row by row, as ``x1, y1, x2, y2`` in whole pixels; none is outside the image."""
+    """Cuts an image into tiles.
+
+    Args:
+        height: of the image.
+        width: of the image.
+        config: side and overlap of the tiles.
+
+    Yields:
+        The tiles, row by row, as ``x1, y1, x2, y2`` in whole pixels; none is outside the image.
+    """
     for y in _cut_side(height, config):
         for x in _cut_side(width, config):
             yield x, y, min(x + config.size, width), min(y + config.size, height)

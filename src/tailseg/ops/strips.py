@@ -69,7 +69,16 @@ def to_run_lengths(strips: Strips, height: int, width: int) -> RunLengths:
 
 
 def move(strips: Strips, x: int, y: int) -> Strips:
-    """Moves a mask to the right and down."""
+    """Moves a mask.
+
+    Args:
+        strips: the mask.
+        x: columns to the right.
+        y: rows down.
+
+    Returns:
+        The moved mask.
+    """
     return strips + np.array([x, y, y])
 
 
