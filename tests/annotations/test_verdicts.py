@@ -1,15 +1,19 @@
 """One verdict for each file and use: of small changes, of what tools write, and of files of the wild."""
 
+import contextlib
 import csv
+import io
 import json
 import re
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
+from pycocotools.coco import COCO
 
 from tailseg.annotations.kinds import Use
 from tailseg.annotations.problems import DatasetError
@@ -212,6 +216,35 @@ def test_what_one_tool_writes(file: str, shared: Path, pictures: Callable[[Path]
 @pytest.mark.parametrize("file", WILD)
 def test_a_file_of_the_wild(file: str, shared: Path, pictures: Callable[[Path], Path]) -> None:
     check_file(shared / "cases/wild" / file, *WILD[file], pictures)
+
+
+def test_the_counts_of_the_wild_are_those_of_pycocotools(shared: Path) -> None:
+    """Images, annotations of each class and classes, of every file that both accept."""
+    compared = 0
+    for row in rows(shared / "cases/wild/MANIFEST.tsv"):
+        path = shared / "cases/wild" / row["file"]
+        if not row["wanted"].startswith("accept") or "_results" in path.name:
+            continue
+        content = json.loads(path.read_bytes())
+        annotations = open_file(path)
+        theirs = COCO()
+        theirs.dataset = content
+        with contextlib.redirect_stdout(io.StringIO()):
+            theirs.createIndex()
+        assert annotations.num_images == len(theirs.imgs), path.name
+        assert annotations.num_classes == len(theirs.cats), path.name
+        counts = Counter(int(record["category_id"]) for record in content["annotations"])
+        ids = [category.id for category in annotations.categories]
+        found = Counter(ids[label] for label in annotations.objects.labels.tolist())
+        assert found == counts, path.name
+        compared += 1
+    assert compared == 14
+
+
+def test_tasks_of_label_studio_have_a_box_and_a_polygon(shared: Path) -> None:
+    annotations = open_file(shared / "cases/wild/labelstudio_tasks.json")
+    assert annotations.objects.masked.tolist() == [False, True]
+    assert [category.name for category in annotations.categories] == ["polygon_label", "rectangle_label"]
 
 
 def test_every_file_of_the_wild_has_its_verdict(shared: Path) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from pycocotools import mask as coco
 
-from tailseg.annotations.formats.rings import MIN_POINTS, Ring, draw_rings, encode_mask, encode_rings
+from tailseg.annotations.formats.rings import MIN_POINTS, Ring, decode_mask, draw_rings, encode_mask, encode_rings
 from tailseg.annotations.image_files import ImageError
 from tailseg.annotations.json_file import Sections
 from tailseg.annotations.pictures import MAX_PIXELS, open_picture, read_size
@@ -25,8 +26,8 @@ MAX_TEXT_BYTES: Final = 1 << 30
 
 
 @dataclass
-class Objects:
-    """A part of an object, until all parts of its group are known.
+class Parts:
+    """The shape of an object: all parts, or those that are known so far.
 
     Attributes:
         rings: outlines of parts.
@@ -42,7 +43,7 @@ class Objects:
     box: tuple[float, float, float, float] | None = None
     fields: dict[str, Any] = field(default_factory=dict)
 
-    def add(self, other: "Objects") -> None:
+    def add(self, other: "Parts") -> None:
         """Adds the parts of another one."""
         self.rings += other.rings
         self.holes += other.holes
@@ -101,7 +102,7 @@ class Builder:
         if number:
             self.losses[what] += number
 
-    def add_object(self, image: int, name: str, parts: Objects) -> None:
+    def add_object(self, image: int, name: str, parts: Parts) -> None:
         """Adds an object.
 
         Args:
@@ -132,7 +133,7 @@ class Builder:
         annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
         self.annotations.append(annotation | parts.fields)
 
-    def _make_mask(self, rings: list[Ring], parts: Objects, height: Any, width: Any) -> dict[str, Any]:  # noqa: ANN401
+    def _make_mask(self, rings: list[Ring], parts: Parts, height: Any, width: Any) -> dict[str, Any]:  # noqa: ANN401
         holes = [hole for hole in parts.holes if len(hole) >= MIN_POINTS]
         if height is None or width is None:
             if holes or parts.masks:
@@ -150,12 +151,8 @@ class Builder:
             points = np.concatenate(rings)
             low, high = points.min(axis=0).tolist(), points.max(axis=0).tolist()
             box = [*map(_round, low), *(_round(high[axis] - low[axis]) for axis in (0, 1))]
-            from pycocotools import mask as coco
-
             area = float(coco.area(draw_rings(rings, height, width)))
             return {"segmentation": [_flatten(ring) for ring in rings], "bbox": box, "area": area}
-        from tailseg.annotations.formats.rings import decode_mask
-
         mask = decode_mask(encode_rings(rings, holes, height, width)) if rings else np.zeros((height, width), bool)
         for pixels, x, y in parts.masks:
             top, left = max(y, 0), max(x, 0)
@@ -202,20 +199,19 @@ def _flatten(ring: Ring) -> list[float]:
 
 
 def group_objects(
-    parts: Iterable[tuple[Any, str, Objects]], *, only_one_class: bool = True
-) -> Iterator[tuple[str, Objects]]:
-    """Joins the parts of one group to one object.
+    parts: Iterable[tuple[Any, str, Parts]],
+) -> Iterator[tuple[str, Parts]]:
+    """Joins the parts of one group and one class to one object.
 
     Args:
         parts: the group (None for an object of its own), the class, and the shape.
-        only_one_class: whether parts of different classes are different objects in spite of one group.
 
     Yields:
         The class and the shape of each object, in the order of the first parts.
     """
-    groups: dict[Any, tuple[str, Objects]] = {}
+    groups: dict[Any, tuple[str, Parts]] = {}
     for number, (group, name, shape) in enumerate(parts):
-        key = ("alone", number) if group is None else (group, name if only_one_class else None)
+        key = ("alone", number) if group is None else (group, name)
         if key in groups:
             groups[key][1].add(shape)
         else:

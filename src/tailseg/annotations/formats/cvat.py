@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from tailseg.annotations.formats.builder import Builder, Objects, group_objects, read_numbers
+from tailseg.annotations.formats.builder import Builder, Parts, group_objects, read_numbers
 from tailseg.annotations.formats.parsers import get_text, iterate_xml, read_root
 from tailseg.annotations.formats.rings import make_ellipse, make_rectangle, rotate
 from tailseg.annotations.json_file import Sections
@@ -75,7 +75,7 @@ def _add_image(builder: Builder, element: "Element", file: Path) -> None:
         builder.add_object(image, label, made)
 
 
-def _make_shape(builder: Builder, shape: "Element", where: str) -> Objects | None:
+def _make_shape(builder: Builder, shape: "Element", where: str) -> Parts | None:
     def get(*names: str) -> list[float]:
         return read_numbers([shape.get(name) for name in names], len(names), f"{where}, {shape.tag}")
 
@@ -83,17 +83,17 @@ def _make_shape(builder: Builder, shape: "Element", where: str) -> Objects | Non
     if shape.tag == "box":
         x1, y1, x2, y2 = get("xtl", "ytl", "xbr", "ybr")
         if not degrees:
-            return Objects(box=(x1, y1, x2, y2))
-        return Objects(rings=[rotate(make_rectangle(x1, y1, x2, y2), degrees, ((x1 + x2) / 2, (y1 + y2) / 2))])
+            return Parts(box=(x1, y1, x2, y2))
+        return Parts(rings=[rotate(make_rectangle(x1, y1, x2, y2), degrees, ((x1 + x2) / 2, (y1 + y2) / 2))])
     if shape.tag == "polygon":
         pairs: list[Any] = [pair.split(",") for pair in (shape.get("points") or "").split(";")]
         numbers = read_numbers([number for pair in pairs for number in pair], None, f"{where}, polygon")
-        return Objects(rings=[np.array(numbers).reshape(-1, 2)])
+        return Parts(rings=[np.array(numbers).reshape(-1, 2)])
     if shape.tag == "ellipse":
         cx, cy, rx, ry = get("cx", "cy", "rx", "ry")
-        return Objects(rings=[make_ellipse((cx, cy), (rx, ry), degrees)])
+        return Parts(rings=[make_ellipse((cx, cy), (rx, ry), degrees)])
     if shape.tag == "mask":
-        return Objects(masks=[_read_mask(shape, f"{where}, mask")])
+        return Parts(masks=[_read_mask(shape, f"{where}, mask")])
     if shape.tag != "tag":
         builder.leave_out(f"[shape|shapes] of type {shape.tag!r:.30}")
     else:

@@ -11,7 +11,7 @@ import msgspec
 
 from tailseg.annotations.formats.builder import (
     Builder,
-    Objects,
+    Parts,
     group_objects,
     read_label_text,
     read_numbers,
@@ -95,21 +95,21 @@ def read(content: dict[str, Any], path: Path) -> Sections:
     return builder.finish(NAME)
 
 
-def _make_shape(builder: Builder, annotation: dict[str, Any], where: str) -> Objects | None:
+def _make_shape(builder: Builder, annotation: dict[str, Any], where: str) -> Parts | None:
     kind, attributes = annotation.get("type"), annotation.get("attributes") or {}
     fields: dict[str, Any] = {"attributes": attributes} if attributes else {}
     if attributes.get("is_crowd"):
         fields["iscrowd"] = 1
     if kind == "bbox":
         x, y, width, height = read_numbers(annotation.get("bbox"), 4, where)
-        return Objects(box=(x, y, x + width, y + height), fields=fields)
+        return Parts(box=(x, y, x + width, y + height), fields=fields)
     if kind == "polygon":
-        return Objects(rings=[to_ring(annotation.get("points"), where)], fields=fields)
+        return Parts(rings=[to_ring(annotation.get("points"), where)], fields=fields)
     if kind == "ellipse":
         x1, y1, x2, y2 = read_numbers(annotation.get("points"), 4, where)
-        return Objects(rings=[make_ellipse(((x1 + x2) / 2, (y1 + y2) / 2), ((x2 - x1) / 2, (y2 - y1) / 2))])
+        return Parts(rings=[make_ellipse(((x1 + x2) / 2, (y1 + y2) / 2), ((x2 - x1) / 2, (y2 - y1) / 2))])
     if kind == "mask":
         rle = annotation.get("rle")
-        return Objects(masks=[(decode_mask(require_run_lengths(rle, where)), 0, 0)], fields=fields)
+        return Parts(masks=[(decode_mask(require_run_lengths(rle, where)), 0, 0)], fields=fields)
     builder.leave_out(f"[annotation|annotations] of type {str(kind)!r:.30}")
     return None

@@ -16,7 +16,7 @@ import numpy as np
 from tailseg.annotations.formats.builder import (
     IMAGE_SUFFIXES,
     Builder,
-    Objects,
+    Parts,
     find_image,
     group_objects,
     read_numbers,
@@ -147,7 +147,7 @@ def _add_task(builder: Builder, task: dict[str, Any], regions: list[dict[str, An
         builder.add_object(image, label, made)
 
 
-def _make_shape(region: dict[str, Any], size: tuple[int, int], where: str) -> Objects:
+def _make_shape(region: dict[str, Any], size: tuple[int, int], where: str) -> Parts:
     value, (height, width) = region["value"], size
     scale = np.array([width / 100, height / 100])
     kind = str(region["type"])
@@ -156,15 +156,15 @@ def _make_shape(region: dict[str, Any], size: tuple[int, int], where: str) -> Ob
         x, y, w, h = read_numbers([value.get(key) for key in ("x", "y", "width", "height")], 4, where)
         (x, y), (w, h) = np.array([x, y]) * scale, np.array([w, h]) * scale
         if not degrees:
-            return Objects(box=(float(x), float(y), float(x + w), float(y + h)))
-        return Objects(rings=[rotate(make_rectangle(x, y, x + w, y + h), degrees, (x, y))])
+            return Parts(box=(float(x), float(y), float(x + w), float(y + h)))
+        return Parts(rings=[rotate(make_rectangle(x, y, x + w, y + h), degrees, (x, y))])
     if kind.startswith("polygon"):
-        return Objects(rings=[to_ring(value.get("points", []), where) * scale])
+        return Parts(rings=[to_ring(value.get("points", []), where) * scale])
     if kind.startswith("ellipse"):
         x, y, rx, ry = read_numbers([value.get(key) for key in ("x", "y", "radiusX", "radiusY")], 4, where)
         center, radii = np.array([x, y]) * scale, np.array([rx, ry]) * scale
-        return Objects(rings=[make_ellipse(center.tolist(), radii.tolist(), degrees)])
-    return Objects(masks=[(decode_brush(value.get("rle"), height, width, where), 0, 0)])
+        return Parts(rings=[make_ellipse(center.tolist(), radii.tolist(), degrees)])
+    return Parts(masks=[(decode_brush(value.get("rle"), height, width, where), 0, 0)])
 
 
 def decode_brush(numbers: Any, height: int, width: int, where: str) -> np.ndarray:  # noqa: ANN401 - anything in JSON

@@ -17,7 +17,7 @@ import numpy as np
 
 from tailseg.annotations.formats.builder import (
     Builder,
-    Objects,
+    Parts,
     find_image,
     group_objects,
     read_label_text,
@@ -98,26 +98,26 @@ def _add_file(builder: Builder, file: Path, content: dict[str, Any], root: Path)
         builder.add_object(image, label, made)
 
 
-def _make_shape(builder: Builder, shape: dict[str, Any], where: str) -> Objects | None:
+def _make_shape(builder: Builder, shape: dict[str, Any], where: str) -> Parts | None:
     kind = shape.get("shape_type") or "polygon"
     points = to_ring(shape.get("points", []), where)
     flags = {key: value for key, value in (shape.get("flags") or {}).items() if value not in (None, False)}
     fields = {name: 1 for name in ("iscrowd", "ignore") if flags.pop(name, False)}
     builder.leave_out("[flag|flags] of shapes", len(flags))
     if kind == "polygon":
-        return Objects(rings=[points], fields=fields)
+        return Parts(rings=[points], fields=fields)
     if kind == "rectangle" and len(points) >= 2:
         low, high = points.min(axis=0), points.max(axis=0)
-        return Objects(box=(*low.tolist(), *high.tolist()), fields=fields)
+        return Parts(box=(*low.tolist(), *high.tolist()), fields=fields)
     if kind == "circle" and len(points) == 2:
         radius = float(np.linalg.norm(points[1] - points[0]))
-        return Objects(rings=[make_ellipse(points[0].tolist(), (radius, radius))], fields=fields)
+        return Parts(rings=[make_ellipse(points[0].tolist(), (radius, radius))], fields=fields)
     if kind == "mask" and len(points) and isinstance(shape.get("mask"), str):
         x, y = (round(number) for number in points[0].tolist())
         try:
             png = base64.b64decode(shape["mask"], validate=True)
         except (binascii.Error, ValueError) as error:
             raise DatasetError(f"{where}: its mask is not base64: {error}") from error
-        return Objects(masks=[(read_pixels(io.BytesIO(png), where).astype(bool), x, y)], fields=fields)
+        return Parts(masks=[(read_pixels(io.BytesIO(png), where).astype(bool), x, y)], fields=fields)
     builder.leave_out(f"[shape|shapes] of type {kind!r:.30}")
     return None

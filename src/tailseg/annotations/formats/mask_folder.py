@@ -17,7 +17,7 @@ from typing import Final
 
 import numpy as np
 
-from tailseg.annotations.formats.builder import Builder, Objects, list_images, read_pixels, to_relative, try_size
+from tailseg.annotations.formats.builder import Builder, Parts, list_images, read_pixels, to_relative, try_size
 from tailseg.annotations.json_file import Sections
 from tailseg.annotations.problems import DatasetError
 
@@ -71,7 +71,7 @@ def read(path: Path, split: str | None = None) -> Sections:
                     f"{path}: a mask of {image.name} is {mask.shape[1]} x {mask.shape[0]} pixels, but the image is "
                     f"{size[1]} x {size[0]}"
                 )
-            builder.add_object(number, name, Objects(masks=[(mask, 0, 0)]))
+            builder.add_object(number, name, Parts(masks=[(mask, 0, 0)]))
     return builder.finish(NAME)
 
 

@@ -188,20 +188,19 @@ def _split(points: list[tuple[float, ...]]) -> list[list[tuple[float, ...]]]:
     return [points]
 
 
-def make_ellipse(center: Sequence[float], radii: Sequence[float], degrees: float = 0, points: int = 0) -> Ring:
-    """Makes the ring of an ellipse.
+def make_ellipse(center: Sequence[float], radii: Sequence[float], degrees: float = 0) -> Ring:
+    """Makes the ring of an ellipse, with enough points for a distance of 1/4 pixel from the curve.
 
     Args:
         center: x and y.
         radii: along x and along y, before the rotation.
         degrees: rotation, clockwise on the screen.
-        points: number of points; 0 takes enough for a distance of 1/4 pixel from the curve.
 
     Returns:
         The ring.
     """
     largest = max(*radii, 1.0)
-    number = points or max(12, int(np.ceil(np.pi / np.arccos(1 - 0.25 / largest))))
+    number = max(12, int(np.ceil(np.pi / np.arccos(1 - 0.25 / largest))))
     angles = np.arange(number) * (2 * np.pi / number)
     ring = np.stack([np.cos(angles) * radii[0], np.sin(angles) * radii[1]], axis=1)
     return rotate(ring, degrees) + np.asarray(center, np.float64)

@@ -15,7 +15,7 @@ import numpy as np
 from tailseg.annotations.formats.builder import (
     IMAGE_SUFFIXES,
     Builder,
-    Objects,
+    Parts,
     find_image,
     read_pixels,
     to_ring,
@@ -88,16 +88,16 @@ def _read_bitmap(name: str, folder: Path) -> np.ndarray | None:
     return pixels if pixels.ndim == 2 else pixels[..., 0] + pixels[..., 1] * 256 + pixels[..., 2] * 65536
 
 
-def _make_shape(builder: Builder, annotation: dict[str, Any], bitmap: np.ndarray | None, where: str) -> Objects | None:
+def _make_shape(builder: Builder, annotation: dict[str, Any], bitmap: np.ndarray | None, where: str) -> Parts | None:
     kind = annotation.get("type")
     if bitmap is not None:
-        return Objects(masks=[(bitmap == annotation.get("id"), 0, 0)])
+        return Parts(masks=[(bitmap == annotation.get("id"), 0, 0)])
     points = to_ring(annotation.get("points") or [], where)
     if kind == "polygon":
-        return Objects(rings=[points])
+        return Parts(rings=[points])
     if kind == "bbox" and len(points) == 2:
         low, high = points.min(axis=0), points.max(axis=0)
-        return Objects(box=(*low.tolist(), *high.tolist()))
+        return Parts(box=(*low.tolist(), *high.tolist()))
     builder.leave_out(f"[annotation|annotations] of type {str(kind)!r:.30}")
     return None
 

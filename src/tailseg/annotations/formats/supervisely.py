@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from tailseg.annotations.formats.builder import Builder, Objects, read_label_text, read_pixels, to_relative, to_ring
+from tailseg.annotations.formats.builder import Builder, Parts, read_label_text, read_pixels, to_relative, to_ring
 from tailseg.annotations.json_file import Sections
 from tailseg.annotations.pictures import MAX_PIXELS
 from tailseg.annotations.problems import DatasetError
@@ -90,18 +90,18 @@ def _add_file(builder: Builder, file: Path, folder: Path, root: Path) -> None:
             builder.add_object(image, item["classTitle"], made)
 
 
-def _make_shape(builder: Builder, item: dict[str, Any], where: str) -> Objects | None:
+def _make_shape(builder: Builder, item: dict[str, Any], where: str) -> Parts | None:
     kind = item.get("geometryType") or ("bitmap" if item.get("bitmap") else "polygon")
     points = item.get("points") or {}
     if kind == "bitmap":
-        return Objects(masks=[_read_bitmap(item.get("bitmap"), where)])
+        return Parts(masks=[_read_bitmap(item.get("bitmap"), where)])
     exterior = to_ring(points.get("exterior", []), where)
     if kind == "polygon":
         interior = points.get("interior") or []
-        return Objects(rings=[exterior], holes=[to_ring(ring, where) for ring in interior])
+        return Parts(rings=[exterior], holes=[to_ring(ring, where) for ring in interior])
     if kind == "rectangle" and len(exterior) == 2:
         low, high = exterior.min(axis=0), exterior.max(axis=0) + 1
-        return Objects(box=(*low.tolist(), *high.tolist()))
+        return Parts(box=(*low.tolist(), *high.tolist()))
     builder.leave_out(f"[shape|shapes] of type {str(kind)!r:.30}")
     return None
 

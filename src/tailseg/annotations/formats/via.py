@@ -17,7 +17,7 @@ import numpy as np
 
 from tailseg.annotations.formats.builder import (
     Builder,
-    Objects,
+    Parts,
     find_image,
     read_label_text,
     read_numbers,
@@ -173,25 +173,25 @@ def _get_class(attributes: Any, attribute: str | None) -> str:  # noqa: ANN401 -
     return str(value).strip() if value not in (None, "") else ""
 
 
-def _make_shape(builder: Builder, shape: dict[str, Any], where: str) -> Objects | None:
+def _make_shape(builder: Builder, shape: dict[str, Any], where: str) -> Parts | None:
     def get(*names: str) -> list[float]:
         return read_numbers([shape.get(name) for name in names], len(names), where)
 
     kind = shape.get("name")
     if kind == "rect":
         x, y, width, height = get("x", "y", "width", "height")
-        return Objects(box=(x, y, x + width, y + height))
+        return Parts(box=(x, y, x + width, y + height))
     if kind == "polygon":
         xs, ys = shape.get("all_points_x") or [], shape.get("all_points_y") or []
         points = [number for pair in zip(xs, ys, strict=False) for number in pair]
         ring = np.array(read_numbers(points, None, where)).reshape(-1, 2)
         closed = len(ring) > 1 and (ring[0] == ring[-1]).all()
-        return Objects(rings=[ring[:-1] if closed else ring])
+        return Parts(rings=[ring[:-1] if closed else ring])
     if kind == "circle":
         cx, cy, radius = get("cx", "cy", "r")
-        return Objects(rings=[make_ellipse((cx, cy), (radius, radius))])
+        return Parts(rings=[make_ellipse((cx, cy), (radius, radius))])
     if kind == "ellipse":
         cx, cy, rx, ry = get("cx", "cy", "rx", "ry")
-        return Objects(rings=[make_ellipse((cx, cy), (rx, ry), np.degrees(float(shape.get("theta") or 0)))])
+        return Parts(rings=[make_ellipse((cx, cy), (rx, ry), np.degrees(float(shape.get("theta") or 0)))])
     builder.leave_out(f"[shape|shapes] of type {str(kind)!r:.30}")
     return None

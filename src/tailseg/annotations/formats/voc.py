@@ -15,7 +15,7 @@ import numpy as np
 
 from tailseg.annotations.formats.builder import (
     Builder,
-    Objects,
+    Parts,
     find_image,
     list_images,
     read_lines,
@@ -213,13 +213,13 @@ def _add_objects(builder: Builder, image: int, parsed: _Parsed, masks: list[tupl
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         box = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
         item = left.pop(_match(left, number, name, box), {"box": None, "fields": {}})
-        shape = Objects(masks=[(mask, 0, 0)], fields=item["fields"])
+        shape = Parts(masks=[(mask, 0, 0)], fields=item["fields"])
         builder.add_object(image, name, shape)
         if item["box"] is not None:
             x1, y1, x2, y2 = item["box"]
             builder.annotations[-1]["bbox"] = [x1, y1, x2 - x1, y2 - y1]
     for item in left.values():
-        builder.add_object(image, item["name"], Objects(box=item["box"], fields=item["fields"]))
+        builder.add_object(image, item["name"], Parts(box=item["box"], fields=item["fields"]))
     for item in parsed.objects:
         for tag in item["extra"]:
             if tag in ("pose", "truncated", "occluded"):

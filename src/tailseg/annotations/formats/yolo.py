@@ -19,7 +19,7 @@ import numpy as np
 from tailseg.annotations.formats.builder import (
     IMAGE_SUFFIXES,
     Builder,
-    Objects,
+    Parts,
     list_images,
     read_label_text,
     read_lines,
@@ -277,7 +277,7 @@ def _add_line(
     if len(coordinates) == 4:
         x, y, w, h = coordinates
         box = ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)
-        builder.add_object(image, name, Objects(box=box))
+        builder.add_object(image, name, Parts(box=box))
         return
     if len(coordinates) < 2 * MIN_POINTS or len(coordinates) % 2:
         raise DatasetError(
@@ -285,4 +285,4 @@ def _add_line(
         )
     ring = np.array(coordinates).reshape(-1, 2)
     parts, holes = find_holes([np.round(part * (width, height), 6) for part in split_rings(ring)])
-    builder.add_object(image, name, Objects(rings=parts, holes=holes))
+    builder.add_object(image, name, Parts(rings=parts, holes=holes))

@@ -4,7 +4,7 @@ import os
 import reprlib
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -128,16 +128,15 @@ class Labels:
         if number:
             self.losses[what] += number
 
-    def lose_fields(self, kept: Iterable[str] = ()) -> None:
+    def lose_fields(self) -> None:
         """Counts the further fields of records that the format cannot keep."""
-        known = {*kept}
         objects = [record for records in self.objects.values() for record in records]
         for records, standard, noun in (
             (self.images, IMAGE_FIELDS, "images"),
             (objects, ANNOTATION_FIELDS, "annotations"),
             (self.categories, CATEGORY_FIELDS, "categories"),
         ):
-            counts = Counter(key for record in records for key in record.keys() - standard - known)
+            counts = Counter(key for record in records for key in record.keys() - standard)
             for key, count in sorted(counts.items()):
                 self.lose(f"[field|fields] {key!r:.40} of {noun}", count)
 
