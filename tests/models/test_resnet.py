@@ -152,7 +152,7 @@ def test_groups_are_as_wide_as_the_published_ones_at_any_base_width() -> None:
 
 
 def test_resnext_needs_bottlenecks_and_groups() -> None:
-    with pytest.raises(ValueError, match="depth 50 or 101, got 18"):
+    with pytest.raises(ValueError, match="depth 50 or more, got 18"):
         ResNet(replace(SMALL, grouped=GroupedConfig()))
     with pytest.raises(ValueError, match=r"grouped\.groups is 1 or more, got 0"):
         GroupedConfig(groups=0)
