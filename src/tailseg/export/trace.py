@@ -68,7 +68,16 @@ class Outputs(nn.Module):
         self.detector = graph  # a module must not be called graph: torch.fx has that name
 
     def forward(self, images: Tensor, sizes: Tensor, original_sizes: Tensor) -> tuple[Tensor, ...]:
-        """The outputs of `DetectorGraph.forward`."""
+        """Computes the outputs of `DetectorGraph.forward`.
+
+        Args:
+            images: as there.
+            sizes: as there.
+            original_sizes: as there.
+
+        Returns:
+            The outputs, without the masks of a model that has none.
+        """
         return tuple(value for value in self.detector(images, sizes, original_sizes) if value is not None)
 
 
