@@ -68,15 +68,15 @@ class Outputs(nn.Module):
         self.detector = graph  # a module must not be called graph: torch.fx has that name
 
     def forward(self, images: Tensor, sizes: Tensor, original_sizes: Tensor) -> tuple[Tensor, ...]:
-        """Computes the outputs of `DetectorGraph.forward`.
+        """Computes `DetectorGraph.forward`.
 
         Args:
-            images: as there.
-            sizes: as there.
-            original_sizes: as there.
+            images: see there.
+            sizes: see there.
+            original_sizes: see there.
 
         Returns:
-            The outputs, without the masks of a model that has none.
+            The outputs that there are.
         """
         return tuple(value for value in self.detector(images, sizes, original_sizes) if value is not None)
 
