@@ -39,8 +39,10 @@ from tailseg.models.config import (
     HTCConfig,
     NormalizedConfig,
     ResNetConfig,
+    SEConfig,
     SwinConfig,
     TimmConfig,
+    WrappedCauchyConfig,
 )
 from tailseg.ranges import Range, SettingError, Settings, option, ranges_of
 from tailseg.recipes import RECIPES, AdamWConfig, get_recipe
@@ -65,6 +67,11 @@ def variants():
     """Recipes that together have every class of settings, by a name."""
     yield "full", FULL
     yield "AdamW", replace(BASE, optim=AdamWConfig())
+    later = {
+        "backbone": ResNetConfig(depth=50, se=SEConfig()),
+        "box": replace(BASE.model.box, wrapped_cauchy=WrappedCauchyConfig()),
+    }
+    yield "SE and wrapped Cauchy", replace(BASE, model=replace(BASE.model, **later))
     yield "HTC", replace(FULL, model=replace(FULL.model, cascade=HTCConfig()))
     for loss in get_args(LossConfig):
         yield loss.__name__, replace(BASE, loss=loss())
