@@ -88,6 +88,7 @@ READ = {
     ),
     *("Eval.train", "Eval.annotations", "Predict.images", "Predict.run", "Report.runs", "DataShow.images"),
     *("Report.images", "Report.train", "Thresholds.paths", "Thresholds.train", "Thresholds.recipe"),
+    "Export.sample_images",
     *("DataImport.images", "DataImport.match_classes", "DataExport.images", "DataExport.match_classes"),
     *("DataExport.results", "DataSplit.images", "DataRemap.table", "DataFederate.looked_for"),
     *("DataCheck.images", "DataCheck.val", "DataCheck.val_images", "Resume.recipe"),
@@ -395,6 +396,11 @@ def rows(run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, 
 Content = dict[str, tuple[int, bytes]]
 
 
+NEVER_REPLACES = {"Serve.run", "DataCheck.repair", "DataImport.out", "DataExport.out", "DataMerge.out", "DataSplit.out"}
+NEVER_REPLACES |= {f"Data{name}.out" for name in ("Filter", "Remap", "Sample", "Federate")}
+"""Commands that never write over what is there."""
+
+
 def place_of(out: Path, name: str) -> Path:
     return out.with_name(out.name + name) if name.startswith(".") or not name else out / name
 
@@ -471,8 +477,9 @@ def test_the_page_says_what_happens(
         for column in COLUMNS[:2]:
             cells[column] = outcome(row.call(new), new, name)
         shutil.copytree(new.parent, full.parent, dirs_exist_ok=True)
-    if setting in {"Serve.run", "DataCheck.repair"}:  # which never write over what is there
-        place_of(full, name).unlink()
+    if setting in NEVER_REPLACES:
+        for file in row.files:
+            place_of(full, file).unlink()
     capsys.readouterr()
     for file in row.files:
         place_of(new, file).parent.mkdir(parents=True, exist_ok=True)

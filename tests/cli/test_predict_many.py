@@ -1,6 +1,7 @@
 """`tailseg predict` on many images: tar files, lists and videos; interrupted, in parts, in batches."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from pycocotools import mask as coco
 
@@ -120,7 +122,9 @@ def test_what_was_killed_goes_on_and_ends_as_if_it_had_not(
 ) -> None:
     out = tmp_path / "out"
     command = ["predict", str(run), str(images), f"--out={out}", "--score-threshold=0"]
-    with subprocess.Popen([sys.executable, "-m", "tailseg", *command], stderr=subprocess.PIPE) as process:
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # sums are shared as here
+    arguments = [sys.executable, "-m", "tailseg", *command]
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, env=environment) as process:
         while process.poll() is None and (not (out / "results.jsonl").is_file() or len(read_lines_so_far(out)) < 7):
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)

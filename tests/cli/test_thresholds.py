@@ -134,11 +134,12 @@ def test_serve_uses_them_until_a_threshold_is_entered(own, photos, monkeypatch):
     assert server._read_threshold("threshold=", by_class) == by_class
     assert server._read_threshold("", by_class) == by_class
     assert server._read_threshold("threshold=0.25", by_class) == 0.25
-    assert b'value="" placeholder="by class"' in server.build_try_page(None)
-    assert b'value="0.3"' in server.build_try_page(0.3)
-    image = min(photos.iterdir()).read_bytes()
-    found = server.detect_in_file(services[0].predictor, image, threshold=[1.0] * len(by_class))["found"]
-    assert found == []
+    assert b'value="" placeholder="by class"' in server.build_try_page(None, "shown")
+    assert b'value="0.3"' in server.build_try_page(0.3, "shown")
+    predictor = services[0].predictor
+    image = server.read_upload(predictor, min(photos.iterdir()).read_bytes())
+    detections, nothing = predictor.detect(image), [1.0] * len(by_class)
+    assert server.make_answer(services[0], image, detections, nothing, picture=False)["detections"] == []
 
 
 def test_the_report_mentions_them(own, tmp_path):

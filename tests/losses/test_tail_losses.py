@@ -465,6 +465,7 @@ def test_any_shape_and_scale_gives_a_finite_loss_and_gradient(name, num_classes,
     assert ((scores >= 0) & (scores <= 1)).all()
 
 
+@pytest.mark.slow
 def test_compiles_without_a_graph_break(tmp_path):
     """In a process of its own: the tests' checks of shapes are no code to compile."""
     plain = {"gumbel": GumbelCEConfig(), "sigmoid": SigmoidCEConfig(), "softmax": SoftmaxCEConfig()}

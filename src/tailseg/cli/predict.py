@@ -319,8 +319,10 @@ def describe_model(options: Predict, predictor: "Predictor | Engine") -> list[st
     Returns:
         The lines to print.
     """
+    from tailseg.detection.recalibration import Setting
+
     scores = predictor.describe_scores()
-    lines = [] if scores["calibration"] == "none" else [f"Scores are calibrated: {scores['calibration']}"]
+    lines = [] if scores["calibration"] == str(Setting()) else [f"Scores are calibrated: {scores['calibration']}"]
     if options.engine != "torch":
         lines.append(f"{predictor.file}: step {scores['step']}, {predictor.precision}")
         checkpoints = options.run.glob("checkpoints/*.pt") if options.run.is_dir() else ()
