@@ -450,7 +450,10 @@ SLOW = {"Train.recipe.run.out", "Resume.run", "Demo.out"}
 """Whose work is not done here: test_train.py, test_resume.py and test_demo.py do it, and go on with it."""
 
 
-@pytest.mark.parametrize("setting", sorted(outputs()))
+@pytest.mark.parametrize(
+    "setting",
+    [pytest.param(name, marks=pytest.mark.slow if name == "Export.out" else ()) for name in sorted(outputs())],
+)
 def test_the_page_says_what_happens(
     setting: str,
     rows: dict[str, Row],

@@ -38,6 +38,7 @@ def run(command, folder):
     return done
 
 
+@pytest.mark.slow
 def test_a_loss_of_ones_own_from_the_first_line_to_its_trained_model(tmp_path):
     """All of write-a-loss.md in its order: the files, their tests, training, evaluation, use from Python."""
     printed = []

@@ -44,7 +44,7 @@ def renumbered(results, meaning):
     return [record | {"category_id": meaning[record["category_id"]]} for record in results]
 
 
-@pytest.mark.parametrize("lvis", [False, True])
+@pytest.mark.parametrize("lvis", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("iou_types", [("bbox",), ("segm",)])
 @pytest.mark.parametrize(("shift", "words"), [(1, "1 is subtracted from each"), (-1, "1 is added to each")])
 def test_ids_shifted_by_one_are_told_with_the_ap50_that_they_should_have(whole, score, shift, words, iou_types, lvis):

@@ -123,6 +123,7 @@ def test_precisions_that_a_format_does_not_have(run: Path, tmp_path: Path, capsy
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_torchs_format_with_whole_masks(run: Path, predictor: Predictor, make_inputs: Callable, tmp_path: Path) -> None:
     """The file runs in a process without tailseg, and its masks are those that torch pastes."""
     words = ["export", str(run), "--to=torch", "--masks=image", "--images=0", "--out", str(tmp_path)]

@@ -138,7 +138,9 @@ def assert_equal(ours, theirs, rtol=1e-9):
 
 
 @every_formula
-@pytest.mark.parametrize(("num_classes", "num_regions"), [(1, 12), (6, 12), (1203, 6), (21841, 3)])
+@pytest.mark.parametrize(
+    ("num_classes", "num_regions"), [(1, 12), (6, 12), (1203, 6), pytest.param(21841, 3, marks=pytest.mark.slow)]
+)
 def test_agrees_with_the_literal_formula_step_after_step(config, num_classes, num_regions):
     frequency = long_tail(num_classes)
     loss, formula = config.build(frequency), literal(config, frequency)

@@ -18,7 +18,11 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 DETECTORS = ("a_mask_rcnn", "a2_mask_rcnn_normed_mask", "a3_mask_rcnn_gumbel", "b_cascade_mask_rcnn", "c_htc")
 
 
-@pytest.mark.parametrize("place", files(*DETECTORS), indirect=True)
+EVERY = [pytest.param(file, marks=pytest.mark.slow if file == "full/c_htc" else ()) for file in files(*DETECTORS)]
+"""The full HTC takes a minute; the trimmed one has the same stages."""
+
+
+@pytest.mark.parametrize("place", EVERY, indirect=True)
 def test_every_stage_is_equal_to_rounding(place: tuple[Path, str]) -> None:
     differences = measure(load_golden(*place))
     assert_equal(differences)
