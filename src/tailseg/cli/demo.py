@@ -124,7 +124,7 @@ def draw_pairs(predictor: "Predictor", val: "Annotations", folder: Path, options
 
     from tailseg.drawing import contact_sheet, draw, read_ground_truth
 
-    names, groups = predictor.names, predictor.frequency.groups
+    names, groups = predictor.names, predictor.groups
     panels: list[Image.Image] = []
     for index in track(range(min(options.pictures, val.num_images)), "drawing", transient=True, console=output()):
         file = val.get_info(index).file

@@ -36,12 +36,12 @@ def describe_model(
         "step": predictor.checkpoint.progress.step,
         "classes": [
             {"id": category.id, "name": category.name, "group": group}
-            for category, group in zip(predictor.categories, predictor.frequency.groups, strict=True)
+            for category, group in zip(predictor.categories, predictor.groups, strict=True)
         ],
         "short_side": recipe.data.test_short_side,
         "max_long_side": recipe.data.max_long_side,
-        "orientation": recipe.data.orientation,
-        "max_detections": model.config.postprocess.max_detections,
+        "orientation": predictor.orientation,
+        "max_detections": predictor.max_detections,
         "mask_threshold": model.config.postprocess.mask_threshold,
         "calibration": str(predictor.calibration.setting),
         "thresholds": None if thresholds is None else list(thresholds),

@@ -215,7 +215,7 @@ def read_upload(predictor: Predictor, file: bytes) -> Tensor:
     if width * height > MAX_PIXELS:
         raise _too_large(f"{width} x {height}")
     try:
-        return decode(file, "the file", predictor.recipe.data.orientation)
+        return decode(file, "the file", predictor.orientation)
     except ImageError as error:
         reason = "the image is damaged: only a part of it can be read"
         raise RequestError(HTTPStatus.BAD_REQUEST, reason) from error
@@ -254,9 +254,7 @@ def make_answer(
         ],
     }
     if picture:
-        drawn = draw(
-            Image.fromarray(image.permute(1, 2, 0).numpy()), shown, predictor.names, predictor.frequency.groups
-        )
+        drawn = draw(Image.fromarray(image.permute(1, 2, 0).numpy()), shown, predictor.names, predictor.groups)
         try:
             answer["picture"] = base64.b64encode(to_jpeg(drawn, quality=90)).decode("ascii")
         except ImageError as error:
@@ -268,7 +266,7 @@ def describe_model(service: Service) -> dict[str, Any]:
     """Describes the model: its name, and the name, frequency group and threshold of each class."""
     predictor, threshold = service.predictor, service.threshold
     by_label = [threshold] * len(predictor.names) if isinstance(threshold, int | float) else list(threshold)
-    rows = zip(predictor.categories, predictor.frequency.groups, by_label, strict=True)
+    rows = zip(predictor.categories, predictor.groups, by_label, strict=True)
     return {
         "model": service.model,
         "version": __version__,
@@ -418,7 +416,7 @@ class _Handler(BaseHTTPRequestHandler):
         if url.path == "/":
             threshold = self.service.threshold
             single = threshold if isinstance(threshold, int | float) else None
-            return build_try_page(single, self.service.predictor.recipe.data.orientation), HTML
+            return build_try_page(single, self.service.predictor.orientation), HTML
         if url.path == "/report" and self.service.report is not None:
             return self.service.report, HTML
         if url.path == "/model":
