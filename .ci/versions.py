@@ -4,7 +4,8 @@
     python .ci/versions.py middle --parts training
 
 Each environment is made in a temporary folder, which needs 6 GB, and is removed afterwards. A Python that the machine
-lacks is downloaded by uv. The last lines are the table of docs/install.md.
+lacks is downloaded by uv; where that is not possible, the environment is left out, and the table says so. The last
+lines are the table of docs/install.md.
 """
 
 import argparse
@@ -22,6 +23,7 @@ ENVIRONMENTS = {
     "lowest": ("3.11", LOWEST, LIBRARY),
     "middle": ("3.12", [*LOWEST, "--extra", "train"], [*LIBRARY, "training"]),
     "newest": ("3.13", ["--extra", "train"], [*LIBRARY, "training"]),
+    "newest_python": ("3.14", ["--extra", "train"], [*LIBRARY, "training"]),
 }
 TOOLS = ["pytest", "pytest-xdist", "hypothesis", "beartype", "lvis"]
 SHOWN = ["torch", "torchvision", "numpy", "hotcoco"]
@@ -45,6 +47,12 @@ def make_environment(folder: Path, version: str, arguments: list[str]) -> Path:
     blocks.execute([*install, "--constraint", str(kept), *TOOLS], blocks.ROOT)
     blocks.execute([*install, "--no-deps", str(blocks.ROOT)], blocks.ROOT)
     return python
+
+
+def has_python(version: str) -> bool:
+    """Whether uv finds this Python, or can download it."""
+    commands = (["uv", "python", verb, "--quiet", version] for verb in ("find", "install"))
+    return any(subprocess.run(command, capture_output=True, check=False).returncode == 0 for command in commands)
 
 
 def run_part(python: Path, part: str, folder: Path) -> None:
@@ -74,6 +82,9 @@ def main() -> None:
         began = time.monotonic()
         version, arguments, parts = ENVIRONMENTS[name]
         parts = options.parts or parts
+        if not has_python(version):
+            rows.append([version, *[""] * len(SHOWN), "nothing: no such Python here"])
+            continue
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary).resolve()
             python = make_environment(folder / "environment", version, arguments)

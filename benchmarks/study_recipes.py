@@ -143,6 +143,20 @@ def combined() -> Recipe:
     return replace(recipe, name="combined", run=replace(recipe.run, precision="bfloat16"))
 
 
+def combined_larger() -> Recipe:
+    """As `combined`, on images that are larger by a half."""
+    recipe = combined()
+    larger = {"short_sides": (176, 184, 192, 200, 208), "test_short_side": 192, "max_long_side": 384}
+    return replace(recipe, name="combined_larger", data=replace(recipe.data, **larger))
+
+
+def combined_often() -> Recipe:
+    """As `combined`, with objects pasted into every image."""
+    recipe = combined()
+    paste = replace(PASTE, probability=1.0)
+    return replace(recipe, name="combined_often", data=replace(recipe.data, paste=paste))
+
+
 def combined_slow() -> Recipe:
     """As `combined`, with a lower learning rate."""
     recipe = combined()

@@ -1,0 +1,148 @@
+"""Time and memory of `tailseg data import`, next to datumaro's conversion of the same files.
+
+    uv run python benchmarks/label_formats.py --scale 0.02
+    uv run python benchmarks/label_formats.py --write        LVIS's size: 100,170 images, 1.27 million polygons
+
+A synthetic data set with LVIS's long tail is written in each format by `tailseg data export`, with links to 64 JPEG
+files of 640 x 480 pixels. Both programs then write it as a COCO file without images, each as one command in a process
+of its own. datumaro runs in an environment of its own, which uv makes. "Reads" is datumaro without the writing: all
+items with their annotations. CPU time counts all threads; memory is the peak of the process.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+import tyro
+from against import LAUNCHER
+from measure import machine, table, write
+from synthetic_lvis import PHOTOGRAPHS, photograph, write_lvis
+
+DATA = Path.home() / ".cache" / "tailseg-benchmark"
+DATUMARO: Final = "datumaro==1.13.12"
+PEER: Final = """
+import sys
+from datumaro import Dataset
+source, format_name, out = sys.argv[1:]
+dataset = Dataset.import_from(source, format=format_name)
+count = sum(len(item.annotations) for item in dataset)
+print(len(dataset), count)
+if out:
+    dataset.export(out, "coco_instances", save_media=False)
+"""
+Name = Literal["coco", "yolo", "voc", "cvat"]
+# What each program is given, in the folder of the format, and datumaro's name of the format.
+SOURCES: Final = {
+    "coco": ("annotations/instances_train.json", "", "coco_instances"),
+    "yolo": ("data.yaml", "", "yolo"),
+    "voc": ("", "", "voc_detection"),
+    "cvat": ("annotations.xml", "annotations.xml", "cvat"),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Measures the imports."""
+
+    scale: float = 1.0
+    """Part of LVIS's size."""
+    formats: tuple[Name, ...] = ("coco", "yolo", "voc", "cvat")
+    """The formats."""
+    peer: bool = True
+    """Also run datumaro."""
+    counts: Path | None = None
+    """A file with the images and objects of each class of LVIS; without it, a tail of the same size."""
+    data: Path = DATA
+    """The folder of the files."""
+    write: bool = False
+    """Write the table to benchmarks/results."""
+
+
+def make_files(options: Options) -> Path:
+    """Writes the data set in each format; returns the folder of the formats."""
+    file = write_lvis(options.data, scale=options.scale, counts=options.counts)
+    folder = options.data / f"formats-{options.scale:g}"
+    source, renamed = folder / "source", folder / "source.json"
+    if not source.is_dir():
+        unfinished = folder / "unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        content = msgspec.json.decode(file.read_bytes(), type=dict[str, msgspec.Raw])
+        images = msgspec.json.decode(content["images"])
+        for number, image in enumerate(images):
+            image["file_name"] = f"{image['id']:012}.jpg"  # in the file, many images have one photograph
+            os.link(options.data / "images" / photograph(number % PHOTOGRAPHS), unfinished / image["file_name"])
+        renamed.write_bytes(msgspec.json.encode(content | {"images": images}))
+        unfinished.rename(source)
+    for name in options.formats:
+        out = folder / name
+        if out.is_dir():
+            continue
+        if name == "coco":
+            (out / "annotations").mkdir(parents=True)
+            shutil.copyfile(renamed, out / "annotations/instances_train.json")
+            continue
+        command = [sys.executable, "-m", "tailseg", "data", "export", str(renamed), str(out), "--to", name, "--pictures", "none"]
+        subprocess.run([*command, "--images", str(source)], check=True)
+    return folder
+
+
+def measure(command: Sequence[str]) -> tuple[float, float]:
+    """CPU seconds and peak memory in MB of a command, whose output goes to the error stream."""
+    done = subprocess.run([sys.executable, "-c", LAUNCHER, *command], check=True, stdout=subprocess.PIPE, text=True)
+    code, cpu, _, megabytes = json.loads(done.stdout)
+    print(f"{cpu:.1f} s, {megabytes:.0f} MB, exit code {code}", flush=True)
+    return (cpu, megabytes) if code == 0 else (float("nan"), float("nan"))
+
+
+def main(options: Options) -> None:
+    """Writes the files, measures, and prints the table."""
+    folder = make_files(options)
+    python = [
+        shutil.which("uv") or "uv",
+        "run",
+        "--quiet",
+        "--no-project",
+        "--with",
+        DATUMARO,
+        "python",
+        "-W",
+        "ignore",
+    ]
+    peer = [*python, "-c", PEER]
+    if options.peer:
+        subprocess.run([*python, "-c", "import datumaro"], check=True)  # makes the environment
+    rows = []
+    for name in options.formats:
+        ours, theirs, kind = SOURCES[name]
+        out = folder / "out"
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir()
+        command = [sys.executable, "-m", "tailseg", "data", "import", str(folder / name / ours), str(out / "ours.json")]
+        print(name)
+        seconds, megabytes = measure([*command, "--images", str(folder / "source")])
+        row = [name, f"{seconds:.1f}", f"{megabytes:.0f}"]
+        if options.peer:
+            for target in (str(out / "theirs"), ""):
+                took, held = measure([*peer, str(folder / name / theirs), kind, target])
+                row += [f"{took:.1f}", *([f"{held:.0f}"] if target else []), f"{took / seconds:.1f}"]
+        rows.append(row)
+    head = ["Format", "tailseg: CPU s", "MB"]
+    if options.peer:
+        head += ["datumaro: CPU s", "MB", "times tailseg's", "datumaro reads: CPU s", "times tailseg's"]
+    text = table(head, rows)
+    print(text)
+    if options.write:
+        title = f"Import of labels, {options.scale:g} of LVIS's size, {DATUMARO}, {machine(1)}"
+        write("label_formats", title, text, threads=1)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
