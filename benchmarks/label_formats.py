@@ -37,14 +37,25 @@ print(len(dataset), count)
 if out:
     dataset.export(out, "coco_instances", save_media=False)
 """
-Name = Literal["coco", "yolo", "voc", "cvat"]
+Name = Literal["coco", "cvat", "voc", "yolo_boxes", "yolo"]
 # What each program is given, in the folder of the format, and datumaro's name of the format.
 SOURCES: Final = {
     "coco": ("annotations/instances_train.json", "", "coco_instances"),
-    "yolo": ("data.yaml", "", "yolo"),
-    "voc": ("", "", "voc_detection"),
     "cvat": ("annotations.xml", "annotations.xml", "cvat"),
+    "voc": ("", "", "voc_detection"),
+    "yolo_boxes": ("data.yaml", "", "yolo"),
+    "yolo": ("data.yaml", "", ""),
 }
+
+
+class Boxed(msgspec.Struct):
+    """The fields of an annotation without a mask."""
+
+    id: int
+    image_id: int
+    category_id: int
+    bbox: list[float]
+    area: float
 
 
 @dataclass(frozen=True)
@@ -53,7 +64,7 @@ class Options:
 
     scale: float = 1.0
     """Part of LVIS's size."""
-    formats: tuple[Name, ...] = ("coco", "yolo", "voc", "cvat")
+    formats: tuple[Name, ...] = ("coco", "cvat", "voc", "yolo_boxes", "yolo")
     """The formats."""
     peer: bool = True
     """Also run datumaro."""
@@ -70,7 +81,7 @@ def make_files(options: Options) -> Path:
     file = write_lvis(options.data, scale=options.scale, counts=options.counts)
     folder = options.data / f"formats-{options.scale:g}"
     source, renamed = folder / "source", folder / "source.json"
-    if not source.is_dir():
+    if not renamed.is_file():
         unfinished = folder / "unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
@@ -79,19 +90,34 @@ def make_files(options: Options) -> Path:
         for number, image in enumerate(images):
             image["file_name"] = f"{image['id']:012}.jpg"  # in the file, many images have one photograph
             os.link(options.data / "images" / photograph(number % PHOTOGRAPHS), unfinished / image["file_name"])
-        renamed.write_bytes(msgspec.json.encode(content | {"images": images}))
         unfinished.rename(source)
-    for name in options.formats:
+        renamed.write_bytes(msgspec.json.encode(content | {"images": images}))
+    for name in ("coco", *options.formats):
         out = folder / name
         if out.is_dir():
             continue
         if name == "coco":
             (out / "annotations").mkdir(parents=True)
             shutil.copyfile(renamed, out / "annotations/instances_train.json")
+            source.rename(out / "images")
             continue
-        command = [sys.executable, "-m", "tailseg", "data", "export", str(renamed), str(out), "--to", name, "--pictures", "none"]
-        subprocess.run([*command, "--images", str(source)], check=True)
+        file = write_boxes(renamed) if name == "yolo_boxes" else renamed
+        command = [sys.executable, "-m", "tailseg", "data", "export", str(file), str(out), "--to", name.split("_")[0]]
+        subprocess.run([*command, "--images", str(folder / "coco/images")], check=True)
+        for link in [path for path in out.rglob("*.jpg") if path.is_symlink()]:
+            file = link.resolve()
+            link.unlink()
+            os.link(file, link)  # datumaro refuses links that lead out of its folder
     return folder
+
+
+def write_boxes(file: Path) -> Path:
+    """Writes the data set without masks next to it: datumaro reads no outlines from YOLO's files."""
+    boxes = file.with_name("boxes.json")
+    content = msgspec.json.decode(file.read_bytes(), type=dict[str, msgspec.Raw])
+    records = msgspec.json.decode(content["annotations"], type=list[Boxed])
+    boxes.write_bytes(msgspec.json.encode(content | {"annotations": records}))
+    return boxes
 
 
 def measure(command: Sequence[str]) -> tuple[float, float]:
@@ -119,6 +145,9 @@ def main(options: Options) -> None:
     peer = [*python, "-c", PEER]
     if options.peer:
         subprocess.run([*python, "-c", "import datumaro"], check=True)  # makes the environment
+    head = ["Format", "tailseg: CPU s", "MB"]
+    if options.peer:
+        head += ["datumaro: CPU s", "MB", "times tailseg's", "datumaro reads: CPU s", "times tailseg's"]
     rows = []
     for name in options.formats:
         ours, theirs, kind = SOURCES[name]
@@ -127,16 +156,13 @@ def main(options: Options) -> None:
         out.mkdir()
         command = [sys.executable, "-m", "tailseg", "data", "import", str(folder / name / ours), str(out / "ours.json")]
         print(name)
-        seconds, megabytes = measure([*command, "--images", str(folder / "source")])
+        seconds, megabytes = measure([*command, "--images", str(folder / "coco/images")])
         row = [name, f"{seconds:.1f}", f"{megabytes:.0f}"]
-        if options.peer:
+        if options.peer and kind:
             for target in (str(out / "theirs"), ""):
                 took, held = measure([*peer, str(folder / name / theirs), kind, target])
                 row += [f"{took:.1f}", *([f"{held:.0f}"] if target else []), f"{took / seconds:.1f}"]
-        rows.append(row)
-    head = ["Format", "tailseg: CPU s", "MB"]
-    if options.peer:
-        head += ["datumaro: CPU s", "MB", "times tailseg's", "datumaro reads: CPU s", "times tailseg's"]
+        rows.append([*row, *["-"] * (len(head) - len(row))])
     text = table(head, rows)
     print(text)
     if options.write:

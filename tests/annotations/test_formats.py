@@ -19,6 +19,7 @@ from tailseg.annotations.formats import rings
 from tailseg.annotations.formats.label_studio import decode_brush, encode_brush
 from tailseg.annotations.formats.registry import find_validation, list_splits, read_sections
 from tailseg.annotations.formats.voc import make_color
+from tailseg.annotations.json_file import decode_record
 from tailseg.annotations.problems import DatasetError
 from tailseg.annotations.read import open_file, read_dataset
 from tailseg.annotations.types import RunLengths
@@ -367,7 +368,7 @@ def test_cvat(tmp_path: Path) -> None:
     assert ellipse[2] == pytest.approx(np.pi * 32, rel=0.1)
     assert get_losses(tmp_path) == ["1 shape of type 'polyline'", "1 tag of images"]
     assert [category.name for category in open_file(tmp_path).categories] == ["dog", "cat", "none"]
-    assert read_sections(file).annotations[0]["attributes"] == {"wet": "yes"}
+    assert decode_record(read_sections(file).annotations[0])["attributes"] == {"wet": "yes"}
     write(file, "<annotations><track id='0' label='a'/></annotations>")
     with pytest.raises(DatasetError, match=r"has tracks \(CVAT for video\)"):
         open_file(file)

@@ -1,16 +1,14 @@
 """Converts labels of any format to a COCO or LVIS file, and to other formats."""
 
+import warnings
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
-import msgspec
-
 from tailseg.annotations.problems import DatasetError
-from tailseg.annotations.read import open_file, read_dataset
+from tailseg.annotations.read import judge, open_file, open_records
 from tailseg.annotations.writers.labels import Labels, Pictures, read_labels, select_results
-from tailseg.files import write_bytes
 from tailseg.words import count_noun, verb_form
 
 Form = Literal["coco", "lvis"]
@@ -42,16 +40,38 @@ def import_labels(
     Raises:
         DatasetError: the labels cannot be read, or have a class that ``match_classes`` lacks.
     """
-    from tailseg.annotations.writers.coco import make_coco, make_lvis
+    from tailseg.annotations.writers.coco import write, write_lvis
 
-    annotations = open_file(source, images=images, needs_sizes=True)
-    labels = read_labels(annotations)
+    annotations, sections = open_records(source, images=images, needs_sizes=True)
+    labels = read_labels(annotations, sections=sections)
     if match_classes is not None:
         match_by_name(labels, match_classes)
-    content: Any = (make_lvis if form == "lvis" else make_coco)(labels)
-    write_bytes(out, msgspec.json.encode(content))
+    (write_lvis if form == "lvis" else write)(labels, out)
     losses = [problem.detail for problem in annotations.problems if problem.kind.name == "not_kept"]
     return labels, [*losses, *labels.list_losses()]
+
+
+def read_checked_labels(source: Path, *, images: Path | None = None, results: list[Any] | None = None) -> Labels:
+    """Reads a data set whose boxes can be used, and its records.
+
+    Args:
+        source: a file or folder that `tailseg.annotations.read_dataset` reads, or ``PATH:SPLIT``.
+        images: folder of the images, if they are not next to the labels.
+        results: COCO-style detections that stand for the objects.
+
+    Returns:
+        The records. Notes on the data set are given as warnings.
+
+    Raises:
+        DatasetError: the labels cannot be read, or their boxes cannot be used.
+    """
+    annotations, sections = open_records(source, images=images)
+    judged = judge(annotations, ["boxes"])
+    for note in judged.notes:
+        warnings.warn(f"{source}: {note}", stacklevel=2)
+    if any(problem.kind.name == "size_missing" for problem in judged.problems):
+        judged = replace(open_records(source, images=images, needs_sizes=True)[0], notes=judged.notes)
+    return read_labels(judged, results, sections)
 
 
 def match_by_name(labels: Labels, path: Path) -> None:
@@ -79,9 +99,8 @@ def match_by_name(labels: Labels, path: Path) -> None:
             "rename them"
         )
     new = {key: ids.get(name) for key, name in labels.names.items()}
-    for records in labels.objects.values():
-        for record in records:
-            record["category_id"] = new[record["category_id"]]
+    for image, records in labels.objects.items():
+        labels.objects[image] = [record | {"category_id": new[record["category_id"]]} for record in records]
     for image in labels.images:
         for field in ("neg_category_ids", "not_exhaustive_category_ids"):
             if isinstance(image.get(field), list):
@@ -122,10 +141,8 @@ def export_labels(
     """
     if to not in get_args(ExportFormat):
         raise ValueError(f"to must be one of {', '.join(get_args(ExportFormat))}, got {to!r}")
-    annotations = read_dataset(source, images=images, use="boxes")
-    if any(problem.kind.name == "size_missing" for problem in annotations.problems):
-        annotations = replace(open_file(source, images=images, needs_sizes=True), notes=annotations.notes)
-    labels = read_labels(annotations, None if results is None else select_results(results, score_threshold))
+    chosen = None if results is None else select_results(results, score_threshold)
+    labels = read_checked_labels(source, images=images, results=chosen)
     if match_classes is not None:
         match_by_name(labels, match_classes)
     name = "coco" if to == "lvis" else to

@@ -9,12 +9,11 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from tailseg.annotations.problems import DatasetError
-from tailseg.annotations.writers.coco import LVIS_LISTS, make_coco, make_lvis
+from tailseg.annotations.writers import coco
+from tailseg.annotations.writers.coco import LVIS_LISTS
 from tailseg.annotations.writers.labels import Labels, is_region
-from tailseg.files import write_bytes
+from tailseg.annotations.writers.records import ObjectRecords
 from tailseg.words import count_noun
 
 
@@ -26,8 +25,7 @@ def write(labels: Labels, out: Path, *, lvis: bool = False) -> None:
         out: the file.
         lvis: whether the images get LVIS's lists of classes.
     """
-    content: Any = (make_lvis if lvis else make_coco)(labels)
-    write_bytes(out, msgspec.json.encode(content))
+    (coco.write_lvis if lvis else coco.write)(labels, out)
 
 
 def merge(sources: Sequence[Labels]) -> Labels:
@@ -46,11 +44,10 @@ def merge(sources: Sequence[Labels]) -> Labels:
     """
     for labels in sources:
         labels.require_unique_names()
-    merged = Labels(sources[0].annotations, [], {}, [])
+    merged = Labels(sources[0].annotations, [], ObjectRecords(), [])
     ids: dict[str, int] = {}
-    images: set[int] = set()
+    images, annotations = _Ids(), _Ids()
     names: dict[str, Path] = {}
-    annotations: set[int] = set()
     for labels in sources:
         new = {}
         for category in labels.categories:
@@ -67,24 +64,34 @@ def merge(sources: Sequence[Labels]) -> Labels:
                     f"{name} is an image of {names[name]} and of {path}. Rename one of them, or leave one out"
                 )
             names[name] = path
-            key = _choose_id(image["id"], images)
+            key = images.choose(image["id"])
             merged.lose("image [id was|ids were] taken: numbered again", int(key != image["id"]))
             lists = {field: [new[k] for k in image[field] if k in new] for field in LVIS_LISTS if field in image}
             merged.images.append(image | {"id": key} | lists)
-            merged.objects[key] = []
+            records = []
             for record in labels.objects[image["id"]]:
-                number = _choose_id(record["id"], annotations)
+                number = annotations.choose(record["id"])
                 merged.lose("annotation [id was|ids were] taken: numbered again", int(number != record["id"]))
                 changed = {"id": number, "image_id": key, "category_id": new[record["category_id"]]}
-                merged.objects[key].append(record | changed)
+                records.append(record | changed)
+            merged.objects[key] = records
     merged.categories.sort(key=lambda category: category["id"])
     return merged
 
 
-def _choose_id(wanted: int, taken: set[int]) -> int:
-    number = wanted if wanted not in taken else max(taken) + 1
-    taken.add(number)
-    return number
+class _Ids:
+    """Ids that are taken."""
+
+    def __init__(self) -> None:
+        self._taken: set[int] = set()
+        self._highest = 0
+
+    def choose(self, wanted: int) -> int:
+        """Takes the wanted id, or the next one above all others if it is taken."""
+        number = wanted if wanted not in self._taken else self._highest + 1
+        self._taken.add(number)
+        self._highest = max(self._highest, number)
+        return number
 
 
 def keep_classes(labels: Labels, names: Collection[str]) -> None:
@@ -157,7 +164,7 @@ def keep_images(labels: Labels, ids: Collection[int]) -> None:
     """Keeps the images with these ids."""
     labels.lose("[image|images]", sum(image["id"] not in ids for image in labels.images))
     labels.images = [image for image in labels.images if image["id"] in ids]
-    labels.objects = {image["id"]: labels.objects[image["id"]] for image in labels.images}
+    labels.objects = labels.objects.select(image["id"] for image in labels.images)
 
 
 def drop_empty(labels: Labels) -> None:
@@ -189,9 +196,8 @@ def rename_classes(labels: Labels, names: Mapping[str, str]) -> None:
             categories.append(category | {"name": name})
         new[category["id"]] = ids[name]
     labels.categories = categories
-    for records in labels.objects.values():
-        for record in records:
-            record["category_id"] = new[record["category_id"]]
+    for image, records in labels.objects.items():
+        labels.objects[image] = [record | {"category_id": new[record["category_id"]]} for record in records]
     for image in labels.images:
         present = {record["category_id"] for record in labels.objects[image["id"]]}
         for field in LVIS_LISTS:

@@ -12,9 +12,10 @@ import json
 import mmap
 import os
 import zlib
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,12 +23,16 @@ import msgspec
 import numpy as np
 
 from tailseg.annotations.problems import DatasetError
+from tailseg.files import write_atomically
 
 SECTIONS: Final = ("images", "annotations", "categories")
 GZIP: Final = b"\x1f\x8b"
 
 MIN_MAPPED_BYTES: Final = 1 << 24
 """Least size in bytes of a file that is mapped into memory."""
+
+WRITTEN_AT_ONCE: Final = 4096
+"""Annotations that are joined to one text for writing."""
 
 Text = bytes | mmap.mmap
 
@@ -199,6 +204,31 @@ def decode_record(record: Any) -> Any:  # noqa: ANN401 - anything that JSON can 
             return json.loads(bytes(record))  # a number that is out of range for msgspec
         except (ValueError, RecursionError):
             return None
+
+
+def encode_record(record: Mapping[str, Any]) -> msgspec.Raw:
+    """Encodes a record as JSON text; numbers that msgspec refuses are written by the standard library."""
+    try:
+        return msgspec.Raw(msgspec.json.encode(record))
+    except (msgspec.MsgspecError, UnicodeEncodeError, OverflowError):
+        return msgspec.Raw(json.dumps(record, ensure_ascii=True).encode())
+
+
+def write_sections(path: Path, images: Sequence[Any], annotations: Iterable[Any], categories: Sequence[Any]) -> None:
+    """Writes a file in COCO format, some annotations at a time.
+
+    Args:
+        path: the file.
+        images: the list of images.
+        annotations: the annotations, decoded or not.
+        categories: the list of categories.
+    """
+    with write_atomically(path) as written, written.open("wb") as file:
+        file.write(b'{"images":' + msgspec.json.encode(images) + b',"annotations":[')
+        texts = (record if isinstance(record, msgspec.Raw) else encode_record(record) for record in annotations)
+        for number, batch in enumerate(iter(lambda: list(islice(texts, WRITTEN_AT_ONCE)), [])):
+            file.write(b"," * bool(number) + b",".join(batch))
+        file.write(b'],"categories":' + msgspec.json.encode(categories) + b"}")
 
 
 def _split_with_json(content: Text, path: Path) -> Sections:

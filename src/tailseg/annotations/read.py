@@ -17,8 +17,9 @@ from tailseg.annotations.cache import read_cached
 from tailseg.annotations.dataset import Annotations, Category, Contents, Objects, count_frequency
 from tailseg.annotations.formats.registry import describe_missing, exists, make_finder
 from tailseg.annotations.image_files import ImageError, ImageFinder
+from tailseg.annotations.json_file import Sections
 from tailseg.annotations.kinds import KINDS, Use
-from tailseg.annotations.parse import find_positions, parse
+from tailseg.annotations.parse import find_positions, parse, parse_sections
 from tailseg.annotations.pictures import read_size
 from tailseg.annotations.problems import DatasetError, Problem, get_verdicts, refuse
 from tailseg.annotations.types import ClassCounts, Orientation
@@ -98,6 +99,28 @@ def open_file(
         raise DatasetError(describe_missing(path))
     contents = read_cached(path, parse) if path.is_file() else parse(path)
     return _open(contents, path, images=images, needs_sizes=needs_sizes, source=source, orientation=orientation)
+
+
+def open_records(
+    path: Path, *, images: str | Path | None = None, needs_sizes: bool = False
+) -> tuple[Annotations, Sections]:
+    """Reads a data set once, for its annotations as `open_file` gives them and for its records.
+
+    Args:
+        path: the file or the folder, or ``PATH:SPLIT``.
+        images: folder of the images, see `read_dataset`.
+        needs_sizes: whether missing sizes are read from the image files.
+
+    Returns:
+        The annotations, without notes, and the sections.
+
+    Raises:
+        DatasetError: there are no labels, or they cannot be read.
+    """
+    if not exists(path):
+        raise DatasetError(describe_missing(path))
+    contents, sections, _ = parse_sections(path)
+    return _open(contents, path, images=images, needs_sizes=needs_sizes), sections
 
 
 def open_content(content: bytes, name: str) -> Annotations:

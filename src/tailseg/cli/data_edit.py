@@ -210,17 +210,16 @@ def split(options: DataSplit) -> None:
 
 
 def _read(source: str) -> "Labels":
-    from tailseg.annotations.read import read_dataset
-    from tailseg.annotations.writers.labels import read_labels
+    from tailseg.annotations.convert import read_checked_labels
 
-    return read_labels(read_dataset(find_annotation_file(source), use="boxes"))
+    return read_checked_labels(find_annotation_file(source))
 
 
 def _write(labels: "Labels", out: Path, *, lvis: bool = False) -> None:
     from tailseg.annotations.edit import write
 
     write(labels, out, lvis=lvis)
-    say_written(out, len(labels.images), sum(map(len, labels.objects.values())), len(labels.categories))
+    say_written(out, len(labels.images), labels.objects.num_objects, len(labels.categories))
     say_losses(labels.list_losses())
 
 

@@ -6,7 +6,7 @@ one label and one ``group_id`` other than 0 are one object.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -86,8 +86,8 @@ def _make_shape(builder: Builder, shape: "Element", where: str) -> Parts | None:
             return Parts(box=(x1, y1, x2, y2))
         return Parts(rings=[rotate(make_rectangle(x1, y1, x2, y2), degrees, ((x1 + x2) / 2, (y1 + y2) / 2))])
     if shape.tag == "polygon":
-        pairs: list[Any] = [pair.split(",") for pair in (shape.get("points") or "").split(";")]
-        numbers = read_numbers([number for pair in pairs for number in pair], None, f"{where}, polygon")
+        points = (shape.get("points") or "").replace(";", ",").split(",")
+        numbers = read_numbers(points, None, f"{where}, polygon")
         return Parts(rings=[np.array(numbers).reshape(-1, 2)])
     if shape.tag == "ellipse":
         cx, cy, rx, ry = get("cx", "cy", "rx", "ry")

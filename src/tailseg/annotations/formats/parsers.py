@@ -21,7 +21,8 @@ def read_yaml(path: Path) -> Any:  # noqa: ANN401 - anything in YAML
     with needs_extra("train"):
         import yaml
     try:
-        return yaml.safe_load(read_label_text(path))
+        # libyaml's loader takes a tenth of the time, for a thousand classes 0.1 s
+        return yaml.load(read_label_text(path), getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - both are safe
     except (yaml.YAMLError, RecursionError) as error:
         raise DatasetError(f"{path} is not YAML: {' '.join(str(error).split())[:300]}") from error
 

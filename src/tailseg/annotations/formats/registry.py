@@ -121,8 +121,10 @@ def load(path: Path, content: Text | None = None) -> tuple[Sections, Text, str]:
     """
     if content is None and not is_coco_file(path):
         sections = _convert(*split_spec(path))
-        text = msgspec.json.encode([sections.images, sections.annotations, sections.categories])
-        return sections, b"", hashlib.sha256(text).hexdigest()
+        digest = hashlib.sha256(msgspec.json.encode([sections.images, sections.categories]))
+        for record in sections.annotations:
+            digest.update(record if isinstance(record, msgspec.Raw) else msgspec.json.encode(record))
+        return sections, b"", digest.hexdigest()
     content = read_text(path) if content is None else content
     key = hashlib.sha256(content).hexdigest()
     content = decompress(content, path)

@@ -94,6 +94,8 @@ def find_holes(rings: Sequence[Ring]) -> tuple[list[Ring], list[Ring]]:
     Returns:
         The parts and the holes.
     """
+    if len(rings) == 1:
+        return list(rings), []
     depths = [
         sum(is_inside(ring, other) for place, other in enumerate(rings) if place != number)
         for number, ring in enumerate(rings)
@@ -169,6 +171,8 @@ def join_rings(rings: Sequence[Ring]) -> Ring:
 def split_rings(ring: Ring) -> list[Ring]:
     """Takes a ring apart at lines that it follows in both directions, as `join_rings` and ultralytics write them."""
     points = list(map(tuple, ring.tolist()))
+    if len(set(points)) == len(points):  # such a line comes back to its points
+        return [ring]
     rings = _split([*points, points[0]])
     return [np.array(points, np.float64) for points in rings] if len(rings) > 1 else [ring]
 

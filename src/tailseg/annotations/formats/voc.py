@@ -25,7 +25,7 @@ from tailseg.annotations.formats.builder import (
     try_size,
 )
 from tailseg.annotations.formats.parsers import get_text, iterate_xml, read_root
-from tailseg.annotations.json_file import Sections
+from tailseg.annotations.json_file import Sections, decode_record, encode_record
 from tailseg.annotations.problems import DatasetError
 
 if TYPE_CHECKING:
@@ -213,11 +213,9 @@ def _add_objects(builder: Builder, image: int, parsed: _Parsed, masks: list[tupl
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         box = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
         item = left.pop(_match(left, number, name, box), {"box": None, "fields": {}})
-        shape = Parts(masks=[(mask, 0, 0)], fields=item["fields"])
-        builder.add_object(image, name, shape)
-        if item["box"] is not None:
-            x1, y1, x2, y2 = item["box"]
-            builder.annotations[-1]["bbox"] = [x1, y1, x2 - x1, y2 - y1]
+        x1, y1, x2, y2 = item["box"] or box
+        fields = item["fields"] | {"bbox": [float(number) for number in (x1, y1, x2 - x1, y2 - y1)]}
+        builder.add_object(image, name, Parts(masks=[(mask, 0, 0)], fields=fields))
     for item in left.values():
         builder.add_object(image, item["name"], Parts(box=item["box"], fields=item["fields"]))
     for item in parsed.objects:
@@ -296,6 +294,7 @@ def _sort_categories(builder: Builder) -> None:
     """Numbers the classes by name: the order of the files says nothing."""
     order = sorted(builder.category_ids)
     new = {builder.category_ids[name]: number for number, name in enumerate(order, start=1)}
-    for annotation in builder.annotations:
-        annotation["category_id"] = new[annotation["category_id"]]
+    for row, annotation in enumerate(map(decode_record, builder.annotations)):
+        changed = annotation | {"category_id": new[annotation["category_id"]]}
+        builder.annotations[row] = encode_record(changed)
     builder.category_ids = {name: number for number, name in enumerate(order, start=1)}

@@ -8,6 +8,7 @@ is the one that viewers show, as for ultralytics. OpenCV's even-odd rule gives a
 holes.
 """
 
+import math
 import os
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import Any, Final
 import numpy as np
 
 from tailseg.annotations.formats.builder import (
+    DIGITS,
     IMAGE_SUFFIXES,
     Builder,
     Parts,
@@ -111,8 +113,8 @@ def read(path: Path, split: str | None = None) -> Sections:
     if file is None:
         raise DatasetError(f"{path} is not a YOLO data set: expected data.yaml with names, train and val")
     content, root = _read_content(file), get_folder(path)
-    builder = Builder(path, _read_names(content, file))
-    num_classes = len(builder.category_ids)
+    names = _read_names(content, file)
+    builder = Builder(path, names)
     pose = isinstance(content.get("kpt_shape"), list)
     for image in _list_split(content, split, root, file):
         try:
@@ -123,7 +125,7 @@ def read(path: Path, split: str | None = None) -> Sections:
         label = find_label(image, root)
         if label is not None:
             for where, values in _read_lines(label):
-                _add_line(builder, number, values, where, num_classes, pose=pose)
+                _add_line(builder, number, values, where, names, pose=pose)
     return builder.finish(NAME)
 
 
@@ -254,17 +256,17 @@ def _read_lines(label: Path) -> Iterator[tuple[str, list[float]]]:
             values = list(map(float, words))
         except ValueError:
             values = []
-        if not values or not np.isfinite(values).all() or not float(values[0]).is_integer():
+        if not values or not math.isfinite(sum(values)) or not float(values[0]).is_integer():
             raise DatasetError(f"{where}: expected a class number and coordinates, got {line!r:.80}")
         yield where, values
 
 
 def _add_line(
-    builder: Builder, image: int, values: Sequence[float], where: str, num_classes: int, *, pose: bool
+    builder: Builder, image: int, values: Sequence[float], where: str, names: Sequence[str], *, pose: bool
 ) -> None:
     label, coordinates = int(values[0]), list(values[1:])
-    if not 0 <= label < num_classes:
-        raise DatasetError(f"{where}: class {label}, but the data set has the classes 0 to {num_classes - 1}")
+    if not 0 <= label < len(names):
+        raise DatasetError(f"{where}: class {label}, but the data set has the classes 0 to {len(names) - 1}")
     record = builder.images[image - 1]
     height, width = record["height"], record["width"]
     if pose and len(coordinates) > 4:
@@ -273,7 +275,7 @@ def _add_line(
     elif len(coordinates) % 2 and len(coordinates) >= 5:
         builder.leave_out("[score|scores] at the end of a line", 1)
         coordinates = coordinates[:-1]
-    name = list(builder.category_ids)[label]
+    name = names[label]
     if len(coordinates) == 4:
         x, y, w, h = coordinates
         box = ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)
@@ -284,5 +286,5 @@ def _add_line(
             f"{where}: expected a class and 4 numbers (a box) or 6 and more (an outline), got {len(values)} numbers"
         )
     ring = np.array(coordinates).reshape(-1, 2)
-    parts, holes = find_holes([np.round(part * (width, height), 6) for part in split_rings(ring)])
+    parts, holes = find_holes([np.round(part * (width, height), DIGITS) for part in split_rings(ring)])
     builder.add_object(image, name, Parts(rings=parts, holes=holes))

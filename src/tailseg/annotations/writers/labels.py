@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import msgspec
 import numpy as np
 from pycocotools import mask as coco
 
@@ -18,8 +19,9 @@ from tailseg.annotations.formats.builder import require_run_lengths
 from tailseg.annotations.formats.registry import read_sections
 from tailseg.annotations.formats.rings import MIN_POINTS, Ring, decode_mask, draw_rings, trace_rings
 from tailseg.annotations.image_files import ImageError, is_safe_name
-from tailseg.annotations.json_file import decode_record
+from tailseg.annotations.json_file import Sections, decode_record, encode_record
 from tailseg.annotations.problems import DatasetError
+from tailseg.annotations.writers.records import ObjectRecords
 from tailseg.words import inflect
 
 Pictures = Literal["link", "copy", "none"]
@@ -101,7 +103,7 @@ class Labels:
 
     annotations: Annotations
     images: list[dict[str, Any]]
-    objects: dict[int, list[dict[str, Any]]]
+    objects: ObjectRecords
     categories: list[dict[str, Any]]
     losses: Counter[str] = field(default_factory=Counter)
 
@@ -130,7 +132,7 @@ class Labels:
 
     def lose_fields(self) -> None:
         """Counts the further fields of records that the format cannot keep."""
-        objects = [record for records in self.objects.values() for record in records]
+        objects = (record for records in self.objects.values() for record in records)
         for records, standard, noun in (
             (self.images, IMAGE_FIELDS, "images"),
             (objects, ANNOTATION_FIELDS, "annotations"),
@@ -170,12 +172,25 @@ class Labels:
         return [f"{count:,} {inflect(text, count)}" for text, count in self.losses.items()]
 
 
-def read_labels(annotations: Annotations, results: Sequence[Mapping[str, Any]] | None = None) -> Labels:
+class _Keys(msgspec.Struct):
+    """The fields of a record that say where it belongs."""
+
+    id: Any = None
+    image_id: Any = None
+    category_id: Any = None
+
+
+def read_labels(
+    annotations: Annotations,
+    results: Sequence[Mapping[str, Any]] | None = None,
+    sections: Sections | None = None,
+) -> Labels:
     """Reads the records of a data set in any format.
 
     Args:
         annotations: the checked data set, from `tailseg.annotations.read_dataset`.
         results: detections that stand for the annotations, see `select_results`.
+        sections: the records, if they are in memory; read from the data set's path if None.
 
     Returns:
         The records with ids as whole numbers.
@@ -183,7 +198,7 @@ def read_labels(annotations: Annotations, results: Sequence[Mapping[str, Any]] |
     Raises:
         DatasetError: an image name leads out of its folder.
     """
-    sections = read_sections(annotations.path)
+    sections = read_sections(annotations.path) if sections is None else sections
     known = {int(key): row for row, key in enumerate(annotations.image_ids.tolist())}
     images = []
     for record in sections.images:
@@ -193,18 +208,25 @@ def read_labels(annotations: Annotations, results: Sequence[Mapping[str, Any]] |
         if not names[0] or not is_safe_name(names[0]):
             raise DatasetError(f"{annotations.path}: image {key} has no file name within the image folder")
         images.append(record | {"id": key, "height": height, "width": width, "file_name": names[0]})
-    written = map(decode_record, sections.annotations) if results is None else map(dict, results)
-    ids, objects = {category.id for category in annotations.categories}, {key: [] for key in known}
+    ids, objects = {category.id for category in annotations.categories}, ObjectRecords(known)
     stems = {Path(image["file_name"]).stem: image["id"] for image in images}
     num_unknown = 0
-    for number, record in enumerate(written, start=1):
+    for number, record in enumerate(sections.annotations if results is None else results, start=1):
+        if isinstance(record, msgspec.Raw):
+            keys = msgspec.json.decode(record, type=_Keys)
+            whole = all(type(key) is int for key in (keys.id, keys.image_id, keys.category_id))
+            if whole and keys.image_id in known and keys.category_id in ids:
+                objects.add(keys.image_id, record)
+                continue
+        record = decode_record(record)
         image, category = (parse_whole_number(record.get(key)) for key in ("image_id", "category_id"))
-        if image not in objects and results is not None:  # ultralytics writes the name of the file
+        if image not in known and results is not None:  # ultralytics writes the name of the file
             image = stems.get(str(record["image_id"]))
-        if image is None or image not in objects or category not in ids:
+        if image is None or image not in known or category not in ids:
             num_unknown += 1
             continue
-        objects[image].append({"id": number} | record | {"image_id": image, "category_id": category})
+        completed = {"id": number} | record | {"image_id": image, "category_id": category}
+        objects.add(image, encode_record(completed))
     names = {category.id: category.name for category in annotations.categories}
     by_id = {int(record["id"]): record for record in sections.categories}
     categories = [by_id[key] | {"id": key, "name": names[key]} for key in sorted(by_id)]
