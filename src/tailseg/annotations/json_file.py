@@ -8,16 +8,18 @@ and numbers out of range, and it reports the position of a syntax error.
 
 import gc
 import gzip
+import io
 import json
 import mmap
 import os
 import zlib
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from tempfile import TemporaryFile
+from typing import IO, Any, Final
 
 import msgspec
 import numpy as np
@@ -33,6 +35,9 @@ MIN_MAPPED_BYTES: Final = 1 << 24
 
 WRITTEN_AT_ONCE: Final = 4096
 """Annotations that are joined to one text for writing."""
+
+RELEASED_AT_ONCE: Final = 32_768
+"""Annotations after which their text is released from memory."""
 
 Text = bytes | mmap.mmap
 
@@ -81,6 +86,8 @@ class Sections:
     """What COCO's form could not keep of another format, with counts."""
     remarks: tuple[str, ...] = ()
     """How another format was read."""
+    text: Text = b""
+    """The text that undecoded annotations lie in, one after the other; see `release_memory`."""
 
 
 class WrittenRunLengths(msgspec.Struct, gc=False):
@@ -149,7 +156,7 @@ def split_sections(content: Text, path: Path) -> Sections:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         sections = _split_with_json(content, path)
     else:
-        sections = Sections(cut.images, cut.annotations, cut.categories, bool(cut.videos))
+        sections = Sections(cut.images, cut.annotations, cut.categories, bool(cut.videos), text=content)
     for name in ("images", "categories"):
         if not getattr(sections, name):
             also = "" if sections.annotations else ", and its list annotations has none either"
@@ -214,7 +221,49 @@ def encode_record(record: Mapping[str, Any]) -> msgspec.Raw:
         return msgspec.Raw(json.dumps(record, ensure_ascii=True).encode())
 
 
-def write_sections(path: Path, images: Sequence[Any], annotations: Iterable[Any], categories: Sequence[Any]) -> None:
+def iterate_records(records: Iterable[Any], text: Text) -> Iterator[Any]:
+    """Yields annotations, and releases the memory of the text that they lie in after each few thousand."""
+    for number, record in enumerate(records, start=1):
+        yield record
+        if number % RELEASED_AT_ONCE == 0:
+            release_memory(text, record)
+
+
+class RecordFile:
+    """Annotations as the text of a JSON list, which is in a temporary file if it is large.
+
+    Attributes:
+        count: the number of annotations.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._file: IO[bytes] = io.BytesIO()
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Adds an annotation."""
+        self._file.write((b"," if self.count else b"[") + encode_record(record))
+        self.count += 1
+        if isinstance(self._file, io.BytesIO) and self._file.tell() >= MIN_MAPPED_BYTES:
+            text = self._file.getvalue()
+            self._file = TemporaryFile()  # noqa: SIM115 - closed by `finish`
+            self._file.write(text)
+
+    def finish(self) -> tuple[list[msgspec.Raw], Text]:
+        """The annotations, not decoded, and the text that they lie in. Nothing can be added any more."""
+        if not self.count:
+            return [], b""
+        with self._file as file:
+            file.write(b"]")
+            file.flush()
+            in_memory = isinstance(file, io.BytesIO)
+            text: Text = file.getvalue() if in_memory else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return msgspec.json.decode(text, type=list[msgspec.Raw]), text
+
+
+def write_sections(
+    path: Path, images: Sequence[Any], annotations: Iterable[Any], categories: Sequence[Any], text: Text = b""
+) -> None:
     """Writes a file in COCO format, some annotations at a time.
 
     Args:
@@ -222,10 +271,12 @@ def write_sections(path: Path, images: Sequence[Any], annotations: Iterable[Any]
         images: the list of images.
         annotations: the annotations, decoded or not.
         categories: the list of categories.
+        text: the text that the annotations lie in; parts that were written are released from memory.
     """
     with write_atomically(path) as written, written.open("wb") as file:
         file.write(b'{"images":' + msgspec.json.encode(images) + b',"annotations":[')
-        texts = (record if isinstance(record, msgspec.Raw) else encode_record(record) for record in annotations)
+        records = iterate_records(annotations, text)
+        texts = (record if isinstance(record, msgspec.Raw) else encode_record(record) for record in records)
         for number, batch in enumerate(iter(lambda: list(islice(texts, WRITTEN_AT_ONCE)), [])):
             file.write(b"," * bool(number) + b",".join(batch))
         file.write(b'],"categories":' + msgspec.json.encode(categories) + b"}")

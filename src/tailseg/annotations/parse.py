@@ -80,7 +80,7 @@ def parse_sections(
     Returns:
         The packed content, the sections as written, and the columns of the annotations in the order of the file.
     """
-    sections, content, own_key = load(path, content)
+    sections, own_key = load(path, content)
     key = key or own_key
     if other := describe_other_annotations(sections.annotations):
         raise DatasetError(f"{path} is {other}")
@@ -95,7 +95,7 @@ def parse_sections(
     categories, category_texts = _read_identified("category", sections.categories, problems)
     listed_ids = tuple(category["id"] for category in categories)
     categories.sort(key=lambda category: category["id"])
-    columns = read_columns(sections.annotations, content)
+    columns = read_columns(sections.annotations, sections.text)
     _check_file(sections, categories, problems)
     num_texts = len(image_texts) + len(category_texts) + columns.num_text_ids
     texts = f"{count_noun(num_texts, 'id')} {verb_form(num_texts, 'is', 'are')} written as text"

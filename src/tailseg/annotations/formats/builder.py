@@ -1,6 +1,6 @@
 """Collects the records of a data set in COCO form, and counts what this form cannot keep.
 
-An object is kept as the text of its JSON record: as a dictionary with lists it takes five times the memory.
+Objects are kept as JSON text, many of them in a temporary file: dictionaries take five times the memory.
 """
 
 import io
@@ -12,13 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
 import numpy as np
 from pycocotools import mask as coco
 
 from tailseg.annotations.formats.rings import MIN_POINTS, Ring, decode_mask, encode_mask, encode_rings
 from tailseg.annotations.image_files import ImageError
-from tailseg.annotations.json_file import Sections, encode_record
+from tailseg.annotations.json_file import RecordFile, Sections, decode_record, iterate_records
 from tailseg.annotations.pictures import MAX_PIXELS, open_picture, read_size
 from tailseg.annotations.problems import DatasetError
 from tailseg.annotations.run_lengths import check_run_lengths
@@ -75,7 +74,7 @@ class Builder:
     def __init__(self, path: Path, names: Iterable[str] = ()) -> None:
         self.path = path
         self.images: list[dict[str, Any]] = []
-        self.annotations: list[msgspec.Raw] = []
+        self._records = RecordFile()
         self.category_ids: dict[str, int] = {}
         self.losses: Counter[str] = Counter()
         self.remarks: list[str] = []
@@ -123,7 +122,7 @@ class Builder:
         rings = [ring for ring in parts.rings if len(ring) >= MIN_POINTS]
         self.leave_out("[polygon|polygons] with fewer than 3 points", len(parts.rings) - len(rings))
         annotation: dict[str, Any] = {
-            "id": len(self.annotations) + 1,
+            "id": self._records.count + 1,
             "image_id": image,
             "category_id": self.add_category(name),
             "iscrowd": 0,
@@ -139,7 +138,7 @@ class Builder:
             self.leave_out("[object has|objects have] a mask without a pixel")
             return
         annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
-        self.annotations.append(encode_record(annotation | parts.fields))
+        self._records.add(annotation | parts.fields)
 
     def _make_mask(self, rings: list[Ring], parts: Parts, height: Any, width: Any) -> dict[str, Any]:  # noqa: ANN401
         holes = [hole for hole in parts.holes if len(hole) >= MIN_POINTS]
@@ -163,6 +162,16 @@ class Builder:
             mask[top : top + cut.shape[0], left : left + cut.shape[1]] |= cut
         return describe_mask(mask)
 
+    def sort_categories(self) -> None:
+        """Numbers the classes by name."""
+        order = {name: number for number, name in enumerate(sorted(self.category_ids), start=1)}
+        new = {old: order[name] for name, old in self.category_ids.items()}
+        records, text = self._records.finish()
+        self._records = RecordFile()
+        for record in map(decode_record, iterate_records(records, text)):
+            self._records.add(record | {"category_id": new[record["category_id"]]})
+        self.category_ids = order
+
     def finish(self, format_name: str) -> Sections:
         """Returns the sections of a COCO file.
 
@@ -175,10 +184,11 @@ class Builder:
         if not self.images:
             raise DatasetError(f"{self.path} ({format_name}) has no image. Check that the export selected images")
         categories = [{"id": number, "name": name} | self._fields[name] for name, number in self.category_ids.items()]
+        annotations, text = self._records.finish()
         notes = tuple(f"{count:,} {inflect(text, count)}" for text, count in self.losses.items())
         return Sections(
-            self.images, self.annotations, categories, False, format=format_name, losses=notes,
-            remarks=tuple(self.remarks),
+            self.images, annotations, categories, False, format=format_name, losses=notes,
+            remarks=tuple(self.remarks), text=text,
         )  # fmt: skip
 
 

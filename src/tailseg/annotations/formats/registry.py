@@ -18,6 +18,7 @@ from tailseg.annotations.json_file import (
     Text,
     decode_record,
     decompress,
+    iterate_records,
     read_image_records,
     read_text,
     split_sections,
@@ -106,7 +107,7 @@ def find_validation(path: Path) -> str | None:
     return f"{path}:val" if "val" in list_splits(path) else None
 
 
-def load(path: Path, content: Text | None = None) -> tuple[Sections, Text, str]:
+def load(path: Path, content: Text | None = None) -> tuple[Sections, str]:
     """Reads labels of any format.
 
     Args:
@@ -114,7 +115,7 @@ def load(path: Path, content: Text | None = None) -> tuple[Sections, Text, str]:
         content: the content of the file, if it is in memory.
 
     Returns:
-        The sections; the text that undecoded records lie in; the SHA-256 of the file, or of the sections of a folder.
+        The sections; the SHA-256 of the file, or of the sections of a folder.
 
     Raises:
         DatasetError: the path has no labels, or they cannot be read; the message says what is there instead.
@@ -122,22 +123,22 @@ def load(path: Path, content: Text | None = None) -> tuple[Sections, Text, str]:
     if content is None and not is_coco_file(path):
         sections = _convert(*split_spec(path))
         digest = hashlib.sha256(msgspec.json.encode([sections.images, sections.categories]))
-        for record in sections.annotations:
+        for record in iterate_records(sections.annotations, sections.text):
             digest.update(record if isinstance(record, msgspec.Raw) else msgspec.json.encode(record))
-        return sections, b"", digest.hexdigest()
+        return sections, digest.hexdigest()
     content = read_text(path) if content is None else content
     key = hashlib.sha256(content).hexdigest()
     content = decompress(content, path)
     try:
         sections = split_sections(content, path)
     except OtherFormatError as error:
-        return _convert_json(error.content, path, error), b"", key
+        return _convert_json(error.content, path, error), key
     first = map(decode_record, sections.annotations[:FIRST_RECORDS])
     if any(isinstance(record, dict) and isinstance(record.get("points"), list) for record in first):
         from tailseg.annotations.formats import segments
 
-        return segments.read_coco(sections), b"", key
-    return sections, content, key
+        return segments.read_coco(sections), key
+    return sections, key
 
 
 def read_sections(path: Path) -> Sections:

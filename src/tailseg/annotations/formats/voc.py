@@ -25,7 +25,7 @@ from tailseg.annotations.formats.builder import (
     try_size,
 )
 from tailseg.annotations.formats.parsers import get_text, iterate_xml, read_root
-from tailseg.annotations.json_file import Sections, decode_record, encode_record
+from tailseg.annotations.json_file import Sections
 from tailseg.annotations.problems import DatasetError
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def read(path: Path, split: str | None = None) -> Sections:
         number = builder.add_image(to_relative(image, root) if image else parsed.file_name, size)
         _add_objects(builder, number, parsed, masks)
     if not (root / "labelmap.txt").is_file() and not (root / "labels.txt").is_file():
-        _sort_categories(builder)
+        builder.sort_categories()  # the order of the files says nothing
     if read_as_written:
         builder.remarks.append(
             "corners of boxes are read as edges counted from 0, as most tools write them; only files marked PASCAL VOC "
@@ -288,13 +288,3 @@ def _read_palette(file: Path) -> np.ndarray:
 
 def _to_number(color: tuple[int, ...]) -> int:
     return color[0] * 65536 + color[1] * 256 + color[2] if len(color) == 3 else -1
-
-
-def _sort_categories(builder: Builder) -> None:
-    """Numbers the classes by name: the order of the files says nothing."""
-    order = sorted(builder.category_ids)
-    new = {builder.category_ids[name]: number for number, name in enumerate(order, start=1)}
-    for row, annotation in enumerate(map(decode_record, builder.annotations)):
-        changed = annotation | {"category_id": new[annotation["category_id"]]}
-        builder.annotations[row] = encode_record(changed)
-    builder.category_ids = {name: number for number, name in enumerate(order, start=1)}

@@ -19,7 +19,7 @@ from tailseg.annotations.formats.builder import require_run_lengths
 from tailseg.annotations.formats.registry import read_sections
 from tailseg.annotations.formats.rings import MIN_POINTS, Ring, decode_mask, draw_rings, trace_rings
 from tailseg.annotations.image_files import ImageError, is_safe_name
-from tailseg.annotations.json_file import Sections, decode_record, encode_record
+from tailseg.annotations.json_file import Sections, decode_record, encode_record, iterate_records
 from tailseg.annotations.problems import DatasetError
 from tailseg.annotations.writers.records import ObjectRecords
 from tailseg.words import inflect
@@ -208,15 +208,16 @@ def read_labels(
         if not names[0] or not is_safe_name(names[0]):
             raise DatasetError(f"{annotations.path}: image {key} has no file name within the image folder")
         images.append(record | {"id": key, "height": height, "width": width, "file_name": names[0]})
-    ids, objects = {category.id for category in annotations.categories}, ObjectRecords(known)
+    ids, objects = {category.id for category in annotations.categories}, ObjectRecords(known, sections.text)
     stems = {Path(image["file_name"]).stem: image["id"] for image in images}
     num_unknown = 0
-    for number, record in enumerate(sections.annotations if results is None else results, start=1):
+    records = iterate_records(sections.annotations, sections.text) if results is None else results
+    for number, record in enumerate(records, start=1):
         if isinstance(record, msgspec.Raw):
             keys = msgspec.json.decode(record, type=_Keys)
             whole = all(type(key) is int for key in (keys.id, keys.image_id, keys.category_id))
             if whole and keys.image_id in known and keys.category_id in ids:
-                objects.add(keys.image_id, record)
+                objects.add(keys.image_id, keys.id, record)
                 continue
         record = decode_record(record)
         image, category = (parse_whole_number(record.get(key)) for key in ("image_id", "category_id"))
@@ -226,7 +227,7 @@ def read_labels(
             num_unknown += 1
             continue
         completed = {"id": number} | record | {"image_id": image, "category_id": category}
-        objects.add(image, encode_record(completed))
+        objects.add(image, completed["id"], encode_record(completed))
     names = {category.id: category.name for category in annotations.categories}
     by_id = {int(record["id"]): record for record in sections.categories}
     categories = [by_id[key] | {"id": key, "name": names[key]} for key in sorted(by_id)]
