@@ -329,7 +329,7 @@ class PCBLossConfig(BaseLossConfig, loss="PCBLoss"):
     momentum: Annotated[float, Range(ge=0, lt=1)] = 0.99
     """How much of a row of the confusion matrix stays when its class is seen again."""
     start_after: Annotated[int, Range(ge=0)] = 0
-    """Steps of the optimizer before the targets are softened; published: after 17 of 24 epochs."""
+    """Steps of the optimizer before the targets are softened; published: after 16 of 24 epochs."""
 
 
 @dataclass(frozen=True)
