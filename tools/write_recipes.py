@@ -116,7 +116,7 @@ FRACAL are those after its calibration, with strength 2; the pages print none wi
   the published gain includes this change. Report both.
 - **FRACAL** divides by the dimension of each class. In LVIS v1, 17 rare classes of 4 to 8 boxes have the dimension 2
   from two grids alone, and their scores are divided by 4.
-  `tailseg.detection.calibration.fractal_dimensions(least_grids=3)` gives them 1.
+  `tailseg calibrate RUN --least-grids 3` gives them 1.
 - **"cos"** in their names is the normalized classifier. The schedule has steps.
 - **Mask targets** are bitmaps there; here they come from the polygons or run lengths of the file.
 - **V3Det**: `tailseg convert` reads and writes the keys of their Faster and Cascade R-CNN
