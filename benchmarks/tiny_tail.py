@@ -2,6 +2,7 @@
 
     uv run python benchmarks/tiny_tail.py
     uv run python benchmarks/tiny_tail.py --name tiny_tail_cascades --losses cascade_softmax cascade_gumbel ...
+    uv run python benchmarks/tiny_tail.py --name tiny_tail_rivals --losses softmax seesaw pcb pcb_seesaw ebl rog ...
 
 Every loss trains the same network on the same images in the same order. Only the classifier's loss differs, and each is
 tested with its own activation. Runs are in ``runs/tiny_tail``. A finished run is not repeated, and a stopped run is
@@ -28,7 +29,7 @@ from tailseg.recipes import RECIPES
 from tailseg.recipes.tiny import TINY_LOSSES
 
 LOSSES = tuple(recipe.__name__.removeprefix("tiny_") for recipe in TINY_LOSSES)
-"""One recipe a loss; ``--losses`` also takes the cascades, such as ``cascade_gumbel``."""
+"""One recipe a loss; ``--losses`` also takes the cascades, such as ``cascade_gumbel``, and rivals, such as ``pcb``."""
 
 RESULTS = Path(__file__).parent / "results"
 

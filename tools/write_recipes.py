@@ -12,6 +12,7 @@ from tailseg.recipes.activations import ACTIVATIONS
 from tailseg.recipes.gol import GOL
 from tailseg.recipes.later import LATER
 from tailseg.recipes.published import PUBLISHED
+from tailseg.recipes.rivals import RIVALS
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "recipes.md"
 EXAMPLE = "gol_mask_rcnn_r50_rfs_2x"
@@ -71,9 +72,12 @@ sampling), schedule (1x is 12 epochs). `gol` is DropLoss over Gumbel with a norm
 The files are in the authors' public code: `instance_segmentation/configs` of
 [AGLU](https://github.com/kostas1515/AGLU) (commit a64c8b2), which has both folders complete. The page of
 [GOL](https://github.com/kostas1515/GOL) calls the folder gol droploss. A fiftieth file has no recipe:
-`activations/gumbel_htc_r101_4x4_1x.py` repeats the softmax HTC under a name with Gumbel. The last tables are the
+`activations/gumbel_htc_r101_4x4_1x.py` repeats the softmax HTC under a name with Gumbel. "Published after 2022" is the
 authors' newer work: [AGLU](https://github.com/kostas1515/AGLU) at commit ed45253 and
-[FRACAL](https://github.com/kostas1515/FRACAL) at commit 3543fe4.
+[FRACAL](https://github.com/kostas1515/FRACAL) at commit 3543fe4. The last tables are other authors' losses, with the
+files of [mmdetection](https://github.com/open-mmlab/mmdetection) 2 (Seesaw),
+[EQLv2](https://github.com/tztztztztz/eqlv2) at commit 907fad9 and
+[ECM](https://github.com/janghyuncho/ECM-Loss) at commit a637240.
 
 {published}
 
@@ -112,11 +116,22 @@ FRACAL are those after its calibration, with strength 2; the pages print none wi
   the published gain includes this change. Report both.
 - **FRACAL** divides by the dimension of each class. In LVIS v1, 17 rare classes of 4 to 8 boxes have the dimension 2
   from two grids alone, and their scores are divided by 4.
-  `tailseg.detection.calibration.fractal_dimensions(least_grids=3)` gives them 1.
+  `tailseg calibrate RUN --least-grids 3` gives them 1.
 - **"cos"** in their names is the normalized classifier. The schedule has steps.
 - **Mask targets** are bitmaps there; here they come from the polygons or run lengths of the file.
 - **V3Det**: `tailseg convert` reads and writes the keys of their Faster and Cascade R-CNN
   (`box.wrapped_cauchy`). There is no recipe.
+
+## Other authors' losses
+
+The `seesaw_`, `eqlv2_` and `ecm_` recipes are baselines to compare with. Their pages print no AP by frequency for
+Seesaw and ECM. Normalized predictors have the temperature 20.
+
+- **ECM** trains with a warm-up of 10,000 steps and gradients clipped at 5; its 24 epochs have milestones at 20 and 22.
+- **EQLv2** starts from a classifier with random weights of standard deviation 0.01; here all its weights are 0.001.
+- **PCB and LOCE** have no recipe. PCB's published figures need heads that predict three times, and LOCE's a second
+  training with a memory of features. Their losses are here: `--loss pcb` and `--loss ebl`
+  ([differences](reference/losses.md#other-losses-for-long-tails)).
 
 ## What is repaired
 
@@ -221,6 +236,7 @@ def format_page() -> str:
                 ("Folder activations", ACTIVATIONS),
                 ("Folder gol", GOL),
                 ("Published after 2022", LATER),
+                ("Published by other authors", RIVALS),
             )
         ),
         defects="\n".join(f"| {i} | {' | '.join(row)} |" for i, row in enumerate(DEFECTS, 1)),

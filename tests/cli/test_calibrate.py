@@ -117,7 +117,23 @@ def test_a_calibration_of_another_detector_is_refused(own, capsys, photos):
     assert "was not written by `tailseg calibrate`" in capsys.readouterr().err
 
 
+def test_least_grids_reaches_fracal(own, monkeypatch):
+    asked = []
+
+    def compute(train, *, least_grids):
+        asked.append(least_grids)
+        return (1.0,) * train.num_classes
+
+    monkeypatch.setattr("tailseg.detection.recalibration.compute_dimensions", compute)
+
+    assert main(["calibrate", str(own), "--images=1", "--train-images=0", "--least-grids=3"]) == 0
+
+    assert asked == [3]
+
+
 def test_wrong_usage_is_explained(own, capsys):
+    assert main(["calibrate", str(own), "--least-grids=1"]) == 2
+    assert "--least-grids is 2 or more" in capsys.readouterr().err
     assert main(["calibrate", str(own), "--images=0"]) == 2
     assert "--images is 1 or more" in capsys.readouterr().err
     assert main(["calibrate", str(own / "recipe.json")]) == 2

@@ -111,6 +111,25 @@ def test_a_calibration_is_applied_in_place_or_not_at_all(model):
         apply_calibration(nn.Linear(2, 2), Calibration(Setting("NorCal", 0.5)), FREQUENCY)
 
 
+def test_three_grids_leave_a_class_of_four_objects_without_a_dimension(write, raw):
+    """Four boxes in the four quarters of an image: two grids give 2, and 3 were asked for."""
+    first, like = raw["images"][0], raw["annotations"][0]
+    raw["annotations"] = []
+    for i, (x, y) in enumerate([(0.1, 0.1), (0.8, 0.1), (0.1, 0.8), (0.8, 0.8)]):
+        left, top = x * first["width"], y * first["height"]
+        corners = [left, top, left + 4, top, left + 4, top + 4, left, top + 4]
+        box = {"bbox": [left, top, 4, 4], "segmentation": [corners], "area": 16.0}
+        raw["annotations"].append(like | box | {"id": 100 + i, "image_id": first["id"]})
+    train = read_dataset(write(raw))
+
+    published, corrected = (
+        {each.dimensions for each in list_calibrations(train, least_grids=grids) if each.dimensions} for grids in (2, 3)
+    )
+
+    assert max(next(iter(published))) == pytest.approx(2)
+    assert set(next(iter(corrected))) == {1.0}
+
+
 def test_fracal_is_given_all_images_of_the_training_set(write, raw, tmp_path):
     """The third image holds no object, and counts all the same."""
     raw["images"].append(raw["images"][0] | {"id": 30, "file_name": "c.jpg"})

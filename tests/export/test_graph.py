@@ -28,6 +28,7 @@ CONFIGS = {
     "mask": small_mask_rcnn(),
     "faster": replace(small_mask_rcnn(), mask=None),
     "agnostic": replace(small_mask_rcnn(), box=replace(small_mask_rcnn().box, class_agnostic=True)),
+    "shared": replace(small_mask_rcnn(), box=replace(small_mask_rcnn().box, shared_share=0.5)),
     "cascade": small_cascade(),
     "htc": small_htc(),
     "htc_last": replace(small_htc(), cascade=HTCConfig(test_masks="last")),

@@ -222,7 +222,6 @@ class Seesaw:
         for label in labels.tolist():
             if label < num_classes:
                 self.counts[label] += 1
-        n = torch.where(self.counts < 1, 1.0, self.counts)
         total = 0
         for row, label in zip(logits, labels.tolist(), strict=True):
             background = int(label == num_classes)
@@ -230,14 +229,18 @@ class Seesaw:
             if background:
                 continue
             q = row[:num_classes]
-            s = torch.exp(log_softmax(q)).detach()
-            mitigation = torch.where(n < n[label], (n / n[label]) ** self.p, 1.0)
-            own = max(float(s[label]), self.eps)
-            compensation = torch.where(s > own, (s / own) ** self.q, 1.0)
-            push = torch.log(mitigation * compensation) + q
-            push = torch.cat([push[:label], q[label][None], push[label + 1 :]])
-            total += torch.logsumexp(push, 0) - q[label]
+            total += torch.logsumexp(self.push(q, label), 0) - q[label]
         return mean_over(logits, total)
+
+    def push(self, q, label):
+        """The logits after both factors."""
+        n = torch.where(self.counts < 1, 1.0, self.counts)
+        s = torch.exp(log_softmax(q)).detach()
+        mitigation = torch.where(n < n[label], (n / n[label]) ** self.p, 1.0)
+        own = max(float(s[label]), self.eps)
+        compensation = torch.where(s > own, (s / own) ** self.q, 1.0)
+        push = torch.log(mitigation * compensation) + q
+        return torch.cat([push[:label], q[label][None], push[label + 1 :]])
 
     def scores(self, q):
         return torch.stack([torch.exp(log_softmax(row[:-2]) + log_softmax(row[-2:])[0]) for row in q])
@@ -347,3 +350,98 @@ class LDAM(Softmax):
             cost = -log_softmax(self.scale * z)[label]
             total = total + (self.class_weight[label] if weighs else 1) * cost
         return mean_over(q, total)
+
+
+class PCB:
+    """As the public code computes it, without the entropy of the soft target; ``seesaw`` is a `Seesaw` or None."""
+
+    def __init__(self, frequency: ClassFrequency, alpha, momentum, start_after, seesaw=None):
+        self.num_classes = frequency.num_classes
+        self.alpha, self.momentum, self.start_after, self.seesaw = alpha, momentum, start_after, seesaw
+        self.rows = [None] * self.num_classes
+        self.calls = 0
+
+    def update(self, q, labels):
+        for label in set(labels.tolist()) - {self.num_classes}:
+            seen = [row for row, other in zip(q, labels.tolist(), strict=True) if other == label]
+            mean = sum(torch.exp(log_softmax(row[: self.num_classes].detach())) for row in seen) / len(seen)
+            old = torch.zeros_like(mean) if self.rows[label] is None else self.rows[label]
+            mixed = self.momentum * old + (1 - self.momentum) * mean
+            self.rows[label] = mixed / mixed.sum()
+
+    def soften(self, label):
+        column = torch.stack([torch.tensor(0.0) if row is None else row[label] for row in self.rows]).double()
+        return column / column.sum()
+
+    def __call__(self, q, labels):
+        self.update(q, labels)
+        alpha = self.alpha if self.calls >= self.start_after else 0.0
+        self.calls += 1
+        if self.seesaw is not None:
+            hard, total = self.seesaw(q, labels) * len(q), 0
+            for row, label in zip(q, labels.tolist(), strict=True):
+                if label < self.num_classes:
+                    push = self.seesaw.push(row[: self.num_classes], label)
+                    p = log_softmax(push)
+                    total += alpha * (p[label] - (self.soften(label) * p).sum())
+            return mean_over(q, hard + total)
+        total = 0
+        for row, label in zip(q, labels.tolist(), strict=True):
+            p = log_softmax(row)
+            if label == self.num_classes:
+                total -= p[label]
+            else:
+                total -= (1 - alpha) * p[label] + alpha * (self.soften(label) * p[:-1]).sum()
+        return mean_over(q, total)
+
+    def scores(self, q):
+        if self.seesaw is not None:
+            return self.seesaw.scores(q)
+        return torch.stack([torch.exp(log_softmax(row))[:-1] for row in q])
+
+
+class Equilibrium(Softmax):
+    def __init__(self, frequency: ClassFrequency, momentum, first_score, background_score):
+        super().__init__(frequency)
+        self.momentum = momentum
+        self.mean = [first_score] * frequency.num_classes + [background_score]
+
+    def __call__(self, q, labels):
+        for label in set(labels.tolist()) - {len(self.mean) - 1}:
+            own = [
+                float(torch.exp(log_softmax(row.detach())[label]))
+                for row, other in zip(q, labels.tolist(), strict=True)
+                if other == label
+            ]
+            self.mean[label] = self.momentum * self.mean[label] + (1 - self.momentum) * sum(own) / len(own)
+        total = 0
+        for row, label in zip(q, labels.tolist(), strict=True):
+            total -= log_softmax(row + torch.tensor(self.mean, dtype=torch.float64).log())[label]
+        return mean_over(q, total)
+
+
+def rank_regions(q, labels, weights, delta):
+    """ROG's value and gradient without strength, pair by pair; ``weights`` are w of the classes."""
+    num_classes = len(weights)
+    gradient = torch.zeros_like(q)
+    value = 0.0
+    places = [(i, label) for i, label in enumerate(labels.tolist()) if label < num_classes]
+    classes = {label for _, label in places}
+    for i, label in places:
+        own = float(q[i, label])
+        peers = [float(q[k, label]) for k, other in places if other == label]
+        relation = [min(max((peer - own) / (2 * delta) + 0.5, 0), 1) for peer in peers]
+        above = []
+        for row in range(len(q)):
+            for j in range(num_classes):
+                if (row, j) not in places:
+                    h = min(max((float(q[row, j]) - own) / (2 * delta) + 0.5, 0), 1)
+                    if h:
+                        above.append((row, j, h))
+        false = sum(h for _, _, h in above)
+        share = weights[label] / (len(peers) * len(classes) * (sum(relation) + false))
+        value += share * false
+        gradient[i, label] -= share * false
+        for row, j, h in above:
+            gradient[row, j] += share * h
+    return value, gradient

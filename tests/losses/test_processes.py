@@ -23,6 +23,7 @@ from tailseg.losses import (
     FederatedLossConfig,
     GumbelCEConfig,
     LossConfig,
+    ROGLossConfig,
     SigmoidCEConfig,
     SoftmaxCEConfig,
     drop_loss,
@@ -41,6 +42,7 @@ EVERY = CONFIGS | {
     "EQL": EQLConfig(tail="rc"),
     "DropLoss": DropLossConfig(tail="rc"),
     "DropLoss, sigmoid": DropLossConfig(tail=0.1, link="sigmoid"),
+    "ROG": ROGLossConfig(strength=1.0),
 }
 REGIONS = 40
 
@@ -132,7 +134,7 @@ def test_two_processes_have_the_losses_of_one(tmp_path, monkeypatch):
     assert [process.wait(timeout=120) for process in started] == [0, 0]
     parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     assert_parts_make_the_whole(parts, sizes, monkeypatch)
-    assert {name for name, (_, _, state) in parts[0].items() if state} == set(STATE)
+    assert {name for name, (_, _, state) in parts[0].items() if state} == {*STATE, "ROG"}
 
 
 @pytest.mark.usefixtures("one_thread")

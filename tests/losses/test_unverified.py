@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tailseg.losses import LOSSES, GumbelCEConfig, SigmoidCEConfig, hide_unverified, stack_unverified
-from tailseg.losses.settings import DropLossConfig, LDAMLossConfig
+from tailseg.losses.settings import DropLossConfig, LDAMLossConfig, PCBLossConfig
 from tailseg.structures import ClassFrequency
 
 C = 6
@@ -64,7 +64,8 @@ def test_an_unverified_class_gets_no_gradient_and_the_value_does_not_depend_on_i
     assert gradient.isfinite().all()
     assert (gradient[:, :C][hidden] == 0).all()
     assert gradient[:, :C][~hidden].count_nonzero() > 0
-    assert gradient[3, 4] < 0, "an object raises its own class"
+    # A soft target may lie below the score.
+    assert isinstance(config, PCBLossConfig) or gradient[3, 4] < 0, "an object raises its own class"
     changed = torch.where(torch.nn.functional.pad(hidden, (0, loss.num_logits - C)), 7.0, logits.detach().float())
     again = make(config)  # EQLv2 and Seesaw count what they have seen
     other = compute(again, hide_unverified(changed.to(dtype), LABELS, UNVERIFIED, IMAGES))

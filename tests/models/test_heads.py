@@ -64,13 +64,16 @@ def test_normalized_class_map_selects_the_classes_channel() -> None:
     torch.testing.assert_close(gradients(ours, leaves), gradients(wanted, leaves))
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5])
 @pytest.mark.parametrize("gathered_at_most", [1000, 0], ids=["rows of the regressor", "the whole regressor"])
-def test_boxes_of_chosen_classes_are_those_of_all(gathered_at_most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_boxes_of_chosen_classes_are_those_of_all(
+    gathered_at_most: int, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(box_head, "GATHERED_AT_MOST", gathered_at_most)
     monkeypatch.setattr(box_head, "TEST_CHUNK", 4)
     monkeypatch.setattr(box_head, "REGIONS_AT_A_TIME", 3)
     torch.manual_seed(0)
-    head = BoxHead(4, BoxHeadConfig(hidden=16), SigmoidCE(5)).double()
+    head = BoxHead(4, BoxHeadConfig(hidden=16, shared_share=share), SigmoidCE(5)).double()
     hidden, corners = torch.randn(8, 16).double(), torch.rand(8, 2).double() * 30
     boxes = torch.cat([corners, corners + 20], dim=1)
     rois, labels = torch.tensor([7, 0, 3, 3, 2, 7, 5, 1, 4, 6]), torch.tensor([4, 0, 1, 2, 1, 4, 3, 0, 2, 1])
@@ -150,6 +153,42 @@ def test_box_losses_by_definition(agnostic: bool) -> None:
     wanted = encode_boxes(samples[0].object_boxes, samples[0].positive_boxes, stds=(0.1, 0.1, 0.2, 0.2))
     # all four sampled RoIs divide, not the two positive ones
     torch.testing.assert_close(losses["loss_box"], (deltas - wanted).abs().sum() / 4)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+def test_a_shared_regressor_has_its_share_of_every_class(share: float) -> None:
+    """The boxes, the loss and all gradients are those of one regressor alpha W_0 + (1 - alpha) W_j (CAB)."""
+    torch.manual_seed(0)
+    config = BoxHeadConfig(hidden=16, shared_share=share, first_weights="xavier")
+    head = BoxHead(4, config, SoftmaxCE(6)).double()
+    assert head.shared_regressor is not None
+    assert head.shared_regressor.weight.std().item() == pytest.approx(0.001, rel=0.3)
+    for layer in (head.regressor, head.shared_regressor):
+        torch.nn.init.normal_(layer.weight)
+        torch.nn.init.normal_(layer.bias)
+    mixed = {
+        name: share * getattr(head.shared_regressor, name).repeat(6, *[1] * (dims - 1))
+        + (1 - share) * getattr(head.regressor, name)
+        for name, dims in (("weight", 2), ("bias", 1))
+    }
+    plain = BoxHead(4, BoxHeadConfig(hidden=16), SoftmaxCE(6)).double()
+    plain.load_state_dict({k: v for k, v in head.state_dict().items() if "shared" not in k})
+    samples, hidden = hand_made_samples(), torch.randn(4, 16).double()
+    leaves = [*head.regressor.parameters(), *head.shared_regressor.parameters()]
+    loss = head.hidden_losses(hidden, samples)["loss_box"]
+    plain.regressor = torch.nn.Module()
+    plain.regressor.weight, plain.regressor.bias = mixed["weight"], mixed["bias"]
+    wanted = plain.hidden_losses(hidden, samples)["loss_box"]
+    torch.testing.assert_close(loss, wanted)
+    torch.testing.assert_close(gradients(loss, leaves), gradients(wanted, leaves))
+    flat = torch.nn.functional.linear(hidden, mixed["weight"], mixed["bias"]).view(4, 6, 4)
+    torch.testing.assert_close(head.predict_deltas(hidden), flat)
+
+
+def test_one_box_for_all_classes_has_no_shared_regressor() -> None:
+    with pytest.raises(ValueError, match=r"model.box.shared_share is 0.5, and model.box.class_agnostic has one box"):
+        BoxHeadConfig(class_agnostic=True, shared_share=0.5)
+    assert BoxHead(4, BoxHeadConfig(), SoftmaxCE(6)).shared_regressor is None
 
 
 def test_mask_loss_is_the_mean_over_positives(make_target: MakeTarget) -> None:

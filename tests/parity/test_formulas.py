@@ -40,11 +40,13 @@ from tailseg.losses import (
     EQLConfig,
     EQLv2Config,
     EqualizedFocalLossConfig,
+    EquilibriumLossConfig,
     FederatedLossConfig,
     FocalLossConfig,
     GumbelCEConfig,
     LDAMLossConfig,
     LogitAdjustedSoftmaxConfig,
+    PCBLossConfig,
     SeesawLossConfig,
     SigmoidCEConfig,
     SoftmaxCEConfig,
@@ -111,6 +113,12 @@ LOSSES = {
     "logit-adjusted": (LogitAdjustedSoftmaxConfig(tau=0.4), lambda f: naive.LogitAdjusted(f, 0.4)),
     "ECM": (ECMLossConfig(), lambda f: naive.ECM(f, 6.3313)),
     "LDAM": (LDAMLossConfig(), lambda f: naive.LDAM(f, 0.5, 1.0, None, 0.9999)),
+    "PCB": (PCBLossConfig(), lambda f: naive.PCB(f, 0.4, 0.99, 0)),
+    "PCB, Seesaw": (
+        PCBLossConfig(base="seesaw"),
+        lambda f: naive.PCB(f, 0.05, 0.99, 0, naive.Seesaw(f, 0.8, 2.0, 1e-2)),
+    ),
+    "EBL": (EquilibriumLossConfig(), lambda f: naive.Equilibrium(f, 0.9, 0.01, 0.01)),
     "LDAM-DRW": (
         LDAMLossConfig(scale=2.0, reweight_after=0, beta=0.99),
         lambda f: naive.LDAM(f, 0.5, 2.0, 0, 0.99),
@@ -154,7 +162,7 @@ def loss_case(name, item, rng, folder):
     num_classes, num_regions = int(rng.choice([1, 1, 2, 4, 9])), int(rng.choice([0, 1, 3, 8]))
     frequency = random_frequency(rng, num_classes)
     loss, formula = config.build(frequency), formula_of(frequency)
-    for _ in range(3 if name in ("EFL", "EQLv2", "Seesaw") else 1):
+    for _ in range(3 if name in ("EFL", "EQLv2", "Seesaw", "PCB", "PCB, Seesaw", "EBL") else 1):
         logits = torch.from_numpy(random_logits(rng, (num_regions, loss.num_logits))).requires_grad_()
         labels = random_labels(rng, num_regions, num_classes)
         seed = int(rng.integers(2**31))

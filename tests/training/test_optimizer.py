@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
 
-from tailseg.losses import LDAMLossConfig
+from tailseg.losses import LDAMLossConfig, PCBLossConfig
 from tailseg.models import SwinConfig
 from tailseg.models.swin import Swin
 from tailseg.ranges import SettingError
@@ -171,6 +171,10 @@ def test_what_lies_beyond_the_last_step_is_said():
     assert "optim.warmup_iterations is 40" in warm_up
     assert warm_up.endswith("at 72% of the learning rate")  # 29 of 40 steps, to the even digit
     assert "loss.reweight_after is 30" in weights
+    soft = replace(recipe, loss=PCBLossConfig(start_after=40), optim=replace(recipe.optim, warmup_iterations=5))
+    (targets,) = list_schedule_notes(soft, steps_per_epoch=10)
+    assert "loss.start_after is 40" in targets
+    assert list_schedule_notes(replace(soft, loss=PCBLossConfig(start_after=39)), steps_per_epoch=10) == []
     cosine = replace(optim, schedule="cosine", warmup_epochs=3.0)
     (warm_up,) = list_schedule_notes(replace(recipe, optim=cosine), steps_per_epoch=10)  # it has no milestones
     assert warm_up.startswith("optim.warmup_epochs is 3: ")

@@ -45,6 +45,9 @@ class Calibrate:
     train_images: Annotated[int, Range(ge=0)] = 300
     """Maximum number of training images, drawn at random, over which LogN takes the mean and the deviation of each
     class's logits. 0 leaves LogN out."""
+    least_grids: Annotated[int, Range(ge=2)] = 2
+    """The grids that FRACAL needs for the dimension of a class; one that has fewer gets 1. 2 is as published. With 3,
+    classes of 4 to 8 objects get 1, whose two grids say little."""
     by: Literal["AP", "APr", "APc"] = "AP"
     """The figure that decides: the figure of the masks if the run has masks, else of the boxes."""
     checkpoint: Literal["best", "last"] = "best"
@@ -80,6 +83,7 @@ def run(arguments: Sequence[str]) -> None:
             options.run,
             images=options.images,
             train_images=options.train_images,
+            least_grids=options.least_grids,
             by=options.by,
             val=options.val,
             val_images=options.val_images,

@@ -291,16 +291,26 @@ def _copy_sharing(model: Model) -> Model:
     return deepcopy(model, shared)
 
 
-def list_calibrations(train: Annotations | None, statistics: LogitStatistics | None = None) -> list[Calibration]:
+def list_calibrations(
+    train: Annotations | None, statistics: LogitStatistics | None = None, *, least_grids: int = 2
+) -> list[Calibration]:
     """Lists the calibrations to try: none, then every method at each of its strengths.
 
-    FRACAL is left out if ``train`` is None, because it needs the objects of the training set; LogN if ``statistics`` is
-    None.
+    Args:
+        train: the training set, for FRACAL; None leaves FRACAL out.
+        statistics: for LogN; None leaves LogN out.
+        least_grids: of FRACAL, see `tailseg.detection.calibration.fractal_dimensions`.
+
+    Returns:
+        The calibrations.
     """
     settings = [Setting(method, strength) for method, strengths in STRENGTHS.items() for strength in strengths]
     data: dict[Method, dict[str, Any]] = {}
     if train is not None:
-        data["FRACAL"] = {"dimensions": compute_dimensions(train), "num_images": train.num_images}
+        data["FRACAL"] = {
+            "dimensions": compute_dimensions(train, least_grids=least_grids),
+            "num_images": train.num_images,
+        }
     if statistics is not None:
         data["LogN"] = {"statistics": statistics}
     return [
@@ -310,15 +320,16 @@ def list_calibrations(train: Annotations | None, statistics: LogitStatistics | N
     ]
 
 
-def compute_dimensions(train: Annotations) -> tuple[float, ...]:
-    """Computes the fractal dimension of each class in a training set."""
+def compute_dimensions(train: Annotations, *, least_grids: int = 2) -> tuple[float, ...]:
+    """Computes the fractal dimension of each class in a training set; see `fractal_dimensions` for ``least_grids``."""
     objects = train.objects
     rows = ~objects.ignored
     sizes = torch.from_numpy(train.sizes[objects.images[rows]]).flip(1).double()
     boxes = torch.from_numpy(objects.boxes[rows]).double()
     centers = ((boxes[:, :2] + boxes[:, 2:]) / 2 / sizes).clamp(0, 1).float()
     labels = torch.from_numpy(objects.labels[rows])
-    return tuple(fractal_dimensions(centers, labels, num_classes=train.num_classes).tolist())
+    dimensions = fractal_dimensions(centers, labels, num_classes=train.num_classes, least_grids=least_grids)
+    return tuple(dimensions.tolist())
 
 
 @torch.no_grad()

@@ -351,5 +351,5 @@ def decode_head(head: BoxHead, hidden: Tensor, boxes: Tensor, limits: Tensor) ->
     Returns:
         ``[B, P, 1, 4]`` of a class-agnostic head, else ``[B, P, C, 4]``.
     """
-    deltas = head.regressor(hidden).float().view(boxes.shape[0], boxes.shape[1], -1, 4)
+    deltas = head.predict_deltas(hidden).float().view(boxes.shape[0], boxes.shape[1], -1, 4)
     return clip(decode(deltas, boxes, deltas.new_tensor(head.config.target_stds)), limits[:, None, None])

@@ -21,7 +21,7 @@ LAYERS: Final = ("Conv", "Gemm", "MatMul")
 """Operations with weights. The built-in detectors compute their deconvolution as a convolution."""
 BETWEEN: Final = ("Add", "Relu", "Clip", "MaxPool", "Resize")
 """Operations that are chosen when all that they read comes from chosen ones."""
-FLOAT_LAYERS: Final = ("objectness", "box_deltas", "classifier", "regressor")
+FLOAT_LAYERS: Final = ("objectness", "box_deltas", "classifier", "regressor", "shared_regressor")
 """Modules whose outputs are scores and boxes. In bfloat16 a score has 3 digits, in int8 256 values."""
 
 

@@ -59,6 +59,7 @@ def calibrate(
     *,
     images: int = 300,
     train_images: int = 300,
+    least_grids: int = 2,
     by: Literal["AP", "APr", "APc"] = "AP",
     val: str | None = None,
     val_images: str | None = None,
@@ -80,6 +81,8 @@ def calibrate(
         images: the largest number of images in each half. Each calibration needs a pass over the first half.
         train_images: the largest number of training images, drawn at random, over which LogN takes the mean and the
             standard deviation of the logits; 0 leaves LogN out.
+        least_grids: the grids that FRACAL's dimension of a class needs; 2 as published, and 3 gives classes of 4 to 8
+            objects the dimension 1.
         by: the figure that decides.
         val: another annotation file for validation; its classes must be the model's.
         val_images: the folder of the validation images, if they are neither next to the annotation file nor where they
@@ -117,7 +120,7 @@ def calibrate(
         analyses = _measure(predictor, annotations, calibrations, iou_types, half, images, progress)
         return tuple(zip(calibrations, analyses, strict=True))
 
-    tried = measure(recalibration.list_calibrations(train, statistics), half=0)
+    tried = measure(recalibration.list_calibrations(train, statistics, least_grids=least_grids), half=0)
     best = _choose(tried, iou_types[-1], by)
     tested = measure(list(dict.fromkeys((tried[0][0], best))), half=1)
     if store:

@@ -43,8 +43,8 @@ def use_loss(model: nn.Module, loss: ClassificationLoss, *, reset_bias: bool) ->
       torchvision.
 
     ``FocalLoss(C)`` is the own loss of RetinaNet and FCOS, ``SoftmaxCE(C)`` that of the R-CNNs. The loss becomes a part
-    of the model, so that its state is saved and moved with it. `LDAMLoss` with ``reweight_after`` needs
-    ``loss.step_taken()`` after each step.
+    of the model, so that its state is saved and moved with it. `LDAMLoss` with ``reweight_after`` and `PCBLoss` with
+    ``start_after`` need ``loss.step_taken()`` after each step.
 
     Args:
         model: the detector.

@@ -19,12 +19,15 @@ from tailseg.losses.settings import (
     EQLConfig,
     EQLv2Config,
     EqualizedFocalLossConfig,
+    EquilibriumLossConfig,
     FederatedLossConfig,
     FocalLossConfig,
     GumbelCEConfig,
     LDAMLossConfig,
     LogitAdjustedSoftmaxConfig,
     LossConfig,
+    PCBLossConfig,
+    ROGLossConfig,
     SeesawLossConfig,
     SigmoidCEConfig,
     SoftmaxCEConfig,
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
     from tailseg.losses.eql import EQL
     from tailseg.losses.eql_v2 import EQLv2
     from tailseg.losses.equalized_focal import EqualizedFocalLoss
+    from tailseg.losses.equilibrium import EquilibriumLoss
     from tailseg.losses.federated import FederatedLoss
     from tailseg.losses.focal import FocalLoss
     from tailseg.losses.functional import bce_with_logits, focal_with_logits, gumbel_bce_with_logits
@@ -50,7 +54,9 @@ if TYPE_CHECKING:
     from tailseg.losses.ldam import LDAMLoss
     from tailseg.losses.links import APA, LINKS, ClosedFormLink, Gumbel, Link, NormalCDF, Sigmoid, softplus
     from tailseg.losses.logit_adjusted import LogitAdjustedSoftmax
+    from tailseg.losses.pcb import PCBLoss
     from tailseg.losses.processes import broadcast_from_first, gather_rows, sum_over_processes
+    from tailseg.losses.rog import ROGLoss
     from tailseg.losses.seesaw import SeesawLoss
     from tailseg.losses.sigmoid_ce import SigmoidCE
     from tailseg.losses.softmax_ce import SoftmaxCE
@@ -86,6 +92,7 @@ else:
             "eql": ("EQL",),
             "eql_v2": ("EQLv2",),
             "equalized_focal": ("EqualizedFocalLoss",),
+            "equilibrium": ("EquilibriumLoss",),
             "federated": ("FederatedLoss",),
             "focal": ("FocalLoss",),
             "functional": (
@@ -106,11 +113,13 @@ else:
                 "softplus",
             ),
             "logit_adjusted": ("LogitAdjustedSoftmax",),
+            "pcb": ("PCBLoss",),
             "processes": (
                 "broadcast_from_first",
                 "gather_rows",
                 "sum_over_processes",
             ),
+            "rog": ("ROGLoss",),
             "seesaw": ("SeesawLoss",),
             "sigmoid_ce": ("SigmoidCE",),
             "softmax_ce": ("SoftmaxCE",),
@@ -175,6 +184,8 @@ __all__ = [
     "EntryCost",
     "EqualizedFocalLoss",
     "EqualizedFocalLossConfig",
+    "EquilibriumLoss",
+    "EquilibriumLossConfig",
     "FederatedLoss",
     "FederatedLossConfig",
     "FocalLoss",
@@ -189,6 +200,10 @@ __all__ = [
     "LogitAdjustedSoftmaxConfig",
     "LossConfig",
     "NormalCDF",
+    "PCBLoss",
+    "PCBLossConfig",
+    "ROGLoss",
+    "ROGLossConfig",
     "SeesawLoss",
     "SeesawLossConfig",
     "Sigmoid",

@@ -54,14 +54,12 @@ class SeesawLoss(ConfiguredLoss):
             ValueError: a label lies outside ``0 .. C``, or shapes disagree.
         """
         self.check(logits, labels)
-        if self.training:
-            counts = torch.zeros_like(self.cum_samples).index_add_(0, labels, torch.ones_like(labels))
-            self.cum_samples += sum_over_processes(counts)
+        self.count_samples(labels)
         logits = at_least_float32(logits)
         classes, objectness = logits[:, :-2], logits[:, -2:]
         foreground = labels < self.num_classes
         costs = F.cross_entropy(
-            classes + self._log_factors(classes.detach(), labels),
+            classes + self.compute_log_factors(classes.detach(), labels),
             labels.clamp(max=self.num_classes - 1),
             reduction="none",
         )
@@ -78,9 +76,15 @@ class SeesawLoss(ConfiguredLoss):
             "loss_objectness": scale * objectness_costs.sum(),
         }
 
+    def count_samples(self, labels: Int64[Tensor, " R"]) -> None:
+        """Adds the labels of all processes to ``cum_samples``, in training mode; all processes must call."""
+        if self.training:
+            counts = torch.zeros_like(self.cum_samples).index_add_(0, labels, torch.ones_like(labels))
+            self.cum_samples += sum_over_processes(counts)
+
     @torch.no_grad()
-    def _log_factors(self, classes: Tensor, labels: Tensor) -> Tensor:
-        """Computes log(M A), ``[R, C]``; it is 0 at the label itself, and arbitrary on background regions."""
+    def compute_log_factors(self, classes: Float[Tensor, "R C"], labels: Int64[Tensor, " R"]) -> Float[Tensor, "R C"]:
+        """Computes log(M A); it is 0 at the label itself, and arbitrary on background regions."""
         column = labels.clamp(max=self.num_classes - 1).unsqueeze(1)
         log_samples = self.cum_samples[:-1].clamp(min=1).to(classes.dtype).log()
         log_scores = classes.log_softmax(1)

@@ -318,6 +318,49 @@ class SeesawLossConfig(BaseLossConfig, loss="SeesawLoss"):
     """Least probability of the label that the compensation divides by."""
 
 
+@dataclass(frozen=True)
+class PCBLossConfig(BaseLossConfig, loss="PCBLoss"):
+    """Pairwise class balance over softmax or Seesaw."""
+
+    base: Literal["softmax", "seesaw"] = "softmax"
+    """The loss whose targets are softened: softmax cross entropy, or Seesaw with its published settings."""
+    alpha: Annotated[float | None, Range(ge=0, le=1)] = None
+    """The share of the soft target; None is the published one, softmax 0.4 and Seesaw 0.05."""
+    momentum: Annotated[float, Range(ge=0, lt=1)] = 0.99
+    """How much of a row of the confusion matrix stays when its class is seen again."""
+    start_after: Annotated[int, Range(ge=0)] = 0
+    """Steps of the optimizer before the targets are softened; published: after 16 of 24 epochs."""
+
+
+@dataclass(frozen=True)
+class EquilibriumLossConfig(BaseLossConfig, loss="EquilibriumLoss"):
+    """The equilibrium loss of LOCE."""
+
+    momentum: Annotated[float, Range(ge=0, lt=1)] = 0.9
+    """How much of a class's mean score stays when the class is seen again."""
+    first_score: Annotated[float, Range(gt=0, le=1)] = 0.01
+    """The mean score of a class that was never seen."""
+    background_score: Annotated[float, Range(gt=0, le=1)] = 0.01
+    """The score of background, which does not change."""
+
+
+@dataclass(frozen=True)
+class ROGLossConfig(BaseLossConfig, loss="ROGLoss"):
+    """The rank loss of ROG in addition to another loss."""
+
+    base: Literal["sigmoid", "softmax", "seesaw", "gumbel", "gol"] = "sigmoid"
+    """The loss of each region, with its settings by short name; published: sigmoid and seesaw."""
+    strength: Annotated[float, Range(ge=0)] = 0.1
+    """Multiplies the rank loss (lambda)."""
+    gamma: Annotated[float, Range(ge=0)] = 1.0
+    """Power of the regions seen so far, by which the rank loss of a class is divided; 0 weighs all classes alike."""
+    delta: Annotated[float, Range(gt=0)] = 0.5
+    """Logits that differ by less than this are partly in order."""
+    _: KW_ONLY
+    init_bias: Annotated[float | None, ANY_NUMBER] = None  # ty: ignore[incompatible-attribute-override]
+    """The classifier's bias before training; None is the other loss's."""
+
+
 LossConfig = (
     SigmoidCEConfig
     | SoftmaxCEConfig
@@ -335,6 +378,9 @@ LossConfig = (
     | LDAMLossConfig
     | LogitAdjustedSoftmaxConfig
     | SeesawLossConfig
+    | PCBLossConfig
+    | EquilibriumLossConfig
+    | ROGLossConfig
 )
 """The settings of any built-in loss; the class says which loss."""
 AnyLoss = LossConfig | BuildsLoss
@@ -358,6 +404,9 @@ LOSSES: dict[str, LossConfig] = {
     "ecm": ECMLossConfig(),
     "balanced_softmax": LogitAdjustedSoftmaxConfig(),
     "class_relative": ClassRelativeLossConfig(),
+    "pcb": PCBLossConfig(),
+    "ebl": EquilibriumLossConfig(),
+    "rog": ROGLossConfig(),
 }
 """The losses by short name, for any data set.
 

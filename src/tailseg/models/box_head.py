@@ -38,12 +38,13 @@ class ImageBoxes(NamedTuple):
     labels: Tensor
 
 
-def _start_as_mmdetection(fc1: nn.Linear, fc2: nn.Linear, regressor: nn.Linear) -> None:
+def _start_as_mmdetection(hidden: Sequence[nn.Linear], regressors: Sequence[nn.Linear]) -> None:
     """Initializes the layers of a box head as mmdetection does."""
-    for layer in (fc1, fc2):
+    for layer in hidden:
         nn.init.xavier_uniform_(layer.weight)
-    nn.init.normal_(regressor.weight, std=0.001)
-    for layer in (fc1, fc2, regressor):
+    for layer in regressors:
+        nn.init.normal_(layer.weight, std=0.001)
+    for layer in [*hidden, *regressors]:
         nn.init.zeros_(layer.bias)
 
 
@@ -53,6 +54,11 @@ class BoxHead(nn.Module):
     As published, all weights of the classifier have the same initial value, its bias is the loss's, and the other
     layers have PyTorch's initialization. A normalized classifier has random initial weights, because equal weights
     would point along the features. Its initial bias is the loss's too; the published one is 0.
+
+    With ``shared_share`` alpha above 0, class j has the regressor alpha W_0 + (1 - alpha) W_j, of which all classes
+    train W_0: the class-agnostic branch (CAB) of K. Zhu et al., "Rectify the Regression Bias in Long-Tailed Object
+    Detection", ECCV 2024. The formula and alpha = 0.5 are from a public summary of the paper: its authors published no
+    code, and the text itself was not read. Biases are mixed like weights. The paper's branch for masks is not here.
     """
 
     def __init__(self, in_channels: int, config: BoxHeadConfig, loss: ClassificationLoss) -> None:
@@ -69,8 +75,10 @@ class BoxHead(nn.Module):
         else:
             self.classifier = NormalizedLinear(config.hidden, loss.num_logits, config.normalized)
         self.regressor = nn.Linear(config.hidden, 4 if config.class_agnostic else 4 * loss.num_classes)
+        self.shared_regressor = nn.Linear(config.hidden, 4) if config.shared_share else None
         if config.first_weights == "xavier":
-            _start_as_mmdetection(self.fc1, self.fc2, self.regressor)
+            shared = [] if self.shared_regressor is None else [self.shared_regressor]
+            _start_as_mmdetection([self.fc1, self.fc2], [self.regressor, *shared])
         if config.wrapped_cauchy is None:  # there the bias is added to a cosine, which it must not leave
             with torch.no_grad():
                 self.classifier.bias.copy_(loss.init_bias())
@@ -124,15 +132,27 @@ class BoxHead(nn.Module):
         if self.config.class_agnostic:
             deltas = self.regressor(x)
         else:
-            labels = torch.cat([sample.positive_labels for sample in samples])
-            weight = self.regressor.weight.view(-1, 4, x.shape[1])
-            deltas = class_linear(x, weight, self.regressor.bias.view(-1, 4), labels)
+            deltas = self._class_deltas(x, torch.cat([sample.positive_labels for sample in samples]))
         targets = encode_boxes(
             torch.cat([sample.object_boxes for sample in samples]),
             torch.cat([sample.positive_boxes for sample in samples]),
             stds=self.config.target_stds,
         )
         return smooth_l1_sum(deltas.float(), targets, beta=self.config.smooth_l1_beta) / max(len(hidden), 1)
+
+    def predict_deltas(self, hidden: Float[Tensor, "R K"]) -> Float[Tensor, "R N 4"]:
+        """Deltas of the regions for each class, N = C, or for all classes together, N = 1."""
+        deltas = self.regressor(hidden).view(len(hidden), -1, 4)
+        return deltas if self.shared_regressor is None else self._mix(deltas, self.shared_regressor(hidden)[:, None])
+
+    def _class_deltas(self, hidden: Float[Tensor, "R K"], labels: Int64[Tensor, " R"]) -> Float[Tensor, "R 4"]:
+        """Deltas of the regions, each for its own class."""
+        weight = self.regressor.weight.view(-1, 4, hidden.shape[1])
+        deltas = class_linear(hidden, weight, self.regressor.bias.view(-1, 4), labels)
+        return deltas if self.shared_regressor is None else self._mix(deltas, self.shared_regressor(hidden))
+
+    def _mix(self, deltas: Float[Tensor, "*N 4"], shared: Float[Tensor, "*M 4"]) -> Float[Tensor, "*N 4"]:
+        return deltas.lerp(shared.to(deltas.dtype), self.config.shared_share)
 
     @torch.no_grad()
     def detect(
@@ -179,8 +199,6 @@ class BoxHead(nn.Module):
         """
         if self.config.class_agnostic:
             return self.decode(hidden, [boxes], [size])[0]
-        weight = self.regressor.weight.view(-1, 4, hidden.shape[1])
-        bias = self.regressor.bias.view(-1, 4)
 
         def decode_rois(deltas: Float[Tensor, "P 4"], rois: Int64[Tensor, " P"]) -> Float[Tensor, "P 4"]:
             return clip_boxes(decode_boxes(deltas.float(), boxes[rois], stds=self.config.target_stds), *size)
@@ -188,12 +206,12 @@ class BoxHead(nn.Module):
         def look_up(rois: Int64[Tensor, " P"], labels: Int64[Tensor, " P"]) -> Float[Tensor, "P 4"]:
             if len(rois) <= GATHERED_AT_MOST:
                 pairs = zip(rois.split(TEST_CHUNK), labels.split(TEST_CHUNK), strict=True)
-                return decode_rois(torch.cat([class_linear(hidden[r], weight, bias, c) for r, c in pairs]), rois)
+                return decode_rois(torch.cat([self._class_deltas(hidden[r], c) for r, c in pairs]), rois)
             deltas = hidden.new_empty(len(rois), 4, dtype=torch.float32)
             for start in range(0, len(hidden), REGIONS_AT_A_TIME):
                 rows = hidden[start : start + REGIONS_AT_A_TIME]
                 within = ((rois >= start) & (rois < start + len(rows))).nonzero()[:, 0]
-                of_classes = self.regressor(rows).view(len(rows), -1, 4)
+                of_classes = self.predict_deltas(rows)
                 deltas[within] = of_classes[rois[within] - start, labels[within]].float()
             return decode_rois(deltas, rois)
 
@@ -218,10 +236,10 @@ class BoxHead(nn.Module):
         Returns:
             Boxes ``[R, 4]`` or ``[R, C, 4]`` of each image.
         """
-        deltas = self.regressor(hidden).float().split([len(part) for part in boxes])
+        deltas = self.predict_deltas(hidden).float().split([len(part) for part in boxes])
         decoded = []
         for part, references, (height, width) in zip(deltas, boxes, sizes, strict=True):
-            moved = decode_boxes(part, references, stds=self.config.target_stds)
+            moved = decode_boxes(part.flatten(1), references, stds=self.config.target_stds)
             clipped = clip_boxes(moved.view(-1, 4), height, width)
             decoded.append(clipped if self.config.class_agnostic else clipped.view(len(part), self.loss.num_classes, 4))
         return decoded

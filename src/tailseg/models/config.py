@@ -397,6 +397,9 @@ class BoxHeadConfig(Settings, at="model.box"):
     """Divisors of the box deltas dx, dy, dw, dh."""
     class_agnostic: bool = False
     """Predict one box for all classes, not one for each class."""
+    shared_share: Annotated[float, Range(ge=0, lt=1)] = 0.0
+    """The share of one regressor for all classes in the box of each class (CAB): rare classes learn from the boxes of
+    all. 0 is without; published: 0.5."""
     smooth_l1_beta: Annotated[float, Range(ge=0)] = 0.0
     """Beta of the smooth L1 loss of the boxes, in units of `target_stds`; 0 is the L1 loss. Cascades: 1."""
     classifier_weight: Annotated[float, Range(ge=0)] = 0.001
@@ -415,6 +418,11 @@ class BoxHeadConfig(Settings, at="model.box"):
             raise SettingError(
                 "model.box.normalized and model.box.wrapped_cauchy are two kinds of classifier: leave one at None "
                 "(--model.box.wrapped-cauchy None)"
+            )
+        if self.class_agnostic and self.shared_share:
+            raise SettingError(
+                f"model.box.shared_share is {self.shared_share}, and model.box.class_agnostic has one box for all "
+                "classes already: leave one of them out (--model.box.shared-share 0)"
             )
 
 

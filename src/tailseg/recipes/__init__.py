@@ -19,8 +19,9 @@ from tailseg.recipes.recipe import (
     ScheduleConfig,
     SGDConfig,
 )
+from tailseg.recipes.rivals import RIVALS
 from tailseg.recipes.strong import custom_strong, gol_strong, tiny_strong
-from tailseg.recipes.tiny import TINY_CASCADES, TINY_LOSSES, demo_gumbel
+from tailseg.recipes.tiny import TINY_CASCADES, TINY_LOSSES, TINY_RIVALS, demo_gumbel
 
 __all__ = [
     "GROUPS",
@@ -38,6 +39,7 @@ __all__ = [
 
 GROUPS: dict[str, tuple[Callable[[], Recipe], ...]] = {
     "tiny_tail: every loss on the embedded data set, on two CPU cores": TINY_LOSSES,
+    "tiny_tail: rivals since 2021": TINY_RIVALS,
     "tiny_tail: cascades": TINY_CASCADES,
     "tiny_tail: a strong recipe": (tiny_strong,),
     "the demo, and your own files": (demo_gumbel, custom_small, custom_frozen, custom_strong, custom_r50),
@@ -45,6 +47,7 @@ GROUPS: dict[str, tuple[Callable[[], Recipe], ...]] = {
     "LVIS, published folder activations": ACTIVATIONS,
     "LVIS, published folder gol": GOL,
     "LVIS, published later by the authors of GOL": LATER,
+    "LVIS, published by the authors of other losses": RIVALS,
 }
 """The built-in recipes by what they are for."""
 

@@ -22,7 +22,7 @@ class Figures:
     """
 
     ap: float
-    apr: float
+    apr: float | None = None
     apc: float | None = None
     apf: float | None = None
     apb: float | None = None
@@ -65,7 +65,8 @@ def published(file: str, figures: Figures | None = None) -> Callable[[FunctionTy
             return replace(make(), name=name)
 
         if figures is not None:
-            make_named.__doc__ = f"{make.__doc__} Published AP {figures.ap}, APr {figures.apr}."
+            rare = "" if figures.apr is None else f", APr {figures.apr}"
+            make_named.__doc__ = f"{make.__doc__} Published AP {figures.ap}{rare}."
         PUBLISHED[name] = Published(make_named, file, figures)
         return make_named
 

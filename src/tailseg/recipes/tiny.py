@@ -7,7 +7,7 @@ That backbone was trained on shapes and surfaces that are not in ``tiny_tail``.
 
 from dataclasses import replace
 
-from tailseg.losses import LOSSES, LossConfig
+from tailseg.losses import LOSSES, LossConfig, PCBLossConfig, ROGLossConfig
 from tailseg.models.config import (
     BoxHeadConfig,
     FPNConfig,
@@ -20,6 +20,9 @@ from tailseg.models.config import (
     hybrid_task_cascade,
 )
 from tailseg.recipes.recipe import DataConfig, Recipe, RunConfig, SGDConfig
+
+PCB_START = 701
+"""Of the 1,052 steps; the same share as 16 of 24 epochs, the published start."""
 
 
 def small_mask_rcnn() -> ModelConfig:
@@ -154,6 +157,37 @@ def tiny_ldam() -> Recipe:
     return _tiny("tiny_ldam", LOSSES["ldam"])
 
 
+def tiny_pcb() -> Recipe:
+    """tiny_gumbel with pairwise class balance over softmax, in the last third of the training as published."""
+    return _tiny("tiny_pcb", PCBLossConfig(start_after=PCB_START))
+
+
+def tiny_pcb_seesaw() -> Recipe:
+    """tiny_gumbel with pairwise class balance over Seesaw, otherwise as tiny_pcb."""
+    return _tiny("tiny_pcb_seesaw", PCBLossConfig(base="seesaw", start_after=PCB_START))
+
+
+def tiny_ebl() -> Recipe:
+    """tiny_gumbel with LOCE's equilibrium loss."""
+    return _tiny("tiny_ebl", LOSSES["ebl"])
+
+
+def tiny_rog() -> Recipe:
+    """tiny_gumbel with ROG's rank loss next to the sigmoid."""
+    return _tiny("tiny_rog", LOSSES["rog"])
+
+
+def tiny_rog_seesaw() -> Recipe:
+    """tiny_gumbel with ROG's rank loss next to Seesaw."""
+    return _tiny("tiny_rog_seesaw", ROGLossConfig(base="seesaw"))
+
+
+def tiny_cab() -> Recipe:
+    """tiny_softmax with a regressor for all classes in half of each class's box (CAB)."""
+    model = small_mask_rcnn()
+    return _tiny("tiny_cab", LOSSES["softmax"], model=replace(model, box=replace(model.box, shared_share=0.5)))
+
+
 def tiny_cascade_gumbel() -> Recipe:
     """Cascade Mask R-CNN on tiny_tail with the Gumbel loss; everything else as in tiny_gumbel."""
     return _tiny("tiny_cascade_gumbel", LOSSES["gumbel"], model=small_cascade())
@@ -213,6 +247,16 @@ TINY_LOSSES = (
     tiny_ldam,
 )
 """One recipe for each loss; they differ only in the loss. Benchmarks and examples compare them."""
+
+TINY_RIVALS = (
+    tiny_pcb,
+    tiny_pcb_seesaw,
+    tiny_ebl,
+    tiny_rog,
+    tiny_rog_seesaw,
+    tiny_cab,
+)
+"""The rivals since 2021 on the same data and schedule. Nobody has trained them yet."""
 
 TINY_CASCADES = (
     tiny_cascade_gumbel,

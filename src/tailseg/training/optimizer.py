@@ -3,7 +3,7 @@
 import inspect
 from typing import Final
 
-from tailseg.losses import LDAMLossConfig
+from tailseg.losses import LDAMLossConfig, PCBLossConfig
 from tailseg.recipes.recipe import Recipe, ScheduleConfig
 from tailseg.training.checkpoint import Checkpoint
 from tailseg.training.fit import get_saved_epochs
@@ -70,6 +70,8 @@ def list_schedule_notes(recipe: Recipe, steps_per_epoch: int) -> list[str]:
         notes.append(f"{warmup}: {run}, and ends in the warm-up, at {reached:.0%} of the learning rate")
     if isinstance(recipe.loss, LDAMLossConfig) and (recipe.loss.reweight_after or 0) >= steps:
         notes.append(f"loss.reweight_after is {recipe.loss.reweight_after}: {run}, and never weights the classes")
+    if isinstance(recipe.loss, PCBLossConfig) and recipe.loss.start_after >= steps:
+        notes.append(f"loss.start_after is {recipe.loss.start_after}: {run}, and never softens the targets")
     data = recipe.data
     changes = [f"data.{name}" for name in ("jitter", "color", "paste") if getattr(data, name) is not None]
     if changes and data.clean_epochs >= optim.epochs:
