@@ -98,24 +98,18 @@ def _read_change(content: Any, where: str) -> Change:  # noqa: ANN401 - anything
     names = Change.__dataclass_fields__.keys()
     if not isinstance(content, dict) or content.keys() != names:
         raise DatasetError(f"{where} is {content!r:.80}, expected an object with {', '.join(names)}")
-    change = Change(**content)
-    number, parts = change.annotation_id, (change.was, change.becomes)
-    if (
-        not isinstance(change.kind, str)
-        or type(change.image_id) is not int
-        or not (number is None or type(number) is int)
-    ):
+    kind, image, number, was, becomes = (content[name] for name in names)
+    if not isinstance(kind, str) or type(image) is not int or not (number is None or type(number) is int):
         raise DatasetError(f"{where}: kind must be a text, image_id a whole number, and annotation_id one or null")
-    for part in parts:
+    for part in (was, becomes):
         if part is not None and (not isinstance(part, dict) or not part.keys() <= FIELDS):
-            raise DatasetError(
-                f"{where}: was and becomes may have the fields {', '.join(sorted(FIELDS))}, got {part!r:.80}"
-            )
-    if (number is None) != (change.was is None) or parts == (None, None):
+            fields = ", ".join(sorted(FIELDS))
+            raise DatasetError(f"{where}: was and becomes may have the fields {fields}, got {part!r:.80}")
+    if (number is None) != (was is None) or (was is None and becomes is None):
         raise DatasetError(
             f"{where}: an annotation that is added has no annotation_id and no was, and each other has both"
         )
-    return change
+    return Change(kind, image, number, was, becomes)
 
 
 def apply_patch(labels: Labels, patch: Patch) -> None:

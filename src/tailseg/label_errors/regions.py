@@ -135,7 +135,7 @@ class RegionReader:
             regions = scale_boxes(torch.cat([boxes.to(device), found.boxes]), *scale)
             head = cast("BoxHead", model.box_head)
             hidden = head(pyramid, [regions])
-            features = self._join([*_pool(maps, regions, size), hidden])
+            parts = [part.float() for part in (*_pool(maps, regions, size), hidden)]
             refined = self._refine(head, hidden[: len(boxes)], regions[: len(boxes)], labels.to(device), size)
             masks: list[RunLengths | None] = [None] * len(boxes)
             if isinstance(model, MaskRCNN) and len(boxes):
@@ -143,7 +143,7 @@ class RegionReader:
                 original = scale_boxes(refined, 1 / scale[0], 1 / scale[1])
                 threshold = model.config.postprocess.mask_threshold
                 masks = [*paste_masks(drawn, original, height, width, threshold=threshold)]
-        return features, scale_boxes(refined, 1 / scale[0], 1 / scale[1]), masks, found
+        return self._join(parts), scale_boxes(refined, 1 / scale[0], 1 / scale[1]), masks, found
 
     @staticmethod
     def _refine(head: BoxHead, hidden: Tensor, boxes: Tensor, labels: Tensor, size: tuple[int, int]) -> Tensor:
@@ -157,7 +157,7 @@ class RegionReader:
 
         A random projection keeps distances: Johnson and Lindenstrauss 1984.
         """
-        x = torch.cat([normalize(part.float()) for part in parts], dim=1)
+        x = torch.cat([normalize(part) for part in parts], dim=1)
         if x.shape[1] <= MAX_FEATURES:
             return x
         if self._projection is None:
