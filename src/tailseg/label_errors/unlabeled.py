@@ -49,35 +49,34 @@ def rank_images(predictor: Predictor, paths: Iterable[Path], *, named: int = 3) 
     Raises:
         ImageError: an image cannot be read.
     """
-    ranked = [rank_image(predictor, path, detections, named) for path, detections in _detect(predictor, paths)]
+    ranked = [
+        rank_image(path, predictor.detect(path), predictor.names, predictor.groups, named=named) for path in paths
+    ]
     return sorted(ranked, key=lambda image: -image.score)
 
 
-def _detect(predictor: Predictor, paths: Iterable[Path]) -> Iterable[tuple[Path, Detections]]:
-    for path in paths:
-        yield path, predictor.detect(path)
-
-
-def rank_image(predictor: Predictor, path: Path, detections: Detections, named: int) -> RankedImage:
+def rank_image(
+    path: Path, detections: Detections, names: Sequence[str], groups: Sequence[Group], *, named: int = 3
+) -> RankedImage:
     """Computes the score of an image from its detections.
 
     Args:
-        predictor: has the names and groups of the classes.
         path: the image file.
         detections: those of the image.
+        names: the names of the classes, by label.
+        groups: their frequency groups.
         named: classes that are named.
 
     Returns:
         The image with its score.
     """
-    probabilities = np.zeros(len(predictor.names))
+    probabilities = np.zeros(len(names))
     scores = detections.scores.float().cpu().numpy().clip(0, 1)
     np.maximum.at(probabilities, detections.labels.cpu().numpy(), scores)
-    groups: Sequence[Group] = predictor.groups
     weights = np.array([GROUP_WEIGHTS[group] for group in groups])
     expected: dict[Group, float] = {
         group: float(probabilities[[other == group for other in groups]].sum()) for group in GROUP_WEIGHTS
     }
-    best = np.argsort(-weights * probabilities, kind="stable")[:named]
-    classes = tuple((predictor.names[label], float(probabilities[label])) for label in best if probabilities[label] > 0)
+    best = np.argsort(-weights * probabilities, kind="stable")[:named].tolist()
+    classes = tuple((names[label], float(probabilities[label])) for label in best if probabilities[label] > 0)
     return RankedImage(path, float((weights * probabilities).sum()), expected, classes)
