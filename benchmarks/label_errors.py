@@ -167,6 +167,8 @@ class Measure:
     """Folder that `plant` wrote; the images must be found from there."""
     name: str
     """Name of the data, for the results file."""
+    note: str = "trained on all.json."
+    """What the network was trained on, for the results file."""
     checkpoint: Literal["best", "last"] = "best"
 
 
@@ -219,10 +221,10 @@ def measure(options: Measure) -> None:
     ]
     body = table(header, [row + [""] * (len(header) - len(row)) for row in rows])
     text = (
-        f"{predictor.recipe.name}, {predictor.recipe.optim.epochs} epochs on all.json ({count_noun(len(right), 'object')} "
-        f"in {count_noun(annotations.num_images, 'image')}). Of the planted errors of each kind, the share among the first "
-        "5, 10 and 20 % of the list; 10 % are as many entries as a tenth of the objects. By group: found in the first "
-        "10 %. All ways get the detections of the same run.\n\n" + body
+        f"{predictor.recipe.name}, {predictor.checkpoint.progress.step} steps; {options.note} "
+        f"{count_noun(len(right), 'object')} in {count_noun(annotations.num_images, 'image')}. Of the planted errors of "
+        "each kind, the share among the first 5, 10 and 20 % of the list; 10 % are as many entries as a tenth of the "
+        "objects. By group: found in the first 10 %. All ways get the detections of the same run.\n\n" + body
     )
     write(
         "label_errors",
@@ -281,6 +283,7 @@ def select_regions(seen: dict[str, Any], annotations: Annotations, moved: Collec
         overlaps=overlaps,
         masks=tuple(regions.masks[place] for place in take.tolist()),
         refined=regions.refined[take],
+        places=regions.places[np.cumsum(regions.is_object)[own] - 1],
     )
 
 
@@ -362,7 +365,7 @@ def rank_by_cleanlab(kind: str, annotations: Annotations, regions: Regions) -> I
 
 
 def rank_by_hotcoco(kind: str, annotations: Annotations, regions: Regions) -> Iterator[tuple]:
-    """The candidates of `COCOeval.image_diagnostics`, in its order."""
+    """The candidates of `COCOeval.image_diagnostics`, the highest score first."""
     from hotcoco import COCO, COCOeval
 
     truth = COCO(str(annotations.path))
@@ -381,10 +384,11 @@ def rank_by_hotcoco(kind: str, annotations: Annotations, regions: Regions) -> It
     ]
     evaluation = COCOeval(truth, truth.load_res(detections), "bbox")
     evaluation.evaluate()
-    for candidate in evaluation.image_diagnostics(score_thr=0.05)["label_errors"]:
-        print(candidate)
-        break
-    yield from ()
+    wanted = {"class": "wrong_label", "missing": "missing_annotation"}[kind]
+    candidates = evaluation.image_diagnostics(score_thr=0.05)["label_errors"]
+    for one in sorted((one for one in candidates if one["type"] == wanted), key=lambda one: -one["dt_score"]):
+        x, y, width, height = detections[one["dt_id"] - 1]["bbox"]
+        yield one["image_id"], one["gt_id"], (x, y, x + width, y + height), -1
 
 
 if __name__ == "__main__":

@@ -4,12 +4,13 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from tailseg.annotations.read import read_dataset
 from tailseg.label_errors.changes import make_change
 from tailseg.label_errors.classes import count_support, estimate_classes
-from tailseg.label_errors.regions import Regions
-from tailseg.label_errors.suspects import find_suspects, score_outlines
+from tailseg.label_errors.regions import MOVED, MOVED_IOU, Regions, compute_iou, move_boxes
+from tailseg.label_errors.suspects import estimate_places, find_suspects, score_outlines
 
 SIZE = 100
 
@@ -81,6 +82,7 @@ def regions_for(annotations, x, *, found=(), x_found=None, overlaps=None):
         ).astype(np.float32),
         masks=(None,) * (number + more),
         refined=np.concatenate([objects.boxes + 1, boxes]),
+        places=np.zeros((number, 1 + MOVED, 4), np.float32),
     )
 
 
@@ -131,19 +133,44 @@ def test_missing_objects_are_of_classes_that_were_looked_for(read, lvis, listed)
         assert change.becomes == {"category_id": 2, "bbox": [60.0, 60.0, 30.0, 30.0], "area": 900.0}
 
 
+def outlines(overlaps, places=None):
+    """Regions of objects alone, with the IoU of each with the network's mask."""
+    count = len(overlaps)
+    places = np.zeros((count, 1 + MOVED, 4)) if places is None else places
+    return Regions(
+        *(np.zeros((count, 1), np.float32), np.arange(count), np.zeros((count, 4)), np.zeros(count, int)),
+        *(np.arange(count), np.ones(count), overlaps, (None,) * count, np.zeros((count, 4)), places),
+    )
+
+
 def test_an_outline_is_compared_with_objects_of_its_size():
     """Small objects have a low IoU throughout; a large one with the same IoU is suspicious."""
     overlaps = np.concatenate([np.full(150, 0.4), np.full(150, 0.9)])
     overlaps[200] = 0.4
     areas = np.concatenate([np.full(150, 20.0), np.full(150, 9000.0)])
-    count = len(areas)
-    regions = Regions(
-        *(np.zeros((count, 1), np.float32), np.arange(count), np.zeros((count, 4)), np.zeros(count, int)),
-        *(np.arange(count), np.ones(count), overlaps, (None,) * count, np.zeros((count, 4))),
-    )
-    scores = score_outlines(regions, areas)
+    scores = score_outlines(outlines(overlaps), areas, np.zeros(300))
     assert scores.argmax() == 200
     assert scores[:100].max() == 0
+
+
+def test_a_box_in_a_wrong_place_looks_like_moved_boxes():
+    rng = np.random.default_rng(0)
+    places = rng.normal(size=(100, 1 + MOVED, 8)).astype(np.float32)
+    places[:, 1:, 0] += 6  # what tells a moved box
+    places[7, 0, 0] += 6
+    misplaced = estimate_places(outlines(np.ones(100), places), folds=5, seed=0)
+    assert misplaced.argmax() == 7
+    assert misplaced[7] > 0.5 > np.delete(misplaced, 7).max()
+
+
+def test_moved_boxes_overlap_by_about_half():
+    boxes = torch.tensor([[10.0, 10.0, 50.0, 30.0], [0.0, 0.0, 9.0, 9.0]])
+    moved = move_boxes(boxes).numpy()
+    assert np.array_equal(moved[:, 0], boxes.numpy())
+    overlaps = [compute_iou(moved[k, :1], moved[k, 1:])[0] for k in range(2)]
+    assert (np.stack(overlaps) >= MOVED_IOU[0]).all()
+    assert (np.stack(overlaps) <= MOVED_IOU[1]).all()
+    assert not np.array_equal(move_boxes(boxes, seed=1).numpy(), moved)
 
 
 def test_duplicates_of_one_class_come_before_those_of_two(read):

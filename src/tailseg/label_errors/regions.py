@@ -38,6 +38,16 @@ MAX_FEATURES: Final = 512
 """Features of a region; longer ones are projected."""
 CELLS: Final = {4: 1, 8: 2, 16: 2, 32: 1}
 """Cells in which a map of each stride is pooled, along each side."""
+PLACE_CELLS: Final = {8: 4, 16: 4}
+"""Cells for the features that tell whether a box is in the right place."""
+CONTEXT: Final = 1.5
+"""Those are pooled in a box that is larger by this factor: what lies outside of the box decides, too."""
+MOVED: Final = 3
+"""Boxes in wrong places that are made from each object, as examples."""
+MAX_DRAWS: Final = 20
+"""Draws of a moved box; the last one is taken."""
+MOVED_IOU: Final = (0.4, 0.65)
+"""Their least and largest IoU with the object."""
 
 Track = Callable[[int, int], None]
 """Called with the number of images that are done, and all."""
@@ -59,6 +69,8 @@ class Regions:
             share of it in a crowd region if that is larger.
         masks: the mask that the network draws for the object, or the mask of the detection; None without a mask head.
         refined: float32 ``[R, 4]`` xyxy, the box that the network draws for the object; that of a detection.
+        places: float32 ``[K, 1 + MOVED, D]``, for each object, in order, the features of its place: those of its box,
+            then those of moved boxes.
     """
 
     x: np.ndarray
@@ -70,6 +82,7 @@ class Regions:
     overlaps: np.ndarray
     masks: tuple[RunLengths | None, ...]
     refined: np.ndarray
+    places: np.ndarray
 
     @property
     def is_object(self) -> np.ndarray:
@@ -106,21 +119,20 @@ class RegionReader:
         self.predictor = predictor
         data = predictor.recipe.data
         self._transform = evaluation_transform(data.test_short_side, data.max_long_side)
-        self._projection: Tensor | None = None
+        self._projections: dict[int, Tensor] = {}
 
     @torch.no_grad()
-    def read(
-        self, pixels: Tensor, boxes: Float[Tensor, "K 4"], labels: Tensor
-    ) -> tuple[Float[Tensor, "R D"], Float[Tensor, "K 4"], list[RunLengths | None], Detections]:
+    def read(self, pixels: Tensor, boxes: Float[Tensor, "K 4"], labels: Tensor, *, seed: int = 0) -> "Look":
         """Detects in an image, and looks at some boxes.
 
         Args:
             pixels: RGB ``[3, h, w]``.
             boxes: K boxes, xyxy in pixels of the image.
             labels: the class of each box, for its refinement and its mask.
+            seed: of the moved boxes.
 
         Returns:
-            The features of the boxes and then of the M detections; the refined boxes and their masks; the detections.
+            What the network sees.
         """
         model, device = self.model, self.predictor.device
         height, width = pixels.shape[-2:]
@@ -136,6 +148,7 @@ class RegionReader:
             head = cast("BoxHead", model.box_head)
             hidden = head(pyramid, [regions])
             parts = [part.float() for part in (*_pool(maps, regions, size), hidden)]
+            places = _pool_places(maps, scale_boxes(move_boxes(boxes, seed=seed).flatten(0, 1).to(device), *scale))
             refined = self._refine(head, hidden[: len(boxes)], regions[: len(boxes)], labels.to(device), size)
             masks: list[RunLengths | None] = [None] * len(boxes)
             if isinstance(model, MaskRCNN) and len(boxes):
@@ -143,7 +156,13 @@ class RegionReader:
                 original = scale_boxes(refined, 1 / scale[0], 1 / scale[1])
                 threshold = model.config.postprocess.mask_threshold
                 masks = [*paste_masks(drawn, original, height, width, threshold=threshold)]
-        return self._join(parts), scale_boxes(refined, 1 / scale[0], 1 / scale[1]), masks, found
+        return Look(
+            x=self._join(parts),
+            places=self._join(places).unflatten(0, (len(boxes), 1 + MOVED)),
+            refined=scale_boxes(refined, 1 / scale[0], 1 / scale[1]),
+            masks=masks,
+            found=found,
+        )
 
     @staticmethod
     def _refine(head: BoxHead, hidden: Tensor, boxes: Tensor, labels: Tensor, size: tuple[int, int]) -> Tensor:
@@ -160,11 +179,67 @@ class RegionReader:
         x = torch.cat([normalize(part) for part in parts], dim=1)
         if x.shape[1] <= MAX_FEATURES:
             return x
-        if self._projection is None:
+        if x.shape[1] not in self._projections:
             generator = torch.Generator().manual_seed(0)
             matrix = torch.randn(x.shape[1], MAX_FEATURES, generator=generator) / MAX_FEATURES**0.5
-            self._projection = matrix.to(x.device)
-        return x @ self._projection
+            self._projections[x.shape[1]] = matrix.to(x.device)
+        return x @ self._projections[x.shape[1]]
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """What the network sees in an image with K given boxes and M detections.
+
+    Attributes:
+        x: features of the boxes, then of the detections.
+        places: features of the places of the boxes, and of moved ones.
+        refined: the boxes, moved by the regressor.
+        masks: the mask in each refined box; None without a mask head.
+        found: the detections.
+    """
+
+    x: Float[Tensor, "R D"]
+    places: Float[Tensor, "K J D"]
+    refined: Float[Tensor, "K 4"]
+    masks: list[RunLengths | None]
+    found: Detections
+
+
+def move_boxes(boxes: Float[Tensor, "K 4"], *, seed: int = 0) -> Float[Tensor, "K J 4"]:
+    """Makes boxes in wrong places: shifted, enlarged and shrunk until the IoU is in `MOVED_IOU`.
+
+    Args:
+        boxes: xyxy.
+        seed: of the draws.
+
+    Returns:
+        Each box unchanged, then `MOVED` others.
+    """
+    rng = np.random.default_rng(seed)
+    moved = boxes[:, None].repeat(1, 1 + MOVED, 1).numpy()
+    for k, j in np.ndindex(len(boxes), MOVED):
+        box = moved[k, 0].astype(np.float64)
+        sides, center = box[2:] - box[:2], (box[:2] + box[2:]) / 2
+        for _ in range(MAX_DRAWS):
+            if rng.random() < 0.5:
+                new_center, new_sides = center + rng.uniform(-0.6, 0.6, 2) * sides, sides
+            else:
+                new_center, new_sides = center, sides * np.exp(rng.uniform(-0.5, 0.5))
+            new = np.concatenate([new_center - new_sides / 2, new_center + new_sides / 2])
+            if MOVED_IOU[0] <= compute_iou(box[None], new[None])[0, 0] <= MOVED_IOU[1]:
+                break
+        moved[k, 1 + j] = new
+    return torch.from_numpy(moved)
+
+
+def _pool_places(maps: Sequence[Tensor], boxes: Float[Tensor, "P 4"]) -> list[Float[Tensor, "P _"]]:
+    """Pools the maps in enlarged boxes."""
+    centers, halves = (boxes[:, :2] + boxes[:, 2:]) / 2, CONTEXT * (boxes[:, 2:] - boxes[:, :2]) / 2
+    regions = torch.cat([centers - halves, centers + halves], dim=1)
+    return [
+        roi_align(maps[STRIDES.index(stride)].float(), [regions], cells, 1 / stride, 1, aligned=True).flatten(1)
+        for stride, cells in PLACE_CELLS.items()
+    ]
 
 
 def _pool(maps: Sequence[Tensor], boxes: Float[Tensor, "R 4"], size: tuple[int, int]) -> list[Float[Tensor, "R _"]]:
@@ -200,34 +275,36 @@ def read_regions(predictor: Predictor, annotations: Annotations, track: Track = 
     """
     require_same_classes(predictor, annotations)
     reader = RegionReader(predictor)
-    columns: list[list[np.ndarray]] = [[] for _ in range(8)]
+    columns: list[list[np.ndarray]] = [[] for _ in range(9)]
     masks: list[RunLengths | None] = []
     for index in range(annotations.num_images):
         pixels, _ = read_annotated(annotations, annotations.get_info(index))
         rows = _list_objects(annotations, index)
         boxes = annotations.objects.boxes[rows]
         labels = annotations.objects.labels[rows]
-        x, refined, drawn, found = reader.read(pixels, torch.from_numpy(boxes), torch.from_numpy(labels))
+        look = reader.read(pixels, torch.from_numpy(boxes), torch.from_numpy(labels), seed=index)
+        found, drawn = look.found, look.masks
         found_boxes = found.boxes.float().cpu().numpy()
-        refined_boxes = refined.float().cpu().numpy()
+        refined_boxes = look.refined.float().cpu().numpy()
         height, width = pixels.shape[-2:]
         own = _compare(annotations, index, rows, boxes, refined_boxes, drawn, (height, width))
         values = (
-            x.cpu().numpy(),
-            np.full(len(x), index),
+            look.x.cpu().numpy(),
+            np.full(len(look.x), index),
             np.concatenate([boxes, found_boxes]),
             np.concatenate([labels, found.labels.cpu().numpy()]),
             np.concatenate([rows, np.full(len(found), -1)]),
             np.concatenate([np.ones(len(rows), np.float32), found.scores.float().cpu().numpy()]),
             np.concatenate([own, _find_overlaps(annotations, index, found_boxes)]),
             np.concatenate([refined_boxes, found_boxes]),
+            look.places.cpu().numpy(),
         )
         for column, value in zip(columns, values, strict=True):
             column.append(value)
         masks += [*drawn, *(found.masks or [None] * len(found))]
         track(index + 1, annotations.num_images)
-    x, images, boxes, labels, rows, scores, overlaps, refined = (np.concatenate(column) for column in columns)
-    return Regions(x, images, boxes, labels, rows, scores, overlaps, tuple(masks), refined)
+    x, images, boxes, labels, rows, scores, overlaps, refined, places = map(np.concatenate, columns)
+    return Regions(x, images, boxes, labels, rows, scores, overlaps, tuple(masks), refined, places)
 
 
 def require_same_classes(predictor: Predictor, annotations: Annotations) -> None:

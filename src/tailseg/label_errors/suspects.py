@@ -27,6 +27,8 @@ KIND_NAMES: Final[Mapping[Kind, str]] = {
 }
 BACKGROUND_IOU: Final = 0.3
 """A detection with a smaller IoU with every object is an example of the background."""
+BACKGROUND_SHARE: Final = 3
+"""Examples of the background for each object, at most."""
 MISSING_IOU: Final = 0.5
 """A detection with a smaller IoU with every object may be a missing object."""
 SAME_IOU: Final = 0.5
@@ -90,7 +92,7 @@ def find_suspects(
     makers = {
         "class": lambda: _find_wrong_classes(annotations, regions, estimates),
         "missing": lambda: _find_missing(annotations, regions, estimates),
-        "outline": lambda: _find_bad_outlines(annotations, regions),
+        "outline": lambda: _find_bad_outlines(annotations, regions, estimate_places(regions, folds=folds, seed=seed)),
         "duplicate": lambda: _find_duplicates(annotations),
     }
     if {"class", "missing"} & {*kinds}:
@@ -105,7 +107,12 @@ def estimate_regions(regions: Regions, num_classes: int, *, folds: int, seed: in
     class is free. They are few among the background that the classifiers learn.
     """
     labels = np.where(regions.is_object, regions.labels, num_classes)
-    learned = regions.is_object | (regions.overlaps < BACKGROUND_IOU)
+    background = np.flatnonzero(~regions.is_object & (regions.overlaps < BACKGROUND_IOU))
+    limit = max(1, BACKGROUND_SHARE * int(regions.is_object.sum()))
+    if len(background) > limit:
+        background = np.random.default_rng(seed).choice(background, limit, replace=False)
+    learned = regions.is_object.copy()
+    learned[background] = True
     return estimate_classes(regions.x, labels, regions.images, num_classes, learned=learned, folds=folds, seed=seed)
 
 
@@ -118,31 +125,90 @@ def score_classes(estimates: ClassEstimates) -> np.ndarray:
     return np.where(estimates.support > 0, other / (own + other), 0.0)
 
 
-def score_missing(regions: Regions, estimates: ClassEstimates) -> np.ndarray:
-    """The geometric mean of the network's score and the probability of an object by the classifiers."""
-    return np.sqrt(np.clip(regions.scores * (1 - estimates.background), 0, 1))
+def score_missing(regions: Regions, estimates: ClassEstimates, covered: np.ndarray) -> np.ndarray:
+    """``p(class) * score^(1/4) * (1 - covered)``: likely of a class, found by the network, and no part of an object.
+
+    Args:
+        regions: R regions.
+        estimates: of their classes.
+        covered: ``[R]``, see `compute_covered`.
+
+    Returns:
+        Float ``[R]`` in 0 .. 1.
+    """
+    return estimates.other * np.clip(regions.scores, 0, 1) ** 0.25 * (1 - covered)
 
 
-def score_outlines(regions: Regions, areas: np.ndarray) -> np.ndarray:
-    """How much lower the IoU is than the median of objects of similar size, as a share of this median.
+def compute_covered(annotations: Annotations, regions: Regions) -> np.ndarray:
+    """How much each detection and an object of its image contain each other, by their boxes.
+
+    The largest of two shares over all objects: that of the detection inside the object, and that of the object inside
+    the detection. A part of an annotated object, and a group of objects, is no missing object.
+
+    Args:
+        annotations: the data set.
+        regions: R regions.
+
+    Returns:
+        Float ``[R]`` in 0 .. 1; 0 for objects.
+    """
+    covered, objects = np.zeros(len(regions.x)), annotations.objects
+    found = np.flatnonzero(~regions.is_object)
+    order = found[np.argsort(regions.images[found], kind="stable")]
+    starts = np.searchsorted(regions.images[order], np.arange(annotations.num_images + 1))
+    for index in range(annotations.num_images):
+        here = order[starts[index] : starts[index + 1]]
+        boxes = objects.boxes[objects.offsets[index] : objects.offsets[index + 1]]
+        if len(here) and len(boxes):
+            inside = compute_iou(regions.boxes[here], boxes, np.ones(len(boxes), bool)).max(axis=1)
+            around = compute_iou(boxes, regions.boxes[here], np.ones(len(here), bool)).max(axis=0)
+            covered[here] = np.maximum(inside, around)
+    return covered
+
+
+def score_outlines(regions: Regions, areas: np.ndarray, misplaced: np.ndarray) -> np.ndarray:
+    """The mean of two signs: the network draws another mask, and the box looks like a moved one.
+
+    The first is how much lower the IoU with the network's mask is than the median of objects of similar size, as a
+    share of this median.
 
     Args:
         regions: the regions of K objects.
         areas: ``[K]``, in pixels.
+        misplaced: ``[K]``, the probability that the box was moved, see `estimate_places`.
 
     Returns:
         Float ``[K]`` in 0 .. 1.
     """
+    overlaps = regions.overlaps[regions.is_object].astype(np.float64)
+    if not len(overlaps):
+        return overlaps
     order = np.argsort(areas, kind="stable")
-    overlaps = regions.overlaps[regions.is_object].astype(np.float64)[order]
-    half = NEIGHBORS // 2
-    padded = np.pad(overlaps, half, mode="reflect" if len(overlaps) > half else "edge") if len(overlaps) else overlaps
-    medians = (
-        np.median(np.lib.stride_tricks.sliding_window_view(padded, NEIGHBORS), axis=1) if len(overlaps) else overlaps
-    )
-    scores = np.empty(len(order))
-    scores[order] = np.clip((medians - overlaps) / np.maximum(medians, 0.1), 0, 1)
-    return scores
+    padded = np.pad(overlaps[order], NEIGHBORS // 2, mode="edge")
+    medians = np.median(np.lib.stride_tricks.sliding_window_view(padded, NEIGHBORS), axis=1)
+    other = np.empty(len(overlaps))
+    other[order] = np.clip((medians - overlaps[order]) / np.maximum(medians, 0.1), 0, 1)
+    return (other + misplaced) / 2
+
+
+def estimate_places(regions: Regions, *, folds: int, seed: int) -> np.ndarray:
+    """The probability that the box of each object is a moved one, by classifiers that did not see its image.
+
+    They learn from all boxes, as right, and from moved copies of them, as wrong.
+
+    Args:
+        regions: the regions of K objects.
+        folds: number of folds.
+        seed: of the folds.
+
+    Returns:
+        Float32 ``[K]``.
+    """
+    number, copies, _ = regions.places.shape
+    labels = np.tile(np.arange(copies) > 0, number).astype(np.int64)
+    images = np.repeat(regions.images[regions.is_object], copies)
+    x = regions.places.reshape(number * copies, -1)
+    return estimate_classes(x, labels, images, 1, folds=folds, seed=seed).background[::copies]
 
 
 def _find_wrong_classes(annotations: Annotations, regions: Regions, estimates: ClassEstimates) -> list[Suspect]:
@@ -163,7 +229,7 @@ def _find_wrong_classes(annotations: Annotations, regions: Regions, estimates: C
 def _find_missing(annotations: Annotations, regions: Regions, estimates: ClassEstimates) -> list[Suspect]:
     """Detections without an object. In an LVIS file, only of classes that were looked for in the image."""
     ids = np.array([category.id for category in annotations.categories], np.int64)
-    scores = score_missing(regions, estimates)
+    scores = score_missing(regions, estimates, compute_covered(annotations, regions))
     suspects = []
     for r in np.flatnonzero(~regions.is_object & (regions.overlaps < MISSING_IOU)).tolist():
         index, label = int(regions.images[r]), int(estimates.other_labels[r])
@@ -190,10 +256,10 @@ def _find_missing(annotations: Annotations, regions: Regions, estimates: ClassEs
     return suspects
 
 
-def _find_bad_outlines(annotations: Annotations, regions: Regions) -> list[Suspect]:
+def _find_bad_outlines(annotations: Annotations, regions: Regions, misplaced: np.ndarray) -> list[Suspect]:
     places = np.flatnonzero(regions.is_object)
     boxes = regions.boxes[places]
-    scores = score_outlines(regions, (boxes[:, 2:] - boxes[:, :2]).prod(axis=1))
+    scores = score_outlines(regions, (boxes[:, 2:] - boxes[:, :2]).prod(axis=1), misplaced)
     return [
         _describe_object(
             annotations,
