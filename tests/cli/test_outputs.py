@@ -15,6 +15,7 @@ from typing import get_args
 
 import pytest
 
+from tailseg.annotations.patch import Patch, compute_key, to_plain
 from tailseg.cli import COMMANDS, main
 from tailseg.cli.outputs import get_mark, settings
 from tailseg.files import Input, Output
@@ -91,11 +92,14 @@ READ = {
     "Export.sample_images",
     *("DataImport.images", "DataImport.match_classes", "DataExport.images", "DataExport.match_classes"),
     *("DataExport.results", "DataSplit.images", "DataRemap.table", "DataFederate.looked_for"),
+    *("DataErrors.images", "DataErrors.run", "DataErrors.recipe", "DataApply.patch"),
+    *("DataNext.run", "DataNext.folder", "DataNext.recipe"),
     *("DataCheck.images", "DataCheck.val", "DataCheck.val_images", "Resume.recipe"),
 }
 """Settings that name what is read, or a function."""
 WORDS = {
     *("DataFilter.classes", "DataRemap.rename", "DataSplit.by"),
+    *("DataErrors.module", "DataErrors.device", "DataNext.module", "DataNext.device"),
     "Predict.module",
     "Test.module",
     "Calibrate.module",
@@ -165,6 +169,8 @@ class Row:
 def rows(run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Row]:
     truth, results = photos.parent / "val.json", run / "results.json"
     first = json.loads(truth.read_text())["categories"][0]["name"]
+    patch = photos.parent / "patch.json"
+    patch.write_text(json.dumps(to_plain(Patch(truth.name, compute_key(truth), []))))
     photo, best = min(photos.iterdir()), run / "checkpoints/best.pt"
     monkeypatch.setattr("tailseg.report.server.make_server", lambda *_a, **_n: (_ for _ in ()).throw(SystemExit(0)))
     monkeypatch.setattr("tailseg.cli.submit.submit", lambda *_: pytest.skip("SLURM's files have numbers of their own"))
@@ -286,6 +292,27 @@ def rows(run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, 
             lambda out: words("data", "split", copied(truth, "train.json")(out), out),
         ),
         Row(
+            "DataErrors.out",
+            "`data errors --out`: errors.json, errors.html",
+            lambda out: words("data", "errors", run, "--data", truth, "--out", out),
+            ("errors.json", "errors.html"),
+            lambda out: words("data", "errors", run, "--data", copied(truth, "errors.json")(out), "--out", out),
+        ),
+        Row(
+            "DataApply.out",
+            "`data apply OUT`: an annotation file",
+            lambda out: words("data", "apply", truth, patch, out),
+            ("",),
+            lambda out: words("data", "apply", copied(truth)(out), patch, out),
+        ),
+        Row(
+            "DataNext.out",
+            "`data next --out`: a list of images",
+            lambda out: words("data", "next", run, photos, "--out", out),
+            ("",),
+            lambda out: words("data", "next", copied(run)(out), photos, "--out", out),
+        ),
+        Row(
             "Predict.out",
             "`predict --out`: results.json, results.jsonl, predict.json, pictures",
             lambda out: words("predict", run, photo, "--out", out),
@@ -397,7 +424,7 @@ Content = dict[str, tuple[int, bytes]]
 
 
 NEVER_REPLACES = {"Serve.run", "DataCheck.repair", "DataImport.out", "DataExport.out", "DataMerge.out", "DataSplit.out"}
-NEVER_REPLACES |= {f"Data{name}.out" for name in ("Filter", "Remap", "Sample", "Federate")}
+NEVER_REPLACES |= {f"Data{name}.out" for name in ("Filter", "Remap", "Sample", "Federate", "Apply")}
 """Commands that never write over what is there."""
 
 

@@ -19,6 +19,7 @@ from tailseg.cli.convert import Convert
 from tailseg.cli.data import DataShow
 from tailseg.cli.data_convert import DataExport
 from tailseg.cli.data_edit import DataFilter, DataSample, DataSplit
+from tailseg.cli.data_errors import DataErrors
 from tailseg.cli.demo import Demo
 from tailseg.cli.eval import Eval
 from tailseg.cli.export import Export
@@ -207,6 +208,7 @@ COMMANDS = {
         ("compare", Compare),
         ("convert", Convert),
         ("data show", DataShow),
+        ("data errors", DataErrors),
         ("data export", DataExport),
         ("data filter", DataFilter),
         ("data sample", DataSample),

@@ -12,11 +12,12 @@ from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from tailseg.cli import data_edit
+from tailseg.cli import data_edit, data_errors
 from tailseg.cli.common import UsageError, output, parse, suggestion
 from tailseg.cli.data_check import DataCheck, check, find_annotation_file
 from tailseg.cli.data_convert import DataExport, DataImport, export_labels, import_labels
 from tailseg.cli.data_edit import DataFederate, DataFilter, DataMerge, DataRemap, DataSample, DataSplit
+from tailseg.cli.data_errors import DataApply, DataErrors, DataNext
 from tailseg.cli.file_kinds import SHEET
 from tailseg.cli.outputs import check as check_outputs
 from tailseg.data.settings import RepeatThreshold, Sampling
@@ -41,6 +42,9 @@ usage: tailseg data COMMAND PATH|tiny_tail[:preset] [OPTIONS]
   export  write a data set, or detections, in another format (YOLO, VOC, LabelMe, CVAT, ...)
   split   split a data set into training, validation and test files, or into folds: every class on both sides
   merge, filter, remap, sample, federate     new annotation files from others
+  errors  find label errors with a trained run: wrong classes, missing objects, bad outlines and duplicates
+  apply   write a copy of a file with the label errors repaired that you confirmed
+  next    rank unlabeled images by the rare objects that they probably hold
 
 See `tailseg data COMMAND --help`.
 """
@@ -53,6 +57,9 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "remap": (DataRemap, data_edit.remap),
     "sample": (DataSample, data_edit.sample),
     "federate": (DataFederate, data_edit.federate),
+    "errors": (DataErrors, data_errors.errors),
+    "apply": (DataApply, data_errors.apply),
+    "next": (DataNext, data_errors.rank_next),
 }
 """The commands besides show and check: their options and functions."""
 SHEET_COLUMNS = 4

@@ -106,6 +106,8 @@ LOG: Final = Kind("the log of a run", lambda path: is_run(path.parent))
 PART: Final = Kind("a part of a run's data", _in_run)
 CALIBRATION: Final = Kind("a calibration", lambda path: _has(path, "setting", "dimensions"))
 THRESHOLDS: Final = Kind("a file of thresholds", lambda path: _has(path, "classes", "single", "folds", "f1"))
+SUSPECTS: Final = Kind("a list of label errors", lambda path: _has(path, "file", "suspects"))
+NEXT_IMAGES: Final = Kind("a list of images to label", lambda path: _has(path, "run", "images"))
 FOUND: Final = Kind(
     "a list of predictions", lambda path: _starts(path, r'\[\s*\]\s*$|\[\s*\{\s*"file_name": [^\n]*"category": ')
 )
