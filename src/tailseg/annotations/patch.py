@@ -136,11 +136,12 @@ def apply_patch(labels: Labels, patch: Patch) -> None:
         for place, record in enumerate(records)
     }
     last = max((number for _, number in positions), default=0)
+    changed: dict[int, list[dict[str, Any]]] = {}
     removed: set[tuple[int, int]] = set()
     for change in patch.changes:
         if change.image_id not in labels.objects:
             raise DatasetError(f"the patch changes image {change.image_id}, which {path} does not have")
-        records = labels.objects[change.image_id]
+        records = changed.setdefault(change.image_id, labels.objects[change.image_id])
         new = dict(change.becomes or {})
         if "category_id" in new:
             _check_class(labels, new["category_id"])
@@ -158,8 +159,8 @@ def apply_patch(labels: Labels, patch: Patch) -> None:
             records[place] = records[place] | new
             if change.becomes is None:
                 removed.add((change.image_id, change.annotation_id))
-    for key, records in labels.objects.items():
-        labels.objects[key] = [record for record in records if (key, record["id"]) not in removed]
+    for image, records in changed.items():
+        labels.objects[image] = [record for record in records if (image, record["id"]) not in removed]
     for image in labels.images:
         present = {record["category_id"] for record in labels.objects[image["id"]]}
         if LVIS_LISTS[0] in image:
