@@ -56,6 +56,10 @@ LOSSES = {
     "balanced softmax": losses.LogitAdjustedSoftmaxConfig(),
     "ECM": losses.ECMLossConfig(),
     "LDAM": losses.LDAMLossConfig(),
+    "PCB": losses.PCBLossConfig(),
+    "PCB, Seesaw": losses.PCBLossConfig(base="seesaw"),
+    "EBL": losses.EquilibriumLossConfig(),
+    "ROG": losses.ROGLossConfig(),
 }
 
 
