@@ -222,9 +222,9 @@ def measure(options: Measure) -> None:
     body = table(header, [row + [""] * (len(header) - len(row)) for row in rows])
     text = (
         f"{predictor.recipe.name}, {predictor.checkpoint.progress.step} steps; {options.note} "
-        f"{count_noun(len(right), 'object')} in {count_noun(annotations.num_images, 'image')}. Of the planted errors of "
-        "each kind, the share among the first 5, 10 and 20 % of the list; 10 % are as many entries as a tenth of the "
-        "objects. By group: found in the first 10 %. All ways get the detections of the same run.\n\n" + body
+        f"{count_noun(len(right), 'object')} in {count_noun(annotations.num_images, 'image')}. Of the planted errors "
+        "of each kind, the share among the first 5, 10 and 20 % of the list; 10 % are as many entries as a tenth of "
+        "the objects. By group: found in the first 10 %. All ways get the detections of the same run.\n\n" + body
     )
     write(
         "label_errors",

@@ -10,7 +10,7 @@ from tailseg.annotations.read import read_dataset
 from tailseg.label_errors.changes import make_change
 from tailseg.label_errors.classes import count_support, estimate_classes
 from tailseg.label_errors.regions import MOVED, MOVED_IOU, Regions, compute_iou, move_boxes
-from tailseg.label_errors.suspects import estimate_places, find_suspects, score_outlines
+from tailseg.label_errors.suspects import compute_covered, estimate_places, find_suspects, score_outlines
 
 SIZE = 100
 
@@ -131,6 +131,14 @@ def test_missing_objects_are_of_classes_that_were_looked_for(read, lvis, listed)
         change = make_change(best[0])
         assert change.annotation_id is None
         assert change.becomes == {"category_id": 2, "bbox": [60.0, 60.0, 30.0, 30.0], "area": 900.0}
+
+
+def test_parts_and_groups_of_objects_are_covered(read):
+    annotations = read([[(0, BOX), (0, [50, 10, 20, 20])], [(1, BOX)]])
+    found = [(0, [12, 12, 22, 22], 1.0, 0.0), (0, [0, 0, 80, 40], 1.0, 0.0), (1, [60, 60, 90, 90], 1.0, 0.0)]
+    found += [(1, [20, 10, 40, 30], 1.0, 0.0)]  # half of it is inside
+    regions = regions_for(annotations, np.zeros((3, 2)), found=found, x_found=np.zeros((4, 2)))
+    assert compute_covered(annotations, regions).tolist() == pytest.approx([0, 0, 0, 1, 1, 0, 0.5])
 
 
 def outlines(overlaps, places=None):

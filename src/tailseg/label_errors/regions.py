@@ -5,7 +5,7 @@ The network runs once over each image. Nothing is trained. Shapes: R regions, D 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final
 
 import numpy as np
 import torch
@@ -145,7 +145,7 @@ class RegionReader:
             proposals = model.rpn.proposals(model.rpn(pyramid), sizes)
             found = _suppress(model.detect(pyramid, proposals, sizes, [(height, width)])[0])
             regions = scale_boxes(torch.cat([boxes.to(device), found.boxes]), *scale)
-            head = cast("BoxHead", model.box_head)
+            head = model.box_head
             hidden = head(pyramid, [regions])
             parts = [part.float() for part in (*_pool(maps, regions, size), hidden)]
             places = _pool_places(maps, scale_boxes(move_boxes(boxes, seed=seed).flatten(0, 1).to(device), *scale))

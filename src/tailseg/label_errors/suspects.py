@@ -105,6 +105,15 @@ def estimate_regions(regions: Regions, num_classes: int, *, folds: int, seed: in
 
     Detections that lie near an object are neither: they are estimated, but their label is background, so that their
     class is free. They are few among the background that the classifiers learn.
+
+    Args:
+        regions: R regions.
+        num_classes: C.
+        folds: number of folds.
+        seed: of the folds, and of the examples of the background if there are too many.
+
+    Returns:
+        The estimates of the R regions.
     """
     labels = np.where(regions.is_object, regions.labels, num_classes)
     background = np.flatnonzero(~regions.is_object & (regions.overlaps < BACKGROUND_IOU))
@@ -311,7 +320,16 @@ def _compare_masks(annotations: Annotations, index: int, first: int, second: int
 
 
 def read_mask(annotations: Annotations, row: int, index: int) -> RunLengths:
-    """The mask of object ``row``, which is in image ``index``."""
+    """Reads the mask of an object.
+
+    Args:
+        annotations: the data set.
+        row: the position of the object in ``Annotations.objects``.
+        index: the position of its image.
+
+    Returns:
+        Its run lengths.
+    """
     height, width = annotations.sizes[index].tolist()
     return segmentation_to_rle(annotations.get_segmentation(row, index), height, width)
 
