@@ -1,8 +1,9 @@
 """How many planted label errors `tailseg data errors` ranks first, next to the ways of other tools.
 
-    uv run python benchmarks/label_errors.py plant trashcan/train.json runs/label_errors/trashcan
-    tailseg train custom_frozen --data.train runs/label_errors/trashcan/all.json ... --run.out RUN
-    uv run python benchmarks/label_errors.py measure RUN runs/label_errors/trashcan
+    uv run python benchmarks/label_errors.py plant trashcan/val.json runs/label_errors/trashcan
+    tailseg train custom_frozen --data.train runs/label_errors/trashcan/all.json --run.out runs/label_errors/run
+    uv run --with cleanlab python benchmarks/label_errors.py measure runs/label_errors/run runs/label_errors/trashcan \\
+        --name trashcan
 
 `plant` writes a copy of an annotation file for each kind of error, with errors in 5 % of the objects: another class
 (drawn by frequency), the object left out, an outline of IoU 0.5, or a second copy of the object. ``all.json`` has the
