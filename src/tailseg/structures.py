@@ -459,8 +459,8 @@ class ClassFrequency:
     @classmethod
     def from_counts(
         cls,
-        image_counts: Tensor,
-        instance_counts: Tensor,
+        image_counts: Tensor | Sequence[int],
+        instance_counts: Tensor | Sequence[int],
         num_images: int,
         groups: tuple[Group, ...] | None = None,
     ) -> "ClassFrequency":
@@ -474,7 +474,18 @@ class ClassFrequency:
 
         Returns:
             The frequencies, with int64 counts.
+
+        Raises:
+            ValueError: the lengths differ, a count is negative, or a class has more images than ``num_images``.
         """
+        image_counts, instance_counts = torch.as_tensor(image_counts), torch.as_tensor(instance_counts)
+        if image_counts.numel() and not 0 <= int(image_counts.min()) <= int(image_counts.max()) <= num_images:
+            raise ValueError(
+                f"image_counts are 0 .. num_images = {num_images}, got {int(image_counts.min())} .. "
+                f"{int(image_counts.max())}: num_images counts the training images that have any annotation"
+            )
+        if instance_counts.numel() and int(instance_counts.min()) < 0:
+            raise ValueError(f"instance_counts are at least 0, got {int(instance_counts.min())}")
         if groups is None:
             groups = tuple(frequency_group(int(count)) for count in image_counts)
         return cls(image_counts.long(), instance_counts.long(), num_images, groups)

@@ -379,3 +379,18 @@ def test_groups_come_from_the_training_set(files, tmp_path):
     assert {one.group for one in metrics.per_class["bbox"]} >= {"c", "f"} or metrics["bbox"]["APr"] is not None
     assert metrics.flatten()["segm/AP"] == expected["segm"]["AP"]
     assert replace(metrics, extra={"Own": {"mean": 2.0}}).flatten()["Own/mean"] == 2.0
+
+
+def test_a_batch_without_records(files):
+    """Early in a training, whole batches have no detections."""
+    truth, results, _ = files
+    records = json.loads(results.read_text())
+    ids = [image["id"] for image in json.loads(truth.read_text())["images"]]
+    evaluator = Evaluator(truth)
+    evaluator.update([], image_ids=ids[:1])
+    assert evaluator.num_images == 1
+    with pytest.raises(ValueError, match="was given before"):
+        evaluator.update([], image_ids=ids[:1])
+    evaluator.update([one for one in records if one["image_id"] != ids[0]], image_ids=ids[1:])
+    expected = evaluate(truth, [one for one in records if one["image_id"] != ids[0]])
+    assert evaluator.compute().to_dict() == expected.to_dict()

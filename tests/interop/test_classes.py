@@ -1,12 +1,15 @@
 """Classes from an annotation file or a list, held against the names that a checkpoint states."""
 
+import gzip
 import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from tailseg.annotations.dataset import Category
 from tailseg.interop.classes import check_class_names, read_classes
+from tailseg.structures import ClassFrequency
 from tailseg.training.checkpoint import CheckpointError
 
 CATEGORIES = [
@@ -35,6 +38,24 @@ def test_an_annotation_file_is_counted(shared: Path) -> None:
     categories, frequency = read_classes(shared / "data" / "coco_tail" / "train.json")
     assert len(categories) == frequency.num_classes
     assert int(frequency.instance_counts.max()) == 350  # people, crowds left out
+
+
+def test_a_packed_file(shared: Path, tmp_path: Path) -> None:
+    file = shared / "data" / "coco_tail" / "val.json"
+    (tmp_path / "val.json.gz").write_bytes(gzip.compress(file.read_bytes()))
+    (categories, frequency), (expected, counts) = read_classes(tmp_path / "val.json.gz"), read_classes(file)
+    assert categories == expected
+    assert torch.equal(frequency.image_counts, counts.image_counts)
+
+
+def test_counts_as_lists_and_counts_that_cannot_be() -> None:
+    frequency = ClassFrequency.from_counts([500, 80, 0], [900, 80, 0], 520)
+    assert frequency.image_counts.tolist() == [500, 80, 0]
+    assert frequency.groups == ("f", "c", "r")
+    with pytest.raises(ValueError, match="image_counts are 0 .. num_images = 400, got 0 .. 500"):
+        ClassFrequency.from_counts([500, 80, 0], [900, 80, 0], 400)
+    with pytest.raises(ValueError, match="instance_counts are at least 0, got -1"):
+        ClassFrequency.from_counts([5], [-1], 5)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tailseg import losses
 from tailseg.losses import (
@@ -796,8 +797,28 @@ def test_a_model_of_another_type_changes_no_table_and_no_state(config, dtype):
         moved.step_taken()
         loss.step_taken()
     assert [b.dtype for b in moved.buffers()] == [b.dtype for b in loss.buffers()]
-    assert {buffer.device.type for buffer in moved.to("meta").buffers()} <= {"meta"}
+    constants = [getattr(moved, name) for name in moved.constant_names]
+    assert [c.dtype for c in constants] == [getattr(loss, name).dtype for name in loss.constant_names]
+    moved.to("meta")
+    assert {buffer.device.type for buffer in moved.buffers()} <= {"meta"}
+    assert {getattr(moved, name).device.type for name in moved.constant_names} <= {"meta"}
     assert moved.state_dict().keys() == loss.state_dict().keys()
+
+
+@every_loss
+@pytest.mark.parametrize("average", [None, get_ema_multi_avg_fn(0.9)])
+def test_an_average_of_models_scores_as_the_models_do(config, average):
+    """Averages compute with buffers: rounded indices of classes would be other classes."""
+    loss = config.build(long_tail(12))
+    model = torch.nn.Sequential(torch.nn.Linear(1, 1), loss)
+    averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+    for _ in range(20):
+        averaged.update_parameters(model)
+    other = averaged.module[1]
+    logits, labels = problem(loss, 12)
+    assert torch.equal(other.scores(logits), loss.scores(logits))
+    assert all(torch.equal(getattr(other, name), getattr(loss, name)) for name in loss.constant_names)
+    assert total(other, logits, labels).isfinite()
 
 
 @every_state

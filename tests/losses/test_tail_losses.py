@@ -550,7 +550,7 @@ def test_takes_any_link(kind):
 def test_the_tail_follows_the_loss_to_its_device_but_not_into_a_checkpoint():
     loss = DropLossConfig().build(long_tail(6))
     assert loss.state_dict() == {}
-    assert dict(loss.named_buffers()).keys() == {"tail"}
+    assert not dict(loss.named_buffers())
     assert loss.to("meta").tail.device.type == "meta"
 
 

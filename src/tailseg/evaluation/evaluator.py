@@ -163,7 +163,13 @@ class Evaluator:
                 "predictions should be a list with one element for each image, or of result records, got "
                 f"{kind.__module__}.{kind.__qualname__}"
             )
-        if predictions and isinstance(predictions[0], Mapping) and "category_id" in predictions[0]:
+        if self._table is None and not predictions and image_ids is not None:
+            # Without labels= only records are taken: these images have none.
+            ids = [_to_id(key) for key in image_ids]
+            new = [ids[at] for at in self._find_new(ids)]
+            self._add(new, None, None, self._state.kinds, set())
+            self._state.num_repeated += len(ids) - len(new)
+        elif predictions and isinstance(predictions[0], Mapping) and "category_id" in predictions[0]:
             self._update_records(predictions, targets, image_ids)
         else:
             self._update_images(predictions, targets, image_ids)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from tailseg.annotations.dataset import Category
+from tailseg.annotations.json_file import decompress
 from tailseg.annotations.read import read_dataset
 from tailseg.interop.rules import shorten
 from tailseg.structures import ClassFrequency, frequency_group
@@ -21,8 +22,9 @@ def read_classes(path: str | Path) -> tuple[tuple[Category, ...], ClassFrequency
 
     The frequency is what every loss of tailseg takes; label j is the class ``categories[j]``.
 
-    The file is the training set's annotation file, or a list without annotations, ``{"num_images": annotated images,
-    "categories": [{"id", "name", "image_count", "instance_count", "frequency" (optional)}, ...]}``.
+    The file is the training set's annotation file, packed by gzip or not, or a list without annotations,
+    ``{"num_images": annotated images, "categories": [{"id", "name", "image_count", "instance_count",
+    "frequency" (optional)}, ...]}``.
 
     Raises:
         CheckpointError: there is no such file, or it has another format.
@@ -35,7 +37,7 @@ def read_classes(path: str | Path) -> tuple[tuple[Category, ...], ClassFrequency
             "--classes"
         )
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(decompress(path.read_bytes(), path))
     except ValueError as error:
         raise CheckpointError(f"{path} is not JSON ({error}): expected an annotation file") from None
     if not (isinstance(content, dict) and isinstance(content.get("categories"), list)):

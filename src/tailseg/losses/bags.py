@@ -59,10 +59,10 @@ class BAGSLoss(ConfiguredLoss):
         others = self.num_classes + torch.arange(len(members))
         columns = torch.cat([torch.cat([classes, other[None]]) for classes, other in zip(members, others, strict=True)])
         # By label (background is the last): its group, and its place within the group. Background is in none of the G.
-        self.register_buffer("group", F.pad(group, (0, 1), value=len(members)), persistent=False)
-        self.register_buffer("position", position, persistent=False)
+        self.set_constant("group", F.pad(group, (0, 1), value=len(members)))
+        self.set_constant("position", position)
         # The columns of the logits in the order of the groups; the classes of a group precede its "others".
-        self.register_buffer("columns", columns, persistent=False)
+        self.set_constant("columns", columns)
 
     def forward(self, logits: Float[Tensor, "R L"], labels: Int64[Tensor, " R"]) -> dict[str, Float[Tensor, ""]]:
         """Returns ``{"loss_cls": loss}``; 0 for R = 0. All processes must call.

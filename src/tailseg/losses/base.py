@@ -34,11 +34,17 @@ class ClassificationLoss(nn.Module, ABC):
         num_logits: L; C, C + 1 (background is the last logit) or C + 2, as the loss decides.
         scores_are_exclusive: whether a region's scores always sum to at most 1, as a softmax's do. The calibration
             treats such scores as shares, and all others as answers to separate questions.
+        constant_names: the names of the tensors of `set_constant`.
     """
 
     num_classes: int
     num_logits: int
     scores_are_exclusive: bool = False
+    constant_names: tuple[str, ...] = ()
+
+    def extra_repr(self) -> str:
+        """The classes and logits, for ``print(model)``."""
+        return f"num_classes={self.num_classes}, num_logits={self.num_logits}"
 
     @abstractmethod
     def init_bias(self) -> Float[Tensor, " L"]:
@@ -66,7 +72,22 @@ class ClassificationLoss(nn.Module, ABC):
         Raises:
             SettingError: the class weights do not fit the classes.
         """
-        self.register_buffer("label_weights", compute_label_weights(classes, config), persistent=False)
+        weights = compute_label_weights(classes, config)
+        if weights is not None:
+            self.set_constant("label_weights", weights)
+
+    def set_constant(self, name: str, value: Tensor) -> None:
+        """Keeps a tensor as an attribute that moves with the model, is never trained or saved, and keeps its type.
+
+        It is no buffer, because averages of a model average its buffers too (``torch.optim.swa_utils`` with
+        ``use_buffers``): there indices become other indices, booleans are an error, and infinity becomes NaN.
+
+        Args:
+            name: of the attribute.
+            value: the tensor.
+        """
+        setattr(self, name, value)
+        self.constant_names = (*self.constant_names, name)
 
     def get_label_weights(self, logits: Float[Tensor, "R L"]) -> Float[Tensor, " C_and_background"] | None:
         """Returns the weight of each label, background last, in the type of the loss; None if all weigh alike.
@@ -96,7 +117,7 @@ class ClassificationLoss(nn.Module, ABC):
         """
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ClassificationLoss":
-        """Keeps the type of the buffers when ``to``, ``half`` and similar methods move the model.
+        """Moves the constants too, and keeps their type and that of the buffers in ``to``, ``half`` and so on.
 
         In half precision, margins would lose their digits, and counts would stop growing.
         """
@@ -106,6 +127,10 @@ class ClassificationLoss(nn.Module, ABC):
             buffer = self.get_buffer(name)
             if buffer.dtype != old_buffer.dtype:
                 setattr(self, name, old_buffer.to(buffer.device))
+        for name in self.constant_names:
+            old = getattr(self, name)
+            moved = fn(old)
+            setattr(self, name, moved if moved.dtype == old.dtype else old.to(moved.device))
         return self
 
     def check(self, logits: Tensor, labels: Tensor) -> None:

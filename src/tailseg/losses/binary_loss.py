@@ -5,7 +5,7 @@ Shapes: R regions, C foreground classes, L logits per region; ``*N`` are any dim
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from math import prod
+from math import inf, prod
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -131,15 +131,21 @@ class BinaryLoss(ClassificationLoss):
             quality: the target of each row's class instead of 1, such as the IoU of its box; with indices only.
             weights: of the rows or of the entries; they get no gradient.
             ignored: rows or entries that cost nothing and are not counted anywhere, whatever their logits are.
-            normalizer: such as the number of objects. None is the number of rows that are not ignored, at least 1.
+            normalizer: such as the number of objects, above 0: give at least 1 for batches without objects (a tensor is
+                not checked). None is the number of rows that are not ignored, at least 1.
 
         Returns:
             The loss, in float32 or wider; 0 without rows.
 
         Raises:
-            ValueError: a target lies outside ``0 .. C`` or [0, 1], a logit is infinite, or shapes or types disagree.
+            ValueError: a target lies outside ``0 .. C`` or [0, 1], a logit is infinite, the normalizer is a number that
+                is not above 0, or shapes or types disagree.
         """
         self._check_shapes(logits, targets, quality, weights, ignored)
+        if isinstance(normalizer, float | int) and not 0 < normalizer < inf:
+            raise ValueError(
+                f"normalizer is above 0, got {normalizer}: give max(number of objects, 1), for batches without objects"
+            )
         rows, width = prod(logits.shape[:-1]), logits.shape[-1]
         by_index = targets.dtype == torch.int64
         logits = logits.reshape(rows, width)
@@ -208,6 +214,7 @@ class BinaryLoss(ClassificationLoss):
             raise ValueError(
                 f"{targets.dtype} targets for logits {list(logits.shape)} have the shape {list(expected)}, got "
                 f"{list(targets.shape)}"
+                + (": give one-hot targets as bool" if by_index and targets.shape == logits.shape else "")
             )
         if not by_index and self.num_logits > self.num_classes:
             raise ValueError(

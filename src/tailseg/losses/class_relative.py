@@ -53,8 +53,8 @@ class ClassRelativeLoss(ConfiguredLoss):
             columns = member.nonzero().squeeze(1)
             # By label: its place among the link's columns. Their number, for other labels, makes the row negative.
             label = torch.where(member, member.cumsum(0) - 1, len(columns))
-            self.register_buffer(name, columns, persistent=False)
-            self.register_buffer(f"{name}_label", label, persistent=False)
+            self.set_constant(name, columns)
+            self.set_constant(f"{name}_label", label)
 
     def forward(self, logits: Float[Tensor, "R L"], labels: Int64[Tensor, " R"]) -> dict[str, Float[Tensor, ""]]:
         """Returns ``{"loss_cls": loss}``; 0 for R = 0.

@@ -41,8 +41,8 @@ class ECMLoss(ConfiguredLoss):
         counts = frequency.image_counts.clamp(min=1).double()
         counts = torch.cat([counts, config.background_ratio * counts.sum(0, keepdim=True)])
         ratio = (counts.sum() - counts) / counts
-        self.register_buffer("margin", -ratio.log() / 4, persistent=False)
-        self.register_buffer("class_weight", ratio * torch.log1p(1 / ratio), persistent=False)
+        self.set_constant("margin", -ratio.log() / 4)
+        self.set_constant("class_weight", ratio * torch.log1p(1 / ratio))
 
     def forward(self, logits: Float[Tensor, "R L"], labels: Int64[Tensor, " R"]) -> dict[str, Float[Tensor, ""]]:
         """Returns ``{"loss_cls": loss}``; 0 for R = 0.

@@ -48,7 +48,7 @@ class FederatedLoss(ConfiguredLoss, BinaryLoss):
         self.num_sampled = min(config.num_sampled, self.num_classes)
         counts = frequency.image_counts
         log_frequency = torch.where(counts > 0, config.power * counts.clamp(min=1).float().log(), -math.inf)
-        self.register_buffer("log_frequency", log_frequency, persistent=False)
+        self.set_constant("log_frequency", log_frequency)
 
     def cost(self, entries: Entries) -> Float[Tensor, ""]:
         """Binary cross entropy over the classes of a sample. All processes must call."""

@@ -38,7 +38,7 @@ def bce_with_logits(
 
     Args:
         input: the logits q.
-        target: y in [0, 1], of the same shape; numbers of any type, or booleans.
+        target: y in [0, 1], of the same shape; numbers of any type, or booleans. It gets no gradient.
         weight: multiplies the cost; any shape that broadcasts to the logits'. It gets no gradient.
         reduction: ``"mean"`` over the entries that are not ignored, ``"sum"``, or ``"none"``.
         pos_weight: multiplies the part of the positives; any shape that broadcasts to the logits'.

@@ -46,10 +46,8 @@ class LDAMLoss(ConfiguredLoss):
         counts = frequency.instance_counts.clamp(min=1).double()
         class_weight = (1 - config.beta) / (1 - config.beta**counts)
         margin = config.max_margin * (counts.min() / counts) ** 0.25
-        self.register_buffer("margin", F.pad(margin, (0, 1)), persistent=False)
-        self.register_buffer(
-            "class_weight", F.pad(class_weight / class_weight.mean(), (0, 1), value=1.0), persistent=False
-        )
+        self.set_constant("margin", F.pad(margin, (0, 1)))
+        self.set_constant("class_weight", F.pad(class_weight / class_weight.mean(), (0, 1), value=1.0))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def forward(self, logits: Float[Tensor, "R L"], labels: Int64[Tensor, " R"]) -> dict[str, Float[Tensor, ""]]:

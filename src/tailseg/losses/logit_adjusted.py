@@ -39,7 +39,7 @@ class LogitAdjustedSoftmax(ConfiguredLoss):
         super().__init__(frequency, config, extra_logits=1)
         counts = frequency.instance_counts.clamp(min=1).double()
         adjustment = F.pad(config.tau * (counts / counts.mean()).log(), (0, 1))
-        self.register_buffer("adjustment", adjustment, persistent=False)
+        self.set_constant("adjustment", adjustment)
 
     def forward(self, logits: Float[Tensor, "R L"], labels: Int64[Tensor, " R"]) -> dict[str, Float[Tensor, ""]]:
         """Returns ``{"loss_cls": loss}``; 0 for R = 0.

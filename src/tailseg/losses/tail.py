@@ -99,7 +99,7 @@ class TailLoss(BinaryLoss):
         self.bias = link.init_bias if init_bias is None else init_bias
         self.weight = weight
         self.published = published
-        self.register_buffer("tail", tail_classes(frequency, tail), persistent=False)
+        self.set_constant("tail", tail_classes(frequency, tail))
 
     @abstractmethod
     def spares_tail(self, labels: Int64[Tensor, " R"] | Float[Tensor, "R C"]) -> Bool[Tensor, "R #C"]:
