@@ -37,7 +37,7 @@ def read_classes(path: str | Path) -> tuple[tuple[Category, ...], ClassFrequency
             "--classes"
         )
     try:
-        content = json.loads(decompress(path.read_bytes(), path))
+        content = json.loads(bytes(decompress(path.read_bytes(), path)))
     except ValueError as error:
         raise CheckpointError(f"{path} is not JSON ({error}): expected an annotation file") from None
     if not (isinstance(content, dict) and isinstance(content.get("categories"), list)):

@@ -199,7 +199,7 @@ class Look:
     """
 
     x: Float[Tensor, "R D"]
-    places: Float[Tensor, "K J D"]
+    places: Float[Tensor, "K J E"]
     refined: Float[Tensor, "K 4"]
     masks: list[RunLengths | None]
     found: Detections
