@@ -175,7 +175,7 @@ def their_position_index(window: int) -> Tensor:
 
 def frequency(classes: int) -> ClassFrequency:
     counts = torch.arange(1, classes + 1)
-    return ClassFrequency.from_counts(counts, counts, 1000)
+    return ClassFrequency.from_counts(counts, counts, 20_000)
 
 
 def meta_detector(config: ModelConfig, loss: LossConfig, classes: int = 1203) -> Detector:

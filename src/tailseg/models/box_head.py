@@ -142,7 +142,8 @@ class BoxHead(nn.Module):
 
     def predict_deltas(self, hidden: Float[Tensor, "R K"]) -> Float[Tensor, "R N 4"]:
         """Deltas of the regions for each class, N = C, or for all classes together, N = 1."""
-        deltas = self.regressor(hidden).view(len(hidden), -1, 4)
+        # sizes that are known: there may be no region, and an exported graph keeps their number open
+        deltas = self.regressor(hidden).unflatten(1, (self.regressor.out_features // 4, 4))
         return deltas if self.shared_regressor is None else self._mix(deltas, self.shared_regressor(hidden)[:, None])
 
     def _class_deltas(self, hidden: Float[Tensor, "R K"], labels: Int64[Tensor, " R"]) -> Float[Tensor, "R 4"]:
