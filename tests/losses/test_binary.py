@@ -185,6 +185,7 @@ def environment(tmp_path):
     return {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "c++", "clang++"))), reason="needs a C++ compiler")
 def test_compiled_it_gives_the_cost_of_all_entries(here, environment):
     done = run(COMPILED, here, **environment)

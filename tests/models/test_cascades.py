@@ -182,6 +182,7 @@ def test_bfloat16_autocast_keeps_losses_in_float32(
     assert found.scores.dtype == found.boxes.dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_overfits_one_image(config: ModelConfig, build: Build, make_image: MakeImage, make_target: MakeTarget) -> None:
     """80 steps on one image find its three objects."""
     config = replace(config, backbone=replace(config.backbone, frozen_stages=0, fixed_norm=False))

@@ -89,6 +89,7 @@ def test_float16_takes_the_steps_of_float32_whatever_the_scale(plain, data, tmp_
     assert torch.cosine_similarity(ours, theirs, dim=0) > 0.999
 
 
+@pytest.mark.slow
 def test_float16_and_the_average_go_on_to_the_bit(data, tmp_path):
     """The scale and the average are part of the state; three epochs at once, and one after the other."""
     settings = {"precision": "float16", "average": 0.9, "epochs": 2, "eval_every": 0}
