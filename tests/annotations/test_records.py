@@ -57,6 +57,20 @@ def test_records_change_when_they_are_assigned():
         objects[3]
 
 
+@pytest.mark.parametrize("number", ["1e999", "1.5", '"x"', "null"])
+def test_records_without_a_usable_id_are_counted(tmp_path, number):
+    """A number that is out of range for msgspec was a traceback."""
+    good = '{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 4, 4], "area": 16, "iscrowd": 0}'
+    bad = good.replace('"image_id": 1', f'"image_id": {number}')
+    (tmp_path / "my.json").write_text(
+        '{"images": [{"id": 1, "file_name": "a.jpg", "height": 9, "width": 9}], '
+        f'"categories": [{{"id": 1, "name": "ant"}}], "annotations": [{good}, {bad}]}}'
+    )
+    labels, losses = import_labels(tmp_path / "my.json", tmp_path / "out.json")
+    assert labels.objects.num_objects == 1
+    assert losses == ["1 record of images or classes that the file lacks"]
+
+
 def test_labels_of_a_folder_are_converted_once(monkeypatch, tmp_path):
     """A folder was read for its annotations, and again for its records."""
     labels = tmp_path / "my.xml"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from tailseg.annotations.problems import DatasetError
-from tailseg.annotations.read import judge, open_file, open_records
+from tailseg.annotations.read import judge, open_records
 from tailseg.annotations.writers.labels import Labels, Pictures, read_labels, select_results
 from tailseg.words import count_noun, verb_form
 
@@ -87,7 +87,8 @@ def match_by_name(labels: Labels, path: Path) -> None:
         DatasetError: a class with objects is not in the other file, or a name belongs to several classes.
     """
     labels.require_unique_names()
-    other = read_labels(open_file(path))
+    annotations, sections = open_records(path)
+    other = read_labels(annotations, sections=sections)
     other.require_unique_names()
     ids = {category["name"]: category["id"] for category in other.categories}
     used = {record["category_id"] for records in labels.objects.values() for record in records}

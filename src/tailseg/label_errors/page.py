@@ -7,18 +7,18 @@ from typing import Any, Final
 import numpy as np
 
 from tailseg.annotations.dataset import Annotations
-from tailseg.annotations.patch import FORMAT, compute_key
+from tailseg.annotations.patch import FORMAT
 from tailseg.annotations.types import RunLengths
 from tailseg.label_errors.changes import make_change
 from tailseg.label_errors.suspects import KIND_NAMES, Kind, Suspect, read_mask
 from tailseg.report.builder import MAX_BYTES, build_page, pack
 from tailseg.report.galleries import Galleries, Photographs, fit
+from tailseg.report.page import GROUPS
 from tailseg.report.thumbnails import Crop, crop_around, trace_box, trace_outline
 from tailseg.words import count_noun
 
 LONGEST: Final = 240
 """The longest side of a picture in pixels."""
-GROUPS: Final = {"r": "rare", "c": "common", "f": "frequent"}
 
 
 def render(annotations: Annotations, suspects: Mapping[Kind, Sequence[Suspect]], *, limit: int) -> tuple[str, int]:
@@ -42,7 +42,7 @@ def render(annotations: Annotations, suspects: Mapping[Kind, Sequence[Suspect]],
 
     def build() -> str:
         data = {
-            "patch": {"format": FORMAT, "file": annotations.path.name, "key": compute_key(annotations.path)},
+            "patch": {"format": FORMAT, "file": annotations.path.name, "key": annotations.key},
             "kinds": KIND_NAMES,
             "groups": GROUPS,
             "names": names,

@@ -175,9 +175,17 @@ class Labels:
 class _Keys(msgspec.Struct):
     """The fields of a record that say where it belongs."""
 
-    id: Any = None
-    image_id: Any = None
-    category_id: Any = None
+    id: int
+    image_id: int
+    category_id: int
+
+
+def _read_keys(record: msgspec.Raw) -> _Keys | None:
+    """Reads the ids of a record; None if one is missing or no whole number."""
+    try:
+        return msgspec.json.decode(record, type=_Keys)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
 
 
 def read_labels(
@@ -214,9 +222,8 @@ def read_labels(
     records = iterate_records(sections.annotations, sections.text) if results is None else results
     for number, record in enumerate(records, start=1):
         if isinstance(record, msgspec.Raw):
-            keys = msgspec.json.decode(record, type=_Keys)
-            whole = all(type(key) is int for key in (keys.id, keys.image_id, keys.category_id))
-            if whole and keys.image_id in known and keys.category_id in ids:
+            keys = _read_keys(record)
+            if keys is not None and keys.image_id in known and keys.category_id in ids:
                 objects.add(keys.image_id, keys.id, record)
                 continue
         record = decode_record(record)
