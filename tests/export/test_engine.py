@@ -10,6 +10,7 @@ import torch
 from tailseg.cli import main
 from tailseg.export.engine import Engine
 from tailseg.inference import Predictor
+from tailseg.report.server import Service, make_answer, read_upload
 
 pytest.importorskip("onnxruntime")
 
@@ -78,3 +79,29 @@ def test_predict_with_a_file(exported: Path, photos: Path, tmp_path: Path, capsy
     assert f"{file} is not for --engine openvino, whose files end with .xml" in said
     said = predict(capsys, file, photos, "--engine=onnx", "--precision=bfloat16", "--out", tmp_path, code=2)
     assert "--precision is for --engine torch: give it to `tailseg export`" in said
+
+
+def test_serve_with_a_file(
+    exported: Path, run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    services: list[Service] = []
+
+    def keep(service: Service, **_: object) -> None:
+        services.append(service)
+        raise SystemExit(0)
+
+    monkeypatch.setattr("tailseg.report.server.make_server", keep)
+    assert main(["serve", str(exported / "model.onnx"), "--engine=onnx"]) == 0
+    (service,) = services
+    assert isinstance(service.predictor, Engine)
+    assert (service.threshold, service.batch_size, service.report) == ((0.4,) * len(service.predictor.names), 1, None)
+    photo = min(photos.iterdir())
+    image = read_upload(service.predictor, photo.read_bytes())
+    (found,) = service.predictor.detect_batch([image])
+    answer = make_answer(service, image, found, 0.0, picture=False)
+    predictor = Predictor.from_run(run, device="cpu")
+    expected = predictor(photo)
+    assert [each["category"] for each in answer["detections"]] == [predictor.names[label] for label in expected.labels]
+    assert [each["score"] for each in answer["detections"]] == pytest.approx(expected.scores.tolist(), abs=1e-4)
+    assert main(["serve", str(exported / "model.onnx"), "--engine=onnx", "--device=cuda"]) == 2
+    assert "--device is for --engine torch" in capsys.readouterr().err

@@ -211,6 +211,7 @@ print([str(w.message) for w in caught if "the loss runs uncompiled" in str(w.mes
 """
 
 
+@pytest.mark.slow
 def test_without_a_compiler_it_says_so_once_and_works(here, environment):
     done = run(UNCOMPILED, here, **{**environment, "CXX": "no-such-compiler"})
     assert done.returncode == 0, done.stderr

@@ -101,26 +101,32 @@ def losses(run: Path) -> torch.Tensor:
     return torch.tensor([[line[name] for name in names] for line in steps], dtype=torch.float64)
 
 
-def test_two_and_four_processes_learn_what_one_learns(alone, two, four):
+@pytest.fixture(params=["two", pytest.param("four", marks=pytest.mark.slow)])
+def several(request) -> Path:
+    """The run of two processes, or of four."""
+    folder = request.getfixturevalue(request.param)
+    return folder / "run" if request.param == "four" else folder
+
+
+def test_several_processes_learn_what_one_learns(alone, several):
     """20 steps, repeat factors and EQLv2's counts included. Sums of float32 in another order differ in the last bits,
     and 20 steps make that up to a few thousandths of a loss that is nearly 0."""
-    expected = checkpoint.load(run_files.step_path(alone, STEPS)).model
-    for run in (two, four / "run"):
-        torch.testing.assert_close(losses(run), losses(alone), rtol=2e-3, atol=2e-4)
-        weights = checkpoint.load(run_files.step_path(run, STEPS)).model
-        torch.testing.assert_close(weights, expected, rtol=2e-3, atol=2e-4)
+    torch.testing.assert_close(losses(several), losses(alone), rtol=2e-3, atol=2e-4)
+    weights, expected = (checkpoint.load(run_files.step_path(run, STEPS)).model for run in (several, alone))
+    torch.testing.assert_close(weights, expected, rtol=2e-3, atol=2e-4)
 
 
-def test_the_first_step_is_the_same_to_float_precision(alone, two, four):
-    for run in (two, four / "run"):
-        torch.testing.assert_close(losses(run)[0], losses(alone)[0], rtol=1e-5, atol=1e-6)
+def test_the_first_step_is_the_same_to_float_precision(alone, several):
+    torch.testing.assert_close(losses(several)[0], losses(alone)[0], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_four_processes_find_what_one_finds_to_the_byte(alone, four):
     for name in ("results.json", "metrics.json"):
         assert (four / "alone" / name).read_bytes() == (alone / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_the_checkpoint_finds_what_four_processes_found_with_learned_norms(four, data, tmp_path, one_thread):
     """Each process has normalized other images; they test, and save, with one set of running statistics."""
     run = four / "run_norms"
@@ -137,11 +143,13 @@ def test_the_checkpoint_finds_what_four_processes_found_with_learned_norms(four,
     assert not torch.equal(saved.model[means], saved.trained[means])
 
 
+@pytest.mark.slow
 def test_every_process_knows_the_figures(four, outcomes):
     written = (four / "run" / "metrics.json").read_text()
     assert all(outcome["metrics"] == written for outcome in outcomes)
 
 
+@pytest.mark.slow
 def test_what_one_process_meets_ends_all_with_its_reason(outcomes):
     for rank, outcome in enumerate(outcomes):
         whose = "" if rank == 1 else "process 1 of 4: "
@@ -150,12 +158,14 @@ def test_what_one_process_meets_ends_all_with_its_reason(outcomes):
     assert outcomes[0]["unforeseen"] == "RuntimeError: process 1 of 4: KeyError: 'absent'"
 
 
+@pytest.mark.slow
 def test_nan_in_one_process_ends_all_and_names_its_images(outcomes):
     for outcome in outcomes:
         assert outcome["nan"].startswith("NonFiniteLossError: ")
         assert "step 2: loss_cls is nan on the images with ids [" in outcome["nan"]
 
 
+@pytest.mark.slow
 def test_a_nan_gradient_of_one_process_ends_all_before_the_step(four, outcomes):
     for outcome in outcomes:
         assert outcome["nan gradient"].startswith("NonFiniteLossError: ")
@@ -163,6 +173,7 @@ def test_a_nan_gradient_of_one_process_ends_all_before_the_step(four, outcomes):
     assert run_files.get_latest(four / "run_nan gradient") is None
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_after_the_same_step(four, outcomes):
     for outcome in outcomes:
         assert outcome["sigterm"].startswith("TrainingStopped: ")
@@ -170,6 +181,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(four, outcomes):
     assert run_files.get_latest(four / "run_sigterm") == run_files.step_path(four / "run_sigterm", 3)
 
 
+@pytest.mark.slow
 def test_an_image_that_one_process_cannot_read_is_named_by_all(four, outcomes):
     image = sorted((four / "bad" / "train").iterdir())[7]
     for outcome in outcomes:
@@ -178,6 +190,7 @@ def test_an_image_that_one_process_cannot_read_is_named_by_all(four, outcomes):
         assert "saved after step" in outcome["bad image"]
 
 
+@pytest.mark.slow
 def test_parts_of_the_batch_of_four_processes_give_the_gradient_of_the_whole(data, outcomes, tmp_path):
     """Eight images: at once in one process, or in two parts of four, one an image and process."""
     recipe = several.parts(data, tmp_path, 1)
@@ -186,11 +199,13 @@ def test_parts_of_the_batch_of_four_processes_give_the_gradient_of_the_whole(dat
         assert outcome["gradient"] == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_images_that_cannot_be_shared_equally_are_refused(outcomes):
     message = "ValueError: a step's 4 images cannot be shared by 4 processes that take them in 2 equal parts"
     assert all(outcome["shares"].startswith(message) for outcome in outcomes)
 
 
+@pytest.mark.slow
 def test_the_first_process_goes_first(outcomes):
     assert outcomes[0]["order"][0] == 0
     assert sorted(outcomes[0]["order"]) == [0, 1, 2, 3]

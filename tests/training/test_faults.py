@@ -78,8 +78,8 @@ def start_training(_one_thread) -> Callable[[Recipe], multiprocessing.Process]:
     return begin
 
 
-# Killed at random moments of steps, evaluations and writing: 5 times in every test run, 40 in the long one.
-@pytest.mark.parametrize("kills", [5, pytest.param(40, marks=pytest.mark.slow)])
+# Killed at random moments of steps, evaluations and writing: 3 times in every test run, 40 in the long one.
+@pytest.mark.parametrize("kills", [3, pytest.param(40, marks=pytest.mark.slow)])
 def test_a_run_killed_again_and_again_is_the_undisturbed_run(undisturbed, data, tmp_path, start_training, kills):
     recipe = small.recipe(data, tmp_path)
     recipe = replace(recipe, run=replace(recipe.run, checkpoint_steps=1))

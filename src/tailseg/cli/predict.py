@@ -1,10 +1,9 @@
 """`tailseg predict`."""
 
 import re
-import shlex
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from shlex import quote
@@ -14,9 +13,9 @@ import tyro
 from rich.progress import track
 
 from tailseg.cli.common import UsageError, find_own_code, output, parse, print_error, require_run
+from tailseg.cli.engines import EngineName, find_exported
 from tailseg.cli.file_kinds import CALL, FOUND, LINES, PICTURE
 from tailseg.cli.outputs import check
-from tailseg.export.formats import FILES
 from tailseg.files import DETECTIONS, Output, is_drawn, write_bytes
 from tailseg.inference.image_files import SHARDS, SUFFIXES, VIDEOS, find_files, has_ending
 from tailseg.ranges import ANY_NUMBER, Range
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
 
 MAX_ERRORS: Final = 20
 """Images with an error that the command names; it counts the others, and results.jsonl has them all."""
-TORCH_OPTIONS: Final = ("checkpoint", "device", "calibrated", "precision", "compile", "recipe", "module")
-"""Options that an exported file does not take: it has its own precision and calibration."""
 MAX_ENDINGS = 8
 """Endings that the note about other files names."""
 DEFAULT_THRESHOLD: Final = 0.3
@@ -121,7 +118,7 @@ class Predict:
     """Use the calibration of the scores that `tailseg calibrate` stored in the run's folder, if there is one."""
     precision: Literal["float32", "tf32", "bfloat16", "float16"] | None = None
     """Precision of the network; the default is that of the run."""
-    engine: Literal["torch", "onnx", "openvino"] = "torch"
+    engine: EngineName = "torch"
     """What computes the network: torch, or onnxruntime or OpenVINO with the file that `tailseg export` wrote into the
     folder "exported" of the run. Precision and calibration are then those of the file."""
     compile: bool = False
@@ -264,28 +261,6 @@ def check_targets(options: Predict, out: Path, files: Sequence[Path], earlier: M
         inputs=files,
         overwrite=options.overwrite,
     )
-
-
-def find_exported(options: Predict) -> Path | None:
-    """Finds the exported file that --engine asks for; None for torch.
-
-    Raises:
-        UsageError: there is none, its ending is that of another engine, or an option is for torch.
-    """
-    if options.engine == "torch":
-        return None
-    for entry in fields(options):
-        if entry.name in TORCH_OPTIONS and getattr(options, entry.name) != entry.default:
-            name = entry.name.replace("_", "-")
-            raise UsageError(f"--{name} is for --engine torch: give it to `tailseg export`, if the command has it")
-    name = FILES[options.engine]
-    file = options.run / "exported" / name if options.run.is_dir() else options.run
-    if not file.is_file():
-        again = shlex.join(["tailseg", "export", str(options.run), "--to", options.engine])
-        raise UsageError(f"there is no exported file {file}: write it with `{again}`, or name another one")
-    if file.suffix != Path(name).suffix:
-        raise UsageError(f"{file} is not for --engine {options.engine}, whose files end with {Path(name).suffix}")
-    return file
 
 
 def load_model(options: Predict) -> "Predictor | Engine":

@@ -5,16 +5,21 @@ import webbrowser
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import tyro
 from rich.markup import escape
 
 from tailseg.cli.common import find_own_code, output, parse, require_run
+from tailseg.cli.engines import EngineName, find_exported
 from tailseg.cli.predict import choose_threshold
 from tailseg.cli.report import write_run_report
 from tailseg.files import Output
 from tailseg.ranges import Range
+
+if TYPE_CHECKING:
+    from tailseg.export.engine import Engine
+    from tailseg.inference import Predictor
 
 GPU_BATCH: Final = 8
 
@@ -30,10 +35,11 @@ class Serve:
     examples:
       tailseg serve runs/tiny_gumbel
       tailseg serve runs/tiny_gumbel --port 8080 --open
+      tailseg serve exported/model.onnx --engine onnx      a file that tailseg export wrote
     """
 
     run: Annotated[Path, tyro.conf.Positional, Output("report.html, where there is none")]
-    """Folder of the run, which `train` or `convert` wrote."""
+    """Folder of the run, which `train` or `convert` wrote. With --engine also the file that `export` wrote."""
     host: str = "127.0.0.1"
     """Address to listen on."""
     port: Annotated[int, Range(ge=0, le=65535)] = 8000
@@ -50,6 +56,9 @@ class Serve:
     until the user of the page enters one threshold."""
     device: str = "auto"
     """auto uses cuda if it is available, else cpu."""
+    engine: EngineName = "torch"
+    """What computes the network: torch, or onnxruntime or OpenVINO with the file that `tailseg export` wrote into the
+    folder "exported" of the run. Images are then detected one after the other."""
     recipe: str | None = None
     """module:function of your own recipe, if you trained the run with one."""
     module: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
@@ -59,20 +68,17 @@ class Serve:
 def run(arguments: Sequence[str]) -> None:
     """Loads the model and answers requests until Ctrl-C."""
     options = parse(Serve, arguments, command="serve")
+    exported = find_exported(options)
     require_run(options.run)
-    from tailseg.inference import Predictor
     from tailseg.report.server import Service, make_server
+    from tailseg.training.device import choose_device
 
-    base, modules = find_own_code(options.recipe, options.module)
-    predictor = Predictor.from_run(
-        options.run, checkpoint=options.checkpoint, device=options.device, base=base, modules=modules
-    )
+    predictor = load_model(options, exported)
     page = options.run / "report.html"
-    if not page.is_file() and (options.run / "results.json").is_file():
-        write_run_report(options.run, predictor.recipe)
     report = page.read_bytes() if page.is_file() else None
     threshold = choose_threshold(predictor, None, class_thresholds=options.class_thresholds)
-    batch_size = options.batch_size or (GPU_BATCH if predictor.device.type == "cuda" else 1)
+    on_gpu = exported is None and choose_device(options.device).type == "cuda"
+    batch_size = options.batch_size or (GPU_BATCH if on_gpu else 1)
     model = options.run.resolve().name
     service = Service(predictor, report, options.host, threshold, model, batch_size)
     server = make_server(service, host=options.host, port=options.port)
@@ -85,3 +91,20 @@ def run(arguments: Sequence[str]) -> None:
         webbrowser.open(address)
     with server, contextlib.suppress(KeyboardInterrupt):
         server.serve_forever()
+
+
+def load_model(options: Serve, exported: Path | None) -> "Predictor | Engine":
+    """Loads the run in torch, and writes its report where there is none; or opens its exported file."""
+    if exported:
+        from tailseg.export.engine import Engine
+
+        return Engine(exported)
+    from tailseg.inference import Predictor
+
+    base, modules = find_own_code(options.recipe, options.module)
+    predictor = Predictor.from_run(
+        options.run, checkpoint=options.checkpoint, device=options.device, base=base, modules=modules
+    )
+    if not (options.run / "report.html").is_file() and (options.run / "results.json").is_file():
+        write_run_report(options.run, predictor.recipe)
+    return predictor

@@ -28,18 +28,19 @@ from dataclasses import dataclass
 from functools import cache
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, ClassVar, Final, cast
+from typing import Any, ClassVar, Final, Protocol, cast, runtime_checkable
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from PIL import Image
 from torch import Tensor
 
 from tailseg import __version__
+from tailseg.annotations.dataset import Category
 from tailseg.annotations.image_files import ImageError
 from tailseg.annotations.pictures import UPLOAD_FORMATS, open_picture
+from tailseg.annotations.types import Group, Orientation
 from tailseg.data.images import decode
 from tailseg.drawing import draw, to_jpeg
-from tailseg.inference import Predictor
 from tailseg.inference.pipeline import Detector
 from tailseg.inference.schema import read_definitions
 from tailseg.report.builder import build_page
@@ -72,12 +73,37 @@ class RequestError(Exception):
         self.status = status
 
 
+@runtime_checkable
+class Model(Protocol):
+    """What the server needs of a `tailseg.inference.Predictor` or a `tailseg.export.engine.Engine`."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The classes' names, by label."""
+
+    @property
+    def categories(self) -> tuple[Category, ...]:
+        """The classes, by label."""
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The frequency group of each label."""
+
+    @property
+    def orientation(self) -> Orientation:
+        """Whether images are turned as their EXIF data says."""
+
+    @property
+    def detect_batch(self) -> Detector:
+        """Detects objects in several images."""
+
+
 @dataclass(frozen=True)
 class Service:
     """The content of the server.
 
     Attributes:
-        predictor: the trained model.
+        predictor: the model.
         report: the page of the report, if there is one.
         name: the host name that the user gave. A browser may use it, localhost or an address.
         threshold: the lowest score of the detections, or one for each label, if a request has none.
@@ -85,7 +111,7 @@ class Service:
         batch_size: the largest number of images that are detected together.
     """
 
-    predictor: Predictor
+    predictor: Model
     report: bytes | None
     name: str
     threshold: float | Sequence[float] = 0.3
@@ -191,7 +217,7 @@ def make_server(service: Service, *, host: str, port: int) -> Server:
     return Server((host, port), Handler)
 
 
-def read_upload(predictor: Predictor, file: bytes) -> Tensor:
+def read_upload(predictor: Model, file: bytes) -> Tensor:
     """Decodes an image file from an unknown person.
 
     Args:
