@@ -41,6 +41,7 @@ SHORT = (
 )
 DEMO_SECONDS = 1200
 GOAL_AP50_OF_FREQUENT_CLASSES = 0.30
+PAGES_AT_ONCE = 2
 USER_FILES = """
 import json
 from pathlib import Path
@@ -250,8 +251,9 @@ def run_docs(names: list[str]) -> None:
         os.environ |= {
             "TAILSEG_HOME": str(folder / "home"),
             "PYTHONPATH": ".",
-            "BROWSER": "true",
-        }  # --open opens no browser
+            "BROWSER": "true",  # --open opens no browser
+            "OMP_NUM_THREADS": "1",  # the children share the cores
+        }
         import tailseg.cli.predict
         import tailseg.cli.train
         import tailseg.report
@@ -259,20 +261,31 @@ def run_docs(names: list[str]) -> None:
 
         files = folder / "files"
         files.mkdir()
+        children: dict[int, tuple[str, Path, float]] = {}
+
+        def wait() -> None:
+            pid, status = os.wait()
+            title, output, began = children.pop(pid)
+            if status:
+                print(output.read_text())
+                failed.append(title)
+            print(f"{title}: {'FAILED' if status else 'ok'}, {time.monotonic() - began:.1f} s", flush=True)
+
         for number, page in enumerate([None, *pages]):
-            began, title = time.monotonic(), str(page.relative_to(ROOT)) if page else "the files of all pages"
-            print(f"\n== {title}", flush=True)
+            title = str(page.relative_to(ROOT)) if page else "the files of all pages"
             output = folder / f"{number}.txt"
             child = os.fork()
             if child == 0:
                 _run_child(page, files, folder / f"page{number}", output)
-            _, status = os.waitpid(child, 0)
-            if status:
-                print(output.read_text())
-                failed.append(title)
-            print(f"{'FAILED' if status else 'ok'}, {time.monotonic() - began:.1f} s", flush=True)
-            if failed and page is None:
-                break
+            children[child] = title, output, time.monotonic()
+            if page is None:
+                wait()
+                if failed:
+                    break
+            elif len(children) == PAGES_AT_ONCE:
+                wait()
+        while children:
+            wait()
     if failed:
         raise SystemExit(f"blocks failed in: {', '.join(failed)}")
 
