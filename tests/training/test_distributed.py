@@ -102,22 +102,22 @@ def losses(run: Path) -> torch.Tensor:
 
 
 @pytest.fixture(params=["two", pytest.param("four", marks=pytest.mark.slow)])
-def several(request) -> Path:
+def shared_run(request) -> Path:
     """The run of two processes, or of four."""
     folder = request.getfixturevalue(request.param)
     return folder / "run" if request.param == "four" else folder
 
 
-def test_several_processes_learn_what_one_learns(alone, several):
+def test_several_processes_learn_what_one_learns(alone, shared_run):
     """20 steps, repeat factors and EQLv2's counts included. Sums of float32 in another order differ in the last bits,
     and 20 steps make that up to a few thousandths of a loss that is nearly 0."""
-    torch.testing.assert_close(losses(several), losses(alone), rtol=2e-3, atol=2e-4)
-    weights, expected = (checkpoint.load(run_files.step_path(run, STEPS)).model for run in (several, alone))
+    torch.testing.assert_close(losses(shared_run), losses(alone), rtol=2e-3, atol=2e-4)
+    weights, expected = (checkpoint.load(run_files.step_path(run, STEPS)).model for run in (shared_run, alone))
     torch.testing.assert_close(weights, expected, rtol=2e-3, atol=2e-4)
 
 
-def test_the_first_step_is_the_same_to_float_precision(alone, several):
-    torch.testing.assert_close(losses(several)[0], losses(alone)[0], rtol=1e-5, atol=1e-6)
+def test_the_first_step_is_the_same_to_float_precision(alone, shared_run):
+    torch.testing.assert_close(losses(shared_run)[0], losses(alone)[0], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.slow
