@@ -36,6 +36,7 @@ from tailseg.losses import (
 from tailseg.structures import ClassFrequency
 
 from . import naive
+from .memory import measure_kept
 
 ALL = 10**6  # samples everything
 CONFIGS = {
@@ -323,17 +324,7 @@ def test_keeps_one_tensor_of_the_logits_size_for_the_backward_pass_at_most(confi
     allowed = 2.1 if getattr(config, "base", None) == "seesaw" else 1.1
     logits, labels = problem(loss, 64)
     logits.requires_grad_()
-    kept = {}
-
-    def keep(tensor):
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        total(loss, logits, labels)
-    kept.pop(logits.untyped_storage().data_ptr(), None)
-    assert sum(kept.values()) < allowed * logits.untyped_storage().nbytes()
+    assert measure_kept(lambda: total(loss, logits, labels), logits) < allowed
 
 
 @pytest.mark.slow
