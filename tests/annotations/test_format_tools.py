@@ -1,6 +1,7 @@
 """Files that the formats' own tools wrote (`tools/write_label_files.py`), and hotcoco's readers of boxes."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,27 @@ def test_files_of_datumaro(folder: str, wanted: list[Any]) -> None:
     for (_, area, box), (_, wanted_area, wanted_box) in zip(found, wanted, strict=True):
         assert area == pytest.approx(wanted_area, rel=1e-4)  # YOLO has six decimals
         assert box == pytest.approx(wanted_box, abs=1e-3)
+
+
+def test_files_of_labelme() -> None:
+    """LabelMe also draws the outline of polygons, rectangles and circles; its masks are what they are."""
+    found = list_objects(FILES / "labelme")
+    circle, turned = ("cat", 25 * math.pi, [15.0, 25.0, 10.0, 10.0]), ("cat", 20.0, [43.0, 10.0, 7.0, 7.0])
+    wanted = [PARTS, BOX, circle, turned, MASK]
+    assert [name for name, _, _ in found] == [name for name, _, _ in wanted]
+    for (_, area, box), (_, wanted_area, wanted_box) in zip(found, wanted, strict=True):
+        assert area == pytest.approx(wanted_area, rel=0.02)  # the circle is a polygon
+        assert box == pytest.approx(wanted_box, abs=0.01)
+    square, part, *others, mask = json.loads((FILES / "expected_labelme.json").read_text())
+    assert mask == found[-1][1]
+    drawn = [square + part, *others]
+    assert all(area < own for (_, area, _), own in zip(found, drawn, strict=False))
+
+
+def test_files_of_supervisely() -> None:
+    found = list_objects(FILES / "supervisely")
+    assert [area for _, area, _ in found] == json.loads((FILES / "expected_supervisely.json").read_text())
+    assert [(name, box) for name, _, box in found] == [("dog", MASK[2]), ("cat", BOX[2]), ("dog", MASK[2])]
 
 
 def test_brush_run_lengths_of_label_studio() -> None:

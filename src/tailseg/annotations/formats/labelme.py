@@ -1,8 +1,8 @@
 """LabelMe: a JSON file for each image with ``shapes``.
 
-The definition is labelme 5's own ``shape_to_mask`` and its example ``labelme2coco.py``: shapes of one label and one
-``group_id`` are one object; a circle has a center and a point of its edge; a mask is a PNG whose upper left pixel is
-the first point. ``labels.txt`` next to the files, or in the folder above, gives the order of the classes.
+The definition is labelme's own ``shape_to_mask`` (of 5 and 6) and its example ``labelme2coco.py``: shapes of one label
+and one ``group_id`` are one object; a circle has a center and a point of its edge; a mask is a PNG whose upper left
+pixel is the first point. ``labels.txt`` next to the files, or in the folder above, gives the order of the classes.
 """
 
 import base64
@@ -104,7 +104,7 @@ def _make_shape(builder: Builder, shape: dict[str, Any], where: str) -> Parts | 
     flags = {key: value for key, value in (shape.get("flags") or {}).items() if value not in (None, False)}
     fields = {name: 1 for name in ("iscrowd", "ignore") if flags.pop(name, False)}
     builder.leave_out("[flag|flags] of shapes", len(flags))
-    if kind == "polygon":
+    if kind in ("polygon", "oriented_rectangle"):
         return Parts(rings=[points], fields=fields)
     if kind == "rectangle" and len(points) >= 2:
         low, high = points.min(axis=0), points.max(axis=0)
