@@ -25,7 +25,8 @@ ENVIRONMENTS = {
     "newest": ("3.13", ["--extra", "train"], [*LIBRARY, "training"]),
     "newest_python": ("3.14", ["--extra", "train"], [*LIBRARY, "training"]),
 }
-TOOLS = ["pytest", "pytest-xdist", "hypothesis", "beartype", "lvis"]
+# tyro and supervision: tests also call commands, and give detections as supervision has them
+TOOLS = ["pytest", "pytest-xdist", "hypothesis", "beartype", "lvis", "tyro", "supervision", "jsonschema"]
 SHOWN = ["torch", "torchvision", "numpy", "hotcoco"]
 TRAIN = f"""
 from tailseg.cli import main

@@ -6,6 +6,10 @@ from types import ModuleType
 
 import pytest
 
+from tailseg.evaluation import old_hotcoco
+
+needs_new_hotcoco = pytest.mark.skipif(old_hotcoco.IS_OLD, reason="of hotcoco 1.2 and later")
+
 
 @pytest.fixture(scope="session")
 def synthetic() -> ModuleType:

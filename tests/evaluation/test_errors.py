@@ -17,6 +17,8 @@ from tailseg.evaluation.errors import KINDS, sort_errors
 from tailseg.evaluation.ground_truth import read_ground_truth
 from tailseg.evaluation.matches import FALSE
 
+from .conftest import needs_new_hotcoco
+
 SHORT = {"classification": "Cls", "localization": "Loc", "both": "Both", "duplicate": "Dupe"}
 SHORT |= {"background": "Bkg", "missed": "Miss"}
 
@@ -35,6 +37,7 @@ def tide(truth, found, rows, iou_type):
     return engine.tide_errors()
 
 
+@needs_new_hotcoco
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
 def test_counts_and_costs_equal_hotcocos(case, iou_type):
     truth = read_ground_truth(case.truth, masks=True)
@@ -132,6 +135,7 @@ def test_what_is_pointed_at_is_not_missed(tmp_path):
     assert near.cost["localization"] == pytest.approx(0.5), "one of two classes would have AP50 1"
 
 
+@needs_new_hotcoco
 def test_a_class_without_a_detection_costs_what_it_takes_from_the_mean(tmp_path):
     """The ant is found, nobody looked for the bee: 0.5, and 1 if the bee were not asked for. hotcoco says 0."""
     truth = scene(tmp_path)

@@ -12,6 +12,7 @@ import logging
 import warnings
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Lock
@@ -21,6 +22,7 @@ import numpy as np
 from hotcoco import COCOeval
 from hotcoco import mask as run_lengths
 
+from tailseg.evaluation import old_hotcoco
 from tailseg.evaluation.detections import get_areas, match_results, select_counting
 from tailseg.evaluation.ground_truth import GroundTruth
 from tailseg.evaluation.metrics import IouType
@@ -57,7 +59,12 @@ def run_hotcoco(truth: GroundTruth, found: Results, rows: np.ndarray, iou_type: 
 
     Returns:
         Precision and recall.
+
+    Raises:
+        ValueError: hotcoco is older than 1.2.
     """
+    if old_hotcoco.IS_OLD:
+        raise ValueError(f"the engine hotcoco needs hotcoco 1.2 or later, got {version('hotcoco')}: take tailseg's")
     rows = select_counting(found, truth, rows, iou_type)
     boxes = np.zeros((len(rows), 4))
     if iou_type == "bbox":

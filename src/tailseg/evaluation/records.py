@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from hotcoco import mask as run_lengths
 
-from tailseg.evaluation import json_files
+from tailseg.evaluation import json_files, old_hotcoco
 from tailseg.evaluation.image_names import UnknownImagesError
 from tailseg.evaluation.survey import ImageReference, get_image_reference
 from tailseg.words import count_part, verb_form
@@ -198,9 +198,13 @@ def compute_mask_areas(masks: dict[str, Any] | list[dict[str, Any]]) -> np.ndarr
         ValueError: run lengths are broken, or of a size below zero or beyond its range.
     """
     try:
-        return np.asarray(run_lengths.area(masks), dtype=np.uint32).reshape(-1)
+        areas = np.asarray(run_lengths.area(masks), dtype=np.uint32).reshape(-1)
     except (TypeError, OverflowError) as error:
         raise ValueError(str(error)) from error
+    if old_hotcoco.IS_OLD:
+        for mask in [masks] if isinstance(masks, dict) else masks:
+            old_hotcoco.check_length(mask)
+    return areas
 
 
 def is_run_lengths(value: Any) -> bool:  # noqa: ANN401

@@ -15,6 +15,7 @@ import numpy as np
 from hotcoco import mask as run_lengths
 
 from tailseg.annotations.ragged import Ragged, compute_offsets
+from tailseg.evaluation import old_hotcoco
 from tailseg.evaluation.json_files import read_records
 from tailseg.evaluation.metrics import IouType
 from tailseg.evaluation.overlaps import get_mask_boxes
@@ -194,10 +195,11 @@ class Runs:
         """Some of them."""
         text = self.counts.values.data
         ends = zip(self.counts.offsets[places].tolist(), self.counts.offsets[places + 1].tolist(), strict=True)
-        return [
+        masks = [
             {"size": size, "counts": text[start:end].tobytes()}
             for (start, end), size in zip(ends, self.sizes[places].tolist(), strict=True)
         ]
+        return [*map(old_hotcoco.fill, masks)] if old_hotcoco.IS_OLD else masks
 
 
 Keep = Callable[[Part, int], np.ndarray]
