@@ -1,7 +1,7 @@
 """What hotcoco 1.0 and 1.1 do otherwise; rfdetr 1.11 asks for 1.0.1.
 
-They take run lengths that go beyond their image, and their IoU of run lengths that end before it is wrong: 0.88 in
-place of 0.64 for a square of 8 x 8 pixels and the same one pixel further.
+They take run lengths that go beyond their image, and their IoU of run lengths that end before it is wrong: 0.83 in
+place of 0.62 for a square of 8 x 8 pixels and the same, one pixel further right and down.
 """
 
 from importlib.metadata import version
