@@ -55,6 +55,7 @@ class EQLv2(ConfiguredLoss, BinaryLoss):
         factors = ClassFactors(*self.class_weights())
         loss = self.config.weight * entries.cost(self.link, factors=factors)
         if self.training:
+            self.refuse_transforms()
             sums = entries.sum_class_gradients(self.link, factors=factors)[:, : self.num_classes]
             # Not in place: the backward pass of a compiled loss may compute the weights again.
             self.gradient_sums = self.gradient_sums + sum_over_processes(sums.double())

@@ -55,6 +55,7 @@ class EqualizedFocalLoss(LinkedFocalLoss):
         factors = ClassFactors(scale * positive, scale * negative, gamma)
         loss = self.config.weight * entries.cost(self.entry, factors=factors)
         if self.training:
+            self.refuse_transforms()
             # Divided by the rows (or normalizers) of all processes, as one process that has all rows would do.
             rows = len(entries.logits) if entries.normalizer is None else entries.normalizer
             sums = entries.sum_class_gradients(self.entry, factors=factors).double()

@@ -58,6 +58,7 @@ class EquilibriumLoss(ConfiguredLoss):
         self.check(logits, labels)
         logits = at_least_float32(logits)
         if self.training:
+            self.refuse_transforms()
             self.mean_scores = self._update_mean_scores(logits.detach(), labels)
         scores = F.pad(self.mean_scores, (0, 1), value=self.config.background_score).to(logits.dtype)
         # A class whose scores are 0 for long would have the margin infinity.

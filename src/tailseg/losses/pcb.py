@@ -76,6 +76,7 @@ class PCBLoss(ConfiguredLoss):
         logits = at_least_float32(logits)
         classes = logits[:, : self.num_classes]
         if self.training:
+            self.refuse_transforms()
             self.confusion = self._update_confusion(classes.detach(), labels)
         balance = self._compute_balance(classes.detach(), labels)
         weights = self.weigh_regions(logits, labels)

@@ -72,6 +72,7 @@ class ROGLoss(ConfiguredLoss):
         """
         losses = self.base.train(self.training)(logits, labels)
         if self.training:
+            self.refuse_transforms()
             counts = self.num_samples.new_zeros(self.num_classes + 1).index_add_(0, labels, torch.ones_like(labels))
             self.num_samples = self.num_samples + sum_over_processes(counts[:-1])
         logits = at_least_float32(logits)

@@ -79,6 +79,7 @@ class SeesawLoss(ConfiguredLoss):
     def count_samples(self, labels: Int64[Tensor, " R"]) -> None:
         """Adds the labels of all processes to ``cum_samples``, in training mode; all processes must call."""
         if self.training:
+            self.refuse_transforms()
             counts = torch.zeros_like(self.cum_samples).index_add_(0, labels, torch.ones_like(labels))
             self.cum_samples += sum_over_processes(counts)
 
