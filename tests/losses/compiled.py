@@ -27,7 +27,8 @@ def check_functions():
         def cost(logits, target, function=function):
             return {"": function(logits, target, torch.ones(5), ignored=logits.isnan())}
 
-        compiled = torch.compile(cost, fullgraph=True, backend="aot_eager")
+        torch.compiler.reset()
+        compiled = torch.compile(cost, fullgraph=True, backend="aot_eager", dynamic=True)
         for rows in (3, 4, 6):
             logits, target = torch.randn(rows, 5), torch.rand(rows, 5)
             logits[0, 0] = torch.nan

@@ -242,7 +242,7 @@ class Gumbel(ClosedFormLink):
         t, p = self._t_and_p(q)
         # Above t = 1: -2 atanh(p / (2 - p)). The square is not below 1e-18, because denormal numbers are slow.
         z = p / (2 - p)
-        above = z * _series(z.clamp(min=1e-9).square(), ATANH) * -2
+        above = z * _series(z.clamp(min=1e-9).square(), ATANH, 6) * -2
         # Below t = 1: log t + log((1 - exp(-t)) / t), where log t is -q, which is right even if t underflows.
         s = t.clamp(max=1)
         below = (_series(s.square(), LOG_OF_SLOPE) * s - 0.5) * s - q
@@ -282,13 +282,13 @@ LOG_OF_SLOPE = tuple(c / (2 * k) for k, c in enumerate(SLOPE, 1))
 """(log((1 - exp(-t)) / t) + t / 2) / t^2 by powers of t^2."""
 
 
-def _series(x: Tensor, coefficients: tuple[float, ...]) -> Tensor:
-    """Evaluates the polynomial with these coefficients, x^0 first.
+def _series(x: Tensor, coefficients: tuple[float, ...], terms: int = 4) -> Tensor:
+    """Evaluates the polynomial with these coefficients, x^0 first; in float32 its first terms.
 
     In float32, x is at most 0.05 for `ATANH`, whose coefficients fall slowly: six are enough. For the others x is at
     most 1, and each coefficient is a fortieth of the one before: four are enough.
     """
-    used = coefficients if x.dtype == torch.float64 else coefficients[: 6 if coefficients is ATANH else 4]
+    used = coefficients if x.dtype == torch.float64 else coefficients[:terms]
     total = x * used[-1]
     for coefficient in reversed(used[1:-1]):
         total = total.add_(coefficient).mul_(x)
