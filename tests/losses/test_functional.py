@@ -6,8 +6,22 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tailseg.losses import APA, Gumbel, bce_with_logits, focal_with_logits, gumbel_bce_with_logits
+from tailseg.losses import (
+    APA,
+    DropLoss,
+    ECMLoss,
+    EQLv2,
+    EqualizedFocalLoss,
+    FocalLoss,
+    Gumbel,
+    GumbelCE,
+    SeesawLoss,
+    bce_with_logits,
+    focal_with_logits,
+    gumbel_bce_with_logits,
+)
 from tailseg.losses.links import LINKS
+from tailseg.structures import ClassFrequency
 
 from . import naive
 
@@ -131,6 +145,32 @@ def test_an_ignored_logit_that_is_no_number_has_no_gradient_in_torch_func():
         return gumbel_bce_with_logits(q, target, ignored=logits.isnan())
 
     torch.testing.assert_close(torch.func.grad(cost)(logits), run(cost, logits)[1])
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("make", [GumbelCE, DropLoss, ECMLoss, FocalLoss, EQLv2, EqualizedFocalLoss, SeesawLoss])
+def test_torch_func_follows_the_losses_and_those_that_count_say_so(make):
+    counts = torch.tensor([50, 9, 2])
+    loss = make(ClassFrequency.from_counts(counts, counts, 60))
+    logits, labels = torch.randn(4, loss.num_logits, dtype=torch.float64), torch.tensor([0, 1, 2, 3])
+
+    def cost(q, label):
+        return sum(loss(q[None], label[None]).values())
+
+    def differentiate():
+        return torch.func.vmap(torch.func.grad(cost), randomness="different")(logits, labels)
+
+    if make in (EQLv2, EqualizedFocalLoss, SeesawLoss):
+        with pytest.raises(RuntimeError, match="counts in training mode, and torch.func cannot follow that: call eval"):
+            differentiate()
+    gradients = []
+    loss.eval()
+    for q, label in zip(logits, labels, strict=True):
+        row = q.clone().requires_grad_()
+        gradients.append(torch.autograd.grad(cost(row, label), row)[0])
+    if make is not DropLoss:  # it draws
+        torch.testing.assert_close(differentiate(), torch.stack(gradients))
+    assert differentiate().isfinite().all()
 
 
 def test_a_row_has_the_links_of_its_classes():
