@@ -243,7 +243,11 @@ def test_what_is_damaged_or_a_link_is_not_fetched(
     for name, content, message in (
         ("thresholds.json", "{", "thresholds.json"),
         ("calibration.json", "[]", "calibration.json"),
-        ("classes.json", '{"num_images": 1, "categories": []}', "classes.json of me/my_model is not that of its weights"),
+        (
+            "classes.json",
+            '{"num_images": 1, "categories": []}',
+            "classes.json of me/my_model is not that of its weights",
+        ),
     ):
         copy = tmp_path / name
         shutil.copytree(hub, copy)

@@ -101,8 +101,8 @@ def test_torch_func_sees_the_same_derivatives(link, reduction):
     logits, target = problem((3, 2))
     apas = {"apa": APA(torch.tensor([0.0, 0.5])), "learned apa": APA(torch.tensor([0.2, 0.5]), learns=True)}
 
-    def cost(q, y, options={"link": apas.get(link, link), "reduction": reduction}):
-        return bce_with_logits(q, y, **options).sum()
+    def cost(q, y):
+        return bce_with_logits(q, y, link=apas.get(link, link), reduction=reduction).sum()
 
     def differentiate(q, y):
         q = q.clone().requires_grad_()

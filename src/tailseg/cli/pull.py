@@ -55,9 +55,10 @@ def run(arguments: Sequence[str]) -> None:
     from tailseg.interop import hub
 
     hub.check_name(options.name)
-    for part in hub.FILES if fetched else ():
-        if not (fetched / part).resolve().is_relative_to(fetched.resolve()):
-            raise ValueError(f"{fetched / part} is a link to a file outside of {fetched}. Replace it with the file")
+    if fetched:
+        for file in (fetched / part for part in hub.FILES):
+            if not file.resolve().is_relative_to(fetched.resolve()):
+                raise ValueError(f"{file} is a link to a file outside of {fetched}. Replace it with the file")
     folder = fetched or hub.download(options.name, revision=options.revision)
     files, removed = hub.unpack_run(folder, out, options.name)
     for name in removed:

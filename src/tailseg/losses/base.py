@@ -117,18 +117,6 @@ class ClassificationLoss(nn.Module, ABC):
         In one step the loss may be called several times: for the parts of a batch, and for the stages of a cascade.
         """
 
-    def refuse_transforms(self) -> None:
-        """Refuses to count in ``torch.func``, whose tensors would stay in the loss.
-
-        Raises:
-            RuntimeError: ``torch.func`` follows the operations.
-        """
-        if is_transformed():
-            raise RuntimeError(
-                f"{type(self).__name__} counts in training mode, and torch.func cannot follow that: call eval() on the "
-                "loss, and its counts stay as they are"
-            )
-
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ClassificationLoss":
         """Moves the constants too, and keeps their type and that of the buffers in ``to``, ``half`` and so on.
 
@@ -236,6 +224,19 @@ def takes_settings(
         return cast("Callable[Concatenate[Loss, Classes, P], None]", construct_from_settings)
 
     return decorate
+
+
+def refuse_transforms(loss: ClassificationLoss) -> None:
+    """Refuses to count in ``torch.func``, whose tensors would stay in the loss.
+
+    Raises:
+        RuntimeError: ``torch.func`` follows the operations.
+    """
+    if is_transformed():
+        raise RuntimeError(
+            f"{type(loss).__name__} counts in training mode, and torch.func cannot follow that: call eval() on the "
+            "loss, and its counts stay as they are"
+        )
 
 
 def is_true(condition: Bool[Tensor, ""]) -> bool:
