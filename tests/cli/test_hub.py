@@ -154,8 +154,15 @@ def test_the_hub_gets_a_private_model_with_these_files_alone(
             calls.append((repo_id, private, exist_ok))
 
         def upload_folder(
-            self, *, repo_id: str, folder_path: Path, allow_patterns: list[str], commit_message: str
+            self,
+            *,
+            repo_id: str,
+            folder_path: Path,
+            allow_patterns: list[str],
+            delete_patterns: list[str],
+            commit_message: str,
         ) -> str:
+            assert {*allow_patterns, *delete_patterns} == {*FILES}
             shutil.copytree(folder_path, tmp_path / "remote" / repo_id)
             calls.append(allow_patterns)
             return "https://hub/commit"
@@ -228,6 +235,52 @@ def test_what_cannot_be_fetched_is_said(
         assert main(arguments) == code, message
         assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_damaged_or_a_link_is_not_fetched(
+    hub: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, content, message in (
+        ("thresholds.json", "{", "thresholds.json"),
+        ("calibration.json", "[]", "calibration.json"),
+        (
+            "classes.json",
+            '{"num_images": 1, "categories": []}',
+            "classes.json of me/my_model is not that of its weights",
+        ),
+    ):
+        copy = tmp_path / name
+        shutil.copytree(hub, copy)
+        (copy / NAME / name).write_text(content)
+        assert main(["pull", NAME, "--from", str(copy), "--out", str(tmp_path / "out")]) == 1
+        assert message in capsys.readouterr().err
+    (hub / NAME / "README.md").unlink()
+    (hub / NAME / "README.md").symlink_to(tmp_path / "secret")
+    assert main(["pull", NAME, "--from", str(hub), "--out", str(tmp_path / "out")]) == 1
+    assert "is a link to a file outside of" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_thresholds_of_other_weights_do_not_stay(
+    mine: Path, hub: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pull = ["pull", NAME, "--overwrite", "--from", str(hub), "--out", str(tmp_path / "out")]
+    assert main(pull) == 0
+    for folder in (hub / NAME, tmp_path / "out"):
+        (folder / "thresholds.json").write_text("{}")
+    (hub / NAME / "thresholds.json").unlink()
+    assert main(pull) == 0
+    assert (tmp_path / "out" / "thresholds.json").exists()  # the same weights
+    (hub / NAME / "thresholds.json").write_text("{}")
+    saved = load(mine / "checkpoints" / "best.pt")
+    for value in saved.model.values():
+        value.add_(1)
+    save(saved, mine / "checkpoints" / "best.pt")
+    for command in (["push", str(mine), NAME, "--yes", "--overwrite", "--to", str(hub)], pull):
+        assert main(command) == 0
+        assert "note: removed thresholds.json of" in capsys.readouterr().out
+    assert not (hub / NAME / "thresholds.json").exists()
+    assert not (tmp_path / "out" / "thresholds.json").exists()
 
 
 def test_the_weights_have_the_recipe_without_paths(hub: Path) -> None:

@@ -221,6 +221,20 @@ def test_masks_have_the_scores_of_the_loss(name, background):
         assert found == expected
 
 
+def test_the_best_mask_of_eomt_is_covered_by_no_other():
+    """Its post-processing lets later masks cover earlier ones, and all classes of a query have one mask."""
+    model, loss = build("eomt").eval(), GumbelCE(NUM_CLASSES)
+    use_loss(model, loss, reset_bias=False)
+    output = model(make_batch("eomt")["pixel_values"])
+    for result, masks, logits in zip(
+        post_process_masks("eomt", output), output.masks_queries_logits, output.class_queries_logits, strict=True
+    ):
+        assert (logits[1:, :-1].amax(1) >= logits[:-1, :-1].amax(1)).all()
+        last = torch.nn.functional.interpolate(masks[None, -1:], size=(SIDE, SIDE), mode="bilinear")[0, 0] > 0
+        segment = result["segments_info"][-1]["id"]
+        assert torch.equal(result["segmentation"] == segment, last)
+
+
 @pytest.mark.parametrize("name", MASK_MODELS)
 @pytest.mark.parametrize("make", [GumbelCE, SoftmaxCE])
 def test_queries_without_an_object_have_the_weight_of_the_config(name, make):

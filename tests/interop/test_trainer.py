@@ -8,7 +8,7 @@ import torch
 pytest.importorskip("transformers", reason="needs uv sync --group frameworks")
 pytest.importorskip("accelerate", reason="needs uv sync --group frameworks")
 
-from tests.interop.query_models import SIDE, Images, collate
+from tests.interop.query_models import NUM_CLASSES, SIDE, Images, build, collate
 from torchvision.ops import box_convert
 from transformers import (
     Mask2FormerConfig,
@@ -24,7 +24,9 @@ from transformers import (
 
 from tailseg.data.tiny_tail import generate
 from tailseg.evaluation import Evaluator, evaluate
-from tailseg.interop.trainer import EvaluatingTrainer
+from tailseg.interop.detr import use_loss
+from tailseg.interop.trainer import EvaluatingTrainer, load_renamed
+from tailseg.losses import EQLv2
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -116,6 +118,37 @@ def test_a_training_logs_them_and_chooses_the_best_model_by_them(data, tmp_path)
     assert len(logged) >= 1
     assert logged[-1]["eval_bbox_AP"] == trainer.metrics["bbox"]["AP"]
     assert trainer.state.best_metric == max(line["eval_bbox_AP"] for line in logged)
+
+
+@pytest.mark.parametrize("name", ["rf_detr", "mask2former"])
+def test_renamed_weights_of_a_checkpoint_are_loaded_and_the_state_of_a_loss_too(name, tmp_path):
+    """The Trainer alone leaves out what has another name in the file."""
+    models = [build(name), build(name)]
+    for model in models:
+        use_loss(model, EQLv2(NUM_CLASSES, background=name == "mask2former"), reset_bias=True)
+    saved = models[0].state_dict()
+    for value in saved.values():
+        value.add_(1)
+    assert sum("gradient_sums" in key for key in saved) == 1
+    models[0].save_pretrained(tmp_path)
+    load_renamed(models[1], tmp_path)
+    for key, value in models[1].state_dict().items():
+        assert torch.equal(value, saved[key]), key
+
+
+def test_the_best_model_and_a_resumed_one_are_complete(data, tmp_path):
+    trainer, _, _ = make_trainer(data, tmp_path)
+    trainer.train()
+    folder = trainer.state.best_model_checkpoint
+    saved = type(trainer.model).from_pretrained(folder).state_dict()
+    trainer.model = rt_detr(trainer.model.config.num_labels)
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            parameter.zero_()
+    for load in (trainer._load_best_model, lambda: trainer._load_from_checkpoint(folder)):
+        load()
+        for key, value in trainer.model.state_dict().items():
+            assert torch.equal(value, saved[key]), key
 
 
 def test_a_batch_may_carry_the_ids_and_none_is_an_error(data, tmp_path):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tailseg.losses import BinaryLoss
+from tailseg.losses import BinaryLoss, bce_with_logits, focal_with_logits, gumbel_bce_with_logits
 
 
 def value_and_gradient(loss, logits, labels):
@@ -20,7 +20,25 @@ def value_and_gradient(loss, logits, labels):
     return value.detach(), torch.autograd.grad(value, logits)[0]
 
 
+def check_functions():
+    """Compiles the functions of dynamic shapes; an ignored logit may be NaN."""
+    for function in (bce_with_logits, gumbel_bce_with_logits, focal_with_logits):
+
+        def cost(logits, target, function=function):
+            return {"": function(logits, target, torch.ones(5), ignored=logits.isnan())}
+
+        torch.compiler.reset()
+        compiled = torch.compile(cost, fullgraph=True, backend="aot_eager", dynamic=True)
+        for rows in (3, 4, 6):
+            logits, target = torch.randn(rows, 5), torch.rand(rows, 5)
+            logits[0, 0] = torch.nan
+            torch.testing.assert_close(
+                value_and_gradient(compiled, logits, target), value_and_gradient(cost, logits, target)
+            )
+
+
 if __name__ == "__main__":
+    check_functions()
     configs, frequency = pickle.loads(Path(sys.argv[1]).read_bytes())
     for name, config in configs.items():
         torch.compiler.reset()  # which counts all losses of a class as one

@@ -6,8 +6,22 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tailseg.losses import Gumbel, bce_with_logits, focal_with_logits, gumbel_bce_with_logits
+from tailseg.losses import (
+    APA,
+    DropLoss,
+    ECMLoss,
+    EQLv2,
+    EqualizedFocalLoss,
+    FocalLoss,
+    Gumbel,
+    GumbelCE,
+    SeesawLoss,
+    bce_with_logits,
+    focal_with_logits,
+    gumbel_bce_with_logits,
+)
 from tailseg.losses.links import LINKS
+from tailseg.structures import ClassFrequency
 
 from . import naive
 
@@ -80,6 +94,94 @@ def test_gradcheck_of_both_orders(function, reduction):
         assert torch.autograd.gradgradcheck(lambda q, t=y: function(q, t, reduction=reduction), logits)
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("link", [*LINKS, "apa", "learned apa"])
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_torch_func_sees_the_same_derivatives(link, reduction):
+    logits, target = problem((3, 2))
+    apas = {"apa": APA(torch.tensor([0.0, 0.5])), "learned apa": APA(torch.tensor([0.2, 0.5]), learns=True)}
+
+    def cost(q, y):
+        return bce_with_logits(q, y, link=apas.get(link, link), reduction=reduction).sum()
+
+    def differentiate(q, y):
+        q = q.clone().requires_grad_()
+        return torch.autograd.grad(cost(q, y), q)[0]
+
+    expected = differentiate(logits, target)
+    torch.testing.assert_close(torch.func.grad(cost)(logits, target), expected)
+    each = torch.stack([differentiate(q, y) for q, y in zip(logits, target, strict=True)])
+    torch.testing.assert_close(torch.func.vmap(torch.func.grad(cost))(logits, target), each)
+    _, slope = torch.func.jvp(lambda q: cost(q, target), (logits,), (torch.ones_like(logits),))
+    torch.testing.assert_close(slope, expected.sum())
+    if link in ("gumbel", "sigmoid"):
+        hessian = torch.autograd.functional.hessian(lambda q: cost(q, target[0]), logits[0])
+        torch.testing.assert_close(torch.func.hessian(cost)(logits[0], target[0]), hessian)
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_targets_get_the_gradient_that_torch_gives_and_weights_get_theirs(reduction):
+    logits, target = (each.requires_grad_() for each in problem((3, 2)))
+    weight, pos_weight = torch.rand(2, 2, dtype=torch.float64)
+    gradients = [
+        torch.autograd.grad(
+            function(logits, target, weight, pos_weight=pos_weight, reduction=reduction).square().sum(),
+            (logits, target),
+        )
+        for function in (bce_with_logits, F.binary_cross_entropy_with_logits)
+    ]
+    torch.testing.assert_close(*gradients)
+    weights = (weight.requires_grad_(), pos_weight.requires_grad_())
+    assert torch.autograd.gradcheck(
+        lambda w, p: gumbel_bce_with_logits(logits, target, w, pos_weight=p, reduction=reduction), weights
+    )
+
+
+def test_an_ignored_logit_that_is_no_number_has_no_gradient_in_torch_func():
+    logits, target = problem((3, 2))
+    logits[0, 0] = torch.nan
+
+    def cost(q):
+        return gumbel_bce_with_logits(q, target, ignored=logits.isnan())
+
+    torch.testing.assert_close(torch.func.grad(cost)(logits), run(cost, logits)[1])
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("make", [GumbelCE, DropLoss, ECMLoss, FocalLoss, EQLv2, EqualizedFocalLoss, SeesawLoss])
+def test_torch_func_follows_the_losses_and_those_that_count_say_so(make):
+    counts = torch.tensor([50, 9, 2])
+    loss = make(ClassFrequency.from_counts(counts, counts, 60))
+    logits, labels = torch.randn(4, loss.num_logits, dtype=torch.float64), torch.tensor([0, 1, 2, 3])
+
+    def cost(q, label):
+        return sum(loss(q[None], label[None]).values())
+
+    def differentiate():
+        return torch.func.vmap(torch.func.grad(cost), randomness="different")(logits, labels)
+
+    if make in (EQLv2, EqualizedFocalLoss, SeesawLoss):
+        with pytest.raises(RuntimeError, match="counts in training mode, and torch.func cannot follow that: call eval"):
+            differentiate()
+    gradients = []
+    loss.eval()
+    for q, label in zip(logits, labels, strict=True):
+        row = q.clone().requires_grad_()
+        gradients.append(torch.autograd.grad(cost(row, label), row)[0])
+    if make is not DropLoss:  # it draws
+        torch.testing.assert_close(differentiate(), torch.stack(gradients))
+    assert differentiate().isfinite().all()
+
+
+def test_a_row_has_the_links_of_its_classes():
+    logits, target = problem((1, 3))
+    apa = APA(torch.tensor([0.2, 0.5, 2.0]))
+    for reduction in ("none", "sum"):
+        expected = bce_with_logits(logits, target, link=apa, reduction=reduction)
+        row = bce_with_logits(logits[0], target[0], link=apa, reduction=reduction)
+        torch.testing.assert_close(row.sum(), expected.sum())
+
+
 def test_targets_of_any_type():
     logits, target = problem((6,))
     target = target > 0.5
@@ -103,6 +205,23 @@ def test_refusals(change, message):
     arguments = {"input": torch.zeros(3, 2), "target": torch.zeros(3, 2)} | change
     with pytest.raises(ValueError, match=message):
         inspect.unwrap(bce_with_logits)(**arguments)  # without the tests' own checks of shapes
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weight": 2.0}, r"weight is a tensor, got float: give torch.tensor\(2.0\)"),
+        ({"pos_weight": [1.0, 2.0]}, "pos_weight is a tensor, got list"),
+        ({"target": [[0.0, 1.0]]}, "target is a tensor, got list"),
+        ({"input": torch.zeros(3, 2).long()}, "got torch.int64: are input and target exchanged?"),
+    ],
+)
+def test_refusals_of_types(change, message):
+    arguments = {"input": torch.zeros(3, 2), "target": torch.zeros(3, 2)} | change
+    with pytest.raises(TypeError, match=message):
+        inspect.unwrap(bce_with_logits)(**arguments)
+    with pytest.raises(TypeError, match="target is a tensor, got int"):
+        inspect.unwrap(focal_with_logits)(torch.zeros(3), 1)
 
 
 # as_sigmoid_logits

@@ -55,7 +55,13 @@ def run(arguments: Sequence[str]) -> None:
     from tailseg.interop import hub
 
     hub.check_name(options.name)
+    if fetched:
+        for file in (fetched / part for part in hub.FILES):
+            if not file.resolve().is_relative_to(fetched.resolve()):
+                raise ValueError(f"{file} is a link to a file outside of {fetched}. Replace it with the file")
     folder = fetched or hub.download(options.name, revision=options.revision)
-    files = hub.unpack_run(folder, out, options.name)
+    files, removed = hub.unpack_run(folder, out, options.name)
+    for name in removed:
+        output().print(f"note: removed {name} of the run that was in {out}", markup=False, soft_wrap=True)
     output().print(f"Written: {out} ({', '.join(files)})", markup=False, soft_wrap=True)
     output().print(f"Next: tailseg predict {quote(str(out))} IMAGES...", markup=False, soft_wrap=True)

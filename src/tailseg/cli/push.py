@@ -73,7 +73,9 @@ def run(arguments: Sequence[str]) -> None:
             output().print("Nothing was published.")
             return
         if options.to:
-            hub.copy_files(folder, [str(file.relative_to(folder)) for file in files], options.to / options.name)
+            names = [str(file.relative_to(folder)) for file in files]
+            for stale in hub.copy_files(folder, names, options.to / options.name):
+                output().print(f"note: removed {stale} of the earlier version", markup=False)
             output().print(f"Written: {place}", markup=False, soft_wrap=True)
         else:
             output().print(f"Published: {hub.upload(folder, options.name, public=options.public)}", markup=False)

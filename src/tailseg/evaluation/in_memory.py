@@ -19,7 +19,7 @@ FEW: Final = 10
 """Boxes that lie in the first pixel of their images by chance, at most."""
 MAP_NOTE: Final = (
     "masks came as a map of segments, in which objects cannot overlap and later ones cover earlier ones: use "
-    "post_process_instance_segmentation(..., return_binary_maps=True)"
+    "post_process_instance_segmentation(..., return_binary_maps=True), which all but EoMT's have"
 )
 GRID_NOTE: Final = (
     "boxes came in 16 bits, so that those of large images lie on a grid of several pixels: convert the model's outputs "

@@ -3,6 +3,7 @@
 Only the files of `FILES` are published: no data, no pictures, no results, no report. The recipe loses its paths.
 """
 
+import filecmp
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -85,7 +86,8 @@ def without_paths(saved: Plain) -> Plain:
     run = {**resolved["run"], "out": RunConfig.out, "init_from": None}
     cleaned = {"recipe": saved["recipe"], "resolved": {**resolved, "data": data, "model": model, "run": run}}
     for where, value in _list_texts(cleaned, ""):
-        if re.match(r"[/~\\]|[A-Za-z]:[\\/]", value) or ("/" in value and Path(value).exists()):
+        is_path = re.match(r"(file:)?[/~\\]|\.\.?[/\\]|[A-Za-z]:[\\/]", value) or f"{Path.home()}/" in value
+        if is_path or ("/" in value and Path(value).exists()):
             raise ValueError(
                 f"{where.removeprefix('.resolved.').removeprefix('.')} is {value!r}, a path on this machine, which is "
                 "not published. Train with a setting that is no path"
@@ -217,17 +219,28 @@ def check_name(name: str) -> None:
         raise ValueError(f"{name!r} is not the name of a model in the hub. Expected user/name: letters, digits, - _ .")
 
 
-def copy_files(folder: Path, files: Sequence[str], out: Path) -> None:
-    """Copies files between folders, each completely or not at all.
+def copy_files(folder: Path, files: Sequence[str], out: Path) -> list[str]:
+    """Copies files of a run between folders, each completely or not at all.
+
+    If they replace another run's weights, the other files of that run go: thresholds and calibration of other weights
+    would be used for these.
 
     Args:
         folder: where they are.
         files: their names there.
         out: the other folder.
+
+    Returns:
+        The names of the files that were removed.
     """
+    is_same = (out / WEIGHTS).is_file() and filecmp.cmp(folder / WEIGHTS, out / WEIGHTS, shallow=False)
+    stale = [] if is_same else [part for part in FILES if part not in files and (out / part).is_file()]
+    for name in stale:
+        (out / name).unlink()
     for name in files:
         with write_atomically(out / name) as written:
             written.write_bytes((folder / name).read_bytes())
+    return stale
 
 
 def upload(folder: Path, name: str, *, public: bool) -> str:
@@ -248,7 +261,14 @@ def upload(folder: Path, name: str, *, public: bool) -> str:
     api = _import_hub().HfApi()
     api.create_repo(name, private=not public, exist_ok=True)
     files = [part for part in FILES if (folder / part).is_file()]
-    return str(api.upload_folder(repo_id=name, folder_path=folder, allow_patterns=files, commit_message="tailseg push"))
+    address = api.upload_folder(
+        repo_id=name,
+        folder_path=folder,
+        allow_patterns=files,
+        delete_patterns=[part for part in FILES if part not in files],  # thresholds of an earlier version
+        commit_message="tailseg push",
+    )
+    return str(address)
 
 
 def download(name: str, *, revision: str | None = None) -> Path:
@@ -278,7 +298,7 @@ def _import_hub() -> Any:  # noqa: ANN401 - need not be installed
     return huggingface_hub
 
 
-def unpack_run(folder: Path, out: Path, name: str) -> list[str]:
+def unpack_run(folder: Path, out: Path, name: str) -> tuple[list[str], list[str]]:
     """Copies a fetched run to its folder, after all checks.
 
     Args:
@@ -287,7 +307,7 @@ def unpack_run(folder: Path, out: Path, name: str) -> list[str]:
         name: of the run, for errors.
 
     Returns:
-        The names of the files.
+        The names of the files, and of those of another run that were removed.
 
     Raises:
         CheckpointError: the files are not those of a run, or damaged.
@@ -296,11 +316,24 @@ def unpack_run(folder: Path, out: Path, name: str) -> list[str]:
     if missing := [part for part in (RECIPE, WEIGHTS) if part not in files]:
         raise CheckpointError(f"{name} is no run that `tailseg push` published: it has no {' and no '.join(missing)}")
     saved = load(folder / WEIGHTS)
-    try:
-        recipe = json.loads((folder / RECIPE).read_text())
-    except ValueError as error:
-        raise CheckpointError(f"{RECIPE} of {name} is not JSON ({error})") from None
-    if recipe != saved.recipe:
+    if _read_json(folder / RECIPE, name) != saved.recipe:
         raise CheckpointError(f"{RECIPE} of {name} is not the recipe of its weights. Publish the run again")
-    copy_files(folder, files, out)
-    return files
+    if CLASSES in files and _read_json(folder / CLASSES, name) != list_classes(saved):
+        raise CheckpointError(f"{CLASSES} of {name} is not that of its weights. Publish the run again")
+    for part, read in (
+        (recalibration.FILE, lambda file: recalibration.load(file, len(saved.categories))),
+        (thresholds.FILE, thresholds.load),
+    ):
+        if part in files:
+            try:
+                read(folder / part)
+            except ValueError as error:
+                raise CheckpointError(f"{name}: {error}. Publish the run again, or delete this file") from None
+    return files, copy_files(folder, files, out)
+
+
+def _read_json(file: Path, name: str) -> Any:  # noqa: ANN401 - what JSON has
+    try:
+        return json.loads(file.read_text())
+    except ValueError as error:
+        raise CheckpointError(f"{file.name} of {name} is not JSON ({error})") from None

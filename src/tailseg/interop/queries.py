@@ -138,17 +138,20 @@ def to_single_classes(
     queries of one class each: the softmax of (log p, log(1 - p)) is p. The masks are repeated accordingly. Scores of a
     softmax stay with their queries.
 
+    The best come last: where a post-processing makes a map of segments, as EoMT's does, later masks cover earlier ones,
+    and all classes of a query have one mask.
+
     Args:
         loss: computes the scores.
         logits: of the queries.
         masks: of the queries.
 
     Returns:
-        Logits and masks of Q queries, the best first; for a softmax in the old order.
+        Logits and masks of Q queries, the best last; for a softmax in the old order.
     """
     if loss.scores_are_exclusive:
         return to_softmax_logits(loss, logits), masks
-    scores, pairs = compute_scores(loss, logits).flatten(1).topk(logits.shape[1])
+    scores, pairs = (each.flip(1) for each in compute_scores(loss, logits).flatten(1).topk(logits.shape[1]))
     queries, classes = pairs // loss.num_classes, pairs % loss.num_classes
     single = scores.new_full((*scores.shape, loss.num_classes + 1), -torch.inf)
     single.scatter_(2, classes.unsqueeze(2), scores.log().unsqueeze(2))

@@ -11,11 +11,13 @@ processes, hidden states included. Therefore this is a subclass: a process keeps
 """
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from tailseg.evaluation import Evaluator, Metrics
@@ -25,10 +27,15 @@ PostProcess = Callable[[Any, list[tuple[int, int]]], Sequence[Any]]
 image, see `Evaluator.update`."""
 
 
+LOSS = "class_loss."
+"""Where `tailseg.interop.detr.use_loss` puts the loss, which may have state."""
+
+
 class EvaluatingTrainer(Trainer):
     """A Trainer whose evaluations report the figures of an `Evaluator`: ``eval_segm_APr``, ``eval_bbox_AP`` and so on.
 
     They are logged, go to the Trainer's trackers, and can choose the best model (``metric_for_best_model="segm_APr"``).
+    The best model and a resumed one are loaded completely, which ``Trainer`` does not do (`load_renamed`).
     Each label, or the batch, needs the ``image_id`` of the annotation file; the image processors of detectors add it to
     the labels. Set ``remove_unused_columns=False``, as for every detector.
 
@@ -82,6 +89,15 @@ class EvaluatingTrainer(Trainer):
             self._collects = False
         return output
 
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if self.state.best_model_checkpoint is not None:
+            load_renamed(self.model, Path(self.state.best_model_checkpoint))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        load_renamed(self.model if model is None else model, Path(resume_from_checkpoint))
+
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[Tensor | None, Any, Any]:
@@ -129,6 +145,35 @@ class EvaluatingTrainer(Trainer):
         return super().compute_loss(
             model, {name: value for name, value in inputs.items() if name != "image_id"}, *arguments, **options
         )
+
+
+def load_renamed(model: nn.Module, checkpoint: Path) -> None:
+    """Loads the tensors of a checkpoint of the Trainer that have another name in the file than in the model.
+
+    ``save_pretrained`` writes RF-DETR, RT-DETR, D-FINE, Mask2Former and others with the names of their published
+    weights. ``Trainer`` loads the file without translating them, for ``load_best_model_at_end`` and for
+    ``resume_from_checkpoint``: tensors with another name keep their values, up to all of them
+    (``findings/trainer_best_model.sh``). `EvaluatingTrainer` calls this.
+
+    Args:
+        model: is changed; a model that is none of transformers stays as it is.
+        checkpoint: the folder ``checkpoint-...``.
+    """
+    if not isinstance(model, PreTrainedModel):
+        return
+    state, found = model.state_dict(), {}
+    for file in checkpoint.glob("model*.safetensors"):
+        with safe_open(file, "pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 - it is no dictionary
+                found[name] = tensors.get_tensor(name) if LOSS in name else None
+    if found.keys() <= state.keys():
+        return
+    renamed = dict(type(model).from_pretrained(checkpoint).state_dict())
+    # from_pretrained does not know the loss, whose state may have a prefix in the file.
+    own = {name.rpartition(LOSS)[2]: name for name in state if LOSS in name}
+    values = {name.rpartition(LOSS)[2]: value for name, value in found.items() if LOSS in name}
+    renamed |= {name: values[part] for part, name in own.items() if part in values}
+    model.load_state_dict(renamed, strict=False)
 
 
 def _get_image_ids(inputs: dict[str, Any]) -> list[int]:

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from tailseg.losses.class_weights import compute_label_weights
+from tailseg.losses.links import is_transformed
 from tailseg.losses.settings import BaseLossConfig
 from tailseg.structures import ClassFrequency
 
@@ -137,7 +138,8 @@ class ClassificationLoss(nn.Module, ABC):
         """Refuses logits and labels that do not fit this loss. On a GPU this waits for the device once.
 
         NaN passes: the training loop reports it with the step and the images. ``torch.compile`` cannot look at values.
-        There a label out of range is a RuntimeError (on CUDA a device assertion), and infinity passes too.
+        There a label out of range is a RuntimeError (on CUDA a device assertion), and infinity passes too. In
+        ``torch.func.vmap`` both pass.
 
         Raises:
             ValueError: a label lies outside ``0 .. C``, a logit is infinite, or shapes or types disagree.
@@ -156,7 +158,7 @@ class ClassificationLoss(nn.Module, ABC):
         # The sum needs one pass and no tensor of flags. The sum of finite logits may overflow: `_refuse` decides.
         # float16 would overflow always. For other types, a wider sum would cost a copy of the logits.
         total = logits.detach().sum(dtype=torch.float32 if logits.dtype == torch.float16 else None)
-        if bool(out_of_range | ~total.isfinite()):
+        if is_true(out_of_range | ~total.isfinite()):
             self._refuse(logits, labels)
 
     def _refuse(self, logits: Tensor, labels: Tensor) -> None:
@@ -222,6 +224,29 @@ def takes_settings(
         return cast("Callable[Concatenate[Loss, Classes, P], None]", construct_from_settings)
 
     return decorate
+
+
+def refuse_transforms(loss: ClassificationLoss) -> None:
+    """Refuses to count in ``torch.func``, whose tensors would stay in the loss.
+
+    Raises:
+        RuntimeError: ``torch.func`` follows the operations.
+    """
+    if is_transformed():
+        raise RuntimeError(
+            f"{type(loss).__name__} counts in training mode, and torch.func cannot follow that: call eval() on the "
+            "loss, and its counts stay as they are"
+        )
+
+
+def is_true(condition: Bool[Tensor, ""]) -> bool:
+    """Whether a condition on values holds; False in ``torch.func.vmap``, which has no single value to look at."""
+    try:
+        return bool(condition)
+    except RuntimeError:
+        if is_transformed():
+            return False
+        raise
 
 
 def at_least_float32(tensor: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:

@@ -18,7 +18,7 @@ from torch.autograd.function import BackwardCFunction
 
 from tailseg.losses.base import at_least_float32
 from tailseg.losses.elementwise import gather_label_logits
-from tailseg.losses.links import Link
+from tailseg.losses.links import Link, is_transformed
 
 BLOCK = 65536
 """Logits that a CPU thread works on at a time: the logits and the results computed from them fit into its cache."""
@@ -247,8 +247,7 @@ def binary_cost(
     """
     entry, columns, rows = _arrange(q, labels, link, weights, quality, ignored, factors, dropped)
     divisor = max(len(q), 1) if normalizer is None else normalizer
-    # A compiler fuses the operations, and decides what to compute again. A link that learns needs its own gradients.
-    if torch.compiler.is_compiling() or entry.link.learns:
+    if _must_compose(entry):
         return _composed_sum(entry, columns, q, rows) / divisor
     return _run_cost(entry, columns, q, rows, divisor)
 
@@ -259,7 +258,7 @@ class TargetEntries:
 
     Attributes:
         q: logits.
-        target: y in [0, 1], of any type.
+        target: y in [0, 1], of any type. It may need a gradient, as weights and positive may.
         entry: the cost of an entry.
         factors: numbers of the classes.
         weights: multiply the costs.
@@ -278,14 +277,14 @@ class TargetEntries:
     def costs(self) -> Float[Tensor, "R L"]:
         """Computes the cost of each entry. The logits are kept for the backward pass, and nothing else."""
         columns, rows = self._arrange()
-        if torch.compiler.is_compiling() or self.entry.link.learns:
-            return _dense(self.entry, "cost", columns, self.q, rows)
+        if _must_compose(self.entry, *rows):
+            return _dense(self.entry, "cost", columns, _drop_ignored(self.q, rows), rows)
         return cast(Tensor, _EntryCosts.apply(self.q, self.entry, None, *columns.factors, *rows))
 
     def sum(self) -> Float[Tensor, ""]:
         """Computes the sum of the costs, as `binary_cost` does."""
         columns, rows = self._arrange()
-        if torch.compiler.is_compiling() or self.entry.link.learns:
+        if _must_compose(self.entry, *rows):
             return _composed_sum(self.entry, columns, self.q, rows)
         return _run_cost(self.entry, columns, self.q, rows, 1.0)
 
@@ -347,6 +346,16 @@ def _arrange(
         _Columns(ClassFactors(*widened[:3]), classes),
         _Rows(*labels_and_target, *widened[3:], ignored, regions),
     )
+
+
+def _must_compose(entry: EntryCost, *others: Tensor | None) -> bool:
+    """Whether autograd or a compiler must see every operation: then nothing is computed in blocks, or ahead.
+
+    A compiler fuses the operations, and decides what to compute again. A link that learns, and targets and weights that
+    need a gradient, need more than that of the logits.
+    """
+    needs_gradient = torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in others)
+    return torch.compiler.is_compiling() or is_transformed() or entry.link.learns or needs_gradient
 
 
 def _run_cost(entry: EntryCost, columns: _Columns, q: Tensor, rows: _Rows, divisor: Tensor | float) -> Tensor:
@@ -433,7 +442,13 @@ def _make_scale(q: Tensor, factor: Tensor | float, divisor: Tensor | float) -> T
 
 def _composed_sum(entry: EntryCost, columns: _Columns, q: Tensor, rows: _Rows) -> Tensor:
     """The whole sum as operations that autograd and compilers can follow."""
+    q = _drop_ignored(q, rows)
     return _dense_sum(entry, columns, q, rows) + _own_sum(entry, columns, q, rows)
+
+
+def _drop_ignored(q: Tensor, rows: _Rows) -> Tensor:
+    """The logits, 0 where they are ignored: autograd multiplies their slopes by 0, and NaN would stay NaN."""
+    return q if rows.ignored is None else q.masked_fill(rows.ignored, 0)
 
 
 def _dense_sum(entry: EntryCost, columns: _Columns, q: Tensor, rows: _Rows) -> Tensor:

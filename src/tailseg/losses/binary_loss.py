@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from tailseg.losses.base import ClassificationLoss
+from tailseg.losses.base import ClassificationLoss, is_true
 from tailseg.losses.binary import ClassFactors, Dropped, EntryCost, binary_cost, sum_class_gradients
 from tailseg.losses.links import Link
 
@@ -86,7 +86,7 @@ def count_positives(labels: Int64[Tensor, " R"] | Float[Tensor, "R C"], num_clas
     if labels.ndim == 2:
         return (labels > 0).sum(0)
     counts = torch.zeros(num_classes + 1, dtype=torch.int64, device=labels.device)
-    return counts.index_add_(0, labels, torch.ones_like(labels))[:num_classes]
+    return counts.index_add(0, labels, torch.ones_like(labels))[:num_classes]
 
 
 class BinaryLoss(ClassificationLoss):
@@ -243,12 +243,12 @@ class BinaryLoss(ClassificationLoss):
         if torch.compiler.is_compiling():
             torch._assert_async(~out_of_range, f"targets must lie in 0 .. {highest}")  # noqa: SLF001
             return
-        if bool(out_of_range):
+        if is_true(out_of_range):
             raise ValueError(
                 f"targets {'by class ' if labels.ndim == 1 else ''}must lie in 0 .. {highest}, got "
                 f"{labels.min().item()} .. {labels.max().item()}"
                 + (": use contiguous labels, not category ids" if labels.ndim == 1 else "")
             )
-        if not bool(logits.detach().sum(dtype=torch.float32).isfinite()):
+        if is_true(~logits.detach().sum(dtype=torch.float32).isfinite()):
             counted = logits if ignored is None else logits.masked_fill(ignored, 0)
             self._refuse(counted, labels.new_zeros(0))

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 
-from tailseg.losses.links import softplus
+from tailseg.losses.links import is_transformed, softplus
 
 
 def weighted_bce(
@@ -40,6 +40,10 @@ def weighted_bce(
     Returns:
         The sum.
     """
+    if is_transformed():
+        is_own = labels.unsqueeze(1) == torch.arange(logits.shape[1], device=logits.device)
+        costs = torch.where(is_own, softplus(-logits) * positive_weight, softplus(logits) * negative_weight)
+        return (costs if region_weight is None else costs * region_weight.unsqueeze(1)).sum()
     # One tensor, because torch.compile refuses a function that gets the same tensor twice.
     return cast(
         Tensor, _WeightedBCE.apply(logits, labels, torch.stack([positive_weight, negative_weight]), region_weight)

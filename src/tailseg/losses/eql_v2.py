@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tailseg.losses.base import ConfiguredLoss, at_least_float32, takes_settings
+from tailseg.losses.base import ConfiguredLoss, at_least_float32, refuse_transforms, takes_settings
 from tailseg.losses.binary import ClassFactors
 from tailseg.losses.binary_loss import BinaryLoss, Entries
 from tailseg.losses.links import Sigmoid
@@ -55,6 +55,7 @@ class EQLv2(ConfiguredLoss, BinaryLoss):
         factors = ClassFactors(*self.class_weights())
         loss = self.config.weight * entries.cost(self.link, factors=factors)
         if self.training:
+            refuse_transforms(self)
             sums = entries.sum_class_gradients(self.link, factors=factors)[:, : self.num_classes]
             # Not in place: the backward pass of a compiled loss may compute the weights again.
             self.gradient_sums = self.gradient_sums + sum_over_processes(sums.double())

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from tailseg.losses.base import takes_settings
+from tailseg.losses.base import refuse_transforms, takes_settings
 from tailseg.losses.binary import ClassFactors, split_alpha
 from tailseg.losses.binary_loss import Entries
 from tailseg.losses.focal import LinkedFocalLoss
@@ -55,6 +55,7 @@ class EqualizedFocalLoss(LinkedFocalLoss):
         factors = ClassFactors(scale * positive, scale * negative, gamma)
         loss = self.config.weight * entries.cost(self.entry, factors=factors)
         if self.training:
+            refuse_transforms(self)
             # Divided by the rows (or normalizers) of all processes, as one process that has all rows would do.
             rows = len(entries.logits) if entries.normalizer is None else entries.normalizer
             sums = entries.sum_class_gradients(self.entry, factors=factors).double()

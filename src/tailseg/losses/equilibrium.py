@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from tailseg.losses.base import ConfiguredLoss, at_least_float32, takes_settings
+from tailseg.losses.base import ConfiguredLoss, at_least_float32, refuse_transforms, takes_settings
 from tailseg.losses.processes import sum_over_processes
 from tailseg.losses.settings import EquilibriumLossConfig as EquilibriumLossConfig
 from tailseg.structures import ClassFrequency
@@ -58,6 +58,7 @@ class EquilibriumLoss(ConfiguredLoss):
         self.check(logits, labels)
         logits = at_least_float32(logits)
         if self.training:
+            refuse_transforms(self)
             self.mean_scores = self._update_mean_scores(logits.detach(), labels)
         scores = F.pad(self.mean_scores, (0, 1), value=self.config.background_score).to(logits.dtype)
         # A class whose scores are 0 for long would have the margin infinity.

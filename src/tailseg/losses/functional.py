@@ -34,12 +34,13 @@ def bce_with_logits(
 
         cost of an entry = weight (-pos_weight y log p - (1 - y) log(1 - p))
 
-    With the sigmoid it is ``torch.nn.functional.binary_cross_entropy_with_logits``, computed in float32 or wider.
+    With the sigmoid it is ``torch.nn.functional.binary_cross_entropy_with_logits``, computed in float32 or wider. As
+    there, the target gets a gradient if it needs one, which takes more memory; so do weight and pos_weight.
 
     Args:
         input: the logits q.
-        target: y in [0, 1], of the same shape; numbers of any type, or booleans. It gets no gradient.
-        weight: multiplies the cost; any shape that broadcasts to the logits'. It gets no gradient.
+        target: y in [0, 1], of the same shape; numbers of any type, or booleans.
+        weight: multiplies the cost; any shape that broadcasts to the logits'.
         reduction: ``"mean"`` over the entries that are not ignored, ``"sum"``, or ``"none"``.
         pos_weight: multiplies the part of the positives; any shape that broadcasts to the logits'.
         link: turns logits into probabilities: ``"sigmoid"``, ``"gumbel"``, ``"normal"``, or a `Link`.
@@ -50,8 +51,10 @@ def bce_with_logits(
         The mean or the sum, or the costs in the shape of the logits; in float32 or wider. The mean of no entry is 0.
 
     Raises:
+        TypeError: an argument is no tensor, or the logits are no floating point numbers.
         ValueError: the shapes disagree, or the reduction or the link is unknown.
     """
+    _require_tensors(input=input, target=target, weight=weight, pos_weight=pos_weight, ignored=ignored)
     return _reduce(input, target, weight, reduction, pos_weight, link, ClassFactors(), ignore_index, ignored)
 
 
@@ -108,7 +111,7 @@ def focal_with_logits(
 
     Args:
         input: the logits q.
-        target: y in [0, 1], of the same shape.
+        target: y in [0, 1], of the same shape. It gets no gradient.
         weight: multiplies the cost.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``, see `bce_with_logits`.
         gamma: how fast the weight of a well classified logit falls.
@@ -121,10 +124,12 @@ def focal_with_logits(
         The mean, the sum, or the costs.
 
     Raises:
+        TypeError: an argument is no tensor, or the logits are no floating point numbers.
         ValueError: the shapes disagree, or the reduction or the link is unknown.
     """
+    _require_tensors(input=input, target=target, weight=weight, ignored=ignored)
     factors = ClassFactors.for_all(input, *split_alpha(alpha), gamma)
-    return _reduce(input, target, weight, reduction, None, link, factors, ignore_index, ignored)
+    return _reduce(input, target.detach(), weight, reduction, None, link, factors, ignore_index, ignored)
 
 
 def _get_link(link: Link | str) -> Link:
@@ -133,6 +138,14 @@ def _get_link(link: Link | str) -> Link:
     if link not in LINKS:
         raise ValueError(f"link is {', '.join(LINKS)} or a Link, got {link!r}")
     return LINKS[cast(LinkName, link)]
+
+
+def _require_tensors(**arguments: object) -> None:
+    """Refuses arguments that are no tensors, as torch does."""
+    for name, value in arguments.items():
+        if value is not None and not isinstance(value, Tensor):
+            hint = f": give torch.tensor({value!r})" if isinstance(value, int | float) and name != "target" else ""
+            raise TypeError(f"{name} is a tensor, got {type(value).__name__}{hint}")
 
 
 def _reduce(
@@ -148,12 +161,16 @@ def _reduce(
 ) -> Tensor:
     if reduction not in get_args(Reduction):
         raise ValueError(f"reduction is {', '.join(get_args(Reduction))}, got {reduction!r}")
+    if not q.is_floating_point():
+        raise TypeError(f"input are logits, floating point numbers, got {q.dtype}: are input and target exchanged?")
     for what, tensor in (("target", target), ("ignored", ignored)):
         if tensor is not None and tensor.shape != q.shape:
             raise ValueError(f"{what} has the shape of the logits {list(q.shape)}, got {list(tensor.shape)}")
     if ignore_index is not None:
         ignored = target == ignore_index if ignored is None else ignored | (target == ignore_index)
-    rows = (prod(q.shape[:-1]), q.shape[-1]) if q.ndim > 1 else (q.numel(), 1)
+    # Entries without classes may be many: they are rows. A link that is no plain arithmetic may have classes.
+    link = _get_link(link)
+    rows = (prod(q.shape[:-1]), q.shape[-1]) if q.ndim > 1 or (q.ndim and not link.fuses) else (q.numel(), 1)
     dtype = torch.promote_types(q.dtype, torch.float32)
 
     def arrange(what: str, tensor: Tensor | None) -> Tensor | None:
@@ -169,7 +186,7 @@ def _reduce(
     entries = TargetEntries(
         q.reshape(rows),
         target.reshape(rows),
-        EntryCost(_get_link(link)),
+        EntryCost(link),
         factors,
         weights=arrange("weight", weight),
         positive=arrange("pos_weight", pos_weight),

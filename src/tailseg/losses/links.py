@@ -99,11 +99,11 @@ class ClosedFormLink(Link):
 
     def log_probability(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
         """The logarithm log p, finite where p underflows to 0."""
-        return cast(Tensor, _WithSlope.apply(q, self._log_probability, self.log_probability_slope))
+        return _apply_with_slope(q, self._log_probability, self.log_probability_slope)
 
     def log_complement(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
         """The logarithm log(1 - p), finite where p rounds to 1."""
-        return cast(Tensor, _WithSlope.apply(q, self._log_complement, self.log_complement_slope))
+        return _apply_with_slope(q, self._log_complement, self.log_complement_slope)
 
     @abstractmethod
     def _log_probability(self, q: Tensor) -> Tensor: ...
@@ -135,6 +135,43 @@ class _WithSlope(torch.autograd.Function):
     def backward(ctx: BackwardCFunction, *grads: Tensor) -> tuple[Tensor, None, None]:
         (q,) = ctx.saved_tensors
         return cast(Any, ctx).slope(q) * grads[0], None, None
+
+
+class _WithTangent(torch.autograd.Function):
+    """The same for ``torch.func``, also of more tensors, which get no gradient.
+
+    ``torch.compile`` refuses a function with ``jvp``, so there are two.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(q: Tensor, function: Callable[..., Tensor], slope: Callable[..., Tensor], *others: Tensor) -> Tensor:  # noqa: ARG004
+        return function(q, *others)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ANN401, ARG004
+        q, _, ctx.slope, *others = inputs
+        ctx.save_for_backward(q, *others)
+        ctx.save_for_forward(q, *others)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        return ctx.slope(*ctx.saved_tensors) * grads[0], *[None] * (len(ctx.saved_tensors) + 1)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:  # noqa: ANN401
+        return ctx.slope(*ctx.saved_tensors) * tangents[0]
+
+
+def is_transformed() -> bool:
+    """Whether ``torch.func`` (``grad``, ``vmap``, ``jvp`` ...) follows the operations, without a compiler."""
+    # What torch.autograd.Function asks itself; there is no public question.
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()  # noqa: SLF001
+
+
+def _apply_with_slope(q: Tensor, function: Callable[[Tensor], Tensor], slope: Callable[[Tensor], Tensor]) -> Tensor:
+    return cast(Tensor, (_WithTangent if is_transformed() else _WithSlope).apply(q, function, slope))
 
 
 class Sigmoid(ClosedFormLink):
@@ -205,7 +242,7 @@ class Gumbel(ClosedFormLink):
         t, p = self._t_and_p(q)
         # Above t = 1: -2 atanh(p / (2 - p)). The square is not below 1e-18, because denormal numbers are slow.
         z = p / (2 - p)
-        above = z * _series(z.clamp(min=1e-9).square(), ATANH) * -2
+        above = z * _series(z.clamp(min=1e-9).square(), ATANH, 6) * -2
         # Below t = 1: log t + log((1 - exp(-t)) / t), where log t is -q, which is right even if t underflows.
         s = t.clamp(max=1)
         below = (_series(s.square(), LOG_OF_SLOPE) * s - 0.5) * s - q
@@ -245,13 +282,13 @@ LOG_OF_SLOPE = tuple(c / (2 * k) for k, c in enumerate(SLOPE, 1))
 """(log((1 - exp(-t)) / t) + t / 2) / t^2 by powers of t^2."""
 
 
-def _series(x: Tensor, coefficients: tuple[float, ...]) -> Tensor:
-    """Evaluates the polynomial with these coefficients, x^0 first.
+def _series(x: Tensor, coefficients: tuple[float, ...], terms: int = 4) -> Tensor:
+    """Evaluates the polynomial with these coefficients, x^0 first; in float32 its first terms.
 
     In float32, x is at most 0.05 for `ATANH`, whose coefficients fall slowly: six are enough. For the others x is at
     most 1, and each coefficient is a fortieth of the one before: four are enough.
     """
-    used = coefficients if x.dtype == torch.float64 else coefficients[: 6 if coefficients is ATANH else 4]
+    used = coefficients if x.dtype == torch.float64 else coefficients[:terms]
     total = x * used[-1]
     for coefficient in reversed(used[1:-1]):
         total = total.add_(coefficient).mul_(x)
@@ -508,9 +545,13 @@ class _APAOf(Link):
         return self.log_probability(q.to(torch.promote_types(q.dtype, torch.float32))).exp().to(q.dtype)
 
     def log_probability(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+        if is_transformed():
+            return self._follow(q, "log_probability")
         return cast(Tensor, _APALogarithm.apply(q, self.lambda_, self.kappa, False))
 
     def log_complement(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+        if is_transformed():
+            return self._follow(q, "log_complement")
         return cast(Tensor, _APALogarithm.apply(q, self.lambda_, self.kappa, True))
 
     def log_probability_slope(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
@@ -520,6 +561,19 @@ class _APAOf(Link):
     def log_complement_slope(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
         parts = _APAParts(q, self.lambda_, self.kappa)
         return (parts.kappa * -parts.complement_slope()).to(q.dtype)
+
+    def _follow(self, q: Tensor, name: str) -> Tensor:
+        """Computes a logarithm for ``torch.func``; plain operations lose the slope at lambda = 0, not a learned one."""
+
+        def compute(q: Tensor, *settings: Tensor) -> Tensor:
+            return getattr(_APAParts(q, *settings), name)().to(q.dtype)
+
+        def compute_slope(q: Tensor, *settings: Tensor) -> Tensor:
+            return getattr(_APAOf(*settings, learns=False), f"{name}_slope")(q)
+
+        if self.learns:
+            return compute(q, self.lambda_, self.kappa)
+        return cast(Tensor, _WithTangent.apply(q, compute, compute_slope, self.lambda_, self.kappa))
 
 
 class _APALogarithm(torch.autograd.Function):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from tailseg.losses.base import ConfiguredLoss, at_least_float32, takes_settings
+from tailseg.losses.base import ConfiguredLoss, at_least_float32, refuse_transforms, takes_settings
 from tailseg.losses.processes import sum_over_processes
 from tailseg.losses.seesaw import SeesawLoss
 from tailseg.losses.settings import PCBLossConfig as PCBLossConfig
@@ -76,6 +76,7 @@ class PCBLoss(ConfiguredLoss):
         logits = at_least_float32(logits)
         classes = logits[:, : self.num_classes]
         if self.training:
+            refuse_transforms(self)
             self.confusion = self._update_confusion(classes.detach(), labels)
         balance = self._compute_balance(classes.detach(), labels)
         weights = self.weigh_regions(logits, labels)

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from tailseg.losses.base import ConfiguredLoss, at_least_float32, takes_settings
+from tailseg.losses.base import ConfiguredLoss, at_least_float32, refuse_transforms, takes_settings
 from tailseg.losses.processes import gather_rows, sum_over_processes
 from tailseg.losses.settings import LOSSES
 from tailseg.losses.settings import ROGLossConfig as ROGLossConfig
@@ -72,6 +72,7 @@ class ROGLoss(ConfiguredLoss):
         """
         losses = self.base.train(self.training)(logits, labels)
         if self.training:
+            refuse_transforms(self)
             counts = self.num_samples.new_zeros(self.num_classes + 1).index_add_(0, labels, torch.ones_like(labels))
             self.num_samples = self.num_samples + sum_over_processes(counts[:-1])
         logits = at_least_float32(logits)

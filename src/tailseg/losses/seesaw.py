@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from tailseg.losses.base import ConfiguredLoss, at_least_float32, takes_settings
+from tailseg.losses.base import ConfiguredLoss, at_least_float32, refuse_transforms, takes_settings
 from tailseg.losses.processes import sum_over_processes
 from tailseg.losses.settings import SeesawLossConfig as SeesawLossConfig
 from tailseg.structures import ClassFrequency
@@ -79,6 +79,7 @@ class SeesawLoss(ConfiguredLoss):
     def count_samples(self, labels: Int64[Tensor, " R"]) -> None:
         """Adds the labels of all processes to ``cum_samples``, in training mode; all processes must call."""
         if self.training:
+            refuse_transforms(self)
             counts = torch.zeros_like(self.cum_samples).index_add_(0, labels, torch.ones_like(labels))
             self.cum_samples += sum_over_processes(counts)
 
