@@ -26,8 +26,6 @@ from tailseg.ranges import Range
 from tailseg.words import count_noun
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from tailseg.annotations.dataset import Annotations
     from tailseg.annotations.summary import ClassCount, Summary
     from tailseg.annotations.types import Group
@@ -62,7 +60,6 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "next": (DataNext, data_errors.rank_next),
 }
 """The commands besides show and check: their options and functions."""
-SHEET_COLUMNS = 4
 UNLIMITED = 100_000
 """Width in columns of an output that is not a terminal."""
 GROUP_NAMES: "dict[Group, str]" = {"r": "rare", "c": "common", "f": "frequent"}
@@ -154,6 +151,8 @@ def show(options: DataShow) -> None:
     for part in describe(annotations, content, options, exposure, cut=console.is_terminal):
         console.print(part)
     if options.pictures:
+        from tailseg.report.example_sheet import draw_example_sheet
+
         write_picture(options.pictures, draw_example_sheet(annotations, content), EXAMPLES)
         output().print(f"Examples: [bold]{escape(str(options.pictures))}[/]")
 
@@ -291,60 +290,3 @@ def _make_class_table(title: str, counts: "Sequence[ClassCount]", shown: dict[in
         times = _format_times(shown.get(category.id, 0.0), count.objects)
         table.add_row(format_name(category.name), category.group, f"{count.images:,}", f"{count.objects:,}", times)
     return table
-
-
-def draw_example_sheet(annotations: "Annotations", content: "Summary") -> "Image.Image":
-    """Draws an example image of frequent, common and rare classes, one row per group.
-
-    Each class shows the image with its largest object.
-
-    Raises:
-        ValueError: the data set has no objects.
-        ImageError: an image is missing or cannot be read.
-    """
-    from tailseg.drawing import contact_sheet
-
-    largest = find_largest_objects(annotations)
-    labels = {category.id: label for label, category in enumerate(annotations.categories)}
-    pictures, captions = [], []
-    for group, name in reversed(GROUP_NAMES.items()):
-        counts = [count for count in content.counts if count.category.group == group and count.objects]
-        for count in counts[:: max(1, len(counts) // SHEET_COLUMNS)][:SHEET_COLUMNS]:
-            label = labels[count.category.id]
-            pictures.append(draw_class(annotations, largest[label], label))
-            captions.append(f"{name}: {count.category.name}, {count_noun(count.images, 'image')}")
-    if not pictures:
-        raise ValueError(f"{annotations.path} has no objects to draw")
-    return contact_sheet(pictures, captions, columns=SHEET_COLUMNS, cell=(320, 320))
-
-
-def find_largest_objects(annotations: "Annotations") -> dict[int, int]:
-    """Finds the image with the largest object of each class, by label."""
-    objects = annotations.objects
-    areas = (objects.boxes[:, 2:] - objects.boxes[:, :2]).prod(axis=1)
-    rows = [row for row in areas.argsort(kind="stable").tolist() if not objects.ignored[row]]
-    images = objects.images
-    return {int(objects.labels[row]): int(images[row]) for row in rows}
-
-
-def draw_class(annotations: "Annotations", index: int, label: int) -> "Image.Image":
-    """Draws the objects of one class into an image, in the color of the class's group.
-
-    Args:
-        annotations: the data set.
-        index: index of the image.
-        label: label of the class.
-
-    Returns:
-        The picture.
-    """
-    from PIL import Image
-
-    from tailseg.data.images import read_image
-    from tailseg.drawing import draw, read_ground_truth
-
-    image = Image.fromarray(read_image(annotations.get_info(index)).permute(1, 2, 0).numpy())
-    truth = read_ground_truth(annotations, index)
-    names = [category.name for category in annotations.categories]
-    groups = [category.group for category in annotations.categories]
-    return draw(image, truth.select(truth.labels == label), names, groups, color_by="group", show_scores=False)
