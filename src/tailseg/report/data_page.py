@@ -27,7 +27,7 @@ from tailseg.annotations.summary import ClassCount, Summary
 from tailseg.annotations.types import Group
 from tailseg.data.epoch_plan import Exposure, compute_exposure, count_group_draws, plan_epoch
 from tailseg.report.builder import MAX_BYTES, build_page
-from tailseg.report.galleries import Galleries, Photographs, fit
+from tailseg.report.galleries import Galleries, Photographs, fit, remove_folders
 from tailseg.report.page import GROUPS
 from tailseg.report.thumbnails import crop_around, trace_box, trace_outline
 from tailseg.words import count_noun
@@ -126,9 +126,10 @@ def render(
     galleries = Galleries((count.category.id for count in chosen), room=MAX_BYTES // 2)
     if not annotations.num_objects:
         chosen = ()
+    rows = [_choose_examples(annotations, labels[count.category.id]) for count in chosen]
     for place in range(EXAMPLES):  # the first example of each class comes first
-        for count in chosen:
-            _add_example(galleries, annotations, photographs, labels[count.category.id], place)
+        for row in (of_class[place] for of_class in rows if place < len(of_class)):
+            _add_example(galleries, annotations, photographs, row)
 
     def build() -> str:
         examples = [_describe_example(count, galleries.of[count.category.id]) for count in chosen]
@@ -137,7 +138,7 @@ def render(
             styles=["base", "report", "data"],
             scripts=["data"],
             examples=[example for example in examples if example["pictures"]],
-            problem=photographs.problem,
+            problem=remove_folders(photographs.problem, "--images"),
             **values,
         )
 
@@ -210,7 +211,7 @@ def _list_groups(annotations: Annotations, content: Summary, images: np.ndarray)
     ]
 
 
-def _format_share(part: float, whole: float) -> str:
+def _format_share(part: float | np.integer, whole: float | np.integer) -> str:
     return f"{100 * part / whole:.1f} %" if whole else "–"
 
 
@@ -225,7 +226,7 @@ def _draw_tail(content: Summary) -> dict[str, Any]:
     """The chart of the long tail: for each class a bar of its images, and behind it one of its objects."""
     counts = _choose_counts(content)
     top = max(10, *(count.objects for count in counts))
-    width = 0.86 if len(counts) <= 200 else 1.0
+    width = 0.86 if len(counts) <= 200 else 1.1  # bars narrower than a pixel overlap, so that no gap shines through
     bars = [
         {
             "group": count.category.group,
@@ -522,20 +523,24 @@ def _describe_compared(
     }
 
 
-def _add_example(
-    galleries: Galleries, annotations: Annotations, photographs: Photographs, label: int, place: int
-) -> None:
-    """Adds the picture of one of the largest objects of a class, each from another image, if the image can be read."""
+def _choose_examples(annotations: Annotations, label: int) -> list[int]:
+    """The rows of the largest objects of a class, at most one for each image."""
     objects = annotations.objects
     rows = np.flatnonzero((objects.labels == label) & ~objects.ignored)
     sides = objects.boxes[rows, 2:] - objects.boxes[rows, :2]
     rows = rows[np.argsort(-sides.prod(axis=1), kind="stable")]
-    images = np.searchsorted(objects.offsets, rows, side="right") - 1
-    _, first = np.unique(images, return_index=True)
-    first = np.sort(first)
-    if place >= len(first):
-        return
-    row, index = int(rows[first[place]]), int(images[first[place]])
+    _, first = np.unique(_find_images(annotations, rows), return_index=True)
+    return rows[np.sort(first)][:EXAMPLES].tolist()
+
+
+def _find_images(annotations: Annotations, rows: np.ndarray) -> np.ndarray:
+    return np.searchsorted(annotations.objects.offsets, rows, side="right") - 1
+
+
+def _add_example(galleries: Galleries, annotations: Annotations, photographs: Photographs, row: int) -> None:
+    """Adds the picture of an object, if its image can be read."""
+    objects = annotations.objects
+    index = int(_find_images(annotations, np.array([row]))[0])
     if not photographs.can_read(index):
         return
     from tailseg.ops.masks import segmentation_to_rle  # torch, which has just read the image
@@ -548,7 +553,7 @@ def _add_example(
         mask = segmentation_to_rle(annotations.get_segmentation(row, index), height, width)
         outline = trace_outline(mask, crop, LONGEST)
     item = [outline or trace_box(box, crop, LONGEST), int(annotations.image_ids[index])]
-    key = annotations.categories[label].id
+    key = annotations.categories[int(objects.labels[row])].id
     galleries.add(key, (index, crop), lambda: photographs.cut(index, crop, LONGEST), item)
 
 
