@@ -255,7 +255,16 @@ def choose_ink(fill: tuple[int, ...]) -> str:
 
 
 def shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:
-    """Cuts a text that is wider than ``width`` pixels, and ends it with an ellipsis."""
+    """Cuts a text that is too wide, and ends it with an ellipsis.
+
+    Args:
+        text: one line.
+        font: of `load_font`.
+        width: the largest width in pixels.
+
+    Returns:
+        The text that fits.
+    """
     if font.getlength(text) <= width:
         return text
     length = len(text)

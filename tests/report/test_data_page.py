@@ -82,9 +82,7 @@ def test_the_page_in_a_browser(page: Any, raw: Any, write: Callable[..., Path], 
 def test_the_numbers_are_those_of_the_file(raw: Any, write: Callable[..., Path], tmp_path: Path) -> None:
     text, problem, num_pictures = render_page(read_dataset(write(set_up(raw))))
     assert num_pictures == 0
-    assert re.search(
-        r"There are no pictures: image [ab]\.jpg not found\. Name the folder of the images with --images", text
-    )
+    assert re.search(r"There are no pictures: image [ab]\.jpg not found\. Name their folder with --images", text)
     assert str(tmp_path) in problem
     assert str(tmp_path) not in text, "who gets the page need not know the folders of this machine"
     assert "<image" not in text
