@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tailseg.annotations.dataset import Annotations
 from tailseg.annotations.read import read_dataset
@@ -14,6 +15,8 @@ from tailseg.annotations.summary import summarize
 from tailseg.report import data_page
 from tailseg.report.builder import MAX_BYTES
 from tailseg.report.data_page import render, sample
+from tailseg.report.example_sheet import CELL, draw_example_sheet, draw_object
+from tailseg.report.thumbnails import limit_aspect
 
 EVIL = "<script>alert(1)</script>"
 
@@ -144,3 +147,34 @@ def test_many_classes_with_long_names_stay_below_the_largest_size(
     assert "2,000 classes in the middle are left out" in text
     assert "long long long" in text
     assert "…" in text
+
+
+@pytest.mark.parametrize("size", [(64, 64), (640, 480), (4000, 3000), (6000, 200)])
+def test_examples_show_the_object_whatever_the_size_of_the_image(
+    size: tuple[int, int], raw: Any, write: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A bright object of 20 x 20 pixels fills at least a sixteenth of its example, in the color of its group."""
+    width, height = size
+    raw["images"] = [{"id": 1, "file_name": "a.png", "height": height, "width": width}]
+    x, y = width - 40, height - 30
+    square = [[x, y, x + 20, y, x + 20, y + 20, x, y + 20]]
+    box = {"bbox": [x, y, 20, 20], "area": 400, "segmentation": square}
+    raw["annotations"] = [raw["annotations"][0] | {"image_id": 1} | box]
+    image = Image.new("RGB", size, "black")
+    image.paste((0, 255, 0), (x, y, x + 20, y + 20))
+    image.save(tmp_path / "a.png")
+    annotations = read_dataset(write(raw))
+    drawn = np.asarray(draw_object(annotations, 0)).astype(int)
+    assert max(drawn.shape) == CELL
+    green = (drawn[..., 1] > 150) & (drawn[..., 0] < 100)
+    assert green.mean() > 1 / 16
+    red = np.abs(drawn - (230, 25, 75)).max(axis=2) < 10
+    assert red.any(axis=1).sum() > 100, "the outline is as high as the object"
+    sheet = draw_example_sheet(annotations, summarize(annotations))
+    assert sheet.width > 4 * CELL
+
+
+def test_a_strip_is_shortened_around_its_object() -> None:
+    assert limit_aspect((0, 0, 6000, 200), (5000, 0, 5900, 200)) == (5150, 0, 5750, 200)
+    assert limit_aspect((10, 20, 110, 1020), (10, 20, 110, 60)) == (10, 20, 110, 320)
+    assert limit_aspect((0, 0, 300, 100), (0, 0, 300, 100)) == (0, 0, 300, 100)

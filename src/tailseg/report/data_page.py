@@ -29,7 +29,7 @@ from tailseg.data.epoch_plan import Exposure, compute_exposure, count_group_draw
 from tailseg.report.builder import MAX_BYTES, build_page
 from tailseg.report.galleries import Galleries, Photographs, fit, remove_folders
 from tailseg.report.page import GROUPS
-from tailseg.report.thumbnails import crop_around, trace_box, trace_outline
+from tailseg.report.thumbnails import crop_around, limit_aspect, trace_box, trace_outline
 from tailseg.words import count_noun
 
 MAX_CLASSES: Final = 4000
@@ -547,7 +547,7 @@ def _add_example(galleries: Galleries, annotations: Annotations, photographs: Ph
 
     height, width = annotations.sizes[index].tolist()
     box = objects.boxes[row].tolist()
-    crop = crop_around(box, height=height, width=width)
+    crop = limit_aspect(crop_around(box, height=height, width=width), box)
     outline = ""
     if objects.masked[row]:
         mask = segmentation_to_rle(annotations.get_segmentation(row, index), height, width)

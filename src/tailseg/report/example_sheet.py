@@ -12,7 +12,7 @@ from tailseg.drawing import contact_sheet, draw, read_ground_truth
 from tailseg.ops import strips
 from tailseg.ops.masks import encode_mask
 from tailseg.report.page import GROUPS
-from tailseg.report.thumbnails import Crop, crop_around
+from tailseg.report.thumbnails import Crop, crop_around, limit_aspect
 from tailseg.structures import Detections
 from tailseg.words import count_noun
 
@@ -86,7 +86,8 @@ def draw_object(annotations: "Annotations", row: int) -> Image.Image:
     index = int(np.searchsorted(objects.offsets, row, side="right")) - 1
     label = int(objects.labels[row])
     height, width = annotations.sizes[index].tolist()
-    crop = crop_around(objects.boxes[row].tolist(), height=height, width=width)
+    box = objects.boxes[row].tolist()
+    crop = limit_aspect(crop_around(box, height=height, width=width), box)
     pixels = read_annotated(annotations, annotations.get_info(index))[0].permute(1, 2, 0).numpy()
     scale = CELL / max(crop[2] - crop[0], crop[3] - crop[1])
     size = max(1, round((crop[2] - crop[0]) * scale)), max(1, round((crop[3] - crop[1]) * scale))
