@@ -5,7 +5,17 @@ import pytest
 import torch
 from PIL import Image
 
-from tailseg.drawing import GROUP_COLORS, above, contact_sheet, draw
+from tailseg.drawing import (
+    GROUP_COLORS,
+    above,
+    choose_ink,
+    compute_line_scale,
+    contact_sheet,
+    draw,
+    load_font,
+    place_labels,
+    shorten,
+)
 from tailseg.ops.masks import encode_mask
 from tailseg.structures import Detections, RunLengths
 
@@ -64,7 +74,7 @@ def test_masks_drawn_one_by_one_are_those_drawn_together(size: tuple[int, int]) 
     boxes = torch.tensor([[5.0 * i, 4.0 * i, 5.0 * i + 30, 4.0 * i + 20] for i in range(6)])
     runs = tuple(map(encode_mask, bitmaps))
     found = Detections(boxes, torch.ones(6), labels, runs, height, width)
-    drawn = np.asarray(draw(Image.fromarray(pixels), found, NAMES, GROUPS, show_scores=False))
+    drawn = np.asarray(draw(Image.fromarray(pixels), found, NAMES, GROUPS, show_labels=False))
 
     zoom = max(1, -(-480 // max(size)))
     scene = np.asarray(Image.fromarray(pixels).resize((width * zoom, height * zoom), Image.Resampling.BICUBIC))
@@ -76,12 +86,60 @@ def test_masks_drawn_one_by_one_are_those_drawn_together(size: tuple[int, int]) 
     for annotator in (sv.MaskAnnotator(palette, opacity=0.45), sv.PolygonAnnotator(palette, thickness=2)):
         expected = annotator.annotate(expected, together, custom_color_lookup=colors)
     expected = sv.BoxAnnotator(palette, thickness=1).annotate(expected, together, custom_color_lookup=colors)
-    text = sv.LabelAnnotator(palette, text_scale=0.4, text_padding=3, smart_position=True)
-    captions = [NAMES[label] for label in labels]
-    expected = text.annotate(expected, together, labels=captions, custom_color_lookup=colors)[:, :, ::-1]
+    expected = expected[:, :, ::-1]
     difference = np.abs(drawn.astype(int) - expected)
     assert difference.max() <= 1, "rounding of the mixed colors"
     assert (difference > 0).mean() < 0.02
+
+
+@pytest.mark.parametrize("frame", [(512, 512), (640, 480), (4000, 3000), (6000, 200), (480, 16)])
+def test_labels_stay_inside_the_picture_and_apart(frame: tuple[int, int]) -> None:
+    """Sixty small objects in a corner, and large ones."""
+    draws = np.random.default_rng(0)
+    scale = compute_line_scale(*frame)
+    corners = draws.uniform(0, 0.15, (60, 2)) * frame
+    boxes = np.concatenate([corners, corners + draws.uniform(2, 20 * scale, (60, 2))], axis=1)
+    boxes = np.concatenate([boxes, [[0, 0, *frame], [0, 0, frame[0] / 2, frame[1] - 1]]])
+    size = (round(70 * scale), round(18 * scale))
+    places = place_labels(boxes, [size] * len(boxes), range(len(boxes)), frame)
+    rectangles = [place for place in places if place is not None]
+    assert places[0] is not None
+    assert len(rectangles) >= min(15, frame[1] // 18)
+    for number, (x1, y1, x2, y2) in enumerate(rectangles):
+        assert (x2 - x1, y2 - y1) == size
+        assert x1 >= 0
+        assert y1 >= 0
+        assert x2 <= frame[0]
+        assert y2 <= max(frame[1], size[1]), "only a picture lower than a label has labels that are cut off"
+        for a1, b1, a2, b2 in rectangles[:number]:
+            assert x2 <= a1 or a2 <= x1 or y2 <= b1 or b2 <= y1
+
+
+def test_lines_and_labels_grow_with_the_picture() -> None:
+    assert [compute_line_scale(*size) for size in ((512, 512), (640, 480), (20, 4))] == [1, 1, 1]
+    assert compute_line_scale(4000, 3000) == pytest.approx(12e6**0.5 / 600)
+    assert 1 < compute_line_scale(6000, 200) <= 200 / 5 / 18
+    one = detections(masks=False).above(0.5)
+    white = Image.new("RGB", (2400, 2400), "white")
+    drawn = np.asarray(draw(white, one, NAMES, GROUPS, color_by="group", show_labels=False))
+    assert (drawn[200, 250:350] != 255).any(axis=1).sum() in (4, 5), "OpenCV draws lines of 4 pixels with 5"
+    with_label = np.asarray(draw(white, one, NAMES, GROUPS, color_by="group"))
+    rows = np.flatnonzero((with_label != drawn).any(axis=(1, 2)))
+    assert 60 <= rows[-1] - rows[0] + 1 <= 76, "a label is 72 pixels high"
+
+
+def test_text_on_a_color_and_texts_that_are_too_long() -> None:
+    assert [choose_ink(color) for color in ((245, 159, 0), (28, 110, 196), (255, 255, 255))] == [
+        "black",
+        "white",
+        "black",
+    ]
+    font = load_font(13)
+    assert shorten("käfer", font, 100) == "käfer"
+    short = shorten("a very long name of a class", font, 100)
+    assert short.endswith("…")
+    assert font.getlength(short) <= 100
+    assert font.getmask("ä").getbbox() != font.getmask("\uffff").getbbox(), "a letter outside ASCII has a glyph"
 
 
 def test_drawing_leaves_the_picture_as_it_was() -> None:

@@ -50,6 +50,22 @@ def test_show_draws_examples(home: Path, photos: Path, tmp_path: Path, capsys: p
     assert "examples.png" in capsys.readouterr().out
 
 
+def test_show_writes_a_page(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["data", "show", str(photos.parent / "train.json"), "--sampling", "class_aware", "--page"]
+    assert main([*command, str(tmp_path / "show.html")]) == 0
+    shown = capsys.readouterr().out
+    assert f"Page: {tmp_path / 'show.html'}" in shown
+    assert "note: the page" not in shown
+    text = (tmp_path / "show.html").read_text()
+    assert "<strong>class_aware</strong>" in text
+    assert text.count("<image") > 10
+    shutil.copy(photos.parent / "train.json", tmp_path / "my.json")
+    assert main(["data", "show", str(tmp_path / "my.json"), "--page", str(tmp_path / "show.html")]) == 0
+    assert "note: the page is without pictures of the rarest classes: image" in capsys.readouterr().out
+    assert main([*command, str(tmp_path / "show.txt")]) == 2
+    assert "--page must end in .html or .htm, got" in capsys.readouterr().err
+
+
 def test_show_of_a_photograph_data_set(shared: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "show", str(shared / "data" / "coco_tail" / "train.json")]) == 0
     shown = capsys.readouterr().out

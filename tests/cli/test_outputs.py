@@ -242,6 +242,13 @@ def rows(run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, 
             lambda out: words("data", "show", photo, "--pictures", linked(photo)(out.with_suffix(".jpg"))),
         ),
         Row(
+            "DataShow.page",
+            "`data show --page`: an HTML file",
+            lambda out: words("data", "show", truth, "--page", out.with_suffix(".html")),
+            (".html",),
+            lambda out: words("data", "show", copied(truth)(page := out.with_suffix(".html")), "--page", page),
+        ),
+        Row(
             "DataCheck.repair",
             "`data check --repair`: an annotation file",
             lambda out: words("data", "check", truth, "--repair", out),

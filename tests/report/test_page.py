@@ -274,7 +274,7 @@ def test_the_page_forbids_itself_all_requests_and_foreign_scripts(one):
 
 def test_every_part_of_the_script_is_in_the_page_once():
     folder = Path(page_module.__file__).parent / "script"
-    assert sorted([*SCRIPT, "errors", "try"]) == sorted(path.stem for path in folder.iterdir())
+    assert sorted([*SCRIPT, "data", "errors", "try"]) == sorted(path.stem for path in folder.iterdir())
 
 
 def test_lvis_size_stays_below_five_megabytes(read, tmp_path):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich import box
@@ -14,20 +14,18 @@ from rich.table import Table
 
 from tailseg.cli import data_edit, data_errors
 from tailseg.cli.common import UsageError, output, parse, suggestion
-from tailseg.cli.data_check import DataCheck, check, find_annotation_file
+from tailseg.cli.data_check import DataCheck, check, find_annotation_file, say
 from tailseg.cli.data_convert import DataExport, DataImport, export_labels, import_labels
 from tailseg.cli.data_edit import DataFederate, DataFilter, DataMerge, DataRemap, DataSample, DataSplit
 from tailseg.cli.data_errors import DataApply, DataErrors, DataNext
-from tailseg.cli.file_kinds import SHEET
+from tailseg.cli.file_kinds import PAGE, SHEET
 from tailseg.cli.outputs import check as check_outputs
 from tailseg.data.settings import RepeatThreshold, Sampling
-from tailseg.files import EXAMPLES, PICTURE_FORMATS, Input, Output, write_picture
+from tailseg.files import EXAMPLES, PICTURE_FORMATS, Input, Output, write_picture, write_text
 from tailseg.ranges import Range
 from tailseg.words import count_noun
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from tailseg.annotations.dataset import Annotations
     from tailseg.annotations.summary import ClassCount, Summary
     from tailseg.annotations.types import Group
@@ -62,7 +60,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "next": (DataNext, data_errors.rank_next),
 }
 """The commands besides show and check: their options and functions."""
-SHEET_COLUMNS = 4
+PAGE_FORMATS = (".html", ".htm")
 UNLIMITED = 100_000
 """Width in columns of an output that is not a terminal."""
 GROUP_NAMES: "dict[Group, str]" = {"r": "rare", "c": "common", "f": "frequent"}
@@ -82,6 +80,7 @@ class DataShow:
       tailseg data show my.json --sampling class_aware        how often would an epoch show each group?
       tailseg data show my.json --repeat-threshold auto --classes 1000
       tailseg data show my.json --pictures examples.png       objects of each frequency group
+      tailseg data show my.json --page show.html              all of it as a page, with charts and the rarest classes
       tailseg data show my.json --images photos --pictures examples.png
       tailseg data show tiny_tail:demo                        the data of `tailseg demo`
     """
@@ -107,6 +106,9 @@ class DataShow:
     replace groups that the file states (LVIS's "frequency"). None uses stated groups, else 10 100."""
     pictures: Annotated[Path | None, Output("a picture")] = None
     """Draw examples of each frequency group into this picture file (.png, .jpg, .webp)."""
+    page: Annotated[Path | None, Output("an HTML file")] = None
+    """Write a page into this HTML file: counts, sizes and positions of all classes, pictures of the rarest ones, which
+    classes come together, and what the sampling shows. The file opens in a browser and needs no network."""
     overwrite: bool = False
     """Replace existing files of other kinds; input files are never replaced."""
 
@@ -139,13 +141,12 @@ def show(options: DataShow) -> None:
 
     if options.sampling in ("instance_repeat", "exponential_repeat") and options.repeat_threshold == 0:
         raise UsageError(f"--sampling {options.sampling} repeats no image with --repeat-threshold 0: give a threshold")
-    if options.pictures:
-        check_pictures(options)
+    check_targets(options)
     annotations = read_dataset(find_annotation_file(options.data), images=options.images)
     if options.groups is not None:
         annotations = with_group_bounds(annotations, options.groups)
-    if options.pictures and options.pictures.exists():
-        check_pictures(options, list_image_files(annotations))
+    if any(path is not None and path.exists() for path in (options.pictures, options.page)):
+        check_targets(options, list_image_files(annotations))
     content = summarize(annotations)
     console = output()
     if not console.is_terminal:
@@ -154,22 +155,52 @@ def show(options: DataShow) -> None:
     for part in describe(annotations, content, options, exposure, cut=console.is_terminal):
         console.print(part)
     if options.pictures:
+        from tailseg.report.example_sheet import draw_example_sheet
+
         write_picture(options.pictures, draw_example_sheet(annotations, content), EXAMPLES)
         output().print(f"Examples: [bold]{escape(str(options.pictures))}[/]")
+    if options.page:
+        write_page(options.page, annotations, content, options)
 
 
-def check_pictures(options: DataShow, images: Iterable[Path] = ()) -> None:
-    """Checks that the picture may be written.
+def write_page(path: Path, annotations: "Annotations", content: "Summary", options: DataShow) -> None:
+    """Writes the page, and prints its name and why pictures are missing.
+
+    Args:
+        path: the file.
+        annotations: the data set.
+        content: its summary.
+        options: the options of the command.
+    """
+    from tailseg.report.data_page import render, sample
+
+    sampled = None
+    if annotations.objects.trainable.any():
+        sampled = sample(annotations, describe_sampling(options), options.batch_size, **list_plan_options(options))
+    text, problem, num_pictures = render(annotations, content, sampled, options.batch_size)
+    write_text(path, text)
+    if problem:
+        missing = "some pictures of" if num_pictures else "pictures of"
+        say(f"note: the page is without {missing} the rarest classes: {problem}")
+    output().print(f"Page: [bold]{escape(str(path))}[/]")
+
+
+def check_targets(options: DataShow, images: Iterable[Path] = ()) -> None:
+    """Checks that the picture and the page may be written.
 
     Args:
         options: the options of the command.
         images: the image files of the data set.
     """
-    path = cast("Path", options.pictures)
-    if path.suffix.lower() not in PICTURE_FORMATS:
-        raise UsageError(f"--pictures must end in {', '.join(PICTURE_FORMATS)}, got {path}")
-    instead = "name another file (--pictures)"
-    check_outputs(options, {path: SHEET}, instead=instead, inputs=images, overwrite=options.overwrite)
+    if options.pictures and options.pictures.suffix.lower() not in PICTURE_FORMATS:
+        raise UsageError(f"--pictures must end in {', '.join(PICTURE_FORMATS)}, got {options.pictures}")
+    if options.page and options.page.suffix.lower() not in PAGE_FORMATS:
+        raise UsageError(f"--page must end in {' or '.join(PAGE_FORMATS)}, got {options.page}")
+    images = list(images)
+    for path, kind, name in ((options.pictures, SHEET, "--pictures"), (options.page, PAGE, "--page")):
+        if path:
+            instead = f"name another file ({name})"
+            check_outputs(options, {path: kind}, instead=instead, inputs=images, overwrite=options.overwrite)
 
 
 def list_image_files(annotations: "Annotations") -> Iterator[Path]:
@@ -195,14 +226,17 @@ def plan_exposure(annotations: "Annotations", options: DataShow) -> "Exposure | 
 
     if not annotations.objects.trainable.any():
         return None
-    plan = plan_epoch(
-        annotations,
-        sampling=options.sampling,
-        threshold=options.repeat_threshold,
-        exponent=options.repeat_exponent,
-        rounding=options.repeat_rounding,
-    )
-    return compute_exposure(annotations, plan, options.batch_size)
+    return compute_exposure(annotations, plan_epoch(annotations, **list_plan_options(options)), options.batch_size)
+
+
+def list_plan_options(options: DataShow) -> dict[str, Any]:
+    """The arguments of `plan_epoch` in the options."""
+    return {
+        "sampling": options.sampling,
+        "threshold": options.repeat_threshold,
+        "exponent": options.repeat_exponent,
+        "rounding": options.repeat_rounding,
+    }
 
 
 def describe(
@@ -254,13 +288,16 @@ def describe(
 
 def _describe_epoch(exposure: "Exposure", options: DataShow) -> str:
     steps = round(float(exposure.draws.sum()) / options.batch_size)
+    images = count_noun(options.batch_size, "image")
+    return f"{count_noun(steps, 'step')} of {images}, sampling {describe_sampling(options)}"
+
+
+def describe_sampling(options: DataShow) -> str:
+    """The chosen sampling in words."""
     exponent = "" if options.repeat_exponent is None else f", exponent {options.repeat_exponent:g}"
     threshold = options.repeat_threshold
     by_threshold = f", threshold {threshold}" if options.sampling not in ("class_aware", "balanced") else ""
-    return (
-        f"{count_noun(steps, 'step')} of {count_noun(options.batch_size, 'image')}, "
-        f"sampling {options.sampling}{by_threshold}{exponent}"
-    )
+    return f"{options.sampling}{by_threshold}{exponent}"
 
 
 def _map_to_categories(annotations: "Annotations", exposure: "Exposure") -> dict[int, float]:
@@ -291,60 +328,3 @@ def _make_class_table(title: str, counts: "Sequence[ClassCount]", shown: dict[in
         times = _format_times(shown.get(category.id, 0.0), count.objects)
         table.add_row(format_name(category.name), category.group, f"{count.images:,}", f"{count.objects:,}", times)
     return table
-
-
-def draw_example_sheet(annotations: "Annotations", content: "Summary") -> "Image.Image":
-    """Draws an example image of frequent, common and rare classes, one row per group.
-
-    Each class shows the image with its largest object.
-
-    Raises:
-        ValueError: the data set has no objects.
-        ImageError: an image is missing or cannot be read.
-    """
-    from tailseg.drawing import contact_sheet
-
-    largest = find_largest_objects(annotations)
-    labels = {category.id: label for label, category in enumerate(annotations.categories)}
-    pictures, captions = [], []
-    for group, name in reversed(GROUP_NAMES.items()):
-        counts = [count for count in content.counts if count.category.group == group and count.objects]
-        for count in counts[:: max(1, len(counts) // SHEET_COLUMNS)][:SHEET_COLUMNS]:
-            label = labels[count.category.id]
-            pictures.append(draw_class(annotations, largest[label], label))
-            captions.append(f"{name}: {count.category.name}, {count_noun(count.images, 'image')}")
-    if not pictures:
-        raise ValueError(f"{annotations.path} has no objects to draw")
-    return contact_sheet(pictures, captions, columns=SHEET_COLUMNS, cell=(320, 320))
-
-
-def find_largest_objects(annotations: "Annotations") -> dict[int, int]:
-    """Finds the image with the largest object of each class, by label."""
-    objects = annotations.objects
-    areas = (objects.boxes[:, 2:] - objects.boxes[:, :2]).prod(axis=1)
-    rows = [row for row in areas.argsort(kind="stable").tolist() if not objects.ignored[row]]
-    images = objects.images
-    return {int(objects.labels[row]): int(images[row]) for row in rows}
-
-
-def draw_class(annotations: "Annotations", index: int, label: int) -> "Image.Image":
-    """Draws the objects of one class into an image, in the color of the class's group.
-
-    Args:
-        annotations: the data set.
-        index: index of the image.
-        label: label of the class.
-
-    Returns:
-        The picture.
-    """
-    from PIL import Image
-
-    from tailseg.data.images import read_image
-    from tailseg.drawing import draw, read_ground_truth
-
-    image = Image.fromarray(read_image(annotations.get_info(index)).permute(1, 2, 0).numpy())
-    truth = read_ground_truth(annotations, index)
-    names = [category.name for category in annotations.categories]
-    groups = [category.group for category in annotations.categories]
-    return draw(image, truth.select(truth.labels == label), names, groups, color_by="group", show_scores=False)

@@ -127,7 +127,7 @@ def plan_epoch(
         ValueError: no image is left, the threshold is no share, or the factors are too large.
     """
     objects = annotations.objects
-    trainable = np.unique(objects.images[objects.trainable])
+    trainable = np.flatnonzero(np.bincount(objects.images[objects.trainable], minlength=annotations.num_images))
     images = trainable if filter_empty else np.arange(annotations.num_images)
     if not len(images):
         notes = "".join(f"\n  {note}" for note in (*annotations.notes, *annotations.remarks))
@@ -254,7 +254,7 @@ def _share_draws(
 ) -> Float64[np.ndarray, " images"]:
     """Expected draws of each image when a class is drawn first, in proportion to n_c^(1 - strength), then an image."""
     rows = objects.trainable
-    pairs = np.unique(objects.images[rows] * num_classes + objects.labels[rows])
+    pairs = _find_pairs(objects.images[rows] * num_classes + objects.labels[rows])
     images, labels = pairs // num_classes, pairs % num_classes
     counts = np.bincount(labels, minlength=num_classes)
     weights = counts[labels] ** -float(strength)  # n_c^(1 - strength) / n_c
@@ -336,7 +336,7 @@ def compute_exposure(annotations: Annotations, plan: EpochPlan, batch_size: int)
     draws = plan.expect_draws(batch_size, annotations.num_images)
     rows = objects.trainable
     images, labels = objects.images[rows], objects.labels[rows]
-    pairs = np.unique(images * num_classes + labels)
+    pairs = _find_pairs(images * num_classes + labels)
     return Exposure(
         images=np.bincount(pairs % num_classes, draws[pairs // num_classes], minlength=num_classes),
         objects=np.bincount(labels, draws[images], minlength=num_classes),
@@ -356,5 +356,11 @@ def count_group_draws(annotations: Annotations, exposure: Exposure, member: Bool
         The expected number of an epoch.
     """
     objects = annotations.objects
-    images = np.unique(objects.images[objects.trainable & member[objects.labels]])
-    return float(exposure.draws[images].sum())
+    images = np.bincount(objects.images[objects.trainable & member[objects.labels]], minlength=annotations.num_images)
+    return float(exposure.draws[images > 0].sum())
+
+
+def _find_pairs(pairs: Int64[np.ndarray, " M"]) -> Int64[np.ndarray, " P"]:
+    """The distinct values in ascending order; np.unique takes several times as long for a million."""
+    pairs = np.sort(pairs)
+    return pairs[np.diff(pairs, prepend=-1) > 0]

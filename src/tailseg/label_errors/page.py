@@ -12,7 +12,7 @@ from tailseg.annotations.types import RunLengths
 from tailseg.label_errors.changes import make_change
 from tailseg.label_errors.suspects import KIND_NAMES, Kind, Suspect, read_mask
 from tailseg.report.builder import MAX_BYTES, build_page, pack
-from tailseg.report.galleries import Galleries, Photographs, fit
+from tailseg.report.galleries import Galleries, Photographs, fit, remove_folders
 from tailseg.report.page import GROUPS
 from tailseg.report.thumbnails import Crop, crop_around, trace_box, trace_outline
 from tailseg.words import count_noun
@@ -56,7 +56,7 @@ def render(annotations: Annotations, suspects: Mapping[Kind, Sequence[Suspect]],
             blocks={"data": pack(data)},
             title=f"Label errors: {annotations.path.name}",
             subtitle=f"{count_noun(shown, 'suspect')} of {sum(map(len, suspects.values())):,}",
-            note=photographs.problem,
+            note=remove_folders(photographs.problem, "--images"),
         )
 
     text = fit(galleries, build, limit=MAX_BYTES)

@@ -104,6 +104,23 @@ def fit(galleries: Galleries, build: Callable[[], str], *, limit: int) -> str:
         galleries.drop(-(-len(galleries.order) * (size - limit) // size) + 1)
 
 
+def remove_folders(problem: str, option: str) -> str:
+    """Cuts folders of this machine from a message about missing images: no reader of a page needs them.
+
+    Args:
+        problem: why an image cannot be shown.
+        option: the option that names the folder of the images.
+
+    Returns:
+        The message.
+    """
+    for end in (" not found", " is in more than one folder"):
+        start, mark, _ = problem.partition(end)
+        if mark:
+            return f"{start}{end}. Name their folder with {option}"
+    return problem
+
+
 class Photographs:
     """The image files of a data set, cut into thumbnails. An image that cannot be read becomes an empty frame.
 

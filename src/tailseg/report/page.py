@@ -23,7 +23,7 @@ from tailseg.report.figures import (
     find_false_alarms,
     sort_outcomes,
 )
-from tailseg.report.galleries import Galleries, Photographs, fit
+from tailseg.report.galleries import Galleries, Photographs, fit, remove_folders
 from tailseg.report.images import GALLERY, add_images, count_image_errors
 from tailseg.words import count_noun
 
@@ -333,11 +333,8 @@ def _describe_splits(run: EvaluatedRun) -> str:
 def _describe_problem(photographs: Photographs, galleries: Galleries) -> str:
     if not photographs.problem:
         return ""
-    reason, state = photographs.problem, "cannot be shown"
-    for end in (" not found", " is in more than one folder"):
-        start, mark, _ = reason.partition(end)
-        if mark:  # the rest of the message names folders of this machine, which no reader of the page needs
-            reason, state = f"{start}{end}. Name their folder with --images (for a run, --val-images)", "are missing"
+    reason = remove_folders(photographs.problem, "--images (for a run, --val-images)")
+    state = "cannot be shown" if reason == photographs.problem else "are missing"
     if not photographs.missing:
         return f"Some training examples are missing: {reason}"
     some = "All" if photographs.missing >= galleries.shown else "Some"

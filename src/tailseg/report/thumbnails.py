@@ -22,6 +22,8 @@ Crop = tuple[int, int, int, int]
 CONTEXT = 2.0
 """A crop is this many times as wide as the longer side of its object: what surrounds an object tells what it is."""
 SMALLEST_CROP = 64
+MAX_ASPECT = 3
+"""The most that a crop of an example is as long as it is wide."""
 TOLERANCE = 1.3
 """An outline is at most this many half pixels of the thumbnail away from the mask's edge."""
 
@@ -42,6 +44,23 @@ def crop_around(box: Sequence[float], *, height: int, width: int) -> Crop:
     left, right = _span((x1 + x2) / 2, side, width)
     top, bottom = _span((y1 + y2) / 2, side, height)
     return left, top, right, bottom
+
+
+def limit_aspect(crop: Crop, box: Sequence[float]) -> Crop:
+    """Shortens the longer side of a crop to `MAX_ASPECT` times the shorter one: of a strip, nothing could be seen.
+
+    Args:
+        crop: x1, y1, x2, y2.
+        box: x1, y1, x2, y2 of the object; the crop shows its middle.
+
+    Returns:
+        The crop.
+    """
+    x1, y1, x2, y2 = crop
+    longest = MAX_ASPECT * min(x2 - x1, y2 - y1)
+    left, right = _span((box[0] + box[2]) / 2 - x1, longest, x2 - x1)
+    top, bottom = _span((box[1] + box[3]) / 2 - y1, longest, y2 - y1)
+    return x1 + left, y1 + top, x1 + right, y1 + bottom
 
 
 def _span(center: float, side: float, limit: int) -> tuple[int, int]:
