@@ -129,6 +129,13 @@ class Comparison:
         agreement = self.agreement
         versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
         place = f"{count_noun(self.torch.num_images, 'image')} of the validation set, {platform.machine()}"
+        differences = (
+            f"""\
+Among these pairs, the largest difference of scores is {agreement.score:.2g}, that of boxes {agreement.box:.2g} pixels,
+and the smallest IoU of masks {agreement.mask_iou:.4f}."""
+            if agreement.num_equal
+            else "Single detections differ where numbers are rounded: look at the AP."
+        )
         text = f"""\
 # {self.file.name} and torch
 
@@ -136,9 +143,8 @@ class Comparison:
 
 **Detections** from the same pixels: {agreement.num_torch:,} of torch, {agreement.num_file:,} of the file.
 {agreement.num_equal:,} pairs are equal: the same class, scores within {MAX_SCORE_DIFFERENCE:g}, boxes within
-{MAX_BOX_DIFFERENCE} pixels, masks with an IoU of {MIN_MASK_IOU} or more. Among the pairs, the largest difference of
-scores is {agreement.score:.2g}, that of boxes {agreement.box:.2g} pixels, and the smallest IoU of masks
-{agreement.mask_iou:.4f}.
+{MAX_BOX_DIFFERENCE} pixels, masks with an IoU of {MIN_MASK_IOU} or more.
+{differences}
 
 **Time** of an image without reading it (median): torch {1000 * self.torch_time:.0f} ms, file
 {1000 * self.exported_time:.0f} ms.
