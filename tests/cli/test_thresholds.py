@@ -137,7 +137,7 @@ def test_serve_uses_them_until_a_threshold_is_entered(own, photos, monkeypatch):
     assert b'value="" placeholder="by class"' in server.build_try_page(None, "shown")
     assert b'value="0.3"' in server.build_try_page(0.3, "shown")
     predictor = services[0].predictor
-    image = server.read_upload(predictor, min(photos.iterdir()).read_bytes())
+    image = server.read_upload(min(photos.iterdir()).read_bytes(), predictor.orientation)
     detections, nothing = predictor.detect(image), [1.0] * len(by_class)
     assert server.make_answer(services[0], image, detections, nothing, picture=False)["detections"] == []
 

@@ -96,7 +96,7 @@ def test_serve_with_a_file(
     assert isinstance(service.predictor, Engine)
     assert (service.threshold, service.batch_size, service.report) == ((0.4,) * len(service.predictor.names), 1, None)
     photo = min(photos.iterdir())
-    image = read_upload(service.predictor, photo.read_bytes())
+    image = read_upload(photo.read_bytes(), service.predictor.orientation)
     (found,) = service.predictor.detect_batch([image])
     answer = make_answer(service, image, found, 0.0, picture=False)
     predictor = Predictor.from_run(run, device="cpu")

@@ -217,12 +217,12 @@ def make_server(service: Service, *, host: str, port: int) -> Server:
     return Server((host, port), Handler)
 
 
-def read_upload(predictor: Model, file: bytes) -> Tensor:
+def read_upload(file: bytes, orientation: Orientation) -> Tensor:
     """Decodes an image file from an unknown person.
 
     Args:
-        predictor: says whether EXIF's orientation is followed.
         file: the content of a JPEG, PNG, WebP or GIF file.
+        orientation: whether it is turned as its EXIF data says.
 
     Returns:
         The image, uint8 RGB ``[3, h, w]``.
@@ -241,7 +241,7 @@ def read_upload(predictor: Model, file: bytes) -> Tensor:
     if width * height > MAX_PIXELS:
         raise _too_large(f"{width} x {height}")
     try:
-        return decode(file, "the file", predictor.orientation)
+        return decode(file, "the file", orientation)
     except ImageError as error:
         reason = "the image is damaged: only a part of it can be read"
         raise RequestError(HTTPStatus.BAD_REQUEST, reason) from error
@@ -465,7 +465,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise RequestError(HTTPStatus.BAD_REQUEST, f"only {len(file):,} of the file's {length:,} bytes arrived")
         self._server.end_limit(self.connection)
         with self.reading:
-            image = read_upload(self.service.predictor, file)
+            image = read_upload(file, self.service.predictor.orientation)
             detections = self.batcher.detect(image)
             answer = make_answer(self.service, image, detections, threshold, picture=picture)
         return _to_json(answer), "application/json"
