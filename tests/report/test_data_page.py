@@ -1,7 +1,7 @@
 """The page of a data set in a real browser: its numbers, without and with its script, and that names are text."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,22 +42,6 @@ def read_rows(text: str, table: str) -> list[list[str]]:
     body = body[body.index("<tbody>") : body.index("</tbody>")]
     rows = re.findall(r"<tr>(.*?)</tr>", body, re.DOTALL)
     return [[re.sub("<.*?>", "", cell) for cell in re.findall(r"<t[hd].*?</t[hd]>", row)] for row in rows]
-
-
-@pytest.fixture
-def page(browser: Any) -> Iterator[Any]:
-    """A page at a phone's width that must not complain, ask for anything outside the file, or show a dialogue."""
-    context = browser.new_context(viewport={"width": 390, "height": 800})
-    page, complaints = context.new_page(), []
-    page.on("console", lambda message: complaints.append(f"console: {message.text}"))
-    page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
-    page.on("dialog", lambda dialog: complaints.append(f"dialogue: {dialog.message}") or dialog.dismiss())
-    page.on(
-        "request", lambda request: complaints.append(request.url) if request.url[:5] not in ("file:", "data:") else 0
-    )
-    yield page
-    context.close()
-    assert complaints == []
 
 
 def test_the_page_in_a_browser(page: Any, raw: Any, write: Callable[..., Path], tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """The report in a real browser: what a reader sees and does, and that nothing leaves the file."""
 
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,22 +30,6 @@ def with_evil_names():
     data = dataset(neg_category_ids=[ANT, BEE, GNU], not_exhaustive_category_ids=[])
     data["categories"][0]["name"] = EVIL
     return data
-
-
-@pytest.fixture
-def page(browser) -> Iterator:
-    """A page at a phone's width that must not complain, ask for anything outside the file, or show a dialogue."""
-    context = browser.new_context(viewport={"width": 390, "height": 800})
-    page, complaints = context.new_page(), []
-    page.on("console", lambda message: complaints.append(f"console: {message.text}"))
-    page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
-    page.on("dialog", lambda dialog: complaints.append(f"dialogue: {dialog.message}") or dialog.dismiss())
-    page.on(
-        "request", lambda request: complaints.append(request.url) if request.url[:5] not in ("file:", "data:") else 0
-    )
-    yield page
-    context.close()
-    assert complaints == []
 
 
 @pytest.fixture
