@@ -149,7 +149,7 @@ def test_an_ignored_logit_that_is_no_number_has_no_gradient_in_torch_func():
 
 DRAWS = pytest.param(
     DropLoss,
-    marks=pytest.mark.skipif(torch.__version__ < "2.7", reason="vmap of torch 2.6 lacks views of another type"),
+    marks=pytest.mark.skipif(torch.__version__ < "2.7", reason="torch 2.6 has no vmap of such views"),
 )
 
 
