@@ -147,14 +147,8 @@ def test_an_ignored_logit_that_is_no_number_has_no_gradient_in_torch_func():
     torch.testing.assert_close(torch.func.grad(cost)(logits), run(cost, logits)[1])
 
 
-DRAWS = pytest.param(
-    DropLoss,
-    marks=pytest.mark.skipif(torch.__version__ < "2.7", reason="torch 2.6 has no vmap of such views"),
-)
-
-
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
-@pytest.mark.parametrize("make", [GumbelCE, DRAWS, ECMLoss, FocalLoss, EQLv2, EqualizedFocalLoss, SeesawLoss])
+@pytest.mark.parametrize("make", [GumbelCE, DropLoss, ECMLoss, FocalLoss, EQLv2, EqualizedFocalLoss, SeesawLoss])
 def test_torch_func_follows_the_losses_and_those_that_count_say_so(make):
     counts = torch.tensor([50, 9, 2])
     loss = make(ClassFrequency.from_counts(counts, counts, 60))
@@ -174,9 +168,15 @@ def test_torch_func_follows_the_losses_and_those_that_count_say_so(make):
     for q, label in zip(logits, labels, strict=True):
         row = q.clone().requires_grad_()
         gradients.append(torch.autograd.grad(cost(row, label), row)[0])
+    try:
+        found = differentiate()
+    except RuntimeError as error:
+        if make is DropLoss and "Batching rule not implemented for aten::view.dtype" in str(error):
+            pytest.skip("this torch has no vmap of DropLoss's random numbers")
+        raise
     if make is not DropLoss:  # it draws
-        torch.testing.assert_close(differentiate(), torch.stack(gradients))
-    assert differentiate().isfinite().all()
+        torch.testing.assert_close(found, torch.stack(gradients))
+    assert found.isfinite().all()
 
 
 def test_a_row_has_the_links_of_its_classes():
