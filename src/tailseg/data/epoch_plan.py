@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from tailseg.annotations.dataset import Annotations, Objects
+from tailseg.annotations.statistics import sort_distinct
 from tailseg.data.settings import PUBLISHED_EXPONENTS, RepeatThreshold, Sampling
 
 Rounding = Literal["ceil", "stochastic"]
@@ -254,7 +255,7 @@ def _share_draws(
 ) -> Float64[np.ndarray, " images"]:
     """Expected draws of each image when a class is drawn first, in proportion to n_c^(1 - strength), then an image."""
     rows = objects.trainable
-    pairs = _find_pairs(objects.images[rows] * num_classes + objects.labels[rows])
+    pairs = sort_distinct(objects.images[rows] * num_classes + objects.labels[rows])
     images, labels = pairs // num_classes, pairs % num_classes
     counts = np.bincount(labels, minlength=num_classes)
     weights = counts[labels] ** -float(strength)  # n_c^(1 - strength) / n_c
@@ -336,7 +337,7 @@ def compute_exposure(annotations: Annotations, plan: EpochPlan, batch_size: int)
     draws = plan.expect_draws(batch_size, annotations.num_images)
     rows = objects.trainable
     images, labels = objects.images[rows], objects.labels[rows]
-    pairs = _find_pairs(images * num_classes + labels)
+    pairs = sort_distinct(images * num_classes + labels)
     return Exposure(
         images=np.bincount(pairs % num_classes, draws[pairs // num_classes], minlength=num_classes),
         objects=np.bincount(labels, draws[images], minlength=num_classes),
@@ -358,9 +359,3 @@ def count_group_draws(annotations: Annotations, exposure: Exposure, member: Bool
     objects = annotations.objects
     images = np.bincount(objects.images[objects.trainable & member[objects.labels]], minlength=annotations.num_images)
     return float(exposure.draws[images > 0].sum())
-
-
-def _find_pairs(pairs: Int64[np.ndarray, " M"]) -> Int64[np.ndarray, " P"]:
-    """The distinct values in ascending order; np.unique takes several times as long for a million."""
-    pairs = np.sort(pairs)
-    return pairs[np.diff(pairs, prepend=-1) > 0]

@@ -489,7 +489,11 @@ def _describe_sampling(
         if count
     ]
     unused = content.images - len(sampled.factors)
-    others = [sample(annotations, name, batch_size, **plan) for name, plan in SAMPLINGS if name != sampled.name]
+    others = [
+        plain if name == plain.name else sample(annotations, name, batch_size, **plan)
+        for name, plan in SAMPLINGS
+        if name != sampled.name
+    ]
     compared = [
         _describe_compared(annotations, content, one, groups, chosen=one is sampled, batch_size=batch_size)
         for one in (sampled, *others)
