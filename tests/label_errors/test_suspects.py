@@ -1,6 +1,7 @@
 """What is ranked first: on regions that are made for it, without a network."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from tailseg.annotations.read import read_dataset
 from tailseg.label_errors.changes import make_change
-from tailseg.label_errors.classes import count_support, estimate_classes
+from tailseg.label_errors.classes import count_support, estimate_classes, find_similar
 from tailseg.label_errors.regions import MOVED, MOVED_IOU, Regions, compute_iou, move_boxes
 from tailseg.label_errors.suspects import compute_covered, estimate_places, find_suspects, score_outlines
 
@@ -151,14 +152,22 @@ def outlines(overlaps, places=None):
     )
 
 
-def test_an_outline_is_compared_with_objects_of_its_size():
-    """Small objects have a low IoU throughout; a large one with the same IoU is suspicious."""
-    overlaps = np.concatenate([np.full(150, 0.4), np.full(150, 0.9)])
-    overlaps[200] = 0.4
-    areas = np.concatenate([np.full(150, 20.0), np.full(150, 9000.0)])
-    scores = score_outlines(outlines(overlaps), areas, np.zeros(300))
-    assert scores.argmax() == 200
-    assert scores[:100].max() == 0
+def test_an_outline_is_compared_with_similar_objects():
+    """One kind of object has a low IoU throughout; of the other kind, an object with the same IoU is suspicious."""
+    rng = np.random.default_rng(0)
+    overlaps = np.concatenate([np.full(50, 0.4), np.full(50, 0.9)])
+    overlaps[70] = 0.4
+    x = rng.normal(size=(100, 8)).astype(np.float32)
+    x[:50, 0] += 20
+    scores = score_outlines(replace(outlines(overlaps), x=x), np.zeros(100))
+    assert scores[70] == pytest.approx(0.25)
+    assert np.delete(scores, 70).max() == 0
+
+
+def test_similar_objects_are_in_other_images():
+    x = np.array([[5, 0], [5, 0.1], [-5, 0], [-5, 0.2], [5, 0.2]], np.float32)
+    assert find_similar(x, np.array([0, 0, 1, 2, 2]), 1).tolist() == [[4], [4], [3], [2], [1]]
+    assert find_similar(x[:2], np.array([0, 0]), 3).tolist() == [[0, 0, 0], [1, 1, 1]]
 
 
 def test_a_box_in_a_wrong_place_looks_like_moved_boxes():

@@ -155,6 +155,30 @@ def vote(
     return torch.zeros(len(x), num_labels).scatter_add_(1, labels[neighbors], weights)
 
 
+@torch.no_grad()
+def find_similar(x: np.ndarray, images: np.ndarray, count: int) -> np.ndarray:
+    """The most similar regions in other images, by the cosine of their features.
+
+    Args:
+        x: ``[R, D]``.
+        images: ``[R]``, the image of each region.
+        count: how many.
+
+    Returns:
+        Int64 ``[R, count]``, positions; the region itself where the other images have fewer.
+    """
+    features = normalize(torch.from_numpy((x - x.mean(axis=0)).astype(np.float32)))
+    own_images = torch.from_numpy(images)
+    blocks = []
+    for rows in torch.arange(len(x)).split(REGIONS_AT_A_TIME):
+        similarity = features[rows] @ features.T
+        similarity.masked_fill_(own_images[rows, None] == own_images, -2.0)
+        values, places = similarity.topk(min(count, len(x)), dim=1)
+        places = torch.where(values < -1.5, rows[:, None], places)
+        blocks.append(torch.cat([places, rows[:, None].expand(-1, count - places.shape[1])], dim=1))
+    return torch.cat(blocks).numpy()
+
+
 def count_support(labels: np.ndarray, images: np.ndarray) -> np.ndarray:
     """The number of regions with the same label in other images, int64 ``[R]``."""
     keys = labels.astype(np.int64) * (int(images.max(initial=0)) + 1) + images

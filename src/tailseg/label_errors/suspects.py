@@ -13,7 +13,7 @@ from pycocotools import mask as coco
 from tailseg.annotations.dataset import Annotations
 from tailseg.annotations.types import Group, RunLengths
 from tailseg.data.verified import find_unverified
-from tailseg.label_errors.classes import FLOOR, ClassEstimates, estimate_classes
+from tailseg.label_errors.classes import FLOOR, ClassEstimates, estimate_classes, find_similar
 from tailseg.label_errors.regions import Regions, compute_iou
 from tailseg.ops.masks import segmentation_to_rle
 
@@ -35,8 +35,8 @@ SAME_IOU: Final = 0.5
 """Two objects of one class with at least this IoU may be one."""
 OTHER_IOU: Final = 0.8
 """Two objects of different classes with at least this IoU may be one."""
-NEIGHBORS: Final = 101
-"""Objects of similar size whose median IoU is what an outline is compared with."""
+SIMILAR: Final = 5
+"""Similar objects in other images that an outline is compared with."""
 
 
 @dataclass(frozen=True)
@@ -175,29 +175,25 @@ def compute_covered(annotations: Annotations, regions: Regions) -> np.ndarray:
     return covered
 
 
-def score_outlines(regions: Regions, areas: np.ndarray, misplaced: np.ndarray) -> np.ndarray:
+def score_outlines(regions: Regions, misplaced: np.ndarray) -> np.ndarray:
     """The mean of two signs: the network draws another mask, and the box looks like a moved one.
 
-    The first is how much lower the IoU with the network's mask is than the median of objects of similar size, as a
-    share of this median.
+    Each sign is how much the object differs from the median of the `SIMILAR` most similar objects in other images,
+    because the network draws some kinds of objects worse than others. A difference in the right direction counts as 0.
 
     Args:
         regions: the regions of K objects.
-        areas: ``[K]``, in pixels.
         misplaced: ``[K]``, the probability that the box was moved, see `estimate_places`.
 
     Returns:
         Float ``[K]`` in 0 .. 1.
     """
-    overlaps = regions.overlaps[regions.is_object].astype(np.float64)
-    if not len(overlaps):
-        return overlaps
-    order = np.argsort(areas, kind="stable")
-    padded = np.pad(overlaps[order], NEIGHBORS // 2, mode="edge")
-    medians = np.median(np.lib.stride_tricks.sliding_window_view(padded, NEIGHBORS), axis=1)
-    other = np.empty(len(overlaps))
-    other[order] = np.clip((medians - overlaps[order]) / np.maximum(medians, 0.1), 0, 1)
-    return (other + misplaced) / 2
+    objects = regions.is_object
+    if not objects.any():
+        return np.zeros(0)
+    signs = np.stack([1 - regions.overlaps[objects].astype(np.float64), misplaced])
+    similar = find_similar(regions.x[objects], regions.images[objects], SIMILAR)
+    return np.clip(signs - np.median(signs[:, similar], axis=2), 0, 1).mean(axis=0)
 
 
 def estimate_places(regions: Regions, *, folds: int, seed: int) -> np.ndarray:
@@ -267,8 +263,7 @@ def _find_missing(annotations: Annotations, regions: Regions, estimates: ClassEs
 
 def _find_bad_outlines(annotations: Annotations, regions: Regions, misplaced: np.ndarray) -> list[Suspect]:
     places = np.flatnonzero(regions.is_object)
-    boxes = regions.boxes[places]
-    scores = score_outlines(regions, (boxes[:, 2:] - boxes[:, :2]).prod(axis=1), misplaced)
+    scores = score_outlines(regions, misplaced)
     return [
         _describe_object(
             annotations,
