@@ -662,3 +662,14 @@ def test_rings_come_back() -> None:
         parts, holes = rings.find_holes(rings.split_rings(rings.join_rings(traced)))
         assert (rings.decode_mask(rings.encode_rings(parts, holes, 12, 15)) == mask).all()
         assert sum(map(rings.compute_area, traced)) == mask.sum()
+
+
+def test_rings_in_rings_and_thousands_of_specks_come_back() -> None:
+    nested = np.zeros((50, 50), bool)
+    for edge in range(5, 25, 4):  # a part, its hole, a part in the hole, ...
+        nested[edge : 50 - edge, edge : 50 - edge] ^= True
+    specks = np.zeros((128, 128), bool)
+    specks[::2, ::2] = True  # more parts than Python has levels of recursion
+    for mask in (nested, specks):
+        parts, holes = rings.find_holes(rings.split_rings(rings.join_rings(rings.trace_rings(mask))))
+        assert (rings.decode_mask(rings.encode_rings(parts, holes, *mask.shape)) == mask).all()
