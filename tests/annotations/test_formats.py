@@ -415,6 +415,18 @@ def test_label_studio(tmp_path: Path) -> None:
     assert describe(write(tmp_path / "short.json", short)) == [("a.jpg", "cat", -1.0, BOX)]
 
 
+def test_label_studio_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    tasks = [{"id": n, "data": {"image": f"/data/local-files/?d=cam{n}/a.jpg"}, "annotations": []} for n in (1, 2)]
+    with pytest.raises(DatasetError, match=r"task 2: '/data/.*cam2/a.jpg' and '/data/.*cam1/a.jpg' have the same last"):
+        open_file(write(tmp_path / "tasks.json", tasks))
+    for number, task in enumerate(tasks, start=1):
+        task["data"] = {"image": f"cam{number}/a.jpg"}
+    draw(tmp_path / "cam1" / "a.jpg")
+    Image.new("RGB", (7, 5)).save(draw(tmp_path / "cam2" / "a.jpg"))
+    annotations = open_file(write(tmp_path / "tasks.json", tasks), needs_sizes=True)
+    assert annotations.sizes.tolist() == [[HEIGHT, WIDTH], [5, 7]]
+
+
 def test_brush_run_lengths() -> None:
     mask = np.random.default_rng(0).random((9, 7)) > 0.5
     assert (decode_brush(encode_brush(mask), 9, 7, "here") == mask).all()
