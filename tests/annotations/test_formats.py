@@ -157,6 +157,13 @@ def test_yolo_folders_without_a_yaml(yolo: Path) -> None:
     assert [item[:2] for item in describe(yolo.with_name("obj.data"))] == [("a.jpg", "dog"), ("a.jpg", "cat")]
 
 
+def test_yolo_without_a_split_is_all_images(yolo: Path) -> None:
+    write(yolo, "nc: 2\nnames: [cat, dog]\n")  # as supervision writes it
+    assert open_file(yolo).num_images == 4
+    with pytest.raises(DatasetError, match="has no split 'val': expected one of train"):
+        open_file(Path(f"{yolo}:val"))
+
+
 def test_yolo_outlines_with_bridges_are_parts_and_holes(yolo: Path) -> None:
     joined = rings.join_rings([np.array(RING), np.array(HOLE), np.array(PART)])
     write(yolo.parent / "labels/train/a.txt", to_line(0, joined.tolist()))
