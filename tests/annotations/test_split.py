@@ -56,6 +56,19 @@ def test_every_class_is_on_both_sides_and_in_proportion(raw: Raw, write: Callabl
     assert (again.parts == split.parts).all()
 
 
+def test_groups_are_exchanged_where_no_single_one_can_move(raw: Raw, write: Callable[..., Path]) -> None:
+    images = [raw["images"][0] | {"id": key, "file_name": f"{letter}.jpg"} for key, letter in enumerate("abcd")]
+    labels = [(0, 0), (0, 2), (1, 3), (2, 1), (2, 2), (3, 3)]
+    annotations = [
+        raw["annotations"][0] | {"id": number, "image_id": image, "category_id": label}
+        for number, (image, label) in enumerate(labels, start=1)
+    ]
+    categories = [{"id": label, "name": f"class {label}"} for label in range(4)]
+    path = write({"images": images, "annotations": annotations, "categories": categories})
+    split = split_groups(read_dataset(path), np.arange(4), [0.75, 0.25])
+    assert (split.divided, split.alone) == ((), ("class 0", "class 1"))
+
+
 @pytest.mark.parametrize("by", ["who", r"^(site\d+)_", None])
 def test_groups_stay_together(raw: Raw, write: Callable[..., Path], by: str | None) -> None:
     annotations = read_dataset(write(make_tail(raw, images=120, frames=3)))

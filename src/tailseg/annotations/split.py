@@ -175,20 +175,32 @@ def _stratify(counts: np.ndarray, sizes: np.ndarray, shares: np.ndarray, rng: ra
 
 
 def _move_for_classes(has: np.ndarray, chosen: np.ndarray) -> None:
-    """Moves groups between the first two parts where a class would otherwise be in one of them only.
+    """Moves groups where a class would otherwise be missing in one of the first two parts.
 
-    A group moves only if none of its classes is then missing in the part that it leaves.
+    A group moves, alone or in exchange for another one, if then fewer classes are missing.
     """
+    shared = has.sum(axis=0) >= 2
+    number = has.astype(np.int32)
     for label in np.argsort(has.sum(axis=0), kind="stable").tolist():
-        for part, other in ((0, 1), (1, 0)):
+        for part in (0, 1):
             holders = np.flatnonzero(has[:, label])
-            if (chosen[holders] == part).any() or len(holders) < 2:
+            if (chosen[holders] == part).any() or not shared[label]:
                 continue
-            for group in sorted(holders[chosen[holders] == other].tolist(), key=lambda group: int(has[group].sum())):
-                remaining = (chosen == other) & (np.arange(len(chosen)) != group)
-                if has[remaining][:, has[group]].any(axis=0).all():
-                    chosen[group] = part
-                    break
+            counts = np.stack([number[chosen == side].sum(axis=0) for side in (0, 1)])
+            exchanged = np.flatnonzero(chosen == part)
+            back = np.concatenate([np.zeros_like(number[:1]), number[exchanged]])
+            found = []
+            for group in holders.tolist():
+                change = number[group] - back
+                sides = [counts[s] + change * ((s == part) - (s == int(chosen[group]))) for s in (0, 1)]
+                missing = sum(((side == 0) & shared).sum(axis=1) for side in sides)
+                best = int(np.argmin(missing))
+                found.append((int(missing[best]), best > 0, int(number[group].sum()), group, best))
+            missing, _, _, group, best = min(found)
+            if missing < ((counts == 0) & shared).sum():
+                if best:
+                    chosen[exchanged[best - 1]] = chosen[group]
+                chosen[group] = part
 
 
 def write_parts(annotations: Annotations, parts: np.ndarray, files: Sequence[Path]) -> None:
