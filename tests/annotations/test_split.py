@@ -216,6 +216,8 @@ def test_federate(labels: Labels) -> None:
     edit.federate(labels, {"b.jpg": ["seven"], "*": ["three", "seven"]})
     lists = {image["id"]: (image["neg_category_ids"], image["not_exhaustive_category_ids"]) for image in labels.images}
     assert lists == {20: ([7], []), 10: ([], [])}
+    edit.federate(labels, {"B.jpg": ["seven"], "*": ["three", "seven"]})  # a name that no image has
+    assert labels.list_losses() == ["1 listed image that the file lacks"]
     with pytest.raises(DatasetError, match="has no class cat, which was looked for"):
         edit.federate(labels, {"*": ["cat"]})
     with pytest.raises(DatasetError, match=r"image a\.jpg is not in the list"):
