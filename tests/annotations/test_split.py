@@ -56,17 +56,37 @@ def test_every_class_is_on_both_sides_and_in_proportion(raw: Raw, write: Callabl
     assert (again.parts == split.parts).all()
 
 
-def test_groups_are_exchanged_where_no_single_one_can_move(raw: Raw, write: Callable[..., Path]) -> None:
+def make_images(raw: Raw, classes: list[list[int]]) -> Raw:
+    """An image with an object of each of these classes."""
     images = [raw["images"][0] | {"id": key, "file_name": f"{letter}.jpg"} for key, letter in enumerate("abcd")]
-    labels = [(0, 0), (0, 2), (1, 3), (2, 1), (2, 2), (3, 3)]
+    pairs = [(image, label) for image, labels in enumerate(classes) for label in labels]
     annotations = [
         raw["annotations"][0] | {"id": number, "image_id": image, "category_id": label}
-        for number, (image, label) in enumerate(labels, start=1)
+        for number, (image, label) in enumerate(pairs, start=1)
     ]
     categories = [{"id": label, "name": f"class {label}"} for label in range(4)]
-    path = write({"images": images, "annotations": annotations, "categories": categories})
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def test_groups_are_exchanged_where_no_single_one_can_move(raw: Raw, write: Callable[..., Path]) -> None:
+    path = write(make_images(raw, [[0, 2], [3], [1, 2], [3]]))
     split = split_groups(read_dataset(path), np.arange(4), [0.75, 0.25])
     assert (split.divided, split.alone) == ((), ("class 0", "class 1"))
+
+
+def test_each_class_with_two_groups_is_in_two_folds(raw: Raw, write: Callable[..., Path]) -> None:
+    path = write(make_images(raw, [[1, 2], [0, 2], [0, 1], [3]]))
+    split = split_groups(read_dataset(path), np.arange(4), [1.0] * 3, folds=True)
+    assert (split.divided, split.alone) == ((), ("class 3",))
+    assert np.unique(split.parts[:3]).size == 3
+    assert main(["data", "split", str(path), str(path.parent / "x"), "--folds", "3", "--test", "0.1"]) == 2
+
+
+def test_frames_of_one_video_id_stay_together(raw: Raw, write: Callable[..., Path]) -> None:
+    made = make_tail(raw, images=24)
+    made["images"] = [image | {"video_id": image["id"] // 6} for image in made["images"]]
+    groups = find_groups(read_dataset(write(made)))
+    assert [np.unique(groups[rows]).size for rows in (slice(5), slice(5, 11), slice(None))] == [1, 1, 5]
 
 
 @pytest.mark.parametrize("by", ["who", r"^(site\d+)_", None])
