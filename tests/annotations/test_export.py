@@ -145,6 +145,7 @@ def test_each_loss_is_named(
     out = tmp_path / ("out.json" if to in ("coco", "lvis") else "out")
     labels = convert.export_labels(data, out, to)
     assert labels.list_losses() == losses
+    assert labels.num_written == sum(map(len, list_objects(out)[1].values()))
     wanted, found = (list_objects(path)[1]["a.jpg"] for path in (data, out))
     assert [number for number, item in enumerate(wanted) if item not in found] == changed
     same = [item[1] for number, item in enumerate(wanted) if number not in changed or number in (1, 2)]

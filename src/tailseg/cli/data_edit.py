@@ -221,7 +221,7 @@ def _write(labels: "Labels", out: Path, *, lvis: bool = False) -> None:
     from tailseg.annotations.edit import write
 
     write(labels, out, lvis=lvis)
-    say_written(out, len(labels.images), labels.objects.num_objects, len(labels.categories))
+    say_written(out, len(labels.images), labels.num_written, len(labels.categories))
     say_losses(labels.list_losses())
 
 

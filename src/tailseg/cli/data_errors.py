@@ -202,7 +202,7 @@ def apply(options: DataApply) -> None:
     labels = read_labels(annotations)
     apply_patch(labels, patch)
     write(labels, options.out, lvis=annotations.format == "lvis")
-    say_written(options.out, len(labels.images), labels.objects.num_objects, len(labels.categories))
+    say_written(options.out, len(labels.images), labels.num_written, len(labels.categories))
     say(f"  {count_noun(len(patch.changes), 'change')} of {options.patch}")
     say_losses(labels.list_losses())
 

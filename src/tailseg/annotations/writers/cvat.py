@@ -43,7 +43,7 @@ def write(labels: Labels, out: Path, *, split: str = "train", pictures: Pictures
         lines.append(f'  <image id="{number}" name={quoteattr(image["file_name"])} {sides}>')
         for record in labels.objects[image["id"]]:
             if is_region(record):
-                labels.lose("crowd or ignore [region|regions]")
+                labels.leave_out("crowd or ignore [region|regions]")
             else:
                 lines += _format(labels, record, image, groups)
         lines.append("  </image>")
@@ -57,7 +57,7 @@ def _format(labels: Labels, record: dict[str, Any], image: dict[str, Any], group
     if shape.mask is not None:
         rows, columns = np.flatnonzero(shape.mask.any(axis=1)), np.flatnonzero(shape.mask.any(axis=0))
         if not len(rows):
-            labels.lose("[mask|masks] without a pixel")
+            labels.leave_out("[mask|masks] without a pixel")
             return []
         part = shape.mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
         edges = np.flatnonzero(np.diff(part.ravel())) + 1

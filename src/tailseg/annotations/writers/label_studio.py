@@ -36,7 +36,7 @@ def write(labels: Labels, out: Path, *, split: str = "train", pictures: Pictures
         regions, scores = [], []
         for record in labels.objects[image["id"]]:
             if is_region(record):
-                labels.lose("crowd or ignore [region|regions]")
+                labels.leave_out("crowd or ignore [region|regions]")
                 continue
             regions.append(_make_region(labels, record, image, len(regions) + 1))
             scores.append(float(record.get("score", 1)))

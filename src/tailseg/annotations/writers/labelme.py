@@ -82,7 +82,7 @@ def _make_shapes(labels: Labels, record: dict[str, Any], image: dict[str, Any], 
     if shape.mask is not None:
         rows, columns = np.flatnonzero(shape.mask.any(axis=1)), np.flatnonzero(shape.mask.any(axis=0))
         if not len(rows):
-            labels.lose("[mask|masks] without a pixel")
+            labels.leave_out("[mask|masks] without a pixel")
             return []
         y1, y2, x1, x2 = (int(value) for value in (rows[0], rows[-1], columns[0], columns[-1]))
         png = _encode(shape.mask[y1 : y2 + 1, x1 : x2 + 1])

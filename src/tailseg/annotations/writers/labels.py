@@ -100,6 +100,7 @@ class Labels:
         categories: the records of classes, ordered by id.
         are_results: whether the objects are detections.
         losses: counts of what the written format cannot keep.
+        num_left_out: number of objects among them.
     """
 
     annotations: Annotations
@@ -108,6 +109,12 @@ class Labels:
     categories: list[dict[str, Any]]
     are_results: bool = False
     losses: Counter[str] = field(default_factory=Counter)
+    num_left_out: int = 0
+
+    @property
+    def num_written(self) -> int:
+        """The number of objects that are written."""
+        return self.objects.num_objects - self.num_left_out
 
     @property
     def names(self) -> dict[int, str]:
@@ -131,6 +138,11 @@ class Labels:
         """Counts what the format cannot keep: ``[crowd region|crowd regions]``."""
         if number:
             self.losses[what] += number
+
+    def leave_out(self, what: str, number: int = 1) -> None:
+        """Counts objects that the format cannot keep at all."""
+        self.lose(what, number)
+        self.num_left_out += number
 
     def lose_fields(self) -> None:
         """Counts the further fields of records that the format cannot keep."""
