@@ -145,6 +145,7 @@ def test_each_loss_is_named(
     out = tmp_path / ("out.json" if to in ("coco", "lvis") else "out")
     labels = convert.export_labels(data, out, to)
     assert labels.list_losses() == losses
+    assert labels.num_written == sum(map(len, list_objects(out)[1].values()))
     wanted, found = (list_objects(path)[1]["a.jpg"] for path in (data, out))
     assert [number for number, item in enumerate(wanted) if item not in found] == changed
     same = [item[1] for number, item in enumerate(wanted) if number not in changed or number in (1, 2)]
@@ -214,6 +215,45 @@ def test_detections_become_pre_labels(data: Path, tmp_path: Path, to: convert.Ex
         assert task["predictions"][0]["result"][0]["score"] == 0.9
         return
     assert back == {"a.jpg": [("seven", mask.tobytes(), (4.0, 3.0, 16.0, 6.0), False)], "b.jpg": []}
+
+
+def test_label_studio_shows_images_without_detections_as_not_labeled(data: Path, tmp_path: Path) -> None:
+    convert.export_labels(data, tmp_path / "out", "label_studio", results=[])
+    tasks = json.loads((tmp_path / "out/tasks.json").read_text())
+    assert [(task["predictions"][0]["result"], "annotations" in task) for task in tasks] == [([], False)] * 2
+
+
+@pytest.mark.parametrize("to", ["labelme", "cvat", "label_studio"])
+def test_any_ids_and_file_names_come_back(data: Path, tmp_path: Path, to: convert.ExportFormat) -> None:
+    """Ids 0, doubled ones and those above 31 bits, of objects in two parts; names that are no addresses."""
+    raw = json.loads(data.read_bytes())
+    parts = [[[x, 1, x + 4, 1, x + 4, 9], [x, 20, x + 4, 20, x + 4, 29]] for x in (1, 11, 21, 31)]
+    image, category = raw["images"][0], raw["categories"][0]["id"]
+    raw["images"] = [
+        image | {"id": number, "file_name": name} for number, name in enumerate(("x/100%41 #a.jpg", "y/100%41 #a.jpg"))
+    ]
+    raw["annotations"] = [
+        {
+            "id": key,
+            "image_id": 0,
+            "category_id": category,
+            "area": 34,
+            "segmentation": part,
+            "bbox": [part[0][0], 1, 4, 28],
+        }
+        for key, part in zip((0, 0, 1 << 40, 5), parts, strict=True)
+    ]
+    data.write_text(json.dumps(raw))
+    with pytest.warns(UserWarning, match="1 annotation id occurs more than once"):
+        convert.export_labels(data, tmp_path / "out", to, pictures="none")
+    labels = read_labels(open_file(tmp_path / "out" / "tasks.json" if to == "label_studio" else tmp_path / "out"))
+    assert [record["file_name"].rpartition("out/")[2] for record in labels.images] == [
+        "x/100%41 #a.jpg",
+        "y/100%41 #a.jpg",
+    ]
+    assert [len(objects) for objects in labels.objects.values()] == [4, 0]
+    written = next((tmp_path / "out").rglob("*.xml"), None)
+    assert written is None or 'group_id="4"' in written.read_text()
 
 
 def test_malformed_run_lengths_of_results_are_refused(data: Path, tmp_path: Path) -> None:

@@ -157,6 +157,13 @@ def test_yolo_folders_without_a_yaml(yolo: Path) -> None:
     assert [item[:2] for item in describe(yolo.with_name("obj.data"))] == [("a.jpg", "dog"), ("a.jpg", "cat")]
 
 
+def test_yolo_without_a_split_is_all_images(yolo: Path) -> None:
+    write(yolo, "nc: 2\nnames: [cat, dog]\n")  # as supervision writes it
+    assert open_file(yolo).num_images == 4
+    with pytest.raises(DatasetError, match="has no split 'val': expected one of train"):
+        open_file(Path(f"{yolo}:val"))
+
+
 def test_yolo_outlines_with_bridges_are_parts_and_holes(yolo: Path) -> None:
     joined = rings.join_rings([np.array(RING), np.array(HOLE), np.array(PART)])
     write(yolo.parent / "labels/train/a.txt", to_line(0, joined.tolist()))
@@ -415,6 +422,18 @@ def test_label_studio(tmp_path: Path) -> None:
     assert describe(write(tmp_path / "short.json", short)) == [("a.jpg", "cat", -1.0, BOX)]
 
 
+def test_label_studio_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    tasks = [{"id": n, "data": {"image": f"/data/local-files/?d=cam{n}/a.jpg"}, "annotations": []} for n in (1, 2)]
+    with pytest.raises(DatasetError, match=r"task 2: '/data/.*cam2/a.jpg' and '/data/.*cam1/a.jpg' have the same last"):
+        open_file(write(tmp_path / "tasks.json", tasks))
+    for number, task in enumerate(tasks, start=1):
+        task["data"] = {"image": f"cam{number}/a.jpg"}
+    draw(tmp_path / "cam1" / "a.jpg")
+    Image.new("RGB", (7, 5)).save(draw(tmp_path / "cam2" / "a.jpg"))
+    annotations = open_file(write(tmp_path / "tasks.json", tasks), needs_sizes=True)
+    assert annotations.sizes.tolist() == [[HEIGHT, WIDTH], [5, 7]]
+
+
 def test_brush_run_lengths() -> None:
     mask = np.random.default_rng(0).random((9, 7)) > 0.5
     assert (decode_brush(encode_brush(mask), 9, 7, "here") == mask).all()
@@ -662,3 +681,14 @@ def test_rings_come_back() -> None:
         parts, holes = rings.find_holes(rings.split_rings(rings.join_rings(traced)))
         assert (rings.decode_mask(rings.encode_rings(parts, holes, 12, 15)) == mask).all()
         assert sum(map(rings.compute_area, traced)) == mask.sum()
+
+
+def test_rings_in_rings_and_thousands_of_specks_come_back() -> None:
+    nested = np.zeros((50, 50), bool)
+    for edge in range(5, 25, 4):  # a part, its hole, a part in the hole, ...
+        nested[edge : 50 - edge, edge : 50 - edge] ^= True
+    specks = np.zeros((128, 128), bool)
+    specks[::2, ::2] = True  # more parts than Python has levels of recursion
+    for mask in (nested, specks):
+        parts, holes = rings.find_holes(rings.split_rings(rings.join_rings(rings.trace_rings(mask))))
+        assert (rings.decode_mask(rings.encode_rings(parts, holes, *mask.shape)) == mask).all()

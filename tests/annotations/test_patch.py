@@ -95,6 +95,16 @@ VALID = {"kind": "class", "image_id": 1, "annotation_id": 1, "was": {}, "becomes
                 ({"becomes": {"file_name": "x"}}, "may have the fields"),
                 ({"annotation_id": None}, "has no annotation_id and no was"),
                 ({"was": None}, "each other has both"),
+                (
+                    {"becomes": {"bbox": "x"}},
+                    r"becomes is wrong: Expected `array`, got `str` - at `\$.bbox`",
+                ),
+                ({"becomes": {"bbox": [1, 2, -3, 4]}}, r"Expected `float` >= 0.0 - at `\$.bbox"),
+                ({"becomes": {"bbox": [1, float("nan"), 3, 4]}}, "is not JSON"),
+                ({"becomes": {"area": -1}}, r"at `\$.area`"),
+                ({"becomes": {"iscrowd": 2}}, r"at `\$.iscrowd`"),
+                ({"becomes": {"segmentation": [1, 2]}}, r"at `\$.segmentation"),
+                ({"annotation_id": None, "was": None, "becomes": {"category_id": 1}}, "needs category_id and bbox"),
             ]
         ),
     ],

@@ -56,6 +56,39 @@ def test_every_class_is_on_both_sides_and_in_proportion(raw: Raw, write: Callabl
     assert (again.parts == split.parts).all()
 
 
+def make_images(raw: Raw, classes: list[list[int]]) -> Raw:
+    """An image with an object of each of these classes."""
+    images = [raw["images"][0] | {"id": key, "file_name": f"{letter}.jpg"} for key, letter in enumerate("abcd")]
+    pairs = [(image, label) for image, labels in enumerate(classes) for label in labels]
+    annotations = [
+        raw["annotations"][0] | {"id": number, "image_id": image, "category_id": label}
+        for number, (image, label) in enumerate(pairs, start=1)
+    ]
+    categories = [{"id": label, "name": f"class {label}"} for label in range(4)]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def test_groups_are_exchanged_where_no_single_one_can_move(raw: Raw, write: Callable[..., Path]) -> None:
+    path = write(make_images(raw, [[0, 2], [3], [1, 2], [3]]))
+    split = split_groups(read_dataset(path), np.arange(4), [0.75, 0.25])
+    assert (split.divided, split.alone) == ((), ("class 0", "class 1"))
+
+
+def test_each_class_with_two_groups_is_in_two_folds(raw: Raw, write: Callable[..., Path]) -> None:
+    path = write(make_images(raw, [[1, 2], [0, 2], [0, 1], [3]]))
+    split = split_groups(read_dataset(path), np.arange(4), [1.0] * 3, folds=True)
+    assert (split.divided, split.alone) == ((), ("class 3",))
+    assert np.unique(split.parts[:3]).size == 3
+    assert main(["data", "split", str(path), str(path.parent / "x"), "--folds", "3", "--test", "0.1"]) == 2
+
+
+def test_frames_of_one_video_id_stay_together(raw: Raw, write: Callable[..., Path]) -> None:
+    made = make_tail(raw, images=24)
+    made["images"] = [image | {"video_id": image["id"] // 6} for image in made["images"]]
+    groups = find_groups(read_dataset(write(made)))
+    assert [np.unique(groups[rows]).size for rows in (slice(5), slice(5, 11), slice(None))] == [1, 1, 5]
+
+
 @pytest.mark.parametrize("by", ["who", r"^(site\d+)_", None])
 def test_groups_stay_together(raw: Raw, write: Callable[..., Path], by: str | None) -> None:
     annotations = read_dataset(write(make_tail(raw, images=120, frames=3)))
@@ -203,6 +236,8 @@ def test_federate(labels: Labels) -> None:
     edit.federate(labels, {"b.jpg": ["seven"], "*": ["three", "seven"]})
     lists = {image["id"]: (image["neg_category_ids"], image["not_exhaustive_category_ids"]) for image in labels.images}
     assert lists == {20: ([7], []), 10: ([], [])}
+    edit.federate(labels, {"B.jpg": ["seven"], "*": ["three", "seven"]})  # a name that no image has
+    assert labels.list_losses() == ["1 listed image that the file lacks"]
     with pytest.raises(DatasetError, match="has no class cat, which was looked for"):
         edit.federate(labels, {"*": ["cat"]})
     with pytest.raises(DatasetError, match=r"image a\.jpg is not in the list"):

@@ -31,6 +31,9 @@ def test_errors_of_the_training_set_of_the_run(run, tmp_path, capsys):
         assert all(0 <= score <= 1 for score in scores)
     assert (out / "errors.html").read_text().startswith("<!doctype html>")
     assert "errors.html" in capsys.readouterr().out
+    copy = shutil.copytree(run, tmp_path / "run")
+    assert main(words("errors", copy, "--pictures", "0")) == 0  # the folder of the run, unless named
+    assert json.loads((copy / "errors.json").read_text())["suspects"] == listed
 
 
 def test_the_duplicate_is_found_and_the_patch_removes_it(run, truth, tmp_path, capsys):

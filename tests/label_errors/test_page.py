@@ -67,11 +67,15 @@ def test_keys_decide_and_the_saved_patch_is_applied(page, annotations, tmp_path)
     cards = page.locator("#suspects > li")
     assert cards.count() == 2
     assert cards.first.locator("strong").inner_text() == f"{EVIL} → bee"
-    page.keyboard.press("ArrowRight")
-    page.keyboard.press("y")  # and moves on
+    page.keyboard.press("y")  # the first one, and moves on
+    page.keyboard.press("u")
+    assert page.locator("#status").inner_text() == "0 confirmed, 0 dismissed"
+    page.keyboard.press("y")
     page.keyboard.press("n")
     page.select_option("#kind", "duplicate")
     cards.first.locator("button", has_text="confirm").click()
+    page.keyboard.press("n")  # keys work after a click, too
+    page.keyboard.press("y")
     page.select_option("#kind", "missing")
     cards.first.focus()
     page.keyboard.press("y")

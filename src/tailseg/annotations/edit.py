@@ -264,6 +264,8 @@ def federate(labels: Labels, looked_for: Mapping[str, Sequence[str]]) -> None:
     unknown = sorted({name for names in looked_for.values() for name in names} - ids.keys())
     if unknown:
         raise DatasetError(f"{labels.annotations.path} has no class {', '.join(unknown):.200}, which was looked for")
+    files = {image["file_name"] for image in labels.images}
+    labels.lose("listed [image|images] that the file lacks", len(looked_for.keys() - files - {"*"}))
     for image in labels.images:
         names = looked_for.get(image["file_name"], looked_for.get("*"))
         if names is None:

@@ -17,19 +17,32 @@ and a change is an object:
 """
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
 
 from tailseg.annotations.problems import DatasetError
 from tailseg.annotations.writers.coco import LVIS_LISTS
 from tailseg.annotations.writers.labels import Labels
 
 FORMAT: Final = "tailseg patch 1"
-FIELDS: Final = frozenset({"category_id", "bbox", "segmentation", "area", "iscrowd"})
-"""Fields of an annotation that a patch may change."""
+NotNegative = Annotated[float, msgspec.Meta(ge=0)]
+
+
+class _Fields(msgspec.Struct):
+    """Fields of an annotation that a patch may change."""
+
+    category_id: int = 0
+    bbox: tuple[float, float, NotNegative, NotNegative] = (0, 0, 0, 0)
+    segmentation: list[list[float]] | dict[str, Any] | None = None
+    area: NotNegative = 0
+    iscrowd: Literal[0, 1] = 0
+
+
+FIELDS: Final = frozenset(_Fields.__struct_fields__)
 
 
 @dataclass(frozen=True)
@@ -81,8 +94,8 @@ def read_patch(path: Path) -> Patch:
         DatasetError: the file is not a patch, or a change is malformed.
     """
     try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
+        content = msgspec.json.decode(path.read_bytes())
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise DatasetError(f"{path} is not JSON: {error}. Name a patch that the page of `data errors` saved") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         suspects = isinstance(content, dict) and "suspects" in content
@@ -105,10 +118,16 @@ def _read_change(content: Any, where: str) -> Change:  # noqa: ANN401 - anything
         if part is not None and (not isinstance(part, dict) or not part.keys() <= FIELDS):
             fields = ", ".join(sorted(FIELDS))
             raise DatasetError(f"{where}: was and becomes may have the fields {fields}, got {part!r:.80}")
+    try:
+        msgspec.convert(becomes or {}, _Fields)
+    except msgspec.ValidationError as error:
+        raise DatasetError(f"{where}: a field of becomes is wrong: {error}") from error
     if (number is None) != (was is None) or (was is None and becomes is None):
         raise DatasetError(
             f"{where}: an annotation that is added has no annotation_id and no was, and each other has both"
         )
+    if number is None and becomes is not None and not becomes.keys() >= {"category_id", "bbox"}:
+        raise DatasetError(f"{where}: an annotation that is added needs category_id and bbox")
     return Change(kind, image, number, was, becomes)
 
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -26,6 +26,9 @@ from tailseg.annotations.problems import DatasetError
 from tailseg.files import write_bytes
 from tailseg.words import count_noun
 
+MAX_EXCHANGED: Final = 500
+"""Groups that are tried in exchange for another one: memory, and in a large data set single groups can move."""
+
 
 @dataclass(frozen=True)
 class Split:
@@ -34,7 +37,8 @@ class Split:
     Attributes:
         parts: int64 ``[images]``: the part of each image.
         groups: int64 ``[images]``: the group of each image.
-        divided: the classes that have at least two groups and are not in all of the first two parts.
+        divided: the classes that have at least two groups and are not in both of the first two parts, or with folds, in
+            one fold only.
         alone: the classes with objects in one group only.
     """
 
@@ -55,7 +59,7 @@ def find_groups(
         annotations: the data set.
         by: a field of the image records, such as ``patient`` or ``site``, or a regular expression that is searched in
             the file names: images with the same match, or the same first group of it, belong together. None finds
-            frames of videos by their names.
+            frames of videos by ``video_id``, if all records have it, and by their names.
         looks: whether images that look alike belong together, too.
         track: shows the progress of comparing looks.
 
@@ -72,6 +76,9 @@ def find_groups(
         frames = group_by_name(names, [category.name for category in annotations.categories])
         if np.bincount(frames).max(initial=0) * 2 <= len(names):
             groups = merge_groups(groups, frames)
+        videos = _read_field(annotations, "video_id")
+        if None not in videos:
+            groups = merge_groups(groups, np.unique(list(map(str, videos)), return_inverse=True)[1])
     else:
         values = _read_values(annotations, by, names)
         groups = merge_groups(groups, np.unique(values, return_inverse=True)[1])
@@ -85,9 +92,13 @@ def _find_file(annotations: Annotations, row: int) -> Path | None:
         return None
 
 
-def _read_values(annotations: Annotations, by: str, names: Sequence[str]) -> list[str]:
+def _read_field(annotations: Annotations, name: str) -> list[Any]:
     records = {int(image["id"]): image for image in read_sections(annotations.path).images}
-    values = [records[key].get(by) for key in annotations.image_ids.tolist()]
+    return [records[key].get(name) for key in annotations.image_ids.tolist()]
+
+
+def _read_values(annotations: Annotations, by: str, names: Sequence[str]) -> list[str]:
+    values = _read_field(annotations, by)
     if any(value is not None for value in values):
         return [f"alone {row}" if value is None else f"value {value!r}" for row, value in enumerate(values)]
     try:
@@ -103,7 +114,9 @@ def _read_values(annotations: Annotations, by: str, names: Sequence[str]) -> lis
     ]
 
 
-def split_groups(annotations: Annotations, groups: np.ndarray, shares: Sequence[float], *, seed: int = 0) -> Split:
+def split_groups(
+    annotations: Annotations, groups: np.ndarray, shares: Sequence[float], *, seed: int = 0, folds: bool = False
+) -> Split:
     """Splits groups of images into parts. The same input gives the same split.
 
     Args:
@@ -111,6 +124,7 @@ def split_groups(annotations: Annotations, groups: np.ndarray, shares: Sequence[
         groups: int64 ``[images]``, from `find_groups`.
         shares: the share of each part; their sum is the whole.
         seed: of the order of equally suitable groups.
+        folds: whether each part is the validation set of the others, instead of training, validation and test.
 
     Returns:
         The split.
@@ -131,14 +145,15 @@ def split_groups(annotations: Annotations, groups: np.ndarray, shares: Sequence[
     counts = np.zeros((num_groups, annotations.num_classes))
     np.add.at(counts, (groups[pairs[0]], pairs[1]), 1)
     chosen = _stratify(counts, sizes, np.array(shares) / sum(shares), random.Random(seed))
-    _move_for_classes(counts > 0, chosen)
+    _move_for_classes(counts > 0, chosen, folds=folds)
     has = np.stack([(counts[chosen == part] > 0).any(axis=0) for part in range(len(shares))])
+    on_both_sides = has.sum(axis=0) >= 2 if folds else has[0] & has[1]
     num_holders = (counts > 0).sum(axis=0)
     names = [category.name for category in annotations.categories]
     return Split(
         chosen[groups],
         groups,
-        tuple(name for name, both, number in zip(names, (has[0] & has[1]).tolist(), num_holders, strict=True)
+        tuple(name for name, both, number in zip(names, on_both_sides.tolist(), num_holders, strict=True)
               if number >= 2 and not both),
         tuple(name for name, number in zip(names, num_holders, strict=True) if number == 1),
     )  # fmt: skip
@@ -174,21 +189,49 @@ def _stratify(counts: np.ndarray, sizes: np.ndarray, shares: np.ndarray, rng: ra
     return chosen
 
 
-def _move_for_classes(has: np.ndarray, chosen: np.ndarray) -> None:
-    """Moves groups between the first two parts where a class would otherwise be in one of them only.
+def _move_for_classes(has: np.ndarray, chosen: np.ndarray, *, folds: bool) -> None:
+    """Moves groups where a class would otherwise be missing in a part, see `_count_missing`.
 
-    A group moves only if none of its classes is then missing in the part that it leaves.
+    A group moves, alone or in exchange for another one, if then fewer classes are missing.
     """
+    shared, number = has.sum(axis=0) >= 2, has.view(np.int8)
+    parts = range(max(int(chosen.max()) + 1, 2))
     for label in np.argsort(has.sum(axis=0), kind="stable").tolist():
-        for part, other in ((0, 1), (1, 0)):
+        for part in parts if folds else (0, 1):
             holders = np.flatnonzero(has[:, label])
-            if (chosen[holders] == part).any() or len(holders) < 2:
+            present = {*chosen[holders].tolist()}
+            if part in present or not shared[label] or (folds and len(present) > 1):
                 continue
-            for group in sorted(holders[chosen[holders] == other].tolist(), key=lambda group: int(has[group].sum())):
-                remaining = (chosen == other) & (np.arange(len(chosen)) != group)
-                if has[remaining][:, has[group]].any(axis=0).all():
-                    chosen[group] = part
-                    break
+            counts = np.stack([number[chosen == side].sum(axis=0) for side in parts])[:, None]
+            exchanged = np.flatnonzero(chosen == part)[:MAX_EXCHANGED]
+            back = np.concatenate([np.zeros_like(number[:1]), number[exchanged]])
+            found = []
+            for group in holders.tolist():
+                signs = np.array([(side == part) - (side == int(chosen[group])) for side in parts])[:, None, None]
+                missing = _count_missing(counts + signs * (number[group] - back), shared, folds=folds)
+                best = int(np.argmin(missing))
+                found.append((int(missing[best]), best > 0, int(number[group].sum()), group, best))
+            least, _, _, group, best = min(found)
+            if least < _count_missing(counts, shared, folds=folds)[0]:
+                if best:
+                    chosen[exchanged[best - 1]] = chosen[group]
+                chosen[group] = part
+
+
+def _count_missing(counts: np.ndarray, shared: np.ndarray, *, folds: bool) -> np.ndarray:
+    """Counts the classes that are not in both of the first two parts, or with folds, in one part only.
+
+    Args:
+        counts: ``[P, K, C]``: the groups with each class, for K ways to split.
+        shared: bool ``[C]``: whether the class has two groups.
+        folds: whether the parts are folds.
+
+    Returns:
+        ``[K]``; a class that is in neither of the first two parts counts twice.
+    """
+    if folds:
+        return (((counts > 0).sum(axis=0) < 2) & shared).sum(axis=-1)
+    return ((counts[:2] == 0) & shared).sum(axis=(0, 2))
 
 
 def write_parts(annotations: Annotations, parts: np.ndarray, files: Sequence[Path]) -> None:

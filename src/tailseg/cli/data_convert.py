@@ -96,7 +96,7 @@ def import_labels(options: DataImport) -> None:
         if problem.kind.name in ("other_format", "read_so"):
             say(problem.detail[:1].upper() + problem.detail[1:] if problem.kind.name == "read_so" else
                 f"Read as {problem.detail}")  # fmt: skip
-    say_written(options.out, len(labels.images), labels.objects.num_objects, len(labels.categories))
+    say_written(options.out, len(labels.images), labels.num_written, len(labels.categories))
     say_losses(losses)
 
 
@@ -135,7 +135,7 @@ def export_labels(options: DataExport) -> None:
         pictures=options.pictures,
         match_classes=options.match_classes,
     )
-    say_written(options.out, len(labels.images), labels.objects.num_objects, len(labels.categories))
+    say_written(options.out, len(labels.images), labels.num_written, len(labels.categories))
     say_losses(labels.list_losses())
 
 

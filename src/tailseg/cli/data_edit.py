@@ -178,6 +178,8 @@ def split(options: DataSplit) -> None:
         raise UsageError(f"--val {options.val:g} and --test {options.test:g} leave no image for training")
     if options.folds == 1:
         raise UsageError("--folds 1 is no split: give at least 2")
+    if options.folds and options.test:
+        raise UsageError("--folds writes no test file: split it off first (--test), then write folds of train.json")
     names = ["train", "val", *(["test"] if options.test else [])]
     files = [options.out / f"{name}.json" for name in names]
     if options.folds:
@@ -186,7 +188,7 @@ def split(options: DataSplit) -> None:
     annotations = read_dataset(find_annotation_file(options.source), images=options.images, on_problem="repair")
     groups = find_groups(annotations, by=options.by, looks=options.looks, track=track)
     shares = [1.0] * options.folds or [1 - options.val - options.test, options.val, options.test][: len(files)]
-    result = split_groups(annotations, groups, shares, seed=options.seed)
+    result = split_groups(annotations, groups, shares, seed=options.seed, folds=bool(options.folds))
     if options.folds:
         for fold in range(options.folds):
             write_parts(annotations, (result.parts == fold).astype(int), files[2 * fold : 2 * fold + 2])
@@ -219,7 +221,7 @@ def _write(labels: "Labels", out: Path, *, lvis: bool = False) -> None:
     from tailseg.annotations.edit import write
 
     write(labels, out, lvis=lvis)
-    say_written(out, len(labels.images), labels.objects.num_objects, len(labels.categories))
+    say_written(out, len(labels.images), labels.num_written, len(labels.categories))
     say_losses(labels.list_losses())
 
 

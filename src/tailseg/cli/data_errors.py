@@ -120,7 +120,7 @@ def errors(options: DataErrors) -> None:
     """Ranks the suspects, and writes the list and the page."""
     require_run(options.run)
     out = options.out or (options.run if options.run.is_dir() else options.run.parent)
-    targets = {out: None, out / "errors.json": SUSPECTS, out / "errors.html": PAGE}
+    targets = {out / "errors.json": SUSPECTS, out / "errors.html": PAGE} | ({} if options.out is None else {out: None})
     check_outputs(options, targets, instead="name another folder (--out)", overwrite=options.overwrite)
     from tailseg.label_errors import find_suspects, read_regions
     from tailseg.label_errors.changes import list_suspects
@@ -202,7 +202,7 @@ def apply(options: DataApply) -> None:
     labels = read_labels(annotations)
     apply_patch(labels, patch)
     write(labels, options.out, lvis=annotations.format == "lvis")
-    say_written(options.out, len(labels.images), labels.objects.num_objects, len(labels.categories))
+    say_written(options.out, len(labels.images), labels.num_written, len(labels.categories))
     say(f"  {count_noun(len(patch.changes), 'change')} of {options.patch}")
     say_losses(labels.list_losses())
 

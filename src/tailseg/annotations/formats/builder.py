@@ -16,7 +16,7 @@ import numpy as np
 from pycocotools import mask as coco
 
 from tailseg.annotations.formats.rings import MIN_POINTS, Ring, decode_mask, encode_mask, encode_rings
-from tailseg.annotations.image_files import ImageError
+from tailseg.annotations.image_files import ImageError, is_safe_name
 from tailseg.annotations.json_file import RecordFile, Sections, decode_record, iterate_records
 from tailseg.annotations.pictures import MAX_PIXELS, open_picture, read_size
 from tailseg.annotations.problems import DatasetError
@@ -247,9 +247,11 @@ def list_images(folder: Path, *, deep: bool = False) -> list[Path]:
 
 
 def find_image(name: str, folders: Sequence[Path]) -> Path | None:
-    """Finds an image file by the last part of its name, in these folders; None if it is in none of them."""
-    last = name.replace("\\", "/").rpartition("/")[2]
-    return next((folder / last for folder in folders if last and (folder / last).is_file()), None)
+    """Finds an image file by its name, or else by the last part of it, in these folders; None if it is in none."""
+    whole = name.replace("\\", "/")
+    names = dict.fromkeys((whole, whole.rpartition("/")[2]))
+    paths = (folder / part for part in names if part and is_safe_name(part) for folder in folders)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def try_size(path: Path | None) -> tuple[int, int] | None:

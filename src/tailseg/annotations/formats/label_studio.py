@@ -25,6 +25,7 @@ from tailseg.annotations.formats.builder import (
     try_size,
 )
 from tailseg.annotations.formats.rings import make_ellipse, make_rectangle, rotate
+from tailseg.annotations.image_files import is_safe_name
 from tailseg.annotations.json_file import Sections
 from tailseg.annotations.pictures import MAX_PIXELS
 from tailseg.annotations.problems import DatasetError
@@ -64,8 +65,9 @@ def read(content: list[Any], path: Path) -> Sections:
     regions = [list(_list_regions(builder, task)) for task in tasks]
     for name in sorted({name for shapes in regions for region in shapes for name in _get_labels(region)[:1]}):
         builder.add_category(name)
+    addresses: dict[str, str] = {}
     for number, (task, shapes) in enumerate(zip(tasks, regions, strict=True), start=1):
-        _add_task(builder, task, shapes, f"{path}, task {task.get('id', number)}")
+        _add_task(builder, task, shapes, f"{path}, task {task.get('id', number)}", addresses)
     return builder.finish(NAME)
 
 
@@ -107,23 +109,35 @@ def _get_labels(region: dict[str, Any]) -> list[str]:
     return [str(label) for key in keys for label in (value[key] if isinstance(value[key], list) else [])]
 
 
-def get_file_name(task: dict[str, Any]) -> str:
-    """The name of a task's image: the last part of its address, or the path after ``?d=`` of a local file."""
+def find_address(task: dict[str, Any]) -> tuple[str, str]:
+    """The address of a task's image, and the name of the file; two empty texts without one.
+
+    The name is the last part of the address, or all of an address that is a path without a leading slash.
+    """
     data = task.get("data", task)
     texts = [str(value) for value in data.values() if isinstance(value, str)]
     for text in (*texts, str(task.get("file_upload") or "")):
         address = urlsplit(text)
         local = parse_qs(address.query).get("d", [""])[0]
-        name = unquote(local or address.path).replace("\\", "/").rpartition("/")[2]
+        path = (local or unquote(address.path)).replace("\\", "/")
+        is_relative = not local and not address.scheme and is_safe_name(path)
+        name = path if is_relative else path.rpartition("/")[2]
         if name.lower().endswith(IMAGE_SUFFIXES):
-            return name
-    return ""
+            return text, name
+    return "", ""
 
 
-def _add_task(builder: Builder, task: dict[str, Any], regions: list[dict[str, Any]], where: str) -> None:
-    name = get_file_name(task)
+def _add_task(
+    builder: Builder, task: dict[str, Any], regions: list[dict[str, Any]], where: str, addresses: dict[str, str]
+) -> None:
+    address, name = find_address(task)
     if not name:
         raise DatasetError(f"{where} names no image file ({', '.join(IMAGE_SUFFIXES)}) in its data")
+    if addresses.setdefault(name, address) != address:
+        raise DatasetError(
+            f"{where}: {address!r:.80} and {addresses[name]!r:.80} have the same last part, which names the image. "
+            "Write addresses relative to the folder of the images, such as camera1/a.jpg"
+        )
     sides = (read_side_lengths(region.get("original_height"), region.get("original_width")) for region in regions)
     size = next(filter(None, sides), None)
     folder = builder.path.parent

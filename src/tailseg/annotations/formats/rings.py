@@ -5,6 +5,8 @@ A ring is a float64 array ``[K, 2]`` of x, y in pixels of the image; its last po
 """
 
 from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Final
 
 import numpy as np
@@ -45,7 +47,9 @@ def draw_rings(rings: Sequence[Ring], height: int, width: int) -> Any:  # noqa: 
 
 
 def encode_rings(parts: Sequence[Ring], holes: Sequence[Ring], height: int, width: int) -> RunLengths:
-    """Encodes the union of parts without the union of holes as COCO run lengths.
+    """Encodes parts and holes as COCO run lengths.
+
+    Larger rings are drawn first: a hole is cut out of the part around it, and a part in a hole stays.
 
     Args:
         parts: rings of the object's parts.
@@ -56,9 +60,11 @@ def encode_rings(parts: Sequence[Ring], holes: Sequence[Ring], height: int, widt
     Returns:
         The run lengths.
     """
-    mask = decode_mask(draw_rings(parts, height, width))
-    if holes:
-        mask &= ~decode_mask(draw_rings(holes, height, width))
+    mask = np.zeros((height, width), bool)
+    rings = [(ring, True) for ring in parts] + [(ring, False) for ring in holes]
+    rings.sort(key=lambda item: -abs(compute_area(item[0])))
+    for is_part, group in groupby(rings, key=itemgetter(1)):
+        mask[decode_mask(draw_rings([ring for ring, _ in group], height, width))] = is_part
     return encode_mask(mask)
 
 
@@ -79,9 +85,6 @@ def contains(outer: Ring, point: np.ndarray) -> bool:
 
 def is_inside(inner: Ring, outer: Ring) -> bool:
     """Whether all points of a ring are inside another ring."""
-    low, high = outer.min(axis=0), outer.max(axis=0)
-    if (inner.min(axis=0) < low).any() or (inner.max(axis=0) > high).any():
-        return False
     return all(contains(outer, point) for point in inner)
 
 
@@ -96,10 +99,11 @@ def find_holes(rings: Sequence[Ring]) -> tuple[list[Ring], list[Ring]]:
     """
     if len(rings) == 1:
         return list(rings), []
-    depths = [
-        sum(is_inside(ring, other) for place, other in enumerate(rings) if place != number)
-        for number, ring in enumerate(rings)
-    ]
+    low, high = (np.array([side(ring, axis=0) for ring in rings]) for side in (np.min, np.max))
+    depths = []
+    for number, ring in enumerate(rings):
+        around = ((low <= low[number]) & (high >= high[number])).all(axis=1)
+        depths.append(sum(is_inside(ring, rings[place]) for place in np.flatnonzero(around) if place != number))
     parts, holes = ([ring for ring, depth in zip(rings, depths, strict=True) if depth % 2 == odd] for odd in (0, 1))
     return parts, holes
 
@@ -128,9 +132,9 @@ def trace_rings(mask: np.ndarray) -> list[Ring]:
         for x, y in zip((columns + start[0]).tolist(), (rows + start[1]).tolist(), strict=True):
             steps.setdefault((x, y), []).append(move)
     rings = []
-    while steps:
-        first = min(steps, key=lambda point: (point[1], point[0]))
-        rings.append(_follow(steps, first))
+    for first in sorted(steps, key=lambda point: (point[1], point[0])):
+        while first in steps:
+            rings.append(_follow(steps, first))
     return rings
 
 
@@ -178,18 +182,24 @@ def split_rings(ring: Ring) -> list[Ring]:
 
 
 def _split(points: list[tuple[float, ...]]) -> list[list[tuple[float, ...]]]:
-    seen: dict[tuple[tuple[float, ...], tuple[float, ...]], int] = {}
-    for last in range(len(points) - 1):
-        start, end = points[last], points[last + 1]
-        first = seen.get((end, start))
-        if first is not None and last - first - 1 >= MIN_POINTS:
-            inner, outer = points[first + 1 : last], points[: first + 1] + points[last + 2 :]
-            if len(set(outer)) >= MIN_POINTS:
-                return _split(outer) + _split([*inner, inner[0]])
-        seen.setdefault((start, end), last)
-    while len(points) > 1 and points[-1] == points[0]:
-        points = points[:-1]
-    return [points]
+    rings, left = [], [points]
+    while left:  # no recursion: a mask of specks has thousands of parts
+        points = left.pop()
+        seen: dict[tuple[tuple[float, ...], tuple[float, ...]], int] = {}
+        for last in range(len(points) - 1):
+            start, end = points[last], points[last + 1]
+            first = seen.get((end, start))
+            if first is not None and last - first - 1 >= MIN_POINTS:
+                inner, outer = points[first + 1 : last], points[: first + 1] + points[last + 2 :]
+                if len(set(outer)) >= MIN_POINTS:
+                    left += [[*inner, inner[0]], outer]
+                    break
+            seen.setdefault((start, end), last)
+        else:
+            while len(points) > 1 and points[-1] == points[0]:
+                points = points[:-1]
+            rings.append(points)
+    return rings
 
 
 def make_ellipse(center: Sequence[float], radii: Sequence[float], degrees: float = 0) -> Ring:

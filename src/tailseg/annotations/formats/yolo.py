@@ -99,7 +99,8 @@ def _read_content(file: Path) -> dict[str, Any]:
     content = read_yaml(file)
     if not isinstance(content, dict):
         raise DatasetError(f"{file} is not a data.yaml: expected names, train and val, got {reprlib.repr(content)}")
-    return content
+    # supervision writes no split
+    return content if any(content.get(key) for keys in SPLITS.values() for key in keys) else content | {"train": "."}
 
 
 def read(path: Path, split: str | None = None) -> Sections:

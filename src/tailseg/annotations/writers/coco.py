@@ -46,7 +46,7 @@ def write_lvis(labels: Labels, out: Path, *, split: str = "train", pictures: Pic
         regions = {record["category_id"] for record in records if is_region(record)}
         counts.update(present)
         objects.update(record["category_id"] for record in records if not is_region(record))
-        labels.lose(
+        labels.leave_out(
             "crowd or ignore [region|regions]: the class is listed as not exhaustively annotated there",
             sum(map(is_region, records)),
         )

@@ -1,5 +1,7 @@
 """Writes CVAT for images 1.1: one XML file that a task imports, such as predictions as pre-labels."""
 
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
@@ -35,26 +37,27 @@ def write(labels: Labels, out: Path, *, split: str = "train", pictures: Pictures
     names = [f"<label><name>{escape(name)}</name></label>" for name in labels.names.values()]
     lines = ['<?xml version="1.0" encoding="utf-8"?>', "<annotations>", "  <version>1.1</version>"]
     lines.append(f"  <meta><task><labels>{''.join(names)}</labels></task></meta>")
+    groups = count(1)  # CVAT keeps 31 bits, and 0 is no group: ids of annotations can be anything
     for number, image in enumerate(labels.images):
         sides = f'width="{image["width"]}" height="{image["height"]}"'
         lines.append(f'  <image id="{number}" name={quoteattr(image["file_name"])} {sides}>')
         for record in labels.objects[image["id"]]:
             if is_region(record):
-                labels.lose("crowd or ignore [region|regions]")
+                labels.leave_out("crowd or ignore [region|regions]")
             else:
-                lines += _format(labels, record, image)
+                lines += _format(labels, record, image, groups)
         lines.append("  </image>")
         place_picture(labels, image, out / "images" / image["file_name"], pictures)
     write_text(out / "annotations.xml", "\n".join([*lines, "</annotations>", ""]))
 
 
-def _format(labels: Labels, record: dict[str, Any], image: dict[str, Any]) -> list[str]:
+def _format(labels: Labels, record: dict[str, Any], image: dict[str, Any], groups: Iterator[int]) -> list[str]:
     shape = get_shape(record, image["height"], image["width"])
     start = f'label={quoteattr(labels.names[record["category_id"]])} occluded="0" z_order="0"'
     if shape.mask is not None:
         rows, columns = np.flatnonzero(shape.mask.any(axis=1)), np.flatnonzero(shape.mask.any(axis=0))
         if not len(rows):
-            labels.lose("[mask|masks] without a pixel")
+            labels.leave_out("[mask|masks] without a pixel")
             return []
         part = shape.mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
         edges = np.flatnonzero(np.diff(part.ravel())) + 1
@@ -66,7 +69,7 @@ def _format(labels: Labels, record: dict[str, Any], image: dict[str, Any]) -> li
         x, y, w, h = shape.box
         corners = zip(("xtl", "ytl", "xbr", "ybr"), (x, y, x + w, y + h), strict=True)
         return [f"    <box {start} {' '.join(f'{key}={quoteattr(format_number(value))}' for key, value in corners)}/>"]
-    group = f' group_id="{record["id"]}"' if len(shape.rings) > 1 else ""
+    group = f' group_id="{next(groups)}"' if len(shape.rings) > 1 else ""
     return [
         f"    <polygon {start}{group} "
         f'points="{";".join(f"{format_number(x)},{format_number(y)}" for x, y in ring.tolist())}"/>'

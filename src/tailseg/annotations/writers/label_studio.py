@@ -6,6 +6,7 @@ Label Studio has no groups: an object in several parts, or with holes, is a brus
 import json
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -35,15 +36,15 @@ def write(labels: Labels, out: Path, *, split: str = "train", pictures: Pictures
         regions, scores = [], []
         for record in labels.objects[image["id"]]:
             if is_region(record):
-                labels.lose("crowd or ignore [region|regions]")
+                labels.leave_out("crowd or ignore [region|regions]")
                 continue
-            regions.append(_make_region(labels, record, image))
+            regions.append(_make_region(labels, record, image, len(regions) + 1))
             scores.append(float(record.get("score", 1)))
-        kind = "predictions" if any("score" in record for record in labels.objects[image["id"]]) else "annotations"
+        kind = "predictions" if labels.are_results else "annotations"
         result: dict[str, Any] = {"result": regions}
         if kind == "predictions":
             result |= {"model_version": "tailseg", "score": float(np.mean(scores)) if scores else 0.0}
-        tasks.append({"id": len(tasks) + 1, "data": {"image": image["file_name"]}, kind: [result]})
+        tasks.append({"id": len(tasks) + 1, "data": {"image": quote(image["file_name"])}, kind: [result]})
         place_picture(labels, image, out / image["file_name"], pictures)
     write_text(out / "tasks.json", json.dumps(tasks, ensure_ascii=False))
 
@@ -52,12 +53,12 @@ def _list_used(labels: Labels) -> set[int]:
     return {record["category_id"] for records in labels.objects.values() for record in records}
 
 
-def _make_region(labels: Labels, record: dict[str, Any], image: dict[str, Any]) -> dict[str, Any]:
+def _make_region(labels: Labels, record: dict[str, Any], image: dict[str, Any], number: int) -> dict[str, Any]:
     height, width = image["height"], image["width"]
     shape, name = get_shape(record, height, width), labels.names[record["category_id"]]
     kind, value = _make_value(labels, shape, height, width)
     region = {
-        "id": f"{record['id']}",
+        "id": f"{number}",  # ids of annotations may be doubled
         "type": kind,
         "from_name": "label",
         "to_name": "image",

@@ -48,7 +48,9 @@ def write(labels: Labels, out: Path, *, split: str = "train", pictures: Pictures
             "version": VERSION,
             "flags": {},
             "shapes": [
-                shape for record in labels.objects[image["id"]] for shape in _make_shapes(labels, record, image)
+                shape
+                for number, record in enumerate(labels.objects[image["id"]], start=1)
+                for shape in _make_shapes(labels, record, image, number)
             ],
             "imagePath": Path(os.path.relpath(target, file.parent)).as_posix(),
             "imageData": None,
@@ -68,7 +70,7 @@ def _find(labels: Labels, row: int) -> Path | None:
         return None
 
 
-def _make_shapes(labels: Labels, record: dict[str, Any], image: dict[str, Any]) -> list[dict[str, Any]]:
+def _make_shapes(labels: Labels, record: dict[str, Any], image: dict[str, Any], number: int) -> list[dict[str, Any]]:
     shape = get_shape(record, image["height"], image["width"])
     base = {
         "label": labels.names[record["category_id"]],
@@ -80,7 +82,7 @@ def _make_shapes(labels: Labels, record: dict[str, Any], image: dict[str, Any]) 
     if shape.mask is not None:
         rows, columns = np.flatnonzero(shape.mask.any(axis=1)), np.flatnonzero(shape.mask.any(axis=0))
         if not len(rows):
-            labels.lose("[mask|masks] without a pixel")
+            labels.leave_out("[mask|masks] without a pixel")
             return []
         y1, y2, x1, x2 = (int(value) for value in (rows[0], rows[-1], columns[0], columns[-1]))
         png = _encode(shape.mask[y1 : y2 + 1, x1 : x2 + 1])
@@ -88,7 +90,7 @@ def _make_shapes(labels: Labels, record: dict[str, Any], image: dict[str, Any]) 
     if not shape.rings:
         x, y, w, h = shape.box
         return [base | {"shape_type": "rectangle", "points": [[x, y], [x + w, y + h]]}]
-    group = record["id"] if len(shape.rings) > 1 else None
+    group = number if len(shape.rings) > 1 else None  # ids of annotations may be doubled or texts
     return [base | {"shape_type": "polygon", "points": ring.tolist(), "group_id": group} for ring in shape.rings]
 
 

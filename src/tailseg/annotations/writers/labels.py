@@ -98,14 +98,23 @@ class Labels:
         images: the records of images, with height and width.
         objects: the records of the objects of each image, by its id.
         categories: the records of classes, ordered by id.
+        are_results: whether the objects are detections.
         losses: counts of what the written format cannot keep.
+        num_left_out: number of objects among them.
     """
 
     annotations: Annotations
     images: list[dict[str, Any]]
     objects: ObjectRecords
     categories: list[dict[str, Any]]
+    are_results: bool = False
     losses: Counter[str] = field(default_factory=Counter)
+    num_left_out: int = 0
+
+    @property
+    def num_written(self) -> int:
+        """The number of objects that are written."""
+        return self.objects.num_objects - self.num_left_out
 
     @property
     def names(self) -> dict[int, str]:
@@ -129,6 +138,11 @@ class Labels:
         """Counts what the format cannot keep: ``[crowd region|crowd regions]``."""
         if number:
             self.losses[what] += number
+
+    def leave_out(self, what: str, number: int = 1) -> None:
+        """Counts objects that the format cannot keep at all."""
+        self.lose(what, number)
+        self.num_left_out += number
 
     def lose_fields(self) -> None:
         """Counts the further fields of records that the format cannot keep."""
@@ -238,7 +252,7 @@ def read_labels(
     names = {category.id: category.name for category in annotations.categories}
     by_id = {int(record["id"]): record for record in sections.categories}
     categories = [by_id[key] | {"id": key, "name": names[key]} for key in sorted(by_id)]
-    labels = Labels(annotations, images, objects, categories)
+    labels = Labels(annotations, images, objects, categories, results is not None)
     labels.lose("[record|records] of images or classes that the file lacks", num_unknown)
     return labels
 

@@ -40,7 +40,7 @@ def write(labels: Labels, out: Path, *, split: str = "train", pictures: Pictures
         ]
         for image in labels.images
     }
-    labels.lose(
+    labels.leave_out(
         "crowd or ignore [region|regions]",
         sum(is_region(record) for records in labels.objects.values() for record in records),
     )

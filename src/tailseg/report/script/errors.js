@@ -58,14 +58,18 @@ function save() {
 }
 
 function press(event) {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("select, button")) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("select")) return;
   const cards = [...$("suspects").children];
   const at = cards.indexOf(document.activeElement.closest("#suspects > li"));
   const move = (to) => cards[Math.min(Math.max(to, 0), cards.length - 1)]?.focus();
-  const values = { y: true, n: false, u: null };
-  if (event.key in values && at >= 0) {
+  const values = { y: true, n: false };
+  if (event.key === "u" && at >= 0) { // y and n have moved on
+    const last = at > 0 && !decisions.has(cards[at].dataset.key) ? at - 1 : at;
+    decide(cards[last], cards[last].dataset.key, null);
+    move(last);
+  } else if (event.key in values && at >= 0) {
     decide(cards[at], cards[at].dataset.key, values[event.key]);
-    if (event.key !== "u") move(at + 1);
+    move(at + 1);
   } else if (event.key === "ArrowRight") move(at + 1);
   else if (event.key === "ArrowLeft") move(at - 1);
   else return;
@@ -83,5 +87,6 @@ async function start() {
   $("controls").hidden = false;
   show();
   count();
+  $("suspects").firstElementChild?.focus({ preventScroll: true });
 }
 start();
