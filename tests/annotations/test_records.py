@@ -35,10 +35,15 @@ def test_large_texts_are_written_in_parts(monkeypatch, tmp_path):
     for record in RECORDS:
         file.add(record)
     records, text = file.finish()
-    write_sections(tmp_path / "out.json", [{"id": 1}], records, [{"id": 2}], text)
+    write_sections(tmp_path / "out.json", [{"id": 1}], records, [{"id": 2}], {"info": {"year": 2026}}, text)
     written = json.loads((tmp_path / "out.json").read_text())
-    assert written == {"images": [{"id": 1}], "annotations": RECORDS, "categories": [{"id": 2}]}
-    write_sections(tmp_path / "empty.json", [], [], [])
+    assert written == {
+        "info": {"year": 2026},
+        "images": [{"id": 1}],
+        "annotations": RECORDS,
+        "categories": [{"id": 2}],
+    }
+    write_sections(tmp_path / "empty.json", [], [], [], {})
     assert json.loads((tmp_path / "empty.json").read_text())["annotations"] == []
 
 

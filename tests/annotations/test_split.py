@@ -190,6 +190,24 @@ def test_merge(labels: Labels, raw: Raw, write: Callable[..., Path]) -> None:
         edit.merge([merged, second])
 
 
+def test_info_and_licenses_stay_where_all_files_agree(raw: Raw, write: Callable[..., Path], tmp_path: Path) -> None:
+    raw |= {"info": {"year": 2026}, "licenses": [{"id": 1, "name": "CC BY"}]}
+    first = read_labels(open_file(write(raw)))
+    edit.write(first, tmp_path / "copy.json")
+    assert (
+        json.loads((tmp_path / "copy.json").read_text()).items()
+        >= {key: raw[key] for key in ("info", "licenses")}.items()
+    )
+    for image in raw["images"]:
+        image["file_name"] = f"second/{image['file_name']}"
+    raw["licenses"][0]["name"] = "CC0"
+    merged = edit.merge([first, read_labels(open_file(write(raw, name="second.json")))])
+    assert merged.header == {"info": {"year": 2026}}
+    assert "1 section licenses that is not the same in all files" in merged.list_losses()
+    write_parts(first.annotations, np.array([0, 1]), [tmp_path / "a.json", tmp_path / "b.json"])
+    assert json.loads((tmp_path / "b.json").read_text())["licenses"] == [{"id": 1, "name": "CC BY"}]
+
+
 def test_filter(labels: Labels) -> None:
     edit.keep_classes(labels, ["seven"])
     assert labels.names == {7: "seven"}

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -80,5 +81,17 @@ def test_next_ranks_the_images_of_a_folder(run, photos, tmp_path, capsys):
     assert len(images) == read_dataset(photos.with_name("val.json")).num_images
     scores = [image["score"] for image in images]
     assert scores == sorted(scores, reverse=True)
-    assert main(words("next", run, tmp_path, "--out", tmp_path / "b.json")) == 2
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    (mixed / "good.jpg").write_bytes(next(photos.glob("*.jpg")).read_bytes())
+    (mixed / "bad.jpg").write_bytes(b"no image")
+    assert main(words("next", run, mixed, "--out", out)) == 0
+    content = json.loads(out.read_text())
+    assert [Path(image["file"]).name for image in content["images"]] == ["good.jpg"]
+    assert [Path(name).name for name in content["unread"]] == ["bad.jpg"]
+    assert "note: left out: " in capsys.readouterr().out
+    (mixed / "good.jpg").unlink()
+    assert main(words("next", run, mixed, "--out", out)) == 1
+    (mixed / "bad.jpg").unlink()
+    assert main(words("next", run, mixed, "--out", tmp_path / "b.json")) == 2
     assert "has no image files" in capsys.readouterr().err

@@ -44,7 +44,11 @@ def merge(sources: Sequence[Labels]) -> Labels:
     """
     for labels in sources:
         labels.require_unique_names()
-    merged = Labels(sources[0].annotations, [], ObjectRecords(), [])
+    headers = [labels.header for labels in sources]
+    same = {key: value for key, value in headers[0].items() if all(other.get(key) == value for other in headers)}
+    merged = Labels(sources[0].annotations, [], ObjectRecords(), [], same)
+    for key in sorted({key for header in headers for key in header} - same.keys()):
+        merged.lose(f"section [{key}|{key}] that is not the same in all files")
     ids: dict[str, int] = {}
     images, annotations = _Ids(), _Ids()
     names: dict[str, Path] = {}

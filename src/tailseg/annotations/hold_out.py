@@ -72,7 +72,7 @@ def hold_out_validation(
         objects = list(compress(sections.annotations, selected))
         images = [image for image in sections.images if (parse_whole_number(image["id"]) in held_out) == wanted]
         with write_atomically(path) as file:
-            file.write_bytes(join_sections(images, objects, sections.categories))
+            file.write_bytes(join_sections(images, objects, sections.categories, sections.header))
     with write_atomically(record) as file:
         file.write_text(json.dumps({**_make_record(annotations, share, paths), "remarks": remarks}))
     return paths

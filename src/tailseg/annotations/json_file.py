@@ -15,7 +15,7 @@ import os
 import zlib
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -28,6 +28,7 @@ from tailseg.annotations.problems import DatasetError
 from tailseg.files import write_atomically
 
 SECTIONS: Final = ("images", "annotations", "categories")
+HEADER: Final = ("info", "licenses", "videos")
 GZIP: Final = b"\x1f\x8b"
 
 MIN_MAPPED_BYTES: Final = 1 << 24
@@ -48,7 +49,9 @@ class _Cut(msgspec.Struct):
     images: list[Any]
     annotations: list[msgspec.Raw]
     categories: list[Any]
-    videos: msgspec.Raw | None = None
+    info: Any = None
+    licenses: Any = None
+    videos: Any = None
 
 
 class _Images(msgspec.Struct):
@@ -79,7 +82,8 @@ class Sections:
     images: list[Any]
     annotations: Sequence[Any]
     categories: list[Any]
-    has_videos: bool
+    header: dict[str, Any] = field(default_factory=dict)
+    """The sections `HEADER` of the file, as they were read."""
     format: str = ""
     """The name of the format, if it is another one than COCO's and LVIS's."""
     losses: tuple[str, ...] = ()
@@ -156,7 +160,9 @@ def split_sections(content: Text, path: Path) -> Sections:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         sections = _split_with_json(content, path)
     else:
-        sections = Sections(cut.images, cut.annotations, cut.categories, bool(cut.videos), text=content)
+        sections = Sections(
+            cut.images, cut.annotations, cut.categories, _get_header(msgspec.structs.asdict(cut)), text=content
+        )
     for name in ("images", "categories"):
         if not getattr(sections, name):
             also = "" if sections.annotations else ", and its list annotations has none either"
@@ -180,18 +186,21 @@ def read_image_records(path: Path) -> list[Any]:
         return split_sections(content, path).images
 
 
-def join_sections(images: list[Any], annotations: Sequence[Any], categories: list[Any]) -> bytes:
+def join_sections(
+    images: list[Any], annotations: Sequence[Any], categories: list[Any], header: Mapping[str, Any]
+) -> bytes:
     """Writes sections as JSON. Annotations that are not decoded are written unchanged.
 
     Args:
         images: the list of images.
         annotations: the list of annotations, decoded or not.
         categories: the list of categories.
+        header: the sections before them.
 
     Returns:
         The content of a file.
     """
-    content = dict(zip(SECTIONS, (images, annotations, categories), strict=True))
+    content = {**header, **dict(zip(SECTIONS, (images, annotations, categories), strict=True))}
     try:
         return msgspec.json.encode(content)
     except (msgspec.MsgspecError, UnicodeEncodeError, OverflowError):
@@ -262,7 +271,12 @@ class RecordFile:
 
 
 def write_sections(
-    path: Path, images: Sequence[Any], annotations: Iterable[Any], categories: Sequence[Any], text: Text = b""
+    path: Path,
+    images: Sequence[Any],
+    annotations: Iterable[Any],
+    categories: Sequence[Any],
+    header: Mapping[str, Any],
+    text: Text = b"",
 ) -> None:
     """Writes a file in COCO format, some annotations at a time.
 
@@ -271,15 +285,21 @@ def write_sections(
         images: the list of images.
         annotations: the annotations, decoded or not.
         categories: the list of categories.
+        header: the sections before them.
         text: the text that the annotations lie in; parts that were written are released from memory.
     """
     with write_atomically(path) as written, written.open("wb") as file:
-        file.write(b'{"images":' + msgspec.json.encode(images) + b',"annotations":[')
+        first = b"".join(bytes(encode_record({key: value}))[1:-1] + b"," for key, value in header.items())
+        file.write(b"{" + first + b'"images":' + msgspec.json.encode(images) + b',"annotations":[')
         records = iterate_records(annotations, text)
         texts = (record if isinstance(record, msgspec.Raw) else encode_record(record) for record in records)
         for number, batch in enumerate(iter(lambda: list(islice(texts, WRITTEN_AT_ONCE)), [])):
             file.write(b"," * bool(number) + b",".join(batch))
         file.write(b'],"categories":' + msgspec.json.encode(categories) + b"}")
+
+
+def _get_header(content: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: content[name] for name in HEADER if content.get(name) is not None}
 
 
 def _split_with_json(content: Text, path: Path) -> Sections:
@@ -292,7 +312,7 @@ def _split_with_json(content: Text, path: Path) -> Sections:
             "it may be incomplete or still compressed"
         ) from error
     if isinstance(raw, dict) and all(isinstance(raw.get(section), list) for section in SECTIONS):
-        return Sections(raw["images"], raw["annotations"], raw["categories"], bool(raw.get("videos")))
+        return Sections(raw["images"], raw["annotations"], raw["categories"], _get_header(raw))
     other = _describe_other_format(raw)
     if other:
         raise OtherFormatError(f"{path} is {other}", raw)

@@ -136,7 +136,7 @@ def parse_sections(
 
 
 def _check_file(sections: Sections, categories: Sequence[RawRecord], problems: Problems) -> None:
-    problems.add("videos", [0] * sections.has_videos, None)
+    problems.add("videos", [0] * bool(sections.header.get("videos")), None)
     problems.add("keypoints", [0] * any(category.get("keypoints") for category in categories), None)
 
 

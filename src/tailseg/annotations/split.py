@@ -248,7 +248,7 @@ def write_parts(annotations: Annotations, parts: np.ndarray, files: Sequence[Pat
         images = [image for image in sections.images if part_by_image[int(image["id"])] == part]
         ids = {int(image["id"]) for image in images}
         objects = [record for record in sections.annotations if _get_image(record) in ids]
-        write_bytes(file, join_sections(images, objects, sections.categories))
+        write_bytes(file, join_sections(images, objects, sections.categories, sections.header))
 
 
 def _get_image(record: Any) -> int:  # noqa: ANN401 - a record, decoded or not

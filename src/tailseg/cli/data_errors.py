@@ -221,7 +221,9 @@ def rank_next(options: DataNext) -> None:
         raise UsageError(f"{options.folder} has no image files. Name a folder with images")
     predictor = _open(options)
     with Progress(console=output(), transient=True) as bar:
-        ranked = rank_images(predictor, bar.track(paths, description="images"))
+        ranked, unread = rank_images(predictor, bar.track(paths, description="images"))
+    if not ranked:
+        raise next(iter(unread.values()))
     content = [
         {
             "file": str(image.path),
@@ -233,7 +235,10 @@ def rank_next(options: DataNext) -> None:
         }
         for image in ranked
     ]
-    write_text(options.out, json.dumps({"run": str(options.run), "images": content}, indent=1) + "\n")
+    write_text(
+        options.out,
+        json.dumps({"run": str(options.run), "images": content, "unread": list(map(str, unread))}, indent=1) + "\n",
+    )
     table = Table(box=box.SIMPLE_HEAD)
     for name in ("image", "expected rare classes", "likeliest classes"):
         table.add_column(name, overflow="fold")
@@ -241,4 +246,8 @@ def rank_next(options: DataNext) -> None:
         names = ", ".join(f"{name} {probability:.2f}" for name, probability in image.classes)
         table.add_row(escape(str(image.path)), f"{image.expected['r']:.2f}", escape(names))
     output().print(table)
+    for error in list(unread.values())[:NAMED_IMAGES]:
+        say(f"note: left out: {error}")
+    if len(unread) > NAMED_IMAGES:
+        say(f"note: {count_noun(len(unread), 'image')} left out; {options.out} names them")
     say(f"All {count_noun(len(ranked), 'image')}: {options.out}")

@@ -7,6 +7,7 @@ from typing import Final
 
 import numpy as np
 
+from tailseg.annotations.image_files import ImageError
 from tailseg.annotations.types import Group
 from tailseg.inference import Predictor
 from tailseg.structures import Detections
@@ -32,7 +33,9 @@ class RankedImage:
     classes: tuple[tuple[str, float], ...]
 
 
-def rank_images(predictor: Predictor, paths: Iterable[Path], *, named: int = 3) -> list[RankedImage]:
+def rank_images(
+    predictor: Predictor, paths: Iterable[Path], *, named: int = 3
+) -> tuple[list[RankedImage], dict[Path, ImageError]]:
     """Ranks images by the rare classes that they probably hold, the best first.
 
     The score of a detection stands for its probability, so calibrated scores rank better. An image holds a class with
@@ -44,15 +47,17 @@ def rank_images(predictor: Predictor, paths: Iterable[Path], *, named: int = 3) 
         named: classes that are named for each image.
 
     Returns:
-        The images.
-
-    Raises:
-        ImageError: an image cannot be read.
+        The images, and the errors of those that cannot be read.
     """
-    ranked = [
-        rank_image(path, predictor.detect(path), predictor.names, predictor.groups, named=named) for path in paths
-    ]
-    return sorted(ranked, key=lambda image: -image.score)
+    ranked, unread = [], {}
+    for path in paths:
+        try:
+            found = predictor.detect(path)
+        except ImageError as error:
+            unread[path] = error
+            continue
+        ranked.append(rank_image(path, found, predictor.names, predictor.groups, named=named))
+    return sorted(ranked, key=lambda image: -image.score), unread
 
 
 def rank_image(

@@ -187,7 +187,7 @@ class Builder:
         annotations, text = self._records.finish()
         notes = tuple(f"{count:,} {inflect(text, count)}" for text, count in self.losses.items())
         return Sections(
-            self.images, annotations, categories, False, format=format_name, losses=notes,
+            self.images, annotations, categories, format=format_name, losses=notes,
             remarks=tuple(self.remarks), text=text,
         )  # fmt: skip
 

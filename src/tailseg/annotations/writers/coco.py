@@ -21,7 +21,7 @@ def write(labels: Labels, out: Path, *, split: str = "train", pictures: Pictures
         split: not used: a file is a split.
         pictures: not used: names are relative to the images' folder.
     """
-    write_sections(out, labels.images, _list_texts(labels), labels.categories, labels.objects.text)
+    write_sections(out, labels.images, _list_texts(labels), labels.categories, labels.header, labels.objects.text)
 
 
 def write_lvis(labels: Labels, out: Path, *, split: str = "train", pictures: Pictures = "link") -> None:  # noqa: ARG001
@@ -67,7 +67,7 @@ def write_lvis(labels: Labels, out: Path, *, split: str = "train", pictures: Pic
         for record in records
         if not is_region(record)
     )
-    write_sections(out, images, annotations, categories, labels.objects.text)
+    write_sections(out, images, annotations, categories, labels.header, labels.objects.text)
 
 
 def _list_texts(labels: Labels) -> list[msgspec.Raw]:

@@ -98,6 +98,7 @@ class Labels:
         images: the records of images, with height and width.
         objects: the records of the objects of each image, by its id.
         categories: the records of classes, ordered by id.
+        header: the sections info, licenses and videos of the file.
         are_results: whether the objects are detections.
         losses: counts of what the written format cannot keep.
         num_left_out: number of objects among them.
@@ -107,6 +108,7 @@ class Labels:
     images: list[dict[str, Any]]
     objects: ObjectRecords
     categories: list[dict[str, Any]]
+    header: dict[str, Any] = field(default_factory=dict)
     are_results: bool = False
     losses: Counter[str] = field(default_factory=Counter)
     num_left_out: int = 0
@@ -252,7 +254,7 @@ def read_labels(
     names = {category.id: category.name for category in annotations.categories}
     by_id = {int(record["id"]): record for record in sections.categories}
     categories = [by_id[key] | {"id": key, "name": names[key]} for key in sorted(by_id)]
-    labels = Labels(annotations, images, objects, categories, results is not None)
+    labels = Labels(annotations, images, objects, categories, sections.header, results is not None)
     labels.lose("[record|records] of images or classes that the file lacks", num_unknown)
     return labels
 
