@@ -368,7 +368,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             image = read_image(file, model.settings["orientation"])
             records = model.detect(image, above=not options.all, score_threshold=options.score_threshold)
-        except Exception as error:  # malformed files and runtimes raise exceptions of many types
+        except Exception as error:  # noqa: BLE001 - malformed files and runtimes raise exceptions of many types
             print(f"error: image {file}: {error or type(error).__name__}", file=sys.stderr)
             failed += 1
             continue
