@@ -115,7 +115,7 @@ DARK = RGB / 255 * 0.9
         (CHANNELS_FIRST.numpy(), r"an array of the shape \[3, 20, 30\].*transpose\(1, 2, 0\)"),
         (torch.from_numpy(RGB), r"a tensor of the shape \[20, 30, 3\].*permute\(2, 0, 1\)"),
         (RGB[:3], r"the shape \[3, 30, 3\], whose channels may come first or last"),
-        (CHANNELS_FIRST[:, :, :3], r"the shape \[3, 20, 3\], whose channels may come first or last"),
+        (CHANNELS_FIRST[:, :, :3].numpy(), r"the shape \[3, 20, 3\], whose channels may come first or last"),
         (RGB[None], r"shape \[1, 20, 30, 3\] of several images: use a list"),
         (RGB[:, :, :2], r"the shape \[20, 30, 2\]: expected \[height, width, 3\]"),
         (RGB[:, :0], r"the shape \[20, 0, 3\]"),
@@ -126,6 +126,12 @@ DARK = RGB / 255 * 0.9
 def test_what_is_not_certain_is_refused(image, message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
         to_rgb_tensor(image)
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 4])
+def test_a_file_of_few_columns_is_one_of_channels_first(tmp_path: Path, width: int) -> None:
+    Image.fromarray(RGB[:, :width]).save(tmp_path / "narrow.png")
+    assert torch.equal(to_rgb_tensor(load_image(tmp_path / "narrow.png", "shown")), CHANNELS_FIRST[:, :, :width])
 
 
 def test_black_is_black_in_any_range() -> None:

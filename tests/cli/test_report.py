@@ -313,6 +313,13 @@ def test_serve_reads_no_file_that_is_too_large(address) -> None:
     assert "at most 20 MB" in answer["error"]
 
 
+def test_serve_says_how_to_send_a_file_to_who_sends_a_form(address) -> None:
+    form = b'--x\r\nContent-Disposition: form-data; name="image"\r\n\r\n\r\n--x--\r\n'
+    status, answer = ask(address, "POST", "/predict", form, Content_Type="multipart/form-data; boundary=x")
+    assert status == 415
+    assert "curl --data-binary @FILE" in answer["error"]
+
+
 def test_a_body_that_is_too_large_gets_its_answer_before_the_connection_ends(address) -> None:
     """Most clients read no answer before all is sent; what is closed with bytes unread is reset, answer included."""
     for path, status in ((f"/predict?{'x' * 10}", 413), ("/nothing", 404)):

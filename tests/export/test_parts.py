@@ -9,11 +9,10 @@ import pytest
 import torch
 
 from tailseg.export import runner
-from tailseg.export.comparison import compute_iou
 from tailseg.export.trace import trace
 from tailseg.models import ModelConfig, ResNetConfig
 from tailseg.models.config import NormalizedConfig, SEConfig, WrappedCauchyConfig
-from tailseg.ops.masks import paste_masks
+from tailseg.ops.masks import decode_mask, paste_masks
 from tailseg.recipes.tiny import small_mask_rcnn
 
 from .conftest import SIZES
@@ -56,7 +55,7 @@ PARTS = ["SE", "SE, APA", "AGLU", "SiLU", "CARAFE", "learned temperature", "norm
 def test_a_file_with_this_part_is_torchs(
     name: str, make_model: Callable, make_inputs: Callable, tmp_path: Path
 ) -> None:
-    """Scores within 1e-4, boxes within 0.05 pixels, masks of the original file with an IoU of 0.99."""
+    """Scores within 1e-4, boxes within 0.05 pixels, masks of the original file but for a pixel, or 1 % of them."""
     model = make_model(change_heads(name), backbone=BACKBONES.get(name))
     with torch.no_grad():  # parameters that a start leaves at a special value
         for parameter_name, parameter in model.named_parameters():
@@ -79,6 +78,8 @@ def test_a_file_with_this_part_is_torchs(
             probabilities, boxes = (torch.from_numpy(outputs[part][row, size]) for part in ("masks", "boxes"))
             masks = paste_masks(probabilities, boxes, *inputs[2][row].tolist(), threshold=0.5)
             for mask, other in zip(masks, image.masks, strict=True):
-                assert compute_iou(mask, other) >= 0.99
+                bitmap = decode_mask(other)
+                different = int((decode_mask(mask) != bitmap).sum())
+                assert different <= max(1, 0.01 * bitmap.sum()), "rounding may decide about a pixel"
                 count += 1
     assert count > 20

@@ -1,6 +1,8 @@
 """The parts of the runner of exported files compute what tailseg computes."""
 
+import json
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -74,3 +76,25 @@ def test_a_batch_of_images_is_padded() -> None:
     assert inputs["images"].sum() == 9 * 40 * 70 * 3 + 7 * 33 * 20 * 3
     assert inputs["sizes"].tolist() == [[40, 70], [33, 20]]
     assert inputs["original_sizes"].tolist() == [[80, 140], [33, 20]]
+
+
+class Picky:
+    """A model that fails at wide images."""
+
+    settings: ClassVar = {"orientation": "shown"}
+
+    def detect(self, image: np.ndarray, **_: object) -> list[dict[str, int]]:
+        if image.shape[1] > 50:
+            raise RuntimeError("out of memory")
+        return [{"category_id": 7}]
+
+
+def test_an_image_at_which_the_model_fails_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, width in (("a.png", 20), ("b.png", 80), ("c.png", 30)):
+        Image.fromarray(np.zeros((10, width, 3), np.uint8)).save(tmp_path / name)
+    monkeypatch.setattr(runner, "open_model", lambda *_: Picky())
+    assert runner.main(["model.onnx", str(tmp_path), "--out", str(tmp_path / "found.json")]) == 1
+    assert "b.png: out of memory" in capsys.readouterr().err
+    assert [record["image_id"] for record in json.loads((tmp_path / "found.json").read_text())] == [1, 3]

@@ -367,11 +367,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for image_id, name, file in chain([first], images):
         try:
             image = read_image(file, model.settings["orientation"])
-        except (OSError, ValueError) as error:
-            print(f"error: image {file}: {error}", file=sys.stderr)
+            records = model.detect(image, above=not options.all, score_threshold=options.score_threshold)
+        except Exception as error:  # noqa: BLE001 - malformed files and runtimes raise exceptions of many types
+            print(f"error: image {file}: {error or type(error).__name__}", file=sys.stderr)
             failed += 1
             continue
-        records = model.detect(image, above=not options.all, score_threshold=options.score_threshold)
         results += [{"image_id": image_id, "file_name": name, **record} for record in records]
         count += 1
     if not count:

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import operator
 import warnings
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,9 @@ from tailseg.models.precision import Precision, autocast
 
 EXAMPLE_SIZE: Final = (128, 160)
 """Height and width of the images that are traced; two different numbers, because equal ones would count as one."""
+
+SIZE_CHECKS: Final = (operator.lt, operator.ne, torch.sym_not)
+"""Conditions with which `torch.export` says that a side is more than 1."""
 
 
 def trace(
@@ -53,11 +57,29 @@ def trace(
                 strict=False,
                 prefer_deferred_runtime_asserts_over_guards=True,
             )
+            if precision != "float32":  # the first trace lacks the casts of autocast, which are below its operations
+                program = program.run_decompositions({})
         except Exception as error:  # torch.export has many exceptions, without a common class
             raise ValueError(describe_failure(model, error)) from error
+    remove_size_checks(program)
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # it has paths of this machine
     return program
+
+
+def remove_size_checks(program: ExportedProgram) -> None:
+    """Removes the checks with which a program refuses maps of one row or column, as small or narrow images have.
+
+    `torch.export` adds them, because its example has larger maps. No operation of a detector depends on this. Checks
+    that sizes are equal stay: they find inputs of different batches.
+    """
+    for node in list(program.graph.nodes):
+        if node.target is torch.ops.aten._assert_scalar.default:  # noqa: SLF001 - its only name
+            condition = node.args[0]
+            if isinstance(condition, torch.fx.Node) and condition.target in SIZE_CHECKS:
+                program.graph.erase_node(node)
+    program.graph.eliminate_dead_code()
+    program.graph_module.recompile()
 
 
 class Outputs(nn.Module):

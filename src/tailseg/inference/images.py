@@ -97,7 +97,7 @@ def _put_channels_first(image: np.ndarray | Tensor, name: str) -> Tensor:
         raise ValueError(f"{name} has the shape {shape}: expected {expected}")
     if len(shape) == 3:
         first, last = shape[0] in CHANNELS, shape[2] in CHANNELS
-        if first and last:
+        if first and last and is_array:  # a tensor may be a file of 1, 3 or 4 columns that tailseg read itself
             raise ValueError(
                 f"{name} has the shape {shape}, whose channels may come first or last: use a PIL image "
                 "(PIL.Image.fromarray)"

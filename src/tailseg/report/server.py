@@ -347,6 +347,7 @@ def build_description() -> bytes:
             "403": answer("The request comes from a page of another site, or names another host.", "error"),
             "411": answer("The request does not state the length of the file.", "error"),
             "413": answer("The file is too large.", "error"),
+            "415": answer("The body is a form and not an image file.", "error"),
             "500": answer("The detector failed.", "error"),
         },
     }
@@ -454,6 +455,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _post(self, url: SplitResult) -> tuple[bytes, str]:
         if url.path != "/predict":
             raise RequestError(HTTPStatus.NOT_FOUND, "there is no such page: send images to /predict")
+        if self.headers.get_content_maintype() == "multipart":
+            expected = "send the image file itself as the body, not a form: curl --data-binary @FILE"
+            raise RequestError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, expected)
         threshold = _read_threshold(url.query, self.service.threshold)
         picture = _read_flag(url.query, "picture")
         length = _read_length(self.headers.get("Content-Length", ""))
