@@ -24,6 +24,13 @@ def test_show_counts_the_embedded_data_set(capsys: pytest.CaptureFixture[str]) -
         assert text in shown
 
 
+def test_show_names_the_format_of_the_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "export", "tiny_tail:test", str(tmp_path / "out"), "--to", "yolo"]) == 0
+    capsys.readouterr()
+    assert main(["data", "show", str(tmp_path / "out" / "data.yaml")]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split() == ["format", "YOLO"]
+
+
 def test_show_prints_names_as_they_are_and_nothing_that_moves_the_cursor(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -257,7 +257,9 @@ def describe(
     (width, height), share = content.image_sizes
     title = f"[italic]{escape(str(annotations.path))}[/]"
     overview = Table(box=None, show_header=False, pad_edge=False)
-    overview.add_row("format", annotations.format.upper() + ("" if content.with_masks else ", boxes without masks"))
+    read_as = [problem.detail for problem in annotations.problems if problem.kind.name == "other_format"]
+    form = read_as[0] if read_as else annotations.format.upper()
+    overview.add_row("format", form + ("" if content.with_masks else ", boxes without masks"))
     overview.add_row("images", f"{content.images:,}; {content.annotated_images:,} with objects")
     overview.add_row("objects", f"{content.objects:,}, and {count_noun(content.ignored, 'crowd or ignore region')}")
     overview.add_row("image size", f"{width} x {height} in {share:.0%} of the images")
