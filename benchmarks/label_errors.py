@@ -1,9 +1,12 @@
 """How many planted label errors `tailseg data errors` ranks first, next to the ways of other tools.
 
     uv run python benchmarks/label_errors.py plant trashcan/val.json runs/label_errors/trashcan
-    tailseg train custom_frozen --data.train runs/label_errors/trashcan/all.json --run.out runs/label_errors/run
+    tailseg train custom_frozen --data.train runs/label_errors/trashcan/all.json --data.train-images trashcan/images \\
+        --model.backbone.weights tf_efficientnet_lite0.safetensors --optim.epochs 3 --optim.milestones 2 \\
+        --optim.warmup-iterations 40 --data.repeat-threshold 0 --run.eval-every 0 --run.out runs/label_errors/run
+    ln -s ../../../trashcan/images runs/label_errors/trashcan/images
     uv run --with cleanlab python benchmarks/label_errors.py measure runs/label_errors/run runs/label_errors/trashcan \\
-        --name trashcan
+        --name trashcan --checkpoint last
 
 `plant` writes a copy of an annotation file for each kind of error, with errors in 5 % of the objects: another class
 (drawn by frequency), the object left out, an outline of IoU 0.5, or a second copy of the object. ``all.json`` has the
