@@ -98,7 +98,10 @@ def make_files(options: Options) -> Path:
             continue
         if name == "coco":
             (out / "annotations").mkdir(parents=True)
-            shutil.copyfile(renamed, out / "annotations/instances_train.json")
+            content = msgspec.json.decode(renamed.read_bytes(), type=dict[str, msgspec.Raw])
+            records = [record | {"iscrowd": 0} for record in msgspec.json.decode(content["annotations"])]
+            text = msgspec.json.encode(content | {"annotations": records})  # datumaro refuses LVIS files, without it
+            (out / "annotations/instances_train.json").write_bytes(text)
             source.rename(out / "images")
             continue
         file = write_boxes(renamed) if name == "yolo_boxes" else renamed

@@ -143,12 +143,13 @@ def test_parts_and_groups_of_objects_are_covered(read):
 
 
 def outlines(overlaps, places=None):
-    """Regions of objects alone, with the IoU of each with the network's mask."""
+    """Regions of objects alone, with the IoU of each with the network's mask; the network draws the annotated boxes."""
     count = len(overlaps)
     places = np.zeros((count, 1 + MOVED, 4)) if places is None else places
+    boxes = np.tile([0.0, 0.0, 10.0, 10.0], (count, 1))
     return Regions(
-        *(np.zeros((count, 1), np.float32), np.arange(count), np.zeros((count, 4)), np.zeros(count, int)),
-        *(np.arange(count), np.ones(count), overlaps, (None,) * count, np.zeros((count, 4)), places),
+        *(np.zeros((count, 1), np.float32), np.arange(count), boxes, np.zeros(count, int)),
+        *(np.arange(count), np.ones(count), overlaps, (None,) * count, boxes.copy(), places),
     )
 
 
@@ -159,9 +160,11 @@ def test_an_outline_is_compared_with_similar_objects():
     overlaps[70] = 0.4
     x = rng.normal(size=(100, 8)).astype(np.float32)
     x[:50, 0] += 20
-    scores = score_outlines(replace(outlines(overlaps), x=x), np.zeros(100))
-    assert scores[70] == pytest.approx(0.25)
-    assert np.delete(scores, 70).max() == 0
+    regions = replace(outlines(overlaps), x=x)
+    regions.refined[20] = [0, 0, 10, 4]  # another box
+    scores = score_outlines(regions, np.eye(100)[30])
+    assert scores[[70, 20, 30]].tolist() == pytest.approx([0.5 / 3, 0.6 / 3, 1 / 3])
+    assert np.delete(scores, [70, 20, 30]).max() == 0
 
 
 def test_similar_objects_are_in_other_images():

@@ -176,10 +176,10 @@ def compute_covered(annotations: Annotations, regions: Regions) -> np.ndarray:
 
 
 def score_outlines(regions: Regions, misplaced: np.ndarray) -> np.ndarray:
-    """The mean of two signs: the network draws another mask, and the box looks like a moved one.
+    """The mean of three signs: the network draws another mask, it draws another box, the box looks like a moved one.
 
-    Each sign is how much the object differs from the median of the `SIMILAR` most similar objects in other images,
-    because the network draws some kinds of objects worse than others. A difference in the right direction counts as 0.
+    The first two are how much lower the IoU of the object with what the network draws is than the median of the
+    `SIMILAR` most similar objects in other images: the network draws some kinds of objects worse than others.
 
     Args:
         regions: the regions of K objects.
@@ -188,12 +188,14 @@ def score_outlines(regions: Regions, misplaced: np.ndarray) -> np.ndarray:
     Returns:
         Float ``[K]`` in 0 .. 1.
     """
-    objects = regions.is_object
-    if not objects.any():
+    objects = np.flatnonzero(regions.is_object)
+    if not len(objects):
         return np.zeros(0)
-    signs = np.stack([1 - regions.overlaps[objects].astype(np.float64), misplaced])
+    pairs = zip(regions.boxes[objects, None], regions.refined[objects, None], strict=True)
+    overlaps = np.stack([regions.overlaps[objects], [compute_iou(*pair)[0, 0] for pair in pairs]])
     similar = find_similar(regions.x[objects], regions.images[objects], SIMILAR)
-    return np.clip(signs - np.median(signs[:, similar], axis=2), 0, 1).mean(axis=0)
+    other = np.clip(np.median(overlaps[:, similar], axis=2) - overlaps, 0, 1)
+    return (other.sum(axis=0) + misplaced) / 3
 
 
 def estimate_places(regions: Regions, *, folds: int, seed: int) -> np.ndarray:
