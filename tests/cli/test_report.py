@@ -297,6 +297,61 @@ def test_serve_answers_a_malformed_request(request_: bytes, status: bytes, addre
     assert capfd.readouterr().err == ""
 
 
+def exchange(address, request_: bytes) -> tuple[bytes, dict[bytes, bytes], bytes]:
+    """Status, headers and body of the answer to a request as it stands."""
+    with socket.create_connection(address, timeout=60) as connection:
+        connection.sendall(request_ + b" HTTP/1.1\r\n" + HOST + b"\r\n")
+        connection.shutdown(socket.SHUT_WR)
+        head, _, body = connection.makefile("rb").read().partition(b"\r\n\r\n")
+    status, *lines = head.split(b"\r\n")
+    return status.split()[1], dict(line.split(b": ", 1) for line in lines), body
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "allowed"),
+    [
+        (b"GET /predict", b"405", b"POST"),
+        (b"DELETE /predict", b"405", b"POST"),
+        (b"POST /model", b"405", b"GET, HEAD"),
+        (b"PUT /", b"405", b"GET, HEAD"),
+        (b"DELETE /nothing", b"404", None),
+        (b"BREW /", b"501", None),
+        (b"GET / extra", b"400", None),
+        (b"GET /" + b"x" * 70_000, b"414", None),
+    ],
+)
+def test_a_wrong_method_or_line_gets_an_error_in_json(request_: bytes, status: bytes, allowed, address, capfd) -> None:
+    got, headers, body = exchange(address, request_)
+    assert (got, headers[b"Content-Type"], headers.get(b"Allow")) == (status, b"application/json", allowed)
+    validate(json.loads(body), "error")
+    assert capfd.readouterr().err == ""
+
+
+def test_head_has_the_headers_of_get_alone(address) -> None:
+    (status, headers, body), (_, of_get, page) = (
+        exchange(address, method + b" /report") for method in (b"HEAD", b"GET")
+    )
+    assert (status, body) == (b"200", b"")
+    assert int(headers[b"Content-Length"]) == int(of_get[b"Content-Length"]) == len(page)
+
+
+def test_a_server_without_a_report_names_none(run: Path) -> None:
+    server = make_server(Service(Predictor.from_run(run), None, "127.0.0.1"), host="127.0.0.1", port=0)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        address = ("127.0.0.1", server.server_address[1])
+        status, answer = ask(address, path="/report")
+        assert status == 404
+        assert answer["error"].endswith("expected one of /, /model, /openapi.json, /predict")
+        assert "/report" not in ask(address, path="/openapi.json")[1]["paths"]
+        assert "/report" not in ask(address)[1]
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
 def test_who_closes_the_page_leaves_no_trace_in_the_terminal(address, capfd) -> None:
     with socket.create_connection(address, timeout=60) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset

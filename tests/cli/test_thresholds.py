@@ -134,8 +134,8 @@ def test_serve_uses_them_until_a_threshold_is_entered(own, photos, monkeypatch):
     assert server._read_threshold("threshold=", by_class) == by_class
     assert server._read_threshold("", by_class) == by_class
     assert server._read_threshold("threshold=0.25", by_class) == 0.25
-    assert b'value="" placeholder="by class"' in server.build_try_page(None, "shown")
-    assert b'value="0.3"' in server.build_try_page(0.3, "shown")
+    assert b'value="" placeholder="by class"' in server.build_try_page(None, "shown", report=True)
+    assert b'value="0.3"' in server.build_try_page(0.3, "shown", report=True)
     predictor = services[0].predictor
     image = server.read_upload(min(photos.iterdir()).read_bytes(), predictor.orientation)
     detections, nothing = predictor.detect(image), [1.0] * len(by_class)

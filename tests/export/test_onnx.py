@@ -226,6 +226,26 @@ def test_openvino_finds_the_same(exported: Path, model: runner.Model, make_input
             np.testing.assert_allclose(found[name], expected[name], atol=tolerance, rtol=0)
 
 
+def test_images_in_which_nothing_is_found(exported: Path, make_inputs, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    from tailseg.export.openvino_file import write_openvino
+
+    model = onnx.load(exported / "model.onnx")
+    *_, last = (node for node in model.graph.node if node.op_type == "NonMaxSuppression")
+    limit = onnx.helper.make_tensor("limit", onnx.TensorProto.FLOAT, [1], [2.0])  # no score is above it
+    model.graph.initializer.append(limit)
+    last.input[4] = limit.name
+    onnx.save(model, tmp_path / "model.onnx")
+    write_openvino(tmp_path / "model.onnx", tmp_path / "model.xml")
+    for file in ("model.onnx", "model.xml"):
+        for sizes in SIZES:
+            arrays = dict(zip(runner.PARTS, (tensor.numpy() for tensor in make_inputs(sizes)[1]), strict=True))
+            found = runner.Model(tmp_path / file, threads=1).run(arrays)
+            assert found["counts"].tolist() == [0] * len(sizes)
+            assert found["boxes"].shape == (len(sizes), 20, 4)
+            assert not any(values.any() for name, values in found.items() if name != "masks")
+
+
 def test_wrong_use(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", str(tmp_path / "gone")]) == 1
     assert "no run in" in capsys.readouterr().err

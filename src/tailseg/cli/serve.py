@@ -83,9 +83,10 @@ def run(arguments: Sequence[str]) -> None:
     service = Service(predictor, report, options.host, threshold, model, batch_size)
     server = make_server(service, host=options.host, port=options.port)
     address = f"http://{options.host}:{server.server_address[1]}/"
+    where = f"the report: {address}report; " if report is not None else ""
     output().print(
-        f"{escape(str(options.run))} at [bold]{address}[/] (the report: {address}report; for programs: "
-        f"{address}openapi.json). Press Ctrl-C to stop"
+        f"{escape(str(options.run))} at [bold]{address}[/] ({where}for programs: {address}openapi.json). "
+        "Press Ctrl-C to stop"
     )
     if options.open:
         webbrowser.open(address)

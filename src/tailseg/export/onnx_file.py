@@ -117,7 +117,12 @@ def write_suppression(
         op.Constant(value_floats=[iou_threshold]),
         op.Constant(value_floats=[score_threshold]),
     )
+    # OpenVINO fails, or returns no images, where nothing is selected: one more flag, behind the last box, is always set
+    end = op.Slice(op.Shape(scores), op.Constant(value_ints=[2]), op.Constant(value_ints=[3]))
+    behind = op.Unsqueeze(op.Concat(op.Constant(value_ints=[0, 0]), end, axis=0), op.Constant(value_ints=[0]))
+    selected = op.Concat(behind, selected, axis=0)
     count = op.Slice(op.Shape(selected), op.Constant(value_ints=[0]), op.Constant(value_ints=[1]))
     ones = op.Add(op.ConstantOfShape(count), op.Constant(value_float=1.0))
-    flags = op.ScatterND(op.ConstantOfShape(op.Shape(scores)), selected, ones)
+    room = op.ConstantOfShape(op.Add(op.Shape(scores), op.Constant(value_ints=[0, 0, 1])))
+    flags = op.Slice(op.ScatterND(room, selected, ones), op.Constant(value_ints=[0]), end, op.Constant(value_ints=[2]))
     return op.Greater(flags, op.Constant(value_float=0.5))

@@ -1,7 +1,7 @@
 """A local web server for a run: its report, and detections in images that the user drops on a page.
 
     GET /               the page that takes images
-    GET /report         the run's report
+    GET /report         the run's report, if there is one
     GET /model          the model's name, its classes and their thresholds, as JSON
     GET /openapi.json   the description of all this (OpenAPI 3.1)
     POST /predict       an image file as the body -> its detections, as JSON
@@ -66,11 +66,11 @@ HTML: Final = "text/html; charset=utf-8"
 
 
 class RequestError(Exception):
-    """A request is refused; the answer has the status and the reason."""
+    """A request is refused; the answer has the status, the reason and, of a wrong method, the allowed ones."""
 
-    def __init__(self, status: HTTPStatus, reason: str) -> None:
+    def __init__(self, status: HTTPStatus, reason: str, *, allowed: str = "") -> None:
         super().__init__(reason)
-        self.status = status
+        self.status, self.allowed = status, allowed
 
 
 @runtime_checkable
@@ -308,9 +308,15 @@ def _too_large(pixels: str) -> RequestError:
     return RequestError(HTTPStatus.BAD_REQUEST, f"the image has {pixels} pixels: {limit}. Make it smaller")
 
 
+def list_pages(*, report: bool) -> dict[str, str]:
+    """The path of each page of the server, which may have a report, and the methods that it allows."""
+    paths = ("/", *["/report"] * report, "/model", "/openapi.json")
+    return {**dict.fromkeys(paths, "GET, HEAD"), "/predict": "POST"}
+
+
 @cache
-def build_description() -> bytes:
-    """Builds the OpenAPI description of the server, with the JSON schemas of its answers."""
+def build_description(*, report: bool) -> bytes:
+    """Builds the OpenAPI description of the server, which may have a report, with the JSON schemas of its answers."""
 
     def answer(description: str, schema: str) -> dict[str, Any]:
         reference = {"$ref": f"#/components/schemas/{schema}"}
@@ -318,6 +324,7 @@ def build_description() -> bytes:
 
     number = {"type": "number", "minimum": 0, "maximum": 1}
     page = {"description": "The page.", "content": {"text/html": {}}}
+    report_page = {"get": {"summary": "The report of the run.", "responses": {"200": page}}}
     binary = {f"image/{name}": {} for name in ("jpeg", "png", "webp", "gif")} | {"application/octet-stream": {}}
     predict = {
         "summary": "Detect objects in an image.",
@@ -363,7 +370,7 @@ def build_description() -> bytes:
             "/predict": {"post": predict},
             "/model": {"get": model},
             "/": {"get": {"summary": "The page that takes images.", "responses": {"200": page}}},
-            "/report": {"get": {"summary": "The report of the run.", "responses": {"200": page}}},
+            **({"/report": report_page} if report else {}),
         },
         "components": {"schemas": read_definitions("#/components/schemas/")},
     }
@@ -371,11 +378,16 @@ def build_description() -> bytes:
 
 
 @cache
-def build_try_page(threshold: float | None, orientation: str) -> bytes:
+def build_try_page(threshold: float | None, orientation: str, *, report: bool) -> bytes:
     """Builds the page that sends images to this server and shows what was detected.
 
-    Its field for the threshold has this value; empty for None, which stands for the thresholds of the classes. The
-    orientation says whether the page turns an image as its EXIF data says, as the model does.
+    Args:
+        threshold: the value of its field; None leaves it empty, which stands for the thresholds of the classes.
+        orientation: whether the page turns an image as its EXIF data says, as the model does.
+        report: whether it links to the report.
+
+    Returns:
+        The page in UTF-8.
     """
     page = build_page(
         "try.html",
@@ -385,6 +397,7 @@ def build_try_page(threshold: float | None, orientation: str) -> bytes:
         title="tailseg: try an image",
         threshold="" if threshold is None else f"{threshold:g}",
         orientation=orientation,
+        report=report,
     )
     return page.encode()
 
@@ -410,18 +423,14 @@ class _Handler(BaseHTTPRequestHandler):
         return cast("Server", self.server)
 
     def do_GET(self) -> None:
-        self._answer(self._get)
-
-    def do_POST(self) -> None:
-        self._answer(self._post)
-
-    def _answer(self, make: Any) -> None:  # noqa: ANN401 - a method
         with suppress(ConnectionError, TimeoutError):  # the client has left
             try:
                 check_sender(dict(self.headers.items()), name=self.service.name)
-                content, content_type = make(_split_url(self.path))
+                url = _split_url(self.path)
+                self._require_page(url.path)
+                content, content_type = self._post(url) if self.command == "POST" else self._get(url)
             except RequestError as error:
-                self._refuse(error.status, str(error))
+                self._refuse(error.status, str(error), allowed=error.allowed)
             except (ConnectionError, TimeoutError):
                 raise
             except Exception as error:  # noqa: BLE001 - the sender of an image gets every error
@@ -430,31 +439,44 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 self._send(HTTPStatus.OK, content, content_type)
 
-    def _refuse(self, status: HTTPStatus, reason: str) -> None:
+    do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_GET  # noqa: N815 - names of http.server
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:  # noqa: ARG002
+        """Answers a request that http.server cannot read in JSON, as all errors."""
+        with suppress(ConnectionError, TimeoutError):
+            self._refuse(HTTPStatus(code), message or HTTPStatus(code).phrase)
+
+    def _refuse(self, status: HTTPStatus, reason: str, *, allowed: str = "") -> None:
         """Answers, and reads the rest of the body: a client that is still sending would lose the answer."""
         self.close_connection = True
-        self._send(status, _to_json({"error": reason}), "application/json")
+        self._send(status, _to_json({"error": reason}), "application/json", allowed=allowed)
         with suppress(OSError):  # the other end may have closed it
             self.connection.shutdown(socket.SHUT_WR)
             while self.rfile.read1(65536):
                 pass
 
+    def _require_page(self, path: str) -> None:
+        pages = list_pages(report=self.service.report is not None)
+        if path not in pages:
+            reason = f"there is no such page: expected one of {', '.join(pages)}"
+            raise RequestError(HTTPStatus.NOT_FOUND, reason)
+        if self.command not in pages[path].split(", "):
+            reason = f"{path} takes {pages[path]}, not {self.command}"
+            raise RequestError(HTTPStatus.METHOD_NOT_ALLOWED, reason, allowed=pages[path])
+
     def _get(self, url: SplitResult) -> tuple[bytes, str]:
-        if url.path == "/":
-            threshold = self.service.threshold
-            single = threshold if isinstance(threshold, int | float) else None
-            return build_try_page(single, self.service.predictor.orientation), HTML
-        if url.path == "/report" and self.service.report is not None:
-            return self.service.report, HTML
+        report = self.service.report
         if url.path == "/model":
             return _to_json(describe_model(self.service)), "application/json"
         if url.path == "/openapi.json":
-            return build_description(), "application/json"
-        raise RequestError(HTTPStatus.NOT_FOUND, "there is no such page: open /, /report, /model or /openapi.json")
+            return build_description(report=report is not None), "application/json"
+        if url.path == "/report" and report is not None:
+            return report, HTML
+        threshold = self.service.threshold
+        single = threshold if isinstance(threshold, int | float) else None
+        return build_try_page(single, self.service.predictor.orientation, report=report is not None), HTML
 
     def _post(self, url: SplitResult) -> tuple[bytes, str]:
-        if url.path != "/predict":
-            raise RequestError(HTTPStatus.NOT_FOUND, "there is no such page: send images to /predict")
         if self.headers.get_content_maintype() == "multipart":
             expected = "send the image file itself as the body, not a form: curl --data-binary @FILE"
             raise RequestError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, expected)
@@ -474,9 +496,11 @@ class _Handler(BaseHTTPRequestHandler):
             answer = make_answer(self.service, image, detections, threshold, picture=picture)
         return _to_json(answer), "application/json"
 
-    def _send(self, status: HTTPStatus, content: bytes, content_type: str) -> None:
+    def _send(self, status: HTTPStatus, content: bytes, content_type: str, *, allowed: str = "") -> None:
         self._server.start_limit(self.connection)
         self.send_response(status)
+        if allowed:
+            self.send_header("Allow", allowed)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(content)))
         self.send_header("X-Content-Type-Options", "nosniff")
@@ -485,7 +509,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Cache-Control", "no-store")
         self.send_header("Content-Security-Policy", PAGE_POLICY if content_type == HTML else POLICY)
         self.end_headers()
-        self.wfile.write(content)
+        if self.command != "HEAD":
+            self.wfile.write(content)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
         """Logs nothing, because the page shows errors to its user."""
