@@ -1,9 +1,12 @@
 """Large images: are objects across seams whole, and how much memory do tiles and pictures take?
 
     OMP_NUM_THREADS=1 uv run python benchmarks/large_images.py
+    OMP_NUM_THREADS=1 uv run python benchmarks/large_images.py --run runs/custom_small
 
 - Tiles: a drawn scene of 12,000 x 9,000 pixels and a detector that returns the true masks, cut at each tile's border
   (tests/inference/scenes.py). The smallest mask IoU of an object with the truth, and the memory beyond the image.
+- Network, with --run: the memory beyond the network and the image for one tile of 1,024 x 1,024 pixels, and for an
+  image of 11,600 x 8,700 pixels (101 megapixels) in such tiles. The images are noise.
 - Pictures: an image of 6,000 x 4,000 pixels with 100 objects is drawn, and the memory beyond the image is printed.
 
 Each is a process of its own, and its memory is the peak (VmHWM) less the memory after the image was made.
@@ -45,6 +48,26 @@ def measure_tiles() -> None:
     )
 
 
+def measure_network(run: Path, height: int, width: int) -> None:
+    import numpy as np
+    import torch
+
+    from tailseg.inference import Predictor, TileConfig, TiledDetector
+
+    predictor = Predictor.from_run(run, device="cpu")
+    coarse = np.random.default_rng(0).integers(0, 256, (height // 16 + 1, width // 16 + 1, 3), dtype=np.uint8)
+    image = torch.from_numpy(coarse).permute(2, 0, 1).repeat_interleave(16, 1).repeat_interleave(16, 2)
+    image = image[:, :height, :width].contiguous()
+    before = read_memory("VmRSS")
+    start = time.perf_counter()
+    (found,) = TiledDetector(predictor.detect_batch, TileConfig(size=1024))([image])
+    seconds = time.perf_counter() - start
+    print(
+        f"network, {width} x {height} pixels: {len(found)} objects, {seconds:.1f} s; memory beyond the network and the "
+        f"image of {image.nbytes / 2**20:.0f} MB: {read_memory('VmHWM') - before:.0f} MB"
+    )
+
+
 def measure_pictures() -> None:
     import numpy as np
     import torch
@@ -73,15 +96,19 @@ def measure_pictures() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=("tiles", "pictures"), default=None)
+    parser.add_argument("--only", choices=("tiles", "pictures", "tile", "image"), default=None)
+    parser.add_argument("--run", type=Path, default=None, help="measures the network of this run")
     options = parser.parse_args()
     if options.only is None:
-        for name in ("tiles", "pictures"):
-            subprocess.run([sys.executable, __file__, "--only", name], check=True)
+        parts = ("tiles", "pictures") if options.run is None else ("tile", "image")
+        for name in parts:
+            subprocess.run([sys.executable, __file__, "--only", name, *sys.argv[1:]], check=True)
     elif options.only == "tiles":
         measure_tiles()
-    else:
+    elif options.only == "pictures":
         measure_pictures()
+    else:
+        measure_network(options.run, *((1024, 1024) if options.only == "tile" else (8700, 11600)))
 
 
 if __name__ == "__main__":
