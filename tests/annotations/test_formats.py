@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tailseg.annotations.formats import rings
+from tailseg.annotations.formats import parsers, rings
 from tailseg.annotations.formats.label_studio import decode_brush, encode_brush
 from tailseg.annotations.formats.registry import find_validation, list_splits, read_sections
 from tailseg.annotations.formats.voc import make_color
@@ -291,9 +291,24 @@ def test_voc_masks_with_a_label_map_of_colors(tmp_path: Path) -> None:
 def test_xml_with_entities_is_refused(tmp_path: Path, root: str) -> None:
     secret = write(tmp_path / "secret.txt", "secret")
     for text in (f'<!ENTITY e SYSTEM "file://{secret}">', '<!ENTITY a "aa"><!ENTITY e "&a;&a;">'):
-        file = write(tmp_path / "a.xml", f"<!DOCTYPE x [{text}]><{root}><filename>&e;</filename></{root}>")
-        with pytest.raises(DatasetError, match=r"recognizes|declares entities"):
-            open_file(file)
+        for before in ("", f"<!--{'x' * 1000}-->"):
+            xml = f"{before}<!DOCTYPE x [{text}]><{root}><filename>&e;</filename></{root}>"
+            with pytest.raises(DatasetError, match=r"recognizes|declares entities"):
+                open_file(write(tmp_path / "a.xml", xml))
+            with pytest.raises(DatasetError, match="declares entities"):
+                list(parsers.iterate_xml(tmp_path / "a.xml"))
+
+
+def test_large_xml_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write(tmp_path / "a.xml", "<a b='1'><c>2<d/></c><c>3</c></a>")
+    for size in (1000, 1):
+        monkeypatch.setattr(parsers, "LARGE_BYTES", size)
+        seen = [(depth, element.tag, element.text, len(element)) for depth, element in parsers.iterate_xml(file)]
+        assert seen[0][:2] == (0, "a")
+        assert seen[1:] == [(1, "c", "2", 1), (1, "c", "3", 0)]
+    write(file, "<a><c></a>")
+    with pytest.raises(DatasetError, match="is not XML: mismatched tag"):
+        list(parsers.iterate_xml(file))
 
 
 # LabelMe

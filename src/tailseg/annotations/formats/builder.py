@@ -239,9 +239,8 @@ def group_objects(
 def list_images(folder: Path, *, deep: bool = False) -> list[Path]:
     """Lists the image files of a folder, and with ``deep`` of all folders in it, by name."""
     if not deep:
-        return sorted(
-            Path(entry) for entry in os.scandir(folder) if Path(entry.name).suffix.lower() in IMAGE_SUFFIXES
-        ) if folder.is_dir() else []  # fmt: skip
+        names = sorted(entry.name for entry in os.scandir(folder)) if folder.is_dir() else []
+        return [folder / name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
     paths = (Path(top) / name for top, _, names in os.walk(folder) for name in names)
     return sorted(path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES)
 

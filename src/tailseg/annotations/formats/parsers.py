@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from tailseg.annotations.formats.builder import MAX_TEXT_BYTES, read_label_text
 from tailseg.annotations.problems import DatasetError
@@ -10,6 +10,11 @@ from tailseg.lazy import needs_extra
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
+
+LARGE_BYTES: Final = 1 << 20
+"""An XML file of this size is not held as a whole."""
+PROLOG_BYTES: Final = 256
+"""Bytes that are read at a time until the root begins."""
 
 
 def read_yaml(path: Path) -> Any:  # noqa: ANN401 - anything in YAML
@@ -30,38 +35,84 @@ def read_yaml(path: Path) -> Any:  # noqa: ANN401 - anything in YAML
 def iterate_xml(path: Path) -> "Iterator[tuple[int, Element]]":
     """Yields the root of an XML file when it begins (depth 0), then each of its children when it is complete (depth 1).
 
-    A child is cleared after its turn, so that large files need little memory.
+    A child of a large file is cleared after its turn, so that it needs little memory.
 
     Raises:
         DatasetError: the file is not XML, or it declares entities or refers to other files.
     """
     with needs_extra("train"):
         from defusedxml import DefusedXmlException
-        from defusedxml.ElementTree import ParseError, iterparse
-    depth, root = 0, None
     try:
-        if path.stat().st_size > MAX_TEXT_BYTES:
+        size = path.stat().st_size
+        if size > MAX_TEXT_BYTES:
             raise DatasetError(f"{path} has more than {MAX_TEXT_BYTES:,} bytes: export it in parts")
-        for event, element in iterparse(path, ("start", "end")):
-            if event == "start":
-                if depth == 0:
-                    root = element
-                    yield 0, element
-                depth += 1
-                continue
-            depth -= 1
-            if depth == 1 and root is not None:
-                yield 1, element
-                root.clear()
+        with path.open("rb") as file:
+            _check_prolog(file)
+            yield from (_iterate_whole if size < LARGE_BYTES else _iterate_large)(file)
     except DefusedXmlException as error:
         raise DatasetError(
             f"{path} declares entities or refers to other files ({type(error).__name__}). Labels need neither: remove "
             "the declaration (DOCTYPE)"
         ) from error
-    except (ParseError, OSError, UnicodeError, ValueError) as error:
+    except (SyntaxError, OSError, UnicodeError, ValueError) as error:  # ElementTree's ParseError is a SyntaxError
         if isinstance(error, DatasetError):
             raise
         raise DatasetError(f"{path} is not XML: {error}") from error
+
+
+def _check_prolog(file: BinaryIO) -> None:
+    """Reads what is before the root with defusedxml, whose parser is slow: only there can XML declare entities.
+
+    The file is read from its start again afterwards.
+
+    Raises:
+        DefusedXmlException: there is a declaration.
+    """
+    from defusedxml.ElementTree import XMLParser
+
+    target = _Root()
+    parser = XMLParser(target=target)
+    while not target.has_begun and (text := file.read(PROLOG_BYTES)):
+        parser.feed(text)
+    file.seek(0)
+
+
+class _Root:
+    """The target of a parser that waits for the first element."""
+
+    has_begun = False
+
+    def start(self, _tag: str, _attributes: dict[str, str]) -> None:
+        self.has_begun = True
+
+    def data(self, text: str) -> None: ...
+
+    def end(self, tag: str) -> None: ...
+
+
+def _iterate_whole(file: BinaryIO) -> "Iterator[tuple[int, Element]]":
+    from xml.etree.ElementTree import parse
+
+    root = parse(file).getroot()  # noqa: S314 - see `_check_prolog`
+    yield 0, root
+    yield from ((1, child) for child in root)
+
+
+def _iterate_large(file: BinaryIO) -> "Iterator[tuple[int, Element]]":
+    from xml.etree.ElementTree import iterparse
+
+    depth, root = 0, None
+    for event, element in iterparse(file, ("start", "end")):  # noqa: S314 - see `_check_prolog`
+        if event == "start":
+            if depth == 0:
+                root = element
+                yield 0, element
+            depth += 1
+            continue
+        depth -= 1
+        if depth == 1 and root is not None:
+            yield 1, element
+            root.clear()
 
 
 def read_root(path: Path) -> str:
