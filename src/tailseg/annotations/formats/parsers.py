@@ -1,8 +1,10 @@
 """Reads XML and YAML from unknown people: no entities, no references to other files, no Python objects."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from xml.parsers.expat import ExpatError, ParserCreate
 
 from tailseg.annotations.formats.builder import MAX_TEXT_BYTES, read_label_text
 from tailseg.annotations.problems import DatasetError
@@ -13,8 +15,6 @@ if TYPE_CHECKING:
 
 LARGE_BYTES: Final = 1 << 20
 """An XML file of this size is not held as a whole."""
-PROLOG_BYTES: Final = 256
-"""Bytes that are read at a time until the root begins."""
 
 
 def read_yaml(path: Path) -> Any:  # noqa: ANN401 - anything in YAML
@@ -40,8 +40,6 @@ def iterate_xml(path: Path) -> "Iterator[tuple[int, Element]]":
     Raises:
         DatasetError: the file is not XML, or it declares entities or refers to other files.
     """
-    with needs_extra("train"):
-        from defusedxml import DefusedXmlException
     try:
         size = path.stat().st_size
         if size > MAX_TEXT_BYTES:
@@ -49,45 +47,45 @@ def iterate_xml(path: Path) -> "Iterator[tuple[int, Element]]":
         with path.open("rb") as file:
             _check_prolog(file)
             yield from (_iterate_whole if size < LARGE_BYTES else _iterate_large)(file)
-    except DefusedXmlException as error:
+    except _EntityError as error:
         raise DatasetError(
-            f"{path} declares entities or refers to other files ({type(error).__name__}). Labels need neither: remove "
-            "the declaration (DOCTYPE)"
+            f"{path} declares entities or refers to other files. Labels need neither: remove the declaration (DOCTYPE)"
         ) from error
-    except (SyntaxError, OSError, UnicodeError, ValueError) as error:  # ElementTree's ParseError is a SyntaxError
+    except (SyntaxError, ExpatError, OSError, UnicodeError, ValueError) as error:  # ParseError is a SyntaxError
         if isinstance(error, DatasetError):
             raise
         raise DatasetError(f"{path} is not XML: {error}") from error
 
 
-def _check_prolog(file: BinaryIO) -> None:
-    """Reads what is before the root with defusedxml, whose parser is slow: only there can XML declare entities.
+class _EntityError(Exception):
+    """An XML file declares an entity or refers to another file."""
 
-    The file is read from its start again afterwards.
+
+class _RootBegins(Exception):  # noqa: N818 - no error
+    """The first element of an XML file begins."""
+
+
+def _check_prolog(file: BinaryIO) -> None:
+    """Reads what is before the root, the only place where XML can declare entities, and goes back to the start.
 
     Raises:
-        DefusedXmlException: there is a declaration.
+        _EntityError: there is a declaration.
     """
-    from defusedxml.ElementTree import XMLParser
-
-    target = _Root()
-    parser = XMLParser(target=target)
-    while not target.has_begun and (text := file.read(PROLOG_BYTES)):
-        parser.feed(text)
+    parser = ParserCreate()
+    parser.EntityDeclHandler = parser.UnparsedEntityDeclHandler = _refuse
+    parser.ExternalEntityRefHandler = _refuse
+    parser.StartElementHandler = _stop
+    with suppress(_RootBegins):
+        parser.ParseFile(file)
     file.seek(0)
 
 
-class _Root:
-    """The target of a parser that waits for the first element."""
+def _refuse(*_: object) -> int:
+    raise _EntityError
 
-    has_begun = False
 
-    def start(self, _tag: str, _attributes: dict[str, str]) -> None:
-        self.has_begun = True
-
-    def data(self, text: str) -> None: ...
-
-    def end(self, tag: str) -> None: ...
+def _stop(*_: object) -> None:
+    raise _RootBegins
 
 
 def _iterate_whole(file: BinaryIO) -> "Iterator[tuple[int, Element]]":
