@@ -200,6 +200,13 @@ def test_an_unknown_option_is_one_line(arguments, message, capsys):
     assert captured.out == ""
 
 
+def test_a_wrong_value_is_named_on_a_wide_terminal(capsys, monkeypatch):
+    """The help has several columns there, and the options are read from it."""
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["train", "tiny_gumbel", "--data.train", "a.json", "--optim.clip-norm", "-1"]) == 2
+    assert "optim.clip_norm is above 0" in capsys.readouterr().err
+
+
 def test_a_wrong_value_is_told_once(capsys):
     assert main(["eval", "a", "b", "--classes", "x"]) == 2
     assert capsys.readouterr().err.count("Error parsing --classes") == 1

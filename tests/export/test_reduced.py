@@ -170,7 +170,7 @@ def test_torch_in_half_precision(predictor: Predictor, make_inputs: Callable, tm
     with torch.no_grad(), autocast(torch.device("cpu"), "bfloat16"):
         (expected,) = model(images, original_sizes=[tuple(size) for size in inputs[2].tolist()])
     assert found["counts"].tolist() == [len(expected)] == [20]
-    # roundings of 3 digits may exchange two detections
+    # roundings of 3 digits may exchange two detections, and depend on the number of threads
     common = Counter(found["labels"][0].tolist()) & Counter(expected.labels.tolist())
     assert common.total() >= 18
-    np.testing.assert_allclose(found["scores"][0], expected.scores, atol=0.02)
+    np.testing.assert_allclose(found["scores"][0], expected.scores, atol=0.05)

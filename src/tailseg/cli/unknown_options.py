@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import io
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
@@ -45,8 +46,13 @@ def read_options(print_help: Callable[[], object]) -> list[str]:
         The names in the order of the help.
     """
     text = io.StringIO()
-    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
-        print_help()
+    width = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = "80"  # on a wide terminal the help has several columns
+    try:
+        with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
+            print_help()
+    finally:
+        os.environ.pop("COLUMNS") if width is None else os.environ.update(COLUMNS=width)
     return [name for match in _OPTIONS_OF_LINE.finditer(text.getvalue()) for name in match[1].split(", ")]
 
 
