@@ -69,7 +69,7 @@ def _(desk: Desk) -> Iterator[Answer]:
 
 @case("trials/08-mask-and-box-disagree")
 def _(desk: Desk) -> Iterator[Answer]:
-    for name in ("normalized", "yx", "half_scale", "grouped", "corners_only"):
+    for name in sorted(path.stem for path in desk.here.glob("*.json") if path.stem != "right"):
         said = desk.tailseg("data", "check", f"{name}.json", "--decode")
         yield says(f"{name}: masks against boxes", said, r"\b2[04]\b.*(box|pixel|normal)")
     yield says(
@@ -212,4 +212,4 @@ def _(desk: Desk) -> Iterator[Answer]:
     said = desk.tailseg("train", "no3.json", *val, *SHORT, "--run.out", "r")
     yield says("train says that c3 cannot be learned", said, r"c3")
     measured = desk.tailseg("eval", "ann.json", "r/results.json", "--train", "no3.json", "--classes", "3")
-    yield says("eval leaves it out of the groups", measured, r"training .*(shows|has|no object)|never")
+    yield says("eval leaves it out of the groups", measured, r"no object in the training set")
