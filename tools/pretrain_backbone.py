@@ -1,6 +1,8 @@
 """Trains the small backbone in tailseg on shapes and surfaces that tiny_tail does not have.
 
     uv run python tools/pretrain_backbone.py
+    uv run python tools/pretrain_backbone.py --activation aglu --out aglu.safetensors
+    uv run python tools/pretrain_backbone.py --gate apa --out se_apa.safetensors
 
 As ImageNet does for large detectors: the backbone learns to name the 48 classes of ``tiny_tail:pretrain`` from crops
 around its objects, then its classifier is dropped. ResNet-18 at half width, 5.6 MB in float16. No loss compared on
@@ -10,6 +12,7 @@ tiny_tail had a hand in it but softmax cross entropy, the custom of classifiers.
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 import tyro
@@ -23,7 +26,7 @@ from tailseg.annotations.dataset import Annotations
 from tailseg.annotations.read import read_dataset
 from tailseg.data.images import read_image
 from tailseg.data.tiny_tail import prepare
-from tailseg.models.config import ResNetConfig
+from tailseg.models.config import ResNetConfig, SEConfig
 from tailseg.models.images import ImageBatcher
 from tailseg.models.resnet import ResNet
 
@@ -36,6 +39,9 @@ class Options:
     batch: int = 64
     lr: float = 0.1
     seed: int = 0
+    activation: Literal["relu", "silu", "aglu"] = "relu"
+    gate: Literal["none", "sigmoid", "apa"] = "none"
+    """The gate of squeeze and excitation; none is without it."""
     out: Path = Path(__file__).parents[1] / "src/tailseg/models/tiny_backbone.safetensors"
     """Path of the backbone's file."""
 
@@ -90,7 +96,15 @@ def accuracy(backbone: ResNet, classifier: nn.Linear, crops: Crops) -> float:
 def main(options: Options) -> None:
     torch.manual_seed(options.seed)
     train, val = (Crops(read_dataset(path)) for path in prepare("tiny_tail:pretrain", progress=True))
-    config = ResNetConfig(depth=18, base_width=32, weights="none", frozen_stages=0, fixed_norm=False)
+    config = ResNetConfig(
+        depth=18,
+        base_width=32,
+        activation=options.activation,
+        se=None if options.gate == "none" else SEConfig(gate=options.gate),
+        weights="none",
+        frozen_stages=0,
+        fixed_norm=False,
+    )
     backbone, classifier = ResNet(config), nn.Linear(256, int(train.labels.max()) + 1)
     parameters = [*backbone.parameters(), *classifier.parameters()]
     optimizer = torch.optim.SGD(parameters, options.lr, momentum=0.9, weight_decay=5e-4, nesterov=True)
