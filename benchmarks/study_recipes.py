@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from tailseg.data.settings import ColorConfig, CopyPasteConfig, JitterConfig
 from tailseg.losses import LOSSES
+from tailseg.models.config import NormalizedConfig, SEConfig
 from tailseg.recipes.bases import with_normalized_classifier
 from tailseg.recipes.custom import custom_frozen
 from tailseg.recipes.recipe import Recipe
@@ -166,6 +167,41 @@ def combined_slow() -> Recipe:
 def slow() -> Recipe:
     """GOL with a lower learning rate."""
     return _change("slow", optim={"lr": 0.05})
+
+
+def mask_fixed() -> Recipe:
+    """GOL with the normalized mask predictor, as in the published models: a fixed temperature of 20."""
+    return _change_mask("mask_fixed", normalized=NormalizedConfig())
+
+
+def mask_learned() -> Recipe:
+    """As `mask_fixed`, with a learned temperature, as in the authors' models of 2024."""
+    return _change_mask("mask_learned", normalized=NormalizedConfig(temperature=20.25, learned=True))
+
+
+def mask_carafe() -> Recipe:
+    """As `mask_fixed`, with CARAFE in place of the deconvolution."""
+    return _change_mask("mask_carafe", normalized=NormalizedConfig(), upsample="carafe")
+
+
+def _change_mask(name: str, **parts: object) -> Recipe:
+    model = tiny_gol().model
+    return _change(name, model=replace(model, mask=replace(model.mask, **parts)))
+
+
+def gate_sigmoid() -> Recipe:
+    """GOL with squeeze and excitation in the backbone."""
+    return _change_gate("gate_sigmoid", SEConfig())
+
+
+def gate_apa() -> Recipe:
+    """As `gate_sigmoid`, with APA as the gate's activation."""
+    return _change_gate("gate_apa", SEConfig(gate="apa"))
+
+
+def _change_gate(name: str, se: SEConfig) -> Recipe:
+    model = tiny_gol().model
+    return _change(name, model=replace(model, backbone=replace(model.backbone, se=se)))
 
 
 def photographs_strong() -> Recipe:
