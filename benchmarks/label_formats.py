@@ -6,7 +6,8 @@
 A synthetic data set with LVIS's long tail is written in each format by `tailseg data export`, with links to 64 JPEG
 files of 640 x 480 pixels. Both programs then write it as a COCO file without images, each as one command in a process
 of its own. datumaro runs in an environment of its own, which uv makes. "Reads" is datumaro without the writing: all
-items with their annotations. CPU time counts all threads; memory is the peak of the process.
+items with their annotations. CPU time counts all threads; memory is the peak of the process. Both programs have run
+before, so that their modules are compiled.
 """
 
 import json
@@ -37,6 +38,7 @@ print(len(dataset), count)
 if out:
     dataset.export(out, "coco_instances", save_media=False)
 """
+ENVIRONMENT: Final = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 Name = Literal["coco", "cvat", "voc", "yolo_boxes", "yolo"]
 # What each program is given, in the folder of the format, and datumaro's name of the format.
 SOURCES: Final = {
@@ -125,7 +127,8 @@ def write_boxes(file: Path) -> Path:
 
 def measure(command: Sequence[str]) -> tuple[float, float]:
     """CPU seconds and peak memory in MB of a command, whose output goes to the error stream."""
-    done = subprocess.run([sys.executable, "-c", LAUNCHER, *command], check=True, stdout=subprocess.PIPE, text=True)
+    arguments = [sys.executable, "-c", LAUNCHER, *command]
+    done = subprocess.run(arguments, check=True, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
     code, cpu, _, megabytes = json.loads(done.stdout)
     print(f"{cpu:.1f} s, {megabytes:.0f} MB, exit code {code}", flush=True)
     return (cpu, megabytes) if code == 0 else (float("nan"), float("nan"))
@@ -147,7 +150,8 @@ def main(options: Options) -> None:
     ]
     peer = [*python, "-c", PEER]
     if options.peer:
-        subprocess.run([*python, "-c", "import datumaro"], check=True)  # makes the environment
+        # makes the environment, and compiles
+        subprocess.run([*python, "-c", "import datumaro"], check=True, env=ENVIRONMENT)
     head = ["Format", "tailseg: CPU s", "MB"]
     if options.peer:
         head += ["datumaro: CPU s", "MB", "times tailseg's", "datumaro reads: CPU s", "times tailseg's"]

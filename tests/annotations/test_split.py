@@ -276,3 +276,20 @@ def test_the_commands_write_files(raw: Raw, write: Callable[..., Path], tmp_path
         assert main(["data", *[word.replace("OUT", str(out)) for word in words]]) == 2
     assert open_file(tmp_path / "federate.json").format == "lvis"
     assert main(["data", "merge", path, "--out", str(tmp_path / "m.json")]) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "left"), [(("--min-images", "100"), "class"), (("--min-area", "1e9", "--drop-empty"), "image")]
+)
+def test_a_filter_that_leaves_nothing_writes_nothing(
+    raw: Raw,
+    write: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    left: str,
+) -> None:
+    out = tmp_path / "out.json"
+    assert main(["data", "filter", str(write(raw)), str(out), *words]) == 1
+    assert f"no {left} is left" in capsys.readouterr().err
+    assert not out.exists()

@@ -24,7 +24,13 @@ def write(labels: Labels, out: Path, *, lvis: bool = False) -> None:
         labels: the records.
         out: the file.
         lvis: whether the images get LVIS's lists of classes.
+
+    Raises:
+        DatasetError: no image or no class is left.
     """
+    missing = next((what for what, left in (("image", labels.images), ("class", labels.categories)) if not left), None)
+    if missing:
+        raise DatasetError(f"no {missing} is left, so {out} is not written. Loosen what is asked for")
     (coco.write_lvis if lvis else coco.write)(labels, out)
 
 

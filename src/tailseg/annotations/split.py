@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from tailseg.annotations.dataset import Annotations
-from tailseg.annotations.formats.registry import read_sections
+from tailseg.annotations.formats.registry import read_images, read_sections
 from tailseg.annotations.groups import group_by_content, group_by_name, merge_groups
 from tailseg.annotations.image_files import ImageError
 from tailseg.annotations.json_file import decode_record, join_sections
@@ -93,7 +93,7 @@ def _find_file(annotations: Annotations, row: int) -> Path | None:
 
 
 def _read_field(annotations: Annotations, name: str) -> list[Any]:
-    records = {int(image["id"]): image for image in read_sections(annotations.path).images}
+    records = {int(image["id"]): image for image in read_images(annotations.path)}
     return [records[key].get(name) for key in annotations.image_ids.tolist()]
 
 

@@ -121,24 +121,15 @@ class Builder:
         height, width = record.get("height"), record.get("width")
         rings = [ring for ring in parts.rings if len(ring) >= MIN_POINTS]
         self.leave_out("[polygon|polygons] with fewer than 3 points", len(parts.rings) - len(rings))
-        annotation: dict[str, Any] = {
-            "id": self._records.count + 1,
-            "image_id": image,
-            "category_id": self.add_category(name),
-            "iscrowd": 0,
-        }
-        if rings or parts.masks:
-            annotation |= self._make_mask(rings, parts, height, width)
-        elif parts.box is None:
-            return
-        if parts.box is not None and not ((rings or parts.masks) and "bbox" in annotation):
-            x1, y1, x2, y2 = map(_round, parts.box)
-            annotation["bbox"] = [x1, y1, _round(x2 - x1), _round(y2 - y1)]
-        if "bbox" not in annotation:
+        has_mask = bool(rings or parts.masks)
+        shape = self._make_mask(rings, parts, height, width) if has_mask else {}
+        if not shape and parts.box is not None:
+            shape = _describe_box(*parts.box)
+        if shape:
+            first = {"id": self._records.count + 1, "image_id": image, "category_id": self.add_category(name)}
+            self._records.add({**first, "iscrowd": 0, **shape, **parts.fields})
+        elif has_mask:
             self.leave_out("[object has|objects have] a mask without a pixel")
-            return
-        annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
-        self._records.add(annotation | parts.fields)
 
     def _make_mask(self, rings: list[Ring], parts: Parts, height: Any, width: Any) -> dict[str, Any]:  # noqa: ANN401
         holes = [hole for hole in parts.holes if len(hole) >= MIN_POINTS]
@@ -148,7 +139,8 @@ class Builder:
                     f"{self.path}: the size of image {self.images[-1]['file_name']!r} is needed to draw its masks. "
                     "Put the image file next to the labels"
                 )
-            return _describe_rings(rings)
+            described = _describe_rings(rings)
+            return described | {"area": described["bbox"][2] * described["bbox"][3]}
         if height * width > MAX_PIXELS:
             raise DatasetError(f"{self.path}: an image of {height} x {width} pixels is too large. Cut it into tiles")
         if not holes and not parts.masks:
@@ -207,12 +199,15 @@ def _describe_rings(rings: Sequence[Ring]) -> dict[str, Any]:
     polygons = [np.round(ring.ravel(), DIGITS).tolist() for ring in rings]
     x, y = (polygons[0][axis::2] if len(polygons) == 1 else np.concatenate(rings)[:, axis].tolist() for axis in (0, 1))
     left, top = min(x), min(y)
-    box = [_round(number) for number in (left, top, max(x) - left, max(y) - top)]
+    box = [round(number, DIGITS) for number in (left, top, max(x) - left, max(y) - top)]
     return {"segmentation": polygons, "bbox": box}
 
 
-def _round(value: float) -> float:
-    return round(value, DIGITS)
+def _describe_box(x1: float, y1: float, x2: float, y2: float) -> dict[str, Any]:
+    """The box and the area of an object without a mask."""
+    left, top = round(x1, DIGITS), round(y1, DIGITS)
+    width, height = round(round(x2, DIGITS) - left, DIGITS), round(round(y2, DIGITS) - top, DIGITS)
+    return {"bbox": [left, top, width, height], "area": width * height}
 
 
 def group_objects(
@@ -349,6 +344,9 @@ def read_lines(path: Path) -> list[str]:
 
 def to_relative(path: Path, folder: Path) -> str:
     """The name of a file relative to a folder, with slashes; only its last part if it is not in the folder."""
+    whole, above = path.as_posix(), f"{folder.as_posix()}/"
+    if whole.startswith(above):  # a tenth of the time of `relative_to`
+        return whole[len(above) :]
     try:
         return path.relative_to(folder).as_posix()
     except ValueError:
@@ -370,7 +368,7 @@ def read_numbers(values: Any, length: int | None, where: str) -> list[float]:  #
         DatasetError: it is something else.
     """
     try:
-        numbers = [float(value) for value in values]
+        numbers = list(map(float, values))
     except (TypeError, ValueError):
         numbers = []
     right = len(numbers) == length if length is not None else len(numbers) % 2 == 0 and bool(numbers)

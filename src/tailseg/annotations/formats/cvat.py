@@ -79,7 +79,7 @@ def _make_shape(builder: Builder, shape: "Element", where: str) -> Parts | None:
     def get(*names: str) -> list[float]:
         return read_numbers([shape.get(name) for name in names], len(names), f"{where}, {shape.tag}")
 
-    degrees = float(read_numbers([shape.get("rotation") or 0], 1, where)[0])
+    degrees = get("rotation")[0] if shape.get("rotation") else 0.0
     if shape.tag == "box":
         x1, y1, x2, y2 = get("xtl", "ytl", "xbr", "ybr")
         if not degrees:

@@ -238,12 +238,10 @@ def find_label(image: Path, root: Path) -> Path | None:
     Returns:
         The file; None for an image without objects.
     """
-    parts = list(Path(to_relative(image, root)).parts)
-    candidates = [image.with_suffix(".txt")]
-    for place in range(len(parts) - 2, -1, -1):
-        if parts[place] == "images":
-            candidates.insert(0, root.joinpath(*parts[:place], "labels", *parts[place + 1 :]).with_suffix(".txt"))
-            break
+    stem, _ = os.path.splitext(to_relative(image, root))
+    before, found, after = f"/{stem}".rpartition("/images/")
+    candidates = [root / f"{before}/labels/{after}.txt"[1:]] if found else []
+    candidates.append(image.with_suffix(".txt"))
     return next((label for label in candidates if label.is_file() and label.name != "classes.txt"), None)
 
 
