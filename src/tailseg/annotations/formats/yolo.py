@@ -238,7 +238,7 @@ def find_label(image: Path, root: Path) -> Path | None:
     Returns:
         The file; None for an image without objects.
     """
-    stem, _ = os.path.splitext(to_relative(image, root))
+    stem = to_relative(image, root).removesuffix(image.suffix)
     before, found, after = f"/{stem}".rpartition("/images/")
     candidates = [root / f"{before}/labels/{after}.txt"[1:]] if found else []
     candidates.append(image.with_suffix(".txt"))
