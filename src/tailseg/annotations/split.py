@@ -139,83 +139,137 @@ def split_groups(
             f"{len(shares)} parts. Choose smaller groups (--by)"
         )
     sizes = np.bincount(groups, minlength=num_groups).astype(np.float64)
-    objects = annotations.objects
-    rows = objects.trainable
-    pairs = np.unique(np.stack([objects.images[rows], objects.labels[rows]]), axis=1)
-    counts = np.zeros((num_groups, annotations.num_classes))
-    np.add.at(counts, (groups[pairs[0]], pairs[1]), 1)
-    chosen = _stratify(counts, sizes, np.array(shares) / sum(shares), random.Random(seed))
-    _move_for_classes(counts > 0, chosen, folds=folds)
-    has = np.stack([(counts[chosen == part] > 0).any(axis=0) for part in range(len(shares))])
-    on_both_sides = has.sum(axis=0) >= 2 if folds else has[0] & has[1]
-    num_holders = (counts > 0).sum(axis=0)
+    table = _Table.count(annotations, groups, num_groups)
+    chosen = _stratify(table, sizes, np.array(shares) / sum(shares), random.Random(seed))
+    holders = _count_holders(table, chosen, len(shares))
+    _move_for_classes(table, holders, chosen, folds=folds)
+    on_both_sides = (holders > 0).sum(axis=0) >= 2 if folds else (holders[:2] > 0).all(axis=0)
+    num_holders = holders.sum(axis=0)
     names = [category.name for category in annotations.categories]
-    return Split(
-        chosen[groups],
-        groups,
-        tuple(name for name, both, number in zip(names, on_both_sides.tolist(), num_holders, strict=True)
-              if number >= 2 and not both),
-        tuple(name for name, number in zip(names, num_holders, strict=True) if number == 1),
-    )  # fmt: skip
+    divided, alone = np.flatnonzero((num_holders >= 2) & ~on_both_sides), np.flatnonzero(num_holders == 1)
+    return Split(chosen[groups], groups, tuple(names[i] for i in divided), tuple(names[i] for i in alone))
 
 
-def _stratify(counts: np.ndarray, sizes: np.ndarray, shares: np.ndarray, rng: random.Random) -> np.ndarray:
+@dataclass(frozen=True)
+class _Table:
+    """The images with each class in each group; only pairs that occur, of which LVIS has a hundredth.
+
+    Attributes:
+        groups, labels: int64 ``[pairs]``: the pairs, sorted by group.
+        counts: float64 ``[pairs]``: the images of the group with the class.
+        starts: int64 ``[G + 1]``: the first pair of each group.
+        num_classes: C.
+    """
+
+    groups: np.ndarray
+    labels: np.ndarray
+    counts: np.ndarray
+    starts: np.ndarray
+    num_classes: int
+
+    @classmethod
+    def count(cls, annotations: Annotations, groups: np.ndarray, num_groups: int) -> "_Table":
+        objects, num_classes = annotations.objects, annotations.num_classes
+        images, labels = objects.images[objects.trainable], objects.labels[objects.trainable]
+        in_images = np.unique(images.astype(np.int64) * num_classes + labels)
+        keys = groups[in_images // num_classes] * num_classes + in_images % num_classes
+        keys, counts = np.unique(keys, return_counts=True)
+        pair_groups = keys // num_classes
+        starts = np.searchsorted(pair_groups, np.arange(num_groups + 1))
+        return cls(pair_groups, keys % num_classes, counts.astype(np.float64), starts, num_classes)
+
+    def of(self, group: int) -> slice:
+        """The pairs of a group."""
+        return slice(int(self.starts[group]), int(self.starts[group + 1]))
+
+    def sum(self, weights: np.ndarray | None = None) -> np.ndarray:
+        """The sum of the pairs' weights (1 without them) of each class, ``[C]``."""
+        return np.bincount(self.labels, weights, minlength=self.num_classes)
+
+    def find(self, label: int) -> np.ndarray:
+        """The pairs of a class, by group."""
+        return np.flatnonzero(self.labels == label)
+
+    def mark(self, groups: Sequence[int]) -> np.ndarray:
+        """Marks the classes of some groups, int8 ``[len(groups), C]``."""
+        has = np.zeros((len(groups), self.num_classes), np.int8)
+        for row, group in enumerate(groups):
+            has[row, self.labels[self.of(group)]] = 1
+        return has
+
+
+def _stratify(table: _Table, sizes: np.ndarray, shares: np.ndarray, rng: random.Random) -> np.ndarray:
     """Assigns each group a part, int64 ``[G]``."""
     order = list(range(len(sizes)))
     rng.shuffle(order)
     rank = np.empty(len(order), np.int64)
     rank[order] = np.arange(len(order))
-    wanted = shares[:, None] * counts.sum(axis=0)
+    wanted = shares[:, None] * table.sum(table.counts)
     wanted_sizes = shares * sizes.sum()
     chosen = np.full(len(sizes), -1)
-    while (chosen < 0).any():
-        left = chosen < 0
-        holders = (counts[left] > 0).sum(axis=0)
-        if not holders.any():  # groups without objects
-            for group in sorted(np.flatnonzero(left).tolist(), key=lambda group: (-sizes[group], rank[group])):
-                part = int(wanted_sizes.argmax())
-                chosen[group] = part
-                wanted_sizes[part] -= sizes[group]
-            break
+    present = np.zeros(wanted.shape, bool)
+    holders = table.sum()  # the groups of each class that have no part yet
+    while holders.any():
         label = int(np.where(holders > 0, holders, np.iinfo(np.int64).max).argmin())
-        members = np.flatnonzero(left & (counts[:, label] > 0)).tolist()
-        for group in sorted(members, key=lambda group: (-counts[group, label], rank[group])):
-            present = [bool((chosen[counts[:, label] > 0] == part).any()) for part in range(len(shares))]
-            key = [(not present[p], wanted[p, label], wanted_sizes[p], -p) for p in range(len(shares))]
+        pairs = table.find(label)
+        pairs = pairs[chosen[table.groups[pairs]] < 0]
+        for pair in pairs[np.lexsort((rank[table.groups[pairs]], -table.counts[pairs]))].tolist():
+            group = int(table.groups[pair])
+            key = [(not present[p, label], wanted[p, label], wanted_sizes[p], -p) for p in range(len(shares))]
             part = max(range(len(shares)), key=key.__getitem__)
             chosen[group] = part
-            wanted[part] -= counts[group]
+            of_group = table.of(group)
+            wanted[part, table.labels[of_group]] -= table.counts[of_group]
+            present[part, table.labels[of_group]] = True
+            holders[table.labels[of_group]] -= 1
             wanted_sizes[part] -= sizes[group]
+    for group in sorted(np.flatnonzero(chosen < 0).tolist(), key=lambda group: (-sizes[group], rank[group])):
+        part = int(wanted_sizes.argmax())  # of groups without objects
+        chosen[group] = part
+        wanted_sizes[part] -= sizes[group]
     return chosen
 
 
-def _move_for_classes(has: np.ndarray, chosen: np.ndarray, *, folds: bool) -> None:
+def _count_holders(table: _Table, chosen: np.ndarray, num_parts: int) -> np.ndarray:
+    """Counts the groups of each part with each class, int64 ``[P, C]``."""
+    keys = chosen[table.groups] * table.num_classes + table.labels
+    return np.bincount(keys, minlength=num_parts * table.num_classes).reshape(num_parts, -1)
+
+
+def _move_for_classes(table: _Table, holders: np.ndarray, chosen: np.ndarray, *, folds: bool) -> None:
     """Moves groups where a class would otherwise be missing in a part, see `_count_missing`.
 
     A group moves, alone or in exchange for another one, if then fewer classes are missing.
+
+    Args:
+        table: the classes of the groups.
+        holders: from `_count_holders`; changed with `chosen`.
+        chosen: the part of each group; changed.
+        folds: whether the parts are folds.
     """
-    shared, number = has.sum(axis=0) >= 2, has.view(np.int8)
-    parts = range(max(int(chosen.max()) + 1, 2))
-    for label in np.argsort(has.sum(axis=0), kind="stable").tolist():
+    number = holders.sum(axis=0)
+    shared = number >= 2
+    parts = range(len(holders))
+    for label in np.argsort(number, kind="stable").tolist():
         for part in parts if folds else (0, 1):
-            holders = np.flatnonzero(has[:, label])
-            present = {*chosen[holders].tolist()}
-            if part in present or not shared[label] or (folds and len(present) > 1):
+            if holders[part, label] or not shared[label] or (folds and (holders[:, label] > 0).sum() > 1):
                 continue
-            counts = np.stack([number[chosen == side].sum(axis=0) for side in parts])[:, None]
-            exchanged = np.flatnonzero(chosen == part)[:MAX_EXCHANGED]
-            back = np.concatenate([np.zeros_like(number[:1]), number[exchanged]])
+            exchanged = np.flatnonzero(chosen == part)[:MAX_EXCHANGED].tolist()
+            groups = table.groups[table.find(label)].tolist()
+            back, gone = table.mark(exchanged), table.mark(groups)
+            back = np.concatenate([np.zeros_like(back, shape=(1, table.num_classes)), back])
             found = []
-            for group in holders.tolist():
+            for group, has in zip(groups, gone, strict=True):
                 signs = np.array([(side == part) - (side == int(chosen[group])) for side in parts])[:, None, None]
-                missing = _count_missing(counts + signs * (number[group] - back), shared, folds=folds)
+                missing = _count_missing(holders[:, None] + signs * (has - back), shared, folds=folds)
                 best = int(np.argmin(missing))
-                found.append((int(missing[best]), best > 0, int(number[group].sum()), group, best))
+                found.append((int(missing[best]), best > 0, int(has.sum()), group, best))
             least, _, _, group, best = min(found)
-            if least < _count_missing(counts, shared, folds=folds)[0]:
+            if least < _count_missing(holders[:, None], shared, folds=folds)[0]:
                 if best:
                     chosen[exchanged[best - 1]] = chosen[group]
                 chosen[group] = part
+                holders[:] = _count_holders(table, chosen, len(holders))
 
 
 def _count_missing(counts: np.ndarray, shared: np.ndarray, *, folds: bool) -> np.ndarray:
