@@ -71,8 +71,7 @@ def _add_image(builder: Builder, element: "Element", file: Path) -> None:
         made.fields = {"attributes": attributes} if attributes else {}
         group = shape.get("group_id")
         parts.append((None if group in (None, "", "0") else group, label, made))
-    for label, made in group_objects(parts):
-        builder.add_object(image, label, made)
+    builder.add_objects(image, group_objects(parts))
 
 
 def _make_shape(builder: Builder, shape: "Element", where: str) -> Parts | None:

@@ -90,8 +90,7 @@ def read(content: dict[str, Any], path: Path) -> Sections:
             made = _make_shape(builder, annotation, where)
             if made is not None:
                 parts.append((annotation.get("group") or None, names[label], made))
-        for name, made in group_objects(parts):
-            builder.add_object(key, name, made)
+        builder.add_objects(key, group_objects(parts))
     return builder.finish(NAME)
 
 

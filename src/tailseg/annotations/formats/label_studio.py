@@ -157,8 +157,7 @@ def _add_task(
         if size is None:
             raise DatasetError(f"{where}: the size of {name} is unknown. Put the image file next to {builder.path}")
         parts.append((None, labels[0], _make_shape(region, size, f"{where}, region {number}")))
-    for label, made in group_objects(parts):
-        builder.add_object(image, label, made)
+    builder.add_objects(image, group_objects(parts))
 
 
 def _make_shape(region: dict[str, Any], size: tuple[int, int], where: str) -> Parts:

@@ -94,8 +94,7 @@ def _add_file(builder: Builder, file: Path, content: dict[str, Any], root: Path)
         made = _make_shape(builder, shape, where)
         if made is not None:
             parts.append((shape.get("group_id"), shape["label"], made))
-    for label, made in group_objects(parts):
-        builder.add_object(image, label, made)
+    builder.add_objects(image, group_objects(parts))
 
 
 def _make_shape(builder: Builder, shape: dict[str, Any], where: str) -> Parts | None:

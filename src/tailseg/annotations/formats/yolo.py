@@ -125,8 +125,10 @@ def read(path: Path, split: str | None = None) -> Sections:
         number = builder.add_image(to_relative(image, root), (height, width))
         label = find_label(image, root)
         if label is not None:
-            for where, values in _read_lines(label):
-                _add_line(builder, number, values, where, names, pose=pose)
+            lines = _read_lines(label)
+            builder.add_objects(
+                number, [_read_object(builder, height, width, *line, names, pose=pose) for line in lines]
+            )
     return builder.finish(NAME)
 
 
@@ -260,14 +262,12 @@ def _read_lines(label: Path) -> Iterator[tuple[str, list[float]]]:
         yield where, values
 
 
-def _add_line(
-    builder: Builder, image: int, values: Sequence[float], where: str, names: Sequence[str], *, pose: bool
-) -> None:
+def _read_object(
+    builder: Builder, height: int, width: int, where: str, values: Sequence[float], names: Sequence[str], *, pose: bool
+) -> tuple[str, Parts]:
     label, coordinates = int(values[0]), list(values[1:])
     if not 0 <= label < len(names):
         raise DatasetError(f"{where}: class {label}, but the data set has the classes 0 to {len(names) - 1}")
-    record = builder.images[image - 1]
-    height, width = record["height"], record["width"]
     if pose and len(coordinates) > 4:
         builder.leave_out("[object's|objects'] keypoints", 1)
         coordinates = coordinates[:4]
@@ -278,12 +278,11 @@ def _add_line(
     if len(coordinates) == 4:
         x, y, w, h = coordinates
         box = ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)
-        builder.add_object(image, name, Parts(box=box))
-        return
+        return name, Parts(box=box)
     if len(coordinates) < 2 * MIN_POINTS or len(coordinates) % 2:
         raise DatasetError(
             f"{where}: expected a class and 4 numbers (a box) or 6 and more (an outline), got {len(values)} numbers"
         )
     ring = np.array(coordinates).reshape(-1, 2)
     parts, holes = find_holes([np.round(part * (width, height), DIGITS) for part in split_rings(ring)])
-    builder.add_object(image, name, Parts(rings=parts, holes=holes))
+    return name, Parts(rings=parts, holes=holes)
