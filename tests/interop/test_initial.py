@@ -181,8 +181,12 @@ def test_a_checkpoint_stays_and_a_run_is_its_best_checkpoint(tmp_path):
 
 def test_files_that_do_not_fit_are_explained(theirs, tmp_path):
     file, recipe, _ = theirs
-    with pytest.raises(CheckpointError, match="no checkpoint at .*absent"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint at .*absent\.pth: --init-from takes coco, imagenet"):
         from_file(recipe, tmp_path / "absent.pth")
+    (tmp_path / "torn.pth").write_bytes(file.read_bytes()[:500])  # a download that was interrupted
+    with pytest.raises(CheckpointError, match="truncated.*expected .safetensors") as caught:
+        from_file(recipe, tmp_path / "torn.pth")
+    assert not getattr(caught.value, "__notes__", [])  # nothing about earlier checkpoints of a run
     wide = replace(recipe, model=replace(recipe.model, fpn=replace(recipe.model.fpn, channels=24)))
     with pytest.raises(CheckpointError, match=r"expected \[24.*--init-from needs the network of the file"):
         from_file(wide, file)

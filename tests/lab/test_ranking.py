@@ -78,6 +78,12 @@ def test_a_baseline_that_wins_is_said() -> None:
     assert "no candidate is better" in describe_winner(entries[0])
 
 
+def test_a_network_that_learned_nothing_ranks_nothing() -> None:
+    entries = rank([outcome(BASE, 0, 0.001), outcome(BETTER, 0, 0.002)], BASE, "AP")
+
+    assert "a ranking that says nothing: its AP is 0.2" in describe_winner(entries[0])
+
+
 def test_a_candidate_changes_the_recipe() -> None:
     recipe = Candidate("softmax", normalized=True, sampling="repeat").change(tiny_gumbel())
 

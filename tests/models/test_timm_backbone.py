@@ -118,7 +118,10 @@ def test_weights_that_do_not_come_are_explained(monkeypatch: pytest.MonkeyPatch)
         raise ConnectionError("no route")
 
     monkeypatch.setattr("tailseg.models.timm_weights.create", no_network)
-    with pytest.raises(ValueError, match=r"weights of resnet18 \(no route\)"):
+    where = (
+        r"weights of resnet18 \(no route\)\. Download model.safetensors from https://huggingface.co/timm/resnet18\..*"
+    )
+    with pytest.raises(ValueError, match=where + "name it: --model.backbone.weights model.safetensors"):
         load_backbone(backbone, "pretrained")
 
 

@@ -262,8 +262,9 @@ def find_from_matches(
     data = _Counted.of_matches(matches, truth.class_groups)
     if not data.correct.any():
         raise ValueError(
-            f"no detection finds an object of its class at IoU 0.5 in {truth.path}, so no threshold can be chosen: do "
-            "the results belong to this file? `tailseg eval` shows their AP"
+            f"no detection finds an object of its class at IoU 0.5 in {truth.path}, so no threshold can be chosen. "
+            "A run has learned too little for it (`tailseg report RUN` says what to try). Results of another program "
+            "may not belong to this file (`tailseg eval` shows their AP)"
         )
     filled = len(np.unique(data.object_images))
     if filled < folds:

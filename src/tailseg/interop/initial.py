@@ -27,7 +27,7 @@ from tailseg.interop.mmdet_weights import from_mmdet
 from tailseg.interop.rules import Converted, shorten
 from tailseg.interop.torchvision_weights import from_torchvision, get_coco_names
 from tailseg.models.detector import TwoStageDetector
-from tailseg.recipes.initial import COCO, explain_misfit
+from tailseg.recipes.initial import COCO, IMAGENET, explain_misfit
 from tailseg.recipes.recipe import Recipe
 from tailseg.recipes.saved import to_plain
 from tailseg.structures import ClassFrequency
@@ -106,13 +106,14 @@ def _is_own(path: Path) -> bool:
     Raises:
         CheckpointError: the file is not there, is damaged, or is no file of weights.
     """
+    if not path.is_file():
+        raise CheckpointError(
+            f"no checkpoint at {path}: --init-from takes {COCO}, {IMAGENET}, a file of weights, or the folder of a run"
+        )
     try:
         load(path)
     except CheckpointError as error:
-        try:
-            file = read_weights_file(path)
-        except CheckpointError:
-            raise error from None
+        file = read_weights_file(path)  # its own error says what is read
         if any(key.startswith(("box_head.", "box_cascade.")) for key in file.state):  # our names, but damaged
             raise error from None
         return False

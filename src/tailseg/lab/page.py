@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 from tailseg.evaluation.metrics import format_percent
 from tailseg.lab.ranking import Entry, Gain
 from tailseg.lab.trials import FIGURES
+from tailseg.recipes.advice import MIN_AP
 from tailseg.report.builder import build_page
 from tailseg.words import count_noun
 
@@ -71,7 +72,12 @@ def describe_table(result: "LabResult") -> str:
 
 
 def describe_winner(winner: Entry) -> str:
-    """Says how much the winner gains."""
+    """Says how much the winner gains, or that the figures are too low to rank anything."""
+    if winner.figures["AP"] < MIN_AP:
+        return (
+            f" is the first of a ranking that says nothing: its AP is {format_figure(winner.figures['AP'])}. The "
+            "network has learned too little for these fits: give it more time (--minutes), or name a run (--run RUN)."
+        )
     if not winner.gains:
         return " is the baseline: no candidate is better."
     words = {"better": "larger than chance", "worse": "worse than the baseline", "": "not larger than chance"}

@@ -66,11 +66,22 @@ def timm_weights(backbone: TimmBackbone, weights: str, read: Callable[[Path], di
         if weights != "pretrained":
             raise ValueError(f"{weights} does not fit timm's {config.name}: {error}") from error
         raise ValueError(
-            f"timm could not get the weights of {config.name} ({error}): name one with weights "
-            "(timm.list_pretrained()), see timm's documentation for its cache, or set model.backbone.weights to the "
-            "path of a file or to 'none'"
+            f"timm could not get the weights of {config.name} ({error}). {_describe_download(config)}choose a network "
+            "with weights (timm.list_pretrained()), or set model.backbone.weights to 'none'"
         ) from error
     return {f"network.{key}": value for key, value in network.state_dict().items()}
+
+
+def _describe_download(config: TimmConfig) -> str:
+    """Says where the weights of a network are, for a machine that cannot download them; the message goes on."""
+    settings = import_timm(config.name).get_pretrained_cfg(config.name)  # None: timm does not know the name
+    if not (repository := getattr(settings, "hf_hub_id", None)):
+        return "Name a file of them (--model.backbone.weights FILE), "
+    file = settings.hf_hub_filename or "model.safetensors"
+    return (
+        f"Download {file} from https://huggingface.co/{repository} on another machine, and name it: "
+        f"--model.backbone.weights {file}. Or "
+    )
 
 
 def _overlay(state: dict[str, Tensor], config: TimmConfig) -> dict[str, Any]:
