@@ -90,8 +90,11 @@ def main() -> None:
         parser.error(f"unknown options: {' '.join(rest)}")
     match options.command:
         case "train":
-            out = next((word.split("=")[1] for word in rest if word.startswith("--run.out=")), f"runs/{options.recipe}")
-            subprocess.run([sys.executable, "-m", "tailseg", "train", options.recipe, *rest], check=True)
+            words = [part for word in rest for part in word.split("=", 1)]  # --run.out FOLDER or --run.out=FOLDER
+            out = words[words.index("--run.out") + 1] if "--run.out" in words else f"runs/{options.recipe}"
+            command = [sys.executable, "-m", "tailseg", "train", options.recipe, *rest]
+            if code := subprocess.run(command, check=False).returncode:  # it has said why
+                sys.exit(code)
             print(format_line(read_run(Path(out))))
         case "line":
             print(format_line(read_run(options.run, by=options.by)))

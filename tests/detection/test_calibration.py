@@ -234,3 +234,13 @@ def test_the_name_before_it_moved_works_with_a_warning():
 
     with pytest.warns(DeprecationWarning, match=r"import norcal_offsets from tailseg\.detection\.calibration"):
         assert before.norcal_offsets is norcal_offsets
+
+
+@pytest.mark.parametrize("bad", [[1.0, 0.0, 1.5, 2.0], [1.0, math.nan, 1.0, 1.0]])
+def test_what_is_no_fractal_dimension_is_refused(bad):
+    """As a table gives it whose first row stands for no class; the scores would be infinite or NaN."""
+    dimensions = torch.tensor(bad)
+    with pytest.raises(ValueError, match=r"a fractal dimension above 0 for each of 4 classes, got 4 numbers: \[1.0, "):
+        fracal_offsets(COUNTS, dimensions, num_images=IMAGES)
+    with pytest.raises(ValueError, match="a fractal dimension above 0"):
+        fracal_sigmoid_scores(torch.zeros(2, 4), COUNTS, dimensions, num_images=IMAGES)

@@ -6,9 +6,9 @@ import mpmath
 import pytest
 import torch
 
-from tailseg.losses import Gumbel, GumbelCE, Sigmoid, bce_with_logits
+from tailseg.losses import FocalLoss, FocalLossConfig, Gumbel, GumbelCE, Sigmoid, bce_with_logits
 from tailseg.losses.drop_loss import DropLoss
-from tailseg.losses.links import APA
+from tailseg.losses.links import APA, find_link
 from tailseg.structures import ClassFrequency
 
 METHODS = ("probability", "log_probability", "log_complement", "log_probability_slope", "log_complement_slope")
@@ -131,3 +131,33 @@ def test_what_is_no_shape():
     with pytest.raises(ValueError, match="APA has no form published in 2022"):
         DropLoss(frequency(), link=APA(), published="2022")
     assert GumbelCE(3).link.at_columns(torch.zeros(1, 1, dtype=torch.int64)).init_bias == Gumbel.init_bias
+
+
+def test_an_unknown_link_is_refused_with_the_names():
+    with pytest.raises(ValueError, match="link is gumbel, sigmoid, normal or a Link, got 'apa'"):
+        find_link("apa")
+
+
+def test_the_focal_losses_refuse_it_by_name():
+    """Their settings hold the name of a link; in use, unlike here, nothing checks types before."""
+    config = FocalLossConfig()
+    vars(config)["link"] = APA(0.3)
+    with pytest.raises(ValueError, match=r"FocalLoss takes a link by its name .*, got APA\("):
+        vars(FocalLoss.__init__)["__wrapped__"](FocalLoss.__new__(FocalLoss), 3, config)
+
+
+def test_its_parameters_may_be_plain_tensors():
+    """As torch.func.functional_call makes them."""
+    link, q = APA(0.3, learns=True), torch.randn(9)
+    values = {name: value.detach() for name, value in link.named_parameters()}
+    grads = torch.func.grad(lambda state: torch.func.functional_call(link, state, (q,)).sum())(values)
+    link(q).sum().backward()
+    for name, parameter in link.named_parameters():
+        torch.testing.assert_close(grads[name], parameter.grad)
+
+
+@pytest.mark.parametrize("learns", [False, True])
+def test_on_the_meta_device(learns):
+    with torch.device("meta"):
+        link = APA(0.3, num_classes=4, learns=learns)
+        assert link(torch.zeros(2, 4)).shape == (2, 4)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from tailseg.losses import binary
+from tailseg.models import activations
 from tailseg.models.activations import AGLU, APA, LEAST_LAMBDA, aglu, apa
 
 
@@ -131,6 +132,41 @@ def test_starts_in_its_ranges():
     assert layer.kappa.min() >= -1
     assert layer.kappa.max() <= 0
     assert AGLU().no_weight_decay() == {name for name, _ in AGLU().named_parameters()}
+
+
+@pytest.mark.parametrize("num_parameters", [1, 3])
+@pytest.mark.parametrize("kind", [AGLU, APA])
+def test_torch_func_follows_it(kind, num_parameters):
+    """Derivatives by torch.func, also of each image, and a tangent."""
+    layer, z = kind(num_parameters), torch.randn(2, 3, 4)
+
+    def total(z, state):
+        return torch.func.functional_call(layer, state, (z,)).square().sum()
+
+    state = {name: value.detach() for name, value in layer.named_parameters()}
+    by_z, by_state = torch.func.grad(total, argnums=(0, 1))(z, state)
+    total(z.requires_grad_(), dict(layer.named_parameters())).backward()
+    torch.testing.assert_close(by_z, z.grad)
+    for name, parameter in layer.named_parameters():
+        torch.testing.assert_close(by_state[name], parameter.grad)
+    each = torch.vmap(torch.func.grad(total), in_dims=(0, None))(z.detach()[:, None], state)
+    torch.testing.assert_close(each[:, 0], z.grad)
+    _, tangent = torch.func.jvp(lambda z: total(z, state), (z.detach(),), (torch.ones_like(z),))
+    torch.testing.assert_close(tangent, z.grad.sum())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_a_trace_follows_it():
+    """As tools that count operations or draw a graph make it."""
+    layer, z = nn.Sequential(AGLU(), APA(3)), torch.randn(2, 3, 4)
+    traced = torch.jit.trace(layer, z)
+    torch.testing.assert_close(traced(z[:1] * 2), layer(z[:1] * 2))
+
+
+def test_whole_numbers_are_refused():
+    with pytest.raises(TypeError, match=r"AGLU and APA take floating point numbers, got torch\.int64"):
+        activations._apply(torch.arange(5), torch.ones(1), torch.ones(1), True)
 
 
 COMPILED = """

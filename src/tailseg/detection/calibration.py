@@ -65,9 +65,9 @@ def fracal_offsets(
         The offsets of the logits, float64.
 
     Raises:
-        ValueError: a class occurs in more than ``num_images`` images.
+        ValueError: a class occurs in more than ``num_images`` images, or a dimension is not above 0.
     """
-    return _fracal_prior(image_counts, num_images) - strength * dimensions.double().log()
+    return _fracal_prior(image_counts, dimensions, num_images) - strength * dimensions.double().log()
 
 
 def normalize_logits(
@@ -184,11 +184,12 @@ def fracal_sigmoid_scores(
         The scores in ``[0, 1]``.
 
     Raises:
-        ValueError: a class occurs in more than ``num_images`` images.
+        ValueError: a class occurs in more than ``num_images`` images, or a dimension is not above 0.
     """
+    prior = _fracal_prior(image_counts, dimensions, num_images)
     weight = dimensions.double() ** strength
     spread = -(weight / weight.mean()).log10()
-    return logits.sigmoid() * adjust_logits(logits, _fracal_prior(image_counts, num_images) + spread).sigmoid()
+    return logits.sigmoid() * adjust_logits(logits, prior + spread).sigmoid()
 
 
 def fractal_dimensions(
@@ -248,8 +249,13 @@ def _occupied_cells(centers: Tensor, labels: Tensor, grid: int, num_classes: int
     return (cells // grid**2).bincount(minlength=num_classes).cpu()
 
 
-def _fracal_prior(image_counts: Tensor, num_images: int) -> Tensor:
+def _fracal_prior(image_counts: Tensor, dimensions: Tensor, num_images: int) -> Tensor:
     counts = _positive(image_counts)
+    if dimensions.shape != counts.shape or not ((dimensions > 0) & dimensions.isfinite()).all():
+        raise ValueError(
+            f"expected a fractal dimension above 0 for each of {len(counts)} classes, got {len(dimensions)} numbers: "
+            f"{dimensions.tolist()[:5]} ..."
+        )
     if len(counts) and counts.max() > num_images:
         raise ValueError(
             f"num_images must count all training images, got {num_images}, but a class occurs in {int(counts.max())}"

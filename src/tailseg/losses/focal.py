@@ -12,7 +12,7 @@ from torch import Tensor
 from tailseg.losses.base import ConfiguredLoss, at_least_float32, takes_settings
 from tailseg.losses.binary import ClassFactors, EntryCost, split_alpha
 from tailseg.losses.binary_loss import BinaryLoss, Entries
-from tailseg.losses.links import LINKS
+from tailseg.losses.links import find_link
 from tailseg.losses.settings import EqualizedFocalLossConfig, VarifocalLossConfig
 from tailseg.losses.settings import FocalLossConfig as FocalLossConfig
 from tailseg.structures import ClassFrequency
@@ -35,7 +35,12 @@ class LinkedFocalLoss(ConfiguredLoss, BinaryLoss):
         config: FocalLossConfig | EqualizedFocalLossConfig | VarifocalLossConfig,
     ) -> None:
         super().__init__(classes, config)
-        self.link = LINKS[config.link]
+        self.link = find_link(config.link)
+        if config.link not in BIASES:
+            raise ValueError(
+                f"{type(self).__name__} takes a link by its name ({', '.join(BIASES)}), got {self.link}: DropLoss, "
+                "EQL, bce_with_logits and focal_with_logits take any Link"
+            )
         self.entry = EntryCost(self.link)
         self._bias = BIASES[config.link] if config.init_bias is None else config.init_bias
 

@@ -4,14 +4,14 @@ For logits of any shape, where each entry is a question of its own: classifiers,
 """
 
 from math import prod
-from typing import Literal, cast, get_args
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from tailseg.losses.binary import ClassFactors, EntryCost, TargetEntries, split_alpha
-from tailseg.losses.links import LINKS, Link
+from tailseg.losses.links import Link, find_link
 from tailseg.losses.settings import LinkName
 
 Reduction = Literal["none", "mean", "sum"]
@@ -132,14 +132,6 @@ def focal_with_logits(
     return _reduce(input, target.detach(), weight, reduction, None, link, factors, ignore_index, ignored)
 
 
-def _get_link(link: Link | str) -> Link:
-    if isinstance(link, Link):
-        return link
-    if link not in LINKS:
-        raise ValueError(f"link is {', '.join(LINKS)} or a Link, got {link!r}")
-    return LINKS[cast(LinkName, link)]
-
-
 def _require_tensors(**arguments: object) -> None:
     """Refuses arguments that are no tensors, as torch does."""
     for name, value in arguments.items():
@@ -169,7 +161,7 @@ def _reduce(
     if ignore_index is not None:
         ignored = target == ignore_index if ignored is None else ignored | (target == ignore_index)
     # Entries without classes may be many: they are rows. A link that is no plain arithmetic may have classes.
-    link = _get_link(link)
+    link = find_link(link)
     rows = (prod(q.shape[:-1]), q.shape[-1]) if q.ndim > 1 or (q.ndim and not link.fuses) else (q.numel(), 1)
     dtype = torch.promote_types(q.dtype, torch.float32)
 

@@ -469,11 +469,8 @@ class APA(nn.Module, Link):
                 f"lambda_ and kappa are numbers or have one number for each of {shape[0] if shape else 'C'} classes, "
                 f"got the shapes {[list(value.shape) for value in values]}"
             )
-        lowest, highest = values[0].min(), values[0].max()
-        if not (lowest > 0 if learns else lowest >= 0) or not highest.isfinite():
-            raise ValueError(f"lambda_ is {'above' if learns else 'at least'} 0, got {lowest:g} .. {highest:g}")
-        if not (values[1].min() > 0 and values[1].isfinite().all()):
-            raise ValueError(f"kappa is above 0, got {values[1].min():g}: with another one p does not rise with q")
+        if not any(value.is_meta for value in values):  # which have a shape alone
+            self._check_ranges(*values, learns)
         self.learns = learns
         for name, value in zip(("lambda_", "kappa"), values, strict=True):
             value = value.expand(shape).clone()
@@ -482,15 +479,31 @@ class APA(nn.Module, Link):
             else:
                 self.register_buffer(f"fixed_{name}", value, persistent=False)
 
+    @staticmethod
+    def _check_ranges(lambda_: Tensor, kappa: Tensor, learns: bool) -> None:
+        lowest, highest = lambda_.min(), lambda_.max()
+        if not (lowest > 0 if learns else lowest >= 0) or not highest.isfinite():
+            raise ValueError(f"lambda_ is {'above' if learns else 'at least'} 0, got {lowest:g} .. {highest:g}")
+        if not (kappa.min() > 0 and kappa.isfinite().all()):
+            raise ValueError(f"kappa is above 0, got {kappa.min():g}: with another one p does not rise with q")
+
+    def forward(self, q: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+        """The probability, for code that calls a module."""
+        return self.probability(q)
+
     @property
     def lambda_(self) -> Float[Tensor, "*C"]:
         """The effective lambda."""
-        return softplus(self.get_parameter("raw_lambda_")) if self.learns else self.get_buffer("fixed_lambda_")
+        return self._get("lambda_")
 
     @property
     def kappa(self) -> Float[Tensor, "*C"]:
         """The effective kappa."""
-        return softplus(self.get_parameter("raw_kappa")) if self.learns else self.get_buffer("fixed_kappa")
+        return self._get("kappa")
+
+    def _get(self, name: str) -> Tensor:
+        # get_parameter would refuse the plain tensors that torch.func.functional_call puts there
+        return softplus(getattr(self, f"raw_{name}")) if self.learns else getattr(self, f"fixed_{name}")
 
     @property
     def init_bias(self) -> float:  # ty: ignore[incompatible-property-override]
@@ -698,3 +711,16 @@ def _lambda_series(x: Tensor) -> Tensor:
 
 LINKS: Mapping[LinkName, Link] = {"gumbel": Gumbel(), "sigmoid": Sigmoid(), "normal": NormalCDF()}
 """The links by their name in a config; a loss takes any `Link`."""
+
+
+def find_link(link: Link | str) -> Link:
+    """Returns the link of this name, or the link itself.
+
+    Raises:
+        ValueError: there is no link of this name.
+    """
+    if isinstance(link, Link):
+        return link
+    if link not in LINKS:
+        raise ValueError(f"link is {', '.join(LINKS)} or a Link, got {link!r}")
+    return LINKS[cast(LinkName, link)]

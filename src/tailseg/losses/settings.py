@@ -100,7 +100,7 @@ class PublishedLossConfig(BaseLossConfig):
                 f"loss.published is {self.published!r}, and the code of that year has DropLoss alone, not "
                 f"{type(self).__name__.removesuffix('Config')}: set {', '.join(self.years)} or None (--loss.published)"
             )
-        years = ", ".join(get_args(PublishedVersion))
+        years = ", ".join(map(repr, get_args(PublishedVersion)))  # in quotes: the number 2024 is not meant
         raise SettingError(f"loss.published is {years}, or None, got {self.published!r} (--loss.published)")
 
 

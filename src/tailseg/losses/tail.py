@@ -13,7 +13,7 @@ from tailseg.deprecated import renamed_fields
 from tailseg.losses.base import at_least_float32
 from tailseg.losses.binary import Dropped
 from tailseg.losses.binary_loss import BinaryLoss, Entries
-from tailseg.losses.links import LINKS, Link
+from tailseg.losses.links import Link, find_link
 from tailseg.losses.settings import PARITY, ClassWeights, LinkName, PublishedVersion, Tail, TailLossConfig
 from tailseg.structures import ClassFrequency
 
@@ -93,7 +93,7 @@ class TailLoss(BinaryLoss):
             published=published,
         )
         self.set_class_weights(frequency, config)
-        link = link if isinstance(link, Link) else LINKS[link]
+        link = find_link(link)
         self.num_classes = self.num_logits = frequency.num_classes
         self.link = link.published(published) if published else link
         self.bias = link.init_bias if init_bias is None else init_bias

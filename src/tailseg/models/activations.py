@@ -20,7 +20,7 @@ from torch.autograd.function import BackwardCFunction
 from torch.nn import functional as F
 
 from tailseg.losses.binary import BLOCK, call_compiled, will_compile
-from tailseg.losses.links import subtract_from_log
+from tailseg.losses.links import is_transformed, subtract_from_log
 
 LEAST_LAMBDA = 1e-4
 """The published least lambda."""
@@ -41,8 +41,11 @@ def apa(z: Float[Tensor, "*S"], lambda_: Float[Tensor, "*L"], kappa: Float[Tenso
 
     Returns:
         Values in [0, 1].
+
+    Raises:
+        TypeError: z holds whole numbers.
     """
-    return cast(Tensor, _AdaptiveFunction.apply(z, lambda_, kappa, False))
+    return _apply(z, lambda_, kappa, False)
 
 
 def aglu(z: Float[Tensor, "*S"], lambda_: Float[Tensor, "*L"], kappa: Float[Tensor, "*L"]) -> Float[Tensor, "*S"]:
@@ -55,8 +58,11 @@ def aglu(z: Float[Tensor, "*S"], lambda_: Float[Tensor, "*L"], kappa: Float[Tens
 
     Returns:
         The gated input.
+
+    Raises:
+        TypeError: z holds whole numbers.
     """
-    return cast(Tensor, _AdaptiveFunction.apply(z, lambda_, kappa, True))
+    return _apply(z, lambda_, kappa, True)
 
 
 class _Adaptive(nn.Module):
@@ -187,6 +193,14 @@ class InPlaceReLU(nn.Module):
 def build_activation(name: Literal["relu", "silu", "aglu"]) -> nn.Module:
     """Builds an activation for a place where nothing else needs its input. AGLU's lambda is clamped, as published."""
     return {"relu": InPlaceReLU, "silu": nn.SiLU, "aglu": lambda: AGLU(positive="clamp")}[name]()
+
+
+def _apply(z: Tensor, lambda_: Tensor, kappa: Tensor, gated: bool) -> Tensor:
+    if not z.is_floating_point():  # the result has the type of z, and would be rounded
+        raise TypeError(f"AGLU and APA take floating point numbers, got {z.dtype}")
+    if is_transformed() or torch.jit.is_tracing():  # which follow plain operations alone
+        return _compute_value(z, lambda_, kappa, gated).to(z.dtype)
+    return cast(Tensor, _AdaptiveFunction.apply(z, lambda_, kappa, gated))
 
 
 class _AdaptiveFunction(torch.autograd.Function):
