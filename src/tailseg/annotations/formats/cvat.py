@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from tailseg.annotations.formats.builder import Builder, Parts, group_objects, read_numbers
+from tailseg.annotations.formats.builder import Builder, Parts, group_objects, parse_numbers, read_numbers
 from tailseg.annotations.formats.parsers import get_text, iterate_xml, read_root
 from tailseg.annotations.formats.rings import make_ellipse, make_rectangle, rotate
 from tailseg.annotations.json_file import Sections
@@ -85,7 +85,7 @@ def _make_shape(builder: Builder, shape: "Element", where: str) -> Parts | None:
             return Parts(box=(x1, y1, x2, y2))
         return Parts(rings=[rotate(make_rectangle(x1, y1, x2, y2), degrees, ((x1 + x2) / 2, (y1 + y2) / 2))])
     if shape.tag == "polygon":
-        points = (shape.get("points") or "").replace(";", ",").split(",")
+        points = parse_numbers((shape.get("points") or "").replace(";", ","))
         numbers = read_numbers(points, None, f"{where}, polygon")
         return Parts(rings=[np.array(numbers).reshape(-1, 2)])
     if shape.tag == "ellipse":

@@ -216,8 +216,9 @@ def _add_objects(builder: Builder, image: int, parsed: _Parsed, masks: list[tupl
         x1, y1, x2, y2 = item["box"] or box
         fields = item["fields"] | {"bbox": [float(number) for number in (x1, y1, x2 - x1, y2 - y1)]}
         builder.add_object(image, name, Parts(masks=[(mask, 0, 0)], fields=fields))
-    for item in left.values():
-        builder.add_object(image, item["name"], Parts(box=item["box"], fields=item["fields"]))
+    builder.add_objects(
+        image, [(item["name"], Parts(box=item["box"], fields=item["fields"])) for item in left.values()]
+    )
     for item in parsed.objects:
         for tag in item["extra"]:
             if tag in ("pose", "truncated", "occluded"):
