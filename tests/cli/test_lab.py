@@ -68,9 +68,24 @@ def test_wrong_options_are_refused(run, tmp_path, capsys):
     for arguments, message in (
         ([], "name an annotation file, or a run with --run"),
         (["my.json", f"--run={run}"], "name an annotation file, or a run with --run"),
+        ([f"--run={run}", "--val", "val.json"], "--run has its own data and network"),
         ([f"--run={run}", "--losses", "gumble"], "no such loss; did you mean gumbel"),
     ):
         assert main(["lab", *arguments, f"--out={tmp_path}"]) == 2
         assert message in " ".join(capsys.readouterr().err.split())
     assert main(["lab", str(tmp_path / "missing.json"), f"--out={tmp_path}"]) == 1
     assert "missing.json" in capsys.readouterr().err
+
+
+def test_a_lab_takes_boxes_and_a_validation_set(tmp_path, monkeypatch):
+    trained = []
+    monkeypatch.setattr("tailseg.lab.train_network", lambda recipe, *_, **__: trained.append(recipe))
+    monkeypatch.setattr("tailseg.lab.run_lab", lambda *_, **__: None)
+    monkeypatch.setattr("tailseg.cli.lab._tell", lambda *_: None)
+    train, val = tmp_path / "train.json", tmp_path / "val.json"
+    for file in (train, val):
+        file.write_text("{}")
+    command = ["lab", str(train), "--boxes-only", "--val", str(val), f"--out={tmp_path / 'out'}"]
+    assert main([*command, "--val-images", "photos"]) == 0
+    assert trained[0].model.mask is None
+    assert (trained[0].data.val, trained[0].data.val_images) == (str(val), "photos")

@@ -16,6 +16,7 @@ from rich.table import Table
 from tailseg.cli.common import UsageError, find_own_code, find_recipe, output, parse, require_run, suggestion
 from tailseg.cli.file_kinds import LAB, PAGE, SAVED_RECIPE, TRIALS
 from tailseg.cli.outputs import check
+from tailseg.cli.train import without_masks
 from tailseg.data.tiny_tail import is_tiny_tail
 from tailseg.files import Input, Output
 from tailseg.losses.settings import LOSSES
@@ -45,12 +46,13 @@ class Lab:
     examples:
       tailseg lab my.json
       tailseg lab my.json --minutes 60 --by APr
+      tailseg lab train.json --val val.json --boxes-only
       tailseg lab --run runs/custom_small
       tailseg lab --run runs/custom_small --losses gumbel gol ecm --seeds 5
     """
 
     data: Annotated[str, tyro.conf.Positional, Input()] = ""
-    """Annotation file, or tiny_tail[:preset]. A tenth of the images is held out for validation."""
+    """Annotation file, or tiny_tail[:preset]. Without --val, a tenth of the images is held out for validation."""
     run: Path | None = None
     """Folder of a trained run of Mask R-CNN or Faster R-CNN, in place of DATA: its network and its data are used."""
     out: Annotated[Path, Output("lab.html, lab.json, winner.json, trials.jsonl, network, features")] = Path("runs/lab")
@@ -81,6 +83,12 @@ class Lab:
     """Device of the network; auto uses cuda if it is available, else cpu. The fits run on the CPU."""
     train_images: Annotated[str | None, Input()] = None
     """Folder of the images of DATA, unless they lie next to it."""
+    val: Annotated[str | None, Input()] = None
+    """Annotation file of the validation set of DATA."""
+    val_images: Annotated[str | None, Input()] = None
+    """Folder of the images of --val, unless they lie next to it."""
+    boxes_only: bool = False
+    """DATA has boxes without masks: the network is trained without its mask head."""
     recipe: str | None = None
     """Recipe of the network in place of custom_small, or module:function of your own; with --run, your own recipe of
     the run."""
@@ -93,6 +101,8 @@ def run(arguments: Sequence[str]) -> None:
     options = parse(Lab, arguments, command="lab")
     if bool(options.data) == bool(options.run):
         raise UsageError("name an annotation file, or a run with --run: tailseg lab my.json, tailseg lab --run RUN")
+    if options.run and (options.val or options.boxes_only):
+        raise UsageError("--run has its own data and network: --val and --boxes-only belong to an annotation file")
     for name in options.losses:
         if name not in LOSSES:
             raise UsageError(f"--losses {name}: no such loss{suggestion(name, LOSSES)}. There are {', '.join(LOSSES)}")
@@ -153,8 +163,14 @@ def _make_recipe(options: Lab) -> "Recipe":
     """The recipe of the network for the data."""
     tiny = is_tiny_tail(options.data)
     recipe = find_recipe(options.recipe or ("tiny_gumbel" if tiny else "custom_small"))
+    if options.boxes_only:
+        recipe = without_masks(recipe)
     data = replace(
-        recipe.data, train=options.data, val=options.data if tiny else None, train_images=options.train_images
+        recipe.data,
+        train=options.data,
+        train_images=options.train_images,
+        val=options.val or (options.data if tiny else None),
+        val_images=options.val_images,
     )
     return replace(recipe, data=data, run=replace(recipe.run, device=options.device))
 
