@@ -13,8 +13,10 @@ from tailseg.cli.train import optimizer_note, train_options
 from tailseg.cli.unknown_options import find_unknown_option, nearest_options
 from tailseg.data.settings import ColorConfig, CopyPasteConfig, CropConfig, JitterConfig
 from tailseg.losses import LOSSES, DropLossConfig
-from tailseg.models import SwinConfig, TimmConfig
+from tailseg.models import NormalizedConfig, SwinConfig, TimmConfig
+from tailseg.models.config import SEConfig
 from tailseg.recipes import AdamWConfig, ScheduleConfig, SGDConfig, get_recipe
+from tailseg.recipes.bases import with_normalized_classifier
 from tailseg.recipes.commands import list_own_modules
 
 from .conftest import SMALL
@@ -248,6 +250,31 @@ def test_steps_of_a_recipe_are_changed_and_removed() -> None:
     assert get_recipe(swin).data.crop == CropConfig()
     assert train_options(swin, ["--data.crop", "--data.crop.least", "200"]).recipe.data.crop == CropConfig(least=200)
     assert train_options(swin, ["--data.no-crop"]).recipe.data.crop is None
+
+
+def test_optional_parts_of_the_model_are_added_and_removed() -> None:
+    plain = train_options("tiny_gol", []).recipe.model
+    assert plain.mask.normalized is plain.box.normalized is plain.backbone.se is None
+    words = ["--model.mask.normalized.learned", "--model.box.normalized", "--model.backbone.se.gate", "apa"]
+    model = train_options("tiny_gol", words).recipe.model
+    assert model.mask.normalized == NormalizedConfig(learned=True)
+    assert model.box == with_normalized_classifier(plain).box
+    assert model.backbone.se == SEConfig(gate="apa")
+    swin = "gol_mask_rcnn_swin_t_rfs_1x"
+    for words in (
+        ["--model.mask.no-normalized"],
+        ["--model.mask.normalized", "None"],
+        ["--model.mask.normalized=None"],
+    ):
+        assert get_recipe(swin).model.mask.normalized is not None
+        assert train_options(swin, words).recipe.model.mask.normalized is None
+    with pytest.raises(UsageError, match="two kinds of classifier"):
+        train_options("tiny_gol", ["--model.box.normalized", "--model.box.wrapped-cauchy"])
+
+
+def test_a_backbone_without_the_part_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises((UsageError, SystemExit)):
+        train_options("gol_mask_rcnn_swin_t_rfs_1x", ["--model.backbone.se"])
 
 
 @pytest.mark.parametrize(

@@ -1,21 +1,23 @@
 """Parts of a recipe by name: ``--loss gol``, ``--optim adamw``, ``--backbone timm:NAME``, ``--loss my_module:config``.
 
 A part is put into the recipe before the other options are parsed, because its own settings are options too: ``--loss
-gol --loss.tail r``. The same holds for steps of the augmentation that a recipe may lack: ``--data.paste`` adds
-copy-paste, ``--data.paste.scale 0.5 2`` adds it with this scale, and ``--data.no-paste`` removes it.
+gol --loss.tail r``. The same holds for parts that a recipe may lack, such as steps of the augmentation:
+``--data.paste`` adds copy-paste, ``--data.paste.scale 0.5 2`` adds it with this scale, and ``--data.no-paste`` removes
+it. ``--model.mask.normalized`` makes the mask predictor a normalized one.
 """
 
 import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import reduce
 from itertools import pairwise
 from typing import Any
 
 from tailseg.cli.common import UsageError, import_from_working_directory, suggestion
 from tailseg.data.settings import ColorConfig, CopyPasteConfig, CropConfig, JitterConfig
 from tailseg.losses.settings import LOSSES
-from tailseg.models.config import BACKBONES, backbone_named
+from tailseg.models.config import BACKBONES, NormalizedConfig, SEConfig, WrappedCauchyConfig, backbone_named
 from tailseg.ranges import SettingError
 from tailseg.recipes.recipe import OPTIMIZERS, Recipe, ScheduleConfig
 
@@ -63,37 +65,89 @@ PARTS: Mapping[str, Part] = {
 }
 """The options that exchange a part of the recipe."""
 
-STEPS: Mapping[str, type] = {
-    "crop": CropConfig,
-    "jitter": JitterConfig,
-    "color": ColorConfig,
-    "paste": CopyPasteConfig,
+OPTIONAL: Mapping[tuple[str, ...], Any] = {
+    ("data", "crop"): CropConfig(),
+    ("data", "jitter"): JitterConfig(),
+    ("data", "color"): ColorConfig(),
+    ("data", "paste"): CopyPasteConfig(),
+    ("model", "backbone", "se"): SEConfig(),
+    ("model", "box", "normalized"): NormalizedConfig(temperature=5.0),
+    ("model", "box", "wrapped_cauchy"): WrappedCauchyConfig(),
+    ("model", "mask", "normalized"): NormalizedConfig(),
 }
-"""Optional steps of the augmentation: their setting in ``data``, and its class."""
+"""Parts that a recipe may lack: the fields that lead to them, and their first settings."""
 
 
-def with_steps(recipe: Recipe, arguments: Sequence[str]) -> tuple[Recipe, list[str]]:
-    """Adds the steps of the augmentation that the options name, with their default settings, and removes others.
+def with_optional(recipe: Recipe, arguments: Sequence[str]) -> tuple[Recipe, list[str]]:
+    """Adds the optional parts that the options name, with their first settings, and removes others.
 
     Args:
         recipe: the recipe that the options change.
         arguments: all options of the command.
 
     Returns:
-        The recipe, and the options without ``--data.paste``, ``--data.no-paste`` and the like. The settings of a step,
+        The recipe, and the options without ``--data.paste``, ``--data.no-paste`` and the like. The settings of a part,
         such as ``--data.paste.scale``, stay.
+
+    Raises:
+        UsageError: two parts that exclude each other.
     """
-    steps, rest = {name: getattr(recipe.data, name) for name in STEPS}, []
-    for argument in arguments:
-        word = argument.partition("=")[0].removeprefix("--data.")
-        name, dot, _ = word.removeprefix("no-").partition(".")
-        if not argument.startswith("--data.") or name not in STEPS or (dot and word.startswith("no-")):
+    rest: list[str] = []
+    for argument in _spell_removals(arguments):
+        named = _find_optional(argument)
+        if named is None or not _has(recipe, named[0]):
             rest.append(argument)
             continue
-        steps[name] = None if word.startswith("no-") else steps[name] or STEPS[name]()
-        if dot or "=" in argument:
+        path, removed = named
+        value = None if removed else _get(recipe, path) or OPTIONAL[path]
+        try:
+            recipe = _replaced(recipe, path, value)
+        except SettingError as error:
+            raise UsageError(f"{argument}: {error}") from None
+        if not removed and argument not in _spellings(path):
             rest.append(argument)
-    return replace(recipe, data=replace(recipe.data, **steps)), rest
+    return recipe, rest
+
+
+def _spell_removals(arguments: Sequence[str]) -> list[str]:
+    """Writes ``--model.mask.normalized None``, or with an equals sign, as ``--model.mask.no-normalized``."""
+    words = list(arguments)
+    for index in reversed(range(len(words))):
+        option, equals, value = words[index].partition("=")
+        end = index + (1 if equals else 2)
+        if _is_optional(option) and ([value] if equals else words[index + 1 : end]) == ["None"]:
+            holder, _, name = option.rpartition(".")
+            words[index:end] = [f"{holder}.no-{name}"]
+    return words
+
+
+def _is_optional(option: str) -> bool:
+    return any(option in _spellings(path) for path in OPTIONAL)
+
+
+def _spellings(path: Sequence[str]) -> set[str]:
+    option = "--" + ".".join(path)
+    return {option, option.replace("_", "-")}
+
+
+def _find_optional(argument: str) -> tuple[tuple[str, ...], bool] | None:
+    """The optional part that an option names, and whether the option removes it; None if it names none."""
+    for path in OPTIONAL:
+        removing = (*path[:-1], f"no_{path[-1]}")
+        if argument in _spellings(removing):
+            return path, True
+        if any(argument == option or argument.startswith((f"{option}.", f"{option}=")) for option in _spellings(path)):
+            return path, False
+    return None
+
+
+def _has(recipe: Recipe, path: Sequence[str]) -> bool:
+    holder = _get(recipe, path[:-1])
+    return is_dataclass(holder) and path[-1] in {field.name for field in fields(holder)}
+
+
+def _get(recipe: Recipe, path: Sequence[str]) -> Any:  # noqa: ANN401 - a part of a recipe
+    return reduce(lambda holder, name: getattr(holder, name, None), path, recipe)
 
 
 def with_parts(recipe: Recipe, arguments: Sequence[str]) -> Recipe:

@@ -344,14 +344,14 @@ def train_options(name: str, arguments: Sequence[str]) -> Train:
     if arguments and not arguments[0].startswith("-"):
         hint = ". Name the annotation file with --data.train" if _is_data(arguments[0]) else ""
         raise UsageError(f"`tailseg train {name}` does not expect {arguments[0]!r} here{hint}")
-    from tailseg.cli.parts import read_option, with_parts, with_steps
+    from tailseg.cli.parts import read_option, with_optional, with_parts
     from tailseg.recipes.initial import with_initial_weights
 
     init_from = read_option(arguments, "--init-from")
     if init_from is not None and read_option(arguments, "--run.init-from") is not None:
         raise UsageError("--init-from is the short form of --run.init-from. Give one of them")
     # These options change which settings the recipe has, so the recipe must have them before the others are parsed.
-    recipe, arguments = with_steps(with_parts(_find_base(name, init_from), arguments), arguments)
+    recipe, arguments = with_optional(with_parts(_find_base(name, init_from), arguments), arguments)
     if init_from:
         try:
             recipe = with_initial_weights(recipe, init_from)
