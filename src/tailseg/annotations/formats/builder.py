@@ -111,7 +111,13 @@ class Builder:
             self.losses[what] += number
 
     def add_object(self, image: int, name: str, parts: Parts) -> None:
-        """Adds one object, see `add_objects`."""
+        """Adds one object, see `add_objects`.
+
+        Args:
+            image: id of the image.
+            name: the class.
+            parts: its shape.
+        """
         self.add_objects(image, [(name, parts)])
 
     def add_objects(self, image: int, objects: Iterable[tuple[str, Parts]]) -> None:
