@@ -363,6 +363,8 @@ def test_names_of_images_stay_in_the_folder(tmp_path: Path, written: str) -> Non
 
 # CVAT
 
+IMAGE = '<annotations><image id="0" name="a.jpg" width="{}" height="{}">{}</image></annotations>'
+
 
 def test_cvat(tmp_path: Path) -> None:
     draw(tmp_path / "images" / "a.jpg")
@@ -394,6 +396,24 @@ def test_cvat(tmp_path: Path) -> None:
     write(file, "<annotations><track id='0' label='a'/></annotations>")
     with pytest.raises(DatasetError, match=r"has tracks \(CVAT for video\)"):
         open_file(file)
+
+
+def test_numbers_that_json_does_not_know_are_read(tmp_path: Path) -> None:
+    polygon = '<polygon label="dog" points=".5,5;+30.5,5.;30.5,025;5e-1,25"/>'
+    file = write(tmp_path / "annotations.xml", IMAGE.format(60, 40, polygon))
+    (record,) = map(decode_record, read_sections(file).annotations)
+    assert record["segmentation"] == [[0.5, 5, 30.5, 5, 30.5, 25, 0.5, 25]]
+    assert record["bbox"] == [0.5, 5, 30, 20]
+
+
+def test_boxes_of_an_image_that_is_too_large_for_masks(tmp_path: Path) -> None:
+    box = '<box label="dog" xtl="1" ytl="2" xbr="4" ybr="8"/>'
+    file = write(tmp_path / "annotations.xml", IMAGE.format(30_000, 30_000, box))
+    (record,) = map(decode_record, read_sections(file).annotations)
+    assert record["bbox"] == [1, 2, 3, 6]
+    write(file, IMAGE.format(30_000, 30_000, '<polygon label="dog" points="1,1;9,1;9,9"/>'))
+    with pytest.raises(DatasetError, match="too large. Cut it into tiles"):
+        read_sections(file)
 
 
 # Label Studio

@@ -146,7 +146,8 @@ class Builder:
                 described.append((name, parts.fields, "box"))
             elif rings or parts.masks:
                 self.leave_out("[object has|objects have] a mask without a pixel")
-        made = {"outline": _describe_outlines(outlines, *self._get_size(image)), "box": _describe_boxes(boxes)}
+        size = self._get_size(image) if outlines else (None, None)
+        made = {"outline": _describe_outlines(outlines, *size), "box": _describe_boxes(boxes)}
         for name, fields, shape in described:
             known = next(made[shape]) if isinstance(shape, str) else shape
             first = {"id": self._records.count + 1, "image_id": image, "category_id": self.add_category(name)}
