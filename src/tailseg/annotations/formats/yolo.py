@@ -266,7 +266,7 @@ def _read_lines(label: Path) -> Iterator[tuple[str, list[float]]]:
 
 
 def _split_lines(lines: Sequence[str]) -> Sequence[Sequence[str | float]]:
-    """Splits each line at its spaces. The decoder of JSON, which takes most files, needs a fifth of `float`'s time."""
+    """Splits each line at its spaces. The decoder of JSON, which reads most files, takes less time than `float`."""
     with suppress(msgspec.MsgspecError, UnicodeEncodeError):
         rows = msgspec.json.decode(f"[[{'],['.join(lines).replace(' ', ',')}]]", type=list[list[float]])
         if len(rows) == len(lines):
