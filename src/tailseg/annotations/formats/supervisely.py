@@ -80,6 +80,7 @@ def _add_file(builder: Builder, file: Path, folder: Path, root: Path) -> None:
     name = to_relative(folder / "img" / file.name.removesuffix(".json"), root)
     image = builder.add_image(name, sides)
     builder.leave_out("[tag|tags] of images", len(content.get("tags") or []))
+    objects = []
     for number, item in enumerate(content["objects"], start=1):
         where = f"{file}, object {number}"
         if not isinstance(item, dict) or not isinstance(item.get("classTitle"), str):
@@ -87,7 +88,8 @@ def _add_file(builder: Builder, file: Path, folder: Path, root: Path) -> None:
         made = _make_shape(builder, item, where)
         if made is not None:
             builder.leave_out("[tag|tags] of objects", len(item.get("tags") or []))
-            builder.add_object(image, item["classTitle"], made)
+            objects.append((item["classTitle"], made))
+    builder.add_objects(image, objects)
 
 
 def _make_shape(builder: Builder, item: dict[str, Any], where: str) -> Parts | None:

@@ -142,6 +142,7 @@ def _make(files: list[tuple[str, list[Any]]], path: Path) -> Sections:
         name = file_name.replace("\\", "/").rpartition("/")[2] if "://" in file_name else file_name
         folders = [path.parent, path.parent / "images", path.parent.parent, path.parent.parent / "images"]
         image = builder.add_image(name, try_size(find_image(name, folders)))
+        objects = []
         for number, (shape, attributes) in enumerate(items, start=1):
             label = UNNAMED if attribute is None else _get_class(attributes, attribute)
             if not label:
@@ -149,7 +150,8 @@ def _make(files: list[tuple[str, list[Any]]], path: Path) -> Sections:
                 continue
             made = _make_shape(builder, shape, f"{path}, {name}, region {number}")
             if made is not None:
-                builder.add_object(image, label, made)
+                objects.append((label, made))
+        builder.add_objects(image, objects)
     return builder.finish(NAME)
 
 
