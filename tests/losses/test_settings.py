@@ -94,6 +94,8 @@ def test_the_code_of_2024_has_droploss_alone():
             config(published="2024")
     with pytest.raises(ValueError, match="NormalCDF has no form published in 2024"):
         DropLoss(FREQUENCY, link="normal", published="2024")
+    with pytest.raises(SettingError, match=r"2024 has no normal link: .* --loss.link to gumbel or sigmoid"):
+        losses.DropLossConfig(link="normal", published="2024")
 
 
 @pytest.mark.parametrize("published", [True, "2021", 2024])

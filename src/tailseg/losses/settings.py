@@ -148,6 +148,13 @@ class TailLossConfig(PublishedLossConfig):
     init_bias: Annotated[float | None, ANY_NUMBER] = None  # ty: ignore[incompatible-attribute-override]
     """The classifier's bias before training; None: gumbel -2, sigmoid -6.9, normal -3."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.published == "2024" and self.link == "normal":
+            raise SettingError(
+                "the code of 2024 has no normal link: with --loss.published 2024 set --loss.link to gumbel or sigmoid"
+            )
+
 
 @renamed_fields()
 @dataclass(frozen=True)
