@@ -8,7 +8,10 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from tailseg.losses import GumbelCE, SigmoidCE, SoftmaxCE
+from tailseg.losses import EQL, ClassRelativeLoss, DropLoss, GumbelCE, SigmoidCE, SoftmaxCE
+from tailseg.structures import ClassFrequency
+
+RANGES = pytest.mark.parametrize("low_high", [(-8.0, 14.0), (-3.0, 1.0)], ids=["dead zones included", "alive"])
 
 
 def published(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -21,6 +24,35 @@ def published(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return torch.clamp(loss, 0, 20)
 
 
+def published_costs(logits: torch.Tensor, labels: torch.Tensor, *, link: str) -> torch.Tensor:
+    """The cost of each entry; background is no class here, so its rows are all zero."""
+    target = torch.zeros(len(labels), logits.shape[1] + 1)
+    target[torch.arange(len(labels)), labels] = 1
+    target = target[:, :-1]
+    if link == "sigmoid":
+        return F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    return F.binary_cross_entropy(1 / (torch.exp(torch.exp(-logits.clamp(-4, 10)))), target, reduction="none")
+
+
+def published_eql(logits: torch.Tensor, labels: torch.Tensor, tail: torch.Tensor, *, link: str) -> torch.Tensor:
+    """weight = 1 - [foreground region] [tail class] (1 - y); the mean over the regions, without a last clamp."""
+    weight = torch.ones_like(logits)
+    for i, label in enumerate(labels.tolist()):
+        if label < logits.shape[1]:
+            weight[i] = 1 - tail.float()
+            weight[i, label] = 1
+    return (weight * published_costs(logits, labels, link=link)).sum() / len(labels)
+
+
+def published_class_relative(logits: torch.Tensor, labels: torch.Tensor, frequent: torch.Tensor) -> torch.Tensor:
+    """The normal CDF of q in [-5, 5] for frequent classes, Gumbel's for the others and background; at most 25."""
+    p = 1 / (torch.exp(torch.exp(-logits.clamp(-4, 10))))
+    cdf = torch.distributions.Normal(0, 1).cdf(logits.clamp(-5, 5))
+    p = torch.where(torch.cat([frequent, torch.tensor([False])]), cdf, p)
+    target = F.one_hot(labels, logits.shape[1]).float()
+    return (F.binary_cross_entropy(p, target, reduction="none").sum() / len(labels)).clamp(0, 25)
+
+
 def grad(function, logits, labels):
     logits = logits.clone().requires_grad_()
     value = function(logits, labels)
@@ -31,7 +63,7 @@ def ours(loss):
     return lambda logits, labels: loss(logits, labels)["loss_cls"]
 
 
-@pytest.mark.parametrize("low_high", [(-8.0, 14.0), (-3.0, 1.0)], ids=["dead zones included", "alive"])
+@RANGES
 def test_published_equals_the_published_formula(low_high):
     low, high = low_high
     generator = torch.Generator().manual_seed(0)
@@ -42,6 +74,53 @@ def test_published_equals_the_published_formula(low_high):
     # Sums may be taken in another order, which moves the last bits of the total but of no gradient.
     torch.testing.assert_close(value, expected, rtol=1e-6, atol=0)
     torch.testing.assert_close(gradient, expected_gradient, rtol=1e-6, atol=0)
+
+
+FREQUENCY = ClassFrequency.from_counts(torch.tensor([900, 300, 101, 100, 40, 5, 1]), torch.full((7,), 1000), 10_000)
+TAIL = FREQUENCY.image_counts / 10_000 < 0.0011
+
+
+def draw_regions(low_high, *, logits, objects=48, background=16):
+    generator = torch.Generator().manual_seed(1)
+    low, high = low_high
+    labels = torch.cat([torch.randint(0, 7, (objects,), generator=generator), torch.full((background,), 7)])
+    return low + (high - low) * torch.rand(len(labels), logits, generator=generator), labels
+
+
+@RANGES
+@pytest.mark.parametrize("link", ["gumbel", "sigmoid"])
+def test_published_eql_equals_the_published_formula(low_high, link):
+    assert TAIL.tolist() == [False] * 5 + [True] * 2
+    logits, labels = draw_regions(low_high, logits=7)
+    loss = EQL(FREQUENCY, tail=0.0011, link=link, published="2022")
+    value, gradient = grad(ours(loss), logits, labels)
+    expected, expected_gradient = grad(lambda q, y: published_eql(q, y, TAIL, link=link), logits, labels)
+    torch.testing.assert_close(value, expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=2e-6, atol=2e-9)  # p - 1 of the sigmoid in float32
+
+
+@RANGES
+@pytest.mark.parametrize("link", ["gumbel", "sigmoid"])
+def test_published_droploss_without_background_equals_published_eql(low_high, link):
+    """Only background regions draw numbers."""
+    logits, labels = draw_regions(low_high, logits=7, background=0)
+    loss = DropLoss(FREQUENCY, tail=0.0011, link=link, published="2022")
+    value, gradient = grad(ours(loss), logits, labels)
+    expected, expected_gradient = grad(lambda q, y: published_eql(q, y, TAIL, link=link), logits, labels)
+    torch.testing.assert_close(value, expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=2e-6, atol=2e-9)  # p - 1 of the sigmoid in float32
+
+
+@pytest.mark.parametrize("low_high", [(-8.0, 14.0), (-3.0, 1.0)], ids=["above the limit of 25", "alive"])
+def test_published_class_relative_equals_the_published_formula(low_high):
+    logits, labels = draw_regions(low_high, logits=8)
+    loss = ClassRelativeLoss(FREQUENCY, published="2022")
+    value, gradient = grad(ours(loss), logits, labels)
+    frequent = FREQUENCY.image_counts > 100
+    expected, expected_gradient = grad(lambda q, y: published_class_relative(q, y, frequent), logits, labels)
+    assert (expected == 25) == (low_high[0] == -8)
+    torch.testing.assert_close(value, expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=2e-6, atol=0)
 
 
 @pytest.mark.parametrize(
