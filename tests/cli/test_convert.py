@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tailseg.cli import main
 from tailseg.recipes import RECIPES
@@ -120,6 +121,31 @@ def test_another_loss_is_refused(
     assert main(["convert", str(theirs), str(out), *options]) == 1
     assert "Choose the recipe of the loss" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_the_copies_of_the_ema_hook_are_a_choice(
+    theirs: Path, small: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = torch.load(theirs, weights_only=True)
+    key = "roi_head.bbox_head.fc_cls.bias"
+    content["state_dict"][f"ema_{key.replace('.', '_')}"] = content["state_dict"][key] + 1
+    file = tmp_path / "ema.pth"
+    torch.save(content, file)
+    biases = []
+    for source, options in [(theirs, []), (file, []), (file, ["--ema"])]:
+        out = tmp_path / f"{len(biases)}.safetensors"
+        command = ["convert", str(source), str(out), "--recipe", small, "--classes", train_file(photos), *options]
+        assert main(command) == 0
+        message = " ".join(capsys.readouterr().out.split())
+        assert ("note: 1 tensor with a second copy named ema_..." in message) == (source == file)
+        assert ("(--ema takes them)" in message) == (source == file and not options)
+        biases.append(load_file(out)["box_head.classifier.bias"])
+    assert torch.equal(biases[0], biases[1])
+    assert torch.equal(biases[0] + 1, biases[2])
+    assert (
+        main(["convert", str(theirs), str(tmp_path / "x.safetensors"), "--recipe", small, "--ema", *command[5:7]]) == 2
+    )
+    assert "has no weights of mmcv 1's EMAHook" in capsys.readouterr().err
 
 
 def test_classes_in_another_order_are_refused(

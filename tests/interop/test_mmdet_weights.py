@@ -209,6 +209,17 @@ def test_unexpected_keys_are_named() -> None:
     assert "unexpected keys: roi_head.semantic_head.fc.weight, backbone.layer5.0.conv1.weight" in refusal(state)
 
 
+def test_copies_of_the_ema_hook_are_left_out() -> None:
+    """mmcv 1.7.2 writes them for parameters, not for running statistics (findings/mmcv1_ema_hook.sh)."""
+    state = published.small_state()
+    copies = {f"ema_{key.replace('.', '_')}": tensor + 1 for key, tensor in state.items() if "running" not in key}
+    plain, both = (from_mmdet(tensors, published.small_model()) for tensors in (state, copies | state))
+    assert all(torch.equal(tensor, both.state[key]) for key, tensor in plain.state.items())
+    assert set(both.left_out) == set(copies)
+    state["ema_head_weight"] = torch.zeros(1)
+    assert "unexpected keys: ema_head_weight" in refusal(state)
+
+
 def test_wrong_shapes_are_named_with_both() -> None:
     state = published.small_state()
     state["roi_head.bbox_head.shared_fcs.0.weight"] = torch.zeros(32, 5)

@@ -62,6 +62,8 @@ class Convert:
     """MODEL.PIXEL_STD of detectron2's config, in the order of --input-format."""
     stride_in_1x1: bool | None = None
     """MODEL.RESNETS.STRIDE_IN_1X1 of detectron2's config."""
+    ema: bool = False
+    """From mmdetection 2: take the copies of the weights (ema_...) that mmcv's EMAHook wrote."""
     overwrite: bool = False
     """Replace existing files of other kinds. The command never replaces its inputs."""
     checkpoint: Literal["best", "last"] = "best"
@@ -128,7 +130,7 @@ def to_tailseg(options: Convert) -> "ConversionReport":
     from tailseg.interop.detectron2 import FileSettings
 
     settings = FileSettings(options.input_format, options.pixel_std, options.stride_in_1x1)
-    return convert(options.source, options.out, recipe, classes, settings)
+    return convert(options.source, options.out, recipe, classes, settings, ema=options.ema)
 
 
 def to_other(options: Convert) -> "ConversionReport":

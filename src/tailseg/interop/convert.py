@@ -1,8 +1,11 @@
 """Converts weights files of other projects to tailseg's and back."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
+
+from torch import Tensor
 
 from tailseg.annotations.dataset import Category
 from tailseg.interop.classes import check_class_names, read_classes
@@ -15,7 +18,7 @@ from tailseg.interop.files import (
     write_torch_file,
 )
 from tailseg.interop.layouts import Layout, detect_layout
-from tailseg.interop.mmdet_weights import from_mmdet, to_mmdet
+from tailseg.interop.mmdet_weights import find_ema_names, from_mmdet, to_mmdet
 from tailseg.interop.rules import Converted, shorten
 from tailseg.interop.torchvision_weights import CLASSIFIER, from_torchvision, list_file_names, to_torchvision
 from tailseg.models.config import ModelConfig, ResNetConfig
@@ -27,6 +30,7 @@ from tailseg.structures import ClassFrequency
 from tailseg.training import run_files
 from tailseg.training.checkpoint import WEIGHTS_SUFFIX, Checkpoint, CheckpointError, Progress, load, save_weights
 from tailseg.training.device import seed_everything
+from tailseg.words import count_noun
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ def to_tailseg(
     recipe: Recipe,
     classes: Path,
     settings: FileSettings = FileSettings(),  # noqa: B008 (frozen)
+    *,
+    ema: bool = False,
 ) -> ConversionReport:
     """Converts a weights file of mmdetection, detectron2 or torchvision to tailseg's.
 
@@ -63,12 +69,14 @@ def to_tailseg(
             those that will be trained.
         classes: annotation file of the training set, or a list of its classes, see `read_classes`.
         settings: settings of detectron2's config that a file of detectron2 depends on, if they are known.
+        ema: take the second weights that mmcv 1's EMAHook writes, see `find_ema_names`.
 
     Returns:
         What was written.
 
     Raises:
-        CheckpointError: the file is damaged, or does not fit the recipe or the classes; or ``out`` holds a run.
+        CheckpointError: the file is damaged, or does not fit the recipe or the classes; it has no second weights, with
+            ``ema``; or ``out`` holds a run.
     """
     target = _target(out)
     _check_apart(source, target)
@@ -77,13 +85,15 @@ def to_tailseg(
     categories, frequency = read_classes(classes)
     notes = check_class_names(file.class_names, categories, str(source)) if file.class_names else []
     detects = True
+    state, more = choose_weights(file.state, ema=ema, source=str(source))
+    notes += more
     if layout == "detectron2":
         settings = find_settings(file.state, recipe.model, settings, source=str(source))
         recipe = with_strides(recipe, settings)
         notes.append(describe_settings(settings))
     model = build_initial_model(recipe, frequency)
     if layout == "mmdet":
-        converted = from_mmdet(file.state, model, source=f"{source} (mmdetection)")
+        converted = from_mmdet(state, model, source=f"{source} (mmdetection)")
         notes += _notes(converted)
     elif layout == "detectron2":
         converted = from_detectron2(file.state, model, settings, source=f"{source} (detectron2)")
@@ -106,6 +116,36 @@ START = (
     "with --run.init-from"
 )
 """The note for files of torchvision and of the first Detectron."""
+
+
+def choose_weights(state: Mapping[str, Tensor], *, ema: bool, source: str) -> tuple[dict[str, Tensor], list[str]]:
+    """Chooses between the two weights of a file that mmcv 1's EMAHook wrote, see `find_ema_names`.
+
+    Args:
+        state: the file's tensors.
+        ema: take the copies (``ema_...``), not the weights under the network's names.
+        source: what the error calls the file.
+
+    Returns:
+        The tensors without the others, and a note if the file has two.
+
+    Raises:
+        CheckpointError: there are no copies, with ``ema``.
+    """
+    copies = find_ema_names(state)
+    if not copies:
+        if ema:
+            raise CheckpointError(f"{source} has no weights of mmcv 1's EMAHook (ema_...): leave out --ema")
+        return dict(state), []
+    others = set(copies.values())
+    chosen = {name: state[copies.get(name, name) if ema else name] for name in state if name not in others}
+    choice = "the copies are taken" if ema else "the copies are left out, as mmdetection does (--ema takes them)"
+    note = (
+        f"{count_noun(len(copies), 'tensor')} with a second copy named ema_..., from mmcv's EMAHook: {choice}. The "
+        "file does not say which of the two is the average: the copy if the hook had its own priority, the other if it "
+        "had ABOVE_NORMAL"
+    )
+    return chosen, [note]
 
 
 def with_strides(recipe: Recipe, settings: FileSettings) -> Recipe:

@@ -5,7 +5,7 @@ boxes class by class, anchors by row, column, ratio, and background last. So ten
 Seesaw's counts and Swin's patch merging; their rules say what differs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from math import isqrt
 
@@ -152,6 +152,7 @@ def from_mmdet(state: Mapping[str, Tensor], model: TwoStageDetector, *, source: 
     """Converts mmdetection's state dict to one for ``model.load_state_dict``.
 
     Counts of batches, and counts of the loss that mmdetection does not store (EQLv2's gradients), stay as in ``model``.
+    The second weights of mmcv 1's EMAHook are left out, see `find_ema_names`.
 
     Args:
         state: tensors by mmdetection's names. ``meta`` tensors are enough to check names and shapes.
@@ -165,8 +166,10 @@ def from_mmdet(state: Mapping[str, Tensor], model: TwoStageDetector, *, source: 
         CheckpointError: the number of classes or logits differs, keys are missing or unexpected, or shapes differ. The
             message names the first keys of each kind.
     """
+    copies = set(find_ema_names(state).values())
+    state = {key: tensor for key, tensor in state.items() if key not in copies}
     _check_predictors(state, model, source)
-    return read_by_rules(
+    read = read_by_rules(
         _as_scalars(_without_positions(state, source)),
         model.state_dict(),
         RULES,
@@ -174,6 +177,25 @@ def from_mmdet(state: Mapping[str, Tensor], model: TwoStageDetector, *, source: 
         target=_describe(model),
         optional=lambda key: key.endswith(BATCH_COUNT) or _is_state_of_loss(key),
     )
+    return replace(read, left_out=(*read.left_out, *sorted(copies)))
+
+
+def find_ema_names(names: Iterable[str]) -> dict[str, str]:
+    """Finds the weights that a file of mmdetection 2 has twice: the hook EMAHook of mmcv 1 stores a second copy.
+
+    The copy of ``neck.fpn_convs.0.conv.weight`` is ``ema_neck_fpn_convs_0_conv_weight``. Running statistics have none.
+    The hook exchanges the two before each evaluation. A file is written before or after that, by the hook's priority:
+    with mmcv's own (NORMAL) the copies are the average, with ABOVE_NORMAL the weights under the network's names are.
+
+    Args:
+        names: of the file's tensors.
+
+    Returns:
+        The copies' names by the network's names, in the order of the file; empty for other files.
+    """
+    names = dict.fromkeys(names)
+    copies = {name: f"ema_{name.replace('.', '_')}" for name in names}
+    return {name: copy for name, copy in copies.items() if copy in names}
 
 
 def to_mmdet(state: Mapping[str, Tensor]) -> Converted:
