@@ -433,8 +433,8 @@ def adopt(options: Adopt) -> None:
 class Report(Files):
     """Write the tables of all figures so far."""
 
-    base: str = "gol"
-    """The variant that the others are compared with, if a study has it; else its first one."""
+    bases: tuple[str, ...] = ("gol", "softmax", "sigmoid", "seesaw")
+    """The variants that the others are compared with, if a study has trained them; else its first one."""
 
 
 def report(options: Report) -> None:
@@ -445,12 +445,12 @@ def report(options: Report) -> None:
         }
         parts = [make_state_table(trainings)]
         for name, records in studies.items():
-            parts += [f"## {name}", make_table(records, options.base, options)]
+            parts += [f"## {name}", make_table(records, options.bases, options)]
     path = options.plan.with_name("report.md")
     path.write_text(
         "# The trainings of the study\n\n`uv run python benchmarks/study.py report`. Percent. Masks; APb and "
-        "APbfew are of boxes. Mean ± standard deviation over seeds, and the paired difference from the first row of "
-        "the table with its 95 % interval (paired t) where there are two seeds or more.\n\n" + "\n\n".join(parts) + "\n"
+        "APbfew are of boxes. Mean ± standard deviation over seeds, and the paired difference from one variant "
+        "with its 95 % interval (paired t) where there are two seeds or more.\n\n" + "\n\n".join(parts) + "\n"
     )
     print(path.read_text())
 
@@ -466,31 +466,32 @@ def make_state_table(trainings: list[Record]) -> str:
     return "\n".join([*lines, "", f"Trainings on photographs so far: {photographs} of {MAX_PHOTOGRAPH_TRAININGS}."])
 
 
-def make_table(records: list[Record], base: str, files: Files) -> str:
-    """Makes the table of a study: one row for each variant, with the differences from the base."""
+def make_table(records: list[Record], bases: tuple[str, ...], files: Files) -> str:
+    """Makes the table of a study: one row for each variant, and the differences from each of the bases."""
     figures: dict[str, dict[int, dict[str, float]]] = {}
     for record in records:
         values = record.get("pooled") if record["data"].startswith("coco_tail:") else record.get("figures")
         by_seed = figures.setdefault(record["variant"], {})
         if values:
             by_seed[record["seed"]] = values
-    names = sorted(figures, key=lambda name: name != base)
+    bases = tuple(name for name in bases if figures.get(name)) or (next(iter(figures)),)
+    names = sorted(figures, key=lambda name: name != bases[0])
     columns = dict.fromkeys(column for by_seed in figures.values() for one in by_seed.values() for column in one)
     lines = ["| Variant | seeds | " + " | ".join(columns) + " |", "|---|---|" + "---|" * len(columns)]
     for name in names:
         cells = [format_mean([one[column] for one in figures[name].values() if column in one]) for column in columns]
         lines.append(f"| {name} | {len(figures[name])} | " + " | ".join(cells) + " |")
-    lines += ["", f"| minus {names[0]} | seeds | " + " | ".join(columns) + " |", "|---|---|" + "---|" * len(columns)]
-    for name in names[1:]:
-        seeds = [seed for seed in figures[name] if seed in figures[names[0]]]
-        pairs = [(figures[name][seed], figures[names[0]][seed]) for seed in seeds]
-        cells = [
-            format_difference(
-                [one[column] - other[column] for one, other in pairs if column in one and column in other]
-            )
-            for column in columns
-        ]
-        lines.append(f"| {name} | {len(seeds)} | " + " | ".join(cells) + " |")
+    for base in bases:
+        lines += ["", f"| minus {base} | seeds | " + " | ".join(columns) + " |", "|---|---|" + "---|" * len(columns)]
+        for name in (name for name in names if name != base):
+            pairs = [(one, figures[base][seed]) for seed, one in figures[name].items() if seed in figures[base]]
+            cells = [
+                format_difference(
+                    [one[column] - other[column] for one, other in pairs if column in one and column in other]
+                )
+                for column in columns
+            ]
+            lines.append(f"| {name} | {len(pairs)} | " + " | ".join(cells) + " |")
     reasons = {record["variant"]: record["why"] for record in records if record["why"]}
     lines += ["", *(f"- {name}: {why}" for name, why in reasons.items())]
     if any(record["data"].startswith("coco_tail:") for record in records):
