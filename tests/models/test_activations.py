@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tailseg.losses import binary
 from tailseg.models import activations
@@ -162,6 +163,16 @@ def test_a_trace_follows_it():
     layer, z = nn.Sequential(AGLU(), APA(3)), torch.randn(2, 3, 4)
     traced = torch.jit.trace(layer, z)
     torch.testing.assert_close(traced(z[:1] * 2), layer(z[:1] * 2))
+
+
+def test_fake_tensors_give_shapes():
+    """What estimates of memory run on."""
+    with FakeTensorMode():
+        layer, z = AGLU(num_parameters=8), torch.randn(4, 8, requires_grad=True)
+        layer(z).sum().backward()
+        assert z.grad is not None
+        assert z.grad.shape == (4, 8)
+        assert layer.kappa.grad.shape == (8,)
 
 
 def test_whole_numbers_are_refused():

@@ -235,7 +235,8 @@ class _AdaptiveFunction(torch.autograd.Function):
             return cast(Tensor, by_z), by_lambda, by_kappa, None
         dense = _densify(z)
         grad = torch.empty_like(dense).copy_(grads[0])  # in the same order of memory
-        cancels = z.device.type != "cpu" or bool(lambda_.min() < 0.1)
+        has_numbers = type(lambda_) in (Tensor, nn.Parameter)  # fake tensors have shapes alone
+        cancels = z.device.type != "cpu" or not has_numbers or bool(lambda_.min() < 0.1)
         sums: list[tuple[Tensor, Tensor]] = []
         for z_part, grad_part in _split(lambda_, dense, grad):
             arguments = (grad_part, z_part, lambda_, kappa, gated, learns, cancels)
