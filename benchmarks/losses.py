@@ -49,6 +49,8 @@ LOSSES = {
     "GumbelCE, published": losses.GumbelCEConfig(published="2022"),
     "SoftmaxCE": losses.SoftmaxCEConfig(),
     "focal": losses.FocalLossConfig(),
+    "EFL": losses.EqualizedFocalLossConfig(),
+    "varifocal": losses.VarifocalLossConfig(),
     "EQLv2": losses.EQLv2Config(),
     "Seesaw": losses.SeesawLossConfig(),
     "BAGS": losses.BAGSLossConfig(),
