@@ -14,10 +14,15 @@ from tailseg.structures import ClassFrequency
 RANGES = pytest.mark.parametrize("low_high", [(-8.0, 14.0), (-3.0, 1.0)], ids=["dead zones included", "alive"])
 
 
+def published_gumbel(logits: torch.Tensor) -> torch.Tensor:
+    """Clamp, activate."""
+    q = torch.clamp(logits, min=-4, max=10)
+    return 1 / (torch.exp(torch.exp(-q)))
+
+
 def published(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Clamp, activate, binary cross entropy with every label weight 1, average, clamp."""
-    q = torch.clamp(logits, min=-4, max=10)
-    p = 1 / (torch.exp(torch.exp(-q)))
+    p = published_gumbel(logits)
     target = torch.zeros_like(logits)
     target[torch.arange(len(labels)), labels] = 1
     loss = F.binary_cross_entropy(p, target, reduction="none").sum() / len(labels)
@@ -26,12 +31,10 @@ def published(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 def published_costs(logits: torch.Tensor, labels: torch.Tensor, *, link: str) -> torch.Tensor:
     """The cost of each entry; background is no class here, so its rows are all zero."""
-    target = torch.zeros(len(labels), logits.shape[1] + 1)
-    target[torch.arange(len(labels)), labels] = 1
-    target = target[:, :-1]
+    target = F.one_hot(labels, logits.shape[1] + 1)[:, :-1].float()
     if link == "sigmoid":
         return F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    return F.binary_cross_entropy(1 / (torch.exp(torch.exp(-logits.clamp(-4, 10)))), target, reduction="none")
+    return F.binary_cross_entropy(published_gumbel(logits), target, reduction="none")
 
 
 def published_eql(logits: torch.Tensor, labels: torch.Tensor, tail: torch.Tensor, *, link: str) -> torch.Tensor:
@@ -46,9 +49,8 @@ def published_eql(logits: torch.Tensor, labels: torch.Tensor, tail: torch.Tensor
 
 def published_class_relative(logits: torch.Tensor, labels: torch.Tensor, frequent: torch.Tensor) -> torch.Tensor:
     """The normal CDF of q in [-5, 5] for frequent classes, Gumbel's for the others and background; at most 25."""
-    p = 1 / (torch.exp(torch.exp(-logits.clamp(-4, 10))))
     cdf = torch.distributions.Normal(0, 1).cdf(logits.clamp(-5, 5))
-    p = torch.where(torch.cat([frequent, torch.tensor([False])]), cdf, p)
+    p = torch.where(torch.cat([frequent, torch.tensor([False])]), cdf, published_gumbel(logits))
     target = F.one_hot(labels, logits.shape[1]).float()
     return (F.binary_cross_entropy(p, target, reduction="none").sum() / len(labels)).clamp(0, 25)
 
