@@ -128,6 +128,7 @@ def run(recipe: Recipe) -> Path:
     """Folder of a run that has a random model and was never trained."""
     folder, annotations = Path(recipe.run.out), build_training(recipe)
     frequency = ClassFrequency.from_class_counts(annotations.frequency)
+    torch.manual_seed(0)  # `randomize` leaves the backbone as it is
     model = build_model(recipe, frequency, load_weights=False)
     randomize(model)
     state = dict(model.state_dict())

@@ -98,8 +98,14 @@ def test_the_runner_makes_the_results_of_predict(exported: Path, predictor: Pred
     found, records = predictor(file), [record for record in results if record["file_name"] == file.as_posix()]
     expected = found.to_coco(1, [category.id for category in predictor.categories])
     # the runner's image may differ by 1 in some pixels, since Pillow and torchvision resize it
-    pairs = {(record["category_id"], round(record["score"], 1)) for record in expected}
-    assert len(pairs & {(record["category_id"], round(record["score"], 1)) for record in records}) >= 0.8 * len(pairs)
+    scores: dict[int, list[float]] = {}
+    for record in records:
+        scores.setdefault(record["category_id"], []).append(record["score"])
+    near = [
+        any(abs(score - record["score"]) < 0.05 for score in scores.get(record["category_id"], ()))
+        for record in expected
+    ]
+    assert sum(near) >= 0.9 * len(near)
     assert {record["image_id"] for record in results} == set(range(1, count + 1))
     assert all(record["segmentation"]["size"] == [found.height, found.width] for record in records)
     run_file(exported, photos, "--out", out)
