@@ -9,10 +9,10 @@ from dataclasses import replace
 
 from tailseg.data.settings import ColorConfig, CopyPasteConfig, JitterConfig
 from tailseg.losses import LOSSES
-from tailseg.models.config import NormalizedConfig, SEConfig
+from tailseg.models.config import NormalizedConfig, SEConfig, TimmConfig
 from tailseg.recipes.bases import with_normalized_classifier
 from tailseg.recipes.custom import custom_frozen
-from tailseg.recipes.recipe import Recipe
+from tailseg.recipes.recipe import AdamWConfig, Recipe
 from tailseg.recipes.strong import tiny_strong
 from tailseg.recipes.tiny import tiny_gol
 
@@ -20,6 +20,10 @@ PASTE = CopyPasteConfig(max_objects=6, scale=(0.5, 1.5), min_visible=0.2)
 """Objects of every class alike often (`repeat_threshold` 0), in sizes that the small network can see."""
 LARGE = {"short_sides": (144, 152, 160, 168, 176), "test_short_side": 160, "max_long_side": 320}
 JITTER = JitterConfig(scale=(0.5, 1.5))
+IMAGENET = TimmConfig(
+    name="tf_efficientnet_lite0", weights="../weights/tf_efficientnet_lite0.safetensors", frozen_stages=2
+)
+"""A backbone of photographs, in place of the one that comes with tailseg (see backbones.py for the file)."""
 
 
 def _change(name: str, *, data: dict | None = None, optim: dict | None = None, **parts: object) -> Recipe:
@@ -162,6 +166,24 @@ def combined_slow() -> Recipe:
     """As `combined`, with a lower learning rate."""
     recipe = combined()
     return replace(recipe, name="combined_slow", optim=replace(recipe.optim, lr=0.05))
+
+
+def gol_imagenet() -> Recipe:
+    """GOL alone, on a backbone with ImageNet weights."""
+    recipe = _change("gol_imagenet")
+    optim = AdamWConfig(lr=0.001, epochs=4, milestones=(3,), warmup_iterations=200, clip_norm=10.0)
+    return replace(recipe, model=replace(recipe.model, backbone=IMAGENET), optim=optim)
+
+
+def combined_imagenet() -> Recipe:
+    """As `combined_larger`, on a backbone with ImageNet weights."""
+    recipe, optim = combined_larger(), gol_imagenet().optim
+    return replace(
+        recipe,
+        name="combined_imagenet",
+        model=replace(recipe.model, backbone=IMAGENET),
+        optim=replace(optim, schedule="cosine", milestones=()),
+    )
 
 
 def slow() -> Recipe:
