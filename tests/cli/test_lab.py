@@ -66,6 +66,17 @@ def test_what_was_fitted_is_not_fitted_again(lab, monkeypatch, capsys):
     assert "The winner: " in capsys.readouterr().out
 
 
+def test_a_fit_after_a_torn_line_is_kept(lab):
+    file = lab[0] / "trials.jsonl"
+    whole = file.read_text()
+    file.write_text(whole[:-20])
+    assert main(lab[1]) == 0
+    torn, added = whole[:-20], file.read_text()[len(whole) - 20 :]
+    assert file.read_text().startswith(torn)
+    assert added.startswith("\n")
+    assert all(json.loads(line) for line in added.splitlines()[1:])
+
+
 def test_the_table_shows_the_figure_that_decides(lab, capsys):
     assert main([*lab[1], "--by", "APc"]) == 0
     assert "in the order of APc" in " ".join(capsys.readouterr().out.split())

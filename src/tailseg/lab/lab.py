@@ -350,7 +350,9 @@ class Store:
     def __init__(self, file: Path, steps: int) -> None:
         self.file, self.steps = file, steps
         self.outcomes: dict[tuple[Candidate, int, Setting], Outcome] = {}
-        for line in file.read_text().splitlines() if file.is_file() else ():
+        text = file.read_text() if file.is_file() else ""
+        self._is_torn = not text.endswith("\n") and text != ""
+        for line in text.splitlines():
             try:
                 content = json.loads(line)
             except ValueError:  # the lab was interrupted within a line
@@ -383,6 +385,9 @@ class Store:
         ]
         for done, outcomes in enumerate(run_all(bench, missing, workers), start=1):
             with self.file.open("a") as file:
+                if self._is_torn:  # the rest of an interrupted line would swallow the next one
+                    file.write("\n")
+                    self._is_torn = False
                 for outcome in outcomes:
                     self._keep(outcome)
                     file.write(json.dumps({"steps": self.steps, **to_plain_outcome(outcome)}) + "\n")
