@@ -4,10 +4,12 @@ import json
 
 import pytest
 
+from tailseg.annotations.dataset import with_group_bounds
 from tailseg.cli import main
 from tailseg.cli.train import train_options
 from tailseg.lab.trials import Bench
 from tailseg.losses import LOSSES
+from tailseg.recipes.build import build_data
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +64,38 @@ def test_what_was_fitted_is_not_fitted_again(lab, monkeypatch, capsys):
 
     assert main(lab[1]) == 0
     assert "The winner: " in capsys.readouterr().out
+
+
+def test_a_fit_after_a_torn_line_is_kept(lab):
+    file = lab[0] / "trials.jsonl"
+    whole = file.read_text()
+    file.write_text(whole[:-20])
+    assert main(lab[1]) == 0
+    torn, added = whole[:-20], file.read_text()[len(whole) - 20 :]
+    assert file.read_text().startswith(torn)
+    assert added.startswith("\n")
+    assert all(json.loads(line) for line in added.splitlines()[1:])
+
+
+def test_the_table_shows_the_figure_that_decides(lab, capsys):
+    assert main([*lab[1], "--by", "APc"]) == 0
+    assert "in the order of APc" in " ".join(capsys.readouterr().out.split())
+    assert '<th class="number">APc to the baseline' in (lab[0] / "lab.html").read_text()
+    assert main(lab[1]) == 0
+
+
+def test_a_figure_that_the_validation_set_does_not_define_is_refused(run, tmp_path, monkeypatch, capsys):
+    def build_without_frequent_classes(*arguments, **options):
+        train, val = build_data(*arguments, **options)
+        return train, with_group_bounds(val, (1, 10**9))
+
+    monkeypatch.setattr("tailseg.lab.lab.build_data", build_without_frequent_classes)
+
+    assert main(["lab", f"--run={run}", f"--out={tmp_path / 'lab'}", "--by", "APf"]) == 1
+    text = " ".join(capsys.readouterr().err.split())
+    assert "APf cannot decide" in text
+    assert "Choose another figure (--by): AP" in text
+    assert not (tmp_path / "lab" / "features").exists()
 
 
 def test_wrong_options_are_refused(run, tmp_path, capsys):

@@ -49,6 +49,9 @@ def test_predict_with_the_file_of_the_run(
 ) -> None:
     said = predict(capsys, run, photos, "--engine=onnx", "--out", tmp_path, code=2)
     assert f"there is no exported file {run / 'exported' / 'model.onnx'}: write it with `tailseg export" in said
+    assert "or name an exported file in place of the run" in said
+    said = predict(capsys, exported / "model.onnx", photos, "--out", tmp_path, code=2)
+    assert "is an exported file, and --engine is torch. Add --engine onnx" in said
     inside = run / "exported" / "model.onnx"
     inside.parent.mkdir()
     inside.write_bytes((exported / "model.onnx").read_bytes())

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tailseg.detection.recalibration import Setting
-from tailseg.lab.page import describe_winner, format_gain, judge
+from tailseg.lab.page import describe_winner, format_gain, judge, list_gains
 from tailseg.lab.ranking import Gain, best_candidates, compute_gain, rank
 from tailseg.lab.trials import FIGURES, Candidate, Outcome
 from tailseg.recipes.tiny import tiny_gumbel, tiny_softmax
@@ -82,6 +82,14 @@ def test_a_network_that_learned_nothing_ranks_nothing() -> None:
     entries = rank([outcome(BASE, 0, 0.001), outcome(BETTER, 0, 0.002)], BASE, "AP")
 
     assert "a ranking that says nothing: its AP is 0.2" in describe_winner(entries[0])
+
+
+def test_the_figure_that_decided_is_shown() -> None:
+    entries = rank([outcome(BASE, 0, 0.2), outcome(BETTER, 0, 0.3)], BASE, "APf")
+
+    assert list_gains("APf") == ("AP", "APr", "APf")
+    assert list_gains("APr") == ("AP", "APr")
+    assert "APf +10.0 (10.0 .. 10.0), larger than chance" in describe_winner(entries[0], "APf")
 
 
 def test_a_candidate_changes_the_recipe() -> None:

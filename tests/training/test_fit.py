@@ -36,7 +36,7 @@ def test_settings_that_change_nothing_that_is_learned_may_differ(tmp_path):
 def test_other_classes_are_refused_and_the_first_difference_named(tmp_path):
     ours = make().categories
     fit.check_classes(make(), ours, tmp_path)
-    with pytest.raises(CheckpointError, match=r"\(7, 'dog'\) in the checkpoint, \(8, 'dog'\) in the data"):
+    with pytest.raises(CheckpointError, match=r"\(7, 'dog'\) in the checkpoint, \(8, 'dog'\) in the data\. Give"):
         fit.check_classes(make(), (ours[0], replace(ours[1], id=8)), tmp_path)
     with pytest.raises(CheckpointError, match=r"2 classes and the data set has 1.*None in the data"):
         fit.check_classes(make(), ours[:1], tmp_path)

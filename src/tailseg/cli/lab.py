@@ -194,21 +194,22 @@ class Bars(Progress):
 
 def _tell(result: "LabResult", folder: Path) -> None:
     """Prints the ranking and the winner."""
-    from tailseg.lab.page import GAINS, LIMITS, describe_table, describe_winner, format_figure, format_gain
+    from tailseg.lab.page import LIMITS, describe_table, describe_winner, format_figure, format_gain, list_gains
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=describe_table(result), caption_justify="left")
     table.add_column("candidate", overflow="fold")
-    for name in GAINS:
+    gains = list_gains(result.by)
+    for name in gains:
         table.add_column(name, justify="right")
         table.add_column("to the baseline", justify="right", no_wrap=True)
     shown = [entry for place, entry in enumerate(result.entries) if place < MAX_ROWS or not entry.gains]
     for entry in shown:
-        cells = [(format_figure(entry.figures[name]), format_gain(entry.gains.get(name))) for name in GAINS]
+        cells = [(format_figure(entry.figures[name]), format_gain(entry.gains.get(name))) for name in gains]
         table.add_row(escape(entry.name), *(cell for pair in cells for cell in pair))
     output().print(table)
     more = f" (all {len(result.entries)} candidates)" if len(shown) < len(result.entries) else ""
     lines = [
-        f"The winner: {result.winner.name}{describe_winner(result.winner)}",
+        f"The winner: {result.winner.name}{describe_winner(result.winner, result.by)}",
         *LIMITS,
         "",
         f"Page{more}: {folder / 'lab.html'}",

@@ -1,5 +1,6 @@
 """`tailseg test`."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -70,11 +71,21 @@ def run(arguments: Sequence[str]) -> None:
         if is_main_process():
             output().print(metrics.table())
             output().print(f"\nWritten: {folder / 'results.json'}, {folder / 'metrics.json'}", markup=False)
+            if options.val and options.run.is_dir():
+                output().print(describe_other_results(options), markup=False, soft_wrap=True)
             if unread:
                 raise ValueError(
                     f"{len(unread)} of {count_noun(metrics.num_images, 'image')} could not be used (see above). They "
                     "count as images without detections. Restore them and call `tailseg test` again"
                 )
+
+
+def describe_other_results(options: Test) -> str:
+    """Says that the files in the run's folder are those of another annotation file, which `report` must know."""
+    places = {"--val": options.val, "--val-images": options.val_images}
+    words = [word for name, value in places.items() if value for word in (name, value)]
+    command = shlex.join(["tailseg", "report", str(options.run), *words])
+    return f"Both files are of {options.val}, so name it for the report, too: {command}"
 
 
 def results_folder(run: Path) -> Path:

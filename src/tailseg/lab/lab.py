@@ -11,14 +11,16 @@ from typing import Any, Final, cast
 
 import numpy as np
 
-from tailseg.annotations.dataset import Annotations
+from tailseg.annotations.dataset import Annotations, get_scored_groups
 from tailseg.detection.recalibration import Setting
+from tailseg.evaluation import evaluate
 from tailseg.files import write_text
 from tailseg.inference import Predictor
 from tailseg.lab.features import Collector, Step, collect, save
 from tailseg.lab.ranking import Entry, Figure, best_candidates, rank
 from tailseg.lab.trials import (
     CALIBRATIONS,
+    FIGURES,
     SAMPLINGS,
     Bench,
     Candidate,
@@ -85,6 +87,7 @@ class LabResult:
     Attributes:
         entries: the ranking, best first.
         baseline: the candidate that has the settings of the network's own recipe.
+        by: the figure that decided.
         recipe: the recipe with the winner's settings.
         command: trains this recipe.
         seconds: of the fits, by the clock.
@@ -92,6 +95,7 @@ class LabResult:
 
     entries: list[Entry]
     baseline: Candidate
+    by: Figure
     recipe: Recipe
     command: str
     seconds: float
@@ -157,6 +161,7 @@ def run_lab(
     result = LabResult(
         entries,
         baseline,
+        settings.by,
         name_recipe(winner.candidate.change(full or recipe)),
         shlex.join(["tailseg", "train", str(folder / WINNER)]),
         time.monotonic() - began,
@@ -197,6 +202,7 @@ def open_bench(
     predictor = Predictor.from_run(run, device=device, base=base, modules=modules, calibrated=False)
     recipe = require_one_stage(locate_data(predictor.recipe, predictor.checkpoint.recipe, run), run)
     train, val = build_data(recipe, trained=True)
+    require_figure(val, settings.by)
     features = folder / "features"
     keep_or_collect(predictor, recipe, train, val, features, settings, say, step)
     return Bench(features, recipe, train, val, steps=settings.steps or count_steps(train, recipe))
@@ -214,6 +220,21 @@ def require_one_stage(recipe: Recipe, run: Path) -> Recipe:
             "or Mask R-CNN, such as one of custom_small"
         )
     return recipe
+
+
+def require_figure(val: Annotations, by: Figure) -> None:
+    """Checks that the validation set defines the figure that decides: without it, the ranking would have no order.
+
+    Raises:
+        ValueError: no class of the frequency group has an object in the validation set.
+    """
+    figures = evaluate(val, [], iou_types=("bbox",), groups=get_scored_groups(val)).flatten()
+    defined = [name for name in FIGURES if f"bbox/{name}" in figures]
+    if by not in defined:
+        raise ValueError(
+            f"{by} cannot decide: {val.path} has no object of a class of this frequency group. Choose another figure "
+            f"(--by): {', '.join(defined) or 'AP'}"
+        )
 
 
 def count_steps(train: Annotations, recipe: Recipe) -> int:
@@ -329,7 +350,9 @@ class Store:
     def __init__(self, file: Path, steps: int) -> None:
         self.file, self.steps = file, steps
         self.outcomes: dict[tuple[Candidate, int, Setting], Outcome] = {}
-        for line in file.read_text().splitlines() if file.is_file() else ():
+        text = file.read_text() if file.is_file() else ""
+        self._is_torn = not text.endswith("\n") and text != ""
+        for line in text.splitlines():
             try:
                 content = json.loads(line)
             except ValueError:  # the lab was interrupted within a line
@@ -362,6 +385,9 @@ class Store:
         ]
         for done, outcomes in enumerate(run_all(bench, missing, workers), start=1):
             with self.file.open("a") as file:
+                if self._is_torn:  # the rest of an interrupted line would swallow the next one
+                    file.write("\n")
+                    self._is_torn = False
                 for outcome in outcomes:
                     self._keep(outcome)
                     file.write(json.dumps({"steps": self.steps, **to_plain_outcome(outcome)}) + "\n")

@@ -4,7 +4,7 @@ import math
 from typing import TYPE_CHECKING, Final
 
 from tailseg.evaluation.metrics import format_percent
-from tailseg.lab.ranking import Entry, Gain
+from tailseg.lab.ranking import Entry, Figure, Gain
 from tailseg.lab.trials import FIGURES
 from tailseg.recipes.advice import MIN_AP
 from tailseg.report.builder import build_page
@@ -13,8 +13,8 @@ from tailseg.words import count_noun
 if TYPE_CHECKING:
     from tailseg.lab.lab import LabResult
 
-GAINS: Final = ("AP", "APr")
-"""The figures whose difference to the baseline is shown."""
+GAINS: Final[tuple[Figure, ...]] = ("AP", "APr")
+"""The figures whose difference to the baseline is always shown."""
 LIMITS: Final = (
     "The features are fixed. What a loss does to the backbone, the FPN and the RPN in a full training is not seen.",
     "AP is that of boxes. The mask head is not fitted.",
@@ -22,6 +22,11 @@ LIMITS: Final = (
     "The winner was chosen by these figures, so its own figures are too high. Its interval does not correct this.",
     "A gain whose interval holds 0 may be chance. Train the candidates that the intervals do not separate.",
 )
+
+
+def list_gains(by: Figure) -> tuple[Figure, ...]:
+    """The figures whose difference to the baseline is shown: `GAINS`, and the one that decided."""
+    return tuple(dict.fromkeys((*GAINS, by)))
 
 
 def render(result: "LabResult") -> str:
@@ -33,13 +38,14 @@ def render(result: "LabResult") -> str:
     Returns:
         The HTML text.
     """
+    gains = list_gains(result.by)
     rows = [
         {
             "name": entry.name,
             "is_baseline": not entry.gains,
             "figures": [format_figure(entry.figures[name]) for name in FIGURES],
             "gains": [
-                {"text": format_gain(entry.gains.get(name)), "kind": judge(entry.gains.get(name))} for name in GAINS
+                {"text": format_gain(entry.gains.get(name)), "kind": judge(entry.gains.get(name))} for name in gains
             ],
         }
         for entry in result.entries
@@ -51,11 +57,11 @@ def render(result: "LabResult") -> str:
         title=f"Lab: {result.recipe.data.train}",
         subtitle=f"{count_noun(len(rows), 'candidate')}, fitted on the region features of one network",
         winner=result.winner.name,
-        verdict=describe_winner(result.winner),
+        verdict=describe_winner(result.winner, result.by),
         command=result.command,
         caption=describe_table(result),
         columns=FIGURES,
-        gain_columns=GAINS,
+        gain_columns=gains,
         rows=rows,
         limits=LIMITS,
     )
@@ -65,14 +71,23 @@ def describe_table(result: "LabResult") -> str:
     """Says what the figures and the intervals are."""
     seeds = result.winner.seeds
     return (
-        f"AP of boxes on the validation set in percent, the mean of {count_noun(seeds, 'seed')}. The baseline is "
-        f"{result.baseline}. The intervals are paired: the same seeds and the same images for both. They "
-        "have two parts, the spread over drawn images (bootstrap) and the spread over the seeds (Student's t)."
+        f"AP of boxes on the validation set in percent, the mean of {count_noun(seeds, 'seed')}, in the order of "
+        f"{result.by}. The baseline is {result.baseline}. The intervals are paired: the same seeds and the same images "
+        "for both. They have two parts, the spread over drawn images (bootstrap) and the spread over the seeds "
+        "(Student's t)."
     )
 
 
-def describe_winner(winner: Entry) -> str:
-    """Says how much the winner gains, or that the figures are too low to rank anything."""
+def describe_winner(winner: Entry, by: Figure = "AP") -> str:
+    """Says how much the winner gains, or that the figures are too low to rank anything.
+
+    Args:
+        winner: the first entry of the ranking.
+        by: the figure that decided.
+
+    Returns:
+        The rest of a sentence that begins with the winner's name.
+    """
     if winner.figures["AP"] < MIN_AP:
         return (
             f" is the first of a ranking that says nothing: its AP is {format_figure(winner.figures['AP'])}. The "
@@ -83,7 +98,7 @@ def describe_winner(winner: Entry) -> str:
     words = {"better": "larger than chance", "worse": "worse than the baseline", "": "not larger than chance"}
     gains = [
         f"{name} {format_gain(winner.gains[name])}, {words[judge(winner.gains[name])]}"
-        for name in GAINS
+        for name in list_gains(by)
         if not math.isnan(winner.gains[name].mean)
     ]
     return f": {'; '.join(gains)}."

@@ -153,7 +153,7 @@ def check_classes(checkpoint: Checkpoint, categories: Sequence[Category], path: 
         first = next(f"{old} in the checkpoint, {new} in the data" for old, new in pairs if old != new)
         raise CheckpointError(
             f"{path} has {count_noun(len(saved), 'class')} and the data set has {len(classes)}; the first difference "
-            f"is {first}"
+            f"is {first}. Give the classes of the data the ids and names of the model"
         )
 
 
