@@ -86,7 +86,7 @@ def test_the_pulled_run_predicts_tests_and_starts_a_training(
         found[folder] = json.loads((out / "results.json").read_text())
     assert found[run] == found[pulled] != []
     assert main(["test", str(pulled), "--val", str(photos.parent / "val.json")]) == 0
-    assert f"name it for the report, too: tailseg report {pulled} --val" in " ".join(capsys.readouterr().out.split())
+    assert f"take them as results of {photos.parent / 'val.json'}" in " ".join(capsys.readouterr().out.split())
     scores = json.loads((pulled / "metrics.json").read_text())["scores"]
     assert scores == json.loads((run / "metrics.json").read_text())["scores"]
     options = ["--init-from", str(pulled), "--optim.lr=0", f"--run.out={tmp_path / 'next'}", "--data.workers=0"]

@@ -1,14 +1,17 @@
 """`tailseg lab`: from a run to a ranking, a page and a recipe that trains."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from tailseg.annotations.dataset import with_group_bounds
 from tailseg.cli import main
 from tailseg.cli.train import train_options
+from tailseg.lab.lab import name_recipe
 from tailseg.lab.trials import Bench
 from tailseg.losses import LOSSES
+from tailseg.recipes import get_recipe
 from tailseg.recipes.build import build_data
 
 
@@ -54,6 +57,12 @@ def test_the_winners_recipe_is_what_train_takes(lab):
     )
     assert recipe.optim.epochs == 3
     assert recipe.run.out == "runs/{name}_lab"
+
+
+def test_the_winner_starts_from_the_weights_that_the_run_started_from():
+    recipe = get_recipe("tiny_gumbel")
+    named = name_recipe(replace(recipe, run=replace(recipe.run, init_from="coco")))
+    assert named.run.init_from == "coco"
 
 
 def test_what_was_fitted_is_not_fitted_again(lab, monkeypatch, capsys):

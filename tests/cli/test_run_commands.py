@@ -19,6 +19,7 @@ from pycocotools import mask as coco
 
 from tailseg.cli import main
 from tailseg.cli.predict import PictureNames, describe_other_files, find_images
+from tailseg.report.run import read_run
 
 RESULTS = {"results.json", "results.jsonl", "predict.json"}
 """What `predict` writes without pictures."""
@@ -40,8 +41,20 @@ def test_test_takes_another_validation_set(
     run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     moved = shutil.copytree(run, tmp_path / "moved")
-    assert main(["test", str(moved), "--val", str(photos.parent / "train.json")]) == 0
-    assert "16 images" in capsys.readouterr().out
+    other = photos.parent / "train.json"
+    assert main(["test", str(moved), "--val", str(other)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "16 images" in shown
+    assert f"`report` and `compare` take them as results of {other}, until" in shown
+    scores = json.loads((moved / "metrics.json").read_text())["scores"]
+    ours = read_run(moved).analysis.metrics.scores  # the run's own validation set has images with the same ids
+    assert {kind: ours[kind]["AP"] for kind in scores} == {kind: scores[kind]["AP"] for kind in scores}
+    assert read_run(moved).annotations.num_images == 16
+    assert main(["compare", str(moved), str(run)]) == 2
+    assert "which differ" in capsys.readouterr().err
+    assert main(["test", str(moved)]) == 0
+    assert "take them" not in capsys.readouterr().out
+    assert read_run(moved).annotations.num_images == read_run(run).annotations.num_images
 
 
 def test_test_refuses_other_classes(

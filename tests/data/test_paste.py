@@ -21,7 +21,7 @@ from tailseg.data.sampler import TrainSampler
 from tailseg.data.settings import ColorConfig, CopyPasteConfig, JitterConfig
 from tailseg.data.tiny_tail import generate
 from tailseg.data.transforms import color_transform, make_sample, train_transform
-from tailseg.ops.masks import encode_mask, mask_targets
+from tailseg.ops.masks import decode_mask, encode_mask, mask_targets, rasterize
 from tailseg.structures import Frame, Segmentation, Target
 
 from . import naive_paste as naive
@@ -277,6 +277,27 @@ def test_samples_are_those_of_bitmaps(name: str, tiny: Annotations) -> None:
         assert_equal(got, (expected[0], large, expected[2]))
         touched += len(placements)
     assert touched >= 5
+
+
+def test_boxes_of_cut_objects_are_those_of_their_pixels(tiny: Annotations) -> None:
+    """With ``tight_boxes``, to a pixel; other boxes, masks and objects are the same as without."""
+    plain, tight = (DetectionDataset(tiny, PIPELINES["jitter"], tight_boxes=tight) for tight in (False, True))
+    shrunk = []
+    for index, seed in ((index, seed) for index in range(5) for seed in range(20)):
+        image, before, _ = plain[index, seed]
+        _, after, _ = tight[index, seed]
+        height, width = image.shape[1:]
+        assert torch.equal(before.labels, after.labels)
+        for mask, old, new in zip(after.masks, before.boxes, after.boxes, strict=True):
+            if not torch.equal(old, new):
+                ys, xs = decode_mask(rasterize(mask, after.frame, (0, 0, width, height))).nonzero()
+                pixels = torch.tensor([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])
+                assert (torch.stack([old[:2] - new[:2], new[2:] - old[2:]]) <= 0).all(), "a box never grows"
+                assert (new - pixels).abs().max() <= 1
+                assert ((old <= 0) | (old >= torch.tensor([width, height] * 2))).any(), "only a cut object's"
+                shrunk.append((new - old).abs().max().item())
+    assert len(shrunk) >= 20
+    assert max(shrunk) > 5
 
 
 def test_classes_are_drawn_in_proportion_to_their_weights() -> None:

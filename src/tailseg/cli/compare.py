@@ -38,7 +38,8 @@ class Compare:
     is computed again. The command prints the differences with their 95 % intervals and says which are larger than
     chance. It also prints the classes whose AP changed most, and the kinds of error before and after.
 
-    A, B .. are folders of runs (their results.json, on the validation set of A), or results files with --annotations.
+    A, B .. are folders of runs (their results.json, on the file that A was last evaluated on), or results files with
+    --annotations.
 
     examples:
       tailseg compare runs/tiny_sigmoid runs/tiny_gumbel
@@ -49,7 +50,7 @@ class Compare:
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="A B")]
     """Folders of runs, or results files."""
     annotations: Path | None = None
-    """The annotation file; None uses the validation set of run A."""
+    """The annotation file; None uses the one that run A was last evaluated on."""
     train: Path | None = None
     """Annotation file of the training set, for the frequency groups, unless an annotation file states the groups
     (LVIS's "frequency")."""

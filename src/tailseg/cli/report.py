@@ -82,7 +82,7 @@ class Report:
     only: Literal["bbox", "segm"] | None = None
     """Show only boxes or only masks of RESULTS; None shows masks, if all models have them."""
     val: Annotated[str | None, Input()] = None
-    """Annotation file of a run's results, if it is not the recipe's validation set."""
+    """Annotation file of a run's results; None is the one that the run was last evaluated on."""
     val_images: Annotated[str | None, Input()] = None
     """Folder of the images of a run's validation set, unless they lie beside it or where they did in training."""
     groups: Annotated[tuple[int, int] | None, Range(ge=1, ascending=True)] = None

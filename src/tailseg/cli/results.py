@@ -174,7 +174,7 @@ def rename_options(arguments: Sequence[str], old_names: Mapping[str, str]) -> li
 def read_validation_set(
     run: Path, groups: "GroupBounds | None" = None, base: "Recipe | None" = None, modules: Sequence[str] = ()
 ) -> "tuple[Annotations, Mapping[int, Group], str]":
-    """Reads the validation set of a run as the run does: with its ``on_problem``, ``crowds`` and ``groups``.
+    """Reads the validation set of a run's results as the run does: with its ``on_problem``, ``crowds`` and ``groups``.
 
     Args:
         run: the run's folder.
@@ -190,7 +190,7 @@ def read_validation_set(
     """
     from tailseg.annotations.dataset import get_scored_groups, with_group_bounds
     from tailseg.recipes.build import build_validation, held_out_note
-    from tailseg.recipes.places import locate_data
+    from tailseg.recipes.places import locate_data, locate_results
     from tailseg.recipes.saved import from_plain
     from tailseg.training.checkpoint import load
     from tailseg.training.fit import with_classes_of_run
@@ -199,7 +199,7 @@ def read_validation_set(
     file = choose(run, "best")
     checkpoint = load(file)
     recipe = from_plain(checkpoint.recipe, base=base, modules=modules, source=str(file))
-    recipe = locate_data(recipe, checkpoint.recipe, run)
+    recipe = locate_results(locate_data(recipe, checkpoint.recipe, run), run)
     annotations = build_validation(recipe)
     annotations = with_classes_of_run(annotations, checkpoint, file)
     if groups is not None:

@@ -1,6 +1,5 @@
 """`tailseg test`."""
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -71,21 +70,14 @@ def run(arguments: Sequence[str]) -> None:
         if is_main_process():
             output().print(metrics.table())
             output().print(f"\nWritten: {folder / 'results.json'}, {folder / 'metrics.json'}", markup=False)
-            if options.val and options.run.is_dir():
-                output().print(describe_other_results(options), markup=False, soft_wrap=True)
+            if options.val:
+                note = f"`report` and `compare` take them as results of {options.val}, until the run is tested again"
+                output().print(note, markup=False, soft_wrap=True)
             if unread:
                 raise ValueError(
                     f"{len(unread)} of {count_noun(metrics.num_images, 'image')} could not be used (see above). They "
                     "count as images without detections. Restore them and call `tailseg test` again"
                 )
-
-
-def describe_other_results(options: Test) -> str:
-    """Says that the files in the run's folder are those of another annotation file, which `report` must know."""
-    places = {"--val": options.val, "--val-images": options.val_images}
-    words = [word for name, value in places.items() if value for word in (name, value)]
-    command = shlex.join(["tailseg", "report", str(options.run), *words])
-    return f"Both files are of {options.val}, so name it for the report, too: {command}"
 
 
 def results_folder(run: Path) -> Path:
@@ -106,6 +98,7 @@ def evaluate_run(options: Test) -> "tuple[Metrics, list[str]]":
     from tailseg.recipes.advice import explain_no_learning
     from tailseg.recipes.build import build_validation, held_out_note
     from tailseg.recipes.places import get_run_folder, locate_data
+    from tailseg.recipes.saved import with_absolute_paths
     from tailseg.training.distributed import (
         gather_batches,
         gather_on_all,
@@ -161,5 +154,7 @@ def evaluate_run(options: Test) -> "tuple[Metrics, list[str]]":
         output().print(f"note: {note}", markup=False, soft_wrap=True)
     for line in describe_unread(unread) if is_main_process() else ():
         print_error(line)
-    on_main_process(lambda: save_results(folder, annotations, results, metrics))
+    named = with_absolute_paths(replace(recipe, data=replace(recipe.data, val_images=options.val_images))).data
+    tested_on = {"val": named.val, "val_images": named.val_images} if options.val else None
+    on_main_process(lambda: save_results(folder, annotations, results, metrics, tested_on=tested_on))
     return metrics, unread

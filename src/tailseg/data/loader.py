@@ -20,7 +20,7 @@ from tailseg.data.sampler import EvaluationSampler, Sample, TrainSampler
 from tailseg.data.transforms import Transform, apply_transform, compute_frame, make_sample
 from tailseg.data.verified import find_unverified
 from tailseg.data.workers import Workers
-from tailseg.ops.masks import mask_area, rasterize
+from tailseg.ops.masks import mask_area, mask_box, rasterize
 from tailseg.structures import Batch, Frame, ImageInfo, ImageMaps, Segmentation, Target
 
 Item = tuple[Tensor | ImageMaps, Target, ImageInfo]
@@ -44,6 +44,8 @@ class DetectionDataset(Dataset[Item]):
         color: changes the colors of the image, after all other steps; None changes none.
         only_verified: targets say which classes are no negatives in their image (`Target.unverified`); without effect
             on a file that does not list the classes which were looked for, as LVIS does.
+        tight_boxes: the box of an object that the transform has cut shrinks to the pixels that are left of its mask.
+            The published recipes with large-scale jitter do so, those with a plain crop do not.
         maps: read instead of the images; the transform then resizes and flips, and does nothing else.
 
     Raises:
@@ -59,6 +61,7 @@ class DetectionDataset(Dataset[Item]):
         paste: CopyPaste | None = None,
         color: v2.Transform | None = None,
         only_verified: bool = False,
+        tight_boxes: bool = False,
         maps: KeptMaps | None = None,
     ) -> None:
         if look:
@@ -67,6 +70,7 @@ class DetectionDataset(Dataset[Item]):
         self.transform = transform
         self.paste, self.color = paste, color
         self.maps = maps
+        self.tight_boxes = tight_boxes
         self.only_verified = only_verified and annotations.format == "lvis"
         self.category_ids = np.array([category.id for category in annotations.categories], np.int64)
 
@@ -99,8 +103,13 @@ class DetectionDataset(Dataset[Item]):
             frame = compute_frame(moved["frame"].as_subclass(Tensor), info.height, info.width)
             rows = (_large_enough(boxes) & _large_enough(clipped)).nonzero()[:, 0]
             cut = (moved["boxes"].as_subclass(Tensor) != clipped).any(dim=1).numpy()
-            away = [i for i in rows.tolist() if cut[i] and _is_empty(record.segmentations[i], frame, image, clipped[i])]
-            rows = rows[~torch.isin(rows, torch.tensor(away))]
+            for i in (i for i in rows.tolist() if cut[i]):
+                visible = _find_visible(record.segmentations[i], frame, image, clipped[i])
+                if visible is None:
+                    clipped[i] = 0
+                elif self.tight_boxes:
+                    clipped[i] = visible
+            rows = rows[_large_enough(clipped[rows])]
             truth = Target(
                 boxes=clipped[rows],
                 labels=torch.from_numpy(record.labels)[rows],
@@ -162,11 +171,17 @@ def _large_enough(boxes: Tensor) -> Tensor:
     return (boxes[:, 2:] - boxes[:, :2] >= 1).all(dim=1)
 
 
-def _is_empty(mask: Segmentation, frame: Frame, image: Tensor, box: Tensor) -> bool:
-    """Whether a mask has no pixel in the part of its box that a crop left, which may lie in the hole of a ring."""
+def _find_visible(mask: Segmentation, frame: Frame, image: Tensor, box: Tensor) -> Tensor | None:
+    """The part of a cropped box around the pixels of the mask; None without a pixel, such as in the hole of a ring."""
+    if mask == ():
+        return box
     (left, top), (right, bottom) = box[:2].floor().int().tolist(), box[2:].ceil().int().tolist()
     part = widen((left, top, right, bottom), image.shape[-2:])
-    return mask != () and mask_area(rasterize(mask, frame, part)) == 0
+    pixels = rasterize(mask, frame, part)
+    if mask_area(pixels) == 0:
+        return None
+    extents = torch.tensor(mask_box(pixels)) + torch.tensor(part[:2] * 2)
+    return torch.cat([torch.maximum(box[:2], extents[:2]), torch.minimum(box[2:], extents[2:])])
 
 
 @contextmanager

@@ -151,7 +151,14 @@ def describe_unread(unread: Sequence[str]) -> list[str]:
     return [*unread[:MAX_NAMED], *more]
 
 
-def save_results(folder: Path, annotations: Annotations, results: Records, metrics: Metrics) -> None:
+def save_results(
+    folder: Path,
+    annotations: Annotations,
+    results: Records,
+    metrics: Metrics,
+    *,
+    tested_on: Mapping[str, str | None] | None = None,
+) -> None:
     """Writes ``folder/results.json`` and ``folder/metrics.json``: each the whole file or nothing.
 
     Ids that the annotation file writes as text are written as text, because pycocotools compares them unchanged.
@@ -161,10 +168,12 @@ def save_results(folder: Path, annotations: Annotations, results: Records, metri
         annotations: the validation set.
         results: the result records; their ids are replaced by the text.
         metrics: the figures.
+        tested_on: ``val`` and ``val_images``, if they are not those of the run; `locate_results` reads them.
     """
     images, categories = annotations.text_ids
     for record in results if images or categories else ():
         record["image_id"] = images.get(record["image_id"], record["image_id"])
         record["category_id"] = categories.get(record["category_id"], record["category_id"])
     write_text(folder / "results.json", json.dumps(results))
-    write_text(folder / "metrics.json", metrics.to_json())
+    content = metrics.to_dict() | ({"tested_on": dict(tested_on)} if tested_on else {})
+    write_text(folder / "metrics.json", json.dumps(content, indent=1))

@@ -430,7 +430,7 @@ def _to_float(value: float | None) -> float:
 
 def name_recipe(recipe: Recipe) -> Recipe:
     """The recipe with a folder of its own."""
-    return replace(recipe, run=replace(recipe.run, out="runs/{name}_lab", init_from=None))
+    return replace(recipe, run=replace(recipe.run, out="runs/{name}_lab"))
 
 
 def write_result(result: LabResult, folder: Path) -> None:

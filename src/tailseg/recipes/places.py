@@ -1,5 +1,6 @@
 """The places of a run: its data, also after its folder has moved, its checkpoints, and a free folder for a new run."""
 
+import json
 import os
 from dataclasses import replace
 from itertools import count
@@ -35,6 +36,23 @@ def locate_data(recipe: Recipe, saved: Plain, folder: Path) -> Recipe:
     data = {name: locate(getattr(recipe.data, name)) for name in DATA_PATHS}
     out = str(folder).replace("{", "{{").replace("}", "}}")  # braces of the name are no pattern
     return replace(recipe, data=replace(recipe.data, **data), run=replace(recipe.run, out=out))
+
+
+def locate_results(recipe: Recipe, folder: Path) -> Recipe:
+    """Returns the recipe with the data that the results of a run are of: ``tailseg test --val`` names other ones.
+
+    Args:
+        recipe: the recipe of the run, with present paths.
+        folder: of the run, with metrics.json.
+
+    Returns:
+        The recipe with the file and the images of the last evaluation.
+    """
+    try:
+        tested = json.loads((folder / "metrics.json").read_text()).get("tested_on")
+    except (OSError, ValueError, AttributeError):
+        return recipe
+    return replace(recipe, data=replace(recipe.data, **tested)) if tested else recipe
 
 
 def list_places(path: str, recipe: Recipe, saved: Plain, folder: Path) -> list[str]:

@@ -14,7 +14,7 @@ from tailseg.evaluation.ground_truth import GroundTruth, read_ground_truth
 from tailseg.evaluation.image_fields import FieldsSource, read_fields
 from tailseg.evaluation.metrics import IouType
 from tailseg.recipes.build import build_training, build_validation, held_out_note
-from tailseg.recipes.places import locate_data
+from tailseg.recipes.places import locate_data, locate_results
 from tailseg.recipes.recipe import Recipe
 from tailseg.recipes.saved import load_saved
 from tailseg.report.evaluated import THRESHOLD, EvaluatedRun, Log, find_kind
@@ -42,7 +42,7 @@ def read_run(
     Args:
         folder: with recipe.json and results.json.
         threshold: see `EvaluatedRun`.
-        val: another annotation file than the recipe's that the results are of.
+        val: the annotation file that the results are of; None is that of the last evaluation.
         val_images: folder of its images.
         groups: other bounds of the frequency groups than the run has.
         base: your own recipe, if the run was trained with one.
@@ -64,7 +64,11 @@ def read_run(
     recipe = locate_data(*load_saved(folder / "recipe.json", base=base, modules=modules), folder)
     if groups is not None:
         recipe = replace(recipe, data=replace(recipe.data, groups=groups))
-    train, annotations, frequency = _read_data(recipe, folder, like, val, val_images)
+    if val:
+        evaluated = replace(recipe, data=replace(recipe.data, val=val, val_images=None))
+    else:
+        evaluated = locate_results(recipe, folder)
+    train, annotations, frequency = _read_data(recipe, evaluated, folder, like, val_images)
     if groups is not None:
         annotations = with_group_bounds(annotations, groups)
         frequency = annotations.frequency
@@ -76,7 +80,7 @@ def read_run(
     found = analyze_in_detail(truth, sources, least_score=threshold, fields=fields, samples=samples)
     return EvaluatedRun(
         name=folder.resolve().name,
-        recipe=recipe,
+        recipe=evaluated,
         log=read_log(folder / "log.jsonl"),
         analysis=found.analysis,
         evidence=collect_evidence(truth, found.found, found.matches, kind=kind, least_score=threshold),
@@ -84,7 +88,7 @@ def read_run(
         frequency=frequency,
         train=train,
         threshold=threshold,
-        note=held_out_note(recipe),
+        note=held_out_note(evaluated),
         thresholds=_describe_thresholds(folder / thresholds.FILE),
     )
 
@@ -102,11 +106,11 @@ def _read_truth(annotations: Annotations, kind: IouType, like: EvaluatedRun | No
 
 
 def _read_data(
-    recipe: Recipe, folder: Path, like: EvaluatedRun | None, val: str | None, val_images: str | None
+    recipe: Recipe, evaluated: Recipe, folder: Path, like: EvaluatedRun | None, val_images: str | None
 ) -> tuple[Annotations | None, Annotations, ClassCounts]:
     """The training set if it is there, the validation set, and the classes' frequencies in the former."""
-    evaluated = replace(recipe, data=replace(recipe.data, val=val, val_images=None)) if val else recipe
-    if like and like.recipe and like.frequency and _list_files(like.recipe) == _list_files(recipe) and recipe.data.val:
+    same = like and like.recipe and _list_files(like.recipe) == _list_files(evaluated) and evaluated.data.val
+    if like and like.frequency and same:
         return like.train, like.annotations, like.frequency
     annotations = build_validation(evaluated, images=val_images)
     try:

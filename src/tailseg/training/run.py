@@ -321,6 +321,7 @@ def build_train_dataset(annotations: Annotations, data: DataConfig, maps: KeptMa
         paste=None if data.paste is None else build_paste(annotations, data),
         color=None if data.color is None else color_transform(data.color),
         only_verified=data.only_verified,
+        tight_boxes=data.jitter is not None,  # as in the published recipes with large-scale jitter
         maps=maps,
     )
 
