@@ -245,6 +245,19 @@ def test_steps_of_the_augmentation_are_added_by_name() -> None:
     assert data.jitter is None
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_copy_paste_takes_the_place_of_kept_maps(order: int) -> None:
+    words = ["--data.train=a.json", "--data.no-keep-maps", "--data.paste"][::order]
+    data = train_options("custom_frozen", words).recipe.data
+    assert data.paste == CopyPasteConfig()
+    assert not data.keep_maps
+
+
+def test_kept_maps_and_copy_paste_are_refused_with_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "custom_frozen", "--data.train=a.json", "--data.paste"]) == 2
+    assert "Leave one of the two out (--data.no-keep-maps)" in " ".join(capsys.readouterr().err.split())
+
+
 def test_steps_of_a_recipe_are_changed_and_removed() -> None:
     swin = "gol_mask_rcnn_swin_t_rfs_1x"
     assert get_recipe(swin).data.crop == CropConfig()

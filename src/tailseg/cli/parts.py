@@ -77,6 +77,8 @@ OPTIONAL: Mapping[tuple[str, ...], Any] = {
 }
 """Parts that a recipe may lack: the fields that lead to them, and their first settings."""
 
+NO_KEPT_MAPS = {"--data.no-keep-maps", "--data.no-keep_maps"}
+
 
 def with_optional(recipe: Recipe, arguments: Sequence[str]) -> tuple[Recipe, list[str]]:
     """Adds the optional parts that the options name, with their first settings, and removes others.
@@ -92,6 +94,8 @@ def with_optional(recipe: Recipe, arguments: Sequence[str]) -> tuple[Recipe, lis
     Raises:
         UsageError: two parts that exclude each other.
     """
+    if NO_KEPT_MAPS & set(arguments):  # at once, because kept maps exclude parts that are added here
+        recipe = _replaced(recipe, ("data", "keep_maps"), False)
     rest: list[str] = []
     for argument in _spell_removals(arguments):
         named = _find_optional(argument)

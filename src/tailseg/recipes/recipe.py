@@ -126,7 +126,8 @@ class DataConfig(Settings, at="data"):
         if self.keep_maps and (others := [f"data.{name}" for name in CHANGE_PIXELS if getattr(self, name, None)]):
             raise SettingError(
                 f"data.keep_maps is on and {' and '.join(others)} {verb_form(len(others), 'is', 'are')} set: kept maps "
-                "belong to images of files that are resized and flipped only. Leave one of the two out"
+                "belong to images of files that are resized and flipped only. Leave one of the two out "
+                "(--data.no-keep-maps)"
             )
 
 
