@@ -1,4 +1,4 @@
-"""Ranges of numbers: they stand with the field of the settings, once, and are checked when the settings are made.
+"""Ranges of numbers, and choices: they stand with the field of the settings, once, and are checked when these are made.
 
 ``lr: Annotated[float, Range(ge=0)] = 0.02`` is a field with a range. All settings of a recipe are `Settings`, which
 check themselves; the command line checks its options, and prints the ranges in its help. Nothing here imports a third
@@ -7,7 +7,7 @@ party.
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar, Union, cast, get_args, get_origin, 
 
 
 class SettingError(ValueError):
-    """A number is outside its range, or settings exclude each other; the message names them."""
+    """A number is outside its range, a text is no choice, or settings exclude each other; the message names them."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ ANY_NUMBER = Range()
 
 
 class Settings:
-    """What every class of a recipe's settings is: its numbers are checked when an object of it is made.
+    """What every class of a recipe's settings is: its numbers and choices are checked when an object of it is made.
 
     ``class OptimConfig(Settings, at="optim")`` says by what name the user reaches its fields, ``optim.lr``.
     A class with a ``__post_init__`` of its own calls this one first.
@@ -89,7 +89,7 @@ class Settings:
 
 
 def check_ranges(settings: object, places: tuple[str, ...]) -> None:
-    """Looks at the numbers of a dataclass.
+    """Looks at the numbers of a dataclass, and at the fields that take certain texts only.
 
     Args:
         settings: the object.
@@ -97,15 +97,25 @@ def check_ranges(settings: object, places: tuple[str, ...]) -> None:
             none for the options of a command.
 
     Raises:
-        SettingError: a number is outside its range, NaN or infinite. Names it as the user writes it.
+        SettingError: a number is outside its range, NaN or infinite, or a text is no choice. Names it as the user
+            writes it.
     """
-    for name, allowed in ranges_of(type(settings)).items():
-        value = getattr(settings, name)
-        if value is not None and not allowed.holds(value):
-            names = [f"{place}.{name}" for place in places]
-            options = " or ".join(map(option, names or [name]))
-            said = f"is {describe(type(settings), name)}, got {value!r}"
-            raise SettingError(f"{' or '.join(names)} {said} ({options})" if names else f"{options} {said}")
+    kind = type(settings)
+    wrong = [
+        (name, describe(kind, name))
+        for name, allowed in ranges_of(kind).items()
+        if (value := getattr(settings, name)) is not None and not allowed.holds(value)
+    ] + [
+        (name, describe(kind, name) if name in ranges_of(kind) else f"one of {', '.join(words)}")
+        for name, words in choices_of(kind).items()
+        for value in [getattr(settings, name)]
+        if any(isinstance(text, str) and text not in words for text in (value if isinstance(value, tuple) else [value]))
+    ]
+    for name, allowed in wrong[:1]:
+        names = [f"{place}.{name}" for place in places]
+        options = " or ".join(map(option, names or [name]))
+        said = f"is {allowed}, got {getattr(settings, name)!r}"
+        raise SettingError(f"{' or '.join(names)} {said} ({options})" if names else f"{options} {said}")
 
 
 def require_build(config: object, place: str, signature: str = "build()", *, returns: str) -> None:
@@ -150,9 +160,7 @@ def ranges_of(kind: type) -> Mapping[str, Range]:
 
 def describe(kind: type, name: str) -> str:
     """What a field may be: ``in [0, 1]``, ``above 0, or None``, ``one or more numbers, each 1 or more``."""
-    allowed, hint = ranges_of(kind)[name], _hints(kind)[name]
-    plain = get_args(hint)[0] if get_origin(hint) is Annotated else hint
-    members = get_args(plain) if get_origin(plain) in (Union, UnionType) else (plain,)
+    allowed, members = ranges_of(kind)[name], _list_members(_hints(kind)[name])
     words = [word for member in members for word in get_args(member) if isinstance(word, str)]
     text = str(allowed)
     if any(get_origin(member) is tuple for member in members):
@@ -160,6 +168,24 @@ def describe(kind: type, name: str) -> str:
         text = f"{'one or more ' if allowed.some else ''}numbers, each {allowed}{order}"
     *others, last = [text, *words, *(["None"] if type(None) in members else [])]
     return f"{', '.join(others)}, or {last}" if others else last
+
+
+@cache
+def choices_of(kind: type) -> Mapping[str, tuple[str, ...]]:
+    """The texts that each field of a dataclass may have, alone or in a tuple, where these are certain texts only."""
+    found = {name: (*_list_words(hint),) for name, hint in _hints(kind).items() if str not in _list_members(hint)}
+    return {name: words for name, words in found.items() if words}
+
+
+def _list_words(hint: object) -> Iterator[str]:
+    for part in get_args(hint):
+        yield from [part] if isinstance(part, str) else _list_words(part)
+
+
+def _list_members(hint: object) -> tuple[object, ...]:
+    """The types of which a value of the field has one."""
+    plain = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+    return get_args(plain) if get_origin(plain) in (Union, UnionType) else (plain,)
 
 
 def _is_number(hint: object) -> bool:

@@ -1,5 +1,6 @@
 """Every number of every setting has a range, and what lies outside is refused by the name that the user knows."""
 
+import copy
 import dataclasses
 import importlib
 import json
@@ -45,7 +46,7 @@ from tailseg.models.config import (
     TimmConfig,
     WrappedCauchyConfig,
 )
-from tailseg.ranges import Range, SettingError, Settings, option, ranges_of
+from tailseg.ranges import Range, SettingError, Settings, check_ranges, choices_of, option, ranges_of
 from tailseg.recipes import RECIPES, AdamWConfig, get_recipe
 from tailseg.recipes.recipe import Recipe, ScheduleConfig
 from tailseg.recipes.saved import from_plain, to_plain
@@ -165,6 +166,22 @@ def test_what_lies_outside_a_range_is_refused_by_name(kind):
             assert f"{part.places[0]}.{name}" in str(refusal.value)
             assert f"got {given!r} " in str(refusal.value)
             assert option(f"{part.places[-1]}.{name}") in str(refusal.value)
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_a_text_that_is_no_choice_is_refused_by_name(kind):
+    part = next(part for recipe in VARIANTS.values() for _, part in parts(recipe) if type(part) is kind)
+    hints = [(field.name, get_type_hints(kind)[field.name]) for field in dataclasses.fields(kind)]
+    fields = [name for name, hint in hints if "Literal['" in str(hint) and str not in (hint, *get_args(hint))]
+    assert fields == list(choices_of(kind))
+    for name in fields:
+        changed = copy.copy(part)  # where the tests look at the types of arguments, `replace` ends before the check
+        object.__setattr__(changed, name, "something")
+        with pytest.raises(SettingError) as refusal:
+            check_ranges(changed, part.places)
+        assert f"{part.places[0]}.{name} is " in str(refusal.value)
+        assert all(word in str(refusal.value) for word in choices_of(kind)[name])
+        assert "got 'something' " in str(refusal.value)
 
 
 @pytest.mark.parametrize("kind", ALL)

@@ -193,6 +193,10 @@ def test_a_run_of_clean_epochs_only_says_so() -> None:
     assert note.startswith("data.clean_epochs is 4: the run has 4 epochs")
     assert "without data.jitter and data.color and data.paste" in note
     assert not list_schedule_notes(recipe, steps_per_epoch=100)
+    plain = replace(recipe, data=replace(recipe.data, jitter=None, color=None, paste=None))
+    assert list_schedule_notes(plain, steps_per_epoch=100) == [
+        "data.clean_epochs has no effect: the images have no jitter, color and paste to leave out"
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -79,6 +79,8 @@ def list_schedule_notes(recipe: Recipe, steps_per_epoch: int) -> list[str]:
             f"data.clean_epochs is {data.clean_epochs}: {run}, and all of them are without {' and '.join(changes)}. "
             "Lower --data.clean-epochs"
         )
+    if data.clean_epochs and not changes:
+        notes.append("data.clean_epochs has no effect: the images have no jitter, color and paste to leave out")
     return notes
 
 
