@@ -49,10 +49,11 @@ def locate_results(recipe: Recipe, folder: Path) -> Recipe:
         The recipe with the file and the images of the last evaluation.
     """
     try:
-        tested = json.loads((folder / "metrics.json").read_text()).get("tested_on")
-    except (OSError, ValueError, AttributeError):
+        tested = json.loads((folder / "metrics.json").read_text())["tested_on"]
+        val, images = tested["val"], tested["val_images"]
+    except (OSError, ValueError, LookupError, TypeError):  # the run's own data
         return recipe
-    return replace(recipe, data=replace(recipe.data, **tested)) if tested else recipe
+    return replace(recipe, data=replace(recipe.data, val=val, val_images=images))
 
 
 def list_places(path: str, recipe: Recipe, saved: Plain, folder: Path) -> list[str]:
