@@ -106,7 +106,7 @@ def check_ranges(settings: object, places: tuple[str, ...]) -> None:
         for name, allowed in ranges_of(kind).items()
         if (value := getattr(settings, name)) is not None and not allowed.holds(value)
     ] + [
-        (name, describe(kind, name) if name in ranges_of(kind) else f"one of {', '.join(words)}")
+        (name, describe(kind, name))
         for name, words in choices_of(kind).items()
         for value in [getattr(settings, name)]
         if any(isinstance(text, str) and text not in words for text in (value if isinstance(value, tuple) else [value]))
@@ -159,14 +159,14 @@ def ranges_of(kind: type) -> Mapping[str, Range]:
 
 
 def describe(kind: type, name: str) -> str:
-    """What a field may be: ``in [0, 1]``, ``above 0, or None``, ``one or more numbers, each 1 or more``."""
-    allowed, members = ranges_of(kind)[name], _list_members(_hints(kind)[name])
-    words = [word for member in members for word in get_args(member) if isinstance(word, str)]
-    text = str(allowed)
-    if any(get_origin(member) is tuple for member in members):
+    """What a field may be: ``in [0, 1]``, ``above 0, or None``, ``one or more numbers, each 1 or more``, ``r or rc``."""
+    allowed, members = ranges_of(kind).get(name), _list_members(_hints(kind)[name])
+    words = [*_list_words(_hints(kind)[name])]
+    text = "" if allowed is None else str(allowed)
+    if allowed is not None and any(get_origin(member) is tuple for member in members):
         order = ", in ascending order" if allowed.ascending else ""
         text = f"{'one or more ' if allowed.some else ''}numbers, each {allowed}{order}"
-    *others, last = [text, *words, *(["None"] if type(None) in members else [])]
+    *others, last = filter(None, [text, *words, "None" if type(None) in members else ""])
     return f"{', '.join(others)}, or {last}" if others else last
 
 
