@@ -159,7 +159,10 @@ def ranges_of(kind: type) -> Mapping[str, Range]:
 
 
 def describe(kind: type, name: str) -> str:
-    """What a field may be: ``in [0, 1]``, ``above 0, or None``, ``one or more numbers, each 1 or more``, ``a, or b``."""
+    """What a field may be: ``in [0, 1]``, ``above 0, or None``, ``one or more numbers, each 1 or more``, ``r, or rc``.
+
+    The texts of a field that takes certain texts follow its numbers.
+    """
     allowed, members = ranges_of(kind).get(name), _list_members(_hints(kind)[name])
     words = [*_list_words(_hints(kind)[name])]
     text = "" if allowed is None else str(allowed)
