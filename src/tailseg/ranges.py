@@ -102,19 +102,19 @@ def check_ranges(settings: object, places: tuple[str, ...]) -> None:
     """
     kind = type(settings)
     wrong = [
-        (name, describe(kind, name))
+        name
         for name, allowed in ranges_of(kind).items()
         if (value := getattr(settings, name)) is not None and not allowed.holds(value)
     ] + [
-        (name, describe(kind, name))
+        name
         for name, words in choices_of(kind).items()
         for value in [getattr(settings, name)]
         if any(isinstance(text, str) and text not in words for text in (value if isinstance(value, tuple) else [value]))
     ]
-    for name, allowed in wrong[:1]:
+    for name in wrong[:1]:
         names = [f"{place}.{name}" for place in places]
         options = " or ".join(map(option, names or [name]))
-        said = f"is {allowed}, got {getattr(settings, name)!r}"
+        said = f"is {describe(kind, name)}, got {getattr(settings, name)!r}"
         raise SettingError(f"{' or '.join(names)} {said} ({options})" if names else f"{options} {said}")
 
 
