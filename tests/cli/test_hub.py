@@ -118,7 +118,7 @@ def test_calibration_and_thresholds_of_the_checkpoint_come_along(
     assert main(["predict", str(pulled), image, "--out", str(tmp_path / "found"), "--no-pictures"]) == 0
     text = capsys.readouterr().out
     assert "Scores are calibrated: NorCal 0.5" in text
-    assert "Score thresholds by class" in text
+    assert "(thresholds.json)" in text
     stored.write_text(json.dumps(content | {"source": {"calibration": "none", "step": step + 1}}))
     assert main([*push[:2], "y", *push[3:]]) == 0
     assert "is of another checkpoint and is left out" in capsys.readouterr().out

@@ -59,7 +59,7 @@ def test_predict_with_the_file_of_the_run(
         said = predict(capsys, run, photos, "--engine=onnx", "--out", tmp_path)
         assert f"{inside}: step 0, float32" in said
         assert "newer checkpoint" not in said
-        assert "Score thresholds by class: 0.4 to 0.4" in said
+        assert "Score threshold of all classes: 0.4 (" in said
         os.utime(inside, (0, 0))
         assert "the run has a newer checkpoint" in predict(
             capsys, run, photos, "--engine=onnx", "--no-pictures", "--out", tmp_path / "again"

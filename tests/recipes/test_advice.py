@@ -42,6 +42,13 @@ def test_what_does_not_apply_is_left_out(annotations):
     assert "init-from" not in text
 
 
+def test_a_rate_of_zero_gets_no_multiple_of_zero(annotations):
+    recipe = get_recipe("custom_small")
+    still = replace(recipe, optim=replace(recipe.optim, lr=0.0))
+    text = explain_no_learning(still, metrics(0.0), annotations, steps=9000)
+    assert text.endswith("a learning rate above 0 (--optim.lr): with 0 nothing is learned")
+
+
 def test_small_objects(annotations):
     recipe = get_recipe("custom_small")
     small = replace(recipe, data=replace(recipe.data, test_short_side=32))

@@ -355,8 +355,9 @@ def choose_threshold(
         output().print(note, markup=False, soft_wrap=True)
     if predictor.thresholds is None:
         return DEFAULT_THRESHOLD
-    low, high = min(predictor.thresholds), max(predictor.thresholds)
-    output().print(f"Score thresholds by class: {low:.2g} to {high:.2g} ({THRESHOLDS_FILE})", markup=False)
+    low, high = f"{min(predictor.thresholds):.2g}", f"{max(predictor.thresholds):.2g}"
+    what = f"thresholds by class: {low} to {high}" if low != high else f"threshold of all classes: {low}"
+    output().print(f"Score {what} ({THRESHOLDS_FILE})", markup=False)
     return predictor.thresholds
 
 

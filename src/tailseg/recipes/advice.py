@@ -35,11 +35,12 @@ def explain_no_learning(recipe: Recipe, metrics: Metrics, annotations: Annotatio
     score = metrics[kind]["AP"]
     if score is None or score >= MIN_AP:
         return ""
-    remedies = [*_advise_weights(recipe), *_advise_steps(recipe, steps), *_advise_sizes(recipe, annotations)]
-    remedies.append(
-        f"another learning rate: if the loss in log.jsonl has hardly fallen, --optim.lr {recipe.optim.lr * 4:.2g}; if "
-        f"it jumps, --optim.lr {recipe.optim.lr / 4:.2g}"
-    )
+    remedies = [
+        *_advise_weights(recipe),
+        *_advise_steps(recipe, steps),
+        *_advise_sizes(recipe, annotations),
+        _advise_rate(recipe.optim.lr),
+    ]
     numbered = "; ".join(f"({number}) {text}" for number, text in enumerate(remedies, 1))
     return (
         f"The model has learned almost nothing: AP of {ROW_NAMES[kind]} is {format_percent(score)} after "
@@ -87,3 +88,12 @@ def _advise_sizes(recipe: Recipe, annotations: Annotations) -> list[str]:
         f"have sides below {side:.1f} pixels. Raise --data.short-sides, --data.test-short-side and --data.max-long-side"
     )
     return [text]
+
+
+def _advise_rate(rate: float) -> str:
+    if rate == 0:
+        return "a learning rate above 0 (--optim.lr): with 0 nothing is learned"
+    return (
+        f"another learning rate: if the loss in log.jsonl has hardly fallen, --optim.lr {rate * 4:.2g}; if it jumps, "
+        f"--optim.lr {rate / 4:.2g}"
+    )
