@@ -76,6 +76,13 @@ def test_what_was_fitted_is_not_fitted_again(lab, monkeypatch, capsys):
     assert "The winner: " in capsys.readouterr().out
 
 
+def test_a_lab_that_continues_has_the_same_figures(lab):
+    figures = (lab[0] / "lab.json").read_text()
+    (lab[0] / "lab.json").unlink()
+    assert main(lab[1]) == 0
+    assert (lab[0] / "lab.json").read_text() == figures
+
+
 def test_features_of_data_that_changed_are_collected_again(lab, tmp_path, monkeypatch, capsys):
     def build_changed(*arguments, **options):
         train, val = build_data(*arguments, **options)

@@ -414,8 +414,7 @@ def to_plain_outcome(outcome: Outcome) -> dict[str, Any]:
         "calibration": asdict(outcome.calibration),
         "figures": {name: _from_float(value) for name, value in outcome.figures.items()},
         "samples": {
-            name: [_from_float(round(value, 6)) for value in values.tolist()]
-            for name, values in outcome.samples.items()
+            name: [_from_float(value) for value in values.tolist()] for name, values in outcome.samples.items()
         },
     }
 
