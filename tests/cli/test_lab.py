@@ -1,6 +1,7 @@
 """`tailseg lab`: from a run to a ranking, a page and a recipe that trains."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -73,6 +74,31 @@ def test_what_was_fitted_is_not_fitted_again(lab, monkeypatch, capsys):
 
     assert main(lab[1]) == 0
     assert "The winner: " in capsys.readouterr().out
+
+
+def test_a_lab_that_continues_has_the_same_figures(lab):
+    figures = (lab[0] / "lab.json").read_text()
+    (lab[0] / "lab.json").unlink()
+    assert main(lab[1]) == 0
+    assert (lab[0] / "lab.json").read_text() == figures
+
+
+def test_features_of_data_that_changed_are_collected_again(lab, tmp_path, monkeypatch, capsys):
+    def build_changed(*arguments, **options):
+        train, val = build_data(*arguments, **options)
+        return train, val.select_images(val.image_ids[1:].tolist())
+
+    def collect(*_, **__):
+        raise ValueError("collected again")
+
+    shutil.copytree(lab[0], tmp_path / "out")
+    command = [lab[1][0], lab[1][1], f"--out={tmp_path / 'out'}", *lab[1][3:]]
+    monkeypatch.setattr("tailseg.lab.lab.collect", collect)
+    assert main(command) == 0
+    monkeypatch.setattr("tailseg.lab.lab.build_data", build_changed)
+    assert main(command) == 1
+    assert "collected again" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "trials.jsonl").exists()
 
 
 def test_a_fit_after_a_torn_line_is_kept(lab):

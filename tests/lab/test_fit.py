@@ -18,7 +18,7 @@ from tailseg.data.transforms import evaluation_transform
 from tailseg.lab import features
 from tailseg.lab.features import Collector, Features, Views, collect, load, save
 from tailseg.lab.fit import build_head, detect, measure_logits, read_views, train_head
-from tailseg.lab.trials import plan_steps, shorten_warmup
+from tailseg.lab.trials import Bench, Candidate, Trial, plan_steps, run_all, shorten_warmup
 from tailseg.models.box_head import BoxHead
 from tailseg.models.sampling import sample_rois
 from tailseg.recipes.build import build_data, build_model
@@ -202,3 +202,15 @@ def test_the_warm_up_is_at_most_a_fifth_of_the_steps() -> None:
 
     assert shorten_warmup(optim, 100).warmup_iterations == 20
     assert shorten_warmup(optim, 10_000) == optim
+
+
+def test_a_fit_in_this_process_has_one_thread_as_in_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts: list[int] = []
+    monkeypatch.setattr(Bench, "run", lambda *_: counts.append(torch.get_num_threads()))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        list(run_all(Bench.__new__(Bench), [Trial(Candidate("gumbel"), 0)], workers=4))
+        assert (counts, torch.get_num_threads()) == ([1], 2)
+    finally:
+        torch.set_num_threads(threads)

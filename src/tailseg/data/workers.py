@@ -209,7 +209,7 @@ def _work(make: Make, tasks: Connection, results: Connection, parent: int) -> No
     """In the worker: makes what it is asked for until the main process is gone."""
     for number in (signal.SIGINT, signal.SIGTERM):  # reach all processes of a terminal: the main process decides
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
     ready: SimpleQueue[Any] = SimpleQueue()
     threading.Thread(target=_hand_over, args=(ready, results), daemon=True).start()
@@ -236,7 +236,7 @@ def _hand_over(ready: "SimpleQueue[Any]", results: Connection) -> None:
         os._exit(1)
 
 
-def _end_with(parent: int) -> None:
+def end_with(parent: int) -> None:
     """Ends this process when its parent has ended: another one has then adopted it."""
     while os.getppid() == parent:
         time.sleep(PATIENCE)

@@ -12,6 +12,7 @@ from typing import Any, Final, cast
 import numpy as np
 
 from tailseg.annotations.dataset import Annotations, get_scored_groups
+from tailseg.annotations.fingerprint import compute_fingerprint
 from tailseg.detection.recalibration import Setting
 from tailseg.evaluation import evaluate
 from tailseg.files import write_text
@@ -33,11 +34,12 @@ from tailseg.lab.trials import (
 from tailseg.losses import LOSSES
 from tailseg.models.config import ModelConfig
 from tailseg.models.detector import TwoStageDetector
-from tailseg.recipes.build import build_data
+from tailseg.recipes.build import build_data, held_out_note
 from tailseg.recipes.places import locate_data
 from tailseg.recipes.recipe import Recipe
 from tailseg.recipes.saved import save_recipe, to_plain
 from tailseg.training.console import describe_seconds
+from tailseg.training.fit import check_classes
 from tailseg.training.run import build_sampler
 from tailseg.words import count_noun
 
@@ -202,6 +204,9 @@ def open_bench(
     predictor = Predictor.from_run(run, device=device, base=base, modules=modules, calibrated=False)
     recipe = require_one_stage(locate_data(predictor.recipe, predictor.checkpoint.recipe, run), run)
     train, val = build_data(recipe, trained=True)
+    check_classes(predictor.checkpoint, train.categories, predictor.file)
+    if note := held_out_note(recipe):
+        say(f"note: {note}")
     require_figure(val, settings.by)
     features = folder / "features"
     keep_or_collect(predictor, recipe, train, val, features, settings, say, step)
@@ -285,9 +290,10 @@ def keep_or_collect(
         say: called with a line for the user.
         step: called with the progress.
     """
-    key = describe_features(predictor, recipe, settings)
+    key = describe_features(predictor, recipe, train, val, settings)
     if (folder / KEY).is_file() and (folder / KEY).read_text() == key:
         return
+    (folder / KEY).unlink(missing_ok=True)  # an interruption must not leave the key of features that are gone
     shutil.rmtree(folder, ignore_errors=True)
     (folder.parent / TRIALS).unlink(missing_ok=True)
     folder.mkdir(parents=True)
@@ -316,12 +322,16 @@ def keep_or_collect(
         say(f"note: {count_noun(missing, 'training image')} left out, drawn at random; --images takes more")
 
 
-def describe_features(predictor: Predictor, recipe: Recipe, settings: LabSettings) -> str:
-    """Describes everything that the features depend on.
+def describe_features(
+    predictor: Predictor, recipe: Recipe, train: Annotations, val: Annotations, settings: LabSettings
+) -> str:
+    """Describes everything that the features and the figures of the fits depend on.
 
     Args:
         predictor: the network.
         recipe: of its run.
+        train: the training set.
+        val: the validation set.
         settings: what is kept.
 
     Returns:
@@ -332,6 +342,7 @@ def describe_features(predictor: Predictor, recipe: Recipe, settings: LabSetting
         {
             "checkpoint": [str(file), file.stat().st_size, file.stat().st_mtime],
             "recipe": to_plain(recipe)["resolved"],
+            "data": [compute_fingerprint(train), compute_fingerprint(val)],
             "views": settings.views,
             "directions": settings.directions,
             "images": settings.images,
@@ -403,8 +414,7 @@ def to_plain_outcome(outcome: Outcome) -> dict[str, Any]:
         "calibration": asdict(outcome.calibration),
         "figures": {name: _from_float(value) for name, value in outcome.figures.items()},
         "samples": {
-            name: [_from_float(round(value, 6)) for value in values.tolist()]
-            for name, values in outcome.samples.items()
+            name: [_from_float(value) for value in values.tolist()] for name, values in outcome.samples.items()
         },
     }
 

@@ -1,16 +1,25 @@
 """The network whose features the lab uses: trained once, in a bounded time."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
+from tailseg.data.tiny_tail import is_tiny_tail
+from tailseg.recipes.build import has_changed
 from tailseg.recipes.places import get_latest
 from tailseg.recipes.recipe import Recipe, ScheduleConfig
-from tailseg.recipes.saved import load_recipe
+from tailseg.recipes.saved import DATA_PATHS, Plain, list_differences, load_recipe, load_saved
 from tailseg.training.console import describe_seconds
 from tailseg.training.dry_run import measure_pace
+from tailseg.training.fit import FREE_SETTINGS
 from tailseg.training.loop import train
+from tailseg.training.resolved_settings import resolve_settings
 from tailseg.words import count_noun
+
+SHORTENED: Final = {"optim.epochs", "optim.milestones", "optim.warmup_iterations"}
+"""Settings that differ because the training of the network was shortened."""
 
 
 def train_network(
@@ -25,9 +34,13 @@ def train_network(
         say: called with a line for each thing that the user should know.
 
     Raises:
-        ValueError: as `tailseg.training.loop.train`.
+        ValueError: the folder has a network of other data or settings; or as `tailseg.training.loop.train`.
     """
-    if (folder / "metrics.json").is_file():
+    recipe = _place(recipe, folder)
+    is_trained = (folder / "metrics.json").is_file()
+    if (folder / "recipe.json").is_file() and (is_trained or get_latest(folder)):
+        require_same(recipe, folder)
+    if is_trained:
         say(f"the network in {folder} is used again")
         return
     if get_latest(folder):
@@ -40,11 +53,45 @@ def train_network(
             f"{describe_seconds(seconds * steps * epochs)} (--minutes {minutes:g})"
         )
         recipe = replace(recipe, optim=shorten_schedule(recipe.optim, epochs, steps))
-    # one evaluation, at the end
-    recipe = replace(
-        recipe, run=replace(recipe.run, out=str(folder).replace("{", "{{").replace("}", "}}"), eval_every=0)
-    )
-    train(recipe, resume=True, resume_command="the same `tailseg lab` command")
+    train(_place(recipe, folder), resume=True, resume_command="the same `tailseg lab` command")
+
+
+def _place(recipe: Recipe, folder: Path) -> Recipe:
+    """Returns the recipe with a folder, whatever its name, and with one evaluation, at the end."""
+    out = str(folder).replace("{", "{{").replace("}", "}}")
+    return replace(recipe, run=replace(recipe.run, out=out, eval_every=0))
+
+
+def require_same(recipe: Recipe, folder: Path) -> None:
+    """Checks that the network of a folder has the data and the settings of a recipe, apart from the shorter schedule.
+
+    Args:
+        recipe: of the network that is asked for, in this folder.
+        folder: of a run.
+
+    Raises:
+        ValueError: the data or a setting differs, or the file that the held-out part came from has changed.
+    """
+    recipe, saved = resolve_settings(recipe, folder), load_saved(folder / "recipe.json", base=recipe)[1]
+    resolved = {**saved["resolved"], "data": _resolve(saved["resolved"]["data"])}
+    data = replace(recipe.data, **_resolve({name: getattr(recipe.data, name) for name in DATA_PATHS}))
+    lines = list_differences(replace(recipe, data=data), {**saved, "resolved": resolved})
+    lines = [line for line in lines if line.split(":")[0] not in FREE_SETTINGS | SHORTENED]
+    if not lines and recipe.data.val is None and has_changed(recipe):
+        lines = [f"{recipe.data.train} has changed since"]
+    if lines:
+        raise ValueError(
+            f"{folder} has a network of other data or settings: {'; '.join(lines)}. Name another folder (--out), or "
+            f"use this network with its own data: --run {folder}"
+        )
+
+
+def _resolve(paths: Plain) -> Plain:
+    """Resolves the paths among the settings of the data, which may lead to one file in several ways."""
+    return {
+        name: os.path.realpath(value) if name in DATA_PATHS and value and not is_tiny_tail(value) else value
+        for name, value in paths.items()
+    }
 
 
 def shorten_schedule(optim: ScheduleConfig, epochs: int, steps_per_epoch: int) -> ScheduleConfig:

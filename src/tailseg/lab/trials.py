@@ -1,11 +1,14 @@
 """The candidates of the lab, and one fit of a candidate: trained on kept features, detected with, and measured."""
 
+import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import ceil
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -13,6 +16,7 @@ import numpy as np
 import torch
 
 from tailseg.annotations.dataset import Annotations, get_scored_groups
+from tailseg.data.workers import end_with
 from tailseg.detection.recalibration import Calibrated, Calibration, Setting
 from tailseg.evaluation.average_precision import MAX_DETECTIONS
 from tailseg.evaluation.bootstrap import draw_weights, resample
@@ -197,7 +201,7 @@ class Bench:
         missing = np.full(1 + SAMPLES, np.nan)
         columns = {name: values.get(name, missing) for name in FIGURES}
         return {name: float(column[0]) for name, column in columns.items()}, {
-            name: column[1:] for name, column in columns.items()
+            name: column[1:].round(6) for name, column in columns.items()
         }
 
 
@@ -242,11 +246,13 @@ def plan_steps(train: Annotations, recipe: Recipe, images: np.ndarray, steps: in
 _bench: Bench
 
 
-def _start(*arguments: Any) -> None:  # noqa: ANN401 - those of Bench
-    """Opens the bench in a process that fits."""
+def _start(*arguments: Any) -> None:  # noqa: ANN401 - those of Bench, and the number of the main process
+    """Opens the bench in a process that fits, and that ends with the main process."""
     global _bench
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # reaches all processes of a terminal: the main process ends this one
+    *shared, steps, parent = arguments
+    threading.Thread(target=end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
-    *shared, steps = arguments
     _bench = Bench(*shared, steps=steps)
 
 
@@ -260,19 +266,29 @@ def run_all(bench: Bench, trials: Sequence[Trial], workers: int) -> Iterator[lis
     Args:
         bench: what they share.
         trials: what to run.
-        workers: number of processes; 1 fits in this process.
+        workers: number of processes; 1 fits in this process, on one thread as well: the figures are the same.
 
     Yields:
         The outcomes of each fit, as they end.
     """
     if workers <= 1 or len(trials) <= 1:
-        yield from map(bench.run, trials)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield from map(bench.run, trials)
+        finally:
+            torch.set_num_threads(threads)
         return
-    shared = (bench.folder, bench.recipe, bench.train, bench.val, bench.steps)
+    shared = (bench.folder, bench.recipe, bench.train, bench.val, bench.steps, os.getpid())
+    others = set(active_children())
     with ProcessPoolExecutor(min(workers, len(trials)), get_context("spawn"), _start, shared) as pool:
         futures = [pool.submit(_run, trial) for trial in trials]
         try:
             for done in as_completed(futures):
                 yield done.result()
+        except BaseException:  # an error, or Ctrl-C: do not wait for the other fits
+            for process in set(active_children()) - others:
+                process.kill()
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
