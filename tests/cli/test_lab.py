@@ -76,6 +76,16 @@ def test_what_was_fitted_is_not_fitted_again(lab, monkeypatch, capsys):
     assert "The winner: " in capsys.readouterr().out
 
 
+def test_an_interrupted_lab_names_the_command_that_continues(lab, monkeypatch, capsys):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tailseg.lab.run_lab", interrupt)
+
+    assert main(lab[1]) == 130
+    assert "The same command continues" in capsys.readouterr().err
+
+
 def test_a_lab_that_continues_has_the_same_figures(lab):
     figures = (lab[0] / "lab.json").read_text()
     (lab[0] / "lab.json").unlink()

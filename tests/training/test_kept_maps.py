@@ -1,12 +1,15 @@
 """A training on kept maps is the training that computes them, but for float16; and each run finds its own maps."""
 
+import os
 import shutil
+import signal
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from tailseg.data.kept_maps import MapWriter
 from tailseg.models.config import ResNetConfig, TimmConfig
 from tailseg.ranges import SettingError
 from tailseg.recipes.recipe import AdamWConfig
@@ -174,3 +177,16 @@ def test_the_heads_learn_and_the_backbone_stays(data, tmp_path):
     changed = {name for name, value in run.model.state_dict().items() if not torch.equal(value, before[name])}
     assert not any(name.startswith("backbone.") for name in changed)
     assert {name.split(".")[0] for name in changed} >= {"fpn", "rpn", "box_head", "mask_head"}
+
+
+def test_a_signal_while_the_maps_are_computed_ends_the_run_at_once(data, tmp_path, home, monkeypatch):
+    def ask(*_arguments, **_settings):
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("goes on")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MapWriter, "add", ask)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe(data, tmp_path / "run"))
+    assert not [path for path in (home / "maps").rglob("*") if path.is_file()]
+    start(recipe(data, tmp_path / "run"), resume=True)

@@ -144,18 +144,21 @@ def run(arguments: Sequence[str]) -> None:
         images=options.images,
         workers=options.workers,
     )
-    with Bars(console=output(), transient=True) as bars:
-        result = run_lab(
-            options.run or options.out / "network",
-            options.out,
-            settings,
-            device=options.device,
-            base=base or recipe,
-            modules=modules,
-            full=recipe,
-            say=say,
-            step=bars.show,
-        )
+    try:
+        with Bars(console=output(), transient=True) as bars:
+            result = run_lab(
+                options.run or options.out / "network",
+                options.out,
+                settings,
+                device=options.device,
+                base=base or recipe,
+                modules=modules,
+                full=recipe,
+                say=say,
+                step=bars.show,
+            )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("interrupted. The same command continues; finished fits are not repeated") from None
     _tell(result, options.out)
 
 

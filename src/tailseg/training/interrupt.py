@@ -26,9 +26,11 @@ class StopRequest:
 
     Args:
         after: what is finished before the stop, for the message.
+        waits: whether there is a state to save. False: the first signal stops at once, too. May be set later.
     """
 
-    def __init__(self, after: str = "this step") -> None:
+    def __init__(self, after: str = "this step", *, waits: bool = True) -> None:
+        self.waits = waits
         self._after = after
         self._asked = False
         self._process = os.getpid()
@@ -57,7 +59,7 @@ class StopRequest:
     def _ask(self, _number: int, _frame: FrameType | None) -> None:
         if os.getpid() != self._process:
             return
-        if self._asked:
+        if self._asked or not self.waits:
             raise KeyboardInterrupt
         self._asked = True
         if os.environ.get("RANK", "0") == "0":  # of several processes one speaks

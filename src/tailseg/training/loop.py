@@ -62,9 +62,10 @@ def train(
 ) -> Metrics:
     """Trains the recipe and evaluates the model; writes all files into the run's folder.
 
-    Ctrl-C and SIGTERM end the run after the current step; its state is saved. A resumed run continues as if it had not
-    been interrupted. On the CPU its losses are equal to the bit: the order of the data and the random numbers of a step
-    depend only on the seed and on the number of the step. (On a GPU, the gradient of RoIAlign is summed in any order.)
+    Ctrl-C and SIGTERM end the run after the current step, and its state is saved; before the first step they end it at
+    once. A resumed run continues as if it had not been interrupted. On the CPU its losses are equal to the bit: the
+    order of the data and the random numbers of a step depend only on the seed and on the number of the step. (On a GPU,
+    the gradient of RoIAlign is summed in any order.)
 
     Under torchrun every process calls this function, and they share the images of each step; see docs/reliability.md.
 
@@ -93,7 +94,12 @@ def train(
     """
     check_callbacks(callbacks)
     check_trackers(recipe.run.trackers)
-    with StopRequest() as stop, joined(), run_lock(run_folder(recipe)), float32_products(recipe.run.precision):
+    with (
+        StopRequest(waits=False) as stop,  # until the first step: the feature maps that are kept take minutes
+        joined(),
+        run_lock(run_folder(recipe)),
+        float32_products(recipe.run.precision),
+    ):
         run = start(recipe, resume=resume)
         on_main_process(lambda: check_figure(run))
         folder = run.folder if is_main_process() else None
@@ -107,6 +113,7 @@ def train(
             resumption = f"continue with `{resume_command}`"
             if resume_command is None:
                 resumption = describe_resumption(run.recipe, from_python=bool(callbacks))
+            stop.waits = True
             try:
                 return train_epochs(run, stop, log, bar, Hooks(callbacks, TrainingState(run, bar.say)))
             except (ImageError, WorkerError, TrainingStopped) as error:
