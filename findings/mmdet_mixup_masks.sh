@@ -45,30 +45,30 @@ with contextlib.redirect_stdout(io.StringIO()):
 SIDE = 200
 
 
-def image_with_object(generator, width):
+def image_with_object(generator, height, width):
     """An image with one rectangle, whose mask fills its box."""
     left, right = sorted(generator.choice(width - 1, 2, replace=False).tolist())
-    top, bottom = sorted(generator.choice(SIDE - 1, 2, replace=False).tolist())
-    mask = np.zeros((1, SIDE, width), np.uint8)
+    top, bottom = sorted(generator.choice(height - 1, 2, replace=False).tolist())
+    mask = np.zeros((1, height, width), np.uint8)
     mask[0, top : bottom + 1, left : right + 1] = 1
     return {
-        "img": np.full((SIDE, width, 3), 114, np.uint8), "img_shape": (SIDE, width),
-        "gt_masks": BitmapMasks(mask, SIDE, width),
+        "img": np.full((height, width, 3), 114, np.uint8), "img_shape": (height, width),
+        "gt_masks": BitmapMasks(mask, height, width),
         "gt_bboxes": HorizontalBoxes(np.array([[left, top, right + 1, bottom + 1]], np.float32)),
         "gt_bboxes_labels": np.zeros(1, int), "gt_ignore_flags": np.zeros(1, bool),
     }
 
 
-def show(what, width=SIDE, count=400, **settings):
+def show(what, height=SIDE, width=SIDE, count=400, **settings):
     """Mixes pairs of images, and prints how much of the second object's box its mask fills."""
     generator = np.random.default_rng(0)
     np.random.seed(0)
     filled = []
     for _ in range(count):
         mix = CachedMixUp(img_scale=(SIDE, SIDE), prob=1.0, **settings)
-        mix.results_cache.append(image_with_object(generator, width))
+        mix.results_cache.append(image_with_object(generator, height, width))
         mix.get_indexes = lambda cache: 0  # the other image, not this one
-        after = mix.transform(image_with_object(generator, SIDE))
+        after = mix.transform(image_with_object(generator, SIDE, SIDE))
         for box, mask in list(zip(after["gt_bboxes"].tensor.numpy(), after["gt_masks"].masks))[1:]:
             left, top, right, bottom = box.round().astype(int)
             if (right - left) * (bottom - top) >= 16:
@@ -82,9 +82,10 @@ for ratio in (0.5, 1.0, 1.5, 2.0):
     show(f"scaled by {ratio}", ratio_range=(ratio, ratio), flip_ratio=1.0)
 show("scaled by 0.5 to 1.5, the default")
 show("a square image, flipped", ratio_range=(1.0, 1.0), flip_ratio=0.0)
-show("an upright image of 200 x 150, not flipped", 150, ratio_range=(1.0, 1.0), flip_ratio=1.0)
-show("an upright image of 200 x 150, flipped", 150, ratio_range=(1.0, 1.0), flip_ratio=0.0)
-show("the same with flip_ratio 0.9: a tenth is flipped", 150, ratio_range=(1.0, 1.0), flip_ratio=0.9)
+show("a wide image of 150 x 200, flipped", 150, ratio_range=(1.0, 1.0), flip_ratio=0.0)
+show("an upright image of 200 x 150, not flipped", width=150, ratio_range=(1.0, 1.0), flip_ratio=1.0)
+show("an upright image of 200 x 150, flipped", width=150, ratio_range=(1.0, 1.0), flip_ratio=0.0)
+show("the same with flip_ratio 0.9: a tenth is flipped", width=150, ratio_range=(1.0, 1.0), flip_ratio=0.9)
 PYTHON
 cat > expected <<'TEXT'
 scaled by 0.5: 392 objects, their masks fill 0.97 of their boxes, without a pixel in the box 0.00
@@ -93,6 +94,7 @@ scaled by 1.5: 338 objects, their masks fill 0.58 of their boxes, without a pixe
 scaled by 2.0: 269 objects, their masks fill 0.24 of their boxes, without a pixel in the box 0.39
 scaled by 0.5 to 1.5, the default: 381 objects, their masks fill 0.87 of their boxes, without a pixel in the box 0.03
 a square image, flipped: 398 objects, their masks fill 1.00 of their boxes, without a pixel in the box 0.00
+a wide image of 150 x 200, flipped: 397 objects, their masks fill 1.00 of their boxes, without a pixel in the box 0.00
 an upright image of 200 x 150, not flipped: 398 objects, their masks fill 1.00 of their boxes, without a pixel in the box 0.00
 an upright image of 200 x 150, flipped: 398 objects, their masks fill 0.17 of their boxes, without a pixel in the box 0.51
 the same with flip_ratio 0.9: a tenth is flipped: 398 objects, their masks fill 0.91 of their boxes, without a pixel in the box 0.05
